@@ -1,0 +1,215 @@
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{Content, InstanceNumber, Invalid, Recipient, Timestamp};
+
+/// One message to one recipient, parsed and ready for any provider.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OutboundMessage {
+    pub to: Recipient,
+    pub content: Content,
+    /// The message that this one quotes.
+    #[serde(default)]
+    pub quote: Option<ProviderMessageId>,
+}
+
+/// Our id of a message: given when it is accepted, valid for as long as it is kept.
+///
+/// A version 8 UUID (RFC 9562 §5.8) that sorts by acceptance and says where its record lives, so that finding a
+/// message by id needs no index: 48 bits of milliseconds, 12 bits of a counter within the millisecond, 24 bits
+/// of instance number, 4 bits of class, 34 random bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MessageId(Uuid);
+
+/// How urgent a message is. The classes share an instance, weighted so that neither starves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// One message that somebody waits for.
+    Transactional,
+    /// One of many.
+    Bulk,
+}
+
+/// Who waits for the outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// The caller: one attempt, its failure is the caller's to handle.
+    Sync,
+    /// Nobody: the node retries, and a message that cannot be sent becomes a dead letter.
+    Async,
+}
+
+impl Class {
+    pub const ALL: [Class; 2] = [Class::Transactional, Class::Bulk];
+
+    fn bits(self) -> u128 {
+        match self {
+            Class::Transactional => 0,
+            Class::Bulk => 1,
+        }
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Class::Transactional => "transactional",
+            Class::Bulk => "bulk",
+        }
+    }
+}
+
+const COUNTER_BITS: u32 = 12;
+const RANDOM_BITS: u32 = 34;
+
+impl MessageId {
+    /// The largest value of the counter within one millisecond.
+    pub const MAX_COUNTER: u16 = (1 << COUNTER_BITS) - 1;
+
+    /// `random` is cut to 34 bits, `counter` to 12.
+    pub fn new(at: Timestamp, counter: u16, instance: InstanceNumber, class: Class, random: u64) -> Self {
+        let random = u128::from(random & ((1 << RANDOM_BITS) - 1));
+        let tail = (u128::from(instance.get()) << 38) | (class.bits() << RANDOM_BITS) | random;
+        let bits = (u128::from(at.millis() & 0xFFFF_FFFF_FFFF) << 80)
+            | (0x8 << 76)
+            | (u128::from(counter & Self::MAX_COUNTER) << 64)
+            | (0b10 << 62)
+            | tail;
+        Self(Uuid::from_u128(bits))
+    }
+
+    /// When the message was accepted, to the millisecond.
+    pub fn accepted_at(self) -> Timestamp {
+        Timestamp(u64::try_from(self.0.as_u128() >> 80).unwrap_or(0))
+    }
+
+    pub fn counter(self) -> u16 {
+        u16::try_from((self.0.as_u128() >> 64) & u128::from(Self::MAX_COUNTER)).unwrap_or(0)
+    }
+
+    pub fn instance(self) -> InstanceNumber {
+        InstanceNumber::from_low_bits(u32::try_from((self.0.as_u128() >> 38) & 0xFF_FFFF).unwrap_or(0))
+    }
+
+    pub fn class(self) -> Class {
+        if (self.0.as_u128() >> RANDOM_BITS) & 0xF == 0 { Class::Transactional } else { Class::Bulk }
+    }
+
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// The same id as the `correlation_id` of the documented asynchronous answers.
+    pub fn correlation_id(self) -> Uuid {
+        self.0
+    }
+}
+
+/// `msg_` and 32 hexadecimal digits.
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "msg_{}", self.0.as_simple())
+    }
+}
+
+impl FromStr for MessageId {
+    type Err = Invalid;
+
+    /// Accepts `msg_…` and the correlation id with or without hyphens.
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let hex = text.strip_prefix("msg_").unwrap_or(text);
+        match Uuid::try_parse(hex) {
+            Ok(uuid) if uuid.get_version_num() == 8 => Ok(Self(uuid)),
+            _ => Err(Invalid::new("message_id", "is not a message id of this node")),
+        }
+    }
+}
+
+/// WhatsApp's id of a message: a `wamid…` on the Cloud API, a stanza id on a linked device.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ProviderMessageId(String);
+
+impl ProviderMessageId {
+    /// The longest id that is believed; Meta's are under 100 characters.
+    const MAX_LEN: usize = 256;
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ProviderMessageId {
+    type Err = Invalid;
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        if text.is_empty() || text.len() > Self::MAX_LEN || text.bytes().any(|b| b.is_ascii_control()) {
+            return Err(Invalid::new("message_id", "must have 1 to 256 printable characters"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for ProviderMessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The ways a caller may name a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MessageRef {
+    Ours(MessageId),
+    Provider(ProviderMessageId),
+}
+
+impl FromStr for MessageRef {
+    type Err = Invalid;
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text.parse() {
+            Ok(id) => Ok(Self::Ours(id)),
+            Err(_) => text.parse().map(Self::Provider),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(at: u64, counter: u16) -> MessageId {
+        let instance = InstanceNumber::from_low_bits(0xAB_CDEF);
+        MessageId::new(Timestamp(at), counter, instance, Class::Bulk, u64::MAX)
+    }
+
+    #[test]
+    fn an_id_says_where_its_record_lives() {
+        let id = id(1_763_800_000_123, 4095);
+        assert_eq!(id.accepted_at(), Timestamp(1_763_800_000_123));
+        assert_eq!(id.counter(), 4095);
+        assert_eq!(id.instance().get(), 0xAB_CDEF);
+        assert_eq!(id.class(), Class::Bulk);
+        assert_eq!(id.correlation_id().get_version_num(), 8);
+    }
+
+    #[test]
+    fn ids_sort_by_acceptance() {
+        assert!(id(1, 0) < id(1, 1) && id(1, 4095) < id(2, 0));
+    }
+
+    #[test]
+    fn every_spelling_parses_back() {
+        let id = id(1_763_800_000_123, 7);
+        assert_eq!(id.to_string().parse::<MessageId>().unwrap(), id);
+        assert_eq!(id.correlation_id().to_string().parse::<MessageId>().unwrap(), id);
+        assert!("msg_1702345678901234567".parse::<MessageId>().is_err());
+        assert_eq!("wamid.X".parse(), Ok(MessageRef::Provider("wamid.X".parse().unwrap())));
+    }
+}

@@ -1,0 +1,32 @@
+//! The words of the node: phone numbers, messages, statuses, failures and the rules between them.
+//!
+//! Pure data and pure functions. Nothing here does I/O, reads a clock or knows another room; whatever comes
+//! from outside is parsed into these types once, at the door, and is trusted from there on.
+
+mod content;
+mod error;
+mod failure;
+mod instance;
+mod message;
+mod phone;
+mod recipient;
+mod retry;
+mod status;
+mod time;
+
+pub use content::{
+    BlobRef, Button, Content, Header, Interactive, ListRow, ListSection, Location, Media, MediaKind,
+    MediaSource, Template,
+};
+pub use error::{ErrorKind, Invalid};
+pub use failure::{Failure, FailureKind, Scope};
+pub use instance::{
+    CloudApiSettings, InstanceConfig, InstanceId, InstanceNumber, InstanceState, ProviderKind, RateLimit,
+    Reason, Secret,
+};
+pub use message::{Class, MessageId, MessageRef, Mode, OutboundMessage, ProviderMessageId};
+pub use phone::PhoneNumber;
+pub use recipient::{Jid, LaneId, Recipient, UserId};
+pub use retry::{AmbiguousPolicy, BuryReason, RetryPolicy, Verdict, judge};
+pub use status::{Receipt, Status};
+pub use time::Timestamp;

@@ -1,0 +1,185 @@
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Failure, FailureKind, Mode};
+
+/// How often and how patiently a message is tried again.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RetryPolicy {
+    /// Attempts in all, the first included. Throttled attempts do not count: waiting is not failing.
+    pub max_attempts: u32,
+    /// The pause after the first failure; each further one is four times the last, as Meta advises for 131056
+    /// (developers.facebook.com, Cloud API error codes).
+    pub first_delay: Duration,
+    /// No pause is longer than this.
+    pub max_delay: Duration,
+    /// How long an ambiguous message holds its lane while a status may still settle it.
+    pub ambiguous_wait: Duration,
+    pub on_ambiguous: AmbiguousPolicy,
+}
+
+/// What becomes of a message whose outcome stayed unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AmbiguousPolicy {
+    /// It becomes a dead letter: never doubled, and somebody decides.
+    Hold,
+    /// It is sent again: never lost, and perhaps doubled.
+    Resend,
+}
+
+/// Why a message became a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BuryReason {
+    /// WhatsApp refuses it for good.
+    Permanent,
+    /// Every permitted attempt failed.
+    Exhausted,
+    /// Nobody knows whether it was sent, and the policy is not to risk a second one.
+    Ambiguous,
+}
+
+impl BuryReason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            BuryReason::Permanent => "permanent",
+            BuryReason::Exhausted => "exhausted",
+            BuryReason::Ambiguous => "ambiguous",
+        }
+    }
+}
+
+/// What happens to a message after a failed attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Back to the head of its lane, not before this long. `counted`: the attempt uses one up.
+    Retry { after: Duration, counted: bool },
+    /// Out of its lane, back after this long; nothing waits behind it.
+    Defer { after: Duration },
+    /// Holds its lane for this long, because a status may still tell what happened.
+    Hold { wait: Duration },
+    /// A dead letter.
+    Bury(BuryReason),
+    /// Failed for good; the caller knows and nothing is kept for redrive.
+    Fail,
+}
+
+/// The one place that decides what a failure means for the message that met it.
+///
+/// `attempts` counts the failed attempts so far, this one included, throttled ones not. `jitter` is a random
+/// number from 0 to 1 that spreads retries over the second half of their delay.
+pub fn judge(policy: &RetryPolicy, mode: Mode, attempts: u32, failure: &Failure, jitter: f64) -> Verdict {
+    if failure.kind == FailureKind::Ambiguous {
+        return Verdict::Hold { wait: policy.ambiguous_wait };
+    }
+    if mode == Mode::Sync {
+        return Verdict::Fail;
+    }
+    match failure.kind {
+        FailureKind::Ambiguous => Verdict::Hold { wait: policy.ambiguous_wait },
+        FailureKind::Permanent => Verdict::Bury(BuryReason::Permanent),
+        FailureKind::Deferred { retry_after } => Verdict::Defer { after: retry_after },
+        // The instance pauses; what it had in hand goes back unharmed and leaves first when it resumes.
+        FailureKind::LoggedOut | FailureKind::AccountBlocked => {
+            Verdict::Retry { after: Duration::ZERO, counted: false }
+        }
+        FailureKind::Throttled { retry_after } => {
+            Verdict::Retry { after: retry_after.max(backoff(policy, 1, jitter)), counted: false }
+        }
+        FailureKind::Transient { max_attempts } => {
+            let limit = max_attempts.map_or(policy.max_attempts, |tighter| tighter.min(policy.max_attempts));
+            if attempts >= limit {
+                Verdict::Bury(BuryReason::Exhausted)
+            } else {
+                Verdict::Retry { after: backoff(policy, attempts, jitter), counted: true }
+            }
+        }
+    }
+}
+
+/// `first_delay × 4^(attempts-1)`, capped, of which between half and all is waited.
+fn backoff(policy: &RetryPolicy, attempts: u32, jitter: f64) -> Duration {
+    let factor = 4u32.saturating_pow(attempts.saturating_sub(1).min(12));
+    let full = policy.first_delay.saturating_mul(factor).min(policy.max_delay);
+    full.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Scope;
+
+    const POLICY: RetryPolicy = RetryPolicy {
+        max_attempts: 3,
+        first_delay: Duration::from_secs(1),
+        max_delay: Duration::from_secs(300),
+        ambiguous_wait: Duration::from_secs(120),
+        on_ambiguous: AmbiguousPolicy::Hold,
+    };
+
+    fn verdict(kind: FailureKind, mode: Mode, attempts: u32) -> Verdict {
+        judge(&POLICY, mode, attempts, &Failure::new(kind, Scope::Message, "x"), 1.0)
+    }
+
+    #[test]
+    fn transient_failures_back_off_by_four_and_end() {
+        let kind = FailureKind::Transient { max_attempts: None };
+        assert_eq!(
+            verdict(kind, Mode::Async, 1),
+            Verdict::Retry { after: Duration::from_secs(1), counted: true }
+        );
+        assert_eq!(
+            verdict(kind, Mode::Async, 2),
+            Verdict::Retry { after: Duration::from_secs(4), counted: true }
+        );
+        assert_eq!(verdict(kind, Mode::Async, 3), Verdict::Bury(BuryReason::Exhausted));
+        let bounded = FailureKind::Transient { max_attempts: Some(2) };
+        assert_eq!(verdict(bounded, Mode::Async, 2), Verdict::Bury(BuryReason::Exhausted));
+    }
+
+    #[test]
+    fn throttles_and_account_trouble_never_use_up_attempts() {
+        let throttled = FailureKind::Throttled { retry_after: Duration::from_secs(60) };
+        assert_eq!(
+            verdict(throttled, Mode::Async, 99),
+            Verdict::Retry { after: Duration::from_secs(60), counted: false }
+        );
+        let retry = Verdict::Retry { after: Duration::ZERO, counted: false };
+        assert_eq!(verdict(FailureKind::LoggedOut, Mode::Async, 99), retry);
+        assert_eq!(verdict(FailureKind::AccountBlocked, Mode::Async, 99), retry);
+    }
+
+    #[test]
+    fn nobody_retries_behind_a_waiting_caller() {
+        for kind in [
+            FailureKind::Transient { max_attempts: None },
+            FailureKind::Throttled { retry_after: Duration::ZERO },
+            FailureKind::Permanent,
+            FailureKind::LoggedOut,
+        ] {
+            assert_eq!(verdict(kind, Mode::Sync, 1), Verdict::Fail);
+        }
+    }
+
+    #[test]
+    fn an_unknown_outcome_is_never_a_retry() {
+        for mode in [Mode::Sync, Mode::Async] {
+            assert_eq!(
+                verdict(FailureKind::Ambiguous, mode, 1),
+                Verdict::Hold { wait: POLICY.ambiguous_wait }
+            );
+        }
+    }
+
+    #[test]
+    fn jitter_keeps_at_least_half_and_the_cap_holds() {
+        for attempts in 1..40 {
+            for jitter in [0.0, 0.3, 1.0] {
+                let pause = backoff(&POLICY, attempts, jitter);
+                assert!(pause >= Duration::from_millis(500) && pause <= POLICY.max_delay);
+            }
+        }
+    }
+}

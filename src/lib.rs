@@ -1,0 +1,26 @@
+//! relevo: a WhatsApp messaging node in one binary.
+//!
+//! The rooms, lowest first; `tests/architecture.rs` holds which may import which. `ARCHITECTURE.md` is the map.
+
+pub mod domain;
+
+pub mod clock;
+pub mod telemetry;
+
+pub mod store;
+
+pub mod egress;
+
+pub mod events;
+pub mod inbound;
+pub mod instance;
+pub mod provider;
+pub mod queue;
+pub mod retry;
+
+pub mod http;
+pub mod sandbox;
+
+pub mod app;
+pub mod cli;
+pub mod config;

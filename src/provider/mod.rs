@@ -1,0 +1,87 @@
+//! The roads to WhatsApp.
+//!
+//! A provider turns an [`OutboundMessage`] into what its network wants, and the network's answers into a
+//! [`ProviderMessageId`] or a [`Failure`]. It classifies every failure once, by what can be known about the
+//! message; what happens then is decided elsewhere. It keeps no queue, retries nothing, and reads no clock.
+
+pub mod cloud_api;
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use crate::domain::{
+    Failure, InstanceConfig, Invalid, MessageId, OutboundMessage, ProviderKind, ProviderMessageId,
+};
+use crate::egress::Egress;
+use crate::store::{Blobs, Store};
+
+/// One account's client on one road. Owned by its instance actor.
+pub trait Provider: Send + Sync + 'static {
+    fn kind(&self) -> ProviderKind;
+
+    /// Whether WhatsApp could take this message at all: limits, formats, capabilities. Pure, so that a message
+    /// that cannot be sent is refused before it is accepted.
+    fn check(&self, message: &OutboundMessage) -> Result<(), Refusal>;
+
+    /// Whether the account answers: `Ok` means connected.
+    fn probe(&self) -> BoxFuture<'_, Result<(), Failure>>;
+
+    /// One attempt. `id` travels with the message where the network lets it, so that a later status finds it.
+    ///
+    /// The caller bounds its duration; when the future is dropped the outcome is unknown.
+    fn send<'a>(
+        &'a self,
+        id: MessageId,
+        message: &'a OutboundMessage,
+    ) -> BoxFuture<'a, Result<ProviderMessageId, Failure>>;
+
+    /// Marks a received message as read; `typing` also shows the recipient that an answer is being written.
+    fn mark_read<'a>(
+        &'a self,
+        message: &'a ProviderMessageId,
+        typing: bool,
+    ) -> BoxFuture<'a, Result<(), Failure>>;
+}
+
+/// Why a message is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It breaks a limit or a format of the network.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// This road has nothing like it.
+    #[error("{provider} cannot send {what}", provider = .provider.as_str())]
+    Unsupported { provider: ProviderKind, what: String },
+}
+
+/// Why an instance's settings do not make a provider.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    #[error("this binary was built without the provider {}", .0.as_str())]
+    NotBuilt(ProviderKind),
+}
+
+/// What providers share: the guarded way out, the blobs of accepted media, and a place for what they remember.
+#[derive(Clone)]
+pub struct Shared {
+    pub egress: Egress,
+    pub blobs: Blobs,
+    pub store: Store,
+    pub clock: crate::clock::Clock,
+}
+
+/// The client for an instance, not yet connected.
+pub fn open(config: &InstanceConfig, shared: &Shared) -> Result<Arc<dyn Provider>, Error> {
+    match config.provider {
+        ProviderKind::CloudApi => {
+            let settings = config.cloud_api.clone();
+            let settings =
+                settings.ok_or_else(|| Invalid::new("cloud_api", "is required for this provider"))?;
+            Ok(Arc::new(cloud_api::CloudApi::new(settings, shared.clone())?))
+        }
+        ProviderKind::LinkedDevice => Err(Error::NotBuilt(config.provider)),
+    }
+}

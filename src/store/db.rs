@@ -1,0 +1,190 @@
+use std::fs::File;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::tx::failed;
+use super::writer::{Finish, Gauges, Task, Writer};
+use super::{Error, Folder, Key, Options, Tx};
+
+/// Closures that may wait for the writer; more, and their senders wait.
+const BACKLOG: usize = 4096;
+
+/// A handle on the store. Cheap to clone; the last one to go closes the database.
+#[derive(Clone)]
+pub struct Store {
+    db: sled::Db,
+    tasks: mpsc::Sender<Task>,
+    gauges: Arc<Gauges>,
+}
+
+/// The writer's thread, joined by [`Closing::wait`] after every [`Store`] is dropped.
+#[derive(Debug)]
+pub struct Closing(JoinHandle<()>);
+
+impl Store {
+    /// Opens the database in a folder that this process holds.
+    pub fn open(folder: &Folder, options: &Options) -> Result<(Self, Closing), Error> {
+        let path = folder.path().join("db");
+        let config = sled::Config::new().path(&path).cache_capacity(options.cache_capacity);
+        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()));
+        let db = match opened {
+            Ok(Ok(db)) => db,
+            Ok(Err(sled::Error::Io(cause))) => return Err(Error::io("cannot open", path, cause)),
+            Ok(Err(cause)) => return Err(Error::Damaged { path, cause: cause.to_string() }),
+            Err(_) => return Err(Error::Damaged { path, cause: "it could not be parsed".to_owned() }),
+        };
+        // The first flush creates the file; until it is synced with its folder, a power cut could forget it.
+        db.flush().map_err(failed)?;
+        let file = File::open(path.join("db")).map_err(|cause| Error::io("cannot open", &path, cause))?;
+        let sync = |file: &File| file.sync_all().map_err(|cause| Error::io("cannot sync", &path, cause));
+        sync(&file)?;
+        for dir in [path.as_path(), folder.path()] {
+            sync(&File::open(dir).map_err(|cause| Error::io("cannot open", dir, cause))?)?;
+        }
+        let (tasks, receiver) = mpsc::channel(BACKLOG);
+        let gauges = Arc::new(Gauges::default());
+        let writer = Writer {
+            db: db.clone(),
+            file,
+            tasks: receiver,
+            gauges: gauges.clone(),
+            min_free_space: options.min_free_space,
+        };
+        let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || writer.run());
+        let thread = thread.map_err(|cause| Error::Failed(cause.to_string()))?;
+        Ok((Self { db, tasks, gauges }, Closing(thread)))
+    }
+
+    /// Runs `work` on the writer's thread and calls `done` once everything it changed is durable, or nothing is.
+    ///
+    /// Returns as soon as the closure has its place in line: closures run in the order in which this was called.
+    /// `done` runs on the writer's thread and must not block.
+    pub async fn submit<T, W, D>(&self, work: W, done: D)
+    where
+        T: Send + 'static,
+        W: FnOnce(&mut Tx) -> Result<T, Error> + Send + 'static,
+        D: FnOnce(Result<T, Error>) + Send + 'static,
+    {
+        let task: Task = Box::new(move |tx| -> Finish {
+            let outcome = tx.attempt(work);
+            Box::new(move |failure| done(failure.map_or(outcome, Err)))
+        });
+        // A closed channel drops the task and with it `done`: whoever waits on it sees the store closed.
+        let _ = self.tasks.send(task).await;
+    }
+
+    /// Runs `work` and waits until what it changed is durable.
+    pub async fn write<T, W>(&self, work: W) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        W: FnOnce(&mut Tx) -> Result<T, Error> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        self.submit(work, move |outcome| drop(answer.send(outcome))).await;
+        answered.await.unwrap_or(Err(Error::Closed))
+    }
+
+    /// One value, as the writer last applied it; the newest may still be on its way to the disk.
+    pub fn get(&self, key: &Key) -> Result<Option<Vec<u8>>, Error> {
+        Ok(self.db.get(key).map_err(failed)?.map(|value| value.to_vec()))
+    }
+
+    /// Entries from `start` up to but not including `end`, in key order, lazily. Reads the disk when pages are not
+    /// cached: long scans belong on a blocking thread.
+    pub fn range(
+        &self,
+        start: &Key,
+        end: &Key,
+    ) -> impl DoubleEndedIterator<Item = Result<(Vec<u8>, Vec<u8>), Error>> + use<> {
+        let entries = self.db.range(start.as_slice()..end.as_slice());
+        entries.map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(failed))
+    }
+
+    /// Whether the disk is too full to accept anything new.
+    pub fn is_full(&self) -> bool {
+        self.gauges.full.load(Ordering::Relaxed)
+    }
+
+    /// Whether a commit failed; nothing can be written before a restart.
+    pub fn has_failed(&self) -> bool {
+        self.gauges.failed.load(Ordering::Relaxed)
+    }
+
+    /// Commits made durable since the start.
+    pub fn commits(&self) -> u64 {
+        self.gauges.commits.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that the database occupies.
+    pub fn size_on_disk(&self) -> u64 {
+        self.db.size_on_disk().unwrap_or(0)
+    }
+}
+
+impl Closing {
+    /// Waits until the writer has committed everything it was given and the database is closed. Blocks.
+    pub fn wait(self) {
+        let _ = self.0.join();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Space;
+
+    fn key(n: u64) -> Key {
+        Key::new(Space::Meta).u64(n)
+    }
+
+    #[tokio::test]
+    async fn what_was_answered_is_there_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        {
+            let folder = Folder::open(dir.path()).unwrap();
+            let (store, closing) = Store::open(&folder, &Options::default()).unwrap();
+            store.write(|tx| tx.put(key(1), b"one".to_vec())).await.unwrap();
+            drop(store);
+            closing.wait();
+        }
+        let folder = Folder::open(dir.path()).unwrap();
+        let (store, _closing) = Store::open(&folder, &Options::default()).unwrap();
+        assert_eq!(store.get(&key(1)).unwrap().as_deref(), Some(&b"one"[..]));
+    }
+
+    #[tokio::test]
+    async fn concurrent_writers_share_commits_and_see_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open(dir.path()).unwrap();
+        let (store, _closing) = Store::open(&folder, &Options::default()).unwrap();
+        let mut writers = tokio::task::JoinSet::new();
+        for _ in 0..500 {
+            let store = store.clone();
+            writers.spawn(async move {
+                let count = move |tx: &mut Tx| {
+                    let before =
+                        tx.get(&key(0))?.map_or(0, |bytes| u64::from_be_bytes(bytes.try_into().unwrap()));
+                    tx.put(key(0), (before + 1).to_be_bytes().to_vec())
+                };
+                store.write(count).await.unwrap();
+            });
+        }
+        writers.join_all().await;
+        assert_eq!(store.get(&key(0)).unwrap().unwrap(), 500u64.to_be_bytes());
+        assert!(store.commits() < 500, "{} commits for 500 concurrent writes", store.commits());
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open(dir.path()).unwrap();
+        let options = Options { min_free_space: u64::MAX, ..Options::default() };
+        let (store, _closing) = Store::open(&folder, &options).unwrap();
+        store.write(|tx| tx.put(key(1), vec![1])).await.unwrap();
+        assert!(store.is_full());
+    }
+}

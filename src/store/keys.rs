@@ -1,0 +1,107 @@
+/// The key spaces of the tree. One byte each, all in one place, so that no two rooms can ever meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Space {
+    /// Jobs not yet settled. instance · class · message id → content (`queue`).
+    Job = b'Q',
+    /// What belongs to a job but does not fit its record. message id · part → bytes (`queue`).
+    JobPart = b'q',
+    /// Lanes that wait. instance · class · lane · order → message id (`queue`).
+    Lane = b'L',
+    /// When a waiting lane may go on. instance · class · due · lane → nothing (`queue`).
+    Wake = b'W',
+    /// Messages outside any lane until they are due. instance · due · message id → nothing (`queue`).
+    Due = b'D',
+    /// What is in flight, and how far arrivals were read. instance → record (`queue`).
+    Flight = b'F',
+    /// Where a message stands and its history. message id → row (`queue`).
+    Ledger = b'S',
+    /// Our id for a provider's id. instance · hash → message id (`queue`).
+    ProviderId = b'P',
+    /// Dead letters with their content. instance · message id → record (`queue`).
+    DeadLetter = b'X',
+    /// Idempotency keys. instance · hash → answer (`queue`).
+    Idempotency = b'I',
+    /// When idempotency keys end. expiry · instance · hash → nothing (`queue`).
+    IdempotencyExpiry = b'E',
+    /// Instances by number → configuration and wanted state (`instance`).
+    Instance = b'N',
+    /// Counters and stamps of the node itself (`instance`, `queue`).
+    Meta = b'M',
+    /// Media already at a provider. account · content hash → media id (`provider`).
+    MediaId = b'U',
+    /// The event log. instance · sequence → envelope (`events`).
+    Event = b'V',
+    /// Inbound duplicates. instance · hash → nothing (`inbound`).
+    Seen = b'Y',
+    /// Raw bodies that could not be understood. time · number → part (`inbound`).
+    Raw = b'R',
+}
+
+/// A key under construction: a space, then parts in big-endian, so that byte order is the order of meaning.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key(Vec<u8>);
+
+impl Key {
+    pub fn new(space: Space) -> Self {
+        let mut bytes = Vec::with_capacity(40);
+        bytes.push(space as u8);
+        Self(bytes)
+    }
+
+    #[must_use]
+    pub fn u8(mut self, part: u8) -> Self {
+        self.0.push(part);
+        self
+    }
+
+    #[must_use]
+    pub fn u32(self, part: u32) -> Self {
+        self.bytes(&part.to_be_bytes())
+    }
+
+    #[must_use]
+    pub fn u64(self, part: u64) -> Self {
+        self.bytes(&part.to_be_bytes())
+    }
+
+    #[must_use]
+    pub fn bytes(mut self, part: &[u8]) -> Self {
+        self.0.extend_from_slice(part);
+        self
+    }
+
+    pub fn as_slice(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The first key after every key that begins with this one.
+    #[must_use]
+    pub fn after_prefix(mut self) -> Self {
+        while let Some(last) = self.0.pop() {
+            if last < u8::MAX {
+                self.0.push(last + 1);
+                break;
+            }
+        }
+        self
+    }
+
+    /// The first key after exactly this one.
+    #[must_use]
+    pub fn successor(self) -> Self {
+        self.u8(0)
+    }
+}
+
+impl From<Vec<u8>> for Key {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+}
+
+impl AsRef<[u8]> for Key {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}

@@ -1,0 +1,89 @@
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use super::tx::failed;
+use super::{Error, Tx};
+
+/// The most closures that share one commit, so that a flood cannot put off everybody's answer.
+const MAX_GROUP: usize = 1024;
+
+/// How often the free space of the disk is looked at while there is writing.
+const SPACE_CHECK: Duration = Duration::from_millis(500);
+
+/// One closure with its caller: runs against the transaction, and answers once the fate of the commit is known.
+pub(super) type Task = Box<dyn FnOnce(&mut Tx) -> Finish + Send>;
+pub(super) type Finish = Box<dyn FnOnce(Option<Error>) + Send>;
+
+/// What others may see of the writer.
+#[derive(Debug, Default)]
+pub(super) struct Gauges {
+    /// Commits made durable since the start.
+    pub commits: AtomicU64,
+    /// The disk has less free space than configured.
+    pub full: AtomicBool,
+    /// A commit failed; nothing can be written before a restart.
+    pub failed: AtomicBool,
+}
+
+/// The one thread that writes.
+pub(super) struct Writer {
+    pub db: sled::Db,
+    /// sled's own file, opened once: `fdatasync` on it is what makes a flush durable.
+    pub file: File,
+    pub tasks: mpsc::Receiver<Task>,
+    pub gauges: Arc<Gauges>,
+    pub min_free_space: u64,
+}
+
+impl Writer {
+    /// Works until every handle is gone.
+    pub fn run(mut self) {
+        let mut failure: Option<Error> = None;
+        let mut space_checked: Option<Instant> = None;
+        let mut group = Vec::with_capacity(MAX_GROUP);
+        while self.tasks.blocking_recv_many(&mut group, MAX_GROUP) > 0 {
+            if space_checked.is_none_or(|at| at.elapsed() >= SPACE_CHECK) {
+                self.check_space();
+                space_checked = Some(Instant::now());
+            }
+            let mut tx = Tx::new(&self.db);
+            let answers: Vec<Finish> = group.drain(..).map(|task| task(&mut tx)).collect();
+            if failure.is_none() {
+                failure = self.commit(tx).err();
+                if let Some(cause) = &failure {
+                    tracing::error!(%cause, "a commit failed; nothing more is accepted until the node restarts");
+                    self.gauges.failed.store(true, Ordering::Relaxed);
+                }
+            }
+            for answer in answers {
+                answer(failure.clone());
+            }
+        }
+    }
+
+    fn commit(&self, tx: Tx) -> Result<(), Error> {
+        let Some(batch) = tx.into_batch() else { return Ok(()) };
+        self.db.apply_batch(batch).map_err(failed)?;
+        self.db.flush().map_err(failed)?;
+        self.file.sync_data().map_err(|cause| Error::Failed(cause.to_string()))?;
+        self.gauges.commits.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn check_space(&self) {
+        if let Ok(disk) = rustix::fs::fstatvfs(&self.file) {
+            let full = disk.f_bavail.saturating_mul(disk.f_frsize) < self.min_free_space;
+            if full != self.gauges.full.swap(full, Ordering::Relaxed) {
+                tracing::warn!(
+                    full,
+                    min_free_space = self.min_free_space,
+                    "the disk's free space crossed the limit"
+                );
+            }
+        }
+    }
+}
