@@ -142,9 +142,8 @@ pub struct LaneId(pub u64);
 
 impl Recipient {
     pub fn lane(&self) -> LaneId {
-        let digest = Sha256::digest(self.to_string());
-        let mut first = [0u8; 8];
-        first.copy_from_slice(&digest[..8]);
+        let digest: [u8; 32] = Sha256::digest(self.to_string()).into();
+        let first = digest.first_chunk::<8>().copied().unwrap_or_default();
         LaneId(u64::from_be_bytes(first))
     }
 }

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::tx::failed;
+use super::tx::{Entry, failed};
 use super::writer::{Finish, Gauges, Task, Writer};
 use super::{Error, Folder, Key, Options, Tx};
 
@@ -99,7 +99,7 @@ impl Store {
         &self,
         start: &Key,
         end: &Key,
-    ) -> impl DoubleEndedIterator<Item = Result<(Vec<u8>, Vec<u8>), Error>> + use<> {
+    ) -> impl DoubleEndedIterator<Item = Result<Entry, Error>> + use<> {
         let entries = self.db.range(start.as_slice()..end.as_slice());
         entries.map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(failed))
     }

@@ -28,7 +28,7 @@ pub use codec::{decode, encode};
 pub use db::{Closing, Store};
 pub use folder::Folder;
 pub use keys::{Key, Space};
-pub use tx::Tx;
+pub use tx::{Entry, Tx};
 
 /// How the store is opened.
 #[derive(Debug, Clone)]

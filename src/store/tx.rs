@@ -7,14 +7,20 @@ use super::{Error, Key};
 /// syncs; at 4 KB none appeared in any of our power cuts.
 pub const MAX_VALUE: usize = 4096;
 
+/// A key with its value.
+pub type Entry = (Vec<u8>, Vec<u8>);
+
+/// The new value of a key; `None` deletes it.
+type Change = Option<Vec<u8>>;
+
 /// A change in the making: reads see the store with everything that earlier closures of the same group and this
 /// one have changed.
 pub struct Tx<'a> {
     tree: &'a sled::Tree,
-    /// What this group will write; `None` deletes.
-    changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    /// What this group will write.
+    changes: BTreeMap<Vec<u8>, Change>,
     /// What `changes` held before this closure touched it, so that a failed closure leaves no trace.
-    undo: Vec<(Vec<u8>, Option<Option<Vec<u8>>>)>,
+    undo: Vec<(Vec<u8>, Option<Change>)>,
 }
 
 impl<'a> Tx<'a> {
@@ -54,14 +60,14 @@ impl<'a> Tx<'a> {
         &'t self,
         start: &Key,
         end: &Key,
-    ) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), Error>> + use<'t, 'a> {
+    ) -> impl Iterator<Item = Result<Entry, Error>> + use<'t, 'a> {
         let stored = self.tree.range(start.as_slice()..end.as_slice());
         let changed = self.changes.range(start.as_slice().to_vec()..end.as_slice().to_vec());
         Merge { stored: stored.peekable(), changed: changed.peekable() }
     }
 
     /// The first entry from `start` up to but not including `end`.
-    pub fn first(&self, start: &Key, end: &Key) -> Result<Option<(Vec<u8>, Vec<u8>)>, Error> {
+    pub fn first(&self, start: &Key, end: &Key) -> Result<Option<Entry>, Error> {
         self.range(start, end).next().transpose()
     }
 
@@ -97,13 +103,13 @@ impl<'a> Tx<'a> {
 }
 
 /// The stored entries with the changes laid over them.
-struct Merge<'t, C: Iterator<Item = (&'t Vec<u8>, &'t Option<Vec<u8>>)>> {
+struct Merge<'t, C: Iterator<Item = (&'t Vec<u8>, &'t Change)>> {
     stored: Peekable<sled::Iter>,
     changed: Peekable<C>,
 }
 
-impl<'t, C: Iterator<Item = (&'t Vec<u8>, &'t Option<Vec<u8>>)>> Iterator for Merge<'t, C> {
-    type Item = Result<(Vec<u8>, Vec<u8>), Error>;
+impl<'t, C: Iterator<Item = (&'t Vec<u8>, &'t Change)>> Iterator for Merge<'t, C> {
+    type Item = Result<Entry, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
@@ -124,9 +130,8 @@ impl<'t, C: Iterator<Item = (&'t Vec<u8>, &'t Option<Vec<u8>>)>> Iterator for Me
                     .next()
                     .map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(failed));
             }
-            match self.changed.next()? {
-                (key, Some(value)) => return Some(Ok((key.clone(), value.clone()))),
-                (_, None) => {}
+            if let (key, Some(value)) = self.changed.next()? {
+                return Some(Ok((key.clone(), value.clone())));
             }
         }
     }
