@@ -4,38 +4,42 @@
 pub enum Space {
     /// Jobs not yet settled. instance · class · message id → content (`queue`).
     Job = b'Q',
-    /// What belongs to a job but does not fit its record. message id · part → bytes (`queue`).
-    JobPart = b'q',
-    /// Lanes that wait. instance · class · lane · order → message id (`queue`).
+    /// Jobs that wait behind others of their lane. instance · class · lane · order → message id (`queue`).
     Lane = b'L',
     /// When a waiting lane may go on. instance · class · due · lane → nothing (`queue`).
     Wake = b'W',
-    /// Messages outside any lane until they are due. instance · due · message id → nothing (`queue`).
+    /// Jobs outside any lane until they are due. instance · due · message id → nothing (`queue`).
     Due = b'D',
-    /// What is in flight, and how far arrivals were read. instance → record (`queue`).
+    /// Attempts under way. instance · class · lane → record (`queue`).
     Flight = b'F',
+    /// Counters of an instance's queue, and how far its arrivals were read. instance → record (`queue`).
+    Book = b'B',
     /// Where a message stands and its history. message id → row (`queue`).
     Ledger = b'S',
     /// Our id for a provider's id. instance · hash → message id (`queue`).
     ProviderId = b'P',
-    /// Dead letters with their content. instance · message id → record (`queue`).
+    /// Dead letters with their content. instance · message id → job (`queue`).
     DeadLetter = b'X',
     /// Idempotency keys. instance · hash → answer (`queue`).
     Idempotency = b'I',
     /// When idempotency keys end. expiry · instance · hash → nothing (`queue`).
     IdempotencyExpiry = b'E',
-    /// Instances by number → configuration and wanted state (`instance`).
+    /// Instances. number → configuration and wanted state (`instance`).
     Instance = b'N',
-    /// Counters and stamps of the node itself (`instance`, `queue`).
+    /// Counters of the node itself: one byte each (`queue`, `instance`).
     Meta = b'M',
     /// Media already at a provider. account · content hash → media id (`provider`).
     MediaId = b'U',
     /// The event log. instance · sequence → envelope (`events`).
     Event = b'V',
-    /// Inbound duplicates. instance · hash → nothing (`inbound`).
+    /// The last sequence of an event log. instance → number (`events`).
+    EventTail = b'T',
+    /// Inbound duplicates. time · hash → nothing, hash → time (`inbound`).
     Seen = b'Y',
-    /// Raw bodies that could not be understood. time · number → part (`inbound`).
+    /// Inbound bodies that could not be understood. time · random → body (`inbound`).
     Raw = b'R',
+    /// What does not fit one value of another space. key · number → bytes (`store`).
+    Part = b'Z',
 }
 
 /// A key under construction: a space, then parts in big-endian, so that byte order is the order of meaning.

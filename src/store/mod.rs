@@ -16,6 +16,7 @@ mod codec;
 mod db;
 mod folder;
 mod keys;
+mod large;
 mod tx;
 mod writer;
 
@@ -28,6 +29,7 @@ pub use codec::{decode, encode};
 pub use db::{Closing, Store};
 pub use folder::Folder;
 pub use keys::{Key, Space};
+pub use large::{delete_large, get_large, put_large};
 pub use tx::{Entry, Tx};
 
 /// How the store is opened.

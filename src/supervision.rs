@@ -1,0 +1,145 @@
+//! What supervisors share: a place where the current incarnation of an actor is found, and the patience with
+//! which it is replaced.
+//!
+//! ractor gives a restarted actor a new reference and has no restart strategies of its own. A [`Slot`] is what
+//! handles hold instead of a reference; its supervisor refills it. A [`RestartPolicy`] counts crashes per child,
+//! so that one flapping child never wears out the patience that others need.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{ActorRef, Message, RpcReplyPort};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// How long a caller waits for an actor that is being restarted.
+const REFILL_WAIT: Duration = Duration::from_secs(10);
+
+/// Where the current incarnation of an actor is found. Cheap to clone.
+pub struct Slot<M: Message> {
+    current: Arc<watch::Sender<Option<ActorRef<M>>>>,
+}
+
+/// The actor is gone and was not replaced in time; what was asked may or may not have been done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a part of the node is restarting; try again")]
+pub struct Gone;
+
+impl<M: Message> Clone for Slot<M> {
+    fn clone(&self) -> Self {
+        Self { current: self.current.clone() }
+    }
+}
+
+impl<M: Message> Default for Slot<M> {
+    fn default() -> Self {
+        Self { current: Arc::new(watch::Sender::new(None)) }
+    }
+}
+
+impl<M: Message> Slot<M> {
+    /// Makes `actor` the one that is found from now on.
+    pub fn fill(&self, actor: ActorRef<M>) {
+        self.current.send_replace(Some(actor));
+    }
+
+    /// Nobody is found until the next [`fill`](Self::fill).
+    pub fn clear(&self) {
+        self.current.send_replace(None);
+    }
+
+    /// The current incarnation, if there is one.
+    pub fn get(&self) -> Option<ActorRef<M>> {
+        self.current.borrow().clone()
+    }
+
+    /// Sends without an answer; a message to an actor that is being replaced is lost.
+    pub fn cast(&self, message: M) -> Result<(), Gone> {
+        let actor = self.get().ok_or(Gone)?;
+        actor.cast(message).map_err(|_| Gone)
+    }
+
+    /// Asks and waits for the answer, however long it takes. Waits a bounded time for an actor that is being
+    /// replaced; an actor that dies with the question unanswered is [`Gone`].
+    pub async fn call<T, F>(&self, question: F) -> Result<T, Gone>
+    where
+        T: Send + 'static,
+        F: FnOnce(RpcReplyPort<T>) -> M,
+    {
+        let (answer, answered) = ractor::concurrency::oneshot();
+        let actor = self.wait().await?;
+        actor.cast(question(answer.into())).map_err(|_| Gone)?;
+        answered.await.map_err(|_| Gone)
+    }
+
+    async fn wait(&self) -> Result<ActorRef<M>, Gone> {
+        if let Some(actor) = self.get() {
+            return Ok(actor);
+        }
+        let mut current = self.current.subscribe();
+        let found = tokio::time::timeout(REFILL_WAIT, current.wait_for(Option::is_some)).await;
+        match found {
+            Ok(Ok(actor)) => actor.clone().ok_or(Gone),
+            _ => Err(Gone),
+        }
+    }
+}
+
+/// How patiently a child is replaced: `first × 2^n`, capped, until more than `limit` crashes fall within a minute.
+#[derive(Debug, Clone)]
+pub struct RestartPolicy {
+    first: Duration,
+    max: Duration,
+    limit: u32,
+    crashes: VecDeque<Instant>,
+}
+
+/// The window in which crashes are counted.
+const WINDOW: Duration = Duration::from_secs(60);
+
+impl RestartPolicy {
+    pub fn new(first: Duration, max: Duration, limit: u32) -> Self {
+        Self { first, max, limit, crashes: VecDeque::new() }
+    }
+
+    /// Records a crash. The pause before the restart, or `None` when the child has used up its patience.
+    pub fn crashed(&mut self) -> Option<Duration> {
+        let now = Instant::now();
+        while self.crashes.front().is_some_and(|&at| now.duration_since(at) > WINDOW) {
+            self.crashes.pop_front();
+        }
+        self.crashes.push_back(now);
+        let recent = u32::try_from(self.crashes.len()).unwrap_or(u32::MAX);
+        if recent > self.limit {
+            return None;
+        }
+        Some(self.first.saturating_mul(2u32.saturating_pow(recent - 1)).min(self.max))
+    }
+
+    /// Forgets earlier crashes: somebody took care.
+    pub fn reset(&mut self) {
+        self.crashes.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_double_and_patience_ends_within_a_minute() {
+        let mut policy = RestartPolicy::new(Duration::from_secs(1), Duration::from_secs(3), 4);
+        let pauses: Vec<_> = (0..5).map(|_| policy.crashed()).collect();
+        let seconds = |n| Some(Duration::from_secs(n));
+        assert_eq!(pauses, [seconds(1), seconds(2), seconds(3), seconds(3), None]);
+        tokio::time::advance(Duration::from_secs(61)).await;
+        assert_eq!(policy.crashed(), seconds(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_to_nobody_ends() {
+        let slot: Slot<RpcReplyPort<()>> = Slot::default();
+        assert_eq!(slot.call(|reply| reply).await, Err(Gone));
+    }
+}
