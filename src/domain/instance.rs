@@ -5,7 +5,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::Invalid;
+use super::{AmbiguousPolicy, Invalid};
 
 /// The name of an instance, chosen by its owner: 1 to 64 letters, digits, `-`, `_` or `.`, not beginning with a
 /// dot.
@@ -74,8 +74,10 @@ impl InstanceNumber {
         Self(bits & 0xFF_FFFF)
     }
 
-    pub fn to_be_bytes(self) -> [u8; 4] {
-        self.0.to_be_bytes()
+    /// The number as it stands in keys; `None` for what was never given.
+    pub fn from_be_bytes(bytes: [u8; 4]) -> Option<InstanceNumber> {
+        let number = u32::from_be_bytes(bytes);
+        (1..=0xFF_FFFF).contains(&number).then_some(InstanceNumber(number))
     }
 }
 
@@ -166,6 +168,9 @@ pub struct InstanceConfig {
     pub workers: Option<NonZeroU32>,
     #[serde(default)]
     pub sync_history: bool,
+    /// What becomes of messages whose outcome stays unknown; the node's own policy when unset.
+    #[serde(default)]
+    pub on_ambiguous: Option<AmbiguousPolicy>,
 }
 
 /// What an instance is doing. Closed; each state but `created` and `connected` comes with a [`Reason`].

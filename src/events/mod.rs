@@ -40,7 +40,12 @@ pub fn append(tx: &mut Tx, instance: InstanceNumber, event: &Event) -> Result<u6
 }
 
 /// Up to `limit` events after the sequence `after`, oldest first. Reads the disk.
-pub fn read(store: &Store, instance: InstanceNumber, after: u64, limit: usize) -> Result<Vec<Envelope>, Error> {
+pub fn read(
+    store: &Store,
+    instance: InstanceNumber,
+    after: u64,
+    limit: usize,
+) -> Result<Vec<Envelope>, Error> {
     let (start, end) = (event_key(instance, after.saturating_add(1)), log_end(instance));
     let mut page = Vec::new();
     for entry in store.range(&start, &end).take(limit) {

@@ -1,5 +1,42 @@
-//! Skeleton.
+//! The durable queue: what was accepted, where it stands, and what became of it.
+//!
+//! What it promises:
+//! - *Accepted means durable.* Every answer of a [`Handle`] that changes something is given after the change is on
+//!   the disk. What changes together is one commit: job, ledger row, idempotency key and announcing event.
+//! - *Order.* Jobs of one instance, class and recipient form a lane. A lane is first in, first out, and at most one
+//!   of its jobs is in flight. A lane that waits delays no other.
+//! - *One attempt at a time, and never forgotten.* A lease is durable before it is handed out. Whatever the process
+//!   dies in the middle of is found on the next start and judged.
+//! - *Bounded memory.* Queue state lives in the store; the actor remembers only who waits for an answer.
+//!
+//! How jobs are found: new jobs are *arrivals*, read in order of their ids by a cursor. An arrival whose lane is busy
+//! is moved into its lane (`Lane`) and the cursor goes on; a lane that may move has one entry among the wake-ups
+//! (`Wake`), sorted by due time; jobs outside any lane (scheduled, deferred) are sorted by their moment (`Due`). So
+//! the common case, a free lane, costs one record at acceptance, and looking for work never scans what waits.
+
+mod accept;
+mod actor;
+mod dispatch;
+mod handle;
+mod keys;
+mod ledger;
+mod receipts;
+mod record;
+mod settle;
+mod upkeep;
+
 use std::time::Duration;
+
+use crate::domain::{
+    AmbiguousPolicy, Class, ErrorKind, Failure, InstanceNumber, MessageId, Mode, OutboundMessage,
+    ProviderMessageId, Receipt, Timestamp,
+};
+use crate::{store, supervision};
+
+pub use actor::{Arguments, Msg, QueueActor};
+pub use handle::Handle;
+pub use ledger::MessageView;
+pub use record::Step;
 
 /// How long things are kept and held.
 #[derive(Debug, Clone)]
@@ -10,14 +47,158 @@ pub struct Options {
     pub idempotency_ttl: Duration,
     /// Messages of one instance that may wait; more are refused with 429.
     pub capacity: u64,
+    /// How long a settled message can be asked for.
+    pub ledger_retention: Duration,
+    /// How long events stay in the log.
+    pub event_retention: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
+        let days = |n: u64| Duration::from_secs(n * 24 * 3600);
         Self {
             lease_timeout: Duration::from_secs(90),
-            idempotency_ttl: Duration::from_secs(24 * 3600),
+            idempotency_ttl: days(1),
             capacity: 2_000_000,
+            ledger_retention: days(30),
+            event_retention: days(7),
+        }
+    }
+}
+
+/// A message that somebody wants sent.
+#[derive(Debug, Clone)]
+pub struct Submission {
+    pub instance: InstanceNumber,
+    pub message: OutboundMessage,
+    pub class: Class,
+    pub mode: Mode,
+    pub idempotency: Option<IdempotencyKey>,
+    /// After this moment it must not be sent any more.
+    pub expires_at: Option<Timestamp>,
+    /// What becomes of it if its outcome stays unknown.
+    pub on_ambiguous: AmbiguousPolicy,
+}
+
+/// A caller's key for "this is the same request", with a digest of the request itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    pub key: [u8; 16],
+    pub body: [u8; 16],
+}
+
+/// A submission's place in the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepted {
+    New(MessageId),
+    /// The idempotency key was used before with the same request: that message stands.
+    Duplicate(MessageId),
+}
+
+impl Accepted {
+    pub fn id(self) -> MessageId {
+        match self {
+            Accepted::New(id) | Accepted::Duplicate(id) => id,
+        }
+    }
+}
+
+/// The exclusive right, and duty, to attempt one message. Settled exactly once; what is not settled expires.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    pub id: MessageId,
+    pub message: OutboundMessage,
+    pub mode: Mode,
+    pub on_ambiguous: AmbiguousPolicy,
+    /// Failed attempts so far that count against the policy's limit.
+    pub failures: u32,
+    /// Which try this is, the uncounted ones included; tells this lease from an earlier one of the same message.
+    pub attempt: u32,
+    pub leased_at: Timestamp,
+}
+
+/// What an instance gets when it asks for work.
+#[derive(Debug, Default)]
+pub struct Leased {
+    pub leases: Vec<Lease>,
+    /// When asking again will find more, if nothing new arrives before.
+    pub next_due: Option<Timestamp>,
+}
+
+/// How a synchronous send ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    Sent(ProviderMessageId),
+    Failed(Failure),
+    /// An attempt went out and its result is not known (yet).
+    Unknown,
+    /// Its time ended before an attempt began; it will not be sent.
+    Cancelled,
+}
+
+/// What WhatsApp reports about a message after it was handed over.
+#[derive(Debug, Clone)]
+pub struct ReceiptReport {
+    pub instance: InstanceNumber,
+    /// Our id, when the report carries it.
+    pub id: Option<MessageId>,
+    pub provider_id: ProviderMessageId,
+    pub receipt: Receipt,
+    pub at: Timestamp,
+    /// Why, for [`Receipt::Failed`].
+    pub failure: Option<Failure>,
+}
+
+/// What a report changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recorded {
+    /// The message moved.
+    Moved(MessageId),
+    /// The message knew that already, or knows better.
+    Unchanged(MessageId),
+    /// No such message here.
+    Unknown,
+}
+
+/// What waits in an instance's queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Depth {
+    /// Jobs not yet settled, in flight or waiting, by class.
+    pub transactional: u64,
+    pub bulk: u64,
+}
+
+impl Depth {
+    pub fn total(self) -> u64 {
+        self.transactional + self.bulk
+    }
+}
+
+/// Why the queue did not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    #[error("the queue of this instance is full ({capacity} messages); try again later")]
+    Full { capacity: u64 },
+    #[error("the disk has too little free space to accept messages; free some, then try again")]
+    DiskFull,
+    #[error("this Idempotency-Key was used before with a different request")]
+    KeyReused,
+    #[error("no such message")]
+    UnknownMessage,
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error(transparent)]
+    Gone(#[from] supervision::Gone),
+}
+
+impl Error {
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Full { .. } => ErrorKind::Throttled(Duration::from_secs(5)),
+            Error::DiskFull | Error::Gone(_) => ErrorKind::Unavailable,
+            Error::KeyReused => ErrorKind::Conflict,
+            Error::UnknownMessage => ErrorKind::NotFound,
+            Error::Store(error) => error.kind(),
         }
     }
 }

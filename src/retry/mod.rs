@@ -1,6 +1,18 @@
-//! Skeleton.
-use crate::domain::{AmbiguousPolicy, RetryPolicy};
+//! Judging failures.
+//!
+//! Whatever goes wrong with an attempt is reported here, and only here is decided what becomes of the message:
+//! again, later, held, buried. The decision itself is `domain::judge`, a pure function; this room knows the
+//! policies, finds the attempts that nobody reports about any more, and keeps the queue's actor alive.
+
+mod supervisor;
+
 use std::time::Duration;
+
+use crate::domain::{AmbiguousPolicy, Class, Failure, RetryPolicy};
+use crate::queue::Lease;
+use crate::supervision::{Gone, Slot};
+
+pub use supervisor::{Arguments, Msg, RetrySupervisor};
 
 /// How failures are judged, for each class of messages.
 #[derive(Debug, Clone)]
@@ -19,5 +31,31 @@ impl Default for Options {
             on_ambiguous: AmbiguousPolicy::Hold,
         };
         Self { transactional: policy, bulk: policy }
+    }
+}
+
+impl Options {
+    pub fn policy(&self, class: Class) -> &RetryPolicy {
+        match class {
+            Class::Transactional => &self.transactional,
+            Class::Bulk => &self.bulk,
+        }
+    }
+}
+
+/// The way to report failures. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    slot: Slot<Msg>,
+}
+
+impl Handle {
+    pub fn new(slot: Slot<Msg>) -> Self {
+        Self { slot }
+    }
+
+    /// An attempt failed. The lease is settled by what is decided, soon.
+    pub fn failed(&self, lease: Lease, failure: Failure) -> Result<(), Gone> {
+        self.slot.cast(Msg::Failed(Box::new(lease), failure))
     }
 }

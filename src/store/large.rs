@@ -62,7 +62,9 @@ pub fn delete_large(tx: &mut Tx, key: Key) -> Result<(), Error> {
 
 fn part_count(value: &[u8]) -> Result<u16, Error> {
     let header = value.first_chunk::<HEADER>();
-    header.map(|bytes| u16::from_be_bytes(*bytes)).ok_or_else(|| Error::Codec("a large value has no header".into()))
+    header
+        .map(|bytes| u16::from_be_bytes(*bytes))
+        .ok_or_else(|| Error::Codec("a large value has no header".into()))
 }
 
 fn part_key(key: &Key, number: u16) -> Key {

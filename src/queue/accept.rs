@@ -1,0 +1,162 @@
+//! Taking messages in, and giving them back before they are tried.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{InstanceNumber, MessageId, Status, Timestamp};
+use crate::store::{self, Error, Tx};
+
+use super::record::{Book, Job, Row, Step};
+use super::{Accepted, Submission, keys};
+
+/// What an idempotency key stands for.
+#[derive(Debug, Serialize, Deserialize)]
+struct Answer {
+    id: MessageId,
+    body: [u8; 16],
+    expires: Timestamp,
+}
+
+/// Why a submission was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    Full,
+    KeyReused,
+}
+
+/// What acceptance depends on beside the submission.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    pub now: Timestamp,
+    pub capacity: u64,
+    pub idempotency_expires: Timestamp,
+    pub random: u64,
+}
+
+/// Takes a submission in: one job, its idempotency key, and the counters, or nothing.
+pub(super) fn accept(
+    tx: &mut Tx,
+    submission: Submission,
+    terms: Terms,
+) -> Result<Result<Accepted, Refused>, Error> {
+    let Submission { instance, message, class, mode, idempotency, expires_at, on_ambiguous } = submission;
+    if let Some(asked) = &idempotency
+        && let Some(bytes) = tx.get(&keys::idempotency(instance, &asked.key))?
+    {
+        let known: Answer = store::decode(&bytes)?;
+        if known.expires > terms.now {
+            let same = known.body == asked.body;
+            return Ok(if same { Ok(Accepted::Duplicate(known.id)) } else { Err(Refused::KeyReused) });
+        }
+    }
+    let mut book = Book::read(tx, instance)?;
+    if book.depth.iter().sum::<u64>() >= terms.capacity {
+        return Ok(Err(Refused::Full));
+    }
+    let id = next_id(tx, instance, class, terms)?;
+    if let Some(asked) = &idempotency {
+        let answer = Answer { id, body: asked.body, expires: terms.idempotency_expires };
+        tx.put(keys::idempotency(instance, &asked.key), store::encode(&answer)?)?;
+        tx.put(keys::idempotency_expiry(answer.expires, instance, &asked.key), Vec::new())?;
+    }
+    let job =
+        Job { message, mode, expires_at, on_ambiguous, idempotency: idempotency.map(|asked| asked.key) };
+    job.write(tx, keys::job(id))?;
+    *book.depth(class) += 1;
+    book.write(tx, instance)?;
+    Ok(Ok(Accepted::New(id)))
+}
+
+/// The next message id. Ids only grow, over restarts and clocks that step back, because the cursor over arrivals
+/// relies on it.
+fn next_id(
+    tx: &mut Tx,
+    instance: InstanceNumber,
+    class: crate::domain::Class,
+    terms: Terms,
+) -> Result<MessageId, Error> {
+    let last = tx.get(&keys::last_id())?.and_then(|bytes| keys::message_id(&bytes));
+    let (at, counter) = match last {
+        Some(last) if last.accepted_at() >= terms.now => {
+            if last.counter() < MessageId::MAX_COUNTER {
+                (last.accepted_at(), last.counter() + 1)
+            } else {
+                (Timestamp(last.accepted_at().millis() + 1), 0)
+            }
+        }
+        _ => (terms.now, 0),
+    };
+    let id = MessageId::new(at, counter, instance, class, terms.random);
+    tx.put(keys::last_id(), id.as_bytes().to_vec())?;
+    Ok(id)
+}
+
+/// Frees a job's idempotency key: what was refused may be asked again under the same key.
+pub(super) fn free_key(tx: &mut Tx, id: MessageId, job: &Job) -> Result<(), Error> {
+    let Some(key) = &job.idempotency else { return Ok(()) };
+    let stored = keys::idempotency(id.instance(), key);
+    if let Some(bytes) = tx.get(&stored)? {
+        let answer: Answer = store::decode(&bytes)?;
+        if answer.id == id {
+            tx.delete(stored);
+            tx.delete(keys::idempotency_expiry(answer.expires, id.instance(), key));
+        }
+    }
+    Ok(())
+}
+
+/// Takes a message back. `Ok(true)`: it was not tried and will not be. `Ok(false)`: an attempt is under way or
+/// over, or there is no such job.
+pub(super) fn withdraw(tx: &mut Tx, id: MessageId, now: Timestamp) -> Result<bool, Error> {
+    let Some(job) = Job::read(tx, id)? else { return Ok(false) };
+    let lane = job.lane(id);
+    if super::record::Flight::read(tx, lane)?.is_some_and(|flight| flight.id == id) {
+        return Ok(false);
+    }
+    let mut row = Row::read(tx, id)?.unwrap_or_else(|| Row::new(&job));
+    if !row.advance(Step::new(Status::Cancelled, now)) {
+        return Ok(false);
+    }
+    let mut book = Book::read(tx, id.instance())?;
+    leave_lane(tx, &mut book, lane, id, now)?;
+    if let Some(due) = row.due.take() {
+        tx.delete(keys::due(id, due));
+    }
+    free_key(tx, id, &job)?;
+    store::delete_large(tx, keys::job(id))?;
+    *book.depth(id.class()) = book.depth(id.class()).saturating_sub(1);
+    book.write(tx, id.instance())?;
+    row.write(tx, id)?;
+    Ok(true)
+}
+
+/// Takes a waiting job out of its lane, wherever in the lane it stands.
+pub(super) fn leave_lane(
+    tx: &mut Tx,
+    book: &mut Book,
+    lane: keys::LaneKey,
+    id: MessageId,
+    now: Timestamp,
+) -> Result<(), Error> {
+    if *book.waiting(lane.class) == 0 || !book.has_read(id) {
+        return Ok(());
+    }
+    let mut place = None;
+    let mut first = true;
+    for entry in tx.range(&lane.waiting(), &lane.waiting().after_prefix()) {
+        let (key, value) = entry?;
+        if keys::message_id(&value) == Some(id) {
+            place = keys::trailing_order(&key);
+            break;
+        }
+        first = false;
+    }
+    let Some(order) = place else { return Ok(()) };
+    tx.delete(lane.waiting_at(order));
+    *book.waiting(lane.class) -= 1;
+    // The lane's wake-up belonged to its head. A stale one wakes an empty lane, which is noticed and forgotten;
+    // a lane that still has jobs must have one that is due.
+    if first && super::record::head(tx, lane)?.is_some() {
+        tx.put(lane.wake(now), Vec::new())?;
+    }
+    Ok(())
+}

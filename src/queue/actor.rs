@@ -1,0 +1,334 @@
+//! The one writer of the queue.
+//!
+//! It turns each message into one change of the store and submits it; changes are applied in the order in which
+//! the messages came, share commits, and are answered when they are durable. It never waits for the disk itself.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::domain::{
+    Failure, InstanceNumber, MessageId, ProviderMessageId, Receipt, Status, Timestamp, Verdict,
+};
+use crate::store::{Error as StoreError, Store, Tx};
+
+use super::accept::{self, Refused, Terms};
+use super::upkeep::{self, Upkeep};
+use super::{
+    Accepted, Error, Lease, Leased, Options, Outcome, ReceiptReport, Recorded, Submission, dispatch, ledger,
+    receipts, settle,
+};
+
+type Reply<T> = RpcReplyPort<Result<T, Error>>;
+
+/// What the queue can be asked. Every answer is given after the change is durable.
+pub enum Msg {
+    /// From the HTTP front end and bulk jobs: take a message in.
+    Enqueue(Box<Submission>, Reply<Accepted>),
+    /// From the HTTP front end: take a message in and answer when its one attempt is over. The first reply gives
+    /// the id, so that a caller who stops waiting can withdraw it.
+    SendNow(Box<Submission>, Reply<MessageId>, RpcReplyPort<Outcome>),
+    /// From an instance: work for so many free workers.
+    Lease(InstanceNumber, usize, Reply<Leased>),
+    /// From an instance: WhatsApp took it.
+    Sent(Box<Lease>, ProviderMessageId),
+    /// From an instance: the attempt did not begin; try again at this time.
+    Postpone(Box<Lease>, Timestamp),
+    /// From `retry`, which alone decides: what becomes of a failed attempt.
+    Judged(Box<Lease>, Verdict, Failure),
+    /// From `inbound`: what WhatsApp reports. Answered in order.
+    Reports(Vec<ReceiptReport>, Reply<Vec<Recorded>>),
+    /// From the HTTP front end: take a message back if it was not tried yet.
+    Withdraw(MessageId, Reply<bool>),
+    /// From `retry`: leases that nobody will settle; `true` with those whose unknown outcome was held long enough.
+    Overdue(Reply<Vec<(Lease, bool)>>),
+    /// From `retry`, now and then: forget a page of what is too old, from here on; answers where the next begins.
+    Upkeep(Option<MessageId>, Reply<Option<MessageId>>),
+    /// From instances: an instance is gone for good; forget a page of what it left. `true` when there is more.
+    Purge(InstanceNumber, Reply<bool>),
+    /// From the actor itself: a synchronous message is durable and somebody waits for it.
+    Awaited(MessageId, Accepted, RpcReplyPort<Outcome>),
+    /// From the actor itself: a message came to an end that a caller may wait for.
+    Ended(MessageId, Outcome),
+}
+
+/// The queue's actor. A child of the retry supervisor.
+pub struct QueueActor;
+
+/// What the actor is made of.
+#[derive(Clone)]
+pub struct Arguments {
+    pub store: Store,
+    pub clock: Clock,
+    pub options: Options,
+    /// This run of the process: leases of any other are judged at once.
+    pub run: u64,
+    pub nudges: Nudges,
+}
+
+/// Tells instances that there may be work. A nudge carries nothing, may be lost, and costs one look.
+#[derive(Debug, Clone, Default)]
+pub struct Nudges(Arc<Mutex<HashMap<InstanceNumber, watch::Sender<()>>>>);
+
+impl Nudges {
+    pub fn subscribe(&self, instance: InstanceNumber) -> watch::Receiver<()> {
+        let mut senders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        senders.entry(instance).or_insert_with(|| watch::Sender::new(())).subscribe()
+    }
+
+    pub fn nudge(&self, instance: InstanceNumber) {
+        let senders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sender) = senders.get(&instance) {
+            sender.send_replace(());
+        }
+    }
+}
+
+/// What the actor remembers: who waits for the end of which message.
+pub struct State {
+    arguments: Arguments,
+    waiting: HashMap<MessageId, Vec<RpcReplyPort<Outcome>>>,
+}
+
+impl Actor for QueueActor {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Arguments;
+
+    async fn pre_start(&self, _: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
+        Ok(State { arguments, waiting: HashMap::new() })
+    }
+
+    async fn handle(
+        &self,
+        me: ActorRef<Msg>,
+        message: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Msg::Enqueue(submission, reply) => state.enqueue(*submission, reply).await,
+            Msg::SendNow(submission, id, outcome) => state.send_now(me, *submission, id, outcome).await,
+            Msg::Lease(instance, max, reply) => state.lease(instance, max, reply).await,
+            Msg::Sent(lease, provider_id) => {
+                state
+                    .settle(me, *lease, move |tx: &mut Tx, lease: &Lease, now| {
+                        settle::sent(tx, lease, &provider_id, now)
+                    })
+                    .await;
+            }
+            Msg::Postpone(lease, until) => {
+                let postpone =
+                    move |tx: &mut Tx, lease: &Lease, _| settle::postpone(tx, lease, until).map(|()| None);
+                state.settle(me, *lease, postpone).await;
+            }
+            Msg::Judged(lease, verdict, failure) => {
+                let judged =
+                    move |tx: &mut Tx, lease: &Lease, now| settle::judged(tx, lease, verdict, &failure, now);
+                state.settle(me, *lease, judged).await;
+            }
+            Msg::Reports(reports, reply) => state.reports(me, reports, reply).await,
+            Msg::Withdraw(id, reply) => state.withdraw(me, id, reply).await,
+            Msg::Overdue(reply) => state.overdue(reply).await,
+            Msg::Upkeep(from, reply) => state.upkeep(from, reply).await,
+            Msg::Purge(instance, reply) => state.purge(instance, reply).await,
+            Msg::Awaited(id, accepted, outcome) => state.awaited(id, accepted, outcome),
+            Msg::Ended(id, outcome) => state.ended(id, &outcome),
+        }
+        Ok(())
+    }
+}
+
+/// The most overdue leases that are judged at once.
+const OVERDUE_PAGE: usize = 200;
+
+impl State {
+    fn now(&self) -> Timestamp {
+        self.arguments.clock.now()
+    }
+
+    fn terms(&self) -> Terms {
+        let (now, options) = (self.now(), &self.arguments.options);
+        Terms {
+            now,
+            capacity: options.capacity,
+            idempotency_expires: now + options.idempotency_ttl,
+            random: rand::random(),
+        }
+    }
+
+    /// Takes a submission in and hands the durable result to `done`, on the writer's thread.
+    async fn accept(
+        &self,
+        submission: Submission,
+        done: impl FnOnce(Result<Accepted, Error>) + Send + 'static,
+    ) {
+        if self.arguments.store.is_full() {
+            return done(Err(Error::DiskFull));
+        }
+        let (terms, nudges, instance) = (self.terms(), self.arguments.nudges.clone(), submission.instance);
+        let work = move |tx: &mut Tx| accept::accept(tx, submission, terms);
+        let finish = move |outcome: Result<Result<Accepted, Refused>, StoreError>| {
+            done(match outcome {
+                Ok(Ok(accepted)) => Ok(accepted),
+                Ok(Err(Refused::Full)) => Err(Error::Full { capacity: terms.capacity }),
+                Ok(Err(Refused::KeyReused)) => Err(Error::KeyReused),
+                Err(error) => Err(Error::from(error)),
+            });
+            nudges.nudge(instance);
+        };
+        self.arguments.store.submit(work, finish).await;
+    }
+
+    async fn enqueue(&self, submission: Submission, reply: Reply<Accepted>) {
+        self.accept(submission, move |accepted| drop(reply.send(accepted))).await;
+    }
+
+    async fn send_now(
+        &self,
+        me: ActorRef<Msg>,
+        submission: Submission,
+        id: Reply<MessageId>,
+        outcome: RpcReplyPort<Outcome>,
+    ) {
+        let done = move |accepted: Result<Accepted, Error>| match accepted {
+            Ok(accepted) => {
+                // Told to the actor before anybody is nudged, so that the end cannot come before the waiting.
+                let _ = me.cast(Msg::Awaited(accepted.id(), accepted, outcome));
+                let _ = id.send(Ok(accepted.id()));
+            }
+            Err(error) => drop(id.send(Err(error))),
+        };
+        self.accept(submission, done).await;
+    }
+
+    fn awaited(&mut self, id: MessageId, accepted: Accepted, waiter: RpcReplyPort<Outcome>) {
+        let ended = match accepted {
+            Accepted::New(_) => None,
+            Accepted::Duplicate(_) => self.ending(id),
+        };
+        match ended {
+            Some(outcome) => drop(waiter.send(outcome)),
+            None => self.waiting.entry(id).or_default().push(waiter),
+        }
+    }
+
+    /// How a message ended, if it did.
+    fn ending(&self, id: MessageId) -> Option<Outcome> {
+        let view = ledger::view(&self.arguments.store, id).ok().flatten()?;
+        match view.status {
+            Status::Sent | Status::Delivered | Status::Read | Status::Played => {
+                view.provider_id.map(Outcome::Sent)
+            }
+            Status::Failed | Status::DeadLetter | Status::Expired => {
+                let unknown = || Failure::permanent(format!("the message is {}", view.status));
+                Some(Outcome::Failed(view.failure.clone().unwrap_or_else(unknown)))
+            }
+            Status::Cancelled => Some(Outcome::Cancelled),
+            Status::Ambiguous => Some(Outcome::Unknown),
+            Status::Scheduled | Status::Queued | Status::Sending | Status::Deferred => None,
+        }
+    }
+
+    fn ended(&mut self, id: MessageId, outcome: &Outcome) {
+        for waiter in self.waiting.remove(&id).unwrap_or_default() {
+            let _ = waiter.send(outcome.clone());
+        }
+    }
+
+    async fn lease(&self, instance: InstanceNumber, max: usize, reply: Reply<Leased>) {
+        let request = dispatch::Request { instance, max, now: self.now(), run: self.arguments.run };
+        let work = move |tx: &mut Tx| dispatch::lease(tx, request);
+        let done = move |leased: Result<_, _>| drop(reply.send(leased.map_err(Error::from)));
+        self.arguments.store.submit(work, done).await;
+    }
+
+    /// Ends an attempt: the lane goes on, and whoever waits for the message is told.
+    async fn settle<W>(&self, me: ActorRef<Msg>, lease: Lease, work: W)
+    where
+        W: FnOnce(&mut Tx, &Lease, Timestamp) -> Result<Option<Outcome>, StoreError> + Send + 'static,
+    {
+        let (now, id, nudges) = (self.now(), lease.id, self.arguments.nudges.clone());
+        let done = move |outcome: Result<Option<Outcome>, StoreError>| {
+            match outcome {
+                Ok(Some(outcome)) => drop(me.cast(Msg::Ended(id, outcome))),
+                Ok(None) => {}
+                // The lease stays and expires; `retry` judges it then.
+                Err(error) => tracing::error!(message = %id, %error, "an attempt could not be settled"),
+            }
+            nudges.nudge(id.instance());
+        };
+        self.arguments.store.submit(move |tx: &mut Tx| work(tx, &lease, now), done).await;
+    }
+
+    async fn reports(&self, me: ActorRef<Msg>, reports: Vec<ReceiptReport>, reply: Reply<Vec<Recorded>>) {
+        let (now, nudges) = (self.now(), self.arguments.nudges.clone());
+        let work = move |tx: &mut Tx| {
+            let mut results = Vec::with_capacity(reports.len());
+            for report in &reports {
+                results.push(receipts::record(tx, report, now)?);
+            }
+            Ok(results)
+        };
+        let done = move |results: Result<Vec<(Recorded, Option<Outcome>)>, StoreError>| {
+            let recorded = results.map(|results| {
+                let tell = |(recorded, outcome): (Recorded, Option<Outcome>)| {
+                    if let (Recorded::Moved(id), Some(outcome)) = (recorded, outcome) {
+                        let _ = me.cast(Msg::Ended(id, outcome));
+                        nudges.nudge(id.instance());
+                    }
+                    recorded
+                };
+                results.into_iter().map(tell).collect()
+            });
+            let _ = reply.send(recorded.map_err(Error::from));
+        };
+        self.arguments.store.submit(work, done).await;
+    }
+
+    async fn withdraw(&self, me: ActorRef<Msg>, id: MessageId, reply: Reply<bool>) {
+        let (now, nudges) = (self.now(), self.arguments.nudges.clone());
+        let done = move |withdrawn: Result<bool, StoreError>| {
+            if matches!(withdrawn, Ok(true)) {
+                let _ = me.cast(Msg::Ended(id, Outcome::Cancelled));
+                nudges.nudge(id.instance());
+            }
+            let _ = reply.send(withdrawn.map_err(Error::from));
+        };
+        self.arguments.store.submit(move |tx: &mut Tx| accept::withdraw(tx, id, now), done).await;
+    }
+
+    async fn overdue(&self, reply: Reply<Vec<(Lease, bool)>>) {
+        let (now, run) = (self.now(), self.arguments.run);
+        let timeout = self.arguments.options.lease_timeout;
+        let work = move |tx: &mut Tx| dispatch::overdue(tx, now, run, timeout, OVERDUE_PAGE);
+        let done = move |leases: Result<_, _>| drop(reply.send(leases.map_err(Error::from)));
+        self.arguments.store.submit(work, done).await;
+    }
+
+    async fn upkeep(&self, from: Option<MessageId>, reply: Reply<Option<MessageId>>) {
+        let (now, options) = (self.now(), &self.arguments.options);
+        let upkeep = Upkeep {
+            now,
+            ledger_before: now - options.ledger_retention,
+            events_before: now - options.event_retention,
+            from,
+        };
+        let done = move |next: Result<_, _>| drop(reply.send(next.map_err(Error::from)));
+        self.arguments.store.submit(move |tx: &mut Tx| upkeep::page(tx, &upkeep), done).await;
+    }
+
+    async fn purge(&self, instance: InstanceNumber, reply: Reply<bool>) {
+        let done = move |more: Result<_, _>| drop(reply.send(more.map_err(Error::from)));
+        self.arguments.store.submit(move |tx: &mut Tx| upkeep::purge(tx, instance), done).await;
+    }
+}
+
+impl ReceiptReport {
+    /// Whether the report is bad news.
+    pub fn is_failure(&self) -> bool {
+        self.receipt == Receipt::Failed
+    }
+}

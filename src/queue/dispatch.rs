@@ -1,0 +1,249 @@
+//! Finding work: which messages an instance may attempt now.
+
+use crate::domain::{Class, InstanceNumber, MessageId, Status, Timestamp};
+use crate::store::{self, Error, Tx};
+
+use super::record::{Book, Flight, Job, Row, Step, head, is_busy, wait_in_lane};
+use super::{Lease, Leased, keys, settle};
+
+/// Of this many turns, the last belongs to the bulk class first: transactional messages go before bulk ones, and
+/// a steady stream of them does not starve the others.
+const BULK_TURN: u64 = 5;
+
+/// The most arrivals that one lease moves into busy lanes, and the most due messages it brings back, so that one
+/// request for work never holds up the writer.
+const MOVES: usize = 512;
+
+/// Who asks for work, and when.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Request {
+    pub instance: InstanceNumber,
+    pub max: usize,
+    pub now: Timestamp,
+    /// This run of the process.
+    pub run: u64,
+}
+
+/// Hands out up to `max` leases; each is durable with this commit.
+pub(super) fn lease(tx: &mut Tx, request: Request) -> Result<Leased, Error> {
+    let before = Book::read(tx, request.instance)?;
+    let mut search = Search { tx, request, book: before.clone(), moves: 0, leased: Leased::default() };
+    search.bring_back_due()?;
+    while search.leased.leases.len() < request.max && search.moves < MOVES {
+        let bulk_first = search.book.turn % BULK_TURN == BULK_TURN - 1;
+        let order = if bulk_first { [Class::Bulk, Class::Transactional] } else { Class::ALL };
+        if !search.take(order[0])? && !search.take(order[1])? {
+            break;
+        }
+        search.book.turn += 1;
+    }
+    let next_due = if search.moves >= MOVES { Some(request.now) } else { search.next_due()? };
+    let Search { book, mut leased, .. } = search;
+    leased.next_due = next_due;
+    if book != before {
+        book.write(tx, request.instance)?;
+    }
+    Ok(leased)
+}
+
+struct Search<'a, 'b> {
+    tx: &'a mut Tx<'b>,
+    request: Request,
+    book: Book,
+    moves: usize,
+    leased: Leased,
+}
+
+impl Search<'_, '_> {
+    /// Puts messages whose moment has come at the end of their lanes.
+    fn bring_back_due(&mut self) -> Result<(), Error> {
+        let (start, end) =
+            (keys::dues(self.request.instance), keys::due_after(self.request.instance, self.request.now));
+        let due: Vec<_> = {
+            let entries = self.tx.range(&start, &end).take(MOVES);
+            entries.map(|entry| entry.map(|(key, _)| key)).collect::<Result<_, _>>()?
+        };
+        for key in due {
+            let id = keys::parse_due(&key).map(|(_, id)| id);
+            self.tx.delete(key.into());
+            self.moves += 1;
+            let Some(id) = id else { continue };
+            let (Some(job), Some(mut row)) = (Job::read(self.tx, id)?, Row::read(self.tx, id)?) else {
+                continue;
+            };
+            row.due = None;
+            row.advance(Step::new(Status::Queued, self.request.now));
+            row.write(self.tx, id)?;
+            wait_in_lane(self.tx, &mut self.book, job.lane(id), id, self.request.now)?;
+        }
+        Ok(())
+    }
+
+    /// Leases one job of a class; `false` when it has none that may go now.
+    fn take(&mut self, class: Class) -> Result<bool, Error> {
+        Ok(self.take_woken(class)? || self.take_arrival(class)?)
+    }
+
+    /// The head of the first lane that waited for a moment that has come.
+    fn take_woken(&mut self, class: Class) -> Result<bool, Error> {
+        let instance = self.request.instance;
+        let end = keys::wakes_until(instance, class, Timestamp(self.request.now.millis() + 1));
+        while let Some((key, _)) = self.tx.first(&keys::wakes(instance, class), &end)? {
+            let woken = keys::parse_wake(&key);
+            self.tx.delete(key.into());
+            let Some((_, lane)) = woken else { continue };
+            let lane = keys::LaneKey { instance, class, lane };
+            if self.tx.get(&lane.flight())?.is_some() {
+                continue;
+            }
+            while let Some((order, id)) = head(self.tx, lane)? {
+                let Some(job) = Job::read(self.tx, id)? else {
+                    self.forget_waiting(lane, order);
+                    continue;
+                };
+                if self.expired(&job) {
+                    self.forget_waiting(lane, order);
+                    settle::expire(self.tx, &mut self.book, id, &job, self.request.now)?;
+                    continue;
+                }
+                let row = Row::read(self.tx, id)?;
+                let (tries, failures) = row.map_or((0, 0), |row| (row.attempts, row.failures));
+                self.hand_out(lane, id, job, Tried { tries, failures }, Place { order, waits: true })?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The next arrival whose lane is free; those before it join their busy lanes.
+    fn take_arrival(&mut self, class: Class) -> Result<bool, Error> {
+        let instance = self.request.instance;
+        let end = keys::jobs(instance, class).after_prefix();
+        while self.moves < MOVES {
+            let start = match *self.book.cursor(class) {
+                Some(cursor) => keys::job(cursor).successor(),
+                None => keys::jobs(instance, class),
+            };
+            let Some((key, _)) = self.tx.first(&start, &end)? else { return Ok(false) };
+            let Some(id) = keys::trailing_id(&key) else { return Ok(false) };
+            *self.book.cursor(class) = Some(id);
+            let Some(job) = Job::read(self.tx, id)? else { continue };
+            if self.expired(&job) {
+                settle::expire(self.tx, &mut self.book, id, &job, self.request.now)?;
+                self.moves += 1;
+                continue;
+            }
+            let lane = job.lane(id);
+            if is_busy(self.tx, &mut self.book, lane)? {
+                wait_in_lane(self.tx, &mut self.book, lane, id, self.request.now)?;
+                self.moves += 1;
+                continue;
+            }
+            self.book.order += 1;
+            let place = Place { order: self.book.order, waits: false };
+            self.hand_out(lane, id, job, Tried { tries: 0, failures: 0 }, place)?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn hand_out(
+        &mut self,
+        lane: keys::LaneKey,
+        id: MessageId,
+        job: Job,
+        tried: Tried,
+        place: Place,
+    ) -> Result<(), Error> {
+        let flight = Flight {
+            id,
+            attempt: tried.tries + 1,
+            failures: tried.failures,
+            at: self.request.now,
+            order: place.order,
+            waits: place.waits,
+            held_until: None,
+            run: self.request.run,
+        };
+        flight.write(self.tx, lane)?;
+        self.leased.leases.push(lease_of(&flight, job));
+        Ok(())
+    }
+
+    fn expired(&self, job: &Job) -> bool {
+        job.expires_at.is_some_and(|at| at <= self.request.now)
+    }
+
+    fn forget_waiting(&mut self, lane: keys::LaneKey, order: u64) {
+        self.tx.delete(lane.waiting_at(order));
+        let waiting = self.book.waiting(lane.class);
+        *waiting = waiting.saturating_sub(1);
+    }
+
+    /// The earliest moment at which something that waits now may go.
+    fn next_due(&self) -> Result<Option<Timestamp>, Error> {
+        let instance = self.request.instance;
+        let mut earliest: Option<Timestamp> = None;
+        for class in Class::ALL {
+            let wakes = keys::wakes(instance, class);
+            let first = self.tx.first(&wakes, &wakes.clone().after_prefix())?;
+            let due = first.and_then(|(key, _)| keys::parse_wake(&key)).map(|(due, _)| due);
+            earliest = [earliest, due].into_iter().flatten().min();
+        }
+        let dues = keys::dues(instance);
+        let first = self.tx.first(&dues, &dues.clone().after_prefix())?;
+        let due = first.and_then(|(key, _)| keys::parse_due(&key)).map(|(due, _)| due);
+        Ok([earliest, due].into_iter().flatten().min())
+    }
+}
+
+/// How often a message was tried before.
+struct Tried {
+    tries: u32,
+    failures: u32,
+}
+
+/// Where in its lane a message stands.
+struct Place {
+    order: u64,
+    waits: bool,
+}
+
+pub(super) fn lease_of(flight: &Flight, job: Job) -> Lease {
+    Lease {
+        id: flight.id,
+        message: job.message,
+        mode: job.mode,
+        on_ambiguous: job.on_ambiguous,
+        failures: flight.failures,
+        attempt: flight.attempt,
+        leased_at: flight.at,
+    }
+}
+
+/// Leases that nobody will settle: those of an earlier run of the process, those older than `lease_timeout`, and
+/// unknown outcomes that were held long enough.
+pub(super) fn overdue(
+    tx: &mut Tx,
+    now: Timestamp,
+    run: u64,
+    lease_timeout: std::time::Duration,
+    limit: usize,
+) -> Result<Vec<(Lease, bool)>, Error> {
+    let mut found = Vec::new();
+    let all = keys::flights(None);
+    for entry in tx.range(&all, &all.clone().after_prefix()) {
+        let flight: Flight = store::decode(&entry?.1)?;
+        let (over, held) = match flight.held_until {
+            Some(until) => (until <= now, true),
+            None => (flight.run != run || flight.at + lease_timeout <= now, false),
+        };
+        if over && let Some(job) = Job::read(tx, flight.id)? {
+            found.push((lease_of(&flight, job), held));
+            if found.len() >= limit {
+                break;
+            }
+        }
+    }
+    Ok(found)
+}

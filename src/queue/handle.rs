@@ -1,0 +1,118 @@
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::domain::{Failure, InstanceNumber, MessageId, MessageRef, ProviderMessageId, Timestamp, Verdict};
+use crate::store::{self, Store};
+use crate::supervision::{Gone, Slot};
+
+use super::actor::{Msg, Nudges};
+use super::record::Book;
+use super::{
+    Accepted, Depth, Error, Lease, Leased, MessageView, Outcome, ReceiptReport, Recorded, Submission, keys,
+    ledger,
+};
+
+/// The way into the queue. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    slot: Slot<Msg>,
+    store: Store,
+    nudges: Nudges,
+}
+
+impl Handle {
+    pub fn new(slot: Slot<Msg>, store: Store, nudges: Nudges) -> Self {
+        Self { slot, store, nudges }
+    }
+
+    /// Takes a message in; when this answers `Ok`, it is durable.
+    pub async fn enqueue(&self, submission: Submission) -> Result<Accepted, Error> {
+        self.slot.call(|reply| Msg::Enqueue(Box::new(submission), reply)).await?
+    }
+
+    /// Takes a message in and waits until its one attempt is over, at most `wait`.
+    ///
+    /// A wait that ends before the attempt began takes the message back ([`Outcome::Cancelled`]); one that ends
+    /// later leaves it to its fate ([`Outcome::Unknown`]).
+    pub async fn send_now(
+        &self,
+        submission: Submission,
+        wait: Duration,
+    ) -> Result<(MessageId, Outcome), Error> {
+        let (outcome, ended) = ractor::concurrency::oneshot();
+        let id = self.slot.call(|reply| Msg::SendNow(Box::new(submission), reply, outcome.into())).await??;
+        match tokio::time::timeout(wait, ended).await {
+            Ok(Ok(outcome)) => Ok((id, outcome)),
+            Ok(Err(_)) => Ok((id, Outcome::Unknown)),
+            Err(_) => {
+                let withdrawn = self.withdraw(id).await?;
+                Ok((id, if withdrawn { Outcome::Cancelled } else { Outcome::Unknown }))
+            }
+        }
+    }
+
+    /// Up to `max` messages that the instance may attempt now, each durably leased.
+    pub async fn lease(&self, instance: InstanceNumber, max: usize) -> Result<Leased, Error> {
+        self.slot.call(|reply| Msg::Lease(instance, max, reply)).await?
+    }
+
+    /// WhatsApp took the message.
+    pub fn sent(&self, lease: Lease, provider_id: ProviderMessageId) -> Result<(), Gone> {
+        self.slot.cast(Msg::Sent(Box::new(lease), provider_id))
+    }
+
+    /// The attempt did not begin; the message may go at `until`.
+    pub fn postpone(&self, lease: Lease, until: Timestamp) -> Result<(), Gone> {
+        self.slot.cast(Msg::Postpone(Box::new(lease), until))
+    }
+
+    /// Carries out what was decided about a failed attempt. For `retry` alone.
+    pub fn judged(&self, lease: Lease, verdict: Verdict, failure: Failure) -> Result<(), Gone> {
+        self.slot.cast(Msg::Judged(Box::new(lease), verdict, failure))
+    }
+
+    /// Records what WhatsApp reports, in order, in one commit.
+    pub async fn record(&self, reports: Vec<ReceiptReport>) -> Result<Vec<Recorded>, Error> {
+        self.slot.call(|reply| Msg::Reports(reports, reply)).await?
+    }
+
+    /// Takes a message back if no attempt has begun.
+    pub async fn withdraw(&self, id: MessageId) -> Result<bool, Error> {
+        self.slot.call(|reply| Msg::Withdraw(id, reply)).await?
+    }
+
+    /// Leases that nobody will settle, and (`true`) those whose unknown outcome was held long enough.
+    pub async fn overdue(&self) -> Result<Vec<(Lease, bool)>, Error> {
+        self.slot.call(Msg::Overdue).await?
+    }
+
+    /// Forgets a page of what was kept long enough; answers where the next page begins.
+    pub async fn upkeep(&self, from: Option<MessageId>) -> Result<Option<MessageId>, Error> {
+        self.slot.call(|reply| Msg::Upkeep(from, reply)).await?
+    }
+
+    /// Forgets everything that a deleted instance left behind.
+    pub async fn purge(&self, instance: InstanceNumber) -> Result<(), Error> {
+        while self.slot.call(|reply| Msg::Purge(instance, reply)).await?? {}
+        Ok(())
+    }
+
+    /// Resolves whenever there may be new work for the instance.
+    pub fn subscribe(&self, instance: InstanceNumber) -> watch::Receiver<()> {
+        self.nudges.subscribe(instance)
+    }
+
+    /// Where a message of an instance stands.
+    pub fn find(&self, instance: InstanceNumber, message: &MessageRef) -> Result<MessageView, Error> {
+        ledger::find(&self.store, instance, message)?.ok_or(Error::UnknownMessage)
+    }
+
+    /// What an instance has not settled yet.
+    pub fn depth(&self, instance: InstanceNumber) -> Result<Depth, Error> {
+        let Some(bytes) = self.store.get(&keys::book(instance))? else { return Ok(Depth::default()) };
+        let book: Book = store::decode(&bytes)?;
+        let [transactional, bulk] = book.depth;
+        Ok(Depth { transactional, bulk })
+    }
+}

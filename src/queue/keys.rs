@@ -1,0 +1,147 @@
+//! The layout of the queue in the store, in one place.
+
+use sha2::{Digest, Sha256};
+
+use crate::domain::{Class, InstanceNumber, LaneId, MessageId, ProviderMessageId, Timestamp};
+use crate::store::{Key, Space};
+
+/// A lane with everything that names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LaneKey {
+    pub instance: InstanceNumber,
+    pub class: Class,
+    pub lane: LaneId,
+}
+
+fn class_byte(class: Class) -> u8 {
+    match class {
+        Class::Transactional => 0,
+        Class::Bulk => 1,
+    }
+}
+
+fn of_class(space: Space, instance: InstanceNumber, class: Class) -> Key {
+    Key::new(space).u32(instance.get()).u8(class_byte(class))
+}
+
+pub(super) fn job(id: MessageId) -> Key {
+    of_class(Space::Job, id.instance(), id.class()).bytes(id.as_bytes())
+}
+
+/// All jobs of an instance and class.
+pub(super) fn jobs(instance: InstanceNumber, class: Class) -> Key {
+    of_class(Space::Job, instance, class)
+}
+
+pub(super) fn ledger(id: MessageId) -> Key {
+    Key::new(Space::Ledger).bytes(id.as_bytes())
+}
+
+pub(super) fn dead_letter(id: MessageId) -> Key {
+    Key::new(Space::DeadLetter).u32(id.instance().get()).bytes(id.as_bytes())
+}
+
+impl LaneKey {
+    pub fn of(id: MessageId, lane: LaneId) -> Self {
+        Self { instance: id.instance(), class: id.class(), lane }
+    }
+
+    /// Everything that waits in the lane.
+    pub fn waiting(self) -> Key {
+        of_class(Space::Lane, self.instance, self.class).u64(self.lane.0)
+    }
+
+    pub fn waiting_at(self, order: u64) -> Key {
+        self.waiting().u64(order)
+    }
+
+    pub fn wake(self, due: Timestamp) -> Key {
+        wakes_until(self.instance, self.class, due).u64(self.lane.0)
+    }
+
+    /// The attempt under way in the lane.
+    pub fn flight(self) -> Key {
+        of_class(Space::Flight, self.instance, self.class).u64(self.lane.0)
+    }
+}
+
+/// All wake-ups of an instance and class.
+pub(super) fn wakes(instance: InstanceNumber, class: Class) -> Key {
+    of_class(Space::Wake, instance, class)
+}
+
+/// The first wake-up at `due` or later.
+pub(super) fn wakes_until(instance: InstanceNumber, class: Class, due: Timestamp) -> Key {
+    wakes(instance, class).u64(due.millis())
+}
+
+/// The due time and lane of a wake-up's key.
+pub(super) fn parse_wake(key: &[u8]) -> Option<(Timestamp, LaneId)> {
+    let due = u64::from_be_bytes(*key.get(6..)?.first_chunk::<8>()?);
+    let lane = u64::from_be_bytes(*key.get(14..)?.first_chunk::<8>()?);
+    Some((Timestamp(due), LaneId(lane)))
+}
+
+/// All flights of the node, or of one instance.
+pub(super) fn flights(instance: Option<InstanceNumber>) -> Key {
+    let all = Key::new(Space::Flight);
+    instance.map_or(all.clone(), |instance| all.u32(instance.get()))
+}
+
+pub(super) fn dues(instance: InstanceNumber) -> Key {
+    Key::new(Space::Due).u32(instance.get())
+}
+
+pub(super) fn due(id: MessageId, at: Timestamp) -> Key {
+    dues(id.instance()).u64(at.millis()).bytes(id.as_bytes())
+}
+
+/// The first due entry after `now`.
+pub(super) fn due_after(instance: InstanceNumber, now: Timestamp) -> Key {
+    dues(instance).u64(now.millis() + 1)
+}
+
+/// The moment and message of a due entry's key.
+pub(super) fn parse_due(key: &[u8]) -> Option<(Timestamp, MessageId)> {
+    let at = u64::from_be_bytes(*key.get(5..)?.first_chunk::<8>()?);
+    let id = *key.get(13..)?.first_chunk::<16>()?;
+    Some((Timestamp(at), MessageId::from_bytes(id)))
+}
+
+/// Provider ids are hashed: they are long, and only ever looked up whole.
+pub(super) fn provider_id(instance: InstanceNumber, id: &ProviderMessageId) -> Key {
+    let digest: [u8; 32] = Sha256::digest(id.as_str()).into();
+    let short = digest.first_chunk::<12>().copied().unwrap_or_default();
+    Key::new(Space::ProviderId).u32(instance.get()).bytes(&short)
+}
+
+pub(super) fn book(instance: InstanceNumber) -> Key {
+    Key::new(Space::Book).u32(instance.get())
+}
+
+pub(super) fn idempotency(instance: InstanceNumber, key: &[u8; 16]) -> Key {
+    Key::new(Space::Idempotency).u32(instance.get()).bytes(key)
+}
+
+pub(super) fn idempotency_expiry(at: Timestamp, instance: InstanceNumber, key: &[u8; 16]) -> Key {
+    Key::new(Space::IdempotencyExpiry).u64(at.millis()).u32(instance.get()).bytes(key)
+}
+
+/// The high-water mark of message ids.
+pub(super) fn last_id() -> Key {
+    Key::new(Space::Meta).u8(b'i')
+}
+
+/// The last message id of a job's or ledger row's key.
+pub(super) fn trailing_id(key: &[u8]) -> Option<MessageId> {
+    key.last_chunk::<16>().map(|bytes| MessageId::from_bytes(*bytes))
+}
+
+/// The order within the lane, of a waiting entry's key.
+pub(super) fn trailing_order(key: &[u8]) -> Option<u64> {
+    key.last_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes))
+}
+
+pub(super) fn message_id(value: &[u8]) -> Option<MessageId> {
+    value.first_chunk::<16>().map(|bytes| MessageId::from_bytes(*bytes))
+}

@@ -1,0 +1,142 @@
+//! What WhatsApp reports about messages after they went out.
+
+use serde_json::json;
+
+use crate::domain::{Failure, MessageId, Receipt, Status, Timestamp};
+use crate::store::{self, Error, Tx};
+
+use super::record::{Book, Flight, Job, Row, Step};
+use super::{Outcome, ReceiptReport, Recorded, accept, keys, settle};
+
+/// Records one report. Beside what changed, tells the outcome for a caller who still waits for it.
+pub(super) fn record(
+    tx: &mut Tx,
+    report: &ReceiptReport,
+    now: Timestamp,
+) -> Result<(Recorded, Option<Outcome>), Error> {
+    let ours = report.id.filter(|id| id.instance() == report.instance);
+    let id = match ours {
+        Some(id) => Some(id),
+        None => {
+            let found = tx.get(&keys::provider_id(report.instance, &report.provider_id))?;
+            found.and_then(|bytes| keys::message_id(&bytes))
+        }
+    };
+    let Some(id) = id else { return Ok((Recorded::Unknown, None)) };
+    let row = Row::read(tx, id)?;
+    if row.as_ref().is_some_and(|row| row.status.is_settled()) {
+        return Ok((on_settled(tx, id, row, report, now)?, None));
+    }
+    let Some(job) = Job::read(tx, id)? else { return Ok((Recorded::Unknown, None)) };
+    let row = row.unwrap_or_else(|| Row::new(&job));
+    on_open(tx, id, &job, row, report, now)
+}
+
+/// A fact about a message that the node had nothing left to do for.
+fn on_settled(
+    tx: &mut Tx,
+    id: MessageId,
+    row: Option<Row>,
+    report: &ReceiptReport,
+    now: Timestamp,
+) -> Result<Recorded, Error> {
+    let Some(mut row) = row else { return Ok(Recorded::Unknown) };
+    let was = row.status;
+    if !row.advance(step(report)) {
+        return Ok(Recorded::Unchanged(id));
+    }
+    settle::note_provider_id(tx, id, &mut row, &report.provider_id)?;
+    match was {
+        Status::DeadLetter | Status::Failed => {
+            // It arrived after all; nothing is left to redrive.
+            store::delete_large(tx, keys::dead_letter(id))?;
+            row.buried = None;
+            row.failure = None;
+            settle::announce_sent(tx, id, &report.provider_id, now)?;
+        }
+        _ => {}
+    }
+    announce(tx, id, report, now)?;
+    if report.receipt == Receipt::Failed {
+        row.failure.clone_from(&report.failure);
+    }
+    row.write(tx, id)?;
+    Ok(Recorded::Moved(id))
+}
+
+/// A fact about a message that is still ours to send: whatever we believed, it has gone out.
+fn on_open(
+    tx: &mut Tx,
+    id: MessageId,
+    job: &Job,
+    mut row: Row,
+    report: &ReceiptReport,
+    now: Timestamp,
+) -> Result<(Recorded, Option<Outcome>), Error> {
+    let lane = job.lane(id);
+    let flight = Flight::read(tx, lane)?.filter(|flight| flight.id == id);
+    match &flight {
+        Some(flight) => {
+            row.attempted(flight);
+            settle::end_flight(tx, lane, flight, now)?;
+        }
+        None => {
+            // It waits for a retry of an attempt that did arrive.
+            let mut book = Book::read(tx, id.instance())?;
+            accept::leave_lane(tx, &mut book, lane, id, now)?;
+            if let Some(due) = row.due {
+                tx.delete(keys::due(id, due));
+            }
+            store::delete_large(tx, keys::job(id))?;
+            *book.depth(id.class()) = book.depth(id.class()).saturating_sub(1);
+            book.write(tx, id.instance())?;
+            row.advance(Step::new(Status::Sending, report.at));
+        }
+    }
+    row.due = None;
+    settle::note_provider_id(tx, id, &mut row, &report.provider_id)?;
+    row.advance(step(report));
+    let outcome = if report.receipt == Receipt::Failed {
+        row.failure = Some(failure_of(report));
+        accept::free_key(tx, id, job)?;
+        settle::announce_failure(tx, id, &failure_of(report), None, now)?;
+        Outcome::Failed(failure_of(report))
+    } else {
+        row.failure = None;
+        settle::announce_sent(tx, id, &report.provider_id, now)?;
+        if report.receipt != Receipt::Sent {
+            announce(tx, id, report, now)?;
+        }
+        Outcome::Sent(report.provider_id.clone())
+    };
+    row.write(tx, id)?;
+    Ok((Recorded::Moved(id), Some(outcome)))
+}
+
+fn step(report: &ReceiptReport) -> Step {
+    match report.receipt {
+        Receipt::Failed => Step::about(Status::Failed, report.at, &failure_of(report)),
+        receipt => Step::new(receipt.into(), report.at),
+    }
+}
+
+fn failure_of(report: &ReceiptReport) -> Failure {
+    report
+        .failure
+        .clone()
+        .unwrap_or_else(|| Failure::permanent("WhatsApp reported a failure without a reason"))
+}
+
+fn announce(tx: &mut Tx, id: MessageId, report: &ReceiptReport, now: Timestamp) -> Result<(), Error> {
+    if report.receipt == Receipt::Failed {
+        return settle::announce_failure(tx, id, &failure_of(report), None, now);
+    }
+    let data = json!({
+        "status": Status::from(report.receipt).as_str(),
+        "id": id.to_string(),
+        "correlation_id": id.correlation_id(),
+        "message_id": report.provider_id.as_str(),
+        "timestamp": report.at.seconds(),
+    });
+    settle::announce(tx, id, "message_status", data, now)
+}

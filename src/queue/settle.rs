@@ -1,0 +1,238 @@
+//! Ending an attempt: what becomes of a message, its lane and everybody behind it.
+
+use serde_json::json;
+
+use crate::domain::{BuryReason, Failure, MessageId, ProviderMessageId, Status, Timestamp, Verdict};
+use crate::events::{self, Event};
+use crate::store::{self, Error, Tx};
+
+use super::record::{Book, Flight, Job, Row, Step, head};
+use super::{Lease, Outcome, accept, keys};
+
+/// The job that a lease was made of.
+fn job_of(lease: &Lease) -> Job {
+    Job {
+        message: lease.message.clone(),
+        mode: lease.mode,
+        expires_at: None,
+        on_ambiguous: lease.on_ambiguous,
+        idempotency: None,
+    }
+}
+
+/// The lease's attempt, if it is still the one under way.
+fn flight_of(tx: &Tx, lease: &Lease) -> Result<Option<(keys::LaneKey, Flight)>, Error> {
+    let lane = keys::LaneKey::of(lease.id, lease.message.to.lane());
+    let flight = Flight::read(tx, lane)?;
+    let current = flight.filter(|flight| flight.id == lease.id && flight.attempt == lease.attempt);
+    Ok(current.map(|flight| (lane, flight)))
+}
+
+/// WhatsApp took the message. `None` when the lease was settled before.
+pub(super) fn sent(
+    tx: &mut Tx,
+    lease: &Lease,
+    provider_id: &ProviderMessageId,
+    now: Timestamp,
+) -> Result<Option<Outcome>, Error> {
+    let Some((lane, flight)) = flight_of(tx, lease)? else { return Ok(None) };
+    let known = if flight.waits || flight.attempt > 1 { Row::read(tx, lease.id)? } else { None };
+    let mut row = known.unwrap_or_else(|| Row::new(&job_of(lease)));
+    row.attempted(&flight);
+    row.advance(Step::new(Status::Sent, now));
+    note_provider_id(tx, lease.id, &mut row, provider_id)?;
+    row.write(tx, lease.id)?;
+    end_flight(tx, lane, &flight, now)?;
+    announce_sent(tx, lease.id, provider_id, now)?;
+    Ok(Some(Outcome::Sent(provider_id.clone())))
+}
+
+/// The attempt did not begin after all: the message goes back to the head of its lane until `until`, untouched.
+pub(super) fn postpone(tx: &mut Tx, lease: &Lease, until: Timestamp) -> Result<(), Error> {
+    let Some((lane, flight)) = flight_of(tx, lease)? else { return Ok(()) };
+    back_to_lane(tx, lane, &flight, until)
+}
+
+/// Carries out a verdict on a failed attempt. `None`: the lease was settled before, or the message goes on.
+pub(super) fn judged(
+    tx: &mut Tx,
+    lease: &Lease,
+    verdict: Verdict,
+    failure: &Failure,
+    now: Timestamp,
+) -> Result<Option<Outcome>, Error> {
+    let Some((lane, mut flight)) = flight_of(tx, lease)? else { return Ok(None) };
+    let id = lease.id;
+    let mut row = Row::read(tx, id)?.unwrap_or_else(|| Row::new(&job_of(lease)));
+    row.attempted(&flight);
+    row.failure = Some(failure.clone());
+    let outcome = match verdict {
+        Verdict::Retry { after, counted } => {
+            row.failures += u32::from(counted);
+            row.advance(Step::about(Status::Queued, now, failure));
+            row.due = Some(now + after).filter(|_| !after.is_zero());
+            back_to_lane(tx, lane, &flight, now + after)?;
+            None
+        }
+        Verdict::Defer { after } => {
+            row.advance(Step::about(Status::Deferred, now, failure));
+            row.due = Some(now + after);
+            tx.put(keys::due(id, now + after), Vec::new())?;
+            let mut book = Book::read(tx, id.instance())?;
+            leave_flight(tx, &mut book, lane, &flight, now)?;
+            book.write(tx, id.instance())?;
+            None
+        }
+        Verdict::Hold { wait } => {
+            row.advance(Step::about(Status::Ambiguous, now, failure));
+            flight.held_until = Some(now + wait);
+            row.due = flight.held_until;
+            flight.write(tx, lane)?;
+            Some(Outcome::Unknown)
+        }
+        Verdict::Bury(reason) => {
+            row.advance(Step::about(Status::DeadLetter, now, failure));
+            row.buried = Some(reason);
+            row.due = None;
+            let Some(job) = Job::read(tx, id)? else { return Ok(None) };
+            job.write(tx, keys::dead_letter(id))?;
+            end_flight(tx, lane, &flight, now)?;
+            announce_failure(tx, id, failure, Some(reason), now)?;
+            Some(outcome_of_burial(reason, failure))
+        }
+        Verdict::Fail => {
+            row.advance(Step::about(Status::Failed, now, failure));
+            if let Some(job) = Job::read(tx, id)? {
+                accept::free_key(tx, id, &job)?;
+            }
+            end_flight(tx, lane, &flight, now)?;
+            announce_failure(tx, id, failure, None, now)?;
+            Some(Outcome::Failed(failure.clone()))
+        }
+    };
+    row.write(tx, id)?;
+    Ok(outcome)
+}
+
+fn outcome_of_burial(reason: BuryReason, failure: &Failure) -> Outcome {
+    match reason {
+        BuryReason::Ambiguous => Outcome::Unknown,
+        BuryReason::Permanent | BuryReason::Exhausted => Outcome::Failed(failure.clone()),
+    }
+}
+
+/// A message that grew too old before its turn. Its place in the lane is the caller's to clear.
+pub(super) fn expire(
+    tx: &mut Tx,
+    book: &mut Book,
+    id: MessageId,
+    job: &Job,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let mut row = Row::read(tx, id)?.unwrap_or_else(|| Row::new(job));
+    row.due = None;
+    row.advance(Step::new(Status::Expired, now));
+    row.write(tx, id)?;
+    store::delete_large(tx, keys::job(id))?;
+    *book.depth(id.class()) = book.depth(id.class()).saturating_sub(1);
+    announce_failure(tx, id, &Failure::permanent("the message expired before it could be sent"), None, now)
+}
+
+/// The job is over: its attempt, its record and its place in the lane go; the lane goes on.
+pub(super) fn end_flight(
+    tx: &mut Tx,
+    lane: keys::LaneKey,
+    flight: &Flight,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let mut book = Book::read(tx, lane.instance)?;
+    leave_flight(tx, &mut book, lane, flight, now)?;
+    store::delete_large(tx, keys::job(flight.id))?;
+    *book.depth(lane.class) = book.depth(lane.class).saturating_sub(1);
+    book.write(tx, lane.instance)
+}
+
+/// Clears the lane for the next of its jobs.
+fn leave_flight(
+    tx: &mut Tx,
+    book: &mut Book,
+    lane: keys::LaneKey,
+    flight: &Flight,
+    now: Timestamp,
+) -> Result<(), Error> {
+    tx.delete(lane.flight());
+    if flight.waits {
+        tx.delete(lane.waiting_at(flight.order));
+        *book.waiting(lane.class) = book.waiting(lane.class).saturating_sub(1);
+    }
+    if *book.waiting(lane.class) > 0 && head(tx, lane)?.is_some() {
+        tx.put(lane.wake(now), Vec::new())?;
+    }
+    Ok(())
+}
+
+/// Back to the head of the lane, which may go on at `due`.
+fn back_to_lane(tx: &mut Tx, lane: keys::LaneKey, flight: &Flight, due: Timestamp) -> Result<(), Error> {
+    tx.delete(lane.flight());
+    if !flight.waits {
+        let mut book = Book::read(tx, lane.instance)?;
+        *book.waiting(lane.class) += 1;
+        book.write(tx, lane.instance)?;
+        tx.put(lane.waiting_at(flight.order), flight.id.as_bytes().to_vec())?;
+    }
+    tx.put(lane.wake(due), Vec::new())
+}
+
+/// Makes the message findable by the provider's id.
+pub(super) fn note_provider_id(
+    tx: &mut Tx,
+    id: MessageId,
+    row: &mut Row,
+    provider_id: &ProviderMessageId,
+) -> Result<(), Error> {
+    if row.provider_id.as_ref() != Some(provider_id) {
+        tx.put(keys::provider_id(id.instance(), provider_id), id.as_bytes().to_vec())?;
+        row.provider_id = Some(provider_id.clone());
+    }
+    Ok(())
+}
+
+pub(super) fn announce_sent(
+    tx: &mut Tx,
+    id: MessageId,
+    provider_id: &ProviderMessageId,
+    at: Timestamp,
+) -> Result<(), Error> {
+    let data = json!({
+        "status": "sent",
+        "correlation_id": id.correlation_id(),
+        "message_id": provider_id.as_str(),
+    });
+    announce(tx, id, "message_ack", data, at)
+}
+
+pub(super) fn announce_failure(
+    tx: &mut Tx,
+    id: MessageId,
+    failure: &Failure,
+    reason: Option<BuryReason>,
+    at: Timestamp,
+) -> Result<(), Error> {
+    let error = match reason {
+        Some(BuryReason::Ambiguous) => format!("ambiguous: {}", failure.message),
+        _ => failure.message.clone(),
+    };
+    let data = json!({ "status": "failed", "correlation_id": id.correlation_id(), "error": error });
+    announce(tx, id, "message_ack", data, at)
+}
+
+pub(super) fn announce(
+    tx: &mut Tx,
+    id: MessageId,
+    kind: &str,
+    data: serde_json::Value,
+    at: Timestamp,
+) -> Result<(), Error> {
+    events::append(tx, id.instance(), &Event { kind: kind.to_owned(), at, data })?;
+    Ok(())
+}

@@ -1,0 +1,197 @@
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+
+use crate::domain::{AmbiguousPolicy, BuryReason, Failure, FailureKind, MessageId, Mode, Verdict, judge};
+use crate::queue::{self, Lease, QueueActor};
+use crate::supervision::{RestartPolicy, Slot};
+
+use super::Options;
+
+/// How often abandoned attempts are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// How often old records are forgotten, while there are none left over from the last time.
+const UPKEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// What the supervisor is told.
+pub enum Msg {
+    /// From instances: an attempt failed.
+    Failed(Box<Lease>, Failure),
+    /// From its own timer: look for attempts that nobody will report about.
+    Sweep,
+    /// From a finished sweep; `true` when there may be more.
+    Swept(bool),
+    /// From its own timer: forget old records.
+    Upkeep,
+    /// From a finished page of upkeep: where the next begins.
+    Kept(Option<MessageId>),
+    /// From its own timer: the queue's actor has waited long enough to be started again.
+    RestartQueue,
+}
+
+/// Parent of the queue's actor, judge of failures.
+pub struct RetrySupervisor;
+
+pub struct Arguments {
+    pub options: Options,
+    pub queue: queue::Arguments,
+    /// Filled with each incarnation of the queue's actor.
+    pub queue_slot: Slot<queue::Msg>,
+    pub queue_handle: queue::Handle,
+}
+
+pub struct State {
+    arguments: Arguments,
+    patience: RestartPolicy,
+    sweeping: bool,
+}
+
+impl Actor for RetrySupervisor {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Arguments;
+
+    async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
+        let patience = RestartPolicy::new(Duration::from_millis(100), Duration::from_secs(5), 10);
+        let state = State { arguments, patience, sweeping: false };
+        state.start_queue(&me).await?;
+        me.send_interval(SWEEP_EVERY, || Msg::Sweep);
+        me.send_interval(UPKEEP_EVERY, || Msg::Upkeep);
+        // Attempts that the previous run left behind are judged at once.
+        me.cast(Msg::Sweep)?;
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        me: ActorRef<Msg>,
+        message: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Msg::Failed(lease, failure) => state.judge(*lease, failure),
+            Msg::Sweep => state.sweep(me),
+            Msg::Swept(more) => {
+                state.sweeping = false;
+                if more {
+                    me.cast(Msg::Sweep)?;
+                }
+            }
+            Msg::Upkeep => state.upkeep(me, None),
+            Msg::Kept(next) => {
+                if next.is_some() {
+                    state.upkeep(me, next);
+                }
+            }
+            Msg::RestartQueue => state.start_queue(&me).await?,
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        me: ActorRef<Msg>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        let cause = match event {
+            SupervisionEvent::ActorFailed(_, cause) => cause.to_string(),
+            SupervisionEvent::ActorTerminated(_, _, reason) => reason.unwrap_or_else(|| "stopped".to_owned()),
+            _ => return Ok(()),
+        };
+        state.arguments.queue_slot.clear();
+        match state.patience.crashed() {
+            Some(pause) => {
+                tracing::error!(cause, ?pause, "the queue's actor ended and will be started again");
+                me.send_after(pause, || Msg::RestartQueue);
+                Ok(())
+            }
+            None => Err(format!("the queue's actor keeps ending: {cause}").into()),
+        }
+    }
+}
+
+impl State {
+    async fn start_queue(&self, me: &ActorRef<Msg>) -> Result<(), ActorProcessingErr> {
+        let arguments = self.arguments.queue.clone();
+        let (queue, _) = Actor::spawn_linked(None, QueueActor, arguments, me.get_cell()).await?;
+        self.arguments.queue_slot.fill(queue);
+        Ok(())
+    }
+
+    fn judge(&self, lease: Lease, failure: Failure) {
+        let policy = self.arguments.options.policy(lease.id.class());
+        let verdict = judge(policy, lease.mode, lease.failures + 1, &failure, rand::random());
+        report(&lease, verdict, &failure);
+        // A queue that is being restarted leaves the lease to expire: the sweep finds it.
+        let _ = self.arguments.queue_handle.judged(lease, verdict, failure);
+    }
+
+    /// Looks for abandoned attempts, in a task: the queue's actor may be gone, and only this one can bring it back.
+    fn sweep(&mut self, me: ActorRef<Msg>) {
+        if std::mem::replace(&mut self.sweeping, true) {
+            return;
+        }
+        let (queue, options) = (self.arguments.queue_handle.clone(), self.arguments.options.clone());
+        tokio::spawn(async move {
+            let found = queue.overdue().await.unwrap_or_default();
+            let more = !found.is_empty();
+            for (lease, held) in found {
+                let (verdict, failure) = if held { give_up(&lease) } else { abandoned(&options, &lease) };
+                report(&lease, verdict, &failure);
+                let _ = queue.judged(lease, verdict, failure);
+            }
+            let _ = me.cast(Msg::Swept(more));
+        });
+    }
+
+    fn upkeep(&self, me: ActorRef<Msg>, from: Option<MessageId>) {
+        let queue = self.arguments.queue_handle.clone();
+        tokio::spawn(async move {
+            let next = queue.upkeep(from).await.unwrap_or(None);
+            let _ = me.cast(Msg::Kept(next));
+        });
+    }
+}
+
+/// An attempt whose end nobody will report: its process or its instance died.
+fn abandoned(options: &Options, lease: &Lease) -> (Verdict, Failure) {
+    let failure = Failure::ambiguous(
+        "the attempt was interrupted before WhatsApp's answer was known; it may or may not have been sent",
+    );
+    let policy = options.policy(lease.id.class());
+    (judge(policy, lease.mode, lease.failures + 1, &failure, 0.0), failure)
+}
+
+/// An unknown outcome that no status settled in time.
+fn give_up(lease: &Lease) -> (Verdict, Failure) {
+    let failure = Failure::ambiguous(
+        "no status told in time whether WhatsApp took the message; it may or may not have been sent",
+    );
+    let verdict = match (lease.on_ambiguous, lease.mode) {
+        (AmbiguousPolicy::Resend, Mode::Async) => Verdict::Retry { after: Duration::ZERO, counted: true },
+        (AmbiguousPolicy::Hold, _) | (_, Mode::Sync) => Verdict::Bury(BuryReason::Ambiguous),
+    };
+    (verdict, failure)
+}
+
+/// One line for each decision.
+fn report(lease: &Lease, verdict: Verdict, failure: &Failure) {
+    let (message, attempt, kind, code) = (lease.id, lease.attempt, failure.kind.as_str(), failure.code);
+    match verdict {
+        Verdict::Bury(reason) => {
+            let reason = reason.as_str();
+            tracing::warn!(%message, attempt, kind, code, reason, cause = %failure.message, "message is a dead letter");
+        }
+        Verdict::Hold { .. } => {
+            tracing::warn!(%message, attempt, cause = %failure.message, "message has an unknown outcome");
+        }
+        Verdict::Fail => tracing::info!(%message, kind, code, cause = %failure.message, "message failed"),
+        Verdict::Retry { after, .. } | Verdict::Defer { after } => {
+            if failure.kind != FailureKind::LoggedOut {
+                tracing::info!(%message, attempt, kind, code, ?after, cause = %failure.message, "message will be tried again");
+            }
+        }
+    }
+}
