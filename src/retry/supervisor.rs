@@ -138,7 +138,8 @@ impl State {
             let found = queue.overdue().await.unwrap_or_default();
             let more = !found.is_empty();
             for (lease, held) in found {
-                let (verdict, failure) = if held { give_up(&lease) } else { abandoned(&options, &lease) };
+                let (verdict, failure) =
+                    if held { give_up(&options, &lease) } else { abandoned(&options, &lease) };
                 report(&lease, verdict, &failure);
                 let _ = queue.judged(lease, verdict, failure);
             }
@@ -165,13 +166,16 @@ fn abandoned(options: &Options, lease: &Lease) -> (Verdict, Failure) {
 }
 
 /// An unknown outcome that no status settled in time.
-fn give_up(lease: &Lease) -> (Verdict, Failure) {
+fn give_up(options: &Options, lease: &Lease) -> (Verdict, Failure) {
     let failure = Failure::ambiguous(
         "no status told in time whether WhatsApp took the message; it may or may not have been sent",
     );
-    let verdict = match (lease.on_ambiguous, lease.mode) {
-        (AmbiguousPolicy::Resend, Mode::Async) => Verdict::Retry { after: Duration::ZERO, counted: true },
-        (AmbiguousPolicy::Hold, _) | (_, Mode::Sync) => Verdict::Bury(BuryReason::Ambiguous),
+    let attempts_left = lease.failures + 1 < options.policy(lease.id.class()).max_attempts;
+    let resend = lease.on_ambiguous == AmbiguousPolicy::Resend && lease.mode == Mode::Async && attempts_left;
+    let verdict = if resend {
+        Verdict::Retry { after: Duration::ZERO, counted: true }
+    } else {
+        Verdict::Bury(BuryReason::Ambiguous)
     };
     (verdict, failure)
 }
