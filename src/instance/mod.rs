@@ -1,8 +1,28 @@
-//! Skeleton.
+//! One supervised actor for every WhatsApp account.
+//!
+//! What it promises: an instance is what its owner wants it to be, over restarts of the actor and of the node; a
+//! client that crashes or stops answering is replaced, with growing pauses, and one that keeps crashing is parked
+//! with the reason; an account whose credentials are refused pauses instead of burning its queue; no instance ever
+//! waits for another. An actor runs exactly while its instance should be connected: what is paused, disconnected
+//! or failed has no actor, and its queue waits.
+
+mod actor;
+mod admission;
+mod directory;
+mod handle;
+mod limiter;
+mod supervisor;
+
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::domain::RateLimit;
+use crate::domain::{ErrorKind, InstanceId, InstanceState, Invalid, RateLimit, Reason};
+use crate::{egress, provider, queue, store, supervision};
+
+pub use admission::Send;
+pub use directory::{InstanceView, StateView};
+pub use handle::{Handle, Sent};
+pub use supervisor::{Arguments, InstanceSupervisor, Msg};
 
 /// How instances run, where their own configuration says nothing else.
 #[derive(Debug, Clone)]
@@ -46,6 +66,63 @@ impl Default for Options {
             restart_delay: Duration::from_secs(1),
             restart_max_delay: Duration::from_secs(300),
             restart_limit: 5,
+        }
+    }
+}
+
+/// Why an instance did not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    #[error("no instance is called {0}")]
+    Unknown(InstanceId),
+    #[error("an instance called {0} exists")]
+    Exists(InstanceId),
+    #[error("the instance is {} ({}): {}", .state.as_str(), .reason.code, .reason.text)]
+    NotConnected { state: InstanceState, reason: Reason },
+    #[error("all {0} instance numbers of this data folder are used up")]
+    NoNumbers(u32),
+    #[error(transparent)]
+    Refused(#[from] provider::Refusal),
+    #[error("{field}: {cause}")]
+    Link { field: &'static str, cause: egress::Error },
+    #[error(transparent)]
+    Provider(#[from] provider::Error),
+    #[error(transparent)]
+    Queue(#[from] queue::Error),
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error(transparent)]
+    Gone(#[from] supervision::Gone),
+}
+
+impl Error {
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Unknown(_) => ErrorKind::NotFound,
+            Error::Exists(_) => ErrorKind::Conflict,
+            Error::NotConnected { state, .. } => match state {
+                InstanceState::Paused | InstanceState::Failed | InstanceState::Connecting => {
+                    ErrorKind::Unavailable
+                }
+                _ => ErrorKind::Conflict,
+            },
+            Error::Refused(provider::Refusal::Invalid(_)) => ErrorKind::Invalid,
+            Error::Refused(provider::Refusal::Unsupported { .. }) => ErrorKind::Unsupported,
+            Error::Link { .. } => ErrorKind::Invalid,
+            Error::Provider(provider::Error::Invalid(_)) => ErrorKind::Invalid,
+            Error::Provider(provider::Error::NotBuilt(_)) => ErrorKind::Unsupported,
+            Error::Queue(error) => error.kind(),
+            Error::Store(error) => error.kind(),
+            Error::NoNumbers(_) | Error::Gone(_) => ErrorKind::Unavailable,
+        }
+    }
+
+    /// The field of the request that is wrong, when one is.
+    pub fn invalid(&self) -> Option<&Invalid> {
+        match self {
+            Error::Refused(provider::Refusal::Invalid(invalid)) => Some(invalid),
+            Error::Provider(provider::Error::Invalid(invalid)) => Some(invalid),
+            _ => None,
         }
     }
 }

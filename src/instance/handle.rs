@@ -1,0 +1,140 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::domain::{
+    AmbiguousPolicy, Failure, InstanceConfig, InstanceId, InstanceState, MessageId, MessageRef, Mode,
+    ProviderMessageId,
+};
+use crate::egress::Egress;
+use crate::inbound::Account;
+use crate::queue::{self, Accepted, Depth, MessageView, Outcome};
+use crate::supervision::Slot;
+
+use super::admission::{self, Send};
+use super::directory::{Directory, InstanceView, Known};
+use super::supervisor::Msg;
+use super::{Error, StateView};
+
+/// The way to the instances. Cheap to clone; reading never waits for an actor.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) slot: Slot<Msg>,
+    pub(super) directory: watch::Receiver<Arc<Directory>>,
+    pub(super) queue: queue::Handle,
+    pub(super) egress: Egress,
+    pub(super) sync_wait: Duration,
+    pub(super) on_ambiguous: AmbiguousPolicy,
+}
+
+/// How a synchronous send ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Sent {
+    Sent(ProviderMessageId),
+    /// WhatsApp, or the way to it, said no; it was not sent.
+    Failed(Failure),
+    /// It went out, and its result is not known yet: ask for the message later.
+    Unknown,
+    /// It could not begin in time and will not be sent: too much is ahead of it, or the instance is not connected.
+    NotInTime(StateView),
+}
+
+impl Handle {
+    /// Creates an instance; one on the Cloud API connects at once.
+    pub async fn create(&self, config: InstanceConfig) -> Result<InstanceView, Error> {
+        self.slot.call(|reply| Msg::Create(Box::new(config), reply)).await?
+    }
+
+    /// Replaces an instance's configuration. New credentials resume a paused instance.
+    pub async fn update(&self, config: InstanceConfig) -> Result<InstanceView, Error> {
+        self.slot.call(|reply| Msg::Update(Box::new(config), reply)).await?
+    }
+
+    /// Deletes an instance with its queue, events and keys.
+    pub async fn delete(&self, id: InstanceId) -> Result<(), Error> {
+        self.slot.call(|reply| Msg::Delete(id, reply)).await?
+    }
+
+    /// Asks an instance to be connected; resumes it when it is paused.
+    pub async fn connect(&self, id: InstanceId) -> Result<InstanceView, Error> {
+        self.slot.call(|reply| Msg::Connect(id, reply)).await?
+    }
+
+    /// Asks an instance to stay away from WhatsApp; its queue waits.
+    pub async fn disconnect(&self, id: InstanceId) -> Result<InstanceView, Error> {
+        self.slot.call(|reply| Msg::Disconnect(id, reply)).await?
+    }
+
+    /// Replaces an instance's actor and client, whatever state they are in, and forgets earlier crashes.
+    pub async fn restart(&self, id: InstanceId) -> Result<InstanceView, Error> {
+        self.slot.call(|reply| Msg::Restart(id, reply)).await?
+    }
+
+    /// Every instance, by name.
+    pub fn list(&self) -> Vec<InstanceView> {
+        let mut views: Vec<_> = self.directory.borrow().by_id.values().map(|known| known.view()).collect();
+        views.sort_by(|one, other| one.config.id.cmp(&other.config.id));
+        views
+    }
+
+    pub fn get(&self, id: &InstanceId) -> Result<InstanceView, Error> {
+        Ok(self.known(id)?.view())
+    }
+
+    /// The accounts that Meta's webhooks may be about.
+    pub fn accounts(&self) -> Arc<[Account]> {
+        self.directory.borrow().accounts.clone()
+    }
+
+    /// Takes a message in, whatever the instance is doing; when this answers, it is durable.
+    pub async fn enqueue(&self, id: &InstanceId, send: Send) -> Result<Accepted, Error> {
+        let known = self.known(id)?;
+        let submission = admission::admit(&known, &self.egress, send, Mode::Async, self.on_ambiguous).await?;
+        Ok(self.queue.enqueue(submission).await?)
+    }
+
+    /// Sends a message while the caller waits: one attempt, a bounded time.
+    pub async fn send_now(&self, id: &InstanceId, send: Send) -> Result<(MessageId, Sent), Error> {
+        let known = self.known(id)?;
+        let submission = admission::admit(&known, &self.egress, send, Mode::Sync, self.on_ambiguous).await?;
+        let StateView { state, reason, .. } = known.state.borrow().clone();
+        if !matches!(state, InstanceState::Connected | InstanceState::Connecting) {
+            return Err(Error::NotConnected { state, reason });
+        }
+        let (message, outcome) = self.queue.send_now(submission, self.sync_wait).await?;
+        let sent = match outcome {
+            Outcome::Sent(provider_id) => Sent::Sent(provider_id),
+            Outcome::Failed(failure) => Sent::Failed(failure),
+            Outcome::Unknown => Sent::Unknown,
+            Outcome::Cancelled => Sent::NotInTime(known.state.borrow().clone()),
+        };
+        Ok((message, sent))
+    }
+
+    /// Where a message of an instance stands.
+    pub fn message(&self, id: &InstanceId, message: &MessageRef) -> Result<MessageView, Error> {
+        Ok(self.queue.find(self.known(id)?.number, message)?)
+    }
+
+    /// What waits in an instance's queue.
+    pub fn depth(&self, id: &InstanceId) -> Result<Depth, Error> {
+        Ok(self.queue.depth(self.known(id)?.number)?)
+    }
+
+    /// Resolves when nothing is in flight any more, or when `deadline` has passed: no new attempts begin.
+    pub async fn drain(&self, deadline: Duration) {
+        let drained = self.slot.call(Msg::Drain);
+        if tokio::time::timeout(deadline, drained).await.is_err() {
+            tracing::warn!(
+                ?deadline,
+                "attempts were still under way at the deadline; they are judged on the next start"
+            );
+        }
+    }
+
+    fn known(&self, id: &InstanceId) -> Result<Arc<Known>, Error> {
+        let known = self.directory.borrow().by_id.get(id).cloned();
+        known.ok_or_else(|| Error::Unknown(id.clone()))
+    }
+}

@@ -1,0 +1,146 @@
+//! How fast an instance sends: a steady rate for the account, and a pace for each recipient.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use governor::clock::Clock;
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::keyed::HashMapStateStore;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
+use tokio::time::Instant;
+
+use crate::domain::{LaneId, RateLimit};
+
+type Middleware = NoOpMiddleware<Nanos>;
+
+/// Time as tokio tells it, so that limits and timers agree and tests can move both.
+#[derive(Debug, Clone)]
+struct TokioClock {
+    started: Instant,
+}
+
+impl Clock for TokioClock {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        self.started.elapsed().into()
+    }
+}
+
+/// The limits of one instance.
+pub struct Limiter {
+    clock: TokioClock,
+    account: RateLimiter<NotKeyed, InMemoryState, TokioClock, Middleware>,
+    pair: Option<RateLimiter<LaneId, HashMapStateStore<LaneId>, TokioClock, Middleware>>,
+    /// Permits that were taken and found no work. Kept for the next, because governor takes none back.
+    banked: usize,
+    checks: u32,
+}
+
+/// After this many recipients were checked, those whose pace is forgotten anyway are dropped from memory.
+const PAIR_CLEANUP: u32 = 10_000;
+
+/// The slowest rate that can be set: one message in a day.
+const SLOWEST: Duration = Duration::from_secs(24 * 3600);
+
+impl Limiter {
+    /// `pair` is the pace to one recipient: one message per interval after a burst.
+    pub fn new(rate: RateLimit, pair: Option<(Duration, NonZeroU32)>) -> Self {
+        let clock = TokioClock { started: Instant::now() };
+        let period = Duration::try_from_secs_f64(1.0 / rate.per_second).unwrap_or(SLOWEST).min(SLOWEST);
+        let account = RateLimiter::direct_with_clock(quota(period, rate.burst), clock.clone());
+        let pair = pair.map(|(interval, burst)| {
+            RateLimiter::new(quota(interval, burst), HashMapStateStore::default(), clock.clone())
+        });
+        Self { clock, account, pair, banked: 0, checks: 0 }
+    }
+
+    /// Takes permits for up to `wanted` messages and tells how many are in hand.
+    pub fn take(&mut self, wanted: usize) -> usize {
+        while self.banked < wanted && self.account.check().is_ok() {
+            self.banked += 1;
+        }
+        self.banked.min(wanted)
+    }
+
+    /// Uses permits that are in hand.
+    pub fn spend(&mut self, count: usize) {
+        self.banked = self.banked.saturating_sub(count);
+    }
+
+    /// Gives a permit back: its message did not leave.
+    pub fn refund(&mut self) {
+        self.banked += 1;
+    }
+
+    /// How long until the next permit; takes it when it is there already.
+    pub fn next_in(&mut self) -> Duration {
+        match self.account.check() {
+            Ok(()) => {
+                self.banked += 1;
+                Duration::ZERO
+            }
+            Err(not_until) => not_until.wait_time_from(self.clock.now()),
+        }
+    }
+
+    /// Whether another message to this recipient may leave now; if not, how long it must wait.
+    pub fn pace(&mut self, recipient: LaneId) -> Result<(), Duration> {
+        let Some(pair) = &self.pair else { return Ok(()) };
+        self.checks += 1;
+        if self.checks >= PAIR_CLEANUP {
+            self.checks = 0;
+            pair.retain_recent();
+            pair.shrink_to_fit();
+        }
+        pair.check_key(&recipient).map_err(|not_until| not_until.wait_time_from(self.clock.now()))
+    }
+}
+
+fn quota(period: Duration, burst: NonZeroU32) -> Quota {
+    let period = period.max(Duration::from_nanos(1));
+    Quota::with_period(period).unwrap_or(Quota::per_second(NonZeroU32::MAX)).allow_burst(burst)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(n: u32) -> NonZeroU32 {
+        NonZeroU32::new(n).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_account_bursts_and_then_keeps_its_rate() {
+        let mut limiter = Limiter::new(RateLimit { per_second: 10.0, burst: count(5) }, None);
+        assert_eq!(limiter.take(100), 5);
+        limiter.spend(5);
+        assert_eq!(limiter.take(100), 0);
+        tokio::time::advance(Duration::from_millis(301)).await;
+        assert_eq!(limiter.take(100), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_permit_without_work_is_kept() {
+        let mut limiter = Limiter::new(RateLimit { per_second: 1.0, burst: count(3) }, None);
+        assert_eq!(limiter.take(3), 3);
+        limiter.spend(1);
+        assert_eq!(limiter.take(3), 2);
+        assert!(limiter.next_in() > Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_recipient_has_a_pace_of_its_own() {
+        let pair = Some((Duration::from_secs(6), count(2)));
+        let mut limiter = Limiter::new(RateLimit { per_second: 80.0, burst: count(80) }, pair);
+        let (ana, eva) = (LaneId(1), LaneId(2));
+        assert_eq!([limiter.pace(ana), limiter.pace(ana)], [Ok(()), Ok(())]);
+        let wait = limiter.pace(ana).unwrap_err();
+        assert!(wait > Duration::from_secs(5) && wait <= Duration::from_secs(6), "{wait:?}");
+        assert_eq!(limiter.pace(eva), Ok(()));
+        tokio::time::advance(wait).await;
+        assert_eq!(limiter.pace(ana), Ok(()));
+    }
+}
