@@ -88,8 +88,9 @@ fn host_of(url: &Url) -> String {
     url.host_str().unwrap_or_default().to_owned()
 }
 
-/// The innermost reason, in words: the layers above it only repeat the URL, which may carry secrets.
-pub(super) fn root_cause(error: &reqwest::Error) -> String {
+/// The innermost reason of a failed request, in words: the layers above it only repeat the URL, which may carry
+/// secrets.
+pub fn root_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
         cause = source;

@@ -18,7 +18,7 @@ use url::Url;
 
 use crate::domain::ErrorKind;
 
-pub use fetch::{Fetched, read_bounded};
+pub use fetch::{Fetched, read_bounded, root_cause};
 use guard::Guard;
 
 /// Idle connections kept for each host, for a burst of as many workers.
@@ -132,7 +132,7 @@ impl Egress {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .tcp_nodelay(true)
             .build()
-            .map_err(|cause| Error::Tls(fetch::root_cause(&cause)))?;
+            .map_err(|cause| Error::Tls(root_cause(&cause)))?;
         Ok(Self { client, guard })
     }
 
