@@ -2,7 +2,8 @@
 //!
 //! A provider turns an [`OutboundMessage`] into what its network wants, and the network's answers into a
 //! [`ProviderMessageId`] or a [`Failure`]. It classifies every failure once, by what can be known about the
-//! message; what happens then is decided elsewhere. It keeps no queue, retries nothing, and reads no clock.
+//! message; what happens then is decided elsewhere. It keeps no queue and retries nothing; what it remembers, such
+//! as the ids of media that WhatsApp already has, is a cache that may be lost.
 
 pub mod cloud_api;
 

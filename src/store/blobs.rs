@@ -36,6 +36,12 @@ impl Blobs {
             Err(cause) => Err(Error::io("cannot read", path, cause)),
         }
     }
+
+    /// The file of a blob that was kept, for reading piece by piece what is too large to hold.
+    pub async fn file(&self, blob: &BlobRef) -> Result<tokio::fs::File, Error> {
+        let path = path_of(&self.root, &blob.sha256);
+        tokio::fs::File::open(&path).await.map_err(|cause| Error::io("cannot read", path, cause))
+    }
 }
 
 fn put_blocking(root: &Path, bytes: &[u8], mime: String) -> Result<BlobRef, Error> {

@@ -1,21 +1,89 @@
 //! Meta's WhatsApp Cloud API over the Graph API.
+//!
+//! What it promises: a message is posted at most once for each [`send`](Provider::send), with our id in it; what
+//! is reported as not sent was certainly not sent, and whatever cannot be known is reported as ambiguous. Files
+//! are uploaded once and reused. The facts about Meta stand in three tables: `limits` (what it takes), `errors`
+//! (what its codes mean) and `wire` (how it writes messages).
 
+mod errors;
+mod graph;
+mod limits;
+mod media;
+mod parse;
+mod signature;
+mod wire;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use serde::Deserialize;
 
 use crate::domain::{CloudApiSettings, Failure, MessageId, OutboundMessage, ProviderKind, ProviderMessageId};
+use crate::provider::{Error, Provider, Refusal, Shared};
 
-use super::{Error, Provider, Refusal, Shared};
+use graph::{Graph, repeatable, unexpected};
+use media::Uploads;
+
+pub use parse::{Raw, StatusUpdate, Update, parse_webhook};
+pub use signature::verify_signature;
 
 /// One phone number on the Cloud API.
 pub struct CloudApi {
-    settings: CloudApiSettings,
-    shared: Shared,
+    graph: Arc<Graph>,
+    uploads: Uploads,
 }
 
 impl CloudApi {
+    /// Checks the settings; nothing is asked of the network.
     pub fn new(settings: CloudApiSettings, shared: Shared) -> Result<Self, Error> {
-        Ok(Self { settings, shared })
+        let graph = Arc::new(Graph::new(&settings, shared.egress.clone())?);
+        let uploads = Uploads::new(&settings.phone_number_id, Arc::clone(&graph), shared);
+        Ok(Self { graph, uploads })
     }
+
+    async fn attempt(&self, id: MessageId, message: &OutboundMessage) -> Result<ProviderMessageId, Failure> {
+        let Some(blob) = wire::blob_of(&message.content) else {
+            return self.post(id, message, None).await;
+        };
+        let media = self.uploads.id(blob).await?;
+        match self.post(id, message, Some(&media)).await {
+            // The message was refused for its media id, so nothing was sent: once more with a new one.
+            Err(failure) if errors::may_be_stale_media(&failure) => {
+                self.uploads.forget(blob, &media).await;
+                let media = self.uploads.id(blob).await?;
+                self.post(id, message, Some(&media)).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn post(
+        &self,
+        id: MessageId,
+        message: &OutboundMessage,
+        media: Option<&str>,
+    ) -> Result<ProviderMessageId, Failure> {
+        accepted(&self.graph.post_message(&wire::Message::new(id, message, media)).await?)
+    }
+}
+
+/// WhatsApp's id in the answer to a message that it took.
+fn accepted(body: &Bytes) -> Result<ProviderMessageId, Failure> {
+    #[derive(Deserialize)]
+    struct Answer<'a> {
+        #[serde(borrow)]
+        messages: Vec<Accepted<'a>>,
+    }
+    #[derive(Deserialize)]
+    struct Accepted<'a> {
+        #[serde(borrow)]
+        id: Cow<'a, str>,
+    }
+    let answer = serde_json::from_slice::<Answer>(body).ok();
+    let id = answer.as_ref().and_then(|answer| answer.messages.first()?.id.parse().ok());
+    id.ok_or_else(|| unexpected(body))
 }
 
 impl Provider for CloudApi {
@@ -23,28 +91,31 @@ impl Provider for CloudApi {
         ProviderKind::CloudApi
     }
 
-    fn check(&self, _message: &OutboundMessage) -> Result<(), Refusal> {
-        todo!()
+    fn check(&self, message: &OutboundMessage) -> Result<(), Refusal> {
+        limits::check(message)
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<(), Failure>> {
-        todo!()
+        Box::pin(async { self.graph.probe().await.map(drop).map_err(repeatable) })
     }
 
     fn send<'a>(
         &'a self,
-        _id: MessageId,
-        _message: &'a OutboundMessage,
+        id: MessageId,
+        message: &'a OutboundMessage,
     ) -> BoxFuture<'a, Result<ProviderMessageId, Failure>> {
-        let _ = (&self.settings, &self.shared);
-        todo!()
+        Box::pin(self.attempt(id, message))
     }
 
     fn mark_read<'a>(
         &'a self,
-        _message: &'a ProviderMessageId,
-        _typing: bool,
+        message: &'a ProviderMessageId,
+        typing: bool,
     ) -> BoxFuture<'a, Result<(), Failure>> {
-        todo!()
+        let mark = wire::ReadMark::new(message, typing);
+        Box::pin(async move { self.graph.post_message(&mark).await.map(drop).map_err(repeatable) })
     }
 }
+
+#[cfg(test)]
+mod tests;
