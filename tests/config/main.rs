@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper of a test may")]
 
 mod legacy;
+mod program;
 
 use std::fs;
 use std::path::PathBuf;
