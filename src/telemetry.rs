@@ -1,7 +1,16 @@
-//! Logs.
+//! Logs: one line per event on standard error, as text for people or JSON for machines.
+//!
+//! Nothing is taken from the process environment: level and format come from the configuration, so that what
+//! `check-config` shows is what happens.
+
+use std::io::{self, IsTerminal as _};
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// How logs are written.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// A filter such as `info` or `relevo=debug,warn`.
     pub level: String,
@@ -12,4 +21,63 @@ pub struct Options {
 pub enum Format {
     Text,
     Json,
+}
+
+/// Why logging could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{filter:?} is not a log filter: {cause}")]
+    Filter { filter: String, cause: String },
+    #[error("this process already has a log subscriber")]
+    AlreadyInstalled,
+}
+
+/// Installs the process-wide subscriber. Called once, before anything worth logging happens.
+///
+/// Colours are used when standard error is a terminal and the format is text.
+pub fn init(options: &Options) -> Result<(), Error> {
+    let lines = tracing_subscriber::fmt().with_env_filter(filter(&options.level)?).with_writer(io::stderr);
+    let installed = match options.format {
+        Format::Text => lines.with_ansi(io::stderr().is_terminal()).finish().try_init(),
+        Format::Json => lines.json().flatten_event(true).with_span_list(false).finish().try_init(),
+    };
+    installed.map_err(|_| Error::AlreadyInstalled)
+}
+
+/// Tells whether `init` would accept this level.
+pub fn check_level(level: &str) -> Result<(), Error> {
+    filter(level).map(drop)
+}
+
+/// A single word must be a level: tracing alone would take `inof` for the name of a module and fall silent.
+fn filter(level: &str) -> Result<EnvFilter, Error> {
+    let refused = |cause: String| Error::Filter { filter: level.to_owned(), cause };
+    let directives: Vec<&str> = level.split(',').map(str::trim).collect();
+    for directive in &directives {
+        let names_no_target = !directive.contains(['=', ':', '[']);
+        let is_level = !directive.is_empty() && directive.parse::<LevelFilter>().is_ok();
+        if names_no_target && !is_level {
+            return Err(refused(format!(
+                "{directive:?} is none of off, error, warn, info, debug and trace, and names no target=level"
+            )));
+        }
+    }
+    EnvFilter::builder().parse(directives.join(",")).map_err(|cause| refused(cause.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_are_levels_and_targets_with_levels() {
+        for good in
+            ["info", "INFO", "off", "relevo=debug,warn", "warn,relevo::http=trace", "debug, relevo=info"]
+        {
+            assert!(check_level(good).is_ok(), "{good}");
+        }
+        for bad in ["", "inof", "relevo=loud", "info,", "warning", "relevo"] {
+            assert!(check_level(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -1,0 +1,116 @@
+//! The environment variables of the documented systems, for those who bring their `.env` along.
+//!
+//! They lie between the file and the `RELEVO_` variables. An empty one counts as not set, because compose files
+//! pass `${NAME:-}`. Variables of databases, Redis and the rest are not looked at.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use super::error::Source;
+use super::layers::Layers;
+use crate::domain::Secret;
+
+/// Variables that stand for one key each.
+const KEYS: [(&str, &str); 5] = [
+    ("API_KEY", "auth.api_key"),
+    ("VERIFY_TOKEN", "cloud_api.verify_token"),
+    ("BASE_URL", "cloud_api.base_url"),
+    ("VERSION", "cloud_api.api_version"),
+    ("CORS_ALLOWED_ORIGINS", "http.cors_origins"),
+];
+
+/// Variables of features that this version does not have.
+const UNUSED: [&str; 2] = ["WEBSOCKET_URL", "BULK_MAX_WORKERS"];
+
+/// The name of the instance that [`Account`] describes.
+pub(super) const INSTANCE: &str = "default";
+
+/// The number and token of the one account that the documented Flask application served.
+#[derive(Debug)]
+pub(super) struct Account {
+    pub phone_number_id: String,
+    pub access_token: Secret,
+}
+
+/// Lays the variables over the layers; the account, when it is given; and what the operator should know.
+pub(super) fn add(
+    layers: &mut Layers,
+    variables: &BTreeMap<String, String>,
+    warnings: &mut Vec<String>,
+) -> Option<Account> {
+    let given = |name: &str| variables.get(name).map(|text| text.trim()).filter(|text| !text.is_empty());
+    for (name, key) in KEYS {
+        if let Some(text) = given(name) {
+            layers.put_text(key, text, variable(name));
+        }
+    }
+    if let Some(level) = given("LOG_LEVEL") {
+        layers.put_text("log.level", translated_level(level), variable("LOG_LEVEL"));
+    }
+    if let Some(format) = given("LOG_FORMAT") {
+        layers.put_text("log.format", &format.to_lowercase(), variable("LOG_FORMAT"));
+    }
+    if let Some(port) = given("APP_PORT") {
+        set_port(layers, port);
+    }
+    for name in UNUSED.into_iter().filter(|name| given(name).is_some()) {
+        warnings.push(format!("{name} is not used by this version"));
+    }
+    let account = account(layers, given("PHONE_NUMBER_ID"), given("ACCESS_TOKEN"))?;
+    if layers.text("default_instance") == Some("") {
+        layers.put_text("default_instance", INSTANCE, variable("PHONE_NUMBER_ID"));
+    }
+    Some(account)
+}
+
+fn variable(name: &str) -> Source {
+    Source::Variable(name.to_owned())
+}
+
+/// The level names of Python and of Go's loggers.
+fn translated_level(level: &str) -> &str {
+    match level.to_ascii_lowercase().as_str() {
+        "warning" => "warn",
+        "critical" | "fatal" | "panic" => "error",
+        _ => level,
+    }
+}
+
+/// `APP_PORT` replaces the port alone: whether the node is reachable from elsewhere is for `http.listen` to say.
+fn set_port(layers: &mut Layers, text: &str) {
+    let source = variable("APP_PORT");
+    let Ok(port) = text.parse::<u16>() else {
+        return layers.blame(Some(source), format!("is {text:?}; expected a port from 0 to 65535"));
+    };
+    let listen = layers.text("http.listen").and_then(|listen| listen.trim().parse::<SocketAddr>().ok());
+    if let Some(mut listen) = listen {
+        listen.set_port(port);
+        layers.put_text("http.listen", &listen.to_string(), source);
+    }
+}
+
+fn account(layers: &mut Layers, number: Option<&str>, token: Option<&str>) -> Option<Account> {
+    let (number, token) = match (number, token) {
+        (Some(number), Some(token)) => (number, token),
+        (None, None) => return None,
+        (Some(_), None) => {
+            layers.blame(Some(variable("PHONE_NUMBER_ID")), "needs ACCESS_TOKEN beside it".to_owned());
+            return None;
+        }
+        (None, Some(_)) => {
+            layers.blame(Some(variable("ACCESS_TOKEN")), "needs PHONE_NUMBER_ID beside it".to_owned());
+            return None;
+        }
+    };
+    if !number.bytes().all(|byte| byte.is_ascii_digit()) {
+        let text = format!("is {number:?}; expected the digits of Meta's phone number id");
+        layers.blame(Some(variable("PHONE_NUMBER_ID")), text);
+        return None;
+    }
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let text = "(not shown) does not fit; expected printable ASCII text without spaces".to_owned();
+        layers.blame(Some(variable("ACCESS_TOKEN")), text);
+        return None;
+    }
+    Some(Account { phone_number_id: number.to_owned(), access_token: Secret::new(token) })
+}

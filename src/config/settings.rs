@@ -1,0 +1,179 @@
+//! From layers to settings: which key goes where, as what.
+//!
+//! Rooms whose `Options` have defaults keep them until a key is read over them; that the manual states the same
+//! defaults is held by a test.
+
+use super::auth::Auth;
+use super::check;
+use super::layers::Layers;
+use super::value::{
+    address, api_version, base_url, boolean, choice, count, duration, instance_id, list, log_level, non_zero,
+    optional, origin, rate, size, text,
+};
+use super::{CloudApiDefaults, Settings};
+use crate::domain::{AmbiguousPolicy, RetryPolicy};
+use crate::{egress, http, instance, queue, retry, store, telemetry};
+
+/// sled refuses to work with next to nothing, and crawls with little more.
+const LEAST_CACHE: u64 = 1 << 20;
+
+/// Reads every key. `None` when a problem left something without a value; there may be problems beside `Some`.
+pub(super) fn read(layers: &mut Layers) -> Option<Settings> {
+    let data_dir = layers.read("data_dir", text);
+    let auth = auth(layers);
+    let http = http(layers);
+    let cloud_api = cloud_api(layers);
+    let log = log(layers);
+    let shutdown_drain = layers.read("shutdown.drain", duration);
+    let sandbox_listen = layers.read("sandbox.listen", address);
+    let (egress, store, queue) = (egress(layers), store(layers), queue(layers));
+    let (retry, instance) = (retry(layers), instance(layers));
+    check::durations(layers, &queue, &retry, &instance);
+    if let (Some(http), Some(auth)) = (&http, &auth) {
+        check::door(layers, http, auth);
+    }
+    Some(Settings {
+        data_dir: data_dir?.into(),
+        auth: auth?,
+        http: http?,
+        egress,
+        store,
+        queue,
+        retry,
+        instance,
+        cloud_api: cloud_api?,
+        log: log?,
+        shutdown_drain: shutdown_drain?,
+        sandbox_listen: sandbox_listen?,
+        bootstrap_instance: None,
+        warnings: Vec::new(),
+        rows: Vec::new(),
+    })
+}
+
+fn auth(layers: &mut Layers) -> Option<Auth> {
+    let api_key = layers.secret("auth.api_key");
+    let required = layers.read("auth.required", boolean);
+    let allow_open = layers.read("auth.allow_open", boolean);
+    Some(Auth { api_key: api_key?, required: required?, allow_open: allow_open? })
+}
+
+fn http(layers: &mut Layers) -> Option<http::Options> {
+    let listen = layers.read("http.listen", address);
+    let default_instance = layers.read("default_instance", optional(instance_id));
+    let json_body_limit = layers.read("http.json_body_limit", size(1));
+    let media_body_limit = layers.read("http.media_body_limit", size(1));
+    let max_connections = layers.read("http.max_connections", count(1));
+    let read_timeout = layers.read("http.read_timeout", duration);
+    let cors_origins = layers.read("http.cors_origins", list(origin));
+    Some(http::Options {
+        listen: listen?,
+        api_key: None,
+        default_instance: default_instance?,
+        json_body_limit: json_body_limit?,
+        media_body_limit: media_body_limit?,
+        max_connections: max_connections?,
+        read_timeout: read_timeout?,
+        cors_origins: cors_origins?,
+    })
+}
+
+fn egress(layers: &mut Layers) -> egress::Options {
+    let mut options = egress::Options::default();
+    layers.set(&mut options.allow_private, "egress.allow_private", boolean);
+    layers.set(&mut options.connect_timeout, "egress.connect_timeout", duration);
+    options
+}
+
+fn store(layers: &mut Layers) -> store::Options {
+    let mut options = store::Options::default();
+    layers.set(&mut options.cache_capacity, "store.cache_capacity", size(LEAST_CACHE));
+    layers.set(&mut options.min_free_space, "store.min_free_space", size(0));
+    options
+}
+
+fn queue(layers: &mut Layers) -> queue::Options {
+    let mut options = queue::Options::default();
+    layers.set(&mut options.lease_timeout, "queue.lease_timeout", duration);
+    layers.set(&mut options.idempotency_ttl, "queue.idempotency_ttl", duration);
+    layers.set(&mut options.capacity, "queue.capacity", count(1));
+    options
+}
+
+fn retry(layers: &mut Layers) -> retry::Options {
+    let mut options = retry::Options::default();
+    retry_policy(layers, &mut options.transactional, &TRANSACTIONAL);
+    retry_policy(layers, &mut options.bulk, &BULK);
+    options
+}
+
+/// The keys of one class of messages.
+pub(super) struct RetryKeys {
+    pub max_attempts: &'static str,
+    pub first_delay: &'static str,
+    pub max_delay: &'static str,
+    pub ambiguous_wait: &'static str,
+    pub on_ambiguous: &'static str,
+}
+
+pub(super) const TRANSACTIONAL: RetryKeys = RetryKeys {
+    max_attempts: "retry.transactional.max_attempts",
+    first_delay: "retry.transactional.first_delay",
+    max_delay: "retry.transactional.max_delay",
+    ambiguous_wait: "retry.transactional.ambiguous_wait",
+    on_ambiguous: "retry.transactional.on_ambiguous",
+};
+
+pub(super) const BULK: RetryKeys = RetryKeys {
+    max_attempts: "retry.bulk.max_attempts",
+    first_delay: "retry.bulk.first_delay",
+    max_delay: "retry.bulk.max_delay",
+    ambiguous_wait: "retry.bulk.ambiguous_wait",
+    on_ambiguous: "retry.bulk.on_ambiguous",
+};
+
+fn retry_policy(layers: &mut Layers, policy: &mut RetryPolicy, keys: &RetryKeys) {
+    let policies = [("hold", AmbiguousPolicy::Hold), ("resend", AmbiguousPolicy::Resend)];
+    layers.set(&mut policy.max_attempts, keys.max_attempts, count(1));
+    layers.set(&mut policy.first_delay, keys.first_delay, duration);
+    layers.set(&mut policy.max_delay, keys.max_delay, duration);
+    layers.set(&mut policy.ambiguous_wait, keys.ambiguous_wait, duration);
+    layers.set(&mut policy.on_ambiguous, keys.on_ambiguous, choice(policies));
+}
+
+fn instance(layers: &mut Layers) -> instance::Options {
+    let mut options = instance::Options::default();
+    layers.set(&mut options.workers, "instance.workers", non_zero);
+    layers.set(&mut options.rate_limit.per_second, "instance.rate_per_second", rate);
+    layers.set(&mut options.rate_limit.burst, "instance.rate_burst", non_zero);
+    layers.set(&mut options.pair_interval, "instance.pair_interval", duration);
+    layers.set(&mut options.pair_burst, "instance.pair_burst", non_zero);
+    layers.set(&mut options.send_timeout, "instance.send_timeout", duration);
+    layers.set(&mut options.sync_wait, "instance.sync_wait", duration);
+    layers.set(&mut options.probe_interval, "instance.probe_interval", duration);
+    layers.set(&mut options.probe_timeout, "instance.probe_timeout", duration);
+    layers.set(&mut options.restart_delay, "instance.restart_delay", duration);
+    layers.set(&mut options.restart_max_delay, "instance.restart_max_delay", duration);
+    layers.set(&mut options.restart_limit, "instance.restart_limit", count(0));
+    options
+}
+
+fn cloud_api(layers: &mut Layers) -> Option<CloudApiDefaults> {
+    let base_url = layers.read("cloud_api.base_url", base_url);
+    let api_version = layers.read("cloud_api.api_version", api_version);
+    let verify_token = layers.secret("cloud_api.verify_token");
+    let app_secret = layers.secret("cloud_api.app_secret");
+    Some(CloudApiDefaults {
+        base_url: base_url?,
+        api_version: api_version?,
+        verify_token: verify_token?,
+        app_secret: app_secret?,
+    })
+}
+
+fn log(layers: &mut Layers) -> Option<telemetry::Options> {
+    let formats = [("text", telemetry::Format::Text), ("json", telemetry::Format::Json)];
+    let level = layers.read("log.level", log_level);
+    let format = layers.read("log.format", choice(formats));
+    Some(telemetry::Options { level: level?, format: format? })
+}

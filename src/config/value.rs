@@ -1,0 +1,401 @@
+//! Values as a person writes them, and what they are parsed into.
+//!
+//! A parser takes a [`Value`] and gives the typed setting, or the words that complete “expected …”.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::str::FromStr;
+use std::time::Duration;
+
+use url::Url;
+
+use crate::domain::{InstanceId, Secret};
+use crate::telemetry;
+
+/// No duration in the configuration may be longer: ten years. Sums with a moment stay far from overflow.
+const LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);
+
+/// One value of a layer, before its meaning is known.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Value {
+    Text(String),
+    Integer(i64),
+    Decimal(f64),
+    Boolean(bool),
+    List(Vec<Value>),
+    /// What no setting takes: a table, a date, a number beyond 64 bits.
+    Other(&'static str),
+}
+
+impl Value {
+    /// What the environment's text means for a setting whose default is `like`. Text that does not fit stays
+    /// text, and the setting's parser says what it expects.
+    pub(super) fn from_text(text: &str, like: &Value) -> Self {
+        let parsed = match like {
+            Value::Integer(_) => text.trim().parse().ok().map(Value::Integer),
+            Value::Decimal(_) => text.trim().parse().ok().map(Value::Decimal),
+            Value::Boolean(_) => match text.trim() {
+                "true" | "1" => Some(Value::Boolean(true)),
+                "false" | "0" => Some(Value::Boolean(false)),
+                _ => None,
+            },
+            Value::List(_) if text.trim_start().starts_with('[') => super::document::list(text),
+            Value::List(_) => {
+                let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+                Some(Value::List(items.map(|item| Value::Text(item.to_owned())).collect()))
+            }
+            Value::Text(_) | Value::Other(_) => None,
+        };
+        parsed.unwrap_or_else(|| Value::Text(text.to_owned()))
+    }
+
+    fn text(&self) -> Option<&str> {
+        match self {
+            Value::Text(text) => Some(text.trim()),
+            _ => None,
+        }
+    }
+}
+
+/// As TOML writes it, cut to a length that fits a message.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 120;
+        match self {
+            Value::Text(text) if text.chars().count() > SHOWN => {
+                let head: String = text.chars().take(SHOWN).collect();
+                write!(f, "{head:?}…")
+            }
+            Value::Text(text) => write!(f, "{text:?}"),
+            Value::Integer(number) => write!(f, "{number}"),
+            Value::Decimal(number) => write!(f, "{number:?}"),
+            Value::Boolean(truth) => write!(f, "{truth}"),
+            Value::List(items) => {
+                let items: Vec<String> = items.iter().map(Value::to_string).collect();
+                write!(f, "[{}]", items.join(", "))
+            }
+            Value::Other(kind) => f.write_str(kind),
+        }
+    }
+}
+
+/// The setting, or what was expected instead.
+pub(super) type Parsed<T> = Result<T, String>;
+
+/// A duration of at least a millisecond.
+pub(super) fn duration(value: &Value) -> Parsed<Duration> {
+    let parsed = value.text().and_then(parse_duration);
+    parsed.filter(|parsed| !parsed.is_zero() && *parsed <= LONGEST).ok_or_else(|| {
+        "a duration such as \"500ms\", \"30s\", \"5m\", \"24h\" or \"1h30m\", above zero and at most \"3650d\""
+            .to_owned()
+    })
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let (digits, after) = leading(rest, |c| c.is_ascii_digit());
+        let (unit, after) = leading(after, |c| c.is_ascii_alphabetic());
+        let millis: u64 = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return None,
+        };
+        let part = Duration::from_millis(digits.parse::<u64>().ok()?.checked_mul(millis)?);
+        total = total.checked_add(part)?;
+        rest = after;
+    }
+    Some(total)
+}
+
+/// A number of bytes that is not below `least`.
+pub(super) fn size<N: TryFrom<u64>>(least: u64) -> impl Fn(&Value) -> Parsed<N> {
+    move |value| {
+        let bytes = match value {
+            Value::Integer(bytes) => u64::try_from(*bytes).ok(),
+            value => value.text().and_then(parse_size),
+        };
+        bytes.filter(|bytes| *bytes >= least).and_then(|bytes| N::try_from(bytes).ok()).ok_or_else(|| {
+            format!("a size such as \"16MiB\", \"500KB\" or a number of bytes, not below {least} bytes")
+        })
+    }
+}
+
+fn parse_size(text: &str) -> Option<u64> {
+    let (digits, unit) = leading(text, |c| c.is_ascii_digit());
+    let factor: u64 = match unit.trim_start() {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+fn leading(text: &str, belongs: fn(char) -> bool) -> (&str, &str) {
+    text.split_at(text.find(|c| !belongs(c)).unwrap_or(text.len()))
+}
+
+/// A whole number from `least` up.
+pub(super) fn count<N: TryFrom<i64>>(least: i64) -> impl Fn(&Value) -> Parsed<N> {
+    move |value| {
+        let number = match value {
+            Value::Integer(number) => Some(*number),
+            _ => None,
+        };
+        let number = number.filter(|number| *number >= least).and_then(|number| N::try_from(number).ok());
+        number.ok_or_else(|| format!("a whole number, {least} or more"))
+    }
+}
+
+pub(super) fn non_zero(value: &Value) -> Parsed<NonZeroU32> {
+    let number = count::<u32>(1)(value)?;
+    NonZeroU32::new(number).ok_or_else(|| "a whole number, 1 or more".to_owned())
+}
+
+/// Messages a second. 1000 is the highest throughput that Meta grants a number
+/// (developers.facebook.com, Cloud API overview, “Throughput”).
+pub(super) fn rate(value: &Value) -> Parsed<f64> {
+    let number = match value {
+        Value::Decimal(number) => Some(*number),
+        Value::Integer(number) => u32::try_from(*number).ok().map(f64::from),
+        _ => None,
+    };
+    number
+        .filter(|rate| (0.001..=1000.0).contains(rate))
+        .ok_or_else(|| "a number from 0.001 to 1000, for example 80 or 0.5".to_owned())
+}
+
+pub(super) fn boolean(value: &Value) -> Parsed<bool> {
+    match value {
+        Value::Boolean(truth) => Ok(*truth),
+        _ => Err("true or false".to_owned()),
+    }
+}
+
+/// Text that is not blank.
+pub(super) fn text(value: &Value) -> Parsed<String> {
+    let text = value.text().filter(|text| !text.is_empty());
+    text.map(str::to_owned).ok_or_else(|| "text that is not empty".to_owned())
+}
+
+/// Anything that has a `FromStr`; `expected` describes it.
+pub(super) fn parsed<T: FromStr>(expected: &'static str) -> impl Fn(&Value) -> Parsed<T> {
+    move |value| value.text().and_then(|text| text.parse().ok()).ok_or_else(|| expected.to_owned())
+}
+
+/// One of a few words.
+pub(super) fn choice<T: Copy, const N: usize>(
+    choices: [(&'static str, T); N],
+) -> impl Fn(&Value) -> Parsed<T> {
+    move |value| {
+        let chosen = choices.iter().find(|(word, _)| value.text() == Some(word));
+        chosen.map(|(_, meaning)| *meaning).ok_or_else(|| {
+            let words: Vec<String> = choices.iter().map(|(word, _)| format!("{word:?}")).collect();
+            words.join(" or ")
+        })
+    }
+}
+
+/// Nothing when the text is empty, otherwise what `parser` makes of it.
+pub(super) fn optional<T>(parser: impl Fn(&Value) -> Parsed<T>) -> impl Fn(&Value) -> Parsed<Option<T>> {
+    move |value| {
+        if value.text() == Some("") {
+            return Ok(None);
+        }
+        parser(value).map(Some).map_err(|expected| format!("{expected}, or \"\" for none"))
+    }
+}
+
+pub(super) fn list<T>(item: impl Fn(&Value) -> Parsed<T>) -> impl Fn(&Value) -> Parsed<Vec<T>> {
+    move |value| match value {
+        Value::List(items) => items
+            .iter()
+            .map(|value| item(value).map_err(|expected| format!("{expected}, which {value} is not")))
+            .collect::<Result<_, _>>()
+            .map_err(|expected| format!("a list of which each item is {expected}")),
+        _ => Err("a list such as [\"a\", \"b\"]".to_owned()),
+    }
+}
+
+pub(super) fn address(value: &Value) -> Parsed<SocketAddr> {
+    parsed("an IP address and port such as \"127.0.0.1:8080\", \"0.0.0.0:8080\" or \"[::]:8080\"")(value)
+}
+
+pub(super) fn instance_id(value: &Value) -> Parsed<InstanceId> {
+    parsed("an instance name: 1 to 64 letters, digits, '-', '_' or '.', not beginning with a dot")(value)
+}
+
+/// What a program can present in an HTTP header: printable ASCII without blanks.
+pub(super) fn secret(value: &Value) -> Parsed<Secret> {
+    let text = value.text().filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic()));
+    text.map(Secret::new).ok_or_else(|| "printable ASCII text without spaces".to_owned())
+}
+
+/// An absolute http or https URL to which a path can be appended.
+pub(super) fn base_url(value: &Value) -> Parsed<Url> {
+    let url = value.text().and_then(|text| Url::parse(text).ok()).filter(|url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.has_host()
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none()
+    });
+    url.ok_or_else(|| {
+        "an http or https URL such as \"https://graph.facebook.com\", without credentials, query or fragment"
+            .to_owned()
+    })
+}
+
+/// `*` or an origin, in the form in which browsers send it.
+pub(super) fn origin(value: &Value) -> Parsed<String> {
+    if value.text() == Some("*") {
+        return Ok("*".to_owned());
+    }
+    let url = base_url(value).ok().filter(|url| url.path() == "/");
+    url.map(|url| url.origin().ascii_serialization())
+        .ok_or_else(|| "\"*\" or an origin such as \"https://app.example.com\"".to_owned())
+}
+
+/// `v25.0` and the like.
+pub(super) fn api_version(value: &Value) -> Parsed<String> {
+    let version = value.text().filter(|text| graph_version(text).is_some());
+    version.map(str::to_owned).ok_or_else(|| "a Graph API version such as \"v25.0\"".to_owned())
+}
+
+/// The major and minor number of a Graph API version.
+pub(super) fn graph_version(text: &str) -> Option<(u32, u32)> {
+    let (major, minor) = text.strip_prefix('v')?.split_once('.')?;
+    let number = |digits: &str| digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?;
+    Some((number(major)?, number(minor)?))
+}
+
+pub(super) fn log_level(value: &Value) -> Parsed<String> {
+    let level = text(value).ok().filter(|level| telemetry::check_level(level).is_ok());
+    level.ok_or_else(|| {
+        "off, error, warn, info, debug or trace, or a filter such as \"relevo=debug,warn\"".to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Value {
+        Value::Text(text.to_owned())
+    }
+
+    #[test]
+    fn durations_carry_a_unit() {
+        for (text, millis) in [
+            ("500ms", 500),
+            ("30s", 30_000),
+            ("5m", 300_000),
+            ("24h", 86_400_000),
+            ("1h30m", 5_400_000),
+            (" 1d ", 86_400_000),
+        ] {
+            assert_eq!(duration(&words(text)), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for bad in
+            ["", "30", "s", "0s", "1.5s", "-1s", "30 s", "5min", "9999999999999999999s", "3651d", "1h30"]
+        {
+            assert!(duration(&words(bad)).is_err(), "{bad}");
+        }
+        assert!(duration(&Value::Integer(30)).is_err());
+    }
+
+    #[test]
+    fn sizes_are_binary_decimal_or_plain_bytes() {
+        for (text, bytes) in [
+            ("16MiB", 16 << 20),
+            ("1GiB", 1 << 30),
+            ("500KB", 500_000),
+            ("1 kB", 1_000),
+            ("1048576", 1 << 20),
+        ] {
+            assert_eq!(size::<u64>(0)(&words(text)), Ok(bytes), "{text}");
+        }
+        assert_eq!(size::<usize>(0)(&Value::Integer(7)), Ok(7));
+        for bad in ["", "MiB", "1.5MiB", "16 mib", "99999999TiB", "-1"] {
+            assert!(size::<u64>(0)(&words(bad)).is_err(), "{bad}");
+        }
+        assert!(size::<u64>(0)(&Value::Integer(-1)).is_err());
+        assert!(size::<u64>(2)(&Value::Integer(1)).is_err());
+    }
+
+    #[test]
+    fn the_environment_speaks_text() {
+        assert_eq!(Value::from_text(" 5 ", &Value::Integer(1)), Value::Integer(5));
+        assert_eq!(Value::from_text("five", &Value::Integer(1)), words("five"));
+        assert_eq!(Value::from_text("0.5", &Value::Decimal(1.0)), Value::Decimal(0.5));
+        assert_eq!(Value::from_text("1", &Value::Boolean(false)), Value::Boolean(true));
+        assert_eq!(Value::from_text("yes", &Value::Boolean(false)), words("yes"));
+        let two = Value::List(vec![words("a"), words("b")]);
+        for text in ["a,b", " a , b ,", "[\"a\", \"b\"]"] {
+            assert_eq!(Value::from_text(text, &Value::List(Vec::new())), two, "{text}");
+        }
+        assert_eq!(Value::from_text("[\"a\"", &Value::List(Vec::new())), words("[\"a\""));
+        assert_eq!(Value::from_text("8080", &words("")), words("8080"));
+    }
+
+    #[test]
+    fn rates_are_positive_and_finite() {
+        assert_eq!(rate(&Value::Integer(80)), Ok(80.0));
+        assert_eq!(rate(&Value::Decimal(0.5)), Ok(0.5));
+        for bad in [0.0, -1.0, f64::NAN, f64::INFINITY, 1001.0] {
+            assert!(rate(&Value::Decimal(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn origins_take_the_form_that_browsers_send() {
+        assert_eq!(origin(&words("*")), Ok("*".to_owned()));
+        assert_eq!(origin(&words("https://App.example.com:443/")), Ok("https://app.example.com".to_owned()));
+        for bad in ["", "app.example.com", "https://app.example.com/path", "ftp://a"] {
+            assert!(origin(&words(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn base_urls_hide_nothing() {
+        assert!(base_url(&words("http://127.0.0.1:8090")).is_ok());
+        for bad in [
+            "graph.facebook.com",
+            "https://user:pass@host",
+            "https://host/?a=b",
+            "https://host/#a",
+            "file:///x",
+        ] {
+            assert!(base_url(&words(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn secrets_fit_a_header() {
+        assert_eq!(secret(&words("k-1_2")), Ok(Secret::new("k-1_2")));
+        for bad in ["", "two words", "ñ", "line\nline"] {
+            assert!(secret(&words(bad)).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn graph_versions_have_a_v_and_two_numbers() {
+        assert_eq!(graph_version("v25.0"), Some((25, 0)));
+        for bad in ["25.0", "v25", "v25.", "v.0", "v+2.0", "v25.0.1", ""] {
+            assert_eq!(graph_version(bad), None, "{bad}");
+        }
+    }
+}
