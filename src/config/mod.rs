@@ -213,6 +213,7 @@ fn bootstrap(settings: &mut Settings, account: Account) {
         rate_limit: None,
         workers: None,
         sync_history: false,
+        on_ambiguous: None,
     });
 }
 

@@ -1,15 +1,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::domain::{
-    AmbiguousPolicy, Failure, InstanceConfig, InstanceId, InstanceState, MessageId, MessageRef, Mode,
-    ProviderMessageId,
+    AmbiguousPolicy, BlobRef, Failure, InstanceConfig, InstanceId, InstanceState, MessageId, MessageRef,
+    Mode, ProviderMessageId,
 };
 use crate::egress::Egress;
 use crate::inbound::Account;
 use crate::queue::{self, Accepted, Depth, MessageView, Outcome};
+use crate::store::Blobs;
 use crate::supervision::Slot;
 
 use super::admission::{self, Send};
@@ -24,6 +26,7 @@ pub struct Handle {
     pub(super) directory: watch::Receiver<Arc<Directory>>,
     pub(super) queue: queue::Handle,
     pub(super) egress: Egress,
+    pub(super) blobs: Blobs,
     pub(super) sync_wait: Duration,
     pub(super) on_ambiguous: AmbiguousPolicy,
 }
@@ -110,6 +113,11 @@ impl Handle {
             Outcome::Cancelled => Sent::NotInTime(known.state.borrow().clone()),
         };
         Ok((message, sent))
+    }
+
+    /// Keeps media that came with a request; when this answers, it is on the disk.
+    pub async fn keep_media(&self, bytes: Bytes, mime: &str) -> Result<BlobRef, Error> {
+        Ok(self.blobs.put(bytes, mime).await?)
     }
 
     /// Where a message of an instance stands.

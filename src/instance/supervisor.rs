@@ -78,6 +78,7 @@ impl Arguments {
             directory: publish.subscribe(),
             queue: queue.clone(),
             egress: shared.egress.clone(),
+            blobs: shared.blobs.clone(),
             sync_wait: options.sync_wait,
             on_ambiguous: policy.on_ambiguous,
         };
