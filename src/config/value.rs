@@ -104,7 +104,6 @@ fn parse_duration(text: &str) -> Option<Duration> {
             "m" => 60_000,
             "h" => 3_600_000,
             "d" => 86_400_000,
-            "d" => 86_400_000,
             _ => return None,
         };
         let part = Duration::from_millis(digits.parse::<u64>().ok()?.checked_mul(millis)?);

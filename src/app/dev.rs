@@ -1,0 +1,116 @@
+//! `relevo dev`: everything that a first message takes, in one process, on loopback.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::domain::{CloudApiSettings, InstanceConfig, Invalid, ProviderKind, Secret};
+use crate::sandbox::{self, Sandbox};
+use crate::{config, provider, store};
+
+use super::node::ensure_instance;
+use super::{Error, Node, announce};
+
+const INSTANCE: &str = "demo";
+const PHONE_NUMBER_ID: &str = "106540352242922";
+
+pub(super) async fn run(mut settings: Settings, shutdown: CancellationToken) -> Result<(), Error> {
+    // A folder of its own, so that trying things never touches a real node's queue.
+    settings.data_dir = settings.data_dir.join("dev");
+    settings.http.listen = loopback(settings.http.listen);
+    settings.egress.allow_private = true;
+    settings.http.default_instance = Some(INSTANCE.parse().map_err(refused)?);
+    let key = dev_key(&settings)?;
+    settings.auth.api_key = Some(key.clone());
+
+    let app_secret = Secret::new(format!("{:032x}", rand::random::<u128>()));
+    let (listen, node_address) = (loopback(settings.sandbox_listen), settings.http.listen);
+    let node = Node::start(settings, Clock::machine()).await?;
+    let node_address = node.local_addr().map_err(|cause| Error::Listen { address: node_address, cause })?;
+    let options = sandbox::Options {
+        listen,
+        app_secret: Some(app_secret.clone()),
+        webhook_url: Some(address_of(node_address, "/webhook")?),
+        ..sandbox::Options::default()
+    };
+    let sandbox = Sandbox::bind(options, Clock::machine()).await?;
+    let sandbox_address = sandbox.local_addr();
+    let serving = tokio::spawn(sandbox.serve(shutdown.child_token()));
+    ensure_instance(node.instances(), demo(sandbox_address, app_secret)?).await?;
+
+    announce(&welcome(node_address, sandbox_address, &key));
+    let outcome = node.run(shutdown.clone()).await;
+    shutdown.cancel();
+    let _ = serving.await;
+    outcome
+}
+
+/// The configured key, or the one that the folder keeps for `dev`, made on the first start.
+fn dev_key(settings: &Settings) -> Result<Secret, Error> {
+    let folder = store::Folder::open(&settings.data_dir)?;
+    let auth = config::Auth { required: true, ..settings.auth.clone() };
+    let resolved = config::resolve_api_key(&auth, &folder)?;
+    resolved.key.ok_or_else(|| Error::Start("there is no API key".to_owned()))
+}
+
+fn loopback(address: SocketAddr) -> SocketAddr {
+    if address.ip().is_loopback() { address } else { SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port()) }
+}
+
+fn address_of(address: SocketAddr, path: &str) -> Result<Url, Error> {
+    Url::parse(&format!("http://{address}{path}")).map_err(|cause| Error::Start(cause.to_string()))
+}
+
+fn refused(invalid: Invalid) -> Error {
+    Error::Instance(provider::Error::Invalid(invalid).into())
+}
+
+fn demo(sandbox: SocketAddr, app_secret: Secret) -> Result<InstanceConfig, Error> {
+    Ok(InstanceConfig {
+        id: INSTANCE.parse().map_err(refused)?,
+        name: Some("A sandboxed WhatsApp".to_owned()),
+        provider: ProviderKind::CloudApi,
+        cloud_api: Some(CloudApiSettings {
+            phone_number_id: PHONE_NUMBER_ID.to_owned(),
+            access_token: Secret::new("sandbox"),
+            app_secret: Some(app_secret),
+            verify_token: Some(Secret::new("hola")),
+            base_url: address_of(sandbox, "")?,
+            api_version: "v25.0".to_owned(),
+        }),
+        webhook_url: None,
+        rate_limit: None,
+        workers: None,
+        sync_history: false,
+        on_ambiguous: None,
+    })
+}
+
+fn welcome(node: SocketAddr, sandbox: SocketAddr, key: &Secret) -> String {
+    let key = key.expose();
+    format!(
+        "\
+relevo is running at http://{node} with a sandboxed WhatsApp at http://{sandbox}
+API key: {key}
+
+Send a first message:
+
+  curl -s http://{node}/instances/{INSTANCE}/messages/text \\
+    -H 'X-API-Key: {key}' -H 'Content-Type: application/json' \\
+    -d '{{\"phone\":\"573001234567\",\"message\":\"Hola\"}}'
+
+Follow it to the blue ticks (put in the message_id of the answer):
+
+  curl -s http://{node}/instances/{INSTANCE}/messages/MESSAGE_ID -H 'X-API-Key: {key}'
+
+See what arrived at WhatsApp:
+
+  curl -s http://{sandbox}/_sandbox/messages
+
+Ctrl-C stops it; what was accepted is kept.
+"
+    )
+}

@@ -1,0 +1,238 @@
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::config::{self, Settings};
+use crate::domain::{InstanceConfig, Secret};
+use crate::egress::Egress;
+use crate::instance::{self, InstanceSupervisor};
+use crate::provider::Shared;
+use crate::queue::{self, Nudges};
+use crate::retry::{self, RetrySupervisor};
+use crate::store::{Blobs, Closing, Folder, Store};
+use crate::supervision::Slot;
+use crate::{http, inbound};
+
+use super::Error;
+
+/// A node that has started: it listens, and its instances are at work.
+pub struct Node {
+    folder: Folder,
+    store: Store,
+    closing: Closing,
+    root: ActorRef<()>,
+    /// Cancelled with the reason when a part is lost that the node cannot do without.
+    broken: CancellationToken,
+    instances: instance::Handle,
+    listener: TcpListener,
+    front: http::AppState,
+    drain: Duration,
+    new_api_key: Option<Secret>,
+}
+
+/// How often the node looks whether its store still works.
+const STORE_CHECK: Duration = Duration::from_millis(500);
+
+impl Node {
+    /// Opens the data folder, starts every part and binds the address.
+    pub async fn start(mut settings: Settings, clock: Clock) -> Result<Self, Error> {
+        let folder = Folder::open(&settings.data_dir)?;
+        let resolved = config::resolve_api_key(&settings.auth, &folder)?;
+        settings.http.api_key.clone_from(&resolved.key);
+        let (store, closing) = Store::open(&folder, &settings.store)?;
+        let blobs = Blobs::open(&folder)?;
+        let egress = Egress::new(&settings.egress)?;
+        let shared = Shared { egress, blobs, store: store.clone(), clock };
+
+        let broken = CancellationToken::new();
+        let parts = Parts::new(&settings, shared);
+        let (queue, instances) = (parts.queue.clone(), parts.instances.clone());
+        let (root, _) = Actor::spawn(None, Root, (parts, broken.clone()))
+            .await
+            .map_err(|error| Error::Start(error.to_string()))?;
+        if let Some(wanted) = settings.bootstrap_instance.take() {
+            ensure_instance(&instances, wanted).await?;
+        }
+
+        let inbound = inbound::Handle::new(queue, store.clone(), clock);
+        let address = settings.http.listen;
+        let listener =
+            TcpListener::bind(address).await.map_err(|cause| Error::Listen { address, cause })?;
+        let front = front(&settings, instances.clone(), inbound, store.clone(), clock);
+        let new_api_key = resolved.key.filter(|_| resolved.generated_now);
+        let drain = settings.shutdown_drain;
+        Ok(Self { folder, store, closing, root, broken, instances, listener, front, drain, new_api_key })
+    }
+
+    /// Where the node listens, with the port that it was given.
+    ///
+    /// # Errors
+    ///
+    /// The socket is gone.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// The API key, if this start made it.
+    pub fn new_api_key(&self) -> Option<&Secret> {
+        self.new_api_key.as_ref()
+    }
+
+    /// The instances, for those who start a node in their own process.
+    pub fn instances(&self) -> &instance::Handle {
+        &self.instances
+    }
+
+    /// Serves until `shutdown` is cancelled, or until a part is lost that the node cannot do without; then drains.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let stop = shutdown.child_token();
+        let watching = tokio::spawn(watch_store(self.store.clone(), self.broken.clone(), stop.clone()));
+        tracing::info!(address = ?self.listener.local_addr().ok(), "listening");
+        http::serve(self.listener, self.front, stop.clone(), self.drain).await;
+        let broken = self.broken.is_cancelled();
+        stop.cancel();
+        let _ = watching.await;
+
+        if !broken {
+            self.instances.drain(self.drain).await;
+        }
+        self.root.stop_and_wait(None, None).await.ok();
+        drop((self.instances, self.store));
+        close(self.closing, self.folder).await;
+        tracing::info!("stopped");
+        if broken { Err(Error::Broken("see the log for its last words".to_owned())) } else { Ok(()) }
+    }
+}
+
+/// Cancels `stop` when the store or an actor that cannot be replaced has failed.
+async fn watch_store(store: Store, broken: CancellationToken, stop: CancellationToken) {
+    let mut looks = tokio::time::interval(STORE_CHECK);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = broken.cancelled() => break,
+            _ = looks.tick() => if store.has_failed() { break },
+        }
+    }
+    broken.cancel();
+    stop.cancel();
+}
+
+/// Waits for the writer to commit what it was given. Tasks that outlive their actors may still hold the store for a
+/// moment, so the wait is bounded; everything that was answered is on the disk in either case.
+async fn close(closing: Closing, folder: Folder) {
+    let wait = tokio::task::spawn_blocking(move || closing.wait());
+    if tokio::time::timeout(Duration::from_secs(5), wait).await.is_err() {
+        tracing::warn!("the store was still in use at the end; everything that was accepted is on the disk");
+    }
+    drop(folder);
+}
+
+/// Creates an instance that should exist, or brings its configuration up to date.
+pub(super) async fn ensure_instance(instances: &instance::Handle, wanted: InstanceConfig) -> Result<(), Error> {
+    match instances.get(&wanted.id) {
+        Ok(view) if view.config == wanted => {}
+        Ok(_) => drop(instances.update(wanted).await?),
+        Err(_) => drop(instances.create(wanted).await?),
+    }
+    Ok(())
+}
+
+/// What the root supervisor starts, and the handles that lead to it.
+struct Parts {
+    retry: retry::Arguments,
+    retry_slot: Slot<retry::Msg>,
+    supervisor: instance::Arguments,
+    supervisor_slot: Slot<instance::Msg>,
+    queue: queue::Handle,
+    instances: instance::Handle,
+}
+
+impl Parts {
+    fn new(settings: &Settings, shared: Shared) -> Self {
+        let (queue_slot, retry_slot, supervisor_slot) = (Slot::default(), Slot::default(), Slot::default());
+        let nudges = Nudges::default();
+        let queue = queue::Handle::new(queue_slot.clone(), shared.store.clone(), nudges.clone());
+        let retry = retry::Arguments {
+            options: settings.retry.clone(),
+            queue: queue::Arguments {
+                store: shared.store.clone(),
+                clock: shared.clock,
+                options: settings.queue.clone(),
+                run: rand::random(),
+                nudges,
+            },
+            queue_slot,
+            queue_handle: queue.clone(),
+        };
+        let (supervisor, instances) = instance::Arguments::new(
+            settings.instance.clone(),
+            shared,
+            queue.clone(),
+            retry::Handle::new(retry_slot.clone()),
+            &settings.retry.transactional,
+            supervisor_slot.clone(),
+        );
+        Self { retry, retry_slot, supervisor, supervisor_slot, queue, instances }
+    }
+}
+
+fn front(
+    settings: &Settings,
+    instances: instance::Handle,
+    inbound: inbound::Handle,
+    store: Store,
+    clock: Clock,
+) -> http::AppState {
+    let health = move || http::Health { store_failed: store.has_failed(), disk_full: store.is_full() };
+    let cloud = &settings.cloud_api;
+    let defaults = http::CloudDefaults {
+        base_url: cloud.base_url.clone(),
+        api_version: cloud.api_version.clone(),
+        verify_token: cloud.verify_token.clone(),
+        app_secret: cloud.app_secret.clone(),
+    };
+    http::AppState::new(settings.http.clone(), defaults, instances, inbound, clock, Box::new(health))
+}
+
+/// The root supervisor. Its children replace their own; when one of them gives up, the node does.
+struct Root;
+
+impl Actor for Root {
+    type Msg = ();
+    type State = CancellationToken;
+    type Arguments = (Parts, CancellationToken);
+
+    async fn pre_start(
+        &self,
+        me: ActorRef<()>,
+        (parts, broken): Self::Arguments,
+    ) -> Result<CancellationToken, ActorProcessingErr> {
+        let (retry, _) = Actor::spawn_linked(None, RetrySupervisor, parts.retry, me.get_cell()).await?;
+        parts.retry_slot.fill(retry);
+        let (supervisor, _) = Actor::spawn_linked(None, InstanceSupervisor, parts.supervisor, me.get_cell()).await?;
+        parts.supervisor_slot.fill(supervisor);
+        Ok(broken)
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<()>,
+        event: SupervisionEvent,
+        broken: &mut CancellationToken,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorFailed(cell, cause) => {
+                tracing::error!(actor = %cell.get_id(), %cause, "a supervisor failed; the node stops");
+                broken.cancel();
+            }
+            SupervisionEvent::ActorTerminated(..) => broken.cancel(),
+            _ => {}
+        }
+        Ok(())
+    }
+}
