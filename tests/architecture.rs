@@ -19,14 +19,22 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("inbound", &["domain", "clock", "store", "provider", "events", "queue"]),
     (
         "instance",
-        &["domain", "clock", "supervision", "store", "egress", "provider", "events", "queue", "retry", "inbound"],
+        &[
+            "domain",
+            "clock",
+            "supervision",
+            "store",
+            "egress",
+            "provider",
+            "events",
+            "queue",
+            "retry",
+            "inbound",
+        ],
     ),
     ("http", &["domain", "clock", "inbound", "queue", "instance"]),
     ("sandbox", &["domain", "clock"]),
-    (
-        "config",
-        &["domain", "telemetry", "store", "egress", "queue", "retry", "instance", "http"],
-    ),
+    ("config", &["domain", "telemetry", "store", "egress", "queue", "retry", "instance", "http"]),
     (
         "app",
         &[
@@ -99,7 +107,10 @@ fn sled_stays_behind_the_store_and_the_registry_unused() {
     for (room, _) in ROOMS.iter().filter(|(room, _)| *room != "store") {
         for (place, line) in lines_of(room) {
             assert!(!line.contains("sled::"), "{place}: sled types stay in the store");
-            assert!(!line.contains("ractor::registry"), "{place}: the registry is process-global; pass handles");
+            assert!(
+                !line.contains("ractor::registry"),
+                "{place}: the registry is process-global; pass handles"
+            );
         }
     }
 }

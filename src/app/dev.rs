@@ -57,7 +57,11 @@ fn dev_key(settings: &Settings) -> Result<Secret, Error> {
 }
 
 fn loopback(address: SocketAddr) -> SocketAddr {
-    if address.ip().is_loopback() { address } else { SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port()) }
+    if address.ip().is_loopback() {
+        address
+    } else {
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port())
+    }
 }
 
 fn address_of(address: SocketAddr, path: &str) -> Result<Url, Error> {

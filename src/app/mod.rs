@@ -33,7 +33,9 @@ pub enum Error {
     Start(String),
     #[error("the instance named by the environment could not be set up: {0}")]
     Instance(#[from] crate::instance::Error),
-    #[error("a part that the node cannot do without has failed: {0}; start it again: what was accepted is kept")]
+    #[error(
+        "a part that the node cannot do without has failed: {0}; start it again: what was accepted is kept"
+    )]
     Broken(String),
 }
 
@@ -60,7 +62,10 @@ impl Error {
 pub async fn serve(settings: Settings, shutdown: CancellationToken) -> Result<(), Error> {
     let node = Node::start(settings, Clock::machine()).await?;
     if let Some(key) = node.new_api_key() {
-        announce(&format!("API key (generated now, kept in the data folder, not shown again): {}", key.expose()));
+        announce(&format!(
+            "API key (generated now, kept in the data folder, not shown again): {}",
+            key.expose()
+        ));
     }
     node.run(shutdown).await
 }

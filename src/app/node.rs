@@ -60,8 +60,7 @@ impl Node {
 
         let inbound = inbound::Handle::new(queue, store.clone(), clock);
         let address = settings.http.listen;
-        let listener =
-            TcpListener::bind(address).await.map_err(|cause| Error::Listen { address, cause })?;
+        let listener = TcpListener::bind(address).await.map_err(|cause| Error::Listen { address, cause })?;
         let front = front(&settings, instances.clone(), inbound, store.clone(), clock);
         let new_api_key = resolved.key.filter(|_| resolved.generated_now);
         let drain = settings.shutdown_drain;
@@ -133,7 +132,10 @@ async fn close(closing: Closing, folder: Folder) {
 }
 
 /// Creates an instance that should exist, or brings its configuration up to date.
-pub(super) async fn ensure_instance(instances: &instance::Handle, wanted: InstanceConfig) -> Result<(), Error> {
+pub(super) async fn ensure_instance(
+    instances: &instance::Handle,
+    wanted: InstanceConfig,
+) -> Result<(), Error> {
     match instances.get(&wanted.id) {
         Ok(view) if view.config == wanted => {}
         Ok(_) => drop(instances.update(wanted).await?),
@@ -214,7 +216,8 @@ impl Actor for Root {
     ) -> Result<CancellationToken, ActorProcessingErr> {
         let (retry, _) = Actor::spawn_linked(None, RetrySupervisor, parts.retry, me.get_cell()).await?;
         parts.retry_slot.fill(retry);
-        let (supervisor, _) = Actor::spawn_linked(None, InstanceSupervisor, parts.supervisor, me.get_cell()).await?;
+        let (supervisor, _) =
+            Actor::spawn_linked(None, InstanceSupervisor, parts.supervisor, me.get_cell()).await?;
         parts.supervisor_slot.fill(supervisor);
         Ok(broken)
     }

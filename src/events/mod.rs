@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::sync::watch;
 
 use crate::domain::{InstanceNumber, Timestamp};
 use crate::store::{self, Error, Key, Space, Store, Tx};
@@ -37,6 +38,17 @@ pub fn append(tx: &mut Tx, instance: InstanceNumber, event: &Event) -> Result<u6
     let bytes = serde_json::to_vec(event).map_err(|cause| Error::Codec(cause.to_string()))?;
     store::put_large(tx, event_key(instance, sequence), &bytes)?;
     Ok(sequence)
+}
+
+/// Changes whenever events were appended to any log, after they are durable. Carries nothing: readers look where they
+/// stand against [`last_sequence`].
+pub fn watch(store: &Store) -> watch::Receiver<()> {
+    store.watch_tails()
+}
+
+/// The sequence of the newest event of an instance; 0 when it has none.
+pub fn last_sequence(store: &Store, instance: InstanceNumber) -> Result<u64, Error> {
+    Ok(store.get(&tail_key(instance))?.map_or(0, |bytes| number(&bytes)))
 }
 
 /// Up to `limit` events after the sequence `after`, oldest first. Reads the disk.
@@ -109,13 +121,16 @@ mod tests {
         let folder = Folder::open(dir.path()).unwrap();
         let (store, _closing) = Store::open(&folder, &Options::default()).unwrap();
         let (one, two) = (InstanceNumber::FIRST, InstanceNumber::FIRST.next().unwrap());
+        let mut tails = watch(&store);
         for n in 1..=5 {
             store.write(move |tx| append(tx, one, &event(n, 5000))).await.unwrap();
             store.write(move |tx| append(tx, two, &event(n * 10, 1))).await.unwrap();
         }
+        tails.changed().await.unwrap();
         let page = read(&store, one, 2, 2).unwrap();
         assert_eq!(page.iter().map(|envelope| envelope.sequence).collect::<Vec<_>>(), [3, 4]);
         assert_eq!(page[0].event, event(3, 5000));
+        assert_eq!(last_sequence(&store, one).unwrap(), 5);
         assert_eq!(store.write(move |tx| trim(tx, one, Timestamp(4), 100)).await.unwrap(), 3);
         assert_eq!(read(&store, one, 0, 9).unwrap().len(), 2);
         assert_eq!(read(&store, two, 0, 9).unwrap().len(), 5);

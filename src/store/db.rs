@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::tx::{Entry, failed};
 use super::writer::{Finish, Gauges, Task, Writer};
@@ -102,6 +102,11 @@ impl Store {
     ) -> impl DoubleEndedIterator<Item = Result<Entry, Error>> + use<> {
         let entries = self.db.range(start.as_slice()..end.as_slice());
         entries.map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(failed))
+    }
+
+    /// Changes after every commit that moved the tail of an event log, whichever. Offered on by `events`.
+    pub fn watch_tails(&self) -> watch::Receiver<()> {
+        self.gauges.tails.subscribe()
     }
 
     /// Whether the disk is too full to accept anything new.

@@ -38,6 +38,12 @@ pub enum Space {
     Seen = b'Y',
     /// Inbound bodies that could not be understood. time · random → body (`inbound`).
     Raw = b'R',
+    /// Webhook endpoints. endpoint id → configuration (`webhook`).
+    Endpoint = b'H',
+    /// How far an endpoint was told. endpoint id · instance → sequence (`webhook`).
+    EndpointCursor = b'K',
+    /// Events that an endpoint refused for good. endpoint id · instance · sequence → why (`webhook`).
+    Parked = b'G',
     /// What does not fit one value of another space. key · number → bytes (`store`).
     Part = b'Z',
 }

@@ -87,6 +87,12 @@ impl<'a> Tx<'a> {
         outcome
     }
 
+    /// Whether anything under `prefix` will change.
+    pub(super) fn changes_any(&self, prefix: &Key) -> bool {
+        let first = self.changes.range(prefix.as_slice().to_vec()..).next();
+        first.is_some_and(|(key, _)| key.starts_with(prefix.as_slice()))
+    }
+
     pub(super) fn into_batch(self) -> Option<sled::Batch> {
         if self.changes.is_empty() {
             return None;

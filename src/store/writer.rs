@@ -3,10 +3,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::tx::failed;
-use super::{Error, Tx};
+use super::{Error, Key, Space, Tx};
 
 /// The most closures that share one commit, so that a flood cannot put off everybody's answer.
 const MAX_GROUP: usize = 1024;
@@ -27,6 +27,8 @@ pub(super) struct Gauges {
     pub full: AtomicBool,
     /// A commit failed; nothing can be written before a restart.
     pub failed: AtomicBool,
+    /// Changes whenever a commit moved the tail of an event log.
+    pub tails: watch::Sender<()>,
 }
 
 /// The one thread that writes.
@@ -66,11 +68,15 @@ impl Writer {
     }
 
     fn commit(&self, tx: Tx) -> Result<(), Error> {
+        let tail_moved = tx.changes_any(&Key::new(Space::EventTail));
         let Some(batch) = tx.into_batch() else { return Ok(()) };
         self.db.apply_batch(batch).map_err(failed)?;
         self.db.flush().map_err(failed)?;
         self.file.sync_data().map_err(|cause| Error::Failed(cause.to_string()))?;
         self.gauges.commits.fetch_add(1, Ordering::Relaxed);
+        if tail_moved {
+            self.gauges.tails.send_replace(());
+        }
         Ok(())
     }
 

@@ -1,0 +1,121 @@
+//! Many keep-alive connections that each send one request after the other.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::process::KEY;
+
+pub struct Load {
+    address: SocketAddr,
+    connections: usize,
+    head: &'static str,
+    accepted: &'static str,
+    /// Phones count up from here, so that each message has a lane of its own.
+    first_phone: u64,
+}
+
+pub struct Run {
+    pub count: u64,
+    elapsed: Duration,
+    latencies: Vec<u32>,
+}
+
+impl Load {
+    pub fn queued(address: SocketAddr, connections: usize, first_phone: u64) -> Self {
+        Self { address, connections, head: "X-Async: true\r\n", accepted: "HTTP/1.1 202", first_phone }
+    }
+
+    pub fn synchronous(address: SocketAddr, connections: usize, first_phone: u64) -> Self {
+        Self { address, connections, head: "", accepted: "HTTP/1.1 200", first_phone }
+    }
+
+    /// As many requests as fit the time.
+    pub async fn run(self, time: Duration) -> Run {
+        self.drive(u64::MAX, Instant::now() + time).await
+    }
+
+    /// So many requests, however long they take.
+    pub async fn count(self, count: u64) -> Run {
+        self.drive(count, Instant::now() + Duration::from_secs(3600)).await
+    }
+
+    async fn drive(self, count: u64, until: Instant) -> Run {
+        let next = Arc::new(AtomicU64::new(0));
+        let started = Instant::now();
+        let mut connections = tokio::task::JoinSet::new();
+        for _ in 0..self.connections {
+            let (next, first) = (next.clone(), self.first_phone);
+            let (address, head, accepted) = (self.address, self.head, self.accepted);
+            connections.spawn(async move {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                stream.set_nodelay(true).unwrap();
+                let mut latencies = Vec::new();
+                let mut buffer = vec![0u8; 4096];
+                while Instant::now() < until {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    if n >= count {
+                        break;
+                    }
+                    let request = request(head, 100_000_000_000 + first + n);
+                    let sent = Instant::now();
+                    stream.write_all(request.as_bytes()).await.unwrap();
+                    read_answer(&mut stream, &mut buffer, accepted).await;
+                    latencies.push(u32::try_from(sent.elapsed().as_micros()).unwrap_or(u32::MAX));
+                }
+                latencies
+            });
+        }
+        let mut latencies: Vec<u32> = connections.join_all().await.into_iter().flatten().collect();
+        let elapsed = started.elapsed();
+        latencies.sort_unstable();
+        Run { count: latencies.len() as u64, elapsed, latencies }
+    }
+}
+
+impl Run {
+    pub fn per_second(&self) -> f64 {
+        self.count as f64 / self.elapsed.as_secs_f64()
+    }
+
+    pub fn percentile_ms(&self, rank: f64) -> f64 {
+        let at = (self.latencies.len() as f64 * rank) as usize;
+        f64::from(self.latencies[at.min(self.latencies.len() - 1)]) / 1000.0
+    }
+}
+
+const TEXT: &str =
+    "Hola, tu pedido ha salido de nuestro almacén y llegará mañana entre las nueve y las doce.";
+
+fn request(head: &str, phone: u64) -> String {
+    let body = format!("{{\"phone\":\"{phone}\",\"message\":\"{TEXT}\"}}");
+    format!(
+        "POST /instances/bench/messages/text HTTP/1.1\r\nHost: bench\r\nX-API-Key: {KEY}\r\n{head}\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+async fn read_answer(stream: &mut TcpStream, buffer: &mut [u8], accepted: &str) {
+    let mut filled = 0;
+    loop {
+        let read = stream.read(&mut buffer[filled..]).await.unwrap();
+        assert!(read > 0, "the server closed the connection");
+        filled += read;
+        let text = String::from_utf8_lossy(&buffer[..filled]);
+        let Some(end) = text.find("\r\n\r\n") else { continue };
+        let head = text[..end].to_ascii_lowercase();
+        let length = head
+            .split("content-length: ")
+            .nth(1)
+            .map_or(0, |rest| rest.split("\r\n").next().unwrap().parse().unwrap());
+        if filled >= end + 4 + length {
+            assert!(text.starts_with(accepted), "{text}");
+            return;
+        }
+    }
+}

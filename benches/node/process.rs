@@ -1,0 +1,164 @@
+//! The release binary as processes of their own.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+pub const KEY: &str = "bench-key-of-the-node";
+
+pub struct Sandbox {
+    pub address: SocketAddr,
+    child: Child,
+}
+
+pub struct Node {
+    pub address: SocketAddr,
+    child: Child,
+    data: PathBuf,
+    client: reqwest::Client,
+}
+
+fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_relevo"));
+    command.env_clear().stdin(Stdio::null());
+    command
+}
+
+fn free_port() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+impl Sandbox {
+    pub fn start() -> Self {
+        let address = free_port();
+        let mut command = binary();
+        command
+            .args(["sandbox", "--listen", &address.to_string()])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Self { address, child }
+    }
+}
+
+impl Node {
+    pub fn start(data: &Path, sandbox: &Sandbox) -> Self {
+        let _ = sandbox;
+        let address = free_port();
+        let mut command = binary();
+        command
+            .arg("serve")
+            .env("RELEVO_HTTP__LISTEN", address.to_string())
+            .env("RELEVO_DATA_DIR", data)
+            .env("RELEVO_AUTH__API_KEY", KEY)
+            .env("RELEVO_EGRESS__ALLOW_PRIVATE", "true")
+            .env("RELEVO_LOG__LEVEL", "warn")
+            .stdout(Stdio::null());
+        let child = command.spawn().unwrap();
+        while std::net::TcpStream::connect(address).is_err() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Self { address, child, data: data.to_owned(), client: reqwest::Client::new() }
+    }
+
+    pub async fn create_instance(&self, sandbox: &Sandbox, per_second: f64) {
+        let instance = json!({
+            "instance_id": "bench",
+            "rate_limit": { "per_second": per_second, "burst": 10_000 },
+            "workers": 10,
+            "cloud_api": {
+                "phone_number_id": "100",
+                "access_token": "token",
+                "base_url": format!("http://{}", sandbox.address),
+            }
+        });
+        self.ask(Method::POST, "/instances", Some(instance)).await;
+        self.until(|view| view["data"]["status"] == "connected").await;
+    }
+
+    pub async fn connect(&self) {
+        self.ask(Method::POST, "/instances/bench/connect", None).await;
+    }
+
+    pub async fn disconnect(&self) {
+        self.ask(Method::POST, "/instances/bench/disconnect", None).await;
+    }
+
+    pub async fn until_empty(&self) {
+        self.until(|view| view["data"]["queue_depth"] == 0).await;
+    }
+
+    async fn until(&self, enough: impl Fn(&Value) -> bool) {
+        while !enough(&self.ask(Method::GET, "/instances/bench", None).await) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Value {
+        let request =
+            self.client.request(method, format!("http://{}{path}", self.address)).header("X-API-Key", KEY);
+        let request = match &body {
+            Some(body) => request.json(body),
+            None => request,
+        };
+        let answer = request.send().await.unwrap();
+        assert!(answer.status().is_success(), "{path}: {}", answer.text().await.unwrap());
+        answer.json().await.unwrap()
+    }
+
+    /// User and system time so far.
+    pub fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        Duration::from_millis(ticks * 10)
+    }
+
+    pub fn rss_mib(&self) -> f64 {
+        self.status_mib("VmRSS")
+    }
+
+    pub fn peak_rss_mib(&self) -> f64 {
+        self.status_mib("VmHWM")
+    }
+
+    fn status_mib(&self, name: &str) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+    }
+
+    pub fn disk_mib(&self) -> f64 {
+        fn size(path: &Path) -> u64 {
+            let Ok(entries) = std::fs::read_dir(path) else { return 0 };
+            let of = |entry: std::fs::DirEntry| match entry.metadata() {
+                Ok(data) if data.is_dir() => size(&entry.path()),
+                Ok(data) => std::os::unix::fs::MetadataExt::blocks(&data) * 512,
+                Err(_) => 0,
+            };
+            entries.flatten().map(of).sum()
+        }
+        size(&self.data) as f64 / f64::from(1 << 20)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

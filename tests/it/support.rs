@@ -1,0 +1,270 @@
+//! A node and a sandbox on loopback, each on a port of its own, in this process.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use relevo::app::Node;
+use relevo::clock::Clock;
+use relevo::config::{self, Settings};
+use relevo::domain::Secret;
+use relevo::sandbox::{self, Sandbox};
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Longest wait for anything that should happen; reaching it fails the test.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The pause between two looks at something that will happen.
+const LOOK: Duration = Duration::from_millis(10);
+
+pub const KEY: &str = "test-key-of-the-node";
+pub const APP_SECRET: &str = "app-secret";
+
+/// A node with a sandboxed WhatsApp and, unless asked otherwise, a connected instance `shop`.
+pub struct World {
+    pub node: Running,
+    pub sandbox: SandboxRunning,
+    pub settings: Settings,
+    pub data: TempDir,
+    client: reqwest::Client,
+}
+
+/// A node that serves in the background.
+pub struct Running {
+    pub address: SocketAddr,
+    stop: CancellationToken,
+    serving: JoinHandle<Result<(), relevo::app::Error>>,
+}
+
+pub struct SandboxRunning {
+    pub address: SocketAddr,
+    stop: CancellationToken,
+    serving: JoinHandle<()>,
+}
+
+/// An HTTP answer, read whole.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: reqwest::header::HeaderMap,
+    pub body: Value,
+}
+
+impl World {
+    /// A connected instance `shop` that sends through a fresh sandbox.
+    pub async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// The same, with settings of the test's own.
+    pub async fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        let world = Self::empty(change).await;
+        world.create("shop").await;
+        world
+    }
+
+    /// No instance yet.
+    pub async fn empty(change: impl FnOnce(&mut Settings)) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let environment: [(&str, &str); 0] = [];
+        let mut settings = config::load(None, environment, false).unwrap();
+        settings.data_dir = data.path().join("data");
+        settings.auth.api_key = Some(Secret::new(KEY));
+        settings.http.listen = "127.0.0.1:0".parse().unwrap();
+        settings.http.default_instance = Some("shop".parse().unwrap());
+        settings.egress.allow_private = true;
+        change(&mut settings);
+        let sandbox = SandboxRunning::start(sandbox::Options {
+            app_secret: Some(Secret::new(APP_SECRET)),
+            delivered_after: Duration::from_millis(20),
+            read_after: Duration::from_millis(40),
+            ..sandbox::Options::default()
+        })
+        .await;
+        let node = Running::start(settings.clone()).await;
+        let world = Self { node, sandbox, settings, data, client: reqwest::Client::new() };
+        world.aim_webhook().await;
+        world
+    }
+
+    /// Creates an instance on the sandbox and waits until it is connected.
+    pub async fn create(&self, id: &str) -> Answer {
+        let created = self.post("/instances", self.instance(id)).await;
+        assert_eq!(created.status, StatusCode::CREATED, "{created:?}");
+        self.until_state(id, "connected").await;
+        created
+    }
+
+    /// What creating an instance on the sandbox takes.
+    pub fn instance(&self, id: &str) -> Value {
+        json!({
+            "instance_id": id,
+            "provider": "cloud_api",
+            "cloud_api": {
+                "phone_number_id": format!("1065{}", id.bytes().map(u32::from).sum::<u32>()),
+                "access_token": "token",
+                "app_secret": APP_SECRET,
+                "verify_token": "hola",
+                "base_url": format!("http://{}", self.sandbox.address),
+            }
+        })
+    }
+
+    /// Tells the sandbox where the node now listens.
+    async fn aim_webhook(&self) {
+        let url = format!("http://{}/webhook", self.node.address);
+        let set = self.control(
+            Method::POST,
+            "/_sandbox/webhook",
+            Some(json!({ "url": url, "app_secret": APP_SECRET })),
+        );
+        assert!(set.await.status.is_success());
+    }
+
+    /// Stops the node in good order and starts it again on the same data.
+    pub async fn restart_node(&mut self) {
+        self.stop_node().await;
+        self.start_node().await;
+    }
+
+    pub async fn stop_node(&mut self) {
+        self.node.stop.cancel();
+        (&mut self.node.serving).await.unwrap().unwrap();
+    }
+
+    pub async fn start_node(&mut self) {
+        self.node = Running::start(self.settings.clone()).await;
+        self.aim_webhook().await;
+    }
+
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("http://{}{path}", self.node.address)).header("X-API-Key", KEY)
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        Answer::of(self.request(Method::GET, path)).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
+        Answer::of(self.request(Method::POST, path).json(&body)).await
+    }
+
+    /// A send that is queued.
+    pub async fn queue(&self, path: &str, body: Value) -> Answer {
+        Answer::of(self.request(Method::POST, path).header("X-Async", "true").json(&body)).await
+    }
+
+    pub async fn control(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
+        let request = self.client.request(method, format!("http://{}{path}", self.sandbox.address));
+        Answer::of(match body {
+            Some(body) => request.json(&body),
+            None => request,
+        })
+        .await
+    }
+
+    /// Arms faults at the sandbox.
+    pub async fn faults(&self, faults: Value) {
+        let armed = self.control(Method::POST, "/_sandbox/faults", Some(faults)).await;
+        assert!(armed.status.is_success(), "{armed:?}");
+    }
+
+    /// Everything that arrived at the sandbox and was accepted there, in order.
+    pub async fn arrived(&self) -> Vec<Value> {
+        let all = self.control(Method::GET, "/_sandbox/messages?limit=100000", None).await;
+        all.body["messages"].as_array().unwrap().clone()
+    }
+
+    /// The message, once it is in one of these states.
+    pub async fn until_status(&self, id: &str, wanted: &[&str]) -> Value {
+        let path = format!("/instances/shop/messages/{id}");
+        let what = format!("{id} to be {wanted:?}");
+        eventually(&what, async || {
+            let answer = self.get(&path).await;
+            let status = answer.body["data"]["status"].as_str().unwrap_or_default().to_owned();
+            if wanted.contains(&status.as_str()) { Ok(answer.body["data"].clone()) } else { Err(answer.body) }
+        })
+        .await
+    }
+
+    pub async fn until_state(&self, instance: &str, wanted: &str) -> Value {
+        let path = format!("/instances/{instance}");
+        eventually(&format!("{instance} to be {wanted}"), async || {
+            let answer = self.get(&path).await;
+            if answer.body["data"]["status"] == wanted {
+                Ok(answer.body["data"].clone())
+            } else {
+                Err(answer.body)
+            }
+        })
+        .await
+    }
+}
+
+impl Answer {
+    pub async fn of(request: RequestBuilder) -> Self {
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        let text = response.text().await.unwrap();
+        let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+        Self { status, headers, body }
+    }
+
+    pub fn id(&self) -> String {
+        self.body["message_id"].as_str().unwrap_or_else(|| panic!("no message_id in {self:?}")).to_owned()
+    }
+}
+
+impl Running {
+    pub async fn start(settings: Settings) -> Self {
+        let node = Node::start(settings, Clock::machine()).await.unwrap();
+        let (address, stop) = (node.local_addr().unwrap(), CancellationToken::new());
+        let serving = tokio::spawn(node.run(stop.clone()));
+        Self { address, stop, serving }
+    }
+}
+
+impl SandboxRunning {
+    pub async fn start(options: sandbox::Options) -> Self {
+        let sandbox = Sandbox::bind(options, Clock::machine()).await.unwrap();
+        let (address, stop) = (sandbox.local_addr(), CancellationToken::new());
+        let serving = tokio::spawn(sandbox.serve(stop.clone()));
+        Self { address, stop, serving }
+    }
+
+    pub async fn stop(&mut self) {
+        self.stop.cancel();
+        (&mut self.serving).await.unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Drop for SandboxRunning {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Looks until it is so; fails the test with the last look when it never is.
+pub async fn eventually<T, E: std::fmt::Debug>(what: &str, mut look: impl AsyncFnMut() -> Result<T, E>) -> T {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let mut looks = tokio::time::interval(LOOK);
+    loop {
+        looks.tick().await;
+        match look().await {
+            Ok(found) => return found,
+            Err(last) if tokio::time::Instant::now() > deadline => {
+                panic!("waited for {what}; last seen: {last:?}")
+            }
+            Err(_) => {}
+        }
+    }
+}
