@@ -47,6 +47,8 @@ pub(super) fn accept(
             let same = known.body == asked.body;
             return Ok(if same { Ok(Accepted::Duplicate(known.id)) } else { Err(Refused::KeyReused) });
         }
+        // The key begins a new life; the end of its old one must not cut that short.
+        tx.delete(keys::idempotency_expiry(known.expires, instance, &asked.key));
     }
     let mut book = Book::read(tx, instance)?;
     if book.depth.iter().sum::<u64>() >= terms.capacity {
