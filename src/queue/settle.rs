@@ -36,9 +36,12 @@ pub(super) fn sent(
     now: Timestamp,
 ) -> Result<Option<Outcome>, Error> {
     let Some((lane, flight)) = flight_of(tx, lease)? else { return Ok(None) };
-    let known = if flight.waits || flight.attempt > 1 { Row::read(tx, lease.id)? } else { None };
+    // The common case, a first attempt that nothing was said about yet, has no row to read.
+    let has_row = flight.waits || flight.attempt > 1 || flight.held_until.is_some();
+    let known = if has_row { Row::read(tx, lease.id)? } else { None };
     let mut row = known.unwrap_or_else(|| Row::new(&job_of(lease)));
     row.attempted(&flight);
+    row.failure = None;
     row.advance(Step::new(Status::Sent, now));
     note_provider_id(tx, lease.id, &mut row, provider_id)?;
     row.write(tx, lease.id)?;
