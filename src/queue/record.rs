@@ -196,6 +196,13 @@ impl Row {
         allowed
     }
 
+    /// Goes back into the queue, wherever it is, and says so in its history: what follows is a step from there.
+    pub fn requeue(&mut self, at: Timestamp) {
+        if self.status != Status::Queued {
+            self.advance(Step::new(Status::Queued, at));
+        }
+    }
+
     /// Notes an attempt that began, then what it ended in.
     pub fn attempted(&mut self, flight: &Flight) {
         self.attempts = flight.attempt;
