@@ -120,8 +120,9 @@ impl Actor for QueueActor {
                     .await;
             }
             Msg::Postpone(lease, until) => {
-                let postpone =
-                    move |tx: &mut Tx, lease: &Lease, _| settle::postpone(tx, lease, until).map(|()| None);
+                let postpone = move |tx: &mut Tx, lease: &Lease, now| {
+                    settle::postpone(tx, lease, until, now).map(|()| None)
+                };
                 state.settle(me, *lease, postpone).await;
             }
             Msg::Judged(lease, verdict, failure) => {

@@ -24,7 +24,11 @@ fn job_of(lease: &Lease) -> Job {
 fn flight_of(tx: &Tx, lease: &Lease) -> Result<Option<(keys::LaneKey, Flight)>, Error> {
     let lane = keys::LaneKey::of(lease.id, lease.message.to.lane());
     let flight = Flight::read(tx, lane)?;
-    let current = flight.filter(|flight| flight.id == lease.id && flight.attempt == lease.attempt);
+    let same = |flight: &Flight| {
+        // A postponed attempt never began, so its number comes again; the moment tells the two apart.
+        flight.id == lease.id && flight.attempt == lease.attempt && flight.at == lease.leased_at
+    };
+    let current = flight.filter(same);
     Ok(current.map(|flight| (lane, flight)))
 }
 
@@ -51,8 +55,21 @@ pub(super) fn sent(
 }
 
 /// The attempt did not begin after all: the message goes back to the head of its lane until `until`, untouched.
-pub(super) fn postpone(tx: &mut Tx, lease: &Lease, until: Timestamp) -> Result<(), Error> {
+pub(super) fn postpone(
+    tx: &mut Tx,
+    lease: &Lease,
+    until: Timestamp,
+    now: Timestamp,
+) -> Result<(), Error> {
     let Some((lane, flight)) = flight_of(tx, lease)? else { return Ok(()) };
+    if flight.held_until.is_some()
+        && let Some(mut row) = Row::read(tx, lease.id)?
+    {
+        // It was taken for ambiguous, because its lease ended while it waited to begin.
+        row.requeue(now);
+        row.due = Some(until);
+        row.write(tx, lease.id)?;
+    }
     back_to_lane(tx, lane, &flight, until)
 }
 
@@ -78,6 +95,10 @@ pub(super) fn judged(
             None
         }
         Verdict::Defer { after } => {
+            // An attempt that was held as ambiguous turned out not to have happened.
+            if row.status == Status::Ambiguous {
+                row.requeue(now);
+            }
             row.advance(Step::about(Status::Deferred, now, failure));
             row.due = Some(now + after);
             tx.put(keys::due(id, now + after), Vec::new())?;
@@ -97,8 +118,9 @@ pub(super) fn judged(
             row.advance(Step::about(Status::DeadLetter, now, failure));
             row.buried = Some(reason);
             row.due = None;
-            let Some(job) = Job::read(tx, id)? else { return Ok(None) };
-            job.write(tx, keys::dead_letter(id))?;
+            if let Some(job) = Job::read(tx, id)? {
+                job.write(tx, keys::dead_letter(id))?;
+            }
             end_flight(tx, lane, &flight, now)?;
             announce_failure(tx, id, failure, Some(reason), now)?;
             Some(outcome_of_burial(reason, failure))
