@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use ractor::{Actor, ActorProcessingErr, ActorRef, MessagingErr, RpcReplyPort};
 use tokio::sync::watch;
 
 use crate::clock::Clock;
@@ -111,7 +111,7 @@ impl Actor for QueueActor {
         match message {
             Msg::Enqueue(submission, reply) => state.enqueue(*submission, reply).await,
             Msg::SendNow(submission, id, outcome) => state.send_now(me, *submission, id, outcome).await,
-            Msg::Lease(instance, max, reply) => state.lease(instance, max, reply).await,
+            Msg::Lease(instance, max, reply) => state.lease(me, instance, max, reply).await,
             Msg::Sent(lease, provider_id) => {
                 state
                     .settle(me, *lease, move |tx: &mut Tx, lease: &Lease, now| {
@@ -223,11 +223,11 @@ impl State {
             Status::Sent | Status::Delivered | Status::Read | Status::Played => {
                 view.provider_id.map(Outcome::Sent)
             }
-            Status::Failed | Status::DeadLetter | Status::Expired => {
+            Status::Failed | Status::DeadLetter => {
                 let unknown = || Failure::permanent(format!("the message is {}", view.status));
                 Some(Outcome::Failed(view.failure.clone().unwrap_or_else(unknown)))
             }
-            Status::Cancelled => Some(Outcome::Cancelled),
+            Status::Cancelled | Status::Expired => Some(Outcome::Cancelled),
             Status::Ambiguous => Some(Outcome::Unknown),
             Status::Scheduled | Status::Queued | Status::Sending | Status::Deferred => None,
         }
@@ -239,10 +239,23 @@ impl State {
         }
     }
 
-    async fn lease(&self, instance: InstanceNumber, max: usize, reply: Reply<Leased>) {
+    async fn lease(&self, me: ActorRef<Msg>, instance: InstanceNumber, max: usize, reply: Reply<Leased>) {
         let request = dispatch::Request { instance, max, now: self.now(), run: self.arguments.run };
         let work = move |tx: &mut Tx| dispatch::lease(tx, request);
-        let done = move |leased: Result<_, _>| drop(reply.send(leased.map_err(Error::from)));
+        let done = move |found: Result<dispatch::Found, StoreError>| {
+            let leased = found.map(|found| {
+                for id in found.expired {
+                    let _ = me.cast(Msg::Ended(id, Outcome::Cancelled));
+                }
+                found.leased
+            });
+            if let Err(MessagingErr::SendErr(Ok(unwanted))) = reply.send(leased.map_err(Error::from)) {
+                // Whoever asked is gone. Nothing began, so nothing is ambiguous: all of it may go again at once.
+                for lease in unwanted.leases {
+                    let _ = me.cast(Msg::Postpone(Box::new(lease), request.now));
+                }
+            }
+        };
         self.arguments.store.submit(work, done).await;
     }
 

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::domain::{BuryReason, Failure, MessageId, ProviderMessageId, Status, Timestamp, Verdict};
+use crate::domain::{BuryReason, Failure, MessageId, Mode, ProviderMessageId, Status, Timestamp, Verdict};
 use crate::events::{self, Event};
 use crate::store::{self, Error, Tx};
 
@@ -158,6 +158,10 @@ pub(super) fn expire(
     row.due = None;
     row.advance(Step::new(Status::Expired, now));
     row.write(tx, id)?;
+    if job.mode == Mode::Sync {
+        // Its caller was refused, and may ask again.
+        accept::free_key(tx, id, job)?;
+    }
     store::delete_large(tx, keys::job(id))?;
     *book.depth(id.class()) = book.depth(id.class()).saturating_sub(1);
     announce_failure(tx, id, &Failure::permanent("the message expired before it could be sent"), None, now)
