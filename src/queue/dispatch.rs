@@ -3,7 +3,7 @@
 use crate::domain::{Class, InstanceNumber, MessageId, Status, Timestamp};
 use crate::store::{self, Error, Tx};
 
-use super::record::{Book, Flight, Job, Row, Step, head, is_busy, wait_in_lane};
+use super::record::{Book, Flight, Head, Job, Row, Step, head, is_busy, wait_in_lane};
 use super::{Lease, Leased, keys, settle};
 
 /// Of this many turns, the last belongs to the bulk class first: transactional messages go before bulk ones, and
@@ -113,7 +113,11 @@ impl Search<'_, '_> {
         if self.tx.get(&lane.flight())?.is_some() {
             return Ok(false);
         }
-        while let Some((order, id)) = head(self.tx, lane)? {
+        while let Some(Head { order, id, not_before }) = head(self.tx, lane)? {
+            if not_before.is_some_and(|moment| moment > self.request.now) {
+                // Woken on behalf of a job that is gone; the head has a wake-up of its own, still to come.
+                return Ok(false);
+            }
             if self.moves >= MOVES {
                 // The lane goes on with the next request.
                 self.tx.put(lane.wake(self.request.now), Vec::new())?;

@@ -207,8 +207,8 @@ fn back_to_lane(tx: &mut Tx, lane: keys::LaneKey, flight: &Flight, due: Timestam
         let mut book = Book::read(tx, lane.instance)?;
         *book.waiting(lane.class) += 1;
         book.write(tx, lane.instance)?;
-        tx.put(lane.waiting_at(flight.order), flight.id.as_bytes().to_vec())?;
     }
+    tx.put(lane.waiting_at(flight.order), keys::waiting(flight.id, Some(due)))?;
     tx.put(lane.wake(due), Vec::new())
 }
 
