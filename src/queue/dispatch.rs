@@ -1,9 +1,9 @@
 //! Finding work: which messages an instance may attempt now.
 
-use crate::domain::{Class, InstanceNumber, MessageId, Status, Timestamp};
+use crate::domain::{Class, InstanceNumber, MessageId, Timestamp};
 use crate::store::{self, Error, Tx};
 
-use super::record::{Book, Flight, Head, Job, Row, Step, head, is_busy, wait_in_lane};
+use super::record::{Book, Flight, Head, Job, Row, head, is_busy, wait_in_lane};
 use super::{Lease, Leased, keys, settle};
 
 /// Of this many turns, the last belongs to the bulk class first: transactional messages go before bulk ones, and
@@ -76,33 +76,39 @@ impl Search<'_, '_> {
             self.tx.delete(key.into());
             self.moves += 1;
             let Some(id) = id else { continue };
-            let (Some(job), Some(mut row)) = (Job::read(self.tx, id)?, Row::read(self.tx, id)?) else {
-                continue;
-            };
+            let Some(job) = Job::read(self.tx, id)? else { continue };
+            let mut row = Row::read(self.tx, id)?.unwrap_or_else(|| Row::new(&job));
             row.due = None;
-            row.advance(Step::new(Status::Queued, self.request.now));
+            row.requeue(self.request.now);
             row.write(self.tx, id)?;
             wait_in_lane(self.tx, &mut self.book, job.lane(id), id, self.request.now)?;
         }
         Ok(())
     }
 
-    /// Leases one job of a class; `false` when it has none that may go now.
+    /// Leases one job of a class; `false` when it has none that may go now. Lanes that go on and arrivals take turns
+    /// at being first: any number of busy lanes leaves room for a recipient who was not written to yet.
     fn take(&mut self, class: Class) -> Result<bool, Error> {
-        Ok(self.take_woken(class)? || self.take_arrival(class)?)
+        if self.book.turn.is_multiple_of(2) {
+            Ok(self.take_woken(class)? || self.take_arrival(class)?)
+        } else {
+            Ok(self.take_arrival(class)? || self.take_woken(class)?)
+        }
     }
 
     /// The head of the first lane that waited for a moment that has come.
     fn take_woken(&mut self, class: Class) -> Result<bool, Error> {
         let instance = self.request.instance;
         let end = keys::wakes_until(instance, class, Timestamp(self.request.now.millis() + 1));
-        while self.moves < MOVES {
-            let Some((key, _)) = self.tx.first(&keys::wakes(instance, class), &end)? else { break };
+        while let Some((key, _)) = self.tx.first(&keys::wakes(instance, class), &end)? {
             let woken = keys::parse_wake(&key);
             self.tx.delete(key.into());
             let Some((_, lane)) = woken else { continue };
             if self.take_head(keys::LaneKey { instance, class, lane })? {
                 return Ok(true);
+            }
+            if self.moves >= MOVES {
+                break;
             }
         }
         Ok(false)
@@ -118,16 +124,16 @@ impl Search<'_, '_> {
                 // Woken on behalf of a job that is gone; the head has a wake-up of its own, still to come.
                 return Ok(false);
             }
-            if self.moves >= MOVES {
-                // The lane goes on with the next request.
-                self.tx.put(lane.wake(self.request.now), Vec::new())?;
-                return Ok(false);
-            }
             let Some(job) = Job::read(self.tx, id)? else {
                 self.forget_waiting(lane, order);
                 continue;
             };
             if self.expired(&job) {
+                if self.moves >= MOVES {
+                    // The lane goes on with the next request.
+                    self.tx.put(lane.wake(self.request.now), Vec::new())?;
+                    return Ok(false);
+                }
                 self.forget_waiting(lane, order);
                 self.expire(id, &job)?;
                 continue;
