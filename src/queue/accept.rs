@@ -70,12 +70,7 @@ pub(super) fn accept(
 
 /// The next message id. Ids only grow, over restarts and clocks that step back, because the cursor over arrivals
 /// relies on it.
-fn next_id(
-    tx: &mut Tx,
-    instance: InstanceNumber,
-    class: Class,
-    terms: Terms,
-) -> Result<MessageId, Error> {
+fn next_id(tx: &mut Tx, instance: InstanceNumber, class: Class, terms: Terms) -> Result<MessageId, Error> {
     let last = tx.get(&keys::last_id())?.and_then(|bytes| keys::message_id(&bytes));
     let (at, counter) = match last {
         Some(last) if last.accepted_at() >= terms.now => {

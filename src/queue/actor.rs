@@ -5,14 +5,13 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, MessagingErr, RpcReplyPort};
 use tokio::sync::watch;
 
 use crate::clock::Clock;
-use crate::domain::{
-    Failure, InstanceNumber, MessageId, ProviderMessageId, Receipt, Status, Timestamp, Verdict,
-};
+use crate::domain::{Failure, InstanceNumber, MessageId, ProviderMessageId, Receipt, Timestamp, Verdict};
 use crate::store::{Error as StoreError, Store, Tx};
 
 use super::accept::{self, Refused, Terms};
@@ -28,9 +27,9 @@ type Reply<T> = RpcReplyPort<Result<T, Error>>;
 pub enum Msg {
     /// From the HTTP front end and bulk jobs: take a message in.
     Enqueue(Box<Submission>, Reply<Accepted>),
-    /// From the HTTP front end: take a message in and answer when its one attempt is over. The first reply gives
-    /// the id, so that a caller who stops waiting can withdraw it.
-    SendNow(Box<Submission>, Reply<MessageId>, RpcReplyPort<Outcome>),
+    /// From the HTTP front end: take a message in and answer when its one attempt is over. It must not begin later
+    /// than this. The first reply gives the id, so that a caller who stops waiting can withdraw it.
+    SendNow(Box<Submission>, Duration, Reply<Accepted>, RpcReplyPort<Outcome>),
     /// From an instance: work for so many free workers.
     Lease(InstanceNumber, usize, Reply<Leased>),
     /// From an instance: WhatsApp took it.
@@ -50,7 +49,7 @@ pub enum Msg {
     /// From instances: an instance is gone for good; forget a page of what it left. `true` when there is more.
     Purge(InstanceNumber, Reply<bool>),
     /// From the actor itself: a synchronous message is durable and somebody waits for it.
-    Awaited(MessageId, Accepted, RpcReplyPort<Outcome>),
+    Awaited(Accepted, RpcReplyPort<Outcome>),
     /// From the actor itself: a message came to an end that a caller may wait for.
     Ended(MessageId, Outcome),
 }
@@ -110,7 +109,9 @@ impl Actor for QueueActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Enqueue(submission, reply) => state.enqueue(*submission, reply).await,
-            Msg::SendNow(submission, id, outcome) => state.send_now(me, *submission, id, outcome).await,
+            Msg::SendNow(submission, wait, accepted, outcome) => {
+                state.send_now(me, *submission, wait, accepted, outcome).await;
+            }
             Msg::Lease(instance, max, reply) => state.lease(me, instance, max, reply).await,
             Msg::Sent(lease, provider_id) => {
                 state
@@ -133,9 +134,12 @@ impl Actor for QueueActor {
             Msg::Reports(reports, reply) => state.reports(me, reports, reply).await,
             Msg::Withdraw(id, reply) => state.withdraw(me, id, reply).await,
             Msg::Overdue(reply) => state.overdue(reply).await,
-            Msg::Upkeep(from, reply) => state.upkeep(from, reply).await,
+            Msg::Upkeep(from, reply) => {
+                state.forget_gone();
+                state.upkeep(from, reply).await;
+            }
             Msg::Purge(instance, reply) => state.purge(instance, reply).await,
-            Msg::Awaited(id, accepted, outcome) => state.awaited(id, accepted, outcome),
+            Msg::Awaited(accepted, outcome) => state.awaited(accepted, outcome),
             Msg::Ended(id, outcome) => state.ended(id, &outcome),
         }
         Ok(())
@@ -190,47 +194,43 @@ impl State {
     async fn send_now(
         &self,
         me: ActorRef<Msg>,
-        submission: Submission,
-        id: Reply<MessageId>,
+        mut submission: Submission,
+        wait: Duration,
+        reply: Reply<Accepted>,
         outcome: RpcReplyPort<Outcome>,
     ) {
-        let done = move |accepted: Result<Accepted, Error>| match accepted {
-            Ok(accepted) => {
+        let end = self.now() + wait;
+        submission.expires_at = Some(submission.expires_at.map_or(end, |expires| expires.min(end)));
+        let done = move |accepted: Result<Accepted, Error>| {
+            if let Ok(accepted) = accepted {
                 // Told to the actor before anybody is nudged, so that the end cannot come before the waiting.
-                let _ = me.cast(Msg::Awaited(accepted.id(), accepted, outcome));
-                let _ = id.send(Ok(accepted.id()));
+                let _ = me.cast(Msg::Awaited(accepted, outcome));
             }
-            Err(error) => drop(id.send(Err(error))),
+            let _ = reply.send(accepted);
         };
         self.accept(submission, done).await;
     }
 
-    fn awaited(&mut self, id: MessageId, accepted: Accepted, waiter: RpcReplyPort<Outcome>) {
+    fn awaited(&mut self, accepted: Accepted, waiter: RpcReplyPort<Outcome>) {
         let ended = match accepted {
             Accepted::New(_) => None,
-            Accepted::Duplicate(_) => self.ending(id),
+            // An end that cannot be read is not known.
+            Accepted::Duplicate(id) => {
+                ledger::outcome(&self.arguments.store, id).unwrap_or(Some(Outcome::Unknown))
+            }
         };
         match ended {
             Some(outcome) => drop(waiter.send(outcome)),
-            None => self.waiting.entry(id).or_default().push(waiter),
+            None => self.waiting.entry(accepted.id()).or_default().push(waiter),
         }
     }
 
-    /// How a message ended, if it did.
-    fn ending(&self, id: MessageId) -> Option<Outcome> {
-        let view = ledger::view(&self.arguments.store, id).ok().flatten()?;
-        match view.status {
-            Status::Sent | Status::Delivered | Status::Read | Status::Played => {
-                view.provider_id.map(Outcome::Sent)
-            }
-            Status::Failed | Status::DeadLetter => {
-                let unknown = || Failure::permanent(format!("the message is {}", view.status));
-                Some(Outcome::Failed(view.failure.clone().unwrap_or_else(unknown)))
-            }
-            Status::Cancelled | Status::Expired => Some(Outcome::Cancelled),
-            Status::Ambiguous => Some(Outcome::Unknown),
-            Status::Scheduled | Status::Queued | Status::Sending | Status::Deferred => None,
-        }
+    /// Forgets those who stopped waiting.
+    fn forget_gone(&mut self) {
+        self.waiting.retain(|_, waiters| {
+            waiters.retain(|waiter| !waiter.is_closed());
+            !waiters.is_empty()
+        });
     }
 
     fn ended(&mut self, id: MessageId, outcome: &Outcome) {

@@ -55,12 +55,7 @@ pub(super) fn sent(
 }
 
 /// The attempt did not begin after all: the message goes back to the head of its lane until `until`, untouched.
-pub(super) fn postpone(
-    tx: &mut Tx,
-    lease: &Lease,
-    until: Timestamp,
-    now: Timestamp,
-) -> Result<(), Error> {
+pub(super) fn postpone(tx: &mut Tx, lease: &Lease, until: Timestamp, now: Timestamp) -> Result<(), Error> {
     let Some((lane, flight)) = flight_of(tx, lease)? else { return Ok(()) };
     if flight.held_until.is_some()
         && let Some(mut row) = Row::read(tx, lease.id)?
