@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{InstanceNumber, MessageId, Status, Timestamp};
+use crate::domain::{Class, InstanceNumber, MessageId, Status, Timestamp};
 use crate::store::{self, Error, Tx};
 
-use super::record::{Book, Job, Row, Step};
+use super::record::{Book, Flight, Job, Row, Step, head};
 use super::{Accepted, Submission, keys};
 
 /// What an idempotency key stands for.
@@ -47,6 +47,8 @@ pub(super) fn accept(
             let same = known.body == asked.body;
             return Ok(if same { Ok(Accepted::Duplicate(known.id)) } else { Err(Refused::KeyReused) });
         }
+        // The key begins a new life; the end of its old one must not cut that short.
+        tx.delete(keys::idempotency_expiry(known.expires, instance, &asked.key));
     }
     let mut book = Book::read(tx, instance)?;
     if book.depth.iter().sum::<u64>() >= terms.capacity {
@@ -68,12 +70,7 @@ pub(super) fn accept(
 
 /// The next message id. Ids only grow, over restarts and clocks that step back, because the cursor over arrivals
 /// relies on it.
-fn next_id(
-    tx: &mut Tx,
-    instance: InstanceNumber,
-    class: crate::domain::Class,
-    terms: Terms,
-) -> Result<MessageId, Error> {
+fn next_id(tx: &mut Tx, instance: InstanceNumber, class: Class, terms: Terms) -> Result<MessageId, Error> {
     let last = tx.get(&keys::last_id())?.and_then(|bytes| keys::message_id(&bytes));
     let (at, counter) = match last {
         Some(last) if last.accepted_at() >= terms.now => {
@@ -109,7 +106,7 @@ pub(super) fn free_key(tx: &mut Tx, id: MessageId, job: &Job) -> Result<(), Erro
 pub(super) fn withdraw(tx: &mut Tx, id: MessageId, now: Timestamp) -> Result<bool, Error> {
     let Some(job) = Job::read(tx, id)? else { return Ok(false) };
     let lane = job.lane(id);
-    if super::record::Flight::read(tx, lane)?.is_some_and(|flight| flight.id == id) {
+    if Flight::read(tx, lane)?.is_some_and(|flight| flight.id == id) {
         return Ok(false);
     }
     let mut row = Row::read(tx, id)?.unwrap_or_else(|| Row::new(&job));
@@ -144,19 +141,25 @@ pub(super) fn leave_lane(
     let mut first = true;
     for entry in tx.range(&lane.waiting(), &lane.waiting().after_prefix()) {
         let (key, value) = entry?;
-        if keys::message_id(&value) == Some(id) {
-            place = keys::trailing_order(&key);
+        if let Some((found, not_before)) = keys::parse_waiting(&value)
+            && found == id
+        {
+            place = keys::trailing_order(&key).map(|order| (order, not_before));
             break;
         }
         first = false;
     }
-    let Some(order) = place else { return Ok(()) };
+    let Some((order, not_before)) = place else { return Ok(()) };
     tx.delete(lane.waiting_at(order));
     *book.waiting(lane.class) -= 1;
-    // The lane's wake-up belonged to its head. A stale one wakes an empty lane, which is noticed and forgotten;
-    // a lane that still has jobs must have one that is due.
-    if first && super::record::head(tx, lane)?.is_some() {
-        tx.put(lane.wake(now), Vec::new())?;
+    if first && tx.get(&lane.flight())?.is_none() {
+        // The lane's wake-up was its head's. One that is due already is noticed and forgotten with the next look.
+        if let Some(moment) = not_before {
+            tx.delete(lane.wake(moment));
+        }
+        if head(tx, lane)?.is_some() {
+            tx.put(lane.wake(now), Vec::new())?;
+        }
     }
     Ok(())
 }

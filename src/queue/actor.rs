@@ -5,14 +5,13 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use ractor::{Actor, ActorProcessingErr, ActorRef, MessagingErr, RpcReplyPort};
 use tokio::sync::watch;
 
 use crate::clock::Clock;
-use crate::domain::{
-    Failure, InstanceNumber, MessageId, ProviderMessageId, Receipt, Status, Timestamp, Verdict,
-};
+use crate::domain::{Failure, InstanceNumber, MessageId, ProviderMessageId, Receipt, Timestamp, Verdict};
 use crate::store::{Error as StoreError, Store, Tx};
 
 use super::accept::{self, Refused, Terms};
@@ -28,9 +27,9 @@ type Reply<T> = RpcReplyPort<Result<T, Error>>;
 pub enum Msg {
     /// From the HTTP front end and bulk jobs: take a message in.
     Enqueue(Box<Submission>, Reply<Accepted>),
-    /// From the HTTP front end: take a message in and answer when its one attempt is over. The first reply gives
-    /// the id, so that a caller who stops waiting can withdraw it.
-    SendNow(Box<Submission>, Reply<MessageId>, RpcReplyPort<Outcome>),
+    /// From the HTTP front end: take a message in and answer when its one attempt is over. It must not begin later
+    /// than this. The first reply gives the id, so that a caller who stops waiting can withdraw it.
+    SendNow(Box<Submission>, Duration, Reply<Accepted>, RpcReplyPort<Outcome>),
     /// From an instance: work for so many free workers.
     Lease(InstanceNumber, usize, Reply<Leased>),
     /// From an instance: WhatsApp took it.
@@ -50,7 +49,7 @@ pub enum Msg {
     /// From instances: an instance is gone for good; forget a page of what it left. `true` when there is more.
     Purge(InstanceNumber, Reply<bool>),
     /// From the actor itself: a synchronous message is durable and somebody waits for it.
-    Awaited(MessageId, Accepted, RpcReplyPort<Outcome>),
+    Awaited(Accepted, RpcReplyPort<Outcome>),
     /// From the actor itself: a message came to an end that a caller may wait for.
     Ended(MessageId, Outcome),
 }
@@ -110,8 +109,10 @@ impl Actor for QueueActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Enqueue(submission, reply) => state.enqueue(*submission, reply).await,
-            Msg::SendNow(submission, id, outcome) => state.send_now(me, *submission, id, outcome).await,
-            Msg::Lease(instance, max, reply) => state.lease(instance, max, reply).await,
+            Msg::SendNow(submission, wait, accepted, outcome) => {
+                state.send_now(me, *submission, wait, accepted, outcome).await;
+            }
+            Msg::Lease(instance, max, reply) => state.lease(me, instance, max, reply).await,
             Msg::Sent(lease, provider_id) => {
                 state
                     .settle(me, *lease, move |tx: &mut Tx, lease: &Lease, now| {
@@ -120,8 +121,9 @@ impl Actor for QueueActor {
                     .await;
             }
             Msg::Postpone(lease, until) => {
-                let postpone =
-                    move |tx: &mut Tx, lease: &Lease, _| settle::postpone(tx, lease, until).map(|()| None);
+                let postpone = move |tx: &mut Tx, lease: &Lease, now| {
+                    settle::postpone(tx, lease, until, now).map(|()| None)
+                };
                 state.settle(me, *lease, postpone).await;
             }
             Msg::Judged(lease, verdict, failure) => {
@@ -132,9 +134,12 @@ impl Actor for QueueActor {
             Msg::Reports(reports, reply) => state.reports(me, reports, reply).await,
             Msg::Withdraw(id, reply) => state.withdraw(me, id, reply).await,
             Msg::Overdue(reply) => state.overdue(reply).await,
-            Msg::Upkeep(from, reply) => state.upkeep(from, reply).await,
+            Msg::Upkeep(from, reply) => {
+                state.forget_gone();
+                state.upkeep(from, reply).await;
+            }
             Msg::Purge(instance, reply) => state.purge(instance, reply).await,
-            Msg::Awaited(id, accepted, outcome) => state.awaited(id, accepted, outcome),
+            Msg::Awaited(accepted, outcome) => state.awaited(accepted, outcome),
             Msg::Ended(id, outcome) => state.ended(id, &outcome),
         }
         Ok(())
@@ -189,47 +194,43 @@ impl State {
     async fn send_now(
         &self,
         me: ActorRef<Msg>,
-        submission: Submission,
-        id: Reply<MessageId>,
+        mut submission: Submission,
+        wait: Duration,
+        reply: Reply<Accepted>,
         outcome: RpcReplyPort<Outcome>,
     ) {
-        let done = move |accepted: Result<Accepted, Error>| match accepted {
-            Ok(accepted) => {
+        let end = self.now() + wait;
+        submission.expires_at = Some(submission.expires_at.map_or(end, |expires| expires.min(end)));
+        let done = move |accepted: Result<Accepted, Error>| {
+            if let Ok(accepted) = accepted {
                 // Told to the actor before anybody is nudged, so that the end cannot come before the waiting.
-                let _ = me.cast(Msg::Awaited(accepted.id(), accepted, outcome));
-                let _ = id.send(Ok(accepted.id()));
+                let _ = me.cast(Msg::Awaited(accepted, outcome));
             }
-            Err(error) => drop(id.send(Err(error))),
+            let _ = reply.send(accepted);
         };
         self.accept(submission, done).await;
     }
 
-    fn awaited(&mut self, id: MessageId, accepted: Accepted, waiter: RpcReplyPort<Outcome>) {
+    fn awaited(&mut self, accepted: Accepted, waiter: RpcReplyPort<Outcome>) {
         let ended = match accepted {
             Accepted::New(_) => None,
-            Accepted::Duplicate(_) => self.ending(id),
+            // An end that cannot be read is not known.
+            Accepted::Duplicate(id) => {
+                ledger::outcome(&self.arguments.store, id).unwrap_or(Some(Outcome::Unknown))
+            }
         };
         match ended {
             Some(outcome) => drop(waiter.send(outcome)),
-            None => self.waiting.entry(id).or_default().push(waiter),
+            None => self.waiting.entry(accepted.id()).or_default().push(waiter),
         }
     }
 
-    /// How a message ended, if it did.
-    fn ending(&self, id: MessageId) -> Option<Outcome> {
-        let view = ledger::view(&self.arguments.store, id).ok().flatten()?;
-        match view.status {
-            Status::Sent | Status::Delivered | Status::Read | Status::Played => {
-                view.provider_id.map(Outcome::Sent)
-            }
-            Status::Failed | Status::DeadLetter | Status::Expired => {
-                let unknown = || Failure::permanent(format!("the message is {}", view.status));
-                Some(Outcome::Failed(view.failure.clone().unwrap_or_else(unknown)))
-            }
-            Status::Cancelled => Some(Outcome::Cancelled),
-            Status::Ambiguous => Some(Outcome::Unknown),
-            Status::Scheduled | Status::Queued | Status::Sending | Status::Deferred => None,
-        }
+    /// Forgets those who stopped waiting.
+    fn forget_gone(&mut self) {
+        self.waiting.retain(|_, waiters| {
+            waiters.retain(|waiter| !waiter.is_closed());
+            !waiters.is_empty()
+        });
     }
 
     fn ended(&mut self, id: MessageId, outcome: &Outcome) {
@@ -238,10 +239,23 @@ impl State {
         }
     }
 
-    async fn lease(&self, instance: InstanceNumber, max: usize, reply: Reply<Leased>) {
+    async fn lease(&self, me: ActorRef<Msg>, instance: InstanceNumber, max: usize, reply: Reply<Leased>) {
         let request = dispatch::Request { instance, max, now: self.now(), run: self.arguments.run };
         let work = move |tx: &mut Tx| dispatch::lease(tx, request);
-        let done = move |leased: Result<_, _>| drop(reply.send(leased.map_err(Error::from)));
+        let done = move |found: Result<dispatch::Found, StoreError>| {
+            let leased = found.map(|found| {
+                for id in found.expired {
+                    let _ = me.cast(Msg::Ended(id, Outcome::Cancelled));
+                }
+                found.leased
+            });
+            if let Err(MessagingErr::SendErr(Ok(unwanted))) = reply.send(leased.map_err(Error::from)) {
+                // Whoever asked is gone. Nothing began, so nothing is ambiguous: all of it may go again at once.
+                for lease in unwanted.leases {
+                    let _ = me.cast(Msg::Postpone(Box::new(lease), request.now));
+                }
+            }
+        };
         self.arguments.store.submit(work, done).await;
     }
 

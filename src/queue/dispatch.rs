@@ -1,17 +1,17 @@
 //! Finding work: which messages an instance may attempt now.
 
-use crate::domain::{Class, InstanceNumber, MessageId, Status, Timestamp};
+use crate::domain::{Class, InstanceNumber, MessageId, Timestamp};
 use crate::store::{self, Error, Tx};
 
-use super::record::{Book, Flight, Job, Row, Step, head, is_busy, wait_in_lane};
+use super::record::{Book, Flight, Head, Job, Row, head, is_busy, wait_in_lane};
 use super::{Lease, Leased, keys, settle};
 
 /// Of this many turns, the last belongs to the bulk class first: transactional messages go before bulk ones, and
 /// a steady stream of them does not starve the others.
 const BULK_TURN: u64 = 5;
 
-/// The most arrivals that one lease moves into busy lanes, and the most due messages it brings back, so that one
-/// request for work never holds up the writer.
+/// The most jobs that one request for work moves without handing them out (arrivals into busy lanes, due ones back,
+/// old ones away), so that it never holds up the writer.
 const MOVES: usize = 512;
 
 /// Who asks for work, and when.
@@ -24,12 +24,20 @@ pub(super) struct Request {
     pub run: u64,
 }
 
+/// What a look for work brought to light.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub leased: Leased,
+    /// Messages that had grown too old; somebody may wait for them.
+    pub expired: Vec<MessageId>,
+}
+
 /// Hands out up to `max` leases; each is durable with this commit.
-pub(super) fn lease(tx: &mut Tx, request: Request) -> Result<Leased, Error> {
+pub(super) fn lease(tx: &mut Tx, request: Request) -> Result<Found, Error> {
     let before = Book::read(tx, request.instance)?;
-    let mut search = Search { tx, request, book: before.clone(), moves: 0, leased: Leased::default() };
+    let mut search = Search { tx, request, book: before.clone(), moves: 0, found: Found::default() };
     search.bring_back_due()?;
-    while search.leased.leases.len() < request.max && search.moves < MOVES {
+    while search.found.leased.leases.len() < request.max && search.moves < MOVES {
         let bulk_first = search.book.turn % BULK_TURN == BULK_TURN - 1;
         let order = if bulk_first { [Class::Bulk, Class::Transactional] } else { Class::ALL };
         if !search.take(order[0])? && !search.take(order[1])? {
@@ -38,12 +46,12 @@ pub(super) fn lease(tx: &mut Tx, request: Request) -> Result<Leased, Error> {
         search.book.turn += 1;
     }
     let next_due = if search.moves >= MOVES { Some(request.now) } else { search.next_due()? };
-    let Search { book, mut leased, .. } = search;
-    leased.next_due = next_due;
+    let Search { book, mut found, .. } = search;
+    found.leased.next_due = next_due;
     if book != before {
         book.write(tx, request.instance)?;
     }
-    Ok(leased)
+    Ok(found)
 }
 
 struct Search<'a, 'b> {
@@ -51,7 +59,7 @@ struct Search<'a, 'b> {
     request: Request,
     book: Book,
     moves: usize,
-    leased: Leased,
+    found: Found,
 }
 
 impl Search<'_, '_> {
@@ -68,20 +76,24 @@ impl Search<'_, '_> {
             self.tx.delete(key.into());
             self.moves += 1;
             let Some(id) = id else { continue };
-            let (Some(job), Some(mut row)) = (Job::read(self.tx, id)?, Row::read(self.tx, id)?) else {
-                continue;
-            };
+            let Some(job) = Job::read(self.tx, id)? else { continue };
+            let mut row = Row::read(self.tx, id)?.unwrap_or_else(|| Row::new(&job));
             row.due = None;
-            row.advance(Step::new(Status::Queued, self.request.now));
+            row.requeue(self.request.now);
             row.write(self.tx, id)?;
             wait_in_lane(self.tx, &mut self.book, job.lane(id), id, self.request.now)?;
         }
         Ok(())
     }
 
-    /// Leases one job of a class; `false` when it has none that may go now.
+    /// Leases one job of a class; `false` when it has none that may go now. Lanes that go on and arrivals take turns
+    /// at being first: any number of busy lanes leaves room for a recipient who was not written to yet.
     fn take(&mut self, class: Class) -> Result<bool, Error> {
-        Ok(self.take_woken(class)? || self.take_arrival(class)?)
+        if self.book.turn.is_multiple_of(2) {
+            Ok(self.take_woken(class)? || self.take_arrival(class)?)
+        } else {
+            Ok(self.take_arrival(class)? || self.take_woken(class)?)
+        }
     }
 
     /// The head of the first lane that waited for a moment that has come.
@@ -92,25 +104,44 @@ impl Search<'_, '_> {
             let woken = keys::parse_wake(&key);
             self.tx.delete(key.into());
             let Some((_, lane)) = woken else { continue };
-            let lane = keys::LaneKey { instance, class, lane };
-            if self.tx.get(&lane.flight())?.is_some() {
-                continue;
-            }
-            while let Some((order, id)) = head(self.tx, lane)? {
-                let Some(job) = Job::read(self.tx, id)? else {
-                    self.forget_waiting(lane, order);
-                    continue;
-                };
-                if self.expired(&job) {
-                    self.forget_waiting(lane, order);
-                    settle::expire(self.tx, &mut self.book, id, &job, self.request.now)?;
-                    continue;
-                }
-                let row = Row::read(self.tx, id)?;
-                let (tries, failures) = row.map_or((0, 0), |row| (row.attempts, row.failures));
-                self.hand_out(lane, id, job, Tried { tries, failures }, Place { order, waits: true })?;
+            if self.take_head(keys::LaneKey { instance, class, lane })? {
                 return Ok(true);
             }
+            if self.moves >= MOVES {
+                break;
+            }
+        }
+        Ok(false)
+    }
+
+    /// The first job of a lane, leaving out those that have grown too old.
+    fn take_head(&mut self, lane: keys::LaneKey) -> Result<bool, Error> {
+        if self.tx.get(&lane.flight())?.is_some() {
+            return Ok(false);
+        }
+        while let Some(Head { order, id, not_before }) = head(self.tx, lane)? {
+            if not_before.is_some_and(|moment| moment > self.request.now) {
+                // Woken on behalf of a job that is gone; the head has a wake-up of its own, still to come.
+                return Ok(false);
+            }
+            let Some(job) = Job::read(self.tx, id)? else {
+                self.forget_waiting(lane, order);
+                continue;
+            };
+            if self.expired(&job) {
+                if self.moves >= MOVES {
+                    // The lane goes on with the next request.
+                    self.tx.put(lane.wake(self.request.now), Vec::new())?;
+                    return Ok(false);
+                }
+                self.forget_waiting(lane, order);
+                self.expire(id, &job)?;
+                continue;
+            }
+            let row = Row::read(self.tx, id)?;
+            let (tries, failures) = row.map_or((0, 0), |row| (row.attempts, row.failures));
+            self.hand_out(lane, id, job, Tried { tries, failures }, Place { order, waits: true })?;
+            return Ok(true);
         }
         Ok(false)
     }
@@ -129,8 +160,7 @@ impl Search<'_, '_> {
             *self.book.cursor(class) = Some(id);
             let Some(job) = Job::read(self.tx, id)? else { continue };
             if self.expired(&job) {
-                settle::expire(self.tx, &mut self.book, id, &job, self.request.now)?;
-                self.moves += 1;
+                self.expire(id, &job)?;
                 continue;
             }
             let lane = job.lane(id);
@@ -166,12 +196,19 @@ impl Search<'_, '_> {
             run: self.request.run,
         };
         flight.write(self.tx, lane)?;
-        self.leased.leases.push(lease_of(&flight, job));
+        self.found.leased.leases.push(lease_of(&flight, job));
         Ok(())
     }
 
     fn expired(&self, job: &Job) -> bool {
         job.expires_at.is_some_and(|at| at <= self.request.now)
+    }
+
+    fn expire(&mut self, id: MessageId, job: &Job) -> Result<(), Error> {
+        settle::expire(self.tx, &mut self.book, id, job, self.request.now)?;
+        self.found.expired.push(id);
+        self.moves += 1;
+        Ok(())
     }
 
     fn forget_waiting(&mut self, lane: keys::LaneKey, order: u64) {

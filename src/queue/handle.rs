@@ -34,22 +34,26 @@ impl Handle {
     /// Takes a message in and waits until its one attempt is over, at most `wait`.
     ///
     /// A wait that ends before the attempt began takes the message back ([`Outcome::Cancelled`]); one that ends
-    /// later leaves it to its fate ([`Outcome::Unknown`]).
+    /// later leaves it to its fate ([`Outcome::Unknown`]). Should nobody be left to take it back, because the caller
+    /// went away or the process died, the message expires with the wait. A repeat under the same idempotency key
+    /// waits for the first one's outcome and takes nothing back.
     pub async fn send_now(
         &self,
         submission: Submission,
         wait: Duration,
     ) -> Result<(MessageId, Outcome), Error> {
         let (outcome, ended) = ractor::concurrency::oneshot();
-        let id = self.slot.call(|reply| Msg::SendNow(Box::new(submission), reply, outcome.into())).await??;
-        match tokio::time::timeout(wait, ended).await {
-            Ok(Ok(outcome)) => Ok((id, outcome)),
-            Ok(Err(_)) => Ok((id, Outcome::Unknown)),
-            Err(_) => {
-                let withdrawn = self.withdraw(id).await?;
-                Ok((id, if withdrawn { Outcome::Cancelled } else { Outcome::Unknown }))
-            }
+        let question = |reply| Msg::SendNow(Box::new(submission), wait, reply, outcome.into());
+        let accepted = self.slot.call(question).await??;
+        let id = accepted.id();
+        // The queue's actor may have died with the answer; what it wrote down has not.
+        if let Ok(Ok(outcome)) = tokio::time::timeout(wait, ended).await {
+            return Ok((id, outcome));
         }
+        if matches!(accepted, Accepted::New(_)) && self.withdraw(id).await? {
+            return Ok((id, Outcome::Cancelled));
+        }
+        Ok((id, ledger::outcome(&self.store, id)?.unwrap_or(Outcome::Unknown)))
     }
 
     /// Up to `max` messages that the instance may attempt now, each durably leased.

@@ -137,6 +137,21 @@ pub(super) fn trailing_id(key: &[u8]) -> Option<MessageId> {
     key.last_chunk::<16>().map(|bytes| MessageId::from_bytes(*bytes))
 }
 
+/// What stands for a job that waits in a lane: its id, and for a head that was tried before, when it may go.
+pub(super) fn waiting(id: MessageId, not_before: Option<Timestamp>) -> Vec<u8> {
+    let mut value = id.as_bytes().to_vec();
+    if let Some(moment) = not_before {
+        value.extend_from_slice(&moment.millis().to_be_bytes());
+    }
+    value
+}
+
+/// What [`waiting`] wrote.
+pub(super) fn parse_waiting(value: &[u8]) -> Option<(MessageId, Option<Timestamp>)> {
+    let not_before = value.get(16..).and_then(|bytes| bytes.first_chunk::<8>());
+    Some((message_id(value)?, not_before.map(|bytes| Timestamp(u64::from_be_bytes(*bytes)))))
+}
+
 /// The order within the lane, of a waiting entry's key.
 pub(super) fn trailing_order(key: &[u8]) -> Option<u64> {
     key.last_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes))

@@ -6,7 +6,7 @@ use crate::domain::{
 use crate::store::{self, Error, Key, Store};
 
 use super::record::{Flight, Job, Row, Step};
-use super::{InstanceNumber, keys};
+use super::{InstanceNumber, Outcome, keys};
 
 /// A message's present place and its whole story.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,6 +82,24 @@ pub(super) fn view(store: &Store, id: MessageId) -> Result<Option<MessageView>, 
         show_attempt(store, &mut view, job)?;
     }
     Ok(Some(view))
+}
+
+/// How a message ended; `None` while it has not.
+pub(super) fn outcome(store: &Store, id: MessageId) -> Result<Option<Outcome>, Error> {
+    let Some(view) = view(store, id)? else { return Ok(Some(Outcome::Unknown)) };
+    Ok(match view.status {
+        Status::Sent | Status::Delivered | Status::Read | Status::Played => {
+            view.provider_id.map(Outcome::Sent)
+        }
+        Status::DeadLetter if view.buried == Some(BuryReason::Ambiguous) => Some(Outcome::Unknown),
+        Status::Failed | Status::DeadLetter => {
+            let unexplained = || Failure::permanent(format!("the message is {}", view.status));
+            Some(Outcome::Failed(view.failure.unwrap_or_else(unexplained)))
+        }
+        Status::Cancelled | Status::Expired => Some(Outcome::Cancelled),
+        Status::Ambiguous => Some(Outcome::Unknown),
+        Status::Scheduled | Status::Queued | Status::Sending | Status::Deferred => None,
+    })
 }
 
 /// An attempt under way is known only by its flight; its row is written when it ends.

@@ -23,6 +23,8 @@ mod ledger;
 mod receipts;
 mod record;
 mod settle;
+#[cfg(test)]
+pub(crate) mod tests;
 mod upkeep;
 
 use std::time::Duration;

@@ -58,7 +58,7 @@ fn on_settled(
     }
     announce(tx, id, report, now)?;
     if report.receipt == Receipt::Failed {
-        row.failure.clone_from(&report.failure);
+        row.failure = Some(failure_of(report));
     }
     row.write(tx, id)?;
     Ok(Recorded::Moved(id))
@@ -90,6 +90,7 @@ fn on_open(
             store::delete_large(tx, keys::job(id))?;
             *book.depth(id.class()) = book.depth(id.class()).saturating_sub(1);
             book.write(tx, id.instance())?;
+            row.requeue(report.at);
             row.advance(Step::new(Status::Sending, report.at));
         }
     }

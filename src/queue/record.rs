@@ -196,6 +196,13 @@ impl Row {
         allowed
     }
 
+    /// Goes back into the queue, wherever it is, and says so in its history: what follows is a step from there.
+    pub fn requeue(&mut self, at: Timestamp) {
+        if self.status != Status::Queued {
+            self.advance(Step::new(Status::Queued, at));
+        }
+    }
+
     /// Notes an attempt that began, then what it ended in.
     pub fn attempted(&mut self, flight: &Flight) {
         self.attempts = flight.attempt;
@@ -266,7 +273,7 @@ pub(super) fn wait_in_lane(
     let blocked = is_busy(tx, book, lane)?;
     book.order += 1;
     *book.waiting(lane.class) += 1;
-    tx.put(lane.waiting_at(book.order), id.as_bytes().to_vec())?;
+    tx.put(lane.waiting_at(book.order), keys::waiting(id, None))?;
     if !blocked {
         tx.put(lane.wake(due), Vec::new())?;
     }
@@ -281,8 +288,20 @@ pub(super) fn is_busy(tx: &Tx, book: &mut Book, lane: keys::LaneKey) -> Result<b
     Ok(*book.waiting(lane.class) > 0 && head(tx, lane)?.is_some())
 }
 
-/// The first job waiting in a lane, with its order.
-pub(super) fn head(tx: &Tx, lane: keys::LaneKey) -> Result<Option<(u64, MessageId)>, Error> {
+/// A job at the head of its lane.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Head {
+    pub order: u64,
+    pub id: MessageId,
+    /// A job that was tried before may have to wait, and its lane with it.
+    pub not_before: Option<Timestamp>,
+}
+
+/// The first job waiting in a lane.
+pub(super) fn head(tx: &Tx, lane: keys::LaneKey) -> Result<Option<Head>, Error> {
     let first = tx.first(&lane.waiting(), &lane.waiting().after_prefix())?;
-    Ok(first.and_then(|(key, value)| Some((keys::trailing_order(&key)?, keys::message_id(&value)?))))
+    Ok(first.and_then(|(key, value)| {
+        let (id, not_before) = keys::parse_waiting(&value)?;
+        Some(Head { order: keys::trailing_order(&key)?, id, not_before })
+    }))
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::domain::{BuryReason, Failure, MessageId, ProviderMessageId, Status, Timestamp, Verdict};
+use crate::domain::{BuryReason, Failure, MessageId, Mode, ProviderMessageId, Status, Timestamp, Verdict};
 use crate::events::{self, Event};
 use crate::store::{self, Error, Tx};
 
@@ -24,7 +24,11 @@ fn job_of(lease: &Lease) -> Job {
 fn flight_of(tx: &Tx, lease: &Lease) -> Result<Option<(keys::LaneKey, Flight)>, Error> {
     let lane = keys::LaneKey::of(lease.id, lease.message.to.lane());
     let flight = Flight::read(tx, lane)?;
-    let current = flight.filter(|flight| flight.id == lease.id && flight.attempt == lease.attempt);
+    let same = |flight: &Flight| {
+        // A postponed attempt never began, so its number comes again; the moment tells the two apart.
+        flight.id == lease.id && flight.attempt == lease.attempt && flight.at == lease.leased_at
+    };
+    let current = flight.filter(same);
     Ok(current.map(|flight| (lane, flight)))
 }
 
@@ -36,9 +40,12 @@ pub(super) fn sent(
     now: Timestamp,
 ) -> Result<Option<Outcome>, Error> {
     let Some((lane, flight)) = flight_of(tx, lease)? else { return Ok(None) };
-    let known = if flight.waits || flight.attempt > 1 { Row::read(tx, lease.id)? } else { None };
+    // The common case, a first attempt that nothing was said about yet, has no row to read.
+    let has_row = flight.waits || flight.attempt > 1 || flight.held_until.is_some();
+    let known = if has_row { Row::read(tx, lease.id)? } else { None };
     let mut row = known.unwrap_or_else(|| Row::new(&job_of(lease)));
     row.attempted(&flight);
+    row.failure = None;
     row.advance(Step::new(Status::Sent, now));
     note_provider_id(tx, lease.id, &mut row, provider_id)?;
     row.write(tx, lease.id)?;
@@ -48,8 +55,16 @@ pub(super) fn sent(
 }
 
 /// The attempt did not begin after all: the message goes back to the head of its lane until `until`, untouched.
-pub(super) fn postpone(tx: &mut Tx, lease: &Lease, until: Timestamp) -> Result<(), Error> {
+pub(super) fn postpone(tx: &mut Tx, lease: &Lease, until: Timestamp, now: Timestamp) -> Result<(), Error> {
     let Some((lane, flight)) = flight_of(tx, lease)? else { return Ok(()) };
+    if flight.held_until.is_some()
+        && let Some(mut row) = Row::read(tx, lease.id)?
+    {
+        // It was taken for ambiguous, because its lease ended while it waited to begin.
+        row.requeue(now);
+        row.due = Some(until);
+        row.write(tx, lease.id)?;
+    }
     back_to_lane(tx, lane, &flight, until)
 }
 
@@ -75,6 +90,10 @@ pub(super) fn judged(
             None
         }
         Verdict::Defer { after } => {
+            // An attempt that was held as ambiguous turned out not to have happened.
+            if row.status == Status::Ambiguous {
+                row.requeue(now);
+            }
             row.advance(Step::about(Status::Deferred, now, failure));
             row.due = Some(now + after);
             tx.put(keys::due(id, now + after), Vec::new())?;
@@ -94,8 +113,9 @@ pub(super) fn judged(
             row.advance(Step::about(Status::DeadLetter, now, failure));
             row.buried = Some(reason);
             row.due = None;
-            let Some(job) = Job::read(tx, id)? else { return Ok(None) };
-            job.write(tx, keys::dead_letter(id))?;
+            if let Some(job) = Job::read(tx, id)? {
+                job.write(tx, keys::dead_letter(id))?;
+            }
             end_flight(tx, lane, &flight, now)?;
             announce_failure(tx, id, failure, Some(reason), now)?;
             Some(outcome_of_burial(reason, failure))
@@ -133,6 +153,10 @@ pub(super) fn expire(
     row.due = None;
     row.advance(Step::new(Status::Expired, now));
     row.write(tx, id)?;
+    if job.mode == Mode::Sync {
+        // Its caller was refused, and may ask again.
+        accept::free_key(tx, id, job)?;
+    }
     store::delete_large(tx, keys::job(id))?;
     *book.depth(id.class()) = book.depth(id.class()).saturating_sub(1);
     announce_failure(tx, id, &Failure::permanent("the message expired before it could be sent"), None, now)
@@ -178,19 +202,20 @@ fn back_to_lane(tx: &mut Tx, lane: keys::LaneKey, flight: &Flight, due: Timestam
         let mut book = Book::read(tx, lane.instance)?;
         *book.waiting(lane.class) += 1;
         book.write(tx, lane.instance)?;
-        tx.put(lane.waiting_at(flight.order), flight.id.as_bytes().to_vec())?;
     }
+    tx.put(lane.waiting_at(flight.order), keys::waiting(flight.id, Some(due)))?;
     tx.put(lane.wake(due), Vec::new())
 }
 
-/// Makes the message findable by the provider's id.
+/// Makes the message findable by the provider's id. The first one stays, because it was announced: another one, of
+/// a message that was sent again, comes with our own id beside it.
 pub(super) fn note_provider_id(
     tx: &mut Tx,
     id: MessageId,
     row: &mut Row,
     provider_id: &ProviderMessageId,
 ) -> Result<(), Error> {
-    if row.provider_id.as_ref() != Some(provider_id) {
+    if row.provider_id.is_none() {
         tx.put(keys::provider_id(id.instance(), provider_id), id.as_bytes().to_vec())?;
         row.provider_id = Some(provider_id.clone());
     }

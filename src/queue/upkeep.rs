@@ -21,34 +21,48 @@ pub(super) struct Upkeep {
     pub from: Option<MessageId>,
 }
 
-/// Forgets one page. Returns where the next begins; `None` when the ledger has no older rows.
+/// Forgets one page. Returns where in the ledger the next begins; `None` when there is nothing left to forget.
 pub(super) fn page(tx: &mut Tx, upkeep: &Upkeep) -> Result<Option<MessageId>, Error> {
-    forget_keys(tx, upkeep.now)?;
-    forget_events(tx, upkeep.events_before)?;
-    forget_rows(tx, upkeep)
+    let keys_left = forget_keys(tx, upkeep.now)?;
+    let events_left = forget_events(tx, upkeep.events_before)?;
+    let next = forget_rows(tx, upkeep)?;
+    if next.is_none() && (keys_left || events_left) {
+        return Ok(Some(upkeep.from.unwrap_or(MessageId::from_bytes([0; 16]))));
+    }
+    Ok(next)
 }
 
-fn forget_keys(tx: &mut Tx, now: Timestamp) -> Result<(), Error> {
+/// `true` when there may be more.
+fn forget_keys(tx: &mut Tx, now: Timestamp) -> Result<bool, Error> {
     let start = Key::new(Space::IdempotencyExpiry);
     let end = Key::new(Space::IdempotencyExpiry).u64(now.millis());
-    for key in keys_in(tx, &start, &end)? {
+    let page = keys_in(tx, &start, &end)?;
+    let full = page.len() == PAGE;
+    for key in page {
         if let Some(rest) = key.as_slice().get(9..) {
             tx.delete(Key::new(Space::Idempotency).bytes(rest));
         }
         tx.delete(key);
     }
-    Ok(())
+    Ok(full)
 }
 
-fn forget_events(tx: &mut Tx, before: Timestamp) -> Result<(), Error> {
-    let all = Key::new(Space::EventTail);
-    for key in keys_in(tx, &all, &all.clone().after_prefix())? {
-        let number = key.as_slice().get(1..).and_then(|bytes| bytes.first_chunk::<4>());
+/// `true` when there may be more.
+fn forget_events(tx: &mut Tx, before: Timestamp) -> Result<bool, Error> {
+    let logs = Key::new(Space::EventTail);
+    let end = logs.clone().after_prefix();
+    let tails = tx.range(&logs, &end).map(|entry| entry.map(|(key, _)| key));
+    let mut left = PAGE;
+    for key in tails.collect::<Result<Vec<_>, _>>()? {
+        let number = key.get(1..).and_then(|bytes| bytes.first_chunk::<4>());
         if let Some(instance) = number.and_then(|bytes| InstanceNumber::from_be_bytes(*bytes)) {
-            events::trim(tx, instance, before, PAGE)?;
+            left = left.saturating_sub(events::trim(tx, instance, before, left)?);
+        }
+        if left == 0 {
+            return Ok(true);
         }
     }
-    Ok(())
+    Ok(false)
 }
 
 fn forget_rows(tx: &mut Tx, upkeep: &Upkeep) -> Result<Option<MessageId>, Error> {
@@ -62,7 +76,8 @@ fn forget_rows(tx: &mut Tx, upkeep: &Upkeep) -> Result<Option<MessageId>, Error>
         }
         last = Some(id);
         let Some(row) = Row::read(tx, id)? else { continue };
-        if !row.status.is_settled() {
+        // A row that is not settled waits for its job. Only a deleted instance leaves one without.
+        if !row.status.is_settled() && tx.get(&keys::job(id))?.is_some() {
             continue;
         }
         if let Some(provider_id) = &row.provider_id {
@@ -75,6 +90,8 @@ fn forget_rows(tx: &mut Tx, upkeep: &Upkeep) -> Result<Option<MessageId>, Error>
 }
 
 /// Deletes a page of everything that an instance left behind. `true` when there is more.
+///
+/// Ledger rows and the ends of idempotency keys, which are sorted by time, stay for [`page`] to forget.
 pub(super) fn purge(tx: &mut Tx, instance: InstanceNumber) -> Result<bool, Error> {
     const OWNED: [Space; 10] = [
         Space::Job,

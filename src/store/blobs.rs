@@ -49,14 +49,16 @@ fn put_blocking(root: &Path, bytes: &[u8], mime: String) -> Result<BlobRef, Erro
     let sha256: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     let path = path_of(root, &sha256);
     let size = bytes.len() as u64;
+    let folder = path.parent().unwrap_or(root);
     let known = std::fs::metadata(&path).is_ok_and(|file| file.len() == size);
-    if !known {
-        let folder = path.parent().unwrap_or(root);
-        std::fs::create_dir_all(folder)
-            .and_then(|()| std::fs::File::open(root)?.sync_all())
-            .and_then(|()| write_durably(&path, bytes))
-            .map_err(|cause| Error::io("cannot write", &path, cause))?;
-    }
+    let sync = |folder: &Path| std::fs::File::open(folder)?.sync_all();
+    let kept = if known {
+        // Whoever wrote it may not have come to sync its name yet.
+        sync(folder).and_then(|()| sync(root))
+    } else {
+        std::fs::create_dir_all(folder).and_then(|()| sync(root)).and_then(|()| write_durably(&path, bytes))
+    };
+    kept.map_err(|cause| Error::io("cannot write", &path, cause))?;
     Ok(BlobRef { sha256, size, mime })
 }
 

@@ -4,7 +4,8 @@
 pub enum Space {
     /// Jobs not yet settled. instance · class · message id → content (`queue`).
     Job = b'Q',
-    /// Jobs that wait behind others of their lane. instance · class · lane · order → message id (`queue`).
+    /// Jobs that wait behind others of their lane. instance · class · lane · order → message id, and the
+    /// moment before which a head that was tried may not go (`queue`).
     Lane = b'L',
     /// When a waiting lane may go on. instance · class · due · lane → nothing (`queue`).
     Wake = b'W',

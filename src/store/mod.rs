@@ -17,6 +17,8 @@ mod db;
 mod folder;
 mod keys;
 mod large;
+#[cfg(test)]
+mod scratch;
 mod tx;
 mod writer;
 
@@ -30,6 +32,8 @@ pub use db::{Closing, Store};
 pub use folder::Folder;
 pub use keys::{Key, Space};
 pub use large::{delete_large, get_large, put_large};
+#[cfg(test)]
+pub(crate) use scratch::Scratch;
 pub use tx::{Entry, Tx};
 
 /// How the store is opened.

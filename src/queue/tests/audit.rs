@@ -1,0 +1,307 @@
+//! Holding every record in the store to what the model knows, and to each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::domain::{Class, MessageId, Status, Timestamp};
+use crate::queue::keys;
+use crate::queue::record::{Book, Flight, Row};
+use crate::queue::tests::world::{Known, Stand, World, number};
+use crate::store::{self, Entry, Key, Space};
+
+/// The store's records by space.
+struct Records(BTreeMap<u8, Vec<Entry>>);
+
+impl Records {
+    fn of(&self, space: Space) -> &[Entry] {
+        self.0.get(&(space as u8)).map_or(&[], Vec::as_slice)
+    }
+}
+
+fn id_at_end(key: &[u8]) -> MessageId {
+    keys::trailing_id(key).unwrap()
+}
+
+/// Instance, class and lane as they stand in the keys of lanes and flights.
+fn lane_bytes(key: &[u8]) -> Vec<u8> {
+    key[1..14].to_vec()
+}
+
+impl World<'_> {
+    fn records(&self) -> Records {
+        let mut records: BTreeMap<u8, Vec<Entry>> = BTreeMap::new();
+        for entry in self.scratch.entries() {
+            records.entry(entry.0[0]).or_default().push(entry);
+        }
+        Records(records)
+    }
+
+    fn book(&self, instance: usize) -> Book {
+        self.scratch.write(|tx| Book::read(tx, number(instance))).unwrap()
+    }
+
+    /// Everything that must be true between any two commits.
+    pub fn audit(&self) {
+        let records = self.records();
+        self.audit_jobs(&records);
+        self.audit_lanes(&records);
+        self.audit_rows(&records);
+        self.audit_keys(&records);
+        audit_parts(&records);
+    }
+
+    fn audit_jobs(&self, records: &Records) {
+        let jobs: BTreeSet<_> = records.of(Space::Job).iter().map(|(key, _)| id_at_end(key)).collect();
+        let open: BTreeSet<_> =
+            self.messages.iter().filter(|known| known.is_open()).map(|known| known.id).collect();
+        assert_eq!(jobs, open, "jobs are exactly the open messages");
+        for instance in 0..2 {
+            let mut book = self.book(instance);
+            for class in Class::ALL {
+                let open = self.open(instance).filter(|known| known.id.class() == class).count();
+                assert_eq!(*book.depth(class), open as u64, "depth of {class:?}");
+            }
+        }
+        for (_, bytes) in records.of(Space::DeadLetter) {
+            // Whole jobs, which can be sent again.
+            assert!(bytes.len() > 2);
+        }
+        let dead: BTreeSet<_> = records.of(Space::DeadLetter).iter().map(|(key, _)| id_at_end(key)).collect();
+        let expected = self.messages.iter().filter(|known| {
+            known.status == Status::DeadLetter && !known.forgotten && !self.purged[known.instance]
+        });
+        assert_eq!(dead, expected.map(|known| known.id).collect(), "dead letters");
+    }
+
+    /// Every open message is in exactly one place, and every lane that may go on will be woken.
+    fn audit_lanes(&self, records: &Records) {
+        let mut flights: BTreeMap<Vec<u8>, Flight> = BTreeMap::new();
+        for (key, value) in records.of(Space::Flight) {
+            flights.insert(lane_bytes(key), store::decode(value).unwrap());
+        }
+        let mut lanes: BTreeMap<Vec<u8>, Vec<(u64, MessageId, Option<Timestamp>)>> = BTreeMap::new();
+        for (key, value) in records.of(Space::Lane) {
+            let (id, not_before) = keys::parse_waiting(value).unwrap();
+            let place = (keys::trailing_order(key).unwrap(), id, not_before);
+            lanes.entry(lane_bytes(key)).or_default().push(place);
+        }
+        let dues: BTreeMap<_, _> = records
+            .of(Space::Due)
+            .iter()
+            .map(|(key, _)| keys::parse_due(key).unwrap())
+            .map(|(at, id)| (id, at))
+            .collect();
+        for known in self.messages.iter().filter(|known| known.is_open()) {
+            self.audit_place(known, &flights, &lanes, &dues);
+        }
+        for instance in (0..2).filter(|&instance| !self.purged[instance]) {
+            let mut book = self.book(instance);
+            for class in Class::ALL {
+                let prefix =
+                    [&number(instance).get().to_be_bytes()[..], &[u8::from(class == Class::Bulk)]].concat();
+                let waiting =
+                    lanes.iter().filter(|(lane, _)| lane.starts_with(&prefix)).map(|(_, jobs)| jobs.len());
+                assert_eq!(*book.waiting(class), waiting.sum::<usize>() as u64, "waiting of {class:?}");
+            }
+        }
+        let placed =
+            lanes.values().flatten().map(|(_, id, _)| *id).chain(flights.values().map(|flight| flight.id));
+        for id in placed.chain(dues.keys().copied()) {
+            assert!(self.messages.iter().any(|known| known.id == id && known.is_open()), "an orphan: {id}");
+        }
+        self.audit_wakes(records, &flights, &lanes);
+    }
+
+    fn audit_place(
+        &self,
+        known: &Known,
+        flights: &BTreeMap<Vec<u8>, Flight>,
+        lanes: &BTreeMap<Vec<u8>, Vec<(u64, MessageId, Option<Timestamp>)>>,
+        dues: &BTreeMap<MessageId, Timestamp>,
+    ) {
+        let unread = !self.book(known.instance).has_read(known.id);
+        let flight = flights.iter().find(|(_, flight)| flight.id == known.id);
+        let waits: Vec<_> = lanes
+            .iter()
+            .flat_map(|(lane, jobs)| jobs.iter().map(move |job| (lane, job)))
+            .filter(|(_, job)| job.1 == known.id)
+            .collect();
+        let due = dues.get(&known.id).copied();
+        match &known.stand {
+            Stand::Flying { attempt, at, run, held_until } => {
+                let (lane, flight) = flight.unwrap();
+                let expected = (*attempt, *at, *run, *held_until, known.failures);
+                assert_eq!(
+                    (flight.attempt, flight.at, flight.run, flight.held_until, flight.failures),
+                    expected
+                );
+                assert!(!unread && due.is_none());
+                assert_eq!(waits.len(), usize::from(flight.waits));
+                let behind = lanes.get(lane).into_iter().flatten().filter(|job| job.1 != known.id);
+                assert!(
+                    behind.map(|job| job.0).all(|order| order > flight.order),
+                    "a flight is first in its lane"
+                );
+            }
+            Stand::Waiting => {
+                assert!(flight.is_none() && due.is_none(), "{known:?}");
+                assert_eq!(usize::from(unread) + waits.len(), 1, "in one place: {known:?}");
+                let not_before = waits.first().and_then(|(_, job)| job.2).unwrap_or_default();
+                assert_eq!(not_before, known.not_before, "{known:?}");
+            }
+            // One whose moment has come lies there until the next look.
+            Stand::Deferred(at) => {
+                assert!(flight.is_none() && waits.is_empty() && !unread, "{known:?}");
+                assert_eq!(due, Some(*at));
+            }
+            Stand::Over => unreachable!(),
+        }
+    }
+
+    fn audit_wakes(
+        &self,
+        records: &Records,
+        flights: &BTreeMap<Vec<u8>, Flight>,
+        lanes: &BTreeMap<Vec<u8>, Vec<(u64, MessageId, Option<Timestamp>)>>,
+    ) {
+        let mut wakes: BTreeMap<Vec<u8>, Vec<Timestamp>> = BTreeMap::new();
+        for (key, _) in records.of(Space::Wake) {
+            let (due, lane) = keys::parse_wake(key).unwrap();
+            let lane = [&key[1..6], &lane.0.to_be_bytes()[..]].concat();
+            wakes.entry(lane).or_default().push(due);
+        }
+        for (lane, jobs) in lanes.iter().filter(|(lane, _)| !flights.contains_key(*lane)) {
+            let not_before = jobs[0].2.unwrap_or_default();
+            let soon = wakes
+                .get(lane)
+                .into_iter()
+                .flatten()
+                .any(|&due| due >= not_before && (due == not_before || due <= self.high));
+            assert!(soon, "a lane that nobody will wake: {jobs:?}");
+        }
+        for (lane, dues) in wakes {
+            let head = lanes.get(&lane).filter(|_| !flights.contains_key(&lane)).and_then(|jobs| jobs[0].2);
+            for due in dues {
+                assert!(due <= self.high || Some(due) == head, "a wake-up for nobody");
+            }
+        }
+    }
+
+    fn audit_rows(&self, records: &Records) {
+        let mut rows: BTreeMap<MessageId, Row> = BTreeMap::new();
+        for (key, value) in records.of(Space::Ledger) {
+            rows.insert(id_at_end(key), store::decode(value).unwrap());
+        }
+        let mut named = BTreeMap::new();
+        for known in &self.messages {
+            let Some(row) = rows.remove(&known.id) else {
+                let plain = known.status == Status::Queued && known.attempts == 0;
+                assert!(
+                    plain || known.forgotten || self.purged[known.instance],
+                    "a row is missing: {known:?}"
+                );
+                continue;
+            };
+            assert!(!known.forgotten, "a row stayed: {known:?}");
+            let mut status = Status::Queued;
+            for step in &row.history {
+                assert!(status.may_become(step.status), "{status} -> {}: {known:?}", step.status);
+                status = step.status;
+            }
+            assert_eq!(status, row.status, "the history ends where the message stands");
+            if self.purged[known.instance] {
+                continue;
+            }
+            assert_eq!(
+                (row.status, row.attempts, row.failures),
+                (known.status, known.attempts, known.failures)
+            );
+            assert_eq!(row.provider_id, known.provider_id);
+            assert_eq!(row.buried.is_some(), row.status == Status::DeadLetter);
+            let went_out =
+                matches!(row.status, Status::Sent | Status::Delivered | Status::Read | Status::Played);
+            assert!(!went_out || row.failure.is_none(), "a failure that no longer matters");
+            if let Some(provider_id) = &row.provider_id {
+                let key = keys::provider_id(number(known.instance), provider_id);
+                named.insert(key.as_slice().to_vec(), known.id);
+            }
+        }
+        assert!(rows.is_empty(), "rows of nobody");
+        let index: BTreeMap<_, _> = records
+            .of(Space::ProviderId)
+            .iter()
+            .map(|(key, value)| (key.clone(), keys::message_id(value).unwrap()))
+            .collect();
+        assert_eq!(index, named, "the index of provider ids");
+    }
+
+    fn audit_keys(&self, records: &Records) {
+        let (mut answers, mut expiries) = (Vec::new(), Vec::new());
+        for (&(instance, key), &(_, _, expires)) in &self.keys {
+            let (instance, key) = (number(instance), [key; 16]);
+            answers.push(keys::idempotency(instance, &key).as_slice().to_vec());
+            expiries.push(keys::idempotency_expiry(expires, instance, &key).as_slice().to_vec());
+        }
+        expiries.sort();
+        let stored: Vec<_> = records.of(Space::Idempotency).iter().map(|(key, _)| key.clone()).collect();
+        assert_eq!(stored, answers, "idempotency keys");
+        // A deleted instance leaves these to time.
+        let purged =
+            |key: &[u8]| (0..2).any(|at| self.purged[at] && key[9..13] == number(at).get().to_be_bytes());
+        let stored = records.of(Space::IdempotencyExpiry).iter().map(|(key, _)| key.clone());
+        assert_eq!(
+            stored.filter(|key| !purged(key)).collect::<Vec<_>>(),
+            expiries,
+            "ends of idempotency keys"
+        );
+    }
+
+    /// The log says of each message what became of it, as often as it became that.
+    pub fn check_announcements(&self) {
+        let records = self.records();
+        let mut acks: BTreeMap<String, usize> = BTreeMap::new();
+        for (key, _) in records.of(Space::Event) {
+            let key = Key::from(key.clone());
+            let bytes = self.scratch.write(|tx| store::get_large(&key, |key| tx.get(key))).unwrap().unwrap();
+            let event: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+            if event["type"] == "message_ack" {
+                let id = event["data"]["correlation_id"].as_str().unwrap().to_owned();
+                *acks.entry(id).or_default() += 1;
+            }
+        }
+        for known in self.messages.iter().filter(|known| !self.purged[known.instance]) {
+            let heard = acks.get(&known.id.correlation_id().to_string()).copied().unwrap_or_default();
+            assert_eq!(heard, known.acks, "announcements of {known:?}");
+        }
+    }
+
+    pub fn check_only_counters_are_left(&self) {
+        let expected = [Space::Book, Space::Meta, Space::EventTail].map(|space| space as u8);
+        for (key, _) in self.scratch.entries() {
+            assert!(expected.contains(&key[0]), "left behind: {:?}", String::from_utf8_lossy(&key));
+        }
+        for instance in 0..2 {
+            let book = self.book(instance);
+            assert_eq!((book.depth, book.waiting), ([0, 0], [0, 0]));
+        }
+    }
+
+    pub fn check_only_the_node_is_left(&self) {
+        for (key, _) in self.scratch.entries() {
+            assert_eq!(key[0], Space::Meta as u8, "left behind: {:?}", String::from_utf8_lossy(&key));
+        }
+    }
+}
+
+/// Every part of a large value belongs to one that is there.
+fn audit_parts(records: &Records) {
+    let owners: BTreeSet<&[u8]> = records.0.values().flatten().map(|(key, _)| key.as_slice()).collect();
+    for (key, _) in records.of(Space::Part) {
+        let owner = &key[1..key.len() - 2];
+        assert!(owners.contains(owner), "a part of nothing");
+    }
+    for (key, value) in records.of(Space::Job) {
+        let parts = u16::from_be_bytes(*value.first_chunk().unwrap());
+        let mut found = records.of(Space::Part).iter().filter(|(part, _)| part[1..].starts_with(key));
+        assert_eq!(found.by_ref().count(), usize::from(parts));
+    }
+}

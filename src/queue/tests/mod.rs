@@ -1,0 +1,6 @@
+mod audit;
+pub(crate) mod bench;
+mod model;
+mod scenarios;
+mod storage;
+mod world;

@@ -1,0 +1,141 @@
+//! The queue's storage functions against a model, over random histories.
+//!
+//! Whatever happens in whatever order: no job is lost, a lane has one live lease and keeps its order, a message has
+//! one end, nothing is handed out before its time or kept back after it, counters tell the truth, and in the end
+//! nothing is left behind.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+use proptest::test_runner::{RngSeed, TestRunner};
+
+use crate::domain::{BuryReason, Receipt, Verdict};
+use crate::queue::tests::world::{Request, World};
+use crate::store::Scratch;
+
+/// One thing that happens to the queue.
+#[derive(Debug, Clone)]
+enum Op {
+    Accept(Request),
+    Lease { instance: usize, max: usize },
+    Sent(Index),
+    Postpone(Index, u64),
+    Judge(Index, Verdict),
+    Report { message: Index, receipt: Receipt, with_our_id: bool, other_id: bool },
+    Withdraw(Index),
+    Pass(u64),
+    StepBack(u64),
+    Sweep,
+    Restart,
+    Upkeep,
+    Purge(usize),
+}
+
+fn millis() -> impl Strategy<Value = u64> {
+    prop_oneof![Just(0), Just(1), Just(500), Just(5_000), Just(60_000)]
+}
+
+fn verdict() -> impl Strategy<Value = Verdict> {
+    let after = || millis().prop_map(Duration::from_millis);
+    prop_oneof![
+        4 => (after(), any::<bool>()).prop_map(|(after, counted)| Verdict::Retry { after, counted }),
+        2 => after().prop_map(|after| Verdict::Defer { after }),
+        2 => after().prop_map(|wait| Verdict::Hold { wait }),
+        2 => Just(Verdict::Bury(BuryReason::Permanent)),
+        1 => Just(Verdict::Bury(BuryReason::Exhausted)),
+        2 => Just(Verdict::Fail),
+    ]
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let key = prop::option::weighted(0.4, (0..3u8, 0..2u8));
+    let ttl = prop::option::weighted(0.25, prop_oneof![Just(1), Just(700), Just(30_000)]);
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), prop::bool::weighted(0.15));
+    (0..2usize, 0..3usize, flags, key, ttl).prop_map(
+        |(instance, to, (bulk, sync, resend, large), key, ttl)| Request {
+            instance,
+            to,
+            bulk,
+            sync,
+            resend,
+            large,
+            key,
+            ttl,
+        },
+    )
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let receipt = prop_oneof![
+        Just(Receipt::Sent),
+        Just(Receipt::Delivered),
+        Just(Receipt::Read),
+        Just(Receipt::Played),
+        Just(Receipt::Failed),
+    ];
+    let report = (any::<Index>(), receipt, any::<bool>(), prop::bool::weighted(0.2));
+    prop_oneof![
+        10 => request().prop_map(Op::Accept),
+        10 => (0..2usize, 1..5usize).prop_map(|(instance, max)| Op::Lease { instance, max }),
+        5 => any::<Index>().prop_map(Op::Sent),
+        2 => (any::<Index>(), millis()).prop_map(|(lease, delay)| Op::Postpone(lease, delay)),
+        6 => (any::<Index>(), verdict()).prop_map(|(lease, verdict)| Op::Judge(lease, verdict)),
+        4 => report.prop_map(|(message, receipt, with_our_id, other_id)| {
+            Op::Report { message, receipt, with_our_id, other_id }
+        }),
+        2 => any::<Index>().prop_map(Op::Withdraw),
+        5 => prop_oneof![Just(1), Just(700), Just(10_000), Just(100_000)].prop_map(Op::Pass),
+        1 => prop_oneof![Just(1), Just(2_000), Just(90_000)].prop_map(Op::StepBack),
+        2 => Just(Op::Sweep),
+        1 => Just(Op::Restart),
+        1 => Just(Op::Upkeep),
+        1 => (0..40usize).prop_map(Op::Purge),
+    ]
+}
+
+fn apply(world: &mut World, op: Op) {
+    match op {
+        Op::Accept(request) => world.accept(request),
+        Op::Lease { instance, max } => world.lease(instance, max),
+        Op::Sent(lease) => world.sent(lease),
+        Op::Postpone(lease, delay) => world.postpone(lease, Duration::from_millis(delay)),
+        Op::Judge(lease, verdict) => world.judge(lease, verdict),
+        Op::Report { message, receipt, with_our_id, other_id } => {
+            world.report(message, receipt, with_our_id, other_id);
+        }
+        Op::Withdraw(message) => world.withdraw(message),
+        Op::Pass(millis) => world.pass(Duration::from_millis(millis)),
+        Op::StepBack(millis) => world.step_back(Duration::from_millis(millis)),
+        Op::Sweep => world.sweep(),
+        Op::Restart => world.restart(),
+        Op::Upkeep => world.upkeep(Duration::from_secs(60)),
+        // Rarely: it ends the story of half the world.
+        Op::Purge(instance) if instance < 2 => world.purge(instance),
+        Op::Purge(_) => {}
+    }
+}
+
+#[test]
+fn any_history_keeps_every_promise() {
+    let config = ProptestConfig {
+        // Each run tests the same histories; PROPTEST_CASES asks for more of them.
+        rng_seed: RngSeed::Fixed(0x7265_6c65_766f),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let scratch = Scratch::new();
+    let histories = prop::collection::vec(op(), 1..90);
+    let outcome = TestRunner::new(config).run(&histories, |history| {
+        scratch.clear();
+        let mut world = World::new(&scratch);
+        for op in history {
+            apply(&mut world, op);
+            world.audit();
+        }
+        world.drain();
+        world.end();
+        Ok(())
+    });
+    outcome.unwrap();
+}
