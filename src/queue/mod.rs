@@ -35,7 +35,7 @@ use crate::domain::{
 };
 use crate::{store, supervision};
 
-pub use actor::{Arguments, Msg, QueueActor};
+pub use actor::{Arguments, Msg, Nudges, QueueActor};
 pub use handle::Handle;
 pub use ledger::MessageView;
 pub use record::Step;
