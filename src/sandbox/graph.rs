@@ -114,6 +114,25 @@ fn phone_number(shared: &Shared, id: &str) -> Map<String, Value> {
     fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
+/// Fields that a number has at Meta and that have no value here; Graph leaves such ones out.
+const UNSET: &[&str] = &[
+    "certificate",
+    "conversational_automation",
+    "country_code",
+    "country_dial_code",
+    "eligibility_for_api_business_global_search",
+    "health_status",
+    "is_on_biz_app",
+    "is_pin_enabled",
+    "is_preverified_number",
+    "last_onboarded_time",
+    "new_certificate",
+    "new_name_status",
+    "quality_score",
+    "search_visibility",
+    "webhook_configuration",
+];
+
 /// The fields that were asked for and always the id; without `fields` all of them.
 fn select(mut all: Map<String, Value>, fields: Option<&str>) -> Result<Map<String, Value>, GraphError> {
     let Some(fields) = fields.filter(|fields| !fields.is_empty()) else { return Ok(all) };
@@ -121,7 +140,7 @@ fn select(mut all: Map<String, Value>, fields: Option<&str>) -> Result<Map<Strin
     for name in fields.split(',').map(str::trim).chain(["id"]) {
         match all.remove(name) {
             Some(value) => drop(chosen.insert(name.to_owned(), value)),
-            None if chosen.contains_key(name) => {}
+            None if chosen.contains_key(name) || UNSET.contains(&name) => {}
             None => {
                 return Err(GraphError::new(code::PARAMETER)
                     .message(format!("Tried accessing nonexisting field ({name})")));

@@ -125,8 +125,8 @@ impl Inbound {
                 "filename",
                 (kind == "document").then(|| json!(self.filename.as_deref().unwrap_or("sample.txt"))),
             ),
-            ("voice", (kind == "audio").then(|| json!(true))),
-            ("animated", (kind == "sticker").then(|| json!(false))),
+            ("voice", (kind == "audio").then_some(json!(true))),
+            ("animated", (kind == "sticker").then_some(json!(false))),
         ];
         if let Value::Object(file) = &mut file {
             file.extend(extra.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));

@@ -205,6 +205,8 @@ impl Sandbox {
     /// that are not yet due are dropped.
     pub async fn serve(self, shutdown: CancellationToken) {
         let Self { listener, shared, accepted, .. } = self;
+        // Also when this future is dropped: nothing that it started outlives it for long.
+        let _closing = shared.closing.clone().drop_guard();
         let dispatcher = tokio::spawn(webhooks::dispatch(Arc::clone(&shared), accepted));
         if let Some(verify_token) = shared.options.verify_token.clone() {
             let shared = Arc::clone(&shared);

@@ -73,6 +73,8 @@ fn check_parameter(at: &At<'_, '_>, context: &Context<'_>) -> Checked {
         }
         "date_time" => at.object("date_time")?.required_text("fallback_value", 1..=1024).map(drop),
         media @ ("image" | "video" | "document") => validate::file(&at.object(media)?, media, context),
+        // Sent as a video that repeats.
+        "gif" => validate::file(&at.object("gif")?, "video", context),
         other @ ("action" | "location" | "product" | "limited_time_offer" | "order_status"
         | "order_details") => at.object(other).map(drop),
         _ => Err(kind.invalid("is not a type of template parameter.")),

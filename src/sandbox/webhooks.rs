@@ -11,7 +11,7 @@ use reqwest::redirect::Policy;
 use reqwest::{StatusCode, header};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use url::Url;
@@ -31,7 +31,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Webhooks that wait for another attempt at once; one that fails beyond it is given up.
+/// Webhooks that wait for another attempt at once.
 const RETRIES_AT_ONCE: usize = 64;
 
 /// An accepted message whose statuses are to be told.
@@ -149,18 +149,38 @@ impl Courier {
     }
 
     /// Sends a webhook with so many updates: once, once more at once, and then, in the background, with
-    /// growing pauses until the attempts are used up.
+    /// growing pauses until the attempts are used up. When too many are being repeated already it is given up.
     pub async fn deliver(&self, shared: &Arc<Shared>, body: Bytes, updates: usize) -> Delivery {
+        let delivery = self.try_twice(&body, updates).await;
+        if matches!(delivery, Delivery::Refused(_)) {
+            match Arc::clone(&self.retries).try_acquire_owned() {
+                Ok(permit) => self.retry_later(shared, body, updates, permit),
+                Err(_) => self.give_up(updates),
+            }
+        }
+        delivery
+    }
+
+    /// The same, but waits when too many are being repeated: meanwhile updates gather behind this one.
+    async fn deliver_patiently(&self, shared: &Arc<Shared>, body: Bytes, updates: usize) {
+        if matches!(self.try_twice(&body, updates).await, Delivery::Refused(_)) {
+            match Arc::clone(&self.retries).acquire_owned().await {
+                Ok(permit) => self.retry_later(shared, body, updates, permit),
+                Err(_) => self.give_up(updates),
+            }
+        }
+    }
+
+    async fn try_twice(&self, body: &Bytes, updates: usize) -> Delivery {
         let Some(receiver) = self.receiver() else { return Delivery::Nowhere };
         let mut answer = None;
         for _ in 0..self.attempts.min(2) {
-            answer = self.attempt(&receiver, &body).await;
+            answer = self.attempt(&receiver, body).await;
             if answer == Some(StatusCode::OK) {
                 self.taken(updates);
                 return Delivery::Taken;
             }
         }
-        self.retry_later(shared, body, updates);
         Delivery::Refused(answer)
     }
 
@@ -174,12 +194,11 @@ impl Courier {
         self.stats.updates_given_up.add(updates);
     }
 
-    fn retry_later(&self, shared: &Arc<Shared>, body: Bytes, updates: usize) {
-        let permit = Arc::clone(&self.retries).try_acquire_owned().ok();
-        let Some(permit) = permit.filter(|_| self.attempts > 2) else {
+    fn retry_later(&self, shared: &Arc<Shared>, body: Bytes, updates: usize, permit: OwnedSemaphorePermit) {
+        if self.attempts <= 2 {
             self.give_up(updates);
             return;
-        };
+        }
         let shared = Arc::clone(shared);
         self.tracker.spawn(async move {
             let _permit = permit;
@@ -339,7 +358,7 @@ async fn follow(shared: &Arc<Shared>, accepted: &mut mpsc::Receiver<Tracked>) {
                 break;
             }
             match payloads::statuses(shared, &updates, shared.clock.now()) {
-                Ok(body) => drop(courier.deliver(shared, body.into(), updates.len()).await),
+                Ok(body) => courier.deliver_patiently(shared, body.into(), updates.len()).await,
                 Err(error) => tracing::error!(%error, "statuses could not be written as JSON"),
             }
         }
