@@ -222,6 +222,21 @@ async fn a_webhook_that_is_not_answered_with_200_is_repeated_and_at_last_given_u
 }
 
 #[tokio::test]
+async fn statuses_outlast_a_receiver_that_is_away() {
+    let mut receiver = receiver(9).await;
+    let sandbox = start(Options { webhook_url: Some(receiver.url()), ..fast() }).await;
+    for to in ["16505550001", "16505550002"] {
+        assert_eq!(sandbox.send(text(to)).await.0, 200);
+    }
+    let statuses = receiver.statuses(6).await;
+    let mut told: Vec<_> =
+        statuses.iter().map(|(status, _)| (status["id"].to_string(), status["status"].to_string())).collect();
+    told.sort();
+    told.dedup();
+    assert_eq!(told.len(), 6);
+}
+
+#[tokio::test]
 async fn a_user_writes_and_their_file_can_be_fetched() {
     let mut receiver = receiver(0).await;
     let sandbox = start(fast()).await;
