@@ -20,6 +20,8 @@ pub struct Send {
     pub idempotency: Option<IdempotencyKey>,
     /// After this moment it must not be sent any more.
     pub expires_at: Option<Timestamp>,
+    /// Not before this moment.
+    pub send_at: Option<Timestamp>,
 }
 
 /// Refuses what WhatsApp would refuse for certain, and links that lead where they must not.
@@ -41,6 +43,7 @@ pub(super) async fn admit(
         mode,
         idempotency: send.idempotency,
         expires_at: send.expires_at,
+        send_at: send.send_at,
         on_ambiguous: known.record.config.on_ambiguous.unwrap_or(on_ambiguous),
     })
 }

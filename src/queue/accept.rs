@@ -6,7 +6,7 @@ use crate::domain::{Class, InstanceNumber, MessageId, Status, Timestamp};
 use crate::store::{self, Error, Tx};
 
 use super::record::{Book, Flight, Job, Row, Step, head};
-use super::{Accepted, Submission, keys};
+use super::{Accepted, Submission, keys, later};
 
 /// What an idempotency key stands for.
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,7 +38,7 @@ pub(super) fn accept(
     submission: Submission,
     terms: Terms,
 ) -> Result<Result<Accepted, Refused>, Error> {
-    let Submission { instance, message, class, mode, idempotency, expires_at, on_ambiguous } = submission;
+    let Submission { instance, message, class, mode, idempotency, expires_at, send_at, on_ambiguous } = submission;
     if let Some(asked) = &idempotency
         && let Some(bytes) = tx.get(&keys::idempotency(instance, &asked.key))?
     {
@@ -60,9 +60,19 @@ pub(super) fn accept(
         tx.put(keys::idempotency(instance, &asked.key), store::encode(&answer)?)?;
         tx.put(keys::idempotency_expiry(answer.expires, instance, &asked.key), Vec::new())?;
     }
-    let job =
-        Job { message, mode, expires_at, on_ambiguous, idempotency: idempotency.map(|asked| asked.key) };
+    let send_at = send_at.filter(|at| *at > terms.now);
+    let job = Job {
+        message,
+        mode,
+        expires_at,
+        on_ambiguous,
+        scheduled: send_at.is_some(),
+        idempotency: idempotency.map(|asked| asked.key),
+    };
     job.write(tx, keys::job(id))?;
+    if let Some(at) = send_at {
+        later::schedule(tx, id, &job, at)?;
+    }
     *book.depth(class) += 1;
     book.write(tx, instance)?;
     Ok(Ok(Accepted::New(id)))
@@ -114,7 +124,7 @@ pub(super) fn withdraw(tx: &mut Tx, id: MessageId, now: Timestamp) -> Result<boo
         return Ok(false);
     }
     let mut book = Book::read(tx, id.instance())?;
-    leave_lane(tx, &mut book, lane, id, now)?;
+    leave_lane(tx, &mut book, &job, id, now)?;
     if let Some(due) = row.due.take() {
         tx.delete(keys::due(id, due));
     }
@@ -130,11 +140,13 @@ pub(super) fn withdraw(tx: &mut Tx, id: MessageId, now: Timestamp) -> Result<boo
 pub(super) fn leave_lane(
     tx: &mut Tx,
     book: &mut Book,
-    lane: keys::LaneKey,
+    job: &Job,
     id: MessageId,
     now: Timestamp,
 ) -> Result<(), Error> {
-    if *book.waiting(lane.class) == 0 || !book.has_read(id) {
+    let lane = job.lane(id);
+    let unread = !job.scheduled && !book.has_read(id);
+    if *book.waiting(lane.class) == 0 || unread {
         return Ok(());
     }
     let mut place = None;

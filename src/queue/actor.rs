@@ -3,7 +3,7 @@
 //! It turns each message into one change of the store and submits it; changes are applied in the order in which
 //! the messages came, share commits, and are answered when they are durable. It never waits for the disk itself.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use super::accept::{self, Refused, Terms};
 use super::upkeep::{self, Upkeep};
 use super::{
     Accepted, Error, Lease, Leased, Options, Outcome, ReceiptReport, Recorded, Submission, dispatch, ledger,
-    receipts, settle,
+    receipts, settle, dead, later,
 };
 
 type Reply<T> = RpcReplyPort<Result<T, Error>>;
@@ -40,6 +40,12 @@ pub enum Msg {
     Judged(Box<Lease>, Verdict, Failure),
     /// From `inbound`: what WhatsApp reports. Answered in order.
     Reports(Vec<ReceiptReport>, Reply<Vec<Recorded>>),
+    /// From the HTTP front end: another moment for a scheduled message; `false` when it is not scheduled.
+    Reschedule(MessageId, Timestamp, Reply<bool>),
+    /// From the HTTP front end: dead letters go back into their lanes; answers how many there were.
+    Redrive(Vec<MessageId>, Reply<usize>),
+    /// From the HTTP front end: dead letters that nobody wants any more.
+    Discard(Vec<MessageId>, Reply<usize>),
     /// From the HTTP front end: take a message back if it was not tried yet.
     Withdraw(MessageId, Reply<bool>),
     /// From `retry`: leases that nobody will settle; `true` with those whose unknown outcome was held long enough.
@@ -132,13 +138,23 @@ impl Actor for QueueActor {
                 state.settle(me, *lease, judged).await;
             }
             Msg::Reports(reports, reply) => state.reports(me, reports, reply).await,
+            Msg::Reschedule(id, at, reply) => {
+                let reschedule = move |tx: &mut Tx| later::reschedule(tx, id, at);
+                state.change_and_nudge(reply, BTreeSet::from([id.instance()]), reschedule).await;
+            }
+            Msg::Redrive(ids, reply) => state.redrive(ids, reply).await,
+            Msg::Discard(ids, reply) => {
+                state.change(reply, move |tx: &mut Tx| dead::discard(tx, &ids)).await;
+            }
             Msg::Withdraw(id, reply) => state.withdraw(me, id, reply).await,
             Msg::Overdue(reply) => state.overdue(reply).await,
             Msg::Upkeep(from, reply) => {
                 state.forget_gone();
                 state.upkeep(from, reply).await;
             }
-            Msg::Purge(instance, reply) => state.purge(instance, reply).await,
+            Msg::Purge(instance, reply) => {
+                state.change(reply, move |tx: &mut Tx| upkeep::purge(tx, instance)).await;
+            }
             Msg::Awaited(accepted, outcome) => state.awaited(accepted, outcome),
             Msg::Ended(id, outcome) => state.ended(id, &outcome),
         }
@@ -317,9 +333,7 @@ impl State {
     async fn overdue(&self, reply: Reply<Vec<(Lease, bool)>>) {
         let (now, run) = (self.now(), self.arguments.run);
         let timeout = self.arguments.options.lease_timeout;
-        let work = move |tx: &mut Tx| dispatch::overdue(tx, now, run, timeout, OVERDUE_PAGE);
-        let done = move |leases: Result<_, _>| drop(reply.send(leases.map_err(Error::from)));
-        self.arguments.store.submit(work, done).await;
+        self.change(reply, move |tx: &mut Tx| dispatch::overdue(tx, now, run, timeout, OVERDUE_PAGE)).await;
     }
 
     async fn upkeep(&self, from: Option<MessageId>, reply: Reply<Option<MessageId>>) {
@@ -330,13 +344,36 @@ impl State {
             events_before: now - options.event_retention,
             from,
         };
-        let done = move |next: Result<_, _>| drop(reply.send(next.map_err(Error::from)));
-        self.arguments.store.submit(move |tx: &mut Tx| upkeep::page(tx, &upkeep), done).await;
+        self.change(reply, move |tx: &mut Tx| upkeep::page(tx, &upkeep)).await;
     }
 
-    async fn purge(&self, instance: InstanceNumber, reply: Reply<bool>) {
-        let done = move |more: Result<_, _>| drop(reply.send(more.map_err(Error::from)));
-        self.arguments.store.submit(move |tx: &mut Tx| upkeep::purge(tx, instance), done).await;
+    async fn redrive(&self, ids: Vec<MessageId>, reply: Reply<usize>) {
+        let now = self.now();
+        let instances: BTreeSet<_> = ids.iter().map(|id| id.instance()).collect();
+        self.change_and_nudge(reply, instances, move |tx: &mut Tx| dead::redrive(tx, &ids, now)).await;
+    }
+
+    /// Applies a change and answers what it returns.
+    async fn change<T, W>(&self, reply: Reply<T>, work: W)
+    where
+        T: Send + 'static,
+        W: FnOnce(&mut Tx) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.change_and_nudge(reply, BTreeSet::new(), work).await;
+    }
+
+    /// Applies a change that gives these instances work.
+    async fn change_and_nudge<T, W>(&self, reply: Reply<T>, instances: BTreeSet<InstanceNumber>, work: W)
+    where
+        T: Send + 'static,
+        W: FnOnce(&mut Tx) -> Result<T, StoreError> + Send + 'static,
+    {
+        let nudges = self.arguments.nudges.clone();
+        let done = move |outcome: Result<T, StoreError>| {
+            let _ = reply.send(outcome.map_err(Error::from));
+            instances.into_iter().for_each(|instance| nudges.nudge(instance));
+        };
+        self.arguments.store.submit(work, done).await;
     }
 }
 

@@ -159,6 +159,10 @@ impl Search<'_, '_> {
             let Some(id) = keys::trailing_id(&key) else { return Ok(false) };
             *self.book.cursor(class) = Some(id);
             let Some(job) = Job::read(self.tx, id)? else { continue };
+            if job.scheduled {
+                self.moves += 1;
+                continue;
+            }
             if self.expired(&job) {
                 self.expire(id, &job)?;
                 continue;

@@ -7,10 +7,9 @@ use crate::store::{self, Store};
 use crate::supervision::{Gone, Slot};
 
 use super::actor::{Msg, Nudges};
-use super::record::Book;
 use super::{
-    Accepted, Depth, Error, Lease, Leased, MessageView, Outcome, ReceiptReport, Recorded, Submission, keys,
-    ledger,
+    Accepted, DeadFilter, DeadLetter, Depth, Error, Lease, Leased, MessageView, Outcome, QueueStats,
+    ReceiptReport, Recorded, ScheduleCursor, Submission, dead, later, ledger, stats,
 };
 
 /// The way into the queue. Cheap to clone.
@@ -114,9 +113,62 @@ impl Handle {
 
     /// What an instance has not settled yet.
     pub fn depth(&self, instance: InstanceNumber) -> Result<Depth, Error> {
-        let Some(bytes) = self.store.get(&keys::book(instance))? else { return Ok(Depth::default()) };
-        let book: Book = store::decode(&bytes)?;
-        let [transactional, bulk] = book.depth;
-        Ok(Depth { transactional, bulk })
+        Ok(stats::depth(&self.store, instance)?)
+    }
+
+    /// What waits in an instance's queue, in detail.
+    pub async fn stats(&self, instance: InstanceNumber) -> Result<QueueStats, Error> {
+        self.blocking(move |store| stats::count(store, instance)).await
+    }
+
+    /// Scheduled messages in the order of their moments, up to `limit`, after `after`.
+    pub async fn scheduled(
+        &self,
+        instance: InstanceNumber,
+        after: Option<ScheduleCursor>,
+        limit: usize,
+    ) -> Result<Vec<MessageView>, Error> {
+        self.blocking(move |store| later::page(store, instance, after, limit)).await
+    }
+
+    /// Moves a scheduled message to another moment. `false` when it is not, or no longer, scheduled.
+    pub async fn reschedule(&self, id: MessageId, at: Timestamp) -> Result<bool, Error> {
+        self.slot.call(|reply| Msg::Reschedule(id, at, reply)).await?
+    }
+
+    /// Dead letters in the order in which they were accepted, up to `limit`, after `after`.
+    pub async fn dead_letters(
+        &self,
+        instance: InstanceNumber,
+        filter: DeadFilter,
+        after: Option<MessageId>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, Error> {
+        self.blocking(move |store| dead::page(store, instance, &filter, after, limit)).await
+    }
+
+    /// One dead letter.
+    pub fn dead_letter(&self, id: MessageId) -> Result<DeadLetter, Error> {
+        dead::letter(&self.store, id)?.ok_or(Error::UnknownMessage)
+    }
+
+    /// Puts dead letters back into their lanes; tells how many of them there were.
+    pub async fn redrive(&self, ids: Vec<MessageId>) -> Result<usize, Error> {
+        self.slot.call(|reply| Msg::Redrive(ids, reply)).await?
+    }
+
+    /// Forgets dead letters; tells how many of them there were.
+    pub async fn discard(&self, ids: Vec<MessageId>) -> Result<usize, Error> {
+        self.slot.call(|reply| Msg::Discard(ids, reply)).await?
+    }
+
+    /// Long reads leave the runtime's threads alone.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Store) -> Result<T, store::Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let store = self.store.clone();
+        let reading = tokio::task::spawn_blocking(move || read(&store));
+        Ok(reading.await.unwrap_or(Err(store::Error::Panicked))?)
     }
 }

@@ -37,6 +37,16 @@ pub(super) fn ledger(id: MessageId) -> Key {
     Key::new(Space::Ledger).bytes(id.as_bytes())
 }
 
+/// All dead letters of an instance.
+pub(super) fn dead_letters(instance: InstanceNumber) -> Key {
+    Key::new(Space::DeadLetter).u32(instance.get())
+}
+
+/// All jobs of an instance and class that wait in lanes.
+pub(super) fn waiting_jobs(instance: InstanceNumber, class: Class) -> Key {
+    of_class(Space::Lane, instance, class)
+}
+
 pub(super) fn dead_letter(id: MessageId) -> Key {
     Key::new(Space::DeadLetter).u32(id.instance().get()).bytes(id.as_bytes())
 }

@@ -16,13 +16,16 @@
 
 mod accept;
 mod actor;
+mod dead;
 mod dispatch;
 mod handle;
 mod keys;
+mod later;
 mod ledger;
 mod receipts;
 mod record;
 mod settle;
+mod stats;
 #[cfg(test)]
 pub(crate) mod tests;
 mod upkeep;
@@ -36,9 +39,12 @@ use crate::domain::{
 use crate::{store, supervision};
 
 pub use actor::{Arguments, Msg, Nudges, QueueActor};
+pub use dead::{DeadFilter, DeadLetter};
 pub use handle::Handle;
+pub use later::ScheduleCursor;
 pub use ledger::MessageView;
 pub use record::Step;
+pub use stats::{COUNTED, LaneStats, QueueStats};
 
 /// How long things are kept and held.
 #[derive(Debug, Clone)]
@@ -78,6 +84,8 @@ pub struct Submission {
     pub idempotency: Option<IdempotencyKey>,
     /// After this moment it must not be sent any more.
     pub expires_at: Option<Timestamp>,
+    /// Not before this moment; it joins its lane then.
+    pub send_at: Option<Timestamp>,
     /// What becomes of it if its outcome stays unknown.
     pub on_ambiguous: AmbiguousPolicy,
 }

@@ -83,7 +83,7 @@ fn on_open(
         None => {
             // It waits for a retry of an attempt that did arrive.
             let mut book = Book::read(tx, id.instance())?;
-            accept::leave_lane(tx, &mut book, lane, id, now)?;
+            accept::leave_lane(tx, &mut book, job, id, now)?;
             if let Some(due) = row.due {
                 tx.delete(keys::due(id, due));
             }

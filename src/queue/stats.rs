@@ -1,0 +1,90 @@
+//! What waits, as an operator wants to see it.
+
+use std::collections::HashMap;
+
+use crate::domain::{Class, InstanceNumber, MessageId, Recipient, Timestamp};
+use crate::store::{self, Error, Store};
+
+use super::record::{Book, Flight, Job};
+use super::{Depth, keys};
+
+/// An instance's queue at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct QueueStats {
+    pub depth: Depth,
+    /// When the oldest job that is not settled was accepted.
+    pub oldest: Option<Timestamp>,
+    /// Attempts under way.
+    pub in_flight: u64,
+    /// Attempts whose outcome is unknown and holds their lane.
+    pub held: u64,
+    /// Scheduled and deferred messages, counted up to [`COUNTED`].
+    pub due_later: u64,
+    /// The longest waiting lanes that were met among the first [`COUNTED`] waiting jobs, longest first.
+    pub lanes: Vec<LaneStats>,
+}
+
+/// One recipient's waiting messages.
+#[derive(Debug, Clone)]
+pub struct LaneStats {
+    pub to: Recipient,
+    pub class: Class,
+    pub waiting: u64,
+    /// When the head of the lane was accepted.
+    pub oldest: Timestamp,
+}
+
+/// How many records of a kind are looked at, so that asking costs the same whatever waits.
+pub const COUNTED: usize = 10_000;
+
+/// Lanes that are shown.
+const LANES: usize = 20;
+
+/// Counts. Reads up to some ten thousand records: belongs on a blocking thread.
+pub(super) fn count(store: &Store, instance: InstanceNumber) -> Result<QueueStats, Error> {
+    let mut stats = QueueStats { depth: depth(store, instance)?, ..QueueStats::default() };
+    for class in Class::ALL {
+        let jobs = keys::jobs(instance, class);
+        if let Some(first) = store.range(&jobs, &jobs.clone().after_prefix()).next() {
+            let accepted = keys::trailing_id(&first?.0).map(MessageId::accepted_at);
+            stats.oldest = [stats.oldest, accepted].into_iter().flatten().min();
+        }
+        stats.lanes.extend(lanes(store, instance, class)?);
+    }
+    let flights = keys::flights(Some(instance));
+    for entry in store.range(&flights, &flights.clone().after_prefix()) {
+        let flight: Flight = store::decode(&entry?.1)?;
+        if flight.held_until.is_some() { stats.held += 1 } else { stats.in_flight += 1 }
+    }
+    let dues = keys::dues(instance);
+    stats.due_later = store.range(&dues, &dues.clone().after_prefix()).take(COUNTED).map(|_| 1).sum();
+    stats.lanes.sort_by_key(|lane| std::cmp::Reverse(lane.waiting));
+    stats.lanes.truncate(LANES);
+    Ok(stats)
+}
+
+pub(super) fn depth(store: &Store, instance: InstanceNumber) -> Result<Depth, Error> {
+    let Some(bytes) = store.get(&keys::book(instance))? else { return Ok(Depth::default()) };
+    let book: Book = store::decode(&bytes)?;
+    let [transactional, bulk] = book.depth;
+    Ok(Depth { transactional, bulk })
+}
+
+fn lanes(store: &Store, instance: InstanceNumber, class: Class) -> Result<Vec<LaneStats>, Error> {
+    let all = keys::waiting_jobs(instance, class);
+    let mut found: HashMap<Vec<u8>, (u64, MessageId)> = HashMap::new();
+    for entry in store.range(&all, &all.clone().after_prefix()).take(COUNTED) {
+        let (key, value) = entry?;
+        let (Some(lane), Some((id, _))) = (key.get(6..14), keys::parse_waiting(&value)) else { continue };
+        found.entry(lane.to_vec()).and_modify(|(waiting, _)| *waiting += 1).or_insert((1, id));
+    }
+    let mut found: Vec<_> = found.into_values().collect();
+    found.sort_by_key(|(waiting, _)| std::cmp::Reverse(*waiting));
+    let mut lanes = Vec::new();
+    for (waiting, head) in found.into_iter().take(LANES) {
+        let Some(bytes) = store::get_large(&keys::job(head), |key| store.get(key))? else { continue };
+        let job: Job = store::decode(&bytes)?;
+        lanes.push(LaneStats { to: job.message.to, class, waiting, oldest: head.accepted_at() });
+    }
+    Ok(lanes)
+}
