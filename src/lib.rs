@@ -18,6 +18,7 @@ pub mod instance;
 pub mod provider;
 pub mod queue;
 pub mod retry;
+pub mod webhook;
 
 pub mod http;
 pub mod sandbox;

@@ -1,0 +1,301 @@
+//! One endpoint at work: which of its streams have something to tell, which wait, which have their turn.
+//!
+//! The actor itself never touches the network or the disk: it starts turns, each in a task of its own, and hears
+//! how they ended. The tasks end with the actor, so that no two incarnations deliver at once.
+
+use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::FutureExt;
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::{InstanceId, InstanceNumber};
+use crate::events;
+
+use super::endpoint::Known;
+use super::storage::Cursor;
+use super::stream::{self, Ended, Next, Turn};
+use super::supervisor::{Instances, Shared};
+use super::verdict::Trouble;
+
+/// What an endpoint's actor is told.
+pub(super) enum Msg {
+    /// From its forwarder: logs grew, or instances came or went.
+    Look,
+    /// From its own look at the logs: streams that have something to tell.
+    Looked(Vec<InstanceNumber>),
+    /// From a turn's task; the words of what went wrong when it could not be finished.
+    Ended(InstanceNumber, Result<Ended, String>),
+    /// From its own timer, with the number of the wait: another attempt is due.
+    Due(InstanceNumber, u64),
+    /// From the supervisor: begin no attempt; answer when none is under way.
+    Drain(RpcReplyPort<()>),
+}
+
+pub(super) struct EndpointActor;
+
+pub(super) struct Arguments {
+    pub known: Arc<Known>,
+    pub shared: Shared,
+    /// Told when the endpoint must be disabled, with the instance whose event it would not take.
+    pub give_up: Box<dyn Fn(InstanceNumber, Trouble) + Send + Sync>,
+}
+
+pub(super) struct State {
+    me: ActorRef<Msg>,
+    arguments: Arguments,
+    streams: HashMap<InstanceNumber, Stream>,
+    /// Streams that have something to tell, in the order in which they get their turn.
+    ready: VecDeque<InstanceNumber>,
+    /// Turns under way.
+    busy: usize,
+    /// A look at the logs is under way ...
+    looking: bool,
+    /// ... and another must follow it.
+    look_again: bool,
+    /// Set while a look waits in the mailbox, so that a thousand nudges take one place.
+    nudged: Arc<AtomicBool>,
+    waits: u64,
+    /// Turns, looks and the forwarder. Aborted when the actor ends.
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+    draining: Option<RpcReplyPort<()>>,
+}
+
+struct Stream {
+    name: InstanceId,
+    /// `None` before its first turn.
+    cursor: Option<Cursor>,
+    phase: Phase,
+}
+
+enum Phase {
+    /// Everything in the log was told.
+    Idle,
+    /// In line for its turn.
+    Ready,
+    Busy(AbortHandle),
+    /// Until the wait of that number is over.
+    Waiting(u64),
+    /// Until the actor is replaced.
+    Off,
+}
+
+impl Actor for EndpointActor {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Arguments;
+
+    async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
+        let nudged = Arc::new(AtomicBool::new(false));
+        let mut tasks = JoinSet::new();
+        let tails = events::watch(&arguments.shared.store);
+        tasks.spawn(forward(tails, arguments.shared.instances.clone(), nudged.clone(), me.clone()));
+        Ok(State {
+            me,
+            arguments,
+            streams: HashMap::new(),
+            ready: VecDeque::new(),
+            busy: 0,
+            looking: false,
+            look_again: false,
+            nudged,
+            waits: 0,
+            tasks,
+            stop: CancellationToken::new(),
+            draining: None,
+        })
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Msg>,
+        message: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Msg::Look => {
+                state.nudged.store(false, Ordering::Release);
+                state.meet_instances();
+                state.look();
+            }
+            Msg::Looked(found) => state.looked(found),
+            Msg::Ended(instance, ended) => state.ended(instance, ended)?,
+            Msg::Due(instance, wait) => state.due(instance, wait),
+            Msg::Drain(reply) => {
+                state.stop.cancel();
+                state.draining = Some(reply);
+            }
+        }
+        // Finished tasks would be kept for somebody who asks about them; nobody does.
+        while state.tasks.try_join_next().is_some() {}
+        state.start_turns();
+        if state.busy == 0
+            && let Some(reply) = state.draining.take()
+        {
+            let _ = reply.send(());
+        }
+        Ok(())
+    }
+}
+
+/// Turns nudges into messages, one at a time.
+async fn forward(
+    mut tails: watch::Receiver<()>,
+    mut instances: watch::Receiver<Instances>,
+    nudged: Arc<AtomicBool>,
+    actor: ActorRef<Msg>,
+) {
+    loop {
+        if !nudged.swap(true, Ordering::AcqRel) && actor.cast(Msg::Look).is_err() {
+            return;
+        }
+        tokio::select! {
+            Ok(()) = tails.changed() => {}
+            Ok(()) = instances.changed() => {}
+            else => return,
+        }
+    }
+}
+
+impl State {
+    /// Streams for instances that are new, none for those that are gone.
+    fn meet_instances(&mut self) {
+        let listed = self.arguments.shared.instances.borrow().clone();
+        let scope = self.arguments.known.endpoint.scope;
+        let mut before = std::mem::take(&mut self.streams);
+        for (number, name) in listed.iter().filter(|(number, _)| scope.includes(*number)) {
+            let stream = before.remove(number).unwrap_or_else(|| Stream {
+                name: name.clone(),
+                cursor: None,
+                phase: Phase::Idle,
+            });
+            self.streams.insert(*number, stream);
+        }
+        for (number, gone) in before {
+            if let Phase::Busy(turn) = gone.phase {
+                turn.abort();
+                self.busy -= 1;
+            }
+            self.arguments.known.health.well(number);
+        }
+        self.ready.retain(|number| self.streams.contains_key(number));
+    }
+
+    /// Compares idle streams with the tails of their logs, on a blocking thread: it may have to read the disk.
+    fn look(&mut self) {
+        if self.looking {
+            self.look_again = true;
+            return;
+        }
+        let idle = self.streams.iter().filter(|(_, stream)| matches!(stream.phase, Phase::Idle));
+        let idle: Vec<_> =
+            idle.map(|(number, stream)| (*number, stream.cursor.as_ref().map(|c| c.sequence))).collect();
+        if idle.is_empty() {
+            return;
+        }
+        self.looking = true;
+        let (store, me) = (self.arguments.shared.store.clone(), self.me.clone());
+        self.tasks.spawn_blocking(move || {
+            // A log that cannot be read is the turn's to report.
+            let behind =
+                |instance, told| events::last_sequence(&store, instance).map_or(true, |last| last > told);
+            let found =
+                idle.into_iter().filter(|(instance, told)| told.is_none_or(|told| behind(*instance, told)));
+            let _ = me.cast(Msg::Looked(found.map(|(instance, _)| instance).collect()));
+        });
+    }
+
+    fn looked(&mut self, found: Vec<InstanceNumber>) {
+        self.looking = false;
+        for number in found {
+            if let Some(stream) = self.streams.get_mut(&number)
+                && matches!(stream.phase, Phase::Idle)
+            {
+                stream.phase = Phase::Ready;
+                self.ready.push_back(number);
+            }
+        }
+        if std::mem::take(&mut self.look_again) {
+            self.look();
+        }
+    }
+
+    fn start_turns(&mut self) {
+        while self.busy < self.arguments.shared.options.streams.get()
+            && !self.stop.is_cancelled()
+            && let Some(instance) = self.ready.pop_front()
+        {
+            let Some(stream) = self.streams.get_mut(&instance) else { continue };
+            let turn = Turn {
+                known: self.arguments.known.clone(),
+                instance,
+                name: stream.name.clone(),
+                store: self.arguments.shared.store.clone(),
+                courier: self.arguments.shared.courier(),
+                options: self.arguments.shared.options.clone(),
+                cursor: stream.cursor.clone(),
+                stop: self.stop.clone(),
+            };
+            let me = self.me.clone();
+            let task = self.tasks.spawn(async move {
+                let ended = AssertUnwindSafe(stream::run(turn)).catch_unwind().await;
+                let ended = ended.map_err(|_| "a delivery panicked".to_owned());
+                let _ = me.cast(Msg::Ended(
+                    instance,
+                    ended.and_then(|ended| ended.map_err(|error| error.to_string())),
+                ));
+            });
+            stream.phase = Phase::Busy(task);
+            self.busy += 1;
+        }
+    }
+
+    /// A turn that could not be finished ends the actor: its next incarnation begins from what is written down.
+    fn ended(
+        &mut self,
+        instance: InstanceNumber,
+        ended: Result<Ended, String>,
+    ) -> Result<(), ActorProcessingErr> {
+        // The turn of an instance that is gone was aborted; it may have ended all the same.
+        let Some(stream) = self.streams.get_mut(&instance) else { return Ok(()) };
+        self.busy -= 1;
+        let Ended { cursor, next } = ended?;
+        stream.cursor = Some(cursor);
+        stream.phase = match next {
+            Next::Await => Phase::Idle,
+            Next::GoOn => {
+                self.ready.push_back(instance);
+                Phase::Ready
+            }
+            Next::Wait(pause) => {
+                self.waits += 1;
+                let wait = self.waits;
+                self.me.send_after(pause, move || Msg::Due(instance, wait));
+                Phase::Waiting(wait)
+            }
+            Next::GiveUp(trouble) => {
+                (self.arguments.give_up)(instance, trouble);
+                Phase::Off
+            }
+            Next::Superseded => Phase::Off,
+        };
+        // The log may have grown since the turn read it.
+        self.look();
+        Ok(())
+    }
+
+    fn due(&mut self, instance: InstanceNumber, wait: u64) {
+        if let Some(stream) = self.streams.get_mut(&instance)
+            && matches!(stream.phase, Phase::Waiting(current) if current == wait)
+        {
+            stream.phase = Phase::Ready;
+            self.ready.push_back(instance);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! One attempt: the body, the headers, the answer.
+
+use std::time::Duration;
+
+use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER, USER_AGENT};
+use reqwest::{Method, Response};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::clock::Clock;
+use crate::domain::{InstanceId, InstanceNumber, Timestamp};
+use crate::egress::{self, Egress, read_bounded, root_cause};
+use crate::events::Envelope;
+
+use super::endpoint::{EndpointId, Known};
+use super::verdict::Outcome;
+
+const AGENT: &str = concat!("relevo-webhook/", env!("CARGO_PKG_VERSION"));
+
+/// What is read of an answer's body, in bytes: enough to use the connection again, and to quote from.
+const MAX_ANSWER: usize = 16 << 10;
+
+/// How long the body of an answer may take; its status has told everything by then.
+const ANSWER_WAIT: Duration = Duration::from_secs(2);
+
+/// How much of an answer, or of what went wrong, is kept, in characters.
+const MAX_QUOTE: usize = 240;
+
+/// The body of a delivery, as the documented gateway writes it (gateway-architecture.md §3.2).
+#[derive(Serialize)]
+struct Body<'a> {
+    instance_id: &'a InstanceId,
+    event: &'a str,
+    /// Unix seconds of the event.
+    timestamp: u64,
+    data: &'a Value,
+}
+
+pub(super) fn body(name: &InstanceId, envelope: &Envelope) -> Result<Vec<u8>, serde_json::Error> {
+    let event = &envelope.event;
+    let body =
+        Body { instance_id: name, event: &event.kind, timestamp: event.at.seconds(), data: &event.data };
+    serde_json::to_vec(&body)
+}
+
+/// The value of `webhook-id`: the same on every attempt, and for no other event of any endpoint of any node. It has
+/// no dot, as Standard Webhooks asks ("Signature scheme").
+pub(super) fn webhook_id(endpoint: EndpointId, instance: InstanceNumber, sequence: u64) -> String {
+    let endpoint = endpoint.to_string();
+    let own = endpoint.strip_prefix("ep_").unwrap_or(&endpoint);
+    format!("evt_{own}_{}_{sequence}", instance.get())
+}
+
+/// Makes attempts.
+#[derive(Clone)]
+pub(super) struct Courier {
+    pub egress: Egress,
+    pub clock: Clock,
+    /// From the connection to the status of the answer.
+    pub timeout: Duration,
+}
+
+impl Courier {
+    /// Tells a receiver of an event, once.
+    pub async fn deliver(
+        &self,
+        to: &Known,
+        instance: InstanceNumber,
+        name: &InstanceId,
+        envelope: &Envelope,
+    ) -> Outcome {
+        let body = match body(name, envelope) {
+            Ok(body) => body,
+            Err(cause) => return Outcome::failed(format!("the event cannot be written as JSON: {cause}")),
+        };
+        let request = match self.egress.request(Method::POST, &to.endpoint.url) {
+            Ok(request) => request,
+            Err(refused) => return Outcome::failed(quote(&refused.to_string())),
+        };
+        let (id, now) = (webhook_id(to.id, instance, envelope.sequence), self.clock.now().seconds());
+        let mut request = request
+            .header(CONTENT_TYPE, "application/json")
+            .header(USER_AGENT, AGENT)
+            .header("webhook-id", &id)
+            .header("webhook-timestamp", now);
+        if let Some(signer) = &to.signer {
+            request = request
+                .header("webhook-signature", signer.of_message(&id, now, &body))
+                .header("x-webhook-signature", signer.of_body(&body));
+        }
+        match tokio::time::timeout(self.timeout, request.body(body).send()).await {
+            Ok(Ok(answer)) => self.judge(answer).await,
+            Ok(Err(cause)) => Outcome::failed(match egress::Error::within(&cause) {
+                Some(refused) => quote(&refused.to_string()),
+                None => quote(&format!("the receiver cannot be reached: {}", root_cause(&cause))),
+            }),
+            Err(_) => Outcome::failed(format!("the receiver did not answer within {:?}", self.timeout)),
+        }
+    }
+
+    async fn judge(&self, answer: Response) -> Outcome {
+        let status = answer.status();
+        let retry_after = retry_after(answer.headers(), self.clock.now());
+        let read = tokio::time::timeout(ANSWER_WAIT, read_bounded(answer, MAX_ANSWER)).await;
+        let text = match read {
+            Ok(Ok(bytes)) if !status.is_success() => String::from_utf8_lossy(&bytes).into_owned(),
+            _ => String::new(),
+        };
+        let cause = quote(format!("the receiver answered {status}: {text}").trim_end_matches([':', ' ']));
+        Outcome::of_status(status.as_u16(), cause, retry_after)
+    }
+}
+
+/// What `Retry-After` asks for: seconds, or a date (RFC 9110 §10.2.3).
+fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
+    let moment = Timestamp(u64::try_from(date.as_millisecond()).unwrap_or(0));
+    Some(moment.since(now))
+}
+
+/// Text from outside, short and on one line.
+fn quote(text: &str) -> String {
+    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    let mut quoted: String = text.chars().take(MAX_QUOTE).map(clean).collect();
+    if text.chars().nth(MAX_QUOTE).is_some() {
+        quoted.push('…');
+    }
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::events::Event;
+
+    /// The two webhooks of gateway-architecture.md §3.2, as the event log holds their `data`.
+    #[test]
+    fn bodies_are_the_documented_ones() {
+        let name: InstanceId = "your_instance_id".parse().unwrap();
+        let correlation = "b7e7a8c8-f3b1-4f6e-a5b5-ae6f2f2f8a4e";
+        let sent =
+            json!({ "status": "sent", "correlation_id": correlation, "message_id": "1A2B3C4D5E6F7G8H" });
+        let failed = json!({
+            "status": "failed",
+            "correlation_id": correlation,
+            "error": "Recipient is not a valid WhatsApp user"
+        });
+        let documented = [
+            r#"{
+              "event": "message_ack",
+              "instance_id": "your_instance_id",
+              "timestamp": 1678886400,
+              "data": {
+                "status": "sent",
+                "correlation_id": "b7e7a8c8-f3b1-4f6e-a5b5-ae6f2f2f8a4e",
+                "message_id": "1A2B3C4D5E6F7G8H"
+              }
+            }"#,
+            r#"{
+              "event": "message_ack",
+              "instance_id": "your_instance_id",
+              "timestamp": 1678886400,
+              "data": {
+                "status": "failed",
+                "correlation_id": "b7e7a8c8-f3b1-4f6e-a5b5-ae6f2f2f8a4e",
+                "error": "Recipient is not a valid WhatsApp user"
+              }
+            }"#,
+        ];
+        for (data, documented) in [sent, failed].into_iter().zip(documented) {
+            let event = Event { kind: "message_ack".to_owned(), at: Timestamp(1_678_886_400_999), data };
+            let written = body(&name, &Envelope { sequence: 1, event }).unwrap();
+            assert_eq!(
+                serde_json::from_slice::<Value>(&written).unwrap(),
+                serde_json::from_str::<Value>(documented).unwrap()
+            );
+            assert!(written.starts_with(
+                br#"{"instance_id":"your_instance_id","event":"message_ack","timestamp":1678886400,"data":{"#
+            ));
+        }
+    }
+
+    #[test]
+    fn an_id_names_endpoint_instance_and_event_without_a_dot() {
+        let endpoint = EndpointId::from_bytes(*b"0123456789abcdef");
+        let id = webhook_id(endpoint, InstanceNumber::FIRST, 42);
+        assert_eq!(id, "evt_30313233343536373839616263646566_1_42");
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = Timestamp(1_445_412_480_000 - 30_000);
+        let asked = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, text.parse().unwrap());
+            retry_after(&headers, now)
+        };
+        assert_eq!(asked("120"), Some(Duration::from_secs(120)));
+        assert_eq!(asked("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::from_secs(30)));
+        assert_eq!(asked("Wed, 21 Oct 2015 07:00:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(asked("soon"), None);
+        assert_eq!(asked("-5"), None);
+    }
+
+    #[test]
+    fn quotes_are_short_and_on_one_line() {
+        assert_eq!(quote("a\r\nb\tc"), "a  b c");
+        assert_eq!(quote(&"ñ".repeat(1000)).chars().count(), MAX_QUOTE + 1);
+    }
+}

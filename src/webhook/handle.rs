@@ -1,0 +1,359 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::domain::{InstanceId, InstanceNumber, Invalid, Secret, Timestamp};
+use crate::events::{self, Envelope, Event};
+use crate::store::{self, Store};
+use crate::supervision::Slot;
+
+use super::Error;
+use super::endpoint::{EndpointConfig, EndpointId, EndpointUpdate, EndpointView, Known, Scope, check_url};
+use super::health::{Counters, Totals};
+use super::signature::Signer;
+use super::storage::{self, ParkReason, Place};
+use super::supervisor::{Directory, Msg, Shared};
+use super::verdict::Outcome;
+
+/// The most parked events that are shown or replayed at once.
+const MAX_PARKED: usize = 100;
+
+/// The way to the endpoints. Cheap to clone; reading never waits for an actor.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) slot: Slot<Msg>,
+    pub(super) directory: watch::Receiver<Arc<Directory>>,
+    pub(super) shared: Shared,
+    pub(super) counters: Arc<Counters>,
+}
+
+/// How far an endpoint is behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Lag {
+    /// Events of the logs that it was not told of yet, wanted or not.
+    pub events: u64,
+    /// The age of the oldest of them.
+    pub oldest: Option<Duration>,
+}
+
+/// From where an endpoint is told again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplayFrom {
+    /// The sequence of the first event; of one instance alone, because every log counts for itself.
+    Sequence(u64),
+    /// The first event that is not older.
+    Time(Timestamp),
+}
+
+/// An event that was put aside.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParkedView {
+    pub place: Place,
+    /// The instance's name, unless it is gone.
+    pub instance: Option<InstanceId>,
+    pub at: Timestamp,
+    pub reason: ParkReason,
+    pub attempts: u32,
+    /// What the last attempt met.
+    pub error: String,
+    /// `None` once the log has forgotten it.
+    pub event: Option<Event>,
+}
+
+/// How another attempt at parked events ended.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Replayed {
+    /// Taken now, and parked no more.
+    pub delivered: Vec<Place>,
+    /// The first that was not taken, with what it met. It and those behind it stay parked.
+    pub failed: Option<(Place, String)>,
+}
+
+impl Handle {
+    /// Sets the one endpoint of an instance that its `webhook` resource shows; replaces the one before, whose
+    /// backlog the new one gets.
+    ///
+    /// # Errors
+    ///
+    /// The URL or the secret is refused.
+    pub async fn set_primary(
+        &self,
+        instance: InstanceNumber,
+        config: EndpointConfig,
+    ) -> Result<EndpointView, Error> {
+        self.check(Some(&config.url), config.secret.as_ref()).await?;
+        self.slot.call(|reply| Msg::SetPrimary(instance, Box::new(config), reply)).await?
+    }
+
+    /// The endpoint that [`set_primary`](Self::set_primary) set.
+    pub fn primary(&self, instance: InstanceNumber) -> Option<EndpointView> {
+        self.primary_of(instance).map(|known| known.view())
+    }
+
+    /// Deletes that endpoint; tells whether there was one.
+    pub async fn remove_primary(&self, instance: InstanceNumber) -> Result<bool, Error> {
+        match self.primary_of(instance) {
+            None => Ok(false),
+            Some(known) => self.delete(known.id).await.map(|()| true),
+        }
+    }
+
+    /// Creates an endpoint. It is told of what happens from now on.
+    pub async fn create(&self, scope: Scope, config: EndpointConfig) -> Result<EndpointView, Error> {
+        self.check(Some(&config.url), config.secret.as_ref()).await?;
+        self.slot.call(|reply| Msg::Create(scope, Box::new(config), reply)).await?
+    }
+
+    /// The endpoints, or those of one scope, oldest first.
+    pub fn list(&self, scope: Option<Scope>) -> Vec<EndpointView> {
+        let directory = self.directory.borrow().clone();
+        let fits = |known: &&Arc<Known>| scope.is_none_or(|scope| known.endpoint.scope == scope);
+        let mut views: Vec<_> = directory.values().filter(fits).map(|known| known.view()).collect();
+        views.sort_by_key(|view| (view.created_at, view.id));
+        views
+    }
+
+    pub fn get(&self, id: EndpointId) -> Result<EndpointView, Error> {
+        Ok(self.known(id)?.view())
+    }
+
+    /// Changes an endpoint. It keeps its place, and is attempted anew.
+    pub async fn update(&self, id: EndpointId, update: EndpointUpdate) -> Result<EndpointView, Error> {
+        self.check(update.url.as_ref(), update.secret.as_ref().and_then(Option::as_ref)).await?;
+        self.slot.call(|reply| Msg::Update(id, Box::new(update), reply)).await?
+    }
+
+    /// Deletes an endpoint with its place and what it has parked.
+    pub async fn delete(&self, id: EndpointId) -> Result<(), Error> {
+        self.slot.call(|reply| Msg::Delete(id, reply)).await?
+    }
+
+    /// Enables an endpoint; it gets what it missed. One that is enabled is attempted at once.
+    pub async fn enable(&self, id: EndpointId) -> Result<EndpointView, Error> {
+        self.update(id, EndpointUpdate { enabled: Some(true), ..EndpointUpdate::default() }).await
+    }
+
+    /// Deletes the endpoints of an instance that is deleted, and what others know of it.
+    pub async fn forget_instance(&self, instance: InstanceNumber) -> Result<(), Error> {
+        self.slot.call(|reply| Msg::Forget(instance, reply)).await?
+    }
+
+    /// Up to `limit` (at most 100) events that an endpoint has parked, behind the place `after`.
+    pub async fn parked(
+        &self,
+        id: EndpointId,
+        after: Option<Place>,
+        limit: usize,
+    ) -> Result<Vec<ParkedView>, Error> {
+        self.known(id)?;
+        let (store, names) = (self.shared.store.clone(), self.shared.instances.borrow().clone());
+        blocking(move || {
+            let page = storage::parked_page(&store, id, after, limit.min(MAX_PARKED))?;
+            let view = |(place, parked): (Place, storage::Parked)| {
+                let event = event_at(&store, place)?.map(|envelope| envelope.event);
+                let named = names.iter().find(|(number, _)| *number == place.instance);
+                let storage::Parked { at, reason, attempts, error } = parked;
+                let instance = named.map(|(_, name)| name.clone());
+                Ok(ParkedView { place, instance, at, reason, attempts, error, event })
+            };
+            page.into_iter().map(view).collect()
+        })
+        .await
+    }
+
+    /// Attempts one parked event again, now and once; it is parked no more when the receiver takes it. Works for a
+    /// disabled endpoint too.
+    ///
+    /// # Errors
+    ///
+    /// It is not parked, or the log has forgotten it.
+    pub async fn replay_parked(&self, id: EndpointId, place: Place) -> Result<Replayed, Error> {
+        let known = self.known(id)?;
+        let store = self.shared.store.clone();
+        let found = blocking(move || {
+            let parked = store.get(&storage::parked_key(id, place))?.is_some();
+            Ok((parked, event_at(&store, place)?))
+        });
+        let envelope = match found.await? {
+            (false, _) => return Err(Error::NotParked(place)),
+            (true, None) => return Err(Error::Forgotten(place)),
+            (true, Some(envelope)) => envelope,
+        };
+        let names = self.shared.instances.borrow().clone();
+        let named = names.iter().find(|(number, _)| *number == place.instance);
+        let (_, name) = named.ok_or(Error::Forgotten(place))?;
+        match self.shared.courier().deliver(&known, place.instance, name, &envelope).await {
+            Outcome::Delivered => {
+                known.health.delivered(self.shared.clock.now());
+                self.discard_parked(id, place).await?;
+                Ok(Replayed { delivered: vec![place], failed: None })
+            }
+            Outcome::Refused { cause } | Outcome::Failed { cause, .. } => {
+                known.health.failed();
+                Ok(Replayed { delivered: Vec::new(), failed: Some((place, cause)) })
+            }
+        }
+    }
+
+    /// Attempts up to 100 parked events again, in order, until one is not taken. What the log has forgotten is
+    /// discarded.
+    pub async fn replay_all_parked(&self, id: EndpointId) -> Result<Replayed, Error> {
+        let mut replayed = Replayed::default();
+        for parked in self.parked(id, None, MAX_PARKED).await? {
+            match self.replay_parked(id, parked.place).await {
+                Ok(Replayed { failed: Some(failed), .. }) => {
+                    replayed.failed = Some(failed);
+                    break;
+                }
+                Ok(one) => replayed.delivered.extend(one.delivered),
+                Err(Error::Forgotten(place)) => self.discard_parked(id, place).await?,
+                // Somebody else was faster.
+                Err(Error::NotParked(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(replayed)
+    }
+
+    /// Forgets that an event was parked, for good.
+    pub async fn discard_parked(&self, id: EndpointId, place: Place) -> Result<(), Error> {
+        self.known(id)?;
+        let delete = move |tx: &mut store::Tx| {
+            tx.delete(storage::parked_key(id, place));
+            Ok(())
+        };
+        Ok(self.shared.store.write(delete).await?)
+    }
+
+    /// Puts an endpoint back (or forward) to a place in its logs, or in that of one `instance`. Everything from
+    /// there on is delivered, again if it was before.
+    ///
+    /// # Errors
+    ///
+    /// A sequence without an instance for an endpoint of all of them; an instance that it does not serve.
+    pub async fn replay_from(
+        &self,
+        id: EndpointId,
+        instance: Option<InstanceNumber>,
+        from: ReplayFrom,
+    ) -> Result<(), Error> {
+        let scope = self.known(id)?.endpoint.scope;
+        let instances = match (scope, instance) {
+            (_, Some(instance)) if !scope.includes(instance) => {
+                return Err(Invalid::new("instance_id", "the endpoint does not serve this instance").into());
+            }
+            (_, Some(instance)) | (Scope::Instance(instance), None) => vec![instance],
+            (Scope::All, None) if matches!(from, ReplayFrom::Time(_)) => {
+                self.shared.instances.borrow().iter().map(|(instance, _)| *instance).collect()
+            }
+            (Scope::All, None) => {
+                let reason = "every instance counts its events for itself; name one, or give a time";
+                return Err(Invalid::new("instance_id", reason).into());
+            }
+        };
+        let store = self.shared.store.clone();
+        let places = blocking(move || {
+            let find = |instance| Ok((instance, told_before(&store, instance, from)?));
+            instances.into_iter().map(find).collect()
+        });
+        let places = places.await?;
+        self.slot.call(|reply| Msg::Rewind(id, places, reply)).await?
+    }
+
+    /// How far an endpoint is behind.
+    pub async fn lag(&self, id: EndpointId) -> Result<Lag, Error> {
+        self.known(id)?;
+        let (store, now) = (self.shared.store.clone(), self.shared.clock.now());
+        blocking(move || {
+            let mut lag = Lag::default();
+            for (instance, cursor) in storage::cursors(&store, id)? {
+                let last = events::last_sequence(&store, instance)?;
+                lag.events += last.saturating_sub(cursor.sequence);
+                let oldest = events::read(&store, instance, cursor.sequence, 1)?;
+                let age = oldest.first().map(|envelope| now.since(envelope.event.at));
+                lag.oldest = lag.oldest.max(age);
+            }
+            Ok(lag)
+        })
+        .await
+    }
+
+    /// All endpoints in numbers.
+    pub fn totals(&self) -> Totals {
+        let directory = self.directory.borrow().clone();
+        let disabled = directory.values().filter(|known| known.endpoint.disabled.is_some()).count();
+        let in_trouble =
+            |known: &&Arc<Known>| known.endpoint.disabled.is_none() && known.health.worst().is_some();
+        let failing = directory.values().filter(in_trouble).count();
+        Totals { counts: self.counters.read(), endpoints: directory.len(), disabled, failing }
+    }
+
+    /// Resolves when no attempt is under way any more, or when `deadline` has passed: no new ones begin.
+    pub async fn drain(&self, deadline: Duration) {
+        if tokio::time::timeout(deadline, self.slot.call(Msg::Drain)).await.is_err() {
+            tracing::warn!(
+                ?deadline,
+                "webhooks were still under way at the deadline; they are delivered again"
+            );
+        }
+    }
+
+    fn known(&self, id: EndpointId) -> Result<Arc<Known>, Error> {
+        self.directory.borrow().get(&id).cloned().ok_or(Error::Unknown(id))
+    }
+
+    fn primary_of(&self, instance: InstanceNumber) -> Option<Arc<Known>> {
+        let scope = Scope::Instance(instance);
+        let directory = self.directory.borrow().clone();
+        directory.values().find(|known| known.endpoint.primary && known.endpoint.scope == scope).cloned()
+    }
+
+    /// Whether a URL leads somewhere that may be reached, and a secret is a key.
+    async fn check(&self, url: Option<&url::Url>, secret: Option<&Secret>) -> Result<(), Error> {
+        if let Some(secret) = secret.filter(|secret| !secret.is_empty()) {
+            Signer::new(secret)?;
+        }
+        if let Some(url) = url {
+            check_url(url)?;
+            self.shared.egress.check(url).await.map_err(Error::Link)?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads that may have to come from the disk, on a thread that may wait for it.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, store::Error> + Send + 'static,
+) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(work).await;
+    Ok(done.unwrap_or(Err(store::Error::Panicked))?)
+}
+
+fn event_at(store: &Store, place: Place) -> Result<Option<Envelope>, store::Error> {
+    let found = events::read(store, place.instance, place.sequence.saturating_sub(1), 1)?;
+    Ok(found.into_iter().find(|envelope| envelope.sequence == place.sequence))
+}
+
+/// The sequence behind which to go on, so that the next event is the first one asked for.
+fn told_before(store: &Store, instance: InstanceNumber, from: ReplayFrom) -> Result<u64, store::Error> {
+    let last = events::last_sequence(store, instance)?;
+    let oldest = events::read(store, instance, 0, 1)?;
+    let Some(oldest) = oldest.first() else { return Ok(last) };
+    let before_all = oldest.sequence.saturating_sub(1);
+    match from {
+        ReplayFrom::Sequence(sequence) => Ok(sequence.saturating_sub(1).clamp(before_all, last)),
+        ReplayFrom::Time(moment) => {
+            // Logs are written in the order of time: halve the part that may hold the first event.
+            let (mut older, mut end) = (before_all, last);
+            while older < end {
+                let middle = older + (end - older) / 2;
+                match events::read(store, instance, middle, 1)?.first() {
+                    Some(next) if next.event.at < moment => older = next.sequence,
+                    _ => end = middle,
+                }
+            }
+            Ok(older)
+        }
+    }
+}

@@ -1,0 +1,481 @@
+//! The parent of every endpoint's actor, and the one writer of endpoints.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use serde_json::json;
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::domain::{InstanceId, InstanceNumber};
+use crate::egress::Egress;
+use crate::events::{self, Event};
+use crate::store::{Store, Tx};
+use crate::supervision::{RestartPolicy, Slot};
+
+use super::actor::{self, EndpointActor};
+use super::delivery::Courier;
+use super::endpoint::{
+    Disabled, Endpoint, EndpointConfig, EndpointId, EndpointUpdate, EndpointView, Known, Scope,
+};
+use super::health::{Counters, Health};
+use super::storage;
+use super::verdict::Trouble;
+use super::{Error, Handle, Options};
+
+/// The instances that exist, with the names that deliveries carry.
+pub type Instances = Arc<[(InstanceNumber, InstanceId)]>;
+
+/// Every endpoint, for readers.
+pub(super) type Directory = BTreeMap<EndpointId, Arc<Known>>;
+
+type Reply<T> = RpcReplyPort<Result<T, Error>>;
+
+/// The pauses before a crashed actor is replaced. It is replaced for ever: an endpoint is owed its events.
+const RESTART_DELAY: Duration = Duration::from_millis(100);
+const RESTART_MAX_DELAY: Duration = Duration::from_secs(30);
+
+/// What the dispatcher is told.
+pub enum Msg {
+    /// From handles. When they are answered, what they asked for is durable.
+    SetPrimary(InstanceNumber, Box<EndpointConfig>, Reply<EndpointView>),
+    Create(Scope, Box<EndpointConfig>, Reply<EndpointView>),
+    Update(EndpointId, Box<EndpointUpdate>, Reply<EndpointView>),
+    Delete(EndpointId, Reply<()>),
+    /// Cursors to put at these sequences.
+    Rewind(EndpointId, Vec<(InstanceNumber, u64)>, Reply<()>),
+    Forget(InstanceNumber, Reply<()>),
+    /// From the node as it stops: answer when no attempt is under way.
+    Drain(RpcReplyPort<()>),
+    /// From an endpoint's actor, with its incarnation: its receiver took nothing for too long.
+    GaveUp(EndpointId, u64, InstanceNumber, GivenUp),
+    /// From its own timer, with the incarnation that crashed: it has waited long enough.
+    Start(EndpointId, u64),
+}
+
+/// What an endpoint met that is given up; opaque outside this room.
+pub struct GivenUp(Trouble);
+
+/// What every endpoint's actor needs.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub store: Store,
+    pub clock: Clock,
+    pub egress: Egress,
+    pub options: Arc<Options>,
+    pub instances: watch::Receiver<Instances>,
+}
+
+impl Shared {
+    pub fn courier(&self) -> Courier {
+        Courier { egress: self.egress.clone(), clock: self.clock, timeout: self.options.timeout }
+    }
+}
+
+/// The parent of every endpoint's actor.
+pub struct WebhookDispatcher;
+
+#[derive(Clone)]
+pub struct Arguments {
+    shared: Shared,
+    counters: Arc<Counters>,
+    publish: Arc<watch::Sender<Arc<Directory>>>,
+}
+
+impl Arguments {
+    /// What the dispatcher is made of, and the handle that reads what it publishes. `instances` is the list of
+    /// those that exist; an instance that is not on it gets nothing delivered.
+    pub fn new(
+        options: Options,
+        store: Store,
+        clock: Clock,
+        egress: Egress,
+        instances: watch::Receiver<Instances>,
+        slot: Slot<Msg>,
+    ) -> (Self, Handle) {
+        let shared = Shared { store, clock, egress, options: Arc::new(options), instances };
+        let publish = Arc::new(watch::Sender::new(Arc::new(Directory::new())));
+        let counters = Arc::new(Counters::default());
+        let handle = Handle {
+            slot,
+            directory: publish.subscribe(),
+            shared: shared.clone(),
+            counters: counters.clone(),
+        };
+        (Self { shared, counters, publish }, handle)
+    }
+}
+
+pub struct State {
+    arguments: Arguments,
+    endpoints: HashMap<EndpointId, Entry>,
+    /// Grows with every actor that is started or stopped; tells an incarnation from those before it.
+    incarnations: u64,
+    draining: bool,
+}
+
+struct Entry {
+    known: Arc<Known>,
+    child: Option<Child>,
+    patience: RestartPolicy,
+    incarnation: u64,
+}
+
+struct Child {
+    actor: ActorRef<actor::Msg>,
+    id: ActorId,
+}
+
+impl Actor for WebhookDispatcher {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Arguments;
+
+    async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
+        let mut state = State { arguments, endpoints: HashMap::new(), incarnations: 0, draining: false };
+        for (id, endpoint) in storage::load(&state.arguments.shared.store)? {
+            state.adopt(id, endpoint)?;
+            state.start(&me, id).await;
+        }
+        state.publish();
+        tokio::spawn(sweep(state.arguments.shared.store.clone()));
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        me: ActorRef<Msg>,
+        message: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Msg::SetPrimary(instance, config, reply) => {
+                drop(reply.send(state.set_primary(&me, instance, *config).await));
+            }
+            Msg::Create(scope, config, reply) => {
+                drop(reply.send(state.create(&me, scope, false, *config).await));
+            }
+            Msg::Update(id, update, reply) => drop(reply.send(state.update(&me, id, *update).await)),
+            Msg::Delete(id, reply) => drop(reply.send(state.delete(id).await)),
+            Msg::Rewind(id, places, reply) => drop(reply.send(state.rewind(&me, id, places).await)),
+            Msg::Forget(instance, reply) => drop(reply.send(state.forget(instance).await)),
+            Msg::Drain(reply) => state.drain(reply),
+            Msg::GaveUp(id, incarnation, instance, GivenUp(trouble)) => {
+                if state.is_current(id, incarnation)
+                    && let Err(error) = state.disable(id, instance, trouble).await
+                {
+                    tracing::error!(endpoint = %id, %error, "a webhook endpoint could not be disabled");
+                }
+            }
+            Msg::Start(id, incarnation) => {
+                if state.is_current(id, incarnation) {
+                    state.start(&me, id).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        me: ActorRef<Msg>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorFailed(cell, cause) => state.lost(&me, cell.get_id(), &cause.to_string()),
+            SupervisionEvent::ActorTerminated(cell, _, reason) => {
+                state.lost(&me, cell.get_id(), reason.as_deref().unwrap_or("it stopped"));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Clears away what endpoints left behind whose deletion the end of the node cut short.
+async fn sweep(store: Store) {
+    let found = {
+        let store = store.clone();
+        tokio::task::spawn_blocking(move || storage::orphans(&store)).await
+    };
+    for id in found.ok().and_then(Result::ok).unwrap_or_default() {
+        purge(&store, id, None).await;
+    }
+}
+
+async fn purge(store: &Store, id: EndpointId, instance: Option<InstanceNumber>) {
+    if let Err(error) = storage::purge(store, id, instance).await {
+        tracing::warn!(endpoint = %id, %error, "what a webhook endpoint left behind is deleted on the next start");
+    }
+}
+
+impl State {
+    fn entry(&self, id: EndpointId) -> Result<&Entry, Error> {
+        self.endpoints.get(&id).ok_or(Error::Unknown(id))
+    }
+
+    fn is_current(&self, id: EndpointId, incarnation: u64) -> bool {
+        self.endpoints.get(&id).is_some_and(|entry| entry.incarnation == incarnation)
+    }
+
+    fn publish(&self) {
+        let directory = self.endpoints.iter().map(|(id, entry)| (*id, entry.known.clone())).collect();
+        self.arguments.publish.send_replace(Arc::new(directory));
+    }
+
+    /// Makes an endpoint known, or known anew, without starting anything.
+    fn adopt(&mut self, id: EndpointId, endpoint: Endpoint) -> Result<(), Error> {
+        match self.endpoints.get_mut(&id) {
+            Some(entry) => entry.known = Arc::new(Known::new(id, endpoint, entry.known.health.clone())?),
+            None => {
+                let health = Arc::new(Health::new(self.arguments.counters.clone()));
+                let known = Arc::new(Known::new(id, endpoint, health)?);
+                let patience = RestartPolicy::new(RESTART_DELAY, RESTART_MAX_DELAY, u32::MAX);
+                self.endpoints.insert(id, Entry { known, child: None, patience, incarnation: 0 });
+            }
+        }
+        Ok(())
+    }
+
+    async fn set_primary(
+        &mut self,
+        me: &ActorRef<Msg>,
+        instance: InstanceNumber,
+        config: EndpointConfig,
+    ) -> Result<EndpointView, Error> {
+        let scope = Scope::Instance(instance);
+        let is_primary = |known: &Known| known.endpoint.primary && known.endpoint.scope == scope;
+        let present = self.endpoints.values().find(|entry| is_primary(&entry.known));
+        match present.map(|entry| entry.known.id) {
+            None => self.create(me, scope, true, config).await,
+            Some(id) => {
+                let EndpointConfig { url, secret, events, enabled } = config;
+                let update = EndpointUpdate {
+                    url: Some(url),
+                    secret: Some(secret),
+                    events: Some(events),
+                    enabled: Some(enabled),
+                };
+                self.update(me, id, update).await
+            }
+        }
+    }
+
+    async fn create(
+        &mut self,
+        me: &ActorRef<Msg>,
+        scope: Scope,
+        primary: bool,
+        config: EndpointConfig,
+    ) -> Result<EndpointView, Error> {
+        let limit = self.arguments.shared.options.max_endpoints;
+        let alike = self.endpoints.values().filter(|entry| entry.known.endpoint.scope == scope).count();
+        if alike >= limit {
+            return Err(Error::TooMany { limit });
+        }
+        let (id, shared) = (EndpointId::random(), self.arguments.shared.clone());
+        let endpoint = Endpoint::new(scope, primary, config, shared.clock.now());
+        let instances = match scope {
+            Scope::Instance(instance) => vec![instance],
+            Scope::All => shared.instances.borrow().iter().map(|(instance, _)| *instance).collect(),
+        };
+        let record = endpoint.clone();
+        let write = move |tx: &mut Tx| {
+            storage::put_endpoint(tx, id, &record)?;
+            for instance in instances {
+                // What is appended meanwhile is told.
+                let tail = events::last_sequence(&shared.store, instance)?;
+                storage::place(tx, id, instance, tail)?;
+            }
+            Ok(())
+        };
+        self.arguments.shared.store.write(write).await?;
+        self.adopt(id, endpoint)?;
+        self.start(me, id).await;
+        self.publish();
+        tracing::info!(endpoint = %id, ?scope, "webhook endpoint created");
+        Ok(self.entry(id)?.known.view())
+    }
+
+    /// Changes an endpoint. It keeps its place in the logs, and forgets what it failed at before.
+    async fn update(
+        &mut self,
+        me: &ActorRef<Msg>,
+        id: EndpointId,
+        update: EndpointUpdate,
+    ) -> Result<EndpointView, Error> {
+        let entry = self.entry(id)?;
+        let endpoint = entry.known.endpoint.updated(update, self.arguments.shared.clock.now());
+        let record = endpoint.clone();
+        let write = move |tx: &mut Tx| {
+            storage::put_endpoint(tx, id, &record)?;
+            storage::refresh(tx, id)
+        };
+        self.arguments.shared.store.write(write).await?;
+        self.adopt(id, endpoint)?;
+        self.restart(me, id, "its endpoint changed").await;
+        self.publish();
+        Ok(self.entry(id)?.known.view())
+    }
+
+    async fn delete(&mut self, id: EndpointId) -> Result<(), Error> {
+        self.entry(id)?;
+        self.arguments.shared.store.write(move |tx| storage::delete_endpoint(tx, id)).await?;
+        self.leave(id);
+        Ok(())
+    }
+
+    /// Ends an endpoint whose record is gone; the rest goes in its own time.
+    fn leave(&mut self, id: EndpointId) {
+        self.stop(id, "its endpoint is deleted");
+        self.endpoints.remove(&id);
+        self.publish();
+        let store = self.arguments.shared.store.clone();
+        tokio::spawn(async move { purge(&store, id, None).await });
+        tracing::info!(endpoint = %id, "webhook endpoint deleted");
+    }
+
+    async fn rewind(
+        &mut self,
+        me: &ActorRef<Msg>,
+        id: EndpointId,
+        places: Vec<(InstanceNumber, u64)>,
+    ) -> Result<(), Error> {
+        self.entry(id)?;
+        let write = move |tx: &mut Tx| {
+            places.iter().try_for_each(|&(instance, sequence)| storage::place(tx, id, instance, sequence))
+        };
+        self.arguments.shared.store.write(write).await?;
+        self.restart(me, id, "its cursor was moved").await;
+        Ok(())
+    }
+
+    async fn forget(&mut self, instance: InstanceNumber) -> Result<(), Error> {
+        let of_scope = |scope: Scope| {
+            let fits = move |known: &Known| known.endpoint.scope == scope;
+            let found = self.endpoints.values().filter(|entry| fits(&entry.known));
+            found.map(|entry| entry.known.id).collect::<Vec<_>>()
+        };
+        let (own, of_all) = (of_scope(Scope::Instance(instance)), of_scope(Scope::All));
+        let gone = own.clone();
+        let delete = move |tx: &mut Tx| gone.iter().try_for_each(|&id| storage::delete_endpoint(tx, id));
+        self.arguments.shared.store.write(delete).await?;
+        own.into_iter().for_each(|id| self.leave(id));
+        let store = self.arguments.shared.store.clone();
+        tokio::spawn(async move {
+            for id in of_all {
+                purge(&store, id, Some(instance)).await;
+            }
+        });
+        Ok(())
+    }
+
+    /// Disables an endpoint and announces it, in one commit, in the log of the instance whose event it would not
+    /// take.
+    async fn disable(
+        &mut self,
+        id: EndpointId,
+        instance: InstanceNumber,
+        trouble: Trouble,
+    ) -> Result<(), Error> {
+        let now = self.arguments.shared.clock.now();
+        let mut endpoint = self.entry(id)?.known.endpoint.clone();
+        let data = json!({
+            "endpoint_id": id.to_string(),
+            "host": endpoint.url.host_str(),
+            "reason": trouble.error,
+            "failing_since": trouble.since.seconds(),
+            "attempts": trouble.attempts,
+        });
+        let event = Event { kind: "webhook_disabled".to_owned(), at: now, data };
+        tracing::error!(endpoint = %id, cause = trouble.error, attempts = trouble.attempts,
+            "a webhook endpoint took nothing for too long and is disabled; its events are kept");
+        endpoint.disabled = Some(Disabled { at: now, reason: trouble.error });
+        let record = endpoint.clone();
+        let write = move |tx: &mut Tx| {
+            storage::put_endpoint(tx, id, &record)?;
+            events::append(tx, instance, &event)
+        };
+        self.arguments.shared.store.write(write).await?;
+        self.adopt(id, endpoint)?;
+        self.stop(id, "its endpoint is disabled");
+        self.publish();
+        Ok(())
+    }
+
+    async fn restart(&mut self, me: &ActorRef<Msg>, id: EndpointId, reason: &str) {
+        self.stop(id, reason);
+        if let Some(entry) = self.endpoints.get_mut(&id) {
+            entry.patience.reset();
+            entry.known.health.forget_troubles();
+        }
+        self.start(me, id).await;
+    }
+
+    /// Starts an endpoint's actor, if it should have one.
+    async fn start(&mut self, me: &ActorRef<Msg>, id: EndpointId) {
+        self.incarnations += 1;
+        let incarnation = self.incarnations;
+        let Some(entry) = self.endpoints.get_mut(&id) else { return };
+        if entry.known.endpoint.disabled.is_some() || self.draining {
+            return;
+        }
+        entry.incarnation = incarnation;
+        let supervisor = me.clone();
+        let give_up = move |instance, trouble| {
+            drop(supervisor.cast(Msg::GaveUp(id, incarnation, instance, GivenUp(trouble))));
+        };
+        let arguments = actor::Arguments {
+            known: entry.known.clone(),
+            shared: self.arguments.shared.clone(),
+            give_up: Box::new(give_up),
+        };
+        match Actor::spawn_linked(None, EndpointActor, arguments, me.get_cell()).await {
+            Ok((actor, _)) => entry.child = Some(Child { id: actor.get_id(), actor }),
+            Err(error) => self.crashed(me, id, &error.to_string()),
+        }
+    }
+
+    /// Ends an endpoint's actor on purpose: its end is no crash.
+    fn stop(&mut self, id: EndpointId, reason: &str) {
+        self.incarnations += 1;
+        if let Some(entry) = self.endpoints.get_mut(&id) {
+            entry.incarnation = self.incarnations;
+            if let Some(child) = entry.child.take() {
+                child.actor.stop(Some(reason.to_owned()));
+            }
+        }
+    }
+
+    /// A child's end that nobody asked for.
+    fn lost(&mut self, me: &ActorRef<Msg>, child: ActorId, cause: &str) {
+        let is_child = |entry: &Entry| entry.child.as_ref().is_some_and(|known| known.id == child);
+        let found = self.endpoints.iter().find(|(_, entry)| is_child(entry)).map(|(id, _)| *id);
+        if let Some(id) = found {
+            self.crashed(me, id, cause);
+        }
+    }
+
+    fn crashed(&mut self, me: &ActorRef<Msg>, id: EndpointId, cause: &str) {
+        let Some(entry) = self.endpoints.get_mut(&id) else { return };
+        entry.child = None;
+        let pause = entry.patience.crashed().unwrap_or(RESTART_MAX_DELAY);
+        tracing::error!(endpoint = %id, cause, ?pause, "a webhook endpoint's actor ended and will be replaced");
+        let incarnation = entry.incarnation;
+        me.send_after(pause, move || Msg::Start(id, incarnation));
+    }
+
+    fn drain(&mut self, reply: RpcReplyPort<()>) {
+        self.draining = true;
+        let children = self.endpoints.values().filter_map(|entry| entry.child.as_ref());
+        let actors: Vec<_> = children.map(|child| child.actor.clone()).collect();
+        tokio::spawn(async move {
+            futures_util::future::join_all(actors.iter().map(|actor| actor.call(actor::Msg::Drain, None)))
+                .await;
+            let _ = reply.send(());
+        });
+    }
+}

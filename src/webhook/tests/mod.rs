@@ -1,0 +1,6 @@
+//! The dispatcher against a receiver on loopback that does as it is told.
+
+mod admin;
+mod failures;
+mod ordinary;
+mod world;

@@ -1,0 +1,160 @@
+//! Receivers that answer.
+
+use super::world::*;
+use crate::domain::Secret;
+use crate::webhook::signature::Signer;
+use crate::webhook::{EndpointConfig, Events, ReplayFrom, Scope};
+
+#[tokio::test]
+async fn events_come_in_order_signed_and_named() {
+    let world = World::new(quick()).await;
+    let receiver = Receiver::answering(200).await;
+    world.append(ONE, "message", 1..=3).await;
+    let endpoint = world.endpoint(Scope::Instance(ONE), &receiver).await;
+    world.append(ONE, "message_ack", 4..=40).await;
+    world.append(two(), "message_ack", 100..=101).await;
+    let attempts = receiver.until("37 events", |attempts| attempts.len() >= 37).await;
+
+    assert_eq!(receiver.numbers(), (4..=40).collect::<Vec<_>>(), "no history, nobody else's, in order");
+    let signer = Signer::new(&Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")).unwrap();
+    for (attempt, sequence) in attempts.iter().zip(4..) {
+        let id = format!("evt_{}_1_{sequence}", endpoint.id.to_string().trim_start_matches("ep_"));
+        assert_eq!(attempt.header("webhook-id"), id);
+        let timestamp = attempt.header("webhook-timestamp").parse().unwrap();
+        assert!(timestamp >= START.seconds() && timestamp < START.seconds() + 60);
+        assert_eq!(attempt.header("webhook-signature"), signer.of_message(&id, timestamp, &attempt.raw));
+        assert_eq!(attempt.header("x-webhook-signature"), signer.of_body(&attempt.raw));
+        assert_eq!(attempt.header("content-type"), "application/json");
+        assert_eq!(attempt.header("user-agent"), concat!("relevo-webhook/", env!("CARGO_PKG_VERSION")));
+        assert_eq!(attempt.body["instance_id"], "shop");
+        assert_eq!(attempt.body["event"], "message_ack");
+        assert_eq!(attempt.body["timestamp"], START.seconds());
+    }
+    let counts = eventually("all are counted", || {
+        let counts = world.handle.get(endpoint.id).unwrap().counts;
+        (counts.delivered == 37).then_some(counts)
+    });
+    assert_eq!(counts.await, world.handle.totals().counts);
+}
+
+#[tokio::test]
+async fn an_endpoint_without_a_secret_signs_nothing() {
+    let world = World::new(quick()).await;
+    let receiver = Receiver::answering(204).await;
+    let plain = EndpointConfig { secret: Some(Secret::new("")), ..config(&receiver.url) };
+    let view = world.handle.set_primary(ONE, plain).await.unwrap();
+    assert_eq!(view.secret, None);
+    world.append(ONE, "message", 1..=1).await;
+    let attempts = receiver.until("one", |attempts| !attempts.is_empty()).await;
+    for name in ["webhook-signature", "x-webhook-signature"] {
+        assert_eq!(attempts[0].header(name), "");
+    }
+    assert_ne!(attempts[0].header("webhook-id"), "");
+}
+
+#[tokio::test]
+async fn an_endpoint_gets_what_it_named() {
+    let world = World::new(quick()).await;
+    let (some, raw) = (Receiver::answering(200).await, Receiver::answering(200).await);
+    for (receiver, name) in [(&some, "message"), (&raw, "raw")] {
+        let events = Events::parse(vec![name.to_owned()]).unwrap();
+        let config = EndpointConfig { events, ..config(&receiver.url) };
+        world.handle.create(Scope::All, config).await.unwrap();
+    }
+    for n in 1..=60 {
+        world.append(ONE, ["message", "raw", "status"][n as usize % 3], n..=n).await;
+    }
+    some.until("20 messages", |attempts| attempts.len() >= 20).await;
+    raw.until("20 raw ones", |attempts| attempts.len() >= 20).await;
+    assert_eq!(some.numbers(), (1..=60).filter(|n| n % 3 == 0).collect::<Vec<_>>());
+    assert_eq!(raw.numbers(), (1..=60).filter(|n| n % 3 == 1).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn one_for_all_serves_every_instance_also_one_that_comes_later() {
+    let world = World::new(quick()).await;
+    let receiver = Receiver::answering(200).await;
+    world.append(ONE, "message", 1..=5).await;
+    world.endpoint(Scope::All, &receiver).await;
+    let three = two().next().unwrap();
+    world.append(three, "message", 30..=32).await;
+    world.add_instance(three, "late");
+    world.append(ONE, "message", 10..=12).await;
+    world.append(two(), "message", 20..=22).await;
+    let attempts = receiver.until("nine events", |attempts| attempts.len() >= 9).await;
+    for (name, numbers) in [("shop", 10..=12), ("bar", 20..=22), ("late", 30..=32)] {
+        let of = attempts.iter().filter(|attempt| attempt.body["instance_id"] == name);
+        assert_eq!(of.map(Attempt::n).collect::<Vec<_>>(), numbers.collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn a_clean_restart_repeats_nothing_and_loses_nothing() {
+    let mut world = World::new(quick()).await;
+    let receiver = Receiver::answering(200).await;
+    world.endpoint(Scope::Instance(ONE), &receiver).await;
+    for round in 0..3 {
+        world.append(ONE, "message", round * 100..round * 100 + 100).await;
+        receiver.until("a part", |attempts| attempts.len() as u64 >= round * 100 + 20).await;
+        world.handle.drain(std::time::Duration::from_secs(10)).await;
+        world = world.restart().await;
+    }
+    receiver.until("all of it", |attempts| attempts.len() >= 300).await;
+    assert_eq!(receiver.numbers(), (0..300).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_receiver_is_told_again_from_where_it_asks() {
+    let world = World::new(quick()).await;
+    let receiver = Receiver::answering(200).await;
+    world.append(ONE, "message", 1..=4).await;
+    breathe().await;
+    let moment = world.clock.now();
+    world.append(ONE, "message", 5..=9).await;
+    let id = world.endpoint(Scope::All, &receiver).await.id;
+    assert_eq!(world.handle.lag(id).await.unwrap(), Default::default());
+
+    world.handle.replay_from(id, Some(ONE), ReplayFrom::Sequence(8)).await.unwrap();
+    receiver.until("8 and 9", |attempts| attempts.len() >= 2).await;
+    assert_eq!(receiver.numbers(), [8, 9]);
+    world.handle.replay_from(id, None, ReplayFrom::Time(moment)).await.unwrap();
+    receiver.until("5 to 9", |attempts| attempts.len() >= 7).await;
+    assert_eq!(receiver.numbers()[2..], [5, 6, 7, 8, 9]);
+    world.handle.replay_from(id, Some(ONE), ReplayFrom::Sequence(0)).await.unwrap();
+    receiver.until("all", |attempts| attempts.len() >= 16).await;
+    assert_eq!(receiver.numbers()[7..], (1..=9).collect::<Vec<_>>());
+
+    let same: Vec<_> = receiver.attempts().iter().filter(|attempt| attempt.n() == 8).cloned().collect();
+    assert!(same.iter().all(|attempt| attempt.header("webhook-id") == same[0].header("webhook-id")));
+    let nameless = world.handle.replay_from(id, None, ReplayFrom::Sequence(1)).await.unwrap_err();
+    assert_eq!(nameless.invalid().unwrap().field, "instance_id");
+}
+
+#[tokio::test]
+async fn what_the_log_forgot_is_counted_and_does_not_stop_the_rest() {
+    let world = World::new(quick()).await;
+    let receiver = Receiver::answering(503).await;
+    let id = world.endpoint(Scope::Instance(ONE), &receiver).await.id;
+    let trim = async |limit| {
+        let before = world.clock.now() + std::time::Duration::from_secs(1);
+        let trimmed = world.store.write(move |tx| crate::events::trim(tx, ONE, before, limit)).await.unwrap();
+        assert_eq!(trimmed, limit);
+    };
+    world.append(ONE, "message", 1..=9).await;
+    receiver.until("the first fails", |attempts| !attempts.is_empty()).await;
+    trim(5).await;
+    receiver.become_(|_| Answer::Status(200));
+    receiver.until("the rest", |attempts| attempts.last().is_some_and(|last| last.n() == 9)).await;
+    assert_eq!(distinct(receiver.numbers())[1..], [6, 7, 8, 9]);
+    assert_eq!(world.handle.get(id).unwrap().counts.missed, 5);
+
+    receiver.become_(|_| Answer::Status(503));
+    world.append(ONE, "message", 10..=12).await;
+    receiver.until("10 fails", |attempts| attempts.last().is_some_and(|last| last.n() == 10)).await;
+    trim(7).await;
+    eventually("nothing is left", || (world.handle.get(id).unwrap().counts.missed == 8).then_some(())).await;
+    receiver.become_(|_| Answer::Status(200));
+    world.append(ONE, "message", 13..=13).await;
+    receiver.until("what follows", |attempts| attempts.last().is_some_and(|last| last.n() == 13)).await;
+    assert_eq!(world.handle.lag(id).await.unwrap().oldest, None);
+}

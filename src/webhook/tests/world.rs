@@ -1,0 +1,278 @@
+//! A dispatcher with its store, and a receiver whose behaviour can be flipped.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use ractor::{Actor, ActorRef};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::watch;
+use url::Url;
+
+use crate::clock::Clock;
+use crate::domain::{InstanceNumber, Secret, Timestamp};
+use crate::egress::{self, Egress};
+use crate::events::{self, Event};
+use crate::store::{Closing, Folder, Store};
+use crate::supervision::Slot;
+use crate::webhook::{
+    Arguments, EndpointConfig, EndpointView, Events, Handle, Instances, Msg, Options, Scope,
+    WebhookDispatcher,
+};
+
+/// Longest wait, in real time, for anything that should happen; reaching it fails the test.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The first moment of every test.
+pub const START: Timestamp = Timestamp(1_700_000_000_000);
+
+pub const ONE: InstanceNumber = InstanceNumber::FIRST;
+
+pub fn two() -> InstanceNumber {
+    ONE.next().unwrap()
+}
+
+/// Delays that a test can wait for.
+pub fn quick() -> Options {
+    Options {
+        timeout: Duration::from_millis(300),
+        first_delay: Duration::from_millis(10),
+        factor: 2,
+        max_delay: Duration::from_millis(40),
+        ..Options::default()
+    }
+}
+
+pub struct World {
+    running: Option<Running>,
+    pub handle: Handle,
+    pub store: Store,
+    pub clock: Clock,
+    instances: watch::Sender<Instances>,
+    options: Options,
+    egress: egress::Options,
+    data: TempDir,
+}
+
+struct Running {
+    root: ActorRef<Msg>,
+    closing: Closing,
+    folder: Folder,
+}
+
+impl World {
+    /// Two instances, `shop` and `bar`, and no endpoint.
+    pub async fn new(options: Options) -> Self {
+        Self::with(options, true).await
+    }
+
+    pub async fn with(options: Options, allow_private: bool) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let clock = Clock::following_tokio(START);
+        let names = [(ONE, "shop".parse().unwrap()), (two(), "bar".parse().unwrap())];
+        let instances = watch::Sender::new(Instances::from(names));
+        let egress = egress::Options { allow_private, ..egress::Options::default() };
+        let (running, handle, store) = start(&data, &options, &egress, clock, &instances).await;
+        Self { running: Some(running), handle, store, clock, instances, options, egress, data }
+    }
+
+    /// Ends the node and starts it again on the same folder.
+    pub async fn restart(mut self) -> Self {
+        let Running { root, closing, folder } = self.running.take().unwrap();
+        root.stop_and_wait(None, None).await.unwrap();
+        let Self { handle, store, clock, instances, options, egress, data, .. } = self;
+        drop((handle, store));
+        tokio::task::spawn_blocking(move || closing.wait()).await.unwrap();
+        drop(folder);
+        let (running, handle, store) = start(&data, &options, &egress, clock, &instances).await;
+        Self { running: Some(running), handle, store, clock, instances, options, egress, data }
+    }
+
+    /// Makes a third instance known.
+    pub fn add_instance(&self, number: InstanceNumber, name: &str) {
+        let mut names = self.instances.borrow().to_vec();
+        names.push((number, name.parse().unwrap()));
+        self.instances.send_replace(names.into());
+    }
+
+    pub fn remove_instance(&self, gone: InstanceNumber) {
+        let names: Vec<_> =
+            self.instances.borrow().iter().filter(|(number, _)| *number != gone).cloned().collect();
+        self.instances.send_replace(names.into());
+    }
+
+    /// Appends the events `numbers` of one kind, in this order.
+    pub async fn append(&self, instance: InstanceNumber, kind: &str, numbers: impl Iterator<Item = u64>) {
+        let (at, kind) = (self.clock.now(), kind.to_owned());
+        let batch: Vec<_> = numbers
+            .map(|n| Event { kind: kind.clone(), at, data: json!({ "n": n, "of": instance.get() }) })
+            .collect();
+        let write = move |tx: &mut crate::store::Tx| {
+            batch.iter().try_for_each(|event| events::append(tx, instance, event).map(drop))
+        };
+        self.store.write(write).await.unwrap();
+    }
+
+    pub async fn endpoint(&self, scope: Scope, receiver: &Receiver) -> EndpointView {
+        self.handle.create(scope, config(&receiver.url)).await.unwrap()
+    }
+}
+
+async fn start(
+    data: &TempDir,
+    options: &Options,
+    egress: &egress::Options,
+    clock: Clock,
+    instances: &watch::Sender<Instances>,
+) -> (Running, Handle, Store) {
+    let folder = Folder::open(data.path()).unwrap();
+    let (store, closing) = Store::open(&folder, &Default::default()).unwrap();
+    let (slot, egress) = (Slot::default(), Egress::new(egress).unwrap());
+    let (arguments, handle) =
+        Arguments::new(options.clone(), store.clone(), clock, egress, instances.subscribe(), slot.clone());
+    let (root, _) = Actor::spawn(None, WebhookDispatcher, arguments).await.unwrap();
+    slot.fill(root.clone());
+    (Running { root, closing, folder }, handle, store)
+}
+
+pub fn config(url: &Url) -> EndpointConfig {
+    EndpointConfig {
+        url: url.clone(),
+        secret: Some(Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")),
+        events: Events::All,
+        enabled: true,
+    }
+}
+
+/// A request as it came.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    pub headers: HeaderMap,
+    pub raw: Bytes,
+    pub body: Value,
+}
+
+impl Attempt {
+    pub fn n(&self) -> u64 {
+        self.body["data"]["n"].as_u64().unwrap_or_default()
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+/// What the receiver does with an attempt.
+pub enum Answer {
+    Status(u16),
+    With(Response),
+    Hang,
+}
+
+type Behaviour = Box<dyn FnMut(&Attempt) -> Answer + Send>;
+
+/// An HTTP server on loopback.
+pub struct Receiver {
+    pub url: Url,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    behaviour: Mutex<Behaviour>,
+    attempts: watch::Sender<Vec<Attempt>>,
+}
+
+impl Receiver {
+    pub async fn new(behaviour: impl FnMut(&Attempt) -> Answer + Send + 'static) -> Self {
+        let shared = Arc::new(Shared {
+            behaviour: Mutex::new(Box::new(behaviour)),
+            attempts: watch::Sender::new(Vec::new()),
+        });
+        let router = Router::new().fallback(receive).with_state(shared.clone());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/hook?token=t", listener.local_addr().unwrap()).parse().unwrap();
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { url, shared }
+    }
+
+    pub async fn answering(status: u16) -> Self {
+        Self::new(move |_| Answer::Status(status)).await
+    }
+
+    pub fn become_(&self, behaviour: impl FnMut(&Attempt) -> Answer + Send + 'static) {
+        *self.shared.behaviour.lock().unwrap() = Box::new(behaviour);
+    }
+
+    pub fn attempts(&self) -> Vec<Attempt> {
+        self.shared.attempts.borrow().clone()
+    }
+
+    /// The numbers of the events, attempt by attempt.
+    pub fn numbers(&self) -> Vec<u64> {
+        self.attempts().iter().map(Attempt::n).collect()
+    }
+
+    /// Waits until `enough` of what came.
+    pub async fn until(&self, what: &str, enough: impl Fn(&[Attempt]) -> bool) -> Vec<Attempt> {
+        eventually(what, || enough(&self.shared.attempts.borrow()).then(|| self.attempts())).await
+    }
+}
+
+async fn receive(State(shared): State<Arc<Shared>>, headers: HeaderMap, raw: Bytes) -> Response {
+    let body = serde_json::from_slice(&raw).unwrap_or_default();
+    let attempt = Attempt { headers, raw, body };
+    let answer = shared.behaviour.lock().unwrap()(&attempt);
+    shared.attempts.send_modify(|attempts| attempts.push(attempt));
+    match answer {
+        Answer::Status(status) => StatusCode::from_u16(status).unwrap().into_response(),
+        Answer::With(response) => response,
+        Answer::Hang => std::future::pending().await,
+    }
+}
+
+/// Looks, in real time and without moving a paused clock, until there is something.
+pub async fn eventually<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
+    let mut looks = PATIENCE.as_millis() / 2;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        looks = looks.checked_sub(1).unwrap_or_else(|| panic!("waited in vain: {what}"));
+        breathe().await;
+    }
+}
+
+/// A moment of real time for sockets and the store's thread. Paused time stands still meanwhile.
+pub async fn breathe() {
+    let pause = || std::thread::sleep(Duration::from_millis(2));
+    tokio::task::spawn_blocking(pause).await.unwrap();
+}
+
+/// While this lives, paused time moves only when a test advances it, and never by itself because everybody waits
+/// for a socket.
+pub struct Stopped {
+    _release: std::sync::mpsc::Sender<()>,
+}
+
+pub fn stop_time() -> Stopped {
+    let (release, released) = std::sync::mpsc::channel();
+    // A runtime does not advance its clock while blocking work is under way.
+    tokio::task::spawn_blocking(move || released.recv());
+    Stopped { _release: release }
+}
+
+/// Whether numbers never step back.
+pub fn in_order(numbers: &[u64]) -> bool {
+    numbers.is_sorted()
+}
+
+pub fn distinct(mut numbers: Vec<u64>) -> Vec<u64> {
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
+}
