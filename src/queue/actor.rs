@@ -17,8 +17,8 @@ use crate::store::{Error as StoreError, Store, Tx};
 use super::accept::{self, Refused, Terms};
 use super::upkeep::{self, Upkeep};
 use super::{
-    Accepted, Error, Lease, Leased, Options, Outcome, ReceiptReport, Recorded, Submission, dispatch, ledger,
-    receipts, settle, dead, later,
+    Accepted, Error, Lease, Leased, Options, Outcome, ReceiptReport, Recorded, Submission, dead, dispatch,
+    later, ledger, receipts, settle,
 };
 
 type Reply<T> = RpcReplyPort<Result<T, Error>>;
