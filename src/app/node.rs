@@ -10,6 +10,7 @@ use crate::config::{self, Settings};
 use crate::domain::{InstanceConfig, Secret};
 use crate::egress::Egress;
 use crate::instance::{self, InstanceSupervisor};
+use crate::metrics::Metrics;
 use crate::provider::Shared;
 use crate::queue::{self, Nudges};
 use crate::retry::{self, RetrySupervisor};
@@ -43,13 +44,14 @@ impl Node {
         let folder = Folder::open(&settings.data_dir)?;
         let resolved = config::resolve_api_key(&settings.auth, &folder)?;
         settings.http.api_key.clone_from(&resolved.key);
-        let (store, closing) = Store::open(&folder, &settings.store)?;
+        let metrics = Metrics::default();
+        let (store, closing) = Store::open(&folder, &settings.store, metrics.clone())?;
         let blobs = Blobs::open(&folder)?;
         let egress = Egress::new(&settings.egress)?;
         let shared = Shared { egress, blobs, store: store.clone(), clock };
 
         let broken = CancellationToken::new();
-        let parts = Parts::new(&settings, shared);
+        let parts = Parts::new(&settings, shared, &metrics);
         let (queue, instances) = (parts.queue.clone(), parts.instances.clone());
         let (root, _) = Actor::spawn(None, Root, (parts, broken.clone()))
             .await
@@ -58,7 +60,7 @@ impl Node {
             ensure_instance(&instances, wanted).await?;
         }
 
-        let inbound = inbound::Handle::new(queue, store.clone(), clock);
+        let inbound = inbound::Handle::new(queue, store.clone(), clock, metrics.clone());
         let address = settings.http.listen;
         let listener = TcpListener::bind(address).await.map_err(|cause| Error::Listen { address, cause })?;
         let front = front(&settings, instances.clone(), inbound, store.clone(), clock);
@@ -155,7 +157,7 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(settings: &Settings, shared: Shared) -> Self {
+    fn new(settings: &Settings, shared: Shared, metrics: &Metrics) -> Self {
         let (queue_slot, retry_slot, supervisor_slot) = (Slot::default(), Slot::default(), Slot::default());
         let nudges = Nudges::default();
         let queue = queue::Handle::new(queue_slot.clone(), shared.store.clone(), nudges.clone());
@@ -167,6 +169,7 @@ impl Parts {
                 options: settings.queue.clone(),
                 run: rand::random(),
                 nudges,
+                metrics: metrics.clone(),
             },
             queue_slot,
             queue_handle: queue.clone(),
@@ -177,6 +180,7 @@ impl Parts {
             queue.clone(),
             retry::Handle::new(retry_slot.clone()),
             &settings.retry.transactional,
+            metrics.clone(),
             supervisor_slot.clone(),
         );
         Self { retry, retry_slot, supervisor, supervisor_slot, queue, instances }
