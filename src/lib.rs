@@ -5,6 +5,7 @@
 pub mod domain;
 
 pub mod clock;
+pub mod metrics;
 pub mod supervision;
 pub mod telemetry;
 

@@ -1,4 +1,5 @@
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -10,6 +11,7 @@ use crate::config::{self, Settings};
 use crate::domain::{InstanceConfig, Secret};
 use crate::egress::Egress;
 use crate::instance::{self, InstanceSupervisor};
+use crate::metrics::Metrics;
 use crate::provider::Shared;
 use crate::queue::{self, Nudges};
 use crate::retry::{self, RetrySupervisor};
@@ -43,13 +45,14 @@ impl Node {
         let folder = Folder::open(&settings.data_dir)?;
         let resolved = config::resolve_api_key(&settings.auth, &folder)?;
         settings.http.api_key.clone_from(&resolved.key);
-        let (store, closing) = Store::open(&folder, &settings.store)?;
+        let metrics = Metrics::default();
+        let (store, closing) = Store::open(&folder, &settings.store, metrics.clone())?;
         let blobs = Blobs::open(&folder)?;
         let egress = Egress::new(&settings.egress)?;
         let shared = Shared { egress, blobs, store: store.clone(), clock };
 
         let broken = CancellationToken::new();
-        let parts = Parts::new(&settings, shared);
+        let parts = Parts::new(&settings, shared, &metrics);
         let (queue, instances) = (parts.queue.clone(), parts.instances.clone());
         let (root, _) = Actor::spawn(None, Root, (parts, broken.clone()))
             .await
@@ -58,7 +61,7 @@ impl Node {
             ensure_instance(&instances, wanted).await?;
         }
 
-        let inbound = inbound::Handle::new(queue, store.clone(), clock);
+        let inbound = inbound::Handle::new(queue, store.clone(), clock, metrics.clone());
         let address = settings.http.listen;
         let listener = TcpListener::bind(address).await.map_err(|cause| Error::Listen { address, cause })?;
         let front = front(&settings, instances.clone(), inbound, store.clone(), clock);
@@ -155,7 +158,7 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(settings: &Settings, shared: Shared) -> Self {
+    fn new(settings: &Settings, shared: Shared, metrics: &Metrics) -> Self {
         let (queue_slot, retry_slot, supervisor_slot) = (Slot::default(), Slot::default(), Slot::default());
         let nudges = Nudges::default();
         let queue = queue::Handle::new(queue_slot.clone(), shared.store.clone(), nudges.clone());
@@ -167,6 +170,7 @@ impl Parts {
                 options: settings.queue.clone(),
                 run: rand::random(),
                 nudges,
+                metrics: metrics.clone(),
             },
             queue_slot,
             queue_handle: queue.clone(),
@@ -177,6 +181,7 @@ impl Parts {
             queue.clone(),
             retry::Handle::new(retry_slot.clone()),
             &settings.retry.transactional,
+            metrics.clone(),
             supervisor_slot.clone(),
         );
         Self { retry, retry_slot, supervisor, supervisor_slot, queue, instances }
@@ -192,13 +197,14 @@ fn front(
 ) -> http::AppState {
     let health = move || http::Health { store_failed: store.has_failed(), disk_full: store.is_full() };
     let cloud = &settings.cloud_api;
-    let defaults = http::CloudDefaults {
+    let cloud_defaults = http::CloudDefaults {
         base_url: cloud.base_url.clone(),
         api_version: cloud.api_version.clone(),
         verify_token: cloud.verify_token.clone(),
         app_secret: cloud.app_secret.clone(),
     };
-    http::AppState::new(settings.http.clone(), defaults, instances, inbound, clock, Box::new(health))
+    let services = http::Services { instances, inbound, clock, health: Arc::new(health), cloud_defaults };
+    http::AppState::new(settings.http.clone(), services)
 }
 
 /// The root supervisor. Its children replace their own; when one of them gives up, the node does.

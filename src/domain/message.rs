@@ -45,6 +45,15 @@ pub enum Mode {
     Async,
 }
 
+impl Mode {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Mode::Sync => "sync",
+            Mode::Async => "async",
+        }
+    }
+}
+
 impl Class {
     pub const ALL: [Class; 2] = [Class::Transactional, Class::Bulk];
 

@@ -108,6 +108,7 @@ fn number(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
     use crate::store::{Folder, Options};
 
     fn event(n: u64, size: usize) -> Event {
@@ -119,7 +120,7 @@ mod tests {
     async fn events_come_back_in_order_whole_and_from_any_place() {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::open(dir.path()).unwrap();
-        let (store, _closing) = Store::open(&folder, &Options::default()).unwrap();
+        let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
         let (one, two) = (InstanceNumber::FIRST, InstanceNumber::FIRST.next().unwrap());
         let mut tails = watch(&store);
         for n in 1..=5 {

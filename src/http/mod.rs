@@ -1,8 +1,42 @@
-//! Skeleton.
+//! The HTTP front end: the documented routes, translated onto the node's handles.
+//!
+//! What it promises:
+//! - A handler extracts, makes one call on one handle, and answers; what the node does is decided in lower rooms.
+//! - Every answer about an error has one form ([`error`]), and one place knows which status code it gets.
+//! - Every route is in the OpenAPI document, because a route can only be added through it ([`router`]).
+//! - Bounded: connections, the time a request may take to arrive, every body, and the memory of all large bodies
+//!   together. A caller that is refused gets its answer even while it is still sending.
+
+mod auth;
+mod body;
+mod error;
+mod extract;
+mod json;
+mod media;
+mod openapi;
+mod router;
+mod routes;
+mod server;
+mod sniff;
+mod vcard;
+
 use std::net::SocketAddr;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
+use url::Url;
+
+use crate::clock::Clock;
 use crate::domain::{InstanceId, Secret};
+use crate::{inbound, instance};
+
+use auth::Keyring;
+use body::Room;
+
+pub use router::router;
+pub use server::serve;
 
 /// What the HTTP front end needs to know.
 #[derive(Debug, Clone)]
@@ -18,8 +52,83 @@ pub struct Options {
     pub media_body_limit: usize,
     /// Requests served at once; more wait in the kernel's queue.
     pub max_connections: usize,
-    /// How long a request may take to arrive.
+    /// How long a request may take to arrive, and how long a connection may stay idle between two requests.
     pub read_timeout: Duration,
     /// Origins that browsers may call from; `*` is any.
     pub cors_origins: Vec<String>,
+}
+
+/// What an instance on the Cloud API gets where the request that creates it says nothing.
+#[derive(Debug, Clone)]
+pub struct CloudDefaults {
+    pub base_url: Url,
+    /// `v25.0` and the like.
+    pub api_version: String,
+    pub app_secret: Option<Secret>,
+    /// Also answers Meta's verification of the webhook for instances that have a word of their own.
+    pub verify_token: Option<Secret>,
+}
+
+/// How the parts that every request depends on are doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Health {
+    /// The store failed and the node needs a restart.
+    pub store_failed: bool,
+    /// Too little space is left to accept messages.
+    pub disk_full: bool,
+}
+
+/// Tells the health at the moment it is asked. Must not block.
+pub type HealthProbe = Box<dyn Fn() -> Health + Send + Sync>;
+
+/// What every handler can reach. Cheap to clone.
+#[derive(Clone)]
+pub struct AppState(Arc<Shared>);
+
+/// What is behind an [`AppState`].
+pub struct Shared {
+    options: Options,
+    cloud_defaults: CloudDefaults,
+    instances: instance::Handle,
+    inbound: inbound::Handle,
+    clock: Clock,
+    health: HealthProbe,
+    keyring: Keyring,
+    /// Memory for bodies that are too large to be taken for granted.
+    room: Room,
+    /// The OpenAPI document as it is served; set once by [`router`].
+    document: OnceLock<Bytes>,
+}
+
+impl AppState {
+    pub fn new(
+        options: Options,
+        cloud_defaults: CloudDefaults,
+        instances: instance::Handle,
+        inbound: inbound::Handle,
+        clock: Clock,
+        health: HealthProbe,
+    ) -> Self {
+        let keyring = Keyring::new(options.api_key.as_ref());
+        let room = Room::new(options.media_body_limit);
+        let document = OnceLock::new();
+        Self(Arc::new(Shared {
+            options,
+            cloud_defaults,
+            instances,
+            inbound,
+            clock,
+            health,
+            keyring,
+            room,
+            document,
+        }))
+    }
+}
+
+impl Deref for AppState {
+    type Target = Shared;
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
 }

@@ -33,12 +33,14 @@ impl Handle {
         signature: Option<&str>,
     ) -> Result<Received, Error> {
         let updates = parse_webhook(&body);
-        let trusted = trusted_accounts(accounts, &updates, &body, signature)?;
+        let trusted = trusted_accounts(accounts, &updates, &body, signature)
+            .inspect_err(|_| self.metrics.inbound("forged", 1))?;
         let updates = match updates {
             Ok(updates) => updates,
             // Signed and yet not a webhook as we know them: Meta would only repeat it.
             Err(_) if signature.is_some() && !trusted.is_empty() => {
                 self.keep(&body).await?;
+                self.metrics.inbound("odd", 1);
                 return Ok(Received { odd: 1, ..Received::default() });
             }
             Err(invalid) => return Err(invalid.into()),
@@ -61,6 +63,10 @@ impl Handle {
             received.events = self.append(raws).await?;
             received.duplicates = all - received.events;
         }
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        self.metrics.inbound("event", count(received.events));
+        self.metrics.inbound("duplicate", count(received.duplicates));
+        self.metrics.inbound("odd", count(received.odd));
         if received.odd > 0 {
             self.keep(&body).await?;
         }

@@ -9,6 +9,7 @@ mod seen;
 
 use crate::clock::Clock;
 use crate::domain::{ErrorKind, InstanceNumber, Invalid, Secret};
+use crate::metrics::Metrics;
 use crate::queue;
 use crate::store::{self, Store};
 
@@ -44,11 +45,12 @@ pub struct Handle {
     queue: queue::Handle,
     store: Store,
     clock: Clock,
+    metrics: Metrics,
 }
 
 impl Handle {
-    pub fn new(queue: queue::Handle, store: Store, clock: Clock) -> Self {
-        Self { queue, store, clock }
+    pub fn new(queue: queue::Handle, store: Store, clock: Clock, metrics: Metrics) -> Self {
+        Self { queue, store, clock, metrics }
     }
 }
 

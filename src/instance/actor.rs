@@ -6,7 +6,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -19,6 +19,7 @@ use crate::domain::{
     Failure, FailureKind, InstanceConfig, InstanceNumber, InstanceState, ProviderKind, Reason, Recipient,
     Scope, Timestamp,
 };
+use crate::metrics::Metrics;
 use crate::provider::{self, Provider};
 use crate::queue::{self, Lease, Leased};
 use crate::retry;
@@ -63,6 +64,7 @@ pub(super) struct Arguments {
     pub shared: provider::Shared,
     pub queue: queue::Handle,
     pub retry: retry::Handle,
+    pub metrics: Metrics,
     /// How reports reach the supervisor.
     pub report: Box<dyn Fn(Report) + Send + Sync>,
 }
@@ -256,6 +258,7 @@ impl State {
             self.arguments.options.send_timeout,
             self.arguments.queue.clone(),
             self.arguments.retry.clone(),
+            self.arguments.metrics.clone(),
         );
         let me = self.me.clone();
         tokio::spawn(
@@ -377,13 +380,20 @@ async fn attempt(
     timeout: Duration,
     queue: queue::Handle,
     retry: retry::Handle,
+    metrics: Metrics,
 ) -> Option<Failure> {
+    let began = Instant::now();
     let sending = AssertUnwindSafe(provider.send(lease.id, &lease.message)).catch_unwind();
     let outcome = match tokio::time::timeout(timeout, sending).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(_)) => Err(Failure::ambiguous("the client crashed during the attempt")),
         Err(_) => Err(Failure::ambiguous(format!("no answer within {timeout:?}"))),
     };
+    let (word, code) = match &outcome {
+        Ok(_) => ("sent", None),
+        Err(failure) => (failure.kind.as_str(), failure.code),
+    };
+    metrics.attempted(word, code, began.elapsed());
     // A queue or a judge that is being restarted leaves the lease to expire; it is judged then.
     match outcome {
         Ok(provider_id) => {

@@ -13,6 +13,7 @@ use crate::domain::{
     InstanceConfig, InstanceId, InstanceNumber, InstanceState, ProviderKind, Reason, RetryPolicy,
 };
 use crate::events::{self, Event};
+use crate::metrics::Metrics;
 use crate::provider;
 use crate::store::{self, Store, Tx};
 use crate::supervision::{RestartPolicy, Slot};
@@ -59,6 +60,7 @@ pub struct Arguments {
     pub shared: provider::Shared,
     pub queue: queue::Handle,
     pub retry: retry::Handle,
+    pub metrics: Metrics,
     publish: Arc<watch::Sender<Arc<Directory>>>,
 }
 
@@ -70,6 +72,7 @@ impl Arguments {
         queue: queue::Handle,
         retry: retry::Handle,
         policy: &RetryPolicy,
+        metrics: Metrics,
         slot: Slot<Msg>,
     ) -> (Self, Handle) {
         let publish = Arc::new(watch::Sender::new(Arc::new(Directory::default())));
@@ -83,7 +86,7 @@ impl Arguments {
             on_ambiguous: policy.on_ambiguous,
         };
         let (store, clock) = (shared.store.clone(), shared.clock);
-        (Self { store, clock, options, shared, queue, retry, publish }, handle)
+        (Self { store, clock, options, shared, queue, retry, metrics, publish }, handle)
     }
 }
 
@@ -340,6 +343,7 @@ impl State {
             shared: self.arguments.shared.clone(),
             queue: self.arguments.queue.clone(),
             retry: self.arguments.retry.clone(),
+            metrics: self.arguments.metrics.clone(),
             report: Box::new(report),
         };
         match Actor::spawn_linked(None, InstanceActor, arguments, me.get_cell()).await {

@@ -38,7 +38,8 @@ pub(super) fn accept(
     submission: Submission,
     terms: Terms,
 ) -> Result<Result<Accepted, Refused>, Error> {
-    let Submission { instance, message, class, mode, idempotency, expires_at, send_at, on_ambiguous } = submission;
+    let Submission { instance, message, class, mode, idempotency, expires_at, send_at, on_ambiguous } =
+        submission;
     if let Some(asked) = &idempotency
         && let Some(bytes) = tx.get(&keys::idempotency(instance, &asked.key))?
     {

@@ -5,20 +5,23 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, MessagingErr, RpcReplyPort};
 use tokio::sync::watch;
 
 use crate::clock::Clock;
-use crate::domain::{Failure, InstanceNumber, MessageId, ProviderMessageId, Receipt, Timestamp, Verdict};
+use crate::domain::{
+    Failure, InstanceNumber, MessageId, ProviderMessageId, Receipt, Status, Timestamp, Verdict,
+};
+use crate::metrics::Metrics;
 use crate::store::{Error as StoreError, Store, Tx};
 
 use super::accept::{self, Refused, Terms};
 use super::upkeep::{self, Upkeep};
 use super::{
-    Accepted, Error, Lease, Leased, Options, Outcome, ReceiptReport, Recorded, Submission, dispatch, ledger,
-    receipts, settle, dead, later,
+    Accepted, Error, Lease, Leased, Options, Outcome, ReceiptReport, Recorded, Submission, dead, dispatch,
+    later, ledger, receipts, settle,
 };
 
 type Reply<T> = RpcReplyPort<Result<T, Error>>;
@@ -72,6 +75,7 @@ pub struct Arguments {
     /// This run of the process: leases of any other are judged at once.
     pub run: u64,
     pub nudges: Nudges,
+    pub metrics: Metrics,
 }
 
 /// Tells instances that there may be work. A nudge carries nothing, may be lost, and costs one look.
@@ -120,22 +124,24 @@ impl Actor for QueueActor {
             }
             Msg::Lease(instance, max, reply) => state.lease(me, instance, max, reply).await,
             Msg::Sent(lease, provider_id) => {
-                state
-                    .settle(me, *lease, move |tx: &mut Tx, lease: &Lease, now| {
-                        settle::sent(tx, lease, &provider_id, now)
-                    })
-                    .await;
+                let sent = move |tx: &mut Tx, lease: &Lease, now| settle::sent(tx, lease, &provider_id, now);
+                state.settle(me, *lease, Some("sent"), sent).await;
             }
             Msg::Postpone(lease, until) => {
                 let postpone = move |tx: &mut Tx, lease: &Lease, now| {
                     settle::postpone(tx, lease, until, now).map(|()| None)
                 };
-                state.settle(me, *lease, postpone).await;
+                state.settle(me, *lease, None, postpone).await;
             }
             Msg::Judged(lease, verdict, failure) => {
+                let fate = match verdict {
+                    Verdict::Bury(_) => Some("dead_letter"),
+                    Verdict::Fail => Some("failed"),
+                    Verdict::Retry { .. } | Verdict::Defer { .. } | Verdict::Hold { .. } => None,
+                };
                 let judged =
                     move |tx: &mut Tx, lease: &Lease, now| settle::judged(tx, lease, verdict, &failure, now);
-                state.settle(me, *lease, judged).await;
+                state.settle(me, *lease, fate, judged).await;
             }
             Msg::Reports(reports, reply) => state.reports(me, reports, reply).await,
             Msg::Reschedule(id, at, reply) => {
@@ -186,18 +192,27 @@ impl State {
         submission: Submission,
         done: impl FnOnce(Result<Accepted, Error>) + Send + 'static,
     ) {
+        let metrics = self.arguments.metrics.clone();
         if self.arguments.store.is_full() {
+            metrics.refused("disk_full");
             return done(Err(Error::DiskFull));
         }
         let (terms, nudges, instance) = (self.terms(), self.arguments.nudges.clone(), submission.instance);
+        let (class, mode, began) = (submission.class.as_str(), submission.mode.as_str(), Instant::now());
         let work = move |tx: &mut Tx| accept::accept(tx, submission, terms);
         let finish = move |outcome: Result<Result<Accepted, Refused>, StoreError>| {
-            done(match outcome {
+            let accepted = match outcome {
                 Ok(Ok(accepted)) => Ok(accepted),
-                Ok(Err(Refused::Full)) => Err(Error::Full { capacity: terms.capacity }),
-                Ok(Err(Refused::KeyReused)) => Err(Error::KeyReused),
-                Err(error) => Err(Error::from(error)),
-            });
+                Ok(Err(Refused::Full)) => Err((Error::Full { capacity: terms.capacity }, "queue_full")),
+                Ok(Err(Refused::KeyReused)) => Err((Error::KeyReused, "key_reused")),
+                Err(error) => Err((Error::from(error), "store")),
+            };
+            match &accepted {
+                Ok(Accepted::New(_)) => metrics.accepted(class, mode, began.elapsed()),
+                Ok(Accepted::Duplicate(_)) => metrics.refused("duplicate"),
+                Err((_, reason)) => metrics.refused(reason),
+            }
+            done(accepted.map_err(|(error, _)| error));
             nudges.nudge(instance);
         };
         self.arguments.store.submit(work, finish).await;
@@ -257,10 +272,12 @@ impl State {
 
     async fn lease(&self, me: ActorRef<Msg>, instance: InstanceNumber, max: usize, reply: Reply<Leased>) {
         let request = dispatch::Request { instance, max, now: self.now(), run: self.arguments.run };
+        let metrics = self.arguments.metrics.clone();
         let work = move |tx: &mut Tx| dispatch::lease(tx, request);
         let done = move |found: Result<dispatch::Found, StoreError>| {
             let leased = found.map(|found| {
                 for id in found.expired {
+                    metrics.ended("expired", None);
                     let _ = me.cast(Msg::Ended(id, Outcome::Cancelled));
                 }
                 found.leased
@@ -276,14 +293,22 @@ impl State {
     }
 
     /// Ends an attempt: the lane goes on, and whoever waits for the message is told.
-    async fn settle<W>(&self, me: ActorRef<Msg>, lease: Lease, work: W)
+    /// `fate` is what a change that ends the message makes of it.
+    async fn settle<W>(&self, me: ActorRef<Msg>, lease: Lease, fate: Option<&'static str>, work: W)
     where
         W: FnOnce(&mut Tx, &Lease, Timestamp) -> Result<Option<Outcome>, StoreError> + Send + 'static,
     {
         let (now, id, nudges) = (self.now(), lease.id, self.arguments.nudges.clone());
+        let metrics = self.arguments.metrics.clone();
         let done = move |outcome: Result<Option<Outcome>, StoreError>| {
             match outcome {
-                Ok(Some(outcome)) => drop(me.cast(Msg::Ended(id, outcome))),
+                Ok(Some(outcome)) => {
+                    if let Some(fate) = fate {
+                        let took = matches!(outcome, Outcome::Sent(_)).then(|| now.since(id.accepted_at()));
+                        metrics.ended(fate, took);
+                    }
+                    let _ = me.cast(Msg::Ended(id, outcome));
+                }
                 Ok(None) => {}
                 // The lease stays and expires; `retry` judges it then.
                 Err(error) => tracing::error!(message = %id, %error, "an attempt could not be settled"),
@@ -295,6 +320,8 @@ impl State {
 
     async fn reports(&self, me: ActorRef<Msg>, reports: Vec<ReceiptReport>, reply: Reply<Vec<Recorded>>) {
         let (now, nudges) = (self.now(), self.arguments.nudges.clone());
+        let metrics = self.arguments.metrics.clone();
+        let kinds: Vec<_> = reports.iter().map(|report| Status::from(report.receipt).as_str()).collect();
         let work = move |tx: &mut Tx| {
             let mut results = Vec::with_capacity(reports.len());
             for report in &reports {
@@ -304,14 +331,15 @@ impl State {
         };
         let done = move |results: Result<Vec<(Recorded, Option<Outcome>)>, StoreError>| {
             let recorded = results.map(|results| {
-                let tell = |(recorded, outcome): (Recorded, Option<Outcome>)| {
+                let tell = |((recorded, outcome), kind): ((Recorded, Option<Outcome>), &'static str)| {
+                    metrics.receipt(kind, matches!(recorded, Recorded::Moved(_)));
                     if let (Recorded::Moved(id), Some(outcome)) = (recorded, outcome) {
                         let _ = me.cast(Msg::Ended(id, outcome));
                         nudges.nudge(id.instance());
                     }
                     recorded
                 };
-                results.into_iter().map(tell).collect()
+                results.into_iter().zip(kinds).map(tell).collect()
             });
             let _ = reply.send(recorded.map_err(Error::from));
         };
@@ -320,8 +348,10 @@ impl State {
 
     async fn withdraw(&self, me: ActorRef<Msg>, id: MessageId, reply: Reply<bool>) {
         let (now, nudges) = (self.now(), self.arguments.nudges.clone());
+        let metrics = self.arguments.metrics.clone();
         let done = move |withdrawn: Result<bool, StoreError>| {
             if matches!(withdrawn, Ok(true)) {
+                metrics.ended("cancelled", None);
                 let _ = me.cast(Msg::Ended(id, Outcome::Cancelled));
                 nudges.nudge(id.instance());
             }

@@ -55,7 +55,9 @@ pub(super) fn page(
 
 /// One dead letter.
 pub(super) fn letter(store: &Store, id: MessageId) -> Result<Option<DeadLetter>, Error> {
-    let Some(bytes) = store::get_large(&keys::dead_letter(id), |key| store.get(key))? else { return Ok(None) };
+    let Some(bytes) = store::get_large(&keys::dead_letter(id), |key| store.get(key))? else {
+        return Ok(None);
+    };
     let job: Job = store::decode(&bytes)?;
     let Some(view) = ledger::view(store, id)? else { return Ok(None) };
     let buried_at = view.history.last().map_or(id.accepted_at(), |step| step.at);

@@ -3,9 +3,9 @@
 use crate::domain::{InstanceNumber, MessageId, Status, Timestamp};
 use crate::store::{Error, Store, Tx};
 
+use super::keys;
 use super::ledger::{self, MessageView};
 use super::record::{Job, Row, Step};
-use super::keys;
 
 /// Puts a new job among the due instead of among the arrivals.
 pub(super) fn schedule(tx: &mut Tx, id: MessageId, job: &Job, at: Timestamp) -> Result<(), Error> {
@@ -19,7 +19,9 @@ pub(super) fn schedule(tx: &mut Tx, id: MessageId, job: &Job, at: Timestamp) -> 
 
 /// Moves a scheduled message to another moment. `false` when it is not, or no longer, scheduled.
 pub(super) fn reschedule(tx: &mut Tx, id: MessageId, at: Timestamp) -> Result<bool, Error> {
-    let Some(mut row) = Row::read(tx, id)?.filter(|row| row.status == Status::Scheduled) else { return Ok(false) };
+    let Some(mut row) = Row::read(tx, id)?.filter(|row| row.status == Status::Scheduled) else {
+        return Ok(false);
+    };
     if let Some(before) = row.due.replace(at) {
         tx.delete(keys::due(id, before));
     }

@@ -6,6 +6,8 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::metrics::Metrics;
+
 use super::tx::{Entry, failed};
 use super::writer::{Finish, Gauges, Task, Writer};
 use super::{Error, Folder, Key, Options, Tx};
@@ -27,7 +29,7 @@ pub struct Closing(JoinHandle<()>);
 
 impl Store {
     /// Opens the database in a folder that this process holds.
-    pub fn open(folder: &Folder, options: &Options) -> Result<(Self, Closing), Error> {
+    pub fn open(folder: &Folder, options: &Options, metrics: Metrics) -> Result<(Self, Closing), Error> {
         let path = folder.path().join("db");
         let config = sled::Config::new().path(&path).cache_capacity(options.cache_capacity);
         let opened = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()));
@@ -53,6 +55,7 @@ impl Store {
             tasks: receiver,
             gauges: gauges.clone(),
             min_free_space: options.min_free_space,
+            metrics,
         };
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || writer.run());
         let thread = thread.map_err(|cause| Error::Failed(cause.to_string()))?;
@@ -151,13 +154,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         {
             let folder = Folder::open(dir.path()).unwrap();
-            let (store, closing) = Store::open(&folder, &Options::default()).unwrap();
+            let (store, closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
             store.write(|tx| tx.put(key(1), b"one".to_vec())).await.unwrap();
             drop(store);
             closing.wait();
         }
         let folder = Folder::open(dir.path()).unwrap();
-        let (store, _closing) = Store::open(&folder, &Options::default()).unwrap();
+        let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
         assert_eq!(store.get(&key(1)).unwrap().as_deref(), Some(&b"one"[..]));
     }
 
@@ -165,7 +168,7 @@ mod tests {
     async fn concurrent_writers_share_commits_and_see_each_other() {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::open(dir.path()).unwrap();
-        let (store, _closing) = Store::open(&folder, &Options::default()).unwrap();
+        let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
         let mut writers = tokio::task::JoinSet::new();
         for _ in 0..500 {
             let store = store.clone();
@@ -188,7 +191,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::open(dir.path()).unwrap();
         let options = Options { min_free_space: u64::MAX, ..Options::default() };
-        let (store, _closing) = Store::open(&folder, &options).unwrap();
+        let (store, _closing) = Store::open(&folder, &options, Metrics::default()).unwrap();
         store.write(|tx| tx.put(key(1), vec![1])).await.unwrap();
         assert!(store.is_full());
     }

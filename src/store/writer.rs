@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
+use crate::metrics::Metrics;
+
 use super::tx::failed;
 use super::{Error, Key, Space, Tx};
 
@@ -39,6 +41,7 @@ pub(super) struct Writer {
     pub tasks: mpsc::Receiver<Task>,
     pub gauges: Arc<Gauges>,
     pub min_free_space: u64,
+    pub metrics: Metrics,
 }
 
 impl Writer {
@@ -53,6 +56,7 @@ impl Writer {
                 space_checked = Some(Instant::now());
             }
             let mut tx = Tx::new(&self.db);
+            let (changes, began) = (group.len(), Instant::now());
             let answers: Vec<Finish> = group.drain(..).map(|task| task(&mut tx)).collect();
             if failure.is_none() {
                 failure = self.commit(tx).err();
@@ -61,6 +65,7 @@ impl Writer {
                     self.gauges.failed.store(true, Ordering::Relaxed);
                 }
             }
+            self.metrics.committed(changes, began.elapsed());
             for answer in answers {
                 answer(failure.clone());
             }

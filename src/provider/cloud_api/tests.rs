@@ -18,6 +18,7 @@ use crate::domain::{
     BlobRef, Class, Content, FailureKind, InstanceNumber, Media, MediaKind, MediaSource, Secret, Timestamp,
 };
 use crate::egress::{self, Egress};
+use crate::metrics::Metrics;
 use crate::store::{Blobs, Folder, Options, Store};
 
 const NUMBER: &str = "106540352242922";
@@ -122,7 +123,7 @@ impl Fixture {
     fn at(base_url: Url, meta: Arc<Meta>, allow_private: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::open(dir.path()).unwrap();
-        let (store, _closing) = Store::open(&folder, &Options::default()).unwrap();
+        let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
         let egress = Egress::new(&egress::Options { allow_private, ..egress::Options::default() }).unwrap();
         let blobs = Blobs::open(&folder).unwrap();
         let clock = Clock::following_tokio(Timestamp(1_763_800_000_000));

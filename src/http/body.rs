@@ -1,0 +1,209 @@
+//! Taking bodies in: bounded in size, time and memory.
+//!
+//! A body over its limit is refused at once, and what is still coming is read and thrown away beside the answer:
+//! a server that closed the connection instead would reset it, and the caller would never see why.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use axum::extract::Request;
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_LENGTH, EXPECT};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::domain::{ErrorKind, Invalid};
+
+use super::AppState;
+use super::error::ApiError;
+
+/// Bodies up to this size are taken without asking for room, in bytes.
+const SMALL: usize = 256 << 10;
+
+/// So many of the largest permitted bodies may be in memory at once.
+const LARGE_AT_ONCE: usize = 4;
+
+/// Of a body that is refused, up to this many times its limit is still read ...
+const DISCARD_FACTOR: usize = 4;
+/// ... for this long at most.
+const DISCARD_TIME: Duration = Duration::from_secs(10);
+
+/// The memory that all large bodies share, counted in KiB.
+pub(super) struct Room {
+    free: Arc<Semaphore>,
+    size: u32,
+}
+
+impl Room {
+    pub fn new(largest: usize) -> Self {
+        let size = kib(largest.saturating_mul(LARGE_AT_ONCE).max(SMALL * LARGE_AT_ONCE));
+        let permits = usize::try_from(size).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
+        Self { free: Arc::new(Semaphore::new(permits)), size }
+    }
+
+    /// Waits for `bytes` of memory, at most `patience`.
+    async fn take(&self, bytes: usize, patience: Duration) -> Result<OwnedSemaphorePermit, ApiError> {
+        let taken = self.free.clone().acquire_many_owned(kib(bytes).min(self.size));
+        match tokio::time::timeout(patience, taken).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(ApiError::new(
+                ErrorKind::Unavailable,
+                "too many large requests are being received; try again later, or send media by URL",
+            )),
+        }
+    }
+}
+
+fn kib(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(u32::MAX)
+}
+
+/// A body that arrived whole.
+pub(super) struct Arrived {
+    pub bytes: Bytes,
+    /// Keeps the room that a large body takes; give it up when the body is no longer needed.
+    pub room: Option<OwnedSemaphorePermit>,
+}
+
+/// Takes a request's whole body in, of `limit` bytes at most.
+pub(super) async fn receive(request: Request, limit: usize, state: &AppState) -> Result<Arrived, ApiError> {
+    let announced = content_length(request.headers());
+    if announced.is_some_and(|length| length > limit) {
+        discard(request, limit);
+        return Err(ApiError::too_large(limit));
+    }
+    let patience = state.options.read_timeout;
+    let mut room = None;
+    if let Some(length) = announced.filter(|&length| length > SMALL) {
+        room = Some(state.room.take(length, patience).await?);
+    }
+    let collecting = collect(request.into_body(), announced, limit, &state.room, &mut room, patience);
+    let bytes = match tokio::time::timeout(patience, collecting).await {
+        Ok(collected) => collected?,
+        Err(_) => return Err(ApiError::too_slow(patience)),
+    };
+    Ok(Arrived { bytes, room })
+}
+
+async fn collect(
+    mut body: Body,
+    announced: Option<usize>,
+    limit: usize,
+    room: &Room,
+    taken: &mut Option<OwnedSemaphorePermit>,
+    patience: Duration,
+) -> Result<Bytes, ApiError> {
+    let Some(first) = next_chunk(&mut body).await? else { return Ok(Bytes::new()) };
+    // Most bodies are one chunk, and that is the body: nothing is copied.
+    if body.is_end_stream() && first.len() <= limit {
+        return Ok(first);
+    }
+    let mut whole = BytesMut::with_capacity(announced.unwrap_or(first.len()).min(limit));
+    let mut next = Some(first);
+    while let Some(chunk) = next {
+        let length = whole.len() + chunk.len();
+        if length > limit {
+            tokio::spawn(read_off(body, limit));
+            return Err(ApiError::too_large(limit));
+        }
+        if length > SMALL && taken.is_none() {
+            *taken = Some(room.take(limit, patience).await?);
+        }
+        whole.extend_from_slice(&chunk);
+        next = next_chunk(&mut body).await?;
+    }
+    Ok(whole.freeze())
+}
+
+/// The next part of a body; `None` at its end.
+async fn next_chunk(body: &mut Body) -> Result<Option<Bytes>, ApiError> {
+    while let Some(frame) = body.frame().await {
+        match frame {
+            Ok(frame) => {
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
+            Err(cause) => {
+                tracing::debug!(%cause, "a body broke off");
+                return Err(Invalid::new("body", "ended before it was complete").into());
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Reads what is left of a refused request and throws it away, so that its sender gets to see the answer.
+pub(super) fn discard(request: Request, limit: usize) {
+    // Who asked first has not begun to send, and the answer tells it not to.
+    let waits = request.headers().contains_key(EXPECT);
+    if !waits && !request.body().is_end_stream() {
+        tokio::spawn(read_off(request.into_body(), limit));
+    }
+}
+
+async fn read_off(mut body: Body, limit: usize) {
+    let mut left = limit.saturating_mul(DISCARD_FACTOR);
+    let reading = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            let length = frame.data_ref().map_or(0, Bytes::len);
+            match left.checked_sub(length) {
+                Some(rest) => left = rest,
+                None => break,
+            }
+        }
+    };
+    let _ = tokio::time::timeout(DISCARD_TIME, reading).await;
+}
+
+fn content_length(headers: &HeaderMap) -> Option<usize> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+
+    fn chunks(sizes: &[usize]) -> Body {
+        let chunks: Vec<_> =
+            sizes.iter().map(|&size| Ok::<_, std::io::Error>(Bytes::from(vec![b'x'; size]))).collect();
+        Body::from_stream(stream::iter(chunks))
+    }
+
+    async fn collected(sizes: &[usize], limit: usize) -> Result<(usize, bool), ApiError> {
+        let room = Room::new(limit);
+        let mut taken = None;
+        let second = Duration::from_secs(1);
+        let bytes = collect(chunks(sizes), None, limit, &room, &mut taken, second).await?;
+        Ok((bytes.len(), taken.is_some()))
+    }
+
+    #[tokio::test]
+    async fn a_body_is_taken_up_to_its_limit_and_no_further() {
+        assert_eq!(collected(&[], 10).await.unwrap(), (0, false));
+        assert_eq!(collected(&[4, 6], 10).await.unwrap(), (10, false));
+        assert_eq!(collected(&[4, 7], 10).await.unwrap_err().status(), 413);
+        assert_eq!(collected(&[11], 10).await.unwrap_err().status(), 413);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_announced_nothing_takes_room_when_it_grows() {
+        assert_eq!(collected(&[SMALL, 1], SMALL * 2).await.unwrap(), (SMALL + 1, true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_bodies_wait_for_room_and_give_up() {
+        let room = Room::new(1 << 20);
+        let mut held = Vec::new();
+        for _ in 0..LARGE_AT_ONCE {
+            held.push(room.take(1 << 20, Duration::ZERO).await.unwrap());
+        }
+        assert_eq!(room.take(1 << 20, Duration::from_secs(1)).await.unwrap_err().status(), 503);
+        held.pop();
+        assert!(room.take(1 << 20, Duration::from_secs(1)).await.is_ok());
+    }
+}

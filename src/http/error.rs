@@ -1,0 +1,348 @@
+//! The one form of an answer about an error, and the one place that knows status codes.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use axum::Json;
+use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::domain::{ErrorKind, Failure, FailureKind, Invalid, MessageId};
+use crate::{inbound, instance};
+
+/// An error on its way to the caller.
+#[derive(Debug)]
+pub(super) struct ApiError(Box<Answer>);
+
+#[derive(Debug)]
+struct Answer {
+    status: StatusCode,
+    /// The documented words for this kind of error.
+    title: &'static str,
+    /// The same for programs.
+    kind: &'static str,
+    details: Cow<'static, str>,
+    field: Option<String>,
+    provider_code: Option<i64>,
+    retry_after: Option<Duration>,
+    /// The message that met it, where there is one, and where it stands.
+    message: Option<(MessageId, &'static str)>,
+}
+
+/// The body of every answer that is not a success.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ErrorBody {
+    /// Always `false`.
+    #[schema(example = false)]
+    success: bool,
+    error: ErrorDetail,
+    /// The message that the error is about, when it is in the ledger: ask for it at `…/messages/{message_id}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    correlation_id: Option<String>,
+    /// Where that message stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'static str>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct ErrorDetail {
+    /// The HTTP status code.
+    #[schema(example = 400)]
+    code: u16,
+    /// What kind of error it is, in words.
+    #[schema(example = "Solicitud inválida")]
+    message: &'static str,
+    /// What was wrong, where, and what to do.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    details: Cow<'static, str>,
+    /// What kind of error it is, for programs.
+    #[serde(rename = "type")]
+    #[schema(example = "invalid_request")]
+    kind: &'static str,
+    /// The field of the request that is wrong, when one is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    /// WhatsApp's own code, when WhatsApp said no.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider_code: Option<i64>,
+}
+
+/// Status code, words and type of every kind of error.
+fn meaning(kind: ErrorKind) -> (StatusCode, &'static str, &'static str) {
+    match kind {
+        ErrorKind::Invalid => (StatusCode::BAD_REQUEST, "Solicitud inválida", "invalid_request"),
+        ErrorKind::NotFound => (StatusCode::NOT_FOUND, "No encontrado", "not_found"),
+        ErrorKind::Conflict => (StatusCode::CONFLICT, "Conflicto", "conflict"),
+        ErrorKind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "Solicitud demasiado grande", "too_large"),
+        ErrorKind::Unsupported => (StatusCode::NOT_IMPLEMENTED, "No soportado", "unsupported"),
+        ErrorKind::Throttled(_) => {
+            (StatusCode::TOO_MANY_REQUESTS, "Demasiadas solicitudes, intente más tarde", "throttled")
+        }
+        ErrorKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "Servicio no disponible", "unavailable"),
+        ErrorKind::Rejected => (StatusCode::UNPROCESSABLE_ENTITY, "WhatsApp rechazó el mensaje", "rejected"),
+        ErrorKind::Ambiguous => (StatusCode::GATEWAY_TIMEOUT, "Resultado desconocido", "ambiguous"),
+        ErrorKind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "Error interno del servidor", "internal"),
+    }
+}
+
+impl ApiError {
+    pub fn new(kind: ErrorKind, details: impl Into<Cow<'static, str>>) -> Self {
+        let mut error = Self::answer(meaning(kind), details);
+        if let ErrorKind::Throttled(pause) = kind {
+            error.0.retry_after = Some(pause);
+        }
+        error
+    }
+
+    fn answer(
+        (status, title, kind): (StatusCode, &'static str, &'static str),
+        details: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        let details = details.into();
+        let (field, provider_code, retry_after, message) = (None, None, None, None);
+        Self(Box::new(Answer { status, title, kind, details, field, provider_code, retry_after, message }))
+    }
+
+    /// A failure of ours: the cause goes to the log, not to the caller.
+    fn internal(cause: &dyn std::fmt::Display) -> Self {
+        tracing::error!(%cause, "a request failed inside the node");
+        Self::new(ErrorKind::Internal, "the cause is in the node's log")
+    }
+
+    /// A handler panicked.
+    pub fn panicked() -> Self {
+        Self::new(ErrorKind::Internal, "the request met a defect; the cause is in the node's log")
+    }
+
+    /// Whatever a lower room reported, as its kind says.
+    fn of(kind: ErrorKind, cause: &dyn std::fmt::Display) -> Self {
+        match kind {
+            ErrorKind::Internal => Self::internal(cause),
+            kind => Self::new(kind, cause.to_string()),
+        }
+    }
+
+    /// 401: the caller's own key is missing or wrong. Nothing else is ever a 401.
+    pub fn unauthorized() -> Self {
+        let meaning = (StatusCode::UNAUTHORIZED, "No autorizado", "unauthorized");
+        Self::answer(
+            meaning,
+            "Autenticación inválida o faltante: send the key as X-API-Key or as a bearer token",
+        )
+    }
+
+    pub fn forbidden(details: impl Into<Cow<'static, str>>) -> Self {
+        Self::answer((StatusCode::FORBIDDEN, "Prohibido", "forbidden"), details)
+    }
+
+    /// 405; the router adds `Allow`.
+    pub fn method_not_allowed() -> Self {
+        let meaning = (StatusCode::METHOD_NOT_ALLOWED, "Método no permitido", "method_not_allowed");
+        Self::answer(meaning, "this path exists, but not with this method; see the Allow header")
+    }
+
+    /// 408: the request did not arrive in time.
+    pub fn too_slow(limit: Duration) -> Self {
+        let meaning = (StatusCode::REQUEST_TIMEOUT, "Tiempo de espera agotado", "timeout");
+        Self::answer(meaning, format!("the body did not arrive within {} s", limit.as_secs()))
+    }
+
+    pub fn too_large(limit: usize) -> Self {
+        Self::new(ErrorKind::TooLarge, format!("the body of this request may have {limit} bytes at most"))
+    }
+
+    pub fn unknown_instance(name: &str) -> Self {
+        let details = format!("no instance is called {name:?}; create it with POST /instances");
+        Self::new(ErrorKind::NotFound, details).titled("Instancia no encontrada")
+    }
+
+    /// A message that was certainly not sent, as its failure says.
+    pub fn not_sent(failure: &Failure) -> Self {
+        let kind = match failure.kind {
+            FailureKind::Permanent => ErrorKind::Rejected,
+            FailureKind::Transient { .. } => ErrorKind::Unavailable,
+            FailureKind::Throttled { retry_after } | FailureKind::Deferred { retry_after } => {
+                ErrorKind::Throttled(retry_after)
+            }
+            FailureKind::Ambiguous => ErrorKind::Ambiguous,
+            FailureKind::LoggedOut => {
+                return Self::account("Instancia no autenticada", "logged_out", failure);
+            }
+            FailureKind::AccountBlocked => {
+                return Self::account("Cuenta de WhatsApp bloqueada", "account_blocked", failure);
+            }
+        };
+        Self::new(kind, failure.message.clone()).coded(failure.code)
+    }
+
+    /// 424: WhatsApp does not accept the instance's account. Not a 401, which would be about the caller's key.
+    fn account(title: &'static str, kind: &'static str, failure: &Failure) -> Self {
+        Self::answer((StatusCode::FAILED_DEPENDENCY, title, kind), failure.message.clone())
+            .coded(failure.code)
+    }
+
+    fn coded(mut self, code: Option<i64>) -> Self {
+        self.0.provider_code = code;
+        self
+    }
+
+    fn titled(mut self, title: &'static str) -> Self {
+        self.0.title = title;
+        self
+    }
+
+    pub fn at(mut self, field: impl Into<String>) -> Self {
+        self.0.field = Some(field.into());
+        self
+    }
+
+    /// Names the message in the ledger that met the error, and where it stands.
+    pub fn about(mut self, id: MessageId, status: &'static str) -> Self {
+        self.0.message = Some((id, status));
+        self
+    }
+
+    #[cfg(test)]
+    pub fn status(&self) -> StatusCode {
+        self.0.status
+    }
+
+    #[cfg(test)]
+    pub fn details(&self) -> &str {
+        &self.0.details
+    }
+
+    #[cfg(test)]
+    pub fn field(&self) -> Option<&str> {
+        self.0.field.as_deref()
+    }
+}
+
+impl From<Invalid> for ApiError {
+    fn from(invalid: Invalid) -> Self {
+        Self::new(ErrorKind::Invalid, invalid.to_string()).at(invalid.field)
+    }
+}
+
+impl From<instance::Error> for ApiError {
+    fn from(error: instance::Error) -> Self {
+        match &error {
+            instance::Error::Unknown(id) => return Self::unknown_instance(id.as_str()),
+            instance::Error::Exists(_) => {
+                return Self::of(error.kind(), &error).titled("La instancia ya existe").at("instance_id");
+            }
+            instance::Error::Link { field, .. } => return Self::of(error.kind(), &error).at(*field),
+            _ => {}
+        }
+        match error.invalid() {
+            Some(invalid) => invalid.clone().into(),
+            None => Self::of(error.kind(), &error),
+        }
+    }
+}
+
+impl From<inbound::Error> for ApiError {
+    fn from(error: inbound::Error) -> Self {
+        match error {
+            inbound::Error::Signature => Self::forbidden(error.to_string()),
+            inbound::Error::NotAWebhook(invalid) => invalid.into(),
+            error => Self::of(error.kind(), &error),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let answer = *self.0;
+        let (id, status) = answer.message.unzip();
+        let body = ErrorBody {
+            success: false,
+            error: ErrorDetail {
+                code: answer.status.as_u16(),
+                message: answer.title,
+                details: answer.details,
+                kind: answer.kind,
+                field: answer.field,
+                provider_code: answer.provider_code,
+            },
+            message_id: id.map(|id| id.to_string()),
+            correlation_id: id.map(|id| id.correlation_id().to_string()),
+            status,
+        };
+        let mut response = (answer.status, Json(body)).into_response();
+        if let Some(pause) = answer.retry_after {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds_rounded_up(pause)));
+        }
+        if answer.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+/// Whole seconds, never fewer than one: `Retry-After: 0` would invite a storm.
+fn seconds_rounded_up(pause: Duration) -> u64 {
+    (pause.as_secs() + u64::from(pause.subsec_nanos() > 0)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::to_bytes;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::domain::{Class, InstanceNumber, Scope, Timestamp};
+
+    async fn shown(error: ApiError) -> (StatusCode, Option<String>, Value) {
+        let response = error.into_response();
+        let retry = response.headers().get(RETRY_AFTER).map(|value| value.to_str().unwrap().to_owned());
+        let status = response.status();
+        let body = to_bytes(response.into_body(), 10_000).await.unwrap();
+        (status, retry, serde_json::from_slice(&body).unwrap())
+    }
+
+    #[tokio::test]
+    async fn an_error_has_the_documented_form() {
+        let (status, _, body) = shown(Invalid::new("phone", "is missing").into()).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        let error = json!({
+            "code": 400, "message": "Solicitud inválida", "details": "phone: is missing",
+            "type": "invalid_request", "field": "phone",
+        });
+        assert_eq!(body, json!({ "success": false, "error": error }));
+    }
+
+    #[tokio::test]
+    async fn a_pause_is_whole_seconds_and_never_none() {
+        for (pause, header) in [(0, "1"), (1, "1"), (1000, "1"), (1001, "2")] {
+            let throttled = ErrorKind::Throttled(Duration::from_millis(pause));
+            let (status, retry, _) = shown(ApiError::new(throttled, "slow down")).await;
+            assert_eq!((status, retry.as_deref()), (StatusCode::TOO_MANY_REQUESTS, Some(header)));
+        }
+    }
+
+    #[tokio::test]
+    async fn causes_inside_the_node_stay_inside() {
+        let (status, _, body) = shown(ApiError::of(ErrorKind::Internal, &"/secret/path")).await;
+        assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(!body.to_string().contains("secret"));
+    }
+
+    #[tokio::test]
+    async fn trouble_with_the_account_is_never_a_401_and_names_the_message() {
+        let id = MessageId::new(Timestamp(1), 0, InstanceNumber::FIRST, Class::Transactional, 7);
+        for kind in [FailureKind::LoggedOut, FailureKind::AccountBlocked] {
+            let failure = Failure::new(kind, Scope::Number, "token expired").with_code(190);
+            let (status, _, body) = shown(ApiError::not_sent(&failure).about(id, "failed")).await;
+            assert_eq!(status, StatusCode::FAILED_DEPENDENCY);
+            assert_eq!(body["error"]["provider_code"], 190);
+            assert_eq!(body["message_id"], id.to_string());
+            assert_eq!(body["status"], "failed");
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The description of the API. Every operation comes from its handler; what is common to many is added here.
+
+use utoipa::OpenApi as _;
+use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme,
+};
+use utoipa::openapi::{
+    Components, ContentBuilder, ObjectBuilder, OpenApi, PathItem, Paths, Ref, RefOr, Required, Response,
+    ResponseBuilder, Type,
+};
+use utoipa_axum::router::UtoipaMethodRouter;
+
+use super::AppState;
+use super::error::ErrorBody;
+
+const OF_AN_INSTANCE: &str = "/instances/{id}";
+const MESSAGES: &str = "messages";
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "relevo",
+        description = "A WhatsApp messaging node: REST in, WhatsApp out, events back.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
+    ),
+    tags(
+        (name = "node", description = "The node itself."),
+        (name = "instances", description = "The WhatsApp accounts that the node runs."),
+        (name = "messages", description = "Sending, and asking what became of it. Without X-Async an answer \
+            tells how the one attempt ended; with it, that the node took the message over."),
+        (name = "webhook", description = "Where Meta reports."),
+    ),
+    components(schemas(ErrorBody)),
+)]
+struct Base;
+
+/// What the document says before any route joins it.
+pub(super) fn base() -> OpenApi {
+    let mut document = Base::openapi();
+    let components = document.components.get_or_insert_with(Components::new);
+    let header = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-Key")));
+    components.add_security_scheme("api_key", header);
+    components.add_security_scheme("bearer", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    document
+}
+
+/// Says of every operation what its path and its tag imply, and that it needs the key.
+pub(super) fn complete(document: &mut OpenApi) {
+    for (path, item) in &mut document.paths.paths {
+        for operation in operations(item) {
+            let sends = path.contains("/messages/") && !path.ends_with("{message_id}");
+            if path.starts_with(OF_AN_INSTANCE) {
+                add(operation, parameter("id", ParameterIn::Path, "The instance's name."));
+            } else if is_about_messages(operation) {
+                let text = "The instance, where it is not the node's default_instance.";
+                add(operation, parameter("X-Instance-Id", ParameterIn::Header, text));
+            }
+            if sends {
+                for (name, text) in SENDING_HEADERS {
+                    add(operation, parameter(name, ParameterIn::Header, text));
+                }
+            }
+            let either = ["api_key", "bearer"].map(|scheme| SecurityRequirement::new(scheme, [""; 0]));
+            operation.security = Some(either.into());
+            operation.responses.responses.insert("401".to_owned(), RefOr::T(unauthorized()));
+        }
+    }
+}
+
+const SENDING_HEADERS: [(&str, &str); 2] = [
+    ("X-Async", "`true`: answer 202 as soon as the message is queued, durably."),
+    (
+        "Idempotency-Key",
+        "1 to 255 characters, chosen by the caller. A repetition with the same key and body is answered like the \
+         first request and sends nothing.",
+    ),
+];
+
+/// The same routes once more, for the instance that no path names.
+pub(super) fn for_default_instance(
+    (schemas, paths, router): UtoipaMethodRouter<AppState>,
+) -> UtoipaMethodRouter<AppState> {
+    let mut renamed = Paths::new();
+    for (path, mut item) in paths.paths {
+        for operation in operations(&mut item) {
+            operation.operation_id =
+                operation.operation_id.take().map(|id| format!("{id}_by_default_instance"));
+        }
+        let path = path.strip_prefix(OF_AN_INSTANCE).map_or(path.clone(), str::to_owned);
+        renamed.paths.insert(path, item);
+    }
+    (schemas, renamed, router)
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    let PathItem { get, put, post, delete, patch, .. } = item;
+    [get, put, post, delete, patch].into_iter().flatten()
+}
+
+fn is_about_messages(operation: &Operation) -> bool {
+    operation.tags.as_ref().is_some_and(|tags| tags.iter().any(|tag| tag == MESSAGES))
+}
+
+fn add(operation: &mut Operation, parameter: Parameter) {
+    operation.parameters.get_or_insert_default().push(RefOr::T(parameter));
+}
+
+fn parameter(name: &str, place: ParameterIn, description: &str) -> Parameter {
+    let required = if place == ParameterIn::Path { Required::True } else { Required::False };
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(place)
+        .required(required)
+        .description(Some(description))
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
+        .build()
+}
+
+fn unauthorized() -> Response {
+    let schema = Ref::from_schema_name("ErrorBody");
+    ResponseBuilder::new()
+        .description("The API key is missing or wrong.")
+        .content("application/json", ContentBuilder::new().schema(Some(schema)).build())
+        .build()
+}

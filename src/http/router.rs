@@ -1,0 +1,120 @@
+//! Every route. There is no other way to add one than through its description.
+
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderName, HeaderValue, Method};
+use axum::middleware::from_fn_with_state;
+use axum::response::IntoResponse;
+use axum::{Router, body::Bytes};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::domain::ErrorKind;
+
+use super::error::ApiError;
+use super::routes::{instances, media, message, messages, root, webhook};
+use super::{AppState, auth, body, openapi};
+
+/// The API as a service, with everything around its routes.
+pub fn router(state: AppState) -> Router {
+    let (routes, document) = surface(&state);
+    let document = serde_json::to_vec(&document).unwrap_or_default();
+    // A second router of the same state describes the same routes.
+    let _ = state.document.set(Bytes::from(document));
+    let origins = &state.options.cors_origins;
+    let cors = (!origins.is_empty()).then(|| cors(origins));
+    let routes = routes
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(unknown_method)
+        .layer(CatchPanicLayer::custom(panicked))
+        .with_state(state);
+    match cors {
+        Some(cors) => routes.layer(cors),
+        None => routes,
+    }
+}
+
+/// The routes and their description.
+fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
+    let open = OpenApiRouter::with_openapi(openapi::base())
+        .routes(routes!(root::root))
+        .routes(routes!(root::health))
+        .routes(routes!(root::document))
+        .routes(routes!(webhook::verify, webhook::receive));
+
+    let mut guarded = OpenApiRouter::new()
+        .routes(routes!(instances::create, instances::list))
+        .routes(routes!(instances::get, instances::update, instances::delete))
+        .routes(routes!(instances::connect))
+        .routes(routes!(instances::disconnect))
+        .routes(routes!(instances::restart))
+        .routes(routes!(instances::resume))
+        .routes(routes!(instances::status));
+    let of_an_instance_or_the_default = [
+        routes!(messages::send_text),
+        routes!(media::send_image),
+        routes!(media::send_video),
+        routes!(media::send_audio),
+        routes!(media::send_document),
+        routes!(media::send_sticker),
+        routes!(messages::send_location),
+        routes!(messages::send_contact),
+        routes!(messages::send_contacts),
+        routes!(messages::react),
+        routes!(message::find),
+    ];
+    for route in of_an_instance_or_the_default {
+        guarded = guarded.routes(route.clone()).routes(openapi::for_default_instance(route));
+    }
+    openapi::complete(guarded.get_openapi_mut());
+    let guarded = guarded.route_layer(from_fn_with_state(state.clone(), auth::require_key));
+
+    open.merge(guarded).split_for_parts()
+}
+
+async fn unknown_route(State(state): State<AppState>, request: Request) -> ApiError {
+    body::discard(request, state.options.json_body_limit);
+    ApiError::new(ErrorKind::NotFound, "there is no such route; see GET /openapi.json")
+}
+
+async fn unknown_method(State(state): State<AppState>, request: Request) -> ApiError {
+    body::discard(request, state.options.json_body_limit);
+    ApiError::method_not_allowed()
+}
+
+fn panicked(cause: Box<dyn std::any::Any + Send>) -> axum::response::Response {
+    let text = cause.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| cause.downcast_ref::<&str>().copied()).unwrap_or("a panic without words");
+    tracing::error!(cause = text, "a handler panicked");
+    ApiError::panicked().into_response()
+}
+
+/// What browsers are told. Any origin is answered by its own name, because `*` would forbid credentials.
+fn cors(origins: &[String]) -> CorsLayer {
+    let any = origins.iter().any(|origin| origin == "*");
+    let allowed = if any {
+        AllowOrigin::mirror_request()
+    } else {
+        AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
+    };
+    let headers = ["x-api-key", "x-async", "idempotency-key", "x-instance-id"].map(HeaderName::from_static);
+    CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods([
+            Method::GET,
+            Method::POST,
+            Method::PUT,
+            Method::PATCH,
+            Method::DELETE,
+            Method::OPTIONS,
+        ])
+        .allow_headers([CONTENT_TYPE, AUTHORIZATION].into_iter().chain(headers).collect::<Vec<_>>())
+        .expose_headers([RETRY_AFTER])
+        .allow_credentials(true)
+        .max_age(Duration::from_secs(300))
+}

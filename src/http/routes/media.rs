@@ -1,0 +1,189 @@
+//! `/instances/{id}/messages/{image,video,audio,document,sticker}`: sending media.
+
+use std::borrow::Cow;
+
+use axum::extract::State;
+use axum::response::Response;
+use bytes::Bytes;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use crate::domain::{Content, Invalid, Media, MediaKind, MediaSource, MessageRef, Recipient};
+use crate::http::error::ApiError;
+use crate::http::extract::{MediaBody, Sending, Target};
+use crate::http::media::{self, Described, Source};
+use crate::http::{AppState, json};
+use crate::queue::IdempotencyKey;
+
+use super::sending::{self, Draft, SendAnswers, filled, quote};
+
+/// Bodies from this size on are understood beside the threads that serve requests, in bytes.
+const HEAVY: usize = 64 << 10;
+
+/// An image, video, audio, document or sticker.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct MediaMessage<'a> {
+    /// A number in international format, a JID, or a user id. Also read: `to`, `jid`, `chat_jid`, `number`.
+    #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
+    #[schema(example = "573001234567")]
+    phone: Cow<'a, str>,
+    /// An http(s) address, `data:<mime>;base64,…`, or bare base64. Also read: `url`.
+    #[serde(default, borrow, alias = "url")]
+    #[schema(example = "https://example.com/photo.jpg")]
+    media_url: Cow<'a, str>,
+    /// Instead of `media_url`: media that is at WhatsApp already.
+    #[serde(default, borrow)]
+    media_id: Cow<'a, str>,
+    /// What base64 media is, where it does not say so itself. Also read: `mimetype`.
+    #[serde(default, borrow, alias = "mimetype")]
+    mime_type: Cow<'a, str>,
+    caption: Option<String>,
+    /// Also read: `filename`.
+    #[serde(alias = "filename")]
+    file_name: Option<String>,
+    /// Audio only: show it as a voice note. Also read: `ptt`.
+    #[serde(default, alias = "ptt")]
+    voice: bool,
+    /// The message that this one answers, by WhatsApp's id or the node's.
+    reply_to: Option<String>,
+    /// Seconds after which it must not be sent any more.
+    expires_in: Option<u64>,
+}
+
+/// Sends an image, with or without a caption.
+#[utoipa::path(post, path = "/instances/{id}/messages/image", tag = "messages", request_body = MediaMessage,
+    responses(SendAnswers))]
+pub async fn send_image(
+    State(state): State<AppState>,
+    target: Target,
+    sending: Sending,
+    body: MediaBody,
+) -> Result<Response, ApiError> {
+    send_media(state, target, sending, body, MediaKind::Image).await
+}
+
+/// Sends a video, with or without a caption.
+#[utoipa::path(post, path = "/instances/{id}/messages/video", tag = "messages", request_body = MediaMessage,
+    responses(SendAnswers))]
+pub async fn send_video(
+    State(state): State<AppState>,
+    target: Target,
+    sending: Sending,
+    body: MediaBody,
+) -> Result<Response, ApiError> {
+    send_media(state, target, sending, body, MediaKind::Video).await
+}
+
+/// Sends a sound file or, with `voice`, a voice note.
+#[utoipa::path(post, path = "/instances/{id}/messages/audio", tag = "messages", request_body = MediaMessage,
+    responses(SendAnswers))]
+pub async fn send_audio(
+    State(state): State<AppState>,
+    target: Target,
+    sending: Sending,
+    body: MediaBody,
+) -> Result<Response, ApiError> {
+    send_media(state, target, sending, body, MediaKind::Audio).await
+}
+
+/// Sends a document, with or without a caption.
+#[utoipa::path(post, path = "/instances/{id}/messages/document", tag = "messages", request_body = MediaMessage,
+    responses(SendAnswers))]
+pub async fn send_document(
+    State(state): State<AppState>,
+    target: Target,
+    sending: Sending,
+    body: MediaBody,
+) -> Result<Response, ApiError> {
+    send_media(state, target, sending, body, MediaKind::Document).await
+}
+
+/// Sends a sticker.
+#[utoipa::path(post, path = "/instances/{id}/messages/sticker", tag = "messages", request_body = MediaMessage,
+    responses(SendAnswers))]
+pub async fn send_sticker(
+    State(state): State<AppState>,
+    target: Target,
+    sending: Sending,
+    body: MediaBody,
+) -> Result<Response, ApiError> {
+    send_media(state, target, sending, body, MediaKind::Sticker).await
+}
+
+/// A media message as it was asked for; bytes that came with it are not kept yet.
+struct Understood {
+    to: Recipient,
+    source: Source,
+    caption: Option<String>,
+    file_name: Option<String>,
+    voice: bool,
+    quote: Option<MessageRef>,
+    expires_in: Option<u64>,
+    idempotency: Option<IdempotencyKey>,
+}
+
+fn understand(kind: MediaKind, body: &[u8], sending: &Sending) -> Result<Understood, Invalid> {
+    let request: MediaMessage<'_> = json::parse(body)?;
+    let to = request.phone.parse()?;
+    let file_name = filled(request.file_name);
+    let source = media::find(&Described {
+        kind,
+        media_url: &request.media_url,
+        media_id: &request.media_id,
+        mime_type: &request.mime_type,
+        file_name: file_name.as_deref(),
+    })?;
+    Ok(Understood {
+        to,
+        source,
+        caption: filled(request.caption),
+        file_name,
+        voice: request.voice && kind == MediaKind::Audio,
+        quote: quote(request.reply_to)?,
+        expires_in: request.expires_in,
+        idempotency: sending.idempotency(kind.as_str(), body),
+    })
+}
+
+/// The same, without holding up other requests while much is decoded.
+async fn understand_aside(kind: MediaKind, body: Bytes, sending: Sending) -> Result<Understood, ApiError> {
+    if body.len() < HEAVY {
+        return Ok(understand(kind, &body, &sending)?);
+    }
+    let task = tokio::task::spawn_blocking(move || understand(kind, &body, &sending));
+    Ok(task.await.map_err(|_| ApiError::panicked())??)
+}
+
+async fn send_media(
+    state: AppState,
+    Target(instance): Target,
+    sending: Sending,
+    MediaBody(body): MediaBody,
+    kind: MediaKind,
+) -> Result<Response, ApiError> {
+    // Asked before anything is kept: nobody would ever send it.
+    state.instances.get(&instance)?;
+    let asynchronous = sending.asynchronous;
+    let asked = understand_aside(kind, body.bytes, sending).await?;
+    let source = match asked.source {
+        Source::Link(url) => MediaSource::Link(url),
+        Source::ProviderId(id) => MediaSource::ProviderId(id),
+        Source::Inline { bytes, mime } => MediaSource::Blob(state.instances.keep_media(bytes, &mime).await?),
+    };
+    // From here on the bytes are on the disk; others may have the room.
+    drop(body.room);
+    let draft = Draft {
+        to: asked.to,
+        content: Content::Media(Media {
+            kind,
+            source,
+            caption: asked.caption,
+            file_name: asked.file_name,
+            voice: asked.voice,
+        }),
+        quote: asked.quote,
+        expires_in: asked.expires_in,
+        idempotency: asked.idempotency,
+    };
+    sending::deliver(&state, &instance, draft, asynchronous).await
+}

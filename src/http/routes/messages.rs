@@ -1,0 +1,214 @@
+//! `/instances/{id}/messages/…`: sending. Each kind also exists at `/messages/…`, for the default instance.
+
+use std::borrow::Cow;
+
+use axum::extract::State;
+use axum::response::Response;
+use serde::Deserialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::domain::{Content, Invalid, Location};
+use crate::http::error::ApiError;
+use crate::http::extract::{JsonBody, Sending, Target};
+use crate::http::{AppState, json, vcard};
+
+use super::sending::{self, Draft, SendAnswers, filled, message_ref, quote, required};
+
+/// A text message.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct TextMessage<'a> {
+    /// A number in international format, a JID, or a user id. Also read: `to`, `jid`, `chat_jid`, `number`.
+    #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
+    #[schema(example = "573001234567")]
+    phone: Cow<'a, str>,
+    #[serde(default)]
+    #[schema(example = "Hola")]
+    message: String,
+    /// Show a preview of the first link.
+    #[serde(default)]
+    preview_url: bool,
+    /// The message that this one answers, by WhatsApp's id or the node's.
+    reply_to: Option<String>,
+    /// Seconds after which it must not be sent any more.
+    expires_in: Option<u64>,
+}
+
+/// A place.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct LocationMessage<'a> {
+    /// A number in international format, a JID, or a user id. Also read: `to`, `jid`, `chat_jid`, `number`.
+    #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
+    #[schema(example = "573001234567")]
+    phone: Cow<'a, str>,
+    /// Degrees, -90 to 90.
+    #[schema(example = 4.711)]
+    latitude: f64,
+    /// Degrees, -180 to 180.
+    #[schema(example = -74.0721)]
+    longitude: f64,
+    name: Option<String>,
+    address: Option<String>,
+    /// The message that this one answers, by WhatsApp's id or the node's.
+    reply_to: Option<String>,
+    /// Seconds after which it must not be sent any more.
+    expires_in: Option<u64>,
+}
+
+/// A contact card, or several.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct ContactMessage<'a> {
+    /// A number in international format, a JID, or a user id. Also read: `to`, `jid`, `chat_jid`, `number`.
+    #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
+    #[schema(example = "573001234567")]
+    phone: Cow<'a, str>,
+    /// The name to show; wins over the name in `vcard`.
+    display_name: Option<String>,
+    /// One card as a vCard.
+    vcard: Option<String>,
+    /// Cards in the form of the Cloud API, instead of `vcard`.
+    #[serde(default)]
+    #[schema(value_type = Vec<Object>)]
+    contacts: Vec<Value>,
+    /// The message that this one answers, by WhatsApp's id or the node's.
+    reply_to: Option<String>,
+    /// Seconds after which it must not be sent any more.
+    expires_in: Option<u64>,
+}
+
+/// A reaction to a message.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct Reaction<'a> {
+    /// Who is in the chat of the message. Also read: `to`, `jid`, `chat_jid`, `number`.
+    #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
+    #[schema(example = "573001234567")]
+    phone: Cow<'a, str>,
+    /// The message, by WhatsApp's id or the node's.
+    #[serde(default)]
+    message_id: String,
+    /// Empty takes the reaction back. Also read: `reaction`.
+    #[serde(default, alias = "reaction")]
+    #[schema(example = "👍")]
+    emoji: String,
+    /// Seconds after which it must not be sent any more.
+    expires_in: Option<u64>,
+}
+
+/// Sends a text message.
+#[utoipa::path(post, path = "/instances/{id}/messages/text", tag = "messages", request_body = TextMessage,
+    responses(SendAnswers))]
+pub async fn send_text(
+    State(state): State<AppState>,
+    Target(instance): Target,
+    sending: Sending,
+    JsonBody(body): JsonBody,
+) -> Result<Response, ApiError> {
+    let request: TextMessage<'_> = json::parse(&body)?;
+    let draft = Draft {
+        to: request.phone.parse()?,
+        content: Content::Text {
+            body: required("message", request.message)?,
+            preview_url: request.preview_url,
+        },
+        quote: quote(request.reply_to)?,
+        expires_in: request.expires_in,
+        idempotency: sending.idempotency("text", &body),
+    };
+    sending::deliver(&state, &instance, draft, sending.asynchronous).await
+}
+
+/// Sends a place.
+#[utoipa::path(post, path = "/instances/{id}/messages/location", tag = "messages",
+    request_body = LocationMessage, responses(SendAnswers))]
+pub async fn send_location(
+    State(state): State<AppState>,
+    Target(instance): Target,
+    sending: Sending,
+    JsonBody(body): JsonBody,
+) -> Result<Response, ApiError> {
+    let request: LocationMessage<'_> = json::parse(&body)?;
+    let draft = Draft {
+        to: request.phone.parse()?,
+        content: Content::Location(Location {
+            latitude: request.latitude,
+            longitude: request.longitude,
+            name: filled(request.name),
+            address: filled(request.address),
+        }),
+        quote: quote(request.reply_to)?,
+        expires_in: request.expires_in,
+        idempotency: sending.idempotency("location", &body),
+    };
+    sending::deliver(&state, &instance, draft, sending.asynchronous).await
+}
+
+/// Sends a contact card as a vCard, or cards in the form of the Cloud API.
+#[utoipa::path(post, path = "/instances/{id}/messages/contact", tag = "messages",
+    request_body = ContactMessage, responses(SendAnswers))]
+pub async fn send_contact(
+    state: State<AppState>,
+    target: Target,
+    sending: Sending,
+    body: JsonBody,
+) -> Result<Response, ApiError> {
+    send_cards(state, target, sending, body).await
+}
+
+/// The same as `contact`.
+#[utoipa::path(post, path = "/instances/{id}/messages/contacts", tag = "messages",
+    request_body = ContactMessage, responses(SendAnswers))]
+pub async fn send_contacts(
+    state: State<AppState>,
+    target: Target,
+    sending: Sending,
+    body: JsonBody,
+) -> Result<Response, ApiError> {
+    send_cards(state, target, sending, body).await
+}
+
+async fn send_cards(
+    State(state): State<AppState>,
+    Target(instance): Target,
+    sending: Sending,
+    JsonBody(body): JsonBody,
+) -> Result<Response, ApiError> {
+    let request: ContactMessage<'_> = json::parse(&body)?;
+    let mut contacts = request.contacts;
+    if let Some(card) = filled(request.vcard) {
+        contacts.push(vcard::contact(&card, request.display_name.as_deref())?);
+    }
+    if contacts.is_empty() {
+        return Err(Invalid::new("vcard", "phone y vcard son requeridos: give vcard or contacts").into());
+    }
+    let draft = Draft {
+        to: request.phone.parse()?,
+        content: Content::Contacts { contacts },
+        quote: quote(request.reply_to)?,
+        expires_in: request.expires_in,
+        idempotency: sending.idempotency("contacts", &body),
+    };
+    sending::deliver(&state, &instance, draft, sending.asynchronous).await
+}
+
+/// Reacts to a message, or takes a reaction back.
+#[utoipa::path(post, path = "/instances/{id}/messages/react", operation_id = "send_reaction", tag = "messages", request_body = Reaction,
+    responses(SendAnswers))]
+pub async fn react(
+    State(state): State<AppState>,
+    Target(instance): Target,
+    sending: Sending,
+    JsonBody(body): JsonBody,
+) -> Result<Response, ApiError> {
+    let request: Reaction<'_> = json::parse(&body)?;
+    let to = request.phone.parse()?;
+    let message = message_ref("message_id", &required("message_id", request.message_id)?)?;
+    let message_id = sending::provider_id(&state, &instance, "message_id", message)?;
+    let draft = Draft {
+        to,
+        content: Content::Reaction { message_id: message_id.as_str().to_owned(), emoji: request.emoji },
+        quote: None,
+        expires_in: request.expires_in,
+        idempotency: sending.idempotency("reaction", &body),
+    };
+    sending::deliver(&state, &instance, draft, sending.asynchronous).await
+}

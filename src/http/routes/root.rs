@@ -1,0 +1,115 @@
+//! What the node says about itself. No key needed, so nothing here names an account.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::domain::InstanceState;
+use crate::http::AppState;
+
+/// Who answers here.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Service {
+    #[schema(example = "relevo")]
+    service: &'static str,
+    version: &'static str,
+    #[schema(example = "running")]
+    status: &'static str,
+}
+
+/// Who answers here.
+#[utoipa::path(get, path = "/", operation_id = "get_service", tag = "node", responses((status = 200, description = "It runs.", body = Service)))]
+pub async fn root() -> Json<Service> {
+    Json(Service { service: "relevo", version: env!("CARGO_PKG_VERSION"), status: "running" })
+}
+
+/// The node's health, part by part.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct HealthReport {
+    /// `healthy` or `unhealthy`.
+    #[schema(example = "healthy")]
+    status: &'static str,
+    store: Part,
+    disk: Part,
+    /// How many instances are in which state. They do not make the node unhealthy: each has a state of its own.
+    instances: InstanceCounts,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Part {
+    /// `ok` or `error`.
+    #[schema(example = "ok")]
+    status: &'static str,
+    /// What is wrong and what to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+}
+
+#[derive(Debug, Default, Serialize, ToSchema)]
+struct InstanceCounts {
+    total: usize,
+    created: usize,
+    connecting: usize,
+    connected: usize,
+    paused: usize,
+    disconnected: usize,
+    logged_out: usize,
+    failed: usize,
+}
+
+impl Part {
+    fn of(failed: bool, reason: &'static str) -> Self {
+        Self { status: if failed { "error" } else { "ok" }, reason: failed.then_some(reason) }
+    }
+}
+
+impl InstanceCounts {
+    fn of(states: impl Iterator<Item = InstanceState>) -> Self {
+        let mut counts = Self::default();
+        for state in states {
+            counts.total += 1;
+            *match state {
+                InstanceState::Created => &mut counts.created,
+                InstanceState::Connecting => &mut counts.connecting,
+                InstanceState::Connected => &mut counts.connected,
+                InstanceState::Paused => &mut counts.paused,
+                InstanceState::Disconnected => &mut counts.disconnected,
+                InstanceState::LoggedOut => &mut counts.logged_out,
+                InstanceState::Failed => &mut counts.failed,
+            } += 1;
+        }
+        counts
+    }
+}
+
+/// Whether the node can do its work.
+#[utoipa::path(get, path = "/health", operation_id = "get_health", tag = "node", responses(
+    (status = 200, description = "Messages are accepted.", body = HealthReport),
+    (status = 503, description = "Nothing new is accepted; the reasons are given.", body = HealthReport),
+))]
+pub async fn health(State(state): State<AppState>) -> (StatusCode, Json<HealthReport>) {
+    let health = (state.health)();
+    let ok = !health.store_failed && !health.disk_full;
+    let report = HealthReport {
+        status: if ok { "healthy" } else { "unhealthy" },
+        store: Part::of(health.store_failed, "the database failed; restart the node, and see its log"),
+        disk: Part::of(
+            health.disk_full,
+            "the disk is nearly full; free some space, and messages are accepted again",
+        ),
+        instances: InstanceCounts::of(state.instances.list().iter().map(|view| view.state.state)),
+    };
+    (if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(report))
+}
+
+/// This document.
+#[utoipa::path(get, path = "/openapi.json", operation_id = "get_openapi", tag = "node", responses(
+    (status = 200, description = "The OpenAPI document of this API.", body = Object),
+))]
+pub async fn document(State(state): State<AppState>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], state.document.get().cloned().unwrap_or_default())
+}

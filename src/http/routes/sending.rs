@@ -1,0 +1,241 @@
+//! One message on its way from a route to an instance, and the answer to whoever sent it.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::{IntoResponses, ToSchema};
+
+use crate::domain::{
+    Class, Content, ErrorKind, InstanceId, InstanceState, Invalid, MessageId, MessageRef, OutboundMessage,
+    ProviderMessageId, Recipient,
+};
+use crate::http::AppState;
+use crate::http::error::{ApiError, ErrorBody};
+use crate::instance::{self, Send, Sent};
+use crate::queue::IdempotencyKey;
+
+/// What is suggested to callers whose message could not begin in time. How long it takes until there is room
+/// depends on what the others send.
+const SUGGESTED_PAUSE: Duration = Duration::from_secs(5);
+
+/// A message as a route understood it.
+pub(super) struct Draft {
+    pub to: Recipient,
+    pub content: Content,
+    pub quote: Option<MessageRef>,
+    /// Seconds from now after which it must not be sent any more.
+    pub expires_in: Option<u64>,
+    pub idempotency: Option<IdempotencyKey>,
+}
+
+/// The message was taken by WhatsApp.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct SentAnswer {
+    success: bool,
+    /// WhatsApp's id of the message.
+    #[schema(example = "wamid.HBgMNTczMDAxMjM0NTY3FQIAERgS")]
+    message_id: String,
+    /// The node's id of the message.
+    #[schema(example = "019ab2f0-5f6b-8000-8000-0040000a1b2c")]
+    correlation_id: String,
+    #[schema(example = "sent")]
+    status: &'static str,
+}
+
+/// The message is queued, durably.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct QueuedAnswer {
+    success: bool,
+    /// The node's id of the message: ask for it at `…/messages/{message_id}`.
+    #[schema(example = "msg_019ab2f05f6b800080000040000a1b2c")]
+    message_id: String,
+    /// The same id as it stands in `message_ack` events.
+    #[schema(example = "019ab2f0-5f6b-8000-8000-0040000a1b2c")]
+    correlation_id: String,
+    #[schema(example = "queued")]
+    status: &'static str,
+}
+
+/// Every answer to a message that is to be sent.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "it documents the answers; nobody makes one")]
+pub(super) enum SendAnswers {
+    /// WhatsApp took the message.
+    #[response(status = 200)]
+    Sent(SentAnswer),
+    /// With `X-Async: true`: the message is queued, durably, and the node delivers it.
+    #[response(status = 202)]
+    Queued(QueuedAnswer),
+    /// The request, or the message in it, breaks a rule; `field` names what.
+    #[response(status = 400)]
+    Invalid(ErrorBody),
+    /// No such instance.
+    #[response(status = 404)]
+    NotFound(ErrorBody),
+    /// The body did not arrive in time.
+    #[response(status = 408)]
+    TooSlow(ErrorBody),
+    /// The instance is not meant to be connected, or the `Idempotency-Key` was used for a different request.
+    #[response(status = 409)]
+    Conflict(ErrorBody),
+    /// The body is larger than permitted.
+    #[response(status = 413)]
+    TooLarge(ErrorBody),
+    /// WhatsApp refused the message for good; `provider_code` is its code.
+    #[response(status = 422)]
+    Rejected(ErrorBody),
+    /// WhatsApp does not accept the instance's account: logged out or blocked.
+    #[response(status = 424)]
+    Account(ErrorBody),
+    /// Too fast: the queue is full, the rate does not allow it in time, or WhatsApp asked to slow down. See
+    /// `Retry-After`.
+    #[response(status = 429)]
+    Throttled(ErrorBody),
+    /// This instance's provider cannot send such a message.
+    #[response(status = 501)]
+    Unsupported(ErrorBody),
+    /// The instance is not connected, WhatsApp cannot be reached, or the node cannot accept messages now. It was
+    /// not sent.
+    #[response(status = 503)]
+    Unavailable(ErrorBody),
+    /// It went out, and nobody knows yet whether WhatsApp took it. Do not send it again: ask for `message_id` at
+    /// `…/messages/{message_id}`.
+    #[response(status = 504)]
+    Ambiguous(ErrorBody),
+}
+
+/// Hands a message to its instance and waits for what the caller wants to wait for.
+pub(super) async fn deliver(
+    state: &AppState,
+    instance: &InstanceId,
+    draft: Draft,
+    asynchronous: bool,
+) -> Result<Response, ApiError> {
+    let quote = draft.quote.map(|message| provider_id(state, instance, "reply_to", message)).transpose()?;
+    let expires_at = draft.expires_in.map(|seconds| state.clock.now() + Duration::from_secs(seconds));
+    let send = Send {
+        message: OutboundMessage { to: draft.to, content: draft.content, quote },
+        class: Class::Transactional,
+        idempotency: draft.idempotency,
+        expires_at,
+        send_at: None,
+    };
+    if asynchronous {
+        let accepted = state.instances.enqueue(instance, send).await.map_err(refused)?;
+        return Ok(queued(accepted.id()));
+    }
+    let (id, sent) = state.instances.send_now(instance, send).await.map_err(refused)?;
+    match sent {
+        Sent::Sent(provider_id) => Ok(sent_as(id, provider_id)),
+        Sent::Failed(failure) => Err(ApiError::not_sent(&failure).about(id, "failed")),
+        Sent::Unknown => Err(unknown(state, instance, id)),
+        Sent::NotInTime(view) => Err(not_in_time(view).about(id, "cancelled")),
+    }
+}
+
+/// WhatsApp's id of a message that a caller means, by that id or by ours.
+pub(super) fn provider_id(
+    state: &AppState,
+    instance: &InstanceId,
+    field: &str,
+    message: MessageRef,
+) -> Result<ProviderMessageId, ApiError> {
+    match &message {
+        MessageRef::Provider(id) => Ok(id.clone()),
+        MessageRef::Ours(_) => {
+            let view = state.instances.message(instance, &message)?;
+            let unsent = || Invalid::new(field, "names a message that was not sent yet").into();
+            view.provider_id.ok_or_else(unsent)
+        }
+    }
+}
+
+/// The text of a field that must not be empty.
+pub(super) fn required(field: &'static str, text: String) -> Result<String, Invalid> {
+    if text.trim().is_empty() {
+        return Err(Invalid::new(field, format!("{field} es requerido")));
+    }
+    Ok(text)
+}
+
+/// Clients send `""` for what they leave out.
+pub(super) fn filled(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
+}
+
+pub(super) fn message_ref(field: &str, text: &str) -> Result<MessageRef, Invalid> {
+    text.parse().map_err(|invalid: Invalid| Invalid::new(field, invalid.reason))
+}
+
+pub(super) fn quote(reply_to: Option<String>) -> Result<Option<MessageRef>, Invalid> {
+    filled(reply_to).map(|text| message_ref("reply_to", &text)).transpose()
+}
+
+fn sent_as(id: MessageId, provider_id: ProviderMessageId) -> Response {
+    let correlation_id = id.correlation_id().to_string();
+    let message_id = provider_id.as_str().to_owned();
+    Json(SentAnswer { success: true, message_id, correlation_id, status: "sent" }).into_response()
+}
+
+fn queued(id: MessageId) -> Response {
+    let (message_id, correlation_id) = (id.to_string(), id.correlation_id().to_string());
+    let answer = QueuedAnswer { success: true, message_id, correlation_id, status: "queued" };
+    (StatusCode::ACCEPTED, Json(answer)).into_response()
+}
+
+/// Refusals name fields of the message; callers know some of them by other names.
+fn refused(error: instance::Error) -> ApiError {
+    let Some(invalid) = error.invalid() else { return error.into() };
+    let field = match invalid.field.as_str() {
+        "body" => "message",
+        "media" => "media_url",
+        field => field,
+    };
+    Invalid::new(field, invalid.reason.clone()).into()
+}
+
+fn unknown(state: &AppState, instance: &InstanceId, id: MessageId) -> ApiError {
+    let stands = state.instances.message(instance, &MessageRef::Ours(id));
+    let status = stands.map_or("ambiguous", |view| view.status.as_str());
+    let details = format!(
+        "the message went out and no answer came in time; do not send it again, ask for it: \
+         GET /instances/{instance}/messages/{id}"
+    );
+    ApiError::new(ErrorKind::Ambiguous, details).about(id, status)
+}
+
+fn not_in_time(view: instance::StateView) -> ApiError {
+    if view.state == InstanceState::Connected {
+        let details = "too many messages are ahead of this one; it was taken back and will not be sent";
+        return ApiError::new(ErrorKind::Throttled(SUGGESTED_PAUSE), details);
+    }
+    let details = format!(
+        "the instance is {} ({}): {}; the message was taken back and will not be sent",
+        view.state.as_str(),
+        view.reason.code,
+        view.reason.text
+    );
+    ApiError::new(ErrorKind::Unavailable, details)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Reason;
+
+    #[test]
+    fn a_message_out_of_time_says_whether_it_was_pace_or_connection() {
+        let view = |state| instance::StateView {
+            state,
+            reason: Reason::new("unreachable", "no route"),
+            restarts: 0,
+        };
+        assert_eq!(not_in_time(view(InstanceState::Connected)).status(), 429);
+        let away = not_in_time(view(InstanceState::Connecting));
+        assert_eq!(away.status(), 503);
+        assert!(away.details().contains("connecting (unreachable): no route"), "{}", away.details());
+    }
+}

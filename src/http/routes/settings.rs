@@ -1,0 +1,357 @@
+//! What callers may say about an instance, and how it becomes the instance's configuration.
+
+use std::num::NonZeroU32;
+
+use serde::{Deserialize, Deserializer, Serialize};
+use url::Url;
+use utoipa::ToSchema;
+
+use crate::domain::{
+    AmbiguousPolicy, CloudApiSettings, InstanceConfig, InstanceId, Invalid, ProviderKind, RateLimit, Secret,
+};
+use crate::http::CloudDefaults;
+
+/// A new instance. All but `instance_id` and its provider's credentials may be left out.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct CreateInstance {
+    /// 1 to 64 letters, digits, `-`, `_` or `.`. Also read: `id`, `instanceName`, `instanceID`.
+    #[serde(default, alias = "id", alias = "instanceName", alias = "instanceID", alias = "instanceId")]
+    #[schema(example = "shop")]
+    instance_id: String,
+    /// Without it: `cloud_api` when that is given, else `linked_device`.
+    provider: Option<ProviderName>,
+    cloud_api: Option<CloudApi>,
+    #[schema(example = "Shop")]
+    name: Option<String>,
+    /// Where events of this instance are sent.
+    webhook_url: Option<String>,
+    sync_history: Option<bool>,
+    rate_limit: Option<Rate>,
+    /// How many messages may be on their way at once.
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    workers: Option<NonZeroU32>,
+    on_ambiguous: Option<OnAmbiguous>,
+}
+
+/// What changes about an instance. What is left out stays; `null`, or an empty text, goes back to the default.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct UpdateInstance {
+    /// Fields that are left out stay; new credentials resume an instance that paused because of the old ones.
+    cloud_api: Option<CloudApi>,
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>)]
+    name: Option<Option<String>>,
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>)]
+    webhook_url: Option<Option<String>>,
+    sync_history: Option<bool>,
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<Rate>)]
+    rate_limit: Option<Option<Rate>>,
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    workers: Option<Option<NonZeroU32>>,
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<OnAmbiguous>)]
+    on_ambiguous: Option<Option<OnAmbiguous>>,
+}
+
+/// Tells `null` from a field that is not there.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(from).map(Some)
+}
+
+/// The credentials of a number on Meta's Cloud API. Never given back.
+#[derive(Deserialize, ToSchema)]
+pub struct CloudApi {
+    /// Required for a new instance.
+    #[schema(example = "106540352242922")]
+    phone_number_id: Option<String>,
+    /// Required for a new instance.
+    access_token: Option<String>,
+    /// Signs Meta's webhooks; the node's own when left out.
+    app_secret: Option<String>,
+    /// The word that Meta repeats when it verifies the webhook's address.
+    verify_token: Option<String>,
+    #[schema(example = "https://graph.facebook.com")]
+    base_url: Option<String>,
+    #[schema(example = "v25.0")]
+    api_version: Option<String>,
+}
+
+/// By hand, because of the secrets.
+impl std::fmt::Debug for CloudApi {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CloudApi").field("phone_number_id", &self.phone_number_id).finish_non_exhaustive()
+    }
+}
+
+/// How fast an instance may send.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+pub struct Rate {
+    /// Messages per second, more than 0; fractions are slower than one a second.
+    #[schema(example = 80.0)]
+    per_second: f64,
+    /// How many may go at once after a pause.
+    #[schema(value_type = u32, minimum = 1, example = 80)]
+    burst: NonZeroU32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ProviderName {
+    /// Meta's Graph API.
+    CloudApi,
+    /// WhatsApp Web, multi-device.
+    LinkedDevice,
+}
+
+/// What becomes of a message whose outcome stays unknown.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnAmbiguous {
+    /// Kept as a dead letter: never sent twice.
+    Hold,
+    /// Sent again: never lost, perhaps doubled.
+    Resend,
+}
+
+impl CreateInstance {
+    pub fn into_config(self, defaults: &CloudDefaults) -> Result<InstanceConfig, Invalid> {
+        let id: InstanceId = self.instance_id.parse()?;
+        let provider = match (self.provider, &self.cloud_api) {
+            (Some(ProviderName::CloudApi), None) => {
+                return Err(Invalid::new("cloud_api", "is required for the provider cloud_api"));
+            }
+            (Some(ProviderName::LinkedDevice), Some(_)) => {
+                return Err(Invalid::new("cloud_api", "does not go with the provider linked_device"));
+            }
+            (_, Some(_)) => ProviderKind::CloudApi,
+            (_, None) => ProviderKind::LinkedDevice,
+        };
+        Ok(InstanceConfig {
+            id,
+            name: self.name.filter(|name| !name.is_empty()),
+            provider,
+            cloud_api: self.cloud_api.map(|cloud| cloud.into_settings(defaults)).transpose()?,
+            webhook_url: webhook_url(self.webhook_url)?,
+            rate_limit: self.rate_limit.map(Rate::checked).transpose()?,
+            workers: self.workers,
+            sync_history: self.sync_history.unwrap_or_default(),
+            on_ambiguous: self.on_ambiguous.map(AmbiguousPolicy::from),
+        })
+    }
+}
+
+impl UpdateInstance {
+    /// `config` with everything changed that was given.
+    pub fn apply(self, mut config: InstanceConfig) -> Result<InstanceConfig, Invalid> {
+        if let Some(changes) = self.cloud_api {
+            let Some(settings) = config.cloud_api.take() else {
+                let reason = format!("does not go with the provider {}", config.provider.as_str());
+                return Err(Invalid::new("cloud_api", reason));
+            };
+            config.cloud_api = Some(changes.apply(settings)?);
+        }
+        if let Some(name) = self.name {
+            config.name = name.filter(|name| !name.is_empty());
+        }
+        if let Some(url) = self.webhook_url {
+            config.webhook_url = webhook_url(url)?;
+        }
+        if let Some(sync_history) = self.sync_history {
+            config.sync_history = sync_history;
+        }
+        if let Some(rate) = self.rate_limit {
+            config.rate_limit = rate.map(Rate::checked).transpose()?;
+        }
+        if let Some(workers) = self.workers {
+            config.workers = workers;
+        }
+        if let Some(policy) = self.on_ambiguous {
+            config.on_ambiguous = policy.map(AmbiguousPolicy::from);
+        }
+        Ok(config)
+    }
+}
+
+impl CloudApi {
+    fn into_settings(self, defaults: &CloudDefaults) -> Result<CloudApiSettings, Invalid> {
+        let required = |field: &str, text: Option<String>| {
+            let text = text.filter(|text| !text.trim().is_empty());
+            text.ok_or_else(|| Invalid::new(format!("cloud_api.{field}"), "is required"))
+        };
+        Ok(CloudApiSettings {
+            phone_number_id: required("phone_number_id", self.phone_number_id)?,
+            access_token: Secret::new(required("access_token", self.access_token)?),
+            app_secret: secret(self.app_secret).or_else(|| defaults.app_secret.clone()),
+            verify_token: secret(self.verify_token),
+            base_url: base_url(self.base_url)?.unwrap_or_else(|| defaults.base_url.clone()),
+            api_version: api_version(self.api_version)?.unwrap_or_else(|| defaults.api_version.clone()),
+        })
+    }
+
+    fn apply(self, settings: CloudApiSettings) -> Result<CloudApiSettings, Invalid> {
+        let text = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
+        Ok(CloudApiSettings {
+            phone_number_id: text(self.phone_number_id).unwrap_or(settings.phone_number_id),
+            access_token: secret(self.access_token).unwrap_or(settings.access_token),
+            app_secret: secret(self.app_secret).or(settings.app_secret),
+            verify_token: secret(self.verify_token).or(settings.verify_token),
+            base_url: base_url(self.base_url)?.unwrap_or(settings.base_url),
+            api_version: api_version(self.api_version)?.unwrap_or(settings.api_version),
+        })
+    }
+}
+
+impl Rate {
+    pub fn of(rate: RateLimit) -> Self {
+        Self { per_second: rate.per_second, burst: rate.burst }
+    }
+
+    fn checked(self) -> Result<RateLimit, Invalid> {
+        if !self.per_second.is_finite() || self.per_second <= 0.0 {
+            return Err(Invalid::new("rate_limit.per_second", "must be more than 0"));
+        }
+        Ok(RateLimit { per_second: self.per_second, burst: self.burst })
+    }
+}
+
+impl From<OnAmbiguous> for AmbiguousPolicy {
+    fn from(policy: OnAmbiguous) -> Self {
+        match policy {
+            OnAmbiguous::Hold => AmbiguousPolicy::Hold,
+            OnAmbiguous::Resend => AmbiguousPolicy::Resend,
+        }
+    }
+}
+
+impl From<AmbiguousPolicy> for OnAmbiguous {
+    fn from(policy: AmbiguousPolicy) -> Self {
+        match policy {
+            AmbiguousPolicy::Hold => OnAmbiguous::Hold,
+            AmbiguousPolicy::Resend => OnAmbiguous::Resend,
+        }
+    }
+}
+
+impl From<ProviderKind> for ProviderName {
+    fn from(kind: ProviderKind) -> Self {
+        match kind {
+            ProviderKind::CloudApi => ProviderName::CloudApi,
+            ProviderKind::LinkedDevice => ProviderName::LinkedDevice,
+        }
+    }
+}
+
+fn secret(text: Option<String>) -> Option<Secret> {
+    text.filter(|text| !text.trim().is_empty()).map(Secret::new)
+}
+
+fn webhook_url(text: Option<String>) -> Result<Option<Url>, Invalid> {
+    web_address("webhook_url", text)
+}
+
+fn base_url(text: Option<String>) -> Result<Option<Url>, Invalid> {
+    web_address("cloud_api.base_url", text)
+}
+
+/// An http(s) address; none for an empty text.
+fn web_address(field: &str, text: Option<String>) -> Result<Option<Url>, Invalid> {
+    let Some(text) = text.filter(|text| !text.trim().is_empty()) else { return Ok(None) };
+    match Url::parse(text.trim()) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(Some(url)),
+        _ => Err(Invalid::new(field, "must be an address that begins with https:// or http://")),
+    }
+}
+
+/// `v` and a version number; none for an empty text.
+fn api_version(text: Option<String>) -> Result<Option<String>, Invalid> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let version = text.strip_prefix('v').and_then(|rest| rest.split_once('.'));
+    match version {
+        Some((major, minor)) if number(major) && number(minor) => Ok(Some(text)),
+        _ => Err(Invalid::new("cloud_api.api_version", "must look like v25.0")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn defaults() -> CloudDefaults {
+        CloudDefaults {
+            base_url: "https://graph.facebook.com".parse().unwrap(),
+            api_version: "v25.0".to_owned(),
+            app_secret: Some(Secret::new("node-secret")),
+            verify_token: None,
+        }
+    }
+
+    fn created(body: Value) -> Result<InstanceConfig, Invalid> {
+        serde_json::from_value::<CreateInstance>(body).unwrap().into_config(&defaults())
+    }
+
+    fn shop() -> InstanceConfig {
+        let cloud_api = json!({ "phone_number_id": "1", "access_token": "t" });
+        created(json!({ "instance_id": "shop", "cloud_api": cloud_api })).unwrap()
+    }
+
+    #[test]
+    fn what_is_left_out_comes_from_the_node() {
+        let config = shop();
+        assert_eq!(config.provider, ProviderKind::CloudApi);
+        let cloud = config.cloud_api.unwrap();
+        assert_eq!(cloud.base_url.as_str(), "https://graph.facebook.com/");
+        assert_eq!(
+            (cloud.api_version.as_str(), cloud.app_secret),
+            ("v25.0", Some(Secret::new("node-secret")))
+        );
+    }
+
+    #[test]
+    fn the_names_that_clients_use_are_read() {
+        for name in ["instance_id", "id", "instanceName", "instanceID"] {
+            let config = created(json!({ name: "shop", "webhook_url": "", "sync_history": true })).unwrap();
+            assert_eq!(config.id.as_str(), "shop");
+            assert_eq!((config.provider, config.webhook_url), (ProviderKind::LinkedDevice, None));
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let cloud = json!({ "phone_number_id": "1", "access_token": "t" });
+        for (field, body) in [
+            ("instance_id", json!({})),
+            ("instance_id", json!({ "id": "a b" })),
+            ("cloud_api", json!({ "id": "a", "provider": "cloud_api" })),
+            ("cloud_api", json!({ "id": "a", "provider": "linked_device", "cloud_api": cloud })),
+            ("cloud_api.access_token", json!({ "id": "a", "cloud_api": { "phone_number_id": "1" } })),
+            ("webhook_url", json!({ "id": "a", "webhook_url": "example.com" })),
+            ("rate_limit.per_second", json!({ "id": "a", "rate_limit": { "per_second": 0.0, "burst": 1 } })),
+        ] {
+            assert_eq!(created(body.clone()).unwrap_err().field, field, "{body}");
+        }
+    }
+
+    #[test]
+    fn an_update_changes_what_it_names_and_nothing_else() {
+        let update =
+            |body: Value, config| serde_json::from_value::<UpdateInstance>(body).unwrap().apply(config);
+        let mut expected = shop();
+        let config = update(json!({ "cloud_api": { "access_token": "new" }, "workers": 3 }), shop()).unwrap();
+        expected.workers = NonZeroU32::new(3);
+        expected.cloud_api.as_mut().unwrap().access_token = Secret::new("new");
+        assert_eq!(config, expected);
+        let config =
+            update(json!({ "workers": null, "cloud_api": { "access_token": "t" } }), config).unwrap();
+        assert_eq!(config, shop());
+        assert_eq!(
+            update(json!({ "cloud_api": { "base_url": "x" } }), shop()).unwrap_err().field,
+            "cloud_api.base_url"
+        );
+    }
+}
