@@ -119,7 +119,7 @@ impl Metrics {
         self.0.inbound.get_or_create(&vec![("kind", kind.into())]).inc_by(count);
     }
 
-    /// A webhook delivery was tried: `delivered`, `failed` or `parked`.
+    /// A webhook delivery was tried: `delivered`, `failed` or `refused`.
     pub fn delivery(&self, outcome: &'static str, took: Duration) {
         self.0.deliveries.get_or_create(&vec![("outcome", outcome.into())]).inc();
         self.0.delivery.observe(took.as_secs_f64());

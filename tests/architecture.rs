@@ -32,7 +32,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "inbound",
         ],
     ),
-    ("webhook", &["domain", "clock", "supervision", "store", "egress", "events"]),
+    ("webhook", &["domain", "clock", "metrics", "supervision", "store", "egress", "events"]),
     ("http", &["domain", "clock", "inbound", "queue", "instance"]),
     ("sandbox", &["domain", "clock"]),
     ("config", &["domain", "telemetry", "store", "egress", "queue", "retry", "instance", "http"]),

@@ -273,9 +273,9 @@ impl State {
                 self.ready.push_back(instance);
                 Phase::Ready
             }
-            Next::Wait(pause) => {
+            Next::Wait(due) => {
                 self.waits += 1;
-                let wait = self.waits;
+                let (wait, pause) = (self.waits, self.arguments.shared.clock.until(due));
                 self.me.send_after(pause, move || Msg::Due(instance, wait));
                 Phase::Waiting(wait)
             }

@@ -6,11 +6,13 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER, USER_AGENT};
 use reqwest::{Method, Response};
 use serde::Serialize;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::domain::{InstanceId, InstanceNumber, Timestamp};
 use crate::egress::{self, Egress, read_bounded, root_cause};
 use crate::events::Envelope;
+use crate::metrics::Metrics;
 
 use super::endpoint::{EndpointId, Known};
 use super::verdict::Outcome;
@@ -56,6 +58,7 @@ pub(super) fn webhook_id(endpoint: EndpointId, instance: InstanceNumber, sequenc
 pub(super) struct Courier {
     pub egress: Egress,
     pub clock: Clock,
+    pub metrics: Metrics,
     /// From the connection to the status of the answer.
     pub timeout: Duration,
 }
@@ -63,6 +66,24 @@ pub(super) struct Courier {
 impl Courier {
     /// Tells a receiver of an event, once.
     pub async fn deliver(
+        &self,
+        to: &Known,
+        instance: InstanceNumber,
+        name: &InstanceId,
+        envelope: &Envelope,
+    ) -> Outcome {
+        let started = Instant::now();
+        let outcome = self.attempt(to, instance, name, envelope).await;
+        let word = match outcome {
+            Outcome::Delivered => "delivered",
+            Outcome::Refused { .. } => "refused",
+            Outcome::Failed { .. } => "failed",
+        };
+        self.metrics.delivery(word, started.elapsed());
+        outcome
+    }
+
+    async fn attempt(
         &self,
         to: &Known,
         instance: InstanceNumber,

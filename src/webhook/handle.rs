@@ -1,3 +1,4 @@
+use std::ops::Add;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::supervision::Slot;
 
 use super::Error;
 use super::endpoint::{EndpointConfig, EndpointId, EndpointUpdate, EndpointView, Known, Scope, check_url};
-use super::health::{Counters, Totals};
+use super::health::{Counts, Totals};
 use super::signature::Signer;
 use super::storage::{self, ParkReason, Place};
 use super::supervisor::{Directory, Msg, Shared};
@@ -25,7 +26,6 @@ pub struct Handle {
     pub(super) slot: Slot<Msg>,
     pub(super) directory: watch::Receiver<Arc<Directory>>,
     pub(super) shared: Shared,
-    pub(super) counters: Arc<Counters>,
 }
 
 /// How far an endpoint is behind.
@@ -286,7 +286,8 @@ impl Handle {
         let in_trouble =
             |known: &&Arc<Known>| known.endpoint.disabled.is_none() && known.health.worst().is_some();
         let failing = directory.values().filter(in_trouble).count();
-        Totals { counts: self.counters.read(), endpoints: directory.len(), disabled, failing }
+        let counts = directory.values().map(|known| known.health.counts()).fold(Counts::default(), Add::add);
+        Totals { counts, endpoints: directory.len(), disabled, failing }
     }
 
     /// Resolves when no attempt is under way any more, or when `deadline` has passed: no new ones begin.

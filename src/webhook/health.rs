@@ -1,8 +1,9 @@
 //! How endpoints fare: counters and present troubles, for everybody who reads.
 
 use std::collections::BTreeMap;
+use std::ops::Add;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::domain::{InstanceNumber, Timestamp};
 
@@ -21,9 +22,10 @@ pub struct Counts {
     pub missed: u64,
 }
 
-/// All endpoints in numbers, those that were deleted included in `counts`.
+/// All endpoints that exist, in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Totals {
+    /// The sums of theirs.
     pub counts: Counts,
     pub endpoints: usize,
     pub disabled: usize,
@@ -31,22 +33,14 @@ pub struct Totals {
     pub failing: usize,
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Counters {
-    delivered: AtomicU64,
-    failed: AtomicU64,
-    parked: AtomicU64,
-    missed: AtomicU64,
-}
-
-impl Counters {
-    pub fn read(&self) -> Counts {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+impl Add for Counts {
+    type Output = Counts;
+    fn add(self, other: Counts) -> Counts {
         Counts {
-            delivered: read(&self.delivered),
-            failed: read(&self.failed),
-            parked: read(&self.parked),
-            missed: read(&self.missed),
+            delivered: self.delivered + other.delivered,
+            failed: self.failed + other.failed,
+            parked: self.parked + other.parked,
+            missed: self.missed + other.missed,
         }
     }
 }
@@ -54,8 +48,10 @@ impl Counters {
 /// How one endpoint fares.
 #[derive(Debug, Default)]
 pub(super) struct Health {
-    own: Counters,
-    all: Arc<Counters>,
+    delivered: AtomicU64,
+    failed: AtomicU64,
+    parked: AtomicU64,
+    missed: AtomicU64,
     /// In milliseconds of the wall clock; 0 is never.
     last_delivery: AtomicU64,
     /// At most one for every instance.
@@ -63,26 +59,21 @@ pub(super) struct Health {
 }
 
 impl Health {
-    /// Counts for itself and into `all`.
-    pub fn new(all: Arc<Counters>) -> Self {
-        Self { all, ..Self::default() }
-    }
-
     pub fn delivered(&self, now: Timestamp) {
-        self.count(|counters| &counters.delivered, 1);
+        self.delivered.fetch_add(1, Ordering::Relaxed);
         self.last_delivery.store(now.millis(), Ordering::Relaxed);
     }
 
     pub fn failed(&self) {
-        self.count(|counters| &counters.failed, 1);
+        self.failed.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn parked(&self) {
-        self.count(|counters| &counters.parked, 1);
+        self.parked.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn missed(&self, events: u64) {
-        self.count(|counters| &counters.missed, events);
+        self.missed.fetch_add(events, Ordering::Relaxed);
     }
 
     /// Whether anything was delivered after that moment.
@@ -108,12 +99,12 @@ impl Health {
     }
 
     pub fn counts(&self) -> Counts {
-        self.own.read()
-    }
-
-    fn count(&self, counter: impl Fn(&Counters) -> &AtomicU64, by: u64) {
-        for counters in [&self.own, &*self.all] {
-            counter(counters).fetch_add(by, Ordering::Relaxed);
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counts {
+            delivered: read(&self.delivered),
+            failed: read(&self.failed),
+            parked: read(&self.parked),
+            missed: read(&self.missed),
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::{InstanceId, InstanceNumber};
+use crate::domain::{InstanceId, InstanceNumber, Timestamp};
 use crate::events::{self, Envelope};
 use crate::store::{Error, Store, Tx};
 
@@ -51,8 +51,8 @@ pub(super) enum Next {
     Await,
     /// At once, or when others had their turn.
     GoOn,
-    /// With another attempt, after this long.
-    Wait(Duration),
+    /// With another attempt, at this moment.
+    Wait(Timestamp),
     /// Not at all: the endpoint must be disabled.
     GiveUp(Trouble),
     /// Not at all: somebody moved the cursor or deleted the endpoint.
@@ -85,28 +85,29 @@ struct Work {
 
 impl Work {
     async fn run(&mut self) -> Result<Next, Error> {
-        let started = Instant::now();
-        let (tail, page) = self.page().await?;
-        if page.is_empty() && tail > self.cursor.sequence {
-            self.note_gap(tail + 1);
-            self.pass(tail);
+        let ends = Instant::now() + TURN;
+        loop {
+            let (tail, page) = self.page().await?;
+            if page.is_empty() && tail > self.cursor.sequence {
+                self.step_over_gap(tail);
+            }
+            let last_page = page.len() < PAGE;
+            for envelope in page {
+                if self.turn.stop.is_cancelled() || Instant::now() >= ends {
+                    return Ok(Next::GoOn);
+                }
+                self.step_over_gap(envelope.sequence.saturating_sub(1));
+                if !self.turn.known.endpoint.events.want(&envelope.event.kind) {
+                    self.pass(envelope.sequence);
+                } else if let Some(next) = self.attempt(&envelope).await? {
+                    return Ok(next);
+                }
+                self.save_by_and_by().await;
+            }
+            if last_page {
+                return Ok(Next::Await);
+            }
         }
-        let last_page = page.len() < PAGE;
-        for envelope in page {
-            if self.turn.stop.is_cancelled() || started.elapsed() >= TURN {
-                return Ok(Next::GoOn);
-            }
-            self.note_gap(envelope.sequence);
-            if !self.turn.known.endpoint.events.want(&envelope.event.kind) {
-                self.pass(envelope.sequence);
-                continue;
-            }
-            if let Some(next) = self.attempt(&envelope).await? {
-                return Ok(next);
-            }
-            self.save_by_and_by().await;
-        }
-        Ok(if last_page { Next::Await } else { Next::GoOn })
     }
 
     /// The next events, and where the log ended before they were read. Read on a blocking thread, because they may
@@ -135,9 +136,10 @@ impl Work {
             }
             Verdict::Retry { after, trouble } => {
                 known.health.failed();
-                self.show(&trouble, after);
+                let due = now + after;
+                self.show(&trouble, due);
                 self.cursor.trouble = Some(trouble);
-                Ok(Some(Next::Wait(after)))
+                Ok(Some(Next::Wait(due)))
             }
             Verdict::Park { reason, trouble } => {
                 known.health.failed();
@@ -146,7 +148,7 @@ impl Work {
             }
             Verdict::Disable { trouble } => {
                 known.health.failed();
-                self.show(&trouble, Duration::ZERO);
+                self.show(&trouble, now);
                 self.cursor.trouble = Some(trouble.clone());
                 Ok(Some(Next::GiveUp(trouble)))
             }
@@ -187,23 +189,25 @@ impl Work {
         }
     }
 
-    /// Retention may be faster than a receiver; that must not go unnoticed.
-    fn note_gap(&self, sequence: u64) {
-        let missed = sequence.saturating_sub(self.cursor.sequence.saturating_add(1));
+    /// Retention may be faster than a receiver; that must not go unnoticed. `to` is the last event that the log has
+    /// forgotten.
+    fn step_over_gap(&mut self, to: u64) {
+        let missed = to.saturating_sub(self.cursor.sequence);
         if missed > 0 {
+            self.pass(to);
             self.turn.known.health.missed(missed);
             tracing::warn!(endpoint = %self.turn.known.id, instance = %self.turn.name, missed,
                 "events left the log before a webhook endpoint took them");
         }
     }
 
-    fn show(&self, trouble: &Trouble, after: Duration) {
-        let Turn { known, instance, name, courier, .. } = &self.turn;
+    fn show(&self, trouble: &Trouble, next_attempt: Timestamp) {
+        let Turn { known, instance, name, .. } = &self.turn;
         if trouble.attempts == 1 {
-            tracing::warn!(endpoint = %known.id, instance = %name, cause = trouble.error, ?after,
+            tracing::warn!(endpoint = %known.id, instance = %name, cause = trouble.error, %next_attempt,
                 "a webhook was not delivered and will be tried again");
         } else {
-            tracing::debug!(endpoint = %known.id, instance = %name, cause = trouble.error, ?after,
+            tracing::debug!(endpoint = %known.id, instance = %name, cause = trouble.error, %next_attempt,
                 attempts = trouble.attempts, "a webhook was not delivered");
         }
         known.health.trouble(TroubleView {
@@ -211,7 +215,7 @@ impl Work {
             since: trouble.since,
             attempts: trouble.attempts,
             error: trouble.error.clone(),
-            next_attempt: courier.clock.now() + after,
+            next_attempt,
         });
     }
 

@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::domain::{InstanceId, InstanceNumber};
 use crate::egress::Egress;
 use crate::events::{self, Event};
+use crate::metrics::Metrics;
 use crate::store::{Store, Tx};
 use crate::supervision::{RestartPolicy, Slot};
 
@@ -20,7 +21,7 @@ use super::delivery::Courier;
 use super::endpoint::{
     Disabled, Endpoint, EndpointConfig, EndpointId, EndpointUpdate, EndpointView, Known, Scope,
 };
-use super::health::{Counters, Health};
+use super::health::Health;
 use super::storage;
 use super::verdict::Trouble;
 use super::{Error, Handle, Options};
@@ -64,13 +65,19 @@ pub(super) struct Shared {
     pub store: Store,
     pub clock: Clock,
     pub egress: Egress,
+    pub metrics: Metrics,
     pub options: Arc<Options>,
     pub instances: watch::Receiver<Instances>,
 }
 
 impl Shared {
     pub fn courier(&self) -> Courier {
-        Courier { egress: self.egress.clone(), clock: self.clock, timeout: self.options.timeout }
+        Courier {
+            egress: self.egress.clone(),
+            clock: self.clock,
+            metrics: self.metrics.clone(),
+            timeout: self.options.timeout,
+        }
     }
 }
 
@@ -80,7 +87,6 @@ pub struct WebhookDispatcher;
 #[derive(Clone)]
 pub struct Arguments {
     shared: Shared,
-    counters: Arc<Counters>,
     publish: Arc<watch::Sender<Arc<Directory>>>,
 }
 
@@ -92,19 +98,14 @@ impl Arguments {
         store: Store,
         clock: Clock,
         egress: Egress,
+        metrics: Metrics,
         instances: watch::Receiver<Instances>,
         slot: Slot<Msg>,
     ) -> (Self, Handle) {
-        let shared = Shared { store, clock, egress, options: Arc::new(options), instances };
+        let shared = Shared { store, clock, egress, metrics, options: Arc::new(options), instances };
         let publish = Arc::new(watch::Sender::new(Arc::new(Directory::new())));
-        let counters = Arc::new(Counters::default());
-        let handle = Handle {
-            slot,
-            directory: publish.subscribe(),
-            shared: shared.clone(),
-            counters: counters.clone(),
-        };
-        (Self { shared, counters, publish }, handle)
+        let handle = Handle { slot, directory: publish.subscribe(), shared: shared.clone() };
+        (Self { shared, publish }, handle)
     }
 }
 
@@ -231,7 +232,7 @@ impl State {
         match self.endpoints.get_mut(&id) {
             Some(entry) => entry.known = Arc::new(Known::new(id, endpoint, entry.known.health.clone())?),
             None => {
-                let health = Arc::new(Health::new(self.arguments.counters.clone()));
+                let health = Arc::new(Health::default());
                 let known = Arc::new(Known::new(id, endpoint, health)?);
                 let patience = RestartPolicy::new(RESTART_DELAY, RESTART_MAX_DELAY, u32::MAX);
                 self.endpoints.insert(id, Entry { known, child: None, patience, incarnation: 0 });

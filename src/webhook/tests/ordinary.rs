@@ -156,5 +156,5 @@ async fn what_the_log_forgot_is_counted_and_does_not_stop_the_rest() {
     receiver.become_(|_| Answer::Status(200));
     world.append(ONE, "message", 13..=13).await;
     receiver.until("what follows", |attempts| attempts.last().is_some_and(|last| last.n() == 13)).await;
-    assert_eq!(world.handle.lag(id).await.unwrap().oldest, None);
+    world.caught_up(id).await;
 }

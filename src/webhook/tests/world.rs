@@ -18,10 +18,11 @@ use crate::clock::Clock;
 use crate::domain::{InstanceNumber, Secret, Timestamp};
 use crate::egress::{self, Egress};
 use crate::events::{self, Event};
+use crate::metrics::Metrics;
 use crate::store::{Closing, Folder, Store};
 use crate::supervision::Slot;
 use crate::webhook::{
-    Arguments, EndpointConfig, EndpointView, Events, Handle, Instances, Msg, Options, Scope,
+    Arguments, EndpointConfig, EndpointId, EndpointView, Events, Handle, Instances, Lag, Msg, Options, Scope,
     WebhookDispatcher,
 };
 
@@ -93,6 +94,23 @@ impl World {
         Self { running: Some(running), handle, store, clock, instances, options, egress, data }
     }
 
+    /// Kills the actors of all endpoints, as a panic would.
+    pub fn crash_endpoints(&self) {
+        let root = &self.running.as_ref().unwrap().root;
+        root.get_children().iter().for_each(|child| child.kill());
+    }
+
+    /// Waits until an endpoint's place is written down at the end of every log.
+    pub async fn caught_up(&self, id: EndpointId) {
+        for _ in 0..PATIENCE.as_millis() / 2 {
+            if self.handle.lag(id).await.unwrap() == Lag::default() {
+                return;
+            }
+            breathe().await;
+        }
+        panic!("waited in vain: {:?}", self.handle.lag(id).await);
+    }
+
     /// Makes a third instance known.
     pub fn add_instance(&self, number: InstanceNumber, name: &str) {
         let mut names = self.instances.borrow().to_vec();
@@ -131,10 +149,17 @@ async fn start(
     instances: &watch::Sender<Instances>,
 ) -> (Running, Handle, Store) {
     let folder = Folder::open(data.path()).unwrap();
-    let (store, closing) = Store::open(&folder, &Default::default()).unwrap();
+    let (store, closing) = Store::open(&folder, &Default::default(), Metrics::default()).unwrap();
     let (slot, egress) = (Slot::default(), Egress::new(egress).unwrap());
-    let (arguments, handle) =
-        Arguments::new(options.clone(), store.clone(), clock, egress, instances.subscribe(), slot.clone());
+    let (arguments, handle) = Arguments::new(
+        options.clone(),
+        store.clone(),
+        clock,
+        egress,
+        Metrics::default(),
+        instances.subscribe(),
+        slot.clone(),
+    );
     let (root, _) = Actor::spawn(None, WebhookDispatcher, arguments).await.unwrap();
     slot.fill(root.clone());
     (Running { root, closing, folder }, handle, store)
@@ -264,11 +289,6 @@ pub fn stop_time() -> Stopped {
     // A runtime does not advance its clock while blocking work is under way.
     tokio::task::spawn_blocking(move || released.recv());
     Stopped { _release: release }
-}
-
-/// Whether numbers never step back.
-pub fn in_order(numbers: &[u64]) -> bool {
-    numbers.is_sorted()
 }
 
 pub fn distinct(mut numbers: Vec<u64>) -> Vec<u64> {
