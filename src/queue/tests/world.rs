@@ -165,6 +165,7 @@ impl<'a> World<'a> {
             mode,
             idempotency: key.map(|(key, body)| IdempotencyKey { key: [key; 16], body: [body; 16] }),
             expires_at,
+            send_at: None,
             on_ambiguous: if resend { AmbiguousPolicy::Resend } else { AmbiguousPolicy::Hold },
         };
         let key_expires = self.now + KEY_TTL;
