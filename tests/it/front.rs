@@ -57,6 +57,12 @@ async fn the_document_and_the_router_know_the_same_routes() {
             }
         }
     }
+    let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+    let schemas = names(&document["components"]["schemas"]);
+    for reference in document.to_string().split("#/components/schemas/").skip(1) {
+        let name = reference.split('"').next().unwrap();
+        assert!(schemas.contains(name), "the document refers to {name} and does not have it");
+    }
     // A path that were added beside the document would escape the loop above.
     let router = std::fs::read_to_string("src/http/router.rs").unwrap();
     assert!(!router.contains(".route(") && !router.contains(".nest("));

@@ -33,7 +33,7 @@ pub(super) struct Draft {
 
 /// The message was taken by WhatsApp.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct SentAnswer {
+pub(in crate::http) struct SentAnswer {
     success: bool,
     /// WhatsApp's id of the message.
     #[schema(example = "wamid.HBgMNTczMDAxMjM0NTY3FQIAERgS")]
@@ -47,7 +47,7 @@ pub(super) struct SentAnswer {
 
 /// The message is queued, durably.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct QueuedAnswer {
+pub(in crate::http) struct QueuedAnswer {
     success: bool,
     /// The node's id of the message: ask for it at `…/messages/{message_id}`.
     #[schema(example = "msg_019ab2f05f6b800080000040000a1b2c")]
