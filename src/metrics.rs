@@ -5,6 +5,7 @@
 //! here: it is looked up when somebody asks.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
@@ -155,7 +156,7 @@ impl Metrics {
 }
 
 fn encode_readings(readings: Vec<Reading>) -> String {
-    let mut families: Vec<(&'static str, &'static str, Family<Labels, Gauge<f64, AtomicF64>>)> = Vec::new();
+    let mut families: Vec<(&'static str, &'static str, Readings)> = Vec::new();
     for reading in readings {
         let at = families.iter().position(|(name, ..)| *name == reading.name).unwrap_or_else(|| {
             families.push((reading.name, reading.help, Family::default()));
@@ -176,7 +177,7 @@ fn encode_readings(readings: Vec<Reading>) -> String {
     text
 }
 
-type AtomicF64 = std::sync::atomic::AtomicU64;
+type Readings = Family<Labels, Gauge<f64, AtomicU64>>;
 
 #[cfg(test)]
 mod tests {
@@ -186,7 +187,7 @@ mod tests {
     fn what_was_counted_is_shown_with_what_was_looked_up() {
         let metrics = Metrics::default();
         metrics.accepted("bulk", "async", Duration::from_millis(2));
-        metrics.clone().attempted("throttled", Some(130_429), Duration::from_millis(40));
+        metrics.attempted("throttled", Some(130_429), Duration::from_millis(40));
         let depth =
             Reading { name: "queue_depth", help: "x", labels: vec![("instance", "shop".into())], value: 3.0 };
         let text = metrics.encode(vec![depth]);

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::{ActorRef, Message, RpcReplyPort};
+use ractor::{ActorId, ActorRef, Message, MessagingErr, RpcReplyPort};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -68,17 +68,29 @@ impl<M: Message> Slot<M> {
         F: FnOnce(RpcReplyPort<T>) -> M,
     {
         let (answer, answered) = ractor::concurrency::oneshot();
-        let actor = self.wait().await?;
-        actor.cast(question(answer.into())).map_err(|_| Gone)?;
+        let mut message = question(answer.into());
+        let mut dead = None;
+        loop {
+            let actor = self.wait(dead).await?;
+            match actor.cast(message) {
+                Ok(()) => break,
+                // It ended, and its supervisor has not cleared its place yet: the question is for its successor.
+                Err(MessagingErr::SendErr(returned)) => {
+                    message = returned;
+                    dead = Some(actor.get_id());
+                }
+                Err(_) => return Err(Gone),
+            }
+        }
         answered.await.map_err(|_| Gone)
     }
 
-    async fn wait(&self) -> Result<ActorRef<M>, Gone> {
-        if let Some(actor) = self.get() {
-            return Ok(actor);
-        }
+    /// The current incarnation, or the next one; `dead` is known not to be it.
+    async fn wait(&self, dead: Option<ActorId>) -> Result<ActorRef<M>, Gone> {
+        let alive =
+            |found: &Option<ActorRef<M>>| found.as_ref().is_some_and(|actor| Some(actor.get_id()) != dead);
         let mut current = self.current.subscribe();
-        let found = tokio::time::timeout(REFILL_WAIT, current.wait_for(Option::is_some)).await;
+        let found = tokio::time::timeout(REFILL_WAIT, current.wait_for(alive)).await;
         match found {
             Ok(Ok(actor)) => actor.clone().ok_or(Gone),
             _ => Err(Gone),
@@ -125,6 +137,8 @@ impl RestartPolicy {
 
 #[cfg(test)]
 mod tests {
+    use ractor::{Actor, ActorProcessingErr};
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -135,6 +149,45 @@ mod tests {
         assert_eq!(pauses, [seconds(1), seconds(2), seconds(3), seconds(3), None]);
         tokio::time::advance(Duration::from_secs(61)).await;
         assert_eq!(policy.crashed(), seconds(1));
+    }
+
+    struct Echo;
+
+    impl Actor for Echo {
+        type Msg = RpcReplyPort<ActorId>;
+        type State = ();
+        type Arguments = ();
+
+        async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<(), ActorProcessingErr> {
+            Ok(())
+        }
+
+        async fn handle(
+            &self,
+            me: ActorRef<Self::Msg>,
+            reply: Self::Msg,
+            (): &mut (),
+        ) -> Result<(), ActorProcessingErr> {
+            let _ = reply.send(me.get_id());
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_to_a_dead_actor_is_answered_by_its_successor() {
+        let slot = Slot::default();
+        let (first, _) = Actor::spawn(None, Echo, ()).await.unwrap();
+        slot.fill(first.clone());
+        assert_eq!(slot.call(|reply| reply).await, Ok(first.get_id()));
+        first.kill_and_wait(None).await.unwrap();
+        let asked = tokio::spawn({
+            let slot = slot.clone();
+            async move { slot.call(|reply| reply).await }
+        });
+        tokio::task::yield_now().await;
+        let (second, _) = Actor::spawn(None, Echo, ()).await.unwrap();
+        slot.fill(second.clone());
+        assert_eq!(asked.await.unwrap(), Ok(second.get_id()));
     }
 
     #[tokio::test(start_paused = true)]

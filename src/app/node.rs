@@ -1,5 +1,4 @@
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -197,14 +196,13 @@ fn front(
 ) -> http::AppState {
     let health = move || http::Health { store_failed: store.has_failed(), disk_full: store.is_full() };
     let cloud = &settings.cloud_api;
-    let cloud_defaults = http::CloudDefaults {
+    let defaults = http::CloudDefaults {
         base_url: cloud.base_url.clone(),
         api_version: cloud.api_version.clone(),
         verify_token: cloud.verify_token.clone(),
         app_secret: cloud.app_secret.clone(),
     };
-    let services = http::Services { instances, inbound, clock, health: Arc::new(health), cloud_defaults };
-    http::AppState::new(settings.http.clone(), services)
+    http::AppState::new(settings.http.clone(), defaults, instances, inbound, clock, Box::new(health))
 }
 
 /// The root supervisor. Its children replace their own; when one of them gives up, the node does.

@@ -216,11 +216,6 @@ impl ApiError {
     pub fn details(&self) -> &str {
         &self.0.details
     }
-
-    #[cfg(test)]
-    pub fn field(&self) -> Option<&str> {
-        self.0.field.as_deref()
-    }
 }
 
 impl From<Invalid> for ApiError {

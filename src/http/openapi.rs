@@ -13,6 +13,7 @@ use utoipa_axum::router::UtoipaMethodRouter;
 
 use super::AppState;
 use super::error::ErrorBody;
+use super::routes::sending::{QueuedAnswer, SentAnswer};
 
 const OF_AN_INSTANCE: &str = "/instances/{id}";
 const MESSAGES: &str = "messages";
@@ -31,7 +32,7 @@ const MESSAGES: &str = "messages";
             tells how the one attempt ended; with it, that the node took the message over."),
         (name = "webhook", description = "Where Meta reports."),
     ),
-    components(schemas(ErrorBody)),
+    components(schemas(ErrorBody, SentAnswer, QueuedAnswer)),
 )]
 struct Base;
 

@@ -34,9 +34,8 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: Cancellatio
                 protocol.serve_connection(TokioIo::new(accept(&listener).await), service.clone());
             let (connection, cut_off) = (graceful.watch(connection), cut_off.clone());
             tokio::spawn(async move {
-                match cut_off.run_until_cancelled(connection).await {
-                    Some(Err(cause)) => tracing::debug!(%cause, "a connection broke off"),
-                    Some(Ok(())) | None => {}
+                if let Some(Err(cause)) = cut_off.run_until_cancelled(connection).await {
+                    tracing::debug!(%cause, "a connection broke off");
                 }
                 drop(place);
             });

@@ -89,11 +89,10 @@ impl Search<'_, '_> {
     /// Leases one job of a class; `false` when it has none that may go now. Lanes that go on and arrivals take turns
     /// at being first: any number of busy lanes leaves room for a recipient who was not written to yet.
     fn take(&mut self, class: Class) -> Result<bool, Error> {
-        if self.book.turn.is_multiple_of(2) {
-            Ok(self.take_woken(class)? || self.take_arrival(class)?)
-        } else {
-            Ok(self.take_arrival(class)? || self.take_woken(class)?)
+        if !self.book.turn.is_multiple_of(2) && self.take_arrival(class)? {
+            return Ok(true);
         }
+        Ok(self.take_woken(class)? || self.take_arrival(class)?)
     }
 
     /// The head of the first lane that waited for a moment that has come.

@@ -14,7 +14,7 @@ const PAGE: usize = 500;
 #[derive(Debug, Clone)]
 pub(super) struct Upkeep {
     pub now: Timestamp,
-    /// Settled messages accepted before this are forgotten.
+    /// Settled messages whose last step is older than this are forgotten.
     pub ledger_before: Timestamp,
     pub events_before: Timestamp,
     /// Where in the ledger this page begins.
@@ -78,6 +78,10 @@ fn forget_rows(tx: &mut Tx, upkeep: &Upkeep) -> Result<Option<MessageId>, Error>
         let Some(row) = Row::read(tx, id)? else { continue };
         // A row that is not settled waits for its job. Only a deleted instance leaves one without.
         if !row.status.is_settled() && tx.get(&keys::job(id))?.is_some() {
+            continue;
+        }
+        if row.history.last().is_some_and(|step| step.at >= upkeep.ledger_before) {
+            // Accepted long ago, for a moment or after a pause that has only just passed.
             continue;
         }
         if let Some(provider_id) = &row.provider_id {

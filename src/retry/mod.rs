@@ -5,6 +5,8 @@
 //! policies, finds the attempts that nobody reports about any more, and keeps the queue's actor alive.
 
 mod supervisor;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

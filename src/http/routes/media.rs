@@ -25,7 +25,7 @@ const HEAVY: usize = 64 << 10;
 pub struct MediaMessage<'a> {
     /// A number in international format, a JID, or a user id. Also read: `to`, `jid`, `chat_jid`, `number`.
     #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
-    #[schema(example = "573001234567")]
+    #[schema(required = true, example = "573001234567")]
     phone: Cow<'a, str>,
     /// An http(s) address, `data:<mime>;base64,…`, or bare base64. Also read: `url`.
     #[serde(default, borrow, alias = "url")]

@@ -20,10 +20,10 @@ use super::sending::{self, Draft, SendAnswers, filled, message_ref, quote, requi
 pub struct TextMessage<'a> {
     /// A number in international format, a JID, or a user id. Also read: `to`, `jid`, `chat_jid`, `number`.
     #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
-    #[schema(example = "573001234567")]
+    #[schema(required = true, example = "573001234567")]
     phone: Cow<'a, str>,
     #[serde(default)]
-    #[schema(example = "Hola")]
+    #[schema(required = true, example = "Hola")]
     message: String,
     /// Show a preview of the first link.
     #[serde(default)]
@@ -39,7 +39,7 @@ pub struct TextMessage<'a> {
 pub struct LocationMessage<'a> {
     /// A number in international format, a JID, or a user id. Also read: `to`, `jid`, `chat_jid`, `number`.
     #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
-    #[schema(example = "573001234567")]
+    #[schema(required = true, example = "573001234567")]
     phone: Cow<'a, str>,
     /// Degrees, -90 to 90.
     #[schema(example = 4.711)]
@@ -60,7 +60,7 @@ pub struct LocationMessage<'a> {
 pub struct ContactMessage<'a> {
     /// A number in international format, a JID, or a user id. Also read: `to`, `jid`, `chat_jid`, `number`.
     #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
-    #[schema(example = "573001234567")]
+    #[schema(required = true, example = "573001234567")]
     phone: Cow<'a, str>,
     /// The name to show; wins over the name in `vcard`.
     display_name: Option<String>,
@@ -81,10 +81,11 @@ pub struct ContactMessage<'a> {
 pub struct Reaction<'a> {
     /// Who is in the chat of the message. Also read: `to`, `jid`, `chat_jid`, `number`.
     #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
-    #[schema(example = "573001234567")]
+    #[schema(required = true, example = "573001234567")]
     phone: Cow<'a, str>,
     /// The message, by WhatsApp's id or the node's.
     #[serde(default)]
+    #[schema(required = true)]
     message_id: String,
     /// Empty takes the reaction back. Also read: `reaction`.
     #[serde(default, alias = "reaction")]

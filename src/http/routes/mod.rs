@@ -5,6 +5,6 @@ pub(super) mod media;
 pub(super) mod message;
 pub(super) mod messages;
 pub(super) mod root;
-mod sending;
+pub(super) mod sending;
 mod settings;
 pub(super) mod webhook;

@@ -10,7 +10,7 @@ use utoipa::{IntoResponses, ToSchema};
 
 use crate::domain::{
     Class, Content, ErrorKind, InstanceId, InstanceState, Invalid, MessageId, MessageRef, OutboundMessage,
-    ProviderMessageId, Recipient,
+    ProviderMessageId, Recipient, Status,
 };
 use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
@@ -33,7 +33,7 @@ pub(super) struct Draft {
 
 /// The message was taken by WhatsApp.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct SentAnswer {
+pub(in crate::http) struct SentAnswer {
     success: bool,
     /// WhatsApp's id of the message.
     #[schema(example = "wamid.HBgMNTczMDAxMjM0NTY3FQIAERgS")]
@@ -47,7 +47,7 @@ pub(super) struct SentAnswer {
 
 /// The message is queued, durably.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct QueuedAnswer {
+pub(in crate::http) struct QueuedAnswer {
     success: bool,
     /// The node's id of the message: ask for it at `…/messages/{message_id}`.
     #[schema(example = "msg_019ab2f05f6b800080000040000a1b2c")]
@@ -131,7 +131,7 @@ pub(super) async fn deliver(
     match sent {
         Sent::Sent(provider_id) => Ok(sent_as(id, provider_id)),
         Sent::Failed(failure) => Err(ApiError::not_sent(&failure).about(id, "failed")),
-        Sent::Unknown => Err(unknown(state, instance, id)),
+        Sent::Unknown => unknown(state, instance, id),
         Sent::NotInTime(view) => Err(not_in_time(view).about(id, "cancelled")),
     }
 }
@@ -197,14 +197,18 @@ fn refused(error: instance::Error) -> ApiError {
     Invalid::new(field, invalid.reason.clone()).into()
 }
 
-fn unknown(state: &AppState, instance: &InstanceId, id: MessageId) -> ApiError {
-    let stands = state.instances.message(instance, &MessageRef::Ours(id));
-    let status = stands.map_or("ambiguous", |view| view.status.as_str());
+/// The outcome was not known when the wait ended; a status from WhatsApp may have told it since.
+fn unknown(state: &AppState, instance: &InstanceId, id: MessageId) -> Result<Response, ApiError> {
+    let view = state.instances.message(instance, &MessageRef::Ours(id))?;
+    let taken = matches!(view.status, Status::Sent | Status::Delivered | Status::Read | Status::Played);
+    if let Some(provider_id) = view.provider_id.filter(|_| taken) {
+        return Ok(sent_as(id, provider_id));
+    }
     let details = format!(
         "the message went out and no answer came in time; do not send it again, ask for it: \
          GET /instances/{instance}/messages/{id}"
     );
-    ApiError::new(ErrorKind::Ambiguous, details).about(id, status)
+    Err(ApiError::new(ErrorKind::Ambiguous, details).about(id, view.status.as_str()))
 }
 
 fn not_in_time(view: instance::StateView) -> ApiError {

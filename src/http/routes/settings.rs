@@ -16,7 +16,7 @@ use crate::http::CloudDefaults;
 pub struct CreateInstance {
     /// 1 to 64 letters, digits, `-`, `_` or `.`. Also read: `id`, `instanceName`, `instanceID`.
     #[serde(default, alias = "id", alias = "instanceName", alias = "instanceID", alias = "instanceId")]
-    #[schema(example = "shop")]
+    #[schema(required = true, example = "shop")]
     instance_id: String,
     /// Without it: `cloud_api` when that is given, else `linked_device`.
     provider: Option<ProviderName>,

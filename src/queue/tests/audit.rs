@@ -8,6 +8,11 @@ use crate::queue::record::{Book, Flight, Row};
 use crate::queue::tests::world::{Known, Stand, World, number};
 use crate::store::{self, Entry, Key, Space};
 
+/// What waits in each lane: order, message, and when it may go.
+type Lanes = BTreeMap<Vec<u8>, Vec<(u64, MessageId, Option<Timestamp>)>>;
+
+type Flights = BTreeMap<Vec<u8>, Flight>;
+
 /// The store's records by space.
 struct Records(BTreeMap<u8, Vec<Entry>>);
 
@@ -74,11 +79,11 @@ impl World<'_> {
 
     /// Every open message is in exactly one place, and every lane that may go on will be woken.
     fn audit_lanes(&self, records: &Records) {
-        let mut flights: BTreeMap<Vec<u8>, Flight> = BTreeMap::new();
+        let mut flights: Flights = Flights::new();
         for (key, value) in records.of(Space::Flight) {
             flights.insert(lane_bytes(key), store::decode(value).unwrap());
         }
-        let mut lanes: BTreeMap<Vec<u8>, Vec<(u64, MessageId, Option<Timestamp>)>> = BTreeMap::new();
+        let mut lanes: Lanes = Lanes::new();
         for (key, value) in records.of(Space::Lane) {
             let (id, not_before) = keys::parse_waiting(value).unwrap();
             let place = (keys::trailing_order(key).unwrap(), id, not_before);
@@ -114,8 +119,8 @@ impl World<'_> {
     fn audit_place(
         &self,
         known: &Known,
-        flights: &BTreeMap<Vec<u8>, Flight>,
-        lanes: &BTreeMap<Vec<u8>, Vec<(u64, MessageId, Option<Timestamp>)>>,
+        flights: &Flights,
+        lanes: &Lanes,
         dues: &BTreeMap<MessageId, Timestamp>,
     ) {
         let unread = !self.book(known.instance).has_read(known.id);
@@ -153,16 +158,11 @@ impl World<'_> {
                 assert!(flight.is_none() && waits.is_empty() && !unread, "{known:?}");
                 assert_eq!(due, Some(*at));
             }
-            Stand::Over => unreachable!(),
+            Stand::Over => panic!("an open message that is over"),
         }
     }
 
-    fn audit_wakes(
-        &self,
-        records: &Records,
-        flights: &BTreeMap<Vec<u8>, Flight>,
-        lanes: &BTreeMap<Vec<u8>, Vec<(u64, MessageId, Option<Timestamp>)>>,
-    ) {
+    fn audit_wakes(&self, records: &Records, flights: &Flights, lanes: &Lanes) {
         let mut wakes: BTreeMap<Vec<u8>, Vec<Timestamp>> = BTreeMap::new();
         for (key, _) in records.of(Space::Wake) {
             let (due, lane) = keys::parse_wake(key).unwrap();

@@ -1,3 +1,4 @@
+mod attempts;
 mod audit;
 pub(crate) mod bench;
 mod model;

@@ -1,25 +1,18 @@
 //! The model: what the queue should know, in plain structures, moved along with the real one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proptest::sample::Index;
 
 use crate::domain::{
-    AmbiguousPolicy, BuryReason, Class, Content, Failure, InstanceNumber, MessageId, Mode, OutboundMessage,
-    ProviderMessageId, Receipt, Status, Timestamp, Verdict,
+    AmbiguousPolicy, Class, Content, InstanceNumber, MessageId, Mode, OutboundMessage, ProviderMessageId,
+    Status, Timestamp,
 };
 use crate::queue::accept::{Refused, Terms};
-use crate::queue::upkeep::Upkeep;
-use crate::queue::{
-    Accepted, IdempotencyKey, Lease, Outcome, ReceiptReport, Recorded, Submission, accept, dispatch,
-    receipts, settle, upkeep,
-};
+use crate::queue::{Accepted, IdempotencyKey, Lease, Submission, accept, dispatch};
 use crate::store::Scratch;
 
-/// What the tests of the storage functions run under.
-pub const LEASE_TIMEOUT: Duration = Duration::from_secs(90);
-const HOLD: Duration = Duration::from_secs(120);
 const KEY_TTL: Duration = Duration::from_secs(40);
 const CAPACITY: u64 = 12;
 
@@ -53,7 +46,7 @@ pub struct Known {
     pub id: MessageId,
     pub instance: usize,
     pub lane: (usize, Class, usize),
-    mode: Mode,
+    pub mode: Mode,
     expires_at: Option<Timestamp>,
     key: Option<u8>,
     /// Its place among those of its lane.
@@ -62,8 +55,9 @@ pub struct Known {
     rejoined: bool,
     pub not_before: Timestamp,
     pub stand: Stand,
-    /// What its ledger row says.
+    /// What its ledger row says, and how it came there.
     pub status: Status,
+    pub steps: Vec<Status>,
     pub attempts: u32,
     pub failures: u32,
     pub provider_id: Option<ProviderMessageId>,
@@ -78,13 +72,33 @@ impl Known {
         self.stand != Stand::Over
     }
 
-    fn is_flying(&self) -> bool {
+    pub fn is_flying(&self) -> bool {
         matches!(self.stand, Stand::Flying { .. })
     }
 
-    fn end(&mut self, status: Status) {
+    pub fn step(&mut self, status: Status) {
+        if status != self.status {
+            self.status = status;
+            self.steps.push(status);
+        }
+    }
+
+    /// An attempt is over that was not held before.
+    pub fn attempted(&mut self, attempt: u32) {
+        self.attempts = attempt;
+        if self.status == Status::Queued {
+            self.step(Status::Sending);
+        }
+    }
+
+    pub fn waits(&mut self, not_before: Timestamp) {
+        (self.stand, self.not_before) = (Stand::Waiting, not_before);
+        self.step(Status::Queued);
+    }
+
+    pub fn end(&mut self, status: Status) {
         self.stand = Stand::Over;
-        self.status = status;
+        self.step(status);
     }
 }
 
@@ -93,11 +107,11 @@ pub struct World<'a> {
     pub now: Timestamp,
     /// The latest moment there was; the clock may step back.
     pub high: Timestamp,
-    run: u64,
+    pub run: u64,
     stamps: u64,
     pub messages: Vec<Known>,
     /// Every lease ever handed out.
-    leases: Vec<Lease>,
+    pub leases: Vec<Lease>,
     /// By instance and key: whose it is, for which body, until when.
     pub keys: BTreeMap<(usize, u8), (MessageId, u8, Timestamp)>,
     pub purged: [bool; 2],
@@ -106,10 +120,6 @@ pub struct World<'a> {
 pub fn number(instance: usize) -> InstanceNumber {
     let second = InstanceNumber::FIRST.next().unwrap();
     [InstanceNumber::FIRST, second][instance]
-}
-
-fn provider_id(message: usize, other: bool) -> ProviderMessageId {
-    format!("wamid.{}{message}", if other { "other." } else { "" }).parse().unwrap()
 }
 
 impl<'a> World<'a> {
@@ -133,11 +143,11 @@ impl<'a> World<'a> {
         self.stamps
     }
 
-    fn place(&self, id: MessageId) -> usize {
+    pub fn place(&self, id: MessageId) -> usize {
         self.messages.iter().position(|known| known.id == id).unwrap()
     }
 
-    fn picked(&self, index: Index) -> Option<usize> {
+    pub fn picked(&self, index: Index) -> Option<usize> {
         (!self.messages.is_empty()).then(|| index.index(self.messages.len()))
     }
 
@@ -165,6 +175,7 @@ impl<'a> World<'a> {
             mode,
             idempotency: key.map(|(key, body)| IdempotencyKey { key: [key; 16], body: [body; 16] }),
             expires_at,
+            send_at: None,
             on_ambiguous: if resend { AmbiguousPolicy::Resend } else { AmbiguousPolicy::Hold },
         };
         let key_expires = self.now + KEY_TTL;
@@ -208,6 +219,7 @@ impl<'a> World<'a> {
             not_before: Timestamp(0),
             stand: Stand::Waiting,
             status: Status::Queued,
+            steps: Vec::new(),
             attempts: 0,
             failures: 0,
             provider_id: None,
@@ -216,7 +228,7 @@ impl<'a> World<'a> {
         });
     }
 
-    fn free_key(&mut self, message: usize) {
+    pub fn free_key(&mut self, message: usize) {
         let known = &self.messages[message];
         if let Some(key) = known.key {
             let (place, id) = ((known.instance, key), known.id);
@@ -274,7 +286,7 @@ impl<'a> World<'a> {
         for (.., place) in due {
             let joined = self.stamp();
             let known = &mut self.messages[place];
-            (known.stand, known.status, known.not_before) = (Stand::Waiting, Status::Queued, Timestamp(0));
+            known.waits(Timestamp(0));
             (known.joined, known.rejoined) = (joined, true);
         }
     }
@@ -313,237 +325,6 @@ impl<'a> World<'a> {
         assert_eq!(next_due, soonest, "when asking again will find more");
     }
 
-    /// The message of a lease, if the lease is still its live one.
-    fn live(&self, lease: &Lease) -> Option<usize> {
-        let message = self.place(lease.id);
-        match self.messages[message].stand {
-            Stand::Flying { attempt, at, .. } if (attempt, at) == (lease.attempt, lease.leased_at) => {
-                Some(message)
-            }
-            _ => None,
-        }
-    }
-
-    fn picked_lease(&self, index: Index) -> Option<Lease> {
-        // The last ones more often: they are the live ones.
-        let from = self.leases.len().saturating_sub(6);
-        let recent = &self.leases[from..];
-        (!recent.is_empty()).then(|| recent[index.index(recent.len())].clone())
-    }
-
-    pub fn sent(&mut self, lease: Index) {
-        if let Some(lease) = self.picked_lease(lease) {
-            self.sent_lease(&lease);
-        }
-    }
-
-    fn sent_lease(&mut self, lease: &Lease) {
-        let id = provider_id(self.place(lease.id), false);
-        let outcome = self.scratch.write(|tx| settle::sent(tx, lease, &id, self.now)).unwrap();
-        let Some(message) = self.live(lease) else {
-            assert_eq!(outcome, None, "a lease that is over moved something");
-            return;
-        };
-        assert_eq!(outcome, Some(Outcome::Sent(id.clone())));
-        let known = &mut self.messages[message];
-        known.attempts = lease.attempt;
-        known.provider_id.get_or_insert(id);
-        known.acks += 1;
-        known.end(Status::Sent);
-    }
-
-    pub fn postpone(&mut self, lease: Index, delay: Duration) {
-        let Some(lease) = self.picked_lease(lease) else { return };
-        let until = self.now + delay;
-        self.scratch.write(|tx| settle::postpone(tx, &lease, until, self.now)).unwrap();
-        if let Some(message) = self.live(&lease) {
-            let known = &mut self.messages[message];
-            (known.stand, known.status, known.not_before) = (Stand::Waiting, Status::Queued, until);
-        }
-    }
-
-    pub fn judge(&mut self, lease: Index, verdict: Verdict) {
-        if let Some(lease) = self.picked_lease(lease) {
-            self.judge_lease(&lease, verdict);
-        }
-    }
-
-    fn judge_lease(&mut self, lease: &Lease, verdict: Verdict) {
-        let now = self.now;
-        let failure = Failure::transient("no").with_code(7);
-        let outcome = self.scratch.write(|tx| settle::judged(tx, lease, verdict, &failure, now)).unwrap();
-        let Some(message) = self.live(lease) else {
-            assert_eq!(outcome, None, "a lease that is over moved something");
-            return;
-        };
-        let known = &mut self.messages[message];
-        known.attempts = lease.attempt;
-        let expected = match verdict {
-            Verdict::Retry { after, counted } => {
-                known.failures += u32::from(counted);
-                (known.stand, known.status, known.not_before) = (Stand::Waiting, Status::Queued, now + after);
-                None
-            }
-            Verdict::Defer { after } => {
-                (known.stand, known.status) = (Stand::Deferred(now + after), Status::Deferred);
-                None
-            }
-            Verdict::Hold { wait } => {
-                let Stand::Flying { held_until, .. } = &mut known.stand else { unreachable!() };
-                *held_until = Some(now + wait);
-                known.status = Status::Ambiguous;
-                Some(Outcome::Unknown)
-            }
-            Verdict::Bury(reason) => {
-                known.end(Status::DeadLetter);
-                known.acks += 1;
-                let unknown = reason == BuryReason::Ambiguous;
-                Some(if unknown { Outcome::Unknown } else { Outcome::Failed(failure) })
-            }
-            Verdict::Fail => {
-                known.end(Status::Failed);
-                known.acks += 1;
-                self.free_key(message);
-                Some(Outcome::Failed(failure))
-            }
-        };
-        assert_eq!(outcome, expected);
-    }
-
-    pub fn report(&mut self, message: Index, receipt: Receipt, with_our_id: bool, other_id: bool) {
-        let Some(message) = self.picked(message) else { return };
-        if self.purged[self.messages[message].instance] {
-            return;
-        }
-        let known = &mut self.messages[message];
-        let named = provider_id(message, other_id);
-        let report = ReceiptReport {
-            instance: number(known.instance),
-            id: with_our_id.then_some(known.id),
-            provider_id: named.clone(),
-            receipt,
-            at: self.now,
-            failure: None,
-        };
-        let (recorded, outcome) = self.scratch.write(|tx| receipts::record(tx, &report, self.now)).unwrap();
-        let found = with_our_id || known.provider_id.as_ref() == Some(&named);
-        if !found || known.forgotten {
-            assert_eq!((recorded, outcome), (Recorded::Unknown, None));
-            return;
-        }
-        let status = Status::from(receipt);
-        if known.is_open() {
-            if let Stand::Flying { attempt, .. } = known.stand {
-                known.attempts = attempt;
-            }
-            known.end(status);
-            known.acks += 1;
-            known.provider_id.get_or_insert(named);
-            assert_eq!(recorded, Recorded::Moved(known.id));
-            assert_eq!(matches!(outcome, Some(Outcome::Failed(_))), receipt == Receipt::Failed);
-            assert!(outcome.is_some());
-            if receipt == Receipt::Failed {
-                self.free_key(message);
-            }
-        } else if known.status.may_become(status) {
-            assert_eq!((recorded, outcome), (Recorded::Moved(known.id), None));
-            let corrects = matches!(known.status, Status::DeadLetter | Status::Failed);
-            known.acks += usize::from(corrects || receipt == Receipt::Failed);
-            known.status = status;
-            known.provider_id.get_or_insert(named);
-        } else {
-            assert_eq!((recorded, outcome), (Recorded::Unchanged(known.id), None));
-        }
-    }
-
-    pub fn withdraw(&mut self, message: Index) {
-        let Some(message) = self.picked(message) else { return };
-        let id = self.messages[message].id;
-        let withdrawn = self.scratch.write(|tx| accept::withdraw(tx, id, self.now)).unwrap();
-        let known = &mut self.messages[message];
-        let may = matches!(known.stand, Stand::Waiting | Stand::Deferred(_));
-        assert_eq!(withdrawn, may, "{known:?}");
-        if withdrawn {
-            known.end(Status::Cancelled);
-            self.free_key(message);
-        }
-    }
-
-    pub fn pass(&mut self, time: Duration) {
-        self.now = self.now + time;
-        self.high = self.high.max(self.now);
-    }
-
-    pub fn step_back(&mut self, time: Duration) {
-        self.now = self.now - time;
-    }
-
-    pub fn restart(&mut self) {
-        self.run += 1;
-    }
-
-    /// What `retry` does every second.
-    pub fn sweep(&mut self) {
-        let (now, run) = (self.now, self.run);
-        let found = self.scratch.write(|tx| dispatch::overdue(tx, now, run, LEASE_TIMEOUT, 200)).unwrap();
-        let named: BTreeSet<_> = found.iter().map(|(lease, held)| (lease.id, *held)).collect();
-        let mut expected = BTreeSet::new();
-        for known in &self.messages {
-            match known.stand {
-                Stand::Flying { held_until: Some(until), .. } if until <= now => {
-                    expected.insert((known.id, true));
-                }
-                Stand::Flying { held_until: None, run: of, at, .. }
-                    if of != run || at + LEASE_TIMEOUT <= now =>
-                {
-                    expected.insert((known.id, false));
-                }
-                _ => {}
-            }
-        }
-        assert_eq!(named, expected, "what nobody will settle");
-        for (lease, held) in found {
-            let resend = lease.on_ambiguous == AmbiguousPolicy::Resend && lease.mode == Mode::Async;
-            let verdict = match (held, resend) {
-                (false, _) => Verdict::Hold { wait: HOLD },
-                (true, true) => Verdict::Retry { after: Duration::ZERO, counted: true },
-                (true, false) => Verdict::Bury(BuryReason::Ambiguous),
-            };
-            self.judge_lease(&lease, verdict);
-        }
-    }
-
-    pub fn upkeep(&mut self, keep: Duration) {
-        self.upkeep_with(self.now - keep, Timestamp(0));
-    }
-
-    fn upkeep_with(&mut self, ledger_before: Timestamp, events_before: Timestamp) {
-        let now = self.now;
-        let mut from = None;
-        loop {
-            let page = Upkeep { now, ledger_before, events_before, from };
-            from = self.scratch.write(|tx| upkeep::page(tx, &page)).unwrap();
-            if from.is_none() {
-                break;
-            }
-        }
-        for known in &mut self.messages {
-            if !known.is_open() && known.id.accepted_at() < ledger_before {
-                (known.forgotten, known.provider_id) = (true, None);
-            }
-        }
-        self.keys.retain(|_, &mut (.., expires)| expires >= now);
-    }
-
-    pub fn purge(&mut self, instance: usize) {
-        while self.scratch.write(|tx| upkeep::purge(tx, number(instance))).unwrap() {}
-        self.purged[instance] = true;
-        for known in self.messages.iter_mut().filter(|known| known.instance == instance) {
-            (known.stand, known.provider_id) = (Stand::Over, None);
-        }
-        self.keys.retain(|&(owner, _), _| owner != instance);
-    }
-
     /// Time passes, everything is sent: every message comes to an end.
     pub fn drain(&mut self) {
         for _ in 0..100 {
@@ -553,7 +334,7 @@ impl<'a> World<'a> {
             for instance in 0..2 {
                 let before = self.leases.len();
                 self.lease(instance, 50);
-                for lease in self.leases[before..].to_vec() {
+                for lease in self.leases.split_off(before) {
                     self.sent_lease(&lease);
                 }
             }

@@ -1,0 +1,261 @@
+//! The model's moves that end attempts and messages.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use proptest::sample::Index;
+
+use crate::domain::{
+    AmbiguousPolicy, BuryReason, Failure, Mode, ProviderMessageId, Receipt, Status, Timestamp, Verdict,
+};
+use crate::queue::tests::world::{Stand, World, number};
+use crate::queue::upkeep::Upkeep;
+use crate::queue::{Lease, Outcome, ReceiptReport, Recorded, accept, dispatch, receipts, settle, upkeep};
+
+/// How long an attempt may stay unsettled, and an unknown outcome held.
+const LEASE_TIMEOUT: Duration = Duration::from_secs(90);
+const HOLD: Duration = Duration::from_secs(120);
+
+fn provider_id(message: usize, other: bool) -> ProviderMessageId {
+    format!("wamid.{}{message}", if other { "other." } else { "" }).parse().unwrap()
+}
+
+impl World<'_> {
+    /// The message of a lease, if the lease is still its live one.
+    fn live(&self, lease: &Lease) -> Option<usize> {
+        let message = self.place(lease.id);
+        match self.messages[message].stand {
+            Stand::Flying { attempt, at, .. } if (attempt, at) == (lease.attempt, lease.leased_at) => {
+                Some(message)
+            }
+            _ => None,
+        }
+    }
+
+    fn picked_lease(&self, index: Index) -> Option<Lease> {
+        // The last ones more often: they are the live ones.
+        let from = self.leases.len().saturating_sub(6);
+        let recent = &self.leases[from..];
+        (!recent.is_empty()).then(|| recent[index.index(recent.len())].clone())
+    }
+
+    pub fn sent(&mut self, lease: Index) {
+        if let Some(lease) = self.picked_lease(lease) {
+            self.sent_lease(&lease);
+        }
+    }
+
+    pub fn sent_lease(&mut self, lease: &Lease) {
+        let id = provider_id(self.place(lease.id), false);
+        let outcome = self.scratch.write(|tx| settle::sent(tx, lease, &id, self.now)).unwrap();
+        let Some(message) = self.live(lease) else {
+            assert_eq!(outcome, None, "a lease that is over moved something");
+            return;
+        };
+        assert_eq!(outcome, Some(Outcome::Sent(id.clone())));
+        let known = &mut self.messages[message];
+        known.attempted(lease.attempt);
+        known.provider_id.get_or_insert(id);
+        known.acks += 1;
+        known.end(Status::Sent);
+    }
+
+    pub fn postpone(&mut self, lease: Index, delay: Duration) {
+        let Some(lease) = self.picked_lease(lease) else { return };
+        let until = self.now + delay;
+        self.scratch.write(|tx| settle::postpone(tx, &lease, until, self.now)).unwrap();
+        if let Some(message) = self.live(&lease) {
+            self.messages[message].waits(until);
+        }
+    }
+
+    pub fn judge(&mut self, lease: Index, verdict: Verdict) {
+        if let Some(lease) = self.picked_lease(lease) {
+            self.judge_lease(&lease, verdict);
+        }
+    }
+
+    fn judge_lease(&mut self, lease: &Lease, verdict: Verdict) {
+        let now = self.now;
+        let failure = Failure::transient("no").with_code(7);
+        let outcome = self.scratch.write(|tx| settle::judged(tx, lease, verdict, &failure, now)).unwrap();
+        let Some(message) = self.live(lease) else {
+            assert_eq!(outcome, None, "a lease that is over moved something");
+            return;
+        };
+        let known = &mut self.messages[message];
+        known.attempted(lease.attempt);
+        let expected = match verdict {
+            Verdict::Retry { after, counted } => {
+                known.failures += u32::from(counted);
+                known.waits(now + after);
+                None
+            }
+            Verdict::Defer { after } => {
+                if known.status == Status::Ambiguous {
+                    known.step(Status::Queued);
+                }
+                known.stand = Stand::Deferred(now + after);
+                known.step(Status::Deferred);
+                None
+            }
+            Verdict::Hold { wait } => {
+                if let Stand::Flying { held_until, .. } = &mut known.stand {
+                    *held_until = Some(now + wait);
+                }
+                known.step(Status::Ambiguous);
+                Some(Outcome::Unknown)
+            }
+            Verdict::Bury(reason) => {
+                known.end(Status::DeadLetter);
+                known.acks += 1;
+                let unknown = reason == BuryReason::Ambiguous;
+                Some(if unknown { Outcome::Unknown } else { Outcome::Failed(failure) })
+            }
+            Verdict::Fail => {
+                known.end(Status::Failed);
+                known.acks += 1;
+                self.free_key(message);
+                Some(Outcome::Failed(failure))
+            }
+        };
+        assert_eq!(outcome, expected);
+    }
+
+    pub fn report(&mut self, message: Index, receipt: Receipt, with_our_id: bool, other_id: bool) {
+        let Some(message) = self.picked(message) else { return };
+        if self.purged[self.messages[message].instance] {
+            return;
+        }
+        let known = &mut self.messages[message];
+        let named = provider_id(message, other_id);
+        let report = ReceiptReport {
+            instance: number(known.instance),
+            id: with_our_id.then_some(known.id),
+            provider_id: named.clone(),
+            receipt,
+            at: self.now,
+            failure: None,
+        };
+        let (recorded, outcome) = self.scratch.write(|tx| receipts::record(tx, &report, self.now)).unwrap();
+        let found = with_our_id || known.provider_id.as_ref() == Some(&named);
+        if !found || known.forgotten {
+            assert_eq!((recorded, outcome), (Recorded::Unknown, None));
+            return;
+        }
+        let status = Status::from(receipt);
+        if known.is_open() {
+            if let Stand::Flying { attempt, .. } = known.stand {
+                known.attempted(attempt);
+            } else {
+                known.step(Status::Queued);
+                known.step(Status::Sending);
+            }
+            known.end(status);
+            known.acks += 1;
+            known.provider_id.get_or_insert(named);
+            assert_eq!(recorded, Recorded::Moved(known.id));
+            assert_eq!(matches!(outcome, Some(Outcome::Failed(_))), receipt == Receipt::Failed);
+            assert!(outcome.is_some());
+            if receipt == Receipt::Failed {
+                self.free_key(message);
+            }
+        } else if known.status.may_become(status) {
+            assert_eq!((recorded, outcome), (Recorded::Moved(known.id), None));
+            let corrects = matches!(known.status, Status::DeadLetter | Status::Failed);
+            known.acks += usize::from(corrects || receipt == Receipt::Failed);
+            known.step(status);
+            known.provider_id.get_or_insert(named);
+        } else {
+            assert_eq!((recorded, outcome), (Recorded::Unchanged(known.id), None));
+        }
+    }
+
+    pub fn withdraw(&mut self, message: Index) {
+        let Some(message) = self.picked(message) else { return };
+        let id = self.messages[message].id;
+        let withdrawn = self.scratch.write(|tx| accept::withdraw(tx, id, self.now)).unwrap();
+        let known = &mut self.messages[message];
+        let may = matches!(known.stand, Stand::Waiting | Stand::Deferred(_));
+        assert_eq!(withdrawn, may, "{known:?}");
+        if withdrawn {
+            known.end(Status::Cancelled);
+            self.free_key(message);
+        }
+    }
+
+    pub fn pass(&mut self, time: Duration) {
+        self.now = self.now + time;
+        self.high = self.high.max(self.now);
+    }
+
+    pub fn step_back(&mut self, time: Duration) {
+        self.now = self.now - time;
+    }
+
+    pub fn restart(&mut self) {
+        self.run += 1;
+    }
+
+    /// What `retry` does every second.
+    pub fn sweep(&mut self) {
+        let (now, run) = (self.now, self.run);
+        let found = self.scratch.write(|tx| dispatch::overdue(tx, now, run, LEASE_TIMEOUT, 200)).unwrap();
+        let named: BTreeSet<_> = found.iter().map(|(lease, held)| (lease.id, *held)).collect();
+        let mut expected = BTreeSet::new();
+        for known in &self.messages {
+            match known.stand {
+                Stand::Flying { held_until: Some(until), .. } if until <= now => {
+                    expected.insert((known.id, true));
+                }
+                Stand::Flying { held_until: None, run: of, at, .. }
+                    if of != run || at + LEASE_TIMEOUT <= now =>
+                {
+                    expected.insert((known.id, false));
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(named, expected, "what nobody will settle");
+        for (lease, held) in found {
+            let resend = lease.on_ambiguous == AmbiguousPolicy::Resend && lease.mode == Mode::Async;
+            let verdict = match (held, resend) {
+                (false, _) => Verdict::Hold { wait: HOLD },
+                (true, true) => Verdict::Retry { after: Duration::ZERO, counted: true },
+                (true, false) => Verdict::Bury(BuryReason::Ambiguous),
+            };
+            self.judge_lease(&lease, verdict);
+        }
+    }
+
+    pub fn upkeep(&mut self, keep: Duration) {
+        self.upkeep_with(self.now - keep, Timestamp(0));
+    }
+
+    pub fn upkeep_with(&mut self, ledger_before: Timestamp, events_before: Timestamp) {
+        let now = self.now;
+        let mut from = None;
+        loop {
+            let page = Upkeep { now, ledger_before, events_before, from };
+            from = self.scratch.write(|tx| upkeep::page(tx, &page)).unwrap();
+            if from.is_none() {
+                break;
+            }
+        }
+        for known in &mut self.messages {
+            if !known.is_open() && known.id.accepted_at() < ledger_before {
+                (known.forgotten, known.provider_id) = (true, None);
+            }
+        }
+        self.keys.retain(|_, &mut (.., expires)| expires >= now);
+    }
+
+    pub fn purge(&mut self, instance: usize) {
+        while self.scratch.write(|tx| upkeep::purge(tx, number(instance))).unwrap() {}
+        self.purged[instance] = true;
+        for known in self.messages.iter_mut().filter(|known| known.instance == instance) {
+            (known.stand, known.provider_id) = (Stand::Over, None);
+        }
+        self.keys.retain(|&(owner, _), _| owner != instance);
+    }
+}
