@@ -10,6 +10,7 @@
 //! What an attempt means for the event is decided in `verdict`, a pure function.
 
 mod actor;
+mod changes;
 mod delivery;
 mod endpoint;
 mod handle;

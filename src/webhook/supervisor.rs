@@ -5,22 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
-use serde_json::json;
 use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::domain::{InstanceId, InstanceNumber};
 use crate::egress::Egress;
-use crate::events::{self, Event};
 use crate::metrics::Metrics;
-use crate::store::{Store, Tx};
+use crate::store::Store;
 use crate::supervision::{RestartPolicy, Slot};
 
 use super::actor::{self, EndpointActor};
 use super::delivery::Courier;
-use super::endpoint::{
-    Disabled, Endpoint, EndpointConfig, EndpointId, EndpointUpdate, EndpointView, Known, Scope,
-};
+use super::endpoint::{Endpoint, EndpointConfig, EndpointId, EndpointUpdate, EndpointView, Known, Scope};
 use super::health::Health;
 use super::storage;
 use super::verdict::Trouble;
@@ -86,7 +82,7 @@ pub struct WebhookDispatcher;
 
 #[derive(Clone)]
 pub struct Arguments {
-    shared: Shared,
+    pub(super) shared: Shared,
     publish: Arc<watch::Sender<Arc<Directory>>>,
 }
 
@@ -110,15 +106,15 @@ impl Arguments {
 }
 
 pub struct State {
-    arguments: Arguments,
-    endpoints: HashMap<EndpointId, Entry>,
+    pub(super) arguments: Arguments,
+    pub(super) endpoints: HashMap<EndpointId, Entry>,
     /// Grows with every actor that is started or stopped; tells an incarnation from those before it.
     incarnations: u64,
     draining: bool,
 }
 
-struct Entry {
-    known: Arc<Known>,
+pub(super) struct Entry {
+    pub known: Arc<Known>,
     child: Option<Child>,
     patience: RestartPolicy,
     incarnation: u64,
@@ -207,14 +203,14 @@ async fn sweep(store: Store) {
     }
 }
 
-async fn purge(store: &Store, id: EndpointId, instance: Option<InstanceNumber>) {
+pub(super) async fn purge(store: &Store, id: EndpointId, instance: Option<InstanceNumber>) {
     if let Err(error) = storage::purge(store, id, instance).await {
         tracing::warn!(endpoint = %id, %error, "what a webhook endpoint left behind is deleted on the next start");
     }
 }
 
 impl State {
-    fn entry(&self, id: EndpointId) -> Result<&Entry, Error> {
+    pub(super) fn entry(&self, id: EndpointId) -> Result<&Entry, Error> {
         self.endpoints.get(&id).ok_or(Error::Unknown(id))
     }
 
@@ -222,13 +218,13 @@ impl State {
         self.endpoints.get(&id).is_some_and(|entry| entry.incarnation == incarnation)
     }
 
-    fn publish(&self) {
+    pub(super) fn publish(&self) {
         let directory = self.endpoints.iter().map(|(id, entry)| (*id, entry.known.clone())).collect();
         self.arguments.publish.send_replace(Arc::new(directory));
     }
 
     /// Makes an endpoint known, or known anew, without starting anything.
-    fn adopt(&mut self, id: EndpointId, endpoint: Endpoint) -> Result<(), Error> {
+    pub(super) fn adopt(&mut self, id: EndpointId, endpoint: Endpoint) -> Result<(), Error> {
         match self.endpoints.get_mut(&id) {
             Some(entry) => entry.known = Arc::new(Known::new(id, endpoint, entry.known.health.clone())?),
             None => {
@@ -241,173 +237,7 @@ impl State {
         Ok(())
     }
 
-    async fn set_primary(
-        &mut self,
-        me: &ActorRef<Msg>,
-        instance: InstanceNumber,
-        config: EndpointConfig,
-    ) -> Result<EndpointView, Error> {
-        let scope = Scope::Instance(instance);
-        let is_primary = |known: &Known| known.endpoint.primary && known.endpoint.scope == scope;
-        let present = self.endpoints.values().find(|entry| is_primary(&entry.known));
-        match present.map(|entry| entry.known.id) {
-            None => self.create(me, scope, true, config).await,
-            Some(id) => {
-                let EndpointConfig { url, secret, events, enabled } = config;
-                let update = EndpointUpdate {
-                    url: Some(url),
-                    secret: Some(secret),
-                    events: Some(events),
-                    enabled: Some(enabled),
-                };
-                self.update(me, id, update).await
-            }
-        }
-    }
-
-    async fn create(
-        &mut self,
-        me: &ActorRef<Msg>,
-        scope: Scope,
-        primary: bool,
-        config: EndpointConfig,
-    ) -> Result<EndpointView, Error> {
-        let limit = self.arguments.shared.options.max_endpoints;
-        let alike = self.endpoints.values().filter(|entry| entry.known.endpoint.scope == scope).count();
-        if alike >= limit {
-            return Err(Error::TooMany { limit });
-        }
-        let (id, shared) = (EndpointId::random(), self.arguments.shared.clone());
-        let endpoint = Endpoint::new(scope, primary, config, shared.clock.now());
-        let instances = match scope {
-            Scope::Instance(instance) => vec![instance],
-            Scope::All => shared.instances.borrow().iter().map(|(instance, _)| *instance).collect(),
-        };
-        let record = endpoint.clone();
-        let write = move |tx: &mut Tx| {
-            storage::put_endpoint(tx, id, &record)?;
-            for instance in instances {
-                // What is appended meanwhile is told.
-                let tail = events::last_sequence(&shared.store, instance)?;
-                storage::place(tx, id, instance, tail)?;
-            }
-            Ok(())
-        };
-        self.arguments.shared.store.write(write).await?;
-        self.adopt(id, endpoint)?;
-        self.start(me, id).await;
-        self.publish();
-        tracing::info!(endpoint = %id, ?scope, "webhook endpoint created");
-        Ok(self.entry(id)?.known.view())
-    }
-
-    /// Changes an endpoint. It keeps its place in the logs, and forgets what it failed at before.
-    async fn update(
-        &mut self,
-        me: &ActorRef<Msg>,
-        id: EndpointId,
-        update: EndpointUpdate,
-    ) -> Result<EndpointView, Error> {
-        let entry = self.entry(id)?;
-        let endpoint = entry.known.endpoint.updated(update, self.arguments.shared.clock.now());
-        let record = endpoint.clone();
-        let write = move |tx: &mut Tx| {
-            storage::put_endpoint(tx, id, &record)?;
-            storage::refresh(tx, id)
-        };
-        self.arguments.shared.store.write(write).await?;
-        self.adopt(id, endpoint)?;
-        self.restart(me, id, "its endpoint changed").await;
-        self.publish();
-        Ok(self.entry(id)?.known.view())
-    }
-
-    async fn delete(&mut self, id: EndpointId) -> Result<(), Error> {
-        self.entry(id)?;
-        self.arguments.shared.store.write(move |tx| storage::delete_endpoint(tx, id)).await?;
-        self.leave(id);
-        Ok(())
-    }
-
-    /// Ends an endpoint whose record is gone; the rest goes in its own time.
-    fn leave(&mut self, id: EndpointId) {
-        self.stop(id, "its endpoint is deleted");
-        self.endpoints.remove(&id);
-        self.publish();
-        let store = self.arguments.shared.store.clone();
-        tokio::spawn(async move { purge(&store, id, None).await });
-        tracing::info!(endpoint = %id, "webhook endpoint deleted");
-    }
-
-    async fn rewind(
-        &mut self,
-        me: &ActorRef<Msg>,
-        id: EndpointId,
-        places: Vec<(InstanceNumber, u64)>,
-    ) -> Result<(), Error> {
-        self.entry(id)?;
-        let write = move |tx: &mut Tx| {
-            places.iter().try_for_each(|&(instance, sequence)| storage::place(tx, id, instance, sequence))
-        };
-        self.arguments.shared.store.write(write).await?;
-        self.restart(me, id, "its cursor was moved").await;
-        Ok(())
-    }
-
-    async fn forget(&mut self, instance: InstanceNumber) -> Result<(), Error> {
-        let of_scope = |scope: Scope| {
-            let fits = move |known: &Known| known.endpoint.scope == scope;
-            let found = self.endpoints.values().filter(|entry| fits(&entry.known));
-            found.map(|entry| entry.known.id).collect::<Vec<_>>()
-        };
-        let (own, of_all) = (of_scope(Scope::Instance(instance)), of_scope(Scope::All));
-        let gone = own.clone();
-        let delete = move |tx: &mut Tx| gone.iter().try_for_each(|&id| storage::delete_endpoint(tx, id));
-        self.arguments.shared.store.write(delete).await?;
-        own.into_iter().for_each(|id| self.leave(id));
-        let store = self.arguments.shared.store.clone();
-        tokio::spawn(async move {
-            for id in of_all {
-                purge(&store, id, Some(instance)).await;
-            }
-        });
-        Ok(())
-    }
-
-    /// Disables an endpoint and announces it, in one commit, in the log of the instance whose event it would not
-    /// take.
-    async fn disable(
-        &mut self,
-        id: EndpointId,
-        instance: InstanceNumber,
-        trouble: Trouble,
-    ) -> Result<(), Error> {
-        let now = self.arguments.shared.clock.now();
-        let mut endpoint = self.entry(id)?.known.endpoint.clone();
-        let data = json!({
-            "endpoint_id": id.to_string(),
-            "host": endpoint.url.host_str(),
-            "reason": trouble.error,
-            "failing_since": trouble.since.seconds(),
-            "attempts": trouble.attempts,
-        });
-        let event = Event { kind: "webhook_disabled".to_owned(), at: now, data };
-        tracing::error!(endpoint = %id, cause = trouble.error, attempts = trouble.attempts,
-            "a webhook endpoint took nothing for too long and is disabled; its events are kept");
-        endpoint.disabled = Some(Disabled { at: now, reason: trouble.error });
-        let record = endpoint.clone();
-        let write = move |tx: &mut Tx| {
-            storage::put_endpoint(tx, id, &record)?;
-            events::append(tx, instance, &event)
-        };
-        self.arguments.shared.store.write(write).await?;
-        self.adopt(id, endpoint)?;
-        self.stop(id, "its endpoint is disabled");
-        self.publish();
-        Ok(())
-    }
-
-    async fn restart(&mut self, me: &ActorRef<Msg>, id: EndpointId, reason: &str) {
+    pub(super) async fn restart(&mut self, me: &ActorRef<Msg>, id: EndpointId, reason: &str) {
         self.stop(id, reason);
         if let Some(entry) = self.endpoints.get_mut(&id) {
             entry.patience.reset();
@@ -417,7 +247,7 @@ impl State {
     }
 
     /// Starts an endpoint's actor, if it should have one.
-    async fn start(&mut self, me: &ActorRef<Msg>, id: EndpointId) {
+    pub(super) async fn start(&mut self, me: &ActorRef<Msg>, id: EndpointId) {
         self.incarnations += 1;
         let incarnation = self.incarnations;
         let Some(entry) = self.endpoints.get_mut(&id) else { return };
@@ -441,7 +271,7 @@ impl State {
     }
 
     /// Ends an endpoint's actor on purpose: its end is no crash.
-    fn stop(&mut self, id: EndpointId, reason: &str) {
+    pub(super) fn stop(&mut self, id: EndpointId, reason: &str) {
         self.incarnations += 1;
         if let Some(entry) = self.endpoints.get_mut(&id) {
             entry.incarnation = self.incarnations;
