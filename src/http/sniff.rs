@@ -60,10 +60,13 @@ fn office(file_name: Option<&str>, extensions: [&str; 3], types: [&'static str; 
 mod tests {
     use super::*;
 
+    /// First bytes, what they were sent as, under which name, and what they are.
+    type Case<'a> = (&'a [u8], MediaKind, Option<&'a str>, Option<&'a str>);
+
     #[test]
     fn files_are_known_by_their_first_bytes() {
         use MediaKind::*;
-        let cases: &[(&[u8], MediaKind, Option<&str>, Option<&str>)] = &[
+        let cases: &[Case<'_>] = &[
             (b"\xFF\xD8\xFF\xE0rest", Image, None, Some("image/jpeg")),
             (b"\x89PNG\r\n\x1a\n", Image, None, Some("image/png")),
             (b"RIFF\0\0\0\0WEBPVP8 ", Sticker, None, Some("image/webp")),

@@ -10,4 +10,6 @@
 mod support;
 
 mod front;
+mod crash;
+mod delivery;
 mod messages;

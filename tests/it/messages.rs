@@ -35,5 +35,5 @@ async fn a_queued_send_answers_at_once_and_is_found_by_every_id() {
     }
     let arrived = world.arrived().await;
     assert_eq!(arrived.len(), 1);
-    assert_eq!(arrived[0]["to"], "+573001234567");
+    assert_eq!(arrived[0]["body"]["to"], "+573001234567");
 }

@@ -1,0 +1,169 @@
+//! The real binary, killed with `kill -9` in the middle of its work, again and again.
+//!
+//! What must hold afterwards: every message that was accepted either arrived at WhatsApp, or the node says of it that
+//! it does not know. Nothing arrived twice.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use relevo::domain::Secret;
+use relevo::sandbox;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::{APP_SECRET, KEY, SandboxRunning, eventually};
+
+/// Kills in one test. Each is at another moment of the load.
+const ROUNDS: u64 = 5;
+
+/// Messages that are sent concurrently all the time.
+const SENDERS: usize = 16;
+
+struct Process {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Process {
+    fn start(address: SocketAddr, data: &std::path::Path) -> Self {
+        let child = Command::new(env!("CARGO_BIN_EXE_relevo"))
+            .arg("serve")
+            .env_clear()
+            .env("RELEVO_HTTP__LISTEN", address.to_string())
+            .env("RELEVO_DATA_DIR", data)
+            .env("RELEVO_AUTH__API_KEY", KEY)
+            .env("RELEVO_EGRESS__ALLOW_PRIVATE", "true")
+            .env("RELEVO_RETRY__TRANSACTIONAL__AMBIGUOUS_WAIT", "2s")
+            .env("RELEVO_LOG__LEVEL", "error")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { child, address }
+    }
+
+    /// SIGKILL: no drain, no last words.
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// Asks until the node answers: it is killed under the asker's hands.
+async fn ask(client: &reqwest::Client, address: SocketAddr, method: Method, path: &str, body: Option<Value>) -> Value {
+    eventually(path, async || {
+        let request = client.request(method.clone(), format!("http://{address}{path}")).header("X-API-Key", KEY);
+        let request = match &body {
+            Some(body) => request.json(body),
+            None => request,
+        };
+        let answer = request.send().await.map_err(|error| error.to_string())?;
+        answer.json::<Value>().await.map_err(|error| error.to_string())
+    })
+    .await
+}
+
+/// Sends until told to stop; remembers what was accepted.
+async fn send_all_the_time(address: SocketAddr, next: Arc<AtomicU64>, stop: tokio::sync::watch::Receiver<bool>) -> Vec<String> {
+    let client = reqwest::Client::new();
+    let mut accepted = Vec::new();
+    while !*stop.borrow() {
+        let n = next.fetch_add(1, Ordering::Relaxed);
+        // A few recipients get many messages, most get one: lanes of every length.
+        let phone = if n.is_multiple_of(4) { 573_000_000_000 + n % 8 } else { 573_100_000_000 + n };
+        let request = client
+            .post(format!("http://{address}/instances/shop/messages/text"))
+            .header("X-API-Key", KEY)
+            .header("X-Async", "true")
+            .json(&json!({ "phone": phone.to_string(), "message": format!("{n}") }));
+        match request.send().await {
+            Ok(answer) if answer.status() == 202 => {
+                // An answer that breaks off was not given.
+                if let Ok(body) = answer.json::<Value>().await {
+                    accepted.push(body["message_id"].as_str().unwrap().to_owned());
+                }
+            }
+            // The node is down: wait for a moment, as a client does.
+            _ => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+    accepted
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_again_and_again_it_loses_nothing_and_doubles_nothing() {
+    let data = tempfile::tempdir().unwrap();
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let sandbox = SandboxRunning::start(sandbox::Options {
+        app_secret: Some(Secret::new(APP_SECRET)),
+        webhook_url: Some(format!("http://{address}/webhook").parse().unwrap()),
+        delivered_after: Duration::from_millis(5),
+        read_after: Duration::from_millis(10),
+        webhook_attempts: 30,
+        ..sandbox::Options::default()
+    })
+    .await;
+    let client = reqwest::Client::new();
+    let mut node = Process::start(address, data.path());
+    let instance = json!({
+        "instance_id": "shop",
+        "rate_limit": { "per_second": 1000, "burst": 1000 },
+        "cloud_api": {
+            "phone_number_id": "100", "access_token": "token", "app_secret": APP_SECRET,
+            "base_url": format!("http://{}", sandbox.address),
+        }
+    });
+    ask(&client, address, Method::POST, "/instances", Some(instance)).await;
+
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let next = Arc::new(AtomicU64::new(0));
+    let senders: Vec<_> =
+        (0..SENDERS).map(|_| tokio::spawn(send_all_the_time(address, next.clone(), stopped.clone()))).collect();
+    for round in 0..ROUNDS {
+        // After so many more messages, not after a time: the machine's speed decides nothing.
+        let goal = next.load(Ordering::Relaxed) + 150 + 97 * round;
+        eventually("the load to go on", async || {
+            if next.load(Ordering::Relaxed) >= goal { Ok(()) } else { Err(goal) }
+        })
+        .await;
+        node.kill();
+        node = Process::start(address, data.path());
+        ask(&client, address, Method::GET, "/health", None).await;
+    }
+    stop.send(true).unwrap();
+    let mut accepted = HashSet::new();
+    for sender in senders {
+        accepted.extend(sender.await.unwrap());
+    }
+    assert!(accepted.len() > 300, "only {} messages were accepted", accepted.len());
+    eventually("the queue to be empty", async || {
+        let view = ask(&client, node.address, Method::GET, "/instances/shop", None).await;
+        if view["data"]["queue_depth"] == 0 { Ok(()) } else { Err(view) }
+    })
+    .await;
+
+    let journal = client.get(format!("http://{}/_sandbox/messages?limit=100000", sandbox.address));
+    let journal: Value = journal.send().await.unwrap().json().await.unwrap();
+    let arrived: Vec<&str> =
+        journal["messages"].as_array().unwrap().iter().filter_map(|m| m["biz_opaque_callback_data"].as_str()).collect();
+    let distinct: HashSet<&str> = arrived.iter().copied().collect();
+    assert_eq!(arrived.len(), distinct.len(), "a message arrived twice");
+    let (mut lost, mut ambiguous) = (Vec::new(), 0);
+    for id in &accepted {
+        let view = ask(&client, address, Method::GET, &format!("/instances/shop/messages/{id}"), None).await;
+        let (status, reason) = (view["data"]["status"].as_str(), view["data"]["reason"].as_str());
+        match (status, reason) {
+            (Some("sent" | "delivered" | "read"), _) if distinct.contains(id.as_str()) => {}
+            (Some("dead_letter"), Some("ambiguous")) => ambiguous += 1,
+            _ => lost.push(view.to_string()),
+        }
+    }
+    assert!(lost.is_empty(), "{} of {} lost: {lost:#?}", lost.len(), accepted.len());
+    // At most what was in flight at each kill: the instance's workers.
+    assert!(ambiguous <= 10 * ROUNDS, "{ambiguous} of {} are ambiguous", accepted.len());
+    node.kill();
+}
