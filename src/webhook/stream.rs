@@ -116,7 +116,11 @@ impl Work {
         let (store, instance, after) = (self.turn.store.clone(), self.turn.instance, self.cursor.sequence);
         let read = tokio::task::spawn_blocking(move || {
             let tail = events::last_sequence(&store, instance)?;
-            Ok((tail, events::read(&store, instance, after, PAGE)?))
+            let mut page = events::read(&store, instance, after, PAGE)?;
+            // Retention may have deleted from under the reader's feet: what follows a hole is read again.
+            let adjoin = |pair: &&[Envelope]| matches!(pair, [one, two] if one.sequence + 1 == two.sequence);
+            page.truncate(page.windows(2).take_while(adjoin).count() + 1);
+            Ok((tail, page))
         });
         read.await.unwrap_or(Err(Error::Panicked))
     }
