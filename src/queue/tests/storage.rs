@@ -29,6 +29,7 @@ fn to(recipient: usize, class: Class) -> Submission {
         mode: Mode::Async,
         idempotency: None,
         expires_at: None,
+        send_at: None,
         on_ambiguous: AmbiguousPolicy::Hold,
     }
 }
