@@ -202,9 +202,11 @@ impl World<'_> {
     }
 
     pub fn redrive(&mut self, message: Index) {
-        let Some(message) = self.picked(message) else { return };
-        let (now, joined) = (self.now, self.stamp());
-        let is_kept = self.is_dead_letter(message);
+        // A dead letter, if there is one.
+        let dead: Vec<_> = (0..self.messages.len()).filter(|&place| self.is_dead_letter(place)).collect();
+        let picked = if dead.is_empty() { self.picked(message) } else { Some(*message.get(&dead)) };
+        let Some(message) = picked else { return };
+        let (now, joined, is_kept) = (self.now, self.stamp(), !dead.is_empty());
         let known = &mut self.messages[message];
         let ids = [known.id, known.id];
         let redriven = self.scratch.write(|tx| dead::redrive(tx, &ids, now)).unwrap();
