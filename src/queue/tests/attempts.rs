@@ -10,7 +10,9 @@ use crate::domain::{
 };
 use crate::queue::tests::world::{Stand, World, number};
 use crate::queue::upkeep::Upkeep;
-use crate::queue::{Lease, Outcome, ReceiptReport, Recorded, accept, dispatch, receipts, settle, upkeep};
+use crate::queue::{
+    Lease, Outcome, ReceiptReport, Recorded, accept, dead, dispatch, later, receipts, settle, upkeep,
+};
 
 /// How long an attempt may stay unsettled, and an unknown outcome held.
 const LEASE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -46,26 +48,26 @@ impl World<'_> {
     }
 
     pub fn sent_lease(&mut self, lease: &Lease) {
-        let id = provider_id(self.place(lease.id), false);
-        let outcome = self.scratch.write(|tx| settle::sent(tx, lease, &id, self.now)).unwrap();
+        let (id, now) = (provider_id(self.place(lease.id), false), self.now);
+        let outcome = self.scratch.write(|tx| settle::sent(tx, lease, &id, now)).unwrap();
         let Some(message) = self.live(lease) else {
             assert_eq!(outcome, None, "a lease that is over moved something");
             return;
         };
         assert_eq!(outcome, Some(Outcome::Sent(id.clone())));
         let known = &mut self.messages[message];
-        known.attempted(lease.attempt);
+        known.attempted(lease.attempt, now);
         known.provider_id.get_or_insert(id);
         known.acks += 1;
-        known.end(Status::Sent);
+        known.end(Status::Sent, now);
     }
 
     pub fn postpone(&mut self, lease: Index, delay: Duration) {
         let Some(lease) = self.picked_lease(lease) else { return };
-        let until = self.now + delay;
-        self.scratch.write(|tx| settle::postpone(tx, &lease, until, self.now)).unwrap();
+        let (now, until) = (self.now, self.now + delay);
+        self.scratch.write(|tx| settle::postpone(tx, &lease, until, now)).unwrap();
         if let Some(message) = self.live(&lease) {
-            self.messages[message].waits(until);
+            self.messages[message].waits(until, now);
         }
     }
 
@@ -84,36 +86,36 @@ impl World<'_> {
             return;
         };
         let known = &mut self.messages[message];
-        known.attempted(lease.attempt);
+        known.attempted(lease.attempt, now);
         let expected = match verdict {
             Verdict::Retry { after, counted } => {
                 known.failures += u32::from(counted);
-                known.waits(now + after);
+                known.waits(now + after, now);
                 None
             }
             Verdict::Defer { after } => {
                 if known.status == Status::Ambiguous {
-                    known.step(Status::Queued);
+                    known.step(Status::Queued, now);
                 }
                 known.stand = Stand::Deferred(now + after);
-                known.step(Status::Deferred);
+                known.step(Status::Deferred, now);
                 None
             }
             Verdict::Hold { wait } => {
                 if let Stand::Flying { held_until, .. } = &mut known.stand {
                     *held_until = Some(now + wait);
                 }
-                known.step(Status::Ambiguous);
+                known.step(Status::Ambiguous, now);
                 Some(Outcome::Unknown)
             }
             Verdict::Bury(reason) => {
-                known.end(Status::DeadLetter);
+                known.end(Status::DeadLetter, now);
                 known.acks += 1;
                 let unknown = reason == BuryReason::Ambiguous;
                 Some(if unknown { Outcome::Unknown } else { Outcome::Failed(failure) })
             }
             Verdict::Fail => {
-                known.end(Status::Failed);
+                known.end(Status::Failed, now);
                 known.acks += 1;
                 self.free_key(message);
                 Some(Outcome::Failed(failure))
@@ -127,6 +129,7 @@ impl World<'_> {
         if self.purged[self.messages[message].instance] {
             return;
         }
+        let now = self.now;
         let known = &mut self.messages[message];
         let named = provider_id(message, other_id);
         let report = ReceiptReport {
@@ -134,10 +137,10 @@ impl World<'_> {
             id: with_our_id.then_some(known.id),
             provider_id: named.clone(),
             receipt,
-            at: self.now,
+            at: now,
             failure: None,
         };
-        let (recorded, outcome) = self.scratch.write(|tx| receipts::record(tx, &report, self.now)).unwrap();
+        let (recorded, outcome) = self.scratch.write(|tx| receipts::record(tx, &report, now)).unwrap();
         let found = with_our_id || known.provider_id.as_ref() == Some(&named);
         if !found || known.forgotten {
             assert_eq!((recorded, outcome), (Recorded::Unknown, None));
@@ -146,12 +149,12 @@ impl World<'_> {
         let status = Status::from(receipt);
         if known.is_open() {
             if let Stand::Flying { attempt, .. } = known.stand {
-                known.attempted(attempt);
+                known.attempted(attempt, now);
             } else {
-                known.step(Status::Queued);
-                known.step(Status::Sending);
+                known.step(Status::Queued, now);
+                known.step(Status::Sending, now);
             }
-            known.end(status);
+            known.end(status, now);
             known.acks += 1;
             known.provider_id.get_or_insert(named);
             assert_eq!(recorded, Recorded::Moved(known.id));
@@ -164,7 +167,7 @@ impl World<'_> {
             assert_eq!((recorded, outcome), (Recorded::Moved(known.id), None));
             let corrects = matches!(known.status, Status::DeadLetter | Status::Failed);
             known.acks += usize::from(corrects || receipt == Receipt::Failed);
-            known.step(status);
+            known.step(status, now);
             known.provider_id.get_or_insert(named);
         } else {
             assert_eq!((recorded, outcome), (Recorded::Unchanged(known.id), None));
@@ -173,15 +176,61 @@ impl World<'_> {
 
     pub fn withdraw(&mut self, message: Index) {
         let Some(message) = self.picked(message) else { return };
-        let id = self.messages[message].id;
-        let withdrawn = self.scratch.write(|tx| accept::withdraw(tx, id, self.now)).unwrap();
+        let (id, now) = (self.messages[message].id, self.now);
+        let withdrawn = self.scratch.write(|tx| accept::withdraw(tx, id, now)).unwrap();
         let known = &mut self.messages[message];
         let may = matches!(known.stand, Stand::Waiting | Stand::Deferred(_));
         assert_eq!(withdrawn, may, "{known:?}");
         if withdrawn {
-            known.end(Status::Cancelled);
+            known.end(Status::Cancelled, now);
             self.free_key(message);
         }
+    }
+
+    pub fn reschedule(&mut self, message: Index, delay: Duration) {
+        let Some(message) = self.picked(message) else { return };
+        let at = self.now + delay;
+        let known = &mut self.messages[message];
+        if self.purged[known.instance] {
+            return;
+        }
+        let moved = self.scratch.write(|tx| later::reschedule(tx, known.id, at)).unwrap();
+        assert_eq!(moved, known.status == Status::Scheduled);
+        if moved {
+            known.stand = Stand::Deferred(at);
+        }
+    }
+
+    pub fn redrive(&mut self, message: Index) {
+        // A dead letter, if there is one.
+        let dead: Vec<_> = (0..self.messages.len()).filter(|&place| self.is_dead_letter(place)).collect();
+        let picked = if dead.is_empty() { self.picked(message) } else { Some(*message.get(&dead)) };
+        let Some(message) = picked else { return };
+        let (now, joined, is_kept) = (self.now, self.stamp(), !dead.is_empty());
+        let known = &mut self.messages[message];
+        let ids = [known.id, known.id];
+        let redriven = self.scratch.write(|tx| dead::redrive(tx, &ids, now)).unwrap();
+        assert_eq!(redriven, usize::from(is_kept));
+        if is_kept {
+            known.waits(Timestamp(0), now);
+            (known.joined, known.rejoined) = (joined, true);
+            (known.mode, known.expires_at, known.failures) = (Mode::Async, None, 0);
+        }
+    }
+
+    pub fn discard(&mut self, message: Index) {
+        let Some(message) = self.picked(message) else { return };
+        let is_kept = self.is_dead_letter(message);
+        let known = &mut self.messages[message];
+        let discarded = self.scratch.write(|tx| dead::discard(tx, &[known.id])).unwrap();
+        assert_eq!(discarded, usize::from(is_kept));
+        known.discarded |= is_kept;
+    }
+
+    pub fn is_dead_letter(&self, message: usize) -> bool {
+        let known = &self.messages[message];
+        let gone = known.forgotten || known.discarded || self.purged[known.instance];
+        known.status == Status::DeadLetter && !gone
     }
 
     pub fn pass(&mut self, time: Duration) {
@@ -243,7 +292,7 @@ impl World<'_> {
             }
         }
         for known in &mut self.messages {
-            if !known.is_open() && known.id.accepted_at() < ledger_before {
+            if !known.is_open() && known.id.accepted_at().max(known.changed) < ledger_before {
                 (known.forgotten, known.provider_id) = (true, None);
             }
         }

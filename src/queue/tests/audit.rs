@@ -71,10 +71,11 @@ impl World<'_> {
             assert!(bytes.len() > 2);
         }
         let dead: BTreeSet<_> = records.of(Space::DeadLetter).iter().map(|(key, _)| id_at_end(key)).collect();
-        let expected = self.messages.iter().filter(|known| {
-            known.status == Status::DeadLetter && !known.forgotten && !self.purged[known.instance]
-        });
-        assert_eq!(dead, expected.map(|known| known.id).collect(), "dead letters");
+        let expected: BTreeSet<_> = (0..self.messages.len())
+            .filter(|&message| self.is_dead_letter(message))
+            .map(|message| self.messages[message].id)
+            .collect();
+        assert_eq!(dead, expected, "dead letters");
     }
 
     /// Every open message is in exactly one place, and every lane that may go on will be woken.
@@ -123,7 +124,7 @@ impl World<'_> {
         lanes: &Lanes,
         dues: &BTreeMap<MessageId, Timestamp>,
     ) {
-        let unread = !self.book(known.instance).has_read(known.id);
+        let unread = !known.scheduled && !self.book(known.instance).has_read(known.id);
         let flight = flights.iter().find(|(_, flight)| flight.id == known.id);
         let waits: Vec<_> = lanes
             .iter()
@@ -203,7 +204,10 @@ impl World<'_> {
             };
             assert!(!known.forgotten, "a row stayed: {known:?}");
             let mut status = Status::Queued;
-            for step in &row.history {
+            if known.scheduled {
+                status = Status::Scheduled;
+            }
+            for step in row.history.iter().skip(usize::from(known.scheduled)) {
                 assert!(status.may_become(step.status), "{status} -> {}: {known:?}", step.status);
                 status = step.status;
             }

@@ -10,8 +10,8 @@ use crate::domain::{
     AmbiguousPolicy, Class, Content, InstanceNumber, MessageId, MessageRef, Mode, OutboundMessage, Status,
     Timestamp,
 };
-use crate::queue::actor::Nudges;
-use crate::queue::{Arguments, Handle, Lease, MessageView, Msg, Options, QueueActor, Submission};
+use crate::metrics::Metrics;
+use crate::queue::{Arguments, Handle, Lease, MessageView, Msg, Nudges, Options, QueueActor, Submission};
 use crate::store::{Folder, Store};
 use crate::supervision::Slot;
 
@@ -39,7 +39,7 @@ impl Bench {
     pub fn open() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::open(dir.path()).unwrap();
-        let (store, _) = Store::open(&folder, &crate::store::Options::default()).unwrap();
+        let (store, _) = Store::open(&folder, &crate::store::Options::default(), Metrics::default()).unwrap();
         let (still, ended) = std::sync::mpsc::channel::<()>();
         tokio::task::spawn_blocking(move || ended.recv_timeout(REAL_LIMIT));
         let (slot, nudges) = (Slot::default(), Nudges::default());
@@ -63,6 +63,7 @@ impl Bench {
             options: self.options.clone(),
             run,
             nudges: self.nudges.clone(),
+            metrics: Metrics::default(),
         }
     }
 
@@ -147,6 +148,7 @@ pub(crate) fn message(recipient: usize) -> Submission {
         mode: Mode::Async,
         idempotency: None,
         expires_at: None,
+        send_at: None,
         on_ambiguous: AmbiguousPolicy::Hold,
     }
 }

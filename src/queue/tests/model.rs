@@ -24,6 +24,9 @@ enum Op {
     Judge(Index, Verdict),
     Report { message: Index, receipt: Receipt, with_our_id: bool, other_id: bool },
     Withdraw(Index),
+    Reschedule(Index, u64),
+    Redrive(Index),
+    Discard(Index),
     Pass(u64),
     StepBack(u64),
     Sweep,
@@ -51,19 +54,12 @@ fn verdict() -> impl Strategy<Value = Verdict> {
 fn request() -> impl Strategy<Value = Request> {
     let key = prop::option::weighted(0.4, (0..3u8, 0..2u8));
     let ttl = prop::option::weighted(0.25, prop_oneof![Just(1), Just(700), Just(30_000)]);
+    let later = prop::option::weighted(0.15, millis());
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), prop::bool::weighted(0.15));
-    (0..2usize, 0..3usize, flags, key, ttl).prop_map(
-        |(instance, to, (bulk, sync, resend, large), key, ttl)| Request {
-            instance,
-            to,
-            bulk,
-            sync,
-            resend,
-            large,
-            key,
-            ttl,
-        },
-    )
+    (0..2usize, 0..3usize, flags, key, ttl, later).prop_map(|(instance, to, flags, key, ttl, later)| {
+        let (bulk, sync, resend, large) = flags;
+        Request { instance, to, bulk, sync, resend, large, key, ttl, later }
+    })
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -85,6 +81,9 @@ fn op() -> impl Strategy<Value = Op> {
             Op::Report { message, receipt, with_our_id, other_id }
         }),
         2 => any::<Index>().prop_map(Op::Withdraw),
+        1 => (any::<Index>(), millis()).prop_map(|(message, delay)| Op::Reschedule(message, delay)),
+        2 => any::<Index>().prop_map(Op::Redrive),
+        1 => any::<Index>().prop_map(Op::Discard),
         5 => prop_oneof![Just(1), Just(700), Just(10_000), Just(100_000)].prop_map(Op::Pass),
         1 => prop_oneof![Just(1), Just(2_000), Just(90_000)].prop_map(Op::StepBack),
         2 => Just(Op::Sweep),
@@ -105,6 +104,9 @@ fn apply(world: &mut World, op: Op) {
             world.report(message, receipt, with_our_id, other_id);
         }
         Op::Withdraw(message) => world.withdraw(message),
+        Op::Reschedule(message, delay) => world.reschedule(message, Duration::from_millis(delay)),
+        Op::Redrive(message) => world.redrive(message),
+        Op::Discard(message) => world.discard(message),
         Op::Pass(millis) => world.pass(Duration::from_millis(millis)),
         Op::StepBack(millis) => world.step_back(Duration::from_millis(millis)),
         Op::Sweep => world.sweep(),

@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use crate::domain::{
-    AmbiguousPolicy, Class, Content, Failure, InstanceNumber, MessageId, Mode, OutboundMessage, Status,
-    Timestamp, Verdict,
+    AmbiguousPolicy, BuryReason, Class, Content, Failure, InstanceNumber, MessageId, Mode, OutboundMessage,
+    Status, Timestamp, Verdict,
 };
 use crate::events::{self, Event};
 use crate::queue::accept::Terms;
 use crate::queue::record::Row;
 use crate::queue::upkeep::Upkeep;
-use crate::queue::{Accepted, IdempotencyKey, Lease, Leased, Submission, accept, dispatch, settle, upkeep};
+use crate::queue::{
+    Accepted, IdempotencyKey, Lease, Leased, Submission, accept, dead, dispatch, settle, upkeep,
+};
 use crate::store::{Scratch, Space};
 
 const ONE: InstanceNumber = InstanceNumber::FIRST;
@@ -29,6 +31,7 @@ fn to(recipient: usize, class: Class) -> Submission {
         mode: Mode::Async,
         idempotency: None,
         expires_at: None,
+        send_at: None,
         on_ambiguous: AmbiguousPolicy::Hold,
     }
 }
@@ -90,6 +93,36 @@ fn a_pause_outlasts_wake_ups_of_jobs_that_are_gone() {
     let looked = find_work(&scratch, 9, later + Duration::from_secs(299)).leased;
     assert_eq!((looked.leases.len(), looked.next_due), (0, Some(later + Duration::from_secs(300))));
     assert_eq!(lease_one(&scratch, later + Duration::from_secs(300)).id, third);
+}
+
+#[test]
+fn a_scheduled_message_leaves_its_lane_before_its_id_was_read() {
+    let scratch = Scratch::new();
+    take_in(&scratch, plain(0), START);
+    let send_at = Some(START + Duration::from_secs(1));
+    let scheduled = take_in(&scratch, Submission { send_at, ..plain(0) }, START);
+    let later = START + Duration::from_secs(1);
+    // It comes back into its lane, and goes first; the one arrival before it is still unread.
+    let lease = lease_one(&scratch, later);
+    assert_eq!(lease.id, scheduled);
+    retry(&scratch, &lease, Duration::from_secs(60), later);
+    assert!(scratch.write(|tx| accept::withdraw(tx, scheduled, later)).unwrap());
+    assert_eq!(count(&scratch, Space::Lane) + count(&scratch, Space::Wake), 0);
+    assert_eq!(find_work(&scratch, 9, later).leased.leases.len(), 1);
+}
+
+#[test]
+fn a_redriven_message_has_all_its_attempts_before_it() {
+    let scratch = Scratch::new();
+    let id = take_in(&scratch, Submission { mode: Mode::Sync, ..plain(0) }, START);
+    retry(&scratch, &lease_one(&scratch, START), Duration::ZERO, START);
+    let lease = lease_one(&scratch, START);
+    assert_eq!((lease.attempt, lease.failures), (2, 1));
+    let (bury, failure) = (Verdict::Bury(BuryReason::Exhausted), Failure::transient("no"));
+    scratch.write(|tx| settle::judged(tx, &lease, bury, &failure, START)).unwrap();
+    assert_eq!(scratch.write(|tx| dead::redrive(tx, &[id, id], START)).unwrap(), 1);
+    let lease = lease_one(&scratch, START);
+    assert_eq!((lease.id, lease.attempt, lease.failures, lease.mode), (id, 3, 0, Mode::Async));
 }
 
 #[test]

@@ -29,13 +29,21 @@ pub struct Request {
     pub key: Option<(u8, u8)>,
     /// Milliseconds until it expires.
     pub ttl: Option<u64>,
+    /// Milliseconds until it may be sent.
+    pub later: Option<u64>,
 }
 
 /// Where a message stands in the queue.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Stand {
     Waiting,
-    Flying { attempt: u32, at: Timestamp, run: u64, held_until: Option<Timestamp> },
+    Flying {
+        attempt: u32,
+        at: Timestamp,
+        run: u64,
+        held_until: Option<Timestamp>,
+    },
+    /// Outside its lane, because its sender or WhatsApp said so.
     Deferred(Timestamp),
     Over,
 }
@@ -47,12 +55,12 @@ pub struct Known {
     pub instance: usize,
     pub lane: (usize, Class, usize),
     pub mode: Mode,
-    expires_at: Option<Timestamp>,
+    pub expires_at: Option<Timestamp>,
     key: Option<u8>,
     /// Its place among those of its lane.
-    joined: u64,
+    pub joined: u64,
     /// It left its lane and came back.
-    rejoined: bool,
+    pub rejoined: bool,
     pub not_before: Timestamp,
     pub stand: Stand,
     /// What its ledger row says, and how it came there.
@@ -63,6 +71,12 @@ pub struct Known {
     pub provider_id: Option<ProviderMessageId>,
     /// How often its end was announced.
     pub acks: usize,
+    /// Its sender chose its moment.
+    pub scheduled: bool,
+    /// When its row took its last step.
+    pub changed: Timestamp,
+    /// A dead letter that nobody wants.
+    pub discarded: bool,
     /// Retention took its row.
     pub forgotten: bool,
 }
@@ -76,29 +90,29 @@ impl Known {
         matches!(self.stand, Stand::Flying { .. })
     }
 
-    pub fn step(&mut self, status: Status) {
+    pub fn step(&mut self, status: Status, now: Timestamp) {
         if status != self.status {
-            self.status = status;
+            (self.status, self.changed) = (status, now);
             self.steps.push(status);
         }
     }
 
     /// An attempt is over that was not held before.
-    pub fn attempted(&mut self, attempt: u32) {
+    pub fn attempted(&mut self, attempt: u32, now: Timestamp) {
         self.attempts = attempt;
         if self.status == Status::Queued {
-            self.step(Status::Sending);
+            self.step(Status::Sending, now);
         }
     }
 
-    pub fn waits(&mut self, not_before: Timestamp) {
+    pub fn waits(&mut self, not_before: Timestamp, now: Timestamp) {
         (self.stand, self.not_before) = (Stand::Waiting, not_before);
-        self.step(Status::Queued);
+        self.step(Status::Queued, now);
     }
 
-    pub fn end(&mut self, status: Status) {
+    pub fn end(&mut self, status: Status, now: Timestamp) {
         self.stand = Stand::Over;
-        self.step(status);
+        self.step(status, now);
     }
 }
 
@@ -138,7 +152,7 @@ impl<'a> World<'a> {
         }
     }
 
-    fn stamp(&mut self) -> u64 {
+    pub fn stamp(&mut self) -> u64 {
         self.stamps += 1;
         self.stamps
     }
@@ -156,13 +170,14 @@ impl<'a> World<'a> {
     }
 
     pub fn accept(&mut self, request: Request) {
-        let Request { instance, to, bulk, sync, resend, large, key, ttl } = request;
+        let Request { instance, to, bulk, sync, resend, large, key, ttl, later } = request;
         if self.purged[instance] {
             return;
         }
         let class = if bulk { Class::Bulk } else { Class::Transactional };
         let mode = if sync { Mode::Sync } else { Mode::Async };
         let expires_at = ttl.map(|millis| self.now + Duration::from_millis(millis));
+        let send_at = later.map(|millis| self.now + Duration::from_millis(millis));
         let body = "x".repeat(if large { 9_000 } else { 10 });
         let submission = Submission {
             instance: number(instance),
@@ -175,7 +190,7 @@ impl<'a> World<'a> {
             mode,
             idempotency: key.map(|(key, body)| IdempotencyKey { key: [key; 16], body: [body; 16] }),
             expires_at,
-            send_at: None,
+            send_at,
             on_ambiguous: if resend { AmbiguousPolicy::Resend } else { AmbiguousPolicy::Hold },
         };
         let key_expires = self.now + KEY_TTL;
@@ -207,6 +222,8 @@ impl<'a> World<'a> {
             self.keys.insert((instance, key), (id, body, key_expires));
         }
         let joined = self.stamp();
+        let due = send_at.filter(|&at| at > self.now);
+        let status = if due.is_some() { Status::Scheduled } else { Status::Queued };
         self.messages.push(Known {
             id,
             instance,
@@ -217,13 +234,16 @@ impl<'a> World<'a> {
             joined,
             rejoined: false,
             not_before: Timestamp(0),
-            stand: Stand::Waiting,
-            status: Status::Queued,
-            steps: Vec::new(),
+            stand: due.map_or(Stand::Waiting, Stand::Deferred),
+            status,
+            steps: due.map(|_| status).into_iter().collect(),
             attempts: 0,
             failures: 0,
             provider_id: None,
             acks: 0,
+            scheduled: due.is_some(),
+            changed: id.accepted_at(),
+            discarded: false,
             forgotten: false,
         });
     }
@@ -250,7 +270,7 @@ impl<'a> World<'a> {
             let known = &mut self.messages[message];
             assert_eq!(known.stand, Stand::Waiting, "only what waits expires");
             assert!(known.expires_at.is_some_and(|at| at <= request.now) && known.not_before <= request.now);
-            known.end(Status::Expired);
+            known.end(Status::Expired, request.now);
             known.acks += 1;
             if known.mode == Mode::Sync {
                 self.free_key(message);
@@ -286,7 +306,7 @@ impl<'a> World<'a> {
         for (.., place) in due {
             let joined = self.stamp();
             let known = &mut self.messages[place];
-            known.waits(Timestamp(0));
+            known.waits(Timestamp(0), now);
             (known.joined, known.rejoined) = (joined, true);
         }
     }
