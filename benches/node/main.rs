@@ -27,7 +27,8 @@ const SECONDS: Duration = Duration::from_secs(4);
 async fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
-    let dir = tempfile::tempdir_in(std::env::var("BENCH_DIR").unwrap_or_else(|_| ".".to_owned())).unwrap();
+    // Beside the sources, because /tmp may be memory and this is about a disk.
+    let dir = tempfile::tempdir_in(".").unwrap();
     println!(
         "relevo {} on {} cores",
         env!("CARGO_PKG_VERSION"),

@@ -38,6 +38,9 @@ impl Process {
             .env("RELEVO_AUTH__API_KEY", KEY)
             .env("RELEVO_EGRESS__ALLOW_PRIVATE", "true")
             .env("RELEVO_RETRY__TRANSACTIONAL__AMBIGUOUS_WAIT", "2s")
+            // Long lanes are the point here; Meta's pace for one person would stretch them over minutes.
+            .env("RELEVO_INSTANCE__PAIR_INTERVAL", "1ms")
+            .env("RELEVO_INSTANCE__PAIR_BURST", "1000")
             .env("RELEVO_LOG__LEVEL", "error")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -47,9 +50,15 @@ impl Process {
     }
 
     /// SIGKILL: no drain, no last words.
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+    fn kill(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
