@@ -36,9 +36,9 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("webhook", &["domain", "clock", "metrics", "supervision", "store", "egress", "events"]),
-    ("http", &["domain", "clock", "inbound", "queue", "instance"]),
+    ("http", &["domain", "clock", "inbound", "queue", "instance", "webhook"]),
     ("sandbox", &["domain", "clock"]),
-    ("config", &["domain", "telemetry", "store", "egress", "queue", "retry", "instance", "http"]),
+    ("config", &["domain", "telemetry", "store", "egress", "queue", "retry", "instance", "webhook", "http"]),
     (
         "app",
         &[
@@ -53,6 +53,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "retry",
             "inbound",
             "instance",
+            "webhook",
             "http",
             "sandbox",
             "config",

@@ -7,6 +7,7 @@
 
 mod dev;
 mod node;
+mod readings;
 
 use tokio_util::sync::CancellationToken;
 

@@ -16,9 +16,10 @@ use crate::queue::{self, Nudges};
 use crate::retry::{self, RetrySupervisor};
 use crate::store::{Blobs, Closing, Folder, Store};
 use crate::supervision::Slot;
+use crate::webhook::{self, WebhookDispatcher};
 use crate::{http, inbound};
 
-use super::Error;
+use super::{Error, readings};
 
 /// A node that has started: it listens, and its instances are at work.
 pub struct Node {
@@ -29,6 +30,7 @@ pub struct Node {
     /// Cancelled with the reason when a part is lost that the node cannot do without.
     broken: CancellationToken,
     instances: instance::Handle,
+    webhooks: webhook::Handle,
     listener: TcpListener,
     front: http::AppState,
     drain: Duration,
@@ -53,6 +55,7 @@ impl Node {
         let broken = CancellationToken::new();
         let parts = Parts::new(&settings, shared, &metrics);
         let (queue, instances) = (parts.queue.clone(), parts.instances.clone());
+        let webhooks = parts.webhooks.clone();
         let (root, _) = Actor::spawn(None, Root, (parts, broken.clone()))
             .await
             .map_err(|error| Error::Start(error.to_string()))?;
@@ -60,13 +63,26 @@ impl Node {
             ensure_instance(&instances, wanted).await?;
         }
 
-        let inbound = inbound::Handle::new(queue, store.clone(), clock, metrics.clone());
+        let inbound = inbound::Handle::new(queue.clone(), store.clone(), clock, metrics.clone());
         let address = settings.http.listen;
         let listener = TcpListener::bind(address).await.map_err(|cause| Error::Listen { address, cause })?;
-        let front = front(&settings, instances.clone(), inbound, store.clone(), clock);
+        let handles = Handles { instances: instances.clone(), inbound, queue, webhooks: webhooks.clone() };
+        let front = front(&settings, handles, store.clone(), clock, metrics);
         let new_api_key = resolved.key.filter(|_| resolved.generated_now);
         let drain = settings.shutdown_drain;
-        Ok(Self { folder, store, closing, root, broken, instances, listener, front, drain, new_api_key })
+        Ok(Self {
+            folder,
+            store,
+            closing,
+            root,
+            broken,
+            instances,
+            webhooks,
+            listener,
+            front,
+            drain,
+            new_api_key,
+        })
     }
 
     /// Where the node listens, with the port that it was given.
@@ -100,9 +116,10 @@ impl Node {
 
         if !broken {
             self.instances.drain(self.drain).await;
+            self.webhooks.drain(self.drain).await;
         }
         self.root.stop_and_wait(None, None).await.ok();
-        drop((self.instances, self.store));
+        drop((self.instances, self.webhooks, self.store));
         close(self.closing, self.folder).await;
         tracing::info!("stopped");
         if broken { Err(Error::Broken("see the log for its last words".to_owned())) } else { Ok(()) }
@@ -152,8 +169,11 @@ struct Parts {
     retry_slot: Slot<retry::Msg>,
     supervisor: instance::Arguments,
     supervisor_slot: Slot<instance::Msg>,
+    dispatcher: webhook::Arguments,
+    dispatcher_slot: Slot<webhook::Msg>,
     queue: queue::Handle,
     instances: instance::Handle,
+    webhooks: webhook::Handle,
 }
 
 impl Parts {
@@ -176,25 +196,44 @@ impl Parts {
         };
         let (supervisor, instances) = instance::Arguments::new(
             settings.instance.clone(),
-            shared,
+            shared.clone(),
             queue.clone(),
             retry::Handle::new(retry_slot.clone()),
             &settings.retry.transactional,
             metrics.clone(),
             supervisor_slot.clone(),
         );
-        Self { retry, retry_slot, supervisor, supervisor_slot, queue, instances }
+        let dispatcher_slot = Slot::default();
+        let (dispatcher, webhooks) = webhook::Arguments::new(
+            settings.webhook.clone(),
+            shared.store,
+            shared.clock,
+            shared.egress,
+            metrics.clone(),
+            instances.names(),
+            dispatcher_slot.clone(),
+        );
+        Self {
+            retry,
+            retry_slot,
+            supervisor,
+            supervisor_slot,
+            dispatcher,
+            dispatcher_slot,
+            queue,
+            instances,
+            webhooks,
+        }
     }
 }
 
 fn front(
     settings: &Settings,
-    instances: instance::Handle,
-    inbound: inbound::Handle,
+    parts: Handles,
     store: Store,
     clock: Clock,
+    metrics: Metrics,
 ) -> http::AppState {
-    let health = move || http::Health { store_failed: store.has_failed(), disk_full: store.is_full() };
     let cloud = &settings.cloud_api;
     let defaults = http::CloudDefaults {
         base_url: cloud.base_url.clone(),
@@ -202,7 +241,33 @@ fn front(
         verify_token: cloud.verify_token.clone(),
         app_secret: cloud.app_secret.clone(),
     };
-    http::AppState::new(settings.http.clone(), defaults, instances, inbound, clock, Box::new(health))
+    let Handles { instances, inbound, queue, webhooks } = parts;
+    let health = {
+        let store = store.clone();
+        move || http::Health { store_failed: store.has_failed(), disk_full: store.is_full() }
+    };
+    let metrics = {
+        let (instances, queue, webhooks) = (instances.clone(), queue.clone(), webhooks.clone());
+        move || metrics.encode(readings::read(&instances, &queue, &webhooks, &store, clock.now()))
+    };
+    let services = http::Services {
+        instances,
+        inbound,
+        queue,
+        webhooks,
+        clock,
+        health: Box::new(health),
+        metrics: Box::new(metrics),
+    };
+    http::AppState::new(settings.http.clone(), defaults, services)
+}
+
+/// The ways into the parts that the front end uses.
+struct Handles {
+    instances: instance::Handle,
+    inbound: inbound::Handle,
+    queue: queue::Handle,
+    webhooks: webhook::Handle,
 }
 
 /// The root supervisor. Its children replace their own; when one of them gives up, the node does.
@@ -223,6 +288,9 @@ impl Actor for Root {
         let (supervisor, _) =
             Actor::spawn_linked(None, InstanceSupervisor, parts.supervisor, me.get_cell()).await?;
         parts.supervisor_slot.fill(supervisor);
+        let (dispatcher, _) =
+            Actor::spawn_linked(None, WebhookDispatcher, parts.dispatcher, me.get_cell()).await?;
+        parts.dispatcher_slot.fill(dispatcher);
         Ok(broken)
     }
 

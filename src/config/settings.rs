@@ -12,7 +12,7 @@ use super::value::{
 };
 use super::{CloudApiDefaults, Settings};
 use crate::domain::{AmbiguousPolicy, RetryPolicy};
-use crate::{egress, http, instance, queue, retry, store, telemetry};
+use crate::{egress, http, instance, queue, retry, store, telemetry, webhook};
 
 /// sled refuses to work with next to nothing, and crawls with little more.
 const LEAST_CACHE: u64 = 1 << 20;
@@ -27,7 +27,7 @@ pub(super) fn read(layers: &mut Layers) -> Option<Settings> {
     let shutdown_drain = layers.read("shutdown.drain", duration);
     let sandbox_listen = layers.read("sandbox.listen", address);
     let (egress, store, queue) = (egress(layers), store(layers), queue(layers));
-    let (retry, instance) = (retry(layers), instance(layers));
+    let (retry, instance, webhook) = (retry(layers), instance(layers), webhook(layers));
     check::durations(layers, &queue, &retry, &instance);
     if let (Some(http), Some(auth)) = (&http, &auth) {
         check::door(layers, http, auth);
@@ -41,6 +41,7 @@ pub(super) fn read(layers: &mut Layers) -> Option<Settings> {
         queue,
         retry,
         instance,
+        webhook,
         cloud_api: cloud_api?,
         log: log?,
         shutdown_drain: shutdown_drain?,
@@ -89,6 +90,15 @@ fn store(layers: &mut Layers) -> store::Options {
     let mut options = store::Options::default();
     layers.set(&mut options.cache_capacity, "store.cache_capacity", size(LEAST_CACHE));
     layers.set(&mut options.min_free_space, "store.min_free_space", size(0));
+    options
+}
+
+fn webhook(layers: &mut Layers) -> webhook::Options {
+    let mut options = webhook::Options::default();
+    layers.set(&mut options.timeout, "webhook.timeout", duration);
+    layers.set(&mut options.first_delay, "webhook.first_delay", duration);
+    layers.set(&mut options.max_delay, "webhook.max_delay", duration);
+    layers.set(&mut options.give_up_after, "webhook.give_up_after", duration);
     options
 }
 

@@ -30,7 +30,7 @@ use url::Url;
 
 use crate::clock::Clock;
 use crate::domain::{InstanceId, Secret};
-use crate::{inbound, instance};
+use crate::{inbound, instance, queue, webhook};
 
 use auth::Keyring;
 use body::Room;
@@ -81,6 +81,20 @@ pub struct Health {
 /// Tells the health at the moment it is asked. Must not block.
 pub type HealthProbe = Box<dyn Fn() -> Health + Send + Sync>;
 
+/// Tells the metrics in the text format of OpenMetrics. May read the disk: called on a blocking thread.
+pub type MetricsProbe = Box<dyn Fn() -> String + Send + Sync>;
+
+/// The lower rooms, as handlers reach them.
+pub struct Services {
+    pub instances: instance::Handle,
+    pub inbound: inbound::Handle,
+    pub queue: queue::Handle,
+    pub webhooks: webhook::Handle,
+    pub clock: Clock,
+    pub health: HealthProbe,
+    pub metrics: MetricsProbe,
+}
+
 /// What every handler can reach. Cheap to clone.
 #[derive(Clone)]
 pub struct AppState(Arc<Shared>);
@@ -89,10 +103,7 @@ pub struct AppState(Arc<Shared>);
 pub struct Shared {
     options: Options,
     cloud_defaults: CloudDefaults,
-    instances: instance::Handle,
-    inbound: inbound::Handle,
-    clock: Clock,
-    health: HealthProbe,
+    services: Services,
     keyring: Keyring,
     /// Memory for bodies that are too large to be taken for granted.
     room: Room,
@@ -101,28 +112,11 @@ pub struct Shared {
 }
 
 impl AppState {
-    pub fn new(
-        options: Options,
-        cloud_defaults: CloudDefaults,
-        instances: instance::Handle,
-        inbound: inbound::Handle,
-        clock: Clock,
-        health: HealthProbe,
-    ) -> Self {
+    pub fn new(options: Options, cloud_defaults: CloudDefaults, services: Services) -> Self {
         let keyring = Keyring::new(options.api_key.as_ref());
         let room = Room::new(options.media_body_limit);
         let document = OnceLock::new();
-        Self(Arc::new(Shared {
-            options,
-            cloud_defaults,
-            instances,
-            inbound,
-            clock,
-            health,
-            keyring,
-            room,
-            document,
-        }))
+        Self(Arc::new(Shared { options, cloud_defaults, services, keyring, room, document }))
     }
 }
 

@@ -213,9 +213,17 @@ impl State {
         self.leasing = true;
         self.hungry = false;
         let (queue, number, me) = (self.arguments.queue.clone(), self.arguments.number, self.me.clone());
+        let clock = self.arguments.clock;
         tokio::spawn(async move {
             let leased = queue.lease(number, permits).await;
-            let _ = me.cast(Msg::Leased(leased));
+            // The actor ended meanwhile: nothing began, so all of it may go again at once.
+            if let Err(ractor::MessagingErr::SendErr(Msg::Leased(Ok(unwanted)))) =
+                me.cast(Msg::Leased(leased))
+            {
+                for lease in unwanted.leases {
+                    let _ = queue.postpone(lease, clock.now());
+                }
+            }
         });
     }
 

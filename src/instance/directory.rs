@@ -34,6 +34,8 @@ pub(super) enum Wanted {
     /// Kept away from WhatsApp until somebody resumes it, with the reason.
     Paused(Reason),
     Disconnected,
+    /// Gone for everybody; what it left is being cleared away.
+    Deleted,
 }
 
 pub(super) fn record_key(number: InstanceNumber) -> Key {

@@ -16,7 +16,7 @@ use crate::supervision::Slot;
 
 use super::admission::{self, Send};
 use super::directory::{Directory, InstanceView, Known};
-use super::supervisor::Msg;
+use super::supervisor::{Msg, Names};
 use super::{Error, StateView};
 
 /// The way to the instances. Cheap to clone; reading never waits for an actor.
@@ -24,6 +24,7 @@ use super::{Error, StateView};
 pub struct Handle {
     pub(super) slot: Slot<Msg>,
     pub(super) directory: watch::Receiver<Arc<Directory>>,
+    pub(super) names: watch::Receiver<Names>,
     pub(super) queue: queue::Handle,
     pub(super) egress: Egress,
     pub(super) blobs: Blobs,
@@ -83,6 +84,11 @@ impl Handle {
 
     pub fn get(&self, id: &InstanceId) -> Result<InstanceView, Error> {
         Ok(self.known(id)?.view())
+    }
+
+    /// Every instance by its number, as they come and go.
+    pub fn names(&self) -> watch::Receiver<Names> {
+        self.names.clone()
     }
 
     /// The accounts that Meta's webhooks may be about.

@@ -22,7 +22,7 @@ use crate::{egress, provider, queue, store, supervision};
 pub use admission::Send;
 pub use directory::{InstanceView, StateView};
 pub use handle::{Handle, Sent};
-pub use supervisor::{Arguments, InstanceSupervisor, Msg};
+pub use supervisor::{Arguments, InstanceSupervisor, Msg, Names};
 
 /// How instances run, where their own configuration says nothing else.
 #[derive(Debug, Clone)]

@@ -62,7 +62,11 @@ pub struct Arguments {
     pub retry: retry::Handle,
     pub metrics: Metrics,
     publish: Arc<watch::Sender<Arc<Directory>>>,
+    names: Arc<watch::Sender<Names>>,
 }
+
+/// Every instance by its number, for those who follow all of them.
+pub type Names = Arc<[(InstanceNumber, InstanceId)]>;
 
 impl Arguments {
     /// What the supervisor is made of, and the handle that reads what it publishes.
@@ -76,9 +80,11 @@ impl Arguments {
         slot: Slot<Msg>,
     ) -> (Self, Handle) {
         let publish = Arc::new(watch::Sender::new(Arc::new(Directory::default())));
+        let names = Arc::new(watch::Sender::new(Names::default()));
         let handle = Handle {
             slot,
             directory: publish.subscribe(),
+            names: names.subscribe(),
             queue: queue.clone(),
             egress: shared.egress.clone(),
             blobs: shared.blobs.clone(),
@@ -86,7 +92,7 @@ impl Arguments {
             on_ambiguous: policy.on_ambiguous,
         };
         let (store, clock) = (shared.store.clone(), shared.clock);
-        (Self { store, clock, options, shared, queue, retry, metrics, publish }, handle)
+        (Self { store, clock, options, shared, queue, retry, metrics, publish, names }, handle)
     }
 }
 
@@ -123,6 +129,10 @@ impl Actor for InstanceSupervisor {
     async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
         let mut state = State { arguments, instances: HashMap::new(), incarnations: 0, draining: false };
         for (number, record) in directory::load(&state.arguments.store)? {
+            if record.wanted == Wanted::Deleted {
+                state.forget(number);
+                continue;
+            }
             state.adopt(number, record)?;
             state.follow_wish(&me, number).await;
         }
@@ -186,6 +196,8 @@ impl State {
 
     fn publish(&self) {
         let directory = Directory::of(self.instances.values().map(|entry| entry.known.clone()));
+        let names = directory.by_id.values().map(|known| (known.number, known.record.config.id.clone()));
+        self.arguments.names.send_replace(names.collect());
         self.arguments.publish.send_replace(Arc::new(directory));
     }
 
@@ -284,16 +296,31 @@ impl State {
 
     async fn delete(&mut self, id: &InstanceId) -> Result<(), Error> {
         let number = self.number_of(id)?;
+        let record = self.entry(number)?.known.record.clone();
+        self.write(number, Record { wanted: Wanted::Deleted, ..record }).await?;
         self.stop(number, "it is deleted");
-        let remove = move |tx: &mut Tx| store::delete_large(tx, directory::record_key(number));
-        self.arguments.store.write(remove).await?;
         self.instances.remove(&number);
         self.publish();
-        // Nothing refers to the number any more and it is never given again, so the rest may go in its own time.
-        let queue = self.arguments.queue.clone();
-        tokio::spawn(async move { queue.purge(number).await });
+        self.forget(number);
         tracing::info!(instance = %id, "instance deleted");
         Ok(())
+    }
+
+    /// Clears away what a deleted instance left. Its number is never given again, so this may take its time; its
+    /// record goes last, so that a crash in between only begins this again.
+    fn forget(&self, number: InstanceNumber) {
+        let (queue, store) = (self.arguments.queue.clone(), self.arguments.store.clone());
+        tokio::spawn(async move {
+            let purged = queue.purge(number).await;
+            let remove = move |tx: &mut Tx| store::delete_large(tx, directory::record_key(number));
+            let removed = match purged {
+                Ok(()) => store.write(remove).await.map_err(Error::from),
+                Err(error) => Err(error.into()),
+            };
+            if let Err(error) = removed {
+                tracing::warn!(%error, "what a deleted instance left is cleared away after the next start");
+            }
+        });
     }
 
     async fn write(&mut self, number: InstanceNumber, record: Record) -> Result<(), Error> {
@@ -316,6 +343,7 @@ impl State {
                 (InstanceState::Disconnected, Reason::new("requested", "asked to disconnect"))
             }
             Wanted::Paused(reason) => (InstanceState::Paused, reason.clone()),
+            Wanted::Deleted => return,
             Wanted::Connected if entry.child.is_some() => return,
             Wanted::Connected => (InstanceState::Connecting, Reason::new("starting", "connecting")),
         };

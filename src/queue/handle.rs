@@ -116,6 +116,11 @@ impl Handle {
         Ok(stats::depth(&self.store, instance)?)
     }
 
+    /// When the oldest message that an instance has not settled was accepted.
+    pub fn oldest(&self, instance: InstanceNumber) -> Result<Option<Timestamp>, Error> {
+        Ok(stats::oldest(&self.store, instance)?)
+    }
+
     /// What waits in an instance's queue, in detail.
     pub async fn stats(&self, instance: InstanceNumber) -> Result<QueueStats, Error> {
         self.blocking(move |store| stats::count(store, instance)).await

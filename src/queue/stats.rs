@@ -43,12 +43,8 @@ const LANES: usize = 20;
 /// Counts. Reads up to some ten thousand records: belongs on a blocking thread.
 pub(super) fn count(store: &Store, instance: InstanceNumber) -> Result<QueueStats, Error> {
     let mut stats = QueueStats { depth: depth(store, instance)?, ..QueueStats::default() };
+    stats.oldest = oldest(store, instance)?;
     for class in Class::ALL {
-        let jobs = keys::jobs(instance, class);
-        if let Some(first) = store.range(&jobs, &jobs.clone().after_prefix()).next() {
-            let accepted = keys::trailing_id(&first?.0).map(MessageId::accepted_at);
-            stats.oldest = [stats.oldest, accepted].into_iter().flatten().min();
-        }
         stats.lanes.extend(lanes(store, instance, class)?);
     }
     let flights = keys::flights(Some(instance));
@@ -61,6 +57,19 @@ pub(super) fn count(store: &Store, instance: InstanceNumber) -> Result<QueueStat
     stats.lanes.sort_by_key(|lane| std::cmp::Reverse(lane.waiting));
     stats.lanes.truncate(LANES);
     Ok(stats)
+}
+
+/// When the oldest job that is not settled was accepted.
+pub(super) fn oldest(store: &Store, instance: InstanceNumber) -> Result<Option<Timestamp>, Error> {
+    let mut oldest = None;
+    for class in Class::ALL {
+        let jobs = keys::jobs(instance, class);
+        if let Some(first) = store.range(&jobs, &jobs.clone().after_prefix()).next() {
+            let accepted = keys::trailing_id(&first?.0).map(MessageId::accepted_at);
+            oldest = [oldest, accepted].into_iter().flatten().min();
+        }
+    }
+    Ok(oldest)
 }
 
 pub(super) fn depth(store: &Store, instance: InstanceNumber) -> Result<Depth, Error> {

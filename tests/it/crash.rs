@@ -63,9 +63,16 @@ impl Drop for Process {
 }
 
 /// Asks until the node answers: it is killed under the asker's hands.
-async fn ask(client: &reqwest::Client, address: SocketAddr, method: Method, path: &str, body: Option<Value>) -> Value {
+async fn ask(
+    client: &reqwest::Client,
+    address: SocketAddr,
+    method: Method,
+    path: &str,
+    body: Option<Value>,
+) -> Value {
     eventually(path, async || {
-        let request = client.request(method.clone(), format!("http://{address}{path}")).header("X-API-Key", KEY);
+        let request =
+            client.request(method.clone(), format!("http://{address}{path}")).header("X-API-Key", KEY);
         let request = match &body {
             Some(body) => request.json(body),
             None => request,
@@ -77,7 +84,11 @@ async fn ask(client: &reqwest::Client, address: SocketAddr, method: Method, path
 }
 
 /// Sends until told to stop; remembers what was accepted.
-async fn send_all_the_time(address: SocketAddr, next: Arc<AtomicU64>, stop: tokio::sync::watch::Receiver<bool>) -> Vec<String> {
+async fn send_all_the_time(
+    address: SocketAddr,
+    next: Arc<AtomicU64>,
+    stop: tokio::sync::watch::Receiver<bool>,
+) -> Vec<String> {
     let client = reqwest::Client::new();
     let mut accepted = Vec::new();
     while !*stop.borrow() {
@@ -130,8 +141,9 @@ async fn killed_again_and_again_it_loses_nothing_and_doubles_nothing() {
 
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let next = Arc::new(AtomicU64::new(0));
-    let senders: Vec<_> =
-        (0..SENDERS).map(|_| tokio::spawn(send_all_the_time(address, next.clone(), stopped.clone()))).collect();
+    let senders: Vec<_> = (0..SENDERS)
+        .map(|_| tokio::spawn(send_all_the_time(address, next.clone(), stopped.clone())))
+        .collect();
     for round in 0..ROUNDS {
         // After so many more messages, not after a time: the machine's speed decides nothing.
         let goal = next.load(Ordering::Relaxed) + 150 + 97 * round;
@@ -157,8 +169,12 @@ async fn killed_again_and_again_it_loses_nothing_and_doubles_nothing() {
 
     let journal = client.get(format!("http://{}/_sandbox/messages?limit=100000", sandbox.address));
     let journal: Value = journal.send().await.unwrap().json().await.unwrap();
-    let arrived: Vec<&str> =
-        journal["messages"].as_array().unwrap().iter().filter_map(|m| m["biz_opaque_callback_data"].as_str()).collect();
+    let arrived: Vec<&str> = journal["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|m| m["biz_opaque_callback_data"].as_str())
+        .collect();
     let distinct: HashSet<&str> = arrived.iter().copied().collect();
     assert_eq!(arrived.len(), distinct.len(), "a message arrived twice");
     let (mut lost, mut ambiguous) = (Vec::new(), 0);

@@ -27,7 +27,8 @@ async fn a_transient_failure_is_retried_until_it_passes() {
     let queued = world.queue("/instances/shop/messages/text", text("573001234567")).await;
     let sent = world.until_status(&queued.id(), &["sent", "delivered", "read"]).await;
     assert_eq!(sent["attempts"], 3);
-    let codes: Vec<_> = sent["history"].as_array().unwrap().iter().filter_map(|step| step["code"].as_i64()).collect();
+    let codes: Vec<_> =
+        sent["history"].as_array().unwrap().iter().filter_map(|step| step["code"].as_i64()).collect();
     assert_eq!(codes, [131_016, 131_016]);
 }
 
@@ -91,7 +92,8 @@ async fn one_recipient_who_fails_delays_nobody_and_keeps_his_order() {
         world.until_status(id, &["sent", "delivered", "read"]).await;
     }
     let arrived = world.arrived().await;
-    let accepted = arrived.iter().filter(|message| message["outcome"] == "accepted" && message["to"] == "573001111111");
+    let accepted =
+        arrived.iter().filter(|message| message["outcome"] == "accepted" && message["to"] == "573001111111");
     let order: Vec<_> = accepted.map(|message| message["body"]["text"]["body"].clone()).collect();
     assert_eq!(order, ["0", "1", "2"]);
 }
@@ -107,8 +109,7 @@ async fn a_refused_token_pauses_the_instance_and_burns_nothing() {
     let paused = world.until_state("shop", "paused").await;
     assert_eq!(paused["reason"]["code"], "auth_rejected", "{paused}");
     for id in &ids {
-        let view = world.get(&format!("/instances/shop/messages/{id}")).await;
-        assert_eq!(view.body["data"]["status"], "queued", "{view:?}");
+        world.until_status(id, &["queued"]).await;
     }
     world.control(reqwest::Method::DELETE, "/_sandbox/faults", None).await;
     let resumed = world.post("/instances/shop/resume", json!({})).await;
@@ -167,10 +168,12 @@ async fn a_failing_and_a_hanging_instance_leave_the_others_at_full_speed() {
         world.create(name).await;
     }
     // Two accounts of the sandbox are told apart by recipients: theirs fail, or never get an answer.
-    world.faults(json!([
-        { "match": { "to": "573009999999" }, "action": { "error": { "code": 131016 } } },
-        { "match": { "to": "573008888888" }, "action": { "hang": "before" } },
-    ])).await;
+    world
+        .faults(json!([
+            { "match": { "to": "573009999999" }, "action": { "error": { "code": 131016 } } },
+            { "match": { "to": "573008888888" }, "action": { "hang": "before" } },
+        ]))
+        .await;
     for n in 0..30 {
         for (k, name) in names.iter().enumerate() {
             let phone = match k {
@@ -178,7 +181,10 @@ async fn a_failing_and_a_hanging_instance_leave_the_others_at_full_speed() {
                 1 => "573008888888".to_owned(),
                 _ => format!("57300{k:03}{n:04}"),
             };
-            assert_eq!(world.queue(&format!("/instances/{name}/messages/text"), text(&phone)).await.status, 202);
+            assert_eq!(
+                world.queue(&format!("/instances/{name}/messages/text"), text(&phone)).await.status,
+                202
+            );
         }
     }
     eventually("the other eight to be done", async || {

@@ -9,7 +9,7 @@
 
 mod support;
 
-mod front;
 mod crash;
 mod delivery;
+mod front;
 mod messages;

@@ -28,7 +28,7 @@ pub struct World {
     pub node: Running,
     pub sandbox: SandboxRunning,
     pub settings: Settings,
-    pub data: TempDir,
+    _data: TempDir,
     client: reqwest::Client,
 }
 
@@ -42,7 +42,6 @@ pub struct Running {
 pub struct SandboxRunning {
     pub address: SocketAddr,
     stop: CancellationToken,
-    serving: JoinHandle<()>,
 }
 
 /// An HTTP answer, read whole.
@@ -85,7 +84,7 @@ impl World {
         })
         .await;
         let node = Running::start(settings.clone()).await;
-        let world = Self { node, sandbox, settings, data, client: reqwest::Client::new() };
+        let world = Self { node, sandbox, settings, _data: data, client: reqwest::Client::new() };
         world.aim_webhook().await;
         world
     }
@@ -231,13 +230,8 @@ impl SandboxRunning {
     pub async fn start(options: sandbox::Options) -> Self {
         let sandbox = Sandbox::bind(options, Clock::machine()).await.unwrap();
         let (address, stop) = (sandbox.local_addr(), CancellationToken::new());
-        let serving = tokio::spawn(sandbox.serve(stop.clone()));
-        Self { address, stop, serving }
-    }
-
-    pub async fn stop(&mut self) {
-        self.stop.cancel();
-        (&mut self.serving).await.unwrap();
+        tokio::spawn(sandbox.serve(stop.clone()));
+        Self { address, stop }
     }
 }
 

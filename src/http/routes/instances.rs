@@ -159,7 +159,7 @@ impl CloudApiView {
 
 /// Shows an instance with what waits in its queue.
 fn shown(state: &AppState, view: InstanceView) -> Result<Instance, ApiError> {
-    let depth = state.instances.depth(&view.config.id)?;
+    let depth = state.services.instances.depth(&view.config.id)?;
     Ok(Instance::of(view, depth))
 }
 
@@ -183,7 +183,7 @@ pub async fn create(
     JsonBody(body): JsonBody,
 ) -> Result<(StatusCode, Json<InstanceAnswer>), ApiError> {
     let config = json::parse::<CreateInstance>(&body)?.into_config(&state.cloud_defaults)?;
-    let view = state.instances.create(config).await?;
+    let view = state.services.instances.create(config).await?;
     Ok((StatusCode::CREATED, answer(&state, view, Some("Instancia creada exitosamente"))?))
 }
 
@@ -192,7 +192,7 @@ pub async fn create(
     (status = 200, description = "All instances, by name.", body = InstanceList),
 ))]
 pub async fn list(State(state): State<AppState>) -> Result<Json<InstanceList>, ApiError> {
-    let views = state.instances.list();
+    let views = state.services.instances.list();
     let data = views.into_iter().map(|view| shown(&state, view)).collect::<Result<Vec<_>, _>>()?;
     Ok(Json(InstanceList { success: true, total: data.len(), data }))
 }
@@ -207,7 +207,7 @@ pub async fn get(
     State(state): State<AppState>,
     Target(id): Target,
 ) -> Result<Json<InstanceAnswer>, ApiError> {
-    let view = state.instances.get(&id)?;
+    let view = state.services.instances.get(&id)?;
     answer(&state, view, None)
 }
 
@@ -224,8 +224,8 @@ pub async fn update(
     JsonBody(body): JsonBody,
 ) -> Result<Json<InstanceAnswer>, ApiError> {
     let changes: UpdateInstance = json::parse(&body)?;
-    let config = changes.apply(state.instances.get(&id)?.config)?;
-    let view = state.instances.update(config).await?;
+    let config = changes.apply(state.services.instances.get(&id)?.config)?;
+    let view = state.services.instances.update(config).await?;
     answer(&state, view, Some("Instancia actualizada exitosamente"))
 }
 
@@ -236,7 +236,7 @@ pub async fn update(
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
 pub async fn delete(State(state): State<AppState>, Target(id): Target) -> Result<Json<Done>, ApiError> {
-    state.instances.delete(id).await?;
+    state.services.instances.delete(id).await?;
     Ok(Json(Done { success: true, message: "Instancia eliminada exitosamente" }))
 }
 
@@ -250,7 +250,7 @@ pub async fn connect(
     State(state): State<AppState>,
     Target(id): Target,
 ) -> Result<Json<InstanceAnswer>, ApiError> {
-    let view = state.instances.connect(id).await?;
+    let view = state.services.instances.connect(id).await?;
     answer(&state, view, Some("Conexión iniciada"))
 }
 
@@ -264,7 +264,7 @@ pub async fn disconnect(
     State(state): State<AppState>,
     Target(id): Target,
 ) -> Result<Json<InstanceAnswer>, ApiError> {
-    let view = state.instances.disconnect(id).await?;
+    let view = state.services.instances.disconnect(id).await?;
     answer(&state, view, Some("Instancia desconectada"))
 }
 
@@ -278,7 +278,7 @@ pub async fn restart(
     State(state): State<AppState>,
     Target(id): Target,
 ) -> Result<Json<InstanceAnswer>, ApiError> {
-    let view = state.instances.restart(id).await?;
+    let view = state.services.instances.restart(id).await?;
     answer(&state, view, Some("Instancia reiniciada"))
 }
 
@@ -292,7 +292,7 @@ pub async fn resume(
     State(state): State<AppState>,
     Target(id): Target,
 ) -> Result<Json<InstanceAnswer>, ApiError> {
-    let view = state.instances.connect(id).await?;
+    let view = state.services.instances.connect(id).await?;
     answer(&state, view, Some("Instancia reanudada"))
 }
 
@@ -306,8 +306,8 @@ pub async fn status(
     State(state): State<AppState>,
     Target(id): Target,
 ) -> Result<Json<StatusAnswer>, ApiError> {
-    let view = state.instances.get(&id)?;
-    let depth = state.instances.depth(&id)?;
+    let view = state.services.instances.get(&id)?;
+    let depth = state.services.instances.depth(&id)?;
     Ok(Json(StatusAnswer {
         success: true,
         instance_id: id.into(),

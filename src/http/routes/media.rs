@@ -162,13 +162,15 @@ async fn send_media(
     kind: MediaKind,
 ) -> Result<Response, ApiError> {
     // Asked before anything is kept: nobody would ever send it.
-    state.instances.get(&instance)?;
+    state.services.instances.get(&instance)?;
     let asynchronous = sending.asynchronous;
     let asked = understand_aside(kind, body.bytes, sending).await?;
     let source = match asked.source {
         Source::Link(url) => MediaSource::Link(url),
         Source::ProviderId(id) => MediaSource::ProviderId(id),
-        Source::Inline { bytes, mime } => MediaSource::Blob(state.instances.keep_media(bytes, &mime).await?),
+        Source::Inline { bytes, mime } => {
+            MediaSource::Blob(state.services.instances.keep_media(bytes, &mime).await?)
+        }
     };
     // From here on the bytes are on the disk; others may have the room.
     drop(body.room);

@@ -127,6 +127,6 @@ pub async fn find(
 ) -> Result<Json<MessageAnswer>, ApiError> {
     let unknown = |_| ApiError::new(ErrorKind::NotFound, "no message can have this id");
     let message = name.parse().map_err(unknown)?;
-    let view = state.instances.message(&instance, &message)?;
+    let view = state.services.instances.message(&instance, &message)?;
     Ok(Json(MessageAnswer { success: true, data: view.into() }))
 }

@@ -92,7 +92,7 @@ impl InstanceCounts {
     (status = 503, description = "Nothing new is accepted; the reasons are given.", body = HealthReport),
 ))]
 pub async fn health(State(state): State<AppState>) -> (StatusCode, Json<HealthReport>) {
-    let health = (state.health)();
+    let health = (state.services.health)();
     let ok = !health.store_failed && !health.disk_full;
     let report = HealthReport {
         status: if ok { "healthy" } else { "unhealthy" },
@@ -101,7 +101,7 @@ pub async fn health(State(state): State<AppState>) -> (StatusCode, Json<HealthRe
             health.disk_full,
             "the disk is nearly full; free some space, and messages are accepted again",
         ),
-        instances: InstanceCounts::of(state.instances.list().iter().map(|view| view.state.state)),
+        instances: InstanceCounts::of(state.services.instances.list().iter().map(|view| view.state.state)),
     };
     (if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(report))
 }

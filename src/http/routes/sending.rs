@@ -115,7 +115,8 @@ pub(super) async fn deliver(
     asynchronous: bool,
 ) -> Result<Response, ApiError> {
     let quote = draft.quote.map(|message| provider_id(state, instance, "reply_to", message)).transpose()?;
-    let expires_at = draft.expires_in.map(|seconds| state.clock.now() + Duration::from_secs(seconds));
+    let expires_at =
+        draft.expires_in.map(|seconds| state.services.clock.now() + Duration::from_secs(seconds));
     let send = Send {
         message: OutboundMessage { to: draft.to, content: draft.content, quote },
         class: Class::Transactional,
@@ -124,10 +125,10 @@ pub(super) async fn deliver(
         send_at: None,
     };
     if asynchronous {
-        let accepted = state.instances.enqueue(instance, send).await.map_err(refused)?;
+        let accepted = state.services.instances.enqueue(instance, send).await.map_err(refused)?;
         return Ok(queued(accepted.id()));
     }
-    let (id, sent) = state.instances.send_now(instance, send).await.map_err(refused)?;
+    let (id, sent) = state.services.instances.send_now(instance, send).await.map_err(refused)?;
     match sent {
         Sent::Sent(provider_id) => Ok(sent_as(id, provider_id)),
         Sent::Failed(failure) => Err(ApiError::not_sent(&failure).about(id, "failed")),
@@ -146,7 +147,7 @@ pub(super) fn provider_id(
     match &message {
         MessageRef::Provider(id) => Ok(id.clone()),
         MessageRef::Ours(_) => {
-            let view = state.instances.message(instance, &message)?;
+            let view = state.services.instances.message(instance, &message)?;
             let unsent = || Invalid::new(field, "names a message that was not sent yet").into();
             view.provider_id.ok_or_else(unsent)
         }
@@ -199,7 +200,7 @@ fn refused(error: instance::Error) -> ApiError {
 
 /// The outcome was not known when the wait ended; a status from WhatsApp may have told it since.
 fn unknown(state: &AppState, instance: &InstanceId, id: MessageId) -> Result<Response, ApiError> {
-    let view = state.instances.message(instance, &MessageRef::Ours(id))?;
+    let view = state.services.instances.message(instance, &MessageRef::Ours(id))?;
     let taken = matches!(view.status, Status::Sent | Status::Delivered | Status::Read | Status::Played);
     if let Some(provider_id) = view.provider_id.filter(|_| taken) {
         return Ok(sent_as(id, provider_id));

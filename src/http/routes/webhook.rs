@@ -55,7 +55,7 @@ pub async fn verify(
     query: Result<Query<Verification>, QueryRejection>,
 ) -> Response {
     let known = query.ok().filter(|Query(asked)| {
-        let accounts = state.instances.accounts();
+        let accounts = state.services.instances.accounts();
         let node_token = state.cloud_defaults.verify_token.as_ref();
         inbound::verify(&accounts, node_token, &asked.mode, &asked.verify_token)
     });
@@ -85,8 +85,8 @@ pub async fn receive(
     Delivery(delivery): Delivery,
 ) -> Result<Json<Taken>, ApiError> {
     let signature = headers.get(SIGNATURE).and_then(|value| value.to_str().ok());
-    let accounts = state.instances.accounts();
-    let received = state.inbound.receive(&accounts, delivery.bytes, signature).await?;
+    let accounts = state.services.instances.accounts();
+    let received = state.services.inbound.receive(&accounts, delivery.bytes, signature).await?;
     tracing::debug!(?received, "webhook");
     Ok(Json(Taken { success: true }))
 }
