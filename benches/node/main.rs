@@ -25,6 +25,8 @@ const SECONDS: Duration = Duration::from_secs(4);
 
 #[tokio::main]
 async fn main() {
+    // The clients of this process; everything is plain HTTP on loopback.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let arguments: Vec<String> = std::env::args().collect();
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
     // Beside the sources, because /tmp may be memory and this is about a disk.
