@@ -3,6 +3,7 @@
 //! The actor never waits for the network. A send's outcome goes straight from its task to the queue or to `retry`,
 //! so that it counts even when the actor died meanwhile; the actor only hears that a worker is free again.
 
+use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,16 +26,17 @@ use crate::queue::{self, Lease, Leased};
 use crate::retry;
 
 use super::Options;
+use super::ahead::Ahead;
 use super::limiter::Limiter;
 
 /// What an instance's actor is told.
 pub enum Msg {
     /// From its nudge forwarder: there may be work.
     Nudged,
-    /// From its own lease request: work, or why there is none.
-    Leased(Result<Leased, queue::Error>),
-    /// From an attempt's task: a worker is free. With the failure, when there was one.
-    Ended(Option<Failure>),
+    /// From its own lease request: work, or why there is none, and how long that took.
+    Leased(Result<Leased, queue::Error>, Duration),
+    /// From an attempt's task: a worker is free, after so long. With the failure, when there was one.
+    Ended(Option<Failure>, Duration),
     /// From its own timer: permits, due messages or a pause may be ready.
     Wake,
     /// From its own timer: ask the client whether it lives.
@@ -79,6 +81,9 @@ pub(super) struct State {
     workers: usize,
     /// Attempts under way.
     busy: usize,
+    /// Leased and not begun: what hides the time that leasing takes.
+    ready: VecDeque<Lease>,
+    ahead: Ahead,
     connected: bool,
     /// A lease request is under way.
     leasing: bool,
@@ -123,6 +128,8 @@ impl Actor for InstanceActor {
             limiter,
             workers: usize::try_from(workers).unwrap_or(usize::MAX),
             busy: 0,
+            ready: VecDeque::new(),
+            ahead: Ahead::default(),
             connected: false,
             leasing: false,
             hungry: true,
@@ -149,8 +156,8 @@ impl Actor for InstanceActor {
                 state.hungry = true;
                 state.seek_work();
             }
-            Msg::Leased(leased) => state.leased(leased),
-            Msg::Ended(failure) => state.ended(failure.as_ref()),
+            Msg::Leased(leased, took) => state.leased(leased, took),
+            Msg::Ended(failure, took) => state.ended(failure.as_ref(), took),
             Msg::Wake => {
                 state.hungry = true;
                 state.seek_work();
@@ -160,6 +167,7 @@ impl Actor for InstanceActor {
             Msg::Ping(reply) => drop(reply.send(())),
             Msg::Drain(reply) => {
                 state.draining = Some(reply);
+                state.give_back();
                 state.finish_drain();
             }
         }
@@ -171,6 +179,7 @@ impl Drop for State {
     // Also runs when the actor is killed, which skips ractor's own hooks.
     fn drop(&mut self) {
         self.forwarder.abort();
+        self.give_back();
         if let Some(wake) = self.wake.take() {
             wake.abort();
         }
@@ -191,7 +200,8 @@ impl State {
         if !self.connected || self.leasing || !self.hungry || self.draining.is_some() {
             return;
         }
-        let free = self.workers.saturating_sub(self.busy);
+        let wanted = self.workers + self.ahead.extra(self.workers);
+        let free = wanted.saturating_sub(self.busy + self.ready.len());
         if free == 0 {
             return;
         }
@@ -215,11 +225,11 @@ impl State {
         let (queue, number, me) = (self.arguments.queue.clone(), self.arguments.number, self.me.clone());
         let clock = self.arguments.clock;
         tokio::spawn(async move {
+            let asked = Instant::now();
             let leased = queue.lease(number, permits).await;
+            let answer = Msg::Leased(leased, asked.elapsed());
             // The actor ended meanwhile: nothing began, so all of it may go again at once.
-            if let Err(ractor::MessagingErr::SendErr(Msg::Leased(Ok(unwanted)))) =
-                me.cast(Msg::Leased(leased))
-            {
+            if let Err(ractor::MessagingErr::SendErr(Msg::Leased(Ok(unwanted), _))) = me.cast(answer) {
                 for lease in unwanted.leases {
                     let _ = queue.postpone(lease, clock.now());
                 }
@@ -227,16 +237,15 @@ impl State {
         });
     }
 
-    fn leased(&mut self, leased: Result<Leased, queue::Error>) {
+    fn leased(&mut self, leased: Result<Leased, queue::Error>, took: Duration) {
         self.leasing = false;
+        self.ahead.leased(took);
         match leased {
             Ok(leased) => {
                 // What was found suggests more; finding nothing means waiting for a nudge or for what is due.
                 self.hungry |= !leased.leases.is_empty();
                 self.limiter.spend(leased.leases.len());
-                for lease in leased.leases {
-                    self.attempt(lease);
-                }
+                self.ready.extend(leased.leases);
                 if let Some(due) = leased.next_due {
                     self.wake_in(self.arguments.clock.until(due));
                 }
@@ -246,7 +255,29 @@ impl State {
                 self.wake_in(Duration::from_secs(1));
             }
         }
+        self.begin();
+        self.finish_drain();
         self.seek_work();
+    }
+
+    /// Gives free workers what is ready.
+    fn begin(&mut self) {
+        if !self.connected || self.draining.is_some() || self.hold_until.is_some() {
+            return self.give_back();
+        }
+        while self.busy < self.workers
+            && let Some(lease) = self.ready.pop_front()
+        {
+            self.attempt(lease);
+        }
+    }
+
+    /// Returns what is ready and will not begin; it goes first when work is sought again.
+    fn give_back(&mut self) {
+        let now = self.arguments.clock.now();
+        for lease in self.ready.drain(..) {
+            let _ = self.arguments.queue.postpone(lease, now);
+        }
     }
 
     fn attempt(&mut self, lease: Lease) {
@@ -271,15 +302,17 @@ impl State {
         let me = self.me.clone();
         tokio::spawn(
             async move {
+                let began = Instant::now();
                 let failure = work.await;
-                let _ = me.cast(Msg::Ended(failure));
+                let _ = me.cast(Msg::Ended(failure, began.elapsed()));
             }
             .instrument(span),
         );
     }
 
-    fn ended(&mut self, failure: Option<&Failure>) {
+    fn ended(&mut self, failure: Option<&Failure>, took: Duration) {
         self.busy = self.busy.saturating_sub(1);
+        self.ahead.sent(took);
         if let Some(failure) = failure {
             match failure.kind {
                 FailureKind::LoggedOut | FailureKind::AccountBlocked => self.pause(failure),
@@ -289,6 +322,7 @@ impl State {
                 _ => {}
             }
         }
+        self.begin();
         self.finish_drain();
         self.seek_work();
     }
@@ -296,6 +330,7 @@ impl State {
     /// The account itself refuses. Nothing more is tried; the supervisor writes it down and ends this actor.
     fn pause(&mut self, failure: &Failure) {
         self.connected = false;
+        self.give_back();
         let (code, advice) = match failure.kind {
             FailureKind::LoggedOut => {
                 ("auth_rejected", "give it new credentials, or resume it once they work again")

@@ -8,6 +8,7 @@
 
 mod actor;
 mod admission;
+mod ahead;
 mod directory;
 mod handle;
 mod limiter;

@@ -215,7 +215,9 @@ impl Row {
 }
 
 /// The counters of one instance's queue.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+///
+/// Rewritten with every change of the queue, so it is written by hand, at a fixed size.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Book {
     /// Jobs not yet settled.
     pub depth: [u64; 2],
@@ -240,11 +242,40 @@ pub(super) fn index(class: Class) -> usize {
 impl Book {
     pub fn read(tx: &Tx, instance: InstanceNumber) -> Result<Self, Error> {
         let bytes = tx.get(&keys::book(instance))?;
-        bytes.map_or(Ok(Self::default()), |bytes| store::decode(&bytes))
+        bytes.map_or(Ok(Self::default()), |bytes| Self::decode(&bytes))
     }
 
     pub fn write(&self, tx: &mut Tx, instance: InstanceNumber) -> Result<(), Error> {
-        tx.put(keys::book(instance), store::encode(self)?)
+        tx.put(keys::book(instance), self.encode())
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let numbers = [&self.depth[..], &self.waiting[..], &[self.order, self.turn]].concat();
+        let mut bytes: Vec<u8> = numbers.into_iter().flat_map(u64::to_be_bytes).collect();
+        // No message has the id of sixteen zeros.
+        let ids = self.cursor.iter().map(|cursor| cursor.map_or([0; 16], |id| *id.as_bytes()));
+        ids.for_each(|id| bytes.extend_from_slice(&id));
+        bytes
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let (numbers, ids) =
+            bytes.split_at_checked(6 * 8).ok_or_else(|| Error::Codec("a book is cut short".into()))?;
+        let numbers: Vec<u64> =
+            numbers.as_chunks().0.iter().map(|bytes| u64::from_be_bytes(*bytes)).collect();
+        let (ids, []) = ids.as_chunks::<16>() else { return Err(Error::Codec("a book is cut short".into())) };
+        let [depth_0, depth_1, waiting_0, waiting_1, order, turn] = numbers[..] else {
+            return Err(Error::Codec("a book is cut short".into()));
+        };
+        let [cursor_0, cursor_1] = ids[..] else { return Err(Error::Codec("a book is cut short".into())) };
+        let cursor = |id: [u8; 16]| (id != [0; 16]).then(|| MessageId::from_bytes(id));
+        Ok(Self {
+            depth: [depth_0, depth_1],
+            waiting: [waiting_0, waiting_1],
+            cursor: [cursor(cursor_0), cursor(cursor_1)],
+            order,
+            turn,
+        })
     }
 
     pub fn depth(&mut self, class: Class) -> &mut u64 {

@@ -74,7 +74,7 @@ pub(super) fn oldest(store: &Store, instance: InstanceNumber) -> Result<Option<T
 
 pub(super) fn depth(store: &Store, instance: InstanceNumber) -> Result<Depth, Error> {
     let Some(bytes) = store.get(&keys::book(instance))? else { return Ok(Depth::default()) };
-    let book: Book = store::decode(&bytes)?;
+    let book = Book::decode(&bytes)?;
     let [transactional, bulk] = book.depth;
     Ok(Depth { transactional, bulk })
 }

@@ -86,6 +86,10 @@ impl Key {
         &self.0
     }
 
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
     /// The first key after every key that begins with this one.
     #[must_use]
     pub fn after_prefix(mut self) -> Self {

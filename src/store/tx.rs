@@ -50,7 +50,7 @@ impl<'a> Tx<'a> {
     }
 
     fn change(&mut self, key: Key, value: Option<Vec<u8>>) {
-        let key = key.as_slice().to_vec();
+        let key = key.into_bytes();
         let before = self.changes.insert(key.clone(), value);
         self.undo.push((key, before));
     }

@@ -1,0 +1,62 @@
+use std::time::Duration;
+
+/// How much is leased ahead of free workers: as much as they send while a lease is under way, and nothing where
+/// sending takes so much longer than leasing that waiting for a lease costs next to nothing (as with Meta, some
+/// hundred milliseconds away). What is leased and not begun when the process is killed has an unknown outcome, so it
+/// is never more than speed needs.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    leasing: Option<Duration>,
+    sending: Option<Duration>,
+}
+
+/// The most that is leased ahead for each worker.
+const MOST: f64 = 3.0;
+
+/// Where leasing takes less than this part of sending, nothing is leased ahead.
+const LEAST: f64 = 0.1;
+
+impl Ahead {
+    pub fn leased(&mut self, took: Duration) {
+        average(&mut self.leasing, took);
+    }
+
+    pub fn sent(&mut self, took: Duration) {
+        average(&mut self.sending, took);
+    }
+
+    /// Leases beyond one for each worker.
+    pub fn extra(&self, workers: usize) -> usize {
+        let (Some(leasing), Some(sending)) = (self.leasing, self.sending) else { return 0 };
+        let ratio = leasing.as_secs_f64() / sending.as_secs_f64().max(f64::EPSILON);
+        let tenths = if ratio < LEAST { 0.0 } else { (ratio.min(MOST) * 10.0).ceil() };
+        workers * tenths as usize / 10
+    }
+}
+
+/// What happened lately matters: each new time counts an eighth.
+fn average(known: &mut Option<Duration>, new: Duration) {
+    *known = Some(known.map_or(new, |known| (known * 7 + new) / 8));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn extra(leasing_micros: u64, sending_micros: u64) -> usize {
+        let mut ahead = Ahead::default();
+        ahead.leased(Duration::from_micros(leasing_micros));
+        ahead.sent(Duration::from_micros(sending_micros));
+        ahead.extra(10)
+    }
+
+    #[test]
+    fn only_a_network_as_fast_as_the_disk_is_leased_for_ahead() {
+        assert_eq!(Ahead::default().extra(10), 0);
+        assert_eq!(extra(1_000, 300_000), 0);
+        assert_eq!(extra(1_000, 2_000), 5);
+        assert_eq!(extra(1_000, 1_000), 10);
+        assert_eq!(extra(9_000, 100), 30);
+        assert_eq!(extra(9_000, 0), 30);
+    }
+}
