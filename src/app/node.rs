@@ -108,7 +108,9 @@ impl Node {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let stop = shutdown.child_token();
         let watching = tokio::spawn(watch_store(self.store.clone(), self.broken.clone(), stop.clone()));
-        tracing::info!(address = ?self.listener.local_addr().ok(), "listening");
+        if let Ok(address) = self.listener.local_addr() {
+            tracing::info!(%address, "listening");
+        }
         http::serve(self.listener, self.front, stop.clone(), self.drain).await;
         let broken = self.broken.is_cancelled();
         stop.cancel();

@@ -190,9 +190,12 @@ impl Row {
     }
 
     /// Moves to `status` if the table of transitions allows it.
-    pub fn advance(&mut self, step: Step) -> bool {
+    ///
+    /// WhatsApp tells time in whole seconds and by its own clock; a step never shows before the one it follows.
+    pub fn advance(&mut self, mut step: Step) -> bool {
         let allowed = self.status.may_become(step.status);
         if allowed {
+            step.at = self.history.last().map_or(step.at, |last| step.at.max(last.at));
             self.status = step.status;
             self.history.push(step);
         }
