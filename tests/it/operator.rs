@@ -1,8 +1,8 @@
 //! What an operator sees and does: queues, dead letters, schedules, health and metrics.
 
 use std::num::NonZeroU32;
-use std::time::SystemTime;
 
+use relevo::clock::Clock;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ fn text(phone: &str) -> Value {
 
 /// Unix seconds, so much from now.
 fn ahead(seconds: u64) -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() + seconds
+    Clock::machine().now().seconds() + seconds
 }
 
 async fn call(world: &World, method: Method, path: &str, body: Value) -> Answer {
