@@ -249,14 +249,17 @@ pub async fn update(
     answer(&state, view, Some("Instancia actualizada exitosamente"))
 }
 
-/// Deletes an instance with its queue, its events and its keys.
+/// Deletes an instance with its queue, its events, its keys and its webhook endpoints.
 #[utoipa::path(delete, path = "/instances/{id}", operation_id = "delete_instance", tag = "instances",
     responses(
         (status = 200, description = "It is gone.", body = Done),
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
 pub async fn delete(State(state): State<AppState>, Target(id): Target) -> Result<Json<Done>, ApiError> {
+    let number = state.services.instances.get(&id)?.number;
     state.services.instances.delete(id).await?;
+    // Should the process die here, its endpoints stay, get nothing, and can be deleted by their ids.
+    state.services.webhooks.forget_instance(number).await?;
     Ok(Json(Done { success: true, message: "Instancia eliminada exitosamente" }))
 }
 
