@@ -3,6 +3,8 @@
 //! Rooms whose `Options` have defaults keep them until a key is read over them; that the manual states the same
 //! defaults is held by a test.
 
+use std::num::NonZeroU32;
+
 use super::auth::Auth;
 use super::check;
 use super::layers::Layers;
@@ -66,6 +68,7 @@ fn http(layers: &mut Layers) -> Option<http::Options> {
     let media_body_limit = layers.read("http.media_body_limit", size(1));
     let max_connections = layers.read("http.max_connections", count(1));
     let read_timeout = layers.read("http.read_timeout", duration);
+    let rate_limit = layers.read("http.rate_limit", count::<u32>(0));
     let cors_origins = layers.read("http.cors_origins", list(origin));
     Some(http::Options {
         listen: listen?,
@@ -75,6 +78,7 @@ fn http(layers: &mut Layers) -> Option<http::Options> {
         media_body_limit: media_body_limit?,
         max_connections: max_connections?,
         read_timeout: read_timeout?,
+        rate_limit: NonZeroU32::new(rate_limit?),
         cors_origins: cors_origins?,
     })
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::domain::{ErrorKind, Failure, FailureKind, Invalid, MessageId};
-use crate::{inbound, instance};
+use crate::{inbound, instance, queue, webhook};
 
 /// An error on its way to the caller.
 #[derive(Debug)]
@@ -247,6 +247,22 @@ impl From<inbound::Error> for ApiError {
             inbound::Error::Signature => Self::forbidden(error.to_string()),
             inbound::Error::NotAWebhook(invalid) => invalid.into(),
             error => Self::of(error.kind(), &error),
+        }
+    }
+}
+
+impl From<queue::Error> for ApiError {
+    fn from(error: queue::Error) -> Self {
+        Self::of(error.kind(), &error)
+    }
+}
+
+impl From<webhook::Error> for ApiError {
+    fn from(error: webhook::Error) -> Self {
+        match (&error, error.invalid()) {
+            (_, Some(invalid)) => invalid.clone().into(),
+            (webhook::Error::Link(_), None) => Self::of(error.kind(), &error).at("url"),
+            _ => Self::of(error.kind(), &error),
         }
     }
 }

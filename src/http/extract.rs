@@ -1,13 +1,16 @@
 //! What handlers take from a request.
 
-use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request};
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use crate::domain::{ErrorKind, InstanceId, Invalid};
 use crate::queue::IdempotencyKey;
+use crate::webhook::EndpointId;
 
 use super::AppState;
 use super::body::{self, Arrived};
@@ -55,6 +58,31 @@ impl FromRequestParts<AppState> for MessageName {
 
     async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApiError> {
         Ok(Self(path_parameter(parts, "message_id").await?.unwrap_or_default()))
+    }
+}
+
+/// The `endpoint_id` of a path. It need not exist.
+pub(super) struct EndpointName(pub EndpointId);
+
+impl FromRequestParts<AppState> for EndpointName {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApiError> {
+        let name = path_parameter(parts, "endpoint_id").await?.unwrap_or_default();
+        let unknown = |wrong: Invalid| ApiError::new(ErrorKind::NotFound, wrong.reason);
+        name.parse().map(Self).map_err(unknown)
+    }
+}
+
+/// What the query of a URL says.
+pub(super) struct QueryOf<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequestParts<AppState> for QueryOf<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApiError> {
+        let wrong = |refused: QueryRejection| Invalid::new("query", refused.body_text()).into();
+        Query::try_from_uri(&parts.uri).map(|Query(query)| Self(query)).map_err(wrong)
     }
 }
 

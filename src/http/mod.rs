@@ -13,7 +13,10 @@ mod error;
 mod extract;
 mod json;
 mod media;
+mod moment;
 mod openapi;
+mod pace;
+mod page;
 mod router;
 mod routes;
 mod server;
@@ -21,6 +24,7 @@ mod sniff;
 mod vcard;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -34,6 +38,7 @@ use crate::{inbound, instance, queue, webhook};
 
 use auth::Keyring;
 use body::Room;
+use pace::Pace;
 
 pub use router::router;
 pub use server::serve;
@@ -54,6 +59,9 @@ pub struct Options {
     pub max_connections: usize,
     /// How long a request may take to arrive, and how long a connection may stay idle between two requests.
     pub read_timeout: Duration,
+    /// Requests a second with the key, and as many at once after a pause; more are answered with 429. `None`: as
+    /// many as come.
+    pub rate_limit: Option<NonZeroU32>,
     /// Origins that browsers may call from; `*` is any.
     pub cors_origins: Vec<String>,
 }
@@ -105,6 +113,7 @@ pub struct Shared {
     cloud_defaults: CloudDefaults,
     services: Services,
     keyring: Keyring,
+    pace: Pace,
     /// Memory for bodies that are too large to be taken for granted.
     room: Room,
     /// The OpenAPI document as it is served; set once by [`router`].
@@ -114,9 +123,10 @@ pub struct Shared {
 impl AppState {
     pub fn new(options: Options, cloud_defaults: CloudDefaults, services: Services) -> Self {
         let keyring = Keyring::new(options.api_key.as_ref());
+        let pace = Pace::new(options.rate_limit);
         let room = Room::new(options.media_body_limit);
         let document = OnceLock::new();
-        Self(Arc::new(Shared { options, cloud_defaults, services, keyring, room, document }))
+        Self(Arc::new(Shared { options, cloud_defaults, services, keyring, pace, room, document }))
     }
 }
 

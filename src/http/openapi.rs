@@ -30,6 +30,9 @@ const MESSAGES: &str = "messages";
         (name = "instances", description = "The WhatsApp accounts that the node runs."),
         (name = "messages", description = "Sending, and asking what became of it. Without X-Async an answer \
             tells how the one attempt ended; with it, that the node took the message over."),
+        (name = "queue", description = "What waits."),
+        (name = "dead letters", description = "What the node gave up, until somebody decides."),
+        (name = "webhooks", description = "Where events are delivered."),
         (name = "webhook", description = "Where Meta reports."),
     ),
     components(schemas(ErrorBody, SentAnswer, QueuedAnswer)),
@@ -50,12 +53,17 @@ pub(super) fn base() -> OpenApi {
 pub(super) fn complete(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
         for operation in operations(item) {
-            let sends = path.contains("/messages/") && !path.ends_with("{message_id}");
+            let sends = path.contains("/messages/") && !path.contains("{message_id}");
             if path.starts_with(OF_AN_INSTANCE) {
                 add(operation, parameter("id", ParameterIn::Path, "The instance's name."));
             } else if is_about_messages(operation) {
                 let text = "The instance, where it is not the node's default_instance.";
                 add(operation, parameter("X-Instance-Id", ParameterIn::Header, text));
+            }
+            for (name, text) in PATH_PARAMETERS {
+                if path.contains(&format!("{{{name}}}")) {
+                    add(operation, parameter(name, ParameterIn::Path, text));
+                }
             }
             if sends {
                 for (name, text) in SENDING_HEADERS {
@@ -68,6 +76,11 @@ pub(super) fn complete(document: &mut OpenApi) {
         }
     }
 }
+
+const PATH_PARAMETERS: [(&str, &str); 2] = [
+    ("message_id", "The node's id (`msg_…`), the `correlation_id`, or WhatsApp's id once it is known."),
+    ("endpoint_id", "The endpoint's id (`ep_…`)."),
+];
 
 const SENDING_HEADERS: [(&str, &str); 2] = [
     ("X-Async", "`true`: answer 202 as soon as the message is queued, durably."),

@@ -17,8 +17,11 @@ use utoipa_axum::routes;
 use crate::domain::ErrorKind;
 
 use super::error::ApiError;
-use super::routes::{instances, media, message, messages, root, webhook};
-use super::{AppState, auth, body, openapi};
+use super::routes::{
+    dead_letters, endpoints, instances, media, message, messages, metrics, primary, queues, replays, root,
+    scheduled, webhook,
+};
+use super::{AppState, auth, body, openapi, pace};
 
 /// The API as a service, with everything around its routes.
 pub fn router(state: AppState) -> Router {
@@ -44,6 +47,8 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
     let open = OpenApiRouter::with_openapi(openapi::base())
         .routes(routes!(root::root))
         .routes(routes!(root::health))
+        .routes(routes!(root::live))
+        .routes(routes!(root::ready))
         .routes(routes!(root::document))
         .routes(routes!(webhook::verify, webhook::receive));
 
@@ -54,7 +59,24 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         .routes(routes!(instances::disconnect))
         .routes(routes!(instances::restart))
         .routes(routes!(instances::resume))
-        .routes(routes!(instances::status));
+        .routes(routes!(instances::status))
+        .routes(routes!(primary::set, primary::get, primary::delete))
+        .routes(routes!(endpoints::create_for_instance, endpoints::list_of_instance))
+        .routes(routes!(endpoints::create, endpoints::list))
+        .routes(routes!(endpoints::get, endpoints::update, endpoints::delete))
+        .routes(routes!(endpoints::enable))
+        .routes(routes!(replays::parked))
+        .routes(routes!(replays::replay_parked))
+        .routes(routes!(replays::replay))
+        .routes(routes!(queues::of_instance))
+        .routes(routes!(queues::of_all))
+        .routes(routes!(dead_letters::of_instance, dead_letters::discard_all))
+        .routes(routes!(dead_letters::of_all))
+        .routes(routes!(dead_letters::redrive_all))
+        .routes(routes!(dead_letters::redrive))
+        .routes(routes!(dead_letters::discard))
+        .routes(routes!(scheduled::list))
+        .routes(routes!(metrics::metrics));
     let of_an_instance_or_the_default = [
         routes!(messages::send_text),
         routes!(media::send_image),
@@ -66,13 +88,17 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         routes!(messages::send_contact),
         routes!(messages::send_contacts),
         routes!(messages::react),
-        routes!(message::find),
+        routes!(message::find, message::delete, message::reschedule),
+        routes!(message::cancel),
     ];
     for route in of_an_instance_or_the_default {
         guarded = guarded.routes(route.clone()).routes(openapi::for_default_instance(route));
     }
     openapi::complete(guarded.get_openapi_mut());
-    let guarded = guarded.route_layer(from_fn_with_state(state.clone(), auth::require_key));
+    // The last layer is the first to be met: who has no key uses up nobody's pace.
+    let guarded = guarded
+        .route_layer(from_fn_with_state(state.clone(), pace::keep))
+        .route_layer(from_fn_with_state(state.clone(), auth::require_key));
 
     open.merge(guarded).split_for_parts()
 }

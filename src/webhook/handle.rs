@@ -261,6 +261,15 @@ impl Handle {
         self.slot.call(|reply| Msg::Rewind(id, places, reply)).await?
     }
 
+    /// Whether endpoints may have this URL.
+    ///
+    /// # Errors
+    ///
+    /// It is refused; the error says why.
+    pub async fn permits(&self, url: &url::Url) -> Result<(), Error> {
+        self.check(Some(url), None).await
+    }
+
     /// How far an endpoint is behind.
     pub async fn lag(&self, id: EndpointId) -> Result<Lag, Error> {
         self.known(id)?;

@@ -88,7 +88,10 @@ async fn every_route_that_says_so_needs_the_key_and_no_other() {
             }
         }
     }
-    assert_eq!(open, BTreeSet::from(["/", "/health", "/openapi.json", "/webhook"]));
+    assert_eq!(
+        open,
+        BTreeSet::from(["/", "/health", "/health/live", "/health/ready", "/openapi.json", "/webhook"])
+    );
     let url = format!("http://{}/instances", world.node.address);
     for (name, value) in [("Authorization", format!("Bearer {KEY}")), ("authorization", KEY.to_owned())] {
         assert_eq!(stranger.get(&url).header(name, value).send().await.unwrap().status(), 200);

@@ -7,9 +7,12 @@
     reason = "tests may"
 )]
 
+mod receiver;
 mod support;
 
 mod crash;
 mod delivery;
 mod front;
 mod messages;
+mod operator;
+mod webhooks;

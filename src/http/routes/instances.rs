@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Serialize;
+use url::Url;
 use utoipa::ToSchema;
 
 use crate::domain::CloudApiSettings;
@@ -13,6 +14,7 @@ use crate::http::{AppState, json};
 use crate::instance::InstanceView;
 use crate::queue::Depth;
 
+use super::primary;
 use super::settings::{CreateInstance, OnAmbiguous, ProviderName, Rate, UpdateInstance};
 
 /// An instance, without its secrets.
@@ -116,11 +118,17 @@ pub struct StatusAnswer {
 pub struct QueueDepth {
     transactional: u64,
     bulk: u64,
-    total: u64,
+    pub(super) total: u64,
+}
+
+impl QueueDepth {
+    pub(super) fn of(depth: Depth) -> Self {
+        Self { transactional: depth.transactional, bulk: depth.bulk, total: depth.total() }
+    }
 }
 
 impl Instance {
-    fn of(view: InstanceView, depth: Depth) -> Self {
+    fn of(view: InstanceView, depth: Depth, webhook_url: Option<Url>) -> Self {
         let InstanceView { config, state, .. } = view;
         Self {
             instance_id: config.id.into(),
@@ -131,7 +139,7 @@ impl Instance {
             reason: StateReason { code: state.reason.code, text: state.reason.text },
             restarts: state.restarts,
             cloud_api: config.cloud_api.map(CloudApiView::of),
-            webhook_url: config.webhook_url.map(String::from),
+            webhook_url: webhook_url.map(String::from),
             sync_history: config.sync_history,
             rate_limit: config.rate_limit.map(Rate::of),
             workers: config.workers.map(u32::from),
@@ -160,7 +168,8 @@ impl CloudApiView {
 /// Shows an instance with what waits in its queue.
 fn shown(state: &AppState, view: InstanceView) -> Result<Instance, ApiError> {
     let depth = state.services.instances.depth(&view.config.id)?;
-    Ok(Instance::of(view, depth))
+    let webhook = state.services.webhooks.primary(view.number);
+    Ok(Instance::of(view, depth, webhook.map(|endpoint| endpoint.url)))
 }
 
 fn answer(
@@ -183,7 +192,12 @@ pub async fn create(
     JsonBody(body): JsonBody,
 ) -> Result<(StatusCode, Json<InstanceAnswer>), ApiError> {
     let config = json::parse::<CreateInstance>(&body)?.into_config(&state.cloud_defaults)?;
+    let url = config.webhook_url.clone();
+    primary::check(&state, url.as_ref()).await?;
     let view = state.services.instances.create(config).await?;
+    if url.is_some() {
+        primary::aim(&state, view.number, url).await?;
+    }
     Ok((StatusCode::CREATED, answer(&state, view, Some("Instancia creada exitosamente"))?))
 }
 
@@ -224,19 +238,28 @@ pub async fn update(
     JsonBody(body): JsonBody,
 ) -> Result<Json<InstanceAnswer>, ApiError> {
     let changes: UpdateInstance = json::parse(&body)?;
+    let aims = changes.names_webhook();
     let config = changes.apply(state.services.instances.get(&id)?.config)?;
+    let url = config.webhook_url.clone().filter(|_| aims);
+    primary::check(&state, url.as_ref()).await?;
     let view = state.services.instances.update(config).await?;
+    if aims {
+        primary::aim(&state, view.number, url).await?;
+    }
     answer(&state, view, Some("Instancia actualizada exitosamente"))
 }
 
-/// Deletes an instance with its queue, its events and its keys.
+/// Deletes an instance with its queue, its events, its keys and its webhook endpoints.
 #[utoipa::path(delete, path = "/instances/{id}", operation_id = "delete_instance", tag = "instances",
     responses(
         (status = 200, description = "It is gone.", body = Done),
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
 pub async fn delete(State(state): State<AppState>, Target(id): Target) -> Result<Json<Done>, ApiError> {
+    let number = state.services.instances.get(&id)?.number;
     state.services.instances.delete(id).await?;
+    // Should the process die here, its endpoints stay, get nothing, and can be deleted by their ids.
+    state.services.webhooks.forget_instance(number).await?;
     Ok(Json(Done { success: true, message: "Instancia eliminada exitosamente" }))
 }
 
@@ -315,6 +338,6 @@ pub async fn status(
         state: view.state.state.as_str(),
         reason: StateReason { code: view.state.reason.code, text: view.state.reason.text },
         restarts: view.state.restarts,
-        queue: QueueDepth { transactional: depth.transactional, bulk: depth.bulk, total: depth.total() },
+        queue: QueueDepth::of(depth),
     }))
 }

@@ -12,6 +12,7 @@ use crate::domain::{Content, Invalid, Media, MediaKind, MediaSource, MessageRef,
 use crate::http::error::ApiError;
 use crate::http::extract::{MediaBody, Sending, Target};
 use crate::http::media::{self, Described, Source};
+use crate::http::moment::Moment;
 use crate::http::{AppState, json};
 use crate::queue::IdempotencyKey;
 
@@ -46,8 +47,11 @@ pub struct MediaMessage<'a> {
     voice: bool,
     /// The message that this one answers, by WhatsApp's id or the node's.
     reply_to: Option<String>,
-    /// Seconds after which it must not be sent any more.
+    /// Seconds after which it must not be sent any more; counted from `send_at`, if there is one.
     expires_in: Option<u64>,
+    /// Not before this moment, at most a year from now: RFC 3339 or Unix seconds. Answered with 202.
+    #[schema(value_type = Option<String>, example = "2026-01-31T15:00:00Z")]
+    send_at: Option<Moment>,
 }
 
 /// Sends an image, with or without a caption.
@@ -119,6 +123,7 @@ struct Understood {
     voice: bool,
     quote: Option<MessageRef>,
     expires_in: Option<u64>,
+    send_at: Option<Moment>,
     idempotency: Option<IdempotencyKey>,
 }
 
@@ -141,6 +146,7 @@ fn understand(kind: MediaKind, body: &[u8], sending: &Sending) -> Result<Underst
         voice: request.voice && kind == MediaKind::Audio,
         quote: quote(request.reply_to)?,
         expires_in: request.expires_in,
+        send_at: request.send_at,
         idempotency: sending.idempotency(kind.as_str(), body),
     })
 }
@@ -185,6 +191,7 @@ async fn send_media(
         }),
         quote: asked.quote,
         expires_in: asked.expires_in,
+        send_at: asked.send_at,
         idempotency: asked.idempotency,
     };
     sending::deliver(&state, &instance, draft, asynchronous).await

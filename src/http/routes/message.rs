@@ -2,14 +2,17 @@
 
 use axum::Json;
 use axum::extract::State;
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoResponses, ToSchema};
 
-use crate::domain::{ErrorKind, Failure};
-use crate::http::AppState;
+use crate::domain::{ErrorKind, Failure, InstanceId, Invalid, MessageId, MessageRef};
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::{MessageName, Target};
+use crate::http::extract::{JsonBody, MessageName, Target};
+use crate::http::moment::Moment;
+use crate::http::{AppState, json};
 use crate::queue::{MessageView, Step};
+
+use super::sending::ahead;
 
 /// Where a message stands.
 #[derive(Debug, Serialize, ToSchema)]
@@ -53,6 +56,29 @@ pub struct Message {
     /// Steps left out of the middle of a very long history.
     #[serde(skip_serializing_if = "is_zero")]
     history_elided: u32,
+}
+
+/// Another moment for a scheduled message.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct Reschedule {
+    /// At most a year from now: RFC 3339 or Unix seconds.
+    #[schema(value_type = String, example = "2026-01-31T15:00:00Z")]
+    send_at: Moment,
+}
+
+/// Every answer to taking a message back.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "it documents the answers; nobody makes one")]
+pub(super) enum CancelAnswers {
+    /// It will not be sent.
+    #[response(status = 200)]
+    Cancelled(MessageAnswer),
+    /// No such instance, or no such message in it.
+    #[response(status = 404)]
+    NotFound(ErrorBody),
+    /// An attempt began, or it is settled.
+    #[response(status = 409)]
+    Conflict(ErrorBody),
 }
 
 /// The last failure, while it matters.
@@ -114,8 +140,6 @@ impl From<Step> for HistoryStep {
 
 /// Where a message stands, and how it came there.
 #[utoipa::path(get, path = "/instances/{id}/messages/{message_id}", operation_id = "get_message", tag = "messages",
-    params(("message_id" = String, Path,
-        description = "The node's id (`msg_…`), the `correlation_id`, or WhatsApp's id once it is known.")),
     responses(
         (status = 200, description = "The message.", body = MessageAnswer),
         (status = 404, description = "No such instance, or no such message in it.", body = ErrorBody),
@@ -125,8 +149,93 @@ pub async fn find(
     Target(instance): Target,
     MessageName(name): MessageName,
 ) -> Result<Json<MessageAnswer>, ApiError> {
+    Ok(answer(named(&state, &instance, &name)?))
+}
+
+/// Takes a message back that was not attempted yet, queued or scheduled.
+#[utoipa::path(
+    post,
+    path = "/instances/{id}/messages/{message_id}/cancel",
+    operation_id = "cancel_message",
+    tag = "messages",
+    responses(CancelAnswers)
+)]
+pub async fn cancel(
+    State(state): State<AppState>,
+    Target(instance): Target,
+    MessageName(name): MessageName,
+) -> Result<Json<MessageAnswer>, ApiError> {
+    let message = named(&state, &instance, &name)?.id;
+    if state.services.queue.withdraw(message).await? {
+        return shown(&state, &instance, message);
+    }
+    let status = named(&state, &instance, &name)?.status.as_str();
+    let details = format!("the message is {status}: what was attempted once cannot be taken back");
+    Err(ApiError::new(ErrorKind::Conflict, details).about(message, status))
+}
+
+/// The same as `cancel`.
+#[utoipa::path(
+    delete,
+    path = "/instances/{id}/messages/{message_id}",
+    operation_id = "delete_message",
+    tag = "messages",
+    responses(CancelAnswers)
+)]
+pub async fn delete(
+    state: State<AppState>,
+    target: Target,
+    name: MessageName,
+) -> Result<Json<MessageAnswer>, ApiError> {
+    cancel(state, target, name).await
+}
+
+/// Moves a scheduled message to another moment. What `expires_in` said stays: it counts from the first moment.
+#[utoipa::path(patch, path = "/instances/{id}/messages/{message_id}", operation_id = "reschedule_message",
+    tag = "messages", request_body = Reschedule, responses(
+        (status = 200, description = "It waits for that moment, durably.", body = MessageAnswer),
+        (status = 400, description = "The moment is not ahead, or too far ahead.", body = ErrorBody),
+        (status = 404, description = "No such instance, or no such message in it.", body = ErrorBody),
+        (status = 409, description = "The message is not scheduled.", body = ErrorBody),
+    ))]
+pub async fn reschedule(
+    State(state): State<AppState>,
+    Target(instance): Target,
+    MessageName(name): MessageName,
+    JsonBody(body): JsonBody,
+) -> Result<Json<MessageAnswer>, ApiError> {
+    let message = named(&state, &instance, &name)?.id;
+    let asked: Reschedule = json::parse(&body)?;
+    let at = ahead(asked.send_at, state.services.clock.now())?;
+    if state.services.queue.reschedule(message, at).await? {
+        return shown(&state, &instance, message);
+    }
+    let status = named(&state, &instance, &name)?.status.as_str();
+    let details = format!("the message is {status}; only scheduled messages have a moment that can be moved");
+    Err(ApiError::new(ErrorKind::Conflict, details).about(message, status))
+}
+
+/// The message of an instance that a caller names.
+pub(super) fn named(state: &AppState, instance: &InstanceId, name: &str) -> Result<MessageView, ApiError> {
     let unknown = |_| ApiError::new(ErrorKind::NotFound, "no message can have this id");
     let message = name.parse().map_err(unknown)?;
-    let view = state.services.instances.message(&instance, &message)?;
-    Ok(Json(MessageAnswer { success: true, data: view.into() }))
+    Ok(state.services.instances.message(instance, &message)?)
+}
+
+/// Where a message stands now that something was done about it.
+pub(super) fn shown(
+    state: &AppState,
+    instance: &InstanceId,
+    id: MessageId,
+) -> Result<Json<MessageAnswer>, ApiError> {
+    Ok(answer(state.services.instances.message(instance, &MessageRef::Ours(id))?))
+}
+
+/// The message behind which a page begins.
+pub(super) fn cursor(text: &str) -> Result<MessageId, Invalid> {
+    text.parse().map_err(|_| Invalid::new("after", "must be the `next` of the page before"))
+}
+
+fn answer(view: MessageView) -> Json<MessageAnswer> {
+    Json(MessageAnswer { success: true, data: view.into() })
 }

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use crate::domain::{Content, Invalid, Location};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, Sending, Target};
+use crate::http::moment::Moment;
 use crate::http::{AppState, json, vcard};
 
 use super::sending::{self, Draft, SendAnswers, filled, message_ref, quote, required};
@@ -30,8 +31,11 @@ pub struct TextMessage<'a> {
     preview_url: bool,
     /// The message that this one answers, by WhatsApp's id or the node's.
     reply_to: Option<String>,
-    /// Seconds after which it must not be sent any more.
+    /// Seconds after which it must not be sent any more; counted from `send_at`, if there is one.
     expires_in: Option<u64>,
+    /// Not before this moment, at most a year from now: RFC 3339 or Unix seconds. Answered with 202.
+    #[schema(value_type = Option<String>, example = "2026-01-31T15:00:00Z")]
+    send_at: Option<Moment>,
 }
 
 /// A place.
@@ -51,8 +55,11 @@ pub struct LocationMessage<'a> {
     address: Option<String>,
     /// The message that this one answers, by WhatsApp's id or the node's.
     reply_to: Option<String>,
-    /// Seconds after which it must not be sent any more.
+    /// Seconds after which it must not be sent any more; counted from `send_at`, if there is one.
     expires_in: Option<u64>,
+    /// Not before this moment, at most a year from now: RFC 3339 or Unix seconds. Answered with 202.
+    #[schema(value_type = Option<String>, example = "2026-01-31T15:00:00Z")]
+    send_at: Option<Moment>,
 }
 
 /// A contact card, or several.
@@ -72,8 +79,11 @@ pub struct ContactMessage<'a> {
     contacts: Vec<Value>,
     /// The message that this one answers, by WhatsApp's id or the node's.
     reply_to: Option<String>,
-    /// Seconds after which it must not be sent any more.
+    /// Seconds after which it must not be sent any more; counted from `send_at`, if there is one.
     expires_in: Option<u64>,
+    /// Not before this moment, at most a year from now: RFC 3339 or Unix seconds. Answered with 202.
+    #[schema(value_type = Option<String>, example = "2026-01-31T15:00:00Z")]
+    send_at: Option<Moment>,
 }
 
 /// A reaction to a message.
@@ -91,8 +101,11 @@ pub struct Reaction<'a> {
     #[serde(default, alias = "reaction")]
     #[schema(example = "👍")]
     emoji: String,
-    /// Seconds after which it must not be sent any more.
+    /// Seconds after which it must not be sent any more; counted from `send_at`, if there is one.
     expires_in: Option<u64>,
+    /// Not before this moment, at most a year from now: RFC 3339 or Unix seconds. Answered with 202.
+    #[schema(value_type = Option<String>, example = "2026-01-31T15:00:00Z")]
+    send_at: Option<Moment>,
 }
 
 /// Sends a text message.
@@ -113,6 +126,7 @@ pub async fn send_text(
         },
         quote: quote(request.reply_to)?,
         expires_in: request.expires_in,
+        send_at: request.send_at,
         idempotency: sending.idempotency("text", &body),
     };
     sending::deliver(&state, &instance, draft, sending.asynchronous).await
@@ -138,6 +152,7 @@ pub async fn send_location(
         }),
         quote: quote(request.reply_to)?,
         expires_in: request.expires_in,
+        send_at: request.send_at,
         idempotency: sending.idempotency("location", &body),
     };
     sending::deliver(&state, &instance, draft, sending.asynchronous).await
@@ -186,6 +201,7 @@ async fn send_cards(
         content: Content::Contacts { contacts },
         quote: quote(request.reply_to)?,
         expires_in: request.expires_in,
+        send_at: request.send_at,
         idempotency: sending.idempotency("contacts", &body),
     };
     sending::deliver(&state, &instance, draft, sending.asynchronous).await
@@ -209,6 +225,7 @@ pub async fn react(
         content: Content::Reaction { message_id: message_id.as_str().to_owned(), emoji: request.emoji },
         quote: None,
         expires_in: request.expires_in,
+        send_at: request.send_at,
         idempotency: sending.idempotency("reaction", &body),
     };
     sending::deliver(&state, &instance, draft, sending.asynchronous).await

@@ -106,6 +106,30 @@ pub async fn health(State(state): State<AppState>) -> (StatusCode, Json<HealthRe
     (if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(report))
 }
 
+/// The process answers.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Alive {
+    #[schema(example = "alive")]
+    status: &'static str,
+}
+
+/// Whether the process answers at all. Where this fails, a restart helps.
+#[utoipa::path(get, path = "/health/live", operation_id = "get_liveness", tag = "node", responses(
+    (status = 200, description = "It does.", body = Alive),
+))]
+pub async fn live() -> Json<Alive> {
+    Json(Alive { status: "alive" })
+}
+
+/// Whether the node accepts messages; the same as `/health`.
+#[utoipa::path(get, path = "/health/ready", operation_id = "get_readiness", tag = "node", responses(
+    (status = 200, description = "Messages are accepted.", body = HealthReport),
+    (status = 503, description = "Nothing new is accepted; the reasons are given.", body = HealthReport),
+))]
+pub async fn ready(state: State<AppState>) -> (StatusCode, Json<HealthReport>) {
+    health(state).await
+}
+
 /// This document.
 #[utoipa::path(get, path = "/openapi.json", operation_id = "get_openapi", tag = "node", responses(
     (status = 200, description = "The OpenAPI document of this API.", body = Object),

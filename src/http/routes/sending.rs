@@ -10,10 +10,11 @@ use utoipa::{IntoResponses, ToSchema};
 
 use crate::domain::{
     Class, Content, ErrorKind, InstanceId, InstanceState, Invalid, MessageId, MessageRef, OutboundMessage,
-    ProviderMessageId, Recipient, Status,
+    ProviderMessageId, Recipient, Status, Timestamp,
 };
 use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
+use crate::http::moment::Moment;
 use crate::instance::{self, Send, Sent};
 use crate::queue::IdempotencyKey;
 
@@ -21,13 +22,18 @@ use crate::queue::IdempotencyKey;
 /// depends on what the others send.
 const SUGGESTED_PAUSE: Duration = Duration::from_secs(5);
 
+/// How far ahead a message can be scheduled.
+const FARTHEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// A message as a route understood it.
 pub(super) struct Draft {
     pub to: Recipient,
     pub content: Content,
     pub quote: Option<MessageRef>,
-    /// Seconds from now after which it must not be sent any more.
+    /// Seconds after which it must not be sent any more, from now or from `send_at`.
     pub expires_in: Option<u64>,
+    /// Not before this moment; nobody waits for it.
+    pub send_at: Option<Moment>,
     pub idempotency: Option<IdempotencyKey>,
 }
 
@@ -55,6 +61,7 @@ pub(in crate::http) struct QueuedAnswer {
     /// The same id as it stands in `message_ack` events.
     #[schema(example = "019ab2f0-5f6b-8000-8000-0040000a1b2c")]
     correlation_id: String,
+    /// `queued` or `scheduled`.
     #[schema(example = "queued")]
     status: &'static str,
 }
@@ -66,7 +73,7 @@ pub(super) enum SendAnswers {
     /// WhatsApp took the message.
     #[response(status = 200)]
     Sent(SentAnswer),
-    /// With `X-Async: true`: the message is queued, durably, and the node delivers it.
+    /// With `X-Async: true` or `send_at`: the message is queued, durably, and the node delivers it.
     #[response(status = 202)]
     Queued(QueuedAnswer),
     /// The request, or the message in it, breaks a rule; `field` names what.
@@ -115,18 +122,21 @@ pub(super) async fn deliver(
     asynchronous: bool,
 ) -> Result<Response, ApiError> {
     let quote = draft.quote.map(|message| provider_id(state, instance, "reply_to", message)).transpose()?;
-    let expires_at =
-        draft.expires_in.map(|seconds| state.services.clock.now() + Duration::from_secs(seconds));
+    let now = state.services.clock.now();
+    let send_at = draft.send_at.map(|moment| ahead(moment, now)).transpose()?;
+    let begin = send_at.unwrap_or(now);
+    let expires_at = draft.expires_in.map(|seconds| begin + Duration::from_secs(seconds));
     let send = Send {
         message: OutboundMessage { to: draft.to, content: draft.content, quote },
         class: Class::Transactional,
         idempotency: draft.idempotency,
         expires_at,
-        send_at: None,
+        send_at,
     };
-    if asynchronous {
+    if asynchronous || send_at.is_some() {
         let accepted = state.services.instances.enqueue(instance, send).await.map_err(refused)?;
-        return Ok(queued(accepted.id()));
+        let status = if send_at.is_some() { Status::Scheduled } else { Status::Queued };
+        return Ok(queued(accepted.id(), status));
     }
     let (id, sent) = state.services.instances.send_now(instance, send).await.map_err(refused)?;
     match sent {
@@ -135,6 +145,17 @@ pub(super) async fn deliver(
         Sent::Unknown => unknown(state, instance, id),
         Sent::NotInTime(view) => Err(not_in_time(view).about(id, "cancelled")),
     }
+}
+
+/// The moment, when it is one that a message can wait for.
+pub(super) fn ahead(Moment(at): Moment, now: Timestamp) -> Result<Timestamp, Invalid> {
+    if at <= now {
+        return Err(Invalid::new("send_at", "La fecha de ejecución debe ser futura"));
+    }
+    if at > now + FARTHEST {
+        return Err(Invalid::new("send_at", "must be within a year from now"));
+    }
+    Ok(at)
 }
 
 /// WhatsApp's id of a message that a caller means, by that id or by ours.
@@ -181,9 +202,9 @@ fn sent_as(id: MessageId, provider_id: ProviderMessageId) -> Response {
     Json(SentAnswer { success: true, message_id, correlation_id, status: "sent" }).into_response()
 }
 
-fn queued(id: MessageId) -> Response {
+fn queued(id: MessageId, status: Status) -> Response {
     let (message_id, correlation_id) = (id.to_string(), id.correlation_id().to_string());
-    let answer = QueuedAnswer { success: true, message_id, correlation_id, status: "queued" };
+    let answer = QueuedAnswer { success: true, message_id, correlation_id, status: status.as_str() };
     (StatusCode::ACCEPTED, Json(answer)).into_response()
 }
 

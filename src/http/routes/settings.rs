@@ -57,7 +57,9 @@ pub struct UpdateInstance {
 }
 
 /// Tells `null` from a field that is not there.
-fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<Option<T>>, D::Error> {
+pub(super) fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    from: D,
+) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(from).map(Some)
 }
 
@@ -144,6 +146,11 @@ impl CreateInstance {
 }
 
 impl UpdateInstance {
+    /// Whether it says where events are sent.
+    pub fn names_webhook(&self) -> bool {
+        self.webhook_url.is_some()
+    }
+
     /// `config` with everything changed that was given.
     pub fn apply(self, mut config: InstanceConfig) -> Result<InstanceConfig, Invalid> {
         if let Some(changes) = self.cloud_api {
@@ -257,7 +264,7 @@ fn base_url(text: Option<String>) -> Result<Option<Url>, Invalid> {
 }
 
 /// An http(s) address; none for an empty text.
-fn web_address(field: &str, text: Option<String>) -> Result<Option<Url>, Invalid> {
+pub(super) fn web_address(field: &str, text: Option<String>) -> Result<Option<Url>, Invalid> {
     let Some(text) = text.filter(|text| !text.trim().is_empty()) else { return Ok(None) };
     match Url::parse(text.trim()) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(Some(url)),

@@ -1,0 +1,22 @@
+//! `/metrics`: the node in numbers.
+
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+
+use crate::http::AppState;
+use crate::http::error::ApiError;
+
+/// OpenMetrics 1.0, "Overall Structure".
+const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What Prometheus scrapes. It names the instances, so it needs the key.
+#[utoipa::path(get, path = "/metrics", operation_id = "get_metrics", tag = "node", responses(
+    (status = 200, description = "Counters, gauges and histograms in the text format of OpenMetrics.",
+        body = String, content_type = "application/openmetrics-text"),
+))]
+pub async fn metrics(State(state): State<AppState>) -> Result<impl IntoResponse, ApiError> {
+    let reading = tokio::task::spawn_blocking(move || (state.services.metrics)());
+    let text = reading.await.map_err(|_| ApiError::panicked())?;
+    Ok(([(CONTENT_TYPE, TEXT)], text))
+}

@@ -1,0 +1,263 @@
+//! What an operator sees and does: queues, dead letters, schedules, health and metrics.
+
+use std::num::NonZeroU32;
+
+use relevo::clock::Clock;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::{Answer, World, eventually};
+
+fn text(phone: &str) -> Value {
+    json!({ "phone": phone, "message": "Hola" })
+}
+
+/// Unix seconds, so much from now.
+fn ahead(seconds: u64) -> u64 {
+    Clock::machine().now().seconds() + seconds
+}
+
+async fn call(world: &World, method: Method, path: &str, body: Value) -> Answer {
+    Answer::of(world.request(method, path).json(&body)).await
+}
+
+/// Queues messages that WhatsApp refuses for good.
+async fn bury(world: &World, count: usize) -> Vec<String> {
+    world.faults(json!([{ "action": { "error": { "code": 131_047 } }, "times": count }])).await;
+    let mut ids = Vec::new();
+    for n in 0..count {
+        ids.push(world.queue("/messages/text", text(&format!("5730012345{n:02}"))).await.id());
+    }
+    for id in &ids {
+        world.until_status(id, &["dead_letter"]).await;
+    }
+    ids
+}
+
+#[tokio::test]
+async fn a_queue_tells_what_waits_for_whom_and_since_when() {
+    let world = World::new().await;
+    world.post("/instances/shop/disconnect", json!({})).await;
+    for phone in ["573001111111", "573002222222", "573002222222", "573002222222"] {
+        world.queue("/messages/text", text(phone)).await;
+    }
+    let later = json!({ "phone": "573003333333", "message": "x", "send_at": ahead(3600) });
+    assert_eq!(world.post("/messages/text", later).await.status, 202);
+    let queue = world.get("/instances/shop/queue").await.body["data"].clone();
+    assert_eq!(queue["depth"], json!({ "transactional": 5, "bulk": 0, "total": 5 }), "{queue}");
+    assert_eq!((&queue["in_flight"], &queue["held"], &queue["due_later"]), (&json!(0), &json!(0), &json!(1)));
+    assert!(queue["oldest_at"].is_string() && queue["oldest_age_seconds"].is_u64(), "{queue}");
+    assert!(queue["lanes"].is_array(), "{queue}");
+    let all = world.get("/queue").await.body;
+    assert_eq!((&all["total"], &all["data"][0]["instance_id"]), (&json!(5), &json!("shop")), "{all}");
+    assert_eq!(world.get("/instances/nobody/queue").await.status, 404);
+}
+
+#[tokio::test]
+async fn dead_letters_are_listed_with_advice_redriven_and_discarded() {
+    let world = World::new().await;
+    let ids = bury(&world, 5).await;
+    let path = "/instances/shop/dead-letters";
+    let list = world.get(path).await.body;
+    let data = list["data"].as_array().unwrap();
+    let listed: Vec<_> = data.iter().map(|letter| letter["message_id"].as_str().unwrap()).collect();
+    assert_eq!(listed, ids);
+    let letter = &data[0];
+    assert_eq!(
+        (&letter["reason"], &letter["error"]["code"]),
+        (&json!("permanent"), &json!(131_047)),
+        "{letter}"
+    );
+    assert_eq!((&letter["attempts"], &letter["instance_id"]), (&json!(1), &json!("shop")));
+    assert_eq!(letter["content"]["body"], "Hola", "{letter}");
+    assert!(letter["buried_at"].is_string() && letter["history"].is_array());
+    assert!(letter["advice"].as_str().unwrap().contains("WhatsApp refused"), "{letter}");
+
+    for every in [path, "/dead-letters"] {
+        let mut seen = Vec::new();
+        let mut page = world.get(&format!("{every}?limit=2")).await.body;
+        loop {
+            seen.extend(page["data"].as_array().unwrap().iter().map(|letter| letter["message_id"].clone()));
+            let Some(next) = page["next"].as_str() else { break };
+            page = world.get(&format!("{every}?limit=2&after={next}")).await.body;
+        }
+        assert_eq!(seen, ids, "{every}");
+    }
+    for (query, count) in [
+        ("reason=permanent", 5),
+        ("reason=ambiguous", 0),
+        ("since=2020-01-01T00:00:00Z", 5),
+        ("until=2020-01-01T00:00:00Z", 0),
+    ] {
+        assert_eq!(world.get(&format!("{path}?{query}")).await.body["data"].as_array().unwrap().len(), count);
+    }
+    for query in ["reason=x", "since=x", "after=x", "limit=0", "limit=501"] {
+        assert_eq!(world.get(&format!("{path}?{query}")).await.status, 400, "{query}");
+    }
+
+    let one = world.post(&format!("{path}/{}/redrive", ids[0]), json!({})).await;
+    assert_eq!(one.status, 200, "{one:?}");
+    world.until_status(&ids[0], &["sent", "delivered", "read"]).await;
+    assert_eq!(world.post(&format!("{path}/{}/redrive", ids[0]), json!({})).await.status, 409);
+    let gone = call(&world, Method::DELETE, &format!("{path}/{}", ids[1]), json!({})).await;
+    assert_eq!(gone.body["data"], json!({ "discarded": 1 }), "{gone:?}");
+    assert_eq!(
+        world.post(&format!("{path}/redrive"), json!({ "reason": "ambiguous" })).await.body["data"]["redriven"],
+        0
+    );
+    let some = call(&world, Method::DELETE, &format!("{path}?reason=exhausted"), json!({})).await;
+    assert_eq!(some.body["data"], json!({ "discarded": 0 }));
+    let rest = Answer::of(world.request(Method::POST, &format!("{path}/redrive"))).await;
+    assert_eq!(rest.body["data"], json!({ "redriven": 3 }), "{rest:?}");
+    for id in &ids[2..] {
+        world.until_status(id, &["sent", "delivered", "read"]).await;
+    }
+    bury(&world, 3).await;
+    let all = call(&world, Method::DELETE, path, json!({})).await;
+    assert_eq!(all.body["data"], json!({ "discarded": 3 }));
+    assert_eq!(world.get("/dead-letters").await.body["data"], json!([]));
+}
+
+#[tokio::test]
+async fn a_scheduled_message_waits_over_a_restart_and_goes_at_its_moment() {
+    let mut world = World::new().await;
+    let at = ahead(2);
+    let body = json!({ "phone": "573001234567", "message": "Hola", "send_at": at, "expires_in": 60 });
+    let scheduled = world.post("/messages/text", body).await;
+    assert_eq!(
+        (scheduled.status.as_u16(), &scheduled.body["status"]),
+        (202, &json!("scheduled")),
+        "{scheduled:?}"
+    );
+    world.restart_node().await;
+    let sent = world.until_status(&scheduled.id(), &["sent", "delivered", "read"]).await;
+    let steps = sent["history"].as_array().unwrap();
+    assert_eq!(steps[0]["status"], "scheduled");
+    let went = steps.iter().find(|step| step["status"] == "sending").unwrap()["at"].as_str().unwrap();
+    let went: jiff::Timestamp = went.parse().unwrap();
+    assert!(u64::try_from(went.as_second()).unwrap() >= at, "{sent}");
+    assert_eq!(world.arrived().await.len(), 1);
+}
+
+#[tokio::test]
+async fn scheduled_messages_are_listed_moved_and_cancelled() {
+    let world = World::new().await;
+    let mut ids = Vec::new();
+    for hours in [3, 1, 2] {
+        let body = json!({ "phone": "573001234567", "message": "Hola", "send_at": ahead(hours * 3600) });
+        ids.push(world.post("/instances/shop/messages/text", body).await.id());
+    }
+    let list = async |query: &str| world.get(&format!("/instances/shop/scheduled{query}")).await.body;
+    let names = |page: &Value| -> Vec<Value> {
+        page["data"].as_array().unwrap().iter().map(|message| message["message_id"].clone()).collect()
+    };
+    let first = list("?limit=2").await;
+    assert_eq!(names(&first), [ids[1].as_str(), ids[2].as_str()]);
+    let second = list(&format!("?limit=2&after={}", first["next"].as_str().unwrap())).await;
+    assert_eq!((names(&second), &second["next"]), (vec![json!(ids[0])], &Value::Null));
+
+    let path = |id: &str| format!("/instances/shop/messages/{id}");
+    let moved =
+        call(&world, Method::PATCH, &path(&ids[0]), json!({ "send_at": "2020-01-01T00:00:00Z" })).await;
+    assert_eq!(moved.status, 400, "{moved:?}");
+    let moved =
+        call(&world, Method::PATCH, &path(&ids[0]), json!({ "send_at": ahead(60).to_string() })).await;
+    assert_eq!(moved.body["data"]["status"], "scheduled", "{moved:?}");
+    assert_eq!(names(&list("").await)[0], ids[0]);
+
+    let cancelled = world.post(&format!("{}/cancel", path(&ids[0])), json!({})).await;
+    assert_eq!((cancelled.status.as_u16(), &cancelled.body["data"]["status"]), (200, &json!("cancelled")));
+    let again = world.post(&format!("{}/cancel", path(&ids[0])), json!({})).await;
+    assert_eq!((again.status.as_u16(), &again.body["status"]), (409, &json!("cancelled")), "{again:?}");
+    let deleted = call(&world, Method::DELETE, &format!("/messages/{}", ids[1]), json!({})).await;
+    assert_eq!(deleted.body["data"]["status"], "cancelled", "{deleted:?}");
+    let soon = call(&world, Method::PATCH, &path(&ids[2]), json!({ "send_at": ahead(1) })).await;
+    assert_eq!(soon.status, 200, "{soon:?}");
+    world.until_status(&ids[2], &["sent", "delivered", "read"]).await;
+    assert_eq!(call(&world, Method::DELETE, &path(&ids[2]), json!({})).await.status, 409);
+    assert_eq!(call(&world, Method::PATCH, &path(&ids[2]), json!({ "send_at": ahead(9) })).await.status, 409);
+    assert_eq!(world.arrived().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_moment_is_in_the_future_and_not_too_far() {
+    let world = World::new().await;
+    for (moment, details) in [
+        (json!(ahead(0)), "La fecha de ejecución debe ser futura"),
+        (json!("2020-01-01T00:00:00Z"), "La fecha de ejecución debe ser futura"),
+        (json!(ahead(400 * 24 * 3600)), "within a year"),
+        (json!("tomorrow"), "RFC 3339"),
+    ] {
+        let body = json!({ "phone": "573001234567", "message": "x", "send_at": moment });
+        let answer = world.post("/messages/text", body).await;
+        assert_eq!(
+            (answer.status.as_u16(), &answer.body["error"]["field"]),
+            (400, &json!("send_at")),
+            "{answer:?}"
+        );
+        assert!(answer.body["error"]["details"].as_str().unwrap().contains(details), "{answer:?}");
+    }
+    assert_eq!(world.arrived().await.len(), 0);
+}
+
+#[tokio::test]
+async fn a_queued_message_that_was_not_attempted_can_be_taken_back() {
+    let world = World::new().await;
+    world.post("/instances/shop/disconnect", json!({})).await;
+    let queued = world.queue("/messages/text", text("573001234567")).await;
+    let cancelled = world.post(&format!("/messages/{}/cancel", queued.id()), json!({})).await;
+    assert_eq!(cancelled.body["data"]["status"], "cancelled", "{cancelled:?}");
+    assert_eq!(world.get("/instances/shop/queue").await.body["data"]["depth"]["total"], 0);
+}
+
+#[tokio::test]
+async fn metrics_and_health_are_what_scrapers_and_probes_expect() {
+    let world = World::new().await;
+    world.post("/messages/text", text("573001234567")).await;
+    let metrics = world.get("/metrics").await;
+    assert_eq!(metrics.headers["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let told = metrics.body.as_str().unwrap();
+    for series in
+        ["instance_state", "queue_depth", "queue_oldest_seconds", "store_commits", "process_resident"]
+    {
+        assert!(told.contains(series), "{series} in {told}");
+    }
+    assert!(told.ends_with("# EOF\n"), "{told}");
+    let stranger = reqwest::Client::new();
+    for (path, status) in [("/health", "healthy"), ("/health/live", "alive"), ("/health/ready", "healthy")] {
+        let url = format!("http://{}{path}", world.node.address);
+        let answer = Answer::of(stranger.get(url)).await;
+        assert_eq!((answer.status.as_u16(), &answer.body["status"]), (200, &json!(status)), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_whose_disk_is_full_is_alive_and_not_ready() {
+    let world = World::empty(|settings| settings.store.min_free_space = u64::MAX / 2).await;
+    eventually("the disk to be found full", async || {
+        let ready = world.get("/health/ready").await;
+        if ready.status == 503 { Ok(()) } else { Err(ready) }
+    })
+    .await;
+    assert_eq!(world.get("/health/live").await.status, 200);
+}
+
+#[tokio::test]
+async fn more_requests_than_the_key_is_good_for_are_sent_away_and_probes_are_not() {
+    let world = World::empty(|settings| settings.http.rate_limit = NonZeroU32::new(3)).await;
+    let mut refused = None;
+    for _ in 0..20 {
+        let answer = world.get("/instances").await;
+        if answer.status == 429 {
+            refused = Some(answer);
+            break;
+        }
+    }
+    let refused = refused.expect("twenty requests at once are more than three a second");
+    assert_eq!(refused.headers["retry-after"], "1");
+    assert_eq!(refused.body["error"]["type"], "throttled");
+    for _ in 0..20 {
+        assert_eq!(world.get("/health").await.status, 200);
+        assert_eq!(world.get("/webhook").await.status, 403);
+    }
+}
