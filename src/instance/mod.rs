@@ -13,6 +13,7 @@ mod directory;
 mod handle;
 mod limiter;
 mod supervisor;
+mod watchdog;
 
 use std::num::NonZeroU32;
 use std::time::Duration;

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use serde_json::json;
@@ -97,29 +96,26 @@ impl Arguments {
 }
 
 pub struct State {
-    arguments: Arguments,
-    instances: HashMap<InstanceNumber, Entry>,
+    pub(super) arguments: Arguments,
+    pub(super) instances: HashMap<InstanceNumber, Entry>,
     /// Grows with every actor that is started; tells an incarnation from those before it.
-    incarnations: u64,
-    draining: bool,
+    pub(super) incarnations: u64,
+    pub(super) draining: bool,
 }
 
-struct Entry {
-    known: Arc<Known>,
+pub(super) struct Entry {
+    pub(super) known: Arc<Known>,
     state: watch::Sender<StateView>,
-    child: Option<Child>,
+    pub(super) child: Option<Child>,
     patience: RestartPolicy,
-    incarnation: u64,
-    missed: u32,
+    pub(super) incarnation: u64,
+    pub(super) missed: u32,
 }
 
-struct Child {
-    actor: ActorRef<actor::Msg>,
+pub(super) struct Child {
+    pub(super) actor: ActorRef<actor::Msg>,
     id: ActorId,
 }
-
-/// So many unanswered questions in a row, and an actor counts as hung.
-const MISSES: u32 = 3;
 
 impl Actor for InstanceSupervisor {
     type Msg = Msg;
@@ -480,44 +476,5 @@ impl State {
             json!({ "status": word, "state": state.as_str(), "reason": reason.code, "detail": reason.text });
         let event = Event { kind: "status".to_owned(), at: self.arguments.clock.now(), data };
         self.arguments.store.submit(move |tx| events::append(tx, number, &event), |_| {}).await;
-    }
-
-    fn drain(&mut self, reply: RpcReplyPort<()>) {
-        self.draining = true;
-        let children = self.instances.values().filter_map(|entry| entry.child.as_ref());
-        let actors: Vec<_> = children.map(|child| child.actor.clone()).collect();
-        tokio::spawn(async move {
-            futures_util::future::join_all(actors.iter().map(|actor| actor.call(actor::Msg::Drain, None)))
-                .await;
-            let _ = reply.send(());
-        });
-    }
-
-    /// Asks every actor for a sign of life, without waiting for any.
-    fn watch(&self, me: &ActorRef<Msg>) {
-        let patience: Duration = self.arguments.options.probe_timeout;
-        for (&number, entry) in &self.instances {
-            let Some(child) = &entry.child else { continue };
-            let (supervisor, actor, incarnation) = (me.clone(), child.actor.clone(), entry.incarnation);
-            tokio::spawn(async move {
-                let answer = actor.call(actor::Msg::Ping, Some(patience)).await;
-                let answered = matches!(answer, Ok(ractor::rpc::CallResult::Success(())));
-                let _ = supervisor.cast(Msg::Watched(number, incarnation, answered));
-            });
-        }
-    }
-
-    fn watched(&mut self, number: InstanceNumber, incarnation: u64, answered: bool) {
-        let Some(entry) = self.instances.get_mut(&number).filter(|entry| entry.incarnation == incarnation)
-        else {
-            return;
-        };
-        entry.missed = if answered { 0 } else { entry.missed + 1 };
-        if entry.missed >= MISSES
-            && let Some(child) = &entry.child
-        {
-            tracing::error!(instance = %entry.known.record.config.id, "an instance's actor answers nothing and is killed");
-            child.actor.kill();
-        }
     }
 }

@@ -1,0 +1,54 @@
+//! What the supervisor asks of all its actors at once: signs of life, and an end in good order.
+
+use std::time::Duration;
+
+use ractor::{ActorRef, RpcReplyPort};
+
+use crate::domain::InstanceNumber;
+
+use super::actor;
+use super::supervisor::{Msg, State};
+
+/// So many unanswered questions in a row, and an actor counts as hung.
+const MISSES: u32 = 3;
+
+impl State {
+    pub fn drain(&mut self, reply: RpcReplyPort<()>) {
+        self.draining = true;
+        let children = self.instances.values().filter_map(|entry| entry.child.as_ref());
+        let actors: Vec<_> = children.map(|child| child.actor.clone()).collect();
+        tokio::spawn(async move {
+            futures_util::future::join_all(actors.iter().map(|actor| actor.call(actor::Msg::Drain, None)))
+                .await;
+            let _ = reply.send(());
+        });
+    }
+
+    /// Asks every actor for a sign of life, without waiting for any.
+    pub fn watch(&self, me: &ActorRef<Msg>) {
+        let patience: Duration = self.arguments.options.probe_timeout;
+        for (&number, entry) in &self.instances {
+            let Some(child) = &entry.child else { continue };
+            let (supervisor, actor, incarnation) = (me.clone(), child.actor.clone(), entry.incarnation);
+            tokio::spawn(async move {
+                let answer = actor.call(actor::Msg::Ping, Some(patience)).await;
+                let answered = matches!(answer, Ok(ractor::rpc::CallResult::Success(())));
+                let _ = supervisor.cast(Msg::Watched(number, incarnation, answered));
+            });
+        }
+    }
+
+    pub fn watched(&mut self, number: InstanceNumber, incarnation: u64, answered: bool) {
+        let Some(entry) = self.instances.get_mut(&number).filter(|entry| entry.incarnation == incarnation)
+        else {
+            return;
+        };
+        entry.missed = if answered { 0 } else { entry.missed + 1 };
+        if entry.missed >= MISSES
+            && let Some(child) = &entry.child
+        {
+            tracing::error!(instance = %entry.known.record.config.id, "an instance's actor answers nothing and is killed");
+            child.actor.kill();
+        }
+    }
+}
