@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
+import random
 import socket
 import subprocess
 import time
@@ -70,7 +70,8 @@ class Process:
 
 def free_port() -> int:
     """A port that nobody had a moment ago, outside the range from which outgoing connections take theirs."""
-    for port in range(18200 + os.getpid() % 997, 32000):
+    for _ in range(1000):
+        port = random.randrange(18200, 32000)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
