@@ -1,0 +1,206 @@
+"""The programs under test, and how they are talked to."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+KEY = "power-test-key-0123456789"
+APP_SECRET = "power-test-secret"
+INSTANCE = "bench"
+
+# A node that takes longer to start hangs.
+START_WITHIN = 60.0
+
+
+class Failure(Exception):
+    """What was promised does not hold."""
+
+
+class Client:
+    """One kept-alive connection. Not for several threads."""
+
+    def __init__(self, port: int, timeout: float = 30.0) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+
+    def call(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> tuple[int, Any]:
+        """Status and JSON. Raises OSError or HTTPException when the answer did not come whole."""
+        sent = {"X-API-Key": KEY, "Content-Type": "application/json", **(headers or {})}
+        payload = None if body is None else json.dumps(body).encode()
+        try:
+            self._connection.request(method, path, payload, sent)
+            response = self._connection.getresponse()
+            text = response.read()
+        except (OSError, http.client.HTTPException):
+            self._connection.close()
+            raise
+        return response.status, json.loads(text) if text else None
+
+
+class Process:
+    """A program of ours with its log."""
+
+    def __init__(self, command: list[str], env: dict[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("wb") as out:
+            self._child = subprocess.Popen(
+                command, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+            )
+
+    def kill(self) -> None:
+        """SIGKILL, and the end of it. Harmless when it is dead already."""
+        self._child.kill()
+        self._child.wait()
+
+    def must_live(self) -> None:
+        """Raises when it ended by itself or a thread of it panicked."""
+        said = self.log.read_text(errors="replace")
+        code = self._child.poll()
+        if code is not None:
+            raise Failure(f"{self.log.name}: ended with {code}: {said[-2000:]}")
+        if "panicked" in said:
+            raise Failure(f"{self.log.name}: panicked: {said[-2000:]}")
+
+
+def free_port() -> int:
+    """A port that nobody had a moment ago, outside the range from which outgoing connections take theirs."""
+    for _ in range(1000):
+        port = random.randrange(18200, 32000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("no free port")
+
+
+class Sandbox(Process):
+    """The stand-in for WhatsApp. It outlives every cut and remembers what arrived."""
+
+    def __init__(self, binary: Path, work: Path) -> None:
+        self.port = free_port()
+        command = [str(binary), "sandbox", "--listen", f"127.0.0.1:{self.port}"]
+        super().__init__(command, {}, work / "sandbox.log")
+        self._seen = 0
+        self.arrived: list[str] = []
+        wait_for_answer(self, self.port, "/")
+
+    def report_to(self, node_port: int) -> None:
+        url = f"http://127.0.0.1:{node_port}/webhook"
+        expect(200, Client(self.port).call("POST", "/_sandbox/webhook", {"url": url, "app_secret": APP_SECRET}))
+
+    def read(self) -> None:
+        """Appends the ids of what it took since the last time to `arrived`, in the order of arrival."""
+        client = Client(self.port)
+        while True:
+            page = expect(200, client.call("GET", f"/_sandbox/messages?after={self._seen}&limit=10000"))
+            if page["forgotten"] > self._seen:
+                raise RuntimeError("the sandbox forgot messages before they were read")
+            taken = (entry for entry in page["messages"] if entry["outcome"] == "accepted")
+            self.arrived.extend(entry["biz_opaque_callback_data"] for entry in taken)
+            self._seen = page["last"]
+            if not page["more"]:
+                return
+
+
+class Node:
+    """The node: one address and one folder, any number of lives."""
+
+    def __init__(self, binary: Path, data: Path, work: Path, env: dict[str, str]) -> None:
+        self.port = free_port()
+        self._command = [str(binary), "serve"]
+        self._work, self._lives = work, 0
+        self._process: Process | None = None
+        self._env = {
+            "RELEVO_HTTP__LISTEN": f"127.0.0.1:{self.port}",
+            "RELEVO_DATA_DIR": str(data),
+            "RELEVO_AUTH__API_KEY": KEY,
+            "RELEVO_EGRESS__ALLOW_PRIVATE": "true",
+            "RELEVO_RETRY__TRANSACTIONAL__AMBIGUOUS_WAIT": "2s",
+            # Long lanes are the point here; Meta's pace for one person would stretch them over minutes.
+            "RELEVO_INSTANCE__PAIR_INTERVAL": "1ms",
+            "RELEVO_INSTANCE__PAIR_BURST": "1000",
+            "RELEVO_LOG__LEVEL": "error",
+            "RUST_BACKTRACE": "1",
+            **env,
+        }
+
+    def begin(self) -> None:
+        """Starts a life and does not wait for it."""
+        self._lives += 1
+        self._process = Process(self._command, self._env, self._work / f"node-{self._lives}.log")
+
+    def start(self) -> float:
+        """Starts a life and waits until it answers; seconds that took."""
+        began = time.monotonic()
+        self.begin()
+        assert self._process
+        wait_for_answer(self._process, self.port, "/health")
+        return time.monotonic() - began
+
+    def kill(self) -> None:
+        if self._process:
+            self._process.kill()
+
+    def must_live(self) -> None:
+        assert self._process
+        self._process.must_live()
+
+    def create_instance(self, sandbox: Sandbox) -> None:
+        cloud_api = {
+            "phone_number_id": "100",
+            "access_token": "token",
+            "app_secret": APP_SECRET,
+            "base_url": f"http://127.0.0.1:{sandbox.port}",
+        }
+        rate = {"per_second": 1000, "burst": 1000}
+        body = {"instance_id": INSTANCE, "rate_limit": rate, "workers": 10, "cloud_api": cloud_api}
+        expect(201, Client(self.port).call("POST", "/instances", body))
+
+    def wish(self, what: str) -> None:
+        """`connect` or `disconnect`."""
+        expect(200, Client(self.port).call("POST", f"/instances/{INSTANCE}/{what}"))
+
+    def depth(self) -> int:
+        return expect(200, Client(self.port).call("GET", f"/instances/{INSTANCE}"))["data"]["queue_depth"]
+
+    def drain(self, within: float = 180.0) -> None:
+        """Waits until nothing is unsettled. Raises when the queue stands still."""
+        deadline, depth = time.monotonic() + within, -1
+        while (now := self.depth()) > 0:
+            self.must_live()
+            if now != depth:
+                depth, deadline = now, time.monotonic() + within
+            if time.monotonic() > deadline:
+                raise Failure(f"{depth} messages are unsettled, and nothing moved for {within:.0f} s")
+            time.sleep(0.2)
+
+
+def expect(status: int, answer: tuple[int, Any]) -> Any:
+    if answer[0] != status:
+        raise Failure(f"{answer[0]} instead of {status}: {answer[1]}")
+    return answer[1]
+
+
+def wait_for_answer(process: Process, port: int, path: str) -> None:
+    """Any answer: a node whose disk is full says 503, and runs."""
+    deadline = time.monotonic() + START_WITHIN
+    while True:
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            connection.request("GET", path)
+            connection.getresponse().read()
+            connection.close()
+            return
+        except (OSError, http.client.HTTPException):
+            process.must_live()
+            if time.monotonic() > deadline:
+                raise Failure(f"{process.log.name}: no answer within {START_WITHIN:.0f} s of the start") from None
+            time.sleep(0.005)
