@@ -15,6 +15,7 @@ pub(super) fn read(
     now: crate::domain::Timestamp,
 ) -> Vec<Reading> {
     let mut readings = Vec::new();
+    let flag = |set: bool| if set { 1.0 } else { 0.0 };
     for view in instances.list() {
         let labels = || vec![("instance", view.config.id.to_string())];
         let state =
@@ -43,10 +44,19 @@ pub(super) fn read(
     }
     for endpoint in webhooks.list(None) {
         let labels = || vec![("endpoint", endpoint.id.to_string())];
-        let disabled = if endpoint.disabled.is_some() { 1.0 } else { 0.0 };
+        let disabled = flag(endpoint.disabled.is_some());
         readings.push(reading("webhook_disabled", "1 for an endpoint that is disabled", labels(), disabled));
     }
     readings.push(reading("store_bytes", "Size of the database", vec![], count(store.size_on_disk())));
+    let full = flag(store.is_full());
+    readings.push(reading("store_full", "1 while the disk is too full to accept messages", vec![], full));
+    let failed = flag(store.has_failed());
+    readings.push(reading(
+        "store_failed",
+        "1 when a commit failed; the node is about to stop",
+        vec![],
+        failed,
+    ));
     readings.push(reading("store_commits", "Commits since the start", vec![], count(store.commits())));
     readings.extend(process());
     readings
