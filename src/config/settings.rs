@@ -111,6 +111,8 @@ fn queue(layers: &mut Layers) -> queue::Options {
     layers.set(&mut options.lease_timeout, "queue.lease_timeout", duration);
     layers.set(&mut options.idempotency_ttl, "queue.idempotency_ttl", duration);
     layers.set(&mut options.capacity, "queue.capacity", count(1));
+    layers.set(&mut options.transactional_expiry, "queue.transactional_expiry", optional(duration));
+    layers.set(&mut options.bulk_expiry, "queue.bulk_expiry", optional(duration));
     layers.set(&mut options.ledger_retention, "queue.ledger_retention", duration);
     layers.set(&mut options.event_retention, "queue.event_retention", duration);
     options

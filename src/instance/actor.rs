@@ -440,7 +440,7 @@ async fn attempt(
     // A queue or a judge that is being restarted leaves the lease to expire; it is judged then.
     match outcome {
         Ok(provider_id) => {
-            tracing::debug!(provider_id = %provider_id, "message sent");
+            tracing::info!(%provider_id, "message sent");
             let _ = queue.sent(lease, provider_id);
             None
         }

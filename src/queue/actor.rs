@@ -189,7 +189,7 @@ impl State {
     /// Takes a submission in and hands the durable result to `done`, on the writer's thread.
     async fn accept(
         &self,
-        submission: Submission,
+        mut submission: Submission,
         done: impl FnOnce(Result<Accepted, Error>) + Send + 'static,
     ) {
         let metrics = self.arguments.metrics.clone();
@@ -198,6 +198,10 @@ impl State {
             return done(Err(Error::DiskFull));
         }
         let (terms, nudges, instance) = (self.terms(), self.arguments.nudges.clone(), submission.instance);
+        if let Some(expiry) = self.arguments.options.expiry(submission.class) {
+            let begins = submission.send_at.map_or(terms.now, |at| at.max(terms.now));
+            submission.expires_at.get_or_insert(begins + expiry);
+        }
         let (class, mode, began) = (submission.class.as_str(), submission.mode.as_str(), Instant::now());
         let work = move |tx: &mut Tx| accept::accept(tx, submission, terms);
         let finish = move |outcome: Result<Result<Accepted, Refused>, StoreError>| {

@@ -55,6 +55,9 @@ pub struct Options {
     pub idempotency_ttl: Duration,
     /// Messages of one instance that may wait; more are refused with 429.
     pub capacity: u64,
+    /// How old a message may get before it is not sent any more, where its sender said nothing.
+    pub transactional_expiry: Option<Duration>,
+    pub bulk_expiry: Option<Duration>,
     /// How long a settled message can be asked for.
     pub ledger_retention: Duration,
     /// How long events stay in the log.
@@ -68,8 +71,19 @@ impl Default for Options {
             lease_timeout: Duration::from_secs(90),
             idempotency_ttl: days(1),
             capacity: 2_000_000,
+            transactional_expiry: None,
+            bulk_expiry: None,
             ledger_retention: days(30),
             event_retention: days(7),
+        }
+    }
+}
+
+impl Options {
+    fn expiry(&self, class: Class) -> Option<Duration> {
+        match class {
+            Class::Transactional => self.transactional_expiry,
+            Class::Bulk => self.bulk_expiry,
         }
     }
 }

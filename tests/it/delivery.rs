@@ -202,3 +202,18 @@ async fn a_failing_and_a_hanging_instance_leave_the_others_at_full_speed() {
         assert_eq!(view.body["data"]["queue_depth"], 30, "nothing of {name} was burnt");
     }
 }
+
+#[tokio::test]
+async fn a_message_that_grew_too_old_is_not_sent() {
+    let world =
+        World::with(|settings| settings.queue.transactional_expiry = Some(Duration::from_millis(1))).await;
+    world.post("/instances/shop/disconnect", json!({})).await;
+    let own = json!({ "phone": "573001234567", "message": "Hola", "expires_in": 3600 });
+    let patient = world.queue("/instances/shop/messages/text", own).await;
+    let hasty = world.queue("/instances/shop/messages/text", text("573001234568")).await;
+    // Connecting takes a request and its answer: longer than the millisecond that this message had.
+    world.post("/instances/shop/connect", json!({})).await;
+    world.until_status(&hasty.id(), &["expired"]).await;
+    world.until_status(&patient.id(), &["sent", "delivered", "read"]).await;
+    assert_eq!(world.arrived().await.len(), 1);
+}
