@@ -10,9 +10,12 @@ use super::{Lease, Leased, keys, settle};
 /// a steady stream of them does not starve the others.
 const BULK_TURN: u64 = 5;
 
-/// The most jobs that one request for work moves without handing them out (arrivals into busy lanes, due ones back,
-/// old ones away), so that it never holds up the writer.
+/// The most jobs that one request for work moves without handing them out (arrivals into busy lanes, old ones away),
+/// so that it never holds up the writer.
 const MOVES: usize = 512;
+
+/// Due messages that every request brings back, if there are so many.
+const LEAST_BROUGHT_BACK: usize = 16;
 
 /// Who asks for work, and when.
 #[derive(Debug, Clone, Copy)]
@@ -63,18 +66,19 @@ struct Search<'a, 'b> {
 }
 
 impl Search<'_, '_> {
-    /// Puts messages whose moment has come at the end of their lanes.
+    /// Puts messages whose moment has come at the end of their lanes: a few more than are asked for, so that a
+    /// hundred thousand with one moment begin to leave at once.
     fn bring_back_due(&mut self) -> Result<(), Error> {
+        let limit = self.request.max.saturating_mul(2).clamp(LEAST_BROUGHT_BACK, MOVES);
         let (start, end) =
             (keys::dues(self.request.instance), keys::due_after(self.request.instance, self.request.now));
         let due: Vec<_> = {
-            let entries = self.tx.range(&start, &end).take(MOVES);
+            let entries = self.tx.range(&start, &end).take(limit);
             entries.map(|entry| entry.map(|(key, _)| key)).collect::<Result<_, _>>()?
         };
         for key in due {
             let id = keys::parse_due(&key).map(|(_, id)| id);
             self.tx.delete(key.into());
-            self.moves += 1;
             let Some(id) = id else { continue };
             let Some(job) = Job::read(self.tx, id)? else { continue };
             let mut row = Row::read(self.tx, id)?.unwrap_or_else(|| Row::new(&job));
