@@ -290,7 +290,7 @@ impl State {
             return;
         }
         self.busy += 1;
-        let span = tracing::info_span!("attempt", instance = %self.arguments.config.id, message = %lease.id, attempt = lease.attempt);
+        let span = tracing::info_span!("attempt", instance = %self.arguments.config.id, message_id = %lease.id, attempt = lease.attempt);
         let work = attempt(
             self.provider.clone(),
             lease,

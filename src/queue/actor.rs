@@ -315,7 +315,7 @@ impl State {
                 }
                 Ok(None) => {}
                 // The lease stays and expires; `retry` judges it then.
-                Err(error) => tracing::error!(message = %id, %error, "an attempt could not be settled"),
+                Err(error) => tracing::error!(message_id = %id, %error, "an attempt could not be settled"),
             }
             nudges.nudge(id.instance());
         };

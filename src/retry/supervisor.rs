@@ -182,19 +182,19 @@ fn give_up(options: &Options, lease: &Lease) -> (Verdict, Failure) {
 
 /// One line for each decision.
 fn report(lease: &Lease, verdict: Verdict, failure: &Failure) {
-    let (message, attempt, kind, code) = (lease.id, lease.attempt, failure.kind.as_str(), failure.code);
+    let (message_id, attempt, kind, code) = (lease.id, lease.attempt, failure.kind.as_str(), failure.code);
     match verdict {
         Verdict::Bury(reason) => {
             let reason = reason.as_str();
-            tracing::warn!(%message, attempt, kind, code, reason, cause = %failure.message, "message is a dead letter");
+            tracing::warn!(%message_id, attempt, kind, code, reason, cause = %failure.message, "message is a dead letter");
         }
         Verdict::Hold { .. } => {
-            tracing::warn!(%message, attempt, cause = %failure.message, "message has an unknown outcome");
+            tracing::warn!(%message_id, attempt, cause = %failure.message, "message has an unknown outcome");
         }
-        Verdict::Fail => tracing::info!(%message, kind, code, cause = %failure.message, "message failed"),
+        Verdict::Fail => tracing::info!(%message_id, kind, code, cause = %failure.message, "message failed"),
         Verdict::Retry { after, .. } | Verdict::Defer { after } => {
             if failure.kind != FailureKind::LoggedOut {
-                tracing::info!(%message, attempt, kind, code, ?after, cause = %failure.message, "message will be tried again");
+                tracing::info!(%message_id, attempt, kind, code, ?after, cause = %failure.message, "message will be tried again");
             }
         }
     }
