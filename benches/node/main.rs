@@ -51,7 +51,7 @@ async fn accepts(dir: &std::path::Path) {
         "\naccepts/s            bare axum   bare commit    relevo  of lower floor   p50 ms   p99 ms   CPU µs"
     );
     let sandbox = Sandbox::start();
-    let node = Node::start(&dir.join("accepts"), &sandbox);
+    let node = Node::start(&dir.join("accepts"));
     println!("(idle: {:.1} MiB resident)", node.rss_mib());
     node.create_instance(&sandbox, 10_000.0).await;
     node.disconnect().await;
@@ -80,7 +80,7 @@ async fn accepts(dir: &std::path::Path) {
 /// Synchronous sends and the drain, against bare reqwest loops on the same Graph server.
 async fn sends_and_drain(dir: &std::path::Path) {
     let sandbox = Sandbox::start();
-    let node = Node::start(&dir.join("sends"), &sandbox);
+    let node = Node::start(&dir.join("sends"));
     node.create_instance(&sandbox, 10_000.0).await;
     println!("\nsynchronous sends/s  bare reqwest    relevo    ratio   p50 ms   p99 ms   CPU µs");
     for connections in [1, 16, 64] {
@@ -115,7 +115,7 @@ async fn sends_and_drain(dir: &std::path::Path) {
 /// A million queued messages, and what they leave behind.
 async fn million(dir: &std::path::Path) {
     let sandbox = Sandbox::start();
-    let node = Node::start(&dir.join("million"), &sandbox);
+    let node = Node::start(&dir.join("million"));
     node.create_instance(&sandbox, 10_000.0).await;
     node.disconnect().await;
     println!("\nidle: {:.1} MiB resident", node.rss_mib());

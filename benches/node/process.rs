@@ -49,8 +49,7 @@ impl Sandbox {
 }
 
 impl Node {
-    pub fn start(data: &Path, sandbox: &Sandbox) -> Self {
-        let _ = sandbox;
+    pub fn start(data: &Path) -> Self {
         let address = free_port();
         let mut command = binary();
         command
