@@ -13,11 +13,15 @@ pub mod store;
 
 pub mod egress;
 
+pub mod bulk;
+pub mod contacts;
 pub mod events;
 pub mod inbound;
 pub mod instance;
+pub mod media;
 pub mod provider;
 pub mod queue;
+pub mod relay;
 pub mod retry;
 pub mod webhook;
 

@@ -18,6 +18,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("events", &["domain", "metrics", "store"]),
     ("queue", &["domain", "clock", "metrics", "supervision", "store", "events"]),
     ("retry", &["domain", "supervision", "queue"]),
+    ("contacts", &["domain", "store"]),
+    ("relay", &["domain", "store"]),
+    ("media", &["domain", "store"]),
     ("inbound", &["domain", "clock", "metrics", "store", "provider", "events", "queue"]),
     (
         "instance",
@@ -35,6 +38,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "inbound",
         ],
     ),
+    ("bulk", &[]),
     ("webhook", &["domain", "clock", "metrics", "supervision", "store", "egress", "events"]),
     ("http", &["domain", "clock", "inbound", "queue", "instance", "webhook"]),
     ("sandbox", &["domain", "clock"]),

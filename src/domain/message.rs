@@ -20,7 +20,8 @@ pub struct OutboundMessage {
 ///
 /// A version 8 UUID (RFC 9562 §5.8) that sorts by acceptance and says where its record lives, so that finding a
 /// message by id needs no index: 48 bits of milliseconds, 12 bits of a counter within the millisecond, 24 bits
-/// of instance number, 4 bits of class, 34 random bits.
+/// of instance number, 4 bits of class, 34 random bits. In the id of a bulk job's row those are the job and the
+/// row, so that whatever is reported about it finds its place without an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct MessageId(Uuid);
@@ -72,8 +73,28 @@ impl Class {
     }
 }
 
+/// One row of a bulk job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BulkItem {
+    /// The job's slot on this node, below [`BulkItem::JOBS`]; no two jobs that exist share one.
+    pub job: u16,
+    /// From 0, below [`BulkItem::ROWS`].
+    pub row: u32,
+}
+
+impl BulkItem {
+    /// Jobs that may exist at once.
+    pub const JOBS: u16 = 1 << 14;
+    /// Rows that a job may have.
+    pub const ROWS: u32 = 1 << ROW_BITS;
+}
+
 const COUNTER_BITS: u32 = 12;
 const RANDOM_BITS: u32 = 34;
+const ROW_BITS: u32 = 20;
+
+/// What stands in the class bits of the id of a bulk job's row.
+const ITEM: u128 = 2;
 
 impl MessageId {
     /// The largest value of the counter within one millisecond.
@@ -81,8 +102,18 @@ impl MessageId {
 
     /// `random` is cut to 34 bits, `counter` to 12.
     pub fn new(at: Timestamp, counter: u16, instance: InstanceNumber, class: Class, random: u64) -> Self {
-        let random = u128::from(random & ((1 << RANDOM_BITS) - 1));
-        let tail = (u128::from(instance.get()) << 38) | (class.bits() << RANDOM_BITS) | random;
+        Self::compose(at, counter, instance, class.bits(), random)
+    }
+
+    /// The id of a message that is a row of a bulk job.
+    pub fn of_item(at: Timestamp, counter: u16, instance: InstanceNumber, item: BulkItem) -> Self {
+        let place = (u64::from(item.job) << ROW_BITS) | u64::from(item.row & (BulkItem::ROWS - 1));
+        Self::compose(at, counter, instance, ITEM, place)
+    }
+
+    fn compose(at: Timestamp, counter: u16, instance: InstanceNumber, class: u128, low: u64) -> Self {
+        let low = u128::from(low & ((1 << RANDOM_BITS) - 1));
+        let tail = (u128::from(instance.get()) << 38) | (class << RANDOM_BITS) | low;
         let bits = (u128::from(at.millis() & 0xFFFF_FFFF_FFFF) << 80)
             | (0x8 << 76)
             | (u128::from(counter & Self::MAX_COUNTER) << 64)
@@ -105,7 +136,19 @@ impl MessageId {
     }
 
     pub fn class(self) -> Class {
-        if (self.0.as_u128() >> RANDOM_BITS) & 0xF == 0 { Class::Transactional } else { Class::Bulk }
+        if self.class_bits() == 0 { Class::Transactional } else { Class::Bulk }
+    }
+
+    /// The row of a bulk job that the message is, if it is one.
+    pub fn item(self) -> Option<BulkItem> {
+        let low = u64::try_from(self.0.as_u128() & ((1 << RANDOM_BITS) - 1)).unwrap_or(0);
+        let job = u16::try_from(low >> ROW_BITS).ok()?;
+        let row = u32::try_from(low & u64::from(BulkItem::ROWS - 1)).ok()?;
+        (self.class_bits() == ITEM).then_some(BulkItem { job, row })
+    }
+
+    fn class_bits(self) -> u128 {
+        (self.0.as_u128() >> RANDOM_BITS) & 0xF
     }
 
     pub fn as_bytes(&self) -> &[u8; 16] {
@@ -206,6 +249,17 @@ mod tests {
         assert_eq!(id.instance().get(), 0xAB_CDEF);
         assert_eq!(id.class(), Class::Bulk);
         assert_eq!(id.correlation_id().get_version_num(), 8);
+    }
+
+    #[test]
+    fn the_id_of_a_row_names_its_job_and_row() {
+        let item = BulkItem { job: BulkItem::JOBS - 1, row: BulkItem::ROWS - 1 };
+        let instance = InstanceNumber::from_low_bits(0xAB_CDEF);
+        let of_item = MessageId::of_item(Timestamp(1_763_800_000_123), 9, instance, item);
+        assert_eq!(of_item.item(), Some(item));
+        assert_eq!((of_item.class(), of_item.instance(), of_item.counter()), (Class::Bulk, instance, 9));
+        assert_eq!(of_item.to_string().parse::<MessageId>().unwrap().item(), Some(item));
+        assert_eq!(id(1, 0).item(), None);
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub use instance::{
     CloudApiSettings, InstanceConfig, InstanceId, InstanceNumber, InstanceState, ProviderKind, RateLimit,
     Reason, Secret,
 };
-pub use message::{Class, MessageId, MessageRef, Mode, OutboundMessage, ProviderMessageId};
+pub use message::{BulkItem, Class, MessageId, MessageRef, Mode, OutboundMessage, ProviderMessageId};
 pub use phone::PhoneNumber;
 pub use recipient::{Jid, LaneId, Recipient, UserId};
 pub use retry::{AmbiguousPolicy, BuryReason, RetryPolicy, Verdict, judge};

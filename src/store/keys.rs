@@ -45,6 +45,20 @@ pub enum Space {
     EndpointCursor = b'K',
     /// Events that an endpoint refused for good. endpoint id · instance · sequence → why (`webhook`).
     Parked = b'G',
+    /// The address book that the API fills. phone → record (`contacts`).
+    Contact = b'A',
+    /// The address book by age of its entries. newest first · phone → nothing (`contacts`).
+    ContactOrder = b'a',
+    /// Who must not be written to unasked. recipient → why (`contacts`).
+    Suppressed = b'O',
+    /// Inbound messages that wait for the relay. order → frame (`relay`).
+    Relay = b'J',
+    /// Media of inbound messages. instance · hash of the message's id → where it is (`media`).
+    InboundMedia = b'C',
+    /// Bulk jobs. job → record (`bulk`).
+    BulkJob = b'j',
+    /// How rows of bulk jobs ended, until their job took note. job · row → outcome (`queue`).
+    Outcome = b'o',
     /// What does not fit one value of another space. key · number → bytes (`store`).
     Part = b'Z',
 }

@@ -1,0 +1,49 @@
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{Recipient, Timestamp};
+use crate::store::{self, Error, Key, Space, Tx};
+
+/// How somebody came to be on the list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Why {
+    /// Somebody entered it over the API, or with a file.
+    Api,
+    File,
+    /// WhatsApp refused a message because its recipient wants no marketing (error 131050).
+    OptedOut,
+    /// The recipient said so in WhatsApp's settings (webhook field `user_preferences`).
+    Preference,
+    /// The recipient wrote one of the configured words.
+    Keyword,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    why: Why,
+    at: Timestamp,
+}
+
+/// Puts somebody on the list. `false` when they were there already.
+pub fn suppress(tx: &mut Tx, who: &Recipient, why: Why, at: Timestamp) -> Result<bool, Error> {
+    let key = key_of(who);
+    if tx.get(&key)?.is_some() {
+        return Ok(false);
+    }
+    tx.put(key, store::encode(&Record { why, at })?)?;
+    Ok(true)
+}
+
+/// Takes somebody off the list. `false` when they were not on it.
+pub fn release(tx: &mut Tx, who: &Recipient) -> Result<bool, Error> {
+    let key = key_of(who);
+    let there = tx.get(&key)?.is_some();
+    if there {
+        tx.delete(key);
+    }
+    Ok(there)
+}
+
+fn key_of(who: &Recipient) -> Key {
+    Key::new(Space::Suppressed).bytes(who.to_string().as_bytes())
+}
