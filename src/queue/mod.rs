@@ -19,6 +19,7 @@ mod actor;
 mod dead;
 mod dispatch;
 mod handle;
+mod items;
 mod keys;
 mod later;
 mod ledger;
@@ -33,7 +34,7 @@ mod upkeep;
 use std::time::Duration;
 
 use crate::domain::{
-    AmbiguousPolicy, Class, ErrorKind, Failure, InstanceNumber, MessageId, Mode, OutboundMessage,
+    AmbiguousPolicy, BulkItem, Class, ErrorKind, Failure, InstanceNumber, MessageId, Mode, OutboundMessage,
     ProviderMessageId, Receipt, Timestamp,
 };
 use crate::{store, supervision};
@@ -41,6 +42,7 @@ use crate::{store, supervision};
 pub use actor::{Arguments, Msg, Nudges, QueueActor};
 pub use dead::{DeadFilter, DeadLetter};
 pub use handle::Handle;
+pub use items::ItemOutcome;
 pub use later::ScheduleCursor;
 pub use ledger::MessageView;
 pub use record::Step;
@@ -102,6 +104,14 @@ pub struct Submission {
     pub send_at: Option<Timestamp>,
     /// What becomes of it if its outcome stays unknown.
     pub on_ambiguous: AmbiguousPolicy,
+    /// The row of a bulk job that it is. It belongs to the bulk class, whatever `class` says.
+    pub item: Option<BulkItem>,
+}
+
+impl Submission {
+    fn class(&self) -> Class {
+        self.item.map_or(self.class, |_| Class::Bulk)
+    }
 }
 
 /// A caller's key for "this is the same request", with a digest of the request itself.

@@ -300,7 +300,8 @@ impl World<'_> {
     }
 
     pub fn purge(&mut self, instance: usize) {
-        while self.scratch.write(|tx| upkeep::purge(tx, number(instance))).unwrap() {}
+        let now = self.now;
+        while self.scratch.write(|tx| upkeep::purge(tx, number(instance), now)).unwrap() {}
         self.purged[instance] = true;
         for known in self.messages.iter_mut().filter(|known| known.instance == instance) {
             (known.stand, known.provider_id) = (Stand::Over, None);

@@ -150,6 +150,7 @@ pub(crate) fn message(recipient: usize) -> Submission {
         expires_at: None,
         send_at: None,
         on_ambiguous: AmbiguousPolicy::Hold,
+        item: None,
     }
 }
 

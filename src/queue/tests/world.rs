@@ -192,6 +192,7 @@ impl<'a> World<'a> {
             expires_at,
             send_at,
             on_ambiguous: if resend { AmbiguousPolicy::Resend } else { AmbiguousPolicy::Hold },
+            item: None,
         };
         let key_expires = self.now + KEY_TTL;
         let terms = Terms {
