@@ -1,0 +1,214 @@
+//! `/ws/job/{job_id}`: a job's progress, live, as the frames of the documented API.
+//!
+//! A subscriber gets the present state first, every error once, and progress as often as it can take it, at most
+//! [`PER_SECOND`] times a second: a million rows are not a million frames. The last state is always told.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::bulk::{self, LastRow, Progress, RowError, Status};
+use crate::http::AppState;
+use crate::http::error::{ApiError, ErrorBody};
+use crate::http::socket::{self, End, Frames};
+
+use super::{JobName, ProgressBody, results_of};
+
+/// Progress frames of one socket.
+const PER_SECOND: u32 = 20;
+
+/// Errors that are read at once.
+const ERRORS: u32 = 200;
+
+/// Rows of one of the chunks that are spoken of (bulk-file-jobs.md, "chunks de 1,000").
+const CHUNK: u32 = 1_000;
+
+/// Closes sockets that ask for a job that does not exist; 4000 to 4999 are for applications (RFC 6455 §7.4.2).
+const NO_SUCH_JOB: u16 = 4404;
+
+/// The progress of a job, as WebSocket frames: `subscribed`, `job_started`, `chunk_processing`, `progress`, `error`,
+/// `job_paused`, `job_completed`, `job_failed`, `job_cancelled`. A socket that asks for an unknown job is closed with
+/// code 4404. `{"type":"ping"}` is answered with `pong`.
+#[utoipa::path(get, path = "/ws/job/{job_id}", operation_id = "job_socket", tag = "jobs", responses(
+    (status = 101, description = "Frames follow."),
+    (status = 400, description = "It is no upgrade.", body = ErrorBody),
+    (status = 503, description = "There are as many streams as there may be.", body = ErrorBody),
+))]
+pub async fn open(
+    State(state): State<AppState>,
+    job: Result<JobName, ApiError>,
+    headers: HeaderMap,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, ApiError> {
+    let bulk = state.services.bulk.clone();
+    // Browsers do not see the status of a refused upgrade, so the socket is opened to say it.
+    let feed = job.ok().and_then(|JobName(id)| Feed::new(bulk, id));
+    socket::open(&state, &headers, upgrade, feed)
+}
+
+/// What one subscriber was told.
+struct Feed {
+    bulk: bulk::Handle,
+    id: Uuid,
+    progress: watch::Receiver<Progress>,
+    /// The state as it was last told.
+    told: Option<Progress>,
+    /// The place behind the last error that was told.
+    errors: u64,
+    /// Progress is not told again before.
+    not_before: Instant,
+    waiting: VecDeque<Value>,
+}
+
+impl Frames for Option<Feed> {
+    async fn next(&mut self) -> Result<String, End> {
+        match self {
+            Some(feed) => feed.next().await,
+            None => Err(End::new(NO_SUCH_JOB, "Job no encontrado")),
+        }
+    }
+
+    fn resume(&self) -> String {
+        "subscribe again; the present state comes first".to_owned()
+    }
+}
+
+impl Feed {
+    fn new(bulk: bulk::Handle, id: Uuid) -> Option<Self> {
+        let progress = bulk.watch(id).ok()?;
+        let message = format!("Suscrito a las actualizaciones del job {id}");
+        let subscribed = json!({ "type": "subscribed", "job_id": id, "message": message });
+        let waiting = VecDeque::from([subscribed]);
+        Some(Self { bulk, id, progress, told: None, errors: 0, not_before: Instant::now(), waiting })
+    }
+
+    /// The next frame. Nothing is lost when this is dropped before it answers.
+    async fn next(&mut self) -> Result<String, End> {
+        loop {
+            if let Some(frame) = self.waiting.pop_front() {
+                return Ok(frame.to_string());
+            }
+            let news = self.told.as_ref() != Some(&*self.progress.borrow_and_update());
+            if news {
+                tokio::time::sleep_until(self.not_before).await;
+                self.look().await?;
+            } else if self.progress.changed().await.is_err() {
+                return Err(End::new(socket::NORMAL, "the job was deleted"));
+            }
+        }
+    }
+
+    /// Makes frames of what is new.
+    async fn look(&mut self) -> Result<(), End> {
+        let now = self.progress.borrow().clone();
+        let gone = |_| End::new(socket::NORMAL, "the job was deleted");
+        let (errors, behind) = match self.errors < now.errors_end {
+            true => self.bulk.errors(self.id, self.errors, ERRORS).await.map_err(gone)?,
+            false => (Vec::new(), self.errors),
+        };
+        let body = ProgressBody::from(&now);
+        self.tell_beginning(&now);
+        for error in &errors {
+            self.waiting.push_back(self.error(error, &body));
+        }
+        self.errors = behind;
+        if behind < now.errors_end {
+            // More errors follow; the state is told behind the last of them.
+            return Ok(());
+        }
+        self.waiting.push_back(self.row(&now, &body));
+        if self.told.as_ref().map(|told| told.status) != Some(now.status) {
+            self.waiting.extend(self.turn(&now));
+        }
+        self.told = Some(now);
+        self.not_before = Instant::now() + Duration::from_secs(1) / PER_SECOND;
+        Ok(())
+    }
+
+    /// That the job began, and the chunks it came to since the last look.
+    fn tell_beginning(&mut self, now: &Progress) {
+        let before = self.told.as_ref();
+        if now.started_at.is_some() && before.is_none_or(|told| told.started_at.is_none()) {
+            let message = format!("Iniciando envío masivo de {} mensajes", now.total);
+            let started = json!({ "type": "job_started", "job_id": self.id, "message": message });
+            self.waiting.push_back(started);
+        }
+        if now.taken == 0 || before.is_some_and(|told| told.taken == now.taken) {
+            return;
+        }
+        let last = (now.taken - 1) / CHUNK;
+        let first = match before {
+            // Who comes late is told of the present chunk alone.
+            None => last,
+            Some(told) => told.taken.div_ceil(CHUNK),
+        };
+        for chunk in first..=last {
+            let (start, end) = (chunk * CHUNK, ((chunk + 1) * CHUNK).min(now.total));
+            self.waiting.push_back(json!({
+                "type": "chunk_processing",
+                "job_id": self.id,
+                "chunk_start": start,
+                "chunk_end": end,
+                "total": now.total,
+                "message": format!("Procesando chunk {start}-{end} de {}", now.total),
+            }));
+        }
+    }
+
+    fn row(&self, now: &Progress, body: &ProgressBody) -> Value {
+        let mut frame = json!({ "type": "progress", "job_id": self.id, "progress": body });
+        if let Some(LastRow { phone, status, device_id, instance, .. }) = &now.last {
+            frame["device_id"] = json!(device_id);
+            frame["instance_id"] = json!(instance);
+            frame["phone"] = json!(phone);
+            frame["status"] = json!(status.as_str());
+        }
+        frame
+    }
+
+    fn error(&self, error: &RowError, body: &ProgressBody) -> Value {
+        json!({
+            "type": "error",
+            "job_id": self.id,
+            "device_id": error.device_id,
+            "instance_id": error.instance,
+            "line": error.line,
+            "phone": error.phone,
+            "error": error.error,
+            "code": error.code,
+            "ambiguous": error.ambiguous,
+            "progress": body,
+        })
+    }
+
+    /// That the job took a turn.
+    fn turn(&self, now: &Progress) -> Option<Value> {
+        let about = |kind: &str| json!({ "type": kind, "job_id": self.id, "status": now.status.as_str() });
+        let mut frame = match now.status {
+            Status::Pending | Status::Processing => return None,
+            Status::Paused => about("job_paused"),
+            Status::Completed => about("job_completed"),
+            Status::Cancelled => about("job_cancelled"),
+            Status::Failed => {
+                let error = now.error.as_deref().unwrap_or("El job falló");
+                let message = format!("El job no pudo continuar: {error}");
+                return Some(
+                    json!({ "type": "job_failed", "job_id": self.id, "error": error, "message": message }),
+                );
+            }
+        };
+        if now.status.is_finished() {
+            frame["results"] = results_of(now);
+        }
+        Some(frame)
+    }
+}
