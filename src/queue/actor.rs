@@ -46,8 +46,8 @@ pub enum Msg {
     /// From the HTTP front end: take a message in and answer when its one attempt is over. It must not begin later
     /// than this. The first reply gives the id, so that a caller who stops waiting can withdraw it.
     SendNow(Box<Submission>, Duration, Reply<Accepted>, RpcReplyPort<Outcome>),
-    /// From an instance: work for so many free workers.
-    Lease(InstanceNumber, usize, Reply<Leased>),
+    /// From an instance: work for so many free workers, of them so many that may take bulk messages.
+    Lease { instance: InstanceNumber, max: usize, max_bulk: usize, reply: Reply<Leased> },
     /// From an instance: WhatsApp took it.
     Sent(Box<Lease>, ProviderMessageId),
     /// From an instance: the attempt did not begin; try again at this time.
@@ -165,7 +165,11 @@ impl Actor for QueueActor {
             Msg::SendNow(submission, wait, accepted, outcome) => {
                 state.send_now(me, *submission, wait, accepted, outcome).await;
             }
-            Msg::Lease(instance, max, reply) => state.lease(me, instance, max, reply).await,
+            Msg::Lease { instance, max, max_bulk, reply } => {
+                let (now, run) = (state.now(), state.arguments.run);
+                let request = dispatch::Request { instance, max, max_bulk, now, run };
+                state.lease(me, request, reply).await;
+            }
             Msg::Sent(lease, provider_id) => {
                 let sent = move |tx: &mut Tx, lease: &Lease, now| settle::sent(tx, lease, &provider_id, now);
                 state.settle(me, *lease, Some("sent"), sent).await;
@@ -363,8 +367,7 @@ impl State {
         }
     }
 
-    async fn lease(&self, me: ActorRef<Msg>, instance: InstanceNumber, max: usize, reply: Reply<Leased>) {
-        let request = dispatch::Request { instance, max, now: self.now(), run: self.arguments.run };
+    async fn lease(&self, me: ActorRef<Msg>, request: dispatch::Request, reply: Reply<Leased>) {
         let (metrics, nudges) = (self.arguments.metrics.clone(), self.arguments.nudges.clone());
         let work = move |tx: &mut Tx| dispatch::lease(tx, request);
         let done = move |found: Result<dispatch::Found, StoreError>| {

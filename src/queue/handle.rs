@@ -55,9 +55,15 @@ impl Handle {
         Ok((id, ledger::outcome(&self.store, id)?.unwrap_or(Outcome::Unknown)))
     }
 
-    /// Up to `max` messages that the instance may attempt now, each durably leased.
-    pub async fn lease(&self, instance: InstanceNumber, max: usize) -> Result<Leased, Error> {
-        self.slot.call(|reply| Msg::Lease(instance, max, reply)).await?
+    /// Up to `max` messages that the instance may attempt now, each durably leased; of them up to `max_bulk` of the
+    /// bulk class.
+    pub async fn lease(
+        &self,
+        instance: InstanceNumber,
+        max: usize,
+        max_bulk: usize,
+    ) -> Result<Leased, Error> {
+        self.slot.call(|reply| Msg::Lease { instance, max, max_bulk, reply }).await?
     }
 
     /// WhatsApp took the message.

@@ -264,7 +264,13 @@ impl<'a> World<'a> {
             return;
         }
         self.bring_back_due(instance);
-        let request = dispatch::Request { instance: number(instance), max, now: self.now, run: self.run };
+        let request = dispatch::Request {
+            instance: number(instance),
+            max,
+            max_bulk: max,
+            now: self.now,
+            run: self.run,
+        };
         let found = self.scratch.write(|tx| dispatch::lease(tx, request)).unwrap();
         for id in found.expired {
             let message = self.place(id);
