@@ -1,6 +1,7 @@
 mod attempts;
 mod audit;
 pub(crate) mod bench;
+mod items;
 mod model;
 mod scenarios;
 mod storage;
