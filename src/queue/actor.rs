@@ -4,11 +4,9 @@
 //! the messages came, share commits, and are answered when they are durable. It never waits for the disk itself.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, MessagingErr, RpcReplyPort};
-use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::domain::{
@@ -18,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::store::{Error as StoreError, Store, Tx};
 
 use super::accept::{self, Refused, Terms};
+use super::nudges::Nudges;
 use super::upkeep::{self, Upkeep};
 use super::{
     Accepted, Error, ItemOutcome, Lease, Leased, Options, Outcome, ReceiptReport, Recorded, Submission, dead,
@@ -89,39 +88,6 @@ pub struct Arguments {
     pub run: u64,
     pub nudges: Nudges,
     pub metrics: Metrics,
-}
-
-/// Tells instances that there may be work. A nudge carries nothing, may be lost, and costs one look.
-#[derive(Debug, Clone, Default)]
-pub struct Nudges {
-    instances: Arc<Mutex<HashMap<InstanceNumber, watch::Sender<()>>>>,
-    /// For bulk jobs: there may be outcomes to note.
-    outcomes: watch::Sender<()>,
-}
-
-impl Nudges {
-    pub fn subscribe(&self, instance: InstanceNumber) -> watch::Receiver<()> {
-        let mut senders = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
-        senders.entry(instance).or_insert_with(|| watch::Sender::new(())).subscribe()
-    }
-
-    pub fn nudge(&self, instance: InstanceNumber) {
-        let senders = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = senders.get(&instance) {
-            sender.send_replace(());
-        }
-    }
-
-    pub fn outcomes(&self) -> watch::Receiver<()> {
-        self.outcomes.subscribe()
-    }
-
-    /// What concerns this message is durable. If it is a row of a bulk job, that may want to know.
-    fn nudge_job(&self, id: MessageId) {
-        if id.item().is_some() {
-            self.outcomes.send_replace(());
-        }
-    }
 }
 
 /// What the actor remembers: who waits for the end of which message.
@@ -480,7 +446,7 @@ impl State {
         let (now, nudges) = (self.now(), self.arguments.nudges.clone());
         let done = move |more: Result<bool, StoreError>| {
             // Rows of bulk jobs may have come to an end.
-            nudges.outcomes.send_replace(());
+            nudges.nudge_jobs();
             let _ = reply.send(more.map_err(Error::from));
         };
         self.arguments.store.submit(move |tx: &mut Tx| upkeep::purge(tx, instance, now), done).await;

@@ -6,7 +6,8 @@ use crate::domain::{Failure, InstanceNumber, MessageId, MessageRef, ProviderMess
 use crate::store::{self, Store, Tx};
 use crate::supervision::{Gone, Slot};
 
-use super::actor::{Msg, Nudges};
+use super::actor::Msg;
+use super::nudges::Nudges;
 use super::{
     Accepted, DeadFilter, DeadLetter, Depth, Error, ItemOutcome, Lease, Leased, MessageView, Outcome,
     QueueStats, ReceiptReport, Recorded, ScheduleCursor, Submission, dead, items, later, ledger, stats,

@@ -98,7 +98,8 @@ impl Known {
 
     pub fn step(&mut self, status: Status, now: Timestamp) {
         if status != self.status {
-            (self.status, self.changed) = (status, now);
+            // A clock that stepped back takes no step back in time.
+            (self.status, self.changed) = (status, self.changed.max(now));
             self.steps.push(status);
         }
     }
