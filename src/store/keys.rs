@@ -57,7 +57,7 @@ pub enum Space {
     InboundMedia = b'C',
     /// Bulk jobs. job → record (`bulk`).
     BulkJob = b'j',
-    /// How rows of bulk jobs ended, until their job took note. job · row → outcome (`queue`).
+    /// How rows of bulk jobs ended, until their job took note. job → its first message, job · row → outcome (`queue`).
     Outcome = b'o',
     /// What does not fit one value of another space. key · number → bytes (`store`).
     Part = b'Z',
