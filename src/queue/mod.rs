@@ -16,6 +16,7 @@
 
 mod accept;
 mod actor;
+mod blobs;
 mod dead;
 mod dispatch;
 mod handle;
