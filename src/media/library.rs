@@ -184,7 +184,7 @@ impl Inner {
 }
 
 /// Writes the stream into the draft, in pieces that are worth a thread's while.
-async fn receive(mut bytes: MediaStream, mut draft: Draft) -> Result<Draft, Error> {
+pub(super) async fn receive(mut bytes: MediaStream, mut draft: Draft) -> Result<Draft, Error> {
     let mut batch = Vec::new();
     loop {
         let chunk = tokio::time::timeout(SILENCE, bytes.next()).await.map_err(|_| too_slow())?.transpose()?;

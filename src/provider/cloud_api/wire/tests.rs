@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::domain::{Class, InstanceNumber, Timestamp};
+use crate::domain::{BlobRef, Class, InstanceNumber, Timestamp};
 
 fn id() -> MessageId {
     MessageId::new(Timestamp(1_763_800_000_123), 0, InstanceNumber::FIRST, Class::Transactional, 0)
