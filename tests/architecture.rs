@@ -20,7 +20,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("retry", &["domain", "supervision", "queue"]),
     ("contacts", &["domain", "store"]),
     ("relay", &["domain", "store"]),
-    ("media", &["domain", "clock", "store", "provider"]),
+    ("media", &["domain", "clock", "metrics", "store", "provider"]),
     ("inbound", &["domain", "clock", "metrics", "store", "provider", "events", "queue"]),
     (
         "instance",
