@@ -70,6 +70,7 @@ pub type Names = Arc<[(InstanceNumber, InstanceId)]>;
 
 impl Arguments {
     /// What the supervisor is made of, and the handle that reads what it publishes.
+    #[expect(clippy::too_many_arguments, reason = "each is another part of the node, named once, in `app`")]
     pub fn new(
         options: Options,
         shared: provider::Shared,
