@@ -12,6 +12,7 @@ mod ahead;
 mod directory;
 mod handle;
 mod limiter;
+mod media;
 mod supervisor;
 mod watchdog;
 
@@ -95,6 +96,8 @@ pub enum Error {
     #[error(transparent)]
     Queue(#[from] queue::Error),
     #[error(transparent)]
+    Media(#[from] crate::media::Error),
+    #[error(transparent)]
     Store(#[from] store::Error),
     #[error(transparent)]
     Gone(#[from] supervision::Gone),
@@ -117,6 +120,7 @@ impl Error {
             Error::Provider(provider::Error::Invalid(_)) => ErrorKind::Invalid,
             Error::Provider(provider::Error::NotBuilt(_)) => ErrorKind::Unsupported,
             Error::Queue(error) => error.kind(),
+            Error::Media(error) => error.kind(),
             Error::Store(error) => error.kind(),
             Error::NoNumbers(_) | Error::Gone(_) => ErrorKind::Unavailable,
         }

@@ -3,7 +3,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::domain::{Failure, InstanceNumber, MessageId, MessageRef, ProviderMessageId, Timestamp, Verdict};
-use crate::store::{self, Store, Tx};
+use crate::store::{self, BlobSet, Store, Tx};
 use crate::supervision::{Gone, Slot};
 
 use super::actor::Msg;
@@ -238,6 +238,11 @@ impl Handle {
     /// Forgets dead letters; tells how many of them there were.
     pub async fn discard(&self, ids: Vec<MessageId>) -> Result<usize, Error> {
         self.slot.call(|reply| Msg::Discard(ids, reply)).await?
+    }
+
+    /// The blobs that messages of any instance need: waiting, scheduled, under way or dead. Reads all of them.
+    pub async fn referenced_blobs(&self) -> Result<BlobSet, Error> {
+        self.blocking(super::blobs::referenced).await
     }
 
     /// Long reads leave the runtime's threads alone.

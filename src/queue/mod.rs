@@ -17,6 +17,7 @@
 
 mod accept;
 mod actor;
+mod blobs;
 mod dead;
 mod dispatch;
 mod handle;

@@ -53,7 +53,8 @@ pub enum Space {
     Suppressed = b'O',
     /// Inbound messages that wait for the relay. order → frame (`relay`).
     Relay = b'J',
-    /// Media of inbound messages. instance · hash of the message's id → where it is (`media`).
+    /// Media of inbound messages. instance · hash of the message's id → where it is, and time · the same → nothing
+    /// (`media`).
     InboundMedia = b'C',
     /// Bulk jobs. job → record (`bulk`).
     BulkJob = b'j',

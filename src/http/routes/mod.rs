@@ -1,6 +1,7 @@
 //! What each route takes and gives. DTOs sit with their route.
 
 pub(super) mod dead_letters;
+pub(super) mod downloads;
 pub(super) mod endpoints;
 pub(super) mod instances;
 pub(super) mod media;
