@@ -43,6 +43,7 @@ pub use dead::{DeadFilter, DeadLetter};
 pub use handle::Handle;
 pub use later::ScheduleCursor;
 pub use ledger::MessageView;
+pub use receipts::receipt_data;
 pub use record::Step;
 pub use stats::{COUNTED, LaneStats, QueueStats};
 
