@@ -50,7 +50,8 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         .routes(routes!(root::live))
         .routes(routes!(root::ready))
         .routes(routes!(root::document))
-        .routes(routes!(webhook::verify, webhook::receive));
+        .routes(routes!(webhook::verify, webhook::receive))
+        .routes(routes!(webhook::verify_for_instance, webhook::receive_for_instance));
 
     let mut guarded = OpenApiRouter::new()
         .routes(routes!(instances::create, instances::list))
@@ -76,6 +77,7 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         .routes(routes!(dead_letters::redrive))
         .routes(routes!(dead_letters::discard))
         .routes(routes!(scheduled::list))
+        .routes(routes!(webhook::kept))
         .routes(routes!(metrics::metrics));
     let of_an_instance_or_the_default = [
         routes!(messages::send_text),
