@@ -21,7 +21,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("contacts", &["domain", "store"]),
     ("relay", &["domain", "store"]),
     ("media", &["domain", "store"]),
-    ("inbound", &["domain", "clock", "metrics", "store", "provider", "events", "queue"]),
+    (
+        "inbound",
+        &["domain", "clock", "metrics", "store", "provider", "events", "queue", "contacts", "relay", "media"],
+    ),
     (
         "instance",
         &[
@@ -42,7 +45,21 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("webhook", &["domain", "clock", "metrics", "supervision", "store", "egress", "events"]),
     ("http", &["domain", "clock", "inbound", "queue", "instance", "webhook"]),
     ("sandbox", &["domain", "clock"]),
-    ("config", &["domain", "telemetry", "store", "egress", "queue", "retry", "instance", "webhook", "http"]),
+    (
+        "config",
+        &[
+            "domain",
+            "telemetry",
+            "store",
+            "egress",
+            "queue",
+            "retry",
+            "inbound",
+            "instance",
+            "webhook",
+            "http",
+        ],
+    ),
     (
         "app",
         &[
@@ -55,6 +72,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "provider",
             "queue",
             "retry",
+            "relay",
             "inbound",
             "instance",
             "webhook",
