@@ -13,6 +13,7 @@ mod support;
 mod crash;
 mod delivery;
 mod front;
+mod inbound;
 mod messages;
 mod operator;
 mod webhooks;
