@@ -271,3 +271,24 @@ async fn an_instance_has_a_webhook_of_its_own() {
     let sealed = signature(&body);
     assert_eq!(deliver_to(&world, "/instances/nobody/cloud-webhook", body, &sealed).await.status, 404);
 }
+
+#[tokio::test]
+async fn without_any_secret_what_comes_is_kept_and_only_its_beginning() {
+    let world = World::empty(|_| {}).await;
+    let garbage = vec![b'x'; 100_000];
+    let answer = Answer::of(world.request(Method::POST, "/webhook").body(garbage)).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let kept = world.get("/webhook/kept").await.body["data"][0].clone();
+    assert_eq!((&kept["bytes"], kept["body"].as_str().unwrap().len()), (&json!(100_000), 64 << 10));
+
+    let mut open = world.instance("open");
+    open["cloud_api"].as_object_mut().unwrap().remove("app_secret");
+    assert_eq!(world.post("/instances", open).await.status, 201);
+    let body = webhook(&world, "open", "messages", json!({ "messages": [text("wamid.1", "Hola")] }));
+    let answer = Answer::of(world.request(Method::POST, "/webhook").body(body)).await;
+    assert_eq!((answer.status.as_u16(), counted(&world, "event").await), (200, 1));
+
+    world.create("shop").await;
+    let answer = Answer::of(world.request(Method::POST, "/webhook").body("garbage")).await;
+    assert_eq!(answer.status, 403, "{answer:?}");
+}
