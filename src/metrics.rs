@@ -115,7 +115,7 @@ impl Metrics {
         self.0.receipts.get_or_create(&vec![("kind", kind.into()), ("changed", changed.into())]).inc();
     }
 
-    /// Something came in: `event`, `duplicate`, `odd` or `forged`.
+    /// Something came in: `event`, `duplicate`, `odd`, `forged` or `too_large`.
     pub fn inbound(&self, kind: &'static str, count: u64) {
         self.0.inbound.get_or_create(&vec![("kind", kind.into())]).inc_by(count);
     }

@@ -21,7 +21,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("contacts", &["domain", "store"]),
     ("relay", &["domain", "store"]),
     ("media", &["domain", "clock", "metrics", "store", "provider"]),
-    ("inbound", &["domain", "clock", "metrics", "store", "provider", "events", "queue"]),
+    (
+        "inbound",
+        &["domain", "clock", "metrics", "store", "provider", "events", "queue", "contacts", "relay", "media"],
+    ),
     (
         "instance",
         &[
@@ -45,7 +48,19 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("sandbox", &["domain", "clock"]),
     (
         "config",
-        &["domain", "telemetry", "store", "egress", "queue", "retry", "media", "instance", "webhook", "http"],
+        &[
+            "domain",
+            "telemetry",
+            "store",
+            "egress",
+            "queue",
+            "retry",
+            "media",
+            "inbound",
+            "instance",
+            "webhook",
+            "http",
+        ],
     ),
     (
         "app",
@@ -59,6 +74,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "provider",
             "queue",
             "retry",
+            "relay",
             "media",
             "inbound",
             "instance",

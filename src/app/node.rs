@@ -15,6 +15,7 @@ use crate::media::Library;
 use crate::metrics::Metrics;
 use crate::provider::Shared;
 use crate::queue::{self, Nudges};
+use crate::relay::Intake;
 use crate::retry::{self, RetrySupervisor};
 use crate::store::{Blobs, Closing, Folder, Store};
 use crate::supervision::Slot;
@@ -68,8 +69,15 @@ impl Node {
             ensure_instance(&instances, wanted).await?;
         }
 
-        let inbound = inbound::Handle::new(queue.clone(), store.clone(), clock, metrics.clone());
         let tidying = Tidying { blobs, queue: queue.clone(), needs: Arc::new([]), library, clock };
+        let inbound = inbound::Handle::new(
+            queue.clone(),
+            store.clone(),
+            clock,
+            metrics.clone(),
+            Intake::off(),
+            &settings.inbound,
+        );
         let address = settings.http.listen;
         let listener = TcpListener::bind(address).await.map_err(|cause| Error::Listen { address, cause })?;
         let handles = Handles { instances: instances.clone(), inbound, queue, webhooks: webhooks.clone() };

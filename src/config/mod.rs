@@ -26,7 +26,7 @@ use std::time::Duration;
 use url::Url;
 
 use crate::domain::{CloudApiSettings, InstanceConfig, InstanceId, ProviderKind, Secret};
-use crate::{egress, http, instance, media, queue, retry, store, telemetry, webhook};
+use crate::{egress, http, inbound, instance, media, queue, retry, store, telemetry, webhook};
 
 pub use auth::{Auth, Error as ApiKeyError, ResolvedKey, resolve_api_key};
 pub use error::{ConfigErrors, Problem, Source};
@@ -52,6 +52,7 @@ pub struct Settings {
     pub store: store::Options,
     pub queue: queue::Options,
     pub retry: retry::Options,
+    pub inbound: inbound::Options,
     pub instance: instance::Options,
     pub webhook: webhook::Options,
     pub media: media::Options,

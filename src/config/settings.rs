@@ -14,7 +14,7 @@ use super::value::{
 };
 use super::{CloudApiDefaults, Settings};
 use crate::domain::{AmbiguousPolicy, RetryPolicy};
-use crate::{egress, http, instance, media, queue, retry, store, telemetry, webhook};
+use crate::{egress, http, inbound, instance, media, queue, retry, store, telemetry, webhook};
 
 /// sled refuses to work with next to nothing, and crawls with little more.
 const LEAST_CACHE: u64 = 1 << 20;
@@ -31,6 +31,7 @@ pub(super) fn read(layers: &mut Layers) -> Option<Settings> {
     let (egress, store, queue) = (egress(layers), store(layers), queue(layers));
     let (retry, instance, webhook) = (retry(layers), instance(layers), webhook(layers));
     let media = media(layers);
+    let inbound = inbound(layers);
     check::durations(layers, &queue, &retry, &instance);
     if let (Some(http), Some(auth)) = (&http, &auth) {
         check::door(layers, http, auth);
@@ -43,6 +44,7 @@ pub(super) fn read(layers: &mut Layers) -> Option<Settings> {
         store,
         queue,
         retry,
+        inbound,
         instance,
         webhook,
         media,
@@ -166,6 +168,13 @@ fn retry_policy(layers: &mut Layers, policy: &mut RetryPolicy, keys: &RetryKeys)
     layers.set(&mut policy.max_delay, keys.max_delay, duration);
     layers.set(&mut policy.ambiguous_wait, keys.ambiguous_wait, duration);
     layers.set(&mut policy.on_ambiguous, keys.on_ambiguous, choice(policies));
+}
+
+fn inbound(layers: &mut Layers) -> inbound::Options {
+    let mut options = inbound::Options::default();
+    layers.set(&mut options.opt_out_keywords, "inbound.opt_out_keywords", list(text));
+    layers.set(&mut options.opt_in_keywords, "inbound.opt_in_keywords", list(text));
+    options
 }
 
 fn instance(layers: &mut Layers) -> instance::Options {

@@ -13,7 +13,7 @@ use crate::store::{self, Error, Key, Space, Store, Tx};
 /// One event of one instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
-    /// For example `message_ack`, `message_status`, `status`, `raw`.
+    /// For example `message`, `message_ack`, `receipt`, `status`, `raw`.
     #[serde(rename = "type")]
     pub kind: String,
     pub at: Timestamp,

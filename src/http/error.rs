@@ -212,7 +212,6 @@ impl ApiError {
         self
     }
 
-    #[cfg(test)]
     pub fn status(&self) -> StatusCode {
         self.0.status
     }
@@ -252,7 +251,6 @@ impl From<inbound::Error> for ApiError {
     fn from(error: inbound::Error) -> Self {
         match error {
             inbound::Error::Signature => Self::forbidden(error.to_string()),
-            inbound::Error::NotAWebhook(invalid) => invalid.into(),
             error => Self::of(error.kind(), &error),
         }
     }

@@ -50,7 +50,8 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         .routes(routes!(root::live))
         .routes(routes!(root::ready))
         .routes(routes!(root::document))
-        .routes(routes!(webhook::verify, webhook::receive));
+        .routes(routes!(webhook::verify, webhook::receive))
+        .routes(routes!(webhook::verify_for_instance, webhook::receive_for_instance));
 
     let mut guarded = OpenApiRouter::new()
         .routes(routes!(instances::create, instances::list))
@@ -78,6 +79,7 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         .routes(routes!(scheduled::list))
         .routes(routes!(downloads::address))
         .routes(routes!(downloads::by_media_id))
+        .routes(routes!(webhook::kept))
         .routes(routes!(metrics::metrics));
     let of_an_instance_or_the_default = [
         routes!(messages::send_text),

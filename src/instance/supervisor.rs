@@ -211,6 +211,7 @@ impl State {
                 entry.known = Arc::new(Known { number, record, checker, state });
             }
             None => {
+                directory::warn_of_unsigned_webhooks(&record.config);
                 let reason = Reason::new("created", "not asked to connect yet");
                 let state =
                     watch::Sender::new(StateView { state: InstanceState::Created, reason, restarts: 0 });

@@ -49,6 +49,7 @@ pub use items::ItemOutcome;
 pub use later::ScheduleCursor;
 pub use ledger::MessageView;
 pub use nudges::Nudges;
+pub use receipts::receipt_data;
 pub use record::Step;
 pub use stats::{COUNTED, LaneStats, QueueStats};
 

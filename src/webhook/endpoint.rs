@@ -298,7 +298,7 @@ mod tests {
         assert!(Events::All.want("raw"));
         let some = names(&["message_ack", "message"]).unwrap();
         assert!(some.want("message") && some.want("message_ack"));
-        assert!(!some.want("raw") && !some.want("message_status"));
+        assert!(!some.want("raw") && !some.want("receipt"));
         assert!(names(&["raw"]).unwrap().want("raw"));
         for bad in [&["mess age"][..], &[""], &["message", "*"]] {
             assert!(names(bad).is_err(), "{bad:?}");

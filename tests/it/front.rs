@@ -90,7 +90,15 @@ async fn every_route_that_says_so_needs_the_key_and_no_other() {
     }
     assert_eq!(
         open,
-        BTreeSet::from(["/", "/health", "/health/live", "/health/ready", "/openapi.json", "/webhook"])
+        BTreeSet::from([
+            "/",
+            "/health",
+            "/health/live",
+            "/health/ready",
+            "/instances/{id}/cloud-webhook",
+            "/openapi.json",
+            "/webhook",
+        ])
     );
     let url = format!("http://{}/instances", world.node.address);
     for (name, value) in [("Authorization", format!("Bearer {KEY}")), ("authorization", KEY.to_owned())] {

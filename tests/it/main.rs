@@ -13,6 +13,7 @@ mod support;
 mod crash;
 mod delivery;
 mod front;
+mod inbound;
 mod media;
 mod messages;
 mod operator;

@@ -27,7 +27,10 @@ use crate::provider::{Error, MediaStream, Provider, Refusal, RemoteMedia, Shared
 use graph::{Graph, repeatable, unexpected};
 use media::Uploads;
 
-pub use parse::{Raw, StatusUpdate, Update, parse_webhook};
+pub use parse::{
+    Change, Preference, ReceivedMessage, StatusUpdate, Update, count_messages, parse_webhook, split_messages,
+    without_messages,
+};
 pub use signature::verify_signature;
 
 /// One phone number on the Cloud API.
