@@ -29,8 +29,9 @@ use std::time::Duration;
 use crate::domain::{ErrorKind, Invalid};
 use crate::{egress, store, supervision};
 
+pub use crate::events::Kinds as Events;
 pub use endpoint::{
-    Disabled, EndpointConfig, EndpointId, EndpointUpdate, EndpointView, Events, MASK, Scope, TroubleView,
+    Disabled, EndpointConfig, EndpointId, EndpointUpdate, EndpointView, MASK, Scope, TroubleView,
 };
 pub use handle::{Handle, Lag, ParkedView, ReplayFrom, Replayed};
 pub use health::{Counts, Totals};
