@@ -57,6 +57,8 @@ pub struct Options {
     pub media_body_limit: usize,
     /// Requests served at once; more wait in the kernel's queue.
     pub max_connections: usize,
+    /// Readers of events that may be connected at once, beside those requests; more are answered with 503.
+    pub max_streams: usize,
     /// How long a request may take to arrive, and how long a connection may stay idle between two requests.
     pub read_timeout: Duration,
     /// Requests a second with the key, and as many at once after a pause; more are answered with 429. `None`: as
