@@ -40,7 +40,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("bulk", &[]),
     ("webhook", &["domain", "clock", "metrics", "supervision", "store", "egress", "events"]),
-    ("http", &["domain", "clock", "inbound", "queue", "instance", "webhook"]),
+    ("http", &["domain", "clock", "events", "inbound", "queue", "instance", "webhook"]),
     ("sandbox", &["domain", "clock"]),
     ("config", &["domain", "telemetry", "store", "egress", "queue", "retry", "instance", "webhook", "http"]),
     (
@@ -53,6 +53,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "store",
             "egress",
             "provider",
+            "events",
             "queue",
             "retry",
             "inbound",

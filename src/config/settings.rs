@@ -71,6 +71,7 @@ fn http(layers: &mut Layers) -> Option<http::Options> {
     let media_body_limit = layers.read("http.media_body_limit", size(1));
     let max_connections = layers.read("http.max_connections", count(1));
     let max_streams = layers.read("http.max_streams", count(0));
+    let stream_patience = layers.read("http.stream_patience", duration);
     let read_timeout = layers.read("http.read_timeout", duration);
     let rate_limit = layers.read("http.rate_limit", count::<u32>(0));
     let cors_origins = layers.read("http.cors_origins", list(origin));
@@ -82,6 +83,7 @@ fn http(layers: &mut Layers) -> Option<http::Options> {
         media_body_limit: media_body_limit?,
         max_connections: max_connections?,
         max_streams: max_streams?,
+        stream_patience: stream_patience?,
         read_timeout: read_timeout?,
         rate_limit: NonZeroU32::new(rate_limit?),
         cors_origins: cors_origins?,

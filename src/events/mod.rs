@@ -24,7 +24,7 @@ use crate::store::{self, Key, Space, Store, Tx};
 pub use kinds::Kinds;
 pub use log::{Log, read};
 pub use places::Places;
-pub use scan::{Item, Page, Wanted};
+pub use scan::{Item, Page, Wanted, page};
 
 #[cfg(test)]
 pub(crate) use record::decode;

@@ -64,7 +64,7 @@ pub(super) fn encode(event: &Event, offset: u64) -> Result<Vec<u8>, Error> {
     Ok(record)
 }
 
-pub(super) fn decode(record: &[u8]) -> Result<Event, Error> {
+pub fn decode(record: &[u8]) -> Result<Event, Error> {
     let head = Head::read(record).ok_or_else(|| Error::Codec("an event's head is cut short".to_owned()))?;
     let data = record.get(head.data..).unwrap_or_default();
     let data = serde_json::from_slice(data).map_err(|cause| Error::Codec(cause.to_string()))?;

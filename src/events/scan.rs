@@ -42,8 +42,8 @@ pub struct Page {
 }
 
 /// Reads a page of the logs of `instances` as one. Every log keeps its own order; between logs the older event comes
-/// first. Reads the disk.
-pub(super) fn page(
+/// first. Reads the disk, and sees what is still on its way there.
+pub fn page(
     store: &Store,
     instances: &[InstanceNumber],
     from: &Places,

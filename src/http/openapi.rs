@@ -32,6 +32,9 @@ const MESSAGES: &str = "messages";
             tells how the one attempt ended; with it, that the node took the message over."),
         (name = "queue", description = "What waits."),
         (name = "dead letters", description = "What the node gave up, until somebody decides."),
+        (name = "events", description = "What happened, in pages or as it happens. Streams also take the key as \
+            `?api_key=` or `?token=`, and WebSockets as the subprotocol `relevo.key.` and the key in base64url, \
+            offered beside `relevo`."),
         (name = "webhooks", description = "Where events are delivered."),
         (name = "webhook", description = "Where Meta reports."),
     ),
@@ -77,9 +80,11 @@ pub(super) fn complete(document: &mut OpenApi) {
     }
 }
 
-const PATH_PARAMETERS: [(&str, &str); 2] = [
+const PATH_PARAMETERS: [(&str, &str); 4] = [
     ("message_id", "The node's id (`msg_…`), the `correlation_id`, or WhatsApp's id once it is known."),
     ("endpoint_id", "The endpoint's id (`ep_…`)."),
+    ("instance_id", "The instance's name."),
+    ("sequence", "The event's place in the log of its instance."),
 ];
 
 const SENDING_HEADERS: [(&str, &str); 2] = [
