@@ -14,7 +14,7 @@ use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::watch;
-use tokio::time::{Interval, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::{InstanceId, Invalid};
@@ -33,7 +33,8 @@ const MOST: usize = 1000;
 /// A page ends with the event that reaches so many bytes.
 const PAGE_BYTES: usize = 4 << 20;
 
-/// How often a stream without events shows that it lives. Proxies give up on silence after 30 or 60 s.
+/// How often a stream without events shows that it lives, or oftener where patience is shorter. Proxies give up on
+/// silence after 30 or 60 s.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// Where an `EventSource` was when it lost its connection.
@@ -216,12 +217,14 @@ async fn stream(
     let after = last.or(asked.after.as_deref());
     let feed = feed(state, scope, asked.kinds()?, after).await?;
     let place = state.streams.open()?;
-    let mut heartbeat = tokio::time::interval_at(tokio::time::Instant::now() + HEARTBEAT, HEARTBEAT);
+    let patience = state.options.stream_patience;
+    let pause = HEARTBEAT.min(patience).max(Duration::from_millis(1));
+    let mut heartbeat = tokio::time::interval_at(Instant::now() + pause, pause);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let asked = watch::Sender::new(());
     if let Some(Extension(connection)) = connection {
         connection.give_place_back();
-        tokio::spawn(watch_over(asked.subscribe(), connection, HEARTBEAT + state.options.stream_patience));
+        tokio::spawn(watch_over(asked.subscribe(), connection, pause + patience));
     }
     let source = Source { feed, heartbeat, place, asked, greeted: false };
     let body = stream::unfold(source, async |mut source| {
