@@ -71,9 +71,11 @@ impl Log {
         instances: &[InstanceNumber],
         from: &Places,
         wanted: &Wanted,
-    ) -> Result<Page, Error> {
-        let (instances, from, wanted) = (instances.to_vec(), from.clone(), wanted.clone());
-        let page = self.blocking(move |store| Ok(scan::page(store, &instances, &from, &wanted)?)).await?;
+    ) -> Result<Page, store::Error> {
+        let (store, instances) = (self.store.clone(), instances.to_vec());
+        let (from, wanted) = (from.clone(), wanted.clone());
+        let reading = tokio::task::spawn_blocking(move || scan::page(&store, &instances, &from, &wanted));
+        let page = reading.await.unwrap_or(Err(store::Error::Panicked))?;
         if !page.items.is_empty() {
             // What was read may be on its way to the disk: a commit that follows it comes after it. Without that, a
             // crash could give a sequence that a reader has noted to another event.

@@ -122,11 +122,7 @@ impl Work {
             now: courier.clock.now(),
         };
         let from = Places::one(*instance, self.cursor.sequence);
-        let page = Log::new(store.clone()).page(&[*instance], &from, &wanted).await;
-        page.map_err(|error| match error {
-            events::Error::Store(error) => error,
-            events::Error::Place(invalid) => Error::Codec(invalid.to_string()),
-        })
+        Log::new(store.clone()).page(&[*instance], &from, &wanted).await
     }
 
     /// Attempts an event; `None` when it is settled and the next may follow.

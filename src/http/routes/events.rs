@@ -154,7 +154,8 @@ async fn page(state: &AppState, scope: Scope, asked: &Asked) -> Result<Json<Even
     let from = place(state, scope, asked.after.as_deref().unwrap_or_default()).await?;
     let known = state.services.instances.names().borrow().clone();
     let wanted = events::Wanted { kinds, limit, bytes: PAGE_BYTES, now: state.services.clock.now() };
-    let found = state.services.events.page(&scope.instances(&known), &from, &wanted).await?;
+    let found = state.services.events.page(&scope.instances(&known), &from, &wanted).await;
+    let found = found.map_err(events::Error::from)?;
     let entry = |item: events::Item| {
         let name = known.iter().find(|(number, _)| *number == item.instance)?.1.clone();
         Some(EventEntry::of(item, name))
