@@ -44,7 +44,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("bulk", &[]),
     ("webhook", &["domain", "clock", "metrics", "supervision", "store", "egress", "events"]),
-    ("http", &["domain", "clock", "media", "inbound", "queue", "instance", "webhook"]),
+    ("http", &["domain", "clock", "events", "media", "inbound", "queue", "instance", "webhook"]),
     ("sandbox", &["domain", "clock"]),
     (
         "config",
@@ -72,6 +72,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "store",
             "egress",
             "provider",
+            "events",
             "queue",
             "retry",
             "relay",

@@ -20,7 +20,7 @@ use crate::retry::{self, RetrySupervisor};
 use crate::store::{Blobs, Closing, Folder, Store};
 use crate::supervision::Slot;
 use crate::webhook::{self, WebhookDispatcher};
-use crate::{http, inbound};
+use crate::{events, http, inbound};
 
 use super::tidying::Tidying;
 use super::{Error, readings};
@@ -265,6 +265,7 @@ fn front(
         let store = store.clone();
         move || http::Health { store_failed: store.has_failed(), disk_full: store.is_full() }
     };
+    let events = events::Log::new(store.clone());
     let metrics = {
         let (instances, queue, webhooks) = (instances.clone(), queue.clone(), webhooks.clone());
         move || metrics.encode(readings::read(&instances, &queue, &webhooks, &store, clock.now()))
@@ -274,6 +275,7 @@ fn front(
         inbound,
         queue,
         webhooks,
+        events,
         clock,
         health: Box::new(health),
         metrics: Box::new(metrics),

@@ -19,6 +19,9 @@ use crate::{egress, http, inbound, instance, media, queue, retry, store, telemet
 /// sled refuses to work with next to nothing, and crawls with little more.
 const LEAST_CACHE: u64 = 1 << 20;
 
+/// A smaller log would forget events before anybody could read them.
+const LEAST_LOG: u64 = 1 << 20;
+
 /// Reads every key. `None` when a problem left something without a value; there may be problems beside `Some`.
 pub(super) fn read(layers: &mut Layers) -> Option<Settings> {
     let data_dir = layers.read("data_dir", text);
@@ -71,6 +74,8 @@ fn http(layers: &mut Layers) -> Option<http::Options> {
     let json_body_limit = layers.read("http.json_body_limit", size(1));
     let media_body_limit = layers.read("http.media_body_limit", size(1));
     let max_connections = layers.read("http.max_connections", count(1));
+    let max_streams = layers.read("http.max_streams", count(0));
+    let stream_patience = layers.read("http.stream_patience", duration);
     let read_timeout = layers.read("http.read_timeout", duration);
     let rate_limit = layers.read("http.rate_limit", count::<u32>(0));
     let cors_origins = layers.read("http.cors_origins", list(origin));
@@ -81,6 +86,8 @@ fn http(layers: &mut Layers) -> Option<http::Options> {
         json_body_limit: json_body_limit?,
         media_body_limit: media_body_limit?,
         max_connections: max_connections?,
+        max_streams: max_streams?,
+        stream_patience: stream_patience?,
         read_timeout: read_timeout?,
         rate_limit: NonZeroU32::new(rate_limit?),
         cors_origins: cors_origins?,
@@ -126,6 +133,7 @@ fn queue(layers: &mut Layers) -> queue::Options {
     layers.set(&mut options.bulk_expiry, "queue.bulk_expiry", optional(duration));
     layers.set(&mut options.ledger_retention, "queue.ledger_retention", duration);
     layers.set(&mut options.event_retention, "queue.event_retention", duration);
+    layers.set(&mut options.event_log_size, "queue.event_log_size", size(LEAST_LOG));
     options
 }
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::domain::{ErrorKind, Failure, FailureKind, Invalid, MessageId};
-use crate::{inbound, instance, media, queue, webhook};
+use crate::{events, inbound, instance, media, queue, webhook};
 
 /// An error on its way to the caller.
 #[derive(Debug)]
@@ -259,6 +259,15 @@ impl From<inbound::Error> for ApiError {
 impl From<queue::Error> for ApiError {
     fn from(error: queue::Error) -> Self {
         Self::of(error.kind(), &error)
+    }
+}
+
+impl From<events::Error> for ApiError {
+    fn from(error: events::Error) -> Self {
+        match error {
+            events::Error::Place(invalid) => invalid.into(),
+            error => Self::of(error.kind(), &error),
+        }
     }
 }
 

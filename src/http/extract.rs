@@ -107,6 +107,24 @@ impl FromRequestParts<AppState> for EndpointName {
     }
 }
 
+/// The event that a path names by its `instance_id` and `sequence`. It need not exist.
+pub(super) struct EventName {
+    pub instance: InstanceId,
+    pub sequence: u64,
+}
+
+impl FromRequestParts<AppState> for EventName {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApiError> {
+        let name = path_parameter(parts, "instance_id").await?.unwrap_or_default();
+        let Target(instance) = named(&name)?;
+        let sequence = path_parameter(parts, "sequence").await?.unwrap_or_default();
+        let sequence = sequence.parse().map_err(|_| Invalid::new("sequence", "must be a number"))?;
+        Ok(Self { instance, sequence })
+    }
+}
+
 /// What the query of a URL says.
 pub(super) struct QueryOf<T>(pub T);
 

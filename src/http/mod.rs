@@ -9,8 +9,10 @@
 
 mod auth;
 mod body;
+mod connection;
 mod error;
 mod extract;
+mod feed;
 mod json;
 mod media;
 mod moment;
@@ -21,6 +23,7 @@ mod router;
 mod routes;
 mod server;
 mod sniff;
+mod streams;
 mod vcard;
 
 use std::net::SocketAddr;
@@ -34,11 +37,12 @@ use url::Url;
 
 use crate::clock::Clock;
 use crate::domain::{InstanceId, Secret};
-use crate::{inbound, instance, queue, webhook};
+use crate::{events, inbound, instance, queue, webhook};
 
 use auth::Keyring;
 use body::Room;
 use pace::Pace;
+use streams::Streams;
 
 pub use router::router;
 pub use server::serve;
@@ -57,6 +61,10 @@ pub struct Options {
     pub media_body_limit: usize,
     /// Requests served at once; more wait in the kernel's queue.
     pub max_connections: usize,
+    /// Readers of events that may be connected at once, beside those requests; more are answered with 503.
+    pub max_streams: usize,
+    /// A reader that takes nothing for this long is disconnected.
+    pub stream_patience: Duration,
     /// How long a request may take to arrive, and how long a connection may stay idle between two requests.
     pub read_timeout: Duration,
     /// Requests a second with the key, and as many at once after a pause; more are answered with 429. `None`: as
@@ -98,6 +106,7 @@ pub struct Services {
     pub inbound: inbound::Handle,
     pub queue: queue::Handle,
     pub webhooks: webhook::Handle,
+    pub events: events::Log,
     pub clock: Clock,
     pub health: HealthProbe,
     pub metrics: MetricsProbe,
@@ -116,6 +125,7 @@ pub struct Shared {
     pace: Pace,
     /// Memory for bodies that are too large to be taken for granted.
     room: Room,
+    streams: Streams,
     /// The OpenAPI document as it is served; set once by [`router`].
     document: OnceLock<Bytes>,
 }
@@ -125,8 +135,10 @@ impl AppState {
         let keyring = Keyring::new(options.api_key.as_ref());
         let pace = Pace::new(options.rate_limit);
         let room = Room::new(options.media_body_limit);
+        let streams = Streams::new(options.max_streams);
         let document = OnceLock::new();
-        Self(Arc::new(Shared { options, cloud_defaults, services, keyring, pace, room, document }))
+        let shared = Shared { options, cloud_defaults, services, keyring, pace, room, streams, document };
+        Self(Arc::new(shared))
     }
 }
 

@@ -33,6 +33,9 @@ const MESSAGES: &str = "messages";
         (name = "media", description = "What users sent."),
         (name = "queue", description = "What waits."),
         (name = "dead letters", description = "What the node gave up, until somebody decides."),
+        (name = "events", description = "What happened, in pages or as it happens. Streams also take the key as \
+            `?api_key=` or `?token=`, and WebSockets as the subprotocol `relevo.key.` and the key in base64url, \
+            offered beside `relevo`."),
         (name = "webhooks", description = "Where events are delivered."),
         (name = "webhook", description = "Where Meta reports."),
     ),
@@ -78,10 +81,12 @@ pub(super) fn complete(document: &mut OpenApi) {
     }
 }
 
-const PATH_PARAMETERS: [(&str, &str); 3] = [
+const PATH_PARAMETERS: [(&str, &str); 5] = [
     ("message_id", "The node's id (`msg_…`), the `correlation_id`, or WhatsApp's id once it is known."),
     ("media_id", "WhatsApp's id of the file."),
     ("endpoint_id", "The endpoint's id (`ep_…`)."),
+    ("instance_id", "The instance's name."),
+    ("sequence", "The event's place in the log of its instance."),
 ];
 
 const SENDING_HEADERS: [(&str, &str); 2] = [

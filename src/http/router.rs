@@ -18,8 +18,8 @@ use crate::domain::ErrorKind;
 
 use super::error::ApiError;
 use super::routes::{
-    dead_letters, downloads, endpoints, instances, media, message, messages, metrics, primary, queues,
-    replays, root, scheduled, webhook,
+    dead_letters, deliveries, downloads, endpoints, events, instances, media, message, messages, metrics,
+    primary, queues, replays, root, scheduled, sockets, webhook,
 };
 use super::{AppState, auth, body, openapi, pace};
 
@@ -68,7 +68,11 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         .routes(routes!(endpoints::enable))
         .routes(routes!(replays::parked))
         .routes(routes!(replays::replay_parked))
+        .routes(routes!(replays::replay_one))
+        .routes(routes!(replays::discard))
         .routes(routes!(replays::replay))
+        .routes(routes!(deliveries::list))
+        .routes(routes!(deliveries::get))
         .routes(routes!(queues::of_instance))
         .routes(routes!(queues::of_all))
         .routes(routes!(dead_letters::of_instance, dead_letters::discard_all))
@@ -99,13 +103,24 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
     for route in of_an_instance_or_the_default {
         guarded = guarded.routes(route.clone()).routes(openapi::for_default_instance(route));
     }
+    let mut streams = OpenApiRouter::new()
+        .routes(routes!(events::of_instance))
+        .routes(routes!(events::stream_of_instance))
+        .routes(routes!(events::of_all))
+        .routes(routes!(events::stream_of_all))
+        .routes(routes!(sockets::of_instance))
+        .routes(routes!(sockets::of_all));
     openapi::complete(guarded.get_openapi_mut());
+    openapi::complete(streams.get_openapi_mut());
     // The last layer is the first to be met: who has no key uses up nobody's pace.
     let guarded = guarded
         .route_layer(from_fn_with_state(state.clone(), pace::keep))
         .route_layer(from_fn_with_state(state.clone(), auth::require_key));
+    let streams = streams
+        .route_layer(from_fn_with_state(state.clone(), pace::keep))
+        .route_layer(from_fn_with_state(state.clone(), auth::require_stream_key));
 
-    open.merge(guarded).split_for_parts()
+    open.merge(guarded).merge(streams).split_for_parts()
 }
 
 async fn unknown_route(State(state): State<AppState>, request: Request) -> ApiError {

@@ -118,7 +118,7 @@ impl World {
     fn events(&self) -> Vec<(String, Value)> {
         let entries = self.scratch.entries().into_iter();
         let events = entries.filter(|(key, _)| key[0] == Space::Event as u8).map(|(_, value)| {
-            let event: events::Event = serde_json::from_slice(&value[2..]).unwrap();
+            let event = events::decode(&value[2..]).unwrap();
             (event.kind, event.data)
         });
         events.collect()

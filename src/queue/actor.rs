@@ -464,6 +464,7 @@ impl State {
             now,
             ledger_before: now - options.ledger_retention,
             events_before: now - options.event_retention,
+            event_log_size: options.event_log_size,
             from,
         };
         self.change(reply, move |tx: &mut Tx| upkeep::page(tx, &upkeep)).await;

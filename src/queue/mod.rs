@@ -67,8 +67,10 @@ pub struct Options {
     pub bulk_expiry: Option<Duration>,
     /// How long a settled message can be asked for.
     pub ledger_retention: Duration,
-    /// How long events stay in the log.
+    /// How long events stay in the log of their instance ...
     pub event_retention: Duration,
+    /// ... and how many bytes of them, without the bookkeeping of the store. The oldest go first.
+    pub event_log_size: u64,
 }
 
 impl Default for Options {
@@ -82,6 +84,7 @@ impl Default for Options {
             bulk_expiry: None,
             ledger_retention: days(30),
             event_retention: days(7),
+            event_log_size: 256 << 20,
         }
     }
 }

@@ -33,7 +33,7 @@ pub enum Space {
     MediaId = b'U',
     /// The event log. instance · sequence → envelope (`events`).
     Event = b'V',
-    /// The last sequence of an event log. instance → number (`events`).
+    /// The end of an event log: its last sequence, and the bytes ever appended. instance → numbers (`events`).
     EventTail = b'T',
     /// Inbound duplicates. time · hash → nothing, hash → time (`inbound`).
     Seen = b'Y',

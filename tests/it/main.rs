@@ -12,6 +12,7 @@ mod support;
 
 mod crash;
 mod delivery;
+mod events;
 mod front;
 mod inbound;
 mod media;

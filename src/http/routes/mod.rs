@@ -1,8 +1,10 @@
 //! What each route takes and gives. DTOs sit with their route.
 
 pub(super) mod dead_letters;
+pub(super) mod deliveries;
 pub(super) mod downloads;
 pub(super) mod endpoints;
+pub(super) mod events;
 pub(super) mod instances;
 pub(super) mod media;
 pub(super) mod message;
@@ -15,4 +17,5 @@ pub(super) mod root;
 pub(super) mod scheduled;
 pub(super) mod sending;
 mod settings;
+pub(super) mod sockets;
 pub(super) mod webhook;

@@ -308,7 +308,7 @@ impl World<'_> {
         let now = self.now;
         let mut from = None;
         loop {
-            let page = Upkeep { now, ledger_before, events_before, from };
+            let page = Upkeep { event_log_size: u64::MAX, now, ledger_before, events_before, from };
             from = self.scratch.write(|tx| upkeep::page(tx, &page)).unwrap();
             if from.is_none() {
                 break;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::{Class, MessageId, Status, Timestamp};
+use crate::events;
 use crate::queue::keys;
 use crate::queue::record::{Book, Flight, Row};
 use crate::queue::tests::world::{Known, Stand, World, number};
@@ -273,9 +274,9 @@ impl World<'_> {
         for (key, _) in records.of(Space::Event) {
             let key = Key::from(key.clone());
             let bytes = self.scratch.write(|tx| store::get_large(&key, |key| tx.get(key))).unwrap().unwrap();
-            let event: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
-            if event["type"] == "message_ack" {
-                let id = event["data"]["correlation_id"].as_str().unwrap().to_owned();
+            let event = events::decode(&bytes).unwrap();
+            if event.kind == "message_ack" {
+                let id = event.data["correlation_id"].as_str().unwrap().to_owned();
                 *acks.entry(id).or_default() += 1;
             }
         }
