@@ -18,7 +18,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("events", &["domain", "metrics", "store"]),
     ("queue", &["domain", "clock", "metrics", "supervision", "store", "events"]),
     ("retry", &["domain", "supervision", "queue"]),
-    ("contacts", &["domain", "store"]),
+    ("contacts", &["domain", "clock", "store"]),
     ("relay", &["domain", "store"]),
     ("media", &["domain", "store"]),
     ("inbound", &["domain", "clock", "metrics", "store", "provider", "events", "queue"]),
