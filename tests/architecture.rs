@@ -19,7 +19,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("queue", &["domain", "clock", "metrics", "supervision", "store", "events"]),
     ("retry", &["domain", "supervision", "queue"]),
     ("contacts", &["domain", "clock", "store"]),
-    ("relay", &["domain", "store"]),
+    ("relay", &["domain", "clock", "metrics", "supervision", "store", "egress", "contacts"]),
     ("media", &["domain", "store"]),
     ("inbound", &["domain", "clock", "metrics", "store", "provider", "events", "queue"]),
     (
@@ -40,9 +40,12 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("bulk", &[]),
     ("webhook", &["domain", "clock", "metrics", "supervision", "store", "egress", "events"]),
-    ("http", &["domain", "clock", "inbound", "queue", "instance", "webhook"]),
+    ("http", &["domain", "clock", "contacts", "relay", "inbound", "queue", "instance", "webhook"]),
     ("sandbox", &["domain", "clock"]),
-    ("config", &["domain", "telemetry", "store", "egress", "queue", "retry", "instance", "webhook", "http"]),
+    (
+        "config",
+        &["domain", "telemetry", "store", "egress", "queue", "retry", "relay", "instance", "webhook", "http"],
+    ),
     (
         "app",
         &[
@@ -55,6 +58,8 @@ const ROOMS: &[(&str, &[&str])] = &[
             "provider",
             "queue",
             "retry",
+            "contacts",
+            "relay",
             "inbound",
             "instance",
             "webhook",
