@@ -75,7 +75,7 @@ pub async fn serve(settings: Settings, shutdown: CancellationToken) -> Result<()
 
 /// Runs the node, the sandbox and one instance on it.
 pub async fn dev(settings: Settings, shutdown: CancellationToken) -> Result<(), Error> {
-    dev::run(settings, shutdown).await
+    Box::pin(dev::run(settings, shutdown)).await
 }
 
 /// Runs the sandbox alone, at `settings.sandbox_listen`.

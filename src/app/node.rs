@@ -59,9 +59,9 @@ impl Node {
         let parts = Parts::new(&settings, shared, &metrics)?;
         let (queue, instances) = (parts.queue.clone(), parts.instances.clone());
         let (webhooks, relay) = (parts.webhooks.clone(), parts.relay.clone());
-        let (root, _) = Actor::spawn(None, Root, (parts, broken.clone()))
-            .await
-            .map_err(|error| Error::Start(error.to_string()))?;
+        // Everything that is started lies in these arguments: too much for the stack of whoever waits for it.
+        let starting = Box::pin(Actor::spawn(None, Root, (parts, broken.clone())));
+        let (root, _) = starting.await.map_err(|error| Error::Start(error.to_string()))?;
         if let Some(wanted) = settings.bootstrap_instance.take() {
             ensure_instance(&instances, wanted).await?;
         }

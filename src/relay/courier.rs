@@ -29,7 +29,7 @@ pub(super) struct Courier {
 
 /// What is known about the way to the peer.
 struct Road {
-    line: Option<Line>,
+    line: Option<Box<Line>>,
     /// Whether the peer is asked by pings: until it leaves one unanswered.
     pings: bool,
 }
@@ -84,7 +84,10 @@ impl Courier {
         let text = text_of(head);
         if let Some(line) = road.line.take() {
             match line.push(text.clone(), true, self.peer.deadline()).await {
-                Ok(read) => return Ok(road.note(read)),
+                Ok(read) => {
+                    road.note(read);
+                    return Ok(());
+                }
                 // It may have ended before the frame reached the peer: that is no failure of the frame.
                 Err(trouble @ (Trouble::Broken | Trouble::Closed(_))) => {
                     tracing::debug!(%trouble, "the relay's connection has ended; it is made anew");
@@ -95,7 +98,8 @@ impl Courier {
         let deadline = self.peer.deadline();
         let asked_by_pings = std::mem::replace(&mut road.pings, true);
         let line = self.peer.connect(deadline).await?;
-        Ok(road.note(line.push(text, asked_by_pings, deadline).await?))
+        road.note(line.push(text, asked_by_pings, deadline).await?);
+        Ok(())
     }
 }
 

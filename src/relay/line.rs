@@ -63,7 +63,7 @@ pub(super) struct Line {
 /// How a frame was read.
 pub(super) enum Read {
     /// The connection can take the next one.
-    GoOn(Line),
+    GoOn(Box<Line>),
     /// The peer closed it.
     Closed,
     /// The peer answers no pings and was asked by a close.
@@ -95,11 +95,11 @@ impl Peer {
         Instant::now() + self.timeout
     }
 
-    pub async fn connect(&self, deadline: Instant) -> Result<Line, Trouble> {
+    pub async fn connect(&self, deadline: Instant) -> Result<Box<Line>, Trouble> {
         timeout_at(deadline, self.shake_hands()).await.unwrap_or(Err(Trouble::Silent))
     }
 
-    async fn shake_hands(&self) -> Result<Line, Trouble> {
+    async fn shake_hands(&self) -> Result<Box<Line>, Trouble> {
         let key = generate_key();
         let request = self
             .client
@@ -123,14 +123,19 @@ impl Peer {
             .max_message_size(Some(LARGEST_ANSWER))
             .max_frame_size(Some(LARGEST_ANSWER));
         let socket = WebSocketStream::from_raw_socket(stream, Role::Client, Some(config)).await;
-        Ok(Line { socket, pings: 0 })
+        Ok(Box::new(Line { socket, pings: 0 }))
     }
 }
 
 impl Line {
     /// Pushes a frame and waits until the peer has read it. `pings`: whether to ask by a ping; when no pong comes,
     /// a close asks once more.
-    pub async fn push(mut self, text: String, pings: bool, deadline: Instant) -> Result<Read, Trouble> {
+    pub async fn push(
+        mut self: Box<Self>,
+        text: String,
+        pings: bool,
+        deadline: Instant,
+    ) -> Result<Read, Trouble> {
         let first = self.pings == 0;
         self.send(Message::text(text), deadline).await?;
         if pings {
