@@ -18,7 +18,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("events", &["domain", "metrics", "store"]),
     ("queue", &["domain", "clock", "metrics", "supervision", "store", "events"]),
     ("retry", &["domain", "supervision", "queue"]),
-    ("contacts", &["domain", "clock", "store"]),
+    ("contacts", &["domain", "clock", "metrics", "store"]),
     ("relay", &["domain", "clock", "metrics", "supervision", "store", "egress", "contacts"]),
     ("media", &["domain", "store"]),
     ("inbound", &["domain", "clock", "metrics", "store", "provider", "events", "queue"]),
