@@ -18,8 +18,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("events", &["domain", "metrics", "store"]),
     ("queue", &["domain", "clock", "metrics", "supervision", "store", "events"]),
     ("retry", &["domain", "supervision", "queue"]),
-    ("contacts", &["domain", "store"]),
-    ("relay", &["domain", "store"]),
+    ("contacts", &["domain", "clock", "metrics", "store"]),
+    ("relay", &["domain", "clock", "metrics", "supervision", "store", "egress", "contacts"]),
     ("media", &["domain", "clock", "metrics", "store", "provider"]),
     (
         "inbound",
@@ -44,7 +44,13 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("bulk", &[]),
     ("webhook", &["domain", "clock", "metrics", "supervision", "store", "egress", "events"]),
-    ("http", &["domain", "clock", "events", "media", "inbound", "queue", "instance", "webhook"]),
+    (
+        "http",
+        &[
+            "domain", "clock", "events", "contacts", "relay", "media", "inbound", "queue", "instance",
+            "webhook",
+        ],
+    ),
     ("sandbox", &["domain", "clock"]),
     (
         "config",
@@ -55,6 +61,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "egress",
             "queue",
             "retry",
+            "relay",
             "media",
             "inbound",
             "instance",
@@ -75,6 +82,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "events",
             "queue",
             "retry",
+            "contacts",
             "relay",
             "media",
             "inbound",

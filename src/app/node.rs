@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::{self, Settings};
+use crate::contacts::{Numbers, Suppressions};
 use crate::domain::{InstanceConfig, Secret};
 use crate::egress::Egress;
 use crate::instance::{self, InstanceSupervisor};
@@ -15,7 +16,7 @@ use crate::media::Library;
 use crate::metrics::Metrics;
 use crate::provider::Shared;
 use crate::queue::{self, Nudges};
-use crate::relay::Intake;
+use crate::relay::{self, RelaySupervisor};
 use crate::retry::{self, RetrySupervisor};
 use crate::store::{Blobs, Closing, Folder, Store};
 use crate::supervision::Slot;
@@ -35,6 +36,7 @@ pub struct Node {
     broken: CancellationToken,
     instances: instance::Handle,
     webhooks: webhook::Handle,
+    relay: relay::Handle,
     listener: TcpListener,
     front: http::AppState,
     tidying: Tidying,
@@ -59,12 +61,12 @@ impl Node {
         let shared = Shared { egress, blobs: blobs.clone(), store: store.clone(), clock };
 
         let broken = CancellationToken::new();
-        let parts = Parts::new(&settings, shared, library.clone(), &metrics);
+        let parts = Parts::new(&settings, shared, library.clone(), &metrics)?;
         let (queue, instances) = (parts.queue.clone(), parts.instances.clone());
-        let webhooks = parts.webhooks.clone();
-        let (root, _) = Actor::spawn(None, Root, (parts, broken.clone()))
-            .await
-            .map_err(|error| Error::Start(error.to_string()))?;
+        let (webhooks, relay) = (parts.webhooks.clone(), parts.relay.clone());
+        // Everything that is started lies in these arguments: too much for the stack of whoever waits for it.
+        let starting = Box::pin(Actor::spawn(None, Root, (parts, broken.clone())));
+        let (root, _) = starting.await.map_err(|error| Error::Start(error.to_string()))?;
         if let Some(wanted) = settings.bootstrap_instance.take() {
             ensure_instance(&instances, wanted).await?;
         }
@@ -75,12 +77,20 @@ impl Node {
             store.clone(),
             clock,
             metrics.clone(),
-            Intake::off(),
+            relay.intake(),
             &settings.inbound,
         );
         let address = settings.http.listen;
         let listener = TcpListener::bind(address).await.map_err(|cause| Error::Listen { address, cause })?;
-        let handles = Handles { instances: instances.clone(), inbound, queue, webhooks: webhooks.clone() };
+        let handles = Handles {
+            instances: instances.clone(),
+            inbound,
+            queue,
+            webhooks: webhooks.clone(),
+            relay: relay.clone(),
+            numbers: Numbers::new(store.clone(), clock),
+            suppressions: Suppressions::new(store.clone(), clock),
+        };
         let front = front(&settings, handles, store.clone(), clock, metrics);
         let new_api_key = resolved.key.filter(|_| resolved.generated_now);
         let drain = settings.shutdown_drain;
@@ -92,6 +102,7 @@ impl Node {
             broken,
             instances,
             webhooks,
+            relay,
             listener,
             front,
             tidying,
@@ -135,9 +146,10 @@ impl Node {
         if !broken {
             self.instances.drain(self.drain).await;
             self.webhooks.drain(self.drain).await;
+            self.relay.drain(self.drain).await;
         }
         self.root.stop_and_wait(None, None).await.ok();
-        drop((self.instances, self.webhooks, self.store));
+        drop((self.instances, self.webhooks, self.relay, self.store));
         close(self.closing, self.folder).await;
         tracing::info!("stopped");
         if broken { Err(Error::Broken("see the log for its last words".to_owned())) } else { Ok(()) }
@@ -189,13 +201,17 @@ struct Parts {
     supervisor_slot: Slot<instance::Msg>,
     dispatcher: webhook::Arguments,
     dispatcher_slot: Slot<webhook::Msg>,
+    /// `None` when nothing is to be relayed.
+    relaying: Option<relay::Arguments>,
+    relay_slot: Slot<relay::Msg>,
     queue: queue::Handle,
     instances: instance::Handle,
     webhooks: webhook::Handle,
+    relay: relay::Handle,
 }
 
 impl Parts {
-    fn new(settings: &Settings, shared: Shared, library: Library, metrics: &Metrics) -> Self {
+    fn new(settings: &Settings, shared: Shared, library: Library, metrics: &Metrics) -> Result<Self, Error> {
         let (queue_slot, retry_slot, supervisor_slot) = (Slot::default(), Slot::default(), Slot::default());
         let nudges = Nudges::default();
         let queue = queue::Handle::new(queue_slot.clone(), shared.store.clone(), nudges.clone());
@@ -222,6 +238,14 @@ impl Parts {
             metrics.clone(),
             supervisor_slot.clone(),
         );
+        let relay_slot = Slot::default();
+        let (relaying, relay) = relay::Arguments::new(
+            &settings.relay,
+            shared.store.clone(),
+            shared.clock,
+            metrics.clone(),
+            relay_slot.clone(),
+        )?;
         let dispatcher_slot = Slot::default();
         let (dispatcher, webhooks) = webhook::Arguments::new(
             settings.webhook.clone(),
@@ -232,17 +256,20 @@ impl Parts {
             instances.names(),
             dispatcher_slot.clone(),
         );
-        Self {
+        Ok(Self {
             retry,
             retry_slot,
             supervisor,
             supervisor_slot,
             dispatcher,
             dispatcher_slot,
+            relaying,
+            relay_slot,
             queue,
             instances,
             webhooks,
-        }
+            relay,
+        })
     }
 }
 
@@ -260,7 +287,7 @@ fn front(
         verify_token: cloud.verify_token.clone(),
         app_secret: cloud.app_secret.clone(),
     };
-    let Handles { instances, inbound, queue, webhooks } = parts;
+    let Handles { instances, inbound, queue, webhooks, relay, numbers, suppressions } = parts;
     let health = {
         let store = store.clone();
         move || http::Health { store_failed: store.has_failed(), disk_full: store.is_full() }
@@ -268,7 +295,8 @@ fn front(
     let events = events::Log::new(store.clone());
     let metrics = {
         let (instances, queue, webhooks) = (instances.clone(), queue.clone(), webhooks.clone());
-        move || metrics.encode(readings::read(&instances, &queue, &webhooks, &store, clock.now()))
+        let relay = relay.clone();
+        move || metrics.encode(readings::read(&instances, &queue, &webhooks, &relay, &store, clock.now()))
     };
     let services = http::Services {
         instances,
@@ -276,6 +304,9 @@ fn front(
         queue,
         webhooks,
         events,
+        relay,
+        numbers,
+        suppressions,
         clock,
         health: Box::new(health),
         metrics: Box::new(metrics),
@@ -289,6 +320,9 @@ struct Handles {
     inbound: inbound::Handle,
     queue: queue::Handle,
     webhooks: webhook::Handle,
+    relay: relay::Handle,
+    numbers: Numbers,
+    suppressions: Suppressions,
 }
 
 /// The root supervisor. Its children replace their own; when one of them gives up, the node does.
@@ -312,6 +346,10 @@ impl Actor for Root {
         let (dispatcher, _) =
             Actor::spawn_linked(None, WebhookDispatcher, parts.dispatcher, me.get_cell()).await?;
         parts.dispatcher_slot.fill(dispatcher);
+        if let Some(relaying) = parts.relaying {
+            let (relay, _) = Actor::spawn_linked(None, RelaySupervisor, relaying, me.get_cell()).await?;
+            parts.relay_slot.fill(relay);
+        }
         Ok(broken)
     }
 

@@ -10,11 +10,11 @@ use super::check;
 use super::layers::Layers;
 use super::value::{
     address, api_version, base_url, boolean, choice, count, duration, instance_id, list, log_level, non_zero,
-    optional, origin, rate, size, text,
+    optional, origin, rate, size, text, websocket_url,
 };
 use super::{CloudApiDefaults, Settings};
 use crate::domain::{AmbiguousPolicy, RetryPolicy};
-use crate::{egress, http, inbound, instance, media, queue, retry, store, telemetry, webhook};
+use crate::{egress, http, inbound, instance, media, queue, relay, retry, store, telemetry, webhook};
 
 /// sled refuses to work with next to nothing, and crawls with little more.
 const LEAST_CACHE: u64 = 1 << 20;
@@ -35,6 +35,7 @@ pub(super) fn read(layers: &mut Layers) -> Option<Settings> {
     let (retry, instance, webhook) = (retry(layers), instance(layers), webhook(layers));
     let media = media(layers);
     let inbound = inbound(layers);
+    let relay = relay(layers);
     check::durations(layers, &queue, &retry, &instance);
     if let (Some(http), Some(auth)) = (&http, &auth) {
         check::door(layers, http, auth);
@@ -51,6 +52,7 @@ pub(super) fn read(layers: &mut Layers) -> Option<Settings> {
         instance,
         webhook,
         media,
+        relay,
         cloud_api: cloud_api?,
         log: log?,
         shutdown_drain: shutdown_drain?,
@@ -121,6 +123,15 @@ fn media(layers: &mut Layers) -> media::Options {
     let mut options = media::Options::default();
     layers.set(&mut options.retention, "media.retention", duration);
     layers.set(&mut options.max_bytes, "media.max_bytes", size(0));
+    options
+}
+
+fn relay(layers: &mut Layers) -> relay::Options {
+    let mut options = relay::Options::default();
+    layers.set(&mut options.url, "relay.url", optional(websocket_url));
+    layers.set(&mut options.timeout, "relay.timeout", duration);
+    layers.set(&mut options.retry_delay, "relay.retry_delay", duration);
+    layers.set(&mut options.capacity, "relay.capacity", count(1));
     options
 }
 

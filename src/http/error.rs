@@ -11,7 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::domain::{ErrorKind, Failure, FailureKind, Invalid, MessageId};
-use crate::{events, inbound, instance, media, queue, webhook};
+use crate::{contacts, events, inbound, instance, media, queue, relay, webhook};
 
 /// An error on its way to the caller.
 #[derive(Debug)]
@@ -216,7 +216,6 @@ impl ApiError {
         self.0.status
     }
 
-    #[cfg(test)]
     pub fn details(&self) -> &str {
         &self.0.details
     }
@@ -268,6 +267,21 @@ impl From<events::Error> for ApiError {
             events::Error::Place(invalid) => invalid.into(),
             error => Self::of(error.kind(), &error),
         }
+    }
+}
+
+impl From<contacts::Error> for ApiError {
+    fn from(error: contacts::Error) -> Self {
+        match error.invalid() {
+            Some(invalid) => invalid.clone().into(),
+            None => Self::of(error.kind(), &error),
+        }
+    }
+}
+
+impl From<relay::Error> for ApiError {
+    fn from(error: relay::Error) -> Self {
+        Self::of(error.kind(), &error)
     }
 }
 

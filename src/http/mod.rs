@@ -13,12 +13,14 @@ mod connection;
 mod error;
 mod extract;
 mod feed;
+mod flask;
 mod json;
 mod media;
 mod moment;
 mod openapi;
 mod pace;
 mod page;
+mod phone_lines;
 mod router;
 mod routes;
 mod server;
@@ -36,8 +38,9 @@ use bytes::Bytes;
 use url::Url;
 
 use crate::clock::Clock;
+use crate::contacts::{Numbers, Suppressions};
 use crate::domain::{InstanceId, Secret};
-use crate::{events, inbound, instance, queue, webhook};
+use crate::{events, inbound, instance, queue, relay, webhook};
 
 use auth::Keyring;
 use body::Room;
@@ -107,6 +110,9 @@ pub struct Services {
     pub queue: queue::Handle,
     pub webhooks: webhook::Handle,
     pub events: events::Log,
+    pub relay: relay::Handle,
+    pub numbers: Numbers,
+    pub suppressions: Suppressions,
     pub clock: Clock,
     pub health: HealthProbe,
     pub metrics: MetricsProbe,

@@ -37,6 +37,10 @@ const MESSAGES: &str = "messages";
             `?api_key=` or `?token=`, and WebSockets as the subprotocol `relevo.key.` and the key in base64url, \
             offered beside `relevo`."),
         (name = "webhooks", description = "Where events are delivered."),
+        (name = "numbers", description = "An address book that its callers fill; it goes with what is relayed. \
+            Answers have the form of the documented API: an error is `{\"error\": text}`."),
+        (name = "suppressions", description = "Who must not be written to unasked."),
+        (name = "relay", description = "The strict-order push of inbound messages to one WebSocket."),
         (name = "webhook", description = "Where Meta reports."),
     ),
     components(schemas(ErrorBody, SentAnswer, QueuedAnswer)),
@@ -81,12 +85,13 @@ pub(super) fn complete(document: &mut OpenApi) {
     }
 }
 
-const PATH_PARAMETERS: [(&str, &str); 5] = [
+const PATH_PARAMETERS: [(&str, &str); 6] = [
     ("message_id", "The node's id (`msg_…`), the `correlation_id`, or WhatsApp's id once it is known."),
     ("media_id", "WhatsApp's id of the file."),
     ("endpoint_id", "The endpoint's id (`ep_…`)."),
     ("instance_id", "The instance's name."),
     ("sequence", "The event's place in the log of its instance."),
+    ("phone", "The phone, as it is written on the list that the route is about."),
 ];
 
 const SENDING_HEADERS: [(&str, &str); 2] = [

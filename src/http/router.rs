@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::extract::{Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::from_fn_with_state;
@@ -11,7 +11,7 @@ use axum::{Router, body::Bytes};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::openapi::OpenApi;
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use utoipa_axum::routes;
 
 use crate::domain::ErrorKind;
@@ -19,7 +19,7 @@ use crate::domain::ErrorKind;
 use super::error::ApiError;
 use super::routes::{
     dead_letters, deliveries, downloads, endpoints, events, instances, media, message, messages, metrics,
-    primary, queues, replays, root, scheduled, sockets, webhook,
+    numbers, primary, queues, relay, replays, root, scheduled, sockets, suppressions, webhook,
 };
 use super::{AppState, auth, body, openapi, pace};
 
@@ -84,6 +84,21 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         .routes(routes!(downloads::address))
         .routes(routes!(downloads::by_media_id))
         .routes(routes!(webhook::kept))
+        .routes(routes!(numbers::list, numbers::save))
+        .routes(routes!(numbers::clear))
+        .routes(routes!(numbers::update))
+        .routes(routes!(numbers::bulk_update))
+        .routes(routes!(numbers::get, numbers::delete, numbers::change))
+        .routes(routes!(numbers::exists))
+        .routes(routes!(suppressions::list, suppressions::enter))
+        .routes(bounded_by_itself(routes!(suppressions::import)))
+        .routes(routes!(suppressions::get, suppressions::release))
+        .routes(routes!(relay::status))
+        .routes(routes!(relay::lengths))
+        .routes(routes!(relay::clear))
+        .routes(routes!(relay::test))
+        .routes(routes!(relay::retry_failed))
+        .routes(routes!(relay::restart))
         .routes(routes!(metrics::metrics));
     let of_an_instance_or_the_default = [
         routes!(messages::send_text),
@@ -121,6 +136,11 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         .route_layer(from_fn_with_state(state.clone(), auth::require_stream_key));
 
     open.merge(guarded).merge(streams).split_for_parts()
+}
+
+/// A route that reads its body while it arrives and has a limit of its own.
+fn bounded_by_itself((schemas, paths, router): UtoipaMethodRouter<AppState>) -> UtoipaMethodRouter<AppState> {
+    (schemas, paths, router.layer(DefaultBodyLimit::disable()))
 }
 
 async fn unknown_route(State(state): State<AppState>, request: Request) -> ApiError {

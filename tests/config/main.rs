@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use relevo::config::{self, ConfigErrors, Settings};
 use relevo::domain::{AmbiguousPolicy, Secret};
-use relevo::{egress, inbound, instance, media, queue, retry, store, telemetry};
+use relevo::{egress, inbound, instance, media, queue, relay, retry, store, telemetry};
 
 fn from_env(env: &[(&str, &str)]) -> Result<Settings, ConfigErrors> {
     config::load(None, env.iter().copied(), false)
@@ -79,6 +79,7 @@ fn the_manual_equals_every_rooms_defaults() {
     equal(&settings.inbound, &inbound::Options::default());
     equal(&settings.instance, &instance::Options::default());
     equal(&settings.media, &media::Options::default());
+    equal(&settings.relay, &relay::Options::default());
 }
 
 #[test]

@@ -17,5 +17,7 @@ mod front;
 mod inbound;
 mod media;
 mod messages;
+mod numbers;
 mod operator;
+mod relay;
 mod webhooks;
