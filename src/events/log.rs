@@ -25,14 +25,16 @@ impl Log {
     /// Behind the newest event of each of these logs. Events that are appended meanwhile may count or not.
     pub async fn end(&self, instances: &[InstanceNumber]) -> Result<Places, Error> {
         let instances = instances.to_vec();
-        self.blocking(move |store| {
+        let places = self.blocking(move |store| {
             let mut places = Places::default();
             for instance in instances {
                 places.set(instance, last_sequence(store, instance)?);
             }
             Ok(places)
-        })
-        .await
+        });
+        let places = places.await?;
+        self.until_durable().await?;
+        Ok(places)
     }
 
     /// Whether a place can be gone on from.
@@ -73,15 +75,19 @@ impl Log {
         wanted: &Wanted,
     ) -> Result<Page, store::Error> {
         let (store, instances) = (self.store.clone(), instances.to_vec());
-        let (from, wanted) = (from.clone(), wanted.clone());
-        let reading = tokio::task::spawn_blocking(move || scan::page(&store, &instances, &from, &wanted));
+        let (begun, wanted) = (from.clone(), wanted.clone());
+        let reading = tokio::task::spawn_blocking(move || scan::page(&store, &instances, &begun, &wanted));
         let page = reading.await.unwrap_or(Err(store::Error::Panicked))?;
-        if !page.items.is_empty() {
-            // What was read may be on its way to the disk: a commit that follows it comes after it. Without that, a
-            // crash could give a sequence that a reader has noted to another event.
-            self.store.write(|_| Ok(())).await?;
+        if page.next != *from {
+            self.until_durable().await?;
         }
         Ok(page)
+    }
+
+    /// Waits for what was read so far, which may be on its way to the disk: a commit that follows comes after it.
+    /// Without that, a crash could give a sequence that a reader has noted to another event.
+    async fn until_durable(&self) -> Result<(), store::Error> {
+        self.store.write(|_| Ok(())).await
     }
 
     /// Reads that may have to come from the disk, on a thread that may wait for it.

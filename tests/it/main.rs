@@ -11,6 +11,7 @@ mod receiver;
 mod support;
 
 mod crash;
+mod deliveries;
 mod delivery;
 mod events;
 mod front;
