@@ -246,7 +246,11 @@ fn front(
     let Handles { instances, inbound, queue, webhooks } = parts;
     let health = {
         let store = store.clone();
-        move || http::Health { store_failed: store.has_failed(), disk_full: store.is_full() }
+        move || http::Health {
+            store_failed: store.has_failed(),
+            disk_full: store.is_full(),
+            relay_down: false,
+        }
     };
     let metrics = {
         let (instances, queue, webhooks) = (instances.clone(), queue.clone(), webhooks.clone());

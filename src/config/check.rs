@@ -65,6 +65,14 @@ pub(super) fn door(layers: &mut Layers, http: &http::Options, auth: &Auth) {
         "everybody who reaches that address could send messages. Require a key, listen on 127.0.0.1, or set \
          `auth.allow_open` = true when something in front of the node asks for credentials",
     );
+    let kept_inside = auth.allow_open || http.listen.ip().to_canonical().is_loopback();
+    require(
+        layers,
+        ["auth.open_api_on_loopback", "http.listen"],
+        kept_inside || !http.open_api_on_loopback,
+        "a proxy on this machine would make everybody who reaches it a program on this machine. Listen on \
+         127.0.0.1, or set `auth.allow_open` = true when something in front of the node asks for credentials",
+    );
 }
 
 /// Names both settings of a broken rule and where they come from.

@@ -61,6 +61,17 @@ impl FromRequestParts<AppState> for MessageName {
     }
 }
 
+/// The `task_id` of a path, percent-decoded.
+pub(super) struct TaskName(pub String);
+
+impl FromRequestParts<AppState> for TaskName {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApiError> {
+        Ok(Self(path_parameter(parts, "task_id").await?.unwrap_or_default()))
+    }
+}
+
 /// The `endpoint_id` of a path. It need not exist.
 pub(super) struct EndpointName(pub EndpointId);
 

@@ -1,8 +1,11 @@
 //! The accept loop: so many connections, each with its deadlines, and an end that lets answers out.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -10,7 +13,9 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
 
+use super::api_door::Peer;
 use super::{AppState, router};
 
 /// The pause after a connection could not be accepted, for example because there are no file descriptors left.
@@ -22,7 +27,7 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: Cancellatio
     let places = Arc::new(Semaphore::new(state.options.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
     let mut protocol = http1::Builder::new();
     protocol.timer(TokioTimer::new()).header_read_timeout(state.options.read_timeout);
-    let service = TowerToHyperService::new(router(state));
+    let service = router(state);
     let graceful = GracefulShutdown::new();
     let cut_off = CancellationToken::new();
 
@@ -30,8 +35,13 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: Cancellatio
         loop {
             // A place first: whoever finds none waits in the kernel's queue.
             let Ok(place) = places.clone().acquire_owned().await else { return };
+            let (stream, peer) = accept(&listener).await;
+            let service = service.clone().map_request(move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(Peer(peer));
+                request
+            });
             let connection =
-                protocol.serve_connection(TokioIo::new(accept(&listener).await), service.clone());
+                protocol.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
             let (connection, cut_off) = (graceful.watch(connection), cut_off.clone());
             tokio::spawn(async move {
                 if let Some(Err(cause)) = cut_off.run_until_cancelled(connection).await {
@@ -51,15 +61,15 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: Cancellatio
 }
 
 /// The next connection, however long it takes.
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 // Answers are written whole; waiting for more would only delay them.
                 if let Err(cause) = stream.set_nodelay(true) {
                     tracing::debug!(%cause, "TCP_NODELAY could not be set");
                 }
-                return stream;
+                return (stream, peer);
             }
             Err(cause) => {
                 tracing::warn!(%cause, "a connection could not be accepted");
