@@ -106,6 +106,12 @@ pub(super) fn advice(layers: &Layers, settings: &Settings, warnings: &mut Vec<St
             warn("http.cors_origins permits every web page to use a node that asks for no key".to_owned());
         }
     }
+    if settings.http.open_api_on_loopback {
+        let origin = from("auth.open_api_on_loopback");
+        warn(format!(
+            "auth.open_api_on_loopback is true{origin}: every program on this machine may send messages"
+        ));
+    }
     if settings.auth.api_key.as_ref().is_some_and(|key| key.expose().len() < SHORT_KEY) {
         let origin = from("auth.api_key");
         warn(format!("auth.api_key{origin} is shorter than {SHORT_KEY} characters and can be guessed"));

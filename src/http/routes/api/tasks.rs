@@ -132,3 +132,68 @@ fn settled_at(history: &[Step]) -> Option<Timestamp> {
     }
     at
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{BuryReason, Class, InstanceNumber, Mode};
+
+    fn view(status: Status, attempts: u32) -> MessageView {
+        MessageView {
+            id: MessageId::new(Timestamp(1), 0, InstanceNumber::FIRST, Class::Transactional, 7),
+            to: "573001234567".parse().unwrap(),
+            kind: "text".to_owned(),
+            mode: Mode::Async,
+            status,
+            attempts,
+            provider_id: Some("wamid.X".parse().unwrap()),
+            failure: None,
+            buried: Some(BuryReason::Ambiguous),
+            due: None,
+            history: Vec::new(),
+            elided: 0,
+        }
+    }
+
+    #[test]
+    fn every_status_is_a_state_and_only_ends_have_a_result() {
+        for (status, attempts, state) in [
+            (Status::Scheduled, 0, TaskState::Pending),
+            (Status::Queued, 0, TaskState::Pending),
+            (Status::Queued, 1, TaskState::Retry),
+            (Status::Deferred, 1, TaskState::Retry),
+            (Status::Sending, 1, TaskState::Started),
+            (Status::Ambiguous, 1, TaskState::Started),
+            (Status::Sent, 1, TaskState::Success),
+            (Status::Delivered, 1, TaskState::Success),
+            (Status::Read, 1, TaskState::Success),
+            (Status::Played, 1, TaskState::Success),
+            (Status::Failed, 1, TaskState::Failure),
+            (Status::Expired, 0, TaskState::Failure),
+            (Status::Cancelled, 0, TaskState::Failure),
+            (Status::DeadLetter, 1, TaskState::Failure),
+        ] {
+            let view = view(status, attempts);
+            assert_eq!(TaskState::of(&view), state, "{status}");
+            let ended = matches!(state, TaskState::Success | TaskState::Failure);
+            let result = TaskResult::of(state, view);
+            assert_eq!(result.is_some(), ended, "{status}");
+            let success = result.and_then(|result| result.success);
+            assert_eq!(success, ended.then_some(state == TaskState::Success), "{status}");
+        }
+    }
+
+    #[test]
+    fn a_task_is_complete_when_its_message_was_settled_for_the_last_time() {
+        let history = |steps: &[(Status, u64)]| {
+            settled_at(
+                &steps.iter().map(|&(status, at)| Step::new(status, Timestamp(at))).collect::<Vec<_>>(),
+            )
+        };
+        use Status::*;
+        assert_eq!(history(&[(Queued, 1), (Sending, 2)]), None);
+        assert_eq!(history(&[(Queued, 1), (Sending, 2), (Sent, 3), (Read, 9)]), Some(Timestamp(3)));
+        assert_eq!(history(&[(DeadLetter, 3), (Queued, 4)]), None);
+        assert_eq!(history(&[(DeadLetter, 3), (Queued, 4), (Sent, 6)]), Some(Timestamp(6)));
+    }
+}
