@@ -3,11 +3,11 @@
 use axum::Json;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 
 use crate::domain::{
     Class, ErrorKind, InstanceId, Invalid, MessageId, MessageRef, OutboundMessage, Recipient, Status,
 };
+use crate::http::body::Arrived;
 use crate::http::error::ApiError;
 use crate::http::extract::Sending;
 use crate::http::flask::Refusal;
@@ -61,12 +61,12 @@ pub(super) async fn single(state: &AppState, incoming: Incoming, kind: Kind) -> 
     let Incoming { instance: header, sending, request } = incoming;
     let options = &state.options;
     let limit = if kind.may_carry_a_file() { options.media_body_limit } else { options.json_body_limit };
-    let arrived = body::receive(request, limit, state).await?;
-    let asked = understand_aside(kind, arrived.bytes, sending).await?;
+    let Arrived { bytes, room } = body::receive(request, limit, state).await?;
+    let asked = aside(bytes.len(), move || understand(kind, &bytes, &sending)).await?;
     let instance = chosen(state, header.or(asked.instance))?;
     let content = asked.draft.keep(&state.services.instances).await?;
     // From here on a file that came inside is on the disk; others may have the room.
-    drop(arrived.room);
+    drop(room);
     let quote = match asked.quote {
         Some(message) => Some(provider_id(state, &instance, "context_message_id", message)?),
         None => None,
@@ -148,7 +148,7 @@ fn refused(kind: Kind, error: instance::Error) -> Refusal {
 }
 
 /// The instance that the request names, else the node's default.
-fn chosen(state: &AppState, named: Option<String>) -> Result<InstanceId, Refusal> {
+pub(super) fn chosen(state: &AppState, named: Option<String>) -> Result<InstanceId, Refusal> {
     let Some(name) = named else { return default(state) };
     let id = name.parse().map_err(|_| ApiError::unknown_instance(&name))?;
     // Asked before anything is kept: nobody would ever send it.
@@ -189,11 +189,13 @@ fn at_phone(invalid: Invalid) -> Invalid {
     Invalid::new("phone", invalid.reason)
 }
 
-/// The same, without holding up other requests while much is decoded.
-async fn understand_aside(kind: Kind, body: Bytes, sending: Sending) -> Result<Asked, Refusal> {
-    if body.len() < HEAVY {
-        return understand(kind, &body, &sending);
+/// Reads a body of so many bytes without holding up other requests while much is decoded.
+pub(super) async fn aside<T: std::marker::Send + 'static>(
+    bytes: usize,
+    read: impl FnOnce() -> Result<T, Refusal> + std::marker::Send + 'static,
+) -> Result<T, Refusal> {
+    if bytes < HEAVY {
+        return read();
     }
-    let task = tokio::task::spawn_blocking(move || understand(kind, &body, &sending));
-    task.await.unwrap_or_else(|_| Err(ApiError::panicked().into()))
+    tokio::task::spawn_blocking(read).await.unwrap_or_else(|_| Err(ApiError::panicked().into()))
 }
