@@ -20,7 +20,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("retry", &["domain", "supervision", "queue"]),
     ("contacts", &["domain", "store"]),
     ("relay", &["domain", "store"]),
-    ("media", &["domain", "store"]),
+    ("media", &["domain", "clock", "metrics", "store", "provider"]),
     ("inbound", &["domain", "clock", "metrics", "store", "provider", "events", "queue"]),
     (
         "instance",
@@ -35,14 +35,18 @@ const ROOMS: &[(&str, &[&str])] = &[
             "events",
             "queue",
             "retry",
+            "media",
             "inbound",
         ],
     ),
     ("bulk", &[]),
     ("webhook", &["domain", "clock", "metrics", "supervision", "store", "egress", "events"]),
-    ("http", &["domain", "clock", "inbound", "queue", "instance", "webhook"]),
+    ("http", &["domain", "clock", "media", "inbound", "queue", "instance", "webhook"]),
     ("sandbox", &["domain", "clock"]),
-    ("config", &["domain", "telemetry", "store", "egress", "queue", "retry", "instance", "webhook", "http"]),
+    (
+        "config",
+        &["domain", "telemetry", "store", "egress", "queue", "retry", "media", "instance", "webhook", "http"],
+    ),
     (
         "app",
         &[
@@ -55,6 +59,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "provider",
             "queue",
             "retry",
+            "media",
             "inbound",
             "instance",
             "webhook",

@@ -8,6 +8,7 @@
 mod dev;
 mod node;
 mod readings;
+mod tidying;
 
 use tokio_util::sync::CancellationToken;
 

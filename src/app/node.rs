@@ -1,4 +1,5 @@
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -10,6 +11,7 @@ use crate::config::{self, Settings};
 use crate::domain::{InstanceConfig, Secret};
 use crate::egress::Egress;
 use crate::instance::{self, InstanceSupervisor};
+use crate::media::Library;
 use crate::metrics::Metrics;
 use crate::provider::Shared;
 use crate::queue::{self, Nudges};
@@ -19,6 +21,7 @@ use crate::supervision::Slot;
 use crate::webhook::{self, WebhookDispatcher};
 use crate::{http, inbound};
 
+use super::tidying::Tidying;
 use super::{Error, readings};
 
 /// A node that has started: it listens, and its instances are at work.
@@ -33,6 +36,7 @@ pub struct Node {
     webhooks: webhook::Handle,
     listener: TcpListener,
     front: http::AppState,
+    tidying: Tidying,
     drain: Duration,
     new_api_key: Option<Secret>,
 }
@@ -50,10 +54,11 @@ impl Node {
         let (store, closing) = Store::open(&folder, &settings.store, metrics.clone())?;
         let blobs = Blobs::open(&folder)?;
         let egress = Egress::new(&settings.egress)?;
-        let shared = Shared { egress, blobs, store: store.clone(), clock };
+        let library = Library::open(&folder, store.clone(), clock, settings.media.clone())?;
+        let shared = Shared { egress, blobs: blobs.clone(), store: store.clone(), clock };
 
         let broken = CancellationToken::new();
-        let parts = Parts::new(&settings, shared, &metrics);
+        let parts = Parts::new(&settings, shared, library.clone(), &metrics);
         let (queue, instances) = (parts.queue.clone(), parts.instances.clone());
         let webhooks = parts.webhooks.clone();
         let (root, _) = Actor::spawn(None, Root, (parts, broken.clone()))
@@ -64,6 +69,7 @@ impl Node {
         }
 
         let inbound = inbound::Handle::new(queue.clone(), store.clone(), clock, metrics.clone());
+        let tidying = Tidying { blobs, queue: queue.clone(), needs: Arc::new([]), library, clock };
         let address = settings.http.listen;
         let listener = TcpListener::bind(address).await.map_err(|cause| Error::Listen { address, cause })?;
         let handles = Handles { instances: instances.clone(), inbound, queue, webhooks: webhooks.clone() };
@@ -80,6 +86,7 @@ impl Node {
             webhooks,
             listener,
             front,
+            tidying,
             drain,
             new_api_key,
         })
@@ -108,13 +115,14 @@ impl Node {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let stop = shutdown.child_token();
         let watching = tokio::spawn(watch_store(self.store.clone(), self.broken.clone(), stop.clone()));
+        let tidying = tokio::spawn(self.tidying.run(stop.clone()));
         if let Ok(address) = self.listener.local_addr() {
             tracing::info!(%address, "listening");
         }
         http::serve(self.listener, self.front, stop.clone(), self.drain).await;
         let broken = self.broken.is_cancelled();
         stop.cancel();
-        let _ = watching.await;
+        let _ = tokio::join!(watching, tidying);
 
         if !broken {
             self.instances.drain(self.drain).await;
@@ -179,7 +187,7 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(settings: &Settings, shared: Shared, metrics: &Metrics) -> Self {
+    fn new(settings: &Settings, shared: Shared, library: Library, metrics: &Metrics) -> Self {
         let (queue_slot, retry_slot, supervisor_slot) = (Slot::default(), Slot::default(), Slot::default());
         let nudges = Nudges::default();
         let queue = queue::Handle::new(queue_slot.clone(), shared.store.clone(), nudges.clone());
@@ -199,6 +207,7 @@ impl Parts {
         let (supervisor, instances) = instance::Arguments::new(
             settings.instance.clone(),
             shared.clone(),
+            library,
             queue.clone(),
             retry::Handle::new(retry_slot.clone()),
             &settings.retry.transactional,

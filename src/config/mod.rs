@@ -26,7 +26,7 @@ use std::time::Duration;
 use url::Url;
 
 use crate::domain::{CloudApiSettings, InstanceConfig, InstanceId, ProviderKind, Secret};
-use crate::{egress, http, instance, queue, retry, store, telemetry, webhook};
+use crate::{egress, http, instance, media, queue, retry, store, telemetry, webhook};
 
 pub use auth::{Auth, Error as ApiKeyError, ResolvedKey, resolve_api_key};
 pub use error::{ConfigErrors, Problem, Source};
@@ -54,6 +54,7 @@ pub struct Settings {
     pub retry: retry::Options,
     pub instance: instance::Options,
     pub webhook: webhook::Options,
+    pub media: media::Options,
     pub cloud_api: CloudApiDefaults,
     pub log: telemetry::Options,
     /// How long work in hand may go on after a signal to stop.

@@ -14,7 +14,7 @@ use super::value::{
 };
 use super::{CloudApiDefaults, Settings};
 use crate::domain::{AmbiguousPolicy, RetryPolicy};
-use crate::{egress, http, instance, queue, retry, store, telemetry, webhook};
+use crate::{egress, http, instance, media, queue, retry, store, telemetry, webhook};
 
 /// sled refuses to work with next to nothing, and crawls with little more.
 const LEAST_CACHE: u64 = 1 << 20;
@@ -30,6 +30,7 @@ pub(super) fn read(layers: &mut Layers) -> Option<Settings> {
     let sandbox_listen = layers.read("sandbox.listen", address);
     let (egress, store, queue) = (egress(layers), store(layers), queue(layers));
     let (retry, instance, webhook) = (retry(layers), instance(layers), webhook(layers));
+    let media = media(layers);
     check::durations(layers, &queue, &retry, &instance);
     if let (Some(http), Some(auth)) = (&http, &auth) {
         check::door(layers, http, auth);
@@ -44,6 +45,7 @@ pub(super) fn read(layers: &mut Layers) -> Option<Settings> {
         retry,
         instance,
         webhook,
+        media,
         cloud_api: cloud_api?,
         log: log?,
         shutdown_drain: shutdown_drain?,
@@ -110,6 +112,13 @@ fn webhook(layers: &mut Layers) -> webhook::Options {
     options
 }
 
+fn media(layers: &mut Layers) -> media::Options {
+    let mut options = media::Options::default();
+    layers.set(&mut options.retention, "media.retention", duration);
+    layers.set(&mut options.max_bytes, "media.max_bytes", size(0));
+    options
+}
+
 fn queue(layers: &mut Layers) -> queue::Options {
     let mut options = queue::Options::default();
     layers.set(&mut options.lease_timeout, "queue.lease_timeout", duration);
@@ -166,6 +175,7 @@ fn retry_policy(layers: &mut Layers, policy: &mut RetryPolicy, keys: &RetryKeys)
 fn instance(layers: &mut Layers) -> instance::Options {
     let mut options = instance::Options::default();
     layers.set(&mut options.workers, "instance.workers", non_zero);
+    layers.set(&mut options.bulk_workers, "bulk.max_workers", non_zero);
     layers.set(&mut options.rate_limit.per_second, "instance.rate_per_second", rate);
     layers.set(&mut options.rate_limit.burst, "instance.rate_burst", non_zero);
     layers.set(&mut options.pair_interval, "instance.pair_interval", duration);

@@ -11,7 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::domain::{ErrorKind, Failure, FailureKind, Invalid, MessageId};
-use crate::{inbound, instance, queue, webhook};
+use crate::{inbound, instance, media, queue, webhook};
 
 /// An error on its way to the caller. It travels with its response, so that a layer can word it differently.
 #[derive(Debug, Clone)]
@@ -147,6 +147,11 @@ impl ApiError {
         Self::answer(meaning, "this path exists, but not with this method; see the Allow header")
     }
 
+    /// 410: it was there, and nobody can bring it back.
+    fn gone(details: impl Into<Cow<'static, str>>) -> Self {
+        Self::answer((StatusCode::GONE, "Ya no disponible", "gone"), details)
+    }
+
     /// 408: the request did not arrive in time.
     pub fn too_slow(limit: Duration) -> Self {
         let meaning = (StatusCode::REQUEST_TIMEOUT, "Tiempo de espera agotado", "timeout");
@@ -237,6 +242,8 @@ impl From<instance::Error> for ApiError {
                 return Self::of(error.kind(), &error).titled("La instancia ya existe").at("instance_id");
             }
             instance::Error::Link { field, .. } => return Self::of(error.kind(), &error).at(*field),
+            instance::Error::Media(media::Error::Gone(_)) => return Self::gone(error.to_string()),
+            instance::Error::Media(media::Error::Failed(failure)) => return Self::not_sent(failure),
             _ => {}
         }
         match error.invalid() {

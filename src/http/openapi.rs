@@ -32,6 +32,7 @@ const MESSAGES: &str = "messages";
         (name = "messages", description = "Sending, and asking what became of it. Without X-Async an answer \
             tells how the one attempt ended; with it, that the node took the message over."),
         (name = "api", description = "The surface of the documented Flask service. Its errors are one text, `error`."),
+        (name = "media", description = "What users sent."),
         (name = "queue", description = "What waits."),
         (name = "dead letters", description = "What the node gave up, until somebody decides."),
         (name = "webhooks", description = "Where events are delivered."),
@@ -88,9 +89,10 @@ pub(super) fn complete(document: &mut OpenApi) {
     }
 }
 
-const PATH_PARAMETERS: [(&str, &str); 3] = [
+const PATH_PARAMETERS: [(&str, &str); 4] = [
     ("task_id", "The `task_id` of the answer that queued it."),
     ("message_id", "The node's id (`msg_…`), the `correlation_id`, or WhatsApp's id once it is known."),
+    ("media_id", "WhatsApp's id of the file."),
     ("endpoint_id", "The endpoint's id (`ep_…`)."),
 ];
 

@@ -20,8 +20,8 @@ use super::error::ApiError;
 use super::flask::{self, Refusal};
 use super::routes::api::{messages as api, status, tasks};
 use super::routes::{
-    dead_letters, endpoints, instances, media, message, messages, metrics, primary, queues, replays, root,
-    scheduled, webhook,
+    dead_letters, downloads, endpoints, instances, media, message, messages, metrics, primary, queues,
+    replays, root, scheduled, webhook,
 };
 use super::{AppState, auth, body, openapi, pace};
 
@@ -81,6 +81,8 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         .routes(routes!(dead_letters::redrive))
         .routes(routes!(dead_letters::discard))
         .routes(routes!(scheduled::list))
+        .routes(routes!(downloads::address))
+        .routes(routes!(downloads::by_media_id))
         .routes(routes!(metrics::metrics));
     let of_an_instance_or_the_default = [
         routes!(messages::send_text),
@@ -95,6 +97,7 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         routes!(messages::react),
         routes!(message::find, message::delete, message::reschedule),
         routes!(message::cancel),
+        routes!(downloads::of_message),
     ];
     for route in of_an_instance_or_the_default {
         guarded = guarded.routes(route.clone()).routes(openapi::for_default_instance(route));

@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Class, InstanceNumber, MessageId, Status, Timestamp};
+use crate::domain::{MessageId, Status, Timestamp};
 use crate::store::{self, Error, Tx};
 
 use super::record::{Book, Flight, Job, Row, Step, head};
-use super::{Accepted, Submission, keys, later};
+use super::{Accepted, Submission, items, keys, later};
 
 /// What an idempotency key stands for.
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,9 +38,9 @@ pub(super) fn accept(
     submission: Submission,
     terms: Terms,
 ) -> Result<Result<Accepted, Refused>, Error> {
-    let Submission { instance, message, class, mode, idempotency, expires_at, send_at, on_ambiguous } =
-        submission;
-    if let Some(asked) = &idempotency
+    let (instance, class) = (submission.instance, submission.class());
+    let mut ended = None;
+    if let Some(asked) = &submission.idempotency
         && let Some(bytes) = tx.get(&keys::idempotency(instance, &asked.key))?
     {
         let known: Answer = store::decode(&bytes)?;
@@ -48,14 +48,30 @@ pub(super) fn accept(
             let same = known.body == asked.body;
             return Ok(if same { Ok(Accepted::Duplicate(known.id)) } else { Err(Refused::KeyReused) });
         }
-        // The key begins a new life; the end of its old one must not cut that short.
-        tx.delete(keys::idempotency_expiry(known.expires, instance, &asked.key));
+        ended = Some(keys::idempotency_expiry(known.expires, instance, &asked.key));
     }
     let mut book = Book::read(tx, instance)?;
     if book.depth.iter().sum::<u64>() >= terms.capacity {
         return Ok(Err(Refused::Full));
     }
-    let id = next_id(tx, instance, class, terms)?;
+    if let Some(ended) = ended {
+        // The key begins a new life; the end of its old one must not cut that short.
+        tx.delete(ended);
+    }
+    let id = admit(tx, submission, terms)?;
+    *book.depth(class) += 1;
+    book.write(tx, instance)?;
+    Ok(Ok(Accepted::New(id)))
+}
+
+/// Writes a submission down that nothing speaks against. To count it is the caller's part.
+pub(super) fn admit(tx: &mut Tx, submission: Submission, terms: Terms) -> Result<MessageId, Error> {
+    let id = next_id(tx, &submission, terms)?;
+    let Submission { instance, message, mode, idempotency, expires_at, send_at, on_ambiguous, item, .. } =
+        submission;
+    if let Some(item) = item {
+        items::open_slot(tx, item, id)?;
+    }
     if let Some(asked) = &idempotency {
         let answer = Answer { id, body: asked.body, expires: terms.idempotency_expires };
         tx.put(keys::idempotency(instance, &asked.key), store::encode(&answer)?)?;
@@ -74,14 +90,12 @@ pub(super) fn accept(
     if let Some(at) = send_at {
         later::schedule(tx, id, &job, at)?;
     }
-    *book.depth(class) += 1;
-    book.write(tx, instance)?;
-    Ok(Ok(Accepted::New(id)))
+    Ok(id)
 }
 
 /// The next message id. Ids only grow, over restarts and clocks that step back, because the cursor over arrivals
 /// relies on it.
-fn next_id(tx: &mut Tx, instance: InstanceNumber, class: Class, terms: Terms) -> Result<MessageId, Error> {
+fn next_id(tx: &mut Tx, submission: &Submission, terms: Terms) -> Result<MessageId, Error> {
     let last = tx.get(&keys::last_id())?.and_then(|bytes| keys::message_id(&bytes));
     let (at, counter) = match last {
         Some(last) if last.accepted_at() >= terms.now => {
@@ -93,7 +107,10 @@ fn next_id(tx: &mut Tx, instance: InstanceNumber, class: Class, terms: Terms) ->
         }
         _ => (terms.now, 0),
     };
-    let id = MessageId::new(at, counter, instance, class, terms.random);
+    let id = match submission.item {
+        Some(item) => MessageId::of_item(at, counter, submission.instance, item),
+        None => MessageId::new(at, counter, submission.instance, submission.class, terms.random),
+    };
     tx.put(keys::last_id(), id.as_bytes().to_vec())?;
     Ok(id)
 }
@@ -133,7 +150,7 @@ pub(super) fn withdraw(tx: &mut Tx, id: MessageId, now: Timestamp) -> Result<boo
     store::delete_large(tx, keys::job(id))?;
     *book.depth(id.class()) = book.depth(id.class()).saturating_sub(1);
     book.write(tx, id.instance())?;
-    row.write(tx, id)?;
+    row.keep(tx, id)?;
     Ok(true)
 }
 

@@ -4,25 +4,27 @@
 //! the messages came, share commits, and are answered when they are durable. It never waits for the disk itself.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, MessagingErr, RpcReplyPort};
-use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::domain::{
-    Failure, InstanceNumber, MessageId, ProviderMessageId, Receipt, Status, Timestamp, Verdict,
+    Class, Failure, InstanceNumber, MessageId, Mode, ProviderMessageId, Receipt, Status, Timestamp, Verdict,
 };
 use crate::metrics::Metrics;
 use crate::store::{Error as StoreError, Store, Tx};
 
 use super::accept::{self, Refused, Terms};
+use super::nudges::Nudges;
 use super::upkeep::{self, Upkeep};
 use super::{
-    Accepted, Error, Lease, Leased, Options, Outcome, ReceiptReport, Recorded, Submission, dead, dispatch,
-    later, ledger, receipts, settle,
+    Accepted, Error, ItemOutcome, Lease, Leased, Options, Outcome, ReceiptReport, Recorded, Submission, dead,
+    dispatch, items, later, ledger, receipts, settle,
 };
+
+/// What somebody else has to say in the same commit.
+pub type Together = Box<dyn FnOnce(&mut Tx) -> Result<(), StoreError> + Send>;
 
 type Reply<T> = RpcReplyPort<Result<T, Error>>;
 
@@ -30,11 +32,21 @@ type Reply<T> = RpcReplyPort<Result<T, Error>>;
 pub enum Msg {
     /// From the HTTP front end and bulk jobs: take a message in.
     Enqueue(Box<Submission>, Reply<Accepted>),
+    /// From bulk jobs: take rows in, all or none, and run this in the same commit.
+    EnqueueItems(Vec<Submission>, Together, Reply<Vec<MessageId>>),
+    /// From bulk jobs: these outcomes are noted; run this in the same commit.
+    NoteOutcomes(Vec<ItemOutcome>, Together, Reply<()>),
+    /// From bulk jobs: take these back, as far as they were not tried yet; answers which they were.
+    WithdrawItems(Vec<MessageId>, Reply<Vec<MessageId>>),
+    /// From bulk jobs: rows of a job are not looked for by these provider ids any more.
+    ForgetNames(InstanceNumber, u16, Vec<ProviderMessageId>, Reply<()>),
+    /// From bulk jobs: a job is deleted; forget a page of what it left. `true` when there is more.
+    ForgetJob(u16, Reply<bool>),
     /// From the HTTP front end: take a message in and answer when its one attempt is over. It must not begin later
     /// than this. The first reply gives the id, so that a caller who stops waiting can withdraw it.
     SendNow(Box<Submission>, Duration, Reply<Accepted>, RpcReplyPort<Outcome>),
-    /// From an instance: work for so many free workers.
-    Lease(InstanceNumber, usize, Reply<Leased>),
+    /// From an instance: work for so many free workers, of them so many that may take bulk messages.
+    Lease { instance: InstanceNumber, max: usize, max_bulk: usize, reply: Reply<Leased> },
     /// From an instance: WhatsApp took it.
     Sent(Box<Lease>, ProviderMessageId),
     /// From an instance: the attempt did not begin; try again at this time.
@@ -78,24 +90,6 @@ pub struct Arguments {
     pub metrics: Metrics,
 }
 
-/// Tells instances that there may be work. A nudge carries nothing, may be lost, and costs one look.
-#[derive(Debug, Clone, Default)]
-pub struct Nudges(Arc<Mutex<HashMap<InstanceNumber, watch::Sender<()>>>>);
-
-impl Nudges {
-    pub fn subscribe(&self, instance: InstanceNumber) -> watch::Receiver<()> {
-        let mut senders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        senders.entry(instance).or_insert_with(|| watch::Sender::new(())).subscribe()
-    }
-
-    pub fn nudge(&self, instance: InstanceNumber) {
-        let senders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = senders.get(&instance) {
-            sender.send_replace(());
-        }
-    }
-}
-
 /// What the actor remembers: who waits for the end of which message.
 pub struct State {
     arguments: Arguments,
@@ -119,10 +113,29 @@ impl Actor for QueueActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Enqueue(submission, reply) => state.enqueue(*submission, reply).await,
+            Msg::EnqueueItems(submissions, with, reply) => {
+                state.enqueue_items(submissions, with, reply).await;
+            }
+            Msg::NoteOutcomes(noted, with, reply) => {
+                let note = move |tx: &mut Tx| items::note(tx, &noted).and_then(|()| with(tx));
+                state.change(reply, note).await;
+            }
+            Msg::WithdrawItems(ids, reply) => state.withdraw_items(ids, reply).await,
+            Msg::ForgetNames(instance, job, names, reply) => {
+                let forget = move |tx: &mut Tx| items::forget_names(tx, instance, job, &names);
+                state.change(reply, forget).await;
+            }
+            Msg::ForgetJob(job, reply) => {
+                state.change(reply, move |tx: &mut Tx| items::give_up(tx, job)).await;
+            }
             Msg::SendNow(submission, wait, accepted, outcome) => {
                 state.send_now(me, *submission, wait, accepted, outcome).await;
             }
-            Msg::Lease(instance, max, reply) => state.lease(me, instance, max, reply).await,
+            Msg::Lease { instance, max, max_bulk, reply } => {
+                let (now, run) = (state.now(), state.arguments.run);
+                let request = dispatch::Request { instance, max, max_bulk, now, run };
+                state.lease(me, request, reply).await;
+            }
             Msg::Sent(lease, provider_id) => {
                 let sent = move |tx: &mut Tx, lease: &Lease, now| settle::sent(tx, lease, &provider_id, now);
                 state.settle(me, *lease, Some("sent"), sent).await;
@@ -158,9 +171,7 @@ impl Actor for QueueActor {
                 state.forget_gone();
                 state.upkeep(from, reply).await;
             }
-            Msg::Purge(instance, reply) => {
-                state.change(reply, move |tx: &mut Tx| upkeep::purge(tx, instance)).await;
-            }
+            Msg::Purge(instance, reply) => state.purge(instance, reply).await,
             Msg::Awaited(accepted, outcome) => state.awaited(accepted, outcome),
             Msg::Ended(id, outcome) => state.ended(id, &outcome),
         }
@@ -186,6 +197,14 @@ impl State {
         }
     }
 
+    /// Says when the message is too old to be sent, where its sender did not.
+    fn limit_age(&self, submission: &mut Submission, now: Timestamp) {
+        if let Some(expiry) = self.arguments.options.expiry(submission.class()) {
+            let begins = submission.send_at.map_or(now, |at| at.max(now));
+            submission.expires_at.get_or_insert(begins + expiry);
+        }
+    }
+
     /// Takes a submission in and hands the durable result to `done`, on the writer's thread.
     async fn accept(
         &self,
@@ -198,10 +217,7 @@ impl State {
             return done(Err(Error::DiskFull));
         }
         let (terms, nudges, instance) = (self.terms(), self.arguments.nudges.clone(), submission.instance);
-        if let Some(expiry) = self.arguments.options.expiry(submission.class) {
-            let begins = submission.send_at.map_or(terms.now, |at| at.max(terms.now));
-            submission.expires_at.get_or_insert(begins + expiry);
-        }
+        self.limit_age(&mut submission, terms.now);
         let (class, mode, began) = (submission.class.as_str(), submission.mode.as_str(), Instant::now());
         let work = move |tx: &mut Tx| accept::accept(tx, submission, terms);
         let finish = move |outcome: Result<Result<Accepted, Refused>, StoreError>| {
@@ -224,6 +240,49 @@ impl State {
 
     async fn enqueue(&self, submission: Submission, reply: Reply<Accepted>) {
         self.accept(submission, move |accepted| drop(reply.send(accepted))).await;
+    }
+
+    async fn enqueue_items(
+        &self,
+        mut submissions: Vec<Submission>,
+        with: Together,
+        reply: Reply<Vec<MessageId>>,
+    ) {
+        let (metrics, terms, began) = (self.arguments.metrics.clone(), self.terms(), Instant::now());
+        if self.arguments.store.is_full() {
+            metrics.refused("disk_full");
+            return drop(reply.send(Err(Error::DiskFull)));
+        }
+        for submission in &mut submissions {
+            self.limit_age(submission, terms.now);
+        }
+        let nudges = self.arguments.nudges.clone();
+        let work = move |tx: &mut Tx| {
+            let accepted = items::accept(tx, submissions, terms)?;
+            if accepted.is_ok() {
+                with(tx)?;
+            }
+            Ok(accepted)
+        };
+        let done = move |outcome: Result<Result<Vec<MessageId>, Refused>, StoreError>| {
+            let accepted = match outcome {
+                Ok(Ok(ids)) => Ok(ids),
+                Ok(Err(_)) => Err((Error::Full { capacity: terms.capacity }, "queue_full")),
+                Err(error) => Err((Error::from(error), "store")),
+            };
+            let mut instances = BTreeSet::new();
+            match &accepted {
+                Ok(ids) => {
+                    let (class, mode) = (Class::Bulk.as_str(), Mode::Async.as_str());
+                    ids.iter().for_each(|_| metrics.accepted(class, mode, began.elapsed()));
+                    instances.extend(ids.iter().map(|id| id.instance()));
+                }
+                Err((_, reason)) => metrics.refused(reason),
+            }
+            let _ = reply.send(accepted.map_err(|(error, _)| error));
+            instances.into_iter().for_each(|instance| nudges.nudge(instance));
+        };
+        self.arguments.store.submit(work, done).await;
     }
 
     async fn send_now(
@@ -274,14 +333,14 @@ impl State {
         }
     }
 
-    async fn lease(&self, me: ActorRef<Msg>, instance: InstanceNumber, max: usize, reply: Reply<Leased>) {
-        let request = dispatch::Request { instance, max, now: self.now(), run: self.arguments.run };
-        let metrics = self.arguments.metrics.clone();
+    async fn lease(&self, me: ActorRef<Msg>, request: dispatch::Request, reply: Reply<Leased>) {
+        let (metrics, nudges) = (self.arguments.metrics.clone(), self.arguments.nudges.clone());
         let work = move |tx: &mut Tx| dispatch::lease(tx, request);
         let done = move |found: Result<dispatch::Found, StoreError>| {
             let leased = found.map(|found| {
                 for id in found.expired {
                     metrics.ended("expired", None);
+                    nudges.nudge_job(id);
                     let _ = me.cast(Msg::Ended(id, Outcome::Cancelled));
                 }
                 found.leased
@@ -318,6 +377,7 @@ impl State {
                 Err(error) => tracing::error!(message_id = %id, %error, "an attempt could not be settled"),
             }
             nudges.nudge(id.instance());
+            nudges.nudge_job(id);
         };
         self.arguments.store.submit(move |tx: &mut Tx| work(tx, &lease, now), done).await;
     }
@@ -337,6 +397,9 @@ impl State {
             let recorded = results.map(|results| {
                 let tell = |((recorded, outcome), kind): ((Recorded, Option<Outcome>), &'static str)| {
                     metrics.receipt(kind, matches!(recorded, Recorded::Moved(_)));
+                    if let Recorded::Moved(id) = recorded {
+                        nudges.nudge_job(id);
+                    }
                     if let (Recorded::Moved(id), Some(outcome)) = (recorded, outcome) {
                         let _ = me.cast(Msg::Ended(id, outcome));
                         nudges.nudge(id.instance());
@@ -358,10 +421,35 @@ impl State {
                 metrics.ended("cancelled", None);
                 let _ = me.cast(Msg::Ended(id, Outcome::Cancelled));
                 nudges.nudge(id.instance());
+                nudges.nudge_job(id);
             }
             let _ = reply.send(withdrawn.map_err(Error::from));
         };
         self.arguments.store.submit(move |tx: &mut Tx| accept::withdraw(tx, id, now), done).await;
+    }
+
+    async fn withdraw_items(&self, ids: Vec<MessageId>, reply: Reply<Vec<MessageId>>) {
+        let (now, nudges) = (self.now(), self.arguments.nudges.clone());
+        let metrics = self.arguments.metrics.clone();
+        let done = move |withdrawn: Result<Vec<MessageId>, StoreError>| {
+            for &id in withdrawn.iter().flatten() {
+                metrics.ended("cancelled", None);
+                nudges.nudge(id.instance());
+                nudges.nudge_job(id);
+            }
+            let _ = reply.send(withdrawn.map_err(Error::from));
+        };
+        self.arguments.store.submit(move |tx: &mut Tx| items::withdraw(tx, &ids, now), done).await;
+    }
+
+    async fn purge(&self, instance: InstanceNumber, reply: Reply<bool>) {
+        let (now, nudges) = (self.now(), self.arguments.nudges.clone());
+        let done = move |more: Result<bool, StoreError>| {
+            // Rows of bulk jobs may have come to an end.
+            nudges.nudge_jobs();
+            let _ = reply.send(more.map_err(Error::from));
+        };
+        self.arguments.store.submit(move |tx: &mut Tx| upkeep::purge(tx, instance, now), done).await;
     }
 
     async fn overdue(&self, reply: Reply<Vec<(Lease, bool)>>) {

@@ -3,13 +3,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::domain::{Failure, InstanceNumber, MessageId, MessageRef, ProviderMessageId, Timestamp, Verdict};
-use crate::store::{self, Store};
+use crate::store::{self, BlobSet, Store, Tx};
 use crate::supervision::{Gone, Slot};
 
-use super::actor::{Msg, Nudges};
+use super::actor::Msg;
+use super::nudges::Nudges;
 use super::{
-    Accepted, DeadFilter, DeadLetter, Depth, Error, Lease, Leased, MessageView, Outcome, QueueStats,
-    ReceiptReport, Recorded, ScheduleCursor, Submission, dead, later, ledger, stats,
+    Accepted, DeadFilter, DeadLetter, Depth, Error, ItemOutcome, Lease, Leased, MessageView, Outcome,
+    QueueStats, ReceiptReport, Recorded, ScheduleCursor, Submission, dead, items, later, ledger, stats,
 };
 
 /// The way into the queue. Cheap to clone.
@@ -55,9 +56,15 @@ impl Handle {
         Ok((id, ledger::outcome(&self.store, id)?.unwrap_or(Outcome::Unknown)))
     }
 
-    /// Up to `max` messages that the instance may attempt now, each durably leased.
-    pub async fn lease(&self, instance: InstanceNumber, max: usize) -> Result<Leased, Error> {
-        self.slot.call(|reply| Msg::Lease(instance, max, reply)).await?
+    /// Up to `max` messages that the instance may attempt now, each durably leased; of them up to `max_bulk` of the
+    /// bulk class.
+    pub async fn lease(
+        &self,
+        instance: InstanceNumber,
+        max: usize,
+        max_bulk: usize,
+    ) -> Result<Leased, Error> {
+        self.slot.call(|reply| Msg::Lease { instance, max, max_bulk, reply }).await?
     }
 
     /// WhatsApp took the message.
@@ -83,6 +90,72 @@ impl Handle {
     /// Takes a message back if no attempt has begun.
     pub async fn withdraw(&self, id: MessageId) -> Result<bool, Error> {
         self.slot.call(|reply| Msg::Withdraw(id, reply)).await?
+    }
+
+    /// Takes rows of bulk jobs in, all or none, and runs `with` in the same commit; answers their ids in the same
+    /// order. Up to 500 in one call, so that other messages do not wait behind them. Idempotency keys, if rows had
+    /// them, would not be looked up.
+    pub async fn enqueue_items(
+        &self,
+        submissions: Vec<Submission>,
+        with: impl FnOnce(&mut Tx) -> Result<(), store::Error> + Send + 'static,
+    ) -> Result<Vec<MessageId>, Error> {
+        self.slot.call(|reply| Msg::EnqueueItems(submissions, Box::new(with), reply)).await?
+    }
+
+    /// Outcomes of a bulk job's rows that it has not noted, in the order of its rows, up to `limit`. A short read,
+    /// which may be a few milliseconds ahead of the disk; noting them comes after them in the same log.
+    pub fn outcomes(&self, job: u16, limit: usize) -> Result<Vec<ItemOutcome>, Error> {
+        Ok(items::outcomes(&self.store, job, limit)?)
+    }
+
+    /// Forgets outcomes that were noted and have not changed since, and runs `with` in the same commit. Those that
+    /// did change are told again.
+    pub async fn note_outcomes(
+        &self,
+        noted: Vec<ItemOutcome>,
+        with: impl FnOnce(&mut Tx) -> Result<(), store::Error> + Send + 'static,
+    ) -> Result<(), Error> {
+        self.slot.call(|reply| Msg::NoteOutcomes(noted, Box::new(with), reply)).await?
+    }
+
+    /// Changes whenever a bulk job may have outcomes to note.
+    pub fn outcomes_changed(&self) -> watch::Receiver<()> {
+        self.nudges.outcomes()
+    }
+
+    /// Takes back those messages that no attempt has begun for, in one commit; tells which. Their outcome is
+    /// `cancelled`. Up to 500 in one call.
+    pub async fn withdraw_items(&self, ids: Vec<MessageId>) -> Result<Vec<MessageId>, Error> {
+        self.slot.call(|reply| Msg::WithdrawItems(ids, reply)).await?
+    }
+
+    /// A bulk job's messages that an instance has not settled, oldest first, up to `limit`, after `after`.
+    pub async fn open_items(
+        &self,
+        instance: InstanceNumber,
+        job: u16,
+        after: Option<MessageId>,
+        limit: usize,
+    ) -> Result<Vec<MessageId>, Error> {
+        self.blocking(move |store| items::open(store, instance, job, after, limit)).await
+    }
+
+    /// A job's rows are not looked for by these provider ids any more. Up to 1,000 in one call.
+    pub async fn forget_items(
+        &self,
+        instance: InstanceNumber,
+        job: u16,
+        names: Vec<ProviderMessageId>,
+    ) -> Result<(), Error> {
+        self.slot.call(|reply| Msg::ForgetNames(instance, job, names, reply)).await?
+    }
+
+    /// Gives up a bulk job's slot and the outcomes that it did not note. What its messages come to afterwards is
+    /// not written down; the next row that is enqueued under the slot begins a new job.
+    pub async fn forget_job(&self, job: u16) -> Result<(), Error> {
+        while self.slot.call(|reply| Msg::ForgetJob(job, reply)).await?? {}
+        Ok(())
     }
 
     /// Leases that nobody will settle, and (`true`) those whose unknown outcome was held long enough.
@@ -165,6 +238,11 @@ impl Handle {
     /// Forgets dead letters; tells how many of them there were.
     pub async fn discard(&self, ids: Vec<MessageId>) -> Result<usize, Error> {
         self.slot.call(|reply| Msg::Discard(ids, reply)).await?
+    }
+
+    /// The blobs that messages of any instance need: waiting, scheduled, under way or dead. Reads all of them.
+    pub async fn referenced_blobs(&self) -> Result<BlobSet, Error> {
+        self.blocking(super::blobs::referenced).await
     }
 
     /// Long reads leave the runtime's threads alone.

@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::domain::{Class, InstanceNumber, LaneId, MessageId, ProviderMessageId, Timestamp};
+use crate::domain::{BulkItem, Class, InstanceNumber, LaneId, MessageId, ProviderMessageId, Timestamp};
 use crate::store::{Key, Space};
 
 /// A lane with everything that names it.
@@ -135,6 +135,15 @@ pub(super) fn idempotency(instance: InstanceNumber, key: &[u8; 16]) -> Key {
 
 pub(super) fn idempotency_expiry(at: Timestamp, instance: InstanceNumber, key: &[u8; 16]) -> Key {
     Key::new(Space::IdempotencyExpiry).u64(at.millis()).u32(instance.get()).bytes(key)
+}
+
+/// The slot of a bulk job: the first of its messages. Its outcomes follow, by row.
+pub(super) fn slot(job: u16) -> Key {
+    Key::new(Space::Outcome).bytes(&job.to_be_bytes())
+}
+
+pub(super) fn outcome(item: BulkItem) -> Key {
+    slot(item.job).u32(item.row)
 }
 
 /// The high-water mark of message ids.

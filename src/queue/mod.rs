@@ -7,6 +7,7 @@
 //!   of its jobs is in flight. A lane that waits delays no other.
 //! - *One attempt at a time, and never forgotten.* A lease is durable before it is handed out. Whatever the process
 //!   dies in the middle of is found on the next start and judged.
+//! - *Rows of bulk jobs leave no trace.* Only their outcomes, until their job has noted them ([`ItemOutcome`]).
 //! - *Bounded memory.* Queue state lives in the store; the actor remembers only who waits for an answer.
 //!
 //! How jobs are found: new jobs are *arrivals*, read in order of their ids by a cursor. An arrival whose lane is busy
@@ -16,12 +17,15 @@
 
 mod accept;
 mod actor;
+mod blobs;
 mod dead;
 mod dispatch;
 mod handle;
+mod items;
 mod keys;
 mod later;
 mod ledger;
+mod nudges;
 mod receipts;
 mod record;
 mod settle;
@@ -33,16 +37,18 @@ mod upkeep;
 use std::time::Duration;
 
 use crate::domain::{
-    AmbiguousPolicy, Class, ErrorKind, Failure, InstanceNumber, MessageId, Mode, OutboundMessage,
+    AmbiguousPolicy, BulkItem, Class, ErrorKind, Failure, InstanceNumber, MessageId, Mode, OutboundMessage,
     ProviderMessageId, Receipt, Timestamp,
 };
 use crate::{store, supervision};
 
-pub use actor::{Arguments, Msg, Nudges, QueueActor};
+pub use actor::{Arguments, Msg, QueueActor};
 pub use dead::{DeadFilter, DeadLetter};
 pub use handle::Handle;
+pub use items::ItemOutcome;
 pub use later::ScheduleCursor;
 pub use ledger::MessageView;
+pub use nudges::Nudges;
 pub use record::Step;
 pub use stats::{COUNTED, LaneStats, QueueStats};
 
@@ -102,6 +108,15 @@ pub struct Submission {
     pub send_at: Option<Timestamp>,
     /// What becomes of it if its outcome stays unknown.
     pub on_ambiguous: AmbiguousPolicy,
+    /// The row of a bulk job that it is. It belongs to the bulk class, whatever `class` says.
+    pub item: Option<BulkItem>,
+}
+
+impl Submission {
+    /// The class that it is sent in.
+    fn class(&self) -> Class {
+        self.item.map_or(self.class, |_| Class::Bulk)
+    }
 }
 
 /// A caller's key for "this is the same request", with a digest of the request itself.

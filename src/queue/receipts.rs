@@ -6,7 +6,7 @@ use crate::domain::{Failure, MessageId, Receipt, Status, Timestamp};
 use crate::store::{self, Error, Tx};
 
 use super::record::{Book, Flight, Job, Row, Step};
-use super::{Outcome, ReceiptReport, Recorded, accept, keys, settle};
+use super::{Outcome, ReceiptReport, Recorded, accept, items, keys, settle};
 
 /// Records one report. Beside what changed, tells the outcome for a caller who still waits for it.
 pub(super) fn record(
@@ -27,7 +27,7 @@ pub(super) fn record(
     if row.as_ref().is_some_and(|row| row.status.is_settled()) {
         return Ok((on_settled(tx, id, row, report, now)?, None));
     }
-    let Some(job) = Job::read(tx, id)? else { return Ok((Recorded::Unknown, None)) };
+    let Some(job) = Job::read(tx, id)? else { return Ok((items::hear(tx, id, report)?, None)) };
     let row = row.unwrap_or_else(|| Row::new(&job));
     on_open(tx, id, &job, row, report, now)
 }
@@ -110,7 +110,7 @@ fn on_open(
         }
         Outcome::Sent(report.provider_id.clone())
     };
-    row.write(tx, id)?;
+    row.keep(tx, id)?;
     Ok((Recorded::Moved(id), Some(outcome)))
 }
 
@@ -121,7 +121,7 @@ fn step(report: &ReceiptReport) -> Step {
     }
 }
 
-fn failure_of(report: &ReceiptReport) -> Failure {
+pub(super) fn failure_of(report: &ReceiptReport) -> Failure {
     report
         .failure
         .clone()

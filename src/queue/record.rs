@@ -8,7 +8,7 @@ use crate::domain::{
 };
 use crate::store::{self, Error, Key, Tx};
 
-use super::keys;
+use super::{items, keys};
 
 /// A job: everything that sending the message takes. Written once, deleted when the message is settled.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -148,7 +148,7 @@ impl Step {
     }
 }
 
-fn shorten(text: &str) -> String {
+pub(super) fn shorten(text: &str) -> String {
     text.chars().take(STEP_TEXT).collect()
 }
 
@@ -173,6 +173,15 @@ impl Row {
 
     pub fn read(tx: &Tx, id: MessageId) -> Result<Option<Self>, Error> {
         tx.get(&keys::ledger(id))?.map(|bytes| store::decode(&bytes)).transpose()
+    }
+
+    /// Writes down where the message stands: in the ledger, or once it is settled and a row of a bulk job, for the
+    /// job to note.
+    pub fn keep(&mut self, tx: &mut Tx, id: MessageId) -> Result<(), Error> {
+        match id.item() {
+            None => self.write(tx, id),
+            Some(item) => items::keep(tx, item, id, self),
+        }
     }
 
     /// Writes the row, leaving out steps from the middle of a very long history.

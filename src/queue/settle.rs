@@ -49,7 +49,7 @@ pub(super) fn sent(
     row.failure = None;
     row.advance(Step::new(Status::Sent, now));
     note_provider_id(tx, lease.id, &mut row, provider_id)?;
-    row.write(tx, lease.id)?;
+    row.keep(tx, lease.id)?;
     end_flight(tx, lane, &flight, now)?;
     announce_sent(tx, lease.id, provider_id, now)?;
     Ok(Some(Outcome::Sent(provider_id.clone())))
@@ -114,7 +114,10 @@ pub(super) fn judged(
             row.advance(Step::about(Status::DeadLetter, now, failure));
             row.buried = Some(reason);
             row.due = None;
-            if let Some(job) = Job::read(tx, id)? {
+            // A row of a bulk job lies in the job's own file.
+            if id.item().is_none()
+                && let Some(job) = Job::read(tx, id)?
+            {
                 job.write(tx, keys::dead_letter(id))?;
             }
             end_flight(tx, lane, &flight, now)?;
@@ -131,7 +134,7 @@ pub(super) fn judged(
             Some(Outcome::Failed(failure.clone()))
         }
     };
-    row.write(tx, id)?;
+    row.keep(tx, id)?;
     Ok(outcome)
 }
 
@@ -153,7 +156,7 @@ pub(super) fn expire(
     let mut row = Row::read(tx, id)?.unwrap_or_else(|| Row::new(job));
     row.due = None;
     row.advance(Step::new(Status::Expired, now));
-    row.write(tx, id)?;
+    row.keep(tx, id)?;
     if job.mode == Mode::Sync {
         // Its caller was refused, and may ask again.
         accept::free_key(tx, id, job)?;
@@ -252,6 +255,7 @@ pub(super) fn announce_failure(
     announce(tx, id, "message_ack", data, at)
 }
 
+/// Appends an event about a message. Rows of bulk jobs have none of their own: their job tells of them.
 pub(super) fn announce(
     tx: &mut Tx,
     id: MessageId,
@@ -259,6 +263,9 @@ pub(super) fn announce(
     data: serde_json::Value,
     at: Timestamp,
 ) -> Result<(), Error> {
+    if id.item().is_some() {
+        return Ok(());
+    }
     events::append(tx, id.instance(), &Event { kind: kind.to_owned(), at, data })?;
     Ok(())
 }

@@ -4,8 +4,8 @@ use crate::domain::{InstanceNumber, MessageId, Timestamp};
 use crate::events;
 use crate::store::{self, Error, Key, Space, Tx};
 
-use super::keys;
 use super::record::Row;
+use super::{items, keys};
 
 /// What one page of upkeep looks at, at most.
 const PAGE: usize = 500;
@@ -95,8 +95,8 @@ fn forget_rows(tx: &mut Tx, upkeep: &Upkeep) -> Result<Option<MessageId>, Error>
 
 /// Deletes a page of everything that an instance left behind. `true` when there is more.
 ///
-/// Ledger rows and the ends of idempotency keys, which are sorted by time, stay for [`page`] to forget.
-pub(super) fn purge(tx: &mut Tx, instance: InstanceNumber) -> Result<bool, Error> {
+/// Rows of bulk jobs that were still open come to an end of which their job is told. Ledger rows and the ends of idempotency keys, which are sorted by time, stay for [`page`] to forget.
+pub(super) fn purge(tx: &mut Tx, instance: InstanceNumber, now: Timestamp) -> Result<bool, Error> {
     const OWNED: [Space; 10] = [
         Space::Job,
         Space::Lane,
@@ -114,6 +114,11 @@ pub(super) fn purge(tx: &mut Tx, instance: InstanceNumber) -> Result<bool, Error
             [Key::new(space).u32(instance.get()), Key::new(Space::Part).u8(space as u8).u32(instance.get())]
         {
             let page = keys_in(tx, &start, &start.clone().after_prefix())?;
+            if space == Space::Job && start.as_slice().first() == Some(&(Space::Job as u8)) {
+                for id in page.iter().filter_map(|key| keys::trailing_id(key.as_slice())) {
+                    items::orphan(tx, id, now)?;
+                }
+            }
             if !page.is_empty() {
                 page.into_iter().for_each(|key| tx.delete(key));
                 return Ok(true);

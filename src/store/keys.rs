@@ -53,11 +53,12 @@ pub enum Space {
     Suppressed = b'O',
     /// Inbound messages that wait for the relay. order → frame (`relay`).
     Relay = b'J',
-    /// Media of inbound messages. instance · hash of the message's id → where it is (`media`).
+    /// Media of inbound messages. instance · hash of the message's id → where it is, and time · the same → nothing
+    /// (`media`).
     InboundMedia = b'C',
     /// Bulk jobs. job → record (`bulk`).
     BulkJob = b'j',
-    /// How rows of bulk jobs ended, until their job took note. job · row → outcome (`queue`).
+    /// How rows of bulk jobs ended, until their job took note. job → its first message, job · row → outcome (`queue`).
     Outcome = b'o',
     /// What does not fit one value of another space. key · number → bytes (`store`).
     Part = b'Z',

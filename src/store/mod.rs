@@ -26,7 +26,7 @@ use std::path::PathBuf;
 
 use crate::domain::ErrorKind;
 
-pub use blobs::Blobs;
+pub use blobs::{BlobSet, Blobs, Swept};
 pub use codec::{decode, encode};
 pub use db::{Closing, Store};
 pub use folder::Folder;

@@ -14,6 +14,7 @@ mod api;
 mod crash;
 mod delivery;
 mod front;
+mod media;
 mod messages;
 mod operator;
 mod webhooks;

@@ -2,6 +2,7 @@
 
 pub(super) mod api;
 pub(super) mod dead_letters;
+pub(super) mod downloads;
 pub(super) mod endpoints;
 pub(super) mod instances;
 pub(super) mod media;

@@ -33,6 +33,7 @@ fn to(recipient: usize, class: Class) -> Submission {
         expires_at: None,
         send_at: None,
         on_ambiguous: AmbiguousPolicy::Hold,
+        item: None,
     }
 }
 
@@ -49,7 +50,7 @@ fn take_in(scratch: &Scratch, submission: Submission, now: Timestamp) -> Message
 }
 
 fn find_work(scratch: &Scratch, max: usize, now: Timestamp) -> dispatch::Found {
-    let request = dispatch::Request { instance: ONE, max, now, run: 1 };
+    let request = dispatch::Request { instance: ONE, max, max_bulk: max, now, run: 1 };
     scratch.write(|tx| dispatch::lease(tx, request)).unwrap()
 }
 
