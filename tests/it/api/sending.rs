@@ -67,11 +67,11 @@ async fn a_file_in_a_header_or_a_message_arrives_at_whatsapp() {
 
     // A header that cannot be uploaded is never left out.
     world.faults(json!([{ "match": { "kind": "media" }, "action": { "error": { "code": 131_053 } } }])).await;
-    // Small, so that it has left before the refusal comes.
-    picture.truncate(100);
+    picture.push(1);
     let other = json!({ "header_content": STANDARD.encode(&picture) });
     let failed = world.post("/api/send-interactive", with(header, &other)).await;
-    assert_eq!((failed.status.as_u16(), &failed.body["success"]), (400, &json!(false)), "{failed:?}");
+    // The refusal may come before the file has left; either way nothing was sent, and that is said.
+    assert!([400, 503].contains(&failed.status.as_u16()) && failed.body["success"] == false, "{failed:?}");
     assert_eq!(world.arrived().await.len(), 4);
 }
 
