@@ -72,6 +72,8 @@ fn auth(layers: &mut Layers) -> Option<Auth> {
 
 fn http(layers: &mut Layers) -> Option<http::Options> {
     let listen = layers.read("http.listen", address);
+    let query_key = layers.read("auth.query_key", boolean);
+    let open_api_on_loopback = layers.read("auth.open_api_on_loopback", boolean);
     let default_instance = layers.read("default_instance", optional(instance_id));
     let json_body_limit = layers.read("http.json_body_limit", size(1));
     let media_body_limit = layers.read("http.media_body_limit", size(1));
@@ -84,6 +86,8 @@ fn http(layers: &mut Layers) -> Option<http::Options> {
     Some(http::Options {
         listen: listen?,
         api_key: None,
+        query_key: query_key?,
+        open_api_on_loopback: open_api_on_loopback?,
         default_instance: default_instance?,
         json_body_limit: json_body_limit?,
         media_body_limit: media_body_limit?,

@@ -13,23 +13,24 @@ use utoipa::ToSchema;
 use crate::domain::{ErrorKind, Failure, FailureKind, Invalid, MessageId};
 use crate::{contacts, events, inbound, instance, media, queue, relay, webhook};
 
-/// An error on its way to the caller.
-#[derive(Debug)]
+/// An error on its way to the caller. It travels with its response, so that a layer can word it differently.
+#[derive(Debug, Clone)]
 pub(super) struct ApiError(Box<Answer>);
 
-#[derive(Debug)]
-struct Answer {
-    status: StatusCode,
+/// What there is to say about an error.
+#[derive(Debug, Clone)]
+pub(super) struct Answer {
+    pub status: StatusCode,
     /// The documented words for this kind of error.
-    title: &'static str,
+    pub title: &'static str,
     /// The same for programs.
-    kind: &'static str,
-    details: Cow<'static, str>,
-    field: Option<String>,
-    provider_code: Option<i64>,
-    retry_after: Option<Duration>,
+    pub kind: &'static str,
+    pub details: Cow<'static, str>,
+    pub field: Option<String>,
+    pub provider_code: Option<i64>,
+    pub retry_after: Option<Duration>,
     /// The message that met it, where there is one, and where it stands.
-    message: Option<(MessageId, &'static str)>,
+    pub message: Option<(MessageId, &'static str)>,
 }
 
 /// The body of every answer that is not a success.
@@ -212,10 +213,15 @@ impl ApiError {
         self
     }
 
+    pub fn into_answer(self) -> Answer {
+        *self.0
+    }
+
     pub fn status(&self) -> StatusCode {
         self.0.status
     }
 
+    #[cfg(test)]
     pub fn details(&self) -> &str {
         &self.0.details
     }
@@ -297,6 +303,7 @@ impl From<webhook::Error> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
+        let error = self.clone();
         let answer = *self.0;
         let (id, status) = answer.message.unzip();
         let body = ErrorBody {
@@ -314,6 +321,7 @@ impl IntoResponse for ApiError {
             status,
         };
         let mut response = (answer.status, Json(body)).into_response();
+        response.extensions_mut().insert(error);
         if let Some(pause) = answer.retry_after {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds_rounded_up(pause)));
         }
@@ -325,7 +333,7 @@ impl IntoResponse for ApiError {
 }
 
 /// Whole seconds, never fewer than one: `Retry-After: 0` would invite a storm.
-fn seconds_rounded_up(pause: Duration) -> u64 {
+pub(super) fn seconds_rounded_up(pause: Duration) -> u64 {
     (pause.as_secs() + u64::from(pause.subsec_nanos() > 0)).max(1)
 }
 

@@ -83,6 +83,17 @@ impl FromRequestParts<AppState> for MessageName {
     }
 }
 
+/// The `task_id` of a path, percent-decoded.
+pub(super) struct TaskName(pub String);
+
+impl FromRequestParts<AppState> for TaskName {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApiError> {
+        Ok(Self(path_parameter(parts, "task_id").await?.unwrap_or_default()))
+    }
+}
+
 /// The `media_id` of a path, percent-decoded.
 pub(super) struct MediaName(pub String);
 

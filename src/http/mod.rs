@@ -7,6 +7,7 @@
 //! - Bounded: connections, the time a request may take to arrive, every body, and the memory of all large bodies
 //!   together. A caller that is refused gets its answer even while it is still sending.
 
+mod api_door;
 mod auth;
 mod body;
 mod connection;
@@ -56,6 +57,10 @@ pub struct Options {
     pub listen: SocketAddr,
     /// The key that callers present. `None` only when authentication was switched off explicitly.
     pub api_key: Option<Secret>,
+    /// The key may also come as `?api_key=` under `/api`.
+    pub query_key: bool,
+    /// Programs on this machine need no key under `/api`.
+    pub open_api_on_loopback: bool,
     /// The instance of routes that name none. It may not exist yet.
     pub default_instance: Option<InstanceId>,
     /// Largest body of ordinary JSON requests, in bytes.

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderName, HeaderValue, Method};
-use axum::middleware::from_fn_with_state;
-use axum::response::IntoResponse;
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 use axum::{Router, body::Bytes};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -17,6 +17,8 @@ use utoipa_axum::routes;
 use crate::domain::ErrorKind;
 
 use super::error::ApiError;
+use super::flask::{self, Refusal};
+use super::routes::api::{messages as api, status, tasks};
 use super::routes::{
     dead_letters, deliveries, downloads, endpoints, events, instances, media, message, messages, metrics,
     numbers, primary, queues, relay, replays, root, scheduled, sockets, suppressions, webhook,
@@ -35,6 +37,7 @@ pub fn router(state: AppState) -> Router {
         .fallback(unknown_route)
         .method_not_allowed_fallback(unknown_method)
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(flask::speak))
         .with_state(state);
     match cors {
         Some(cors) => routes.layer(cors),
@@ -51,7 +54,8 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         .routes(routes!(root::ready))
         .routes(routes!(root::document))
         .routes(routes!(webhook::verify, webhook::receive))
-        .routes(routes!(webhook::verify_for_instance, webhook::receive_for_instance));
+        .routes(routes!(webhook::verify_for_instance, webhook::receive_for_instance))
+        .routes(routes!(status::health));
 
     let mut guarded = OpenApiRouter::new()
         .routes(routes!(instances::create, instances::list))
@@ -84,6 +88,7 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         .routes(routes!(downloads::address))
         .routes(routes!(downloads::by_media_id))
         .routes(routes!(webhook::kept))
+        .routes(routes!(status::status))
         .routes(routes!(numbers::list, numbers::save))
         .routes(routes!(numbers::clear))
         .routes(routes!(numbers::update))
@@ -118,6 +123,21 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
     for route in of_an_instance_or_the_default {
         guarded = guarded.routes(route.clone()).routes(openapi::for_default_instance(route));
     }
+    let of_the_documented_service = [
+        routes!(api::send_message),
+        routes!(api::send_template),
+        routes!(api::send_template_advanced),
+        routes!(api::send_interactive),
+        routes!(api::send_list),
+        routes!(api::send_button),
+        routes!(api::send_location_request),
+        routes!(api::send_media),
+        routes!(api::send_reaction),
+        routes!(tasks::status),
+    ];
+    for route in of_the_documented_service {
+        guarded = guarded.routes(route.clone()).routes(openapi::under_messages(route));
+    }
     let mut streams = OpenApiRouter::new()
         .routes(routes!(events::of_instance))
         .routes(routes!(events::stream_of_instance))
@@ -143,9 +163,13 @@ fn bounded_by_itself((schemas, paths, router): UtoipaMethodRouter<AppState>) -> 
     (schemas, paths, router.layer(DefaultBodyLimit::disable()))
 }
 
-async fn unknown_route(State(state): State<AppState>, request: Request) -> ApiError {
+async fn unknown_route(State(state): State<AppState>, request: Request) -> Response {
+    let documented = flask::is_spoken_at(request.uri().path());
     body::discard(request, state.options.json_body_limit);
-    ApiError::new(ErrorKind::NotFound, "there is no such route; see GET /openapi.json")
+    if documented {
+        return Refusal::new(StatusCode::NOT_FOUND, "Endpoint no encontrado").into_response();
+    }
+    ApiError::new(ErrorKind::NotFound, "there is no such route; see GET /openapi.json").into_response()
 }
 
 async fn unknown_method(State(state): State<AppState>, request: Request) -> ApiError {

@@ -1,5 +1,6 @@
 //! The accept loop: so many connections, each with its deadlines, and an end that lets answers out.
 
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::api_door::Peer;
 use super::connection::Connection;
 use super::{AppState, router};
 
@@ -36,9 +38,15 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: Cancellatio
         loop {
             // A place first: whoever finds none waits in the kernel's queue.
             let Ok(place) = places.clone().acquire_owned().await else { return };
-            let socket = accept(&listener).await;
+            let (socket, peer) = accept(&listener).await;
             let connection = Connection::new(place, cut_off.child_token());
-            open.spawn(converse(protocol.clone(), socket, service.clone(), connection, ending.clone()));
+            open.spawn(converse(
+                protocol.clone(),
+                socket,
+                service.clone(),
+                (connection, Peer(peer)),
+                ending.clone(),
+            ));
         }
     };
     shutdown.run_until_cancelled(accepting).await;
@@ -59,12 +67,13 @@ async fn converse(
     protocol: http1::Builder,
     socket: TcpStream,
     service: TowerToHyperService<Router>,
-    connection: Connection,
+    (connection, peer): (Connection, Peer),
     ending: CancellationToken,
 ) {
     let within = connection.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(within.clone());
+        request.extensions_mut().insert(peer);
         service.call(request)
     });
     let mut serving = pin!(protocol.serve_connection(TokioIo::new(socket), service).with_upgrades());
@@ -81,15 +90,15 @@ async fn converse(
 }
 
 /// The next connection, however long it takes.
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 // Answers are written whole; waiting for more would only delay them.
                 if let Err(cause) = stream.set_nodelay(true) {
                     tracing::debug!(%cause, "TCP_NODELAY could not be set");
                 }
-                return stream;
+                return (stream, peer);
             }
             Err(cause) => {
                 tracing::warn!(%cause, "a connection could not be accepted");

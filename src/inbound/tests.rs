@@ -281,7 +281,8 @@ fn a_message_is_taken_once_and_its_file_is_noted() {
     let mut world = World::new();
     let image = of_messages(&[message("image", json!({ "id": "77", "mime_type": "image/jpeg" }))]);
     assert_eq!(world.take(&image), Taken { events: 1, duplicates: 0 });
-    assert_eq!(world.count(Space::InboundMedia), 1);
+    // The note, and when it is to be forgotten.
+    assert_eq!(world.count(Space::InboundMedia), 2);
     let before = world.scratch.entries();
     assert_eq!(world.take(&image), Taken { events: 0, duplicates: 1 });
     assert_eq!(world.scratch.entries(), before);

@@ -62,6 +62,11 @@ impl Handle {
         Self { store, clock, intake, relay: Some(relay) }
     }
 
+    /// Whether there is a peer to push to.
+    pub fn is_on(&self) -> bool {
+        self.relay.is_some()
+    }
+
     /// Where inbound messages join the line.
     pub fn intake(&self) -> Intake {
         self.intake.clone()

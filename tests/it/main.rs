@@ -10,6 +10,7 @@
 mod receiver;
 mod support;
 
+mod api;
 mod crash;
 mod deliveries;
 mod delivery;

@@ -125,7 +125,7 @@ async fn what_cannot_be_fetched_says_why() {
     let world = World::new().await;
     let path = "/api/media/999/download";
     let gone = world.get(path).await;
-    assert_eq!((gone.status, &gone.body["error"]["type"]), (StatusCode::GONE, &json!("gone")), "{gone:?}");
+    assert_eq!((gone.status, &gone.body["type"]), (StatusCode::GONE, &json!("gone")), "{gone:?}");
 
     let id = receive(&world, b"picture").await;
     let path = format!("/api/media/{id}/download");

@@ -17,6 +17,7 @@ use utoipa::ToSchema;
 use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{MediaName, MessageName, Target, TargetOfLink};
+use crate::http::flask::RefusalBody;
 use crate::instance;
 use crate::media::{self, File};
 
@@ -49,8 +50,8 @@ pub struct NoAddress {
     responses(
         (status = 200, description = "Where it is.", body = MediaAddress),
         (status = 404, description = "WhatsApp has no such file.", body = NoAddress),
-        (status = 424, description = "WhatsApp does not accept the account.", body = ErrorBody),
-        (status = 503, description = "WhatsApp cannot be reached.", body = ErrorBody),
+        (status = 424, description = "WhatsApp does not accept the account.", body = RefusalBody),
+        (status = 503, description = "WhatsApp cannot be reached.", body = RefusalBody),
     ))]
 pub async fn address(
     State(state): State<AppState>,
@@ -80,10 +81,10 @@ pub async fn address(
         (status = 200, description = "The file.", content_type = "application/octet-stream", body = Vec<u8>),
         (status = 206, description = "The range that was asked for."),
         (status = 304, description = "The caller has it."),
-        (status = 410, description = "WhatsApp does not have it, or no longer.", body = ErrorBody),
+        (status = 410, description = "WhatsApp does not have it, or no longer.", body = RefusalBody),
         (status = 416, description = "The file ends before that range."),
-        (status = 424, description = "WhatsApp does not accept the account.", body = ErrorBody),
-        (status = 503, description = "WhatsApp cannot be reached.", body = ErrorBody),
+        (status = 424, description = "WhatsApp does not accept the account.", body = RefusalBody),
+        (status = 503, description = "WhatsApp cannot be reached.", body = RefusalBody),
     ))]
 pub async fn by_media_id(
     State(state): State<AppState>,

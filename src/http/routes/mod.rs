@@ -1,5 +1,6 @@
 //! What each route takes and gives. DTOs sit with their route.
 
+pub(super) mod api;
 pub(super) mod dead_letters;
 pub(super) mod deliveries;
 pub(super) mod downloads;

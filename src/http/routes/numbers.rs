@@ -10,7 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::contacts::{self, Saved};
 use crate::http::AppState;
-use crate::http::flask::{self, FlaskError, FlaskErrorBody, FlaskJson, FlaskPath, FlaskQuery};
+use crate::http::flask::{self, FlaskJson, FlaskPath, FlaskQuery, Refusal, RefusalBody};
 
 /// The most numbers of one answer.
 const MOST: usize = 1000;
@@ -179,15 +179,15 @@ fn not_found() -> Response {
 /// Shows the numbers, the latest change first.
 #[utoipa::path(get, path = "/api/numbers", operation_id = "list_numbers", tag = "numbers", params(Wanted), responses(
     (status = 200, description = "Up to 1000 of them.", body = NumberList),
-    (status = 400, description = "A parameter is wrong.", body = FlaskErrorBody),
+    (status = 400, description = "A parameter is wrong.", body = RefusalBody),
 ))]
 pub async fn list(
     State(state): State<AppState>,
     FlaskQuery(wanted): FlaskQuery<Wanted>,
-) -> Result<Json<NumberList>, FlaskError> {
+) -> Result<Json<NumberList>, Refusal> {
     let limit = wanted.limit.unwrap_or(MOST);
     if !(1..=MOST).contains(&limit) {
-        return Err(FlaskError::invalid(format!("limit must be 1 to {MOST}")));
+        return Err(Refusal::invalid(format!("limit must be 1 to {MOST}")));
     }
     let listed = state.services.numbers.list(wanted.after, limit).await?;
     let numbers = listed.numbers.into_iter().map(Number::from).collect();
@@ -199,14 +199,14 @@ pub async fn list(
 #[utoipa::path(post, path = "/api/numbers", operation_id = "save_number", tag = "numbers", request_body = NewNumber,
     responses(
         (status = 201, description = "It is saved, durably.", body = SavedAnswer),
-        (status = 400, description = "The body is wrong.", body = FlaskErrorBody),
-        (status = 413, description = "The name or the data is too large.", body = FlaskErrorBody),
-        (status = 503, description = "The disk is nearly full.", body = FlaskErrorBody),
+        (status = 400, description = "The body is wrong.", body = RefusalBody),
+        (status = 413, description = "The name or the data is too large.", body = RefusalBody),
+        (status = 503, description = "The disk is nearly full.", body = RefusalBody),
     ))]
 pub async fn save(
     State(state): State<AppState>,
     FlaskJson(mut body): FlaskJson,
-) -> Result<(StatusCode, Json<SavedAnswer>), FlaskError> {
+) -> Result<(StatusCode, Json<SavedAnswer>), Refusal> {
     let phone = phone_of(&mut body)?;
     let name = flask::text(&mut body, "name")?;
     let data = flask::object(&mut body, "data")?.unwrap_or_default();
@@ -221,12 +221,12 @@ pub async fn save(
     Ok((StatusCode::CREATED, Json(SavedAnswer { success: true, action, message, existed_before })))
 }
 
-fn phone_of(body: &mut Map<String, Value>) -> Result<String, FlaskError> {
-    flask::text(body, "phone")?.ok_or_else(|| FlaskError::invalid("Phone number is required"))
+fn phone_of(body: &mut Map<String, Value>) -> Result<String, Refusal> {
+    flask::text(body, "phone")?.ok_or_else(|| Refusal::invalid("Phone number is required"))
 }
 
-fn data_of(body: &mut Map<String, Value>) -> Result<Map<String, Value>, FlaskError> {
-    flask::object(body, "data")?.ok_or_else(|| FlaskError::invalid("Data object is required"))
+fn data_of(body: &mut Map<String, Value>) -> Result<Map<String, Value>, Refusal> {
+    flask::object(body, "data")?.ok_or_else(|| Refusal::invalid("Data object is required"))
 }
 
 /// Shows one number.
@@ -234,7 +234,7 @@ fn data_of(body: &mut Map<String, Value>) -> Result<Map<String, Value>, FlaskErr
     (status = 200, description = "The number.", body = NumberAnswer),
     (status = 404, description = "No such number.", body = Told),
 ))]
-pub async fn get(State(state): State<AppState>, FlaskPath(phone): FlaskPath) -> Result<Response, FlaskError> {
+pub async fn get(State(state): State<AppState>, FlaskPath(phone): FlaskPath) -> Result<Response, Refusal> {
     Ok(match state.services.numbers.get(&phone)? {
         Some(number) => Json(NumberAnswer { success: true, number: number.into() }).into_response(),
         None => not_found(),
@@ -247,7 +247,7 @@ pub async fn get(State(state): State<AppState>, FlaskPath(phone): FlaskPath) -> 
 pub async fn exists(
     State(state): State<AppState>,
     FlaskPath(phone): FlaskPath,
-) -> Result<Json<ExistsAnswer>, FlaskError> {
+) -> Result<Json<ExistsAnswer>, Refusal> {
     let exists = state.services.numbers.get(&phone)?.is_some();
     Ok(Json(ExistsAnswer { success: true, exists, phone }))
 }
@@ -256,26 +256,22 @@ pub async fn exists(
 #[utoipa::path(patch, path = "/api/numbers/{phone}", operation_id = "change_number", tag = "numbers",
     request_body = Object, responses(
         (status = 200, description = "It is changed, durably.", body = Told),
-        (status = 400, description = "The body is wrong.", body = FlaskErrorBody),
+        (status = 400, description = "The body is wrong.", body = RefusalBody),
         (status = 404, description = "No such number.", body = Told),
-        (status = 413, description = "The data would become too large.", body = FlaskErrorBody),
+        (status = 413, description = "The data would become too large.", body = RefusalBody),
     ))]
 pub async fn change(
     State(state): State<AppState>,
     FlaskPath(phone): FlaskPath,
     FlaskJson(body): FlaskJson,
-) -> Result<Response, FlaskError> {
+) -> Result<Response, Refusal> {
     if body.is_empty() {
-        return Err(FlaskError::invalid("No data provided"));
+        return Err(Refusal::invalid("No data provided"));
     }
     changed(&state, phone, body).await
 }
 
-async fn changed(
-    state: &AppState,
-    phone: String,
-    changes: Map<String, Value>,
-) -> Result<Response, FlaskError> {
+async fn changed(state: &AppState, phone: String, changes: Map<String, Value>) -> Result<Response, Refusal> {
     let found = state.services.numbers.change(phone.clone(), changes).await?;
     Ok(told(found, format!("Data for number {phone} updated successfully")))
 }
@@ -284,14 +280,14 @@ async fn changed(
 #[utoipa::path(patch, path = "/api/numbers/update", operation_id = "update_number", tag = "numbers",
     request_body = NumberChanges, responses(
         (status = 200, description = "It is changed, durably.", body = Told),
-        (status = 400, description = "The body is wrong.", body = FlaskErrorBody),
+        (status = 400, description = "The body is wrong.", body = RefusalBody),
         (status = 404, description = "No such number.", body = Told),
-        (status = 413, description = "The data would become too large.", body = FlaskErrorBody),
+        (status = 413, description = "The data would become too large.", body = RefusalBody),
     ))]
 pub async fn update(
     State(state): State<AppState>,
     FlaskJson(mut body): FlaskJson,
-) -> Result<Response, FlaskError> {
+) -> Result<Response, Refusal> {
     let phone = phone_of(&mut body)?;
     let data = data_of(&mut body)?;
     changed(&state, phone, data).await
@@ -301,14 +297,14 @@ pub async fn update(
 #[utoipa::path(patch, path = "/api/numbers/bulk-update", operation_id = "update_numbers", tag = "numbers",
     request_body = BulkChanges, responses(
         (status = 200, description = "What became of each.", body = BulkAnswer),
-        (status = 400, description = "The body is wrong.", body = FlaskErrorBody),
+        (status = 400, description = "The body is wrong.", body = RefusalBody),
     ))]
 pub async fn bulk_update(
     State(state): State<AppState>,
     FlaskJson(mut body): FlaskJson,
-) -> Result<Json<BulkAnswer>, FlaskError> {
+) -> Result<Json<BulkAnswer>, Refusal> {
     let phones = flask::texts(&mut body, "phones")?;
-    let phones = phones.ok_or_else(|| FlaskError::invalid("phones list is required"))?;
+    let phones = phones.ok_or_else(|| Refusal::invalid("phones list is required"))?;
     let data = data_of(&mut body)?;
     let outcomes = state.services.numbers.change_all(phones.clone(), data).await?;
     let error = |outcome: Result<bool, contacts::Error>| match outcome {
@@ -334,10 +330,7 @@ pub async fn bulk_update(
     (status = 200, description = "It is gone.", body = Told),
     (status = 404, description = "No such number.", body = Told),
 ))]
-pub async fn delete(
-    State(state): State<AppState>,
-    FlaskPath(phone): FlaskPath,
-) -> Result<Response, FlaskError> {
+pub async fn delete(State(state): State<AppState>, FlaskPath(phone): FlaskPath) -> Result<Response, Refusal> {
     let found = state.services.numbers.delete(phone.clone()).await?;
     Ok(told(found, format!("Number {phone} deleted successfully")))
 }
@@ -346,7 +339,7 @@ pub async fn delete(
 #[utoipa::path(post, path = "/api/numbers/clear", operation_id = "clear_numbers", tag = "numbers", responses(
     (status = 200, description = "They are gone.", body = ClearedAnswer),
 ))]
-pub async fn clear(State(state): State<AppState>) -> Result<Json<ClearedAnswer>, FlaskError> {
+pub async fn clear(State(state): State<AppState>) -> Result<Json<ClearedAnswer>, Refusal> {
     let deleted = state.services.numbers.clear().await?;
     Ok(Json(ClearedAnswer { success: true, deleted, message: format!("Deleted {deleted} numbers") }))
 }

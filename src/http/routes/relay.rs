@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::http::AppState;
-use crate::http::flask::{FlaskError, FlaskErrorBody};
+use crate::http::flask::{Refusal, RefusalBody};
 
 /// How the push is doing.
 #[derive(Debug, Serialize, ToSchema)]
@@ -103,7 +103,7 @@ pub struct RelayTold {
 #[utoipa::path(get, path = "/api/queue/status", operation_id = "get_relay_status", tag = "relay", responses(
     (status = 200, description = "How it is doing.", body = RelayStatusAnswer),
 ))]
-pub async fn status(State(state): State<AppState>) -> Result<Json<RelayStatusAnswer>, FlaskError> {
+pub async fn status(State(state): State<AppState>) -> Result<Json<RelayStatusAnswer>, Refusal> {
     let health = state.services.relay.health().await?;
     let status = RelayStatus {
         websocket_available: health.available,
@@ -121,7 +121,7 @@ pub async fn status(State(state): State<AppState>) -> Result<Json<RelayStatusAns
 #[utoipa::path(get, path = "/api/queue/lengths", operation_id = "get_relay_lengths", tag = "relay", responses(
     (status = 200, description = "So many.", body = LengthsAnswer),
 ))]
-pub async fn lengths(State(state): State<AppState>) -> Result<Json<LengthsAnswer>, FlaskError> {
+pub async fn lengths(State(state): State<AppState>) -> Result<Json<LengthsAnswer>, Refusal> {
     let pending = state.services.relay.waiting()?;
     Ok(Json(LengthsAnswer { success: true, queue_lengths: Lengths { pending } }))
 }
@@ -130,7 +130,7 @@ pub async fn lengths(State(state): State<AppState>) -> Result<Json<LengthsAnswer
 #[utoipa::path(delete, path = "/api/queue/clear", operation_id = "clear_relay", tag = "relay", responses(
     (status = 200, description = "It is gone.", body = QueueClearedAnswer),
 ))]
-pub async fn clear(State(state): State<AppState>) -> Result<Json<QueueClearedAnswer>, FlaskError> {
+pub async fn clear(State(state): State<AppState>) -> Result<Json<QueueClearedAnswer>, Refusal> {
     let cleared = state.services.relay.clear().await?;
     Ok(Json(QueueClearedAnswer { success: true, result: QueueCleared { cleared } }))
 }
@@ -138,9 +138,9 @@ pub async fn clear(State(state): State<AppState>) -> Result<Json<QueueClearedAns
 /// Puts a test message at the end of the line.
 #[utoipa::path(post, path = "/api/queue/test", operation_id = "test_relay", tag = "relay", responses(
     (status = 200, description = "It waits, durably.", body = TestAnswer),
-    (status = 503, description = "Nothing is relayed, or there is no room.", body = FlaskErrorBody),
+    (status = 503, description = "Nothing is relayed, or there is no room.", body = RefusalBody),
 ))]
-pub async fn test(State(state): State<AppState>) -> Result<Json<TestAnswer>, FlaskError> {
+pub async fn test(State(state): State<AppState>) -> Result<Json<TestAnswer>, Refusal> {
     let test_message = TestMessage {
         from: "test_user",
         kind: "text",
@@ -155,9 +155,9 @@ pub async fn test(State(state): State<AppState>) -> Result<Json<TestAnswer>, Fla
 /// Ends the pause after a failed attempt. Messages are tried again without it, too.
 #[utoipa::path(post, path = "/api/queue/retry_failed", operation_id = "retry_relay", tag = "relay", responses(
     (status = 200, description = "The first message is tried now.", body = RetryAnswer),
-    (status = 503, description = "Nothing is relayed.", body = FlaskErrorBody),
+    (status = 503, description = "Nothing is relayed.", body = RefusalBody),
 ))]
-pub async fn retry_failed(State(state): State<AppState>) -> Result<Json<RetryAnswer>, FlaskError> {
+pub async fn retry_failed(State(state): State<AppState>) -> Result<Json<RetryAnswer>, Refusal> {
     state.services.relay.hurry()?;
     let result = RelayTold { success: true, message: "FIFO queue reintenta automáticamente" };
     Ok(Json(RetryAnswer { success: true, result }))
@@ -166,9 +166,9 @@ pub async fn retry_failed(State(state): State<AppState>) -> Result<Json<RetryAns
 /// Replaces whoever pushes. A message that is being pushed at this moment is pushed again.
 #[utoipa::path(post, path = "/api/queue/restart", operation_id = "restart_relay", tag = "relay", responses(
     (status = 200, description = "Another one is at work.", body = RelayTold),
-    (status = 503, description = "Nothing is relayed.", body = FlaskErrorBody),
+    (status = 503, description = "Nothing is relayed.", body = RefusalBody),
 ))]
-pub async fn restart(State(state): State<AppState>) -> Result<Json<RelayTold>, FlaskError> {
+pub async fn restart(State(state): State<AppState>) -> Result<Json<RelayTold>, Refusal> {
     state.services.relay.restart().await?;
     Ok(Json(RelayTold { success: true, message: "Procesador en funcionamiento" }))
 }
