@@ -15,11 +15,17 @@
 //! recipient), `results` (one record of fixed width per row) and `notes` (what went wrong, in the order in which it
 //! did). Its place in the queue is a slot ([`domain::BulkItem`](crate::domain::BulkItem)).
 
+mod actor;
+mod advance;
+mod book;
+mod deletion;
+mod devices;
 mod files;
 mod handle;
 mod job;
 mod list;
 mod notes;
+mod reading;
 mod results;
 mod source;
 mod storage;
@@ -33,11 +39,13 @@ use uuid::Uuid;
 use crate::domain::{ErrorKind, Invalid};
 use crate::{instance, queue, store, supervision};
 
+pub use book::Suppressed;
+pub use devices::{Device, Probe, probe};
 pub use files::{Draft, List};
 pub use handle::{Handle, ListCursor, ListFilter, Results};
 pub use job::{
     Counts, JobView, Kind, LastRow, NewJob, OnSuppressed, Plan, Progress, RowError, RowResult, RowStatus,
-    Senders, Sender, Status,
+    Sender, Senders, Status,
 };
 pub use supervisor::{Arguments, BulkSupervisor, Msg};
 pub use window::Window;
@@ -92,6 +100,9 @@ pub enum Error {
     TooManyJobs { limit: usize },
     #[error("the job is {status}: {why}")]
     State { status: Status, why: &'static str },
+    /// The rows cannot be read.
+    #[error("the job's rows cannot be read: {0}")]
+    Source(String),
     #[error("{action} {path}: {cause}")]
     Io { action: &'static str, path: std::path::PathBuf, cause: String },
     #[error(transparent)]
@@ -112,7 +123,7 @@ impl Error {
             Error::Invalid(_) | Error::Empty | Error::NoDevices => ErrorKind::Invalid,
             Error::TooManyRows { .. } => ErrorKind::TooLarge,
             Error::TooManyJobs { .. } => ErrorKind::Throttled(Duration::from_secs(60)),
-            Error::Io { .. } | Error::Gone(_) => ErrorKind::Unavailable,
+            Error::Io { .. } | Error::Source(_) | Error::Gone(_) => ErrorKind::Unavailable,
             Error::Instance(error) => error.kind(),
             Error::Queue(error) => error.kind(),
             Error::Store(error) => error.kind(),

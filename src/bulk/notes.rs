@@ -79,6 +79,11 @@ impl Notes {
         self.end
     }
 
+    /// What was added behind `end` is not wanted: the next entry goes there.
+    pub fn rewind(&mut self, end: u64) {
+        self.end = self.end.min(end);
+    }
+
     /// Adds an entry and tells where it is; durable after [`sync`](Self::sync).
     pub fn add(&mut self, mut note: Note) -> std::io::Result<u64> {
         if let Some(error) = &mut note.error {
