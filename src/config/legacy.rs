@@ -11,16 +11,17 @@ use super::layers::Layers;
 use crate::domain::Secret;
 
 /// Variables that stand for one key each.
-const KEYS: [(&str, &str); 5] = [
+const KEYS: [(&str, &str); 6] = [
     ("API_KEY", "auth.api_key"),
     ("VERIFY_TOKEN", "cloud_api.verify_token"),
     ("BASE_URL", "cloud_api.base_url"),
     ("VERSION", "cloud_api.api_version"),
     ("CORS_ALLOWED_ORIGINS", "http.cors_origins"),
+    ("BULK_MAX_WORKERS", "bulk.max_workers"),
 ];
 
 /// Variables of features that this version does not have.
-const UNUSED: [&str; 2] = ["WEBSOCKET_URL", "BULK_MAX_WORKERS"];
+const UNUSED: [&str; 1] = ["WEBSOCKET_URL"];
 
 /// The name of the instance that [`Account`] describes.
 pub(super) const INSTANCE: &str = "default";

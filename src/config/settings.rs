@@ -162,6 +162,7 @@ fn retry_policy(layers: &mut Layers, policy: &mut RetryPolicy, keys: &RetryKeys)
 fn instance(layers: &mut Layers) -> instance::Options {
     let mut options = instance::Options::default();
     layers.set(&mut options.workers, "instance.workers", non_zero);
+    layers.set(&mut options.bulk_workers, "bulk.max_workers", non_zero);
     layers.set(&mut options.rate_limit.per_second, "instance.rate_per_second", rate);
     layers.set(&mut options.rate_limit.burst, "instance.rate_burst", non_zero);
     layers.set(&mut options.pair_interval, "instance.pair_interval", duration);

@@ -6,7 +6,8 @@ use crate::domain::{Failure, InstanceNumber, MessageId, MessageRef, ProviderMess
 use crate::store::{self, Store, Tx};
 use crate::supervision::{Gone, Slot};
 
-use super::actor::{Msg, Nudges};
+use super::actor::Msg;
+use super::nudges::Nudges;
 use super::{
     Accepted, DeadFilter, DeadLetter, Depth, Error, ItemOutcome, Lease, Leased, MessageView, Outcome,
     QueueStats, ReceiptReport, Recorded, ScheduleCursor, Submission, dead, items, later, ledger, stats,
@@ -55,9 +56,15 @@ impl Handle {
         Ok((id, ledger::outcome(&self.store, id)?.unwrap_or(Outcome::Unknown)))
     }
 
-    /// Up to `max` messages that the instance may attempt now, each durably leased.
-    pub async fn lease(&self, instance: InstanceNumber, max: usize) -> Result<Leased, Error> {
-        self.slot.call(|reply| Msg::Lease(instance, max, reply)).await?
+    /// Up to `max` messages that the instance may attempt now, each durably leased; of them up to `max_bulk` of the
+    /// bulk class.
+    pub async fn lease(
+        &self,
+        instance: InstanceNumber,
+        max: usize,
+        max_bulk: usize,
+    ) -> Result<Leased, Error> {
+        self.slot.call(|reply| Msg::Lease { instance, max, max_bulk, reply }).await?
     }
 
     /// WhatsApp took the message.

@@ -7,6 +7,7 @@
 //!   of its jobs is in flight. A lane that waits delays no other.
 //! - *One attempt at a time, and never forgotten.* A lease is durable before it is handed out. Whatever the process
 //!   dies in the middle of is found on the next start and judged.
+//! - *Rows of bulk jobs leave no trace.* Only their outcomes, until their job has noted them ([`ItemOutcome`]).
 //! - *Bounded memory.* Queue state lives in the store; the actor remembers only who waits for an answer.
 //!
 //! How jobs are found: new jobs are *arrivals*, read in order of their ids by a cursor. An arrival whose lane is busy
@@ -23,6 +24,7 @@ mod items;
 mod keys;
 mod later;
 mod ledger;
+mod nudges;
 mod receipts;
 mod record;
 mod settle;
@@ -39,12 +41,13 @@ use crate::domain::{
 };
 use crate::{store, supervision};
 
-pub use actor::{Arguments, Msg, Nudges, QueueActor};
+pub use actor::{Arguments, Msg, QueueActor};
 pub use dead::{DeadFilter, DeadLetter};
 pub use handle::Handle;
 pub use items::ItemOutcome;
 pub use later::ScheduleCursor;
 pub use ledger::MessageView;
+pub use nudges::Nudges;
 pub use record::Step;
 pub use stats::{COUNTED, LaneStats, QueueStats};
 
@@ -109,6 +112,7 @@ pub struct Submission {
 }
 
 impl Submission {
+    /// The class that it is sent in.
     fn class(&self) -> Class {
         self.item.map_or(self.class, |_| Class::Bulk)
     }

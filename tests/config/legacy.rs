@@ -14,7 +14,7 @@ const DOTENV: &[(&str, &str)] = &[
     ("VERSION", "v17.0"),
     ("BASE_URL", "https://graph.example"),
     ("WEBSOCKET_URL", "ws://localhost:8080/ws"),
-    ("BULK_MAX_WORKERS", "10"),
+    ("BULK_MAX_WORKERS", "7"),
     ("LOG_LEVEL", "WARNING"),
     ("LOG_FORMAT", "JSON"),
     ("CORS_ALLOWED_ORIGINS", "*"),
@@ -32,6 +32,7 @@ fn the_old_variables_mean_what_they_meant() {
     assert_eq!(settings.log.level, "warn");
     assert_eq!(settings.log.format, telemetry::Format::Json);
     assert_eq!(settings.http.default_instance.as_ref().unwrap().as_str(), "default");
+    assert_eq!(settings.instance.bulk_workers.get(), 7);
     let instance = settings.bootstrap_instance.unwrap();
     assert_eq!((instance.id.as_str(), instance.provider), ("default", ProviderKind::CloudApi));
     let account = instance.cloud_api.unwrap();
@@ -45,10 +46,9 @@ fn the_old_variables_mean_what_they_meant() {
 #[test]
 fn what_has_no_effect_or_no_future_is_said() {
     let warnings = from_legacy(DOTENV).unwrap().warnings;
-    assert_eq!(warnings.len(), 3, "{warnings:#?}");
+    assert_eq!(warnings.len(), 2, "{warnings:#?}");
     assert!(warnings[0].starts_with("WEBSOCKET_URL is not used"), "{warnings:#?}");
-    assert!(warnings[1].starts_with("BULK_MAX_WORKERS is not used"), "{warnings:#?}");
-    assert!(warnings[2].contains("v17.0 (VERSION)"), "{warnings:#?}");
+    assert!(warnings[1].contains("v17.0 (VERSION)"), "{warnings:#?}");
 }
 
 #[test]

@@ -51,6 +51,7 @@ impl World<'_> {
         self.audit_lanes(&records);
         self.audit_rows(&records);
         self.audit_keys(&records);
+        self.audit_outcomes(records.of(Space::Outcome));
         audit_parts(&records);
     }
 
@@ -194,6 +195,12 @@ impl World<'_> {
         }
         let mut named = BTreeMap::new();
         for known in &self.messages {
+            if known.id.item().is_some() && !known.is_open() {
+                assert_eq!(rows.remove(&known.id), None, "a row of the ledger for a settled row of a job");
+                let names = known.provider_id.iter().map(|id| keys::provider_id(number(known.instance), id));
+                named.extend(names.map(|key| (key.as_slice().to_vec(), known.id)));
+                continue;
+            }
             let Some(row) = rows.remove(&known.id) else {
                 let plain = known.status == Status::Queued && known.attempts == 0;
                 assert!(

@@ -50,7 +50,7 @@ fn take_in(scratch: &Scratch, submission: Submission, now: Timestamp) -> Message
 }
 
 fn find_work(scratch: &Scratch, max: usize, now: Timestamp) -> dispatch::Found {
-    let request = dispatch::Request { instance: ONE, max, now, run: 1 };
+    let request = dispatch::Request { instance: ONE, max, max_bulk: max, now, run: 1 };
     scratch.write(|tx| dispatch::lease(tx, request)).unwrap()
 }
 
