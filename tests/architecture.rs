@@ -38,7 +38,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "inbound",
         ],
     ),
-    ("bulk", &[]),
+    ("bulk", &["domain"]),
     ("webhook", &["domain", "clock", "metrics", "supervision", "store", "egress", "events"]),
     ("http", &["domain", "clock", "inbound", "queue", "instance", "webhook"]),
     ("sandbox", &["domain", "clock"]),
