@@ -27,6 +27,7 @@ mod list;
 mod notes;
 mod reading;
 mod results;
+pub mod rows;
 mod source;
 mod storage;
 mod supervisor;
@@ -41,7 +42,7 @@ use crate::{instance, queue, store, supervision};
 
 pub use book::Suppressed;
 pub use devices::{Device, Probe, probe};
-pub use files::{Draft, List};
+pub use files::{Draft, List, Upload};
 pub use handle::{Handle, ListCursor, ListFilter, Results};
 pub use job::{
     Counts, JobView, Kind, LastRow, NewJob, OnSuppressed, Plan, Progress, RowError, RowResult, RowStatus,
@@ -90,8 +91,13 @@ pub enum Error {
     Exists(Uuid),
     #[error(transparent)]
     Invalid(#[from] Invalid),
-    #[error("El archivo está vacío")]
+    #[error("Se requiere al menos un número telefónico")]
     Empty,
+    /// The uploaded file is refused as a whole.
+    #[error(transparent)]
+    File(#[from] rows::BadFile),
+    #[error(transparent)]
+    Template(#[from] rows::BadTemplate),
     #[error("the job has more than {limit} recipients; split it")]
     TooManyRows { limit: u32 },
     #[error("No hay devices disponibles")]
@@ -119,6 +125,8 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Unknown(_) => ErrorKind::NotFound,
+            Error::File(error) => error.kind(),
+            Error::Template(error) => error.kind(),
             Error::Exists(_) | Error::State { .. } => ErrorKind::Conflict,
             Error::Invalid(_) | Error::Empty | Error::NoDevices => ErrorKind::Invalid,
             Error::TooManyRows { .. } => ErrorKind::TooLarge,
