@@ -40,9 +40,12 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("bulk", &["domain", "clock", "supervision", "store", "events", "queue", "instance"]),
     ("webhook", &["domain", "clock", "metrics", "supervision", "store", "egress", "events"]),
-    ("http", &["domain", "clock", "inbound", "queue", "instance", "webhook"]),
+    ("http", &["domain", "clock", "inbound", "queue", "instance", "bulk", "webhook"]),
     ("sandbox", &["domain", "clock"]),
-    ("config", &["domain", "telemetry", "store", "egress", "queue", "retry", "instance", "webhook", "http"]),
+    (
+        "config",
+        &["domain", "telemetry", "store", "egress", "queue", "retry", "instance", "bulk", "webhook", "http"],
+    ),
     (
         "app",
         &[
@@ -57,6 +60,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "retry",
             "inbound",
             "instance",
+            "bulk",
             "webhook",
             "http",
             "sandbox",

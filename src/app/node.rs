@@ -1,10 +1,12 @@
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::bulk::{self, BulkSupervisor};
 use crate::clock::Clock;
 use crate::config::{self, Settings};
 use crate::domain::{InstanceConfig, Secret};
@@ -31,6 +33,7 @@ pub struct Node {
     broken: CancellationToken,
     instances: instance::Handle,
     webhooks: webhook::Handle,
+    bulk: bulk::Handle,
     listener: TcpListener,
     front: http::AppState,
     drain: Duration,
@@ -53,9 +56,9 @@ impl Node {
         let shared = Shared { egress, blobs, store: store.clone(), clock };
 
         let broken = CancellationToken::new();
-        let parts = Parts::new(&settings, shared, &metrics);
+        let parts = Parts::new(&settings, shared, &metrics)?;
         let (queue, instances) = (parts.queue.clone(), parts.instances.clone());
-        let webhooks = parts.webhooks.clone();
+        let (webhooks, bulk) = (parts.webhooks.clone(), parts.bulk.clone());
         let (root, _) = Actor::spawn(None, Root, (parts, broken.clone()))
             .await
             .map_err(|error| Error::Start(error.to_string()))?;
@@ -66,7 +69,13 @@ impl Node {
         let inbound = inbound::Handle::new(queue.clone(), store.clone(), clock, metrics.clone());
         let address = settings.http.listen;
         let listener = TcpListener::bind(address).await.map_err(|cause| Error::Listen { address, cause })?;
-        let handles = Handles { instances: instances.clone(), inbound, queue, webhooks: webhooks.clone() };
+        let handles = Handles {
+            instances: instances.clone(),
+            inbound,
+            queue,
+            webhooks: webhooks.clone(),
+            bulk: bulk.clone(),
+        };
         let front = front(&settings, handles, store.clone(), clock, metrics);
         let new_api_key = resolved.key.filter(|_| resolved.generated_now);
         let drain = settings.shutdown_drain;
@@ -78,6 +87,7 @@ impl Node {
             broken,
             instances,
             webhooks,
+            bulk,
             listener,
             front,
             drain,
@@ -117,11 +127,12 @@ impl Node {
         let _ = watching.await;
 
         if !broken {
+            self.bulk.drain(self.drain).await;
             self.instances.drain(self.drain).await;
             self.webhooks.drain(self.drain).await;
         }
         self.root.stop_and_wait(None, None).await.ok();
-        drop((self.instances, self.webhooks, self.store));
+        drop((self.instances, self.webhooks, self.bulk, self.store));
         close(self.closing, self.folder).await;
         tracing::info!("stopped");
         if broken { Err(Error::Broken("see the log for its last words".to_owned())) } else { Ok(()) }
@@ -175,11 +186,14 @@ struct Parts {
     dispatcher_slot: Slot<webhook::Msg>,
     queue: queue::Handle,
     instances: instance::Handle,
+    jobs: bulk::Arguments,
+    jobs_slot: Slot<bulk::Msg>,
     webhooks: webhook::Handle,
+    bulk: bulk::Handle,
 }
 
 impl Parts {
-    fn new(settings: &Settings, shared: Shared, metrics: &Metrics) -> Self {
+    fn new(settings: &Settings, shared: Shared, metrics: &Metrics) -> Result<Self, Error> {
         let (queue_slot, retry_slot, supervisor_slot) = (Slot::default(), Slot::default(), Slot::default());
         let nudges = Nudges::default();
         let queue = queue::Handle::new(queue_slot.clone(), shared.store.clone(), nudges.clone());
@@ -205,6 +219,18 @@ impl Parts {
             metrics.clone(),
             supervisor_slot.clone(),
         );
+        let jobs_slot = Slot::default();
+        let (jobs, bulk) = bulk::Arguments::new(
+            settings.bulk.clone(),
+            &settings.data_dir,
+            shared.store.clone(),
+            shared.clock,
+            queue.clone(),
+            bulk::probe(instances.clone(), settings.instance.rate_limit),
+            Arc::new(|_| Ok(false)),
+            settings.retry.bulk.on_ambiguous,
+            jobs_slot.clone(),
+        )?;
         let dispatcher_slot = Slot::default();
         let (dispatcher, webhooks) = webhook::Arguments::new(
             settings.webhook.clone(),
@@ -215,17 +241,20 @@ impl Parts {
             instances.names(),
             dispatcher_slot.clone(),
         );
-        Self {
+        Ok(Self {
             retry,
             retry_slot,
             supervisor,
             supervisor_slot,
             dispatcher,
             dispatcher_slot,
+            jobs,
+            jobs_slot,
             queue,
             instances,
             webhooks,
-        }
+            bulk,
+        })
     }
 }
 
@@ -243,7 +272,7 @@ fn front(
         verify_token: cloud.verify_token.clone(),
         app_secret: cloud.app_secret.clone(),
     };
-    let Handles { instances, inbound, queue, webhooks } = parts;
+    let Handles { instances, inbound, queue, webhooks, bulk } = parts;
     let health = {
         let store = store.clone();
         move || http::Health { store_failed: store.has_failed(), disk_full: store.is_full() }
@@ -257,6 +286,7 @@ fn front(
         inbound,
         queue,
         webhooks,
+        bulk,
         clock,
         health: Box::new(health),
         metrics: Box::new(metrics),
@@ -270,6 +300,7 @@ struct Handles {
     inbound: inbound::Handle,
     queue: queue::Handle,
     webhooks: webhook::Handle,
+    bulk: bulk::Handle,
 }
 
 /// The root supervisor. Its children replace their own; when one of them gives up, the node does.
@@ -293,6 +324,8 @@ impl Actor for Root {
         let (dispatcher, _) =
             Actor::spawn_linked(None, WebhookDispatcher, parts.dispatcher, me.get_cell()).await?;
         parts.dispatcher_slot.fill(dispatcher);
+        let (jobs, _) = Actor::spawn_linked(None, BulkSupervisor, parts.jobs, me.get_cell()).await?;
+        parts.jobs_slot.fill(jobs);
         Ok(broken)
     }
 

@@ -13,6 +13,7 @@ use super::files::Files;
 use super::job::{LastRow, Plan, RowStatus};
 use super::notes::{Note, Notes};
 use super::results::{Census, Id, Record as RowRecord, Results};
+use super::rows::Template;
 use super::source::{Body, Row};
 use super::storage::{Record, Standing};
 
@@ -24,6 +25,8 @@ pub(super) struct Book {
     files: Files,
     results: Results,
     notes: Notes,
+    /// Of jobs whose message has places for values.
+    template: Option<Template>,
 }
 
 /// A row that the queue has.
@@ -84,7 +87,11 @@ impl Book {
             Ok((results, notes, census))
         };
         let (results, notes, census) = opened().map_err(|cause| wrong(&files, cause))?;
-        Ok((Self { record, files, results, notes }, census))
+        let template = match &record.plan {
+            Plan::Text(text) => Some(record.format.template(text)?),
+            Plan::Common(_) | Plan::PerRow => None,
+        };
+        Ok((Self { record, files, results, notes, template }, census))
     }
 
     pub fn errors_end(&self) -> u64 {
@@ -405,9 +412,12 @@ impl Book {
             (Plan::Common(content), _) => content.clone(),
             (Plan::PerRow, Body::Content(content)) => *content,
             (Plan::PerRow, _) => return Ok(Fate::Refuse("the row has no message".to_owned())),
-            (Plan::Text(template), body) => {
-                let values = if let Body::Values(values) = body { values } else { Vec::new() };
-                Content::Text { body: super::source::fill(template, &values), preview_url: false }
+            (Plan::Text(text), body) => {
+                let body = match (&self.template, body) {
+                    (Some(template), Body::Cells(row)) => template.render(&row),
+                    _ => text.clone(),
+                };
+                Content::Text { body, preview_url: false }
             }
         };
         Ok(Fate::Send(to.lane(), OutboundMessage { to, content, quote: None }))

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -8,7 +9,7 @@ use crate::domain::{MessageId, Timestamp};
 use crate::store::Store;
 use crate::supervision::Slot;
 
-use super::files::{Jobs, List};
+use super::files::{Jobs, List, Upload};
 use super::job::{JobView, NewJob, Progress, RowError, RowResult, Status};
 use super::supervisor::{Command, Msg};
 use super::{Draft, Error, reading, storage};
@@ -23,6 +24,7 @@ pub struct Handle {
     pub(super) directory: watch::Receiver<Arc<Directory>>,
     pub(super) store: Store,
     pub(super) jobs: Jobs,
+    pub(super) max_rows: u32,
 }
 
 /// The jobs that exist, by id.
@@ -60,6 +62,11 @@ pub struct Results {
 }
 
 impl Handle {
+    /// A place on the disk for an uploaded file.
+    pub fn upload(&self) -> Result<Upload, Error> {
+        self.jobs.upload(self.max_rows)
+    }
+
     /// A place on the disk for the recipients of one request. Blocks.
     pub fn list_draft(&self) -> Result<List, Error> {
         self.jobs.list()
@@ -167,6 +174,16 @@ impl Handle {
         let Some(id) = directory.values().find(is_its).map(|known| known.id) else { return Ok(None) };
         let page = self.results(id, item.row, 1).await?;
         Ok(page.rows.into_iter().next().map(|row| (id, row)))
+    }
+
+    /// Resolves when no job does anything any more, or when `deadline` has passed.
+    pub async fn drain(&self, deadline: Duration) {
+        if tokio::time::timeout(deadline, self.slot.call(Msg::Drain)).await.is_err() {
+            tracing::warn!(
+                ?deadline,
+                "bulk jobs were still at work at the deadline; they go on with the next start"
+            );
+        }
     }
 
     async fn command(&self, id: Uuid, command: Command) -> Result<JobView, Error> {

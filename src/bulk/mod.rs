@@ -31,6 +31,8 @@ pub mod rows;
 mod source;
 mod storage;
 mod supervisor;
+#[cfg(test)]
+mod tests;
 mod window;
 
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! The parent of every job's actor.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::domain::AmbiguousPolicy;
 use crate::queue;
-use crate::store::{Folder, Store};
+use crate::store::Store;
 use crate::supervision::{RestartPolicy, Slot};
 
 use super::actor::{self, JobActor};
@@ -20,7 +21,7 @@ use super::book::Suppressed;
 use super::devices::Probe;
 use super::files::{Draft, Jobs};
 use super::handle::{Directory, Known};
-use super::job::{Kind, NewJob};
+use super::job::{Kind, NewJob, Plan};
 use super::storage::{self, Record, Standing};
 use super::{Error, Handle, Options, deletion, devices};
 
@@ -99,14 +100,14 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// What the supervisor is made of, and the handle that reads what it publishes.
+    /// What the supervisor is made of, and the handle that reads what it publishes. The jobs' files lie in `data`.
     ///
     /// # Errors
     ///
     /// The folder of jobs cannot be created or read.
     pub fn new(
         options: Options,
-        folder: &Folder,
+        data: &Path,
         store: Store,
         clock: Clock,
         queue: queue::Handle,
@@ -115,10 +116,15 @@ impl Arguments {
         on_ambiguous: AmbiguousPolicy,
         slot: Slot<Msg>,
     ) -> Result<(Self, Handle), Error> {
-        let jobs = Jobs::open(folder.path())?;
+        let jobs = Jobs::open(data)?;
         let publish = Arc::new(watch::Sender::new(Arc::new(Directory::new())));
-        let handle =
-            Handle { slot, directory: publish.subscribe(), store: store.clone(), jobs: jobs.clone() };
+        let handle = Handle {
+            slot,
+            directory: publish.subscribe(),
+            store: store.clone(),
+            jobs: jobs.clone(),
+            max_rows: options.max_rows,
+        };
         let options = Arc::new(options);
         let shared = Shared { store, clock, queue, devices, suppressed, jobs, options, on_ambiguous };
         Ok((Self { shared, publish }, handle))
@@ -304,6 +310,9 @@ impl State {
         }
         if rows.total > options.max_rows {
             return Err(Error::TooManyRows { limit: options.max_rows });
+        }
+        if let Plan::Text(text) = &job.plan {
+            rows.format.template(text)?;
         }
         let senders = devices::at_start(&job.senders, &devices())?;
         let now = clock.now();

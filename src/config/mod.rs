@@ -26,7 +26,7 @@ use std::time::Duration;
 use url::Url;
 
 use crate::domain::{CloudApiSettings, InstanceConfig, InstanceId, ProviderKind, Secret};
-use crate::{egress, http, instance, queue, retry, store, telemetry, webhook};
+use crate::{bulk, egress, http, instance, queue, retry, store, telemetry, webhook};
 
 pub use auth::{Auth, Error as ApiKeyError, ResolvedKey, resolve_api_key};
 pub use error::{ConfigErrors, Problem, Source};
@@ -53,6 +53,7 @@ pub struct Settings {
     pub queue: queue::Options,
     pub retry: retry::Options,
     pub instance: instance::Options,
+    pub bulk: bulk::Options,
     pub webhook: webhook::Options,
     pub cloud_api: CloudApiDefaults,
     pub log: telemetry::Options,

@@ -34,7 +34,7 @@ use url::Url;
 
 use crate::clock::Clock;
 use crate::domain::{InstanceId, Secret};
-use crate::{inbound, instance, queue, webhook};
+use crate::{bulk, inbound, instance, queue, webhook};
 
 use auth::Keyring;
 use body::Room;
@@ -98,6 +98,7 @@ pub struct Services {
     pub inbound: inbound::Handle,
     pub queue: queue::Handle,
     pub webhooks: webhook::Handle,
+    pub bulk: bulk::Handle,
     pub clock: Clock,
     pub health: HealthProbe,
     pub metrics: MetricsProbe,
