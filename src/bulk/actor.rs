@@ -120,6 +120,8 @@ impl Actor for JobActor {
                 state.done += 1;
                 let outcome = state.command(command).await;
                 let is_refusal = matches!(outcome, Ok(()) | Err(Error::State { .. }));
+                // Whoever hears the answer looks at once.
+                state.publish();
                 let _ = reply.send(outcome.clone());
                 if !is_refusal {
                     outcome?;

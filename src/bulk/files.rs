@@ -265,7 +265,7 @@ mod tests {
         drop(given_up.finish().unwrap());
         assert_eq!(fs::read_dir(dir.path().join("jobs")).unwrap().count(), 1);
         jobs.remove(id);
-        assert_eq!(jobs.present(), []);
+        assert!(jobs.present().is_empty());
     }
 
     #[test]
