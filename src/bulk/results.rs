@@ -7,6 +7,8 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use rustix::fs::{FlockOperation, flock};
+
 use crate::domain::{self, MessageId, ProviderMessageId, Timestamp};
 
 use super::job::{Counts, RowStatus};
@@ -235,9 +237,12 @@ impl Results {
         Ok(Self { file })
     }
 
-    /// For the one who writes.
+    /// For the one who writes. Waits until nobody else does: an actor that was killed may have left work on a
+    /// blocking thread.
     pub fn open(path: &Path) -> std::io::Result<Self> {
-        Ok(Self { file: OpenOptions::new().read(true).write(true).open(path)? })
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        flock(&file, FlockOperation::LockExclusive)?;
+        Ok(Self { file })
     }
 
     /// For those who read.
