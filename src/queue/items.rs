@@ -6,6 +6,7 @@
 //! that (a slot serves many jobs, one after the other), or a slot that was given up, is nobody's any more.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use serde::{Deserialize, Serialize};
 
@@ -137,10 +138,10 @@ pub(super) fn accept(
 ) -> Result<Result<Vec<MessageId>, Refused>, Error> {
     let mut books = BTreeMap::new();
     for submission in &submissions {
-        if !books.contains_key(&submission.instance) {
-            books.insert(submission.instance, Book::read(tx, submission.instance)?);
-        }
-        let Some(book) = books.get_mut(&submission.instance) else { continue };
+        let book = match books.entry(submission.instance) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(Book::read(tx, submission.instance)?),
+        };
         if book.depth.iter().sum::<u64>() >= terms.capacity {
             return Ok(Err(Refused::Full));
         }

@@ -107,6 +107,9 @@ impl Known {
     /// An attempt is over that was not held before.
     pub fn attempted(&mut self, attempt: u32, now: Timestamp) {
         self.attempts = attempt;
+        if let Stand::Flying { at, .. } = self.stand {
+            self.changed = self.changed.max(at);
+        }
         if self.status == Status::Queued {
             self.step(Status::Sending, now);
         }
