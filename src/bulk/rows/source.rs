@@ -53,7 +53,7 @@ impl Source {
         Ok(Self { file, separator: format.separator })
     }
 
-    /// Up to `limit` rows from a place that [`Format::start`] or an earlier page named; fewer where they are
+    /// Up to `limit` rows (at least 1) from a place that [`Format::start`] or an earlier page named; fewer where they are
     /// large. Fails with `InvalidData` if the file is no longer what was checked.
     pub fn page(&mut self, from: Place, limit: usize) -> io::Result<Page> {
         self.file.seek(SeekFrom::Start(from.offset))?;

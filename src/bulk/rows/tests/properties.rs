@@ -47,7 +47,7 @@ fn nasty() -> impl Strategy<Value = Vec<u8>> {
 /// Rows that are taken, so that what is said of rows is said of something.
 fn tidy() -> impl Strategy<Value = Vec<u8>> {
     let row =
-        (select(vec!["51987654321", "12", "+51 987 654 322"]), vec("[a-z ñ]{0,6}|\"[a-z|\n]{0,6}\"", 0..4));
+        (select(vec!["51987654321", "12", "+51 987 654 322"]), vec("[a-z ñ]{0,6}|\"[a-z|\r\n]{0,6}\"", 0..4));
     let ending = select(vec!["\n", "\r\n", "\r", "\n\n", "\n||\n"]);
     vec((row, ending), 1..40).prop_map(|rows| {
         rows.into_iter()
