@@ -36,6 +36,7 @@ struct Series {
     inbound: Family<Labels, Counter>,
     deliveries: Family<Labels, Counter>,
     delivery: Histogram,
+    relayed: Family<Labels, Counter>,
 }
 
 /// From a tenth of a millisecond to a minute and a half, by about two and a half.
@@ -62,6 +63,7 @@ impl Default for Metrics {
             inbound: Family::default(),
             deliveries: Family::default(),
             delivery: seconds(),
+            relayed: Family::default(),
         }))
     }
 }
@@ -126,6 +128,11 @@ impl Metrics {
         self.0.delivery.observe(took.as_secs_f64());
     }
 
+    /// A frame was pushed to the relay's peer: `sent` or `failed`.
+    pub fn relayed(&self, outcome: &'static str) {
+        self.0.relayed.get_or_create(&vec![("outcome", outcome.into())]).inc();
+    }
+
     /// Everything in the text format of OpenMetrics, with what was looked up for the occasion.
     pub fn encode(&self, readings: Vec<Reading>) -> String {
         let mut registry = Registry::with_prefix("relevo");
@@ -146,6 +153,7 @@ impl Metrics {
         registry.register("receipts", "Facts that WhatsApp reported", series.receipts.clone());
         registry.register("inbound", "What came in through Meta's webhook", series.inbound.clone());
         registry.register("deliveries", "Webhook deliveries, by outcome", series.deliveries.clone());
+        registry.register("relayed", "Attempts to push a frame to the relay's peer", series.relayed.clone());
         let mut text = String::new();
         // Writing into a string does not fail.
         let _ = encode(&mut text, &registry);

@@ -1,8 +1,8 @@
 //! The composition root: what is started, in which order, and how it ends.
 //!
-//! Start: data folder, store, egress, the judge with the queue, the instances, the HTTP front end. Stop, in reverse:
-//! the front end takes nothing new and finishes its answers, the instances finish what is in flight, the store
-//! commits what it was given and closes. Whatever a deadline cuts short is on the disk and is judged on the next
+//! Start: data folder, store, egress, the judge with the queue, the instances, the webhooks, the relay, the HTTP front
+//! end. Stop, in reverse: the front end takes nothing new and finishes its answers, instances, webhooks and relay
+//! finish what is in flight, the store commits what it was given and closes. Whatever a deadline cuts short is on the disk and is judged on the next
 //! start.
 
 mod dev;
@@ -26,6 +26,8 @@ pub enum Error {
     ApiKey(#[from] config::ApiKeyError),
     #[error(transparent)]
     Egress(#[from] egress::Error),
+    #[error(transparent)]
+    Relay(#[from] crate::relay::Error),
     #[error(transparent)]
     Sandbox(#[from] sandbox::Error),
     #[error("cannot listen on {address}: {cause}")]
@@ -75,7 +77,7 @@ pub async fn serve(settings: Settings, shutdown: CancellationToken) -> Result<()
 
 /// Runs the node, the sandbox and one instance on it.
 pub async fn dev(settings: Settings, shutdown: CancellationToken) -> Result<(), Error> {
-    dev::run(settings, shutdown).await
+    Box::pin(dev::run(settings, shutdown)).await
 }
 
 /// Runs the sandbox alone, at `settings.sandbox_listen`.

@@ -9,12 +9,14 @@ use tokio_util::sync::CancellationToken;
 use crate::bulk::{self, BulkSupervisor};
 use crate::clock::Clock;
 use crate::config::{self, Settings};
+use crate::contacts::{Numbers, Suppressions};
 use crate::domain::{InstanceConfig, Secret};
 use crate::egress::Egress;
 use crate::instance::{self, InstanceSupervisor};
 use crate::metrics::Metrics;
 use crate::provider::Shared;
 use crate::queue::{self, Nudges};
+use crate::relay::{self, RelaySupervisor};
 use crate::retry::{self, RetrySupervisor};
 use crate::store::{Blobs, Closing, Folder, Store};
 use crate::supervision::Slot;
@@ -34,6 +36,7 @@ pub struct Node {
     instances: instance::Handle,
     webhooks: webhook::Handle,
     bulk: bulk::Handle,
+    relay: relay::Handle,
     listener: TcpListener,
     front: http::AppState,
     drain: Duration,
@@ -58,10 +61,10 @@ impl Node {
         let broken = CancellationToken::new();
         let parts = Parts::new(&settings, shared, &metrics)?;
         let (queue, instances) = (parts.queue.clone(), parts.instances.clone());
-        let (webhooks, bulk) = (parts.webhooks.clone(), parts.bulk.clone());
-        let (root, _) = Actor::spawn(None, Root, (parts, broken.clone()))
-            .await
-            .map_err(|error| Error::Start(error.to_string()))?;
+        let (webhooks, relay, bulk) = (parts.webhooks.clone(), parts.relay.clone(), parts.bulk.clone());
+        // Everything that is started lies in these arguments: too much for the stack of whoever waits for it.
+        let starting = Box::pin(Actor::spawn(None, Root, (parts, broken.clone())));
+        let (root, _) = starting.await.map_err(|error| Error::Start(error.to_string()))?;
         if let Some(wanted) = settings.bootstrap_instance.take() {
             ensure_instance(&instances, wanted).await?;
         }
@@ -75,6 +78,9 @@ impl Node {
             queue,
             webhooks: webhooks.clone(),
             bulk: bulk.clone(),
+            relay: relay.clone(),
+            numbers: Numbers::new(store.clone(), clock),
+            suppressions: Suppressions::new(store.clone(), clock),
         };
         let front = front(&settings, handles, store.clone(), clock, metrics);
         let new_api_key = resolved.key.filter(|_| resolved.generated_now);
@@ -88,6 +94,7 @@ impl Node {
             instances,
             webhooks,
             bulk,
+            relay,
             listener,
             front,
             drain,
@@ -130,9 +137,10 @@ impl Node {
             self.bulk.drain(self.drain).await;
             self.instances.drain(self.drain).await;
             self.webhooks.drain(self.drain).await;
+            self.relay.drain(self.drain).await;
         }
         self.root.stop_and_wait(None, None).await.ok();
-        drop((self.instances, self.webhooks, self.bulk, self.store));
+        drop((self.instances, self.webhooks, self.bulk, self.relay, self.store));
         close(self.closing, self.folder).await;
         tracing::info!("stopped");
         if broken { Err(Error::Broken("see the log for its last words".to_owned())) } else { Ok(()) }
@@ -184,12 +192,16 @@ struct Parts {
     supervisor_slot: Slot<instance::Msg>,
     dispatcher: webhook::Arguments,
     dispatcher_slot: Slot<webhook::Msg>,
+    /// `None` when nothing is to be relayed.
+    relaying: Option<relay::Arguments>,
+    relay_slot: Slot<relay::Msg>,
     queue: queue::Handle,
     instances: instance::Handle,
     jobs: bulk::Arguments,
     jobs_slot: Slot<bulk::Msg>,
     webhooks: webhook::Handle,
     bulk: bulk::Handle,
+    relay: relay::Handle,
 }
 
 impl Parts {
@@ -220,6 +232,7 @@ impl Parts {
             supervisor_slot.clone(),
         );
         let jobs_slot = Slot::default();
+        let suppressions = Suppressions::new(shared.store.clone(), shared.clock);
         let (jobs, bulk) = bulk::Arguments::new(
             settings.bulk.clone(),
             &settings.data_dir,
@@ -227,9 +240,17 @@ impl Parts {
             shared.clock,
             queue.clone(),
             bulk::probe(instances.clone(), settings.instance.rate_limit),
-            Arc::new(|_| Ok(false)),
+            Arc::new(move |who| suppressions.holds(who)),
             settings.retry.bulk.on_ambiguous,
             jobs_slot.clone(),
+        )?;
+        let relay_slot = Slot::default();
+        let (relaying, relay) = relay::Arguments::new(
+            &settings.relay,
+            shared.store.clone(),
+            shared.clock,
+            metrics.clone(),
+            relay_slot.clone(),
         )?;
         let dispatcher_slot = Slot::default();
         let (dispatcher, webhooks) = webhook::Arguments::new(
@@ -250,10 +271,13 @@ impl Parts {
             dispatcher_slot,
             jobs,
             jobs_slot,
+            relaying,
+            relay_slot,
             queue,
             instances,
             webhooks,
             bulk,
+            relay,
         })
     }
 }
@@ -272,14 +296,15 @@ fn front(
         verify_token: cloud.verify_token.clone(),
         app_secret: cloud.app_secret.clone(),
     };
-    let Handles { instances, inbound, queue, webhooks, bulk } = parts;
+    let Handles { instances, inbound, queue, webhooks, bulk, relay, numbers, suppressions } = parts;
     let health = {
         let store = store.clone();
         move || http::Health { store_failed: store.has_failed(), disk_full: store.is_full() }
     };
     let metrics = {
         let (instances, queue, webhooks) = (instances.clone(), queue.clone(), webhooks.clone());
-        move || metrics.encode(readings::read(&instances, &queue, &webhooks, &store, clock.now()))
+        let relay = relay.clone();
+        move || metrics.encode(readings::read(&instances, &queue, &webhooks, &relay, &store, clock.now()))
     };
     let services = http::Services {
         instances,
@@ -287,6 +312,9 @@ fn front(
         queue,
         webhooks,
         bulk,
+        relay,
+        numbers,
+        suppressions,
         clock,
         health: Box::new(health),
         metrics: Box::new(metrics),
@@ -301,6 +329,9 @@ struct Handles {
     queue: queue::Handle,
     webhooks: webhook::Handle,
     bulk: bulk::Handle,
+    relay: relay::Handle,
+    numbers: Numbers,
+    suppressions: Suppressions,
 }
 
 /// The root supervisor. Its children replace their own; when one of them gives up, the node does.
@@ -326,6 +357,10 @@ impl Actor for Root {
         parts.dispatcher_slot.fill(dispatcher);
         let (jobs, _) = Actor::spawn_linked(None, BulkSupervisor, parts.jobs, me.get_cell()).await?;
         parts.jobs_slot.fill(jobs);
+        if let Some(relaying) = parts.relaying {
+            let (relay, _) = Actor::spawn_linked(None, RelaySupervisor, relaying, me.get_cell()).await?;
+            parts.relay_slot.fill(relay);
+        }
         Ok(broken)
     }
 

@@ -11,17 +11,15 @@ use super::layers::Layers;
 use crate::domain::Secret;
 
 /// Variables that stand for one key each.
-const KEYS: [(&str, &str); 6] = [
+const KEYS: [(&str, &str); 7] = [
     ("API_KEY", "auth.api_key"),
     ("VERIFY_TOKEN", "cloud_api.verify_token"),
     ("BASE_URL", "cloud_api.base_url"),
     ("VERSION", "cloud_api.api_version"),
     ("CORS_ALLOWED_ORIGINS", "http.cors_origins"),
+    ("WEBSOCKET_URL", "relay.url"),
     ("BULK_MAX_WORKERS", "bulk.max_workers"),
 ];
-
-/// Variables of features that this version does not have.
-const UNUSED: [&str; 1] = ["WEBSOCKET_URL"];
 
 /// The name of the instance that [`Account`] describes.
 pub(super) const INSTANCE: &str = "default";
@@ -53,9 +51,6 @@ pub(super) fn add(
     }
     if let Some(port) = given("APP_PORT") {
         set_port(layers, port);
-    }
-    for name in UNUSED.into_iter().filter(|name| given(name).is_some()) {
-        warnings.push(format!("{name} is not used by this version"));
     }
     let account = account(layers, given("PHONE_NUMBER_ID"), given("ACCESS_TOKEN"))?;
     if layers.text("default_instance") == Some("") {

@@ -26,7 +26,7 @@ use std::time::Duration;
 use url::Url;
 
 use crate::domain::{CloudApiSettings, InstanceConfig, InstanceId, ProviderKind, Secret};
-use crate::{bulk, egress, http, instance, queue, retry, store, telemetry, webhook};
+use crate::{bulk, egress, http, instance, queue, relay, retry, store, telemetry, webhook};
 
 pub use auth::{Auth, Error as ApiKeyError, ResolvedKey, resolve_api_key};
 pub use error::{ConfigErrors, Problem, Source};
@@ -55,6 +55,7 @@ pub struct Settings {
     pub instance: instance::Options,
     pub bulk: bulk::Options,
     pub webhook: webhook::Options,
+    pub relay: relay::Options,
     pub cloud_api: CloudApiDefaults,
     pub log: telemetry::Options,
     /// How long work in hand may go on after a signal to stop.

@@ -10,11 +10,11 @@ use super::check;
 use super::layers::Layers;
 use super::value::{
     address, api_version, base_url, boolean, choice, count, duration, instance_id, list, log_level, non_zero,
-    optional, origin, rate, size, text,
+    optional, origin, rate, size, text, websocket_url,
 };
 use super::{CloudApiDefaults, Settings};
 use crate::domain::{AmbiguousPolicy, BulkItem, RetryPolicy};
-use crate::{bulk, egress, http, instance, queue, retry, store, telemetry, webhook};
+use crate::{bulk, egress, http, instance, queue, relay, retry, store, telemetry, webhook};
 
 /// sled refuses to work with next to nothing, and crawls with little more.
 const LEAST_CACHE: u64 = 1 << 20;
@@ -31,6 +31,7 @@ pub(super) fn read(layers: &mut Layers) -> Option<Settings> {
     let (egress, store, queue) = (egress(layers), store(layers), queue(layers));
     let (retry, instance, webhook) = (retry(layers), instance(layers), webhook(layers));
     let bulk = bulk(layers);
+    let relay = relay(layers);
     check::durations(layers, &queue, &retry, &instance);
     if let (Some(http), Some(auth)) = (&http, &auth) {
         check::door(layers, http, auth);
@@ -46,6 +47,7 @@ pub(super) fn read(layers: &mut Layers) -> Option<Settings> {
         instance,
         bulk,
         webhook,
+        relay,
         cloud_api: cloud_api?,
         log: log?,
         shutdown_drain: shutdown_drain?,
@@ -117,6 +119,15 @@ fn webhook(layers: &mut Layers) -> webhook::Options {
     layers.set(&mut options.first_delay, "webhook.first_delay", duration);
     layers.set(&mut options.max_delay, "webhook.max_delay", duration);
     layers.set(&mut options.give_up_after, "webhook.give_up_after", duration);
+    options
+}
+
+fn relay(layers: &mut Layers) -> relay::Options {
+    let mut options = relay::Options::default();
+    layers.set(&mut options.url, "relay.url", optional(websocket_url));
+    layers.set(&mut options.timeout, "relay.timeout", duration);
+    layers.set(&mut options.retry_delay, "relay.retry_delay", duration);
+    layers.set(&mut options.capacity, "relay.capacity", count(1));
     options
 }
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::domain::{ErrorKind, Failure, FailureKind, Invalid, MessageId};
-use crate::{inbound, instance, queue, webhook};
+use crate::{contacts, inbound, instance, queue, relay, webhook};
 
 /// An error on its way to the caller.
 #[derive(Debug)]
@@ -207,12 +207,10 @@ impl ApiError {
         self
     }
 
-    #[cfg(test)]
     pub fn status(&self) -> StatusCode {
         self.0.status
     }
 
-    #[cfg(test)]
     pub fn details(&self) -> &str {
         &self.0.details
     }
@@ -253,6 +251,21 @@ impl From<inbound::Error> for ApiError {
 
 impl From<queue::Error> for ApiError {
     fn from(error: queue::Error) -> Self {
+        Self::of(error.kind(), &error)
+    }
+}
+
+impl From<contacts::Error> for ApiError {
+    fn from(error: contacts::Error) -> Self {
+        match error.invalid() {
+            Some(invalid) => invalid.clone().into(),
+            None => Self::of(error.kind(), &error),
+        }
+    }
+}
+
+impl From<relay::Error> for ApiError {
+    fn from(error: relay::Error) -> Self {
         Self::of(error.kind(), &error)
     }
 }

@@ -11,12 +11,14 @@ mod auth;
 mod body;
 mod error;
 mod extract;
+mod flask;
 mod json;
 mod media;
 mod moment;
 mod openapi;
 mod pace;
 mod page;
+mod phone_lines;
 mod router;
 mod routes;
 mod server;
@@ -33,8 +35,9 @@ use bytes::Bytes;
 use url::Url;
 
 use crate::clock::Clock;
+use crate::contacts::{Numbers, Suppressions};
 use crate::domain::{InstanceId, Secret};
-use crate::{bulk, inbound, instance, queue, webhook};
+use crate::{bulk, inbound, instance, queue, relay, webhook};
 
 use auth::Keyring;
 use body::Room;
@@ -99,6 +102,9 @@ pub struct Services {
     pub queue: queue::Handle,
     pub webhooks: webhook::Handle,
     pub bulk: bulk::Handle,
+    pub relay: relay::Handle,
+    pub numbers: Numbers,
+    pub suppressions: Suppressions,
     pub clock: Clock,
     pub health: HealthProbe,
     pub metrics: MetricsProbe,

@@ -33,6 +33,10 @@ const MESSAGES: &str = "messages";
         (name = "queue", description = "What waits."),
         (name = "dead letters", description = "What the node gave up, until somebody decides."),
         (name = "webhooks", description = "Where events are delivered."),
+        (name = "numbers", description = "An address book that its callers fill; it goes with what is relayed. \
+            Answers have the form of the documented API: an error is `{\"error\": text}`."),
+        (name = "suppressions", description = "Who must not be written to unasked."),
+        (name = "relay", description = "The strict-order push of inbound messages to one WebSocket."),
         (name = "webhook", description = "Where Meta reports."),
     ),
     components(schemas(ErrorBody, SentAnswer, QueuedAnswer)),
@@ -77,9 +81,10 @@ pub(super) fn complete(document: &mut OpenApi) {
     }
 }
 
-const PATH_PARAMETERS: [(&str, &str); 2] = [
+const PATH_PARAMETERS: [(&str, &str); 3] = [
     ("message_id", "The node's id (`msg_…`), the `correlation_id`, or WhatsApp's id once it is known."),
     ("endpoint_id", "The endpoint's id (`ep_…`)."),
+    ("phone", "The phone, as it is written on the list that the route is about."),
 ];
 
 const SENDING_HEADERS: [(&str, &str); 2] = [

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::extract::{Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::from_fn_with_state;
@@ -11,15 +11,15 @@ use axum::{Router, body::Bytes};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::openapi::OpenApi;
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use utoipa_axum::routes;
 
 use crate::domain::ErrorKind;
 
 use super::error::ApiError;
 use super::routes::{
-    dead_letters, endpoints, instances, media, message, messages, metrics, primary, queues, replays, root,
-    scheduled, webhook,
+    dead_letters, endpoints, instances, media, message, messages, metrics, numbers, primary, queues, relay,
+    replays, root, scheduled, suppressions, webhook,
 };
 use super::{AppState, auth, body, openapi, pace};
 
@@ -76,6 +76,21 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         .routes(routes!(dead_letters::redrive))
         .routes(routes!(dead_letters::discard))
         .routes(routes!(scheduled::list))
+        .routes(routes!(numbers::list, numbers::save))
+        .routes(routes!(numbers::clear))
+        .routes(routes!(numbers::update))
+        .routes(routes!(numbers::bulk_update))
+        .routes(routes!(numbers::get, numbers::delete, numbers::change))
+        .routes(routes!(numbers::exists))
+        .routes(routes!(suppressions::list, suppressions::enter))
+        .routes(bounded_by_itself(routes!(suppressions::import)))
+        .routes(routes!(suppressions::get, suppressions::release))
+        .routes(routes!(relay::status))
+        .routes(routes!(relay::lengths))
+        .routes(routes!(relay::clear))
+        .routes(routes!(relay::test))
+        .routes(routes!(relay::retry_failed))
+        .routes(routes!(relay::restart))
         .routes(routes!(metrics::metrics));
     let of_an_instance_or_the_default = [
         routes!(messages::send_text),
@@ -101,6 +116,11 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         .route_layer(from_fn_with_state(state.clone(), auth::require_key));
 
     open.merge(guarded).split_for_parts()
+}
+
+/// A route that reads its body while it arrives and has a limit of its own.
+fn bounded_by_itself((schemas, paths, router): UtoipaMethodRouter<AppState>) -> UtoipaMethodRouter<AppState> {
+    (schemas, paths, router.layer(DefaultBodyLimit::disable()))
 }
 
 async fn unknown_route(State(state): State<AppState>, request: Request) -> ApiError {

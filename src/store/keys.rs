@@ -45,13 +45,13 @@ pub enum Space {
     EndpointCursor = b'K',
     /// Events that an endpoint refused for good. endpoint id · instance · sequence → why (`webhook`).
     Parked = b'G',
-    /// The address book that the API fills. phone → record (`contacts`).
+    /// The address book that the API fills. phone → record, no phone → counters (`contacts`).
     Contact = b'A',
-    /// The address book by age of its entries. newest first · phone → nothing (`contacts`).
+    /// The address book by age of its entries. newest first → phone (`contacts`).
     ContactOrder = b'a',
     /// Who must not be written to unasked. recipient → why (`contacts`).
     Suppressed = b'O',
-    /// Inbound messages that wait for the relay. order → frame (`relay`).
+    /// Inbound messages that wait for the relay. order → frame, nothing → counters (`relay`).
     Relay = b'J',
     /// Media of inbound messages. instance · hash of the message's id → where it is (`media`).
     InboundMedia = b'C',

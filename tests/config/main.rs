@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use relevo::config::{self, ConfigErrors, Settings};
 use relevo::domain::{AmbiguousPolicy, Secret};
-use relevo::{egress, instance, queue, retry, store, telemetry};
+use relevo::{egress, instance, queue, relay, retry, store, telemetry};
 
 fn from_env(env: &[(&str, &str)]) -> Result<Settings, ConfigErrors> {
     config::load(None, env.iter().copied(), false)
@@ -77,6 +77,7 @@ fn the_manual_equals_every_rooms_defaults() {
     equal(&settings.queue, &queue::Options::default());
     equal(&settings.retry, &retry::Options::default());
     equal(&settings.instance, &instance::Options::default());
+    equal(&settings.relay, &relay::Options::default());
 }
 
 #[test]

@@ -14,5 +14,7 @@ mod crash;
 mod delivery;
 mod front;
 mod messages;
+mod numbers;
 mod operator;
+mod relay;
 mod webhooks;
