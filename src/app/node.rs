@@ -236,12 +236,14 @@ impl Parts {
         let (jobs, bulk) = bulk::Arguments::new(
             settings.bulk.clone(),
             &settings.data_dir,
-            shared.store.clone(),
-            shared.clock,
-            queue.clone(),
-            bulk::probe(instances.clone(), settings.instance.rate_limit),
-            Arc::new(move |who| suppressions.holds(who)),
-            settings.retry.bulk.on_ambiguous,
+            bulk::Around {
+                store: shared.store.clone(),
+                clock: shared.clock,
+                queue: queue.clone(),
+                devices: bulk::probe(instances.clone(), settings.instance.rate_limit),
+                suppressed: Arc::new(move |who| suppressions.holds(who)),
+                on_ambiguous: settings.retry.bulk.on_ambiguous,
+            },
             jobs_slot.clone(),
         )?;
         let relay_slot = Slot::default();

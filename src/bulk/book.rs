@@ -369,7 +369,7 @@ impl Book {
             let phone = row.phone.clone();
             match self.judge(row, suppressed)? {
                 Fate::Send(lane, message) => {
-                    outgoing.push(Outgoing { row: place.row, phone, lane, message });
+                    outgoing.push(Outgoing { row: place.row, phone, lane, message: *message });
                 }
                 Fate::Skip => record.status = RowStatus::Skipped,
                 Fate::Refuse(error) => {
@@ -420,7 +420,7 @@ impl Book {
                 Content::Text { body, preview_url: false }
             }
         };
-        Ok(Fate::Send(to.lane(), OutboundMessage { to, content, quote: None }))
+        Ok(Fate::Send(to.lane(), Box::new(OutboundMessage { to, content, quote: None })))
     }
 }
 
@@ -432,7 +432,7 @@ struct Taken {
 
 /// What happens to a row that was taken.
 enum Fate {
-    Send(LaneId, OutboundMessage),
+    Send(LaneId, Box<OutboundMessage>),
     Skip,
     Refuse(String),
 }

@@ -50,7 +50,7 @@ pub use job::{
     Counts, JobView, Kind, LastRow, NewJob, OnSuppressed, Plan, Progress, RowError, RowResult, RowStatus,
     Sender, Senders, Status,
 };
-pub use supervisor::{Arguments, BulkSupervisor, Msg};
+pub use supervisor::{Arguments, Around, BulkSupervisor, Msg};
 pub use window::Window;
 
 /// How jobs run and how long they are kept.

@@ -1,6 +1,7 @@
 //! The parent of every job's actor.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -76,18 +77,31 @@ pub struct Deletion {
     reply: Option<Reply<()>>,
 }
 
-/// What every job's actor needs.
+/// What jobs need of the rest of the node.
 #[derive(Clone)]
-pub(super) struct Shared {
+pub struct Around {
     pub store: Store,
     pub clock: Clock,
     pub queue: queue::Handle,
     pub devices: Probe,
     pub suppressed: Suppressed,
-    pub jobs: Jobs,
-    pub options: Arc<Options>,
     /// What becomes of rows whose outcome stays unknown, where their instance says nothing.
     pub on_ambiguous: AmbiguousPolicy,
+}
+
+/// What every job's actor needs.
+#[derive(Clone)]
+pub(super) struct Shared {
+    around: Around,
+    pub jobs: Jobs,
+    pub options: Arc<Options>,
+}
+
+impl Deref for Shared {
+    type Target = Around;
+    fn deref(&self) -> &Around {
+        &self.around
+    }
 }
 
 /// The parent of every job's actor.
@@ -108,12 +122,7 @@ impl Arguments {
     pub fn new(
         options: Options,
         data: &Path,
-        store: Store,
-        clock: Clock,
-        queue: queue::Handle,
-        devices: Probe,
-        suppressed: Suppressed,
-        on_ambiguous: AmbiguousPolicy,
+        around: Around,
         slot: Slot<Msg>,
     ) -> Result<(Self, Handle), Error> {
         let jobs = Jobs::open(data)?;
@@ -121,12 +130,11 @@ impl Arguments {
         let handle = Handle {
             slot,
             directory: publish.subscribe(),
-            store: store.clone(),
+            store: around.store.clone(),
             jobs: jobs.clone(),
             max_rows: options.max_rows,
         };
-        let options = Arc::new(options);
-        let shared = Shared { store, clock, queue, devices, suppressed, jobs, options, on_ambiguous };
+        let shared = Shared { around, jobs, options: Arc::new(options) };
         Ok((Self { shared, publish }, handle))
     }
 }
@@ -299,7 +307,7 @@ impl State {
     }
 
     async fn create(&mut self, me: &ActorRef<Msg>, job: NewJob, rows: Draft) -> Result<(), Error> {
-        let Shared { options, clock, jobs, store, devices, .. } = &self.arguments.shared;
+        let Shared { options, jobs, around: Around { clock, store, devices, .. } } = &self.arguments.shared;
         let id = job.id;
         if self.jobs.contains_key(&id) {
             return Err(Error::Exists(id));
@@ -428,8 +436,8 @@ impl State {
 
     /// Deletes what was kept long enough.
     fn sweep(&mut self, me: &ActorRef<Msg>) {
-        let Shared { options, clock, .. } = &self.arguments.shared;
-        let now = clock.now();
+        let Shared { options, around, .. } = &self.arguments.shared;
+        let now = around.clock.now();
         let is_old = |entry: &Entry| {
             let keep = match entry.kind {
                 Kind::File => options.retention,

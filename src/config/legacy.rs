@@ -31,12 +31,8 @@ pub(super) struct Account {
     pub access_token: Secret,
 }
 
-/// Lays the variables over the layers; the account, when it is given; and what the operator should know.
-pub(super) fn add(
-    layers: &mut Layers,
-    variables: &BTreeMap<String, String>,
-    warnings: &mut Vec<String>,
-) -> Option<Account> {
+/// Lays the variables over the layers; the account, when it is given.
+pub(super) fn add(layers: &mut Layers, variables: &BTreeMap<String, String>) -> Option<Account> {
     let given = |name: &str| variables.get(name).map(|text| text.trim()).filter(|text| !text.is_empty());
     for (name, key) in KEYS {
         if let Some(text) = given(name) {

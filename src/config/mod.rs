@@ -149,7 +149,7 @@ fn assemble(
     }
     let mut warnings = Vec::new();
     let legacy = legacy || admits_legacy(&variables, &mut layers);
-    let account = legacy.then(|| legacy::add(&mut layers, &variables, &mut warnings)).flatten();
+    let account = legacy.then(|| legacy::add(&mut layers, &variables)).flatten();
     layers.add_environment(&variables, &[FILE_VARIABLE, LEGACY_VARIABLE]);
 
     let settings = settings::read(&mut layers);

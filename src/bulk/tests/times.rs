@@ -32,11 +32,11 @@ const HOUR: Duration = Duration::from_secs(3600);
 async fn a_job_waits_for_its_moment() {
     let world = World::open().await;
     world.play_both();
-    let send_at = Some(world.bench.clock.now() + HOUR);
-    let id = world.create(NewJob { send_at, ..job() }, 3).await;
+    let send_at = world.bench.clock.now() + HOUR;
+    let id = world.create(NewJob { send_at: Some(send_at), ..job() }, 3).await;
     assert_eq!(world.view(id).progress.status, Status::Pending);
     let progress = world.pass_until(id, |progress| progress.status != Status::Pending).await;
-    assert!(progress.started_at.unwrap() >= send_at.unwrap());
+    assert!(progress.started_at.unwrap() >= send_at);
     world.pass_until(id, |progress| progress.status == Status::Completed).await;
 }
 

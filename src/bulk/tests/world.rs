@@ -9,8 +9,8 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::bulk::{
-    Arguments, BulkSupervisor, Device, Draft, Handle, JobView, Kind, Msg, NewJob, OnSuppressed, Options,
-    Plan, Progress, RowResult, Senders, Status,
+    Arguments, Around, BulkSupervisor, Device, Draft, Handle, JobView, Kind, Msg, NewJob, OnSuppressed,
+    Options, Plan, Progress, RowResult, Senders, Status,
 };
 use crate::domain::{AmbiguousPolicy, Content, Failure, InstanceNumber, InstanceState, Verdict};
 use crate::queue::tests::bench::{Bench, ONE, provider_id};
@@ -162,12 +162,14 @@ async fn run(
     let (arguments, handle) = Arguments::new(
         options.clone(),
         data,
-        bench.store.clone(),
-        bench.clock,
-        bench.handle.clone(),
-        Arc::new(move || devices.lock().unwrap().clone()),
-        Arc::new(move |who| Ok(suppressed.lock().unwrap().contains(&who.to_string()))),
-        AmbiguousPolicy::Hold,
+        Around {
+            store: bench.store.clone(),
+            clock: bench.clock,
+            queue: bench.handle.clone(),
+            devices: Arc::new(move || devices.lock().unwrap().clone()),
+            suppressed: Arc::new(move |who| Ok(suppressed.lock().unwrap().contains(&who.to_string()))),
+            on_ambiguous: AmbiguousPolicy::Hold,
+        },
         slot.clone(),
     )
     .unwrap();
