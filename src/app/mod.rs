@@ -37,6 +37,8 @@ pub enum Error {
     Start(String),
     #[error("the instance named by the environment could not be set up: {0}")]
     Instance(#[from] crate::instance::Error),
+    #[error(transparent)]
+    Bulk(#[from] crate::bulk::Error),
     #[error(
         "a part that the node cannot do without has failed: {0}; start it again: what was accepted is kept"
     )]

@@ -6,6 +6,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::bulk::{self, BulkSupervisor};
 use crate::clock::Clock;
 use crate::config::{self, Settings};
 use crate::contacts::{Numbers, Suppressions};
@@ -36,6 +37,7 @@ pub struct Node {
     broken: CancellationToken,
     instances: instance::Handle,
     webhooks: webhook::Handle,
+    bulk: bulk::Handle,
     relay: relay::Handle,
     listener: TcpListener,
     front: http::AppState,
@@ -63,7 +65,7 @@ impl Node {
         let broken = CancellationToken::new();
         let parts = Parts::new(&settings, shared, library.clone(), &metrics)?;
         let (queue, instances) = (parts.queue.clone(), parts.instances.clone());
-        let (webhooks, relay) = (parts.webhooks.clone(), parts.relay.clone());
+        let (webhooks, relay, bulk) = (parts.webhooks.clone(), parts.relay.clone(), parts.bulk.clone());
         // Everything that is started lies in these arguments: too much for the stack of whoever waits for it.
         let starting = Box::pin(Actor::spawn(None, Root, (parts, broken.clone())));
         let (root, _) = starting.await.map_err(|error| Error::Start(error.to_string()))?;
@@ -87,6 +89,7 @@ impl Node {
             inbound,
             queue,
             webhooks: webhooks.clone(),
+            bulk: bulk.clone(),
             relay: relay.clone(),
             numbers: Numbers::new(store.clone(), clock),
             suppressions: Suppressions::new(store.clone(), clock),
@@ -102,6 +105,7 @@ impl Node {
             broken,
             instances,
             webhooks,
+            bulk,
             relay,
             listener,
             front,
@@ -144,12 +148,13 @@ impl Node {
         let _ = tokio::join!(watching, tidying);
 
         if !broken {
+            self.bulk.drain(self.drain).await;
             self.instances.drain(self.drain).await;
             self.webhooks.drain(self.drain).await;
             self.relay.drain(self.drain).await;
         }
         self.root.stop_and_wait(None, None).await.ok();
-        drop((self.instances, self.webhooks, self.relay, self.store));
+        drop((self.instances, self.webhooks, self.bulk, self.relay, self.store));
         close(self.closing, self.folder).await;
         tracing::info!("stopped");
         if broken { Err(Error::Broken("see the log for its last words".to_owned())) } else { Ok(()) }
@@ -206,7 +211,10 @@ struct Parts {
     relay_slot: Slot<relay::Msg>,
     queue: queue::Handle,
     instances: instance::Handle,
+    jobs: bulk::Arguments,
+    jobs_slot: Slot<bulk::Msg>,
     webhooks: webhook::Handle,
+    bulk: bulk::Handle,
     relay: relay::Handle,
 }
 
@@ -238,6 +246,21 @@ impl Parts {
             metrics.clone(),
             supervisor_slot.clone(),
         );
+        let jobs_slot = Slot::default();
+        let suppressions = Suppressions::new(shared.store.clone(), shared.clock);
+        let (jobs, bulk) = bulk::Arguments::new(
+            settings.bulk.clone(),
+            &settings.data_dir,
+            bulk::Around {
+                store: shared.store.clone(),
+                clock: shared.clock,
+                queue: queue.clone(),
+                devices: bulk::probe(instances.clone(), settings.instance.rate_limit),
+                suppressed: Arc::new(move |who| suppressions.holds(who)),
+                on_ambiguous: settings.retry.bulk.on_ambiguous,
+            },
+            jobs_slot.clone(),
+        )?;
         let relay_slot = Slot::default();
         let (relaying, relay) = relay::Arguments::new(
             &settings.relay,
@@ -263,11 +286,14 @@ impl Parts {
             supervisor_slot,
             dispatcher,
             dispatcher_slot,
+            jobs,
+            jobs_slot,
             relaying,
             relay_slot,
             queue,
             instances,
             webhooks,
+            bulk,
             relay,
         })
     }
@@ -287,7 +313,7 @@ fn front(
         verify_token: cloud.verify_token.clone(),
         app_secret: cloud.app_secret.clone(),
     };
-    let Handles { instances, inbound, queue, webhooks, relay, numbers, suppressions } = parts;
+    let Handles { instances, inbound, queue, webhooks, bulk, relay, numbers, suppressions } = parts;
     let health = {
         let store = store.clone();
         move || http::Health { store_failed: store.has_failed(), disk_full: store.is_full() }
@@ -304,6 +330,7 @@ fn front(
         queue,
         webhooks,
         events,
+        bulk,
         relay,
         numbers,
         suppressions,
@@ -320,6 +347,7 @@ struct Handles {
     inbound: inbound::Handle,
     queue: queue::Handle,
     webhooks: webhook::Handle,
+    bulk: bulk::Handle,
     relay: relay::Handle,
     numbers: Numbers,
     suppressions: Suppressions,
@@ -346,6 +374,8 @@ impl Actor for Root {
         let (dispatcher, _) =
             Actor::spawn_linked(None, WebhookDispatcher, parts.dispatcher, me.get_cell()).await?;
         parts.dispatcher_slot.fill(dispatcher);
+        let (jobs, _) = Actor::spawn_linked(None, BulkSupervisor, parts.jobs, me.get_cell()).await?;
+        parts.jobs_slot.fill(jobs);
         if let Some(relaying) = parts.relaying {
             let (relay, _) = Actor::spawn_linked(None, RelaySupervisor, relaying, me.get_cell()).await?;
             parts.relay_slot.fill(relay);

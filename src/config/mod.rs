@@ -26,7 +26,7 @@ use std::time::Duration;
 use url::Url;
 
 use crate::domain::{CloudApiSettings, InstanceConfig, InstanceId, ProviderKind, Secret};
-use crate::{egress, http, inbound, instance, media, queue, relay, retry, store, telemetry, webhook};
+use crate::{bulk, egress, http, inbound, instance, media, queue, relay, retry, store, telemetry, webhook};
 
 pub use auth::{Auth, Error as ApiKeyError, ResolvedKey, resolve_api_key};
 pub use error::{ConfigErrors, Problem, Source};
@@ -54,6 +54,7 @@ pub struct Settings {
     pub retry: retry::Options,
     pub inbound: inbound::Options,
     pub instance: instance::Options,
+    pub bulk: bulk::Options,
     pub webhook: webhook::Options,
     pub media: media::Options,
     pub relay: relay::Options,

@@ -13,8 +13,8 @@ use super::value::{
     optional, origin, rate, size, text, websocket_url,
 };
 use super::{CloudApiDefaults, Settings};
-use crate::domain::{AmbiguousPolicy, RetryPolicy};
-use crate::{egress, http, inbound, instance, media, queue, relay, retry, store, telemetry, webhook};
+use crate::domain::{AmbiguousPolicy, BulkItem, RetryPolicy};
+use crate::{bulk, egress, http, inbound, instance, media, queue, relay, retry, store, telemetry, webhook};
 
 /// sled refuses to work with next to nothing, and crawls with little more.
 const LEAST_CACHE: u64 = 1 << 20;
@@ -35,6 +35,7 @@ pub(super) fn read(layers: &mut Layers) -> Option<Settings> {
     let (retry, instance, webhook) = (retry(layers), instance(layers), webhook(layers));
     let media = media(layers);
     let inbound = inbound(layers);
+    let bulk = bulk(layers);
     let relay = relay(layers);
     check::durations(layers, &queue, &retry, &instance);
     if let (Some(http), Some(auth)) = (&http, &auth) {
@@ -50,6 +51,7 @@ pub(super) fn read(layers: &mut Layers) -> Option<Settings> {
         retry,
         inbound,
         instance,
+        bulk,
         webhook,
         media,
         relay,
@@ -111,6 +113,18 @@ fn store(layers: &mut Layers) -> store::Options {
     let mut options = store::Options::default();
     layers.set(&mut options.cache_capacity, "store.cache_capacity", size(LEAST_CACHE));
     layers.set(&mut options.min_free_space, "store.min_free_space", size(0));
+    options
+}
+
+fn bulk(layers: &mut Layers) -> bulk::Options {
+    let mut options = bulk::Options::default();
+    layers.set(&mut options.window, "bulk.window", count(1));
+    layers.set(&mut options.max_rows, "bulk.max_rows", count(1));
+    layers.set(&mut options.max_active, "bulk.max_active", count(1));
+    layers.set(&mut options.instance_patience, "bulk.instance_patience", duration);
+    layers.set(&mut options.retention, "bulk.retention", duration);
+    layers.set(&mut options.broadcast_retention, "bulk.broadcast_retention", duration);
+    options.max_rows = options.max_rows.min(BulkItem::ROWS);
     options
 }
 

@@ -41,7 +41,7 @@ use url::Url;
 use crate::clock::Clock;
 use crate::contacts::{Numbers, Suppressions};
 use crate::domain::{InstanceId, Secret};
-use crate::{events, inbound, instance, queue, relay, webhook};
+use crate::{bulk, events, inbound, instance, queue, relay, webhook};
 
 use auth::Keyring;
 use body::Room;
@@ -115,6 +115,7 @@ pub struct Services {
     pub queue: queue::Handle,
     pub webhooks: webhook::Handle,
     pub events: events::Log,
+    pub bulk: bulk::Handle,
     pub relay: relay::Handle,
     pub numbers: Numbers,
     pub suppressions: Suppressions,

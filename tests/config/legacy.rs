@@ -45,7 +45,7 @@ fn the_old_variables_mean_what_they_meant() {
 }
 
 #[test]
-fn what_has_no_effect_or_no_future_is_said() {
+fn what_has_no_future_is_said() {
     let warnings = from_legacy(DOTENV).unwrap().warnings;
     assert_eq!(warnings.len(), 1, "{warnings:#?}");
     assert!(warnings[0].contains("v17.0 (VERSION)"), "{warnings:#?}");

@@ -15,10 +15,15 @@ async fn the_service_tells_how_its_parts_are() {
     assert_fits(&ask("/api/health").await, 200, &json!({ "status": "ok" }));
     assert_eq!(ask("/health").await.status, 200);
     let services = |whatsapp: bool| json!({ "webhook": true, "whatsapp_service": whatsapp, "queue_service": true, "websocket_service": true });
-    assert_fits(&ask("/api/status").await, 200, &json!({ "status": "healthy", "services": services(true) }));
+    assert_eq!(ask("/api/status").await.status, 401);
+    assert_fits(
+        &world.get("/api/status").await,
+        200,
+        &json!({ "status": "healthy", "services": services(true) }),
+    );
     world.post("/instances/shop/disconnect", json!({})).await;
     assert_fits(
-        &ask("/api/status").await,
+        &world.get("/api/status").await,
         503,
         &json!({ "status": "degraded", "services": services(false) }),
     );

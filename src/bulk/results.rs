@@ -1,0 +1,440 @@
+//! The result file of a job: one record of fixed width for every row, at its place.
+//!
+//! Sparse until written. The job's actor alone writes; anybody may read, page by page. A record also says where its
+//! row lies in the source, so that every row can be found again without reading what is before it.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::domain::{self, MessageId, ProviderMessageId, Timestamp};
+
+use super::job::{Counts, RowStatus};
+use super::source::Place;
+
+/// Bytes of one record.
+const WIDTH: usize = 144;
+/// The longest provider id that fits into a record; a longer one is kept among the notes.
+const ID_ROOM: usize = WIDTH - ID_AT;
+const ID_AT: usize = 57;
+/// In the place of an id's length: the id is in the note.
+const ID_IN_NOTE: u8 = u8::MAX;
+
+const AMBIGUOUS: u8 = 1;
+const HAS_CODE: u8 = 2;
+
+/// Records that are read at once while a file is counted.
+const BLOCK: u32 = 4096;
+
+/// Where a row stands, as it is written down.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Record {
+    pub status: RowStatus,
+    /// Nobody knows whether it was sent (yet).
+    pub ambiguous: bool,
+    /// The instance's place among the job's senders, from 1; 0 when there was none.
+    pub device: u8,
+    /// How often the failed rows of the job were tried again when this row was taken.
+    pub pass: u8,
+    pub line: u32,
+    /// The row's first byte in the source.
+    pub offset: u64,
+    pub at: Timestamp,
+    /// Where the note about it lies.
+    pub note: Option<u64>,
+    pub code: Option<i64>,
+    /// The message that the row became; while it is open again, the one before.
+    pub message: Option<MessageId>,
+    pub id: Id,
+}
+
+/// A provider's id, as a record has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Id {
+    None,
+    Here(ProviderMessageId),
+    /// Too long; it is in the note.
+    InNote,
+}
+
+impl Record {
+    /// A row that was just taken from the source.
+    pub fn taken(place: Place, status: RowStatus, at: Timestamp) -> Self {
+        Self {
+            status,
+            ambiguous: false,
+            device: 0,
+            pass: 0,
+            line: place.line,
+            offset: place.offset,
+            at,
+            note: None,
+            code: None,
+            message: None,
+            id: Id::None,
+        }
+    }
+
+    pub fn place(&self, row: u32) -> Place {
+        Place { offset: self.offset, row, line: self.line }
+    }
+
+    fn encode(&self) -> [u8; WIDTH] {
+        let mut bytes = [0; WIDTH];
+        let mut put = |at: usize, part: &[u8]| {
+            if let Some(room) = bytes.get_mut(at..at + part.len()) {
+                room.copy_from_slice(part);
+            }
+        };
+        let flags =
+            if self.ambiguous { AMBIGUOUS } else { 0 } | if self.code.is_some() { HAS_CODE } else { 0 };
+        put(0, &[status_byte(self.status), flags, self.device, self.pass]);
+        put(4, &self.line.to_be_bytes());
+        put(8, &self.offset.to_be_bytes());
+        put(16, &self.at.millis().to_be_bytes());
+        put(24, &self.note.map_or(0, |note| note + 1).to_be_bytes());
+        put(32, &self.code.unwrap_or(0).to_be_bytes());
+        if let Some(message) = &self.message {
+            put(41, message.as_bytes());
+        }
+        match &self.id {
+            Id::None => {}
+            Id::InNote => put(40, &[ID_IN_NOTE]),
+            Id::Here(id) => {
+                let id = id.as_str().as_bytes();
+                put(40, &[u8::try_from(id.len()).unwrap_or(0)]);
+                put(ID_AT, id);
+            }
+        }
+        bytes
+    }
+
+    /// `None` for a row that was never written, and for what is no record.
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let part = |at: usize| bytes.get(at..at + 8).and_then(|part| part.first_chunk::<8>()).copied();
+        let [status, flags, device, pass] = *bytes.first_chunk::<4>()?;
+        let line = u32::from_be_bytes(*bytes.get(4..8)?.first_chunk()?);
+        let note = u64::from_be_bytes(part(24)?);
+        let id = match *bytes.get(40)? {
+            0 => Id::None,
+            ID_IN_NOTE => Id::InNote,
+            length => {
+                let text = std::str::from_utf8(bytes.get(ID_AT..ID_AT + usize::from(length))?).ok()?;
+                Id::Here(text.parse().ok()?)
+            }
+        };
+        let message: [u8; 16] = *bytes.get(41..ID_AT)?.first_chunk()?;
+        Some(Self {
+            status: status_of(status)?,
+            ambiguous: flags & AMBIGUOUS != 0,
+            device,
+            pass,
+            line,
+            offset: u64::from_be_bytes(part(8)?),
+            at: Timestamp(u64::from_be_bytes(part(16)?)),
+            note: note.checked_sub(1),
+            code: (flags & HAS_CODE != 0).then_some(i64::from_be_bytes(part(32)?)),
+            message: (message != [0; 16]).then(|| MessageId::from_bytes(message)),
+            id,
+        })
+    }
+}
+
+impl Id {
+    /// The id as a record can have it.
+    pub fn of(id: Option<&ProviderMessageId>) -> Self {
+        match id {
+            None => Id::None,
+            Some(id) if id.as_str().len() <= ID_ROOM => Id::Here(id.clone()),
+            Some(_) => Id::InNote,
+        }
+    }
+}
+
+const MESSAGE: u8 = 16;
+
+fn status_byte(status: RowStatus) -> u8 {
+    match status {
+        RowStatus::Waiting => 0,
+        RowStatus::Open => 1,
+        RowStatus::Skipped => 2,
+        RowStatus::Invalid => 3,
+        RowStatus::Message(status) => {
+            let place = domain::Status::ALL.iter().position(|known| *known == status);
+            MESSAGE + place.and_then(|place| u8::try_from(place).ok()).unwrap_or(0)
+        }
+    }
+}
+
+fn status_of(byte: u8) -> Option<RowStatus> {
+    match byte {
+        1 => Some(RowStatus::Open),
+        2 => Some(RowStatus::Skipped),
+        3 => Some(RowStatus::Invalid),
+        byte => {
+            let place = usize::from(byte.checked_sub(MESSAGE)?);
+            domain::Status::ALL.get(place).copied().map(RowStatus::Message)
+        }
+    }
+}
+
+impl Counts {
+    /// Takes a row's change into account.
+    pub(super) fn moved(&mut self, before: Option<&Record>, after: &Record) {
+        if let Some(before) = before {
+            self.weigh(before, |count| *count = count.saturating_sub(1));
+        }
+        self.weigh(after, |count| *count = count.saturating_add(1));
+    }
+
+    fn weigh(&mut self, record: &Record, mut touch: impl FnMut(&mut u32)) {
+        use domain::Status::{Cancelled, Delivered, Played, Read, Sent};
+        match record.status {
+            RowStatus::Waiting | RowStatus::Open => return,
+            RowStatus::Skipped => touch(&mut self.skipped),
+            RowStatus::Invalid => touch(&mut self.invalid),
+            RowStatus::Message(Cancelled) => touch(&mut self.cancelled),
+            RowStatus::Message(Sent | Delivered | Read | Played) => touch(&mut self.sent),
+            RowStatus::Message(_) => {}
+        }
+        if matches!(record.status, RowStatus::Message(Delivered | Read | Played)) {
+            touch(&mut self.delivered);
+        }
+        if matches!(record.status, RowStatus::Message(Read | Played)) {
+            touch(&mut self.read);
+        }
+        if record.status.is_failure() {
+            touch(&mut self.failed);
+            if record.ambiguous {
+                touch(&mut self.ambiguous);
+            }
+        }
+    }
+}
+
+/// The file of the records.
+#[derive(Debug)]
+pub(super) struct Results {
+    file: File,
+}
+
+/// What a file says about its job.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Census {
+    pub counts: Counts,
+    /// Rows that are in the queue, or about to be.
+    pub open: Vec<u32>,
+    /// The note that begins last.
+    pub last_note: Option<u64>,
+}
+
+impl Results {
+    pub fn create(path: &Path) -> std::io::Result<Self> {
+        let file = OpenOptions::new().create_new(true).read(true).write(true).mode(0o600).open(path)?;
+        file.sync_all()?;
+        Ok(Self { file })
+    }
+
+    /// For the one who writes. Waits until nobody else does: an actor that was killed may have left work on a
+    /// blocking thread.
+    pub fn open(path: &Path) -> std::io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        flock(&file, FlockOperation::LockExclusive)?;
+        Ok(Self { file })
+    }
+
+    /// For those who read.
+    pub fn read_only(path: &Path) -> std::io::Result<Self> {
+        Ok(Self { file: File::open(path)? })
+    }
+
+    /// Forgets what was written about `row` and those behind it.
+    pub fn truncate(&self, row: u32) -> std::io::Result<()> {
+        let end = offset(row);
+        if self.file.metadata()?.len() > end {
+            self.file.set_len(end)?;
+            self.file.sync_data()?;
+        }
+        Ok(())
+    }
+
+    pub fn get(&self, row: u32) -> std::io::Result<Option<Record>> {
+        Ok(self.page(row, 1)?.into_iter().next().flatten())
+    }
+
+    /// Up to `limit` records from `from` on; fewer where the file ends.
+    pub fn page(&self, from: u32, limit: u32) -> std::io::Result<Vec<Option<Record>>> {
+        let mut bytes = vec![0; WIDTH * limit as usize];
+        let mut filled = 0;
+        while let Some(room) = bytes.get_mut(filled..).filter(|room| !room.is_empty()) {
+            match self.file.read_at(room, offset(from) + filled as u64)? {
+                0 => break,
+                read => filled += read,
+            }
+        }
+        bytes.truncate(filled);
+        Ok(bytes.chunks_exact(WIDTH).map(Record::decode).collect())
+    }
+
+    /// Writes records; durable after [`sync`](Self::sync).
+    pub fn put(&self, row: u32, record: &Record) -> std::io::Result<()> {
+        self.file.write_all_at(&record.encode(), offset(row))
+    }
+
+    /// Writes the records of rows that follow each other.
+    pub fn put_run<'a>(&self, from: u32, records: impl Iterator<Item = &'a Record>) -> std::io::Result<()> {
+        let bytes: Vec<u8> = records.flat_map(Record::encode).collect();
+        self.file.write_all_at(&bytes, offset(from))
+    }
+
+    pub fn sync(&self) -> std::io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// Counts everything before `end`.
+    pub fn count(&self, end: u32) -> std::io::Result<Census> {
+        let mut census = Census::default();
+        let mut from = 0;
+        while from < end {
+            let page = self.page(from, BLOCK.min(end - from))?;
+            if page.is_empty() {
+                break;
+            }
+            for (row, record) in (from..).zip(&page) {
+                let Some(record) = record else { continue };
+                census.counts.moved(None, record);
+                census.last_note = census.last_note.max(record.note);
+                if record.status == RowStatus::Open {
+                    census.open.push(row);
+                }
+            }
+            from += u32::try_from(page.len()).unwrap_or(BLOCK);
+        }
+        Ok(census)
+    }
+}
+
+fn offset(row: u32) -> u64 {
+    u64::from(row) * WIDTH as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Status;
+
+    fn record(row: u32, status: RowStatus) -> Record {
+        let place = Place { offset: u64::from(row) * 20, row, line: row + 2 };
+        Record::taken(place, status, Timestamp(1_763_800_000_000 + u64::from(row)))
+    }
+
+    fn results() -> (tempfile::TempDir, Results) {
+        let dir = tempfile::tempdir().unwrap();
+        let results = Results::create(&dir.path().join("results")).unwrap();
+        (dir, results)
+    }
+
+    #[test]
+    fn every_record_comes_back() {
+        let (_dir, results) = results();
+        let statuses = Status::ALL.map(RowStatus::Message);
+        let others = [RowStatus::Open, RowStatus::Skipped, RowStatus::Invalid];
+        for (row, status) in (0..).zip(statuses.into_iter().chain(others)) {
+            let full = Record {
+                ambiguous: true,
+                device: 5,
+                pass: 2,
+                note: Some(u64::from(row)),
+                code: Some(-131_026),
+                message: Some(MessageId::from_bytes([7; 16])),
+                id: Id::of(Some(
+                    &"wamid.HBgMNTczMDAxMjM0NTY3FQIAERgSODJBM0VGNzM5NkQ0RjI3MzlGAA==".parse().unwrap(),
+                )),
+                ..record(row, status)
+            };
+            for record in [full, record(row, status)] {
+                results.put(row, &record).unwrap();
+                assert_eq!(results.get(row).unwrap(), Some(record));
+            }
+        }
+    }
+
+    #[test]
+    fn an_id_that_is_too_long_is_never_cut() {
+        let long = "w".repeat(ID_ROOM + 1).parse().unwrap();
+        assert_eq!(Id::of(Some(&long)), Id::InNote);
+        let fits = "w".repeat(ID_ROOM).parse().unwrap();
+        let (_dir, results) = results();
+        let written = Record { id: Id::of(Some(&fits)), ..record(0, RowStatus::Open) };
+        results.put(0, &written).unwrap();
+        assert_eq!(results.get(0).unwrap().unwrap().id, Id::Here(fits));
+    }
+
+    #[test]
+    fn pages_end_with_the_file_and_have_gaps_where_nothing_was_written() {
+        let (_dir, results) = results();
+        results.put(3, &record(3, RowStatus::Open)).unwrap();
+        let page = results.page(1, 10).unwrap();
+        assert_eq!(page, [None, None, Some(record(3, RowStatus::Open))]);
+        assert_eq!(results.page(4, 10).unwrap(), []);
+    }
+
+    #[test]
+    fn a_census_counts_what_was_written_before_the_checkpoint() {
+        let (_dir, results) = results();
+        let rows: Vec<_> = [
+            RowStatus::Message(Status::Sent),
+            RowStatus::Message(Status::Read),
+            RowStatus::Message(Status::Failed),
+            RowStatus::Skipped,
+            RowStatus::Invalid,
+            RowStatus::Open,
+            RowStatus::Message(Status::Delivered),
+        ]
+        .into_iter()
+        .collect();
+        let records: Vec<_> = (0..).zip(rows).map(|(row, status)| record(row, status)).collect();
+        results.put_run(0, records.iter()).unwrap();
+        let ambiguous =
+            Record { ambiguous: true, note: Some(77), ..record(7, RowStatus::Message(Status::Ambiguous)) };
+        results.put(7, &ambiguous).unwrap();
+        results.put(8, &record(8, RowStatus::Open)).unwrap();
+        let census = results.count(8).unwrap();
+        assert_eq!(census.open, [5]);
+        assert_eq!(census.last_note, Some(77));
+        let counts = Counts {
+            sent: 3,
+            delivered: 2,
+            read: 1,
+            failed: 3,
+            ambiguous: 1,
+            invalid: 1,
+            skipped: 1,
+            cancelled: 0,
+        };
+        assert_eq!(census.counts, counts);
+        results.truncate(6).unwrap();
+        assert_eq!(results.count(100).unwrap().counts.sent, 2);
+    }
+
+    #[test]
+    fn counts_follow_a_row_from_ambiguous_to_read() {
+        let mut counts = Counts::default();
+        let steps = [
+            Record { ambiguous: true, ..record(0, RowStatus::Message(Status::Ambiguous)) },
+            Record { ambiguous: true, ..record(0, RowStatus::Message(Status::DeadLetter)) },
+            record(0, RowStatus::Message(Status::Sent)),
+            record(0, RowStatus::Message(Status::Read)),
+        ];
+        let mut before = None;
+        let mut seen = Vec::new();
+        for step in &steps {
+            counts.moved(before, step);
+            seen.push((counts.sent, counts.failed, counts.ambiguous, counts.read));
+            before = Some(step);
+        }
+        assert_eq!(seen, [(0, 1, 1, 0), (0, 1, 1, 0), (1, 0, 0, 0), (1, 0, 0, 1)]);
+    }
+}

@@ -1,0 +1,155 @@
+//! Jobs as they are written down: what was asked for, once, and how far it came, at every checkpoint.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::domain::{BulkItem, Timestamp};
+use crate::store::{self, Error, Key, Space, Store, Tx};
+
+use super::job::{Counts, Kind, NewJob, OnSuppressed, Plan, Progress, Sender, Senders, Status};
+use super::source::{Format, Place};
+use super::window::Window;
+
+/// What was asked for. Never changes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub id: Uuid,
+    pub kind: Kind,
+    pub format: Format,
+    pub file_name: Option<String>,
+    pub plan: Plan,
+    pub senders: Senders,
+    pub total: u32,
+    pub send_at: Option<Timestamp>,
+    pub window: Option<Window>,
+    pub suppressed: OnSuppressed,
+    pub created_at: Timestamp,
+}
+
+impl Record {
+    pub fn new(job: NewJob, format: Format, total: u32, created_at: Timestamp) -> Self {
+        let NewJob { id, kind, file_name, plan, senders, send_at, window, suppressed } = job;
+        Self { id, kind, format, file_name, plan, senders, total, send_at, window, suppressed, created_at }
+    }
+}
+
+/// How far a job came: the checkpoint. Written by the job's actor alone, in the commits that it describes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Standing {
+    pub status: Status,
+    pub error: Option<String>,
+    /// Rows before it were handed over, or need not be.
+    pub cursor: Place,
+    /// How often failed rows were tried again.
+    pub pass: u8,
+    /// While they are: the rows before it were looked at.
+    pub retry: Option<u32>,
+    /// Rows before the cursor that the queue gave back, and that nobody has handed over again.
+    pub returned: Vec<u32>,
+    /// The instances that sent for it so far; only grows.
+    pub senders: Vec<Sender>,
+    /// As of the last commit. While rows are open, the result file knows better after a crash.
+    pub counts: Counts,
+    /// Where the notes end.
+    #[serde(default)]
+    pub errors_end: u64,
+    pub updated_at: Timestamp,
+    pub started_at: Option<Timestamp>,
+    pub ended_at: Option<Timestamp>,
+}
+
+impl Standing {
+    pub fn new(start: Place, senders: Vec<Sender>, now: Timestamp) -> Self {
+        Self {
+            status: Status::Pending,
+            error: None,
+            cursor: start,
+            pass: 0,
+            retry: None,
+            returned: Vec::new(),
+            senders,
+            counts: Counts::default(),
+            errors_end: 0,
+            updated_at: now,
+            started_at: None,
+            ended_at: None,
+        }
+    }
+
+    pub fn progress(&self, total: u32) -> Progress {
+        Progress {
+            status: self.status,
+            counts: self.counts,
+            total,
+            taken: self.cursor.row,
+            last: None,
+            errors_end: self.errors_end,
+            error: self.error.clone(),
+            updated_at: self.updated_at,
+            started_at: self.started_at,
+            ended_at: self.ended_at,
+            senders: self.senders.clone(),
+        }
+    }
+
+    pub fn put(&self, tx: &mut Tx, slot: u16) -> Result<(), Error> {
+        store::put_large(tx, key(slot, STANDING), &store::encode(self)?)
+    }
+}
+
+const RECORD: u8 = b'r';
+const STANDING: u8 = b's';
+
+fn key(slot: u16, part: u8) -> Key {
+    Key::new(Space::BulkJob).bytes(&slot.to_be_bytes()).u8(part)
+}
+
+/// Writes a new job into a slot that no job has; `None` when all are taken.
+pub(super) fn create(tx: &mut Tx, record: &Record, standing: &Standing) -> Result<Option<u16>, Error> {
+    let mut free = None;
+    for slot in 0..BulkItem::JOBS {
+        if tx.get(&key(slot, RECORD))?.is_none() {
+            free = Some(slot);
+            break;
+        }
+    }
+    let Some(slot) = free else { return Ok(None) };
+    store::put_large(tx, key(slot, RECORD), &store::encode(record)?)?;
+    standing.put(tx, slot)?;
+    Ok(Some(slot))
+}
+
+pub(super) fn delete(tx: &mut Tx, slot: u16) -> Result<(), Error> {
+    store::delete_large(tx, key(slot, RECORD))?;
+    store::delete_large(tx, key(slot, STANDING))
+}
+
+/// Every job that is written down. Reads the disk.
+pub(super) fn load(store: &Store) -> Result<Vec<(u16, Record, Standing)>, Error> {
+    let all = Key::new(Space::BulkJob);
+    let mut jobs = Vec::new();
+    for entry in store.range(&all, &all.clone().after_prefix()) {
+        let key = entry?.0;
+        let Some((&[high, low], [RECORD])) = key.get(1..).and_then(|rest| rest.split_first_chunk()) else {
+            continue;
+        };
+        let slot = u16::from_be_bytes([high, low]);
+        if let (Some(record), Some(standing)) = (record(store, slot)?, standing(store, slot)?) {
+            jobs.push((slot, record, standing));
+        }
+    }
+    Ok(jobs)
+}
+
+pub(super) fn record(store: &Store, slot: u16) -> Result<Option<Record>, Error> {
+    read(store, &key(slot, RECORD))
+}
+
+pub(super) fn standing(store: &Store, slot: u16) -> Result<Option<Standing>, Error> {
+    read(store, &key(slot, STANDING))
+}
+
+fn read<T: serde::de::DeserializeOwned>(store: &Store, key: &Key) -> Result<Option<T>, Error> {
+    let bytes = store::get_large(key, |key| store.get(key))?;
+    bytes.map(|bytes| store::decode(&bytes)).transpose()
+}
