@@ -36,6 +36,7 @@ struct Series {
     inbound: Family<Labels, Counter>,
     deliveries: Family<Labels, Counter>,
     delivery: Histogram,
+    relayed: Family<Labels, Counter>,
 }
 
 /// From a tenth of a millisecond to a minute and a half, by about two and a half.
@@ -62,6 +63,7 @@ impl Default for Metrics {
             inbound: Family::default(),
             deliveries: Family::default(),
             delivery: seconds(),
+            relayed: Family::default(),
         }))
     }
 }
@@ -115,7 +117,7 @@ impl Metrics {
         self.0.receipts.get_or_create(&vec![("kind", kind.into()), ("changed", changed.into())]).inc();
     }
 
-    /// Something came in: `event`, `duplicate`, `odd` or `forged`.
+    /// Something came in: `event`, `duplicate`, `odd`, `forged` or `too_large`.
     pub fn inbound(&self, kind: &'static str, count: u64) {
         self.0.inbound.get_or_create(&vec![("kind", kind.into())]).inc_by(count);
     }
@@ -124,6 +126,11 @@ impl Metrics {
     pub fn delivery(&self, outcome: &'static str, took: Duration) {
         self.0.deliveries.get_or_create(&vec![("outcome", outcome.into())]).inc();
         self.0.delivery.observe(took.as_secs_f64());
+    }
+
+    /// A frame was pushed to the relay's peer: `sent` or `failed`.
+    pub fn relayed(&self, outcome: &'static str) {
+        self.0.relayed.get_or_create(&vec![("outcome", outcome.into())]).inc();
     }
 
     /// Everything in the text format of OpenMetrics, with what was looked up for the occasion.
@@ -146,6 +153,7 @@ impl Metrics {
         registry.register("receipts", "Facts that WhatsApp reported", series.receipts.clone());
         registry.register("inbound", "What came in through Meta's webhook", series.inbound.clone());
         registry.register("deliveries", "Webhook deliveries, by outcome", series.deliveries.clone());
+        registry.register("relayed", "Attempts to push a frame to the relay's peer", series.relayed.clone());
         let mut text = String::new();
         // Writing into a string does not fail.
         let _ = encode(&mut text, &registry);

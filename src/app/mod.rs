@@ -1,13 +1,14 @@
 //! The composition root: what is started, in which order, and how it ends.
 //!
-//! Start: data folder, store, egress, the judge with the queue, the instances, the HTTP front end. Stop, in reverse:
-//! the front end takes nothing new and finishes its answers, the instances finish what is in flight, the store
-//! commits what it was given and closes. Whatever a deadline cuts short is on the disk and is judged on the next
+//! Start: data folder, store, egress, the judge with the queue, the instances, the webhooks, the relay, the HTTP front
+//! end. Stop, in reverse: the front end takes nothing new and finishes its answers, instances, webhooks and relay
+//! finish what is in flight, the store commits what it was given and closes. Whatever a deadline cuts short is on the disk and is judged on the next
 //! start.
 
 mod dev;
 mod node;
 mod readings;
+mod tidying;
 
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +28,8 @@ pub enum Error {
     #[error(transparent)]
     Egress(#[from] egress::Error),
     #[error(transparent)]
+    Relay(#[from] crate::relay::Error),
+    #[error(transparent)]
     Sandbox(#[from] sandbox::Error),
     #[error("cannot listen on {address}: {cause}")]
     Listen { address: std::net::SocketAddr, cause: std::io::Error },
@@ -34,6 +37,8 @@ pub enum Error {
     Start(String),
     #[error("the instance named by the environment could not be set up: {0}")]
     Instance(#[from] crate::instance::Error),
+    #[error(transparent)]
+    Bulk(#[from] crate::bulk::Error),
     #[error(
         "a part that the node cannot do without has failed: {0}; start it again: what was accepted is kept"
     )]
@@ -73,7 +78,7 @@ pub async fn serve(settings: Settings, shutdown: CancellationToken) -> Result<()
 
 /// Runs the node, the sandbox and one instance on it.
 pub async fn dev(settings: Settings, shutdown: CancellationToken) -> Result<(), Error> {
-    dev::run(settings, shutdown).await
+    Box::pin(dev::run(settings, shutdown)).await
 }
 
 /// Runs the sandbox alone, at `settings.sandbox_listen`.

@@ -1,24 +1,30 @@
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::bulk::{self, BulkSupervisor};
 use crate::clock::Clock;
 use crate::config::{self, Settings};
+use crate::contacts::{Numbers, Suppressions};
 use crate::domain::{InstanceConfig, Secret};
 use crate::egress::Egress;
 use crate::instance::{self, InstanceSupervisor};
+use crate::media::Library;
 use crate::metrics::Metrics;
 use crate::provider::Shared;
 use crate::queue::{self, Nudges};
+use crate::relay::{self, RelaySupervisor};
 use crate::retry::{self, RetrySupervisor};
 use crate::store::{Blobs, Closing, Folder, Store};
 use crate::supervision::Slot;
 use crate::webhook::{self, WebhookDispatcher};
-use crate::{http, inbound};
+use crate::{events, http, inbound};
 
+use super::tidying::Tidying;
 use super::{Error, readings};
 
 /// A node that has started: it listens, and its instances are at work.
@@ -31,8 +37,11 @@ pub struct Node {
     broken: CancellationToken,
     instances: instance::Handle,
     webhooks: webhook::Handle,
+    bulk: bulk::Handle,
+    relay: relay::Handle,
     listener: TcpListener,
     front: http::AppState,
+    tidying: Tidying,
     drain: Duration,
     new_api_key: Option<Secret>,
 }
@@ -50,23 +59,41 @@ impl Node {
         let (store, closing) = Store::open(&folder, &settings.store, metrics.clone())?;
         let blobs = Blobs::open(&folder)?;
         let egress = Egress::new(&settings.egress)?;
-        let shared = Shared { egress, blobs, store: store.clone(), clock };
+        let library = Library::open(&folder, store.clone(), clock, settings.media.clone())?;
+        let shared = Shared { egress, blobs: blobs.clone(), store: store.clone(), clock };
 
         let broken = CancellationToken::new();
-        let parts = Parts::new(&settings, shared, &metrics);
+        let parts = Parts::new(&settings, shared, library.clone(), &metrics)?;
         let (queue, instances) = (parts.queue.clone(), parts.instances.clone());
-        let webhooks = parts.webhooks.clone();
-        let (root, _) = Actor::spawn(None, Root, (parts, broken.clone()))
-            .await
-            .map_err(|error| Error::Start(error.to_string()))?;
+        let (webhooks, relay, bulk) = (parts.webhooks.clone(), parts.relay.clone(), parts.bulk.clone());
+        // Everything that is started lies in these arguments: too much for the stack of whoever waits for it.
+        let starting = Box::pin(Actor::spawn(None, Root, (parts, broken.clone())));
+        let (root, _) = starting.await.map_err(|error| Error::Start(error.to_string()))?;
         if let Some(wanted) = settings.bootstrap_instance.take() {
             ensure_instance(&instances, wanted).await?;
         }
 
-        let inbound = inbound::Handle::new(queue.clone(), store.clone(), clock, metrics.clone());
+        let tidying = Tidying { blobs, queue: queue.clone(), needs: Arc::new([]), library, clock };
+        let inbound = inbound::Handle::new(
+            queue.clone(),
+            store.clone(),
+            clock,
+            metrics.clone(),
+            relay.intake(),
+            &settings.inbound,
+        );
         let address = settings.http.listen;
         let listener = TcpListener::bind(address).await.map_err(|cause| Error::Listen { address, cause })?;
-        let handles = Handles { instances: instances.clone(), inbound, queue, webhooks: webhooks.clone() };
+        let handles = Handles {
+            instances: instances.clone(),
+            inbound,
+            queue,
+            webhooks: webhooks.clone(),
+            bulk: bulk.clone(),
+            relay: relay.clone(),
+            numbers: Numbers::new(store.clone(), clock),
+            suppressions: Suppressions::new(store.clone(), clock),
+        };
         let front = front(&settings, handles, store.clone(), clock, metrics);
         let new_api_key = resolved.key.filter(|_| resolved.generated_now);
         let drain = settings.shutdown_drain;
@@ -78,8 +105,11 @@ impl Node {
             broken,
             instances,
             webhooks,
+            bulk,
+            relay,
             listener,
             front,
+            tidying,
             drain,
             new_api_key,
         })
@@ -108,20 +138,23 @@ impl Node {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let stop = shutdown.child_token();
         let watching = tokio::spawn(watch_store(self.store.clone(), self.broken.clone(), stop.clone()));
+        let tidying = tokio::spawn(self.tidying.run(stop.clone()));
         if let Ok(address) = self.listener.local_addr() {
             tracing::info!(%address, "listening");
         }
         http::serve(self.listener, self.front, stop.clone(), self.drain).await;
         let broken = self.broken.is_cancelled();
         stop.cancel();
-        let _ = watching.await;
+        let _ = tokio::join!(watching, tidying);
 
         if !broken {
+            self.bulk.drain(self.drain).await;
             self.instances.drain(self.drain).await;
             self.webhooks.drain(self.drain).await;
+            self.relay.drain(self.drain).await;
         }
         self.root.stop_and_wait(None, None).await.ok();
-        drop((self.instances, self.webhooks, self.store));
+        drop((self.instances, self.webhooks, self.bulk, self.relay, self.store));
         close(self.closing, self.folder).await;
         tracing::info!("stopped");
         if broken { Err(Error::Broken("see the log for its last words".to_owned())) } else { Ok(()) }
@@ -173,13 +206,20 @@ struct Parts {
     supervisor_slot: Slot<instance::Msg>,
     dispatcher: webhook::Arguments,
     dispatcher_slot: Slot<webhook::Msg>,
+    /// `None` when nothing is to be relayed.
+    relaying: Option<relay::Arguments>,
+    relay_slot: Slot<relay::Msg>,
     queue: queue::Handle,
     instances: instance::Handle,
+    jobs: bulk::Arguments,
+    jobs_slot: Slot<bulk::Msg>,
     webhooks: webhook::Handle,
+    bulk: bulk::Handle,
+    relay: relay::Handle,
 }
 
 impl Parts {
-    fn new(settings: &Settings, shared: Shared, metrics: &Metrics) -> Self {
+    fn new(settings: &Settings, shared: Shared, library: Library, metrics: &Metrics) -> Result<Self, Error> {
         let (queue_slot, retry_slot, supervisor_slot) = (Slot::default(), Slot::default(), Slot::default());
         let nudges = Nudges::default();
         let queue = queue::Handle::new(queue_slot.clone(), shared.store.clone(), nudges.clone());
@@ -199,12 +239,36 @@ impl Parts {
         let (supervisor, instances) = instance::Arguments::new(
             settings.instance.clone(),
             shared.clone(),
+            library,
             queue.clone(),
             retry::Handle::new(retry_slot.clone()),
             &settings.retry.transactional,
             metrics.clone(),
             supervisor_slot.clone(),
         );
+        let jobs_slot = Slot::default();
+        let suppressions = Suppressions::new(shared.store.clone(), shared.clock);
+        let (jobs, bulk) = bulk::Arguments::new(
+            settings.bulk.clone(),
+            &settings.data_dir,
+            bulk::Around {
+                store: shared.store.clone(),
+                clock: shared.clock,
+                queue: queue.clone(),
+                devices: bulk::probe(instances.clone(), settings.instance.rate_limit),
+                suppressed: Arc::new(move |who| suppressions.holds(who)),
+                on_ambiguous: settings.retry.bulk.on_ambiguous,
+            },
+            jobs_slot.clone(),
+        )?;
+        let relay_slot = Slot::default();
+        let (relaying, relay) = relay::Arguments::new(
+            &settings.relay,
+            shared.store.clone(),
+            shared.clock,
+            metrics.clone(),
+            relay_slot.clone(),
+        )?;
         let dispatcher_slot = Slot::default();
         let (dispatcher, webhooks) = webhook::Arguments::new(
             settings.webhook.clone(),
@@ -215,17 +279,23 @@ impl Parts {
             instances.names(),
             dispatcher_slot.clone(),
         );
-        Self {
+        Ok(Self {
             retry,
             retry_slot,
             supervisor,
             supervisor_slot,
             dispatcher,
             dispatcher_slot,
+            jobs,
+            jobs_slot,
+            relaying,
+            relay_slot,
             queue,
             instances,
             webhooks,
-        }
+            bulk,
+            relay,
+        })
     }
 }
 
@@ -243,20 +313,27 @@ fn front(
         verify_token: cloud.verify_token.clone(),
         app_secret: cloud.app_secret.clone(),
     };
-    let Handles { instances, inbound, queue, webhooks } = parts;
+    let Handles { instances, inbound, queue, webhooks, bulk, relay, numbers, suppressions } = parts;
     let health = {
         let store = store.clone();
         move || http::Health { store_failed: store.has_failed(), disk_full: store.is_full() }
     };
+    let events = events::Log::new(store.clone());
     let metrics = {
         let (instances, queue, webhooks) = (instances.clone(), queue.clone(), webhooks.clone());
-        move || metrics.encode(readings::read(&instances, &queue, &webhooks, &store, clock.now()))
+        let relay = relay.clone();
+        move || metrics.encode(readings::read(&instances, &queue, &webhooks, &relay, &store, clock.now()))
     };
     let services = http::Services {
         instances,
         inbound,
         queue,
         webhooks,
+        events,
+        bulk,
+        relay,
+        numbers,
+        suppressions,
         clock,
         health: Box::new(health),
         metrics: Box::new(metrics),
@@ -270,6 +347,10 @@ struct Handles {
     inbound: inbound::Handle,
     queue: queue::Handle,
     webhooks: webhook::Handle,
+    bulk: bulk::Handle,
+    relay: relay::Handle,
+    numbers: Numbers,
+    suppressions: Suppressions,
 }
 
 /// The root supervisor. Its children replace their own; when one of them gives up, the node does.
@@ -293,6 +374,12 @@ impl Actor for Root {
         let (dispatcher, _) =
             Actor::spawn_linked(None, WebhookDispatcher, parts.dispatcher, me.get_cell()).await?;
         parts.dispatcher_slot.fill(dispatcher);
+        let (jobs, _) = Actor::spawn_linked(None, BulkSupervisor, parts.jobs, me.get_cell()).await?;
+        parts.jobs_slot.fill(jobs);
+        if let Some(relaying) = parts.relaying {
+            let (relay, _) = Actor::spawn_linked(None, RelaySupervisor, relaying, me.get_cell()).await?;
+            parts.relay_slot.fill(relay);
+        }
         Ok(broken)
     }
 

@@ -3,6 +3,7 @@
 use crate::instance;
 use crate::metrics::Reading;
 use crate::queue;
+use crate::relay;
 use crate::store::Store;
 use crate::webhook;
 
@@ -11,6 +12,7 @@ pub(super) fn read(
     instances: &instance::Handle,
     queue: &queue::Handle,
     webhooks: &webhook::Handle,
+    relay: &relay::Handle,
     store: &Store,
     now: crate::domain::Timestamp,
 ) -> Vec<Reading> {
@@ -47,6 +49,10 @@ pub(super) fn read(
         let disabled = flag(endpoint.disabled.is_some());
         readings.push(reading("webhook_disabled", "1 for an endpoint that is disabled", labels(), disabled));
     }
+    let waiting = relay.waiting().unwrap_or_default();
+    readings.push(reading("relay_depth", "Frames that wait for the relay", vec![], count(waiting)));
+    let age = relay.oldest().ok().flatten().map_or(0.0, |oldest| now.since(oldest).as_secs_f64());
+    readings.push(reading("relay_oldest_seconds", "Age of the first frame that waits", vec![], age));
     readings.push(reading("store_bytes", "Size of the database", vec![], count(store.size_on_disk())));
     let full = flag(store.is_full());
     readings.push(reading("store_full", "1 while the disk is too full to accept messages", vec![], full));

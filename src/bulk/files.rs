@@ -5,12 +5,14 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::domain::Content;
 
 use super::notes::Notes;
 use super::results::Results;
+use super::rows::{BadRow, Checked, Checker};
 use super::source::Format;
 use super::{Error, list};
 
@@ -67,6 +69,13 @@ impl Jobs {
         let created = DirBuilder::new().mode(0o700).create(&path);
         created.map_err(|cause| Error::io("cannot create", &path, cause))?;
         Ok(DraftFolder(path))
+    }
+
+    /// A place for a file of up to `max_rows` rows.
+    pub fn upload(&self, max_rows: u32) -> Result<Upload, Error> {
+        let folder = self.draft()?;
+        let file = create_source(&folder)?;
+        Ok(Upload { folder, inner: Some((file, Checker::new(max_rows))) })
     }
 
     /// A place for the recipients of one request.
@@ -134,7 +143,54 @@ impl List {
         let file = self.file.into_inner().map_err(|cause| cause.into_error());
         file.and_then(|file| file.sync_all())
             .map_err(|cause| Error::io("cannot write to", &self.folder.0, cause))?;
-        Ok(Draft { folder: self.folder, format: Format::Lines, total: self.total })
+        Ok(Draft {
+            folder: self.folder,
+            format: Format::Lines,
+            total: self.total,
+            bad: 0,
+            bad_sample: Vec::new(),
+        })
+    }
+}
+
+/// An uploaded file, on its way to the disk: checked as it comes.
+#[derive(Debug)]
+pub struct Upload {
+    folder: DraftFolder,
+    /// Away while a blocking thread has it.
+    inner: Option<(File, Checker)>,
+}
+
+impl Upload {
+    /// Takes the next piece of the file.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the file, as soon as that is known. Then it is refused as a whole.
+    pub async fn write(&mut self, bytes: Bytes) -> Result<(), Error> {
+        let Some((mut file, mut checker)) = self.inner.take() else { return Err(Error::Empty) };
+        let path = self.folder.0.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            checker.push(&bytes)?;
+            file.write_all(&bytes).map_err(|cause| Error::io("cannot write to", &path, cause))?;
+            Ok((file, checker))
+        });
+        self.inner = Some(task.await.unwrap_or(Err(Error::Store(crate::store::Error::Panicked)))?);
+        Ok(())
+    }
+
+    /// The file is complete. When this answers, it is on the disk.
+    pub async fn finish(mut self) -> Result<Draft, Error> {
+        let Some((file, checker)) = self.inner.take() else { return Err(Error::Empty) };
+        let path = self.folder.0.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let checked = checker.finish()?;
+            file.sync_all().map_err(|cause| Error::io("cannot write to", &path, cause))?;
+            Ok(checked)
+        });
+        let checked = task.await.unwrap_or(Err(Error::Store(crate::store::Error::Panicked)))?;
+        let Checked { format, rows, bad, bad_sample } = checked;
+        Ok(Draft { folder: self.folder, format: Format::File(format), total: rows, bad, bad_sample })
     }
 }
 
@@ -144,17 +200,20 @@ pub struct Draft {
     folder: DraftFolder,
     pub(super) format: Format,
     pub(super) total: u32,
+    bad: u32,
+    bad_sample: Vec<BadRow>,
 }
 
 impl Draft {
+    /// Rows of an uploaded file whose telephone is bad, and the first of them. Of a list they are not known before
+    /// the job runs.
+    pub fn bad(&self) -> (u32, &[BadRow]) {
+        (self.bad, &self.bad_sample)
+    }
+
     /// How many rows there are, the bad ones included.
     pub fn total(&self) -> u32 {
         self.total
-    }
-
-    /// Where the rows can be read before the job exists.
-    pub(super) fn source(&self) -> PathBuf {
-        self.folder.0.join("source")
     }
 
     /// Makes it the files of a job, durably. Blocks.
@@ -206,7 +265,7 @@ mod tests {
         drop(given_up.finish().unwrap());
         assert_eq!(fs::read_dir(dir.path().join("jobs")).unwrap().count(), 1);
         jobs.remove(id);
-        assert_eq!(jobs.present(), []);
+        assert!(jobs.present().is_empty());
     }
 
     #[test]

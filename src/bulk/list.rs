@@ -64,9 +64,12 @@ mod tests {
         let path = dir.path().join("source");
         let content = Content::Text { body: "línea\nuna".to_owned(), preview_url: false };
         let mut bytes = Vec::new();
-        for (to, content) in
-            [("573001234567", None), ("abc", None), ("+57 300 765 4321", Some(&content)), ("573009876543", None)]
-        {
+        for (to, content) in [
+            ("573001234567", None),
+            ("abc", None),
+            ("+57 300 765 4321", Some(&content)),
+            ("573009876543", None),
+        ] {
             bytes.extend(line(to, content).unwrap());
         }
         std::fs::write(&path, bytes).unwrap();

@@ -15,15 +15,24 @@
 //! recipient), `results` (one record of fixed width per row) and `notes` (what went wrong, in the order in which it
 //! did). Its place in the queue is a slot ([`domain::BulkItem`](crate::domain::BulkItem)).
 
+mod actor;
+mod advance;
+mod book;
+mod deletion;
+mod devices;
 mod files;
 mod handle;
 mod job;
 mod list;
 mod notes;
+mod reading;
 mod results;
+pub mod rows;
 mod source;
 mod storage;
 mod supervisor;
+#[cfg(test)]
+mod tests;
 mod window;
 
 use std::time::Duration;
@@ -33,13 +42,15 @@ use uuid::Uuid;
 use crate::domain::{ErrorKind, Invalid};
 use crate::{instance, queue, store, supervision};
 
-pub use files::{Draft, List};
+pub use book::Suppressed;
+pub use devices::{Device, Probe, probe};
+pub use files::{Draft, List, Upload};
 pub use handle::{Handle, ListCursor, ListFilter, Results};
 pub use job::{
     Counts, JobView, Kind, LastRow, NewJob, OnSuppressed, Plan, Progress, RowError, RowResult, RowStatus,
-    Senders, Sender, Status,
+    Sender, Senders, Status,
 };
-pub use supervisor::{Arguments, BulkSupervisor, Msg};
+pub use supervisor::{Arguments, Around, BulkSupervisor, Msg};
 pub use window::Window;
 
 /// How jobs run and how long they are kept.
@@ -82,8 +93,13 @@ pub enum Error {
     Exists(Uuid),
     #[error(transparent)]
     Invalid(#[from] Invalid),
-    #[error("El archivo está vacío")]
+    #[error("Se requiere al menos un número telefónico")]
     Empty,
+    /// The uploaded file is refused as a whole.
+    #[error(transparent)]
+    File(#[from] rows::BadFile),
+    #[error(transparent)]
+    Template(#[from] rows::BadTemplate),
     #[error("the job has more than {limit} recipients; split it")]
     TooManyRows { limit: u32 },
     #[error("No hay devices disponibles")]
@@ -92,6 +108,9 @@ pub enum Error {
     TooManyJobs { limit: usize },
     #[error("the job is {status}: {why}")]
     State { status: Status, why: &'static str },
+    /// The rows cannot be read.
+    #[error("the job's rows cannot be read: {0}")]
+    Source(String),
     #[error("{action} {path}: {cause}")]
     Io { action: &'static str, path: std::path::PathBuf, cause: String },
     #[error(transparent)]
@@ -108,11 +127,13 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Unknown(_) => ErrorKind::NotFound,
+            Error::File(error) => error.kind(),
+            Error::Template(error) => error.kind(),
             Error::Exists(_) | Error::State { .. } => ErrorKind::Conflict,
             Error::Invalid(_) | Error::Empty | Error::NoDevices => ErrorKind::Invalid,
             Error::TooManyRows { .. } => ErrorKind::TooLarge,
             Error::TooManyJobs { .. } => ErrorKind::Throttled(Duration::from_secs(60)),
-            Error::Io { .. } | Error::Gone(_) => ErrorKind::Unavailable,
+            Error::Io { .. } | Error::Source(_) | Error::Gone(_) => ErrorKind::Unavailable,
             Error::Instance(error) => error.kind(),
             Error::Queue(error) => error.kind(),
             Error::Store(error) => error.kind(),

@@ -79,12 +79,15 @@ impl Notes {
         self.end
     }
 
+    /// What was added behind `end` is not wanted: the next entry goes there.
+    pub fn rewind(&mut self, end: u64) {
+        self.end = self.end.min(end);
+    }
+
     /// Adds an entry and tells where it is; durable after [`sync`](Self::sync).
     pub fn add(&mut self, mut note: Note) -> std::io::Result<u64> {
-        if let Some(error) = &mut note.error {
-            error.truncate(error.floor_char_boundary(MAX_TEXT));
-        }
-        note.phone.truncate(note.phone.floor_char_boundary(MAX_TEXT));
+        note.error.iter_mut().for_each(cut);
+        cut(&mut note.phone);
         let body = store::encode(&note).map_err(std::io::Error::other)?;
         let length = u16::try_from(body.len()).map_err(std::io::Error::other)?;
         let mut bytes = length.to_be_bytes().to_vec();
@@ -111,6 +114,12 @@ impl Notes {
         let note = store::decode(&body).map_err(std::io::Error::other)?;
         Ok(Some((note, begins + u64::from(length))))
     }
+}
+
+/// Cuts a text that is too long between two letters.
+fn cut(text: &mut String) {
+    let end = (0..=MAX_TEXT.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
+    text.truncate(end.unwrap_or(0));
 }
 
 fn length_at(file: &File, at: u64) -> std::io::Result<Option<u16>> {

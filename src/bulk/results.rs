@@ -7,16 +7,18 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use crate::domain::{self, ProviderMessageId, Timestamp};
+use rustix::fs::{FlockOperation, flock};
+
+use crate::domain::{self, MessageId, ProviderMessageId, Timestamp};
 
 use super::job::{Counts, RowStatus};
 use super::source::Place;
 
 /// Bytes of one record.
-const WIDTH: usize = 128;
+const WIDTH: usize = 144;
 /// The longest provider id that fits into a record; a longer one is kept among the notes.
 const ID_ROOM: usize = WIDTH - ID_AT;
-const ID_AT: usize = 41;
+const ID_AT: usize = 57;
 /// In the place of an id's length: the id is in the note.
 const ID_IN_NOTE: u8 = u8::MAX;
 
@@ -43,6 +45,8 @@ pub(super) struct Record {
     /// Where the note about it lies.
     pub note: Option<u64>,
     pub code: Option<i64>,
+    /// The message that the row became; while it is open again, the one before.
+    pub message: Option<MessageId>,
     pub id: Id,
 }
 
@@ -68,6 +72,7 @@ impl Record {
             at,
             note: None,
             code: None,
+            message: None,
             id: Id::None,
         }
     }
@@ -83,13 +88,17 @@ impl Record {
                 room.copy_from_slice(part);
             }
         };
-        let flags = if self.ambiguous { AMBIGUOUS } else { 0 } | if self.code.is_some() { HAS_CODE } else { 0 };
+        let flags =
+            if self.ambiguous { AMBIGUOUS } else { 0 } | if self.code.is_some() { HAS_CODE } else { 0 };
         put(0, &[status_byte(self.status), flags, self.device, self.pass]);
         put(4, &self.line.to_be_bytes());
         put(8, &self.offset.to_be_bytes());
         put(16, &self.at.millis().to_be_bytes());
         put(24, &self.note.map_or(0, |note| note + 1).to_be_bytes());
         put(32, &self.code.unwrap_or(0).to_be_bytes());
+        if let Some(message) = &self.message {
+            put(41, message.as_bytes());
+        }
         match &self.id {
             Id::None => {}
             Id::InNote => put(40, &[ID_IN_NOTE]),
@@ -116,6 +125,7 @@ impl Record {
                 Id::Here(text.parse().ok()?)
             }
         };
+        let message: [u8; 16] = *bytes.get(41..ID_AT)?.first_chunk()?;
         Some(Self {
             status: status_of(status)?,
             ambiguous: flags & AMBIGUOUS != 0,
@@ -126,6 +136,7 @@ impl Record {
             at: Timestamp(u64::from_be_bytes(part(16)?)),
             note: note.checked_sub(1),
             code: (flags & HAS_CODE != 0).then_some(i64::from_be_bytes(part(32)?)),
+            message: (message != [0; 16]).then(|| MessageId::from_bytes(message)),
             id,
         })
     }
@@ -226,9 +237,12 @@ impl Results {
         Ok(Self { file })
     }
 
-    /// For the one who writes.
+    /// For the one who writes. Waits until nobody else does: an actor that was killed may have left work on a
+    /// blocking thread.
     pub fn open(path: &Path) -> std::io::Result<Self> {
-        Ok(Self { file: OpenOptions::new().read(true).write(true).open(path)? })
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        flock(&file, FlockOperation::LockExclusive)?;
+        Ok(Self { file })
     }
 
     /// For those who read.
@@ -334,7 +348,10 @@ mod tests {
                 pass: 2,
                 note: Some(u64::from(row)),
                 code: Some(-131_026),
-                id: Id::of(Some(&"wamid.HBgMNTczMDAxMjM0NTY3FQIAERgSODJBM0VGNzM5NkQ0RjI3MzlGAA==".parse().unwrap())),
+                message: Some(MessageId::from_bytes([7; 16])),
+                id: Id::of(Some(
+                    &"wamid.HBgMNTczMDAxMjM0NTY3FQIAERgSODJBM0VGNzM5NkQ0RjI3MzlGAA==".parse().unwrap(),
+                )),
                 ..record(row, status)
             };
             for record in [full, record(row, status)] {
@@ -380,7 +397,8 @@ mod tests {
         .collect();
         let records: Vec<_> = (0..).zip(rows).map(|(row, status)| record(row, status)).collect();
         results.put_run(0, records.iter()).unwrap();
-        let ambiguous = Record { ambiguous: true, note: Some(77), ..record(7, RowStatus::Message(Status::Ambiguous)) };
+        let ambiguous =
+            Record { ambiguous: true, note: Some(77), ..record(7, RowStatus::Message(Status::Ambiguous)) };
         results.put(7, &ambiguous).unwrap();
         results.put(8, &record(8, RowStatus::Open)).unwrap();
         let census = results.count(8).unwrap();

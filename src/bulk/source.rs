@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::{Content, Recipient};
 
 use super::list;
+use super::rows::{self, Template};
 
 /// A place between two rows of a source, from which reading can go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,7 +39,8 @@ pub(super) struct Row {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Body {
     Nothing,
-    Values(Vec<String>),
+    /// Values for a template.
+    Cells(Box<rows::Row>),
     Content(Box<Content>),
 }
 
@@ -55,6 +57,8 @@ pub(super) struct Page {
 pub(super) enum Format {
     /// A line of JSON for each.
     Lines,
+    /// An uploaded file.
+    File(rows::Format),
 }
 
 impl Format {
@@ -62,6 +66,7 @@ impl Format {
     pub fn start(&self) -> Place {
         match self {
             Format::Lines => Place::START,
+            Format::File(format) => format.start.into(),
         }
     }
 
@@ -69,6 +74,54 @@ impl Format {
     pub fn page(&self, path: &Path, from: Place, limit: usize) -> std::io::Result<Page> {
         match self {
             Format::Lines => list::page(path, from, limit),
+            Format::File(format) => page(path, format, from, limit),
         }
+    }
+
+    /// A text with places for the values of these rows.
+    pub fn template(&self, message: &str) -> Result<Template, rows::BadTemplate> {
+        match self {
+            Format::File(format) => Template::parse(message, format),
+            Format::Lines => {
+                let start = rows::Place { offset: 0, row: 0, line: 1 };
+                let format = rows::Format { separator: rows::Separator::Pipe, header: None, start };
+                Template::parse(message, &format)
+            }
+        }
+    }
+}
+
+fn page(path: &Path, format: &rows::Format, from: Place, limit: usize) -> std::io::Result<Page> {
+    let mut source = rows::Source::open(path, format)?;
+    let mut at = rows::Place { offset: from.offset, row: from.row, line: u64::from(from.line) };
+    loop {
+        let page = source.page(at, limit)?;
+        let last = page.rows.last().map_or(at, |row| rows::Place {
+            offset: row.offset,
+            row: row.number.saturating_add(1),
+            line: row.line,
+        });
+        match page.next {
+            // Many blank lines.
+            Some(next) if page.rows.is_empty() => at = next,
+            next => {
+                let rows = page.rows.into_iter().map(Row::from).collect();
+                return Ok(Page { rows, next: next.unwrap_or(last).into() });
+            }
+        }
+    }
+}
+
+impl From<rows::Place> for Place {
+    fn from(place: rows::Place) -> Self {
+        Self { offset: place.offset, row: place.row, line: u32::try_from(place.line).unwrap_or(u32::MAX) }
+    }
+}
+
+impl From<rows::Row> for Row {
+    fn from(row: rows::Row) -> Self {
+        let place = rows::Place { offset: row.offset, row: row.number, line: row.line };
+        let to = row.to.clone().map_err(|bad| bad.to_string());
+        Self { place: place.into(), to, phone: row.cell.clone(), body: Body::Cells(Box::new(row)) }
     }
 }

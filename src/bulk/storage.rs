@@ -6,7 +6,7 @@ use uuid::Uuid;
 use crate::domain::{BulkItem, Timestamp};
 use crate::store::{self, Error, Key, Space, Store, Tx};
 
-use super::job::{Counts, Kind, NewJob, OnSuppressed, Plan, Sender, Senders, Status};
+use super::job::{Counts, Kind, NewJob, OnSuppressed, Plan, Progress, Sender, Senders, Status};
 use super::source::{Format, Place};
 use super::window::Window;
 
@@ -50,6 +50,9 @@ pub(super) struct Standing {
     pub senders: Vec<Sender>,
     /// As of the last commit. While rows are open, the result file knows better after a crash.
     pub counts: Counts,
+    /// Where the notes end.
+    #[serde(default)]
+    pub errors_end: u64,
     pub updated_at: Timestamp,
     pub started_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
@@ -66,9 +69,26 @@ impl Standing {
             returned: Vec::new(),
             senders,
             counts: Counts::default(),
+            errors_end: 0,
             updated_at: now,
             started_at: None,
             ended_at: None,
+        }
+    }
+
+    pub fn progress(&self, total: u32) -> Progress {
+        Progress {
+            status: self.status,
+            counts: self.counts,
+            total,
+            taken: self.cursor.row,
+            last: None,
+            errors_end: self.errors_end,
+            error: self.error.clone(),
+            updated_at: self.updated_at,
+            started_at: self.started_at,
+            ended_at: self.ended_at,
+            senders: self.senders.clone(),
         }
     }
 
@@ -110,7 +130,9 @@ pub(super) fn load(store: &Store) -> Result<Vec<(u16, Record, Standing)>, Error>
     let mut jobs = Vec::new();
     for entry in store.range(&all, &all.clone().after_prefix()) {
         let key = entry?.0;
-        let Some((&[high, low], [RECORD])) = key.get(1..).and_then(|rest| rest.split_first_chunk()) else { continue };
+        let Some((&[high, low], [RECORD])) = key.get(1..).and_then(|rest| rest.split_first_chunk()) else {
+            continue;
+        };
         let slot = u16::from_be_bytes([high, low]);
         if let (Some(record), Some(standing)) = (record(store, slot)?, standing(store, slot)?) {
             jobs.push((slot, record, standing));

@@ -49,7 +49,9 @@ impl Window {
         if from == to {
             return Err(Invalid::new("window_to", "must not be the time at which the window opens"));
         }
-        let unknown = || Invalid::new("window_timezone", format!("{zone:?} is no time zone; write it as America/Bogota"));
+        let unknown = || {
+            Invalid::new("window_timezone", format!("{zone:?} is no time zone; write it as America/Bogota"))
+        };
         let found = TimeZone::get(zone).map_err(|_| unknown())?;
         Ok(Self { from, to, zone: found, zone_name: zone.to_owned() })
     }

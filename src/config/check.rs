@@ -65,6 +65,14 @@ pub(super) fn door(layers: &mut Layers, http: &http::Options, auth: &Auth) {
         "everybody who reaches that address could send messages. Require a key, listen on 127.0.0.1, or set \
          `auth.allow_open` = true when something in front of the node asks for credentials",
     );
+    let kept_inside = auth.allow_open || http.listen.ip().to_canonical().is_loopback();
+    require(
+        layers,
+        ["auth.open_api_on_loopback", "http.listen"],
+        kept_inside || !http.open_api_on_loopback,
+        "a proxy on this machine would make everybody who reaches it a program on this machine. Listen on \
+         127.0.0.1, or set `auth.allow_open` = true when something in front of the node asks for credentials",
+    );
 }
 
 /// Names both settings of a broken rule and where they come from.
@@ -97,6 +105,12 @@ pub(super) fn advice(layers: &Layers, settings: &Settings, warnings: &mut Vec<St
         if settings.http.cors_origins.iter().any(|origin| origin == "*") {
             warn("http.cors_origins permits every web page to use a node that asks for no key".to_owned());
         }
+    }
+    if settings.http.open_api_on_loopback {
+        let origin = from("auth.open_api_on_loopback");
+        warn(format!(
+            "auth.open_api_on_loopback is true{origin}: every program on this machine may send messages"
+        ));
     }
     if settings.auth.api_key.as_ref().is_some_and(|key| key.expose().len() < SHORT_KEY) {
         let origin = from("auth.api_key");

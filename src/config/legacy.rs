@@ -11,16 +11,15 @@ use super::layers::Layers;
 use crate::domain::Secret;
 
 /// Variables that stand for one key each.
-const KEYS: [(&str, &str); 5] = [
+const KEYS: [(&str, &str); 7] = [
     ("API_KEY", "auth.api_key"),
     ("VERIFY_TOKEN", "cloud_api.verify_token"),
     ("BASE_URL", "cloud_api.base_url"),
     ("VERSION", "cloud_api.api_version"),
     ("CORS_ALLOWED_ORIGINS", "http.cors_origins"),
+    ("BULK_MAX_WORKERS", "bulk.max_workers"),
+    ("WEBSOCKET_URL", "relay.url"),
 ];
-
-/// Variables of features that this version does not have.
-const UNUSED: [&str; 2] = ["WEBSOCKET_URL", "BULK_MAX_WORKERS"];
 
 /// The name of the instance that [`Account`] describes.
 pub(super) const INSTANCE: &str = "default";
@@ -32,12 +31,8 @@ pub(super) struct Account {
     pub access_token: Secret,
 }
 
-/// Lays the variables over the layers; the account, when it is given; and what the operator should know.
-pub(super) fn add(
-    layers: &mut Layers,
-    variables: &BTreeMap<String, String>,
-    warnings: &mut Vec<String>,
-) -> Option<Account> {
+/// Lays the variables over the layers; answers the account, when it is given.
+pub(super) fn add(layers: &mut Layers, variables: &BTreeMap<String, String>) -> Option<Account> {
     let given = |name: &str| variables.get(name).map(|text| text.trim()).filter(|text| !text.is_empty());
     for (name, key) in KEYS {
         if let Some(text) = given(name) {
@@ -52,9 +47,6 @@ pub(super) fn add(
     }
     if let Some(port) = given("APP_PORT") {
         set_port(layers, port);
-    }
-    for name in UNUSED.into_iter().filter(|name| given(name).is_some()) {
-        warnings.push(format!("{name} is not used by this version"));
     }
     let account = account(layers, given("PHONE_NUMBER_ID"), given("ACCESS_TOKEN"))?;
     if layers.text("default_instance") == Some("") {

@@ -26,7 +26,7 @@ use std::time::Duration;
 use url::Url;
 
 use crate::domain::{CloudApiSettings, InstanceConfig, InstanceId, ProviderKind, Secret};
-use crate::{egress, http, instance, queue, retry, store, telemetry, webhook};
+use crate::{bulk, egress, http, inbound, instance, media, queue, relay, retry, store, telemetry, webhook};
 
 pub use auth::{Auth, Error as ApiKeyError, ResolvedKey, resolve_api_key};
 pub use error::{ConfigErrors, Problem, Source};
@@ -52,8 +52,12 @@ pub struct Settings {
     pub store: store::Options,
     pub queue: queue::Options,
     pub retry: retry::Options,
+    pub inbound: inbound::Options,
     pub instance: instance::Options,
+    pub bulk: bulk::Options,
     pub webhook: webhook::Options,
+    pub media: media::Options,
+    pub relay: relay::Options,
     pub cloud_api: CloudApiDefaults,
     pub log: telemetry::Options,
     /// How long work in hand may go on after a signal to stop.
@@ -147,7 +151,7 @@ fn assemble(
     }
     let mut warnings = Vec::new();
     let legacy = legacy || admits_legacy(&variables, &mut layers);
-    let account = legacy.then(|| legacy::add(&mut layers, &variables, &mut warnings)).flatten();
+    let account = legacy.then(|| legacy::add(&mut layers, &variables)).flatten();
     layers.add_environment(&variables, &[FILE_VARIABLE, LEGACY_VARIABLE]);
 
     let settings = settings::read(&mut layers);

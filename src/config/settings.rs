@@ -10,14 +10,17 @@ use super::check;
 use super::layers::Layers;
 use super::value::{
     address, api_version, base_url, boolean, choice, count, duration, instance_id, list, log_level, non_zero,
-    optional, origin, rate, size, text,
+    optional, origin, rate, size, text, websocket_url,
 };
 use super::{CloudApiDefaults, Settings};
-use crate::domain::{AmbiguousPolicy, RetryPolicy};
-use crate::{egress, http, instance, queue, retry, store, telemetry, webhook};
+use crate::domain::{AmbiguousPolicy, BulkItem, RetryPolicy};
+use crate::{bulk, egress, http, inbound, instance, media, queue, relay, retry, store, telemetry, webhook};
 
 /// sled refuses to work with next to nothing, and crawls with little more.
 const LEAST_CACHE: u64 = 1 << 20;
+
+/// A smaller log would forget events before anybody could read them.
+const LEAST_LOG: u64 = 1 << 20;
 
 /// Reads every key. `None` when a problem left something without a value; there may be problems beside `Some`.
 pub(super) fn read(layers: &mut Layers) -> Option<Settings> {
@@ -30,6 +33,10 @@ pub(super) fn read(layers: &mut Layers) -> Option<Settings> {
     let sandbox_listen = layers.read("sandbox.listen", address);
     let (egress, store, queue) = (egress(layers), store(layers), queue(layers));
     let (retry, instance, webhook) = (retry(layers), instance(layers), webhook(layers));
+    let media = media(layers);
+    let inbound = inbound(layers);
+    let bulk = bulk(layers);
+    let relay = relay(layers);
     check::durations(layers, &queue, &retry, &instance);
     if let (Some(http), Some(auth)) = (&http, &auth) {
         check::door(layers, http, auth);
@@ -42,8 +49,12 @@ pub(super) fn read(layers: &mut Layers) -> Option<Settings> {
         store,
         queue,
         retry,
+        inbound,
         instance,
+        bulk,
         webhook,
+        media,
+        relay,
         cloud_api: cloud_api?,
         log: log?,
         shutdown_drain: shutdown_drain?,
@@ -63,20 +74,28 @@ fn auth(layers: &mut Layers) -> Option<Auth> {
 
 fn http(layers: &mut Layers) -> Option<http::Options> {
     let listen = layers.read("http.listen", address);
+    let query_key = layers.read("auth.query_key", boolean);
+    let open_api_on_loopback = layers.read("auth.open_api_on_loopback", boolean);
     let default_instance = layers.read("default_instance", optional(instance_id));
     let json_body_limit = layers.read("http.json_body_limit", size(1));
     let media_body_limit = layers.read("http.media_body_limit", size(1));
     let max_connections = layers.read("http.max_connections", count(1));
+    let max_streams = layers.read("http.max_streams", count(0));
+    let stream_patience = layers.read("http.stream_patience", duration);
     let read_timeout = layers.read("http.read_timeout", duration);
     let rate_limit = layers.read("http.rate_limit", count::<u32>(0));
     let cors_origins = layers.read("http.cors_origins", list(origin));
     Some(http::Options {
         listen: listen?,
         api_key: None,
+        query_key: query_key?,
+        open_api_on_loopback: open_api_on_loopback?,
         default_instance: default_instance?,
         json_body_limit: json_body_limit?,
         media_body_limit: media_body_limit?,
         max_connections: max_connections?,
+        max_streams: max_streams?,
+        stream_patience: stream_patience?,
         read_timeout: read_timeout?,
         rate_limit: NonZeroU32::new(rate_limit?),
         cors_origins: cors_origins?,
@@ -97,12 +116,40 @@ fn store(layers: &mut Layers) -> store::Options {
     options
 }
 
+fn bulk(layers: &mut Layers) -> bulk::Options {
+    let mut options = bulk::Options::default();
+    layers.set(&mut options.window, "bulk.window", count(1));
+    layers.set(&mut options.max_rows, "bulk.max_rows", count(1));
+    layers.set(&mut options.max_active, "bulk.max_active", count(1));
+    layers.set(&mut options.instance_patience, "bulk.instance_patience", duration);
+    layers.set(&mut options.retention, "bulk.retention", duration);
+    layers.set(&mut options.broadcast_retention, "bulk.broadcast_retention", duration);
+    options.max_rows = options.max_rows.min(BulkItem::ROWS);
+    options
+}
+
 fn webhook(layers: &mut Layers) -> webhook::Options {
     let mut options = webhook::Options::default();
     layers.set(&mut options.timeout, "webhook.timeout", duration);
     layers.set(&mut options.first_delay, "webhook.first_delay", duration);
     layers.set(&mut options.max_delay, "webhook.max_delay", duration);
     layers.set(&mut options.give_up_after, "webhook.give_up_after", duration);
+    options
+}
+
+fn media(layers: &mut Layers) -> media::Options {
+    let mut options = media::Options::default();
+    layers.set(&mut options.retention, "media.retention", duration);
+    layers.set(&mut options.max_bytes, "media.max_bytes", size(0));
+    options
+}
+
+fn relay(layers: &mut Layers) -> relay::Options {
+    let mut options = relay::Options::default();
+    layers.set(&mut options.url, "relay.url", optional(websocket_url));
+    layers.set(&mut options.timeout, "relay.timeout", duration);
+    layers.set(&mut options.retry_delay, "relay.retry_delay", duration);
+    layers.set(&mut options.capacity, "relay.capacity", count(1));
     options
 }
 
@@ -115,6 +162,7 @@ fn queue(layers: &mut Layers) -> queue::Options {
     layers.set(&mut options.bulk_expiry, "queue.bulk_expiry", optional(duration));
     layers.set(&mut options.ledger_retention, "queue.ledger_retention", duration);
     layers.set(&mut options.event_retention, "queue.event_retention", duration);
+    layers.set(&mut options.event_log_size, "queue.event_log_size", size(LEAST_LOG));
     options
 }
 
@@ -159,9 +207,17 @@ fn retry_policy(layers: &mut Layers, policy: &mut RetryPolicy, keys: &RetryKeys)
     layers.set(&mut policy.on_ambiguous, keys.on_ambiguous, choice(policies));
 }
 
+fn inbound(layers: &mut Layers) -> inbound::Options {
+    let mut options = inbound::Options::default();
+    layers.set(&mut options.opt_out_keywords, "inbound.opt_out_keywords", list(text));
+    layers.set(&mut options.opt_in_keywords, "inbound.opt_in_keywords", list(text));
+    options
+}
+
 fn instance(layers: &mut Layers) -> instance::Options {
     let mut options = instance::Options::default();
     layers.set(&mut options.workers, "instance.workers", non_zero);
+    layers.set(&mut options.bulk_workers, "bulk.max_workers", non_zero);
     layers.set(&mut options.rate_limit.per_second, "instance.rate_per_second", rate);
     layers.set(&mut options.rate_limit.burst, "instance.rate_burst", non_zero);
     layers.set(&mut options.pair_interval, "instance.pair_interval", duration);

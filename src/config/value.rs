@@ -243,6 +243,20 @@ pub(super) fn secret(value: &Value) -> Parsed<Secret> {
     text.map(Secret::new).ok_or_else(|| "printable ASCII text without spaces".to_owned())
 }
 
+/// Where a WebSocket is to be opened. No credentials: they would stand in the log of whoever shows the settings.
+pub(super) fn websocket_url(value: &Value) -> Parsed<Url> {
+    let url = value.text().and_then(|text| Url::parse(text).ok()).filter(|url| {
+        matches!(url.scheme(), "ws" | "wss")
+            && url.has_host()
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.fragment().is_none()
+    });
+    url.ok_or_else(|| {
+        "a ws or wss URL such as \"ws://localhost:8080/ws\", without credentials or fragment".to_owned()
+    })
+}
+
 /// An absolute http or https URL to which a path can be appended.
 pub(super) fn base_url(value: &Value) -> Parsed<Url> {
     let url = value.text().and_then(|text| Url::parse(text).ok()).filter(|url| {

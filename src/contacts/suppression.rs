@@ -19,18 +19,37 @@ pub enum Why {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Record {
-    why: Why,
-    at: Timestamp,
+pub(super) struct Record {
+    pub why: Why,
+    pub at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+impl Why {
+    /// As the API writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Why::Api => "api",
+            Why::File => "file",
+            Why::OptedOut => "opted_out",
+            Why::Preference => "preference",
+            Why::Keyword => "keyword",
+        }
+    }
 }
 
 /// Puts somebody on the list. `false` when they were there already.
 pub fn suppress(tx: &mut Tx, who: &Recipient, why: Why, at: Timestamp) -> Result<bool, Error> {
+    enter(tx, who, &Record { why, at, note: None })
+}
+
+pub(super) fn enter(tx: &mut Tx, who: &Recipient, record: &Record) -> Result<bool, Error> {
     let key = key_of(who);
     if tx.get(&key)?.is_some() {
         return Ok(false);
     }
-    tx.put(key, store::encode(&Record { why, at })?)?;
+    tx.put(key, store::encode(record)?)?;
     Ok(true)
 }
 
@@ -44,6 +63,6 @@ pub fn release(tx: &mut Tx, who: &Recipient) -> Result<bool, Error> {
     Ok(there)
 }
 
-fn key_of(who: &Recipient) -> Key {
+pub(super) fn key_of(who: &Recipient) -> Key {
     Key::new(Space::Suppressed).bytes(who.to_string().as_bytes())
 }

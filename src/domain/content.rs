@@ -38,6 +38,23 @@ impl Content {
             Content::Interactive(_) => "interactive",
         }
     }
+
+    /// The file of ours that it needs, if it needs one.
+    pub fn blob(&self) -> Option<&BlobRef> {
+        let source = match self {
+            Content::Media(media) => &media.source,
+            Content::Interactive(
+                Interactive::Buttons { header: Some(Header::Media { source, .. }), .. }
+                | Interactive::CtaUrl { header: Some(Header::Media { source, .. }), .. }
+                | Interactive::Flow { header: Some(Header::Media { source, .. }), .. },
+            ) => source,
+            _ => return None,
+        };
+        match source {
+            MediaSource::Blob(blob) => Some(blob),
+            MediaSource::Link(_) | MediaSource::ProviderId(_) => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

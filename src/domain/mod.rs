@@ -6,6 +6,7 @@
 mod content;
 mod error;
 mod failure;
+mod inbound;
 mod instance;
 mod message;
 mod phone;
@@ -20,6 +21,11 @@ pub use content::{
 };
 pub use error::{ErrorKind, Invalid};
 pub use failure::{Failure, FailureKind, Scope};
+pub use inbound::{
+    ButtonReply, Chat, Choice, Context, FormReply, Identity, InboundContent, InboundLocation, InboundMedia,
+    InboundMediaKind, InboundMessage, Order, OrderItem, Reaction, ReferredProduct, Reply, Sender,
+    SystemNotice,
+};
 pub use instance::{
     CloudApiSettings, InstanceConfig, InstanceId, InstanceNumber, InstanceState, ProviderKind, RateLimit,
     Reason, Secret,

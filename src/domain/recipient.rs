@@ -141,6 +141,14 @@ impl From<Recipient> for String {
 pub struct LaneId(pub u64);
 
 impl Recipient {
+    /// The address in the documented webhooks: a number as `573001234567@s.whatsapp.net`, all else as it is.
+    pub fn address(&self) -> String {
+        match self {
+            Recipient::Phone(phone) => format!("{phone}@s.whatsapp.net"),
+            other => other.to_string(),
+        }
+    }
+
     pub fn lane(&self) -> LaneId {
         let digest: [u8; 32] = Sha256::digest(self.to_string()).into();
         let first = digest.first_chunk::<8>().copied().unwrap_or_default();

@@ -2,19 +2,43 @@
 //!
 //! One durable sequence per instance. An event is appended in the same commit as the change that it announces, so
 //! neither exists without the other. Readers keep their own place and pull; nothing is pushed at them.
+//!
+//! A log is bounded by the age of its events and by their bytes. A reader whose place was overrun is told what it
+//! missed: in the stead of the events that are gone it reads one of kind [`GAP`]. What a [`Log`] shows is durable:
+//! no crash makes a reader's place mean another event.
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+mod kinds;
+mod log;
+mod places;
+mod record;
+mod scan;
+#[cfg(test)]
+mod tests;
+
+use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::domain::{InstanceNumber, Timestamp};
-use crate::store::{self, Error, Key, Space, Store, Tx};
+use crate::domain::{ErrorKind, InstanceNumber, Invalid, Timestamp};
+use crate::store::{self, Key, Space, Store, Tx};
+
+pub use kinds::Kinds;
+pub use log::{Log, read};
+pub use places::Places;
+pub use scan::{Item, Page, Wanted, page};
+
+#[cfg(test)]
+pub(crate) use record::decode;
+use record::{Head, Tail, event_key, log_end, tail_key};
+
+/// The kind of the event that stands for events which the log has forgotten before a reader took them. Its data is
+/// `{"from": first sequence, "to": last sequence, "missing": how many}`; its sequence is `to`. Every reader is told
+/// of it, whatever kinds it asked for. It is never written down.
+pub const GAP: &str = "gap";
 
 /// One event of one instance.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Event {
-    /// For example `message_ack`, `message_status`, `status`, `raw`.
-    #[serde(rename = "type")]
+    /// For example `message`, `message_ack`, `receipt`, `status`, `raw`.
     pub kind: String,
     pub at: Timestamp,
     /// What receivers get as `data`.
@@ -28,15 +52,57 @@ pub struct Envelope {
     pub event: Event,
 }
 
+impl Envelope {
+    /// What is read in the stead of the events `from` to `to`, which are gone.
+    fn gap(from: u64, to: u64, at: Timestamp) -> Self {
+        let missing = to.saturating_sub(from).saturating_add(1);
+        let data = json!({ "from": from, "to": to, "missing": missing });
+        Self { sequence: to, event: Event { kind: GAP.to_owned(), at, data } }
+    }
+
+    /// How many events are gone where this one stands; `None` when it is an event of the log.
+    pub fn missing(&self) -> Option<u64> {
+        let event = &self.event;
+        if event.kind == GAP { event.data.get("missing").and_then(Value::as_u64) } else { None }
+    }
+}
+
+/// What of a log is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// Events before this moment go.
+    pub since: Timestamp,
+    /// The oldest go until the rest has no more bytes than this.
+    pub bytes: u64,
+}
+
+/// Why events could not be read.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Place(#[from] Invalid),
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+impl Error {
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Place(_) => ErrorKind::Invalid,
+            Error::Store(error) => error.kind(),
+        }
+    }
+}
+
 /// Appends an event to an instance's log and tells its sequence.
-pub fn append(tx: &mut Tx, instance: InstanceNumber, event: &Event) -> Result<u64, Error> {
+pub fn append(tx: &mut Tx, instance: InstanceNumber, event: &Event) -> Result<u64, store::Error> {
     let tail = tail_key(instance);
-    let last = tx.get(&tail)?.map_or(0, |bytes| number(&bytes));
-    let sequence = last + 1;
-    tx.put(tail, sequence.to_be_bytes().to_vec())?;
-    // JSON inside, because `data` is JSON outside; it must come back exactly as it was.
-    let bytes = serde_json::to_vec(event).map_err(|cause| Error::Codec(cause.to_string()))?;
-    store::put_large(tx, event_key(instance, sequence), &bytes)?;
+    let Tail { sequence, bytes } = Tail::read(tx.get(&tail)?)?;
+    let sequence = sequence + 1;
+    let record = record::encode(event, bytes)?;
+    let size = u64::try_from(record.len()).unwrap_or(u64::MAX);
+    tx.put(tail, Tail { sequence, bytes: bytes.saturating_add(size) }.to_vec())?;
+    store::put_large(tx, event_key(instance, sequence), &record)?;
     Ok(sequence)
 }
 
@@ -47,93 +113,36 @@ pub fn watch(store: &Store) -> watch::Receiver<()> {
 }
 
 /// The sequence of the newest event of an instance; 0 when it has none.
-pub fn last_sequence(store: &Store, instance: InstanceNumber) -> Result<u64, Error> {
-    Ok(store.get(&tail_key(instance))?.map_or(0, |bytes| number(&bytes)))
+pub fn last_sequence(store: &Store, instance: InstanceNumber) -> Result<u64, store::Error> {
+    Ok(Tail::read(store.get(&tail_key(instance))?)?.sequence)
 }
 
-/// Up to `limit` events after the sequence `after`, oldest first. Reads the disk.
-pub fn read(
-    store: &Store,
-    instance: InstanceNumber,
-    after: u64,
-    limit: usize,
-) -> Result<Vec<Envelope>, Error> {
-    let (start, end) = (event_key(instance, after.saturating_add(1)), log_end(instance));
-    let mut page = Vec::new();
-    for entry in store.range(&start, &end).take(limit) {
-        let key = Key::from(entry?.0);
-        let Some(bytes) = store::get_large(&key, |key| store.get(key))? else { continue };
-        let event = serde_json::from_slice(&bytes).map_err(|cause| Error::Codec(cause.to_string()))?;
-        page.push(Envelope { sequence: number(key.as_slice().get(5..).unwrap_or_default()), event });
-    }
-    Ok(page)
-}
-
-/// Deletes up to `limit` events that are older than `before`; tells how many it deleted.
-pub fn trim(tx: &mut Tx, instance: InstanceNumber, before: Timestamp, limit: usize) -> Result<usize, Error> {
-    let old = {
-        let entries = tx.range(&event_key(instance, 0), &log_end(instance));
-        let keys = entries.take(limit).map(|entry| entry.map(|(key, _)| Key::from(key)));
-        keys.collect::<Result<Vec<_>, _>>()?
-    };
-    let mut deleted = 0;
-    for key in old {
-        let Some(bytes) = store::get_large(&key, |key| tx.get(key))? else { continue };
-        let event: Result<Event, _> = serde_json::from_slice(&bytes);
-        if event.is_ok_and(|event| event.at >= before) {
+/// Deletes up to `limit` events, oldest first, that need not be kept; tells how many it deleted.
+pub fn trim(tx: &mut Tx, instance: InstanceNumber, keep: &Keep, limit: usize) -> Result<usize, store::Error> {
+    let tail = Tail::read(tx.get(&tail_key(instance))?)?;
+    let mut old = Vec::new();
+    for entry in tx.range(&event_key(instance, 0), &log_end(instance)).take(limit) {
+        let (key, value) = entry?;
+        // What cannot be read is of use to nobody; it goes when its turn comes.
+        let needless = Head::read(store::head_of_large(&value)?)
+            .is_none_or(|head| head.at < keep.since || tail.bytes.saturating_sub(head.offset) > keep.bytes);
+        if !needless {
             break;
         }
-        store::delete_large(tx, key)?;
-        deleted += 1;
+        old.push(Key::from(key));
     }
+    let deleted = old.len();
+    old.into_iter().try_for_each(|key| store::delete_large(tx, key))?;
     Ok(deleted)
 }
 
-fn event_key(instance: InstanceNumber, sequence: u64) -> Key {
-    Key::new(Space::Event).u32(instance.get()).u64(sequence)
-}
-
-fn log_end(instance: InstanceNumber) -> Key {
-    Key::new(Space::Event).u32(instance.get()).after_prefix()
-}
-
-fn tail_key(instance: InstanceNumber) -> Key {
-    Key::new(Space::EventTail).u32(instance.get())
-}
-
-fn number(bytes: &[u8]) -> u64 {
-    bytes.first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::metrics::Metrics;
-    use crate::store::{Folder, Options};
-
-    fn event(n: u64, size: usize) -> Event {
-        let data = serde_json::json!({ "n": n, "text": "x".repeat(size) });
-        Event { kind: "raw".to_owned(), at: Timestamp(n), data }
+/// The space of every log's tail, for upkeep to go through.
+pub fn logs(tx: &Tx) -> Result<Vec<InstanceNumber>, store::Error> {
+    let tails = Key::new(Space::EventTail);
+    let mut found = Vec::new();
+    for entry in tx.range(&tails, &tails.clone().after_prefix()) {
+        let number = entry?.0.get(1..).and_then(|bytes| bytes.first_chunk::<4>().copied());
+        found.extend(number.and_then(InstanceNumber::from_be_bytes));
     }
-
-    #[tokio::test]
-    async fn events_come_back_in_order_whole_and_from_any_place() {
-        let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(dir.path()).unwrap();
-        let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
-        let (one, two) = (InstanceNumber::FIRST, InstanceNumber::FIRST.next().unwrap());
-        let mut tails = watch(&store);
-        for n in 1..=5 {
-            store.write(move |tx| append(tx, one, &event(n, 5000))).await.unwrap();
-            store.write(move |tx| append(tx, two, &event(n * 10, 1))).await.unwrap();
-        }
-        tails.changed().await.unwrap();
-        let page = read(&store, one, 2, 2).unwrap();
-        assert_eq!(page.iter().map(|envelope| envelope.sequence).collect::<Vec<_>>(), [3, 4]);
-        assert_eq!(page[0].event, event(3, 5000));
-        assert_eq!(last_sequence(&store, one).unwrap(), 5);
-        assert_eq!(store.write(move |tx| trim(tx, one, Timestamp(4), 100)).await.unwrap(), 3);
-        assert_eq!(read(&store, one, 0, 9).unwrap().len(), 2);
-        assert_eq!(read(&store, two, 0, 9).unwrap().len(), 5);
-    }
+    Ok(found)
 }

@@ -1,20 +1,30 @@
 //! Who may call. There is one key; it is compared by digest, in constant time.
 
 use axum::extract::{Request, State};
-use axum::http::HeaderMap;
-use axum::http::header::AUTHORIZATION;
+use axum::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
+use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::domain::Secret;
 
 use super::error::ApiError;
-use super::{AppState, body};
+use super::streams::accepts_event_stream;
+use super::{AppState, api_door, body};
 
 /// The header that carries the key, beside `Authorization`.
 const API_KEY: &str = "x-api-key";
+
+/// How the paths end that give pages, or streams to those who accept them.
+const EVENTS: &str = "/events";
+
+/// The subprotocol of our WebSockets, and the beginning of one that carries the key.
+const PLAIN_PROTOCOL: &str = "relevo";
+const KEY_PROTOCOL: &str = "relevo.key.";
 
 /// The digest of the key that opens the API; without one, everything is open.
 pub(super) struct Keyring(Option<[u8; 32]>);
@@ -27,12 +37,43 @@ impl Keyring {
     /// Whether one of the keys that a request presents is ours: `X-API-Key: <key>`,
     /// `Authorization: Bearer <key>` or `Authorization: <key>`.
     fn admits(&self, headers: &HeaderMap) -> bool {
-        let Some(ours) = &self.0 else { return true };
         let plain = headers.get(API_KEY).map(|value| value.as_bytes());
         let authorization = headers.get(AUTHORIZATION).map(|value| bearer(value.as_bytes()));
-        let mut presented = [plain, authorization].into_iter().flatten().filter(|key| !key.is_empty());
-        presented.any(|key| bool::from(digest(key).ct_eq(ours)))
+        self.0.is_none() || [plain, authorization].into_iter().flatten().any(|key| self.knows(key))
     }
+
+    /// Whether a stream may begin. Browsers cannot give a WebSocket or an `EventSource` a header, so the key may also
+    /// stand in the query, as `api_key` or `token`, or among the subprotocols, as [`KEY_PROTOCOL`] and the key in
+    /// base64url.
+    fn admits_stream(&self, headers: &HeaderMap, query: Option<&str>) -> bool {
+        let query = query.unwrap_or_default().as_bytes();
+        let mut in_query = url::form_urlencoded::parse(query)
+            .filter(|(name, _)| matches!(name.as_ref(), "api_key" | "token"));
+        let mut in_protocol = protocols(headers)
+            .filter_map(|name| URL_SAFE_NO_PAD.decode(name.strip_prefix(KEY_PROTOCOL)?).ok());
+        self.admits(headers)
+            || in_query.any(|(_, key)| self.knows(key.as_bytes()))
+            || in_protocol.any(|key| self.knows(&key))
+    }
+
+    /// Whether a key that came by any way is ours.
+    pub fn knows(&self, key: &[u8]) -> bool {
+        !key.is_empty() && self.0.as_ref().is_some_and(|ours| bool::from(digest(key).ct_eq(ours)))
+    }
+}
+
+/// The subprotocols that the caller of a WebSocket offers.
+fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let lists = headers.get_all(SEC_WEBSOCKET_PROTOCOL).into_iter().filter_map(|value| value.to_str().ok());
+    lists.flat_map(|list| list.split(',')).map(str::trim)
+}
+
+/// The subprotocol to agree on: the plain one when it is offered, so that the key is not repeated, else the one that
+/// holds the key, because browsers give up on a server that agrees on none.
+pub(super) fn agreed_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
+    let plain = protocols(headers).find(|name| *name == PLAIN_PROTOCOL);
+    let agreed = plain.or_else(|| protocols(headers).find(|name| name.starts_with(KEY_PROTOCOL)));
+    agreed.and_then(|name| HeaderValue::from_str(name).ok())
 }
 
 /// The key in an `Authorization` header, with or without its scheme.
@@ -50,7 +91,27 @@ fn digest(key: &[u8]) -> [u8; 32] {
 
 /// Lets a request through to its route, or answers 401.
 pub(super) async fn require_key(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    if state.keyring.admits(request.headers()) {
+    if state.keyring.admits(request.headers()) || api_door::admits(&state, &request) {
+        return next.run(request).await;
+    }
+    body::discard(request, state.options.json_body_limit);
+    ApiError::unauthorized().into_response()
+}
+
+/// The same for the routes of streams. One that answers with a page, because no stream was asked for, takes the key
+/// where all others do.
+pub(super) async fn require_stream_key(
+    State(state): State<AppState>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let is_page = request.uri().path().ends_with(EVENTS) && !accepts_event_stream(request.headers());
+    let query = request.uri().query();
+    let admitted = match is_page {
+        true => state.keyring.admits(request.headers()),
+        false => state.keyring.admits_stream(request.headers(), query),
+    };
+    if admitted {
         return next.run(request).await;
     }
     body::discard(request, state.options.json_body_limit);
@@ -101,5 +162,29 @@ mod tests {
     fn an_empty_key_opens_nothing_and_no_key_opens_everything() {
         assert!(!admits(&Keyring::new(Some(&Secret::new(""))), "x-api-key", ""));
         assert!(Keyring::new(None).admits(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn streams_take_the_key_from_the_query_and_from_a_subprotocol_too() {
+        let keyring = Keyring::new(Some(&Secret::new("k&1")));
+        let offers = |protocols: &str| {
+            HeaderMap::from_iter([(SEC_WEBSOCKET_PROTOCOL, protocols.parse::<HeaderValue>().unwrap())])
+        };
+        let none = HeaderMap::new();
+        for query in ["api_key=k%261", "types=all&token=k%261", "token=other&token=k%261"] {
+            assert!(keyring.admits_stream(&none, Some(query)), "{query}");
+        }
+        for query in ["", "api_key=", "api_key=k&1", "key=k%261", "api_key=k%2612"] {
+            assert!(!keyring.admits_stream(&none, Some(query)), "{query}");
+        }
+        assert!(keyring.admits_stream(&offers("relevo, relevo.key.ayYx"), None));
+        assert!(!keyring.admits_stream(&offers("relevo, relevo.key.ayYy, relevo.key."), None));
+        assert!(!Keyring::new(Some(&Secret::new(""))).admits_stream(&offers("relevo.key."), Some("token=")));
+
+        let agreed =
+            |offered: &str| agreed_protocol(&offers(offered)).map(|name| name.to_str().unwrap().to_owned());
+        assert_eq!(agreed("relevo.key.ayYx, relevo").as_deref(), Some("relevo"));
+        assert_eq!(agreed("chat, relevo.key.ayYx").as_deref(), Some("relevo.key.ayYx"));
+        assert_eq!(agreed("chat"), None);
     }
 }

@@ -11,25 +11,26 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::domain::{ErrorKind, Failure, FailureKind, Invalid, MessageId};
-use crate::{inbound, instance, queue, webhook};
+use crate::{contacts, events, inbound, instance, media, queue, relay, webhook};
 
-/// An error on its way to the caller.
-#[derive(Debug)]
+/// An error on its way to the caller. It travels with its response, so that a layer can word it differently.
+#[derive(Debug, Clone)]
 pub(super) struct ApiError(Box<Answer>);
 
-#[derive(Debug)]
-struct Answer {
-    status: StatusCode,
+/// What there is to say about an error.
+#[derive(Debug, Clone)]
+pub(super) struct Answer {
+    pub status: StatusCode,
     /// The documented words for this kind of error.
-    title: &'static str,
+    pub title: &'static str,
     /// The same for programs.
-    kind: &'static str,
-    details: Cow<'static, str>,
-    field: Option<String>,
-    provider_code: Option<i64>,
-    retry_after: Option<Duration>,
+    pub kind: &'static str,
+    pub details: Cow<'static, str>,
+    pub field: Option<String>,
+    pub provider_code: Option<i64>,
+    pub retry_after: Option<Duration>,
     /// The message that met it, where there is one, and where it stands.
-    message: Option<(MessageId, &'static str)>,
+    pub message: Option<(MessageId, &'static str)>,
 }
 
 /// The body of every answer that is not a success.
@@ -146,6 +147,11 @@ impl ApiError {
         Self::answer(meaning, "this path exists, but not with this method; see the Allow header")
     }
 
+    /// 410: it was there, and nobody can bring it back.
+    fn gone(details: impl Into<Cow<'static, str>>) -> Self {
+        Self::answer((StatusCode::GONE, "Ya no disponible", "gone"), details)
+    }
+
     /// 408: the request did not arrive in time.
     pub fn too_slow(limit: Duration) -> Self {
         let meaning = (StatusCode::REQUEST_TIMEOUT, "Tiempo de espera agotado", "timeout");
@@ -207,7 +213,10 @@ impl ApiError {
         self
     }
 
-    #[cfg(test)]
+    pub fn into_answer(self) -> Answer {
+        *self.0
+    }
+
     pub fn status(&self) -> StatusCode {
         self.0.status
     }
@@ -232,6 +241,8 @@ impl From<instance::Error> for ApiError {
                 return Self::of(error.kind(), &error).titled("La instancia ya existe").at("instance_id");
             }
             instance::Error::Link { field, .. } => return Self::of(error.kind(), &error).at(*field),
+            instance::Error::Media(media::Error::Gone(_)) => return Self::gone(error.to_string()),
+            instance::Error::Media(media::Error::Failed(failure)) => return Self::not_sent(failure),
             _ => {}
         }
         match error.invalid() {
@@ -245,7 +256,6 @@ impl From<inbound::Error> for ApiError {
     fn from(error: inbound::Error) -> Self {
         match error {
             inbound::Error::Signature => Self::forbidden(error.to_string()),
-            inbound::Error::NotAWebhook(invalid) => invalid.into(),
             error => Self::of(error.kind(), &error),
         }
     }
@@ -253,6 +263,30 @@ impl From<inbound::Error> for ApiError {
 
 impl From<queue::Error> for ApiError {
     fn from(error: queue::Error) -> Self {
+        Self::of(error.kind(), &error)
+    }
+}
+
+impl From<events::Error> for ApiError {
+    fn from(error: events::Error) -> Self {
+        match error {
+            events::Error::Place(invalid) => invalid.into(),
+            error => Self::of(error.kind(), &error),
+        }
+    }
+}
+
+impl From<contacts::Error> for ApiError {
+    fn from(error: contacts::Error) -> Self {
+        match error.invalid() {
+            Some(invalid) => invalid.clone().into(),
+            None => Self::of(error.kind(), &error),
+        }
+    }
+}
+
+impl From<relay::Error> for ApiError {
+    fn from(error: relay::Error) -> Self {
         Self::of(error.kind(), &error)
     }
 }
@@ -269,6 +303,7 @@ impl From<webhook::Error> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
+        let error = self.clone();
         let answer = *self.0;
         let (id, status) = answer.message.unzip();
         let body = ErrorBody {
@@ -286,6 +321,7 @@ impl IntoResponse for ApiError {
             status,
         };
         let mut response = (answer.status, Json(body)).into_response();
+        response.extensions_mut().insert(error);
         if let Some(pause) = answer.retry_after {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds_rounded_up(pause)));
         }
@@ -297,7 +333,7 @@ impl IntoResponse for ApiError {
 }
 
 /// Whole seconds, never fewer than one: `Retry-After: 0` would invite a storm.
-fn seconds_rounded_up(pause: Duration) -> u64 {
+pub(super) fn seconds_rounded_up(pause: Duration) -> u64 {
     (pause.as_secs() + u64::from(pause.subsec_nanos() > 0)).max(1)
 }
 

@@ -5,6 +5,7 @@ use axum::extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use bytes::Bytes;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
@@ -45,6 +46,27 @@ impl FromRequestParts<AppState> for Target {
     }
 }
 
+/// The instance that a link is about: the one in `X-Instance-Id`, else `instance_id` in its query, for who cannot send
+/// headers, else the node's default. It need not exist.
+pub(super) struct TargetOfLink(pub InstanceId);
+
+impl FromRequestParts<AppState> for TargetOfLink {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        #[derive(Deserialize)]
+        struct Named {
+            instance_id: Option<String>,
+        }
+        let QueryOf(Named { instance_id }) = QueryOf::from_request_parts(parts, state).await?;
+        let Target(id) = match instance_id.filter(|_| !parts.headers.contains_key(INSTANCE_ID)) {
+            Some(name) => named(&name)?,
+            None => Target::from_request_parts(parts, state).await?,
+        };
+        Ok(Self(id))
+    }
+}
+
 /// A name that no instance can have is a name that no instance has.
 fn named(name: &str) -> Result<Target, ApiError> {
     name.parse().map(Target).map_err(|_| ApiError::unknown_instance(name))
@@ -61,6 +83,28 @@ impl FromRequestParts<AppState> for MessageName {
     }
 }
 
+/// The `task_id` of a path, percent-decoded.
+pub(super) struct TaskName(pub String);
+
+impl FromRequestParts<AppState> for TaskName {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApiError> {
+        Ok(Self(path_parameter(parts, "task_id").await?.unwrap_or_default()))
+    }
+}
+
+/// The `media_id` of a path, percent-decoded.
+pub(super) struct MediaName(pub String);
+
+impl FromRequestParts<AppState> for MediaName {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApiError> {
+        Ok(Self(path_parameter(parts, "media_id").await?.unwrap_or_default()))
+    }
+}
+
 /// The `endpoint_id` of a path. It need not exist.
 pub(super) struct EndpointName(pub EndpointId);
 
@@ -71,6 +115,24 @@ impl FromRequestParts<AppState> for EndpointName {
         let name = path_parameter(parts, "endpoint_id").await?.unwrap_or_default();
         let unknown = |wrong: Invalid| ApiError::new(ErrorKind::NotFound, wrong.reason);
         name.parse().map(Self).map_err(unknown)
+    }
+}
+
+/// The event that a path names by its `instance_id` and `sequence`. It need not exist.
+pub(super) struct EventName {
+    pub instance: InstanceId,
+    pub sequence: u64,
+}
+
+impl FromRequestParts<AppState> for EventName {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApiError> {
+        let name = path_parameter(parts, "instance_id").await?.unwrap_or_default();
+        let Target(instance) = named(&name)?;
+        let sequence = path_parameter(parts, "sequence").await?.unwrap_or_default();
+        let sequence = sequence.parse().map_err(|_| Invalid::new("sequence", "must be a number"))?;
+        Ok(Self { instance, sequence })
     }
 }
 

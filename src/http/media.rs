@@ -83,7 +83,7 @@ fn inline(described: &Described<'_>, declared: &str, data: &str) -> Result<Sourc
         Some(mime) => mime,
         None => sniff::media_type(&bytes, described.kind, described.file_name).map(str::to_owned).ok_or_else(|| {
             let kind = described.kind.as_str();
-            let reason = format!("does not look like any {kind} that WhatsApp takes; if it is one, say which with mime_type");
+            let reason = format!("does not look like any {kind} that WhatsApp takes; if it is one, say which with data:<mime>;base64,… or mime_type");
             Invalid::new(FIELD, reason)
         })?,
     };

@@ -7,20 +7,26 @@
 //! - Bounded: connections, the time a request may take to arrive, every body, and the memory of all large bodies
 //!   together. A caller that is refused gets its answer even while it is still sending.
 
+mod api_door;
 mod auth;
 mod body;
+mod connection;
 mod error;
 mod extract;
+mod feed;
+mod flask;
 mod json;
 mod media;
 mod moment;
 mod openapi;
 mod pace;
 mod page;
+mod phone_lines;
 mod router;
 mod routes;
 mod server;
 mod sniff;
+mod streams;
 mod vcard;
 
 use std::net::SocketAddr;
@@ -33,12 +39,14 @@ use bytes::Bytes;
 use url::Url;
 
 use crate::clock::Clock;
+use crate::contacts::{Numbers, Suppressions};
 use crate::domain::{InstanceId, Secret};
-use crate::{inbound, instance, queue, webhook};
+use crate::{bulk, events, inbound, instance, queue, relay, webhook};
 
 use auth::Keyring;
 use body::Room;
 use pace::Pace;
+use streams::Streams;
 
 pub use router::router;
 pub use server::serve;
@@ -49,6 +57,10 @@ pub struct Options {
     pub listen: SocketAddr,
     /// The key that callers present. `None` only when authentication was switched off explicitly.
     pub api_key: Option<Secret>,
+    /// The key may also come as `?api_key=` under `/api`.
+    pub query_key: bool,
+    /// Programs on this machine need no key under `/api`.
+    pub open_api_on_loopback: bool,
     /// The instance of routes that name none. It may not exist yet.
     pub default_instance: Option<InstanceId>,
     /// Largest body of ordinary JSON requests, in bytes.
@@ -57,6 +69,10 @@ pub struct Options {
     pub media_body_limit: usize,
     /// Requests served at once; more wait in the kernel's queue.
     pub max_connections: usize,
+    /// Readers of events that may be connected at once, beside those requests; more are answered with 503.
+    pub max_streams: usize,
+    /// A reader that takes nothing for this long is disconnected.
+    pub stream_patience: Duration,
     /// How long a request may take to arrive, and how long a connection may stay idle between two requests.
     pub read_timeout: Duration,
     /// Requests a second with the key, and as many at once after a pause; more are answered with 429. `None`: as
@@ -98,6 +114,11 @@ pub struct Services {
     pub inbound: inbound::Handle,
     pub queue: queue::Handle,
     pub webhooks: webhook::Handle,
+    pub events: events::Log,
+    pub bulk: bulk::Handle,
+    pub relay: relay::Handle,
+    pub numbers: Numbers,
+    pub suppressions: Suppressions,
     pub clock: Clock,
     pub health: HealthProbe,
     pub metrics: MetricsProbe,
@@ -116,6 +137,7 @@ pub struct Shared {
     pace: Pace,
     /// Memory for bodies that are too large to be taken for granted.
     room: Room,
+    streams: Streams,
     /// The OpenAPI document as it is served; set once by [`router`].
     document: OnceLock<Bytes>,
 }
@@ -125,8 +147,10 @@ impl AppState {
         let keyring = Keyring::new(options.api_key.as_ref());
         let pace = Pace::new(options.rate_limit);
         let room = Room::new(options.media_body_limit);
+        let streams = Streams::new(options.max_streams);
         let document = OnceLock::new();
-        Self(Arc::new(Shared { options, cloud_defaults, services, keyring, pace, room, document }))
+        let shared = Shared { options, cloud_defaults, services, keyring, pace, room, streams, document };
+        Self(Arc::new(shared))
     }
 }
 

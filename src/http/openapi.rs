@@ -13,6 +13,7 @@ use utoipa_axum::router::UtoipaMethodRouter;
 
 use super::AppState;
 use super::error::ErrorBody;
+use super::flask::{self, RefusalBody};
 use super::routes::sending::{QueuedAnswer, SentAnswer};
 
 const OF_AN_INSTANCE: &str = "/instances/{id}";
@@ -30,12 +31,21 @@ const MESSAGES: &str = "messages";
         (name = "instances", description = "The WhatsApp accounts that the node runs."),
         (name = "messages", description = "Sending, and asking what became of it. Without X-Async an answer \
             tells how the one attempt ended; with it, that the node took the message over."),
+        (name = "api", description = "The surface of the documented Flask service. Its errors are one text, `error`."),
+        (name = "media", description = "What users sent."),
         (name = "queue", description = "What waits."),
         (name = "dead letters", description = "What the node gave up, until somebody decides."),
+        (name = "events", description = "What happened, in pages or as it happens. Streams also take the key as \
+            `?api_key=` or `?token=`, and WebSockets as the subprotocol `relevo.key.` and the key in base64url, \
+            offered beside `relevo`."),
         (name = "webhooks", description = "Where events are delivered."),
+        (name = "numbers", description = "An address book that its callers fill; it goes with what is relayed. \
+            Answers have the form of the documented API: an error is `{\"error\": text}`."),
+        (name = "suppressions", description = "Who must not be written to unasked."),
+        (name = "relay", description = "The strict-order push of inbound messages to one WebSocket."),
         (name = "webhook", description = "Where Meta reports."),
     ),
-    components(schemas(ErrorBody, SentAnswer, QueuedAnswer)),
+    components(schemas(ErrorBody, RefusalBody, SentAnswer, QueuedAnswer)),
 )]
 struct Base;
 
@@ -53,7 +63,8 @@ pub(super) fn base() -> OpenApi {
 pub(super) fn complete(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
         for operation in operations(item) {
-            let sends = path.contains("/messages/") && !path.contains("{message_id}");
+            let documented = flask::is_spoken_at(path);
+            let sends = !documented && path.contains("/messages/") && !path.contains("{message_id}");
             if path.starts_with(OF_AN_INSTANCE) {
                 add(operation, parameter("id", ParameterIn::Path, "The instance's name."));
             } else if is_about_messages(operation) {
@@ -65,21 +76,34 @@ pub(super) fn complete(document: &mut OpenApi) {
                     add(operation, parameter(name, ParameterIn::Path, text));
                 }
             }
+            if documented && path.contains("/send-") {
+                let text =
+                    "The instance, where neither `instance_id` nor the node's default_instance is meant.";
+                add(operation, parameter("X-Instance-Id", ParameterIn::Header, text));
+                let [_, (name, text)] = SENDING_HEADERS;
+                add(operation, parameter(name, ParameterIn::Header, text));
+            }
             if sends {
                 for (name, text) in SENDING_HEADERS {
                     add(operation, parameter(name, ParameterIn::Header, text));
                 }
             }
+            let schema = if documented { "RefusalBody" } else { "ErrorBody" };
             let either = ["api_key", "bearer"].map(|scheme| SecurityRequirement::new(scheme, [""; 0]));
             operation.security = Some(either.into());
-            operation.responses.responses.insert("401".to_owned(), RefOr::T(unauthorized()));
+            operation.responses.responses.insert("401".to_owned(), RefOr::T(unauthorized(schema)));
         }
     }
 }
 
-const PATH_PARAMETERS: [(&str, &str); 2] = [
+const PATH_PARAMETERS: [(&str, &str); 7] = [
+    ("task_id", "The `task_id` of the answer that queued it."),
     ("message_id", "The node's id (`msg_…`), the `correlation_id`, or WhatsApp's id once it is known."),
+    ("media_id", "WhatsApp's id of the file."),
     ("endpoint_id", "The endpoint's id (`ep_…`)."),
+    ("instance_id", "The instance's name."),
+    ("sequence", "The event's place in the log of its instance."),
+    ("phone", "The phone, as it is written on the list that the route is about."),
 ];
 
 const SENDING_HEADERS: [(&str, &str); 2] = [
@@ -102,6 +126,21 @@ pub(super) fn for_default_instance(
                 operation.operation_id.take().map(|id| format!("{id}_by_default_instance"));
         }
         let path = path.strip_prefix(OF_AN_INSTANCE).map_or(path.clone(), str::to_owned);
+        renamed.paths.insert(path, item);
+    }
+    (schemas, renamed, router)
+}
+
+/// The same routes once more below `/api/messages`, where one of the documents has them.
+pub(super) fn under_messages(
+    (schemas, paths, router): UtoipaMethodRouter<AppState>,
+) -> UtoipaMethodRouter<AppState> {
+    let mut renamed = Paths::new();
+    for (path, mut item) in paths.paths {
+        for operation in operations(&mut item) {
+            operation.operation_id = operation.operation_id.take().map(|id| format!("{id}_under_messages"));
+        }
+        let path = path.strip_prefix("/api/").map_or(path.clone(), |rest| format!("/api/messages/{rest}"));
         renamed.paths.insert(path, item);
     }
     (schemas, renamed, router)
@@ -131,8 +170,8 @@ fn parameter(name: &str, place: ParameterIn, description: &str) -> Parameter {
         .build()
 }
 
-fn unauthorized() -> Response {
-    let schema = Ref::from_schema_name("ErrorBody");
+fn unauthorized(schema: &str) -> Response {
+    let schema = Ref::from_schema_name(schema);
     ResponseBuilder::new()
         .description("The API key is missing or wrong.")
         .content("application/json", ContentBuilder::new().schema(Some(schema)).build())

@@ -2,24 +2,26 @@
 
 use std::time::Duration;
 
-use axum::extract::{Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderName, HeaderValue, Method};
-use axum::middleware::from_fn_with_state;
-use axum::response::IntoResponse;
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 use axum::{Router, body::Bytes};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::openapi::OpenApi;
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use utoipa_axum::routes;
 
 use crate::domain::ErrorKind;
 
 use super::error::ApiError;
+use super::flask::{self, Refusal};
+use super::routes::api::{messages as api, status, tasks};
 use super::routes::{
-    dead_letters, endpoints, instances, media, message, messages, metrics, primary, queues, replays, root,
-    scheduled, webhook,
+    dead_letters, deliveries, downloads, endpoints, events, instances, media, message, messages, metrics,
+    numbers, primary, queues, relay, replays, root, scheduled, sockets, suppressions, webhook,
 };
 use super::{AppState, auth, body, openapi, pace};
 
@@ -35,6 +37,7 @@ pub fn router(state: AppState) -> Router {
         .fallback(unknown_route)
         .method_not_allowed_fallback(unknown_method)
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(flask::speak))
         .with_state(state);
     match cors {
         Some(cors) => routes.layer(cors),
@@ -50,7 +53,9 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         .routes(routes!(root::live))
         .routes(routes!(root::ready))
         .routes(routes!(root::document))
-        .routes(routes!(webhook::verify, webhook::receive));
+        .routes(routes!(webhook::verify, webhook::receive))
+        .routes(routes!(webhook::verify_for_instance, webhook::receive_for_instance))
+        .routes(routes!(status::health));
 
     let mut guarded = OpenApiRouter::new()
         .routes(routes!(instances::create, instances::list))
@@ -67,7 +72,11 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         .routes(routes!(endpoints::enable))
         .routes(routes!(replays::parked))
         .routes(routes!(replays::replay_parked))
+        .routes(routes!(replays::replay_one))
+        .routes(routes!(replays::discard))
         .routes(routes!(replays::replay))
+        .routes(routes!(deliveries::list))
+        .routes(routes!(deliveries::get))
         .routes(routes!(queues::of_instance))
         .routes(routes!(queues::of_all))
         .routes(routes!(dead_letters::of_instance, dead_letters::discard_all))
@@ -76,6 +85,25 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         .routes(routes!(dead_letters::redrive))
         .routes(routes!(dead_letters::discard))
         .routes(routes!(scheduled::list))
+        .routes(routes!(downloads::address))
+        .routes(routes!(downloads::by_media_id))
+        .routes(routes!(webhook::kept))
+        .routes(routes!(status::status))
+        .routes(routes!(numbers::list, numbers::save))
+        .routes(routes!(numbers::clear))
+        .routes(routes!(numbers::update))
+        .routes(routes!(numbers::bulk_update))
+        .routes(routes!(numbers::get, numbers::delete, numbers::change))
+        .routes(routes!(numbers::exists))
+        .routes(routes!(suppressions::list, suppressions::enter))
+        .routes(bounded_by_itself(routes!(suppressions::import)))
+        .routes(routes!(suppressions::get, suppressions::release))
+        .routes(routes!(relay::status))
+        .routes(routes!(relay::lengths))
+        .routes(routes!(relay::clear))
+        .routes(routes!(relay::test))
+        .routes(routes!(relay::retry_failed))
+        .routes(routes!(relay::restart))
         .routes(routes!(metrics::metrics));
     let of_an_instance_or_the_default = [
         routes!(messages::send_text),
@@ -90,22 +118,58 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         routes!(messages::react),
         routes!(message::find, message::delete, message::reschedule),
         routes!(message::cancel),
+        routes!(downloads::of_message),
     ];
     for route in of_an_instance_or_the_default {
         guarded = guarded.routes(route.clone()).routes(openapi::for_default_instance(route));
     }
+    let of_the_documented_service = [
+        routes!(api::send_message),
+        routes!(api::send_template),
+        routes!(api::send_template_advanced),
+        routes!(api::send_interactive),
+        routes!(api::send_list),
+        routes!(api::send_button),
+        routes!(api::send_location_request),
+        routes!(api::send_media),
+        routes!(api::send_reaction),
+        routes!(tasks::status),
+    ];
+    for route in of_the_documented_service {
+        guarded = guarded.routes(route.clone()).routes(openapi::under_messages(route));
+    }
+    let mut streams = OpenApiRouter::new()
+        .routes(routes!(events::of_instance))
+        .routes(routes!(events::stream_of_instance))
+        .routes(routes!(events::of_all))
+        .routes(routes!(events::stream_of_all))
+        .routes(routes!(sockets::of_instance))
+        .routes(routes!(sockets::of_all));
     openapi::complete(guarded.get_openapi_mut());
+    openapi::complete(streams.get_openapi_mut());
     // The last layer is the first to be met: who has no key uses up nobody's pace.
     let guarded = guarded
         .route_layer(from_fn_with_state(state.clone(), pace::keep))
         .route_layer(from_fn_with_state(state.clone(), auth::require_key));
+    let streams = streams
+        .route_layer(from_fn_with_state(state.clone(), pace::keep))
+        .route_layer(from_fn_with_state(state.clone(), auth::require_stream_key));
 
-    open.merge(guarded).split_for_parts()
+    open.merge(guarded).merge(streams).split_for_parts()
 }
 
-async fn unknown_route(State(state): State<AppState>, request: Request) -> ApiError {
+/// A route that reads its body while it arrives and has a limit of its own.
+fn bounded_by_itself((schemas, paths, router): UtoipaMethodRouter<AppState>) -> UtoipaMethodRouter<AppState> {
+    (schemas, paths, router.layer(DefaultBodyLimit::disable()))
+}
+
+async fn unknown_route(State(state): State<AppState>, request: Request) -> Response {
+    let documented = flask::is_spoken_at(request.uri().path());
     body::discard(request, state.options.json_body_limit);
-    ApiError::new(ErrorKind::NotFound, "there is no such route; see GET /openapi.json")
+    if documented {
+        return Refusal::new(StatusCode::NOT_FOUND, "Endpoint no encontrado").into_response();
+    }
+    ApiError::new(ErrorKind::NotFound, "there is no such route; see GET /openapi.json").into_response()
 }
 
 async fn unknown_method(State(state): State<AppState>, request: Request) -> ApiError {

@@ -1,65 +1,104 @@
 //! The accept loop: so many connections, each with its deadlines, and an end that lets answers out.
 
+use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use super::api_door::Peer;
+use super::connection::Connection;
 use super::{AppState, router};
 
 /// The pause after a connection could not be accepted, for example because there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves the API until `shutdown` is cancelled. Then nothing new is accepted, requests under way may finish for
-/// `drain`, and what is left is cut off.
+/// Serves the API until `shutdown` is cancelled. Then nothing new is accepted, streams are ended, requests under way
+/// may finish for `drain`, and what is left is cut off.
 pub async fn serve(listener: TcpListener, state: AppState, shutdown: CancellationToken, drain: Duration) {
     let places = Arc::new(Semaphore::new(state.options.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
     let mut protocol = http1::Builder::new();
     protocol.timer(TokioTimer::new()).header_read_timeout(state.options.read_timeout);
+    let streams = state.streams.clone();
     let service = TowerToHyperService::new(router(state));
-    let graceful = GracefulShutdown::new();
-    let cut_off = CancellationToken::new();
+    let (ending, cut_off, open) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
 
     let accepting = async {
         loop {
             // A place first: whoever finds none waits in the kernel's queue.
             let Ok(place) = places.clone().acquire_owned().await else { return };
-            let connection =
-                protocol.serve_connection(TokioIo::new(accept(&listener).await), service.clone());
-            let (connection, cut_off) = (graceful.watch(connection), cut_off.clone());
-            tokio::spawn(async move {
-                if let Some(Err(cause)) = cut_off.run_until_cancelled(connection).await {
-                    tracing::debug!(%cause, "a connection broke off");
-                }
-                drop(place);
-            });
+            let (socket, peer) = accept(&listener).await;
+            let connection = Connection::new(place, cut_off.child_token());
+            open.spawn(converse(
+                protocol.clone(),
+                socket,
+                service.clone(),
+                (connection, Peer(peer)),
+                ending.clone(),
+            ));
         }
     };
     shutdown.run_until_cancelled(accepting).await;
     drop(listener);
 
-    if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
+    ending.cancel();
+    open.close();
+    let ended = async { tokio::join!(open.wait(), streams.end()) };
+    if tokio::time::timeout(drain, ended).await.is_err() {
         tracing::warn!(?drain, "requests were still under way at the deadline and are cut off");
         cut_off.cancel();
     }
 }
 
+/// Serves the requests of one connection, until its caller has no more, until it becomes a WebSocket, or until
+/// `ending` lets no further one begin.
+async fn converse(
+    protocol: http1::Builder,
+    socket: TcpStream,
+    service: TowerToHyperService<Router>,
+    (connection, peer): (Connection, Peer),
+    ending: CancellationToken,
+) {
+    let within = connection.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(within.clone());
+        request.extensions_mut().insert(peer);
+        service.call(request)
+    });
+    let mut serving = pin!(protocol.serve_connection(TokioIo::new(socket), service).with_upgrades());
+    let served = async {
+        tokio::select! {
+            served = serving.as_mut() => return served,
+            () = ending.cancelled() => serving.as_mut().graceful_shutdown(),
+        }
+        serving.await
+    };
+    if let Some(Err(cause)) = connection.until_cut(served).await {
+        tracing::debug!(%cause, "a connection broke off");
+    }
+}
+
 /// The next connection, however long it takes.
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 // Answers are written whole; waiting for more would only delay them.
                 if let Err(cause) = stream.set_nodelay(true) {
                     tracing::debug!(%cause, "TCP_NODELAY could not be set");
                 }
-                return stream;
+                return (stream, peer);
             }
             Err(cause) => {
                 tracing::warn!(%cause, "a connection could not be accepted");

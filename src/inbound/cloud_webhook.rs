@@ -1,19 +1,22 @@
 //! Meta's webhooks.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::domain::{InstanceNumber, Secret};
-use crate::events::{self, Event};
-use crate::provider::cloud_api::{Raw, StatusUpdate, Update, parse_webhook, verify_signature};
-use crate::queue::ReceiptReport;
-use crate::store::{self, Key, Space, Tx};
+use crate::domain::{Invalid, Receipt, Secret};
+use crate::provider::cloud_api::{Update, parse_webhook, verify_signature};
+use crate::queue::Recorded;
+use crate::store::Tx;
 
-use super::{Account, Error, Handle, Received, seen};
+use super::commit::{self, Delivery, Part, Taken};
+use super::frames::Frames;
+use super::kept::{Keeping, KeptPlace};
+use super::{Account, Error, Handle, Received};
 
-/// Bodies that nobody understood are kept for inspection, the newest so many.
-const KEPT_BODIES: usize = 200;
+/// So many of the reasons why parts make no sense are kept with a body.
+const REASONS: usize = 10;
 
 /// Whether Meta's verification of the webhook's address carries a word that we know.
 pub fn verify(accounts: &[Account], node_token: Option<&Secret>, mode: &str, token: &str) -> bool {
@@ -25,7 +28,12 @@ pub fn verify(accounts: &[Account], node_token: Option<&Secret>, mode: &str, tok
 }
 
 impl Handle {
-    /// Takes a delivery in. When this answers `Ok`, everything in it is durable and Meta may forget it.
+    /// Takes a delivery in. When this answers `Ok`, everything in it is durable and Meta may forget it: also what
+    /// nobody understood, which Meta would only repeat.
+    ///
+    /// # Errors
+    ///
+    /// The signature is wrong, or what came could not be made durable.
     pub async fn receive(
         &self,
         accounts: &[Account],
@@ -35,91 +43,99 @@ impl Handle {
         let updates = parse_webhook(&body);
         let trusted = trusted_accounts(accounts, &updates, &body, signature)
             .inspect_err(|_| self.metrics.inbound("forged", 1))?;
-        let updates = match updates {
-            Ok(updates) => updates,
-            // Signed and yet not a webhook as we know them: Meta would only repeat it.
-            Err(_) if signature.is_some() && !trusted.is_empty() => {
-                self.keep(&body).await?;
-                self.metrics.inbound("odd", 1);
-                return Ok(Received { odd: 1, ..Received::default() });
-            }
-            Err(invalid) => return Err(invalid.into()),
+        let (parts, mut odd) = match updates {
+            Ok(updates) => sort_all(&trusted, updates),
+            Err(invalid) => (Vec::new(), vec![invalid.to_string()]),
         };
-        let mut received = Received::default();
-        let (mut reports, mut raws) = (Vec::new(), Vec::new());
-        for update in updates {
-            match sort(&trusted, update) {
-                Some(Sorted::Report(report)) => reports.push(report),
-                Some(Sorted::Raw(instance, raw)) => raws.push((instance, raw)),
-                None => received.odd += 1,
+        let mut received = Received { odd: odd.len(), ..Received::default() };
+        let parts = self.record(parts, &mut received).await?;
+        let keeping = (!odd.is_empty()).then(|| {
+            tracing::warn!(
+                bytes = body.len(),
+                parts = odd.len(),
+                "a webhook held parts that make no sense; it is kept"
+            );
+            odd.truncate(REASONS);
+            Keeping {
+                body: body.clone(),
+                reason: odd.join("; "),
+                signed: trusted.iter().any(|account| account.app_secret.is_some()),
             }
-        }
-        received.statuses = reports.len();
-        if !reports.is_empty() {
-            self.queue.record(reports).await?;
-        }
-        if !raws.is_empty() {
-            let all = raws.len();
-            received.events = self.append(raws).await?;
-            received.duplicates = all - received.events;
-        }
+        });
+        let taken = self.commit(parts, keeping, &body).await?;
+        (received.events, received.duplicates) = (taken.events, taken.duplicates);
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         self.metrics.inbound("event", count(received.events));
         self.metrics.inbound("duplicate", count(received.duplicates));
         self.metrics.inbound("odd", count(received.odd));
-        if received.odd > 0 {
-            self.keep(&body).await?;
-        }
         Ok(received)
     }
 
-    /// Appends what was not delivered before to the logs of its instances; tells how much that was.
-    async fn append(&self, raws: Vec<(InstanceNumber, Raw)>) -> Result<usize, Error> {
-        let now = self.clock.now();
-        let append = move |tx: &mut Tx| {
-            let mut fresh = 0;
-            for (instance, raw) in raws {
-                let digest = digest_of(&raw);
-                if seen::first_time(tx, instance, &digest, now)? {
-                    let data = serde_json::json!({ "field": raw.field, "value": raw.value });
-                    events::append(tx, instance, &Event { kind: "raw".to_owned(), at: now, data })?;
-                    fresh += 1;
-                }
-            }
-            Ok(fresh)
-        };
-        Ok(self.store.write(append).await?)
+    /// Counts a delivery that was refused for its size, before anybody read it.
+    pub fn refused_for_size(&self) {
+        self.metrics.inbound("too_large", 1);
     }
 
-    /// Keeps a body that could not be understood, forgetting the oldest of those kept.
-    async fn keep(&self, body: &Bytes) -> Result<(), Error> {
-        tracing::warn!(
-            bytes = body.len(),
-            "a webhook held parts that made no sense or concern no instance; it is kept"
-        );
-        let (now, body) = (self.clock.now(), body.clone());
-        let keep = move |tx: &mut Tx| {
-            let all = Key::new(Space::Raw);
-            let kept: Vec<Key> = {
-                let entries = tx.range(&all, &all.clone().after_prefix());
-                entries.map(|entry| entry.map(|(key, _)| Key::from(key))).collect::<Result<_, _>>()?
-            };
-            let excess = (kept.len() + 1).saturating_sub(KEPT_BODIES);
-            for key in kept.into_iter().take(excess) {
-                store::delete_large(tx, key)?;
+    /// Shows the ledger its facts, and passes on what is left to be done here.
+    ///
+    /// What one participant of a group did moves the message like any fact, but for failures: a message that did
+    /// not reach one of a group has not failed.
+    async fn record(&self, parts: Vec<Part>, received: &mut Received) -> Result<Vec<Part>, Error> {
+        let for_ledger = |part: &Part| match part {
+            Part::Status { instance, status, .. } => {
+                let of_one = status.participant.is_some() && status.receipt == Receipt::Failed;
+                (!of_one).then(|| commit::report(*instance, status))
             }
-            store::put_large(tx, Key::new(Space::Raw).u64(now.millis()).u64(rand::random()), &body)
+            _ => None,
         };
-        Ok(self.store.write(keep).await?)
+        let reports: Vec<_> = parts.iter().filter_map(for_ledger).collect();
+        received.statuses = parts.iter().filter(|part| matches!(part, Part::Status { .. })).count();
+        if reports.is_empty() {
+            return Ok(parts);
+        }
+        let mut outcomes = self.queue.record(reports).await?.into_iter();
+        let relays = self.relay.is_on();
+        let left = parts.into_iter().filter_map(|part| {
+            let asked = for_ledger(&part).is_some();
+            match part {
+                Part::Status { instance, status, .. } if asked => {
+                    let recorded = outcomes.next();
+                    let ours = !matches!(recorded, None | Some(Recorded::Unknown));
+                    let done =
+                        ours && !relays && status.participant.is_none() && status.opted_out().is_none();
+                    (!done).then_some(Part::Status { instance, status, recorded })
+                }
+                part => Some(part),
+            }
+        });
+        Ok(left.collect())
+    }
+
+    async fn commit(&self, parts: Vec<Part>, keeping: Option<Keeping>, body: &[u8]) -> Result<Taken, Error> {
+        let now = self.clock.now();
+        let webhook = if self.relay.is_on() { serde_json::from_slice(body).ok() } else { None };
+        let delivery = Delivery {
+            parts,
+            keeping: keeping.map(|keeping| (keeping, KeptPlace { at: now, nonce: rand::random() })),
+            frames: webhook.map(Frames::of),
+            relay: self.relay.clone(),
+            keywords: Arc::clone(&self.keywords),
+            now,
+        };
+        if !delivery.changes_anything() {
+            return Ok(Taken::default());
+        }
+        Ok(self.store.write(move |tx: &mut Tx| delivery.commit(tx)).await?)
     }
 }
 
 /// The accounts that this delivery may speak for: those whose secret signed it, and those that have none.
 ///
-/// A valid signature of one account says nothing about another, so each account is only believed under its own.
+/// A valid signature of one account says nothing about another, so each account is only believed under its own. What
+/// is no webhook names no account: it must be signed by some secret that is known, unless none is.
 fn trusted_accounts<'a>(
     accounts: &'a [Account],
-    updates: &Result<Vec<Update>, crate::domain::Invalid>,
+    updates: &Result<Vec<Update>, Invalid>,
     body: &[u8],
     signature: Option<&str>,
 ) -> Result<Vec<&'a Account>, Error> {
@@ -130,80 +146,65 @@ fn trusted_accounts<'a>(
         accounts.iter().any(|account| account.phone_number_id == phone)
             && !trusted.iter().any(|account| account.phone_number_id == phone)
     };
+    let with_secret = |account: &&Account| account.app_secret.is_some();
     let forged = match updates {
-        Ok(updates) => updates.iter().filter_map(phone_of).any(untrusted),
-        Err(_) => false,
+        Ok(updates) => updates.iter().filter_map(Update::phone_number_id).any(untrusted),
+        Err(_) => accounts.iter().any(|account| with_secret(&account)) && !trusted.iter().any(with_secret),
     };
     let nobody = !accounts.is_empty() && trusted.is_empty();
     if forged || nobody { Err(Error::Signature) } else { Ok(trusted) }
 }
 
-fn phone_of(update: &Update) -> Option<&str> {
-    match update {
-        Update::Status(status) => Some(&status.phone_number_id),
-        Update::Raw(raw) => raw.phone_number_id.as_deref(),
-        Update::Malformed(_) => None,
+/// The parts with their instances, and why others are odd.
+fn sort_all(trusted: &[&Account], updates: Vec<Update>) -> (Vec<Part>, Vec<String>) {
+    let (mut parts, mut odd) = (Vec::with_capacity(updates.len()), Vec::new());
+    for update in updates {
+        match sort(trusted, update) {
+            Ok(part) => parts.push(part),
+            Err(reason) => odd.push(reason),
+        }
     }
-}
-
-enum Sorted {
-    Report(ReceiptReport),
-    Raw(InstanceNumber, Raw),
+    (parts, odd)
 }
 
 /// Which instance an update is for. News of the business account as a whole goes to the first of its instances.
-fn sort(trusted: &[&Account], update: Update) -> Option<Sorted> {
-    let by_phone = |phone: &str| trusted.iter().find(|account| account.phone_number_id == phone);
+fn sort(trusted: &[&Account], update: Update) -> Result<Part, String> {
+    let account = match update.phone_number_id() {
+        Some(phone) => trusted
+            .iter()
+            .find(|account| account.phone_number_id == phone)
+            .ok_or_else(|| format!("no instance here has the phone_number_id {phone:.40}")),
+        None => trusted
+            .iter()
+            .min_by_key(|account| account.instance)
+            .ok_or_else(|| "there is no instance that it could be for".to_owned()),
+    };
+    let account = account.map(|account| (account.instance, account.name.clone()));
     match update {
+        Update::Malformed(reason) => Err(reason),
+        Update::Message(received) => account.map(|(instance, name)| Part::Message {
+            instance,
+            name,
+            message: Box::new(received.message),
+        }),
         Update::Status(status) => {
-            let account = by_phone(&status.phone_number_id)?;
-            Some(Sorted::Report(report(account.instance, *status)))
+            account.map(|(instance, _)| Part::Status { instance, status, recorded: None })
         }
-        Update::Raw(raw) => {
-            let account = match &raw.phone_number_id {
-                Some(phone) => by_phone(phone),
-                None => trusted.iter().min_by_key(|account| account.instance),
-            };
-            Some(Sorted::Raw(account?.instance, raw))
-        }
-        Update::Malformed(reason) => {
-            tracing::warn!(reason, "a part of a webhook makes no sense");
-            None
-        }
+        Update::Change(change) => account.map(|(instance, _)| Part::Change { instance, change }),
     }
-}
-
-fn report(instance: InstanceNumber, status: StatusUpdate) -> ReceiptReport {
-    ReceiptReport {
-        instance,
-        id: status.our_id,
-        provider_id: status.provider_id,
-        receipt: status.receipt,
-        at: status.at,
-        failure: status.failure,
-    }
-}
-
-fn digest_of(raw: &Raw) -> [u8; 16] {
-    let digest: [u8; 32] = Sha256::new()
-        .chain_update(raw.field.as_bytes())
-        .chain_update([0])
-        .chain_update(raw.account.as_deref().unwrap_or_default())
-        .chain_update([0])
-        .chain_update(raw.at.map_or(0, |at| at.millis()).to_be_bytes())
-        .chain_update(raw.value.to_string())
-        .finalize()
-        .into();
-    digest.first_chunk().copied().unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
+    use sha2::Sha256;
+
     use super::*;
+    use crate::domain::InstanceNumber;
 
     fn account(number: [u8; 4], phone: &str, secret: Option<&str>) -> Account {
         Account {
             instance: InstanceNumber::from_be_bytes(number).unwrap(),
+            name: "shop".parse().unwrap(),
             phone_number_id: phone.to_owned(),
             app_secret: secret.map(Secret::new),
             verify_token: Some(Secret::new("hola")),
@@ -219,7 +220,7 @@ mod tests {
     }
 
     fn body(phone: &str) -> Vec<u8> {
-        let value = serde_json::json!({ "metadata": { "phone_number_id": phone }, "messages": [{ "id": "wamid.1" }] });
+        let value = serde_json::json!({ "metadata": { "phone_number_id": phone }, "messages": [{ "id": "wamid.1", "from": "1", "timestamp": "1" }] });
         let entry = serde_json::json!([{ "id": "W", "changes": [{ "field": "messages", "value": value }] }]);
         serde_json::json!({ "object": "whatsapp_business_account", "entry": entry }).to_string().into_bytes()
     }

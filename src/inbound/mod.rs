@@ -1,24 +1,57 @@
 //! The one door in.
 //!
 //! What comes from WhatsApp is verified on its raw bytes, understood, freed of duplicates, and durable before it is
-//! acknowledged: facts about messages move the ledger, everything else joins the event log of its instance. What
-//! cannot be understood is kept as it came.
+//! acknowledged: facts about messages move the ledger, everything else becomes an event in the log of its instance.
+//! What one delivery brings beside facts about our own messages (events, notes of media, frames for the relay, marks
+//! of what was seen, people who opt out) is one commit. What cannot be understood is kept as it came.
 
 mod cloud_webhook;
+mod commit;
+mod frames;
+mod kept;
+mod keywords;
+mod message_event;
+mod opting;
 mod seen;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
 
 use crate::clock::Clock;
-use crate::domain::{ErrorKind, InstanceNumber, Invalid, Secret};
+use crate::domain::{ErrorKind, InstanceId, InstanceNumber, Secret};
 use crate::metrics::Metrics;
 use crate::queue;
+use crate::relay::Intake;
 use crate::store::{self, Store};
 
+use keywords::Keywords;
+
 pub use cloud_webhook::verify;
+pub use kept::{Kept, KeptPlace};
+
+/// What users may write to be left alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Whoever writes one of these, and nothing else, is not written to unasked any more. Case and accents do not
+    /// count.
+    pub opt_out_keywords: Vec<String>,
+    /// Whoever writes one of these may be written to again.
+    pub opt_in_keywords: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let words = |words: [&str; 2]| words.map(str::to_owned).to_vec();
+        Self { opt_out_keywords: words(["BAJA", "STOP"]), opt_in_keywords: words(["ALTA", "START"]) }
+    }
+}
 
 /// An account that Meta's webhooks may be about.
 #[derive(Debug, Clone)]
 pub struct Account {
     pub instance: InstanceNumber,
+    pub name: InstanceId,
     pub phone_number_id: String,
     /// Without it nobody can tell Meta's webhooks from forged ones.
     pub app_secret: Option<Secret>,
@@ -29,11 +62,11 @@ pub struct Account {
 /// What one delivery held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Received {
-    /// Facts about messages of ours.
+    /// Facts about messages that were sent.
     pub statuses: usize,
-    /// Other events, new ones.
+    /// Everything that became an event here: messages, news of the account, facts that the ledger does not tell.
     pub events: usize,
-    /// Events that were delivered before.
+    /// Parts that were delivered before.
     pub duplicates: usize,
     /// Parts that made no sense or concern no instance; the body was kept.
     pub odd: usize,
@@ -46,11 +79,20 @@ pub struct Handle {
     store: Store,
     clock: Clock,
     metrics: Metrics,
+    relay: Intake,
+    keywords: Arc<Keywords>,
 }
 
 impl Handle {
-    pub fn new(queue: queue::Handle, store: Store, clock: Clock, metrics: Metrics) -> Self {
-        Self { queue, store, clock, metrics }
+    pub fn new(
+        queue: queue::Handle,
+        store: Store,
+        clock: Clock,
+        metrics: Metrics,
+        relay: Intake,
+        options: &Options,
+    ) -> Self {
+        Self { queue, store, clock, metrics, relay, keywords: Arc::new(Keywords::new(options)) }
     }
 }
 
@@ -61,8 +103,6 @@ pub enum Error {
     #[error("the signature does not match this body; check the app secret of the instance")]
     Signature,
     #[error(transparent)]
-    NotAWebhook(#[from] Invalid),
-    #[error(transparent)]
     Queue(#[from] queue::Error),
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -71,7 +111,7 @@ pub enum Error {
 impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Signature | Error::NotAWebhook(_) => ErrorKind::Invalid,
+            Error::Signature => ErrorKind::Invalid,
             Error::Queue(error) => error.kind(),
             Error::Store(error) => error.kind(),
         }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::domain::{InstanceNumber, Timestamp};
+use sha2::{Digest as _, Sha256};
+
+use crate::domain::{InstanceNumber, ProviderMessageId, Status, Timestamp};
+use crate::provider::cloud_api::{Change, StatusUpdate};
 use crate::store::{Error, Key, Space, Tx};
 
 /// Meta repeats a delivery for up to seven days (Cloud API webhooks, "retry"); a day more is for clocks and queues.
@@ -11,11 +14,46 @@ const MEMORY: Duration = Duration::from_secs(8 * 24 * 3600);
 /// Expired entries that each new one clears away, so that remembering never needs a sweep.
 const CLEARED_PER_ENTRY: usize = 4;
 
+/// What tells a delivered part from all others of its instance.
+pub(super) type Digest = [u8; 16];
+
+/// A message is the same when its id is.
+pub(super) fn of_message(id: &ProviderMessageId) -> Digest {
+    digest([b"message", id.as_str().as_bytes()])
+}
+
+/// A status is the same when it says the same of the same message and, in groups, of the same participant.
+pub(super) fn of_status(status: &StatusUpdate) -> Digest {
+    let participant = status.participant.as_deref().unwrap_or_default();
+    let receipt = Status::from(status.receipt).as_str();
+    let id = status.provider_id.as_str();
+    digest([b"status", id.as_bytes(), receipt.as_bytes(), participant.as_bytes()])
+}
+
+/// News is the same when the whole change is, and its entry's id and time are.
+pub(super) fn of_change(change: &Change) -> Digest {
+    let account = change.account.as_deref().unwrap_or_default();
+    let at = change.at.map_or(0, Timestamp::millis).to_be_bytes();
+    let value = change.value.to_string();
+    digest([b"change", change.field.as_bytes(), account.as_bytes(), &at, value.as_bytes()])
+}
+
+/// The parts are kept apart by their lengths.
+fn digest<const N: usize>(parts: [&[u8]; N]) -> Digest {
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        digest.update(part);
+    }
+    let digest: [u8; 32] = digest.finalize().into();
+    digest.first_chunk().copied().unwrap_or_default()
+}
+
 /// Remembers a delivery by its digest. `false` when it was remembered already.
 pub(super) fn first_time(
     tx: &mut Tx,
     instance: InstanceNumber,
-    digest: &[u8; 16],
+    digest: &Digest,
     now: Timestamp,
 ) -> Result<bool, Error> {
     let key = by_digest(instance, digest);

@@ -4,6 +4,7 @@
 //! so that it counts even when the actor died meanwhile; the actor only hears that a worker is free again.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,8 +18,8 @@ use tracing::Instrument;
 
 use crate::clock::Clock;
 use crate::domain::{
-    Failure, FailureKind, InstanceConfig, InstanceNumber, InstanceState, ProviderKind, Reason, Recipient,
-    Scope, Timestamp,
+    Class, Failure, FailureKind, InstanceConfig, InstanceNumber, InstanceState, ProviderKind, Reason,
+    Recipient, Scope, Timestamp,
 };
 use crate::metrics::Metrics;
 use crate::provider::{self, Provider};
@@ -35,8 +36,9 @@ pub enum Msg {
     Nudged,
     /// From its own lease request: work, or why there is none, and how long that took.
     Leased(Result<Leased, queue::Error>, Duration),
-    /// From an attempt's task: a worker is free, after so long. With the failure, when there was one.
-    Ended(Option<Failure>, Duration),
+    /// From an attempt's task: a worker is free, after so long on a message of this class. With the failure, when
+    /// there was one.
+    Ended(Class, Option<Failure>, Duration),
     /// From its own timer: permits, due messages or a pause may be ready.
     Wake,
     /// From its own timer: ask the client whether it lives.
@@ -79,8 +81,12 @@ pub(super) struct State {
     provider: Arc<dyn Provider>,
     limiter: Limiter,
     workers: usize,
+    /// Of them, at most so many have bulk messages, leased or under way.
+    bulk_workers: usize,
     /// Attempts under way.
     busy: usize,
+    /// Bulk messages that are leased, begun or not.
+    bulk: usize,
     /// Leased and not begun: what hides the time that leasing takes.
     ready: VecDeque<Lease>,
     ahead: Ahead,
@@ -120,14 +126,17 @@ impl Actor for InstanceActor {
         let pair = (config.provider == ProviderKind::CloudApi)
             .then_some((options.pair_interval, options.pair_burst));
         let limiter = Limiter::new(config.rate_limit.unwrap_or(options.rate_limit), pair);
-        let workers = config.workers.unwrap_or(options.workers).get();
+        let workers = config.workers.unwrap_or(options.workers);
+        let count = |number: NonZeroU32| usize::try_from(number.get()).unwrap_or(usize::MAX);
         me.cast(Msg::Probe)?;
         Ok(State {
             me,
             provider,
             limiter,
-            workers: usize::try_from(workers).unwrap_or(usize::MAX),
+            workers: count(workers),
+            bulk_workers: count(options.bulk_workers.min(workers)),
             busy: 0,
+            bulk: 0,
             ready: VecDeque::new(),
             ahead: Ahead::default(),
             connected: false,
@@ -157,7 +166,7 @@ impl Actor for InstanceActor {
                 state.seek_work();
             }
             Msg::Leased(leased, took) => state.leased(leased, took),
-            Msg::Ended(failure, took) => state.ended(failure.as_ref(), took),
+            Msg::Ended(class, failure, took) => state.ended(class, failure.as_ref(), took),
             Msg::Wake => {
                 state.hungry = true;
                 state.seek_work();
@@ -195,7 +204,8 @@ async fn forward_nudges(mut nudges: watch::Receiver<()>, waiting: Arc<AtomicBool
 }
 
 impl State {
-    /// Asks for as many messages as there are free workers and permits, if there is anything to ask for.
+    /// Asks for as many messages as there are free workers and permits, if there is anything to ask for. No bulk
+    /// message is leased ahead: one that waits for its turn here waits behind at most one of them.
     fn seek_work(&mut self) {
         if !self.connected || self.leasing || !self.hungry || self.draining.is_some() {
             return;
@@ -224,9 +234,10 @@ impl State {
         self.hungry = false;
         let (queue, number, me) = (self.arguments.queue.clone(), self.arguments.number, self.me.clone());
         let clock = self.arguments.clock;
+        let bulk_room = self.bulk_workers.saturating_sub(self.bulk);
         tokio::spawn(async move {
             let asked = Instant::now();
-            let leased = queue.lease(number, permits).await;
+            let leased = queue.lease(number, permits, bulk_room).await;
             let answer = Msg::Leased(leased, asked.elapsed());
             // The actor ended meanwhile: nothing began, so all of it may go again at once.
             if let Err(ractor::MessagingErr::SendErr(Msg::Leased(Ok(unwanted), _))) = me.cast(answer) {
@@ -245,6 +256,7 @@ impl State {
                 // What was found suggests more; finding nothing means waiting for a nudge or for what is due.
                 self.hungry |= !leased.leases.is_empty();
                 self.limiter.spend(leased.leases.len());
+                self.bulk += leased.leases.iter().filter(|lease| lease.id.class() == Class::Bulk).count();
                 self.ready.extend(leased.leases);
                 if let Some(due) = leased.next_due {
                     self.wake_in(self.arguments.clock.until(due));
@@ -275,8 +287,22 @@ impl State {
     /// Returns what is ready and will not begin; it goes first when work is sought again.
     fn give_back(&mut self) {
         let now = self.arguments.clock.now();
-        for lease in self.ready.drain(..) {
-            let _ = self.arguments.queue.postpone(lease, now);
+        while let Some(lease) = self.ready.pop_front() {
+            self.postpone(lease, now);
+        }
+    }
+
+    fn postpone(&mut self, lease: Lease, until: Timestamp) {
+        self.is_over(lease.id.class());
+        let _ = self.arguments.queue.postpone(lease, until);
+    }
+
+    /// A lease of this class is held no longer.
+    fn is_over(&mut self, class: Class) {
+        if class == Class::Bulk {
+            // Bulk messages that were not asked for, because there was no room, can be now.
+            self.hungry |= self.bulk >= self.bulk_workers;
+            self.bulk = self.bulk.saturating_sub(1);
         }
     }
 
@@ -286,10 +312,10 @@ impl State {
         {
             self.limiter.refund();
             let until = self.arguments.clock.now() + wait;
-            let _ = self.arguments.queue.postpone(lease, until);
-            return;
+            return self.postpone(lease, until);
         }
         self.busy += 1;
+        let class = lease.id.class();
         let span = tracing::info_span!("attempt", instance = %self.arguments.config.id, message_id = %lease.id, attempt = lease.attempt);
         let work = attempt(
             self.provider.clone(),
@@ -304,14 +330,15 @@ impl State {
             async move {
                 let began = Instant::now();
                 let failure = work.await;
-                let _ = me.cast(Msg::Ended(failure, began.elapsed()));
+                let _ = me.cast(Msg::Ended(class, failure, began.elapsed()));
             }
             .instrument(span),
         );
     }
 
-    fn ended(&mut self, failure: Option<&Failure>, took: Duration) {
+    fn ended(&mut self, class: Class, failure: Option<&Failure>, took: Duration) {
         self.busy = self.busy.saturating_sub(1);
+        self.is_over(class);
         self.ahead.sent(took);
         if let Some(failure) = failure {
             match failure.kind {

@@ -73,6 +73,17 @@ pub(super) fn load(store: &Store) -> Result<Vec<(InstanceNumber, Record)>, Error
     Ok(records)
 }
 
+/// Says in the log that an instance takes whatever is sent to its webhook, if it does.
+pub(super) fn warn_of_unsigned_webhooks(config: &InstanceConfig) {
+    if config.cloud_api.as_ref().is_some_and(|cloud| cloud.app_secret.is_none()) {
+        tracing::warn!(
+            instance = config.id.as_str(),
+            "this instance has no app_secret: whoever knows its webhook can forge messages and statuses; set \
+             cloud_api.app_secret to the secret of its Meta app"
+        );
+    }
+}
+
 /// What an instance is doing now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateView {
@@ -106,6 +117,7 @@ impl Directory {
             let cloud = known.record.config.cloud_api.as_ref()?;
             Some(Account {
                 instance: known.number,
+                name: known.record.config.id.clone(),
                 phone_number_id: cloud.phone_number_id.clone(),
                 app_secret: cloud.app_secret.clone(),
                 verify_token: cloud.verify_token.clone(),

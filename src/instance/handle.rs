@@ -10,6 +10,7 @@ use crate::domain::{
 };
 use crate::egress::Egress;
 use crate::inbound::Account;
+use crate::media::Library;
 use crate::queue::{self, Accepted, Depth, MessageView, Outcome};
 use crate::store::Blobs;
 use crate::supervision::Slot;
@@ -28,6 +29,7 @@ pub struct Handle {
     pub(super) queue: queue::Handle,
     pub(super) egress: Egress,
     pub(super) blobs: Blobs,
+    pub(super) library: Library,
     pub(super) sync_wait: Duration,
     pub(super) on_ambiguous: AmbiguousPolicy,
 }
@@ -147,7 +149,7 @@ impl Handle {
         }
     }
 
-    fn known(&self, id: &InstanceId) -> Result<Arc<Known>, Error> {
+    pub(super) fn known(&self, id: &InstanceId) -> Result<Arc<Known>, Error> {
         let known = self.directory.borrow().by_id.get(id).cloned();
         known.ok_or_else(|| Error::Unknown(id.clone()))
     }

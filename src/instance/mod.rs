@@ -12,6 +12,7 @@ mod ahead;
 mod directory;
 mod handle;
 mod limiter;
+mod media;
 mod supervisor;
 mod watchdog;
 
@@ -31,6 +32,8 @@ pub use supervisor::{Arguments, InstanceSupervisor, Msg, Names};
 pub struct Options {
     /// Messages on their way at once.
     pub workers: NonZeroU32,
+    /// Bulk messages of one instance that may be on their way at once, so that the others find a free worker.
+    pub bulk_workers: NonZeroU32,
     /// The steady rate and burst of one instance; Meta's default throughput is 80 messages a second per number.
     pub rate_limit: RateLimit,
     /// The pace to one recipient on the Cloud API: Meta allows one message every 6 s ...
@@ -58,6 +61,7 @@ impl Default for Options {
         let number = |n: u32| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
         Self {
             workers: number(10),
+            bulk_workers: number(10),
             rate_limit: RateLimit { per_second: 80.0, burst: number(80) },
             pair_interval: Duration::from_secs(6),
             pair_burst: number(45),
@@ -92,6 +96,8 @@ pub enum Error {
     #[error(transparent)]
     Queue(#[from] queue::Error),
     #[error(transparent)]
+    Media(#[from] crate::media::Error),
+    #[error(transparent)]
     Store(#[from] store::Error),
     #[error(transparent)]
     Gone(#[from] supervision::Gone),
@@ -114,6 +120,7 @@ impl Error {
             Error::Provider(provider::Error::Invalid(_)) => ErrorKind::Invalid,
             Error::Provider(provider::Error::NotBuilt(_)) => ErrorKind::Unsupported,
             Error::Queue(error) => error.kind(),
+            Error::Media(error) => error.kind(),
             Error::Store(error) => error.kind(),
             Error::NoNumbers(_) | Error::Gone(_) => ErrorKind::Unavailable,
         }

@@ -12,6 +12,7 @@ use crate::domain::{
     InstanceConfig, InstanceId, InstanceNumber, InstanceState, ProviderKind, Reason, RetryPolicy,
 };
 use crate::events::{self, Event};
+use crate::media::Library;
 use crate::metrics::Metrics;
 use crate::provider;
 use crate::store::{self, Store, Tx};
@@ -69,9 +70,11 @@ pub type Names = Arc<[(InstanceNumber, InstanceId)]>;
 
 impl Arguments {
     /// What the supervisor is made of, and the handle that reads what it publishes.
+    #[expect(clippy::too_many_arguments, reason = "each is another part of the node, named once, in `app`")]
     pub fn new(
         options: Options,
         shared: provider::Shared,
+        library: Library,
         queue: queue::Handle,
         retry: retry::Handle,
         policy: &RetryPolicy,
@@ -87,6 +90,7 @@ impl Arguments {
             queue: queue.clone(),
             egress: shared.egress.clone(),
             blobs: shared.blobs.clone(),
+            library,
             sync_wait: options.sync_wait,
             on_ambiguous: policy.on_ambiguous,
         };
@@ -207,6 +211,7 @@ impl State {
                 entry.known = Arc::new(Known { number, record, checker, state });
             }
             None => {
+                directory::warn_of_unsigned_webhooks(&record.config);
                 let reason = Reason::new("created", "not asked to connect yet");
                 let state =
                     watch::Sender::new(StateView { state: InstanceState::Created, reason, restarts: 0 });

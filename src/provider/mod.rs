@@ -9,7 +9,10 @@ pub mod cloud_api;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use url::Url;
 
 use crate::domain::{
     Failure, InstanceConfig, Invalid, MessageId, OutboundMessage, ProviderKind, ProviderMessageId,
@@ -43,7 +46,30 @@ pub trait Provider: Send + Sync + 'static {
         message: &'a ProviderMessageId,
         typing: bool,
     ) -> BoxFuture<'a, Result<(), Failure>>;
+
+    /// What WhatsApp knows about a file that it has. [`Permanent`](crate::domain::FailureKind::Permanent) when it
+    /// has no such file, or no longer.
+    fn media<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<RemoteMedia, Failure>>;
+
+    /// The same, and the file itself. Nothing bounds its size but the caller, who may stop reading.
+    fn open_media<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(RemoteMedia, MediaStream), Failure>>;
 }
+
+/// A file at WhatsApp.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteMedia {
+    /// Where its bytes are, for minutes, and only for who shows the account's token.
+    pub url: Url,
+    /// For example `image/jpeg`.
+    pub mime: String,
+    /// SHA-256 as WhatsApp writes it.
+    pub sha256: Option<String>,
+    /// Bytes.
+    pub size: Option<u64>,
+}
+
+/// A file at WhatsApp as it arrives. After a failure nothing more comes.
+pub type MediaStream = BoxStream<'static, Result<Bytes, Failure>>;
 
 /// Why a message is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -39,6 +39,7 @@ pub(super) fn accept(
     terms: Terms,
 ) -> Result<Result<Accepted, Refused>, Error> {
     let (instance, class) = (submission.instance, submission.class());
+    let mut ended = None;
     if let Some(asked) = &submission.idempotency
         && let Some(bytes) = tx.get(&keys::idempotency(instance, &asked.key))?
     {
@@ -47,12 +48,15 @@ pub(super) fn accept(
             let same = known.body == asked.body;
             return Ok(if same { Ok(Accepted::Duplicate(known.id)) } else { Err(Refused::KeyReused) });
         }
-        // The key begins a new life; the end of its old one must not cut that short.
-        tx.delete(keys::idempotency_expiry(known.expires, instance, &asked.key));
+        ended = Some(keys::idempotency_expiry(known.expires, instance, &asked.key));
     }
     let mut book = Book::read(tx, instance)?;
     if book.depth.iter().sum::<u64>() >= terms.capacity {
         return Ok(Err(Refused::Full));
+    }
+    if let Some(ended) = ended {
+        // The key begins a new life; the end of its old one must not cut that short.
+        tx.delete(ended);
     }
     let id = admit(tx, submission, terms)?;
     *book.depth(class) += 1;

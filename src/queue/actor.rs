@@ -4,11 +4,9 @@
 //! the messages came, share commits, and are answered when they are durable. It never waits for the disk itself.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, MessagingErr, RpcReplyPort};
-use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::domain::{
@@ -18,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::store::{Error as StoreError, Store, Tx};
 
 use super::accept::{self, Refused, Terms};
+use super::nudges::Nudges;
 use super::upkeep::{self, Upkeep};
 use super::{
     Accepted, Error, ItemOutcome, Lease, Leased, Options, Outcome, ReceiptReport, Recorded, Submission, dead,
@@ -46,8 +45,8 @@ pub enum Msg {
     /// From the HTTP front end: take a message in and answer when its one attempt is over. It must not begin later
     /// than this. The first reply gives the id, so that a caller who stops waiting can withdraw it.
     SendNow(Box<Submission>, Duration, Reply<Accepted>, RpcReplyPort<Outcome>),
-    /// From an instance: work for so many free workers.
-    Lease(InstanceNumber, usize, Reply<Leased>),
+    /// From an instance: work for so many free workers, of them so many that may take bulk messages.
+    Lease { instance: InstanceNumber, max: usize, max_bulk: usize, reply: Reply<Leased> },
     /// From an instance: WhatsApp took it.
     Sent(Box<Lease>, ProviderMessageId),
     /// From an instance: the attempt did not begin; try again at this time.
@@ -91,39 +90,6 @@ pub struct Arguments {
     pub metrics: Metrics,
 }
 
-/// Tells instances that there may be work. A nudge carries nothing, may be lost, and costs one look.
-#[derive(Debug, Clone, Default)]
-pub struct Nudges {
-    instances: Arc<Mutex<HashMap<InstanceNumber, watch::Sender<()>>>>,
-    /// For bulk jobs: there may be outcomes to note.
-    outcomes: watch::Sender<()>,
-}
-
-impl Nudges {
-    pub fn subscribe(&self, instance: InstanceNumber) -> watch::Receiver<()> {
-        let mut senders = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
-        senders.entry(instance).or_insert_with(|| watch::Sender::new(())).subscribe()
-    }
-
-    pub fn nudge(&self, instance: InstanceNumber) {
-        let senders = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = senders.get(&instance) {
-            sender.send_replace(());
-        }
-    }
-
-    pub fn outcomes(&self) -> watch::Receiver<()> {
-        self.outcomes.subscribe()
-    }
-
-    /// What concerns this message is durable. If it is a row of a bulk job, that may want to know.
-    fn nudge_job(&self, id: MessageId) {
-        if id.item().is_some() {
-            self.outcomes.send_replace(());
-        }
-    }
-}
-
 /// What the actor remembers: who waits for the end of which message.
 pub struct State {
     arguments: Arguments,
@@ -165,7 +131,11 @@ impl Actor for QueueActor {
             Msg::SendNow(submission, wait, accepted, outcome) => {
                 state.send_now(me, *submission, wait, accepted, outcome).await;
             }
-            Msg::Lease(instance, max, reply) => state.lease(me, instance, max, reply).await,
+            Msg::Lease { instance, max, max_bulk, reply } => {
+                let (now, run) = (state.now(), state.arguments.run);
+                let request = dispatch::Request { instance, max, max_bulk, now, run };
+                state.lease(me, request, reply).await;
+            }
             Msg::Sent(lease, provider_id) => {
                 let sent = move |tx: &mut Tx, lease: &Lease, now| settle::sent(tx, lease, &provider_id, now);
                 state.settle(me, *lease, Some("sent"), sent).await;
@@ -363,8 +333,7 @@ impl State {
         }
     }
 
-    async fn lease(&self, me: ActorRef<Msg>, instance: InstanceNumber, max: usize, reply: Reply<Leased>) {
-        let request = dispatch::Request { instance, max, now: self.now(), run: self.arguments.run };
+    async fn lease(&self, me: ActorRef<Msg>, request: dispatch::Request, reply: Reply<Leased>) {
         let (metrics, nudges) = (self.arguments.metrics.clone(), self.arguments.nudges.clone());
         let work = move |tx: &mut Tx| dispatch::lease(tx, request);
         let done = move |found: Result<dispatch::Found, StoreError>| {
@@ -477,7 +446,7 @@ impl State {
         let (now, nudges) = (self.now(), self.arguments.nudges.clone());
         let done = move |more: Result<bool, StoreError>| {
             // Rows of bulk jobs may have come to an end.
-            nudges.outcomes.send_replace(());
+            nudges.nudge_jobs();
             let _ = reply.send(more.map_err(Error::from));
         };
         self.arguments.store.submit(move |tx: &mut Tx| upkeep::purge(tx, instance, now), done).await;
@@ -495,6 +464,7 @@ impl State {
             now,
             ledger_before: now - options.ledger_retention,
             events_before: now - options.event_retention,
+            event_log_size: options.event_log_size,
             from,
         };
         self.change(reply, move |tx: &mut Tx| upkeep::page(tx, &upkeep)).await;

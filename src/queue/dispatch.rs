@@ -22,6 +22,8 @@ const LEAST_BROUGHT_BACK: usize = 16;
 pub(super) struct Request {
     pub instance: InstanceNumber,
     pub max: usize,
+    /// Of them, at most so many of the bulk class.
+    pub max_bulk: usize,
     pub now: Timestamp,
     /// This run of the process.
     pub run: u64,
@@ -35,10 +37,17 @@ pub(super) struct Found {
     pub expired: Vec<MessageId>,
 }
 
-/// Hands out up to `max` leases; each is durable with this commit.
+/// Hands out up to `max` leases, of them up to `max_bulk` of bulk messages; each is durable with this commit.
 pub(super) fn lease(tx: &mut Tx, request: Request) -> Result<Found, Error> {
     let before = Book::read(tx, request.instance)?;
-    let mut search = Search { tx, request, book: before.clone(), moves: 0, found: Found::default() };
+    let mut search = Search {
+        tx,
+        request,
+        book: before.clone(),
+        bulk_left: request.max_bulk,
+        moves: 0,
+        found: Found::default(),
+    };
     search.bring_back_due()?;
     while search.found.leased.leases.len() < request.max && search.moves < MOVES {
         let bulk_first = search.book.turn % BULK_TURN == BULK_TURN - 1;
@@ -61,6 +70,8 @@ struct Search<'a, 'b> {
     tx: &'a mut Tx<'b>,
     request: Request,
     book: Book,
+    /// Bulk messages that may still be handed out.
+    bulk_left: usize,
     moves: usize,
     found: Found,
 }
@@ -90,9 +101,21 @@ impl Search<'_, '_> {
         Ok(())
     }
 
-    /// Leases one job of a class; `false` when it has none that may go now. Lanes that go on and arrivals take turns
-    /// at being first: any number of busy lanes leaves room for a recipient who was not written to yet.
+    /// Leases one job of a class; `false` when it has none that may go now.
     fn take(&mut self, class: Class) -> Result<bool, Error> {
+        if class == Class::Bulk && self.bulk_left == 0 {
+            return Ok(false);
+        }
+        let taken = self.take_any(class)?;
+        if taken && class == Class::Bulk {
+            self.bulk_left -= 1;
+        }
+        Ok(taken)
+    }
+
+    /// Lanes that go on and arrivals take turns
+    /// at being first: any number of busy lanes leaves room for a recipient who was not written to yet.
+    fn take_any(&mut self, class: Class) -> Result<bool, Error> {
         if !self.book.turn.is_multiple_of(2) && self.take_arrival(class)? {
             return Ok(true);
         }
@@ -224,11 +247,15 @@ impl Search<'_, '_> {
         *waiting = waiting.saturating_sub(1);
     }
 
-    /// The earliest moment at which something that waits now may go.
+    /// The earliest moment at which something that waits now may go. Bulk messages for which there is no room wait
+    /// for that, not for a moment.
     fn next_due(&self) -> Result<Option<Timestamp>, Error> {
         let instance = self.request.instance;
         let mut earliest: Option<Timestamp> = None;
         for class in Class::ALL {
+            if class == Class::Bulk && self.bulk_left == 0 && self.request.max_bulk < self.request.max {
+                continue;
+            }
             let wakes = keys::wakes(instance, class);
             let first = self.tx.first(&wakes, &wakes.clone().after_prefix())?;
             let due = first.and_then(|(key, _)| keys::parse_wake(&key)).map(|(due, _)| due);

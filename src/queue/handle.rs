@@ -3,10 +3,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::domain::{Failure, InstanceNumber, MessageId, MessageRef, ProviderMessageId, Timestamp, Verdict};
-use crate::store::{self, Store, Tx};
+use crate::store::{self, BlobSet, Store, Tx};
 use crate::supervision::{Gone, Slot};
 
-use super::actor::{Msg, Nudges};
+use super::actor::Msg;
+use super::nudges::Nudges;
 use super::{
     Accepted, DeadFilter, DeadLetter, Depth, Error, ItemOutcome, Lease, Leased, MessageView, Outcome,
     QueueStats, ReceiptReport, Recorded, ScheduleCursor, Submission, dead, items, later, ledger, stats,
@@ -55,9 +56,15 @@ impl Handle {
         Ok((id, ledger::outcome(&self.store, id)?.unwrap_or(Outcome::Unknown)))
     }
 
-    /// Up to `max` messages that the instance may attempt now, each durably leased.
-    pub async fn lease(&self, instance: InstanceNumber, max: usize) -> Result<Leased, Error> {
-        self.slot.call(|reply| Msg::Lease(instance, max, reply)).await?
+    /// Up to `max` messages that the instance may attempt now, each durably leased; of them up to `max_bulk` of the
+    /// bulk class.
+    pub async fn lease(
+        &self,
+        instance: InstanceNumber,
+        max: usize,
+        max_bulk: usize,
+    ) -> Result<Leased, Error> {
+        self.slot.call(|reply| Msg::Lease { instance, max, max_bulk, reply }).await?
     }
 
     /// WhatsApp took the message.
@@ -231,6 +238,11 @@ impl Handle {
     /// Forgets dead letters; tells how many of them there were.
     pub async fn discard(&self, ids: Vec<MessageId>) -> Result<usize, Error> {
         self.slot.call(|reply| Msg::Discard(ids, reply)).await?
+    }
+
+    /// The blobs that messages of any instance need: waiting, scheduled, under way or dead. Reads all of them.
+    pub async fn referenced_blobs(&self) -> Result<BlobSet, Error> {
+        self.blocking(super::blobs::referenced).await
     }
 
     /// Long reads leave the runtime's threads alone.

@@ -6,6 +6,7 @@
 //! that (a slot serves many jobs, one after the other), or a slot that was given up, is nobody's any more.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use serde::{Deserialize, Serialize};
 
@@ -58,9 +59,11 @@ impl ItemOutcome {
     /// Whether this replaces what was known of the row: facts only move forward, and what a later message of the
     /// row says goes before what an earlier one said. Who notes outcomes asks this before believing one.
     pub fn follows(&self, id: MessageId, status: Status) -> bool {
-        // An unknown outcome is no end: the message may be tried again, and then end in any way.
-        let reopened = status == Status::Ambiguous && self.status.is_settled();
-        self.id > id || (self.id == id && (status.may_become(self.status) || reopened))
+        // What the node held or gave up yields to any other end: an unknown outcome may be tried again, and a failure
+        // that WhatsApp reports is more than the node's guess.
+        let was_a_guess = matches!(status, Status::Ambiguous | Status::DeadLetter);
+        let corrected = was_a_guess && self.status.is_settled() && self.status != status;
+        self.id > id || (self.id == id && (status.may_become(self.status) || corrected))
     }
 
     fn of_row(item: BulkItem, id: MessageId, row: &Row) -> Self {
@@ -77,7 +80,7 @@ impl ItemOutcome {
         }
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, Error> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Error> {
         let Record { id, status, at, provider_id, failure, ambiguous } = store::decode(bytes)?;
         let item = id.item().ok_or_else(|| Error::Codec(format!("an outcome of {id}, which is no row")))?;
         Ok(Self { item, id, instance: id.instance(), status, at, provider_id, failure, ambiguous })
@@ -135,10 +138,10 @@ pub(super) fn accept(
 ) -> Result<Result<Vec<MessageId>, Refused>, Error> {
     let mut books = BTreeMap::new();
     for submission in &submissions {
-        if !books.contains_key(&submission.instance) {
-            books.insert(submission.instance, Book::read(tx, submission.instance)?);
-        }
-        let Some(book) = books.get_mut(&submission.instance) else { continue };
+        let book = match books.entry(submission.instance) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(Book::read(tx, submission.instance)?),
+        };
         if book.depth.iter().sum::<u64>() >= terms.capacity {
             return Ok(Err(Refused::Full));
         }

@@ -7,6 +7,7 @@
 //!   of its jobs is in flight. A lane that waits delays no other.
 //! - *One attempt at a time, and never forgotten.* A lease is durable before it is handed out. Whatever the process
 //!   dies in the middle of is found on the next start and judged.
+//! - *Rows of bulk jobs leave no trace.* Only their outcomes, until their job has noted them ([`ItemOutcome`]).
 //! - *Bounded memory.* Queue state lives in the store; the actor remembers only who waits for an answer.
 //!
 //! How jobs are found: new jobs are *arrivals*, read in order of their ids by a cursor. An arrival whose lane is busy
@@ -16,6 +17,7 @@
 
 mod accept;
 mod actor;
+mod blobs;
 mod dead;
 mod dispatch;
 mod handle;
@@ -23,6 +25,7 @@ mod items;
 mod keys;
 mod later;
 mod ledger;
+mod nudges;
 mod receipts;
 mod record;
 mod settle;
@@ -39,12 +42,14 @@ use crate::domain::{
 };
 use crate::{store, supervision};
 
-pub use actor::{Arguments, Msg, Nudges, QueueActor};
+pub use actor::{Arguments, Msg, QueueActor};
 pub use dead::{DeadFilter, DeadLetter};
 pub use handle::Handle;
 pub use items::ItemOutcome;
 pub use later::ScheduleCursor;
 pub use ledger::MessageView;
+pub use nudges::Nudges;
+pub use receipts::receipt_data;
 pub use record::Step;
 pub use stats::{COUNTED, LaneStats, QueueStats};
 
@@ -62,8 +67,10 @@ pub struct Options {
     pub bulk_expiry: Option<Duration>,
     /// How long a settled message can be asked for.
     pub ledger_retention: Duration,
-    /// How long events stay in the log.
+    /// How long events stay in the log of their instance ...
     pub event_retention: Duration,
+    /// ... and how many bytes of them, without the bookkeeping of the store. The oldest go first.
+    pub event_log_size: u64,
 }
 
 impl Default for Options {
@@ -77,6 +84,7 @@ impl Default for Options {
             bulk_expiry: None,
             ledger_retention: days(30),
             event_retention: days(7),
+            event_log_size: 256 << 20,
         }
     }
 }
@@ -109,6 +117,7 @@ pub struct Submission {
 }
 
 impl Submission {
+    /// The class that it is sent in.
     fn class(&self) -> Class {
         self.item.map_or(self.class, |_| Class::Bulk)
     }

@@ -1,6 +1,6 @@
 //! What WhatsApp reports about messages after they went out.
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::domain::{Failure, MessageId, Receipt, Status, Timestamp};
 use crate::store::{self, Error, Tx};
@@ -56,7 +56,7 @@ fn on_settled(
         }
         _ => {}
     }
-    announce(tx, id, report, now)?;
+    announce(tx, id, &row, report, now)?;
     if report.receipt == Receipt::Failed {
         row.failure = Some(failure_of(report));
     }
@@ -100,13 +100,13 @@ fn on_open(
     let outcome = if report.receipt == Receipt::Failed {
         row.failure = Some(failure_of(report));
         accept::free_key(tx, id, job)?;
-        settle::announce_failure(tx, id, &failure_of(report), None, now)?;
+        announce(tx, id, &row, report, now)?;
         Outcome::Failed(failure_of(report))
     } else {
         row.failure = None;
         settle::announce_sent(tx, id, &report.provider_id, now)?;
         if report.receipt != Receipt::Sent {
-            announce(tx, id, report, now)?;
+            announce(tx, id, &row, report, now)?;
         }
         Outcome::Sent(report.provider_id.clone())
     };
@@ -128,16 +128,38 @@ pub(super) fn failure_of(report: &ReceiptReport) -> Failure {
         .unwrap_or_else(|| Failure::permanent("WhatsApp reported a failure without a reason"))
 }
 
-fn announce(tx: &mut Tx, id: MessageId, report: &ReceiptReport, now: Timestamp) -> Result<(), Error> {
+fn announce(
+    tx: &mut Tx,
+    id: MessageId,
+    row: &Row,
+    report: &ReceiptReport,
+    now: Timestamp,
+) -> Result<(), Error> {
     if report.receipt == Receipt::Failed {
-        return settle::announce_failure(tx, id, &failure_of(report), None, now);
+        settle::announce_failure(tx, id, &failure_of(report), None, now)?;
     }
-    let data = json!({
-        "status": Status::from(report.receipt).as_str(),
-        "id": id.to_string(),
-        "correlation_id": id.correlation_id(),
-        "message_id": report.provider_id.as_str(),
-        "timestamp": report.at.seconds(),
-    });
-    settle::announce(tx, id, "message_status", data, now)
+    let mut data = receipt_data(report, &row.to.address());
+    data.insert("id".to_owned(), json!(id.to_string()));
+    data.insert("correlation_id".to_owned(), json!(id.correlation_id()));
+    settle::announce(tx, id, "receipt", data.into(), now)
+}
+
+/// What the event `receipt` tells, of a message of ours or of one that the ledger does not know. `type` and `ids` are
+/// the legacy words: an empty type is "delivered".
+pub fn receipt_data(report: &ReceiptReport, to: &str) -> Map<String, Value> {
+    let status = Status::from(report.receipt).as_str();
+    let legacy = if report.receipt == Receipt::Delivered { "" } else { status };
+    let mut data = Map::from_iter([
+        ("message_id".to_owned(), json!(report.provider_id)),
+        ("ids".to_owned(), json!([report.provider_id])),
+        ("from".to_owned(), json!(to)),
+        ("type".to_owned(), json!(legacy)),
+        ("status".to_owned(), json!(status)),
+        ("timestamp".to_owned(), json!(report.at.seconds())),
+    ]);
+    if report.receipt == Receipt::Failed {
+        let failure = failure_of(report);
+        data.insert("error".to_owned(), json!({ "code": failure.code, "message": failure.message }));
+    }
+    data
 }

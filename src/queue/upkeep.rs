@@ -17,6 +17,8 @@ pub(super) struct Upkeep {
     /// Settled messages whose last step is older than this are forgotten.
     pub ledger_before: Timestamp,
     pub events_before: Timestamp,
+    /// Bytes of events that one instance may keep.
+    pub event_log_size: u64,
     /// Where in the ledger this page begins.
     pub from: Option<MessageId>,
 }
@@ -24,7 +26,8 @@ pub(super) struct Upkeep {
 /// Forgets one page. Returns where in the ledger the next begins; `None` when there is nothing left to forget.
 pub(super) fn page(tx: &mut Tx, upkeep: &Upkeep) -> Result<Option<MessageId>, Error> {
     let keys_left = forget_keys(tx, upkeep.now)?;
-    let events_left = forget_events(tx, upkeep.events_before)?;
+    let keep = events::Keep { since: upkeep.events_before, bytes: upkeep.event_log_size };
+    let events_left = forget_events(tx, &keep)?;
     let next = forget_rows(tx, upkeep)?;
     if next.is_none() && (keys_left || events_left) {
         return Ok(Some(upkeep.from.unwrap_or(MessageId::from_bytes([0; 16]))));
@@ -48,16 +51,10 @@ fn forget_keys(tx: &mut Tx, now: Timestamp) -> Result<bool, Error> {
 }
 
 /// `true` when there may be more.
-fn forget_events(tx: &mut Tx, before: Timestamp) -> Result<bool, Error> {
-    let logs = Key::new(Space::EventTail);
-    let end = logs.clone().after_prefix();
-    let tails = tx.range(&logs, &end).map(|entry| entry.map(|(key, _)| key));
+fn forget_events(tx: &mut Tx, keep: &events::Keep) -> Result<bool, Error> {
     let mut left = PAGE;
-    for key in tails.collect::<Result<Vec<_>, _>>()? {
-        let number = key.get(1..).and_then(|bytes| bytes.first_chunk::<4>());
-        if let Some(instance) = number.and_then(|bytes| InstanceNumber::from_be_bytes(*bytes)) {
-            left = left.saturating_sub(events::trim(tx, instance, before, left)?);
-        }
+    for instance in events::logs(tx)? {
+        left = left.saturating_sub(events::trim(tx, instance, keep, left)?);
         if left == 0 {
             return Ok(true);
         }

@@ -1,35 +1,79 @@
 //! The strict-order push of inbound messages to one WebSocket.
+//!
+//! What it promises: a frame joins the line in the commit that takes its webhook in, and leaves it after the peer
+//! has shown that it read it. Frames arrive in the order of their commits; nothing overtakes, so a peer that is down
+//! holds the line up until it is back. A frame is pushed at least once: one whose end is not known is pushed again.
+//! Memory holds one frame, whatever the backlog; a line that is full refuses webhooks, which Meta repeats for
+//! days, instead of forgetting what was accepted.
+//!
+//! The node is the WebSocket's client, and the protocol of the documented consumer has no acknowledgement. What
+//! counts as one is decided in `line`: bytes in a socket buffer do not.
 
-use serde_json::Value;
+mod actor;
+mod courier;
+mod handle;
+mod intake;
+mod line;
+mod storage;
+mod supervisor;
+#[cfg(test)]
+mod tests;
 
-use crate::domain::Timestamp;
-use crate::store::{self, Error, Key, Space, Tx};
+use std::time::Duration;
 
-/// Where inbound messages join the line. Cheap to clone.
+use url::Url;
+
+use crate::domain::ErrorKind;
+use crate::{store, supervision};
+
+pub use handle::{Handle, Health};
+pub use intake::Intake;
+pub use supervisor::{Arguments, Msg, RelaySupervisor};
+
+/// Where inbound messages are pushed, and how.
 #[derive(Debug, Clone)]
-pub struct Intake {
-    on: bool,
+pub struct Options {
+    /// `ws://` or `wss://`. `None`: nothing runs, and nothing is kept for it.
+    pub url: Option<Url>,
+    /// For one frame: connection, TLS, push and the peer's sign that it read it. The documented system waited 15 s
+    /// for its connection.
+    pub timeout: Duration,
+    /// The pause after a failed attempt, as in the documented system.
+    pub retry_delay: Duration,
+    /// Frames that may wait.
+    pub capacity: u64,
 }
 
-impl Intake {
-    /// Nothing is relayed, and nothing is kept for it.
-    pub fn off() -> Self {
-        Self { on: false }
-    }
-
-    pub fn is_on(&self) -> bool {
-        self.on
-    }
-
-    /// Puts one of Meta's webhooks at the end of the line, in the commit that takes it in.
-    pub fn push(&self, tx: &mut Tx, webhook: &Value, _now: Timestamp) -> Result<(), Error> {
-        if !self.on {
-            return Ok(());
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            url: None,
+            timeout: Duration::from_secs(15),
+            retry_delay: Duration::from_secs(5),
+            capacity: 1_000_000,
         }
-        let line = Key::new(Space::Relay);
-        let last = tx.range(&line, &line.clone().after_prefix()).last().transpose()?;
-        let order = last.and_then(|(key, _)| key.last_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes)));
-        let bytes = serde_json::to_vec(webhook).map_err(|cause| Error::Codec(cause.to_string()))?;
-        store::put_large(tx, line.u64(order.map_or(1, |order| order + 1)), &bytes)
+    }
+}
+
+/// Why something about the relay could not be done.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    #[error("nothing is relayed: relay.url is not set")]
+    Off,
+    #[error("the relay could not be set up: {0}")]
+    Setup(String),
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error(transparent)]
+    Gone(#[from] supervision::Gone),
+}
+
+impl Error {
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Off | Error::Gone(_) => ErrorKind::Unavailable,
+            Error::Setup(_) => ErrorKind::Internal,
+            Error::Store(error) => error.kind(),
+        }
     }
 }

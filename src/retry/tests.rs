@@ -166,7 +166,7 @@ async fn a_queue_that_is_killed_comes_back_and_everything_goes_on() {
     retry.failed(other, Failure::transient("no")).unwrap();
     bench.until(first, Status::Sent).await;
     bench.until(urgent, Status::Failed).await;
-    let mut found: Vec<_> = bench.handle.lease(ONE, 9).await.unwrap().leases;
+    let mut found: Vec<_> = bench.handle.lease(ONE, 9, 9).await.unwrap().leases;
     assert_eq!(found.len(), 2);
     assert!(found.iter().any(|lease| lease.id == second));
     assert_eq!(found.remove(0).attempt, 1);

@@ -70,12 +70,18 @@ pub async fn post(
     message.entry("from").or_insert_with(|| json!(wa_id));
     message.entry("from_user_id").or_insert_with(|| json!(user_id));
     message.entry("timestamp").or_insert_with(|| json!(shared.clock.now().seconds().to_string()));
+    let content = message.get("type").and_then(|kind| message.get(kind.as_str()?));
+    let media_id = content.and_then(|content| content.get("id")).cloned();
     let name = inbound.name.as_deref().unwrap_or("Sandbox user");
     let value = payloads::inbound(&shared, &inbound.phone_number_id, name, &wa_id, &user_id, message.into());
     let body = payloads::change(&shared, "messages", &value).map_err(Problem::internal)?;
     shared.stats.inbound.add(1);
     let delivery = shared.courier.deliver(&shared, body.into(), 1).await;
-    Ok(Json(report(delivery, json!({ "wamid": id }))))
+    let mut answer = json!({ "wamid": id });
+    if let (Some(answer), Some(media_id)) = (answer.as_object_mut(), media_id) {
+        answer.insert("media_id".into(), media_id);
+    }
+    Ok(Json(report(delivery, answer)))
 }
 
 impl Inbound {

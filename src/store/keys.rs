@@ -33,7 +33,7 @@ pub enum Space {
     MediaId = b'U',
     /// The event log. instance · sequence → envelope (`events`).
     Event = b'V',
-    /// The last sequence of an event log. instance → number (`events`).
+    /// The end of an event log: its last sequence, and the bytes ever appended. instance → numbers (`events`).
     EventTail = b'T',
     /// Inbound duplicates. time · hash → nothing, hash → time (`inbound`).
     Seen = b'Y',
@@ -45,15 +45,16 @@ pub enum Space {
     EndpointCursor = b'K',
     /// Events that an endpoint refused for good. endpoint id · instance · sequence → why (`webhook`).
     Parked = b'G',
-    /// The address book that the API fills. phone → record (`contacts`).
+    /// The address book that the API fills. phone → record, no phone → counters (`contacts`).
     Contact = b'A',
-    /// The address book by age of its entries. newest first · phone → nothing (`contacts`).
+    /// The address book by age of its entries. newest first → phone (`contacts`).
     ContactOrder = b'a',
     /// Who must not be written to unasked. recipient → why (`contacts`).
     Suppressed = b'O',
-    /// Inbound messages that wait for the relay. order → frame (`relay`).
+    /// Inbound messages that wait for the relay. order → frame, nothing → counters (`relay`).
     Relay = b'J',
-    /// Media of inbound messages. instance · hash of the message's id → where it is (`media`).
+    /// Media of inbound messages. instance · hash of the message's id → where it is, and time · the same → nothing
+    /// (`media`).
     InboundMedia = b'C',
     /// Bulk jobs. job → record (`bulk`).
     BulkJob = b'j',

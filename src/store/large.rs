@@ -49,6 +49,12 @@ pub fn get_large(
     Ok(Some(value))
 }
 
+/// The beginning of a value that [`put_large`] wrote, out of what a range shows under its key: all of it, or the
+/// first 4 KB of what goes on in parts.
+pub fn head_of_large(value: &[u8]) -> Result<&[u8], Error> {
+    part_count(value).map(|_| value.get(HEADER..).unwrap_or_default())
+}
+
 /// Deletes a value with its parts.
 pub fn delete_large(tx: &mut Tx, key: Key) -> Result<(), Error> {
     if let Some(value) = tx.get(&key)? {

@@ -26,12 +26,12 @@ use std::path::PathBuf;
 
 use crate::domain::ErrorKind;
 
-pub use blobs::Blobs;
+pub use blobs::{BlobSet, Blobs, Swept};
 pub use codec::{decode, encode};
 pub use db::{Closing, Store};
 pub use folder::Folder;
 pub use keys::{Key, Space};
-pub use large::{delete_large, get_large, put_large};
+pub use large::{delete_large, get_large, head_of_large, put_large};
 #[cfg(test)]
 pub(crate) use scratch::Scratch;
 pub use tx::{Entry, Tx};
@@ -78,6 +78,9 @@ pub enum Error {
     Codec(String),
     #[error("a record of {size} bytes under {space:?} is over the limit of {limit}")]
     TooLarge { space: char, size: usize, limit: usize },
+    /// A room keeps as much as it may; the change was undone.
+    #[error("{what} holds {limit} entries, which is its limit; try again later")]
+    Full { what: &'static str, limit: u64 },
     #[error("a change panicked and was undone")]
     Panicked,
 }
@@ -85,9 +88,11 @@ pub enum Error {
 impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Failed(_) | Error::Closed | Error::InUse { .. } | Error::Io { .. } => {
-                ErrorKind::Unavailable
-            }
+            Error::Failed(_)
+            | Error::Closed
+            | Error::InUse { .. }
+            | Error::Io { .. }
+            | Error::Full { .. } => ErrorKind::Unavailable,
             Error::TooLarge { .. } => ErrorKind::TooLarge,
             _ => ErrorKind::Internal,
         }

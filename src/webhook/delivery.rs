@@ -47,10 +47,15 @@ pub(super) fn body(name: &InstanceId, envelope: &Envelope) -> Result<Vec<u8>, se
 
 /// The value of `webhook-id`: the same on every attempt, and for no other event of any endpoint of any node. It has
 /// no dot, as Standard Webhooks asks ("Signature scheme").
-pub(super) fn webhook_id(endpoint: EndpointId, instance: InstanceNumber, sequence: u64) -> String {
+pub(super) fn webhook_id(endpoint: EndpointId, instance: InstanceNumber, envelope: &Envelope) -> String {
     let endpoint = endpoint.to_string();
     let own = endpoint.strip_prefix("ep_").unwrap_or(&endpoint);
-    format!("evt_{own}_{}_{sequence}", instance.get())
+    let (instance, sequence) = (instance.get(), envelope.sequence);
+    match envelope.missing() {
+        None => format!("evt_{own}_{instance}_{sequence}"),
+        // A gap bears the sequence of an event that may have been attempted.
+        Some(missing) => format!("gap_{own}_{instance}_{sequence}_{missing}"),
+    }
 }
 
 /// Makes attempts.
@@ -98,7 +103,7 @@ impl Courier {
             Ok(request) => request,
             Err(refused) => return Outcome::failed(quote(&refused.to_string())),
         };
-        let (id, now) = (webhook_id(to.id, instance, envelope.sequence), self.clock.now().seconds());
+        let (id, now) = (webhook_id(to.id, instance, envelope), self.clock.now().seconds());
         let mut request = request
             .header(CONTENT_TYPE, "application/json")
             .header(USER_AGENT, AGENT)
@@ -210,8 +215,13 @@ mod tests {
     #[test]
     fn an_id_names_endpoint_instance_and_event_without_a_dot() {
         let endpoint = EndpointId::from_bytes(*b"0123456789abcdef");
-        let id = webhook_id(endpoint, InstanceNumber::FIRST, 42);
-        assert_eq!(id, "evt_30313233343536373839616263646566_1_42");
+        let id = |kind: &str, data| {
+            let event = Event { kind: kind.to_owned(), at: Timestamp(0), data };
+            webhook_id(endpoint, InstanceNumber::FIRST, &Envelope { sequence: 42, event })
+        };
+        assert_eq!(id("message", json!({})), "evt_30313233343536373839616263646566_1_42");
+        let gap = id("gap", json!({ "from": 41, "to": 42, "missing": 2 }));
+        assert_eq!(gap, "gap_30313233343536373839616263646566_1_42_2");
     }
 
     #[test]

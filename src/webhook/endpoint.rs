@@ -9,6 +9,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::domain::{InstanceNumber, Invalid, Secret, Timestamp};
+use crate::events::Kinds as Events;
 
 use super::health::{Counts, Health};
 use super::signature::Signer;
@@ -18,10 +19,6 @@ pub const MASK: &str = "********";
 
 /// The longest URL.
 const MAX_URL: usize = 2048;
-
-/// The most event names that one endpoint may list, and the longest of them.
-const MAX_EVENTS: usize = 32;
-const MAX_EVENT_NAME: usize = 64;
 
 /// The name of an endpoint: `ep_` and 32 hexadecimal digits, given once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -72,58 +69,6 @@ impl Scope {
         match self {
             Scope::Instance(number) => number == instance,
             Scope::All => true,
-        }
-    }
-}
-
-/// Which events an endpoint gets.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Events {
-    All,
-    Only(Vec<String>),
-}
-
-impl Events {
-    /// What a list of names asks for: none, or `all` among them, is everything.
-    pub fn parse(mut names: Vec<String>) -> Result<Self, Invalid> {
-        if names.is_empty() || names.iter().any(|name| name == "all") {
-            return Ok(Events::All);
-        }
-        names.sort();
-        names.dedup();
-        if names.len() > MAX_EVENTS {
-            return Err(Invalid::new(
-                "events",
-                format!("name at most {MAX_EVENTS} events, or \"all\" for every event"),
-            ));
-        }
-        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
-        let good = |name: &str| !name.is_empty() && name.len() <= MAX_EVENT_NAME && name.bytes().all(plain);
-        match names.iter().find(|name| !good(name)) {
-            None => Ok(Events::Only(names)),
-            Some(bad) => Err(Invalid::new(
-                "events",
-                format!(
-                    "{bad:?} cannot be the name of an event; names are like message_ack, \"all\" is every event"
-                ),
-            )),
-        }
-    }
-
-    /// Whether events called `kind` are wanted.
-    pub fn want(&self, kind: &str) -> bool {
-        match self {
-            Events::All => true,
-            Events::Only(names) => names.iter().any(|name| name == kind),
-        }
-    }
-
-    /// The names, as [`parse`](Self::parse) reads them.
-    pub fn names(&self) -> Vec<String> {
-        match self {
-            Events::All => vec!["all".to_owned()],
-            Events::Only(names) => names.clone(),
         }
     }
 }
@@ -287,21 +232,6 @@ mod tests {
         let bare = Uuid::new_v4();
         for bad in [format!("{bare}"), format!("ep_{bare}"), "ep_".to_owned(), "ep_1".to_owned()] {
             assert!(bad.parse::<EndpointId>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn none_and_all_are_everything_and_the_raw_only_comes_when_named() {
-        let names = |names: &[&str]| Events::parse(names.iter().map(|&name| name.to_owned()).collect());
-        assert_eq!(names(&[]), Ok(Events::All));
-        assert_eq!(names(&["message", "all"]), Ok(Events::All));
-        assert!(Events::All.want("raw"));
-        let some = names(&["message_ack", "message"]).unwrap();
-        assert!(some.want("message") && some.want("message_ack"));
-        assert!(!some.want("raw") && !some.want("message_status"));
-        assert!(names(&["raw"]).unwrap().want("raw"));
-        for bad in [&["mess age"][..], &[""], &["message", "*"]] {
-            assert!(names(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -186,7 +186,7 @@ impl Handle {
         match self.shared.courier().deliver(&known, place.instance, name, &envelope).await {
             Outcome::Delivered => {
                 known.health.delivered(self.shared.clock.now());
-                self.discard_parked(id, place).await?;
+                self.forget_parked(id, place).await?;
                 Ok(Replayed { delivered: vec![place], failed: None })
             }
             Outcome::Refused { cause } | Outcome::Failed { cause, .. } => {
@@ -207,7 +207,7 @@ impl Handle {
                     break;
                 }
                 Ok(one) => replayed.delivered.extend(one.delivered),
-                Err(Error::Forgotten(place)) => self.discard_parked(id, place).await?,
+                Err(Error::Forgotten(place)) => self.forget_parked(id, place).await?,
                 // Somebody else was faster.
                 Err(Error::NotParked(_)) => {}
                 Err(error) => return Err(error),
@@ -217,13 +217,27 @@ impl Handle {
     }
 
     /// Forgets that an event was parked, for good.
+    ///
+    /// # Errors
+    ///
+    /// It is not parked.
     pub async fn discard_parked(&self, id: EndpointId, place: Place) -> Result<(), Error> {
         self.known(id)?;
         let delete = move |tx: &mut store::Tx| {
-            tx.delete(storage::parked_key(id, place));
-            Ok(())
+            let key = storage::parked_key(id, place);
+            let parked = tx.get(&key)?.is_some();
+            tx.delete(key);
+            Ok(parked)
         };
-        Ok(self.shared.store.write(delete).await?)
+        if self.shared.store.write(delete).await? { Ok(()) } else { Err(Error::NotParked(place)) }
+    }
+
+    /// The same where it is no matter whether somebody else was faster.
+    async fn forget_parked(&self, id: EndpointId, place: Place) -> Result<(), Error> {
+        match self.discard_parked(id, place).await {
+            Err(Error::NotParked(_)) => Ok(()),
+            outcome => outcome,
+        }
     }
 
     /// Puts an endpoint back (or forward) to a place in its logs, or in that of one `instance`. Everything from
@@ -309,7 +323,7 @@ impl Handle {
         }
     }
 
-    fn known(&self, id: EndpointId) -> Result<Arc<Known>, Error> {
+    pub(super) fn known(&self, id: EndpointId) -> Result<Arc<Known>, Error> {
         self.directory.borrow().get(&id).cloned().ok_or(Error::Unknown(id))
     }
 
@@ -333,7 +347,7 @@ impl Handle {
 }
 
 /// Reads that may have to come from the disk, on a thread that may wait for it.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, store::Error> + Send + 'static,
 ) -> Result<T, Error> {
     let done = tokio::task::spawn_blocking(work).await;

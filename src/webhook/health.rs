@@ -93,6 +93,10 @@ impl Health {
         self.troubles().clear();
     }
 
+    pub fn trouble_of(&self, instance: InstanceNumber) -> Option<TroubleView> {
+        self.troubles().get(&instance).cloned()
+    }
+
     /// The trouble that lasts longest.
     pub fn worst(&self) -> Option<TroubleView> {
         self.troubles().values().min_by_key(|trouble| trouble.since).cloned()

@@ -11,6 +11,7 @@
 
 mod actor;
 mod changes;
+mod deliveries;
 mod delivery;
 mod endpoint;
 mod handle;
@@ -29,8 +30,10 @@ use std::time::Duration;
 use crate::domain::{ErrorKind, Invalid};
 use crate::{egress, store, supervision};
 
+pub use crate::events::Kinds as Events;
+pub use deliveries::{Deliveries, Delivery, DeliveryState, DeliveryView};
 pub use endpoint::{
-    Disabled, EndpointConfig, EndpointId, EndpointUpdate, EndpointView, Events, MASK, Scope, TroubleView,
+    Disabled, EndpointConfig, EndpointId, EndpointUpdate, EndpointView, MASK, Scope, TroubleView,
 };
 pub use handle::{Handle, Lag, ParkedView, ReplayFrom, Replayed};
 pub use health::{Counts, Totals};
@@ -92,6 +95,10 @@ pub enum Error {
     NotParked(Place),
     #[error("the event {0} is no longer in the log; it was kept as long as events are kept")]
     Forgotten(Place),
+    #[error("the endpoint was not told of the event {0}, and will not be, unless a replay brings it there")]
+    NotDelivered(Place),
+    #[error("the endpoint does not serve this instance")]
+    NotServed,
     #[error(transparent)]
     Store(#[from] store::Error),
     #[error(transparent)]
@@ -101,7 +108,11 @@ pub enum Error {
 impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Unknown(_) | Error::NotParked(_) | Error::Forgotten(_) => ErrorKind::NotFound,
+            Error::Unknown(_)
+            | Error::NotParked(_)
+            | Error::Forgotten(_)
+            | Error::NotDelivered(_)
+            | Error::NotServed => ErrorKind::NotFound,
             Error::Invalid(_) | Error::Link(_) => ErrorKind::Invalid,
             Error::TooMany { .. } => ErrorKind::Conflict,
             Error::Store(error) => error.kind(),

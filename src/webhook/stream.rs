@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::{InstanceId, InstanceNumber, Timestamp};
-use crate::events::{self, Envelope};
+use crate::events::{self, Envelope, Log, Places, Wanted};
 use crate::store::{Error, Store, Tx};
 
 use super::Options;
@@ -16,8 +16,9 @@ use super::endpoint::{Known, TroubleView};
 use super::storage::{self, Cursor, Parked, Place};
 use super::verdict::{self, Trouble, Verdict};
 
-/// Events read at once. Few, because one may hold media.
+/// Events read at once, and about how many bytes of them: few, because one may hold media.
 const PAGE: usize = 16;
+const PAGE_BYTES: usize = 1 << 20;
 
 /// How long a stream works before others of its endpoint have a turn.
 const TURN: Duration = Duration::from_secs(1);
@@ -87,42 +88,41 @@ impl Work {
     async fn run(&mut self) -> Result<Next, Error> {
         let ends = Instant::now() + TURN;
         loop {
-            let (tail, page) = self.page().await?;
-            if page.is_empty() && tail > self.cursor.sequence {
-                self.step_over_gap(tail);
+            if self.turn.stop.is_cancelled() || Instant::now() >= ends {
+                return Ok(Next::GoOn);
             }
-            let last_page = page.len() < PAGE;
-            for envelope in page {
+            let page = self.page().await?;
+            let behind = page.next.get(self.turn.instance).unwrap_or(self.cursor.sequence);
+            for item in page.items {
                 if self.turn.stop.is_cancelled() || Instant::now() >= ends {
                     return Ok(Next::GoOn);
                 }
-                self.step_over_gap(envelope.sequence.saturating_sub(1));
-                if !self.turn.known.endpoint.events.want(&envelope.event.kind) {
-                    self.pass(envelope.sequence);
-                } else if let Some(next) = self.attempt(&envelope).await? {
+                let envelope = item.envelope;
+                self.pass_up_to(envelope.sequence.saturating_sub(envelope.missing().unwrap_or(1)));
+                if let Some(next) = self.attempt(&envelope).await? {
                     return Ok(next);
                 }
                 self.save_by_and_by().await;
             }
-            if last_page {
+            self.pass_up_to(behind);
+            self.save_by_and_by().await;
+            if page.at_end {
                 return Ok(Next::Await);
             }
         }
     }
 
-    /// The next events, and where the log ended before they were read. Read on a blocking thread, because they may
-    /// have to come from the disk.
-    async fn page(&self) -> Result<(u64, Vec<Envelope>), Error> {
-        let (store, instance, after) = (self.turn.store.clone(), self.turn.instance, self.cursor.sequence);
-        let read = tokio::task::spawn_blocking(move || {
-            let tail = events::last_sequence(&store, instance)?;
-            let mut page = events::read(&store, instance, after, PAGE)?;
-            // Retention may have deleted from under the reader's feet: what follows a hole is read again.
-            let adjoin = |pair: &&[Envelope]| matches!(pair, [one, two] if one.sequence + 1 == two.sequence);
-            page.truncate(page.windows(2).take_while(adjoin).count() + 1);
-            Ok((tail, page))
-        });
-        read.await.unwrap_or(Err(Error::Panicked))
+    /// The next wanted events, and the gaps where events were.
+    async fn page(&self) -> Result<events::Page, Error> {
+        let Turn { known, instance, store, courier, .. } = &self.turn;
+        let wanted = Wanted {
+            kinds: known.endpoint.events.clone(),
+            limit: PAGE,
+            bytes: PAGE_BYTES,
+            now: courier.clock.now(),
+        };
+        let from = Places::one(*instance, self.cursor.sequence);
+        Log::new(store.clone()).page(&[*instance], &from, &wanted).await
     }
 
     /// Attempts an event; `None` when it is settled and the next may follow.
@@ -135,7 +135,7 @@ impl Work {
         match verdict::next(options, before, outcome, now, others, rand::random()) {
             Verdict::Advance => {
                 known.health.delivered(now);
-                self.pass(envelope.sequence);
+                self.settle(envelope);
                 Ok(None)
             }
             Verdict::Retry { after, trouble } => {
@@ -148,6 +148,13 @@ impl Work {
             Verdict::Park { reason, trouble } => {
                 known.health.failed();
                 let Trouble { attempts, error, .. } = trouble;
+                if envelope.missing().is_some() {
+                    // There is no event to keep for later.
+                    tracing::warn!(endpoint = %known.id, instance = %name, cause = error,
+                        "a webhook's receiver refuses to be told what it missed");
+                    self.settle(envelope);
+                    return Ok(None);
+                }
                 self.park(envelope.sequence, Parked { at: now, reason, attempts, error }).await
             }
             Verdict::Disable { trouble } => {
@@ -185,23 +192,28 @@ impl Work {
         Ok(None)
     }
 
-    /// Steps over an event that is settled or not wanted.
+    /// Goes on behind an event that is settled.
+    fn settle(&mut self, envelope: &Envelope) {
+        if let Some(missed) = envelope.missing() {
+            // Retention may be faster than a receiver; that must not go unnoticed.
+            self.turn.known.health.missed(missed);
+            tracing::warn!(endpoint = %self.turn.known.id, instance = %self.turn.name, missed,
+                "events left the log before a webhook endpoint took them");
+        }
+        self.pass(envelope.sequence);
+    }
+
+    /// Steps over events that are not wanted.
+    fn pass_up_to(&mut self, sequence: u64) {
+        if sequence > self.cursor.sequence {
+            self.pass(sequence);
+        }
+    }
+
     fn pass(&mut self, sequence: u64) {
         self.cursor.sequence = sequence;
         if self.cursor.trouble.take().is_some() {
             self.turn.known.health.well(self.turn.instance);
-        }
-    }
-
-    /// Retention may be faster than a receiver; that must not go unnoticed. `to` is the last event that the log has
-    /// forgotten.
-    fn step_over_gap(&mut self, to: u64) {
-        let missed = to.saturating_sub(self.cursor.sequence);
-        if missed > 0 {
-            self.pass(to);
-            self.turn.known.health.missed(missed);
-            tracing::warn!(endpoint = %self.turn.known.id, instance = %self.turn.name, missed,
-                "events left the log before a webhook endpoint took them");
         }
     }
 

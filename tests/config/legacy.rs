@@ -14,7 +14,7 @@ const DOTENV: &[(&str, &str)] = &[
     ("VERSION", "v17.0"),
     ("BASE_URL", "https://graph.example"),
     ("WEBSOCKET_URL", "ws://localhost:8080/ws"),
-    ("BULK_MAX_WORKERS", "10"),
+    ("BULK_MAX_WORKERS", "7"),
     ("LOG_LEVEL", "WARNING"),
     ("LOG_FORMAT", "JSON"),
     ("CORS_ALLOWED_ORIGINS", "*"),
@@ -29,9 +29,11 @@ fn the_old_variables_mean_what_they_meant() {
     assert_eq!(settings.auth.api_key, Some(Secret::new("kero-kero-api-key")));
     assert_eq!(settings.http.listen.to_string(), "127.0.0.1:5050");
     assert_eq!(settings.http.cors_origins, ["*"]);
+    assert_eq!(settings.relay.url.as_ref().unwrap().as_str(), "ws://localhost:8080/ws");
     assert_eq!(settings.log.level, "warn");
     assert_eq!(settings.log.format, telemetry::Format::Json);
     assert_eq!(settings.http.default_instance.as_ref().unwrap().as_str(), "default");
+    assert_eq!(settings.instance.bulk_workers.get(), 7);
     let instance = settings.bootstrap_instance.unwrap();
     assert_eq!((instance.id.as_str(), instance.provider), ("default", ProviderKind::CloudApi));
     let account = instance.cloud_api.unwrap();
@@ -43,12 +45,10 @@ fn the_old_variables_mean_what_they_meant() {
 }
 
 #[test]
-fn what_has_no_effect_or_no_future_is_said() {
+fn what_has_no_future_is_said() {
     let warnings = from_legacy(DOTENV).unwrap().warnings;
-    assert_eq!(warnings.len(), 3, "{warnings:#?}");
-    assert!(warnings[0].starts_with("WEBSOCKET_URL is not used"), "{warnings:#?}");
-    assert!(warnings[1].starts_with("BULK_MAX_WORKERS is not used"), "{warnings:#?}");
-    assert!(warnings[2].contains("v17.0 (VERSION)"), "{warnings:#?}");
+    assert_eq!(warnings.len(), 1, "{warnings:#?}");
+    assert!(warnings[0].contains("v17.0 (VERSION)"), "{warnings:#?}");
 }
 
 #[test]
@@ -97,6 +97,10 @@ fn wrong_ones_are_named_as_they_were_given() {
         (vec![("APP_PORT", "http")], "APP_PORT: is \"http\"; expected a port"),
         (vec![("LOG_LEVEL", "loud")], "LOG_LEVEL: `log.level` is \"loud\"; expected"),
         (vec![("VERSION", "17")], "VERSION: `cloud_api.api_version` is \"17\"; expected"),
+        (
+            vec![("WEBSOCKET_URL", "http://x")],
+            "WEBSOCKET_URL: `relay.url` is \"http://x\"; expected a ws or wss",
+        ),
         (vec![("PHONE_NUMBER_ID", "1")], "PHONE_NUMBER_ID: needs ACCESS_TOKEN"),
         (vec![("ACCESS_TOKEN", "1")], "ACCESS_TOKEN: needs PHONE_NUMBER_ID"),
         (vec![("ACCESS_TOKEN", "1"), ("PHONE_NUMBER_ID", "+52")], "PHONE_NUMBER_ID: is \"+52\""),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use relevo::config::{self, ConfigErrors, Settings};
 use relevo::domain::{AmbiguousPolicy, Secret};
-use relevo::{egress, instance, queue, retry, store, telemetry};
+use relevo::{egress, inbound, instance, media, queue, relay, retry, store, telemetry};
 
 fn from_env(env: &[(&str, &str)]) -> Result<Settings, ConfigErrors> {
     config::load(None, env.iter().copied(), false)
@@ -76,7 +76,10 @@ fn the_manual_equals_every_rooms_defaults() {
     equal(&settings.store, &store::Options::default());
     equal(&settings.queue, &queue::Options::default());
     equal(&settings.retry, &retry::Options::default());
+    equal(&settings.inbound, &inbound::Options::default());
     equal(&settings.instance, &instance::Options::default());
+    equal(&settings.media, &media::Options::default());
+    equal(&settings.relay, &relay::Options::default());
 }
 
 #[test]
@@ -90,6 +93,7 @@ fn the_defaults_are_closed_to_others_and_complain_of_nothing() {
     assert_eq!(settings.http.max_connections, 1024);
     assert_eq!(settings.http.cors_origins, Vec::<String>::new());
     assert!(settings.auth.required && settings.auth.api_key.is_none() && !settings.auth.allow_open);
+    assert!(!settings.http.query_key && !settings.http.open_api_on_loopback);
     assert!(!settings.egress.allow_private);
     assert_eq!(settings.cloud_api.base_url.as_str(), "https://graph.facebook.com/");
     assert_eq!(settings.cloud_api.api_version, "v25.0");
@@ -363,6 +367,20 @@ fn a_node_without_a_key_stays_on_loopback_unless_told_twice() {
     let settings = from_env(&[open, reachable, ("RELEVO_AUTH__ALLOW_OPEN", "true")]).unwrap();
     assert!(settings.warnings.iter().any(|warning| warning.contains("auth.required")));
     assert!(from_env(&[reachable]).is_ok(), "with a key everybody may reach it");
+}
+
+#[test]
+fn callers_on_this_machine_need_a_key_where_others_could_pass_for_them() {
+    let open = ("RELEVO_AUTH__OPEN_API_ON_LOOPBACK", "true");
+    let reachable = ("RELEVO_HTTP__LISTEN", "0.0.0.0:8080");
+    let problem = only_problem(from_env(&[open, reachable]));
+    assert!(problem.contains("auth.open_api_on_loopback") && problem.contains("http.listen"), "{problem}");
+    for env in [vec![open], vec![open, reachable, ("RELEVO_AUTH__ALLOW_OPEN", "true")]] {
+        let settings = from_env(&env).unwrap();
+        assert!(settings.http.open_api_on_loopback && !settings.http.query_key);
+        assert!(settings.warnings.iter().any(|warning| warning.contains("open_api_on_loopback")));
+    }
+    assert!(from_env(&[("RELEVO_AUTH__QUERY_KEY", "true"), reachable]).unwrap().http.query_key);
 }
 
 #[test]

@@ -10,9 +10,16 @@
 mod receiver;
 mod support;
 
+mod api;
 mod crash;
+mod deliveries;
 mod delivery;
+mod events;
 mod front;
+mod inbound;
+mod media;
 mod messages;
+mod numbers;
 mod operator;
+mod relay;
 mod webhooks;

@@ -219,7 +219,7 @@ impl Answer {
 
 impl Running {
     pub async fn start(settings: Settings) -> Self {
-        let node = Node::start(settings, Clock::machine()).await.unwrap();
+        let node = Box::pin(Node::start(settings, Clock::machine())).await.unwrap();
         let (address, stop) = (node.local_addr().unwrap(), CancellationToken::new());
         let serving = tokio::spawn(node.run(stop.clone()));
         Self { address, stop, serving }

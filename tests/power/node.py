@@ -53,6 +53,14 @@ class Process:
                 command, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out
             )
 
+    def memory(self) -> float:
+        """MiB resident now."""
+        try:
+            status = Path(f"/proc/{self._child.pid}/status").read_text()
+        except OSError:
+            return 0.0
+        return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS")), 0.0)
+
     def kill(self) -> None:
         """SIGKILL, and the end of it. Harmless when it is dead already."""
         self._child.kill()
@@ -153,14 +161,18 @@ class Node:
         assert self._process
         self._process.must_live()
 
-    def create_instance(self, sandbox: Sandbox) -> None:
+    def memory(self) -> float:
+        """MiB resident now; 0 when it is not running."""
+        return self._process.memory() if self._process else 0.0
+
+    def create_instance(self, sandbox: Sandbox, per_second: int = 1000) -> None:
         cloud_api = {
             "phone_number_id": "100",
             "access_token": "token",
             "app_secret": APP_SECRET,
             "base_url": f"http://127.0.0.1:{sandbox.port}",
         }
-        rate = {"per_second": 1000, "burst": 1000}
+        rate = {"per_second": per_second, "burst": per_second}
         body = {"instance_id": INSTANCE, "rate_limit": rate, "workers": 10, "cloud_api": cloud_api}
         expect(201, Client(self.port).call("POST", "/instances", body))
 

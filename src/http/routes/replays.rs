@@ -8,11 +8,11 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::{InstanceId, InstanceNumber, Invalid};
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::{EndpointName, JsonBody, QueryOf};
+use crate::http::extract::{EndpointName, EventName, JsonBody, QueryOf};
 use crate::http::moment::Moment;
 use crate::http::page::{self, Page};
 use crate::http::{AppState, json};
-use crate::webhook::{ParkedView, Place, ReplayFrom};
+use crate::webhook::{self, ParkedView, Place, ReplayFrom};
 
 use super::endpoints::Success;
 
@@ -150,10 +150,52 @@ pub async fn replay_parked(
     State(state): State<AppState>,
     EndpointName(id): EndpointName,
 ) -> Result<Json<ReplayedAnswer>, ApiError> {
-    let replayed = state.services.webhooks.replay_all_parked(id).await?;
+    Ok(replayed_answer(state.services.webhooks.replay_all_parked(id).await?))
+}
+
+/// The parked event that a path names.
+pub(super) fn named(
+    state: &AppState,
+    EventName { instance, sequence }: &EventName,
+) -> Result<Place, ApiError> {
+    Ok(Place { instance: state.services.instances.get(instance)?.number, sequence: *sequence })
+}
+
+/// Attempts one parked event again, now and once.
+#[utoipa::path(post, path = "/webhooks/{endpoint_id}/parked/{instance_id}/{sequence}/replay",
+    operation_id = "replay_parked_event", tag = "webhooks", responses(
+        (status = 200, description = "How it went.", body = ReplayedAnswer),
+        (status = 404, description = "No such endpoint, or the event is not parked or is forgotten.",
+            body = ErrorBody),
+    ))]
+pub async fn replay_one(
+    State(state): State<AppState>,
+    EndpointName(id): EndpointName,
+    name: EventName,
+) -> Result<Json<ReplayedAnswer>, ApiError> {
+    let replayed = state.services.webhooks.replay_parked(id, named(&state, &name)?).await?;
+    Ok(replayed_answer(replayed))
+}
+
+/// Forgets that an event was parked, for good.
+#[utoipa::path(delete, path = "/webhooks/{endpoint_id}/parked/{instance_id}/{sequence}",
+    operation_id = "discard_parked_event", tag = "webhooks", responses(
+        (status = 200, description = "It is parked no more.", body = Success),
+        (status = 404, description = "No such endpoint, or the event is not parked.", body = ErrorBody),
+    ))]
+pub async fn discard(
+    State(state): State<AppState>,
+    EndpointName(id): EndpointName,
+    name: EventName,
+) -> Result<Json<Success>, ApiError> {
+    state.services.webhooks.discard_parked(id, named(&state, &name)?).await?;
+    Ok(Success::answer())
+}
+
+fn replayed_answer(replayed: webhook::Replayed) -> Json<ReplayedAnswer> {
     let failed = replayed.failed.map(|(place, error)| NotTaken { sequence: place.sequence, error });
     let data = Replayed { delivered: replayed.delivered.len(), failed };
-    Ok(Json(ReplayedAnswer { success: true, data }))
+    Json(ReplayedAnswer { success: true, data })
 }
 
 /// Puts an endpoint back (or forward) to a place in the log: everything from there on is delivered, again if it was

@@ -233,7 +233,8 @@ fn unknown(state: &AppState, instance: &InstanceId, id: MessageId) -> Result<Res
     Err(ApiError::new(ErrorKind::Ambiguous, details).about(id, view.status.as_str()))
 }
 
-fn not_in_time(view: instance::StateView) -> ApiError {
+/// Why a message was taken back: it was too slow, or it had nowhere to go.
+pub(super) fn not_in_time(view: instance::StateView) -> ApiError {
     if view.state == InstanceState::Connected {
         let details = "too many messages are ahead of this one; it was taken back and will not be sent";
         return ApiError::new(ErrorKind::Throttled(SUGGESTED_PAUSE), details);

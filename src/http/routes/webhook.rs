@@ -1,21 +1,28 @@
-//! `/webhook`: where Meta reports. No API key: what comes in is signed.
+//! `/webhook` and `/instances/{id}/cloud-webhook`: where Meta reports. No API key: what comes in is signed.
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequest, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::domain::Invalid;
+use crate::domain::{InstanceId, Invalid, Timestamp};
 use crate::http::error::{ApiError, ErrorBody};
+use crate::http::extract::{QueryOf, Target};
+use crate::http::page::{self, Page};
 use crate::http::{AppState, body};
-use crate::inbound;
+use crate::inbound::{self, Account, Kept, KeptPlace};
 
 /// The largest delivery that is taken, in bytes. Meta's are up to 3 MB (developers.facebook.com, WhatsApp
 /// webhooks).
 const BODY_LIMIT: usize = 4 << 20;
+
+/// The most kept deliveries of a page.
+const MOST_KEPT: usize = 10;
 
 /// Carries `sha256=` and the HMAC of the body under the app secret.
 const SIGNATURE: &str = "x-hub-signature-256";
@@ -42,6 +49,35 @@ pub struct Verification {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Taken {
     success: bool,
+    /// Always the same words, which callers of the documented system know.
+    #[schema(example = "Webhook enviado al WebSocket")]
+    message: &'static str,
+}
+
+/// A delivery that nobody understood, as it came.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct KeptBody {
+    received_at: String,
+    /// What about it made no sense, and where.
+    reason: String,
+    /// Its length when it came, in bytes. What no secret vouches for is kept cut to 64 KiB.
+    bytes: usize,
+    /// Not there when it is no text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<String>,
+    /// The same in base64, when it is no text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_base64: Option<String>,
+}
+
+/// Which page of kept deliveries.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Wanted {
+    /// The `next` of the page before.
+    after: Option<String>,
+    /// 1 to 500, of which at most 10 are given at once; each may have megabytes.
+    limit: Option<usize>,
 }
 
 /// Answers Meta's verification of this address.
@@ -54,10 +90,34 @@ pub async fn verify(
     State(state): State<AppState>,
     query: Result<Query<Verification>, QueryRejection>,
 ) -> Response {
+    challenge(&state, &state.services.instances.accounts(), query)
+}
+
+/// Answers Meta's verification of one instance's own address.
+#[utoipa::path(get, path = "/instances/{id}/cloud-webhook", operation_id = "verify_cloud_webhook", tag = "webhook",
+    params(("id" = String, Path, description = "The instance's name."), Verification), responses(
+        (status = 200, description = "The challenge.", body = String, content_type = "text/plain"),
+        (status = 400, description = "There is no challenge.", body = ErrorBody),
+        (status = 403, description = "The word is neither the instance's nor the node's.", body = String,
+            content_type = "text/plain"),
+        (status = 404, description = "No such instance on the Cloud API.", body = ErrorBody),
+    ))]
+pub async fn verify_for_instance(
+    State(state): State<AppState>,
+    Target(id): Target,
+    query: Result<Query<Verification>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    Ok(challenge(&state, &[account_of(&state, &id)?], query))
+}
+
+fn challenge(
+    state: &AppState,
+    accounts: &[Account],
+    query: Result<Query<Verification>, QueryRejection>,
+) -> Response {
     let known = query.ok().filter(|Query(asked)| {
-        let accounts = state.services.instances.accounts();
         let node_token = state.cloud_defaults.verify_token.as_ref();
-        inbound::verify(&accounts, node_token, &asked.mode, &asked.verify_token)
+        inbound::verify(accounts, node_token, &asked.mode, &asked.verify_token)
     });
     match known {
         None => (StatusCode::FORBIDDEN, "Error de verificación").into_response(),
@@ -68,13 +128,14 @@ pub async fn verify(
     }
 }
 
-/// Takes statuses and incoming messages from Meta.
+/// Takes statuses, incoming messages and news of accounts from Meta. What is signed and makes no sense is kept for
+/// inspection and answered with success, because Meta would only repeat it.
 #[utoipa::path(post, path = "/webhook", operation_id = "receive_webhook", tag = "webhook", request_body = Object,
     params(("X-Hub-Signature-256" = String, Header,
         description = "`sha256=` and the HMAC-SHA256 of the body under the app secret.")),
     responses(
         (status = 200, description = "It is durable; Meta may forget it.", body = Taken),
-        (status = 400, description = "It is not a webhook of the Cloud API.", body = ErrorBody),
+        (status = 400, description = "The body broke off.", body = ErrorBody),
         (status = 403, description = "The signature is missing or wrong.", body = ErrorBody),
         (status = 413, description = "It is larger than Meta's webhooks are.", body = ErrorBody),
         (status = 503, description = "It could not be kept; Meta repeats it.", body = ErrorBody),
@@ -84,11 +145,85 @@ pub async fn receive(
     headers: HeaderMap,
     Delivery(delivery): Delivery,
 ) -> Result<Json<Taken>, ApiError> {
+    take(&state, &state.services.instances.accounts(), &headers, delivery).await
+}
+
+/// The same for one instance: what concerns another one is kept, and nobody is told of it.
+#[utoipa::path(post, path = "/instances/{id}/cloud-webhook", operation_id = "receive_cloud_webhook", tag = "webhook",
+    request_body = Object,
+    params(("id" = String, Path, description = "The instance's name."), ("X-Hub-Signature-256" = String, Header,
+        description = "`sha256=` and the HMAC-SHA256 of the body under the app secret.")),
+    responses(
+        (status = 200, description = "It is durable; Meta may forget it.", body = Taken),
+        (status = 400, description = "The body broke off.", body = ErrorBody),
+        (status = 403, description = "The signature is missing or wrong.", body = ErrorBody),
+        (status = 404, description = "No such instance on the Cloud API.", body = ErrorBody),
+        (status = 413, description = "It is larger than Meta's webhooks are.", body = ErrorBody),
+        (status = 503, description = "It could not be kept; Meta repeats it.", body = ErrorBody),
+    ))]
+pub async fn receive_for_instance(
+    State(state): State<AppState>,
+    Target(id): Target,
+    headers: HeaderMap,
+    Delivery(delivery): Delivery,
+) -> Result<Json<Taken>, ApiError> {
+    take(&state, &[account_of(&state, &id)?], &headers, delivery).await
+}
+
+async fn take(
+    state: &AppState,
+    accounts: &[Account],
+    headers: &HeaderMap,
+    delivery: body::Arrived,
+) -> Result<Json<Taken>, ApiError> {
     let signature = headers.get(SIGNATURE).and_then(|value| value.to_str().ok());
-    let accounts = state.services.instances.accounts();
-    let received = state.services.inbound.receive(&accounts, delivery.bytes, signature).await?;
+    let received = state.services.inbound.receive(accounts, delivery.bytes, signature).await?;
     tracing::debug!(?received, "webhook");
-    Ok(Json(Taken { success: true }))
+    Ok(Json(Taken { success: true, message: "Webhook enviado al WebSocket" }))
+}
+
+fn account_of(state: &AppState, id: &InstanceId) -> Result<Account, ApiError> {
+    let accounts = state.services.instances.accounts();
+    let account = accounts.iter().find(|account| account.name == *id).cloned();
+    account.ok_or_else(|| ApiError::unknown_instance(id.as_str()))
+}
+
+/// Deliveries that nobody understood, the newest first. The newest 200 are kept.
+#[utoipa::path(get, path = "/webhook/kept", operation_id = "list_kept_webhooks", tag = "webhook", params(Wanted),
+    responses(
+        (status = 200, description = "A page of them.", body = Page<KeptBody>),
+        (status = 400, description = "A parameter is wrong.", body = ErrorBody),
+    ))]
+pub async fn kept(
+    State(state): State<AppState>,
+    QueryOf(wanted): QueryOf<Wanted>,
+) -> Result<Json<Page<KeptBody>>, ApiError> {
+    let limit = page::limit(wanted.limit)?.min(MOST_KEPT);
+    let after = wanted.after.as_deref().map(place).transpose()?;
+    let found = state.services.inbound.kept(after, limit).await?;
+    let cursor = |kept: &Kept| Some(format!("{}.{}", kept.place.at.millis(), kept.place.nonce));
+    Ok(Json(Page::of(found, limit, cursor)))
+}
+
+/// The place that a page's `next` names.
+fn place(cursor: &str) -> Result<KeptPlace, Invalid> {
+    let parts = cursor.split_once('.').and_then(|(at, nonce)| {
+        Some(KeptPlace { at: Timestamp(at.parse().ok()?), nonce: nonce.parse().ok()? })
+    });
+    parts.ok_or_else(|| Invalid::new("after", "must be the `next` of the page before"))
+}
+
+impl From<Kept> for KeptBody {
+    fn from(kept: Kept) -> Self {
+        let text = std::str::from_utf8(&kept.body).ok().map(str::to_owned);
+        Self {
+            received_at: kept.place.at.to_string(),
+            reason: kept.reason,
+            bytes: kept.size,
+            body_base64: text.is_none().then(|| STANDARD.encode(&kept.body)),
+            body: text,
+        }
+    }
 }
 
 /// The raw bytes of a webhook: they are what is signed.
@@ -98,6 +233,11 @@ impl FromRequest<AppState> for Delivery {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
-        Ok(Self(body::receive(request, BODY_LIMIT, state).await?))
+        let arrived = body::receive(request, BODY_LIMIT, state).await;
+        arrived.map(Self).inspect_err(|refusal| {
+            if refusal.status() == StatusCode::PAYLOAD_TOO_LARGE {
+                state.services.inbound.refused_for_size();
+            }
+        })
     }
 }

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::multipart::Form;
-use reqwest::{Method, RequestBuilder};
+use reqwest::{Method, RequestBuilder, Response};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -23,13 +23,26 @@ const DEFAULT_PAUSE: Duration = Duration::from_secs(5);
 /// The longest pause that a header is believed.
 const MAX_PAUSE: Duration = Duration::from_secs(24 * 3600);
 
+/// Redirects that a file's address may lead through.
+const MAX_REDIRECTS: usize = 3;
+
 /// One phone number's endpoints and its token.
 pub(super) struct Graph {
     egress: Egress,
     authorization: HeaderValue,
+    phone_number_id: String,
+    /// Where the objects of this version are.
+    root: Url,
     number: Url,
     messages: Url,
     media: Url,
+}
+
+/// What an address of a file leads to.
+pub(super) enum Opened {
+    File(Response),
+    /// It was good for some minutes, and they are over.
+    Expired,
 }
 
 #[derive(Deserialize)]
@@ -49,13 +62,15 @@ impl Graph {
             let reason = "must be a version of the Graph API, such as v25.0";
             return Err(Invalid::new("cloud_api.api_version", reason));
         }
-        let endpoint = |last: Option<&str>| endpoint(&settings.base_url, &settings.api_version, id, last);
+        let endpoint = |path: &[&str]| endpoint(&settings.base_url, &settings.api_version, path);
         Ok(Self {
             egress,
             authorization: authorization(settings)?,
-            number: endpoint(None)?,
-            messages: endpoint(Some("messages"))?,
-            media: endpoint(Some("media"))?,
+            phone_number_id: id.clone(),
+            root: endpoint(&[])?,
+            number: endpoint(&[id])?,
+            messages: endpoint(&[id, "messages"])?,
+            media: endpoint(&[id, "media"])?,
         })
     }
 
@@ -75,6 +90,45 @@ impl Graph {
     pub async fn post_media(&self, form: Form) -> Result<Bytes, Failure> {
         let request = self.egress.request(Method::POST, &self.media);
         self.exchange(request.map(|request| request.multipart(form))).await
+    }
+
+    /// What WhatsApp knows about a file of this number.
+    pub async fn get_media(&self, id: &str) -> Result<Bytes, Failure> {
+        let names_a_file =
+            !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+        let mut url = self.root.clone();
+        if !names_a_file {
+            return Err(Failure::permanent("a media id has letters and digits only"));
+        }
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.push(id);
+        }
+        url.query_pairs_mut().append_pair("phone_number_id", &self.phone_number_id);
+        self.exchange(self.egress.request(Method::GET, &url)).await
+    }
+
+    /// Asks an address that WhatsApp gave for its file. Redirects are guarded like the address itself, and another
+    /// host than the one that WhatsApp named is not shown the token.
+    pub async fn open(&self, address: &Url) -> Result<Opened, Failure> {
+        let mut at = address.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let request = self.egress.request(Method::GET, &at).map_err(|refusal| refused_file(&refusal))?;
+            let trusted = at.origin() == address.origin();
+            let request =
+                if trusted { request.header(AUTHORIZATION, self.authorization.clone()) } else { request };
+            let response = request.send().await.map_err(|cause| unopened(&cause))?;
+            match response.status().as_u16() {
+                200 => return Ok(Opened::File(response)),
+                301 | 302 | 303 | 307 | 308 => {
+                    let next = response.headers().get(LOCATION).and_then(|next| next.to_str().ok());
+                    let next = next.and_then(|next| at.join(next).ok());
+                    at = next.ok_or_else(|| Failure::permanent("the file's address redirects to nowhere"))?;
+                }
+                403 | 404 | 410 => return Ok(Opened::Expired),
+                status => return Err(repeatable(rejected(status, pause_of(response.headers()), &[]))),
+            }
+        }
+        Err(Failure::permanent(format!("the file's address redirects more than {MAX_REDIRECTS} times")))
     }
 
     async fn exchange(&self, request: Result<RequestBuilder, egress::Error>) -> Result<Bytes, Failure> {
@@ -128,7 +182,7 @@ fn authorization(settings: &CloudApiSettings) -> Result<HeaderValue, Invalid> {
     Ok(value)
 }
 
-fn endpoint(base: &Url, version: &str, id: &str, last: Option<&str>) -> Result<Url, Invalid> {
+fn endpoint(base: &Url, version: &str, path: &[&str]) -> Result<Url, Invalid> {
     let wrong = || Invalid::new("cloud_api.base_url", "must begin with http:// or https:// and name a host");
     if !matches!(base.scheme(), "http" | "https") || base.host().is_none() {
         return Err(wrong());
@@ -136,7 +190,7 @@ fn endpoint(base: &Url, version: &str, id: &str, last: Option<&str>) -> Result<U
     let mut url = base.clone();
     url.set_query(None);
     url.set_fragment(None);
-    url.path_segments_mut().map_err(|()| wrong())?.pop_if_empty().extend([version, id]).extend(last);
+    url.path_segments_mut().map_err(|()| wrong())?.pop_if_empty().push(version).extend(path);
     Ok(url)
 }
 
@@ -144,6 +198,25 @@ fn endpoint(base: &Url, version: &str, id: &str, last: Option<&str>) -> Result<U
 fn refused(refusal: &egress::Error) -> Failure {
     let words = format!("the instance's cloud_api.base_url is refused: {refusal}");
     Failure::new(FailureKind::AccountBlocked, Scope::Number, words)
+}
+
+/// The guard's refusal of an address that WhatsApp gave.
+fn refused_file(refusal: &egress::Error) -> Failure {
+    let words = format!("the address that WhatsApp gave for the file is refused: {refusal}");
+    Failure::new(FailureKind::AccountBlocked, Scope::Number, words)
+}
+
+/// No answer came from a file's address. Asking again does no harm.
+fn unopened(cause: &reqwest::Error) -> Failure {
+    match egress::Error::within(cause).filter(|error| error.is_refusal()) {
+        Some(refusal) => refused_file(refusal),
+        None => interrupted(cause),
+    }
+}
+
+/// A file broke off, or did not begin.
+pub(super) fn interrupted(cause: &reqwest::Error) -> Failure {
+    Failure::transient(format!("the file could not be fetched from WhatsApp: {}", egress::root_cause(cause)))
 }
 
 /// No answer came. What failed before the request could be written was certainly not sent.

@@ -5,6 +5,7 @@
 //! are uploaded once and reused. The facts about Meta stand in three tables: `limits` (what it takes), `errors`
 //! (what its codes mean) and `wire` (how it writes messages).
 
+mod downloads;
 mod errors;
 mod graph;
 mod limits;
@@ -21,12 +22,15 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
 use crate::domain::{CloudApiSettings, Failure, MessageId, OutboundMessage, ProviderKind, ProviderMessageId};
-use crate::provider::{Error, Provider, Refusal, Shared};
+use crate::provider::{Error, MediaStream, Provider, Refusal, RemoteMedia, Shared};
 
 use graph::{Graph, repeatable, unexpected};
 use media::Uploads;
 
-pub use parse::{Raw, StatusUpdate, Update, parse_webhook};
+pub use parse::{
+    Change, Preference, ReceivedMessage, StatusUpdate, Update, count_messages, parse_webhook, split_messages,
+    without_messages,
+};
 pub use signature::verify_signature;
 
 /// One phone number on the Cloud API.
@@ -44,7 +48,7 @@ impl CloudApi {
     }
 
     async fn attempt(&self, id: MessageId, message: &OutboundMessage) -> Result<ProviderMessageId, Failure> {
-        let Some(blob) = wire::blob_of(&message.content) else {
+        let Some(blob) = message.content.blob() else {
             return self.post(id, message, None).await;
         };
         let media = self.uploads.id(blob).await?;
@@ -114,6 +118,14 @@ impl Provider for CloudApi {
     ) -> BoxFuture<'a, Result<(), Failure>> {
         let mark = wire::ReadMark::new(message, typing);
         Box::pin(async move { self.graph.post_message(&mark).await.map(drop).map_err(repeatable) })
+    }
+
+    fn media<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<RemoteMedia, Failure>> {
+        Box::pin(downloads::describe(&self.graph, id))
+    }
+
+    fn open_media<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(RemoteMedia, MediaStream), Failure>> {
+        Box::pin(downloads::open(&self.graph, id))
     }
 }
 

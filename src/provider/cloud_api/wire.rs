@@ -6,8 +6,8 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::domain::{
-    BlobRef, Button, Content, Header, Interactive, Jid, ListRow, ListSection, Location, Media, MediaKind,
-    MediaSource, MessageId, OutboundMessage, ProviderMessageId, Recipient, Template,
+    Button, Content, Header, Interactive, Jid, ListRow, ListSection, Location, Media, MediaKind, MediaSource,
+    MessageId, OutboundMessage, ProviderMessageId, Recipient, Template,
 };
 
 /// The body of `POST /{phone_number_id}/messages`.
@@ -214,25 +214,8 @@ struct TypingIndicator {
     kind: &'static str,
 }
 
-/// The file that must be at WhatsApp before this content can be sent, if there is one.
-pub(super) fn blob_of(content: &Content) -> Option<&BlobRef> {
-    let source = match content {
-        Content::Media(media) => &media.source,
-        Content::Interactive(
-            Interactive::Buttons { header: Some(Header::Media { source, .. }), .. }
-            | Interactive::CtaUrl { header: Some(Header::Media { source, .. }), .. }
-            | Interactive::Flow { header: Some(Header::Media { source, .. }), .. },
-        ) => source,
-        _ => return None,
-    };
-    match source {
-        MediaSource::Blob(blob) => Some(blob),
-        MediaSource::Link(_) | MediaSource::ProviderId(_) => None,
-    }
-}
-
 impl<'a> Message<'a> {
-    /// `uploaded` is the media id of the content's [`blob_of`]. Recipients that the limits refuse get an address
+    /// `uploaded` is the media id of the content's [`blob`](Content::blob). Recipients that the limits refuse get an address
     /// that Meta refuses too.
     pub fn new(id: MessageId, message: &'a OutboundMessage, uploaded: Option<&'a str>) -> Self {
         let (recipient_type, to, recipient) = match &message.to {

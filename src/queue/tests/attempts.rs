@@ -58,8 +58,18 @@ impl World<'_> {
         let known = &mut self.messages[message];
         known.attempted(lease.attempt, now);
         known.provider_id.get_or_insert(id);
-        known.acks += 1;
+        known.announced();
         known.end(Status::Sent, now);
+        self.settled(message, Status::Sent);
+    }
+
+    /// A message came to its end; if it is a row, with an outcome and nothing else.
+    fn settled(&mut self, message: usize, status: Status) {
+        if self.is_nobodys(message) {
+            self.messages[message].provider_id = None;
+        }
+        let name = self.messages[message].provider_id.clone();
+        self.told(message, status, name.as_ref());
     }
 
     pub fn postpone(&mut self, lease: Index, delay: Duration) {
@@ -106,18 +116,26 @@ impl World<'_> {
                     *held_until = Some(now + wait);
                 }
                 known.step(Status::Ambiguous, now);
+                let name = known.provider_id.clone();
+                self.told(message, Status::Ambiguous, name.as_ref());
                 Some(Outcome::Unknown)
             }
             Verdict::Bury(reason) => {
                 known.end(Status::DeadLetter, now);
-                known.acks += 1;
+                known.announced();
                 let unknown = reason == BuryReason::Ambiguous;
+                if unknown {
+                    self.told_unknown(message);
+                } else {
+                    self.settled(message, Status::DeadLetter);
+                }
                 Some(if unknown { Outcome::Unknown } else { Outcome::Failed(failure) })
             }
             Verdict::Fail => {
                 known.end(Status::Failed, now);
-                known.acks += 1;
+                known.announced();
                 self.free_key(message);
+                self.settled(message, Status::Failed);
                 Some(Outcome::Failed(failure))
             }
         };
@@ -155,7 +173,7 @@ impl World<'_> {
                 known.step(Status::Sending, now);
             }
             known.end(status, now);
-            known.acks += 1;
+            known.announced();
             known.provider_id.get_or_insert(named);
             assert_eq!(recorded, Recorded::Moved(known.id));
             assert_eq!(matches!(outcome, Some(Outcome::Failed(_))), receipt == Receipt::Failed);
@@ -163,6 +181,9 @@ impl World<'_> {
             if receipt == Receipt::Failed {
                 self.free_key(message);
             }
+            self.settled(message, status);
+        } else if known.id.item().is_some() {
+            assert_eq!((recorded, outcome), (self.told_by_report(message, status, &named), None));
         } else if known.status.may_become(status) {
             assert_eq!((recorded, outcome), (Recorded::Moved(known.id), None));
             let corrects = matches!(known.status, Status::DeadLetter | Status::Failed);
@@ -184,6 +205,7 @@ impl World<'_> {
         if withdrawn {
             known.end(Status::Cancelled, now);
             self.free_key(message);
+            self.settled(message, Status::Cancelled);
         }
     }
 
@@ -229,7 +251,8 @@ impl World<'_> {
 
     pub fn is_dead_letter(&self, message: usize) -> bool {
         let known = &self.messages[message];
-        let gone = known.forgotten || known.discarded || self.purged[known.instance];
+        let gone =
+            known.forgotten || known.discarded || self.purged[known.instance] || known.id.item().is_some();
         known.status == Status::DeadLetter && !gone
     }
 
@@ -285,14 +308,17 @@ impl World<'_> {
         let now = self.now;
         let mut from = None;
         loop {
-            let page = Upkeep { now, ledger_before, events_before, from };
+            let page = Upkeep { event_log_size: u64::MAX, now, ledger_before, events_before, from };
             from = self.scratch.write(|tx| upkeep::page(tx, &page)).unwrap();
             if from.is_none() {
                 break;
             }
         }
         for known in &mut self.messages {
-            if !known.is_open() && known.id.accepted_at().max(known.changed) < ledger_before {
+            if !known.is_open()
+                && known.id.item().is_none()
+                && known.id.accepted_at().max(known.changed) < ledger_before
+            {
                 (known.forgotten, known.provider_id) = (true, None);
             }
         }
@@ -303,8 +329,21 @@ impl World<'_> {
         let now = self.now;
         while self.scratch.write(|tx| upkeep::purge(tx, number(instance), now)).unwrap() {}
         self.purged[instance] = true;
-        for known in self.messages.iter_mut().filter(|known| known.instance == instance) {
+        for message in 0..self.messages.len() {
+            let known = &mut self.messages[message];
+            if known.instance != instance {
+                continue;
+            }
+            let (was_open, was_flying) = (known.is_open(), known.is_flying());
             (known.stand, known.provider_id) = (Stand::Over, None);
+            if was_open && known.id.item().is_some() {
+                known.status = if was_flying { Status::DeadLetter } else { Status::Cancelled };
+                if was_flying {
+                    self.told_unknown(message);
+                } else {
+                    self.told(message, Status::Cancelled, None);
+                }
+            }
         }
         self.keys.retain(|&(owner, _), _| owner != instance);
     }

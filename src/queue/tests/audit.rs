@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::{Class, MessageId, Status, Timestamp};
+use crate::events;
 use crate::queue::keys;
 use crate::queue::record::{Book, Flight, Row};
 use crate::queue::tests::world::{Known, Stand, World, number};
@@ -51,6 +52,7 @@ impl World<'_> {
         self.audit_lanes(&records);
         self.audit_rows(&records);
         self.audit_keys(&records);
+        self.audit_outcomes(records.of(Space::Outcome));
         audit_parts(&records);
     }
 
@@ -194,6 +196,12 @@ impl World<'_> {
         }
         let mut named = BTreeMap::new();
         for known in &self.messages {
+            if known.id.item().is_some() && !known.is_open() {
+                assert_eq!(rows.remove(&known.id), None, "a row of the ledger for a settled row of a job");
+                let names = known.provider_id.iter().map(|id| keys::provider_id(number(known.instance), id));
+                named.extend(names.map(|key| (key.as_slice().to_vec(), known.id)));
+                continue;
+            }
             let Some(row) = rows.remove(&known.id) else {
                 let plain = known.status == Status::Queued && known.attempts == 0;
                 assert!(
@@ -266,9 +274,9 @@ impl World<'_> {
         for (key, _) in records.of(Space::Event) {
             let key = Key::from(key.clone());
             let bytes = self.scratch.write(|tx| store::get_large(&key, |key| tx.get(key))).unwrap().unwrap();
-            let event: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
-            if event["type"] == "message_ack" {
-                let id = event["data"]["correlation_id"].as_str().unwrap().to_owned();
+            let event = events::decode(&bytes).unwrap();
+            if event.kind == "message_ack" {
+                let id = event.data["correlation_id"].as_str().unwrap().to_owned();
                 *acks.entry(id).or_default() += 1;
             }
         }

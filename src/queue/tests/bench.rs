@@ -92,13 +92,13 @@ impl Bench {
 
     /// The one lease there is.
     pub async fn lease(&self) -> Lease {
-        let leases = self.handle.lease(ONE, 10).await.unwrap().leases;
+        let leases = self.handle.lease(ONE, 10, 10).await.unwrap().leases;
         assert_eq!(leases.len(), 1, "{leases:?}");
         leases.into_iter().next().unwrap()
     }
 
     pub async fn nothing_to_lease(&self) {
-        let leases = self.handle.lease(ONE, 10).await.unwrap().leases;
+        let leases = self.handle.lease(ONE, 10, 10).await.unwrap().leases;
         assert!(leases.is_empty(), "{leases:?}");
     }
 
@@ -106,7 +106,7 @@ impl Bench {
     pub async fn next_lease(&self) -> Lease {
         let mut nudges = self.handle.subscribe(ONE);
         loop {
-            if let Some(lease) = self.handle.lease(ONE, 1).await.unwrap().leases.pop() {
+            if let Some(lease) = self.handle.lease(ONE, 1, 1).await.unwrap().leases.pop() {
                 return lease;
             }
             tokio::time::timeout(LIMIT, nudges.changed()).await.expect("no work came").unwrap();

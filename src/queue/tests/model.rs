@@ -11,6 +11,7 @@ use proptest::sample::Index;
 use proptest::test_runner::{RngSeed, TestRunner};
 
 use crate::domain::{BuryReason, Receipt, Verdict};
+use crate::queue::tests::items::SLOTS;
 use crate::queue::tests::world::{Request, World};
 use crate::store::Scratch;
 
@@ -18,7 +19,11 @@ use crate::store::Scratch;
 #[derive(Debug, Clone)]
 enum Op {
     Accept(Request),
-    Lease { instance: usize, max: usize },
+    AcceptItems { slot: u16, again: Option<Index>, fails: bool, requests: Vec<Request> },
+    ReadOutcomes(u16, usize),
+    NoteOutcomes(u16),
+    ForgetJob(u16),
+    Lease { instance: usize, max: usize, max_bulk: usize },
     Sent(Index),
     Postpone(Index, u64),
     Judge(Index, Verdict),
@@ -71,9 +76,17 @@ fn op() -> impl Strategy<Value = Op> {
         Just(Receipt::Failed),
     ];
     let report = (any::<Index>(), receipt, any::<bool>(), prop::bool::weighted(0.2));
+    let again = prop::option::weighted(0.3, any::<Index>());
+    let rows = (0..SLOTS, again, prop::bool::weighted(0.1), prop::collection::vec(request(), 1..4));
     prop_oneof![
         10 => request().prop_map(Op::Accept),
-        10 => (0..2usize, 1..5usize).prop_map(|(instance, max)| Op::Lease { instance, max }),
+        6 => rows.prop_map(|(slot, again, fails, requests)| Op::AcceptItems { slot, again, fails, requests }),
+        2 => (0..SLOTS, 1..4usize).prop_map(|(slot, limit)| Op::ReadOutcomes(slot, limit)),
+        2 => (0..SLOTS).prop_map(Op::NoteOutcomes),
+        1 => (0..SLOTS * 4).prop_map(Op::ForgetJob),
+        10 => (0..2usize, 1..5usize, 0..5usize).prop_map(|(instance, max, max_bulk)| {
+            Op::Lease { instance, max, max_bulk: max_bulk.min(max) }
+        }),
         5 => any::<Index>().prop_map(Op::Sent),
         2 => (any::<Index>(), millis()).prop_map(|(lease, delay)| Op::Postpone(lease, delay)),
         6 => (any::<Index>(), verdict()).prop_map(|(lease, verdict)| Op::Judge(lease, verdict)),
@@ -96,7 +109,12 @@ fn op() -> impl Strategy<Value = Op> {
 fn apply(world: &mut World, op: Op) {
     match op {
         Op::Accept(request) => world.accept(request),
-        Op::Lease { instance, max } => world.lease(instance, max),
+        Op::AcceptItems { slot, again, fails, requests } => world.accept_items(slot, again, fails, requests),
+        Op::ReadOutcomes(slot, limit) => world.read_outcomes(slot, limit),
+        Op::NoteOutcomes(slot) => world.note_outcomes(slot),
+        Op::ForgetJob(slot) if slot < SLOTS => world.forget_job(slot),
+        Op::ForgetJob(_) => {}
+        Op::Lease { instance, max, max_bulk } => world.lease(instance, max, max_bulk),
         Op::Sent(lease) => world.sent(lease),
         Op::Postpone(lease, delay) => world.postpone(lease, Duration::from_millis(delay)),
         Op::Judge(lease, verdict) => world.judge(lease, verdict),

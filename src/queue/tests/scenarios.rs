@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::RpcReplyPort;
 use tokio::task::JoinSet;
 
 use crate::domain::{Content, Failure, MessageRef, Receipt, Status, Verdict};
@@ -207,7 +206,7 @@ async fn leases_that_nobody_received_go_again() {
     let bench = bench().await;
     let id = bench.enqueue(message(0)).await;
     let (gone, _) = ractor::concurrency::oneshot();
-    bench.slot.cast(Msg::Lease(ONE, 5, RpcReplyPort::from(gone))).unwrap();
+    bench.slot.cast(Msg::Lease { instance: ONE, max: 5, max_bulk: 5, reply: gone.into() }).unwrap();
     let lease = bench.next_lease().await;
     assert_eq!((lease.id, lease.attempt), (id, 1));
 }
@@ -270,7 +269,7 @@ async fn a_deleted_instance_leaves_only_its_ledger() {
     for recipient in 0..700 {
         bench.enqueue(message(recipient % 3)).await;
     }
-    bench.handle.lease(ONE, 5).await.unwrap();
+    bench.handle.lease(ONE, 5, 5).await.unwrap();
     bench.handle.purge(ONE).await.unwrap();
     assert_eq!(bench.handle.depth(ONE).unwrap(), Depth::default());
     bench.nothing_to_lease().await;

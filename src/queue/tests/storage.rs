@@ -50,7 +50,7 @@ fn take_in(scratch: &Scratch, submission: Submission, now: Timestamp) -> Message
 }
 
 fn find_work(scratch: &Scratch, max: usize, now: Timestamp) -> dispatch::Found {
-    let request = dispatch::Request { instance: ONE, max, now, run: 1 };
+    let request = dispatch::Request { instance: ONE, max, max_bulk: max, now, run: 1 };
     scratch.write(|tx| dispatch::lease(tx, request)).unwrap()
 }
 
@@ -289,7 +289,8 @@ fn upkeep_keeps_up() {
 fn keep_up(scratch: &Scratch, now: Timestamp) -> usize {
     let (mut from, mut pages) = (None, 0);
     loop {
-        let page = Upkeep { now, ledger_before: Timestamp(0), events_before: now, from };
+        let page =
+            Upkeep { event_log_size: u64::MAX, now, ledger_before: Timestamp(0), events_before: now, from };
         from = scratch.write(|tx| upkeep::page(tx, &page)).unwrap();
         pages += 1;
         if from.is_none() {

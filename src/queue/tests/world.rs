@@ -10,11 +10,12 @@ use crate::domain::{
     Status, Timestamp,
 };
 use crate::queue::accept::{Refused, Terms};
+use crate::queue::tests::items::{SLOTS, Slot};
 use crate::queue::{Accepted, IdempotencyKey, Lease, Submission, accept, dispatch};
 use crate::store::Scratch;
 
-const KEY_TTL: Duration = Duration::from_secs(40);
-const CAPACITY: u64 = 12;
+pub const KEY_TTL: Duration = Duration::from_secs(40);
+pub const CAPACITY: u64 = 12;
 
 /// A submission in the making.
 #[derive(Debug, Clone)]
@@ -82,6 +83,11 @@ pub struct Known {
 }
 
 impl Known {
+    /// Its end was announced, if it is no row of a bulk job.
+    pub fn announced(&mut self) {
+        self.acks += usize::from(self.id.item().is_none());
+    }
+
     pub fn is_open(&self) -> bool {
         self.stand != Stand::Over
     }
@@ -92,7 +98,8 @@ impl Known {
 
     pub fn step(&mut self, status: Status, now: Timestamp) {
         if status != self.status {
-            (self.status, self.changed) = (status, now);
+            // A clock that stepped back takes no step back in time.
+            (self.status, self.changed) = (status, self.changed.max(now));
             self.steps.push(status);
         }
     }
@@ -100,6 +107,9 @@ impl Known {
     /// An attempt is over that was not held before.
     pub fn attempted(&mut self, attempt: u32, now: Timestamp) {
         self.attempts = attempt;
+        if let Stand::Flying { at, .. } = self.stand {
+            self.changed = self.changed.max(at);
+        }
         if self.status == Status::Queued {
             self.step(Status::Sending, now);
         }
@@ -129,6 +139,7 @@ pub struct World<'a> {
     /// By instance and key: whose it is, for which body, until when.
     pub keys: BTreeMap<(usize, u8), (MessageId, u8, Timestamp)>,
     pub purged: [bool; 2],
+    pub slots: [Slot; SLOTS as usize],
 }
 
 pub fn number(instance: usize) -> InstanceNumber {
@@ -149,6 +160,7 @@ impl<'a> World<'a> {
             leases: Vec::new(),
             keys: BTreeMap::new(),
             purged: [false; 2],
+            slots: Default::default(),
         }
     }
 
@@ -169,31 +181,32 @@ impl<'a> World<'a> {
         self.messages.iter().filter(move |known| known.instance == instance && known.is_open())
     }
 
-    pub fn accept(&mut self, request: Request) {
-        let Request { instance, to, bulk, sync, resend, large, key, ttl, later } = request;
-        if self.purged[instance] {
-            return;
-        }
-        let class = if bulk { Class::Bulk } else { Class::Transactional };
-        let mode = if sync { Mode::Sync } else { Mode::Async };
-        let expires_at = ttl.map(|millis| self.now + Duration::from_millis(millis));
-        let send_at = later.map(|millis| self.now + Duration::from_millis(millis));
+    pub fn submission(&self, request: &Request) -> Submission {
+        let &Request { instance, to, bulk, sync, resend, large, key, ttl, later } = request;
         let body = "x".repeat(if large { 9_000 } else { 10 });
-        let submission = Submission {
+        Submission {
             instance: number(instance),
             message: OutboundMessage {
                 to: format!("5730000000{to}").parse().unwrap(),
                 content: Content::Text { body, preview_url: false },
                 quote: None,
             },
-            class,
-            mode,
+            class: if bulk { Class::Bulk } else { Class::Transactional },
+            mode: if sync { Mode::Sync } else { Mode::Async },
             idempotency: key.map(|(key, body)| IdempotencyKey { key: [key; 16], body: [body; 16] }),
-            expires_at,
-            send_at,
+            expires_at: ttl.map(|millis| self.now + Duration::from_millis(millis)),
+            send_at: later.map(|millis| self.now + Duration::from_millis(millis)),
             on_ambiguous: if resend { AmbiguousPolicy::Resend } else { AmbiguousPolicy::Hold },
             item: None,
-        };
+        }
+    }
+
+    pub fn accept(&mut self, request: Request) {
+        let (instance, key) = (request.instance, request.key);
+        if self.purged[instance] {
+            return;
+        }
+        let submission = self.submission(&request);
         let key_expires = self.now + KEY_TTL;
         let terms = Terms {
             now: self.now,
@@ -201,7 +214,7 @@ impl<'a> World<'a> {
             idempotency_expires: key_expires,
             random: self.stamps.wrapping_mul(0x9E37_79B9_7F4A_7C15),
         };
-        let accepted = self.scratch.write(|tx| accept::accept(tx, submission, terms)).unwrap();
+        let accepted = self.scratch.write(|tx| accept::accept(tx, submission.clone(), terms)).unwrap();
         let known = key.and_then(|(key, body)| Some((self.keys.get(&(instance, key))?, body)));
         match known {
             Some((&(id, stored, expires), body)) if expires > self.now => {
@@ -217,21 +230,27 @@ impl<'a> World<'a> {
             _ => {}
         }
         let Ok(Accepted::New(id)) = accepted else { panic!("{accepted:?}") };
-        assert!(self.messages.last().is_none_or(|last| last.id < id), "ids only grow");
-        assert_eq!((id.instance(), id.class()), (number(instance), class));
         if let Some((key, body)) = key {
             self.keys.insert((instance, key), (id, body, key_expires));
         }
+        self.came(id, &request, &submission);
+    }
+
+    /// A message was taken in.
+    pub fn came(&mut self, id: MessageId, request: &Request, submission: &Submission) {
+        let class = submission.class();
+        assert!(self.messages.last().is_none_or(|last| last.id < id), "ids only grow");
+        assert_eq!((id.instance(), id.class(), id.item()), (submission.instance, class, submission.item));
         let joined = self.stamp();
-        let due = send_at.filter(|&at| at > self.now);
+        let due = submission.send_at.filter(|&at| at > self.now);
         let status = if due.is_some() { Status::Scheduled } else { Status::Queued };
         self.messages.push(Known {
             id,
-            instance,
-            lane: (instance, class, to),
-            mode,
-            expires_at,
-            key: key.map(|(key, _)| key),
+            instance: request.instance,
+            lane: (request.instance, class, request.to),
+            mode: submission.mode,
+            expires_at: submission.expires_at,
+            key: request.key.map(|(key, _)| key),
             joined,
             rejoined: false,
             not_before: Timestamp(0),
@@ -259,12 +278,13 @@ impl<'a> World<'a> {
         }
     }
 
-    pub fn lease(&mut self, instance: usize, max: usize) {
+    pub fn lease(&mut self, instance: usize, max: usize, max_bulk: usize) {
         if self.purged[instance] {
             return;
         }
         self.bring_back_due(instance);
-        let request = dispatch::Request { instance: number(instance), max, now: self.now, run: self.run };
+        let request =
+            dispatch::Request { instance: number(instance), max, max_bulk, now: self.now, run: self.run };
         let found = self.scratch.write(|tx| dispatch::lease(tx, request)).unwrap();
         for id in found.expired {
             let message = self.place(id);
@@ -272,13 +292,17 @@ impl<'a> World<'a> {
             assert_eq!(known.stand, Stand::Waiting, "only what waits expires");
             assert!(known.expires_at.is_some_and(|at| at <= request.now) && known.not_before <= request.now);
             known.end(Status::Expired, request.now);
-            known.acks += 1;
+            known.announced();
             if known.mode == Mode::Sync {
                 self.free_key(message);
             }
+            self.told(message, Status::Expired, None);
         }
         let got = found.leased.leases.len();
         assert!(got <= max);
+        let bulk = found.leased.leases.iter().filter(|lease| lease.id.class() == Class::Bulk).count();
+        assert!(bulk <= max_bulk);
+        let no_room = bulk == max_bulk && max_bulk < max;
         for lease in found.leased.leases {
             self.check_turn(&lease);
             let message = self.place(lease.id);
@@ -288,7 +312,7 @@ impl<'a> World<'a> {
             self.leases.push(lease);
         }
         if got < max && self.now >= self.high {
-            self.check_nothing_was_left(instance, found.leased.next_due);
+            self.check_nothing_was_left(instance, found.leased.next_due, no_room);
         }
     }
 
@@ -329,12 +353,14 @@ impl<'a> World<'a> {
     }
 
     /// An instance got less than it asked for: was that all, and is the next moment right?
-    fn check_nothing_was_left(&self, instance: usize, next_due: Option<Timestamp>) {
+    /// `no_room`: bulk messages were not asked for any more.
+    fn check_nothing_was_left(&self, instance: usize, next_due: Option<Timestamp>, no_room: bool) {
         let mut soonest: Option<Timestamp> = None;
         let mut lanes: BTreeMap<_, Vec<&Known>> = BTreeMap::new();
         for known in self.open(instance) {
             match known.stand {
                 Stand::Deferred(due) => soonest = Some(soonest.map_or(due, |soonest| soonest.min(due))),
+                _ if no_room && known.id.class() == Class::Bulk => {}
                 _ => lanes.entry(known.lane).or_default().push(known),
             }
         }
@@ -354,13 +380,14 @@ impl<'a> World<'a> {
             self.sweep();
             for instance in 0..2 {
                 let before = self.leases.len();
-                self.lease(instance, 50);
+                self.lease(instance, 50, 50);
                 for lease in self.leases.split_off(before) {
                     self.sent_lease(&lease);
                 }
             }
             self.audit();
             if self.messages.iter().all(|known| !known.is_open()) {
+                self.check_beliefs();
                 return self.check_announcements();
             }
         }
@@ -372,9 +399,10 @@ impl<'a> World<'a> {
     pub fn end(&mut self) {
         self.pass(Duration::from_secs(3600));
         for instance in 0..2 {
-            self.lease(instance, 1);
+            self.lease(instance, 1, 1);
         }
         self.upkeep_with(self.now, self.now);
+        (0..SLOTS).for_each(|slot| self.forget_job(slot));
         self.audit();
         self.check_only_counters_are_left();
         for instance in 0..2 {

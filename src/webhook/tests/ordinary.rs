@@ -1,5 +1,7 @@
 //! Receivers that answer.
 
+use serde_json::json;
+
 use super::world::*;
 use crate::domain::Secret;
 use crate::events;
@@ -132,25 +134,30 @@ async fn a_receiver_is_told_again_from_where_it_asks() {
 }
 
 #[tokio::test]
-async fn what_the_log_forgot_is_counted_and_does_not_stop_the_rest() {
+async fn what_the_log_forgot_is_told_counted_and_does_not_stop_the_rest() {
     let world = World::new(quick()).await;
     let receiver = Receiver::answering(200).await;
-    let id = world.endpoint(Scope::Instance(ONE), &receiver).await.id;
+    let only_messages = Events::parse(vec!["message".to_owned()]).unwrap();
+    let config = EndpointConfig { events: only_messages, ..config(&receiver.url) };
+    let id = world.handle.create(Scope::Instance(ONE), config).await.unwrap().id;
     let enable = async |enabled| {
         let update = EndpointUpdate { enabled: Some(enabled), ..EndpointUpdate::default() };
         world.handle.update(id, update).await.unwrap();
     };
     let trim = async |limit| {
-        let before = world.clock.now() + std::time::Duration::from_secs(1);
-        let trimmed = world.store.write(move |tx| events::trim(tx, ONE, before, limit)).await.unwrap();
+        let since = world.clock.now() + std::time::Duration::from_secs(1);
+        let keep = events::Keep { since, bytes: u64::MAX };
+        let trimmed = world.store.write(move |tx| events::trim(tx, ONE, &keep, limit)).await.unwrap();
         assert_eq!(trimmed, limit);
     };
     enable(false).await;
     world.append(ONE, "message", 1..=9).await;
     trim(5).await;
     enable(true).await;
-    receiver.until("the rest", |attempts| attempts.len() >= 4).await;
-    assert_eq!(receiver.numbers(), [6, 7, 8, 9]);
+    let attempts = receiver.until("the rest", |attempts| attempts.len() >= 5).await;
+    assert_eq!(receiver.numbers(), [0, 6, 7, 8, 9], "0 tells of the gap, though it was not asked for");
+    assert_eq!(attempts[0].body["event"], "gap");
+    assert_eq!(attempts[0].body["data"], json!({ "from": 1, "to": 5, "missing": 5 }));
     assert_eq!(world.handle.get(id).unwrap().counts.missed, 5);
     world.caught_up(id).await;
 
@@ -161,6 +168,33 @@ async fn what_the_log_forgot_is_counted_and_does_not_stop_the_rest() {
     eventually("nothing is left", || (world.handle.get(id).unwrap().counts.missed == 8).then_some(())).await;
     world.caught_up(id).await;
     world.append(ONE, "message", 13..=13).await;
-    receiver.until("what follows", |attempts| attempts.len() >= 5).await;
-    assert_eq!(receiver.numbers(), [6, 7, 8, 9, 13]);
+    receiver.until("what follows", |attempts| attempts.len() >= 7).await;
+    assert_eq!(receiver.numbers(), [0, 6, 7, 8, 9, 0, 13]);
+    let gap = receiver.attempts()[5].clone();
+    assert_eq!(gap.body["data"], json!({ "from": 10, "to": 12, "missing": 3 }));
+    assert!(gap.header("webhook-id").starts_with("gap_") && gap.header("webhook-id").ends_with("_1_12_3"));
+}
+
+#[tokio::test]
+async fn a_gap_is_told_until_it_is_taken() {
+    let world = World::new(quick()).await;
+    let receiver = Receiver::answering(500).await;
+    let id = world.endpoint(Scope::Instance(ONE), &receiver).await.id;
+    world.append(ONE, "message", 1..=5).await;
+    receiver.until("the first is refused", |attempts| !attempts.is_empty()).await;
+    let keep = events::Keep { since: world.clock.now() + std::time::Duration::from_secs(1), bytes: u64::MAX };
+    world.store.write(move |tx| events::trim(tx, ONE, &keep, 3)).await.unwrap();
+    let told = |attempts: &[Attempt]| attempts.iter().filter(|it| it.body["event"] == "gap").count();
+    receiver.until("the gap is refused, and told again", |attempts| told(attempts) >= 2).await;
+    let tried = receiver.attempts();
+    let gaps: Vec<_> = tried.iter().filter(|attempt| attempt.body["event"] == "gap").collect();
+    assert_eq!(gaps[0].header("webhook-id"), gaps[1].header("webhook-id"));
+    assert_eq!(gaps[0].raw, gaps[1].raw);
+    assert_eq!(world.handle.get(id).unwrap().counts.missed, 0, "nobody knows yet");
+
+    receiver.become_(|_| Answer::Status(200));
+    receiver.until("the rest", |attempts| attempts.iter().any(|attempt| attempt.n() == 5)).await;
+    assert_eq!(receiver.numbers()[receiver.numbers().len() - 3..], [0, 4, 5]);
+    world.caught_up(id).await;
+    assert_eq!(world.handle.get(id).unwrap().counts.missed, 3);
 }

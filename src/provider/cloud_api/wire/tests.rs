@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::domain::{Class, InstanceNumber, Timestamp};
+use crate::domain::{BlobRef, Class, InstanceNumber, Timestamp};
 
 fn id() -> MessageId {
     MessageId::new(Timestamp(1_763_800_000_123), 0, InstanceNumber::FIRST, Class::Transactional, 0)
@@ -185,16 +185,16 @@ fn the_file_to_upload_is_found_in_bodies_and_headers() {
     let media = |source| {
         Content::Media(Media { kind: MediaKind::Image, source, caption: None, file_name: None, voice: false })
     };
-    assert!(blob_of(&media(blob())).is_some());
-    assert!(blob_of(&media(link())).is_none());
-    assert!(blob_of(&text()).is_none());
+    assert!(media(blob()).blob().is_some());
+    assert!(media(link()).blob().is_none());
+    assert!(text().blob().is_none());
     let flow = Content::Interactive(Interactive::Flow {
         header: Some(Header::Media { kind: MediaKind::Video, source: blob() }),
         body: "B".to_owned(),
         footer: None,
         parameters: json!({}),
     });
-    assert!(blob_of(&flow).is_some());
+    assert!(flow.blob().is_some());
 }
 
 #[test]

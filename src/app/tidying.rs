@@ -1,0 +1,67 @@
+//! Forgetting files that nobody needs any more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::media::Library;
+use crate::store::{BlobSet, Blobs, Swept};
+use crate::{queue, store};
+
+/// The first look at the blobs, soon enough for nodes that are restarted every day ...
+const FIRST: Duration = Duration::from_secs(15 * 60);
+
+/// ... and the pause between two.
+const PAUSE: Duration = Duration::from_secs(24 * 3600);
+
+/// A blob that was put more recently is kept: whoever put it may not have written down yet what needs it.
+const GRACE: Duration = Duration::from_secs(24 * 3600);
+
+/// Adds the blobs that one part of the node needs, beside those of the queue.
+pub(super) type Needs = Box<dyn Fn(&mut BlobSet) -> Result<(), store::Error> + Send + Sync>;
+
+/// The files of the node that come and go.
+pub(super) struct Tidying {
+    pub blobs: Blobs,
+    pub queue: queue::Handle,
+    /// Other parts whose blobs stay. Called on a blocking thread.
+    pub needs: Arc<[Needs]>,
+    pub library: Library,
+    pub clock: Clock,
+}
+
+impl Tidying {
+    /// Tidies until `stop` is cancelled.
+    pub async fn run(self, stop: CancellationToken) {
+        tokio::join!(self.library.clone().tend(stop.clone()), stop.run_until_cancelled(self.tidy_blobs()));
+    }
+
+    async fn tidy_blobs(&self) {
+        let mut rounds = tokio::time::interval_at(Instant::now() + FIRST, PAUSE);
+        loop {
+            rounds.tick().await;
+            match self.sweep().await {
+                Ok(Swept { files: 0, .. }) => {}
+                Ok(Swept { files, bytes }) => {
+                    tracing::info!(files, bytes, "media that nobody needs is removed")
+                }
+                Err(cause) => tracing::warn!(%cause, "media that nobody needs stays until the next round"),
+            }
+        }
+    }
+
+    /// Marks what is needed, then removes the rest. An error before the end of the marking removes nothing.
+    async fn sweep(&self) -> Result<Swept, queue::Error> {
+        let before = self.clock.now() - GRACE;
+        let mut needed = self.queue.referenced_blobs().await?;
+        let (blobs, needs) = (self.blobs.clone(), self.needs.clone());
+        let sweeping = tokio::task::spawn_blocking(move || {
+            needs.iter().try_for_each(|need| need(&mut needed))?;
+            blobs.sweep(&needed, before)
+        });
+        Ok(sweeping.await.unwrap_or(Err(store::Error::Panicked))?)
+    }
+}

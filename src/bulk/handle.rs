@@ -1,0 +1,231 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::domain::{MessageId, Timestamp};
+use crate::store::Store;
+use crate::supervision::Slot;
+
+use super::files::{Jobs, List, Upload};
+use super::job::{JobView, NewJob, Progress, RowError, RowResult, Status};
+use super::supervisor::{Command, Msg};
+use super::{Draft, Error, reading, storage};
+
+/// The most rows of one page.
+const MAX_PAGE: u32 = 1_000;
+
+/// The way to the jobs. Cheap to clone; reading never waits for an actor.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) slot: Slot<Msg>,
+    pub(super) directory: watch::Receiver<Arc<Directory>>,
+    pub(super) store: Store,
+    pub(super) jobs: Jobs,
+    pub(super) max_rows: u32,
+}
+
+/// The jobs that exist, by id.
+pub(super) type Directory = BTreeMap<Uuid, Arc<Known>>;
+
+/// A job, as readers find it.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub id: Uuid,
+    pub slot: u16,
+    pub created_at: Timestamp,
+    pub progress: watch::Sender<Progress>,
+}
+
+/// Which jobs are listed.
+#[derive(Debug, Clone, Default)]
+pub struct ListFilter {
+    pub kind: Option<super::Kind>,
+    pub status: Option<Status>,
+}
+
+/// Where a list of jobs goes on: after this job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ListCursor {
+    pub created_at: Timestamp,
+    pub id: Uuid,
+}
+
+/// A page of a job's results.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Results {
+    pub rows: Vec<RowResult>,
+    /// The row with which the next page begins; `None` after the last one.
+    pub next: Option<u32>,
+}
+
+impl Handle {
+    /// A place on the disk for an uploaded file.
+    pub fn upload(&self) -> Result<Upload, Error> {
+        self.jobs.upload(self.max_rows)
+    }
+
+    /// A place on the disk for the recipients of one request. Blocks.
+    pub fn list_draft(&self) -> Result<List, Error> {
+        self.jobs.list()
+    }
+
+    /// Creates a job from rows that are on the disk; when this answers, the job is, too.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoDevices`] when no instance is named and none is connected; too many rows or jobs; a named instance
+    /// that does not exist; a message that its instances would refuse.
+    pub async fn create(&self, job: NewJob, rows: Draft) -> Result<JobView, Error> {
+        let id = job.id;
+        self.slot.call(|reply| Msg::Create(Box::new(job), rows, reply)).await??;
+        self.get(id)
+    }
+
+    pub fn get(&self, id: Uuid) -> Result<JobView, Error> {
+        self.view(&*self.known(id)?)
+    }
+
+    /// Jobs, newest first, up to `limit`, after `after`.
+    pub fn list(
+        &self,
+        filter: &ListFilter,
+        after: Option<ListCursor>,
+        limit: usize,
+    ) -> Result<Vec<JobView>, Error> {
+        let directory = self.directory.borrow().clone();
+        let place = |known: &Known| ListCursor { created_at: known.created_at, id: known.id };
+        let mut found: Vec<_> = directory
+            .values()
+            .filter(|known| after.is_none_or(|after| place(known) < after))
+            .filter(|known| filter.status.is_none_or(|status| known.progress.borrow().status == status))
+            .collect();
+        found.sort_by_key(|known| std::cmp::Reverse(place(known)));
+        let mut views = Vec::new();
+        for known in found {
+            if views.len() == limit {
+                break;
+            }
+            match self.view(known) {
+                Ok(view) if filter.kind.is_none_or(|kind| view.kind == kind) => views.push(view),
+                Ok(_) | Err(Error::Unknown(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(views)
+    }
+
+    /// Ends a job: what no attempt has begun for is not sent.
+    pub async fn cancel(&self, id: Uuid) -> Result<JobView, Error> {
+        self.command(id, Command::Cancel).await
+    }
+
+    /// Stops a job until it is resumed; what is under way ends.
+    pub async fn pause(&self, id: Uuid) -> Result<JobView, Error> {
+        self.command(id, Command::Pause).await
+    }
+
+    /// Lets a paused job go on.
+    pub async fn resume(&self, id: Uuid) -> Result<JobView, Error> {
+        self.command(id, Command::Resume).await
+    }
+
+    /// Sends the rows of a finished job again that failed for certain. What is ambiguous may have been sent, and is
+    /// left alone; what is invalid or suppressed stays so.
+    pub async fn retry_failed(&self, id: Uuid) -> Result<JobView, Error> {
+        self.command(id, Command::RetryFailed).await
+    }
+
+    /// Deletes a finished job with everything it left.
+    pub async fn delete(&self, id: Uuid) -> Result<(), Error> {
+        self.slot.call(|reply| Msg::Delete(id, reply)).await?
+    }
+
+    /// Up to `limit` rows from `from` on, at most 1,000. A whole job is read page by page.
+    pub async fn results(&self, id: Uuid, from: u32, limit: u32) -> Result<Results, Error> {
+        let (record, standing, files) = self.files_of(id)?;
+        let limit = limit.clamp(1, MAX_PAGE);
+        blocking(move || reading::results(&record, &standing, &files, from, limit)).await
+    }
+
+    /// What went wrong with the rows of a job, from the place `after` on (0 at first), up to `limit`, at most 1,000,
+    /// and the place where the next page begins. Each error is told once.
+    pub async fn errors(&self, id: Uuid, after: u64, limit: u32) -> Result<(Vec<RowError>, u64), Error> {
+        let (_, standing, files) = self.files_of(id)?;
+        let end = self.known(id)?.progress.borrow().errors_end;
+        let limit = limit.clamp(1, MAX_PAGE);
+        blocking(move || reading::errors(&standing, &files, after, end, limit)).await
+    }
+
+    /// How far a job is, whenever that changes. Readers that are slow skip what lies between. Ends when the job is
+    /// deleted.
+    pub fn watch(&self, id: Uuid) -> Result<watch::Receiver<Progress>, Error> {
+        Ok(self.known(id)?.progress.subscribe())
+    }
+
+    /// The job and the row that a message is, if it is one.
+    pub async fn find(&self, message: MessageId) -> Result<Option<(Uuid, RowResult)>, Error> {
+        let Some(item) = message.item() else { return Ok(None) };
+        let directory = self.directory.borrow().clone();
+        let is_its =
+            |known: &&Arc<Known>| known.slot == item.job && known.created_at <= message.accepted_at();
+        let Some(id) = directory.values().find(is_its).map(|known| known.id) else { return Ok(None) };
+        let page = self.results(id, item.row, 1).await?;
+        Ok(page.rows.into_iter().next().map(|row| (id, row)))
+    }
+
+    /// Resolves when no job does anything any more, or when `deadline` has passed.
+    pub async fn drain(&self, deadline: Duration) {
+        if tokio::time::timeout(deadline, self.slot.call(Msg::Drain)).await.is_err() {
+            tracing::warn!(
+                ?deadline,
+                "bulk jobs were still at work at the deadline; they go on with the next start"
+            );
+        }
+    }
+
+    async fn command(&self, id: Uuid, command: Command) -> Result<JobView, Error> {
+        self.slot.call(|reply| Msg::Command(id, command, reply)).await??;
+        self.get(id)
+    }
+
+    fn known(&self, id: Uuid) -> Result<Arc<Known>, Error> {
+        self.directory.borrow().get(&id).cloned().ok_or(Error::Unknown(id))
+    }
+
+    fn view(&self, known: &Known) -> Result<JobView, Error> {
+        let record = storage::record(&self.store, known.slot)?.filter(|record| record.id == known.id);
+        let record = record.ok_or(Error::Unknown(known.id))?;
+        Ok(JobView {
+            id: record.id,
+            kind: record.kind,
+            plan: record.plan,
+            file_name: record.file_name,
+            senders: record.senders,
+            created_at: record.created_at,
+            send_at: record.send_at,
+            window: record.window,
+            progress: known.progress.borrow().clone(),
+        })
+    }
+
+    fn files_of(&self, id: Uuid) -> Result<(storage::Record, storage::Standing, super::files::Files), Error> {
+        let known = self.known(id)?;
+        let record = storage::record(&self.store, known.slot)?.filter(|record| record.id == id);
+        let standing = storage::standing(&self.store, known.slot)?;
+        match (record, standing) {
+            (Some(record), Some(standing)) => Ok((record, standing, self.jobs.of(id))),
+            _ => Err(Error::Unknown(id)),
+        }
+    }
+}
+
+/// Reads files where that delays nobody.
+async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let reading = tokio::task::spawn_blocking(read);
+    reading.await.unwrap_or(Err(Error::Store(crate::store::Error::Panicked)))
+}

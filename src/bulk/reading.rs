@@ -1,0 +1,137 @@
+//! Results and errors of a job, for people: read from its files, a page at a time.
+
+use crate::domain::ProviderMessageId;
+
+use super::Error;
+use super::files::Files;
+use super::handle::Results;
+use super::job::{RowError, RowResult, RowStatus, Sender};
+use super::notes::Notes;
+use super::results::{self, Id, Record as RowRecord};
+use super::source::{Place, Row};
+use super::storage::{Record, Standing};
+
+/// Rows of a source that are read at once to come to the first that is wanted.
+const STRIDE: usize = 1_000;
+
+pub(super) fn results(
+    record: &Record,
+    standing: &Standing,
+    files: &Files,
+    from: u32,
+    limit: u32,
+) -> Result<Results, Error> {
+    let io = |cause| Error::io("cannot read the results in", &files.results(), cause);
+    let known =
+        results::Results::read_only(&files.results()).and_then(|file| file.page(from, limit)).map_err(io)?;
+    let source = files.source();
+    let in_source = |cause| Error::io("cannot read the rows in", &source, cause);
+    let first = match known.first() {
+        Some(Some(row)) => row.place(from),
+        _ => seek(record, standing, files, from).map_err(in_source)?,
+    };
+    let rows = record.format.page(&source, first, limit as usize).map_err(in_source)?.rows;
+    let notes = Notes::read_only(&files.notes()).map_err(io)?;
+    let mut known = known.into_iter();
+    let mut found = Vec::with_capacity(rows.len());
+    for row in rows {
+        let stands = known.next().flatten().filter(|_| row.place.row < standing.cursor.row);
+        found.push(result(row, stands, &notes, &standing.senders).map_err(io)?);
+    }
+    let next = found.last().map_or(record.total, |row| row.row + 1);
+    Ok(Results { rows: found, next: (next < record.total).then_some(next) })
+}
+
+/// The place of a row that nobody has come to yet.
+fn seek(record: &Record, standing: &Standing, files: &Files, wanted: u32) -> std::io::Result<Place> {
+    let mut place = if standing.cursor.row <= wanted { standing.cursor } else { record.format.start() };
+    while place.row < wanted {
+        let limit = STRIDE.min((wanted - place.row) as usize);
+        let page = record.format.page(&files.source(), place, limit)?;
+        if page.rows.is_empty() {
+            break;
+        }
+        place = page.next;
+    }
+    Ok(place)
+}
+
+fn result(
+    row: Row,
+    stands: Option<RowRecord>,
+    notes: &Notes,
+    senders: &[Sender],
+) -> std::io::Result<RowResult> {
+    let Some(record) = stands else {
+        return Ok(RowResult {
+            row: row.place.row,
+            line: row.place.line,
+            phone: row.phone,
+            status: RowStatus::Waiting,
+            ambiguous: false,
+            at: None,
+            provider_id: None,
+            error: None,
+            code: None,
+            device_id: None,
+            instance: None,
+        });
+    };
+    let note = match record.note {
+        Some(at) => notes.get(at)?.map(|(note, _)| note),
+        None => None,
+    };
+    let provider_id: Option<ProviderMessageId> = match record.id {
+        Id::None => None,
+        Id::Here(id) => Some(id),
+        Id::InNote => note.as_ref().and_then(|note| note.id.clone()),
+    };
+    let sender = sender(senders, record.device);
+    Ok(RowResult {
+        row: row.place.row,
+        line: row.place.line,
+        phone: row.phone,
+        status: record.status,
+        ambiguous: record.ambiguous,
+        at: Some(record.at),
+        provider_id,
+        error: note.and_then(|note| note.error),
+        code: record.code,
+        device_id: sender.map(|_| record.device),
+        instance: sender.map(|sender| sender.id.clone()),
+    })
+}
+
+pub(super) fn sender(senders: &[Sender], device: u8) -> Option<&Sender> {
+    senders.get(usize::from(device).checked_sub(1)?)
+}
+
+pub(super) fn errors(
+    standing: &Standing,
+    files: &Files,
+    after: u64,
+    end: u64,
+    limit: u32,
+) -> Result<(Vec<RowError>, u64), Error> {
+    let io = |cause| Error::io("cannot read the errors in", &files.notes(), cause);
+    let notes = Notes::read_only(&files.notes()).map_err(io)?;
+    let (mut found, mut at) = (Vec::new(), after);
+    while found.len() < limit as usize && at < end {
+        let Some((note, next)) = notes.get(at).map_err(io)? else { break };
+        at = next;
+        let Some(error) = note.error else { continue };
+        let sender = sender(&standing.senders, note.device);
+        found.push(RowError {
+            row: note.row,
+            line: note.line,
+            phone: note.phone,
+            error,
+            code: note.code,
+            ambiguous: note.ambiguous,
+            at: note.at,
+            device_id: sender.map(|_| note.device),
+            instance: sender.map(|sender| sender.id.clone()),
+        });
+    }
+    Ok((found, at))
+}

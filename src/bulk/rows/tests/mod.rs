@@ -1,0 +1,35 @@
+mod files;
+mod properties;
+mod templates;
+
+use std::io::Write;
+
+use super::{BadFile, Checked, Checker, Format, Place, Row, Source};
+
+/// The verdict on a file that comes in one piece.
+fn check(file: &[u8]) -> Result<Checked, BadFile> {
+    let mut checker = Checker::default();
+    checker.push(file)?;
+    checker.finish()
+}
+
+/// All rows of a file, in pages of `limit`.
+fn rows_by(limit: usize, file: &[u8], format: &Format) -> Vec<Row> {
+    let mut on_disk = tempfile::NamedTempFile::new().unwrap();
+    on_disk.write_all(file).unwrap();
+    let mut source = Source::open(on_disk.path(), format).unwrap();
+    let mut next: Option<Place> = Some(format.start);
+    let mut rows = Vec::new();
+    while let Some(from) = next {
+        let page = source.page(from, limit).unwrap();
+        assert!(page.rows.len() <= limit);
+        rows.extend(page.rows);
+        assert_ne!(page.next, Some(from), "reading must go on");
+        next = page.next;
+    }
+    rows
+}
+
+fn rows(file: &[u8], format: &Format) -> Vec<Row> {
+    rows_by(usize::MAX, file, format)
+}

@@ -1,0 +1,103 @@
+//! What people may tell a job.
+
+use super::world::{Fate, World, job, phone, two};
+use crate::bulk::{Error, ListCursor, ListFilter, Options, RowStatus, Status};
+use crate::domain::Status as Sent;
+use crate::queue::tests::bench::ONE;
+use crate::store::{Key, Space};
+
+#[tokio::test]
+async fn a_cancelled_job_sends_nothing_more() {
+    let world = World::with(Options { window: 50, ..Options::default() }).await;
+    let id = world.create(job(), 200).await;
+    world.until(id, |progress| progress.taken >= 50).await;
+    let view = world.handle.cancel(id).await.unwrap();
+    assert_eq!(view.progress.status, Status::Cancelled);
+    let progress = world.until(id, |progress| progress.counts.cancelled >= 50).await;
+    assert_eq!((progress.counts.cancelled, progress.counts.sent), (50, 0));
+    world.play_both();
+    assert!(world.bench.handle.lease(ONE, 9, 9).await.unwrap().leases.is_empty());
+    let results = world.results(id).await;
+    assert_eq!(results[0].status, RowStatus::Message(Sent::Cancelled));
+    assert_eq!(results[199].status, RowStatus::Waiting);
+    assert!(matches!(world.handle.resume(id).await, Err(Error::State { .. })));
+}
+
+#[tokio::test]
+async fn a_paused_job_waits_over_a_crash_and_goes_on_without_a_gap() {
+    let mut world = World::with(Options { window: 50, ..Options::default() }).await;
+    let id = world.create(job(), 120).await;
+    world.until(id, |progress| progress.taken >= 50).await;
+    assert_eq!(world.handle.pause(id).await.unwrap().progress.status, Status::Paused);
+    assert_eq!(world.bench.handle.depth(ONE).unwrap().total(), 0, "nothing waits in the queue");
+    world.crash().await;
+    assert_eq!(world.view(id).progress.status, Status::Paused);
+    world.play_both();
+    world.handle.pause(id).await.unwrap();
+    assert!(world.times().is_empty());
+    world.handle.resume(id).await.unwrap();
+    let progress = world.until_completed(id).await;
+    assert_eq!((progress.counts.sent, progress.counts.cancelled), (120, 0));
+    assert_eq!(world.times(), vec![1; 120]);
+}
+
+#[tokio::test]
+async fn failed_rows_are_sent_again_and_no_others() {
+    let mut world = World::open().await;
+    let fails = |lease: &crate::queue::Lease| match lease.id.item().unwrap().row % 10 {
+        0 => Fate::Failed,
+        1 => Fate::Unknown,
+        _ => Fate::Sent,
+    };
+    let players = [world.play(ONE, fails), world.play(two(), fails)];
+    let id = world.create(job(), 1_200).await;
+    let counts = world.until_completed(id).await.counts;
+    assert_eq!((counts.sent, counts.failed, counts.ambiguous), (960, 240, 120));
+    for player in players {
+        player.abort();
+        let _ = player.await;
+    }
+    world.handle.retry_failed(id).await.unwrap();
+    world.crash().await;
+    world.play_both();
+    let counts = world.until(id, |progress| progress.counts.sent == 1_080).await.counts;
+    assert_eq!((counts.failed, counts.ambiguous), (120, 120));
+    world.until_completed(id).await;
+    let expected: Vec<_> = (0..1_200).map(|row| if row % 10 == 0 { 2 } else { 1 }).collect();
+    assert_eq!(world.times(), expected);
+}
+
+#[tokio::test]
+async fn a_deleted_job_leaves_nothing() {
+    let world = World::open().await;
+    world.play_both();
+    let id = world.create(job(), 30).await;
+    world.until_completed(id).await;
+    world.handle.delete(id).await.unwrap();
+    assert!(matches!(world.handle.get(id), Err(Error::Unknown(_))));
+    assert_eq!(std::fs::read_dir(world.dir.path().join("jobs")).unwrap().count(), 0);
+    for space in [Space::BulkJob, Space::Outcome, Space::ProviderId, Space::Job, Space::Ledger] {
+        let (start, end) = (Key::new(space), Key::new(space).after_prefix());
+        assert_eq!(world.bench.store.range(&start, &end).count(), 0, "{space:?}");
+    }
+    let again = world.create(job(), 3).await;
+    assert_eq!(world.until_completed(again).await.counts.sent, 3, "its place is free for others");
+}
+
+#[tokio::test]
+async fn jobs_are_listed_newest_first() {
+    let world = World::open().await;
+    let mut ids = Vec::new();
+    for n in 0..3 {
+        ids.push(world.handle.create(job(), world.rows([phone(n)])).await.unwrap());
+    }
+    ids.sort_by_key(|view| std::cmp::Reverse((view.created_at, view.id)));
+    let expected: Vec<_> = ids.iter().map(|view| view.id).collect();
+    let all = world.handle.list(&ListFilter::default(), None, 10).unwrap();
+    assert_eq!(all.iter().map(|view| view.id).collect::<Vec<_>>(), expected);
+    let after = ListCursor { created_at: ids[0].created_at, id: ids[0].id };
+    let rest = world.handle.list(&ListFilter::default(), Some(after), 1).unwrap();
+    assert_eq!(rest[0].id, expected[1]);
+    let done = ListFilter { status: Some(Status::Completed), ..ListFilter::default() };
+    assert!(world.handle.list(&done, None, 10).unwrap().is_empty());
+}

@@ -1,0 +1,5 @@
+mod commands;
+mod running;
+mod shares;
+mod times;
+mod world;

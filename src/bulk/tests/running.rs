@@ -1,0 +1,168 @@
+//! Jobs from their beginning to their end, with everything that befalls their rows.
+
+use bytes::Bytes;
+
+use super::world::{Fate, World, job, phone, two};
+use crate::bulk::{Error, Kind, NewJob, OnSuppressed, Options, Plan, RowStatus, Status};
+use crate::domain::{Content, MessageRef, Receipt, Status as Sent};
+use crate::queue::ReceiptReport;
+use crate::queue::tests::bench::{ONE, provider_id};
+
+#[tokio::test]
+async fn every_row_is_sent_once_and_counted() {
+    let world = World::open().await;
+    world.play_both();
+    let id = world.create(job(), 2_500).await;
+    let progress = world.until_completed(id).await;
+    assert_eq!((progress.counts.sent, progress.counts.failed, progress.taken), (2_500, 0, 2_500));
+    assert_eq!(progress.percentage(), 100.0);
+    assert_eq!(world.times(), vec![1; 2_500]);
+    let results = world.results(id).await;
+    assert_eq!(results.len(), 2_500);
+    for (row, result) in (0..).zip(&results) {
+        assert_eq!((result.row, result.line, &result.phone), (row, row + 1, &phone(row)));
+        assert_eq!(result.status, RowStatus::Message(Sent::Sent));
+        assert_eq!(result.provider_id.as_ref().unwrap().as_str(), format!("wamid.{row}"));
+        assert!(result.device_id.is_some() && result.instance.is_some() && result.at.is_some());
+    }
+    assert_eq!(world.bench.handle.depth(ONE).unwrap().total(), 0);
+    let view = world.view(id);
+    assert!(view.progress.started_at.is_some() && view.progress.ended_at.is_some());
+}
+
+#[tokio::test]
+async fn a_killed_job_goes_on_and_sends_nothing_twice() {
+    let options = Options { window: 100, ..Options::default() };
+    let mut world = World::with(options).await;
+    world.play_both();
+    let id = world.create(job(), 1_500).await;
+    for reached in [200, 500, 800, 1_100, 1_400] {
+        world.until(id, |progress| progress.counts.sent >= reached).await;
+        world.crash().await;
+    }
+    let progress = world.until_completed(id).await;
+    assert_eq!((progress.counts.sent, progress.counts.failed), (1_500, 0));
+    assert_eq!(world.times(), vec![1; 1_500]);
+}
+
+#[tokio::test]
+async fn bad_and_suppressed_rows_cost_themselves_and_are_named() {
+    let world = World::open().await;
+    world.play_both();
+    world.suppressed.lock().unwrap().insert(phone(2));
+    let phones = ["573000000000", "abc", "573000000002", "573000000003"].map(str::to_owned);
+    let id = world.handle.create(job(), world.rows(phones.clone())).await.unwrap().id;
+    let progress = world.until_completed(id).await;
+    let counts = progress.counts;
+    assert_eq!((counts.sent, counts.failed, counts.invalid, counts.skipped), (2, 1, 1, 1));
+    let (errors, end) = world.handle.errors(id, 0, 100).await.unwrap();
+    assert_eq!(errors.len(), 1);
+    assert_eq!((errors[0].row, errors[0].line, errors[0].phone.as_str()), (1, 2, "abc"));
+    assert!(errors[0].error.contains("dígitos"));
+    assert_eq!(world.handle.errors(id, end, 100).await.unwrap(), (vec![], end), "each error is told once");
+    let statuses: Vec<_> = world.results(id).await.iter().map(|row| row.status).collect();
+    let sent = RowStatus::Message(Sent::Sent);
+    assert_eq!(statuses, [sent, RowStatus::Invalid, RowStatus::Skipped, sent]);
+
+    let all = NewJob { suppressed: OnSuppressed::Send, ..job() };
+    let id = world.handle.create(all, world.rows(phones)).await.unwrap().id;
+    assert_eq!(world.until_completed(id).await.counts.skipped, 0);
+}
+
+#[tokio::test]
+async fn a_file_has_values_for_its_message() {
+    let world = World::open().await;
+    let bodies = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    for number in [ONE, two()] {
+        let bodies = bodies.clone();
+        world.play(number, move |lease| {
+            if let Content::Text { body, .. } = &lease.message.content {
+                bodies.lock().unwrap().push((lease.message.to.to_string(), body.clone()));
+            }
+            Fate::Sent
+        });
+    }
+    let mut upload = world.handle.upload().unwrap();
+    for piece in ["phone|@valor1\n+51123123123|leo", "nardo\n\n12|x\n+51123123124\n"] {
+        upload.write(Bytes::from_static(piece.as_bytes())).await.unwrap();
+    }
+    let rows = upload.finish().await.unwrap();
+    assert_eq!((rows.total(), rows.bad().0), (3, 1));
+    let plan = Plan::Text("Hola @valor1".to_owned());
+    let file = NewJob { kind: Kind::File, plan, ..job() };
+    let id = world.handle.create(file, rows).await.unwrap().id;
+    assert_eq!(world.until_completed(id).await.counts.sent, 2);
+    let mut bodies = bodies.lock().unwrap().clone();
+    bodies.sort();
+    let expected = [("51123123123", "Hola leonardo"), ("51123123124", "Hola ---")];
+    assert_eq!(bodies, expected.map(|(to, body)| (to.to_owned(), body.to_owned())));
+    let results = world.results(id).await;
+    assert_eq!(results.iter().map(|row| row.line).collect::<Vec<_>>(), [2, 4, 5]);
+    assert_eq!(results[0].phone, "+51123123123");
+    assert_eq!(world.handle.results(id, 2, 1).await.unwrap().rows[0].phone, "+51123123124");
+}
+
+#[tokio::test]
+async fn an_unknown_outcome_holds_nothing_up_and_is_corrected_late() {
+    let mut world = World::open().await;
+    let unknown = |lease: &crate::queue::Lease| match lease.id.item().unwrap().row {
+        1 => Fate::Unknown,
+        2 => Fate::Failed,
+        _ => Fate::Sent,
+    };
+    world.play(ONE, unknown);
+    world.play(two(), unknown);
+    let id = world.create(job(), 4).await;
+    let counts = world.until_completed(id).await.counts;
+    assert_eq!((counts.sent, counts.failed, counts.ambiguous), (2, 2, 1));
+    let before = world.results(id).await;
+    assert!(before[1].ambiguous && before[1].error.as_deref().unwrap().contains("timeout"));
+    assert_eq!((before[2].code, before[2].status), (Some(131_026), RowStatus::Message(Sent::DeadLetter)));
+
+    world.crash().await;
+    let sender = world.attempts.lock().unwrap()[&1][0];
+    let report = ReceiptReport {
+        instance: sender,
+        id: None,
+        provider_id: provider_id("wamid.0"),
+        receipt: Receipt::Read,
+        at: world.bench.clock.now(),
+        failure: None,
+    };
+    let first = ReceiptReport { instance: world.attempts.lock().unwrap()[&0][0], ..report.clone() };
+    let held = world.bench.handle.open_items(sender, 0, None, 9).await.unwrap()[0];
+    let late = ReceiptReport {
+        id: Some(held),
+        provider_id: provider_id("wamid.1"),
+        receipt: Receipt::Delivered,
+        ..report
+    };
+    world.bench.handle.record(vec![first, late]).await.unwrap();
+    let counts = world.until(id, |progress| progress.counts.ambiguous == 0).await.counts;
+    assert_eq!((counts.sent, counts.failed, counts.delivered), (3, 1, 2));
+    world.until(id, |progress| progress.counts.read == 1).await;
+    let after = world.results(id).await;
+    assert_eq!(after[0].status, RowStatus::Message(Sent::Read));
+    assert_eq!((after[1].status, after[1].error.clone()), (RowStatus::Message(Sent::Delivered), None));
+    assert_eq!(world.handle.find(held).await.unwrap().unwrap().1, after[1]);
+    assert!(world.bench.handle.find(sender, &MessageRef::Ours(held)).is_err(), "nothing else is kept of it");
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_is_refused_at_once() {
+    let world = World::with(Options { max_rows: 3, max_active: 1, ..Options::default() }).await;
+    let too_many = world.handle.create(job(), world.rows((0..4).map(phone))).await;
+    assert!(matches!(too_many, Err(Error::TooManyRows { limit: 3 })));
+    let id = world.create(job(), 1).await;
+    let second = world.handle.create(job(), world.rows([phone(1)])).await;
+    assert!(matches!(second, Err(Error::TooManyJobs { limit: 1 })));
+    let again = world.handle.create(NewJob { id, ..job() }, world.rows([phone(1)])).await;
+    assert!(matches!(again, Err(Error::Exists(_))));
+    let running = world.handle.delete(id).await;
+    assert!(matches!(running, Err(Error::State { status: Status::Processing | Status::Pending, .. })));
+    world.devices.lock().unwrap().clear();
+    world.handle.cancel(id).await.unwrap();
+    let nobody = world.handle.create(job(), world.rows([phone(1)])).await;
+    assert!(matches!(nobody, Err(Error::NoDevices)));
+    assert_eq!(std::fs::read_dir(world.dir.path().join("jobs")).unwrap().count(), 1, "drafts leave nothing");
+}

@@ -1,0 +1,92 @@
+//! How an event is written down: a head that can be judged without the rest, then its data as JSON.
+//!
+//! offset (8 bytes, big-endian) · time in milliseconds (8) · length of the kind (1) · kind · data
+
+use crate::domain::{InstanceNumber, Timestamp};
+use crate::store::{Error, Key, Space};
+
+use super::Event;
+
+/// The end of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Tail {
+    /// Of the newest event.
+    pub sequence: u64,
+    /// Bytes of all events that were ever appended. Less the offset of the oldest that is left, that is the log's
+    /// size.
+    pub bytes: u64,
+}
+
+impl Tail {
+    pub fn read(value: Option<Vec<u8>>) -> Result<Self, Error> {
+        let Some(value) = value else { return Ok(Self::default()) };
+        let read = || Some(Self { sequence: number(&value, 0)?, bytes: number(&value, 8)? });
+        read().ok_or_else(|| Error::Codec("the tail of an event log is cut short".to_owned()))
+    }
+
+    pub fn to_vec(self) -> Vec<u8> {
+        [self.sequence.to_be_bytes(), self.bytes.to_be_bytes()].concat()
+    }
+}
+
+/// What the beginning of a record tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Head {
+    /// Bytes that were ever appended to the log before this event.
+    pub offset: u64,
+    pub at: Timestamp,
+    pub kind: String,
+    /// Where the data begins.
+    data: usize,
+}
+
+impl Head {
+    /// `None` for what [`encode`] did not write.
+    pub fn read(record: &[u8]) -> Option<Self> {
+        let (offset, at) = (number(record, 0)?, Timestamp(number(record, 8)?));
+        let data = 17 + usize::from(*record.get(16)?);
+        let kind = std::str::from_utf8(record.get(17..data)?).ok()?.to_owned();
+        Some(Self { offset, at, kind, data })
+    }
+}
+
+/// Writes an event that begins at `offset` of its log.
+pub(super) fn encode(event: &Event, offset: u64) -> Result<Vec<u8>, Error> {
+    let length = u8::try_from(event.kind.len())
+        .map_err(|_| Error::Codec(format!("{:?} is too long for the kind of an event", event.kind)))?;
+    let mut record = Vec::with_capacity(256);
+    record.extend_from_slice(&offset.to_be_bytes());
+    record.extend_from_slice(&event.at.millis().to_be_bytes());
+    record.push(length);
+    record.extend_from_slice(event.kind.as_bytes());
+    // JSON inside, because `data` is JSON outside; it must come back exactly as it was.
+    serde_json::to_writer(&mut record, &event.data).map_err(|cause| Error::Codec(cause.to_string()))?;
+    Ok(record)
+}
+
+pub fn decode(record: &[u8]) -> Result<Event, Error> {
+    let head = Head::read(record).ok_or_else(|| Error::Codec("an event's head is cut short".to_owned()))?;
+    let data = record.get(head.data..).unwrap_or_default();
+    let data = serde_json::from_slice(data).map_err(|cause| Error::Codec(cause.to_string()))?;
+    Ok(Event { kind: head.kind, at: head.at, data })
+}
+
+pub(super) fn event_key(instance: InstanceNumber, sequence: u64) -> Key {
+    Key::new(Space::Event).u32(instance.get()).u64(sequence)
+}
+
+pub(super) fn sequence_of(key: &[u8]) -> u64 {
+    number(key, 5).unwrap_or_default()
+}
+
+pub(super) fn log_end(instance: InstanceNumber) -> Key {
+    Key::new(Space::Event).u32(instance.get()).after_prefix()
+}
+
+pub(super) fn tail_key(instance: InstanceNumber) -> Key {
+    Key::new(Space::EventTail).u32(instance.get())
+}
+
+fn number(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..)?.first_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes))
+}

@@ -1,0 +1,204 @@
+//! Reading on from a place: one log, or several as one, in the order of time.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use crate::domain::{InstanceNumber, Timestamp};
+use crate::store::{self, Entry, Error, Key, Store};
+
+use super::record::{self, Head, Tail, event_key, sequence_of, tail_key};
+use super::{Envelope, Kinds, Places};
+
+/// Events that one page looks at, at most, wanted or not.
+const MAX_LOOKS: usize = 10_000;
+
+/// What a page should hold.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    pub kinds: Kinds,
+    /// Events, at most.
+    pub limit: usize,
+    /// Bytes of events, about: a page ends with the event that reaches them.
+    pub bytes: usize,
+    /// Dates a gap behind which there is no event.
+    pub now: Timestamp,
+}
+
+/// What was read at one place: an event, or the gap where events were.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Item {
+    pub instance: InstanceNumber,
+    pub envelope: Envelope,
+}
+
+/// What was read, and from where to go on.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Page {
+    pub items: Vec<Item>,
+    /// Behind everything that was looked at. It may have moved though there are no items.
+    pub next: Places,
+    /// Nothing was left when this was read.
+    pub at_end: bool,
+}
+
+/// Reads a page of the logs of `instances` as one. Every log keeps its own order; between logs the older event comes
+/// first. Reads the disk, and sees what is still on its way there.
+pub fn page(
+    store: &Store,
+    instances: &[InstanceNumber],
+    from: &Places,
+    wanted: &Wanted,
+) -> Result<Page, Error> {
+    let mut page = Page { next: from.clone(), ..Page::default() };
+    let (mut logs, mut heads) = (Vec::with_capacity(instances.len()), BinaryHeap::new());
+    for &instance in instances {
+        let tail = Tail::read(store.get(&tail_key(instance))?)?.sequence;
+        let after = from.get(instance);
+        if after.is_some_and(|after| after >= tail) {
+            continue;
+        }
+        let mut log = LogReader::open(store, instance, after, tail);
+        match log.advance(wanted.now)? {
+            Some(at) => heads.push(Reverse((at, logs.len()))),
+            // Nothing is left of it: who begins now missed nothing, and goes on behind what was there.
+            None => page.next.set(instance, tail),
+        }
+        logs.push(log);
+    }
+    let (mut looks, mut bytes, mut disturbed) = (0, 0, false);
+    while page.items.len() < wanted.limit && bytes < wanted.bytes && looks < MAX_LOOKS {
+        let Some(Reverse((_, index))) = heads.pop() else { break };
+        let Some(log) = logs.get_mut(index) else { break };
+        let Some(found) = log.found.take() else { break };
+        looks += 1;
+        let sequence = found.sequence();
+        if wanted.kinds.want(found.kind()) {
+            match found.load(store)? {
+                Some((envelope, size)) => {
+                    bytes += size;
+                    page.items.push(Item { instance: log.instance, envelope });
+                }
+                // Forgotten since it was found: the next page tells.
+                None => {
+                    disturbed = true;
+                    continue;
+                }
+            }
+        }
+        page.next.set(log.instance, sequence);
+        if let Some(at) = log.advance(wanted.now)? {
+            heads.push(Reverse((at, index)));
+        }
+    }
+    page.at_end = heads.is_empty() && !disturbed && logs.iter().all(|log| log.finished);
+    Ok(page)
+}
+
+/// One log on the way through a page.
+struct LogReader {
+    instance: InstanceNumber,
+    /// The last sequence that was read; `None` at the beginning.
+    place: Option<u64>,
+    /// The newest event of the moment at which the page began. Everything up to it is there, or was forgotten: what
+    /// is appended meanwhile belongs to later pages.
+    tail: u64,
+    entries: Box<dyn Iterator<Item = Result<Entry, Error>>>,
+    /// Found behind a gap, while the gap is told.
+    held: Option<Found>,
+    found: Option<Found>,
+    /// Read to its tail.
+    finished: bool,
+}
+
+enum Found {
+    Event { key: Key, sequence: u64, head: Head },
+    Gap(Envelope),
+}
+
+impl LogReader {
+    fn open(store: &Store, instance: InstanceNumber, after: Option<u64>, tail: u64) -> Self {
+        let start = event_key(instance, after.map_or(0, |after| after.saturating_add(1)));
+        let entries = store.range(&start, &event_key(instance, tail.saturating_add(1)));
+        Self {
+            instance,
+            place: after,
+            tail,
+            entries: Box::new(entries),
+            held: None,
+            found: None,
+            finished: false,
+        }
+    }
+
+    /// Finds what comes next, and tells its time.
+    fn advance(&mut self, now: Timestamp) -> Result<Option<Timestamp>, Error> {
+        let next = match self.held.take() {
+            Some(held) => Some(held),
+            None => self.entries.next().transpose()?.map(Found::read).transpose()?,
+        };
+        let found = match (next, self.place) {
+            (Some(next), Some(place)) if next.sequence() > place.saturating_add(1) => {
+                let gap = Envelope::gap(place + 1, next.sequence() - 1, next.at());
+                self.held = Some(next);
+                Some(Found::Gap(gap))
+            }
+            (Some(next), _) => Some(next),
+            (None, Some(place)) if place < self.tail => {
+                Some(Found::Gap(Envelope::gap(place + 1, self.tail, now)))
+            }
+            (None, _) => None,
+        };
+        self.finished = found.is_none();
+        self.found = found;
+        if let Some(found) = &self.found {
+            self.place = Some(found.sequence());
+        }
+        Ok(self.found.as_ref().map(Found::at))
+    }
+}
+
+impl Found {
+    fn read((key, value): Entry) -> Result<Self, Error> {
+        let head = Head::read(store::head_of_large(&value)?);
+        let head = head.ok_or_else(|| Error::Codec("an event's head is cut short".to_owned()))?;
+        Ok(Found::Event { sequence: sequence_of(&key), key: Key::from(key), head })
+    }
+
+    fn sequence(&self) -> u64 {
+        match self {
+            Found::Event { sequence, .. } => *sequence,
+            Found::Gap(envelope) => envelope.sequence,
+        }
+    }
+
+    fn at(&self) -> Timestamp {
+        match self {
+            Found::Event { head, .. } => head.at,
+            Found::Gap(envelope) => envelope.event.at,
+        }
+    }
+
+    fn kind(&self) -> &str {
+        match self {
+            Found::Event { head, .. } => &head.kind,
+            Found::Gap(envelope) => &envelope.event.kind,
+        }
+    }
+
+    /// The whole of it with its size; `None` when the log has forgotten it meanwhile.
+    fn load(self, store: &Store) -> Result<Option<(Envelope, usize)>, Error> {
+        match self {
+            Found::Gap(envelope) => Ok(Some((envelope, 0))),
+            Found::Event { key, sequence, .. } => {
+                // A part may go between the head and the rest: then the head is gone by now, too.
+                let record = match store::get_large(&key, |key| store.get(key)) {
+                    Err(_) if store.get(&key)?.is_none() => None,
+                    record => record?,
+                };
+                let Some(record) = record else { return Ok(None) };
+                let event = record::decode(&record)?;
+                Ok(Some((Envelope { sequence, event }, record.len())))
+            }
+        }
+    }
+}

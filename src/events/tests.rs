@@ -1,0 +1,183 @@
+use super::*;
+use crate::metrics::Metrics;
+use crate::store::{Closing, Folder, Options};
+
+const ONE: InstanceNumber = InstanceNumber::FIRST;
+
+fn two() -> InstanceNumber {
+    ONE.next().unwrap()
+}
+
+/// A store with nothing in it.
+struct World {
+    store: Store,
+    log: Log,
+    _closing: Closing,
+    _folder: Folder,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open(dir.path()).unwrap();
+        let (store, closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
+        Self { log: Log::new(store.clone()), store, _closing: closing, _folder: folder, _dir: dir }
+    }
+
+    /// Appends an event of that time whose text has so many letters.
+    async fn append(&self, instance: InstanceNumber, kind: &'static str, at: u64, size: usize) -> u64 {
+        self.store.write(move |tx| append(tx, instance, &event(kind, at, size))).await.unwrap()
+    }
+
+    async fn trim(&self, instance: InstanceNumber, since: u64, bytes: u64) -> usize {
+        let keep = Keep { since: Timestamp(since), bytes };
+        self.store.write(move |tx| trim(tx, instance, &keep, 1000)).await.unwrap()
+    }
+
+    async fn page(&self, from: &Places, limit: usize, kinds: &[&str]) -> Page {
+        let kinds = Kinds::parse(kinds.iter().map(|&name| name.to_owned()).collect()).unwrap();
+        let wanted = Wanted { kinds, limit, bytes: 1 << 20, now: Timestamp(999) };
+        self.log.page(&[ONE, two()], from, &wanted).await.unwrap()
+    }
+}
+
+fn event(kind: &str, at: u64, size: usize) -> Event {
+    let data = json!({ "n": at, "text": "x".repeat(size) });
+    Event { kind: kind.to_owned(), at: Timestamp(at), data }
+}
+
+fn sequences(page: &Page) -> Vec<(u32, u64)> {
+    page.items.iter().map(|item| (item.instance.get(), item.envelope.sequence)).collect()
+}
+
+/// The gaps of a page: from, to, missing.
+fn gaps(page: &Page) -> Vec<(u64, u64, u64)> {
+    let number = |data: &Value, name: &str| data[name].as_u64().unwrap();
+    let gaps = page.items.iter().map(|item| &item.envelope.event).filter(|event| event.kind == GAP);
+    gaps.map(|event| {
+        let data = &event.data;
+        (number(data, "from"), number(data, "to"), number(data, "missing"))
+    })
+    .collect()
+}
+
+#[tokio::test]
+async fn events_come_back_in_order_whole_and_from_any_place() {
+    let world = World::new();
+    let mut tails = watch(&world.store);
+    for n in 1..=5 {
+        world.append(ONE, "raw", n, 5000).await;
+        world.append(two(), "raw", n * 10, 1).await;
+    }
+    tails.changed().await.unwrap();
+    let page = read(&world.store, ONE, 2, 2).unwrap();
+    assert_eq!(page.iter().map(|envelope| envelope.sequence).collect::<Vec<_>>(), [3, 4]);
+    assert_eq!(page[0].event, event("raw", 3, 5000));
+    assert_eq!(last_sequence(&world.store, ONE).unwrap(), 5);
+    assert_eq!(world.trim(ONE, 4, u64::MAX).await, 3);
+    assert_eq!(read(&world.store, ONE, 0, 9).unwrap().len(), 2);
+    assert_eq!(read(&world.store, two(), 0, 9).unwrap().len(), 5);
+}
+
+#[tokio::test]
+async fn a_log_keeps_as_many_bytes_as_it_may() {
+    let world = World::new();
+    for n in 1..=10 {
+        world.append(ONE, "raw", n, 10_000).await;
+        world.append(two(), "raw", n, 10).await;
+    }
+    assert_eq!(world.trim(ONE, 0, 200_000).await, 0);
+    assert_eq!(world.trim(ONE, 0, 35_000).await, 7, "three of a little more than 10,000 bytes fit");
+    assert_eq!(world.trim(ONE, 0, 35_000).await, 0);
+    assert_eq!(world.trim(two(), 0, 35_000).await, 0, "logs do not count for each other");
+    world.append(ONE, "raw", 11, 10_000).await;
+    assert_eq!(world.trim(ONE, 0, 35_000).await, 1);
+    assert_eq!(read(&world.store, ONE, 0, 99).unwrap().first().unwrap().sequence, 9);
+    assert_eq!(world.trim(ONE, 0, 0).await, 3);
+    assert_eq!(world.append(ONE, "raw", 12, 1).await, 12, "an empty log goes on counting");
+}
+
+#[tokio::test]
+async fn a_reader_whose_place_was_overrun_is_told_and_goes_on() {
+    let world = World::new();
+    for n in 1..=9 {
+        world.append(ONE, "raw", n, 1).await;
+    }
+    world.trim(ONE, 6, u64::MAX).await;
+    let page = world.page(&Places::one(ONE, 2), 100, &["message"]).await;
+    assert_eq!((gaps(&page), sequences(&page)), (vec![(3, 5, 3)], vec![(1, 5)]), "whatever it filters");
+    assert_eq!(page.items[0].envelope.event.at, Timestamp(6), "dated like the event behind it");
+    assert_eq!(page.next.get(ONE), Some(9));
+
+    let fresh = world.page(&Places::default(), 100, &[]).await;
+    assert_eq!((gaps(&fresh).len(), sequences(&fresh)), (0, vec![(1, 6), (1, 7), (1, 8), (1, 9)]));
+    let adjoining = world.page(&Places::one(ONE, 5), 100, &[]).await;
+    assert_eq!(gaps(&adjoining), []);
+
+    world.trim(ONE, 100, u64::MAX).await;
+    let nothing_left = world.page(&Places::one(ONE, 7), 100, &[]).await;
+    assert_eq!(gaps(&nothing_left), [(8, 9, 2)]);
+    assert_eq!(nothing_left.items[0].envelope.event.at, Timestamp(999));
+    let fresh = world.page(&Places::default(), 100, &[]).await;
+    assert_eq!((fresh.items.len(), fresh.next.get(ONE), fresh.at_end), (0, Some(9), true));
+}
+
+#[tokio::test]
+async fn one_page_after_another_meets_every_wanted_event_once() {
+    let world = World::new();
+    for n in 1..=300 {
+        let kind = if n % 30 == 0 { "message" } else { "raw" };
+        world.append(if n % 2 == 0 { ONE } else { two() }, kind, n, 1).await;
+    }
+    for (limit, kinds, expected) in [(7, vec![], 300), (3, vec!["message"], 10)] {
+        let (mut from, mut times) = (Places::default(), Vec::new());
+        loop {
+            let page = world.page(&from, limit, &kinds).await;
+            assert!(page.items.len() <= limit);
+            times.extend(page.items.iter().map(|item| item.envelope.event.at));
+            // Places survive the way to the caller and back.
+            from = Places::decode(&page.next.encode()).unwrap();
+            if page.at_end {
+                break;
+            }
+        }
+        assert_eq!(times.len(), expected);
+        assert!(times.is_sorted(), "two logs are read in the order of time: {times:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_ends_when_it_has_bytes_enough() {
+    let world = World::new();
+    for n in 1..=10 {
+        world.append(ONE, "raw", n, 300_000).await;
+    }
+    let page = world.page(&Places::default(), 100, &[]).await;
+    assert_eq!((page.items.len(), page.at_end), (4, false));
+    assert!(world.log.has_more(&[ONE], &page.next).unwrap());
+    let all = world.log.end(&[ONE]).await.unwrap();
+    assert_eq!(all, Places::one(ONE, 10));
+    assert!(!world.log.has_more(&[ONE], &all).unwrap());
+}
+
+#[tokio::test]
+async fn a_page_that_finds_little_moves_on() {
+    let world = World::new();
+    let many = |tx: &mut Tx| (0..12_000).try_for_each(|n| append(tx, ONE, &event("raw", n, 1)).map(drop));
+    world.store.write(many).await.unwrap();
+    world.append(ONE, "message", 20_000, 1).await;
+    let first = world.page(&Places::default(), 10, &["message"]).await;
+    assert_eq!((first.items.len(), first.next.get(ONE), first.at_end), (0, Some(10_000), false));
+    let second = world.page(&first.next, 10, &["message"]).await;
+    assert_eq!((sequences(&second), second.at_end), (vec![(1, 12_001)], true));
+}
+
+#[tokio::test]
+async fn a_place_behind_the_end_was_never_handed_out() {
+    let world = World::new();
+    world.append(ONE, "raw", 1, 1).await;
+    world.log.check(&Places::one(ONE, 1)).await.unwrap();
+    let error = world.log.check(&Places::one(ONE, 2)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+}

@@ -1,0 +1,332 @@
+//! Errors as the clients of `/api` know them: `error` is one text, in Spanish where the documents give it.
+//!
+//! Handlers under `/api` answer with a [`Refusal`]; what the layers around them have to say (no key, too large, no
+//! such route) is worded anew by [`speak`].
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+
+use crate::domain::{ErrorKind, Failure, FailureKind, Invalid, MessageId};
+use crate::{contacts, instance, relay};
+
+use super::error::{Answer, ApiError, seconds_rounded_up};
+use super::{AppState, body, json};
+
+/// Whether the clients of this path expect [`Refusal`]s.
+pub(super) fn is_spoken_at(path: &str) -> bool {
+    path.strip_prefix("/api").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// A request that is not done, in the form of `/api`.
+#[derive(Debug)]
+pub(super) struct Refusal(Box<Worded>);
+
+#[derive(Debug)]
+struct Worded {
+    status: StatusCode,
+    retry_after: Option<Duration>,
+    body: RefusalBody,
+}
+
+/// The body of every answer under `/api` that is not a success. The documents promise `error`, and `success` where
+/// a message was not sent.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub(super) struct RefusalBody {
+    /// `false` where a message was not sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    success: Option<bool>,
+    /// What is wrong. Where WhatsApp refused with a code, its answer as a text of JSON.
+    #[schema(example = "Faltan parámetros: phone y message son requeridos")]
+    error: Cow<'static, str>,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<Cow<'static, str>>,
+    /// What kind of error it is, for programs.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+    /// The field that is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    /// WhatsApp's own code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider_code: Option<i64>,
+    /// The message that met the error: ask for it at `/api/task-status/{task_id}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message_id: Option<String>,
+    /// Where that message stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'static str>,
+}
+
+impl Refusal {
+    /// One text and nothing beside it, as the documents show it.
+    pub fn new(status: StatusCode, error: impl Into<Cow<'static, str>>) -> Self {
+        let body = RefusalBody { error: error.into(), ..RefusalBody::default() };
+        Self(Box::new(Worded { status, retry_after: None, body }))
+    }
+
+    /// 400 with a documented text.
+    pub fn invalid(error: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, error)
+    }
+
+    /// 503: `details` say what is missing.
+    pub fn unavailable(details: impl Into<Cow<'static, str>>) -> Self {
+        ApiError::new(ErrorKind::Unavailable, details).into()
+    }
+
+    /// WhatsApp, or the way to it, said no to a message.
+    pub fn not_sent(failure: &Failure) -> Self {
+        let mut refusal = Self::from(ApiError::not_sent(failure));
+        // The documented answer, whatever was wrong, unless coming back later helps.
+        if matches!(
+            failure.kind,
+            FailureKind::Permanent | FailureKind::LoggedOut | FailureKind::AccountBlocked
+        ) {
+            refusal.0.status = StatusCode::BAD_REQUEST;
+        }
+        refusal.0.body.error = upstream_text(failure).into();
+        refusal.0.body.details = Some(failure.message.clone().into());
+        refusal.unsuccessful()
+    }
+
+    /// Says `success: false` beside the text.
+    pub fn unsuccessful(mut self) -> Self {
+        self.0.body.success = Some(false);
+        self
+    }
+
+    /// A message that was not sent for this reason, in the documented words.
+    pub fn while_sending(mut self) -> Self {
+        if self.0.status == StatusCode::BAD_REQUEST {
+            self.0.body.error = format!("{SENDING}: {}", self.0.body.error).into();
+        }
+        self.unsuccessful()
+    }
+
+    /// Names the message that met the error, and where it stands.
+    pub fn about(mut self, id: MessageId, status: &'static str) -> Self {
+        self.0.body.task_id = Some(id.correlation_id().to_string());
+        self.0.body.message_id = Some(id.to_string());
+        self.0.body.status = Some(status);
+        self
+    }
+}
+
+const SENDING: &str = "Error enviando mensaje";
+
+/// What `error` says of a message that WhatsApp refused: clients of the original read Meta's answer out of it.
+pub(super) fn upstream_text(failure: &Failure) -> String {
+    let words = &failure.message;
+    match failure.code {
+        None => format!("{SENDING}: {words}"),
+        Some(code) => json!({ "error": {
+            "message": format!("(#{code}) {words}"),
+            "type": "OAuthException",
+            "code": code,
+            "error_data": { "messaging_product": "whatsapp", "details": words },
+        }})
+        .to_string(),
+    }
+}
+
+impl From<Invalid> for Refusal {
+    fn from(invalid: Invalid) -> Self {
+        ApiError::from(invalid).into()
+    }
+}
+
+impl From<instance::Error> for Refusal {
+    fn from(error: instance::Error) -> Self {
+        match error {
+            // Not the caller's mistake: it asked for an account that is there and is kept away.
+            instance::Error::NotConnected { .. } => Self::unavailable(error.to_string()),
+            error => ApiError::from(error).into(),
+        }
+    }
+}
+
+impl From<contacts::Error> for Refusal {
+    fn from(error: contacts::Error) -> Self {
+        ApiError::from(error).into()
+    }
+}
+
+impl From<relay::Error> for Refusal {
+    fn from(error: relay::Error) -> Self {
+        ApiError::from(error).into()
+    }
+}
+
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        let Answer { status, title, kind, details, field, provider_code, retry_after, message } =
+            error.into_answer();
+        // Only of a wrong request do the details stand for themselves.
+        let (error, details) = match status {
+            StatusCode::BAD_REQUEST => (details, None),
+            _ => (Cow::Borrowed(title), Some(details).filter(|details| !details.is_empty())),
+        };
+        let kind = Some(kind);
+        let body = RefusalBody { error, details, kind, field, provider_code, ..RefusalBody::default() };
+        let refusal = Self(Box::new(Worded { status, retry_after, body }));
+        match message {
+            Some((id, status)) => refusal.about(id, status),
+            None => refusal,
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let Worded { status, retry_after, body } = *self.0;
+        let mut response = (status, Json(body)).into_response();
+        if let Some(pause) = retry_after {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds_rounded_up(pause)));
+        }
+        response
+    }
+}
+
+/// Words the node's own errors as clients of `/api` expect them.
+pub(super) async fn speak(request: Request, next: Next) -> Response {
+    let spoken = is_spoken_at(request.uri().path());
+    let mut response = next.run(request).await;
+    let Some(error) = response.extensions_mut().remove::<ApiError>().filter(|_| spoken) else {
+        return response;
+    };
+    let mut worded = Refusal::from(error).into_response();
+    for (name, value) in response.headers() {
+        if name != CONTENT_TYPE && name != CONTENT_LENGTH {
+            worded.headers_mut().insert(name, value.clone());
+        }
+    }
+    worded
+}
+
+/// A JSON object.
+pub(super) struct FlaskJson(pub Map<String, Value>);
+
+impl FromRequest<AppState> for FlaskJson {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, Refusal> {
+        let limit = state.options.json_body_limit;
+        let arrived = body::receive(request, limit, state).await?;
+        Ok(Self(json::parse(&arrived.bytes)?))
+    }
+}
+
+/// The one parameter of a path, percent-decoded.
+pub(super) struct FlaskPath(pub String);
+
+impl FromRequestParts<AppState> for FlaskPath {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Refusal> {
+        let found = Path::<String>::from_request_parts(parts, state).await;
+        found.map(|Path(text)| Self(text)).map_err(|refused| Refusal::invalid(refused.body_text()))
+    }
+}
+
+/// What the query of a URL says.
+pub(super) struct FlaskQuery<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequestParts<AppState> for FlaskQuery<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Refusal> {
+        let found = Query::try_from_uri(&parts.uri);
+        found.map(|Query(query)| Self(query)).map_err(|refused| Refusal::invalid(refused.body_text()))
+    }
+}
+
+/// The text of a field; `None` when it is missing, null or empty.
+pub(super) fn text(body: &mut Map<String, Value>, field: &str) -> Result<Option<String>, Refusal> {
+    match body.remove(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text).filter(|text| !text.is_empty())),
+        Some(_) => Err(Refusal::invalid(format!("{field} must be a string"))),
+    }
+}
+
+/// The object of a field; `None` when it is missing, null or empty.
+pub(super) fn object(
+    body: &mut Map<String, Value>,
+    field: &str,
+) -> Result<Option<Map<String, Value>>, Refusal> {
+    match body.remove(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Object(object)) => Ok(Some(object).filter(|object| !object.is_empty())),
+        Some(_) => Err(Refusal::invalid(format!("{field} must be an object"))),
+    }
+}
+
+/// The texts of a field; `None` when it is missing, null or empty.
+pub(super) fn texts(body: &mut Map<String, Value>, field: &str) -> Result<Option<Vec<String>>, Refusal> {
+    let wrong = || Refusal::invalid(format!("{field} must be a list of strings"));
+    match body.remove(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Array(items)) => {
+            let text = |item| if let Value::String(text) = item { Ok(text) } else { Err(wrong()) };
+            let texts: Vec<_> = items.into_iter().map(text).collect::<Result<_, _>>()?;
+            Ok(Some(texts).filter(|texts| !texts.is_empty()))
+        }
+        Some(_) => Err(wrong()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Scope;
+    use axum::body::to_bytes;
+
+    async fn shown(refusal: Refusal) -> (u16, Value) {
+        let response = refusal.into_response();
+        let status = response.status().as_u16();
+        let body = to_bytes(response.into_body(), 10_000).await.unwrap();
+        (status, serde_json::from_slice(&body).unwrap())
+    }
+
+    #[test]
+    fn only_api_and_what_is_below_it_speaks_so() {
+        for (path, spoken) in [("/api", true), ("/api/x", true), ("/apis", false), ("/x/api", false)] {
+            assert_eq!(is_spoken_at(path), spoken, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_documented_text_stands_alone() {
+        let (status, body) = shown(Refusal::invalid("Se requiere el campo 'phone'")).await;
+        assert_eq!((status, body), (400, json!({ "error": "Se requiere el campo 'phone'" })));
+    }
+
+    #[tokio::test]
+    async fn what_whatsapp_refused_can_still_be_parsed() {
+        let failure = Failure::permanent("Message undeliverable").with_code(131_026);
+        let (status, body) = shown(Refusal::not_sent(&failure)).await;
+        assert_eq!((status, &body["success"]), (400, &json!(false)));
+        let graph: Value = serde_json::from_str(body["error"].as_str().unwrap()).unwrap();
+        assert_eq!(graph["error"]["code"], 131_026);
+        assert_eq!(graph["error"]["message"], "(#131026) Message undeliverable");
+        let away = Failure::new(FailureKind::LoggedOut, Scope::Number, "token expired").with_code(190);
+        assert_eq!(shown(Refusal::not_sent(&away)).await.0, 400);
+        let (status, body) = shown(Refusal::not_sent(&Failure::transient("no route"))).await;
+        assert_eq!((status, &body["error"]), (503, &json!("Error enviando mensaje: no route")));
+    }
+}

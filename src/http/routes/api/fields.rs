@@ -1,0 +1,166 @@
+//! The fields of a JSON object as loosely typed clients fill them: what is empty counts as missing, and a number
+//! may stand where a text is meant.
+
+use std::borrow::Cow;
+
+use serde_json::{Map, Value};
+
+use crate::domain::Invalid;
+use crate::http::flask::Refusal;
+
+/// The fields of a request, or of one recipient in it.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::http) struct Fields<'a>(&'a Map<String, Value>);
+
+/// What is asked for where a request carries nothing.
+pub(super) const NOTHING: &str = "Se requiere un JSON con los datos del mensaje";
+
+/// Reads a body, whatever content type the request claims.
+pub(super) fn parse(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
+    if body.trim_ascii().is_empty() {
+        return Err(Refusal::invalid(NOTHING));
+    }
+    let wrong = |cause: String| {
+        Refusal::invalid(format!(
+            "JSON inválido: {cause}; envíe un objeto JSON con Content-Type: application/json"
+        ))
+    };
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(other) => Err(wrong(format!("el cuerpo es {}", kind_of(&other)))),
+        Err(cause) => Err(wrong(cause.to_string())),
+    }
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "un booleano",
+        Value::Number(_) => "un número",
+        Value::String(_) => "un texto",
+        Value::Array(_) => "un array",
+        Value::Object(_) => "un objeto",
+    }
+}
+
+impl<'a> Fields<'a> {
+    pub fn new(fields: &'a Map<String, Value>) -> Self {
+        Self(fields)
+    }
+
+    /// The fields of an object; `None` for anything else.
+    pub fn of(value: &'a Value) -> Option<Self> {
+        value.as_object().map(Self)
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// A field that says something: not `null`, `false`, `0`, `""`, `[]` or `{}`.
+    pub fn get(self, name: &str) -> Option<&'a Value> {
+        self.0.get(name).filter(|value| says_something(value))
+    }
+
+    /// Whether every one of these says something.
+    pub fn has(self, names: &[&str]) -> bool {
+        names.iter().all(|name| self.get(name).is_some())
+    }
+
+    /// A text, or a number as its digits.
+    pub fn text(self, name: &str) -> Result<Option<Cow<'a, str>>, Invalid> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(Cow::Borrowed(text))),
+            Some(Value::Number(number)) => Ok(Some(Cow::Owned(number.to_string()))),
+            Some(_) => Err(Invalid::new(name, "must be a text")),
+        }
+    }
+
+    /// The same, of one's own; empty where there is none.
+    pub fn string(self, name: &str) -> Result<String, Invalid> {
+        Ok(self.text(name)?.unwrap_or_default().into_owned())
+    }
+
+    pub fn optional(self, name: &str) -> Result<Option<String>, Invalid> {
+        Ok(self.text(name)?.map(Cow::into_owned))
+    }
+
+    /// An array that is not empty.
+    pub fn list(self, name: &str) -> Option<&'a [Value]> {
+        self.get(name)?.as_array().map(Vec::as_slice)
+    }
+
+    /// `true`, `1` or `"true"`, and their opposites.
+    pub fn flag(self, name: &str, default: bool) -> Result<bool, Invalid> {
+        let wrong = || Invalid::new(name, "must be true or false");
+        match self.0.get(name) {
+            None | Some(Value::Null) => Ok(default),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(Value::Number(number)) => match number.as_u64() {
+                Some(0) => Ok(false),
+                Some(1) => Ok(true),
+                _ => Err(wrong()),
+            },
+            Some(Value::String(text)) => match text.trim().to_ascii_lowercase().as_str() {
+                "" => Ok(default),
+                "true" | "1" => Ok(true),
+                "false" | "0" => Ok(false),
+                _ => Err(wrong()),
+            },
+            Some(_) => Err(wrong()),
+        }
+    }
+}
+
+fn says_something(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(flag) => *flag,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_empty_counts_as_missing() {
+        let value =
+            json!({ "a": "", "b": 0, "c": [], "d": {}, "e": null, "f": false, "g": 0.0, "h": " ", "i": 5 });
+        let fields = Fields::of(&value).unwrap();
+        assert!(["a", "b", "c", "d", "e", "f", "g", "z"].iter().all(|name| fields.get(name).is_none()));
+        assert!(fields.has(&["h", "i"]) && !fields.has(&["h", "a"]));
+        assert_eq!(fields.text("i").unwrap().as_deref(), Some("5"));
+    }
+
+    #[test]
+    fn a_flag_is_read_in_every_usual_spelling() {
+        let cases = [
+            (json!(true), Some(true)),
+            (json!("True"), Some(true)),
+            (json!(1), Some(true)),
+            (json!("1"), Some(true)),
+            (json!(false), Some(false)),
+            (json!("false"), Some(false)),
+            (json!(0), Some(false)),
+            (json!("0"), Some(false)),
+            (json!(null), Some(true)),
+            (json!(""), Some(true)),
+            (json!("yes"), None),
+            (json!(2), None),
+            (json!([1]), None),
+        ];
+        for (flag, expected) in cases {
+            let value = json!({ "use_queue": flag });
+            let read = Fields::of(&value).unwrap().flag("use_queue", true).ok();
+            assert_eq!(read, expected, "{value}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! `POST /api/send-…`: one message each. Every route also exists at `/api/messages/send-…`.
+
+use axum::extract::State;
+use axum::response::Response;
+
+use crate::http::AppState;
+use crate::http::flask::Refusal;
+
+use super::kind::Kind;
+use super::requests::{
+    SendButton, SendInteractive, SendList, SendLocationRequest, SendMedia, SendMessage, SendReaction,
+    SendTemplate, SendTemplateAdvanced, SingleAnswers,
+};
+use super::sending::{Incoming, single};
+
+/// Sends a text.
+#[utoipa::path(post, path = "/api/send-message", operation_id = "api_send_message", tag = "api",
+    request_body = SendMessage, responses(SingleAnswers))]
+pub async fn send_message(State(state): State<AppState>, incoming: Incoming) -> Result<Response, Refusal> {
+    single(&state, incoming, Kind::Text).await
+}
+
+/// Sends an approved template with texts for its places.
+#[utoipa::path(post, path = "/api/send-template", operation_id = "api_send_template", tag = "api",
+    request_body = SendTemplate, responses(SingleAnswers))]
+pub async fn send_template(State(state): State<AppState>, incoming: Incoming) -> Result<Response, Refusal> {
+    single(&state, incoming, Kind::Template).await
+}
+
+/// Sends an approved template with components in Meta's form.
+#[utoipa::path(post, path = "/api/send-template-advanced", operation_id = "api_send_template_advanced", tag = "api",
+    request_body = SendTemplateAdvanced, responses(SingleAnswers))]
+pub async fn send_template_advanced(
+    State(state): State<AppState>,
+    incoming: Incoming,
+) -> Result<Response, Refusal> {
+    single(&state, incoming, Kind::AdvancedTemplate).await
+}
+
+/// Sends a text with a button that opens an address.
+#[utoipa::path(post, path = "/api/send-interactive", operation_id = "api_send_interactive", tag = "api",
+    request_body = SendInteractive, responses(SingleAnswers))]
+pub async fn send_interactive(
+    State(state): State<AppState>,
+    incoming: Incoming,
+) -> Result<Response, Refusal> {
+    single(&state, incoming, Kind::Interactive).await
+}
+
+/// Sends a list to choose from.
+#[utoipa::path(post, path = "/api/send-list", operation_id = "api_send_list", tag = "api",
+    request_body = SendList, responses(SingleAnswers))]
+pub async fn send_list(State(state): State<AppState>, incoming: Incoming) -> Result<Response, Refusal> {
+    single(&state, incoming, Kind::List).await
+}
+
+/// Sends a text with one to three reply buttons.
+#[utoipa::path(post, path = "/api/send-button", operation_id = "api_send_button", tag = "api",
+    request_body = SendButton, responses(SingleAnswers))]
+pub async fn send_button(State(state): State<AppState>, incoming: Incoming) -> Result<Response, Refusal> {
+    single(&state, incoming, Kind::Buttons).await
+}
+
+/// Asks the recipient for a location.
+#[utoipa::path(post, path = "/api/send-location-request", operation_id = "api_send_location_request", tag = "api",
+    request_body = SendLocationRequest, responses(SingleAnswers))]
+pub async fn send_location_request(
+    State(state): State<AppState>,
+    incoming: Incoming,
+) -> Result<Response, Refusal> {
+    single(&state, incoming, Kind::LocationRequest).await
+}
+
+/// Sends a file: one that is at WhatsApp already, one on the web, or one in the request.
+#[utoipa::path(post, path = "/api/send-media", operation_id = "api_send_media", tag = "api",
+    request_body = SendMedia, responses(SingleAnswers))]
+pub async fn send_media(State(state): State<AppState>, incoming: Incoming) -> Result<Response, Refusal> {
+    single(&state, incoming, Kind::Media).await
+}
+
+/// Reacts to a message.
+#[utoipa::path(post, path = "/api/send-reaction", operation_id = "api_send_reaction", tag = "api",
+    request_body = SendReaction, responses(SingleAnswers))]
+pub async fn send_reaction(State(state): State<AppState>, incoming: Incoming) -> Result<Response, Refusal> {
+    single(&state, incoming, Kind::Reaction).await
+}

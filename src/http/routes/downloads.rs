@@ -1,0 +1,264 @@
+//! `…/messages/{message_id}/media` and `/api/media/{media_id}`: files that users sent.
+
+use std::ops::Range;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
+    IF_NONE_MATCH, IF_RANGE, RANGE, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::http::AppState;
+use crate::http::error::{ApiError, ErrorBody};
+use crate::http::extract::{MediaName, MessageName, Target, TargetOfLink};
+use crate::http::flask::RefusalBody;
+use crate::instance;
+use crate::media::{self, File};
+
+/// Where a file is.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct MediaAddress {
+    success: bool,
+    /// At WhatsApp: good for five minutes, and only for who shows the account's token.
+    #[schema(example = "https://lookaside.fbsbx.com/whatsapp_business/attachments/?mid=123456789")]
+    media_url: String,
+    /// At this node, for who has its key: the file itself.
+    #[schema(example = "/api/media/123456789/download?instance_id=shop")]
+    download_url: String,
+}
+
+/// There is no such file.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct NoAddress {
+    #[schema(example = false)]
+    success: bool,
+    #[schema(example = "No se pudo obtener la URL del archivo")]
+    error: &'static str,
+}
+
+/// Where WhatsApp has a file, and where this node gives it out.
+#[utoipa::path(get, path = "/api/media/{media_id}", operation_id = "get_media_url", tag = "media", params(
+        ("X-Instance-Id" = Option<String>, Header, description = "The instance, where it is not the node's default_instance."),
+        ("instance_id" = Option<String>, Query, description = "The same, for links; the header wins."),
+    ),
+    responses(
+        (status = 200, description = "Where it is.", body = MediaAddress),
+        (status = 404, description = "WhatsApp has no such file.", body = NoAddress),
+        (status = 424, description = "WhatsApp does not accept the account.", body = RefusalBody),
+        (status = 503, description = "WhatsApp cannot be reached.", body = RefusalBody),
+    ))]
+pub async fn address(
+    State(state): State<AppState>,
+    TargetOfLink(instance): TargetOfLink,
+    MediaName(media_id): MediaName,
+) -> Result<Response, ApiError> {
+    match state.services.instances.media_address(&instance, &media_id).await {
+        Ok(url) => {
+            let download_url = format!("/api/media/{media_id}/download?instance_id={instance}");
+            let answer = MediaAddress { success: true, media_url: url.into(), download_url };
+            Ok(Json(answer).into_response())
+        }
+        Err(instance::Error::Media(media::Error::Gone(_))) => {
+            let answer = NoAddress { success: false, error: "No se pudo obtener la URL del archivo" };
+            Ok((StatusCode::NOT_FOUND, Json(answer)).into_response())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A file that a user sent, by WhatsApp's id of it. One range of it can be asked for.
+#[utoipa::path(get, path = "/api/media/{media_id}/download", operation_id = "download_media", tag = "media",
+    params(
+        ("X-Instance-Id" = Option<String>, Header, description = "The instance, where it is not the node's default_instance."),
+        ("instance_id" = Option<String>, Query, description = "The same, for links; the header wins."),
+    ), responses(
+        (status = 200, description = "The file.", content_type = "application/octet-stream", body = Vec<u8>),
+        (status = 206, description = "The range that was asked for."),
+        (status = 304, description = "The caller has it."),
+        (status = 410, description = "WhatsApp does not have it, or no longer.", body = RefusalBody),
+        (status = 416, description = "The file ends before that range."),
+        (status = 424, description = "WhatsApp does not accept the account.", body = RefusalBody),
+        (status = 503, description = "WhatsApp cannot be reached.", body = RefusalBody),
+    ))]
+pub async fn by_media_id(
+    State(state): State<AppState>,
+    TargetOfLink(instance): TargetOfLink,
+    MediaName(media_id): MediaName,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let file = state.services.instances.media(&instance, &media_id).await?;
+    Ok(give(&file, None, &headers))
+}
+
+/// The file of a received message, by WhatsApp's id of the message. One range of it can be asked for.
+#[utoipa::path(get, path = "/instances/{id}/messages/{message_id}/media", operation_id = "download_message_media",
+    tag = "messages", responses(
+        (status = 200, description = "The file.", content_type = "application/octet-stream", body = Vec<u8>),
+        (status = 206, description = "The range that was asked for."),
+        (status = 304, description = "The caller has it."),
+        (status = 404, description = "No such instance, or no message with media.", body = ErrorBody),
+        (status = 410, description = "WhatsApp no longer has it.", body = ErrorBody),
+        (status = 416, description = "The file ends before that range."),
+        (status = 424, description = "WhatsApp does not accept the account.", body = ErrorBody),
+        (status = 503, description = "WhatsApp cannot be reached.", body = ErrorBody),
+    ))]
+pub async fn of_message(
+    State(state): State<AppState>,
+    Target(instance): Target,
+    MessageName(message): MessageName,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let (file, name) = state.services.instances.media_of_message(&instance, &message.parse()?).await?;
+    Ok(give(&file, name.as_deref(), &headers))
+}
+
+/// The answer with a file: all of it, or the one range that was asked for.
+fn give(file: &File, name: Option<&str>, asked: &HeaderMap) -> Response {
+    let etag = format!("\"{}\"", file.sha256());
+    let text = |name| asked.get(name).and_then(|value| value.to_str().ok());
+    let unchanged = |list: &str| list.split(',').map(str::trim).any(|tag| tag == "*" || tag == etag);
+    let mut response = if text(IF_NONE_MATCH).is_some_and(unchanged) {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        // Of a file that changed meanwhile, a part would not fit the others.
+        let wanted = text(RANGE).filter(|_| text(IF_RANGE).is_none_or(|tag| tag == etag));
+        match wanted.map_or(Part::Whole, |range| part(range, file.size())) {
+            Part::Whole => content(file, name, 0..file.size()),
+            Part::Range(range) => {
+                let said = format!("bytes {}-{}/{}", range.start, range.end.saturating_sub(1), file.size());
+                let mut response = content(file, name, range);
+                *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+                insert(&mut response, CONTENT_RANGE, &said);
+                response
+            }
+            Part::Beyond => {
+                let mut response = StatusCode::RANGE_NOT_SATISFIABLE.into_response();
+                insert(&mut response, CONTENT_RANGE, &format!("bytes */{}", file.size()));
+                response
+            }
+        }
+    };
+    insert(&mut response, ETAG, &etag);
+    insert(&mut response, ACCEPT_RANGES, "bytes");
+    insert(&mut response, CACHE_CONTROL, "private");
+    response
+}
+
+/// A user chose the bytes, their type and their name: a browser must neither guess nor show them as a page.
+fn content(file: &File, name: Option<&str>, range: Range<u64>) -> Response {
+    let length = range.end.saturating_sub(range.start);
+    let mut response = Body::from_stream(file.read(range)).into_response();
+    insert(&mut response, CONTENT_TYPE, file.mime());
+    insert(&mut response, CONTENT_LENGTH, &length.to_string());
+    insert(&mut response, CONTENT_DISPOSITION, &disposition(name));
+    insert(&mut response, X_CONTENT_TYPE_OPTIONS, "nosniff");
+    response
+}
+
+/// What cannot stand in a header is left out.
+fn insert(response: &mut Response, name: axum::http::HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        response.headers_mut().insert(name, value);
+    }
+}
+
+/// Which part of a file a `Range` header asks for (RFC 9110 §14.2).
+#[derive(Debug, PartialEq, Eq)]
+enum Part {
+    Whole,
+    Range(Range<u64>),
+    Beyond,
+}
+
+/// More than one range, and what is no range, asks for the whole file.
+fn part(header: &str, size: u64) -> Part {
+    let Some((first, last)) = header.trim().strip_prefix("bytes=").and_then(|spec| spec.split_once('-'))
+    else {
+        return Part::Whole;
+    };
+    let number = |text: &str| text.trim().parse::<u64>().ok();
+    let range = match (number(first), number(last)) {
+        (Some(first), Some(last)) if first <= last => first..last.saturating_add(1).min(size),
+        (Some(first), None) if last.trim().is_empty() => first..size,
+        (None, Some(count)) if first.trim().is_empty() => size.saturating_sub(count)..size,
+        _ => return Part::Whole,
+    };
+    if range.start < range.end { Part::Range(range) } else { Part::Beyond }
+}
+
+/// The file is to be saved, under a name that is a name and no path (RFC 6266, RFC 8187).
+fn disposition(name: Option<&str>) -> String {
+    let name = name.and_then(|name| name.rsplit(['/', '\\']).next()).unwrap_or_default();
+    let name: String = name.chars().filter(|c| !c.is_control()).collect();
+    let name = name.trim_matches(|c: char| c == '.' || c.is_whitespace());
+    if name.is_empty() {
+        return "attachment".to_owned();
+    }
+    let plain: String = name
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || " ._-()".contains(c) { c } else { '_' })
+        .collect();
+    if plain == name {
+        return format!("attachment; filename=\"{plain}\"");
+    }
+    let encoded: String = name.bytes().map(percent_encoded).collect();
+    format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{encoded}")
+}
+
+fn percent_encoded(byte: u8) -> String {
+    if byte.is_ascii_alphanumeric() || b"._-".contains(&byte) {
+        char::from(byte).to_string()
+    } else {
+        format!("%{byte:02X}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_within_the_file_or_refused() {
+        for (header, expected) in [
+            ("bytes=0-0", Part::Range(0..1)),
+            ("bytes=2-5", Part::Range(2..6)),
+            ("bytes=2-", Part::Range(2..10)),
+            ("bytes=-3", Part::Range(7..10)),
+            ("bytes=-30", Part::Range(0..10)),
+            ("bytes=5-99999999999999999999", Part::Whole),
+            ("bytes=5-18446744073709551615", Part::Range(5..10)),
+            ("bytes=10-", Part::Beyond),
+            ("bytes=-0", Part::Beyond),
+            ("bytes=5-2", Part::Whole),
+            ("bytes=0-1,3-4", Part::Whole),
+            ("bytes=-", Part::Whole),
+            ("bytes=a-b", Part::Whole),
+            ("lines=1-2", Part::Whole),
+        ] {
+            assert_eq!(part(header, 10), expected, "{header}");
+        }
+        assert_eq!(part("bytes=0-", 0), Part::Beyond);
+    }
+
+    #[test]
+    fn a_name_is_a_name_and_nothing_else() {
+        for (name, expected) in [
+            (None, "attachment"),
+            (Some(""), "attachment"),
+            (Some(".."), "attachment"),
+            (Some("Factura 3.pdf"), "attachment; filename=\"Factura 3.pdf\""),
+            (Some("../../etc/passwd"), "attachment; filename=\"passwd\""),
+            (Some("C:\\x\\a.doc"), "attachment; filename=\"a.doc\""),
+            (Some("a\"\r\nb"), "attachment; filename=\"a_b\"; filename*=UTF-8''a%22b"),
+            (Some("año.pdf"), "attachment; filename=\"a_o.pdf\"; filename*=UTF-8''a%C3%B1o.pdf"),
+        ] {
+            assert_eq!(disposition(name), expected, "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Readers that stay: how many there may be, and how they are asked to leave.
+
+use std::sync::Arc;
+
+use axum::http::HeaderMap;
+use axum::http::header::ACCEPT;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::domain::ErrorKind;
+
+use super::error::ApiError;
+
+/// The media type of server-sent events.
+pub(super) const EVENT_STREAM: &str = "text/event-stream";
+
+/// All streams of the node. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Streams {
+    places: Arc<Semaphore>,
+    limit: usize,
+    stopping: CancellationToken,
+    open: TaskTracker,
+}
+
+/// One stream's place. It is counted until this is dropped.
+pub(super) struct StreamPlace {
+    _permit: OwnedSemaphorePermit,
+    _open: TaskTrackerToken,
+    stopping: CancellationToken,
+}
+
+/// Whether the caller wants server-sent events rather than a page.
+pub(super) fn accepts_event_stream(headers: &HeaderMap) -> bool {
+    let accepted = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    accepted.split(',').any(|kind| kind.trim().starts_with(EVENT_STREAM))
+}
+
+impl Streams {
+    pub fn new(limit: usize) -> Self {
+        let limit = limit.min(Semaphore::MAX_PERMITS);
+        let (stopping, open) = (CancellationToken::new(), TaskTracker::new());
+        Self { places: Arc::new(Semaphore::new(limit)), limit, stopping, open }
+    }
+
+    /// A place for one more.
+    ///
+    /// # Errors
+    ///
+    /// 503 when there are as many as there may be, or the node stops.
+    pub fn open(&self) -> Result<StreamPlace, ApiError> {
+        let refused = |why: String| ApiError::new(ErrorKind::Unavailable, why);
+        if self.stopping.is_cancelled() {
+            return Err(refused("the node stops; come back when it is up again".to_owned()));
+        }
+        let full =
+            |_| refused(format!("{} streams are open, which is http.max_streams; close one", self.limit));
+        let permit = self.places.clone().try_acquire_owned().map_err(full)?;
+        Ok(StreamPlace { _permit: permit, _open: self.open.token(), stopping: self.stopping.clone() })
+    }
+
+    /// Asks every stream to end, and waits until the last has.
+    pub async fn end(&self) {
+        self.stopping.cancel();
+        self.open.close();
+        self.open.wait().await;
+    }
+}
+
+impl StreamPlace {
+    /// Resolves when the stream should end because the node stops.
+    pub fn stopping(&self) -> WaitForCancellationFutureOwned {
+        self.stopping.clone().cancelled_owned()
+    }
+}

@@ -1,0 +1,79 @@
+//! Words by which users say that they want to be left alone, or no longer.
+
+use std::collections::HashSet;
+
+use crate::domain::{Chat, InboundContent, InboundMessage};
+
+use super::Options;
+use super::opting::Wish;
+
+/// The longest message that can be one of the words, in bytes.
+const LONGEST: usize = 256;
+
+/// The configured words, folded.
+#[derive(Debug)]
+pub(super) struct Keywords {
+    out: HashSet<String>,
+    back: HashSet<String>,
+}
+
+impl Keywords {
+    /// A word that stands in both lists means "leave me alone".
+    pub fn new(options: &Options) -> Self {
+        let folded =
+            |words: &[String]| words.iter().map(|word| fold(word)).filter(|word| !word.is_empty()).collect();
+        Self { out: folded(&options.opt_out_keywords), back: folded(&options.opt_in_keywords) }
+    }
+
+    /// What a message asks for: one that a user wrote to the business, in words or by a template's quick reply. In
+    /// groups words are for everybody, and mean nothing.
+    pub fn wish_of(&self, message: &InboundMessage) -> Option<Wish> {
+        let text = match (&message.chat, &message.content) {
+            (Chat::Direct, InboundContent::Text(text)) => text,
+            (Chat::Direct, InboundContent::Button(button)) => &button.text,
+            _ => return None,
+        };
+        let word = Some(text).filter(|text| text.len() <= LONGEST).map(|text| fold(text))?;
+        if self.out.contains(&word) { Some(Wish::Out) } else { self.back.contains(&word).then_some(Wish::In) }
+    }
+}
+
+/// Without case, accents and outer blanks.
+fn fold(text: &str) -> String {
+    text.trim().chars().flat_map(char::to_lowercase).filter_map(without_accent).collect()
+}
+
+/// The letter below an accent, for the languages of Western Europe; `None` for an accent that stands alone.
+fn without_accent(letter: char) -> Option<char> {
+    Some(match letter {
+        'à'..='å' => 'a',
+        'ç' => 'c',
+        'è'..='ë' => 'e',
+        'ì'..='ï' => 'i',
+        'ñ' => 'n',
+        'ò'..='ö' => 'o',
+        'ù'..='ü' => 'u',
+        'ý' | 'ÿ' => 'y',
+        '\u{300}'..='\u{36f}' => return None,
+        other => other,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn case_accents_and_blanks_do_not_count() {
+        for written in ["BAJA", " baja\n", "Bajá", "ba\u{301}ja", "BÀJÄ"] {
+            assert_eq!(fold(written), "baja", "{written}");
+        }
+        assert_ne!(fold("baja ya"), "baja");
+    }
+
+    #[test]
+    fn an_empty_word_is_no_word() {
+        let options = Options { opt_out_keywords: vec![" ".to_owned()], opt_in_keywords: Vec::new() };
+        assert!(Keywords::new(&options).out.is_empty());
+    }
+}

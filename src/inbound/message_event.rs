@@ -1,0 +1,211 @@
+//! The event `message`: the documented fields, and beside them everything else that is known.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::domain::{
+    ButtonReply, Chat, Context, InboundContent, InboundMedia, InboundMediaKind, InboundMessage, InstanceId,
+    Order, Reaction, Reply, SystemNotice,
+};
+use crate::store::Error;
+
+/// The first block is the documented event, whose fields are left out when they are empty, but for the seven that
+/// every event has. The second block is this node's.
+#[derive(Debug, Default, Serialize)]
+struct MessageEvent<'a> {
+    message_id: &'a str,
+    from: String,
+    to: String,
+    is_group: bool,
+    message_type: &'static str,
+    timestamp: u64,
+    is_from_me: bool,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    text: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    caption: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    file_name: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    mime_type: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    media_url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    latitude: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    longitude: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    location_name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    location_address: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sender_name: Option<&'a str>,
+
+    #[serde(skip_serializing_if = "Option::is_none")]
+    phone: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    username: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    location_url: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    media: Option<&'a InboundMedia>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interactive: Option<&'a Reply>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    button: Option<&'a ButtonReply>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    order: Option<&'a Order>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reaction: Option<&'a Reaction>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    contacts: Option<&'a [Value]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context: Option<&'a Context>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    referral: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    edit: Option<Edit<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revoke: Option<Revoke<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system: Option<&'a SystemNotice>,
+    #[serde(skip_serializing_if = "<[Value]>::is_empty")]
+    errors: &'a [Value],
+    /// The message as it came, when its type is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    raw: Option<&'a Value>,
+}
+
+/// The other fields of the event tell what the message says now.
+#[derive(Debug, Serialize)]
+struct Edit<'a> {
+    original_message_id: &'a str,
+    /// The type of what the message says now.
+    message_type: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Revoke<'a> {
+    original_message_id: &'a str,
+}
+
+/// What receivers of the event `message` are told. `instance` names the instance in the address of media.
+pub(super) fn data(message: &InboundMessage, instance: &InstanceId) -> Result<Value, Error> {
+    let mut event = envelope(message);
+    describe(&mut event, &message.content);
+    if message.media().is_some() {
+        let id = path_segment(message.id.as_str());
+        event.media_url = Some(format!("/instances/{instance}/messages/{id}/media"));
+    }
+    serde_json::to_value(&event).map_err(|cause| Error::Codec(cause.to_string()))
+}
+
+fn envelope(message: &InboundMessage) -> MessageEvent<'_> {
+    let identity = &message.sender.identity;
+    let (to, group_id) = match &message.chat {
+        Chat::Direct => (identity.to_string(), None),
+        Chat::Group(id) if id.contains('@') => (id.clone(), Some(id.as_str())),
+        Chat::Group(id) => (format!("{id}@g.us"), Some(id.as_str())),
+        Chat::FromMe(to) => (to.to_string(), None),
+    };
+    MessageEvent {
+        message_id: message.id.as_str(),
+        from: identity.to_string(),
+        to,
+        is_group: group_id.is_some(),
+        message_type: message.content.kind(),
+        timestamp: message.at.seconds(),
+        is_from_me: message.is_from_me(),
+        sender_name: message.sender.name.as_deref(),
+        phone: identity.phone(),
+        user_id: identity.user_id(),
+        username: message.sender.username.as_deref(),
+        group_id,
+        context: message.context.as_ref(),
+        referral: message.referral.as_ref(),
+        errors: &message.errors,
+        ..MessageEvent::default()
+    }
+}
+
+fn describe<'a>(event: &mut MessageEvent<'a>, content: &'a InboundContent) {
+    match content {
+        InboundContent::Text(text) => event.text = text,
+        InboundContent::Media(kind, media) => describe_media(event, *kind, media),
+        InboundContent::Location(location) => {
+            event.text = "[Ubicación]";
+            event.latitude = Some(format!("{:.6}", location.latitude));
+            event.longitude = Some(format!("{:.6}", location.longitude));
+            event.location_name = location.name.as_deref();
+            event.location_address = location.address.as_deref();
+            event.location_url = location.url.as_deref();
+        }
+        InboundContent::Contacts(cards) => event.contacts = Some(cards),
+        InboundContent::Interactive(reply) => {
+            event.interactive = Some(reply);
+            event.text = match reply {
+                Reply::ButtonReply { button_reply: choice } | Reply::ListReply { list_reply: choice } => {
+                    &choice.title
+                }
+                Reply::NfmReply { nfm_reply } => nfm_reply.body.as_deref().unwrap_or_default(),
+                Reply::CallPermissionReply { .. } => "",
+            };
+        }
+        InboundContent::Button(button) => {
+            event.text = &button.text;
+            event.button = Some(button);
+        }
+        InboundContent::Order(order) => {
+            event.text = order.text.as_deref().unwrap_or_default();
+            event.order = Some(order);
+        }
+        InboundContent::Reaction(reaction) => event.reaction = Some(reaction),
+        InboundContent::Edit { original, now } => {
+            event.edit = Some(Edit { original_message_id: original, message_type: now.kind() });
+            describe(event, now);
+        }
+        InboundContent::Revoke { original } => {
+            event.revoke = Some(Revoke { original_message_id: original });
+        }
+        InboundContent::System(notice) => {
+            event.text = notice.body.as_deref().unwrap_or_default();
+            event.system = Some(notice);
+        }
+        InboundContent::Unsupported => {}
+        InboundContent::Unknown(raw) => event.raw = Some(raw),
+    }
+}
+
+/// The documented words and names for files; stickers have none.
+fn describe_media<'a>(event: &mut MessageEvent<'a>, kind: InboundMediaKind, media: &'a InboundMedia) {
+    let (placeholder, usual_name) = match kind {
+        InboundMediaKind::Image => ("[Imagen]", "image.jpg"),
+        InboundMediaKind::Video => ("[Video]", "video.mp4"),
+        InboundMediaKind::Audio => ("[Audio]", "audio.ogg"),
+        InboundMediaKind::Document => ("[Documento]", ""),
+        InboundMediaKind::Sticker => ("", ""),
+    };
+    event.caption = media.caption.as_deref().unwrap_or_default();
+    event.text = if event.caption.is_empty() { placeholder } else { event.caption };
+    event.file_name = media.filename.as_deref().unwrap_or(usual_name);
+    event.mime_type = &media.mime_type;
+    event.media = Some(media);
+}
+
+/// A text as one segment of a path (RFC 3986 §3.3): ids of messages are base64 and may hold slashes.
+fn path_segment(text: &str) -> String {
+    use std::fmt::Write as _;
+    text.bytes().fold(String::with_capacity(text.len()), |mut segment, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~=:@".contains(&byte) {
+            segment.push(char::from(byte));
+        } else {
+            // Writing into a string does not fail.
+            let _ = write!(segment, "%{byte:02X}");
+        }
+        segment
+    })
+}

@@ -1,0 +1,376 @@
+//! What becomes of webhooks: from their bodies to what stands in the store.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::commit::{Delivery, Part, Taken};
+use super::keywords::Keywords;
+use super::{Options, message_event};
+use crate::domain::{Class, InstanceId, InstanceNumber, MessageId, Timestamp};
+use crate::events;
+use crate::provider::cloud_api::{Update, parse_webhook};
+use crate::queue::Recorded;
+use crate::relay::Intake;
+use crate::store::{Scratch, Space};
+
+const SHOP: InstanceNumber = InstanceNumber::FIRST;
+const ANA: &str = "573001234567";
+
+fn name() -> InstanceId {
+    "shop".parse().unwrap()
+}
+
+/// Some message that the ledger knows.
+fn ours() -> MessageId {
+    MessageId::new(Timestamp(1), 0, SHOP, Class::Bulk, 1)
+}
+
+fn webhook(field: &str, mut value: Value) -> Vec<u8> {
+    value["metadata"] = json!({ "display_phone_number": "15550001111", "phone_number_id": "1065" });
+    let change = json!({ "field": field, "value": value });
+    json!({ "object": "whatsapp_business_account", "entry": [{ "id": "W", "changes": [change] }] })
+        .to_string()
+        .into_bytes()
+}
+
+fn message(kind: &str, content: Value) -> Value {
+    let mut message = json!({ "id": "wamid.I", "from": ANA, "timestamp": "1763800000", "type": kind });
+    message[kind] = content;
+    message
+}
+
+fn text(id: &str, body: &str) -> Value {
+    let mut message = message("text", json!({ "body": body }));
+    message["id"] = json!(id);
+    message
+}
+
+fn of_messages(messages: &[Value]) -> Vec<u8> {
+    let contact = json!({ "profile": { "name": "Ana" }, "wa_id": ANA, "user_id": "CO.1" });
+    webhook("messages", json!({ "messages": messages, "contacts": [contact] }))
+}
+
+fn of_statuses(statuses: &[Value]) -> Vec<u8> {
+    webhook("messages", json!({ "statuses": statuses }))
+}
+
+fn status(word: &str) -> Value {
+    json!({ "id": "wamid.S", "status": word, "timestamp": "1763800000", "recipient_id": ANA })
+}
+
+/// The event `message` of one message.
+fn event(message: Value) -> Value {
+    let updates = parse_webhook(&of_messages(&[message])).unwrap();
+    let [Update::Message(received)] = updates.as_slice() else { panic!("{updates:?}") };
+    message_event::data(&received.message, &name()).unwrap()
+}
+
+/// What every event of Ana's has, with `more`.
+fn expected(kind: &str, more: Value) -> Value {
+    let address = format!("{ANA}@s.whatsapp.net");
+    let mut event = json!({
+        "message_id": "wamid.I", "from": address, "to": address, "is_group": false, "message_type": kind,
+        "timestamp": 1_763_800_000, "is_from_me": false, "sender_name": "Ana", "phone": ANA, "user_id": "CO.1",
+    });
+    event.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    event
+}
+
+/// A store that takes webhooks in; the ledger knows the messages that `recorded` says.
+struct World {
+    scratch: Scratch,
+    recorded: Option<Recorded>,
+    clock: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        Self { scratch: Scratch::new(), recorded: Some(Recorded::Unknown), clock: 1_763_800_000_000 }
+    }
+
+    fn take(&mut self, body: &[u8]) -> Taken {
+        self.clock += 1;
+        let parts = parse_webhook(body).unwrap().into_iter().map(|update| match update {
+            Update::Message(received) => {
+                Part::Message { instance: SHOP, name: name(), message: Box::new(received.message) }
+            }
+            Update::Status(status) => Part::Status { instance: SHOP, status, recorded: self.recorded },
+            Update::Change(change) => Part::Change { instance: SHOP, change },
+            Update::Malformed(reason) => panic!("{reason}"),
+        });
+        let delivery = Delivery {
+            parts: parts.collect(),
+            keeping: None,
+            frames: None,
+            relay: Intake::off(),
+            keywords: Arc::new(Keywords::new(&Options::default())),
+            now: Timestamp(self.clock),
+        };
+        self.scratch.write(|tx| delivery.commit(tx)).unwrap()
+    }
+
+    fn count(&self, space: Space) -> usize {
+        self.scratch.entries().iter().filter(|(key, _)| key[0] == space as u8).count()
+    }
+
+    /// The events so far, oldest first; each fits one value of the store.
+    fn events(&self) -> Vec<(String, Value)> {
+        let entries = self.scratch.entries().into_iter();
+        let events = entries.filter(|(key, _)| key[0] == Space::Event as u8).map(|(_, value)| {
+            let event = events::decode(&value[2..]).unwrap();
+            (event.kind, event.data)
+        });
+        events.collect()
+    }
+
+    fn kinds(&self) -> Vec<String> {
+        self.events().into_iter().map(|(kind, _)| kind).collect()
+    }
+}
+
+#[test]
+fn texts_and_files_have_the_documented_form() {
+    assert_eq!(
+        event(message("text", json!({ "body": "Hola" }))),
+        expected("text", json!({ "text": "Hola" }))
+    );
+    let url = "/instances/shop/messages/wamid.I/media";
+    for (kind, mime, placeholder, file) in
+        [("image", "image/jpeg", "[Imagen]", "image.jpg"), ("video", "video/mp4", "[Video]", "video.mp4")]
+    {
+        let media = json!({ "id": "77", "mime_type": mime, "sha256": "abc=" });
+        let bare = json!({
+            "text": placeholder, "file_name": file, "mime_type": mime, "media_url": url, "media": media,
+        });
+        assert_eq!(event(message(kind, media.clone())), expected(kind, bare));
+    }
+    let media = json!({ "id": "77", "mime_type": "image/png", "caption": "Mira" });
+    let captioned = json!({
+        "text": "Mira", "caption": "Mira", "file_name": "image.jpg", "mime_type": "image/png", "media_url": url,
+        "media": media,
+    });
+    assert_eq!(event(message("image", media)), expected("image", captioned));
+    let media = json!({ "id": "77", "mime_type": "application/pdf", "filename": "carta.pdf" });
+    let document = json!({
+        "text": "[Documento]", "file_name": "carta.pdf", "mime_type": "application/pdf", "media_url": url,
+        "media": media,
+    });
+    assert_eq!(event(message("document", media)), expected("document", document));
+    let media = json!({ "id": "77", "mime_type": "audio/ogg; codecs=opus", "voice": true });
+    let voice = json!({
+        "text": "[Audio]", "file_name": "audio.ogg", "mime_type": "audio/ogg; codecs=opus", "media_url": url,
+        "media": media,
+    });
+    assert_eq!(event(message("audio", media)), expected("audio", voice));
+    let media = json!({ "id": "77", "mime_type": "image/webp", "animated": true });
+    let sticker = json!({ "mime_type": "image/webp", "media_url": url, "media": media });
+    assert_eq!(event(message("sticker", media)), expected("sticker", sticker));
+}
+
+#[test]
+fn places_have_six_decimals_in_texts() {
+    let place = json!({ "latitude": 19.4326, "longitude": -99.1332, "name": "Zócalo", "address": "Centro" });
+    let told = json!({
+        "text": "[Ubicación]", "latitude": "19.432600", "longitude": "-99.133200", "location_name": "Zócalo",
+        "location_address": "Centro",
+    });
+    assert_eq!(event(message("location", place)), expected("location", told));
+}
+
+#[test]
+fn choices_forms_and_carts_are_told_as_whatsapp_has_them() {
+    let form = json!({ "name": "flow", "body": "Sent", "response_json": "{\"a\":1}" });
+    for (reply, text) in [
+        (json!({ "type": "button_reply", "button_reply": { "id": "yes", "title": "Sí" } }), Some("Sí")),
+        (
+            json!({ "type": "list_reply", "list_reply": { "id": "1", "title": "Uno", "description": "El uno" } }),
+            Some("Uno"),
+        ),
+        (json!({ "type": "nfm_reply", "nfm_reply": form }), Some("Sent")),
+        (json!({ "type": "call_permission_reply", "call_permission_reply": { "response": "accept" } }), None),
+    ] {
+        let mut told = json!({ "interactive": reply });
+        if let Some(text) = text {
+            told["text"] = json!(text);
+        }
+        assert_eq!(event(message("interactive", reply)), expected("interactive", told));
+    }
+    let button = json!({ "payload": "P", "text": "No" });
+    let told = json!({ "text": "No", "button": button });
+    assert_eq!(event(message("button", button)), expected("button", told));
+    let item = json!({ "product_retailer_id": "r", "quantity": 2, "item_price": 9.5, "currency": "COP" });
+    let order = json!({ "catalog_id": "c", "text": "Por favor", "product_items": [item] });
+    let told = json!({ "text": "Por favor", "order": order });
+    assert_eq!(event(message("order", order)), expected("order", told));
+    let cards = json!([{ "name": { "formatted_name": "Eva" }, "origin": "other" }]);
+    assert_eq!(event(message("contacts", cards.clone())), expected("contacts", json!({ "contacts": cards })));
+}
+
+#[test]
+fn what_happens_to_other_messages_names_them() {
+    for (reaction, told) in [
+        (
+            json!({ "message_id": "wamid.O", "emoji": "👍" }),
+            json!({ "message_id": "wamid.O", "emoji": "👍" }),
+        ),
+        (json!({ "message_id": "wamid.O" }), json!({ "message_id": "wamid.O" })),
+        (json!({ "message_id": "wamid.O", "emoji": "" }), json!({ "message_id": "wamid.O" })),
+    ] {
+        assert_eq!(event(message("reaction", reaction)), expected("reaction", json!({ "reaction": told })));
+    }
+    let revoke = json!({ "original_message_id": "wamid.O" });
+    assert_eq!(event(message("revoke", revoke.clone())), expected("revoke", json!({ "revoke": revoke })));
+    let now = json!({ "type": "text", "text": { "body": "Hola!" } });
+    let edit = json!({ "original_message_id": "wamid.O", "message": now });
+    let told = json!({
+        "text": "Hola!", "edit": { "original_message_id": "wamid.O", "message_type": "text" },
+    });
+    assert_eq!(event(message("edit", edit)), expected("edit", told));
+}
+
+#[test]
+fn notices_errors_and_the_unknown_are_told() {
+    let notice = json!({ "type": "user_changed_number", "body": "Ana changed", "wa_id": "573009999999" });
+    let told = json!({ "text": "Ana changed", "system": notice });
+    assert_eq!(event(message("system", notice)), expected("system", told));
+    let errors = json!([{ "code": 131_051, "title": "Unsupported", "error_data": { "details": "x" } }]);
+    let mut unsupported = message("unsupported", Value::Null);
+    unsupported["errors"] = errors.clone();
+    assert_eq!(event(unsupported), expected("unsupported", json!({ "errors": errors })));
+    let invented = message("hologram", json!({ "n": 1 }));
+    assert_eq!(event(invented.clone()), expected("unknown", json!({ "raw": invented })));
+}
+
+#[test]
+fn context_referral_groups_and_hidden_numbers_are_told() {
+    let mut full = message("text", json!({ "body": "Hola" }));
+    let product = json!({ "catalog_id": "c", "product_retailer_id": "p" });
+    full["context"] =
+        json!({ "from": "1555", "id": "wamid.Q", "forwarded": true, "referred_product": product });
+    full["referral"] = json!({ "source_type": "ad", "source_id": "9" });
+    full["group_id"] = json!("120363025246125486");
+    let told = json!({
+        "text": "Hola", "context": full["context"], "referral": full["referral"], "is_group": true,
+        "to": "120363025246125486@g.us", "group_id": "120363025246125486",
+    });
+    assert_eq!(event(full), expected("text", told));
+
+    let mut hidden = message("text", json!({ "body": "Hola" }));
+    hidden.as_object_mut().unwrap().remove("from");
+    hidden["from_user_id"] = json!("CO.9");
+    let body = webhook("messages", json!({ "messages": [hidden] }));
+    let updates = parse_webhook(&body).unwrap();
+    let [Update::Message(received)] = updates.as_slice() else { panic!("{updates:?}") };
+    let told = json!({
+        "message_id": "wamid.I", "from": "CO.9", "to": "CO.9", "is_group": false, "message_type": "text",
+        "timestamp": 1_763_800_000, "is_from_me": false, "text": "Hola", "user_id": "CO.9",
+    });
+    assert_eq!(message_event::data(&received.message, &name()).unwrap(), told);
+}
+
+#[test]
+fn the_address_of_media_is_one_segment_whatever_the_id() {
+    let mut image = message("image", json!({ "id": "77", "mime_type": "image/jpeg" }));
+    image["id"] = json!("wamid.A/B+C?==");
+    assert_eq!(event(image)["media_url"], "/instances/shop/messages/wamid.A%2FB%2BC%3F==/media");
+}
+
+#[test]
+fn a_message_is_taken_once_and_its_file_is_noted() {
+    let mut world = World::new();
+    let image = of_messages(&[message("image", json!({ "id": "77", "mime_type": "image/jpeg" }))]);
+    assert_eq!(world.take(&image), Taken { events: 1, duplicates: 0 });
+    // The note, and when it is to be forgotten.
+    assert_eq!(world.count(Space::InboundMedia), 2);
+    let before = world.scratch.entries();
+    assert_eq!(world.take(&image), Taken { events: 0, duplicates: 1 });
+    assert_eq!(world.scratch.entries(), before);
+    let twice = [text("wamid.1", "a"), text("wamid.1", "a")];
+    assert_eq!(world.take(&of_messages(&twice)), Taken { events: 1, duplicates: 1 });
+}
+
+#[test]
+fn a_thousand_messages_are_a_thousand_events_and_their_repetition_is_none() {
+    let mut world = World::new();
+    let batch: Vec<_> = (0..1000).map(|n| text(&format!("wamid.{n}"), &n.to_string())).collect();
+    assert_eq!(world.take(&of_messages(&batch)), Taken { events: 1000, duplicates: 0 });
+    assert_eq!(world.take(&of_messages(&batch)), Taken { events: 0, duplicates: 1000 });
+    let texts: Vec<_> = world.events().iter().map(|(_, data)| data["text"].clone()).collect();
+    assert_eq!(texts, (0..1000).map(|n| json!(n.to_string())).collect::<Vec<_>>());
+}
+
+#[test]
+fn facts_that_the_ledger_does_not_know_are_told_here_once() {
+    let mut world = World::new();
+    let body = of_statuses(&[status("delivered"), status("read")]);
+    assert_eq!(world.take(&body), Taken { events: 2, duplicates: 0 });
+    assert_eq!(world.take(&body), Taken { events: 0, duplicates: 2 });
+    let receipt = |kind: &str, status: &str| {
+        json!({
+            "message_id": "wamid.S", "ids": ["wamid.S"], "from": format!("{ANA}@s.whatsapp.net"), "type": kind,
+            "status": status, "timestamp": 1_763_800_000,
+        })
+    };
+    let told: Vec<_> = world.events().into_iter().map(|(_, data)| data).collect();
+    assert_eq!(told, [receipt("", "delivered"), receipt("read", "read")]);
+}
+
+#[test]
+fn participants_of_a_group_are_told_one_by_one_whatever_the_ledger_knows() {
+    let mut world = World::new();
+    world.recorded = Some(Recorded::Unchanged(ours()));
+    let of = |participant: &str| {
+        let mut status = status("read");
+        status["recipient_id"] = json!("120363025246125486");
+        status["recipient_participant_id"] = json!(participant);
+        status
+    };
+    let (one, two) = (of("573000000001"), of("573000000002"));
+    assert_eq!(world.take(&of_statuses(&[one.clone(), two, one])), Taken { events: 2, duplicates: 1 });
+    let events = world.events();
+    assert_eq!(events[0].1["participant"], "573000000001@s.whatsapp.net");
+    assert_eq!(events[0].1["from"], "120363025246125486@g.us");
+    assert_eq!(events[1].1["participant"], "573000000002@s.whatsapp.net");
+    world.recorded = Some(Recorded::Moved(ours()));
+    assert_eq!(world.take(&of_statuses(&[status("read")])).events, 0);
+}
+
+#[test]
+fn words_put_people_on_the_list_and_take_them_off() {
+    let mut world = World::new();
+    world.take(&of_messages(&[text("wamid.1", "  Bajá ")]));
+    assert_eq!(world.kinds(), ["message", "opt_out"]);
+    assert_eq!(world.events()[1].1, json!({ "phone": ANA, "user_id": "CO.1", "why": "keyword" }));
+    assert_eq!(world.count(Space::Suppressed), 2);
+    world.take(&of_messages(&[text("wamid.2", "stop"), text("wamid.3", "baja por favor")]));
+    assert_eq!(world.kinds()[2..], ["message", "message"]);
+    world.take(&of_messages(&[text("wamid.4", "Alta")]));
+    assert_eq!(world.kinds()[4..], ["message", "opt_in"]);
+    assert_eq!(world.count(Space::Suppressed), 0);
+    // Delivered once more, and late: it says nothing new.
+    world.take(&of_messages(&[text("wamid.1", "  Bajá ")]));
+    assert_eq!(world.count(Space::Suppressed), 0);
+    let mut in_group = text("wamid.5", "STOP");
+    in_group["group_id"] = json!("120363025246125486");
+    world.take(&of_messages(&[in_group]));
+    assert_eq!(world.count(Space::Suppressed), 0);
+}
+
+#[test]
+fn refusals_and_settings_put_people_on_the_list() {
+    let mut world = World::new();
+    world.recorded = Some(Recorded::Moved(MessageId::new(Timestamp(1), 0, SHOP, Class::Bulk, 1)));
+    let mut failed = status("failed");
+    failed["errors"] = json!([{ "code": 131_050, "title": "x" }]);
+    world.take(&of_statuses(&[failed]));
+    assert_eq!(world.events(), [("opt_out".to_owned(), json!({ "phone": ANA, "why": "opted_out" }))]);
+    let preference = |value: &str| {
+        let said = json!({ "wa_id": ANA, "category": "marketing_messages", "value": value });
+        webhook("user_preferences", json!({ "user_preferences": [said] }))
+    };
+    world.take(&preference("resume"));
+    assert_eq!(world.kinds()[1..], ["user_preferences", "opt_in"]);
+    world.take(&preference("stop"));
+    assert_eq!(world.events()[4], ("opt_out".to_owned(), json!({ "phone": ANA, "why": "preference" })));
+}

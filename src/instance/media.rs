@@ -1,0 +1,41 @@
+//! Files that users sent to an instance.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use url::Url;
+
+use crate::domain::{Failure, InstanceId, ProviderMessageId};
+use crate::media::{self, File};
+
+use super::{Error, Handle};
+
+/// Longest wait for WhatsApp's answer about a file.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Handle {
+    /// Asks WhatsApp where it has a file: an address that is good for minutes, and only for who shows the
+    /// account's token.
+    pub async fn media_address(&self, id: &InstanceId, media_id: &str) -> Result<Url, Error> {
+        let known = self.known(id)?;
+        let asked = tokio::time::timeout(PATIENCE, known.checker.media(media_id)).await;
+        let answer = asked.unwrap_or_else(|_| Err(Failure::transient("WhatsApp took too long to answer")));
+        Ok(answer.map_err(media::Error::from)?.url)
+    }
+
+    /// A file that a user sent, by WhatsApp's id of it.
+    pub async fn media(&self, id: &InstanceId, media_id: &str) -> Result<File, Error> {
+        let known = self.known(id)?;
+        Ok(self.library.get(known.number, Arc::clone(&known.checker), media_id).await?)
+    }
+
+    /// The file of a received message, and the name that its sender gave it.
+    pub async fn media_of_message(
+        &self,
+        id: &InstanceId,
+        message: &ProviderMessageId,
+    ) -> Result<(File, Option<String>), Error> {
+        let note = self.library.noted(self.known(id)?.number, message)?;
+        Ok((self.media(id, &note.media_id).await?, note.file_name))
+    }
+}

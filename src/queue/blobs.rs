@@ -1,0 +1,98 @@
+//! Which blobs the queue's messages need.
+
+use crate::store::{self, BlobSet, Error, Key, Space, Store};
+
+use super::record::Job;
+
+/// Every blob that a job or a dead letter needs.
+///
+/// Messages move while this reads. What goes from one space into the other in between is met in at least one of
+/// them, because the first is read once more at the end.
+pub(super) fn referenced(store: &Store) -> Result<BlobSet, Error> {
+    let mut found = BlobSet::default();
+    for space in [Space::DeadLetter, Space::Job, Space::DeadLetter] {
+        let all = Key::new(space);
+        for entry in store.range(&all, &all.clone().after_prefix()) {
+            let key = Key::from(entry?.0);
+            if let Some(job) = read(store, &key)?
+                && let Some(blob) = job.message.content.blob()
+            {
+                found.insert(blob);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// A job, unless it went meanwhile: its parts go with it.
+fn read(store: &Store, key: &Key) -> Result<Option<Job>, Error> {
+    let read = store::get_large(key, |key| store.get(key));
+    let read = read.and_then(|bytes| bytes.map(|bytes| store::decode(&bytes)).transpose());
+    match read {
+        Err(_) if store.get(key)?.is_none() => Ok(None),
+        read => read,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::domain::{
+        AmbiguousPolicy, Class, Content, InstanceNumber, Media, MediaKind, MediaSource, MessageId, Mode,
+        OutboundMessage, Timestamp,
+    };
+    use crate::metrics::Metrics;
+    use crate::queue::keys;
+    use crate::store::{Blobs, Folder, Options};
+
+    #[tokio::test]
+    async fn what_waits_and_what_is_dead_keeps_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open(dir.path()).unwrap();
+        let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
+        let blobs = Blobs::open(&folder).unwrap();
+        let mut put = Vec::new();
+        for content in ["waiting", "dead", "settled"] {
+            put.push(blobs.put(Bytes::from(content), "image/png").await.unwrap());
+        }
+        let id = |n| MessageId::new(Timestamp(1), n, InstanceNumber::FIRST, Class::Bulk, 0);
+        let job = |blob: usize| Job {
+            message: OutboundMessage {
+                to: "573001234567".parse().unwrap(),
+                content: Content::Media(Media {
+                    kind: MediaKind::Image,
+                    source: MediaSource::Blob(put[blob].clone()),
+                    // Larger than one value, as records may be.
+                    caption: Some("x".repeat(10_000)),
+                    file_name: None,
+                    voice: false,
+                }),
+                quote: None,
+            },
+            mode: Mode::Async,
+            expires_at: None,
+            on_ambiguous: AmbiguousPolicy::Hold,
+            scheduled: false,
+            idempotency: None,
+        };
+        let (waiting, dead) = (job(0), job(1));
+        let written = store.write(move |tx| {
+            waiting.write(tx, keys::job(id(0)))?;
+            dead.write(tx, keys::dead_letter(id(1)))
+        });
+        written.await.unwrap();
+
+        let needed = referenced(&store).unwrap();
+        let swept = blobs.sweep(&needed, Timestamp(u64::MAX / 2)).unwrap();
+        assert_eq!((swept.files, swept.bytes), (1, 7));
+        assert!(blobs.get(&put[0]).await.is_ok() && blobs.get(&put[1]).await.is_ok());
+        assert!(blobs.get(&put[2]).await.is_err());
+
+        // A record that cannot be read stops the marking: what it needs is not known.
+        let broken = store.write(move |tx| tx.put(keys::job(id(0)), vec![0, 0, 1]));
+        broken.await.unwrap();
+        assert!(referenced(&store).is_err());
+    }
+}

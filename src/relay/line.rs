@@ -1,0 +1,214 @@
+//! One connection to the peer, and what counts as a sign that it read a frame.
+//!
+//! The protocol has no acknowledgement of its own, and a socket accepts bytes that nobody will ever read. So every
+//! frame is followed by a ping: WebSocket peers handle what they get in order (RFC 6455 §5.5.2, §5.5.3), and so the
+//! pong says that the frame before it was read. Consumers that answer no pings get a close instead, whose answer
+//! (§5.5.1) says the same; for them, every frame has a connection of its own. A peer that closes by itself,
+//! normally, after the first frame of a connection is one that takes a frame a connection, and it counts too. Any
+//! other end of a connection says nothing, and the frame is pushed again.
+
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use reqwest::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use reqwest::{Client, StatusCode, Upgraded, redirect};
+use tokio::time::{Instant, timeout_at};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Bytes, Message};
+use url::Url;
+
+use crate::egress::root_cause;
+
+use super::Error;
+
+/// The largest frame that the peer may send. It has nothing to say, so what it says is read and thrown away.
+const LARGEST_ANSWER: usize = 1 << 20;
+
+/// Where the peer is. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Peer {
+    client: Client,
+    /// With `http` for `ws`: TLS is the HTTP client's.
+    url: Url,
+    timeout: Duration,
+}
+
+/// What went wrong with an attempt, in words for the log.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    #[error("the connection failed: {0}")]
+    Connect(String),
+    #[error("the peer answered {0} instead of switching to WebSocket")]
+    Refused(StatusCode),
+    #[error("the peer's answer is no WebSocket handshake")]
+    Handshake,
+    #[error("the connection broke before the peer showed that it read the frame")]
+    Broken,
+    #[error("the peer closed with {0} before it showed that it read the frame")]
+    Closed(CloseCode),
+    #[error("the peer did not answer in time")]
+    Silent,
+}
+
+/// A connection that is open.
+pub(super) struct Line {
+    socket: WebSocketStream<Upgraded>,
+    pings: u64,
+}
+
+/// How a frame was read.
+pub(super) enum Read {
+    /// The connection can take the next one.
+    GoOn(Box<Line>),
+    /// The peer closed it.
+    Closed,
+    /// The peer answers no pings and was asked by a close.
+    NoPings,
+}
+
+impl Peer {
+    /// The URL is the operator's own, so it may lead to private addresses and needs no guard: the known consumer
+    /// runs beside the node.
+    pub fn new(url: &Url, timeout: Duration) -> Result<Self, Error> {
+        // The first caller in the process wins; every caller installs the same one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::builder()
+            .user_agent(concat!("relevo/", env!("CARGO_PKG_VERSION")))
+            .redirect(redirect::Policy::none())
+            .no_proxy()
+            .pool_max_idle_per_host(0)
+            .tcp_nodelay(true)
+            .build()
+            .map_err(|cause| Error::Setup(cause.to_string()))?;
+        let mut url = url.clone();
+        let scheme = if url.scheme() == "wss" { "https" } else { "http" };
+        url.set_scheme(scheme).map_err(|()| Error::Setup("relay.url is no ws or wss URL".to_owned()))?;
+        Ok(Self { client, url, timeout })
+    }
+
+    /// When an attempt that begins now has taken too long.
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout
+    }
+
+    pub async fn connect(&self, deadline: Instant) -> Result<Box<Line>, Trouble> {
+        timeout_at(deadline, self.shake_hands()).await.unwrap_or(Err(Trouble::Silent))
+    }
+
+    async fn shake_hands(&self) -> Result<Box<Line>, Trouble> {
+        let key = generate_key();
+        let request = self
+            .client
+            .get(self.url.clone())
+            .header(CONNECTION, "Upgrade")
+            .header(UPGRADE, "websocket")
+            .header(SEC_WEBSOCKET_VERSION, "13")
+            .header(SEC_WEBSOCKET_KEY, &key);
+        let failed = |cause: reqwest::Error| Trouble::Connect(root_cause(&cause));
+        let response = request.send().await.map_err(failed)?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Trouble::Refused(response.status()));
+        }
+        let accepted = response.headers().get(SEC_WEBSOCKET_ACCEPT);
+        if accepted.is_none_or(|accepted| accepted.as_bytes() != derive_accept_key(key.as_bytes()).as_bytes())
+        {
+            return Err(Trouble::Handshake);
+        }
+        let stream = response.upgrade().await.map_err(failed)?;
+        let config = WebSocketConfig::default()
+            .max_message_size(Some(LARGEST_ANSWER))
+            .max_frame_size(Some(LARGEST_ANSWER));
+        let socket = WebSocketStream::from_raw_socket(stream, Role::Client, Some(config)).await;
+        Ok(Box::new(Line { socket, pings: 0 }))
+    }
+}
+
+impl Line {
+    /// Pushes a frame and waits until the peer has read it. `pings`: whether to ask by a ping; when no pong comes,
+    /// a close asks once more.
+    pub async fn push(
+        mut self: Box<Self>,
+        text: String,
+        pings: bool,
+        deadline: Instant,
+    ) -> Result<Read, Trouble> {
+        let first = self.pings == 0;
+        self.send(Message::text(text), deadline).await?;
+        if pings {
+            self.pings += 1;
+            let payload = Bytes::copy_from_slice(&self.pings.to_be_bytes());
+            self.send(Message::Ping(payload.clone()), deadline).await?;
+            // A third of the time is left for the other question.
+            let patience = deadline.saturating_duration_since(Instant::now()) * 2 / 3;
+            match timeout_at(Instant::now() + patience, self.pong(&payload, first)).await {
+                Ok(Ok(true)) => return Ok(Read::GoOn(self)),
+                Ok(Ok(false)) => return Ok(Read::Closed),
+                Ok(Err(trouble)) => return Err(trouble),
+                Err(_) => {}
+            }
+        }
+        self.close(deadline).await?;
+        Ok(Read::NoPings)
+    }
+
+    /// Ends the connection; `Ok` when the peer answered, and so has read everything that went before.
+    pub async fn close(&mut self, deadline: Instant) -> Result<(), Trouble> {
+        let goodbye = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+        self.send(Message::Close(Some(goodbye)), deadline).await?;
+        loop {
+            match timeout_at(deadline, self.socket.next()).await {
+                Err(_) => return Err(Trouble::Silent),
+                // RFC 6455 §5.5.1: the answer to a close repeats its code, typically; an empty one is one too.
+                Ok(Some(Ok(Message::Close(answer)))) => return normal(answer),
+                Ok(Some(Ok(_))) => {}
+                Ok(Some(Err(_)) | None) => return Err(Trouble::Broken),
+            }
+        }
+    }
+
+    /// Resolves when the connection is of no use any more; answers the peer's pings meanwhile.
+    pub async fn ended(&mut self) {
+        while let Some(Ok(message)) = self.socket.next().await {
+            if message.is_close() {
+                return;
+            }
+        }
+    }
+
+    async fn send(&mut self, message: Message, deadline: Instant) -> Result<(), Trouble> {
+        match timeout_at(deadline, self.socket.send(message)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Trouble::Broken),
+            Err(_) => Err(Trouble::Silent),
+        }
+    }
+
+    /// Waits for the pong. `Ok(false)`: the peer closed after its `first` frame, as it should.
+    async fn pong(&mut self, payload: &Bytes, first: bool) -> Result<bool, Trouble> {
+        while let Some(message) = self.socket.next().await {
+            match message {
+                Ok(Message::Pong(answer)) if answer == *payload => return Ok(true),
+                Ok(Message::Close(frame)) => {
+                    normal(frame)?;
+                    // One that was idle may have been closed before the frame reached the peer.
+                    return if first { Ok(false) } else { Err(Trouble::Broken) };
+                }
+                Ok(_) => {}
+                Err(_) => return Err(Trouble::Broken),
+            }
+        }
+        Err(Trouble::Broken)
+    }
+}
+
+fn normal(frame: Option<CloseFrame>) -> Result<(), Trouble> {
+    match frame {
+        None => Ok(()),
+        Some(frame) if matches!(frame.code, CloseCode::Normal | CloseCode::Status) => Ok(()),
+        Some(frame) => Err(Trouble::Closed(frame.code)),
+    }
+}

@@ -1,0 +1,442 @@
+//! The relay against a real WebSocket server whose manners can be chosen.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use ractor::{Actor, ActorRef};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::frame::{Frame, coding::Control, coding::OpCode};
+
+use crate::clock::Clock;
+use crate::contacts::Numbers;
+use crate::domain::Timestamp;
+use crate::metrics::Metrics;
+use crate::store::{self, Folder, Store};
+use crate::supervision::Slot;
+
+use super::{Arguments, Error, Handle, Intake, Msg, Options, RelaySupervisor};
+
+/// Longest wait for anything that should happen; reaching it fails the test.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const NOW: Timestamp = Timestamp(1_705_491_000_250);
+
+/// What a server does with a connection.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Manners {
+    /// Reads frames and answers pings.
+    Good,
+    /// Reads one frame and closes, as it should.
+    OneFrame,
+    /// Reads frames, and answers no ping, only a close.
+    NoPongs,
+    /// Closes because it goes away, before it reads anything.
+    GoingAway,
+}
+
+/// A server on a port of its own.
+struct Server {
+    address: std::net::SocketAddr,
+    frames: mpsc::UnboundedReceiver<String>,
+    connections: Arc<Mutex<usize>>,
+    serving: JoinHandle<()>,
+}
+
+impl Server {
+    async fn start(manners: Manners) -> Self {
+        Self::at("127.0.0.1:0".parse().unwrap(), manners).await
+    }
+
+    async fn at(address: std::net::SocketAddr, manners: Manners) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (sender, frames) = mpsc::unbounded_channel();
+        let connections = Arc::new(Mutex::new(0));
+        let counted = connections.clone();
+        let serving = tokio::spawn(async move {
+            let mut open = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                *counted.lock().await += 1;
+                open.spawn(serve(stream, manners, sender.clone()));
+            }
+        });
+        Self { address, frames, connections, serving }
+    }
+
+    async fn frame(&mut self) -> Value {
+        serde_json::from_str(&self.text().await).unwrap()
+    }
+
+    async fn text(&mut self) -> String {
+        tokio::time::timeout(PATIENCE, self.frames.recv()).await.expect("no frame came").unwrap()
+    }
+
+    async fn stop(self) {
+        self.serving.abort();
+        let _ = self.serving.await;
+    }
+}
+
+async fn serve(stream: TcpStream, manners: Manners, frames: mpsc::UnboundedSender<String>) {
+    let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
+    if manners == Manners::GoingAway {
+        let frame = CloseFrame { code: CloseCode::Away, reason: "".into() };
+        let _ = socket.close(Some(frame)).await;
+        while let Some(Ok(_)) = socket.next().await {}
+        return;
+    }
+    if manners == Manners::NoPongs {
+        return without_pongs(socket, &frames).await;
+    }
+    while let Some(Ok(message)) = socket.next().await {
+        if let Message::Text(text) = message {
+            let _ = frames.send(text.to_string());
+            if manners == Manners::OneFrame {
+                let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+                let _ = socket.close(Some(frame)).await;
+            }
+        }
+    }
+}
+
+/// Reads the connection by hand, because the library answers pings by itself.
+async fn without_pongs(socket: WebSocketStream<TcpStream>, frames: &mpsc::UnboundedSender<String>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = socket.into_inner();
+    loop {
+        let mut head = [0; 2];
+        if stream.read_exact(&mut head).await.is_err() {
+            return;
+        }
+        let length = match head[1] & 0x7f {
+            126 => usize::from(stream.read_u16().await.unwrap()),
+            short => usize::from(short),
+        };
+        let mut mask = [0; 4];
+        stream.read_exact(&mut mask).await.unwrap();
+        let mut payload = vec![0; length];
+        stream.read_exact(&mut payload).await.unwrap();
+        payload.iter_mut().enumerate().for_each(|(at, byte)| *byte ^= mask[at % 4]);
+        match head[0] & 0x0f {
+            1 => drop(frames.send(String::from_utf8(payload).unwrap())),
+            8 => {
+                let answer = Frame::from_payload(
+                    tokio_tungstenite::tungstenite::protocol::frame::FrameHeader {
+                        opcode: OpCode::Control(Control::Close),
+                        ..Default::default()
+                    },
+                    payload.into(),
+                );
+                let mut bytes = Vec::new();
+                answer.format(&mut bytes).unwrap();
+                stream.write_all(&bytes).await.unwrap();
+                return;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A relay on a store of its own.
+struct Bench {
+    store: Store,
+    clock: Clock,
+    options: Options,
+    _folder: (Folder, TempDir),
+}
+
+/// A relay at work.
+struct Running {
+    handle: Handle,
+    supervisor: ActorRef<Msg>,
+}
+
+impl Bench {
+    fn toward(address: std::net::SocketAddr) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open(dir.path()).unwrap();
+        let (store, _) = Store::open(&folder, &store::Options::default(), Metrics::default()).unwrap();
+        let options = Options {
+            url: Some(format!("ws://{address}/any/path").parse().unwrap()),
+            timeout: Duration::from_secs(5),
+            retry_delay: Duration::from_millis(50),
+            ..Options::default()
+        };
+        Self { store, clock: Clock::following_tokio(NOW), options, _folder: (folder, dir) }
+    }
+
+    async fn start(&self) -> Running {
+        let slot = Slot::default();
+        let made =
+            Arguments::new(&self.options, self.store.clone(), self.clock, Metrics::default(), slot.clone());
+        let (arguments, handle) = made.unwrap();
+        let (supervisor, _) = Actor::spawn(None, RelaySupervisor, arguments.unwrap()).await.unwrap();
+        slot.fill(supervisor.clone());
+        Running { handle, supervisor }
+    }
+}
+
+impl Running {
+    async fn push(&self, bench: &Bench, webhook: Value) -> Result<(), store::Error> {
+        let intake = self.handle.intake();
+        bench.store.write(move |tx| intake.push(tx, &webhook, NOW)).await
+    }
+
+    async fn until_waiting(&self, wanted: u64) {
+        let look = async {
+            while self.handle.waiting().unwrap() != wanted {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, look).await.expect("the line never had that length");
+    }
+
+    async fn stop(self) {
+        self.handle.drain(PATIENCE).await;
+        self.supervisor.stop_and_wait(None, None).await.unwrap();
+    }
+}
+
+fn webhook(from: &str, text: &str) -> Value {
+    let message = json!({ "from": from, "id": "wamid.1", "type": "text", "text": { "body": text } });
+    let value = json!({ "messaging_product": "whatsapp", "messages": [message] });
+    json!({ "object": "whatsapp_business_account", "entry": [{ "id": "W", "changes": [{ "field": "messages", "value": value }] }] })
+}
+
+fn body(frame: &Value) -> &str {
+    frame["entry"][0]["changes"][0]["value"]["messages"][0]["text"]["body"].as_str().unwrap()
+}
+
+#[tokio::test]
+async fn a_frame_is_metas_webhook_with_what_is_known_about_its_sender() {
+    let mut server = Server::start(Manners::Good).await;
+    let bench = Bench::toward(server.address);
+    let numbers = Numbers::new(bench.store.clone(), bench.clock);
+    let data = json!({ "id": 7, "rol": { "is_creator": true } });
+    numbers.save("1".into(), Some("Juan Pérez".into()), data.as_object().unwrap().clone()).await.unwrap();
+    numbers.save("2".into(), None, serde_json::Map::new()).await.unwrap();
+    let relay = bench.start().await;
+    let known = webhook("1", "¡hola! ☎");
+    relay.push(&bench, known.clone()).await.unwrap();
+    relay.push(&bench, webhook("2", "b")).await.unwrap();
+    relay.push(&bench, webhook("3", "c")).await.unwrap();
+    relay.push(&bench, json!({ "object": "x", "entry": [{ "changes": [{ "field": "messages", "value": { "statuses": [] } }] }] })).await.unwrap();
+
+    let text = server.text().await;
+    assert!(text.contains("¡hola! ☎") && text.contains("Juan Pérez"), "{text}");
+    let end = r#","save_number":true,"queued_at":1705491000.250,"attempts":0}"#;
+    assert!(text.ends_with(end), "{text}");
+    assert!(text.find("\"cached_info\"").unwrap() > text.find("\"object\"").unwrap(), "{text}");
+    let mut frame: Value = serde_json::from_str(&text).unwrap();
+    let info = frame["cached_info"].take();
+    assert_eq!((&info["phone"], &info["name"], &info["data"]), (&json!("1"), &json!("Juan Pérez"), &data));
+    assert!(info["created_at"].as_str().unwrap().starts_with("2024-01-17T11:30:00."), "{info}");
+    assert_eq!((&frame["entry"], &frame["object"]), (&known["entry"], &known["object"]));
+
+    let bare = server.frame().await;
+    assert_eq!((&bare["save_number"], &bare["cached_info"]["data"]), (&json!(true), &json!({})));
+    for _ in 0..2 {
+        let stranger = server.frame().await;
+        assert_eq!((&stranger["save_number"], stranger.get("cached_info")), (&json!(false), None));
+        assert_eq!(stranger.get("type"), None);
+    }
+    relay.until_waiting(0).await;
+    assert_eq!(*server.connections.lock().await, 1, "one connection serves many frames");
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_holds_the_line_up_and_gets_everything_in_order() {
+    let server = Server::start(Manners::Good).await;
+    let address = server.address;
+    server.stop().await;
+    let bench = Bench::toward(address);
+    let relay = bench.start().await;
+    for n in 0..20 {
+        relay.push(&bench, webhook("1", &n.to_string())).await.unwrap();
+    }
+    assert!(!relay.handle.health().await.unwrap().available);
+    // Over a restart, with frames that join before and after it.
+    relay.stop().await;
+    let relay = bench.start().await;
+    for n in 20..40 {
+        relay.push(&bench, webhook("1", &n.to_string())).await.unwrap();
+    }
+    assert_eq!(relay.handle.waiting().unwrap(), 40);
+    assert_eq!(relay.handle.oldest().unwrap(), Some(NOW));
+    let mut server = Server::at(address, Manners::Good).await;
+    for n in 0..40 {
+        let frame = server.frame().await;
+        assert_eq!(body(&frame), n.to_string());
+        assert_eq!(
+            frame["attempts"].as_u64().unwrap() > 0,
+            n == 0,
+            "only the first was tried before: {frame}"
+        );
+    }
+    relay.until_waiting(0).await;
+    assert_eq!(relay.handle.oldest().unwrap(), None);
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn attempts_are_counted_over_a_restart() {
+    let gone = Server::start(Manners::Good).await;
+    let address = gone.address;
+    gone.stop().await;
+    let mut bench = Bench::toward(address);
+    bench.options.retry_delay = Duration::from_secs(3600);
+    for run in 1..=3 {
+        // Each run makes one attempt, and then waits for an hour.
+        let relay = bench.start().await;
+        if run == 1 {
+            relay.push(&bench, webhook("1", "a")).await.unwrap();
+        }
+        let look = async {
+            while super::storage::book(|key| bench.store.get(key)).unwrap().attempts() != run {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, look).await.expect("the attempt was not counted");
+        relay.stop().await;
+    }
+    let mut server = Server::at(address, Manners::Good).await;
+    let relay = bench.start().await;
+    assert_eq!(server.frame().await["attempts"], 3);
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_takes_a_frame_a_connection_gets_each_once() {
+    let mut server = Server::start(Manners::OneFrame).await;
+    let bench = Bench::toward(server.address);
+    let relay = bench.start().await;
+    for n in 0..5 {
+        relay.push(&bench, webhook("1", &n.to_string())).await.unwrap();
+    }
+    for n in 0..5 {
+        let frame = server.frame().await;
+        assert_eq!((body(&frame), &frame["attempts"]), (n.to_string().as_str(), &json!(0)));
+    }
+    relay.until_waiting(0).await;
+    assert!(server.frames.try_recv().is_err(), "nothing came twice");
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_answers_no_pings_is_asked_by_a_close() {
+    let mut server = Server::start(Manners::NoPongs).await;
+    let mut bench = Bench::toward(server.address);
+    bench.options.timeout = Duration::from_millis(1500);
+    let relay = bench.start().await;
+    for n in 0..5 {
+        relay.push(&bench, webhook("1", &n.to_string())).await.unwrap();
+    }
+    for n in 0..5 {
+        let frame = server.frame().await;
+        assert_eq!((body(&frame), &frame["attempts"]), (n.to_string().as_str(), &json!(0)));
+    }
+    relay.until_waiting(0).await;
+    assert!(server.frames.try_recv().is_err(), "nothing came twice");
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_goes_away_has_read_nothing() {
+    let server = Server::start(Manners::GoingAway).await;
+    let address = server.address;
+    let bench = Bench::toward(address);
+    let relay = bench.start().await;
+    relay.push(&bench, webhook("1", "a")).await.unwrap();
+    let look = async {
+        while *server.connections.lock().await < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, look).await.expect("it was not tried again");
+    assert_eq!(relay.handle.waiting().unwrap(), 1);
+    server.stop().await;
+    let mut server = Server::at(address, Manners::Good).await;
+    assert_eq!(body(&server.frame().await), "a");
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_died_between_two_frames_costs_no_attempt() {
+    let mut server = Server::start(Manners::Good).await;
+    let address = server.address;
+    let bench = Bench::toward(address);
+    let relay = bench.start().await;
+    relay.push(&bench, webhook("1", "a")).await.unwrap();
+    assert_eq!(body(&server.frame().await), "a");
+    relay.until_waiting(0).await;
+    server.stop().await;
+    let mut server = Server::at(address, Manners::Good).await;
+    relay.push(&bench, webhook("1", "b")).await.unwrap();
+    let frame = server.frame().await;
+    assert_eq!((body(&frame), &frame["attempts"]), ("b", &json!(0)));
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_line_refuses_and_a_cleared_one_takes_again() {
+    let gone = Server::start(Manners::Good).await;
+    let address = gone.address;
+    gone.stop().await;
+    let mut bench = Bench::toward(address);
+    bench.options.capacity = 120;
+    bench.options.retry_delay = Duration::from_secs(3600);
+    let relay = bench.start().await;
+    for n in 0..120 {
+        relay.push(&bench, webhook("1", &n.to_string())).await.unwrap();
+    }
+    let refused = relay.push(&bench, webhook("1", "x")).await.unwrap_err();
+    assert!(matches!(refused, store::Error::Full { limit: 120, .. }), "{refused}");
+    assert!(!relay.handle.health().await.unwrap().healthy);
+    assert_eq!(relay.handle.clear().await.unwrap(), 120);
+    relay.push(&bench, webhook("1", "y")).await.unwrap();
+    let mut server = Server::at(address, Manners::Good).await;
+    relay.handle.restart().await.unwrap();
+    assert_eq!(body(&server.frame().await), "y");
+    relay.until_waiting(0).await;
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_large_frame_arrives_whole_and_leaves_nothing() {
+    let mut server = Server::start(Manners::Good).await;
+    let bench = Bench::toward(server.address);
+    let relay = bench.start().await;
+    let text = "ñ☎".repeat(300_000);
+    relay.push(&bench, webhook("1", &text)).await.unwrap();
+    assert_eq!(body(&server.frame().await), text);
+    relay.until_waiting(0).await;
+    let parts = store::Key::new(store::Space::Part);
+    assert_eq!(bench.store.range(&parts, &parts.clone().after_prefix()).count(), 0);
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_is_kept_when_nothing_is_relayed() {
+    let mut bench = Bench::toward("127.0.0.1:1".parse().unwrap());
+    bench.options.url = None;
+    let made =
+        Arguments::new(&bench.options, bench.store.clone(), bench.clock, Metrics::default(), Slot::default());
+    let (none, handle) = made.unwrap();
+    assert!(none.is_none() && !handle.intake().is_on() && !Intake::off().is_on());
+    let intake = handle.intake();
+    bench.store.write(move |tx| intake.push(tx, &webhook("1", "a"), NOW)).await.unwrap();
+    assert_eq!(handle.waiting().unwrap(), 0);
+    assert!(matches!(handle.push(json!({})).await, Err(Error::Off)));
+    assert!(matches!(handle.restart().await, Err(Error::Off)));
+}

@@ -1,0 +1,476 @@
+//! The event log and everybody who reads it: pages, server-sent events, WebSockets and webhooks.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use relevo::domain::{InstanceNumber, Timestamp};
+use relevo::events::{self, Event, Keep};
+use relevo::metrics::Metrics;
+use relevo::store::{Folder, Store, Tx};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+
+use crate::receiver::Receiver;
+use crate::support::{Answer, KEY, World, eventually};
+
+const SHOP: InstanceNumber = InstanceNumber::FIRST;
+
+/// Longest wait for a piece of a stream.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// `KEY` in base64url.
+const KEY_PROTOCOL: &str = "relevo.key.dGVzdC1rZXktb2YtdGhlLW5vZGU";
+
+/// Changes the store of a node that does not run.
+async fn at_rest(
+    world: &mut World,
+    change: impl FnOnce(&mut Tx) -> Result<(), relevo::store::Error> + Send + 'static,
+) {
+    world.stop_node().await;
+    let folder = Folder::open(&world.settings.data_dir).unwrap();
+    let (store, closing) = Store::open(&folder, &world.settings.store, Metrics::default()).unwrap();
+    store.write(change).await.unwrap();
+    drop(store);
+    tokio::task::spawn_blocking(move || closing.wait()).await.unwrap();
+    drop(folder);
+    world.start_node().await;
+}
+
+/// Events of kind `raw` that hold these numbers, and so many letters each.
+fn raws(
+    numbers: RangeInclusive<u64>,
+    size: usize,
+) -> impl FnOnce(&mut Tx) -> Result<(), relevo::store::Error> {
+    move |tx| {
+        for n in numbers {
+            let data = json!({ "n": n, "text": "x".repeat(size) });
+            let event = Event { kind: "raw".to_owned(), at: Timestamp(1_700_000_000_000 + n), data };
+            events::append(tx, SHOP, &event)?;
+        }
+        Ok(())
+    }
+}
+
+type Socket = WebSocketStream<TcpStream>;
+
+/// Opens a WebSocket with these headers; the status code of a refusal otherwise.
+async fn open(world: &World, path: &str, headers: &[(&'static str, &str)]) -> Result<Socket, u16> {
+    let socket = TcpSocket::new_v4().unwrap();
+    // Little room, so that a reader who takes nothing is soon seen to.
+    socket.set_recv_buffer_size(8 << 10).unwrap();
+    let stream = socket.connect(world.node.address).await.unwrap();
+    let mut request = format!("ws://{}{path}", world.node.address).into_client_request().unwrap();
+    for (name, value) in headers {
+        request.headers_mut().insert(*name, value.parse().unwrap());
+    }
+    match tokio_tungstenite::client_async(request, stream).await {
+        Ok((socket, _)) => Ok(socket),
+        Err(tokio_tungstenite::tungstenite::Error::Http(refused)) => Err(refused.status().as_u16()),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+async fn socket(world: &World, path: &str) -> Socket {
+    open(world, path, &[("x-api-key", KEY)]).await.unwrap()
+}
+
+/// The next event that a socket gives, or its farewell.
+async fn frame(socket: &mut Socket) -> Result<Value, Option<CloseFrame>> {
+    loop {
+        let next = tokio::time::timeout(PATIENCE, socket.next()).await.expect("a frame in time");
+        match next {
+            Some(Ok(Message::Text(text))) => return Ok(serde_json::from_str(&text).unwrap()),
+            Some(Ok(Message::Close(farewell))) => return Err(farewell),
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => return Err(None),
+        }
+    }
+}
+
+/// A stream of server-sent events.
+struct Sse {
+    response: reqwest::Response,
+    read: String,
+}
+
+#[derive(Debug, PartialEq)]
+struct Piece {
+    id: String,
+    event: String,
+    data: Value,
+}
+
+impl Sse {
+    async fn open(world: &World, path: &str, last: Option<&str>) -> Self {
+        let mut request = world.request(Method::GET, path).header("Accept", "text/event-stream");
+        if let Some(last) = last {
+            request = request.header("Last-Event-ID", last);
+        }
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Self { response, read: String::new() }
+    }
+
+    /// The next event; `None` at the end.
+    async fn next(&mut self) -> Option<Piece> {
+        loop {
+            while let Some((block, rest)) = self.read.split_once("\n\n") {
+                let field = |name: &str| {
+                    block
+                        .lines()
+                        .find_map(|line| line.strip_prefix(name)?.strip_prefix(": ").map(str::to_owned))
+                };
+                let piece = field("data").map(|data| Piece {
+                    id: field("id").unwrap(),
+                    event: field("event").unwrap(),
+                    data: serde_json::from_str(&data).unwrap(),
+                });
+                self.read = rest.to_owned();
+                if piece.is_some() {
+                    return piece;
+                }
+            }
+            let chunk = tokio::time::timeout(PATIENCE, self.response.chunk()).await.expect("a piece in time");
+            self.read.push_str(std::str::from_utf8(&chunk.ok()??).unwrap());
+        }
+    }
+}
+
+/// Lets one thing happen that readers are told of.
+pub async fn send(world: &World, phone: &str) {
+    let sent = world.queue("/messages/text", json!({ "phone": phone, "message": "Hola" })).await;
+    world.until_status(&sent.id(), &["read"]).await;
+}
+
+fn numbers(page: &Answer) -> Vec<u64> {
+    let entries = page.body["data"].as_array().unwrap();
+    entries.iter().map(|entry| entry["data"]["n"].as_u64().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn pages_lead_through_everything_once() {
+    let mut world = World::new().await;
+    at_rest(&mut world, raws(1..=25, 10)).await;
+    for path in ["/instances/shop/events", "/events"] {
+        let (mut after, mut found) = (String::new(), Vec::new());
+        loop {
+            let page = world.get(&format!("{path}?types=raw&limit=10&after={after}")).await;
+            assert_eq!(page.status, 200, "{page:?}");
+            found.extend(numbers(&page));
+            after = page.body["next"].as_str().unwrap().to_owned();
+            if page.body["more"] == false {
+                break;
+            }
+        }
+        assert_eq!(found, (1..=25).collect::<Vec<_>>(), "{path}");
+        let page = world.get(&format!("{path}?types=raw&after={after}")).await;
+        assert_eq!((numbers(&page), page.body["next"].as_str()), (vec![], Some(after.as_str())));
+    }
+    let page = world.get("/instances/shop/events?types=raw&limit=1").await;
+    let entry = &page.body["data"][0];
+    let sequence = entry["sequence"].as_u64().unwrap();
+    let expected = json!({
+        "sequence": sequence, "type": "raw", "timestamp": 1_700_000_000, "time": "2023-11-14T22:13:20.001Z",
+        "instance_id": "shop", "data": { "n": 1, "text": "xxxxxxxxxx" },
+    });
+    assert_eq!(entry, &expected);
+    assert_eq!(page.body["next"], sequence.to_string());
+}
+
+#[tokio::test]
+async fn a_wrong_place_or_filter_is_refused_where_it_is() {
+    let world = World::new().await;
+    for (query, field) in [
+        ("/instances/shop/events?limit=0", "limit"),
+        ("/instances/shop/events?limit=1001", "limit"),
+        ("/instances/shop/events?after=x", "after"),
+        ("/instances/shop/events?after=1000000", "after"),
+        ("/instances/shop/events?types=a%20b", "types"),
+        ("/instances/shop/events/stream?after=-1", "after"),
+        ("/events?after=12", "after"),
+        ("/events/stream?after=~", "after"),
+        ("/instances/shop/ws", "Upgrade"),
+    ] {
+        let answer = world.get(query).await;
+        assert_eq!((answer.status.as_u16(), &answer.body["error"]["field"]), (400, &json!(field)), "{query}");
+    }
+    assert_eq!(world.get("/instances/nobody/events").await.status, 404);
+    assert_eq!(open(&world, "/instances/nobody/ws", &[("x-api-key", KEY)]).await.err(), Some(404));
+}
+
+#[tokio::test]
+async fn server_sent_events_resume_where_they_stopped() {
+    let mut world = World::new().await;
+    at_rest(&mut world, raws(1..=9, 10)).await;
+    for path in ["/instances/shop/events", "/instances/shop/events/stream", "/events", "/events/stream"] {
+        let mut first = Sse::open(&world, &format!("{path}?types=raw&after="), None).await;
+        let mut last = None;
+        for n in 1..=4 {
+            let piece = first.next().await.unwrap();
+            assert_eq!((piece.event.as_str(), &piece.data["data"]["n"]), ("raw", &json!(n)));
+            last = Some(piece.id);
+        }
+        let mut second = Sse::open(&world, &format!("{path}?types=raw&after="), last.as_deref()).await;
+        for n in 5..=9 {
+            assert_eq!(second.next().await.unwrap().data["data"]["n"], n, "Last-Event-ID wins over after");
+        }
+    }
+    let mut live = Sse::open(&world, "/instances/shop/events/stream", None).await;
+    let last = world.get("/instances/shop/events?limit=1000").await.body["next"].clone();
+    send(&world, "573001234567").await;
+    let piece = live.next().await.unwrap();
+    let page = world.get(&format!("/instances/shop/events?limit=1&after={}", last.as_str().unwrap())).await;
+    assert_eq!(piece.data, page.body["data"][0], "what happens from now on, as the pages give it");
+    assert_eq!(piece.id, piece.data["sequence"].to_string());
+
+    world.stop_node().await;
+    while live.next().await.is_some() {}
+}
+
+#[tokio::test]
+async fn a_socket_resumes_over_a_restart() {
+    let mut world = World::new().await;
+    let mut first = socket(&world, "/instances/shop/ws").await;
+    send(&world, "573001234567").await;
+    let seen = frame(&mut first).await.unwrap();
+    assert_eq!(seen["payload"]["instance_id"], "shop");
+    assert_eq!(seen["cursor"], seen["sequence"].to_string());
+
+    let mut last = seen["sequence"].as_u64().unwrap();
+    let (stopped, farewell) = tokio::join!(world.stop_node(), async {
+        loop {
+            match frame(&mut first).await {
+                Ok(seen) => last = seen["sequence"].as_u64().unwrap(),
+                Err(farewell) => break farewell.expect("a farewell"),
+            }
+        }
+    });
+    let () = stopped;
+    assert_eq!(u16::from(farewell.code), 1001);
+    assert_eq!(farewell.reason.as_str(), format!("the node stops; resume with after={last}"));
+
+    world.start_node().await;
+    let mut again = socket(&world, &format!("/instances/shop/ws?after={last}")).await;
+    world.until_state("shop", "connected").await;
+    let status = frame(&mut again).await.unwrap();
+    assert_eq!(status["sequence"], last + 1);
+    send(&world, "573001234568").await;
+    let mut kinds = vec![status["type"].as_str().unwrap().to_owned()];
+    for sequence in last + 2..last + 4 {
+        let seen = frame(&mut again).await.unwrap();
+        assert_eq!(seen["sequence"], sequence, "nothing is missed or repeated");
+        kinds.push(seen["type"].as_str().unwrap().to_owned());
+    }
+    assert!(kinds.contains(&"status".to_owned()) && kinds.contains(&"message_ack".to_owned()), "{kinds:?}");
+}
+
+#[tokio::test]
+async fn all_readers_see_one_order() {
+    let world = World::new().await;
+    let mut one = socket(&world, "/instances/shop/ws").await;
+    let mut two = socket(&world, "/ws").await;
+    let mut three = Sse::open(&world, "/events/stream", None).await;
+    for n in 0..10 {
+        send(&world, &format!("57300123450{n}")).await;
+    }
+    let page = world.get("/instances/shop/events?types=message_ack&limit=1000").await;
+    let last = page.body["data"].as_array().unwrap().last().unwrap()["sequence"].as_u64().unwrap();
+    let mut orders = [Vec::new(), Vec::new(), Vec::new()];
+    while orders[0].last() != Some(&last) {
+        orders[0].push(frame(&mut one).await.unwrap()["sequence"].as_u64().unwrap());
+    }
+    while orders[1].last() != Some(&last) {
+        orders[1].push(frame(&mut two).await.unwrap()["sequence"].as_u64().unwrap());
+    }
+    while orders[2].last() != Some(&last) {
+        orders[2].push(three.next().await.unwrap().data["sequence"].as_u64().unwrap());
+    }
+    assert!(orders[0].len() >= 10 && orders[0].is_sorted(), "{orders:?}");
+    assert_eq!(orders[0], orders[1]);
+    assert_eq!(orders[0], orders[2]);
+}
+
+#[tokio::test]
+async fn a_socket_that_takes_nothing_is_let_go_and_holds_nobody_back() {
+    let mut world = World::with(|settings| {
+        settings.http.max_streams = 2;
+        settings.http.max_connections = 4;
+        settings.http.stream_patience = Duration::from_millis(300);
+    })
+    .await;
+    at_rest(&mut world, raws(1..=40, 500_000)).await;
+    let path = "/instances/shop/ws?types=raw&after=";
+    let mut slow = socket(&world, path).await;
+    let mut quick = socket(&world, path).await;
+    assert_eq!(
+        open(&world, path, &[("x-api-key", KEY)]).await.err(),
+        Some(503),
+        "there are as many as may be"
+    );
+    for n in 1..=40 {
+        assert_eq!(frame(&mut quick).await.unwrap()["payload"]["data"]["n"], n);
+    }
+    let resumed = eventually("the slow one's place is free", async || {
+        open(&world, path, &[("x-api-key", KEY)]).await.map_err(|status| assert_eq!(status, 503))
+    });
+    drop(resumed.await);
+    let mut last = String::new();
+    let mut taken = 0;
+    while let Ok(seen) = frame(&mut slow).await {
+        taken += 1;
+        last = seen["cursor"].as_str().unwrap().to_owned();
+    }
+    assert!(taken < 40, "it was let go before it had everything");
+    let mut resumed = eventually("a place is free", async || {
+        let path = format!("/instances/shop/ws?types=raw&after={last}");
+        open(&world, &path, &[("x-api-key", KEY)]).await.map_err(drop)
+    })
+    .await;
+    for n in taken + 1..=40 {
+        assert_eq!(frame(&mut resumed).await.unwrap()["payload"]["data"]["n"], n);
+    }
+}
+
+#[tokio::test]
+async fn an_event_source_that_takes_nothing_is_cut_off() {
+    let mut world = World::with(|settings| {
+        settings.http.max_streams = 1;
+        settings.http.stream_patience = Duration::from_millis(300);
+    })
+    .await;
+    at_rest(&mut world, raws(1..=40, 500_000)).await;
+    let path = "/instances/shop/events/stream?types=raw&after=";
+    let slow = Sse::open(&world, path, None).await;
+    assert_eq!(world.get(path).await.status, 503);
+    eventually("its place is free", async || match open(&world, "/ws", &[("x-api-key", KEY)]).await {
+        Ok(_) => Ok(()),
+        Err(status) => Err(status),
+    })
+    .await;
+    drop(slow);
+}
+
+#[tokio::test]
+async fn streams_take_no_place_of_ordinary_requests() {
+    let world = World::with(|settings| settings.http.max_connections = 1).await;
+    let (address, close) = (world.node.address, |request: reqwest::RequestBuilder| {
+        request.header("X-API-Key", KEY).header("Connection", "close")
+    });
+    // The fixture's client keeps its one connection; it must let go of the only place.
+    let client = || reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
+    drop(close(world.request(Method::GET, "/")).send().await.unwrap().bytes().await);
+    let _socket = socket(&world, "/ws").await;
+    let stream = close(client().get(format!("http://{address}/events/stream"))).send().await.unwrap();
+    assert_eq!((stream.status().as_u16(), &stream.headers()["connection"]), (200, &"close".parse().unwrap()));
+    let asked = close(client().get(format!("http://{address}/instances"))).send();
+    let answer = tokio::time::timeout(PATIENCE, asked).await.expect("there is a place").unwrap();
+    assert_eq!(answer.status(), 200);
+}
+
+#[tokio::test]
+async fn every_reader_is_told_what_it_missed() {
+    let mut world = World::with(|settings| {
+        settings.webhook.first_delay = Duration::from_millis(20);
+        settings.webhook.max_delay = Duration::from_millis(50);
+    })
+    .await;
+    let receiver = Receiver::start().await;
+    receiver.answer(500);
+    let only_acks = json!({ "url": receiver.url(), "events": ["message_ack"] });
+    world.post("/instances/shop/webhook", only_acks).await;
+    let before = world.get("/instances/shop/events?limit=1000").await.body["next"].clone();
+    let all_before = world.get("/events?limit=1000").await.body["next"].clone();
+    let (before, all_before) = (before.as_str().unwrap(), all_before.as_str().unwrap());
+    at_rest(&mut world, |tx| {
+        raws(1..=30, 10)(tx)?;
+        let keep = Keep { since: Timestamp(u64::MAX), bytes: u64::MAX };
+        events::trim(tx, SHOP, &keep, 1000).map(drop)
+    })
+    .await;
+    let from = before.parse::<u64>().unwrap() + 1;
+    let is_gap = |data: &Value| {
+        let number = |name: &str| data[name].as_u64().unwrap();
+        assert_eq!(number("from"), from, "{data}");
+        assert!(number("to") >= from + 29 && number("missing") == number("to") - from + 1, "{data}");
+    };
+    for path in [
+        format!("/instances/shop/events?types=message&after={before}"),
+        format!("/events?types=message&after={all_before}"),
+    ] {
+        let page = world.get(&path).await;
+        let entry = &page.body["data"][0];
+        assert_eq!((&entry["type"], &entry["sequence"]), (&json!("gap"), &entry["data"]["to"]), "{page:?}");
+        is_gap(&entry["data"]);
+        let after = page.body["next"].as_str().unwrap();
+        let next = world.get(&format!("{}&after={after}", path.split_once("&after=").unwrap().0)).await;
+        assert_eq!(next.body["data"], json!([]), "it is told once");
+        let piece = Sse::open(&world, &path, None).await.next().await.unwrap();
+        assert_eq!(piece.event, "gap");
+        is_gap(&piece.data["data"]);
+    }
+    for path in [format!("/instances/shop/ws?after={before}"), format!("/ws?after={all_before}")] {
+        let told = frame(&mut socket(&world, &path).await).await.unwrap();
+        assert_eq!(told["type"], "gap");
+        is_gap(&told["payload"]["data"]);
+    }
+    let fresh = world.get("/instances/shop/events?after=").await;
+    assert!(!fresh.body.to_string().contains("gap"), "who begins now missed nothing: {fresh:?}");
+
+    receiver.answer(200);
+    let told = receiver.until_taken("gap", 1).await[0].clone();
+    is_gap(&told.body["data"]);
+    send(&world, "573001234567").await;
+    receiver.until_taken("message_ack", 1).await;
+    assert_eq!(receiver.taken("gap").len(), 1);
+}
+
+#[tokio::test]
+async fn only_who_has_the_key_may_read() {
+    let world = World::new().await;
+    let opens =
+        async |path: &str, headers: &[(&'static str, &str)]| open(&world, path, headers).await.map(drop);
+    let bearer = format!("Bearer {KEY}");
+    for path in ["/instances/shop/ws", "/ws"] {
+        assert_eq!(opens(path, &[]).await, Err(401));
+        assert_eq!(opens(path, &[("x-api-key", "wrong")]).await, Err(401));
+        assert_eq!(opens(&format!("{path}?api_key=wrong"), &[]).await, Err(401));
+        assert_eq!(opens(path, &[("sec-websocket-protocol", "relevo.key.d3Jvbmc")]).await, Err(401));
+        assert_eq!(opens(path, &[("authorization", &bearer)]).await, Ok(()));
+        assert_eq!(opens(&format!("{path}?api_key={KEY}"), &[]).await, Ok(()));
+        assert_eq!(opens(&format!("{path}?token={KEY}"), &[]).await, Ok(()));
+        let both = format!("relevo, {KEY_PROTOCOL}");
+        assert_eq!(opens(path, &[("sec-websocket-protocol", &both)]).await, Ok(()));
+        assert_eq!(opens(path, &[("sec-websocket-protocol", KEY_PROTOCOL)]).await, Ok(()));
+    }
+    let client = reqwest::Client::new();
+    let status = async |path: &str| {
+        client.get(format!("http://{}{path}", world.node.address)).send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(status("/events/stream").await, 401);
+    assert_eq!(status(&format!("/events/stream?token={KEY}")).await, 200);
+    for elsewhere in ["/events", "/instances/shop/events", "/instances", "/webhooks"] {
+        assert_eq!(status(&format!("{elsewhere}?api_key={KEY}")).await, 401, "{elsewhere}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_may_ask_for_a_sign_of_life() {
+    use futures_util::SinkExt;
+    let world = World::new().await;
+    let mut socket = socket(&world, "/ws").await;
+    socket.send(Message::Text(r#"{"type":"ping"}"#.into())).await.unwrap();
+    assert_eq!(frame(&mut socket).await.unwrap(), json!({ "type": "pong" }));
+    socket.send(Message::Text("anything else".into())).await.unwrap();
+    socket.send(Message::Ping("x".into())).await.unwrap();
+    let pong = tokio::time::timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(pong, Message::Pong("x".into()));
+    let _ = socket.send(Message::Text("x".repeat(100_000).into())).await;
+    assert!(frame(&mut socket).await.is_err(), "a long frame is not read");
+}

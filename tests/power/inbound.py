@@ -1,0 +1,253 @@
+#!/usr/bin/env python3
+"""Brings everything in while the node is killed: Meta's webhooks at full speed, with repeats and out of order.
+
+    tests/power/inbound.py
+
+What must hold: every message and every status that Meta ever delivered is in the event log exactly once; all readers
+see one order; a WebSocket that resumes and a webhook receiver that comes back miss nothing.
+
+Needs Python 3.11. Only loopback traffic. Prints one line of JSON. Exits with 0 when all held, 1 when something did
+not, 2 when the test itself could not be run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import hmac
+import http.client
+import json
+import random
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, deque
+from pathlib import Path
+from typing import Any
+
+from node import APP_SECRET, INSTANCE, KEY, Client, Failure, Node, Sandbox, expect, free_port
+from readers import Receiver, Socket
+
+Update = tuple[str, str]  # ("message", id) or ("receipt", id and status)
+
+
+class Meta:
+    """Deliveries, each repeated until it is answered 200, and some of them after that too."""
+
+    def __init__(self, port: int, options: argparse.Namespace) -> None:
+        self._port, self._random = port, random.Random(options.seed)
+        self._lock = threading.Lock()
+        self.unique: set[Update] = set()
+        self.answered: list[float] = []
+        self.posts = Counter[str]()
+        self._waiting: deque[bytes] = deque()
+        bodies = list(self._bodies(options.posts))
+        repeats = self._random.sample(bodies, round(len(bodies) * 0.3))
+        bodies += repeats
+        # Out of order, as far as Meta's parallel deliveries reach.
+        self._waiting.extend(sorted(bodies, key=lambda body: self._random.random()) if options.shuffle else bodies)
+        self._goal = len(self._waiting)
+
+    def _bodies(self, posts: int) -> Any:
+        for n in range(round(posts / 1.3)):
+            updates = self._random.choice([1, 1, 1, 2, 5])
+            value: dict[str, Any] = {
+                "messaging_product": "whatsapp",
+                "metadata": {"display_phone_number": "15550001111", "phone_number_id": "100"},
+            }
+            if self._random.random() < 0.5:
+                phone = f"57300{self._random.randrange(10**7):07}"
+                value["contacts"] = [{"profile": {"name": "Ana"}, "wa_id": phone}]
+                value["messages"] = [
+                    {"from": phone, "id": f"wamid.in-{n}-{k}", "timestamp": "1763800000", "type": "text", "text": {"body": f"hola {n}"}}
+                    for k in range(updates)
+                ]
+                self.unique.update(("message", message["id"]) for message in value["messages"])
+            else:
+                value["statuses"] = [
+                    {"id": f"wamid.out-{n}-{k}", "status": status, "timestamp": "1763800000", "recipient_id": "573001234567"}
+                    for k in range(updates)
+                    for status in self._random.sample(["sent", "delivered", "read"], 2)
+                ]
+                self.unique.update(("receipt", f"{status['id']} {status['status']}") for status in value["statuses"])
+            yield json.dumps({"object": "whatsapp_business_account", "entry": [{"id": "W", "changes": [{"field": "messages", "value": value}]}]}).encode()
+
+    def count(self) -> int:
+        return self.posts["200"]
+
+    def done(self) -> bool:
+        return self.posts["200"] >= self._goal
+
+    def work(self) -> None:
+        """One of the connections that Meta delivers over."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+        while not self.done():
+            with self._lock:
+                body = self._waiting.popleft() if self._waiting else None
+            if body is None:
+                time.sleep(0.005)
+                continue
+            signature = hmac.new(APP_SECRET.encode(), body, hashlib.sha256).hexdigest()
+            began = time.monotonic()
+            try:
+                connection.request("POST", "/webhook", body, {"Content-Type": "application/json", "X-Hub-Signature-256": f"sha256={signature}"})
+                response = connection.getresponse()
+                response.read()
+                outcome = str(response.status)
+            except (OSError, http.client.HTTPException):
+                connection.close()
+                outcome = "none"
+                time.sleep(0.02)
+            with self._lock:
+                self.posts[outcome] += 1
+                if outcome == "200":
+                    self.answered.append(time.monotonic() - began)
+                else:
+                    self._waiting.append(body)
+
+
+def key_of(event: dict[str, Any]) -> Update | None:
+    kind = event["type"]
+    if kind == "message":
+        return "message", event["data"]["message_id"]
+    if kind == "receipt":
+        return "receipt", f"{event['data']['message_id']} {event['data']['status']}"
+    return None
+
+
+def log_of(port: int) -> list[dict[str, Any]]:
+    """The whole event log, page by page."""
+    client, after, events = Client(port), "", []
+    while True:
+        page = expect(200, client.call("GET", f"/instances/{INSTANCE}/events?limit=1000&after={after}"))
+        events += page["data"]
+        if not page["data"]:
+            return events
+        after = page["next"]
+
+
+def run(options: argparse.Namespace, work: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
+    chance = random.Random(options.seed)
+    sandbox = Sandbox(options.binary, work)
+    stack.callback(sandbox.kill)
+    node = Node(options.binary, work / "data", work, {"RELEVO_WEBHOOK__FIRST_DELAY": "200ms"})
+    stack.callback(node.kill)
+    node.start()
+    node.create_instance(sandbox)
+    receiver = Receiver(free_port())
+    stack.callback(receiver.stop)
+    receiver.start()
+    hook = {"url": f"http://127.0.0.1:{receiver.port}/", "events": ["all"]}
+    expect(200, Client(node.port).call("POST", f"/instances/{INSTANCE}/webhook", hook))
+    socket = Socket(node.port, f"/instances/{INSTANCE}/ws", KEY)
+    stack.callback(socket.stop)
+    socket.start()
+
+    meta = Meta(node.port, options)
+    began = time.monotonic()
+    connections = [threading.Thread(target=meta.work, daemon=True) for _ in range(options.connections)]
+    for connection in connections:
+        connection.start()
+    for life in range(options.kills):
+        goal = round(meta._goal * (life + chance.uniform(0.2, 0.9)) / options.kills)
+        wait(lambda: meta.count() >= goal, 300, f"{meta.posts} of {goal}")
+        node.must_live()
+        node.kill()
+        if life % 2:
+            receiver.stop()
+            socket.drop()
+        time.sleep(chance.uniform(0, 0.3))
+        node.start()
+        receiver.start()
+    wait(meta.done, 600, "deliveries")
+    took = time.monotonic() - began
+    node.must_live()
+
+    log = log_of(node.port)
+    last = max(event["sequence"] for event in log)
+    wait(lambda: socket.last >= last, 120, "the WebSocket to catch up")
+    wait(lambda: receiver.last() >= last, 300, "the receiver to catch up")
+    found = Counter(key for event in log if (key := key_of(event)))
+    metrics = metric_lines(node.port)
+    order = [event["sequence"] for event in log]
+    told = receiver.first_told()
+    answered = sorted(meta.answered)
+    return {
+        "posts": dict(meta.posts),
+        "unique": len(meta.unique),
+        "posts_per_second": round(meta.count() / took),
+        "answer_ms": {name: round(answered[int(len(answered) * at)] * 1000, 1) for name, at in (("p50", 0.5), ("p99", 0.99))},
+        "missing": len(meta.unique - found.keys()),
+        "invented": len(found.keys() - meta.unique),
+        "repeated": sum(times > 1 for times in found.values()),
+        "disordered": sum(one >= two for one, two in zip(order, order[1:])),
+        "socket_missed": len(set(order) - set(socket.sequences)),
+        "socket_repeated": len(socket.sequences) - len(set(socket.sequences)),
+        "socket_disordered": sum(one >= two for one, two in zip(socket.sequences, socket.sequences[1:])),
+        "receiver_missed": len(set(order) - set(told)),
+        "receiver_disordered": sum(one >= two for one, two in zip(told, told[1:])),
+        "receiver_repeats": receiver.count() - len(told),
+        "socket_lives": socket.lives,
+        "counted": metrics,
+    }
+
+
+def metric_lines(port: int) -> dict[str, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", "/metrics", headers={"X-API-Key": KEY})
+    text = connection.getresponse().read().decode()
+    lines = (line.rsplit(" ", 1) for line in text.splitlines() if "inbound" in line and not line.startswith("#"))
+    return {name: value for name, value in lines}
+
+
+def wait(done: Any, within: float, what: str) -> None:
+    deadline = time.monotonic() + within
+    while not done():
+        if time.monotonic() > deadline:
+            raise Failure(f"waited {within:.0f} s for {what}")
+        time.sleep(0.01)
+
+
+MUST_BE_ZERO = (
+    "missing", "invented", "repeated", "disordered", "socket_missed", "socket_repeated", "socket_disordered", "receiver_missed", "receiver_disordered",
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", type=Path, default=Path("target/release/relevo"))
+    parser.add_argument("--posts", type=int, default=100_000, help="deliveries in all, repeats included")
+    parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--connections", type=int, default=8)
+    parser.add_argument("--shuffle", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    if not options.binary.is_file():
+        parser.error(f"{options.binary} is no file: cargo build --release, or --binary")
+    options.binary = options.binary.resolve()
+    work = Path(tempfile.mkdtemp(prefix="relevo-inbound-"))
+    result: dict[str, Any] = {"seed": options.seed}
+    began, code = time.monotonic(), 1
+    try:
+        with contextlib.ExitStack() as stack:
+            try:
+                result |= run(options, work, stack)
+                result["failures"] = [f"{result[name]} {name}" for name in MUST_BE_ZERO if result[name]]
+            except Failure as failure:
+                result["failures"] = [str(failure)]
+        code = 1 if result["failures"] else 0
+    finally:
+        if code == 0:
+            shutil.rmtree(work)
+        else:
+            result["kept"] = str(work)
+        result["seconds"] = round(time.monotonic() - began)
+        print(json.dumps(result), flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

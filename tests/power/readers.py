@@ -1,0 +1,139 @@
+"""Those who read events: a webhook receiver and a WebSocket, both of which come and go."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import struct
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class Receiver:
+    """Takes webhooks and remembers their sequences in the order in which they came."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._told: list[int] = []
+        self._server: ThreadingHTTPServer | None = None
+
+    def start(self) -> None:
+        """Harmless when it runs."""
+        if self._server:
+            return
+        told = self._told
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                told.append(int(self.headers["webhook-id"].rsplit("_", 1)[1]))
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        ThreadingHTTPServer.allow_reuse_address = True
+        ThreadingHTTPServer.daemon_threads = True
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def stop(self) -> None:
+        if self._server:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+    def count(self) -> int:
+        return len(self._told)
+
+    def last(self) -> int:
+        return max(self._told, default=0)
+
+    def first_told(self) -> list[int]:
+        """Each sequence where it was told first."""
+        return list(dict.fromkeys(self._told))
+
+
+class Socket(threading.Thread):
+    """A WebSocket (RFC 6455) that resumes where it stood whenever it is cut."""
+
+    def __init__(self, port: int, path: str, key: str) -> None:
+        super().__init__(daemon=True)
+        self._port, self._path, self._key = port, path, key
+        self._stop_now = threading.Event()
+        self._connection: socket.socket | None = None
+        self.sequences: list[int] = []
+        self.last = 0
+        self.lives = 0
+
+    def run(self) -> None:
+        while not self._stop_now.is_set():
+            try:
+                self._live()
+            except (OSError, EOFError, ValueError):
+                time.sleep(0.05)
+
+    def drop(self) -> None:
+        """Cuts the connection without a word."""
+        if self._connection:
+            self._connection.close()
+
+    def stop(self) -> None:
+        self._stop_now.set()
+        self.drop()
+
+    def _live(self) -> None:
+        with socket.create_connection(("127.0.0.1", self._port), timeout=60) as connection:
+            self._connection = connection
+            stream = connection.makefile("rb")
+            nonce = base64.b64encode(os.urandom(16)).decode()
+            connection.sendall(
+                f"GET {self._path}?after={self.last} HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {self._key}\r\nUpgrade: websocket\r\n"
+                f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {nonce}\r\n\r\n".encode()
+            )
+            if b"101" not in stream.readline():
+                raise EOFError
+            while stream.readline().strip():
+                pass
+            self.lives += 1
+            while True:
+                opcode, payload = frame(stream)
+                if opcode == 8:
+                    raise EOFError
+                if opcode == 9:
+                    connection.sendall(masked(10, payload))
+                if opcode == 1:
+                    sequence = json.loads(payload)["sequence"]
+                    self.sequences.append(sequence)
+                    self.last = sequence
+
+
+def frame(stream: Any) -> tuple[int, bytes]:
+    """One frame of a server: its opcode and payload. Raises EOFError at the end."""
+    first, second = must(stream, 2)
+    size = second & 127
+    if size == 126:
+        (size,) = struct.unpack("!H", must(stream, 2))
+    elif size == 127:
+        (size,) = struct.unpack("!Q", must(stream, 8))
+    return first & 15, must(stream, size)
+
+
+def masked(opcode: int, payload: bytes) -> bytes:
+    """A short frame of a client, which must be masked; a mask of zeros changes nothing."""
+    return bytes([0x80 | opcode, 0x80 | len(payload)]) + bytes(4) + payload
+
+
+def must(stream: Any, size: int) -> bytes:
+    read = stream.read(size)
+    if len(read) < size:
+        raise EOFError
+    return read
