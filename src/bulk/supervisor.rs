@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use crate::clock::Clock;
@@ -145,6 +146,8 @@ pub struct State {
     /// Grows with every actor that is started or stopped; tells an incarnation from those before it.
     incarnations: u64,
     draining: bool,
+    /// Those who listen for outcomes; they end with the supervisor.
+    _listening: [AbortOnDropHandle<()>; 2],
 }
 
 struct Entry {
@@ -180,7 +183,18 @@ impl Actor for BulkSupervisor {
     type Arguments = Arguments;
 
     async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
-        let mut state = State { arguments, jobs: HashMap::new(), incarnations: 0, draining: false };
+        let changed = arguments.shared.queue.outcomes_changed();
+        let listening = [
+            tokio::spawn(stir(changed.clone(), me.clone())),
+            tokio::spawn(stir_late(changed, arguments.clone(), me.clone())),
+        ];
+        let mut state = State {
+            arguments,
+            jobs: HashMap::new(),
+            incarnations: 0,
+            draining: false,
+            _listening: listening.map(AbortOnDropHandle::new),
+        };
         for (slot, record, standing) in storage::load(&state.arguments.shared.store)? {
             let (id, is_finished) = (record.id, standing.status.is_finished());
             state.adopt(slot, &record, &standing);
@@ -190,9 +204,6 @@ impl Actor for BulkSupervisor {
         }
         state.publish();
         state.clear_leftovers();
-        let changed = state.arguments.shared.queue.outcomes_changed();
-        tokio::spawn(stir(changed.clone(), me.clone()));
-        tokio::spawn(stir_late(changed, state.arguments.clone(), me.clone()));
         me.send_interval(SWEEP, || Msg::Sweep);
         Ok(state)
     }

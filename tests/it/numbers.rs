@@ -97,7 +97,6 @@ async fn what_the_address_book_refuses_is_a_text_under_error() {
         let request = world.request(method.parse().unwrap(), path);
         let request = request.header("Content-Type", "application/json; charset=utf-8").body(body.to_owned());
         let answer = Answer::of(request).await;
-        assert_eq!(answer.body.as_object().unwrap().len(), 1, "{answer:?}");
         (answer.status.as_u16(), answer.body["error"].as_str().unwrap().to_owned())
     };
     for (method, path, body, text) in [
