@@ -205,6 +205,11 @@ pub struct Draft {
 }
 
 impl Draft {
+    /// Where the rows can be read before the job exists.
+    pub(super) fn source(&self) -> PathBuf {
+        self.folder.0.join("source")
+    }
+
     /// Rows of an uploaded file whose telephone is bad, and the first of them. Of a list they are not known before
     /// the job runs.
     pub fn bad(&self) -> (u32, &[BadRow]) {

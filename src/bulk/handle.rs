@@ -9,6 +9,7 @@ use crate::domain::{MessageId, Timestamp};
 use crate::store::Store;
 use crate::supervision::Slot;
 
+use super::devices::Probe;
 use super::files::{Jobs, List, Upload};
 use super::job::{JobView, NewJob, Progress, RowError, RowResult, Status};
 use super::supervisor::{Command, Msg};
@@ -25,6 +26,7 @@ pub struct Handle {
     pub(super) store: Store,
     pub(super) jobs: Jobs,
     pub(super) max_rows: u32,
+    pub(super) devices: Probe,
 }
 
 /// The jobs that exist, by id.
@@ -223,7 +225,7 @@ impl Handle {
 }
 
 /// Reads files where that delays nobody.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     read: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     let reading = tokio::task::spawn_blocking(read);

@@ -36,6 +36,15 @@ pub enum Kind {
     List,
 }
 
+impl Kind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::File => "file",
+            Kind::List => "list",
+        }
+    }
+}
+
 /// What each recipient gets.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -25,6 +25,7 @@ mod handle;
 mod job;
 mod list;
 mod notes;
+mod preview;
 mod reading;
 mod results;
 pub mod rows;
@@ -50,6 +51,7 @@ pub use job::{
     Counts, JobView, Kind, LastRow, NewJob, OnSuppressed, Plan, Progress, RowError, RowResult, RowStatus,
     Sender, Senders, Status,
 };
+pub use preview::{Preview, PreviewRow};
 pub use supervisor::{Arguments, Around, BulkSupervisor, Msg};
 pub use window::Window;
 

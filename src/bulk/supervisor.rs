@@ -134,6 +134,7 @@ impl Arguments {
             store: around.store.clone(),
             jobs: jobs.clone(),
             max_rows: options.max_rows,
+            devices: around.devices.clone(),
         };
         let shared = Shared { around, jobs, options: Arc::new(options) };
         Ok((Self { shared, publish }, handle))

@@ -79,6 +79,7 @@ fn http(layers: &mut Layers) -> Option<http::Options> {
     let default_instance = layers.read("default_instance", optional(instance_id));
     let json_body_limit = layers.read("http.json_body_limit", size(1));
     let media_body_limit = layers.read("http.media_body_limit", size(1));
+    let upload_limit = layers.read("http.upload_limit", size(1));
     let max_connections = layers.read("http.max_connections", count(1));
     let max_streams = layers.read("http.max_streams", count(0));
     let stream_patience = layers.read("http.stream_patience", duration);
@@ -93,6 +94,7 @@ fn http(layers: &mut Layers) -> Option<http::Options> {
         default_instance: default_instance?,
         json_body_limit: json_body_limit?,
         media_body_limit: media_body_limit?,
+        upload_limit: upload_limit?,
         max_connections: max_connections?,
         max_streams: max_streams?,
         stream_patience: stream_patience?,

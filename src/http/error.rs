@@ -11,7 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::domain::{ErrorKind, Failure, FailureKind, Invalid, MessageId};
-use crate::{contacts, events, inbound, instance, media, queue, relay, webhook};
+use crate::{bulk, contacts, events, inbound, instance, media, queue, relay, webhook};
 
 /// An error on its way to the caller. It travels with its response, so that a layer can word it differently.
 #[derive(Debug, Clone)]
@@ -271,6 +271,18 @@ impl From<events::Error> for ApiError {
     fn from(error: events::Error) -> Self {
         match error {
             events::Error::Place(invalid) => invalid.into(),
+            error => Self::of(error.kind(), &error),
+        }
+    }
+}
+
+impl From<bulk::Error> for ApiError {
+    fn from(error: bulk::Error) -> Self {
+        match error {
+            bulk::Error::Invalid(invalid) => invalid.into(),
+            bulk::Error::Instance(error) => error.into(),
+            bulk::Error::File(_) | bulk::Error::Empty => Self::of(error.kind(), &error).at("file"),
+            bulk::Error::Template(_) => Self::of(error.kind(), &error).at("message"),
             error => Self::of(error.kind(), &error),
         }
     }

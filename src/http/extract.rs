@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use crate::domain::{ErrorKind, InstanceId, Invalid};
 use crate::queue::IdempotencyKey;
@@ -136,6 +137,19 @@ impl FromRequestParts<AppState> for EventName {
     }
 }
 
+/// The `job_id` of a path. It need not exist.
+pub(super) struct JobName(pub Uuid);
+
+impl FromRequestParts<AppState> for JobName {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApiError> {
+        let name = path_parameter(parts, "job_id").await?.unwrap_or_default();
+        let unknown = |_| ApiError::new(ErrorKind::NotFound, format!("Job no encontrado: {name}"));
+        Uuid::try_parse(&name).map(Self).map_err(unknown)
+    }
+}
+
 /// What the query of a URL says.
 pub(super) struct QueryOf<T>(pub T);
 
@@ -171,7 +185,7 @@ impl FromRequestParts<AppState> for Sending {
 }
 
 impl Sending {
-    fn of(headers: &HeaderMap) -> Result<Self, Invalid> {
+    pub fn of(headers: &HeaderMap) -> Result<Self, Invalid> {
         let asynchronous = headers.get(ASYNC).is_some_and(|value| {
             let value = value.as_bytes().trim_ascii();
             value == b"1" || value.eq_ignore_ascii_case(b"true")
@@ -186,6 +200,11 @@ impl Sending {
             Ok(digest(&[key]))
         });
         Ok(Self { asynchronous, key: key.transpose()? })
+    }
+
+    /// The caller's key for "this is the same request", as its digest.
+    pub fn key(&self) -> Option<[u8; 16]> {
+        self.key
     }
 
     /// What makes a repetition of this request recognisable, when the caller asked for that. Whether it waits for

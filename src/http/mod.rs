@@ -26,6 +26,7 @@ mod router;
 mod routes;
 mod server;
 mod sniff;
+mod socket;
 mod streams;
 mod vcard;
 
@@ -67,6 +68,8 @@ pub struct Options {
     pub json_body_limit: usize,
     /// Largest body of requests that may carry base64 media, in bytes.
     pub media_body_limit: usize,
+    /// Largest file of recipients, in bytes.
+    pub upload_limit: usize,
     /// Requests served at once; more wait in the kernel's queue.
     pub max_connections: usize,
     /// Readers of events that may be connected at once, beside those requests; more are answered with 503.

@@ -35,6 +35,7 @@ const MESSAGES: &str = "messages";
         (name = "media", description = "What users sent."),
         (name = "queue", description = "What waits."),
         (name = "dead letters", description = "What the node gave up, until somebody decides."),
+        (name = "jobs", description = "One message to the many recipients of a file."),
         (name = "events", description = "What happened, in pages or as it happens. Streams also take the key as \
             `?api_key=` or `?token=`, and WebSockets as the subprotocol `relevo.key.` and the key in base64url, \
             offered beside `relevo`."),
@@ -96,7 +97,8 @@ pub(super) fn complete(document: &mut OpenApi) {
     }
 }
 
-const PATH_PARAMETERS: [(&str, &str); 7] = [
+const PATH_PARAMETERS: [(&str, &str); 8] = [
+    ("job_id", "The job's id."),
     ("task_id", "The `task_id` of the answer that queued it."),
     ("message_id", "The node's id (`msg_…`), the `correlation_id`, or WhatsApp's id once it is known."),
     ("media_id", "WhatsApp's id of the file."),

@@ -19,6 +19,7 @@ use crate::domain::ErrorKind;
 use super::error::ApiError;
 use super::flask::{self, Refusal};
 use super::routes::api::{messages as api, status, tasks};
+use super::routes::jobs::{commands, list, results, socket as job_socket, upload};
 use super::routes::{
     dead_letters, deliveries, downloads, endpoints, events, instances, media, message, messages, metrics,
     numbers, primary, queues, relay, replays, root, scheduled, sockets, suppressions, webhook,
@@ -104,6 +105,16 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         .routes(routes!(relay::test))
         .routes(routes!(relay::retry_failed))
         .routes(routes!(relay::restart))
+        .routes(routes!(list::list))
+        .routes(routes!(list::get, commands::delete))
+        .routes(routes!(commands::cancel))
+        .routes(routes!(commands::pause))
+        .routes(routes!(commands::resume))
+        .routes(routes!(commands::retry_failed))
+        .routes(routes!(results::results))
+        .routes(routes!(results::errors))
+        .routes(bounded_by_itself(routes!(upload::send)))
+        .routes(bounded_by_itself(routes!(upload::send_short)))
         .routes(routes!(metrics::metrics));
     let of_an_instance_or_the_default = [
         routes!(messages::send_text),
@@ -144,7 +155,8 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         .routes(routes!(events::of_all))
         .routes(routes!(events::stream_of_all))
         .routes(routes!(sockets::of_instance))
-        .routes(routes!(sockets::of_all));
+        .routes(routes!(sockets::of_all))
+        .routes(routes!(job_socket::open));
     openapi::complete(guarded.get_openapi_mut());
     openapi::complete(streams.get_openapi_mut());
     // The last layer is the first to be met: who has no key uses up nobody's pace.

@@ -7,6 +7,7 @@ pub(super) mod downloads;
 pub(super) mod endpoints;
 pub(super) mod events;
 pub(super) mod instances;
+pub(super) mod jobs;
 pub(super) mod media;
 pub(super) mod message;
 pub(super) mod messages;

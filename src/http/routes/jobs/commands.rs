@@ -7,8 +7,9 @@ use utoipa::{IntoResponses, ToSchema};
 
 use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
+use crate::http::extract::JobName;
 
-use super::{Job, JobName};
+use super::Job;
 
 /// The job as it stands now.
 #[derive(Debug, Serialize, ToSchema)]
@@ -40,8 +41,13 @@ pub(in crate::http) enum CommandAnswers {
 }
 
 /// Ends a job. What no attempt has begun for is not sent.
-#[utoipa::path(post, path = "/jobs/{job_id}/cancel", operation_id = "cancel_job", tag = "jobs",
-    responses(CommandAnswers))]
+#[utoipa::path(
+    post,
+    path = "/jobs/{job_id}/cancel",
+    operation_id = "cancel_job",
+    tag = "jobs",
+    responses(CommandAnswers)
+)]
 pub async fn cancel(
     State(state): State<AppState>,
     JobName(id): JobName,
@@ -50,18 +56,25 @@ pub async fn cancel(
 }
 
 /// Stops a job until it is resumed.
-#[utoipa::path(post, path = "/jobs/{job_id}/pause", operation_id = "pause_job", tag = "jobs",
-    responses(CommandAnswers))]
-pub async fn pause(
-    State(state): State<AppState>,
-    JobName(id): JobName,
-) -> Result<Json<JobAnswer>, ApiError> {
+#[utoipa::path(
+    post,
+    path = "/jobs/{job_id}/pause",
+    operation_id = "pause_job",
+    tag = "jobs",
+    responses(CommandAnswers)
+)]
+pub async fn pause(State(state): State<AppState>, JobName(id): JobName) -> Result<Json<JobAnswer>, ApiError> {
     Ok(answer(state.services.bulk.pause(id).await?.into()))
 }
 
 /// Lets a paused job go on.
-#[utoipa::path(post, path = "/jobs/{job_id}/resume", operation_id = "resume_job", tag = "jobs",
-    responses(CommandAnswers))]
+#[utoipa::path(
+    post,
+    path = "/jobs/{job_id}/resume",
+    operation_id = "resume_job",
+    tag = "jobs",
+    responses(CommandAnswers)
+)]
 pub async fn resume(
     State(state): State<AppState>,
     JobName(id): JobName,
@@ -71,8 +84,13 @@ pub async fn resume(
 
 /// Sends the rows of a finished job again that failed for certain; ambiguous ones may have been sent, and are left
 /// alone.
-#[utoipa::path(post, path = "/jobs/{job_id}/retry-failed", operation_id = "retry_failed_of_job", tag = "jobs",
-    responses(CommandAnswers))]
+#[utoipa::path(
+    post,
+    path = "/jobs/{job_id}/retry-failed",
+    operation_id = "retry_failed_of_job",
+    tag = "jobs",
+    responses(CommandAnswers)
+)]
 pub async fn retry_failed(
     State(state): State<AppState>,
     JobName(id): JobName,

@@ -11,10 +11,10 @@ use crate::bulk::{JobView, Kind, ListCursor, ListFilter};
 use crate::domain::{Invalid, Timestamp};
 use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::QueryOf;
+use crate::http::extract::{JobName, QueryOf};
 use crate::http::page;
 
-use super::{Job, JobName, status_named};
+use super::{Job, status_named};
 
 /// Where the next page begins; the list itself is a bare array.
 const NEXT: HeaderName = HeaderName::from_static("x-next-after");

@@ -14,7 +14,6 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use crate::bulk::{Counts, JobView, Plan, Progress, Senders, Status};
-use crate::http::extract::JobName;
 
 /// A bulk job.
 #[derive(Debug, Serialize, ToSchema)]
@@ -92,7 +91,8 @@ struct Hours {
 
 impl From<&Progress> for ProgressBody {
     fn from(progress: &Progress) -> Self {
-        let Counts { sent, delivered, read, failed, ambiguous, invalid, skipped, cancelled } = progress.counts;
+        let Counts { sent, delivered, read, failed, ambiguous, invalid, skipped, cancelled } =
+            progress.counts;
         let (total, percentage) = (progress.total, progress.percentage());
         Self { sent, failed, total, percentage, ambiguous, invalid, skipped, cancelled, delivered, read }
     }

@@ -15,10 +15,8 @@ use crate::bulk::{self, RowError, RowResult};
 use crate::domain::Invalid;
 use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::QueryOf;
+use crate::http::extract::{JobName, QueryOf};
 use crate::http::page;
-
-use super::JobName;
 
 /// Rows that are read at once for a download.
 const AT_ONCE: u32 = 1_000;

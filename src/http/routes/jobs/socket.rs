@@ -19,9 +19,10 @@ use uuid::Uuid;
 use crate::bulk::{self, LastRow, Progress, RowError, Status};
 use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
+use crate::http::extract::JobName;
 use crate::http::socket::{self, End, Frames};
 
-use super::{JobName, ProgressBody, results_of};
+use super::{ProgressBody, results_of};
 
 /// Progress frames of one socket.
 const PER_SECOND: u32 = 20;

@@ -1,0 +1,73 @@
+//! What a job would do, without doing it.
+
+use std::time::Duration;
+
+use crate::domain::InstanceId;
+
+use super::files::Draft;
+use super::job::Senders;
+use super::source::Body;
+use super::{Error, Handle, devices};
+
+/// What a job would do.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Preview {
+    pub total: u32,
+    /// The first rows.
+    pub rows: Vec<PreviewRow>,
+    /// The instances that would send.
+    pub senders: Vec<InstanceId>,
+    /// How long it takes at the rates of those instances, when nothing else is sent.
+    pub duration: Duration,
+}
+
+/// What one row would get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreviewRow {
+    /// The line of the file, from 1.
+    pub line: u32,
+    pub phone: String,
+    /// The message, or why there is none.
+    pub message: Result<String, String>,
+}
+
+impl Handle {
+    /// Renders the first `limit` rows of a draft and estimates the duration of its job. The draft is deleted.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Handle::create`] that can be known before.
+    pub async fn preview(
+        &self,
+        text: &str,
+        senders: &Senders,
+        rows: Draft,
+        limit: usize,
+    ) -> Result<Preview, Error> {
+        let devices = (self.devices)();
+        let senders = devices::at_start(senders, &devices)?;
+        let template = rows.format.template(text)?;
+        let rate_of =
+            |number| devices.iter().find(|device| device.number == number).map(|device| device.rate);
+        let rate: f64 = senders.iter().filter_map(|sender| rate_of(sender.number)).sum();
+        let total = rows.total;
+        let seconds = f64::from(total) / rate.max(f64::MIN_POSITIVE);
+        let duration = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        let first = super::handle::blocking(move || {
+            let place = rows.source();
+            let page = rows.format.page(&place, rows.format.start(), limit);
+            let page = page.map_err(|cause| Error::io("cannot read", &place, cause))?;
+            let render = |row: super::source::Row| PreviewRow {
+                line: row.place.line,
+                message: row.to.map(|_| match &row.body {
+                    Body::Cells(cells) => template.render(cells),
+                    Body::Nothing | Body::Content(_) => String::new(),
+                }),
+                phone: row.phone,
+            };
+            Ok(page.rows.into_iter().map(render).collect())
+        });
+        let senders = senders.into_iter().map(|sender| sender.id).collect();
+        Ok(Preview { total, rows: first.await?, senders, duration })
+    }
+}
