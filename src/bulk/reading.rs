@@ -1,11 +1,11 @@
 //! Results and errors of a job, for people: read from its files, a page at a time.
 
-use crate::domain::ProviderMessageId;
+use crate::domain::{self, ProviderMessageId};
 
 use super::Error;
 use super::files::Files;
 use super::handle::Results;
-use super::job::{RowError, RowResult, RowStatus, Sender};
+use super::job::{RowError, RowResult, RowStatus, Sender, Status};
 use super::notes::Notes;
 use super::results::{self, Id, Record as RowRecord};
 use super::source::{Place, Row};
@@ -36,7 +36,11 @@ pub(super) fn results(
     let mut found = Vec::with_capacity(rows.len());
     for row in rows {
         let stands = known.next().flatten().filter(|_| row.place.row < standing.cursor.row);
-        found.push(result(row, stands, &notes, &standing.senders).map_err(io)?);
+        let mut row = result(row, stands, &notes, &standing.senders).map_err(io)?;
+        if row.status == RowStatus::Waiting && standing.status == Status::Cancelled {
+            row.status = RowStatus::Message(domain::Status::Cancelled);
+        }
+        found.push(row);
     }
     let next = found.last().map_or(record.total, |row| row.row + 1);
     Ok(Results { rows: found, next: (next < record.total).then_some(next) })

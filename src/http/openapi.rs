@@ -14,6 +14,7 @@ use utoipa_axum::router::UtoipaMethodRouter;
 use super::AppState;
 use super::error::ErrorBody;
 use super::flask::{self, RefusalBody};
+use super::routes::jobs::commands::JobAnswer;
 use super::routes::sending::{QueuedAnswer, SentAnswer};
 
 const OF_AN_INSTANCE: &str = "/instances/{id}";
@@ -46,7 +47,7 @@ const MESSAGES: &str = "messages";
         (name = "relay", description = "The strict-order push of inbound messages to one WebSocket."),
         (name = "webhook", description = "Where Meta reports."),
     ),
-    components(schemas(ErrorBody, RefusalBody, SentAnswer, QueuedAnswer)),
+    components(schemas(ErrorBody, RefusalBody, SentAnswer, QueuedAnswer, JobAnswer)),
 )]
 struct Base;
 

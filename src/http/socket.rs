@@ -150,10 +150,10 @@ impl<F: Frames> Reader<F> {
         let Message::Text(text) = frame else { return None };
         let asked: Value = serde_json::from_str(text).ok()?;
         (asked.get("type")?.as_str()? == "ping").then(|| {
-            let mut answer = json!({ "type": "pong" });
-            if let Some(timestamp) = asked.get("timestamp") {
-                answer["timestamp"] = timestamp.clone();
-            }
+            let answer = match asked.get("timestamp") {
+                Some(timestamp) => json!({ "type": "pong", "timestamp": timestamp }),
+                None => json!({ "type": "pong" }),
+            };
             Message::Text(answer.to_string().into())
         })
     }

@@ -17,6 +17,7 @@ mod delivery;
 mod events;
 mod front;
 mod inbound;
+mod jobs;
 mod media;
 mod messages;
 mod numbers;

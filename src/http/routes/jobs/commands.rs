@@ -27,7 +27,7 @@ pub struct DeletedAnswer {
 
 /// Answers to a command.
 #[derive(IntoResponses)]
-#[expect(dead_code, reason = "it documents the answers; nobody makes one")]
+#[expect(dead_code, clippy::large_enum_variant, reason = "it documents the answers; nobody makes one")]
 pub(in crate::http) enum CommandAnswers {
     /// It is done, durably.
     #[response(status = 200)]

@@ -71,6 +71,7 @@ pub struct ProgressBody {
     invalid: u32,
     /// Recipients on the suppression list.
     skipped: u32,
+    /// Not sent, because the job was cancelled.
     cancelled: u32,
     /// Of those sent: reached a device.
     delivered: u32,
@@ -94,6 +95,7 @@ impl From<&Progress> for ProgressBody {
         let Counts { sent, delivered, read, failed, ambiguous, invalid, skipped, cancelled } =
             progress.counts;
         let (total, percentage) = (progress.total, progress.percentage());
+        let cancelled = cancelled + untouched(progress);
         Self { sent, failed, total, percentage, ambiguous, invalid, skipped, cancelled, delivered, read }
     }
 }
@@ -138,13 +140,21 @@ impl From<JobView> for Job {
     }
 }
 
+/// Rows of a cancelled job that nobody came to.
+fn untouched(progress: &Progress) -> u32 {
+    match progress.status {
+        Status::Cancelled => progress.total.saturating_sub(progress.taken),
+        _ => 0,
+    }
+}
+
 /// What a job came to, once it has.
 fn results_of(progress: &Progress) -> Value {
     if !progress.status.is_finished() {
         return Value::Object(Map::new());
     }
     let Counts { sent, failed, ambiguous, skipped, cancelled, .. } = progress.counts;
-    let total = progress.total;
+    let (total, cancelled) = (progress.total, cancelled + untouched(progress));
     json!({
         "sent": sent, "failed": failed, "total": total,
         "ambiguous": ambiguous, "skipped": skipped, "cancelled": cancelled,

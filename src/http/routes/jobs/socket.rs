@@ -166,14 +166,18 @@ impl Feed {
     }
 
     fn row(&self, now: &Progress, body: &ProgressBody) -> Value {
-        let mut frame = json!({ "type": "progress", "job_id": self.id, "progress": body });
-        if let Some(LastRow { phone, status, device_id, instance, .. }) = &now.last {
-            frame["device_id"] = json!(device_id);
-            frame["instance_id"] = json!(instance);
-            frame["phone"] = json!(phone);
-            frame["status"] = json!(status.as_str());
-        }
-        frame
+        let moved = now.last.as_ref().map(|LastRow { phone, status, device_id, instance, .. }| {
+            json!({
+                "type": "progress",
+                "job_id": self.id,
+                "device_id": device_id,
+                "instance_id": instance,
+                "phone": phone,
+                "status": status.as_str(),
+                "progress": body,
+            })
+        });
+        moved.unwrap_or_else(|| json!({ "type": "progress", "job_id": self.id, "progress": body }))
     }
 
     fn error(&self, error: &RowError, body: &ProgressBody) -> Value {
@@ -193,23 +197,19 @@ impl Feed {
 
     /// That the job took a turn.
     fn turn(&self, now: &Progress) -> Option<Value> {
-        let about = |kind: &str| json!({ "type": kind, "job_id": self.id, "status": now.status.as_str() });
-        let mut frame = match now.status {
-            Status::Pending | Status::Processing => return None,
-            Status::Paused => about("job_paused"),
-            Status::Completed => about("job_completed"),
-            Status::Cancelled => about("job_cancelled"),
+        let (job_id, status) = (self.id, now.status.as_str());
+        let ended =
+            |kind| json!({ "type": kind, "job_id": job_id, "status": status, "results": results_of(now) });
+        match now.status {
+            Status::Pending | Status::Processing => None,
+            Status::Paused => Some(json!({ "type": "job_paused", "job_id": job_id, "status": status })),
+            Status::Completed => Some(ended("job_completed")),
+            Status::Cancelled => Some(ended("job_cancelled")),
             Status::Failed => {
                 let error = now.error.as_deref().unwrap_or("El job falló");
                 let message = format!("El job no pudo continuar: {error}");
-                return Some(
-                    json!({ "type": "job_failed", "job_id": self.id, "error": error, "message": message }),
-                );
+                Some(json!({ "type": "job_failed", "job_id": job_id, "error": error, "message": message }))
             }
-        };
-        if now.status.is_finished() {
-            frame["results"] = results_of(now);
         }
-        Some(frame)
     }
 }

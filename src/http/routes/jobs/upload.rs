@@ -163,8 +163,7 @@ async fn submit(state: &AppState, request: Request) -> Result<Response, ApiError
     let form = form.map_err(|refused| Invalid::new("body", refused.body_text()))?;
     let upload = state.services.bulk.upload()?;
     let patience = state.options.read_timeout;
-    let mut arriving =
-        Arriving { limit, patience, arrived: 0, digest: key.map(|key| Sha256::new_with_prefix(key)) };
+    let mut arriving = Arriving { limit, patience, arrived: 0, digest: key.map(Sha256::new_with_prefix) };
     let (mut fields, file) = arriving.read(form, upload).await?;
     if fields.instances.is_none() {
         fields.instances = named;
