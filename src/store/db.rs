@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -34,8 +35,7 @@ impl Store {
         let path = folder.path().join("db");
         forget_unfinished_snapshots(&path)?;
         let config = sled::Config::new().path(&path).cache_capacity(options.cache_capacity);
-        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()));
-        let db = match opened {
+        let db = match open_when_free(&config) {
             Ok(Ok(db)) => db,
             Ok(Err(sled::Error::Io(cause))) => return Err(Error::io("cannot open", path, cause)),
             Ok(Err(cause)) => return Err(Error::Damaged { path, cause: cause.to_string() }),
@@ -133,6 +133,29 @@ impl Store {
     pub fn size_on_disk(&self) -> u64 {
         self.db.size_on_disk().unwrap_or(0)
     }
+}
+
+/// sled's own threads may hold on to its file for a moment after the last user of the database in this process has gone.
+/// Nobody else can have it, because we hold the folder, so it is worth waiting for.
+fn open_when_free(config: &sled::Config) -> std::thread::Result<sled::Result<sled::Db>> {
+    let mut looks = 0;
+    loop {
+        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()));
+        match &opened {
+            Ok(Err(sled::Error::Io(cause))) if is_held(cause) && looks < LOOKS => looks += 1,
+            _ => return opened,
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// How often, and after which pause, a database that is held is tried again: 5 s in all.
+const LOOKS: u32 = 500;
+const LOOK: Duration = Duration::from_millis(10);
+
+/// sled wraps the cause in a text of its own (0.34.7, `config.rs`, `try_lock`).
+fn is_held(cause: &std::io::Error) -> bool {
+    cause.kind() == std::io::ErrorKind::WouldBlock || cause.to_string().contains("could not acquire lock")
 }
 
 /// sled writes a snapshot as `snap.<lsn>.generating` and renames it when it is whole. A start that was cut short or
