@@ -80,6 +80,7 @@ fn http(layers: &mut Layers) -> Option<http::Options> {
     let json_body_limit = layers.read("http.json_body_limit", size(1));
     let media_body_limit = layers.read("http.media_body_limit", size(1));
     let upload_limit = layers.read("http.upload_limit", size(1));
+    let broadcast_wait = layers.read("http.broadcast_wait", duration);
     let max_connections = layers.read("http.max_connections", count(1));
     let max_streams = layers.read("http.max_streams", count(0));
     let stream_patience = layers.read("http.stream_patience", duration);
@@ -95,6 +96,7 @@ fn http(layers: &mut Layers) -> Option<http::Options> {
         json_body_limit: json_body_limit?,
         media_body_limit: media_body_limit?,
         upload_limit: upload_limit?,
+        broadcast_wait: broadcast_wait?,
         max_connections: max_connections?,
         max_streams: max_streams?,
         stream_patience: stream_patience?,

@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::domain::{ErrorKind, Failure, FailureKind, Invalid, MessageId};
 use crate::{contacts, instance, relay};
@@ -116,6 +117,22 @@ impl Refusal {
             self.0.body.error = format!("{SENDING}: {}", self.0.body.error).into();
         }
         self.unsuccessful()
+    }
+
+    /// Names the part of the request that the field belongs to.
+    pub fn within(mut self, place: &str) -> Self {
+        let body = &mut self.0.body;
+        if let Some(field) = &mut body.field {
+            body.error = body.error.replacen(field.as_str(), &format!("{place}.{field}"), 1).into();
+            *field = format!("{place}.{field}");
+        }
+        self
+    }
+
+    /// Names the task that goes on.
+    pub fn task(mut self, id: Uuid) -> Self {
+        self.0.body.task_id = Some(id.to_string());
+        self
     }
 
     /// Names the message that met the error, and where it stands.

@@ -70,6 +70,8 @@ pub struct Options {
     pub media_body_limit: usize,
     /// Largest file of recipients, in bytes.
     pub upload_limit: usize,
+    /// How long a caller of `/api` who sends to many without the queue waits for the end.
+    pub broadcast_wait: Duration,
     /// Requests served at once; more wait in the kernel's queue.
     pub max_connections: usize,
     /// Readers of events that may be connected at once, beside those requests; more are answered with 503.

@@ -144,6 +144,14 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         routes!(api::send_location_request),
         routes!(api::send_media),
         routes!(api::send_reaction),
+        routes!(api::send_bulk),
+        routes!(api::send_bulk_list),
+        routes!(api::send_bulk_interactive),
+        routes!(api::send_bulk_button),
+        routes!(api::send_bulk_template),
+        routes!(api::send_broadcast_interactive),
+        routes!(api::send_broadcast_template),
+        routes!(api::send_personalized_broadcast),
         routes!(tasks::status),
     ];
     for route in of_the_documented_service {

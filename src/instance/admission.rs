@@ -1,5 +1,8 @@
 //! What is checked before a message is accepted: afterwards it is the node's to deliver.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use url::Url;
 
 use crate::domain::{
@@ -47,6 +50,32 @@ pub(super) async fn admit(
         on_ambiguous: known.record.config.on_ambiguous.unwrap_or(on_ambiguous),
         item: None,
     })
+}
+
+/// Checks one message after another of those that one instance is to send. A link that many have in common is looked
+/// at once.
+pub struct Gate {
+    known: Arc<Known>,
+    egress: Egress,
+    links: HashSet<Url>,
+}
+
+impl Gate {
+    pub(super) fn new(known: Arc<Known>, egress: Egress) -> Self {
+        Self { known, egress, links: HashSet::new() }
+    }
+
+    /// Refuses what [`Handle::enqueue`](super::Handle::enqueue) would refuse.
+    pub async fn check(&mut self, message: &OutboundMessage) -> Result<(), Error> {
+        self.known.checker.check(message)?;
+        if let Some((field, link)) = link_of(&message.content)
+            && !self.links.contains(link)
+        {
+            self.egress.check(link).await.map_err(|cause| Error::Link { field, cause })?;
+            self.links.insert(link.clone());
+        }
+        Ok(())
+    }
 }
 
 fn link_of(content: &Content) -> Option<(&'static str, &Url)> {

@@ -15,7 +15,7 @@ use crate::queue::{self, Accepted, Depth, MessageView, Outcome};
 use crate::store::Blobs;
 use crate::supervision::Slot;
 
-use super::admission::{self, Send};
+use super::admission::{self, Gate, Send};
 use super::directory::{Directory, InstanceView, Known};
 use super::supervisor::{Msg, Names};
 use super::{Error, StateView};
@@ -121,6 +121,11 @@ impl Handle {
             Outcome::Cancelled => Sent::NotInTime(known.state.borrow().clone()),
         };
         Ok((message, sent))
+    }
+
+    /// A check for many messages that this instance is to send.
+    pub fn gate(&self, id: &InstanceId) -> Result<Gate, Error> {
+        Ok(Gate::new(self.known(id)?, self.egress.clone()))
     }
 
     /// Keeps media that came with a request; when this answers, it is on the disk.

@@ -22,7 +22,7 @@ use std::time::Duration;
 use crate::domain::{ErrorKind, InstanceId, InstanceState, Invalid, RateLimit, Reason};
 use crate::{egress, provider, queue, store, supervision};
 
-pub use admission::Send;
+pub use admission::{Gate, Send};
 pub use directory::{InstanceView, StateView};
 pub use handle::{Handle, Sent};
 pub use supervisor::{Arguments, InstanceSupervisor, Msg, Names};

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::domain::{MessageId, ProviderMessageId, Recipient};
 
@@ -27,6 +28,31 @@ impl Done {
 
     pub fn queued(message: &'static str, id: MessageId) -> Self {
         Self { success: true, message, data: None, task_id: Some(id.correlation_id().to_string()) }
+    }
+
+    /// Messages to many are queued.
+    pub fn job(message: &'static str, id: Uuid) -> Self {
+        Self { success: true, message, data: None, task_id: Some(id.to_string()) }
+    }
+}
+
+/// Messages to many were sent.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::http) struct Sent {
+    /// Whether any was sent.
+    success: bool,
+    #[schema(example = "Mensaje broadcast procesado")]
+    message: &'static str,
+    result: Counts,
+    /// The same as `result.sent`, where clients look for it.
+    sent_count: u64,
+    task_id: String,
+}
+
+impl Sent {
+    pub fn new(message: &'static str, id: Uuid, result: Counts) -> Self {
+        let sent_count = result.sent;
+        Self { success: sent_count > 0, message, result, sent_count, task_id: id.to_string() }
     }
 }
 

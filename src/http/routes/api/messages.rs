@@ -1,4 +1,4 @@
-//! `POST /api/send-…`: one message each. Every route also exists at `/api/messages/send-…`.
+//! `POST /api/send-…`: one message, or one to each of many. Every route also exists at `/api/messages/send-…`.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -6,10 +6,13 @@ use axum::response::Response;
 use crate::http::AppState;
 use crate::http::flask::Refusal;
 
+use super::broadcast::many;
 use super::kind::Kind;
+use super::many::Many;
 use super::requests::{
-    SendButton, SendInteractive, SendList, SendLocationRequest, SendMedia, SendMessage, SendReaction,
-    SendTemplate, SendTemplateAdvanced, SingleAnswers,
+    ManyAnswers, SendBroadcast, SendBroadcastTemplate, SendBulk, SendBulkButton, SendBulkInteractive,
+    SendBulkList, SendBulkTemplate, SendButton, SendInteractive, SendList, SendLocationRequest, SendMedia,
+    SendMessage, SendPersonalized, SendReaction, SendTemplate, SendTemplateAdvanced, SingleAnswers,
 };
 use super::sending::{Incoming, single};
 
@@ -83,4 +86,81 @@ pub async fn send_media(State(state): State<AppState>, incoming: Incoming) -> Re
     request_body = SendReaction, responses(SingleAnswers))]
 pub async fn send_reaction(State(state): State<AppState>, incoming: Incoming) -> Result<Response, Refusal> {
     single(&state, incoming, Kind::Reaction).await
+}
+
+/// Sends a text of their own to each recipient.
+#[utoipa::path(post, path = "/api/send-bulk", operation_id = "api_send_bulk", tag = "api",
+    request_body = SendBulk, responses(ManyAnswers))]
+pub async fn send_bulk(State(state): State<AppState>, incoming: Incoming) -> Result<Response, Refusal> {
+    many(&state, incoming, Many::Bulk).await
+}
+
+/// Sends the same list to each recipient, with a text of their own.
+#[utoipa::path(post, path = "/api/send-bulk-list", operation_id = "api_send_bulk_list", tag = "api",
+    request_body = SendBulkList, responses(ManyAnswers))]
+pub async fn send_bulk_list(State(state): State<AppState>, incoming: Incoming) -> Result<Response, Refusal> {
+    many(&state, incoming, Many::BulkList).await
+}
+
+/// Sends a text with a button that opens an address to each recipient, all of it their own.
+#[utoipa::path(post, path = "/api/send-bulk-interactive", operation_id = "api_send_bulk_interactive", tag = "api",
+    request_body = SendBulkInteractive, responses(ManyAnswers))]
+pub async fn send_bulk_interactive(
+    State(state): State<AppState>,
+    incoming: Incoming,
+) -> Result<Response, Refusal> {
+    many(&state, incoming, Many::BulkInteractive).await
+}
+
+/// Sends the same reply buttons to each recipient, with a text of their own.
+#[utoipa::path(post, path = "/api/send-bulk-button", operation_id = "api_send_bulk_button", tag = "api",
+    request_body = SendBulkButton, responses(ManyAnswers))]
+pub async fn send_bulk_button(
+    State(state): State<AppState>,
+    incoming: Incoming,
+) -> Result<Response, Refusal> {
+    many(&state, incoming, Many::BulkButton).await
+}
+
+/// Sends an approved template to each recipient, with values of their own.
+#[utoipa::path(post, path = "/api/send-bulk-template", operation_id = "api_send_bulk_template", tag = "api",
+    request_body = SendBulkTemplate, responses(ManyAnswers))]
+pub async fn send_bulk_template(
+    State(state): State<AppState>,
+    incoming: Incoming,
+) -> Result<Response, Refusal> {
+    many(&state, incoming, Many::BulkTemplate).await
+}
+
+/// Sends the same text with a button to all. A file in the header is uploaded once. Those who opted out get nothing.
+/// Under `/api/messages/` it is sent directly, unless it is asked for the queue.
+#[utoipa::path(post, path = "/api/send-broadcast-interactive", operation_id = "api_send_broadcast_interactive", tag = "api",
+    request_body = SendBroadcast, responses(ManyAnswers))]
+pub async fn send_broadcast_interactive(
+    State(state): State<AppState>,
+    incoming: Incoming,
+) -> Result<Response, Refusal> {
+    many(&state, incoming, Many::Broadcast).await
+}
+
+/// Sends the same template to all. Those who opted out get nothing. Under `/api/messages/` it is sent directly, unless
+/// it is asked for the queue.
+#[utoipa::path(post, path = "/api/send-broadcast-template", operation_id = "api_send_broadcast_template", tag = "api",
+    request_body = SendBroadcastTemplate, responses(ManyAnswers))]
+pub async fn send_broadcast_template(
+    State(state): State<AppState>,
+    incoming: Incoming,
+) -> Result<Response, Refusal> {
+    many(&state, incoming, Many::BroadcastTemplate).await
+}
+
+/// Sends a text of their own to each recipient in the frame of all. Those who opted out get nothing. Under
+/// `/api/messages/` it is sent directly, unless it is asked for the queue.
+#[utoipa::path(post, path = "/api/send-personalized-broadcast", operation_id = "api_send_personalized_broadcast", tag = "api",
+    request_body = SendPersonalized, responses(ManyAnswers))]
+pub async fn send_personalized_broadcast(
+    State(state): State<AppState>,
+    incoming: Incoming,
+) -> Result<Response, Refusal> {
+    many(&state, incoming, Many::Personalized).await
 }

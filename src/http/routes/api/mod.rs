@@ -3,9 +3,11 @@
 //! Errors are [`Refusal`](crate::http::flask::Refusal)s; the texts are those of the documents.
 
 mod answers;
+mod broadcast;
 mod contents;
 mod fields;
 mod kind;
+mod many;
 pub(in crate::http) mod messages;
 mod requests;
 mod sending;

@@ -27,9 +27,9 @@ const HEAVY: usize = 64 << 10;
 /// A request for one message whose body has not arrived yet.
 pub(in crate::http) struct Incoming {
     /// `X-Instance-Id`.
-    instance: Option<String>,
-    sending: Sending,
-    request: Request,
+    pub(super) instance: Option<String>,
+    pub(super) sending: Sending,
+    pub(super) request: Request,
 }
 
 impl FromRequest<AppState> for Incoming {

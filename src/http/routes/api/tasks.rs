@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::bulk::{self, JobView, Progress};
 use crate::domain::{ErrorKind, Failure, MessageId, MessageRef, Status, Timestamp};
 use crate::http::AppState;
 use crate::http::error::ApiError;
@@ -14,6 +15,7 @@ use crate::http::flask::{Refusal, RefusalBody, upstream_text};
 use crate::queue::{MessageView, Step};
 
 use super::answers::{Counts, Data, error_for};
+use super::broadcast;
 
 /// A task, and where it stands.
 #[derive(Debug, Serialize, ToSchema)]
@@ -21,7 +23,7 @@ pub(in crate::http) struct Task {
     #[schema(example = "019ab2f0-5f6b-8000-8000-0040000a1b2c")]
     task_id: String,
     status: TaskState,
-    /// What came of it; `null` until it ended.
+    /// What came of it; `null` until it ended. Of messages to many also what came of it so far.
     result: Option<TaskResult>,
     /// RFC 3339.
     created_at: String,
@@ -68,6 +70,9 @@ pub async fn status(
     State(state): State<AppState>,
     TaskName(task_id): TaskName,
 ) -> Result<Json<Task>, Refusal> {
+    if let Some(job) = task_id.parse().ok().and_then(|id| state.services.bulk.get(id).ok()) {
+        return Ok(Json(Task::of_job(&state, job).await?));
+    }
     let id: MessageId = task_id.parse().map_err(|_| no_task())?;
     match state.services.queue.find(id.instance(), &MessageRef::Ours(id)) {
         Ok(view) => Ok(Json(Task::of(view))),
@@ -91,7 +96,40 @@ impl Task {
     }
 }
 
+impl Task {
+    /// Messages to many as a task; what came of it so far while it runs.
+    async fn of_job(state: &AppState, job: JobView) -> Result<Self, ApiError> {
+        let progress = &job.progress;
+        let status = TaskState::of_job(progress);
+        let result = match status {
+            TaskState::Pending => None,
+            _ => {
+                let counts = broadcast::counts(&state.services.bulk, job.id, progress).await?;
+                Some(TaskResult { success: None, data: None, error: progress.error.clone(), counts })
+            }
+        };
+        Ok(Self {
+            task_id: job.id.to_string(),
+            status,
+            result,
+            created_at: job.created_at.to_string(),
+            completed_at: progress.ended_at.map(|at| at.to_string()),
+        })
+    }
+}
+
 impl TaskState {
+    /// A job that ended without any message that was sent has failed.
+    fn of_job(progress: &Progress) -> Self {
+        match progress.status {
+            bulk::Status::Pending => TaskState::Pending,
+            bulk::Status::Processing if progress.taken == 0 => TaskState::Pending,
+            bulk::Status::Processing | bulk::Status::Paused => TaskState::Started,
+            bulk::Status::Completed if progress.counts.sent > 0 => TaskState::Success,
+            bulk::Status::Completed | bulk::Status::Failed | bulk::Status::Cancelled => TaskState::Failure,
+        }
+    }
+
     fn of(view: &MessageView) -> Self {
         match view.status {
             Status::Scheduled => TaskState::Pending,
