@@ -14,6 +14,7 @@ use utoipa_axum::router::UtoipaMethodRouter;
 use super::AppState;
 use super::error::ErrorBody;
 use super::flask::{self, RefusalBody};
+use super::routes::api::answers::ManySent;
 use super::routes::jobs::commands::JobAnswer;
 use super::routes::sending::{QueuedAnswer, SentAnswer};
 
@@ -47,7 +48,7 @@ const MESSAGES: &str = "messages";
         (name = "relay", description = "The strict-order push of inbound messages to one WebSocket."),
         (name = "webhook", description = "Where Meta reports."),
     ),
-    components(schemas(ErrorBody, RefusalBody, SentAnswer, QueuedAnswer, JobAnswer)),
+    components(schemas(ErrorBody, RefusalBody, SentAnswer, QueuedAnswer, JobAnswer, ManySent)),
 )]
 struct Base;
 

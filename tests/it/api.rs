@@ -1,6 +1,7 @@
 //! `/api`: the surface of the documented Flask service, request by request.
 
 mod door;
+mod many;
 mod refusals;
 mod sending;
 mod tasks;

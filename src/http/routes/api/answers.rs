@@ -38,7 +38,7 @@ impl Done {
 
 /// Messages to many were sent.
 #[derive(Debug, Serialize, ToSchema)]
-pub(in crate::http) struct Sent {
+pub(in crate::http) struct ManySent {
     /// Whether any was sent.
     success: bool,
     #[schema(example = "Mensaje broadcast procesado")]
@@ -49,7 +49,7 @@ pub(in crate::http) struct Sent {
     task_id: String,
 }
 
-impl Sent {
+impl ManySent {
     pub fn new(message: &'static str, id: Uuid, result: Counts) -> Self {
         let sent_count = result.sent;
         Self { success: sent_count > 0, message, result, sent_count, task_id: id.to_string() }

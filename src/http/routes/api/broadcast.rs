@@ -16,7 +16,7 @@ use crate::http::flask::Refusal;
 use crate::http::{AppState, body};
 use crate::instance;
 
-use super::answers::{Counts, Done, Sent};
+use super::answers::{Counts, Done, ManySent};
 use super::contents::Press;
 use super::fields::{self, Fields};
 use super::many::{Letters, Many, Said};
@@ -206,7 +206,7 @@ async fn wait(state: &AppState, kind: Many, id: Uuid) -> Result<Response, Refusa
     }
     let progress = state.services.bulk.get(id).map_err(ApiError::from)?.progress;
     let result = counts(&state.services.bulk, id, &progress).await?;
-    Ok(Json(Sent::new(kind.words().0, id, result)).into_response())
+    Ok(Json(ManySent::new(kind.words().0, id, result)).into_response())
 }
 
 /// How many messages of a job ended how, and why the failed ones did, in the order of the request.

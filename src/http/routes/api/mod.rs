@@ -2,7 +2,7 @@
 //!
 //! Errors are [`Refusal`](crate::http::flask::Refusal)s; the texts are those of the documents.
 
-mod answers;
+pub(in crate::http) mod answers;
 mod broadcast;
 mod contents;
 mod fields;

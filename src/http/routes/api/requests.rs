@@ -7,7 +7,7 @@ use utoipa::{IntoResponses, ToSchema};
 
 use crate::http::flask::RefusalBody;
 
-use super::answers::{Done, Sent};
+use super::answers::{Done, ManySent};
 
 /// A text message.
 #[derive(ToSchema)]
@@ -387,7 +387,7 @@ pub(in crate::http) enum ManyAnswers {
     /// They were sent, those that could be; or with `use_queue` they are queued, durably, and there is a `task_id`
     /// and no `result`.
     #[response(status = 200)]
-    Sent(Sent),
+    Sent(ManySent),
     /// The request breaks a rule. Nothing was sent.
     #[response(status = 400)]
     Invalid(RefusalBody),
