@@ -19,7 +19,7 @@ use crate::provider::Shared;
 use crate::queue::{self, Nudges};
 use crate::relay::{self, RelaySupervisor};
 use crate::retry::{self, RetrySupervisor};
-use crate::store::{Blobs, Closing, Folder, Store};
+use crate::store::{BlobSet, Blobs, Closing, Folder, Store};
 use crate::supervision::Slot;
 use crate::webhook::{self, WebhookDispatcher};
 use crate::{events, http, inbound};
@@ -73,7 +73,11 @@ impl Node {
             ensure_instance(&instances, wanted).await?;
         }
 
-        let tidying = Tidying { blobs, queue: queue.clone(), needs: Arc::new([]), library, clock };
+        let needs = {
+            let bulk = bulk.clone();
+            move |found: &mut BlobSet| bulk.referenced_blobs(found)
+        };
+        let tidying = Tidying { blobs, queue: queue.clone(), needs: Arc::new(needs), library, clock };
         let inbound = inbound::Handle::new(
             queue.clone(),
             store.clone(),

@@ -20,15 +20,15 @@ const PAUSE: Duration = Duration::from_secs(24 * 3600);
 /// A blob that was put more recently is kept: whoever put it may not have written down yet what needs it.
 const GRACE: Duration = Duration::from_secs(24 * 3600);
 
-/// Adds the blobs that one part of the node needs, beside those of the queue.
-pub(super) type Needs = Box<dyn Fn(&mut BlobSet) -> Result<(), store::Error> + Send + Sync>;
+/// Adds the blobs that a part of the node needs, beside those of the queue.
+pub(super) type Needs = Arc<dyn Fn(&mut BlobSet) -> Result<(), store::Error> + Send + Sync>;
 
 /// The files of the node that come and go.
 pub(super) struct Tidying {
     pub blobs: Blobs,
     pub queue: queue::Handle,
-    /// Other parts whose blobs stay. Called on a blocking thread.
-    pub needs: Arc<[Needs]>,
+    /// What bulk jobs need. Called on a blocking thread.
+    pub needs: Needs,
     pub library: Library,
     pub clock: Clock,
 }
@@ -59,7 +59,7 @@ impl Tidying {
         let mut needed = self.queue.referenced_blobs().await?;
         let (blobs, needs) = (self.blobs.clone(), self.needs.clone());
         let sweeping = tokio::task::spawn_blocking(move || {
-            needs.iter().try_for_each(|need| need(&mut needed))?;
+            needs(&mut needed)?;
             blobs.sweep(&needed, before)
         });
         Ok(sweeping.await.unwrap_or(Err(store::Error::Panicked))?)

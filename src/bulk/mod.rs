@@ -17,6 +17,7 @@
 
 mod actor;
 mod advance;
+mod blobs;
 mod book;
 mod deletion;
 mod devices;

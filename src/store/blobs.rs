@@ -26,7 +26,7 @@ pub struct Blobs {
 }
 
 /// Blobs that are needed. Holds eight bytes of each name: two that share them are both kept, which harms nobody.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Eq, PartialEq)]
 pub struct BlobSet(HashSet<u64>);
 
 impl BlobSet {

@@ -1,10 +1,12 @@
 //! What people may tell a job.
 
+use uuid::Uuid;
+
 use super::world::{Fate, World, job, phone, two};
-use crate::bulk::{Error, ListCursor, ListFilter, Options, RowStatus, Status};
-use crate::domain::Status as Sent;
+use crate::bulk::{Error, ListCursor, ListFilter, NewJob, Options, Plan, RowStatus, Status};
+use crate::domain::{BlobRef, Content, Media, MediaKind, MediaSource, Status as Sent};
 use crate::queue::tests::bench::ONE;
-use crate::store::{Key, Space};
+use crate::store::{BlobSet, Key, Space};
 
 #[tokio::test]
 async fn a_cancelled_job_sends_nothing_more() {
@@ -100,4 +102,38 @@ async fn jobs_are_listed_newest_first() {
     assert_eq!(rest[0].id, expected[1]);
     let done = ListFilter { status: Some(Status::Completed), ..ListFilter::default() };
     assert!(world.handle.list(&done, None, 10).unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_job_needs_its_pictures_until_it_is_deleted() {
+    let world = World::open().await;
+    let blob = |digit: &str| BlobRef { sha256: digit.repeat(64), size: 1, mime: "image/png".to_owned() };
+    let picture = |digit: &str| {
+        let (kind, source) = (MediaKind::Image, MediaSource::Blob(blob(digit)));
+        Content::Media(Media { kind, source, caption: None, file_name: None, voice: false })
+    };
+    let mut list = world.handle.list_draft().unwrap();
+    list.push("573001234567", Some(&picture("a"))).unwrap();
+    list.push("573001234568", Some(&picture("b"))).unwrap();
+    let own = NewJob { id: Uuid::from_u128(1), plan: Plan::PerRow, ..job() };
+    world.handle.create(own, list.finish().unwrap()).await.unwrap();
+    let mut list = world.handle.list_draft().unwrap();
+    list.push("573001234567", None).unwrap();
+    let common = NewJob { id: Uuid::from_u128(2), plan: Plan::Common(picture("c")), ..job() };
+    world.handle.create(common, list.finish().unwrap()).await.unwrap();
+
+    let mut needed = BlobSet::default();
+    world.handle.referenced_blobs(&mut needed).unwrap();
+    let mut all = BlobSet::default();
+    ["a", "b", "c"].into_iter().for_each(|digit| all.insert(&blob(digit)));
+    assert_eq!(needed, all);
+
+    world.handle.cancel(Uuid::from_u128(1)).await.unwrap();
+    world.until(Uuid::from_u128(1), |progress| progress.counts.cancelled == 2).await;
+    world.handle.delete(Uuid::from_u128(1)).await.unwrap();
+    let mut needed = BlobSet::default();
+    world.handle.referenced_blobs(&mut needed).unwrap();
+    let mut left = BlobSet::default();
+    left.insert(&blob("c"));
+    assert_eq!(needed, left);
 }
