@@ -78,11 +78,11 @@ impl Jobs {
         Ok(Upload { folder, inner: Some((file, Checker::new(max_rows))) })
     }
 
-    /// A place for the recipients of one request.
-    pub fn list(&self) -> Result<List, Error> {
+    /// A place for up to `max_rows` recipients of one request.
+    pub fn list(&self, max_rows: u32) -> Result<List, Error> {
         let folder = self.draft()?;
         let file = create_source(&folder)?;
-        Ok(List { folder, file: std::io::BufWriter::with_capacity(64 << 10, file), total: 0 })
+        Ok(List { folder, file: std::io::BufWriter::with_capacity(64 << 10, file), total: 0, max_rows })
     }
 }
 
@@ -124,11 +124,19 @@ pub struct List {
     folder: DraftFolder,
     file: std::io::BufWriter<File>,
     total: u32,
+    max_rows: u32,
 }
 
 impl List {
     /// Adds a recipient as the caller spells it, with what only they get.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooManyRows`] before anything beyond the limit is written; a disk that takes no more.
     pub fn push(&mut self, to: &str, content: Option<&Content>) -> Result<(), Error> {
+        if self.total >= self.max_rows {
+            return Err(Error::TooManyRows { limit: self.max_rows });
+        }
         let written = list::line(to, content).and_then(|line| self.file.write_all(&line));
         written.map_err(|cause| Error::io("cannot write to", &self.folder.0, cause))?;
         self.total = self.total.saturating_add(1);
@@ -256,7 +264,7 @@ mod tests {
     fn a_draft_becomes_a_job_or_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let jobs = Jobs::open(dir.path()).unwrap();
-        let mut list = jobs.list().unwrap();
+        let mut list = jobs.list(2).unwrap();
         list.push("573001234567", None).unwrap();
         let draft = list.finish().unwrap();
         let id = Uuid::from_u128(7);
@@ -265,7 +273,7 @@ mod tests {
         let page = Format::Lines.page(&jobs.of(id).source(), Place::START, 9).unwrap();
         assert_eq!(page.rows.len(), 1);
 
-        let mut given_up = jobs.list().unwrap();
+        let mut given_up = jobs.list(2).unwrap();
         given_up.push("573001234567", None).unwrap();
         drop(given_up.finish().unwrap());
         assert_eq!(fs::read_dir(dir.path().join("jobs")).unwrap().count(), 1);
@@ -277,16 +285,27 @@ mod tests {
     fn drafts_of_a_dead_process_are_cleared_away() {
         let dir = tempfile::tempdir().unwrap();
         let jobs = Jobs::open(dir.path()).unwrap();
-        std::mem::forget(jobs.list().unwrap());
+        std::mem::forget(jobs.list(2).unwrap());
         assert_eq!(fs::read_dir(dir.path().join("jobs")).unwrap().count(), 1);
         Jobs::open(dir.path()).unwrap();
         assert_eq!(fs::read_dir(dir.path().join("jobs")).unwrap().count(), 0);
     }
 
     #[test]
+    fn a_list_takes_as_many_as_a_job_may_have() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut list = Jobs::open(dir.path()).unwrap().list(2).unwrap();
+        list.push("573001234567", None).unwrap();
+        list.push("573001234568", None).unwrap();
+        let refused = list.push("573001234569", None);
+        assert!(matches!(refused, Err(Error::TooManyRows { limit: 2 })));
+        assert_eq!(list.finish().unwrap().total(), 2);
+    }
+
+    #[test]
     fn nobody_is_no_job() {
         let dir = tempfile::tempdir().unwrap();
         let jobs = Jobs::open(dir.path()).unwrap();
-        assert!(matches!(jobs.list().unwrap().finish(), Err(Error::Empty)));
+        assert!(matches!(jobs.list(2).unwrap().finish(), Err(Error::Empty)));
     }
 }

@@ -71,7 +71,7 @@ impl Handle {
 
     /// A place on the disk for the recipients of one request. Blocks.
     pub fn list_draft(&self) -> Result<List, Error> {
-        self.jobs.list()
+        self.jobs.list(self.max_rows)
     }
 
     /// Creates a job from rows that are on the disk; when this answers, the job is, too.

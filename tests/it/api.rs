@@ -1,6 +1,8 @@
 //! `/api`: the surface of the documented Flask service, request by request.
 
+mod clients;
 mod door;
+mod large;
 mod many;
 mod refusals;
 mod sending;

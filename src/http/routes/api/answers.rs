@@ -107,9 +107,12 @@ pub(in crate::http) struct Counts {
     pub successful: u64,
     pub sent: u64,
     pub failed: u64,
-    /// One text for each that failed.
+    /// One text for each that failed, in the order of the request; the first 1,000.
     #[schema(example = json!(["Error para 573001234567: Message undeliverable (131026)"]))]
     pub errors: Vec<String>,
+    /// `true` where more failed than `errors` names; `/jobs/{task_id}/errors` lists them all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub errors_truncated: Option<bool>,
 }
 
 impl Counts {

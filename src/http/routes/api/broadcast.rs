@@ -1,5 +1,6 @@
 //! Messages of `/api` to many: kept as a bulk job, and answered when it is durable or when it has ended.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::Json;
@@ -8,18 +9,19 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::bulk::{self, NewJob, OnSuppressed, Plan, Progress, RowResult, RowStatus, Senders};
-use crate::domain::{Content, ErrorKind, InstanceId, InstanceState, OutboundMessage};
+use crate::domain::{Content, ErrorKind, Header, InstanceId, InstanceState, OutboundMessage};
 use crate::http::body::Arrived;
 use crate::http::error::ApiError;
 use crate::http::extract::Sending;
 use crate::http::flask::Refusal;
 use crate::http::{AppState, body};
 use crate::instance;
+use crate::queue::IdempotencyKey;
 
 use super::answers::{Counts, Done, ManySent};
-use super::contents::Press;
+use super::contents::Frame;
 use super::fields::{self, Fields};
-use super::many::{Letters, Many, Said};
+use super::many::{Letters, Many, Own, Said};
 use super::sending::{Incoming, aside, chosen};
 
 /// Where the second of the two documents sends directly unless it is asked for a queue.
@@ -36,13 +38,29 @@ struct Asked {
     instance: Option<String>,
     letters: Letters,
     queued: bool,
-    id: Uuid,
+    key: Option<IdempotencyKey>,
 }
 
 /// What each recipient gets, with every file on the disk.
 enum Kept {
     Common(Content),
+    /// Put together one at a time: a frame may be a thousand times as long as what it is around.
+    Framed {
+        frame: Frame<Header>,
+        own: Vec<Own>,
+    },
     Each(Vec<Content>),
+}
+
+impl Kept {
+    /// What the `n`th recipient gets and others do not.
+    fn own(&self, n: usize) -> Option<Cow<'_, Content>> {
+        match self {
+            Kept::Common(_) => None,
+            Kept::Framed { frame, own } => own.get(n).map(|own| Cow::Owned(own.within(frame.clone()))),
+            Kept::Each(contents) => contents.get(n).map(Cow::Borrowed),
+        }
+    }
 }
 
 /// Sends one message to each of many, or queues them.
@@ -52,6 +70,7 @@ pub(super) async fn many(state: &AppState, incoming: Incoming, kind: Many) -> Re
     let Arrived { bytes, room } = body::receive(request, state.options.media_body_limit, state).await?;
     let asked = aside(bytes.len(), move || understand(kind, &bytes, &sending, queues)).await?;
     let instance = chosen(state, header.or(asked.instance))?;
+    let id = job_id(&instance, asked.key);
     if !asked.queued {
         must_be_connected(state, &instance)?;
     }
@@ -61,11 +80,11 @@ pub(super) async fn many(state: &AppState, incoming: Incoming, kind: Many) -> Re
     drop(room);
     let (phones, kept) = (Arc::new(phones), Arc::new(kept));
     check(state, &instance, kind, &phones, &kept).await?;
-    create(state, &instance, kind, asked.id, phones, kept).await?;
+    create(state, &instance, kind, id, phones, kept).await?;
     if asked.queued {
-        return Ok(Json(Done::job(kind.words().1, asked.id)).into_response());
+        return Ok(Json(Done::job(kind.words().1, id)).into_response());
     }
-    wait(state, kind, asked.id).await
+    wait(state, kind, id).await
 }
 
 fn understand(kind: Many, body: &[u8], sending: &Sending, queues: bool) -> Result<Asked, Refusal> {
@@ -73,12 +92,16 @@ fn understand(kind: Many, body: &[u8], sending: &Sending, queues: bool) -> Resul
     let fields = Fields::new(&map);
     let letters = kind.read(fields)?;
     let queued = fields.flag("use_queue", queues)?;
-    let id = sending.idempotency(kind.as_str(), body).map_or_else(Uuid::new_v4, |key| {
-        // The same request is the same job (a version 8 UUID, RFC 9562 §5.8).
-        let digest: [u8; 32] = Sha256::new().chain_update(key.key).chain_update(key.body).finalize().into();
-        uuid::Builder::from_custom_bytes(digest.first_chunk().copied().unwrap_or_default()).into_uuid()
-    });
-    Ok(Asked { instance: fields.optional("instance_id")?, letters, queued, id })
+    let key = sending.idempotency(kind.as_str(), body);
+    Ok(Asked { instance: fields.optional("instance_id")?, letters, queued, key })
+}
+
+/// The id of a request's job. The same request to the same instance is the same job (a version 8 UUID, RFC 9562 §5.8).
+fn job_id(instance: &InstanceId, key: Option<IdempotencyKey>) -> Uuid {
+    let Some(IdempotencyKey { key, body }) = key else { return Uuid::new_v4() };
+    let digest = Sha256::new().chain_update(key).chain_update(body).chain_update(instance.as_str());
+    let digest: [u8; 32] = digest.finalize().into();
+    uuid::Builder::from_custom_bytes(digest.first_chunk().copied().unwrap_or_default()).into_uuid()
 }
 
 /// Whoever waits for the end should not wait for an instance that nobody lets go on.
@@ -94,17 +117,7 @@ fn must_be_connected(state: &AppState, instance: &InstanceId) -> Result<(), Refu
 async fn keep(said: Said, instances: &instance::Handle) -> Result<Kept, instance::Error> {
     Ok(match said {
         Said::Common(draft) => Kept::Common(draft.keep(instances).await?),
-        Said::Framed { frame, own } => {
-            let frame = frame.keep(instances).await?;
-            let around = |own: super::many::Own| {
-                let mut frame = frame.clone();
-                if let (Press::Url { url, .. }, Some(own)) = (&mut frame.press, own.url) {
-                    *url = own;
-                }
-                frame.around(own.body)
-            };
-            Kept::Each(own.into_iter().map(around).collect())
-        }
+        Said::Framed { frame, own } => Kept::Framed { frame: frame.keep(instances).await?, own },
         Said::Each(drafts) => {
             let mut contents = Vec::with_capacity(drafts.len());
             for draft in drafts {
@@ -125,28 +138,21 @@ async fn check(
     kept: &Kept,
 ) -> Result<(), Refusal> {
     let mut gate = state.services.instances.gate(instance)?;
+    let refused = |error: instance::Error| match error.invalid() {
+        Some(invalid) => Refusal::from(kind.of_each().about(invalid)),
+        None => Refusal::from(error),
+    };
     for (n, phone) in phones.iter().enumerate() {
+        // Others are served between two of many.
+        tokio::task::consume_budget().await;
         let Ok(to) = phone.parse() else { continue };
-        let content = match kept {
-            Kept::Common(content) => Some(content),
-            Kept::Each(contents) => contents.get(n),
-        };
-        let Some(content) = content.cloned() else { continue };
-        let refused = gate.check(&OutboundMessage { to, content, quote: None }).await.err();
-        if let Some(error) = refused {
-            let refusal = match error.invalid() {
-                Some(invalid) => Refusal::from(kind.of_each().about(invalid)),
-                None => Refusal::from(error),
-            };
-            return Err(match kept {
-                Kept::Common(_) => refusal,
-                Kept::Each(_) => refusal.within(&format!("recipients[{n}]")),
-            }
-            .while_sending());
+        if let Kept::Common(content) = kept {
+            let message = OutboundMessage { to, content: content.clone(), quote: None };
+            return gate.check(&message).await.map_err(|error| refused(error).while_sending());
         }
-        if matches!(kept, Kept::Common(_)) {
-            break;
-        }
+        let Some(content) = kept.own(n).map(Cow::into_owned) else { continue };
+        let checked = gate.check(&OutboundMessage { to, content, quote: None }).await;
+        checked.map_err(|error| refused(error).within(&format!("recipients[{n}]")).while_sending())?;
     }
     Ok(())
 }
@@ -161,17 +167,13 @@ async fn create(
 ) -> Result<(), Refusal> {
     let plan = match kept.as_ref() {
         Kept::Common(content) => Plan::Common(content.clone()),
-        Kept::Each(_) => Plan::PerRow,
+        Kept::Framed { .. } | Kept::Each(_) => Plan::PerRow,
     };
     let bulk = state.services.bulk.clone();
     let write = move || {
         let mut list = bulk.list_draft()?;
         for (n, phone) in phones.iter().enumerate() {
-            let own = match kept.as_ref() {
-                Kept::Common(_) => None,
-                Kept::Each(contents) => contents.get(n),
-            };
-            list.push(phone, own)?;
+            list.push(phone, kept.own(n).as_deref())?;
         }
         list.finish()
     };
@@ -221,6 +223,7 @@ pub(super) async fn counts(bulk: &bulk::Handle, id: Uuid, progress: &Progress) -
         next = page.next;
     }
     errors.truncate(MOST_ERRORS);
+    let errors_truncated = (not_sent as usize > MOST_ERRORS).then_some(true);
     let sent = u64::from(counts.sent);
     Ok(Counts {
         total: u64::from(progress.total),
@@ -228,6 +231,7 @@ pub(super) async fn counts(bulk: &bulk::Handle, id: Uuid, progress: &Progress) -
         sent,
         failed: u64::from(not_sent),
         errors,
+        errors_truncated,
     })
 }
 

@@ -3,10 +3,10 @@
 
 use serde_json::Value;
 
-use crate::domain::{Content, Invalid};
+use crate::domain::{Content, Header, Invalid};
 use crate::http::flask::Refusal;
 
-use super::contents::{self, Draft, Frame, HeaderDraft};
+use super::contents::{self, Draft, Frame, HeaderDraft, Press};
 use super::fields::{self, Fields};
 use super::kind::Kind;
 
@@ -48,6 +48,16 @@ pub(super) struct Own {
     pub body: String,
     /// Instead of the address of the common button.
     pub url: Option<String>,
+}
+
+impl Own {
+    /// The recipient's message.
+    pub fn within(&self, mut frame: Frame<Header>) -> Content {
+        if let (Press::Url { url, .. }, Some(own)) = (&mut frame.press, &self.url) {
+            url.clone_from(own);
+        }
+        frame.around(self.body.clone())
+    }
 }
 
 const NO_PHONES: &str = "Se requiere el campo 'phones' con un array de números telefónicos";

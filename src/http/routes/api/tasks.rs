@@ -222,6 +222,36 @@ mod tests {
     }
 
     #[test]
+    fn a_job_waits_runs_and_succeeds_if_anything_was_sent() {
+        use bulk::Status::*;
+        for (status, taken, sent, state) in [
+            (Pending, 0, 0, TaskState::Pending),
+            (Processing, 0, 0, TaskState::Pending),
+            (Processing, 2, 0, TaskState::Started),
+            (Paused, 2, 1, TaskState::Started),
+            (Completed, 2, 1, TaskState::Success),
+            (Completed, 2, 0, TaskState::Failure),
+            (Failed, 2, 1, TaskState::Failure),
+            (Cancelled, 2, 1, TaskState::Failure),
+        ] {
+            let progress = Progress {
+                status,
+                counts: bulk::Counts { sent, ..bulk::Counts::default() },
+                total: 2,
+                taken,
+                last: None,
+                errors_end: 0,
+                error: None,
+                updated_at: Timestamp(1),
+                started_at: None,
+                ended_at: None,
+                senders: Vec::new(),
+            };
+            assert_eq!(TaskState::of_job(&progress), state, "{status} {taken} {sent}");
+        }
+    }
+
+    #[test]
     fn a_task_is_complete_when_its_message_was_settled_for_the_last_time() {
         let history = |steps: &[(Status, u64)]| {
             settled_at(
