@@ -75,20 +75,46 @@ pub(super) struct Arguments {
 
 pub(super) struct InstanceActor;
 
+/// Leases whose attempts have not begun. Whoever waits for a transactional message waits for no bulk message that has
+/// not begun.
+#[derive(Default)]
+struct Ready {
+    transactional: VecDeque<Lease>,
+    bulk: VecDeque<Lease>,
+}
+
+impl Ready {
+    fn len(&self) -> usize {
+        self.transactional.len() + self.bulk.len()
+    }
+
+    fn push(&mut self, lease: Lease) {
+        match lease.id.class() {
+            Class::Transactional => self.transactional.push_back(lease),
+            Class::Bulk => self.bulk.push_back(lease),
+        }
+    }
+
+    /// The next to begin; a bulk message only when one may.
+    fn next(&mut self, bulk: bool) -> Option<Lease> {
+        self.transactional.pop_front().or_else(|| if bulk { self.bulk.pop_front() } else { None })
+    }
+}
+
 pub(super) struct State {
     me: ActorRef<Msg>,
     arguments: Arguments,
     provider: Arc<dyn Provider>,
     limiter: Limiter,
     workers: usize,
-    /// Of them, at most so many have bulk messages, leased or under way.
+    /// Of them, at most so many have bulk messages.
     bulk_workers: usize,
     /// Attempts under way.
     busy: usize,
-    /// Bulk messages that are leased, begun or not.
+    /// Of them, those of bulk messages.
     bulk: usize,
     /// Leased and not begun: what hides the time that leasing takes.
-    ready: VecDeque<Lease>,
+    ready: Ready,
     ahead: Ahead,
     connected: bool,
     /// A lease request is under way.
@@ -137,7 +163,7 @@ impl Actor for InstanceActor {
             bulk_workers: count(options.bulk_workers.min(workers)),
             busy: 0,
             bulk: 0,
-            ready: VecDeque::new(),
+            ready: Ready::default(),
             ahead: Ahead::default(),
             connected: false,
             leasing: false,
@@ -204,13 +230,13 @@ async fn forward_nudges(mut nudges: watch::Receiver<()>, waiting: Arc<AtomicBool
 }
 
 impl State {
-    /// Asks for as many messages as there are free workers and permits, if there is anything to ask for. No bulk
-    /// message is leased ahead: one that waits for its turn here waits behind at most one of them.
+    /// Asks for as many messages as there are free workers and permits, if there is anything to ask for.
     fn seek_work(&mut self) {
         if !self.connected || self.leasing || !self.hungry || self.draining.is_some() {
             return;
         }
-        let wanted = self.workers + self.ahead.extra(self.workers);
+        let extra = self.ahead.extra(self.workers);
+        let wanted = self.workers + extra;
         let free = wanted.saturating_sub(self.busy + self.ready.len());
         if free == 0 {
             return;
@@ -234,7 +260,7 @@ impl State {
         self.hungry = false;
         let (queue, number, me) = (self.arguments.queue.clone(), self.arguments.number, self.me.clone());
         let clock = self.arguments.clock;
-        let bulk_room = self.bulk_workers.saturating_sub(self.bulk);
+        let bulk_room = (self.bulk_workers + extra).saturating_sub(self.bulk + self.ready.bulk.len());
         tokio::spawn(async move {
             let asked = Instant::now();
             let leased = queue.lease(number, permits, bulk_room).await;
@@ -256,8 +282,7 @@ impl State {
                 // What was found suggests more; finding nothing means waiting for a nudge or for what is due.
                 self.hungry |= !leased.leases.is_empty();
                 self.limiter.spend(leased.leases.len());
-                self.bulk += leased.leases.iter().filter(|lease| lease.id.class() == Class::Bulk).count();
-                self.ready.extend(leased.leases);
+                leased.leases.into_iter().for_each(|lease| self.ready.push(lease));
                 if let Some(due) = leased.next_due {
                     self.wake_in(self.arguments.clock.until(due));
                 }
@@ -278,7 +303,7 @@ impl State {
             return self.give_back();
         }
         while self.busy < self.workers
-            && let Some(lease) = self.ready.pop_front()
+            && let Some(lease) = self.ready.next(self.bulk < self.bulk_workers)
         {
             self.attempt(lease);
         }
@@ -287,23 +312,15 @@ impl State {
     /// Returns what is ready and will not begin; it goes first when work is sought again.
     fn give_back(&mut self) {
         let now = self.arguments.clock.now();
-        while let Some(lease) = self.ready.pop_front() {
+        while let Some(lease) = self.ready.next(true) {
             self.postpone(lease, now);
         }
     }
 
     fn postpone(&mut self, lease: Lease, until: Timestamp) {
-        self.is_over(lease.id.class());
+        // Bulk messages that were not asked for, because there was no room, can be now.
+        self.hungry |= lease.id.class() == Class::Bulk;
         let _ = self.arguments.queue.postpone(lease, until);
-    }
-
-    /// A lease of this class is held no longer.
-    fn is_over(&mut self, class: Class) {
-        if class == Class::Bulk {
-            // Bulk messages that were not asked for, because there was no room, can be now.
-            self.hungry |= self.bulk >= self.bulk_workers;
-            self.bulk = self.bulk.saturating_sub(1);
-        }
     }
 
     fn attempt(&mut self, lease: Lease) {
@@ -314,8 +331,9 @@ impl State {
             let until = self.arguments.clock.now() + wait;
             return self.postpone(lease, until);
         }
-        self.busy += 1;
         let class = lease.id.class();
+        self.busy += 1;
+        self.bulk += usize::from(class == Class::Bulk);
         let span = tracing::info_span!("attempt", instance = %self.arguments.config.id, message_id = %lease.id, attempt = lease.attempt);
         let work = attempt(
             self.provider.clone(),
@@ -338,7 +356,10 @@ impl State {
 
     fn ended(&mut self, class: Class, failure: Option<&Failure>, took: Duration) {
         self.busy = self.busy.saturating_sub(1);
-        self.is_over(class);
+        if class == Class::Bulk {
+            self.bulk = self.bulk.saturating_sub(1);
+            self.hungry = true;
+        }
         self.ahead.sent(took);
         if let Some(failure) = failure {
             match failure.kind {

@@ -151,8 +151,10 @@ async fn an_unknown_outcome_holds_nothing_up_and_is_corrected_late() {
 #[tokio::test]
 async fn what_cannot_be_done_is_refused_at_once() {
     let world = World::with(Options { max_rows: 3, max_active: 1, ..Options::default() }).await;
-    let too_many = world.handle.create(job(), world.rows((0..4).map(phone))).await;
-    assert!(matches!(too_many, Err(Error::TooManyRows { limit: 3 })));
+    let mut list = world.handle.list_draft().unwrap();
+    (0..3).for_each(|n| list.push(&phone(n), None).unwrap());
+    assert!(matches!(list.push(&phone(3), None), Err(Error::TooManyRows { limit: 3 })));
+    drop(list);
     let id = world.create(job(), 1).await;
     let second = world.handle.create(job(), world.rows([phone(1)])).await;
     assert!(matches!(second, Err(Error::TooManyJobs { limit: 1 })));
