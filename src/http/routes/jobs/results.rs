@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use crate::bulk::{self, RowError, RowResult};
-use crate::domain::Invalid;
+use crate::bulk::{self, RowError, RowResult, RowStatus};
+use crate::domain::{Invalid, Status};
 use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JobName, QueryOf};
@@ -159,8 +159,8 @@ impl From<RowResult> for RowBody {
     fn from(row: RowResult) -> Self {
         Self {
             line: row.line,
+            status: word(&row),
             phone: row.phone,
-            status: row.status.as_str(),
             ambiguous: row.ambiguous,
             timestamp: row.at.map(|at| at.to_string()),
             provider_id: row.provider_id.map(|id| id.to_string()),
@@ -169,6 +169,15 @@ impl From<RowResult> for RowBody {
             device_id: row.device_id,
             instance_id: row.instance.map(|instance| instance.to_string()),
         }
+    }
+}
+
+/// Where a row stands, in the words of a job: its rows are no dead letters that somebody could redrive.
+fn word(row: &RowResult) -> &'static str {
+    match row.status {
+        RowStatus::Message(Status::DeadLetter) if row.ambiguous => Status::Ambiguous.as_str(),
+        RowStatus::Message(Status::DeadLetter) => Status::Failed.as_str(),
+        status => status.as_str(),
     }
 }
 
@@ -217,7 +226,7 @@ fn lines(rows: &[RowResult]) -> Bytes {
         let _ = writer.write_record([
             row.line.to_string(),
             harmless(&row.phone),
-            row.status.as_str().to_owned(),
+            word(row).to_owned(),
             row.ambiguous.to_string(),
             row.at.map(|at| at.to_string()).unwrap_or_default(),
             row.provider_id.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -243,11 +252,9 @@ fn harmless(cell: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bulk::RowStatus;
 
-    #[test]
-    fn cells_that_would_run_are_defused() {
-        let row = |phone: &str, error: Option<&str>| RowResult {
+    fn row(phone: &str, error: Option<&str>) -> RowResult {
+        RowResult {
             row: 0,
             line: 2,
             phone: phone.to_owned(),
@@ -259,7 +266,19 @@ mod tests {
             code: None,
             device_id: None,
             instance: None,
-        };
+        }
+    }
+
+    #[test]
+    fn what_was_given_up_is_failed_or_ambiguous() {
+        let given_up = RowResult { status: RowStatus::Message(Status::DeadLetter), ..row("1", None) };
+        assert_eq!(word(&given_up), "failed");
+        assert_eq!(word(&RowResult { ambiguous: true, ..given_up }), "ambiguous");
+        assert_eq!(word(&row("1", None)), "invalid");
+    }
+
+    #[test]
+    fn cells_that_would_run_are_defused() {
         let rows = [row("+51123123123", None), row("=cmd|' /C calc'!A0", Some("a \"b\", c"))];
         let text = String::from_utf8(lines(&rows).to_vec()).unwrap();
         assert_eq!(
