@@ -35,7 +35,7 @@ pub enum Msg {
     /// From its nudge forwarder: there may be work.
     Nudged,
     /// From its own lease request: work, or why there is none, and how long that took.
-    Leased(Result<Leased, queue::Error>, Duration),
+    Leased(Offer, Duration),
     /// From an attempt's task: a worker is free, after so long on a message of this class. With the failure, when
     /// there was one.
     Ended(Class, Option<Failure>, Duration),
@@ -74,6 +74,30 @@ pub(super) struct Arguments {
 }
 
 pub(super) struct InstanceActor;
+
+/// Leases on their way to the actor. An actor that ends drops its mailbox: what was in it has not begun and may go again
+/// at once.
+pub struct Offer {
+    leased: Option<Result<Leased, queue::Error>>,
+    queue: queue::Handle,
+    clock: Clock,
+}
+
+impl Offer {
+    fn take(mut self) -> Result<Leased, queue::Error> {
+        self.leased.take().unwrap_or_else(|| Ok(Leased::default()))
+    }
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        if let Some(Ok(unwanted)) = self.leased.take() {
+            for lease in unwanted.leases {
+                let _ = self.queue.postpone(lease, self.clock.now());
+            }
+        }
+    }
+}
 
 /// Leases whose attempts have not begun. Whoever waits for a transactional message waits for no bulk message that has
 /// not begun.
@@ -191,7 +215,7 @@ impl Actor for InstanceActor {
                 state.hungry = true;
                 state.seek_work();
             }
-            Msg::Leased(leased, took) => state.leased(leased, took),
+            Msg::Leased(offer, took) => state.leased(offer.take(), took),
             Msg::Ended(class, failure, took) => state.ended(class, failure.as_ref(), took),
             Msg::Wake => {
                 state.hungry = true;
@@ -263,14 +287,8 @@ impl State {
         let bulk_room = (self.bulk_workers + extra).saturating_sub(self.bulk + self.ready.bulk.len());
         tokio::spawn(async move {
             let asked = Instant::now();
-            let leased = queue.lease(number, permits, bulk_room).await;
-            let answer = Msg::Leased(leased, asked.elapsed());
-            // The actor ended meanwhile: nothing began, so all of it may go again at once.
-            if let Err(ractor::MessagingErr::SendErr(Msg::Leased(Ok(unwanted), _))) = me.cast(answer) {
-                for lease in unwanted.leases {
-                    let _ = queue.postpone(lease, clock.now());
-                }
-            }
+            let leased = Some(queue.lease(number, permits, bulk_room).await);
+            let _ = me.cast(Msg::Leased(Offer { leased, queue, clock }, asked.elapsed()));
         });
     }
 
