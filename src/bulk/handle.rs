@@ -79,7 +79,7 @@ impl Handle {
     /// # Errors
     ///
     /// [`Error::NoDevices`] when no instance is named and none is connected; too many rows or jobs; a named instance
-    /// that does not exist; a message that its instances would refuse.
+    /// that does not exist. Whether the instances would take the messages is for the caller to ask before.
     pub async fn create(&self, job: NewJob, rows: Draft) -> Result<JobView, Error> {
         let id = job.id;
         self.slot.call(|reply| Msg::Create(Box::new(job), rows, reply)).await??;
