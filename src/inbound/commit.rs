@@ -26,6 +26,8 @@ pub(super) enum Part {
         instance: InstanceNumber,
         name: InstanceId,
         message: Box<InboundMessage>,
+        /// Whether the account's secret vouches for it.
+        signed: bool,
     },
     /// A fact about a message that was sent, and what the ledger made of it; `None` when it was not asked.
     Status {
@@ -36,6 +38,7 @@ pub(super) enum Part {
     Change {
         instance: InstanceNumber,
         change: Change,
+        signed: bool,
     },
 }
 
@@ -96,16 +99,16 @@ impl Book<'_, '_> {
         let (instance, digest) = match part {
             Part::Message { instance, message, .. } => (*instance, seen::of_message(&message.id)),
             Part::Status { instance, status, .. } => (*instance, seen::of_status(status)),
-            Part::Change { instance, change } => (*instance, seen::of_change(change)),
+            Part::Change { instance, change, .. } => (*instance, seen::of_change(change)),
         };
         if !seen::first_time(self.tx, instance, &digest, self.now)? {
             self.taken.duplicates += 1;
             return Ok(());
         }
         match part {
-            Part::Message { name, message, .. } => self.message(instance, name, message),
+            Part::Message { name, message, signed, .. } => self.message(instance, name, message, *signed),
             Part::Status { status, recorded, .. } => self.status(instance, status, *recorded),
-            Part::Change { change, .. } => self.change(instance, change),
+            Part::Change { change, signed, .. } => self.change(instance, change, *signed),
         }
     }
 
@@ -114,6 +117,7 @@ impl Book<'_, '_> {
         instance: InstanceNumber,
         name: &InstanceId,
         message: &InboundMessage,
+        signed: bool,
     ) -> Result<(), Error> {
         self.tell(instance, "message", super::message_event::data(message, name)?)?;
         if let Some(media) = message.media() {
@@ -131,7 +135,7 @@ impl Book<'_, '_> {
         } else {
             self.fresh.messages.insert(message.id.clone());
         }
-        if let Some(wish) = self.keywords.wish_of(message) {
+        if let Some(wish) = self.keywords.wish_of(message).filter(|wish| may(*wish, signed)) {
             let names: Vec<_> = message.sender.identity.recipients().collect();
             opting::carry_out(self.tx, instance, &names, (wish, Why::Keyword), self.now)?;
         }
@@ -160,13 +164,15 @@ impl Book<'_, '_> {
         }
     }
 
-    fn change(&mut self, instance: InstanceNumber, change: &Change) -> Result<(), Error> {
+    fn change(&mut self, instance: InstanceNumber, change: &Change, signed: bool) -> Result<(), Error> {
         self.fresh.others = true;
         self.tell(instance, change.kind, change.data())?;
         for preference in change.preferences() {
             let names: Vec<_> = preference.who.recipients().collect();
             let wish = if preference.stop { Wish::Out } else { Wish::In };
-            opting::carry_out(self.tx, instance, &names, (wish, Why::Preference), self.now)?;
+            if may(wish, signed) {
+                opting::carry_out(self.tx, instance, &names, (wish, Why::Preference), self.now)?;
+            }
         }
         Ok(())
     }
@@ -176,6 +182,12 @@ impl Book<'_, '_> {
         self.taken.events += 1;
         Ok(())
     }
+}
+
+/// Whether a wish counts. The list is the whole node's: anybody could say something to an account without a secret, so
+/// there a wish to be left alone counts, and a wish to be written to again does not.
+fn may(wish: Wish, signed: bool) -> bool {
+    signed || wish == Wish::Out
 }
 
 /// The status as the ledger takes it.

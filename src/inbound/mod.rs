@@ -7,6 +7,7 @@
 
 mod cloud_webhook;
 mod commit;
+mod doorman;
 mod frames;
 mod kept;
 mod keywords;
@@ -25,6 +26,7 @@ use crate::queue;
 use crate::relay::Intake;
 use crate::store::{self, Store};
 
+use doorman::Doorman;
 use keywords::Keywords;
 
 pub use cloud_webhook::verify;
@@ -66,7 +68,7 @@ pub struct Received {
     pub statuses: usize,
     /// Everything that became an event here: messages, news of the account, facts that the ledger does not tell.
     pub events: usize,
-    /// Parts that were delivered before.
+    /// Parts that told nothing new, most often because they were delivered before.
     pub duplicates: usize,
     /// Parts that made no sense or concern no instance; the body was kept.
     pub odd: usize,
@@ -81,6 +83,7 @@ pub struct Handle {
     metrics: Metrics,
     relay: Intake,
     keywords: Arc<Keywords>,
+    doorman: Doorman,
 }
 
 impl Handle {
@@ -92,7 +95,15 @@ impl Handle {
         relay: Intake,
         options: &Options,
     ) -> Self {
-        Self { queue, store, clock, metrics, relay, keywords: Arc::new(Keywords::new(options)) }
+        Self {
+            queue,
+            store,
+            clock,
+            metrics,
+            relay,
+            keywords: Arc::new(Keywords::new(options)),
+            doorman: Doorman::new(),
+        }
     }
 }
 

@@ -92,11 +92,14 @@ impl World {
     fn take(&mut self, body: &[u8]) -> Taken {
         self.clock += 1;
         let parts = parse_webhook(body).unwrap().into_iter().map(|update| match update {
-            Update::Message(received) => {
-                Part::Message { instance: SHOP, name: name(), message: Box::new(received.message) }
-            }
+            Update::Message(received) => Part::Message {
+                instance: SHOP,
+                name: name(),
+                message: Box::new(received.message),
+                signed: true,
+            },
             Update::Status(status) => Part::Status { instance: SHOP, status, recorded: self.recorded },
-            Update::Change(change) => Part::Change { instance: SHOP, change },
+            Update::Change(change) => Part::Change { instance: SHOP, change, signed: true },
             Update::Malformed(reason) => panic!("{reason}"),
         });
         let delivery = Delivery {
