@@ -1,11 +1,14 @@
 //! One connection to the peer, and what counts as a sign that it read a frame.
 //!
 //! The protocol has no acknowledgement of its own, and a socket accepts bytes that nobody will ever read. So every
-//! frame is followed by a ping: WebSocket peers handle what they get in order (RFC 6455 §5.5.2, §5.5.3), and so the
-//! pong says that the frame before it was read. Consumers that answer no pings get a close instead, whose answer
-//! (§5.5.1) says the same; for them, every frame has a connection of its own. A peer that closes by itself,
-//! normally, after the first frame of a connection is one that takes a frame a connection, and it counts too. Any
-//! other end of a connection says nothing, and the frame is pushed again.
+//! connection is greeted with a ping before it gets a frame, and every frame is followed by one: WebSocket peers handle
+//! what they get in order (RFC 6455 §5.5.2, §5.5.3), so a pong says that what went before it was read. A peer that
+//! turns callers away closes before it answers the greeting, and gets no frame.
+//!
+//! Consumers that answer no pings get a close behind each frame instead, with a code of ours that its answer repeats
+//! (§5.5.1); a close that they begin by themselves has another one. For them, every frame has a connection of its own.
+//! A peer that answered the greeting and closes normally after the first frame is one that takes a frame a connection,
+//! and that counts too. Any other end of a connection says nothing, and the frame is pushed again.
 
 use std::time::Duration;
 
@@ -27,6 +30,9 @@ use super::Error;
 
 /// The largest frame that the peer may send. It has nothing to say, so what it says is read and thrown away.
 const LARGEST_ANSWER: usize = 1 << 20;
+
+/// Our own close, told from one that the peer began; 4000 to 4999 are for applications (RFC 6455 §7.4.2).
+const GOODBYE: CloseCode = CloseCode::Library(4000);
 
 /// Where the peer is. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -58,6 +64,13 @@ pub(super) enum Trouble {
 pub(super) struct Line {
     socket: WebSocketStream<Upgraded>,
     pings: u64,
+}
+
+/// What the peer says to a ping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Pong,
+    Closed,
 }
 
 /// How a frame was read.
@@ -137,33 +150,48 @@ impl Line {
         deadline: Instant,
     ) -> Result<Read, Trouble> {
         let first = self.pings == 0;
+        // Two thirds of the time are left for the other question.
+        let greeted = pings && (!first || self.ping(deadline, 3).await? == Some(Answer::Pong));
         self.send(Message::text(text), deadline).await?;
-        if pings {
-            self.pings += 1;
-            let payload = Bytes::copy_from_slice(&self.pings.to_be_bytes());
-            self.send(Message::Ping(payload.clone()), deadline).await?;
-            // A third of the time is left for the other question.
-            let patience = deadline.saturating_duration_since(Instant::now()) * 2 / 3;
-            match timeout_at(Instant::now() + patience, self.pong(&payload, first)).await {
-                Ok(Ok(true)) => return Ok(Read::GoOn(self)),
-                Ok(Ok(false)) => return Ok(Read::Closed),
-                Ok(Err(trouble)) => return Err(trouble),
-                Err(_) => {}
+        if greeted {
+            match self.ping(deadline, 2).await? {
+                Some(Answer::Pong) => return Ok(Read::GoOn(self)),
+                Some(Answer::Closed) if first => return Ok(Read::Closed),
+                // One that was idle may have been closed before the frame reached the peer.
+                Some(Answer::Closed) => return Err(Trouble::Broken),
+                None => {}
             }
         }
         self.close(deadline).await?;
         Ok(Read::NoPings)
     }
 
+    /// Asks whether the peer has read everything so far, for a `share`th of the time that is left; `None` when it does
+    /// not say. A greeting that is answered by a close is trouble.
+    async fn ping(&mut self, deadline: Instant, share: u32) -> Result<Option<Answer>, Trouble> {
+        let greeting = self.pings == 0;
+        self.pings += 1;
+        let payload = Bytes::copy_from_slice(&self.pings.to_be_bytes());
+        self.send(Message::Ping(payload.clone()), deadline).await?;
+        let patience = deadline.saturating_duration_since(Instant::now()) / share;
+        match timeout_at(Instant::now() + patience, self.answer(&payload)).await {
+            Ok(Ok(Answer::Closed)) if greeting => Err(Trouble::Closed(CloseCode::Normal)),
+            Ok(answer) => answer.map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+
     /// Ends the connection; `Ok` when the peer answered, and so has read everything that went before.
     pub async fn close(&mut self, deadline: Instant) -> Result<(), Trouble> {
-        let goodbye = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+        let goodbye = CloseFrame { code: GOODBYE, reason: "".into() };
         self.send(Message::Close(Some(goodbye)), deadline).await?;
         loop {
             match timeout_at(deadline, self.socket.next()).await {
                 Err(_) => return Err(Trouble::Silent),
-                // RFC 6455 §5.5.1: the answer to a close repeats its code, typically; an empty one is one too.
-                Ok(Some(Ok(Message::Close(answer)))) => return normal(answer),
+                Ok(Some(Ok(Message::Close(Some(answer))))) if answer.code == GOODBYE => return Ok(()),
+                Ok(Some(Ok(Message::Close(other)))) => {
+                    return Err(Trouble::Closed(other.map_or(CloseCode::Status, |other| other.code)));
+                }
                 Ok(Some(Ok(_))) => {}
                 Ok(Some(Err(_)) | None) => return Err(Trouble::Broken),
             }
@@ -187,16 +215,12 @@ impl Line {
         }
     }
 
-    /// Waits for the pong. `Ok(false)`: the peer closed after its `first` frame, as it should.
-    async fn pong(&mut self, payload: &Bytes, first: bool) -> Result<bool, Trouble> {
+    /// Waits for the pong, or for a normal close.
+    async fn answer(&mut self, payload: &Bytes) -> Result<Answer, Trouble> {
         while let Some(message) = self.socket.next().await {
             match message {
-                Ok(Message::Pong(answer)) if answer == *payload => return Ok(true),
-                Ok(Message::Close(frame)) => {
-                    normal(frame)?;
-                    // One that was idle may have been closed before the frame reached the peer.
-                    return if first { Ok(false) } else { Err(Trouble::Broken) };
-                }
+                Ok(Message::Pong(answer)) if answer == *payload => return Ok(Answer::Pong),
+                Ok(Message::Close(frame)) => return normal(frame).map(|()| Answer::Closed),
                 Ok(_) => {}
                 Err(_) => return Err(Trouble::Broken),
             }

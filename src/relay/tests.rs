@@ -41,6 +41,8 @@ enum Manners {
     NoPongs,
     /// Closes because it goes away, before it reads anything.
     GoingAway,
+    /// Turns everybody away before it reads anything, as if all were well.
+    TurningAway,
 }
 
 /// A server on a port of its own.
@@ -89,8 +91,9 @@ impl Server {
 
 async fn serve(stream: TcpStream, manners: Manners, frames: mpsc::UnboundedSender<String>) {
     let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
-    if manners == Manners::GoingAway {
-        let frame = CloseFrame { code: CloseCode::Away, reason: "".into() };
+    if matches!(manners, Manners::GoingAway | Manners::TurningAway) {
+        let code = if manners == Manners::GoingAway { CloseCode::Away } else { CloseCode::Normal };
+        let frame = CloseFrame { code, reason: "".into() };
         let _ = socket.close(Some(frame)).await;
         while let Some(Ok(_)) = socket.next().await {}
         return;
@@ -352,23 +355,29 @@ async fn a_server_that_answers_no_pings_is_asked_by_a_close() {
 }
 
 #[tokio::test]
-async fn a_server_that_goes_away_has_read_nothing() {
-    let server = Server::start(Manners::GoingAway).await;
-    let address = server.address;
-    let bench = Bench::toward(address);
-    let relay = bench.start().await;
-    relay.push(&bench, webhook("1", "a")).await.unwrap();
-    let look = async {
-        while *server.connections.lock().await < 2 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+async fn a_server_that_closes_at_once_has_read_nothing_whatever_it_says() {
+    for manners in [Manners::GoingAway, Manners::TurningAway] {
+        let server = Server::start(manners).await;
+        let address = server.address;
+        let bench = Bench::toward(address);
+        let relay = bench.start().await;
+        for text in ["a", "b", "c"] {
+            relay.push(&bench, webhook("1", text)).await.unwrap();
         }
-    };
-    tokio::time::timeout(PATIENCE, look).await.expect("it was not tried again");
-    assert_eq!(relay.handle.waiting().unwrap(), 1);
-    server.stop().await;
-    let mut server = Server::at(address, Manners::Good).await;
-    assert_eq!(body(&server.frame().await), "a");
-    relay.stop().await;
+        let look = async {
+            while *server.connections.lock().await < 5 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, look).await.expect("it was not tried again");
+        assert_eq!(relay.handle.waiting().unwrap(), 3, "{manners:?}");
+        server.stop().await;
+        let mut server = Server::at(address, Manners::Good).await;
+        for text in ["a", "b", "c"] {
+            assert_eq!(body(&server.frame().await), text);
+        }
+        relay.stop().await;
+    }
 }
 
 #[tokio::test]
