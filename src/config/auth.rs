@@ -2,8 +2,8 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use rand::TryRngCore as _;
-use rand::rngs::OsRng;
+use rand::TryRng as _;
+use rand::rngs::SysRng;
 
 use crate::domain::{ErrorKind, Secret};
 use crate::store::{self, Folder};
@@ -78,7 +78,7 @@ pub fn resolve_api_key(auth: &Auth, folder: &Folder) -> Result<ResolvedKey, Erro
 /// 43 URL-safe characters.
 fn generate() -> Result<Secret, Error> {
     let mut bytes = [0; KEY_BYTES];
-    OsRng.try_fill_bytes(&mut bytes).map_err(|cause| Error::Random(cause.to_string()))?;
+    SysRng.try_fill_bytes(&mut bytes).map_err(|cause| Error::Random(cause.to_string()))?;
     Ok(Secret::new(URL_SAFE_NO_PAD.encode(bytes)))
 }
 
