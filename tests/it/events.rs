@@ -6,8 +6,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use relevo::domain::{InstanceNumber, Timestamp};
 use relevo::events::{self, Event, Keep};
-use relevo::metrics::Metrics;
-use relevo::store::{Folder, Store, Tx};
+use relevo::store::Tx;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::net::{TcpSocket, TcpStream};
@@ -26,21 +25,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// `KEY` in base64url.
 const KEY_PROTOCOL: &str = "relevo.key.dGVzdC1rZXktb2YtdGhlLW5vZGU";
-
-/// Changes the store of a node that does not run.
-async fn at_rest(
-    world: &mut World,
-    change: impl FnOnce(&mut Tx) -> Result<(), relevo::store::Error> + Send + 'static,
-) {
-    world.stop_node().await;
-    let folder = Folder::open(&world.settings.data_dir).unwrap();
-    let (store, closing) = Store::open(&folder, &world.settings.store, Metrics::default()).unwrap();
-    store.write(change).await.unwrap();
-    drop(store);
-    tokio::task::spawn_blocking(move || closing.wait()).await.unwrap();
-    drop(folder);
-    world.start_node().await;
-}
 
 /// Events of kind `raw` that hold these numbers, and so many letters each.
 fn raws(
@@ -157,7 +141,7 @@ fn numbers(page: &Answer) -> Vec<u64> {
 #[tokio::test]
 async fn pages_lead_through_everything_once() {
     let mut world = World::new().await;
-    at_rest(&mut world, raws(1..=25, 10)).await;
+    world.at_rest(raws(1..=25, 10)).await;
     for path in ["/instances/shop/events", "/events"] {
         let (mut after, mut found) = (String::new(), Vec::new());
         loop {
@@ -208,7 +192,7 @@ async fn a_wrong_place_or_filter_is_refused_where_it_is() {
 #[tokio::test]
 async fn server_sent_events_resume_where_they_stopped() {
     let mut world = World::new().await;
-    at_rest(&mut world, raws(1..=9, 10)).await;
+    world.at_rest(raws(1..=9, 10)).await;
     for path in ["/instances/shop/events", "/instances/shop/events/stream", "/events", "/events/stream"] {
         let mut first = Sse::open(&world, &format!("{path}?types=raw&after="), None).await;
         let mut last = None;
@@ -305,7 +289,7 @@ async fn a_socket_that_takes_nothing_is_let_go_and_holds_nobody_back() {
         settings.http.stream_patience = Duration::from_millis(300);
     })
     .await;
-    at_rest(&mut world, raws(1..=40, 500_000)).await;
+    world.at_rest(raws(1..=40, 500_000)).await;
     let path = "/instances/shop/ws?types=raw&after=";
     let mut slow = socket(&world, path).await;
     let mut quick = socket(&world, path).await;
@@ -345,7 +329,7 @@ async fn an_event_source_that_takes_nothing_is_cut_off() {
         settings.http.stream_patience = Duration::from_millis(300);
     })
     .await;
-    at_rest(&mut world, raws(1..=40, 500_000)).await;
+    world.at_rest(raws(1..=40, 500_000)).await;
     let path = "/instances/shop/events/stream?types=raw&after=";
     let slow = Sse::open(&world, path, None).await;
     assert_eq!(world.get(path).await.status, 503);
@@ -388,12 +372,13 @@ async fn every_reader_is_told_what_it_missed() {
     let before = world.get("/instances/shop/events?limit=1000").await.body["next"].clone();
     let all_before = world.get("/events?limit=1000").await.body["next"].clone();
     let (before, all_before) = (before.as_str().unwrap(), all_before.as_str().unwrap());
-    at_rest(&mut world, |tx| {
-        raws(1..=30, 10)(tx)?;
-        let keep = Keep { since: Timestamp(u64::MAX), bytes: u64::MAX };
-        events::trim(tx, SHOP, &keep, 1000).map(drop)
-    })
-    .await;
+    world
+        .at_rest(|tx| {
+            raws(1..=30, 10)(tx)?;
+            let keep = Keep { since: Timestamp(u64::MAX), bytes: u64::MAX };
+            events::trim(tx, SHOP, &keep, 1000).map(drop)
+        })
+        .await;
     let from = before.parse::<u64>().unwrap() + 1;
     let is_gap = |data: &Value| {
         let number = |name: &str| data[name].as_u64().unwrap();

@@ -2,15 +2,12 @@
 
 use std::time::Duration;
 
-use hmac::{Hmac, KeyInit, Mac};
 use reqwest::Method;
 use serde_json::{Value, json};
-use sha2::Sha256;
 
+use crate::meta::{ANA, counted, deliver, deliver_to, number_of, signature, text, webhook, write};
 use crate::receiver::Receiver;
-use crate::support::{APP_SECRET, Answer, World, eventually};
-
-const ANA: &str = "573001234567";
+use crate::support::{Answer, World, eventually};
 
 /// An instance `shop` whose every event goes to a receiver.
 async fn shop() -> (World, Receiver) {
@@ -19,60 +16,6 @@ async fn shop() -> (World, Receiver) {
     let set = world.post("/instances/shop/webhook", json!({ "url": receiver.url() })).await;
     assert_eq!(set.status, 200, "{set:?}");
     (world, receiver)
-}
-
-fn number_of(world: &World, instance: &str) -> String {
-    world.instance(instance)["cloud_api"]["phone_number_id"].as_str().unwrap().to_owned()
-}
-
-/// A webhook about an instance's number.
-fn webhook(world: &World, instance: &str, field: &str, mut value: Value) -> Vec<u8> {
-    value["messaging_product"] = json!("whatsapp");
-    value["metadata"] =
-        json!({ "display_phone_number": "15550001111", "phone_number_id": number_of(world, instance) });
-    let change = json!({ "field": field, "value": value });
-    let entry = json!([{ "id": "WABA", "time": 1_763_800_000, "changes": [change] }]);
-    json!({ "object": "whatsapp_business_account", "entry": entry }).to_string().into_bytes()
-}
-
-fn text(id: &str, body: &str) -> Value {
-    json!({ "id": id, "from": ANA, "timestamp": "1763800000", "type": "text", "text": { "body": body } })
-}
-
-fn signature(body: &[u8]) -> String {
-    let mut mac = Hmac::<Sha256>::new_from_slice(APP_SECRET.as_bytes()).unwrap();
-    mac.update(body);
-    let hex: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256={hex}")
-}
-
-async fn deliver_to(world: &World, path: &str, body: Vec<u8>, signature: &str) -> Answer {
-    let request = world.request(Method::POST, path).header("X-Hub-Signature-256", signature);
-    Answer::of(request.body(body)).await
-}
-
-/// Delivers as Meta does, and is taken.
-async fn deliver(world: &World, body: Vec<u8>) {
-    let signature = signature(&body);
-    let answer = deliver_to(world, "/webhook", body, &signature).await;
-    let documented = json!({ "success": true, "message": "Webhook enviado al WebSocket" });
-    assert_eq!((answer.status.as_u16(), answer.body), (200, documented));
-}
-
-/// A user writes through the sandbox; tells the message's id.
-async fn write(world: &World, mut message: Value) -> String {
-    message["from"] = json!(ANA);
-    message["name"] = json!("Ana");
-    message["phone_number_id"] = json!(number_of(world, "shop"));
-    let written = world.control(Method::POST, "/_sandbox/inbound", Some(message)).await;
-    assert!(written.status.is_success(), "{written:?}");
-    written.body["wamid"].as_str().unwrap().to_owned()
-}
-
-async fn counted(world: &World, kind: &str) -> u64 {
-    let metrics = world.get("/metrics").await.body.as_str().unwrap().to_owned();
-    let line = format!("relevo_inbound_total{{kind=\"{kind}\"}} ");
-    metrics.lines().find_map(|found| found.strip_prefix(&line)).map_or(0, |count| count.parse().unwrap())
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
     reason = "tests may"
 )]
 
+mod meta;
 mod receiver;
 mod support;
 
@@ -23,4 +24,5 @@ mod messages;
 mod numbers;
 mod operator;
 mod relay;
+mod way_back;
 mod webhooks;

@@ -17,14 +17,14 @@ use crate::support::{Answer, World, eventually};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The documented consumer: a plain server that reads frames on any path and never answers.
-struct Consumer {
-    address: SocketAddr,
+pub struct Consumer {
+    pub address: SocketAddr,
     frames: mpsc::UnboundedReceiver<String>,
     serving: JoinHandle<()>,
 }
 
 impl Consumer {
-    async fn at(address: SocketAddr) -> Self {
+    pub async fn at(address: SocketAddr) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, frames) = mpsc::unbounded_channel();
@@ -45,16 +45,16 @@ impl Consumer {
         Self { address, frames, serving }
     }
 
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         Self::at("127.0.0.1:0".parse().unwrap()).await
     }
 
-    async fn frame(&mut self) -> Value {
+    pub async fn frame(&mut self) -> Value {
         let text = tokio::time::timeout(PATIENCE, self.frames.recv()).await.expect("no frame came").unwrap();
         serde_json::from_str(&text).unwrap()
     }
 
-    async fn stop(self) {
+    pub async fn stop(self) {
         self.serving.abort();
         let _ = self.serving.await;
     }

@@ -7,7 +7,9 @@ use relevo::app::Node;
 use relevo::clock::Clock;
 use relevo::config::{self, Settings};
 use relevo::domain::Secret;
+use relevo::metrics::Metrics;
 use relevo::sandbox::{self, Sandbox};
+use relevo::store::{Folder, Store, Tx};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -137,6 +139,21 @@ impl World {
     pub async fn start_node(&mut self) {
         self.node = Running::start(self.settings.clone()).await;
         self.aim_webhook().await;
+    }
+
+    /// Changes the store while the node does not run.
+    pub async fn at_rest(
+        &mut self,
+        change: impl FnOnce(&mut Tx) -> Result<(), relevo::store::Error> + Send + 'static,
+    ) {
+        self.stop_node().await;
+        let folder = Folder::open(&self.settings.data_dir).unwrap();
+        let (store, closing) = Store::open(&folder, &self.settings.store, Metrics::default()).unwrap();
+        store.write(change).await.unwrap();
+        drop(store);
+        tokio::task::spawn_blocking(move || closing.wait()).await.unwrap();
+        drop(folder);
+        self.start_node().await;
     }
 
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {

@@ -1,0 +1,234 @@
+//! What the way back promises, asked from outside: nothing of a delivery is half done, nobody is believed without a
+//! reason, and a reader in trouble is alone in it.
+
+mod relay;
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use relevo::domain::{InstanceNumber, Timestamp};
+use relevo::events::{self, Keep};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use crate::meta::{ANA, counted, deliver, deliver_to, offer, signature, status, text, webhook, write};
+use crate::receiver::Receiver;
+use crate::support::{Answer, World, eventually};
+
+/// What the log of `shop` holds of a kind.
+async fn logged(world: &World, kind: &str) -> Vec<Value> {
+    let page = world.get(&format!("/instances/shop/events?limit=1000&types={kind}")).await;
+    assert_eq!((page.status.as_u16(), &page.body["more"]), (200, &json!(false)), "{page:?}");
+    page.body["data"].as_array().unwrap().clone()
+}
+
+/// Whether Ana is on the list of those who must not be written to unasked.
+async fn is_suppressed(world: &World) -> bool {
+    let entry = world.get(&format!("/suppressions/{ANA}")).await;
+    assert!(matches!(entry.status.as_u16(), 200 | 404), "{entry:?}");
+    entry.status == 200
+}
+
+/// Messages to `shop`.
+fn messages(world: &World, messages: &Value) -> Vec<u8> {
+    webhook(world, "shop", "messages", json!({ "messages": messages }))
+}
+
+async fn offer_unsigned(world: &World, body: Vec<u8>) -> Answer {
+    Answer::of(world.request(Method::POST, "/webhook").body(body)).await
+}
+
+#[tokio::test]
+async fn a_full_disk_takes_nothing_of_a_delivery_and_all_of_it_afterwards() {
+    let mut world = World::new().await;
+    let value = json!({
+        "messages": [text("wamid.1", "BAJA"), text("wamid.2", "Hola"), { "type": "text" }],
+        "statuses": [status("wamid.of-another-system", "played")],
+    });
+    let body = webhook(&world, "shop", "messages", value);
+    world.settings.store.min_free_space = u64::MAX / 2;
+    world.restart_node().await;
+    eventually("the disk to be found full", async || {
+        let sent = world.queue("/messages/text", json!({ "phone": ANA, "message": "Hola" })).await;
+        if sent.status == 503 { Ok(()) } else { Err(sent) }
+    })
+    .await;
+    let refused = offer(&world, body.clone()).await;
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert_eq!((counted(&world, "refused").await, counted(&world, "event").await), (1, 0));
+    for kind in ["message", "receipt", "opt_out"] {
+        assert_eq!(logged(&world, kind).await, [Value::Null; 0]);
+    }
+    assert_eq!(world.get("/webhook/kept").await.body["data"], json!([]));
+    assert!(!is_suppressed(&world).await);
+
+    world.settings.store.min_free_space = 0;
+    world.restart_node().await;
+    deliver(&world, body).await;
+    assert_eq!((logged(&world, "message").await.len(), logged(&world, "opt_out").await.len()), (2, 1));
+    assert_eq!(logged(&world, "receipt").await[0]["data"]["status"], "played");
+    assert_eq!(world.get("/webhook/kept").await.body["data"].as_array().unwrap().len(), 1);
+    assert!(is_suppressed(&world).await);
+    assert_eq!((counted(&world, "event").await, counted(&world, "duplicate").await), (3, 0));
+}
+
+#[tokio::test]
+async fn statuses_that_come_again_are_counted_as_duplicates_whoever_sent_the_message() {
+    let world = World::new().await;
+    let sent = world.queue("/messages/text", json!({ "phone": ANA, "message": "Hola" })).await;
+    let view = world.until_status(&sent.id(), &["read"]).await;
+    let ours = view["provider_message_id"].as_str().unwrap();
+    let body = |id: &str| {
+        let facts = json!({ "statuses": [status(id, "delivered"), status(id, "read")] });
+        webhook(&world, "shop", "messages", facts)
+    };
+    deliver(&world, body("wamid.of-another-system")).await;
+    let (events, duplicates) = (counted(&world, "event").await, counted(&world, "duplicate").await);
+    let told = logged(&world, "receipt").await;
+    for _ in 0..3 {
+        deliver(&world, body(ours)).await;
+        deliver(&world, body("wamid.of-another-system")).await;
+    }
+    assert_eq!(counted(&world, "duplicate").await - duplicates, 12);
+    assert_eq!((counted(&world, "event").await, logged(&world, "receipt").await), (events, told));
+}
+
+#[tokio::test]
+async fn what_is_forged_is_refused_whatever_its_size_and_leaves_nothing() {
+    let world = World::new().await;
+    for (n, size) in [10, 100_000, 3_000_000].into_iter().enumerate() {
+        let body = messages(&world, &json!([text(&format!("wamid.{n}"), &"x".repeat(size))]));
+        let unsigned = offer_unsigned(&world, body.clone()).await;
+        let of_another = signature(b"another body");
+        let forged = deliver_to(&world, "/webhook", body.clone(), &of_another).await;
+        assert_eq!((unsigned.status.as_u16(), forged.status.as_u16()), (403, 403), "{size}");
+        let own_address =
+            deliver_to(&world, "/instances/shop/cloud-webhook", body.clone(), &of_another).await;
+        assert_eq!(own_address.status, 403);
+        assert_eq!(logged(&world, "message").await.len(), n, "{size}");
+        deliver(&world, body).await;
+    }
+    assert_eq!((counted(&world, "forged").await, counted(&world, "event").await), (9, 3));
+    assert_eq!(world.get("/webhook/kept").await.body["data"], json!([]));
+}
+
+#[tokio::test]
+async fn nobody_speaks_for_a_user_through_an_instance_without_a_secret() {
+    let world = World::new().await;
+    let mut open = world.instance("open");
+    open["cloud_api"].as_object_mut().unwrap().remove("app_secret");
+    assert_eq!(world.post("/instances", open).await.status, 201);
+    let says = |instance: &str, id: &str, word: &str| {
+        webhook(&world, instance, "messages", json!({ "messages": [text(id, word)] }))
+    };
+    assert_eq!(offer_unsigned(&world, says("open", "wamid.1", "BAJA")).await.status, 200);
+    assert!(is_suppressed(&world).await, "a wish to be left alone needs no proof");
+    assert_eq!(offer_unsigned(&world, says("open", "wamid.2", "ALTA")).await.status, 200);
+    assert!(is_suppressed(&world).await, "anybody could have posted it");
+    let resume = json!([{ "wa_id": ANA, "category": "marketing_messages", "value": "resume" }]);
+    let preference = webhook(&world, "open", "user_preferences", json!({ "user_preferences": resume }));
+    assert_eq!(offer_unsigned(&world, preference).await.status, 200);
+    assert!(is_suppressed(&world).await, "anybody could have posted it");
+    deliver(&world, says("shop", "wamid.3", "ALTA")).await;
+    assert!(!is_suppressed(&world).await, "WhatsApp vouches for it");
+    assert_eq!(logged(&world, "opt_in").await[0]["data"], json!({ "phone": ANA, "why": "keyword" }));
+}
+
+/// 131050: "User has stopped receiving marketing messages" (Cloud API, error codes).
+#[tokio::test]
+async fn who_turned_marketing_off_in_whatsapp_is_suppressed() {
+    let world = World::new().await;
+    let mut failed = status("wamid.of-another-system", "failed");
+    failed["errors"] = json!([{ "code": 131_050, "title": "User has stopped receiving marketing messages" }]);
+    let body = webhook(&world, "shop", "messages", json!({ "statuses": [failed] }));
+    deliver(&world, body.clone()).await;
+    deliver(&world, body).await;
+    let entry = world.get(&format!("/suppressions/{ANA}")).await;
+    assert_eq!(entry.body["data"]["reason"], "opted_out", "{entry:?}");
+    let told = logged(&world, "opt_out").await;
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0]["data"], json!({ "phone": ANA, "why": "opted_out" }));
+}
+
+#[tokio::test]
+async fn a_receiver_that_hangs_holds_up_nobody() {
+    let hour = Duration::from_secs(3600);
+    // It is given longer than the test may take, so nothing below can come of its being given up.
+    let world = World::with(|settings| settings.webhook.timeout = hour).await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/events", silent.local_addr().unwrap());
+    let (caller, mut called) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        // Takes every connection and never says a word.
+        while let Ok((stream, _)) = silent.accept().await {
+            let _ = caller.send(stream);
+        }
+    });
+    let receiver = Receiver::start().await;
+    assert_eq!(world.post("/instances/shop/webhook", json!({ "url": url })).await.status, 200);
+    let other = world.post("/instances/shop/webhooks", json!({ "url": receiver.url() })).await;
+    assert!(other.status.is_success(), "{other:?}");
+    deliver(&world, messages(&world, &json!([text("wamid.first", "Hola")]))).await;
+    let _held = called.recv().await.unwrap();
+    for n in 0..100 {
+        deliver(&world, messages(&world, &json!([text(&format!("wamid.{n}"), "Hola")]))).await;
+    }
+    let sent = world.post("/messages/text", json!({ "phone": ANA, "message": "Hola" })).await;
+    assert_eq!(sent.status, 200, "{sent:?}");
+    world.until_status(&sent.id(), &["read"]).await;
+    let told = receiver.until_taken("message", 101).await;
+    assert_eq!(told.last().unwrap().body["data"]["message_id"], "wamid.99");
+    receiver.until_taken("receipt", 2).await;
+}
+
+#[tokio::test]
+async fn the_file_of_a_message_is_had_by_the_id_of_the_message() {
+    let world = World::new().await;
+    let picture: Vec<u8> = (0..50_000_u32).flat_map(u32::to_le_bytes).collect();
+    let data = STANDARD.encode(&picture);
+    let image = json!({ "type": "image", "mime_type": "image/png", "caption": "Mira", "data": data });
+    let id = write(&world, image).await;
+    let told = logged(&world, "message").await[0]["data"].clone();
+    let path = told["media_url"].as_str().unwrap();
+    assert_eq!((&told["message_id"], path), (&json!(id), &*format!("/instances/shop/messages/{id}/media")));
+    let file = world.request(Method::GET, path).send().await.unwrap();
+    assert_eq!(
+        (file.status().as_u16(), &file.headers()["content-type"]),
+        (200, &"image/png".parse().unwrap())
+    );
+    assert_eq!(file.bytes().await.unwrap(), picture);
+
+    let words = write(&world, json!({ "text": "Hola" })).await;
+    world.create("annex").await;
+    for elsewhere in [format!("/instances/annex/messages/{id}/media"), path.replace(&id, &words)] {
+        assert_eq!(world.get(&elsewhere).await.status, 404, "{elsewhere}");
+    }
+}
+
+#[tokio::test]
+async fn a_reader_is_told_of_what_retention_took_for_its_bytes() {
+    let mut world = World::new().await;
+    for n in 0..30 {
+        let body = format!("{n} {}", "x".repeat(10_000));
+        deliver(&world, messages(&world, &json!([text(&format!("wamid.{n}"), &body)]))).await;
+    }
+    let before = logged(&world, "message").await;
+    let place = before[4]["sequence"].as_u64().unwrap();
+    world
+        .at_rest(|tx| {
+            let keep = Keep { since: Timestamp(0), bytes: 100_000 };
+            events::trim(tx, InstanceNumber::FIRST, &keep, 1000).map(drop)
+        })
+        .await;
+    let path = format!("/instances/shop/events?limit=1000&types=message&after={place}");
+    let page = world.get(&path).await.body["data"].as_array().unwrap().clone();
+    let (gap, left) = page.split_first().unwrap();
+    let oldest = left[0]["sequence"].as_u64().unwrap();
+    let data = json!({ "from": place + 1, "to": oldest - 1, "missing": oldest - 1 - place });
+    assert_eq!((&gap["type"], &gap["data"]), (&json!("gap"), &data));
+    assert!(left.len() < 10, "ten of more than 10,000 bytes are more than 100,000");
+    assert_eq!(left, &before[30 - left.len()..], "what is left is the newest, untouched");
+}
