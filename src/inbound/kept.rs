@@ -95,12 +95,26 @@ fn read(store: &Store, after: Option<KeptPlace>, limit: usize) -> Result<Vec<Kep
     let all = Key::new(Space::Raw);
     let end = after.map_or(all.clone().after_prefix(), KeptPlace::key);
     let mut page = Vec::new();
-    for entry in store.range(&all, &end).rev().take(limit) {
+    for entry in store.range(&all, &end).rev() {
+        if page.len() == limit {
+            break;
+        }
         let key = Key::from(entry?.0);
-        let record = store::get_large(&key, |key| store.get(key))?;
+        let record = whole(&key, |key| store.get(key))?;
         page.extend(record.zip(KeptPlace::of(key.as_slice())).map(|(record, place)| unpack(place, record)));
     }
     Ok(page)
+}
+
+/// A record with all of its parts; `None` when it was forgotten meanwhile, maybe between two of them.
+fn whole(
+    key: &Key,
+    get: impl Fn(&Key) -> Result<Option<Vec<u8>>, store::Error>,
+) -> Result<Option<Vec<u8>>, store::Error> {
+    match store::get_large(key, &get) {
+        Err(_) if get(key)?.is_none() => Ok(None),
+        record => record,
+    }
 }
 
 fn unpack(place: KeptPlace, record: Vec<u8>) -> Kept {
@@ -112,6 +126,8 @@ fn unpack(place: KeptPlace, record: Vec<u8>) -> Kept {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::store::Scratch;
 
@@ -143,6 +159,19 @@ mod tests {
         assert_eq!(found[0].reason, "is\nodd");
         let parts = scratch.entries().len() / found.len();
         assert_eq!(scratch.entries().len(), parts * found.len());
+    }
+
+    #[test]
+    fn what_is_forgotten_while_it_is_read_is_passed_over() {
+        let scratch = Scratch::new();
+        keep(&scratch, 1, 10_000, true);
+        let key = KeptPlace { at: Timestamp(1), nonce: 7 }.key();
+        let head = scratch.write(|tx| tx.get(&key)).unwrap();
+        let reads = Cell::new(0);
+        let forgotten_after_its_head = |_: &Key| Ok(head.clone().filter(|_| reads.replace(1) == 0));
+        assert_eq!(whole(&key, forgotten_after_its_head).unwrap(), None);
+        let damaged = |asked: &Key| Ok(head.clone().filter(|_| *asked == key));
+        assert!(whole(&key, damaged).is_err(), "a part that is missing alone is damage");
     }
 
     #[test]
