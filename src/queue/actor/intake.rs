@@ -1,0 +1,133 @@
+//! Taking messages in: one at a time, whole pages of rows, and those that somebody waits for.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use ractor::{ActorRef, RpcReplyPort};
+
+use crate::domain::{Class, MessageId, Mode, Timestamp};
+use crate::queue::accept::{self, Refused, Terms};
+use crate::queue::{Accepted, Error, Outcome, Submission, items};
+use crate::store::{Error as StoreError, Tx};
+
+use super::{Msg, Reply, State, Together};
+
+impl State {
+    fn terms(&self) -> Terms {
+        let (now, options) = (self.now(), &self.arguments.options);
+        Terms {
+            now,
+            capacity: options.capacity,
+            idempotency_expires: now + options.idempotency_ttl,
+            random: rand::random(),
+        }
+    }
+
+    /// Says when the message is too old to be sent, where its sender did not.
+    fn limit_age(&self, submission: &mut Submission, now: Timestamp) {
+        if let Some(expiry) = self.arguments.options.expiry(submission.class()) {
+            let begins = submission.send_at.map_or(now, |at| at.max(now));
+            submission.expires_at.get_or_insert(begins + expiry);
+        }
+    }
+
+    /// Takes a submission in and hands the durable result to `done`, on the writer's thread.
+    async fn accept(
+        &self,
+        mut submission: Submission,
+        done: impl FnOnce(Result<Accepted, Error>) + Send + 'static,
+    ) {
+        let metrics = self.arguments.metrics.clone();
+        if self.arguments.store.is_full() {
+            metrics.refused("disk_full");
+            return done(Err(Error::DiskFull));
+        }
+        let (terms, nudges, instance) = (self.terms(), self.arguments.nudges.clone(), submission.instance);
+        self.limit_age(&mut submission, terms.now);
+        let (class, mode, began) = (submission.class.as_str(), submission.mode.as_str(), Instant::now());
+        let work = move |tx: &mut Tx| accept::accept(tx, submission, terms);
+        let finish = move |outcome: Result<Result<Accepted, Refused>, StoreError>| {
+            let accepted = match outcome {
+                Ok(Ok(accepted)) => Ok(accepted),
+                Ok(Err(Refused::Full)) => Err((Error::Full { capacity: terms.capacity }, "queue_full")),
+                Ok(Err(Refused::KeyReused)) => Err((Error::KeyReused, "key_reused")),
+                Err(error) => Err((Error::from(error), "store")),
+            };
+            match &accepted {
+                Ok(Accepted::New(_)) => metrics.accepted(class, mode, began.elapsed()),
+                Ok(Accepted::Duplicate(_)) => metrics.refused("duplicate"),
+                Err((_, reason)) => metrics.refused(reason),
+            }
+            done(accepted.map_err(|(error, _)| error));
+            nudges.nudge(instance);
+        };
+        self.arguments.store.submit(work, finish).await;
+    }
+
+    pub(super) async fn enqueue(&self, submission: Submission, reply: Reply<Accepted>) {
+        self.accept(submission, move |accepted| drop(reply.send(accepted))).await;
+    }
+
+    pub(super) async fn enqueue_items(
+        &self,
+        mut submissions: Vec<Submission>,
+        with: Together,
+        reply: Reply<Vec<MessageId>>,
+    ) {
+        let (metrics, terms, began) = (self.arguments.metrics.clone(), self.terms(), Instant::now());
+        if self.arguments.store.is_full() {
+            metrics.refused("disk_full");
+            return drop(reply.send(Err(Error::DiskFull)));
+        }
+        for submission in &mut submissions {
+            self.limit_age(submission, terms.now);
+        }
+        let nudges = self.arguments.nudges.clone();
+        let work = move |tx: &mut Tx| {
+            let accepted = items::accept(tx, submissions, terms)?;
+            if accepted.is_ok() {
+                with(tx)?;
+            }
+            Ok(accepted)
+        };
+        let done = move |outcome: Result<Result<Vec<MessageId>, Refused>, StoreError>| {
+            let accepted = match outcome {
+                Ok(Ok(ids)) => Ok(ids),
+                Ok(Err(_)) => Err((Error::Full { capacity: terms.capacity }, "queue_full")),
+                Err(error) => Err((Error::from(error), "store")),
+            };
+            let mut instances = BTreeSet::new();
+            match &accepted {
+                Ok(ids) => {
+                    let (class, mode) = (Class::Bulk.as_str(), Mode::Async.as_str());
+                    ids.iter().for_each(|_| metrics.accepted(class, mode, began.elapsed()));
+                    instances.extend(ids.iter().map(|id| id.instance()));
+                }
+                Err((_, reason)) => metrics.refused(reason),
+            }
+            let _ = reply.send(accepted.map_err(|(error, _)| error));
+            instances.into_iter().for_each(|instance| nudges.nudge(instance));
+        };
+        self.arguments.store.submit(work, done).await;
+    }
+
+    pub(super) async fn send_now(
+        &self,
+        me: ActorRef<Msg>,
+        mut submission: Submission,
+        wait: Duration,
+        reply: Reply<Accepted>,
+        outcome: RpcReplyPort<Outcome>,
+    ) {
+        let end = self.now() + wait;
+        submission.expires_at = Some(submission.expires_at.map_or(end, |expires| expires.min(end)));
+        let done = move |accepted: Result<Accepted, Error>| {
+            if let Ok(accepted) = accepted {
+                // Told to the actor before anybody is nudged, so that the end cannot come before the waiting.
+                let _ = me.cast(Msg::Awaited(accepted, outcome));
+            }
+            let _ = reply.send(accepted);
+        };
+        self.accept(submission, done).await;
+    }
+}
