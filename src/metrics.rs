@@ -117,7 +117,8 @@ impl Metrics {
         self.0.receipts.get_or_create(&vec![("kind", kind.into()), ("changed", changed.into())]).inc();
     }
 
-    /// Something came in: `event`, `duplicate`, `odd`, `forged` or `too_large`.
+    /// Something came in through Meta's webhook. Parts of deliveries that were taken are `event`, `duplicate` or
+    /// `odd`; deliveries that were not are `forged`, `too_large`, or `refused` because they could not be kept.
     pub fn inbound(&self, kind: &'static str, count: u64) {
         self.0.inbound.get_or_create(&vec![("kind", kind.into())]).inc_by(count);
     }
