@@ -5,7 +5,6 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,6 +14,7 @@ use relevo::sandbox;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::process::{Process, ask};
 use crate::support::{APP_SECRET, KEY, SandboxRunning, eventually};
 
 /// Kills in one test. Each is at another moment of the load.
@@ -22,66 +22,6 @@ const ROUNDS: u64 = 5;
 
 /// Messages that are sent concurrently all the time.
 const SENDERS: usize = 16;
-
-struct Process {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Process {
-    fn start(address: SocketAddr, data: &std::path::Path) -> Self {
-        let child = Command::new(env!("CARGO_BIN_EXE_relevo"))
-            .arg("serve")
-            .env_clear()
-            .env("RELEVO_HTTP__LISTEN", address.to_string())
-            .env("RELEVO_DATA_DIR", data)
-            .env("RELEVO_AUTH__API_KEY", KEY)
-            .env("RELEVO_EGRESS__ALLOW_PRIVATE", "true")
-            .env("RELEVO_RETRY__TRANSACTIONAL__AMBIGUOUS_WAIT", "2s")
-            // Long lanes are the point here; Meta's pace for one person would stretch them over minutes.
-            .env("RELEVO_INSTANCE__PAIR_INTERVAL", "1ms")
-            .env("RELEVO_INSTANCE__PAIR_BURST", "1000")
-            .env("RELEVO_LOG__LEVEL", "error")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        Self { child, address }
-    }
-
-    /// SIGKILL: no drain, no last words.
-    fn kill(self) {
-        drop(self);
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Asks until the node answers: it is killed under the asker's hands.
-async fn ask(
-    client: &reqwest::Client,
-    address: SocketAddr,
-    method: Method,
-    path: &str,
-    body: Option<Value>,
-) -> Value {
-    eventually(path, async || {
-        let request =
-            client.request(method.clone(), format!("http://{address}{path}")).header("X-API-Key", KEY);
-        let request = match &body {
-            Some(body) => request.json(body),
-            None => request,
-        };
-        let answer = request.send().await.map_err(|error| error.to_string())?;
-        answer.json::<Value>().await.map_err(|error| error.to_string())
-    })
-    .await
-}
 
 /// Sends until told to stop; remembers what was accepted.
 async fn send_all_the_time(

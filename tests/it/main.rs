@@ -8,6 +8,7 @@
 )]
 
 mod meta;
+mod process;
 mod receiver;
 mod support;
 

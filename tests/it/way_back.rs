@@ -1,6 +1,7 @@
 //! What the way back promises, asked from outside: nothing of a delivery is half done, nobody is believed without a
 //! reason, and a reader in trouble is alone in it.
 
+mod kill;
 mod relay;
 
 use std::time::Duration;

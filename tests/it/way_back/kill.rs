@@ -1,0 +1,224 @@
+//! The real binary, killed with `kill -9` while Meta's webhooks come in at full speed, with repeats and out of order.
+//!
+//! What must hold afterwards: everything that Meta delivered is in the log exactly once; and those who read all the
+//! time, by pages or by a socket, going on from where they were after each kill, have seen that one log: what they
+//! had seen before a kill was there after it, at the same place.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use relevo::sandbox;
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use crate::meta::{signature, status, text, webhook_about};
+use crate::process::{Process, ask};
+use crate::support::{APP_SECRET, KEY, SandboxRunning, eventually};
+
+/// Kills in one test. Each is at another moment of the load.
+const KILLS: usize = 5;
+
+/// Webhooks, repeats not counted.
+const WEBHOOKS: usize = 3000;
+
+/// Those who deliver at the same time.
+const POSTERS: usize = 8;
+
+/// The id of the message that is delivered after everything else.
+const LAST: &str = "wamid.last";
+
+/// An event as a reader saw it: its sequence, and what tells it from all others that are looked at.
+type Seen = (u64, String);
+
+/// How a client waits for a node that is down.
+async fn pause() {
+    tokio::time::sleep(Duration::from_millis(10)).await;
+}
+
+/// What an event is about; the same from pages, sockets and Meta.
+fn about(kind: &str, data: &Value) -> String {
+    let text = |field: &str| data[field].as_str().unwrap_or_default().to_owned();
+    match kind {
+        "message" => text("message_id"),
+        "receipt" => format!("{} {}", text("message_id"), text("status")),
+        _ => kind.to_owned(),
+    }
+}
+
+/// A shuffle that is the same in every run (xorshift).
+fn shuffle<T>(items: &mut [T]) {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    for n in (1..items.len()).rev() {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let other = usize::try_from(state % (u64::try_from(n).unwrap() + 1)).unwrap();
+        items.swap(n, other);
+    }
+}
+
+/// Webhooks of one to three messages or statuses each, every third of them twice, in disorder; and what they tell.
+fn load() -> (VecDeque<Vec<u8>>, Vec<String>) {
+    let (mut bodies, mut told) = (Vec::new(), Vec::new());
+    for n in 0..WEBHOOKS {
+        let id = |k: usize| format!("wamid.{n}.{k}");
+        let value = if n % 4 == 0 {
+            let words = ["delivered", "read"];
+            told.extend(words.map(|word| format!("{} {word}", id(0))));
+            // The later fact first.
+            json!({ "statuses": [status(&id(0), words[1]), status(&id(0), words[0])] })
+        } else {
+            let ids: Vec<_> = (0..n % 4).map(id).collect();
+            told.extend(ids.iter().cloned());
+            json!({ "messages": ids.iter().map(|id| text(id, "Hola")).collect::<Vec<_>>() })
+        };
+        let body = webhook_about("100", "messages", value);
+        if n % 3 == 0 {
+            bodies.push(body.clone());
+        }
+        bodies.push(body);
+    }
+    shuffle(&mut bodies);
+    (bodies.into(), told)
+}
+
+/// Delivers until nothing waits. What was not answered with 200 is delivered again later, as Meta does.
+async fn deliver_all(
+    address: SocketAddr,
+    waiting: Arc<Mutex<VecDeque<Vec<u8>>>>,
+    answered: Arc<AtomicUsize>,
+) {
+    let client = reqwest::Client::new();
+    loop {
+        let Some(body) = waiting.lock().unwrap().pop_front() else { return };
+        let request = client.post(format!("http://{address}/webhook"));
+        let posted = request.header("X-Hub-Signature-256", signature(&body)).body(body.clone()).send().await;
+        if posted.is_ok_and(|answer| answer.status() == 200) {
+            answered.fetch_add(1, Ordering::Relaxed);
+        } else {
+            waiting.lock().unwrap().push_back(body);
+            pause().await;
+        }
+    }
+}
+
+/// One connection of a socket: adds what it gives until it ends, or the last message came.
+async fn listen(address: SocketAddr, seen: &mut Vec<Seen>) -> Option<()> {
+    let after = seen.last().map(|(sequence, _)| sequence.to_string()).unwrap_or_default();
+    let mut request =
+        format!("ws://{address}/instances/shop/ws?after={after}").into_client_request().unwrap();
+    request.headers_mut().insert("x-api-key", KEY.parse().unwrap());
+    let stream = TcpStream::connect(address).await.ok()?;
+    let (mut socket, _) = match tokio_tungstenite::client_async(request, stream).await {
+        Ok(opened) => opened,
+        Err(Error::Http(refused)) => {
+            assert_ne!(refused.status().as_u16(), 400, "the log lost what it had shown: {seen:?}");
+            return None;
+        }
+        Err(_) => return None,
+    };
+    while seen.last().is_none_or(|(_, what)| what != LAST) {
+        if let Message::Text(text) = socket.next().await?.ok()? {
+            let frame: Value = serde_json::from_str(&text).unwrap();
+            let what = about(frame["type"].as_str().unwrap(), &frame["payload"]["data"]);
+            seen.push((frame["sequence"].as_u64().unwrap(), what));
+        }
+    }
+    Some(())
+}
+
+/// Reads from the beginning by a socket, which is opened again behind the last event whenever it ends.
+async fn by_socket(address: SocketAddr) -> Vec<Seen> {
+    let mut seen = Vec::new();
+    while listen(address, &mut seen).await.is_none() {
+        pause().await;
+    }
+    seen
+}
+
+/// A page of the log; `None` when the node was killed under the reader's hands.
+async fn page(client: &reqwest::Client, address: SocketAddr, after: &str) -> Option<Value> {
+    let url = format!("http://{address}/instances/shop/events?limit=50&after={after}");
+    client.get(url).header("X-API-Key", KEY).send().await.ok()?.json().await.ok()
+}
+
+/// Reads from the beginning page by page, each from where the one before it ended.
+async fn by_pages(address: SocketAddr) -> Vec<Seen> {
+    let (client, mut after, mut seen) = (reqwest::Client::new(), String::new(), Vec::<Seen>::new());
+    while seen.last().is_none_or(|(_, what)| what != LAST) {
+        let Some(page) = page(&client, address, &after).await else {
+            pause().await;
+            continue;
+        };
+        let Some(entries) = page["data"].as_array() else {
+            panic!("the log lost what it had shown: {page}");
+        };
+        seen.extend(entries.iter().map(|entry| {
+            let what = about(entry["type"].as_str().unwrap(), &entry["data"]);
+            (entry["sequence"].as_u64().unwrap(), what)
+        }));
+        page["next"].as_str().unwrap().clone_into(&mut after);
+    }
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_again_and_again_it_takes_everything_in_once_and_shows_one_order() {
+    let data = tempfile::tempdir().unwrap();
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let sandbox = SandboxRunning::start(sandbox::Options::default()).await;
+    let client = reqwest::Client::new();
+    let mut node = Process::start(address, data.path());
+    let account = json!({
+        "phone_number_id": "100", "access_token": "token", "app_secret": APP_SECRET,
+        "base_url": format!("http://{}", sandbox.address),
+    });
+    let instance = json!({ "instance_id": "shop", "cloud_api": account });
+    ask(&client, address, Method::POST, "/instances", Some(instance)).await;
+
+    let readers = [tokio::spawn(by_socket(address)), tokio::spawn(by_pages(address))];
+    let (bodies, mut told) = load();
+    let total = bodies.len();
+    let (waiting, answered) = (Arc::new(Mutex::new(bodies)), Arc::new(AtomicUsize::new(0)));
+    let posters: Vec<_> =
+        (0..POSTERS).map(|_| tokio::spawn(deliver_all(address, waiting.clone(), answered.clone()))).collect();
+    for round in 1..=KILLS {
+        // After so many answers, not after a time: the machine's speed decides nothing.
+        let goal = total * round / (KILLS + 1) + round;
+        eventually("the load to go on", async || {
+            let answered = answered.load(Ordering::Relaxed);
+            if answered >= goal { Ok(()) } else { Err(answered) }
+        })
+        .await;
+        node.kill();
+        node = Process::start(address, data.path());
+    }
+    for poster in posters {
+        poster.await.unwrap();
+    }
+    assert_eq!(answered.load(Ordering::Relaxed), total);
+    let last = webhook_about("100", "messages", json!({ "messages": [text(LAST, "fin")] }));
+    deliver_all(address, Arc::new(Mutex::new([last].into())), answered).await;
+    told.push(LAST.to_owned());
+
+    let log = by_pages(address).await;
+    let sequences: Vec<_> = log.iter().map(|(sequence, _)| *sequence).collect();
+    assert_eq!(sequences, (1..=u64::try_from(log.len()).unwrap()).collect::<Vec<_>>());
+    let mut kept: Vec<_> =
+        log.iter().map(|(_, what)| what.as_str()).filter(|what| what.starts_with("wamid.")).collect();
+    let mut told: Vec<_> = told.iter().map(String::as_str).collect();
+    kept.sort_unstable();
+    told.sort_unstable();
+    assert_eq!(kept, told, "everything that was delivered, once");
+    for reader in readers {
+        assert_eq!(reader.await.unwrap(), log, "a reader saw another log");
+    }
+    node.kill();
+}
