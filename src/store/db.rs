@@ -10,9 +10,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::metrics::Metrics;
 
-use super::tx::{Entry, failed};
+use super::tx::{Change, Entry, failed};
 use super::writer::{Finish, Gauges, Task, Writer};
-use super::{Error, Folder, Key, Options, Tx};
+use super::{Error, Folder, Key, Options, Space, Tx};
 
 /// Closures that may wait for the writer; more, and their senders wait.
 const BACKLOG: usize = 4096;
@@ -51,6 +51,8 @@ impl Store {
         }
         let (tasks, receiver) = mpsc::channel(BACKLOG);
         let gauges = Arc::new(Gauges::default());
+        // Everything that was found is on the disk by now.
+        gauges.tails.publish(tails_of(&db)?);
         let writer = Writer {
             db: db.clone(),
             file,
@@ -109,9 +111,20 @@ impl Store {
         entries.map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(failed))
     }
 
-    /// Changes after every commit that moved the tail of an event log, whichever. Offered on by `events`.
+    /// The tail of an event log as it is on the disk: unlike [`get`](Self::get), nothing that a crash could take back.
+    /// Looks at memory only.
+    pub fn durable_tail(&self, key: &Key) -> Option<Vec<u8>> {
+        self.gauges.tails.get(key)
+    }
+
+    /// Changes after every commit that moved this tail of an event log.
+    pub fn watch_tail(&self, key: &Key) -> watch::Receiver<()> {
+        self.gauges.tails.watch(key)
+    }
+
+    /// Changes after every commit that moved the tail of an event log, whichever.
     pub fn watch_tails(&self) -> watch::Receiver<()> {
-        self.gauges.tails.subscribe()
+        self.gauges.tails.watch_all()
     }
 
     /// Whether the disk is too full to accept anything new.
@@ -133,6 +146,15 @@ impl Store {
     pub fn size_on_disk(&self) -> u64 {
         self.db.size_on_disk().unwrap_or(0)
     }
+}
+
+/// The tails of the event logs.
+fn tails_of(db: &sled::Db) -> Result<Vec<(Vec<u8>, Change)>, Error> {
+    let entries = db.scan_prefix(Key::new(Space::EventTail));
+    entries
+        .map(|entry| entry.map(|(key, value)| (key.to_vec(), Some(value.to_vec()))))
+        .collect::<Result<_, _>>()
+        .map_err(failed)
 }
 
 /// sled's own threads may hold on to its file for a moment after the last user of the database in this process has gone.
@@ -189,7 +211,6 @@ impl Closing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Space;
 
     fn key(n: u64) -> Key {
         Key::new(Space::Meta).u64(n)

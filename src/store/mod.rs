@@ -19,6 +19,7 @@ mod keys;
 mod large;
 #[cfg(test)]
 mod scratch;
+mod tails;
 mod tx;
 mod writer;
 

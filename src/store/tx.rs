@@ -11,7 +11,7 @@ pub const MAX_VALUE: usize = 4096;
 pub type Entry = (Vec<u8>, Vec<u8>);
 
 /// The new value of a key; `None` deletes it.
-type Change = Option<Vec<u8>>;
+pub(super) type Change = Option<Vec<u8>>;
 
 /// A change in the making: reads see the store with everything that earlier closures of the same group and this
 /// one have changed.
@@ -87,10 +87,11 @@ impl<'a> Tx<'a> {
         outcome
     }
 
-    /// Whether anything under `prefix` will change.
-    pub(super) fn changes_any(&self, prefix: &Key) -> bool {
-        let first = self.changes.range(prefix.as_slice().to_vec()..).next();
-        first.is_some_and(|(key, _)| key.starts_with(prefix.as_slice()))
+    /// What will change under `prefix`.
+    pub(super) fn changes_under(&self, prefix: &Key) -> Vec<(Vec<u8>, Change)> {
+        let from = self.changes.range(prefix.as_slice().to_vec()..);
+        let under = from.take_while(|(key, _)| key.starts_with(prefix.as_slice()));
+        under.map(|(key, change)| (key.clone(), change.clone())).collect()
     }
 
     pub(super) fn into_batch(self) -> Option<sled::Batch> {

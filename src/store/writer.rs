@@ -3,10 +3,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use crate::metrics::Metrics;
 
+use super::tails::Tails;
 use super::tx::failed;
 use super::{Error, Key, Space, Tx};
 
@@ -29,8 +30,8 @@ pub(super) struct Gauges {
     pub full: AtomicBool,
     /// A commit failed; nothing can be written before a restart.
     pub failed: AtomicBool,
-    /// Changes whenever a commit moved the tail of an event log.
-    pub tails: watch::Sender<()>,
+    /// The tails of the event logs as they are on the disk.
+    pub tails: Tails,
 }
 
 /// The one thread that writes.
@@ -73,15 +74,13 @@ impl Writer {
     }
 
     fn commit(&self, tx: Tx) -> Result<(), Error> {
-        let tail_moved = tx.changes_any(&Key::new(Space::EventTail));
+        let tails = tx.changes_under(&Key::new(Space::EventTail));
         let Some(batch) = tx.into_batch() else { return Ok(()) };
         self.db.apply_batch(batch).map_err(failed)?;
         self.db.flush().map_err(failed)?;
         self.file.sync_data().map_err(|cause| Error::Failed(cause.to_string()))?;
         self.gauges.commits.fetch_add(1, Ordering::Relaxed);
-        if tail_moved {
-            self.gauges.tails.send_replace(());
-        }
+        self.gauges.tails.publish(tails);
         Ok(())
     }
 
