@@ -3,6 +3,7 @@ use tokio::sync::watch;
 use crate::domain::{InstanceNumber, Invalid};
 use crate::store::{self, Store};
 
+use super::record::{Tail, tail_key};
 use super::scan::{self, Page, Wanted};
 use super::{Error, Kinds, Places, last_sequence};
 
@@ -17,23 +18,30 @@ impl Log {
         Self { store }
     }
 
-    /// Changes whenever events were appended to any log.
-    pub fn watch(&self) -> watch::Receiver<()> {
-        super::watch(&self.store)
+    /// Changes when there are new events of this instance, or of any when it is `None`.
+    pub fn watch(&self, instance: Option<InstanceNumber>) -> watch::Receiver<()> {
+        super::watch(&self.store, instance)
+    }
+
+    /// Waits until everything that is in these logs by now is durable, where it is not. Whoever learned of something
+    /// elsewhere, which may be shown a moment earlier, then finds its event. Those who wait for events need not.
+    pub async fn settle(&self, instances: &[InstanceNumber]) -> Result<(), store::Error> {
+        for &instance in instances {
+            let appended = Tail::read(self.store.get(&tail_key(instance))?)?.sequence;
+            if appended > last_sequence(&self.store, instance)? {
+                // It is part of the commit under way; one change that waits for its turn waits for all of that.
+                return self.store.write(|_| Ok(())).await;
+            }
+        }
+        Ok(())
     }
 
     /// Behind the newest event of each of these logs. Events that are appended meanwhile may count or not.
-    pub async fn end(&self, instances: &[InstanceNumber]) -> Result<Places, Error> {
-        let instances = instances.to_vec();
-        let places = self.blocking(move |store| {
-            let mut places = Places::default();
-            for instance in instances {
-                places.set(instance, last_sequence(store, instance)?);
-            }
-            Ok(places)
-        });
-        let places = places.await?;
-        self.until_durable().await?;
+    pub fn end(&self, instances: &[InstanceNumber]) -> Result<Places, store::Error> {
+        let mut places = Places::default();
+        for &instance in instances {
+            places.set(instance, last_sequence(&self.store, instance)?);
+        }
         Ok(places)
     }
 
@@ -42,23 +50,19 @@ impl Log {
     /// # Errors
     ///
     /// It lies behind the newest event: it was never handed out, or by a log that is no more.
-    pub async fn check(&self, places: &Places) -> Result<(), Error> {
-        let places = places.clone();
-        self.blocking(move |store| {
-            for (instance, sequence) in places.iter() {
-                let last = last_sequence(store, instance)?;
-                if sequence > last {
-                    let reason = format!("{sequence} is behind the newest event, which is {last}");
-                    return Err(Invalid::new("after", reason).into());
-                }
+    pub fn check(&self, places: &Places) -> Result<(), Error> {
+        for (instance, sequence) in places.iter() {
+            let last = last_sequence(&self.store, instance)?;
+            if sequence > last {
+                let reason = format!("{sequence} is behind the newest event, which is {last}");
+                return Err(Invalid::new("after", reason).into());
             }
-            Ok(())
-        })
-        .await
+        }
+        Ok(())
     }
 
-    /// Whether these logs hold something behind these places. A look at memory as a rule: much cheaper than a page.
-    pub fn has_more(&self, instances: &[InstanceNumber], from: &Places) -> Result<bool, Error> {
+    /// Whether these logs hold something behind these places. A look at memory: much cheaper than a page.
+    pub fn has_more(&self, instances: &[InstanceNumber], from: &Places) -> Result<bool, store::Error> {
         for &instance in instances {
             if last_sequence(&self.store, instance)? > from.get(instance).unwrap_or(0) {
                 return Ok(true);
@@ -67,7 +71,7 @@ impl Log {
         Ok(false)
     }
 
-    /// The next page of these logs, read as one. Everything in it is durable.
+    /// The next page of these logs, read as one, on a thread that may wait for the disk. Everything in it is durable.
     pub async fn page(
         &self,
         instances: &[InstanceNumber],
@@ -77,27 +81,7 @@ impl Log {
         let (store, instances) = (self.store.clone(), instances.to_vec());
         let (begun, wanted) = (from.clone(), wanted.clone());
         let reading = tokio::task::spawn_blocking(move || scan::page(&store, &instances, &begun, &wanted));
-        let page = reading.await.unwrap_or(Err(store::Error::Panicked))?;
-        if page.next != *from {
-            self.until_durable().await?;
-        }
-        Ok(page)
-    }
-
-    /// Waits for what was read so far, which may be on its way to the disk: a commit that follows comes after it.
-    /// Without that, a crash could give a sequence that a reader has noted to another event.
-    async fn until_durable(&self) -> Result<(), store::Error> {
-        self.store.write(|_| Ok(())).await
-    }
-
-    /// Reads that may have to come from the disk, on a thread that may wait for it.
-    async fn blocking<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&Store) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        let store = self.store.clone();
-        let reading = tokio::task::spawn_blocking(move || read(&store));
-        reading.await.unwrap_or(Err(store::Error::Panicked.into()))
+        reading.await.unwrap_or(Err(store::Error::Panicked))
     }
 }
 

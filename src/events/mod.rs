@@ -4,8 +4,11 @@
 //! neither exists without the other. Readers keep their own place and pull; nothing is pushed at them.
 //!
 //! A log is bounded by the age of its events and by their bytes. A reader whose place was overrun is told what it
-//! missed: in the stead of the events that are gone it reads one of kind [`GAP`]. What a [`Log`] shows is durable:
-//! no crash makes a reader's place mean another event.
+//! missed: in the stead of the events that are gone it reads one of kind [`GAP`].
+//!
+//! Readers see what is durable and nothing else, so no crash makes a reader's place mean another event. The newest
+//! durable sequence of each log is published after the sync of each commit; a reader that has everything waits for it
+//! to move, and one that has not reads up to it without waiting for the disk.
 
 mod kinds;
 mod log;
@@ -106,15 +109,18 @@ pub fn append(tx: &mut Tx, instance: InstanceNumber, event: &Event) -> Result<u6
     Ok(sequence)
 }
 
-/// Changes whenever events were appended to any log, after they are durable. Carries nothing: readers look where they
-/// stand against [`last_sequence`].
-pub fn watch(store: &Store) -> watch::Receiver<()> {
-    store.watch_tails()
+/// Changes when events of this instance, or of any when it is `None`, have become durable. Carries nothing: readers
+/// look where they stand against [`last_sequence`].
+pub fn watch(store: &Store, instance: Option<InstanceNumber>) -> watch::Receiver<()> {
+    match instance {
+        Some(instance) => store.watch_tail(&tail_key(instance)),
+        None => store.watch_tails(),
+    }
 }
 
-/// The sequence of the newest event of an instance; 0 when it has none.
+/// The sequence of the newest durable event of an instance; 0 when it has none. Looks at memory only.
 pub fn last_sequence(store: &Store, instance: InstanceNumber) -> Result<u64, store::Error> {
-    Ok(Tail::read(store.get(&tail_key(instance))?)?.sequence)
+    Ok(Tail::read(store.durable_tail(&tail_key(instance)))?.sequence)
 }
 
 /// Deletes up to `limit` events, oldest first, that need not be kept; tells how many it deleted.

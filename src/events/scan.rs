@@ -6,8 +6,8 @@ use std::collections::BinaryHeap;
 use crate::domain::{InstanceNumber, Timestamp};
 use crate::store::{self, Entry, Error, Key, Store};
 
-use super::record::{self, Head, Tail, event_key, sequence_of, tail_key};
-use super::{Envelope, Kinds, Places};
+use super::record::{self, Head, event_key, sequence_of};
+use super::{Envelope, Kinds, Places, last_sequence};
 
 /// Events that one page looks at, at most, wanted or not.
 const MAX_LOOKS: usize = 10_000;
@@ -42,7 +42,7 @@ pub struct Page {
 }
 
 /// Reads a page of the logs of `instances` as one. Every log keeps its own order; between logs the older event comes
-/// first. Reads the disk, and sees what is still on its way there.
+/// first. Reads the disk; what is still on its way there belongs to later pages.
 pub fn page(
     store: &Store,
     instances: &[InstanceNumber],
@@ -52,7 +52,7 @@ pub fn page(
     let mut page = Page { next: from.clone(), ..Page::default() };
     let (mut logs, mut heads) = (Vec::with_capacity(instances.len()), BinaryHeap::new());
     for &instance in instances {
-        let tail = Tail::read(store.get(&tail_key(instance))?)?.sequence;
+        let tail = last_sequence(store, instance)?;
         let after = from.get(instance);
         if after.is_some_and(|after| after >= tail) {
             continue;
@@ -99,8 +99,7 @@ struct LogReader {
     instance: InstanceNumber,
     /// The last sequence that was read; `None` at the beginning.
     place: Option<u64>,
-    /// The newest event of the moment at which the page began. Everything up to it is there, or was forgotten: what
-    /// is appended meanwhile belongs to later pages.
+    /// The newest durable event of the moment at which the page began. Everything up to it is there, or was forgotten.
     tail: u64,
     entries: Box<dyn Iterator<Item = Result<Entry, Error>>>,
     /// Found behind a gap, while the gap is told.

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 use crate::metrics::Metrics;
 use crate::store::{Closing, Folder, Options};
@@ -12,8 +14,8 @@ fn two() -> InstanceNumber {
 struct World {
     store: Store,
     log: Log,
-    _closing: Closing,
-    _folder: Folder,
+    closing: Closing,
+    folder: Folder,
     _dir: tempfile::TempDir,
 }
 
@@ -21,8 +23,20 @@ impl World {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::open(dir.path()).unwrap();
+        Self::open(folder, dir)
+    }
+
+    fn open(folder: Folder, dir: tempfile::TempDir) -> Self {
         let (store, closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
-        Self { log: Log::new(store.clone()), store, _closing: closing, _folder: folder, _dir: dir }
+        Self { log: Log::new(store.clone()), store, closing, folder, _dir: dir }
+    }
+
+    /// The same store, after the node was stopped and started.
+    fn reopen(self) -> Self {
+        let Self { store, log, closing, folder, _dir: dir } = self;
+        drop((store, log));
+        closing.wait();
+        Self::open(folder, dir)
     }
 
     /// Appends an event of that time whose text has so many letters.
@@ -65,7 +79,7 @@ fn gaps(page: &Page) -> Vec<(u64, u64, u64)> {
 #[tokio::test]
 async fn events_come_back_in_order_whole_and_from_any_place() {
     let world = World::new();
-    let mut tails = watch(&world.store);
+    let mut tails = watch(&world.store, None);
     for n in 1..=5 {
         world.append(ONE, "raw", n, 5000).await;
         world.append(two(), "raw", n * 10, 1).await;
@@ -156,7 +170,7 @@ async fn a_page_ends_when_it_has_bytes_enough() {
     let page = world.page(&Places::default(), 100, &[]).await;
     assert_eq!((page.items.len(), page.at_end), (4, false));
     assert!(world.log.has_more(&[ONE], &page.next).unwrap());
-    let all = world.log.end(&[ONE]).await.unwrap();
+    let all = world.log.end(&[ONE]).unwrap();
     assert_eq!(all, Places::one(ONE, 10));
     assert!(!world.log.has_more(&[ONE], &all).unwrap());
 }
@@ -177,7 +191,132 @@ async fn a_page_that_finds_little_moves_on() {
 async fn a_place_behind_the_end_was_never_handed_out() {
     let world = World::new();
     world.append(ONE, "raw", 1, 1).await;
-    world.log.check(&Places::one(ONE, 1)).await.unwrap();
-    let error = world.log.check(&Places::one(ONE, 2)).await.unwrap_err();
+    world.log.check(&Places::one(ONE, 1)).unwrap();
+    let error = world.log.check(&Places::one(ONE, 2)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
+}
+
+#[tokio::test]
+async fn what_is_still_on_its_way_to_the_disk_is_seen_by_nobody() {
+    let world = World::new();
+    let place = Places::one(ONE, world.append(ONE, "raw", 1, 1).await);
+    let news = world.log.watch(Some(ONE));
+    world.store.apply_unsynced(|tx| append(tx, ONE, &event("raw", 2, 1)).map(drop));
+    assert_eq!(sequences(&world.page(&Places::default(), 9, &[]).await), [(1, 1)]);
+    let page = world.page(&place, 9, &[]).await;
+    assert_eq!((page.items.len(), page.at_end, page.next.get(ONE)), (0, true, Some(1)));
+    assert!(!world.log.has_more(&[ONE], &place).unwrap() && !news.has_changed().unwrap());
+    assert_eq!(world.log.end(&[ONE]).unwrap(), place);
+    assert!(world.log.check(&Places::one(ONE, 2)).is_err());
+    world.append(ONE, "raw", 3, 1).await;
+    world.log.settle(&[ONE, two()]).await.unwrap();
+    assert!(news.has_changed().unwrap());
+    assert_eq!(sequences(&world.page(&place, 9, &[]).await), [(1, 2), (1, 3)]);
+}
+
+#[tokio::test]
+async fn an_event_can_be_read_by_whoever_is_told_that_it_is_durable() {
+    let world = World::new();
+    let (answer, mut answers) = tokio::sync::mpsc::unbounded_channel();
+    for n in 1..=20 {
+        let (store, answer) = (world.store.clone(), answer.clone());
+        let done = move |sequence: Result<u64, store::Error>| {
+            let _ = answer.send((sequence.unwrap(), last_sequence(&store, ONE).unwrap()));
+        };
+        world.store.submit(move |tx| append(tx, ONE, &event("raw", n, 1)), done).await;
+    }
+    for n in 1..=20 {
+        let (sequence, published) = answers.recv().await.unwrap();
+        assert!(sequence == n && published >= n, "{sequence} was answered when {published} was published");
+    }
+}
+
+#[tokio::test]
+async fn a_reader_is_woken_by_its_own_log() {
+    let world = World::new();
+    let [one, both] = [Some(ONE), None].map(|of| world.log.watch(of));
+    world.append(two(), "raw", 1, 1).await;
+    assert!(!one.has_changed().unwrap() && both.has_changed().unwrap());
+    world.append(ONE, "raw", 1, 1).await;
+    assert!(one.has_changed().unwrap());
+}
+
+#[tokio::test]
+async fn logs_and_places_outlive_the_process() {
+    let world = World::new();
+    for n in 1..=3 {
+        world.append(ONE, "raw", n, 1).await;
+    }
+    let place = world.page(&Places::default(), 2, &[]).await.next;
+    let world = world.reopen();
+    world.log.check(&place).unwrap();
+    assert_eq!(world.log.end(&[ONE, two()]).unwrap().get(ONE), Some(3));
+    assert!(world.log.has_more(&[ONE], &place).unwrap());
+    assert_eq!(sequences(&world.page(&place, 9, &[]).await), [(1, 3)]);
+    assert_eq!(world.append(ONE, "raw", 4, 1).await, 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_saw_a_change_before_it_was_durable_finds_its_event() {
+    let world = World::new();
+    let store = world.store.clone();
+    let writer = tokio::spawn(async move {
+        for n in 1..=200 {
+            store.write(move |tx| append(tx, ONE, &event("raw", n, 1))).await.unwrap();
+        }
+    });
+    let mut seen = 0;
+    while seen < 200 {
+        seen = Tail::read(world.store.get(&tail_key(ONE)).unwrap()).unwrap().sequence;
+        world.log.settle(&[two(), ONE]).await.unwrap();
+        assert!(last_sequence(&world.store, ONE).unwrap() >= seen);
+    }
+    writer.await.unwrap();
+}
+
+/// Reads as those do who stay: up to what is durable, then waits.
+async fn follow(log: Log, instances: Vec<InstanceNumber>, until: usize) -> Vec<(u32, u64)> {
+    let mut news = log.watch(if let [one] = instances[..] { Some(one) } else { None });
+    let wanted = Wanted { kinds: Kinds::All, limit: 7, bytes: 1 << 20, now: Timestamp(0) };
+    let (mut place, mut seen) = (Places::default(), Vec::new());
+    while seen.len() < until {
+        news.borrow_and_update();
+        if log.has_more(&instances, &place).unwrap() {
+            let page = log.page(&instances, &place, &wanted).await.unwrap();
+            seen.extend(sequences(&page));
+            place = page.next;
+        } else {
+            news.changed().await.unwrap();
+        }
+    }
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_wait_miss_nothing_while_others_append() {
+    const EACH: u64 = 150;
+    let world = World::new();
+    let count = usize::try_from(EACH).unwrap();
+    let readers = [(vec![ONE], count), (vec![two()], count), (vec![ONE, two()], 2 * count)];
+    let readers = readers.map(|(logs, until)| tokio::spawn(follow(world.log.clone(), logs, until)));
+    let writers = [ONE, two()].map(|instance| {
+        let store = world.store.clone();
+        tokio::spawn(async move {
+            for n in 1..=EACH {
+                store.write(move |tx| append(tx, instance, &event("raw", n, 1))).await.unwrap();
+            }
+        })
+    });
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    for reader in readers {
+        let seen =
+            tokio::time::timeout(Duration::from_secs(20), reader).await.expect("a wake-up was lost").unwrap();
+        for instance in [ONE, two()] {
+            let of_one: Vec<_> =
+                seen.iter().filter(|(of, _)| *of == instance.get()).map(|(_, n)| *n).collect();
+            assert!(of_one.is_empty() || of_one == (1..=EACH).collect::<Vec<_>>(), "{of_one:?}");
+        }
+    }
 }

@@ -31,6 +31,13 @@ impl Scope {
         numbers.filter(|number| matches!(self, Scope::All) || self == Scope::Instance(*number)).collect()
     }
 
+    fn instance(self) -> Option<InstanceNumber> {
+        match self {
+            Scope::Instance(number) => Some(number),
+            Scope::All => None,
+        }
+    }
+
     /// A place as callers are given it: a sequence of one log, or an opaque word for several.
     pub fn write(self, places: &Places) -> String {
         match self {
@@ -70,7 +77,7 @@ impl Feed {
             kinds,
             log: services.events.clone(),
             clock: services.clock,
-            tails: services.events.watch(),
+            tails: services.events.watch(scope.instance()),
             instances: services.instances.names(),
             place: from,
             page: VecDeque::new(),

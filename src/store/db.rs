@@ -127,6 +127,14 @@ impl Store {
         self.gauges.tails.watch_all()
     }
 
+    /// Changes the database as a commit does before it is synced: nobody may take it for durable.
+    #[cfg(test)]
+    pub(crate) fn apply_unsynced(&self, work: impl FnOnce(&mut Tx) -> Result<(), Error>) {
+        let mut tx = Tx::new(&self.db);
+        tx.attempt(work).unwrap();
+        self.db.apply_batch(tx.into_batch().unwrap()).unwrap();
+    }
+
     /// Whether the disk is too full to accept anything new.
     pub fn is_full(&self) -> bool {
         self.gauges.full.load(Ordering::Relaxed)

@@ -27,8 +27,6 @@ use super::verdict::Trouble;
 pub(super) enum Msg {
     /// From its forwarder: logs grew, or instances came or went.
     Look,
-    /// From its own look at the logs: streams that have something to tell.
-    Looked(Vec<InstanceNumber>),
     /// From a turn's task; the words of what went wrong when it could not be finished.
     Ended(InstanceNumber, Result<Ended, String>),
     /// From its own timer, with the number of the wait: another attempt is due.
@@ -54,14 +52,10 @@ pub(super) struct State {
     ready: VecDeque<InstanceNumber>,
     /// Turns under way.
     busy: usize,
-    /// A look at the logs is under way ...
-    looking: bool,
-    /// ... and another must follow it.
-    look_again: bool,
     /// Set while a look waits in the mailbox, so that a thousand nudges take one place.
     nudged: Arc<AtomicBool>,
     waits: u64,
-    /// Turns, looks and the forwarder. Aborted when the actor ends.
+    /// Turns and the forwarder. Aborted when the actor ends.
     tasks: JoinSet<()>,
     stop: CancellationToken,
     draining: Option<RpcReplyPort<()>>,
@@ -94,7 +88,8 @@ impl Actor for EndpointActor {
     async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
         let nudged = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
-        let tails = events::watch(&arguments.shared.store);
+        let scope = arguments.known.endpoint.scope;
+        let tails = events::watch(&arguments.shared.store, scope.instance());
         tasks.spawn(forward(tails, arguments.shared.instances.clone(), nudged.clone(), me.clone()));
         Ok(State {
             me,
@@ -102,8 +97,6 @@ impl Actor for EndpointActor {
             streams: HashMap::new(),
             ready: VecDeque::new(),
             busy: 0,
-            looking: false,
-            look_again: false,
             nudged,
             waits: 0,
             tasks,
@@ -124,7 +117,6 @@ impl Actor for EndpointActor {
                 state.meet_instances();
                 state.look();
             }
-            Msg::Looked(found) => state.looked(found),
             Msg::Ended(instance, ended) => state.ended(instance, ended)?,
             Msg::Due(instance, wait) => state.due(instance, wait),
             Msg::Drain(reply) => {
@@ -187,42 +179,17 @@ impl State {
         self.ready.retain(|number| self.streams.contains_key(number));
     }
 
-    /// Compares idle streams with the tails of their logs, on a blocking thread: it may have to read the disk.
+    /// Compares idle streams with the tails of their logs, which are in memory.
     fn look(&mut self) {
-        if self.looking {
-            self.look_again = true;
-            return;
-        }
-        let idle = self.streams.iter().filter(|(_, stream)| matches!(stream.phase, Phase::Idle));
-        let idle: Vec<_> =
-            idle.map(|(number, stream)| (*number, stream.cursor.as_ref().map(|c| c.sequence))).collect();
-        if idle.is_empty() {
-            return;
-        }
-        self.looking = true;
-        let (store, me) = (self.arguments.shared.store.clone(), self.me.clone());
-        self.tasks.spawn_blocking(move || {
+        let store = &self.arguments.shared.store;
+        for (number, stream) in &mut self.streams {
+            let told = stream.cursor.as_ref().map(|cursor| cursor.sequence);
             // A log that cannot be read is the turn's to report.
-            let behind =
-                |instance, told| events::last_sequence(&store, instance).map_or(true, |last| last > told);
-            let found =
-                idle.into_iter().filter(|(instance, told)| told.is_none_or(|told| behind(*instance, told)));
-            let _ = me.cast(Msg::Looked(found.map(|(instance, _)| instance).collect()));
-        });
-    }
-
-    fn looked(&mut self, found: Vec<InstanceNumber>) {
-        self.looking = false;
-        for number in found {
-            if let Some(stream) = self.streams.get_mut(&number)
-                && matches!(stream.phase, Phase::Idle)
-            {
+            let behind = |told| events::last_sequence(store, *number).map_or(true, |last| last > told);
+            if matches!(stream.phase, Phase::Idle) && told.is_none_or(behind) {
                 stream.phase = Phase::Ready;
-                self.ready.push_back(number);
+                self.ready.push_back(*number);
             }
-        }
-        if std::mem::take(&mut self.look_again) {
-            self.look();
         }
     }
 

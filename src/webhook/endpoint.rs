@@ -71,6 +71,14 @@ impl Scope {
             Scope::All => true,
         }
     }
+
+    /// The one instance, where it is one.
+    pub(super) fn instance(self) -> Option<InstanceNumber> {
+        match self {
+            Scope::Instance(number) => Some(number),
+            Scope::All => None,
+        }
+    }
 }
 
 /// An endpoint as its owner wants it.

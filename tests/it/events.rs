@@ -142,6 +142,7 @@ fn numbers(page: &Answer) -> Vec<u64> {
 async fn pages_lead_through_everything_once() {
     let mut world = World::new().await;
     world.at_rest(raws(1..=25, 10)).await;
+    world.until_state("shop", "connected").await;
     for path in ["/instances/shop/events", "/events"] {
         let (mut after, mut found) = (String::new(), Vec::new());
         loop {

@@ -128,7 +128,7 @@ async fn place(state: &AppState, scope: Scope, after: &str) -> Result<Places, Ap
     };
     let known = scope.instances(&state.services.instances.names().borrow());
     places.retain(|number| known.contains(&number));
-    state.services.events.check(&places).await?;
+    state.services.events.check(&places)?;
     Ok(places)
 }
 
@@ -143,7 +143,9 @@ pub(super) async fn feed(
         Some(after) => place(state, scope, after).await?,
         None => {
             let instances = scope.instances(&state.services.instances.names().borrow());
-            state.services.events.end(&instances).await?
+            let log = &state.services.events;
+            log.settle(&instances).await.map_err(events::Error::from)?;
+            log.end(&instances).map_err(events::Error::from)?
         }
     };
     Ok(Feed::new(&state.services, scope, kinds, from))
@@ -154,8 +156,9 @@ async fn page(state: &AppState, scope: Scope, asked: &Asked) -> Result<Json<Even
     let from = place(state, scope, asked.after.as_deref().unwrap_or_default()).await?;
     let known = state.services.instances.names().borrow().clone();
     let wanted = events::Wanted { kinds, limit, bytes: PAGE_BYTES, now: state.services.clock.now() };
-    let found = state.services.events.page(&scope.instances(&known), &from, &wanted).await;
-    let found = found.map_err(events::Error::from)?;
+    let (log, instances) = (&state.services.events, scope.instances(&known));
+    log.settle(&instances).await.map_err(events::Error::from)?;
+    let found = log.page(&instances, &from, &wanted).await.map_err(events::Error::from)?;
     let entry = |item: events::Item| {
         let name = known.iter().find(|(number, _)| *number == item.instance)?.1.clone();
         Some(EventEntry::of(item, name))
