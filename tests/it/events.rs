@@ -142,7 +142,6 @@ fn numbers(page: &Answer) -> Vec<u64> {
 async fn pages_lead_through_everything_once() {
     let mut world = World::new().await;
     world.at_rest(raws(1..=25, 10)).await;
-    world.until_state("shop", "connected").await;
     for path in ["/instances/shop/events", "/events"] {
         let (mut after, mut found) = (String::new(), Vec::new());
         loop {
@@ -156,7 +155,7 @@ async fn pages_lead_through_everything_once() {
         }
         assert_eq!(found, (1..=25).collect::<Vec<_>>(), "{path}");
         let page = world.get(&format!("{path}?types=raw&after={after}")).await;
-        assert_eq!((numbers(&page), page.body["next"].as_str()), (vec![], Some(after.as_str())));
+        assert_eq!((numbers(&page), &page.body["more"]), (vec![], &json!(false)));
     }
     let page = world.get("/instances/shop/events?types=raw&limit=1").await;
     let entry = &page.body["data"][0];

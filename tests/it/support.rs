@@ -91,11 +91,19 @@ impl World {
         world
     }
 
-    /// Creates an instance on the sandbox and waits until it is connected.
+    /// Creates an instance on the sandbox and waits until it is connected and the log says so.
     pub async fn create(&self, id: &str) -> Answer {
         let created = self.post("/instances", self.instance(id)).await;
         assert_eq!(created.status, StatusCode::CREATED, "{created:?}");
         self.until_state(id, "connected").await;
+        // The event follows the state that it announces; whoever reads from now on should not meet it.
+        let path = format!("/instances/{id}/events?types=status");
+        eventually("the news that it is connected", async || {
+            let told = self.get(&path).await.body;
+            let connected = |event: &Value| event["data"]["status"] == "connected";
+            if told["data"].as_array().unwrap().iter().any(connected) { Ok(()) } else { Err(told) }
+        })
+        .await;
         created
     }
 
