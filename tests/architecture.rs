@@ -59,6 +59,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "telemetry",
             "store",
             "egress",
+            "provider",
             "queue",
             "retry",
             "relay",

@@ -85,6 +85,7 @@ fn demo(sandbox: SocketAddr, app_secret: Secret) -> Result<InstanceConfig, Error
             base_url: address_of(sandbox, "")?,
             api_version: "v25.0".to_owned(),
         }),
+        linked_device: None,
         webhook_url: None,
         rate_limit: None,
         workers: None,

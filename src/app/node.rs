@@ -15,7 +15,7 @@ use crate::egress::Egress;
 use crate::instance::{self, InstanceSupervisor};
 use crate::media::Library;
 use crate::metrics::Metrics;
-use crate::provider::Shared;
+use crate::provider::{Seats, Shared};
 use crate::queue::{self, Nudges};
 use crate::relay::{self, RelaySupervisor};
 use crate::retry::{self, RetrySupervisor};
@@ -60,7 +60,14 @@ impl Node {
         let blobs = Blobs::open(&folder)?;
         let egress = Egress::new(&settings.egress)?;
         let library = Library::open(&folder, store.clone(), clock, settings.media.clone())?;
-        let shared = Shared { egress, blobs: blobs.clone(), store: store.clone(), clock };
+        let shared = Shared {
+            egress,
+            blobs: blobs.clone(),
+            store: store.clone(),
+            clock,
+            linked: settings.linked.clone(),
+            seats: Seats::default(),
+        };
 
         let broken = CancellationToken::new();
         let parts = Parts::new(&settings, shared, library.clone(), &metrics)?;

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::domain::{self, Content, LaneId, MessageId, OutboundMessage, Recipient, Timestamp};
+use crate::domain::{self, Content, LaneId, Manner, MessageId, OutboundMessage, Recipient, Timestamp};
 use crate::queue::ItemOutcome;
 
 use super::Error;
@@ -420,7 +420,10 @@ impl Book {
                 Content::Text { body, preview_url: false }
             }
         };
-        Ok(Fate::Send(to.lane(), Box::new(OutboundMessage { to, content, quote: None })))
+        Ok(Fate::Send(
+            to.lane(),
+            Box::new(OutboundMessage { to, content, quote: None, manner: Manner::default() }),
+        ))
     }
 }
 

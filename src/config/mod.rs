@@ -26,6 +26,7 @@ use std::time::Duration;
 use url::Url;
 
 use crate::domain::{CloudApiSettings, InstanceConfig, InstanceId, ProviderKind, Secret};
+use crate::provider::LinkedOptions;
 use crate::{bulk, egress, http, inbound, instance, media, queue, relay, retry, store, telemetry, webhook};
 
 pub use auth::{Auth, Error as ApiKeyError, ResolvedKey, resolve_api_key};
@@ -58,6 +59,7 @@ pub struct Settings {
     pub webhook: webhook::Options,
     pub media: media::Options,
     pub relay: relay::Options,
+    pub linked: LinkedOptions,
     pub cloud_api: CloudApiDefaults,
     pub log: telemetry::Options,
     /// How long work in hand may go on after a signal to stop.
@@ -214,6 +216,7 @@ fn bootstrap(settings: &mut Settings, account: Account) {
             base_url,
             api_version,
         }),
+        linked_device: None,
         webhook_url: None,
         rate_limit: None,
         workers: None,

@@ -10,10 +10,11 @@ use super::check;
 use super::layers::Layers;
 use super::value::{
     address, api_version, base_url, boolean, choice, count, duration, instance_id, list, log_level, non_zero,
-    optional, origin, rate, size, text, websocket_url,
+    optional, origin, rate, size, text, web_version, websocket_url,
 };
 use super::{CloudApiDefaults, Settings};
 use crate::domain::{AmbiguousPolicy, BulkItem, RetryPolicy};
+use crate::provider::LinkedOptions;
 use crate::{bulk, egress, http, inbound, instance, media, queue, relay, retry, store, telemetry, webhook};
 
 /// sled refuses to work with next to nothing, and crawls with little more.
@@ -37,6 +38,7 @@ pub(super) fn read(layers: &mut Layers) -> Option<Settings> {
     let inbound = inbound(layers);
     let bulk = bulk(layers);
     let relay = relay(layers);
+    let linked = linked(layers);
     check::durations(layers, &queue, &retry, &instance);
     if let (Some(http), Some(auth)) = (&http, &auth) {
         check::door(layers, http, auth);
@@ -55,6 +57,7 @@ pub(super) fn read(layers: &mut Layers) -> Option<Settings> {
         webhook,
         media,
         relay,
+        linked,
         cloud_api: cloud_api?,
         log: log?,
         shutdown_drain: shutdown_drain?,
@@ -154,6 +157,17 @@ fn relay(layers: &mut Layers) -> relay::Options {
     layers.set(&mut options.timeout, "relay.timeout", duration);
     layers.set(&mut options.retry_delay, "relay.retry_delay", duration);
     layers.set(&mut options.capacity, "relay.capacity", count(1));
+    options
+}
+
+fn linked(layers: &mut Layers) -> LinkedOptions {
+    let mut options = LinkedOptions::default();
+    layers.set(&mut options.server, "linked_device.server", websocket_url);
+    layers.set(&mut options.version, "linked_device.version", optional(web_version));
+    layers.set(&mut options.device_name, "linked_device.device_name", text);
+    layers.set(&mut options.first_contacts_per_day, "linked_device.first_contacts_per_day", count(0));
+    layers.set(&mut options.ack_timeout, "linked_device.ack_timeout", duration);
+    layers.set(&mut options.reconnect_max_delay, "linked_device.reconnect_max_delay", duration);
     options
 }
 

@@ -296,6 +296,19 @@ pub(super) fn graph_version(text: &str) -> Option<(u32, u32)> {
     Some((number(major)?, number(minor)?))
 }
 
+/// The three numbers of a version of WhatsApp Web.
+pub(super) fn web_version(value: &Value) -> Parsed<(u32, u32, u32)> {
+    let numbers = |text: &str| {
+        let mut numbers = text.split('.').map(str::parse);
+        let version = (numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?);
+        numbers.next().is_none().then_some(version)
+    };
+    value
+        .text()
+        .and_then(numbers)
+        .ok_or_else(|| "a version of WhatsApp Web such as \"2.3000.1035920091\"".to_owned())
+}
+
 pub(super) fn log_level(value: &Value) -> Parsed<String> {
     let level = text(value).ok().filter(|level| telemetry::check_level(level).is_ok());
     level.ok_or_else(|| {

@@ -23,6 +23,17 @@ pub enum Content {
     },
     Template(Template),
     Interactive(Interactive),
+    /// A question with answers to tick. Linked devices alone.
+    Poll(Poll),
+    /// What an earlier text of ours, or the caption of an earlier file, says from now on. Linked devices alone.
+    Edit {
+        message_id: String,
+        body: String,
+    },
+    /// Takes an earlier message of ours back. Linked devices alone.
+    Revoke {
+        message_id: String,
+    },
 }
 
 impl Content {
@@ -36,6 +47,9 @@ impl Content {
             Content::Reaction { .. } => "reaction",
             Content::Template(_) => "template",
             Content::Interactive(_) => "interactive",
+            Content::Poll(_) => "poll",
+            Content::Edit { .. } => "edit",
+            Content::Revoke { .. } => "revoke",
         }
     }
 
@@ -125,6 +139,15 @@ pub struct Location {
     pub name: Option<String>,
     #[serde(default)]
     pub address: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Poll {
+    pub question: String,
+    /// Two to twelve, all different.
+    pub options: Vec<String>,
+    /// How many may be ticked; 0 is any number.
+    pub selectable: u32,
 }
 
 /// An approved template with the values for its places.

@@ -142,6 +142,17 @@ pub struct CloudApiSettings {
     pub api_version: String,
 }
 
+/// What an instance that is a linked device may be told.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LinkedDeviceSettings {
+    /// Its way to WhatsApp: `http://` or `socks5://`, with user and password where the proxy asks for them.
+    #[serde(default)]
+    pub proxy: Option<Secret>,
+    /// People whom it may write to first within a day; the node's own limit when unset.
+    #[serde(default)]
+    pub first_contacts_per_day: Option<u32>,
+}
+
 /// How fast an instance may send: a steady rate, and how many may go at once after a pause.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RateLimit {
@@ -159,6 +170,8 @@ pub struct InstanceConfig {
     pub provider: ProviderKind,
     #[serde(default)]
     pub cloud_api: Option<CloudApiSettings>,
+    #[serde(default)]
+    pub linked_device: Option<LinkedDeviceSettings>,
     #[serde(default)]
     pub webhook_url: Option<Url>,
     #[serde(default)]

@@ -1,5 +1,6 @@
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -14,6 +15,26 @@ pub struct OutboundMessage {
     /// The message that this one quotes.
     #[serde(default)]
     pub quote: Option<ProviderMessageId>,
+    #[serde(default, skip_serializing_if = "Manner::is_plain")]
+    pub manner: Manner,
+}
+
+/// How a message is sent, beside what it says. Linked devices alone can.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Manner {
+    /// The recipient is shown for so long that it is being written.
+    #[serde(default)]
+    pub typing: Duration,
+    /// The people whom a text names.
+    #[serde(default)]
+    pub mentions: Vec<Recipient>,
+}
+
+impl Manner {
+    /// Whether every provider can.
+    pub fn is_plain(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Our id of a message: given when it is accepted, valid for as long as it is kept.

@@ -13,11 +13,12 @@ mod phone;
 mod recipient;
 mod retry;
 mod status;
+mod status_update;
 mod time;
 
 pub use content::{
     BlobRef, Button, Content, Header, Interactive, ListRow, ListSection, Location, Media, MediaKind,
-    MediaSource, Template,
+    MediaSource, Poll, Template,
 };
 pub use error::{ErrorKind, Invalid};
 pub use failure::{Failure, FailureKind, Scope};
@@ -27,12 +28,13 @@ pub use inbound::{
     SystemNotice,
 };
 pub use instance::{
-    CloudApiSettings, InstanceConfig, InstanceId, InstanceNumber, InstanceState, ProviderKind, RateLimit,
-    Reason, Secret,
+    CloudApiSettings, InstanceConfig, InstanceId, InstanceNumber, InstanceState, LinkedDeviceSettings,
+    ProviderKind, RateLimit, Reason, Secret,
 };
-pub use message::{BulkItem, Class, MessageId, MessageRef, Mode, OutboundMessage, ProviderMessageId};
+pub use message::{BulkItem, Class, Manner, MessageId, MessageRef, Mode, OutboundMessage, ProviderMessageId};
 pub use phone::PhoneNumber;
 pub use recipient::{Jid, LaneId, Recipient, UserId};
 pub use retry::{AmbiguousPolicy, BuryReason, RetryPolicy, Verdict, judge};
 pub use status::{Receipt, Status};
+pub use status_update::StatusUpdate;
 pub use time::Timestamp;

@@ -188,9 +188,11 @@ fn sort(trusted: &[&Account], update: Update) -> Result<Part, String> {
             message: Box::new(received.message),
             signed,
         }),
-        Update::Status(status) => {
-            account.map(|(instance, _)| Part::Status { instance, status, recorded: None })
-        }
+        Update::Status(received) => account.map(|(instance, _)| Part::Status {
+            instance,
+            status: Box::new(received.status),
+            recorded: None,
+        }),
         Update::Change(change) => account.map(|(instance, _)| Part::Change { instance, change, signed }),
     }
 }

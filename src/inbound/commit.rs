@@ -5,10 +5,10 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::contacts::Why;
-use crate::domain::{InboundMessage, InstanceId, InstanceNumber, Recipient, Timestamp};
+use crate::domain::{InboundMessage, InstanceId, InstanceNumber, Recipient, StatusUpdate, Timestamp};
 use crate::events::{self, Event};
 use crate::media;
-use crate::provider::cloud_api::{Change, StatusUpdate};
+use crate::provider::cloud_api::Change;
 use crate::queue::{ReceiptReport, Recorded, receipt_data};
 use crate::relay::Intake;
 use crate::store::{Error, Tx};

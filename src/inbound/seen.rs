@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::domain::{InstanceNumber, ProviderMessageId, Status, Timestamp};
-use crate::provider::cloud_api::{Change, StatusUpdate};
+use crate::domain::{InstanceNumber, ProviderMessageId, Status, StatusUpdate, Timestamp};
+use crate::provider::cloud_api::Change;
 use crate::store::{Error, Key, Space, Tx};
 
 /// Meta repeats a delivery for up to seven days (Cloud API webhooks, "retry"); a day more is for clocks and queues.

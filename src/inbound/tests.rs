@@ -98,7 +98,9 @@ impl World {
                 message: Box::new(received.message),
                 signed: true,
             },
-            Update::Status(status) => Part::Status { instance: SHOP, status, recorded: self.recorded },
+            Update::Status(received) => {
+                Part::Status { instance: SHOP, status: Box::new(received.status), recorded: self.recorded }
+            }
             Update::Change(change) => Part::Change { instance: SHOP, change, signed: true },
             Update::Malformed(reason) => panic!("{reason}"),
         });

@@ -168,7 +168,7 @@ impl Actor for InstanceActor {
     type Arguments = Arguments;
 
     async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
-        let provider = provider::open(&arguments.config, &arguments.shared)?;
+        let provider = provider::open(arguments.number, &arguments.config, &arguments.shared)?;
         let nudged = Arc::new(AtomicBool::new(false));
         let nudges = arguments.queue.subscribe(arguments.number);
         let forwarder = tokio::spawn(forward_nudges(nudges, nudged.clone(), me.clone()));

@@ -203,7 +203,7 @@ impl State {
 
     /// Makes an instance known, or known anew, without starting anything.
     fn adopt(&mut self, number: InstanceNumber, record: Record) -> Result<(), Error> {
-        let checker = provider::open(&record.config, &self.arguments.shared)?;
+        let checker = provider::open(number, &record.config, &self.arguments.shared)?;
         let options = &self.arguments.options;
         match self.instances.get_mut(&number) {
             Some(entry) => {
@@ -232,7 +232,8 @@ impl State {
         if self.number_of(&config.id).is_ok() {
             return Err(Error::Exists(config.id));
         }
-        provider::open(&config, &self.arguments.shared)?;
+        // Opening does nothing but check; which number it is for does not matter to that.
+        provider::open(InstanceNumber::FIRST, &config, &self.arguments.shared)?;
         let wanted = match config.provider {
             ProviderKind::CloudApi => Wanted::Connected,
             ProviderKind::LinkedDevice => Wanted::Created,
@@ -257,7 +258,7 @@ impl State {
 
     async fn update(&mut self, me: &ActorRef<Msg>, config: InstanceConfig) -> Result<InstanceView, Error> {
         let number = self.number_of(&config.id)?;
-        provider::open(&config, &self.arguments.shared)?;
+        provider::open(number, &config, &self.arguments.shared)?;
         let before = self.entry(number)?.known.record.clone();
         let mut record = Record { config, updated_at: self.arguments.clock.now(), ..before.clone() };
         let credentials_changed = record.config.cloud_api != before.config.cloud_api;

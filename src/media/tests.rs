@@ -15,7 +15,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::domain::{InstanceNumber, MessageId, OutboundMessage, ProviderKind, ProviderMessageId, Timestamp};
 use crate::metrics::Metrics;
-use crate::provider::{MediaStream, Provider, Refusal, RemoteMedia};
+use crate::provider::{MediaStream, Provider, ReadMark, Refusal, RemoteMedia};
 use crate::store::{Folder, Store};
 
 const ONE: InstanceNumber = InstanceNumber::FIRST;
@@ -84,7 +84,7 @@ impl Provider for Road {
         future::ready(Err(Failure::permanent("it sends nothing"))).boxed()
     }
 
-    fn mark_read<'a>(&'a self, _: &'a ProviderMessageId, _: bool) -> BoxFuture<'a, Result<(), Failure>> {
+    fn mark_read<'a>(&'a self, _: &'a ReadMark, _: bool) -> BoxFuture<'a, Result<(), Failure>> {
         future::ready(Ok(())).boxed()
     }
 

@@ -6,19 +6,24 @@
 //! as the ids of media that WhatsApp already has, is a cache that may be lost.
 
 pub mod cloud_api;
+mod link;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use tokio::sync::mpsc;
 use url::Url;
 
 use crate::domain::{
-    Failure, InstanceConfig, Invalid, MessageId, OutboundMessage, ProviderKind, ProviderMessageId,
+    Failure, InstanceConfig, InstanceNumber, Invalid, MessageId, OutboundMessage, PhoneNumber, ProviderKind,
+    ProviderMessageId, Recipient,
 };
 use crate::egress::Egress;
 use crate::store::{Blobs, Store};
+
+pub use link::{Happening, LinkNews, LinkedAccount, LinkedOptions, PairCode, Refused, Seats};
 
 /// One account's client on one road. Owned by its instance actor.
 pub trait Provider: Send + Sync + 'static {
@@ -41,11 +46,7 @@ pub trait Provider: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<ProviderMessageId, Failure>>;
 
     /// Marks a received message as read; `typing` also shows the recipient that an answer is being written.
-    fn mark_read<'a>(
-        &'a self,
-        message: &'a ProviderMessageId,
-        typing: bool,
-    ) -> BoxFuture<'a, Result<(), Failure>>;
+    fn mark_read<'a>(&'a self, read: &'a ReadMark, typing: bool) -> BoxFuture<'a, Result<(), Failure>>;
 
     /// What WhatsApp knows about a file that it has. [`Permanent`](crate::domain::FailureKind::Permanent) when it
     /// has no such file, or no longer.
@@ -53,6 +54,30 @@ pub trait Provider: Send + Sync + 'static {
 
     /// The same, and the file itself. Nothing bounds its size but the caller, who may stop reading.
     fn open_media<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(RemoteMedia, MediaStream), Failure>>;
+
+    /// Begins a lasting connection, where the road has one; what happens on it goes to `inbox`, which holds the
+    /// connection back when it is full. Called once. The connection ends when the provider is dropped.
+    fn live(&self, _inbox: mpsc::Sender<Happening>) {}
+
+    /// Asks WhatsApp to show a prompt on the phone of that number, where the code in the answer is typed in.
+    fn pair_by_code<'a>(&'a self, _phone: &'a PhoneNumber) -> BoxFuture<'a, Result<PairCode, Failure>> {
+        Box::pin(async { Err(Failure::permanent("only a linked device is paired")) })
+    }
+
+    /// Ends the link between this device and the account, at WhatsApp as far as it can be reached, and here for
+    /// certain: its keys are forgotten.
+    fn unlink(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// A received message that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadMark {
+    pub message: ProviderMessageId,
+    /// Where it was written, and by whom: what a linked device has to say, and the Cloud API knows.
+    pub chat: Option<Recipient>,
+    pub sender: Option<Recipient>,
 }
 
 /// A file at WhatsApp.
@@ -98,10 +123,20 @@ pub struct Shared {
     pub blobs: Blobs,
     pub store: Store,
     pub clock: crate::clock::Clock,
+    pub linked: LinkedOptions,
+    pub seats: Seats,
 }
 
-/// The client for an instance, not yet connected.
-pub fn open(config: &InstanceConfig, shared: &Shared) -> Result<Arc<dyn Provider>, Error> {
+/// The client of instance `number`, not yet connected.
+///
+/// # Errors
+///
+/// The configuration is wrong or incomplete, or this binary has no such provider.
+pub fn open(
+    number: InstanceNumber,
+    config: &InstanceConfig,
+    shared: &Shared,
+) -> Result<Arc<dyn Provider>, Error> {
     match config.provider {
         ProviderKind::CloudApi => {
             let settings = config.cloud_api.clone();

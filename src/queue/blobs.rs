@@ -40,8 +40,8 @@ mod tests {
 
     use super::*;
     use crate::domain::{
-        AmbiguousPolicy, Class, Content, InstanceNumber, Media, MediaKind, MediaSource, MessageId, Mode,
-        OutboundMessage, Timestamp,
+        AmbiguousPolicy, Class, Content, InstanceNumber, Manner, Media, MediaKind, MediaSource, MessageId,
+        Mode, OutboundMessage, Timestamp,
     };
     use crate::metrics::Metrics;
     use crate::queue::keys;
@@ -70,6 +70,7 @@ mod tests {
                     voice: false,
                 }),
                 quote: None,
+                manner: Manner::default(),
             },
             mode: Mode::Async,
             expires_at: None,

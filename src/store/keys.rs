@@ -60,6 +60,8 @@ pub enum Space {
     BulkJob = b'j',
     /// How rows of bulk jobs ended, until their job took note. job → its first message, job · row → outcome (`queue`).
     Outcome = b'o',
+    /// Whom a linked device knows, and its first contacts. instance · table · hash → nothing or numbers (`provider`).
+    LinkedContact = b'c',
     /// What does not fit one value of another space. key · number → bytes (`store`).
     Part = b'Z',
 }

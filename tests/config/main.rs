@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use relevo::config::{self, ConfigErrors, Settings};
 use relevo::domain::{AmbiguousPolicy, Secret};
+use relevo::provider::LinkedOptions;
 use relevo::{egress, inbound, instance, media, queue, relay, retry, store, telemetry};
 
 fn from_env(env: &[(&str, &str)]) -> Result<Settings, ConfigErrors> {
@@ -80,6 +81,7 @@ fn the_manual_equals_every_rooms_defaults() {
     equal(&settings.instance, &instance::Options::default());
     equal(&settings.media, &media::Options::default());
     equal(&settings.relay, &relay::Options::default());
+    equal(&settings.linked, &LinkedOptions::default());
 }
 
 #[test]

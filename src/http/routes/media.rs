@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use crate::domain::{Content, Invalid, Media, MediaKind, MediaSource, MessageRef, Recipient};
+use crate::domain::{Content, Invalid, Manner, Media, MediaKind, MediaSource, MessageRef, Recipient};
 use crate::http::error::ApiError;
 use crate::http::extract::{MediaBody, Sending, Target};
 use crate::http::media::{self, Described, Source};
@@ -190,6 +190,7 @@ async fn send_media(
             voice: asked.voice,
         }),
         quote: asked.quote,
+        manner: Manner::default(),
         expires_in: asked.expires_in,
         send_at: asked.send_at,
         idempotency: asked.idempotency,

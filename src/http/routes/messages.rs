@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::domain::{Content, Invalid, Location};
+use crate::domain::{Content, Invalid, Location, Manner};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, Sending, Target};
 use crate::http::moment::Moment;
@@ -125,6 +125,7 @@ pub async fn send_text(
             preview_url: request.preview_url,
         },
         quote: quote(request.reply_to)?,
+        manner: Manner::default(),
         expires_in: request.expires_in,
         send_at: request.send_at,
         idempotency: sending.idempotency("text", &body),
@@ -151,6 +152,7 @@ pub async fn send_location(
             address: filled(request.address),
         }),
         quote: quote(request.reply_to)?,
+        manner: Manner::default(),
         expires_in: request.expires_in,
         send_at: request.send_at,
         idempotency: sending.idempotency("location", &body),
@@ -200,6 +202,7 @@ async fn send_cards(
         to: request.phone.parse()?,
         content: Content::Contacts { contacts },
         quote: quote(request.reply_to)?,
+        manner: Manner::default(),
         expires_in: request.expires_in,
         send_at: request.send_at,
         idempotency: sending.idempotency("contacts", &body),
@@ -224,6 +227,7 @@ pub async fn react(
         to,
         content: Content::Reaction { message_id: message_id.as_str().to_owned(), emoji: request.emoji },
         quote: None,
+        manner: Manner::default(),
         expires_in: request.expires_in,
         send_at: request.send_at,
         idempotency: sending.idempotency("reaction", &body),

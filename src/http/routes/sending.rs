@@ -9,8 +9,8 @@ use serde::Serialize;
 use utoipa::{IntoResponses, ToSchema};
 
 use crate::domain::{
-    Class, Content, ErrorKind, InstanceId, InstanceState, Invalid, MessageId, MessageRef, OutboundMessage,
-    ProviderMessageId, Recipient, Status, Timestamp,
+    Class, Content, ErrorKind, InstanceId, InstanceState, Invalid, Manner, MessageId, MessageRef,
+    OutboundMessage, ProviderMessageId, Recipient, Status, Timestamp,
 };
 use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
@@ -30,6 +30,7 @@ pub(super) struct Draft {
     pub to: Recipient,
     pub content: Content,
     pub quote: Option<MessageRef>,
+    pub manner: Manner,
     /// Seconds after which it must not be sent any more, from now or from `send_at`.
     pub expires_in: Option<u64>,
     /// Not before this moment; nobody waits for it.
@@ -127,7 +128,7 @@ pub(super) async fn deliver(
     let begin = send_at.unwrap_or(now);
     let expires_at = draft.expires_in.map(|seconds| begin + Duration::from_secs(seconds));
     let send = Send {
-        message: OutboundMessage { to: draft.to, content: draft.content, quote },
+        message: OutboundMessage { to: draft.to, content: draft.content, quote, manner: draft.manner },
         class: Class::Transactional,
         idempotency: draft.idempotency,
         expires_at,

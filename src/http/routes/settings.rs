@@ -136,6 +136,7 @@ impl CreateInstance {
             name: self.name.filter(|name| !name.is_empty()),
             provider,
             cloud_api: self.cloud_api.map(|cloud| cloud.into_settings(defaults)).transpose()?,
+            linked_device: None,
             webhook_url: webhook_url(self.webhook_url)?,
             rate_limit: self.rate_limit.map(Rate::checked).transpose()?,
             workers: self.workers,

@@ -66,7 +66,18 @@ pub(super) fn check(message: &OutboundMessage) -> Result<(), Refusal> {
         Recipient::Jid(Jid::Newsletter(_)) => return Err(unsupported("to newsletters")),
         Recipient::Jid(Jid::Lid(_)) => return Err(unsupported("to hidden ids (@lid)")),
     }
-    Ok(check_content(&message.content)?)
+    if !message.manner.typing.is_zero() {
+        return Err(unsupported("that it is typing to somebody who wrote nothing"));
+    }
+    if !message.manner.mentions.is_empty() {
+        return Err(unsupported("mentions"));
+    }
+    match &message.content {
+        Content::Poll(_) => Err(unsupported("polls")),
+        Content::Edit { .. } => Err(unsupported("edits of earlier messages")),
+        Content::Revoke { .. } => Err(unsupported("revocations of earlier messages")),
+        content => Ok(check_content(content)?),
+    }
 }
 
 fn unsupported(what: &str) -> Refusal {
@@ -82,6 +93,8 @@ fn check_content(content: &Content) -> Result<(), Invalid> {
         Content::Reaction { message_id, .. } => required("message_id", message_id, usize::MAX),
         Content::Template(template) => check_template(template),
         Content::Interactive(interactive) => check_interactive(interactive),
+        // Refused above.
+        Content::Poll(_) | Content::Edit { .. } | Content::Revoke { .. } => Ok(()),
     }
 }
 

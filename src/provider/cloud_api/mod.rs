@@ -22,14 +22,14 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
 use crate::domain::{CloudApiSettings, Failure, MessageId, OutboundMessage, ProviderKind, ProviderMessageId};
-use crate::provider::{Error, MediaStream, Provider, Refusal, RemoteMedia, Shared};
+use crate::provider::{Error, MediaStream, Provider, ReadMark, Refusal, RemoteMedia, Shared};
 
 use graph::{Graph, repeatable, unexpected};
 use media::Uploads;
 
 pub use parse::{
-    Change, Preference, ReceivedMessage, StatusUpdate, Update, count_messages, parse_webhook, split_messages,
-    without_messages,
+    Change, Preference, ReceivedMessage, ReceivedStatus, Update, count_messages, parse_webhook,
+    split_messages, without_messages,
 };
 pub use signature::verify_signature;
 
@@ -69,7 +69,9 @@ impl CloudApi {
         message: &OutboundMessage,
         media: Option<&str>,
     ) -> Result<ProviderMessageId, Failure> {
-        accepted(&self.graph.post_message(&wire::Message::new(id, message, media)).await?)
+        let wired = wire::Message::new(id, message, media)
+            .ok_or_else(|| Failure::permanent("the Cloud API has nothing like this message"))?;
+        accepted(&self.graph.post_message(&wired).await?)
     }
 }
 
@@ -111,12 +113,8 @@ impl Provider for CloudApi {
         Box::pin(self.attempt(id, message))
     }
 
-    fn mark_read<'a>(
-        &'a self,
-        message: &'a ProviderMessageId,
-        typing: bool,
-    ) -> BoxFuture<'a, Result<(), Failure>> {
-        let mark = wire::ReadMark::new(message, typing);
+    fn mark_read<'a>(&'a self, read: &'a ReadMark, typing: bool) -> BoxFuture<'a, Result<(), Failure>> {
+        let mark = wire::ReadMark::new(&read.message, typing);
         Box::pin(async move { self.graph.post_message(&mark).await.map(drop).map_err(repeatable) })
     }
 

@@ -15,10 +15,12 @@ use url::Url;
 use super::*;
 use crate::clock::Clock;
 use crate::domain::{
-    BlobRef, Class, Content, FailureKind, InstanceNumber, Media, MediaKind, MediaSource, Secret, Timestamp,
+    BlobRef, Class, Content, FailureKind, InstanceNumber, Manner, Media, MediaKind, MediaSource, Secret,
+    Timestamp,
 };
 use crate::egress::{self, Egress};
 use crate::metrics::Metrics;
+use crate::provider::{LinkedOptions, Seats};
 use crate::store::{Blobs, Folder, Options, Store};
 
 const NUMBER: &str = "106540352242922";
@@ -127,13 +129,19 @@ impl Fixture {
         let egress = Egress::new(&egress::Options { allow_private, ..egress::Options::default() }).unwrap();
         let blobs = Blobs::open(&folder).unwrap();
         let clock = Clock::following_tokio(Timestamp(1_763_800_000_000));
-        let shared = Shared { egress, blobs, store, clock };
+        let shared =
+            Shared { egress, blobs, store, clock, linked: LinkedOptions::default(), seats: Seats::default() };
         let api = CloudApi::new(settings(base_url), shared.clone()).unwrap();
         Self { meta, api, shared, _dir: dir }
     }
 
     async fn send(&self, content: Content) -> Result<ProviderMessageId, Failure> {
-        let message = OutboundMessage { to: "573001234567".parse().unwrap(), content, quote: None };
+        let message = OutboundMessage {
+            to: "573001234567".parse().unwrap(),
+            content,
+            quote: None,
+            manner: Manner::default(),
+        };
         self.api.send(id(), &message).await
     }
 
@@ -296,7 +304,12 @@ async fn a_file_is_uploaded_once_for_many_messages_at_once_and_later() {
     fixture.send(content.clone()).await.unwrap();
     // Also by a client that starts later.
     let restarted = CloudApi::new(settings(fixture.meta.listen().await), fixture.shared.clone()).unwrap();
-    let message = OutboundMessage { to: "573001234567".parse().unwrap(), content, quote: None };
+    let message = OutboundMessage {
+        to: "573001234567".parse().unwrap(),
+        content,
+        quote: None,
+        manner: Manner::default(),
+    };
     restarted.send(id(), &message).await.unwrap();
 
     let uploads = fixture.meta.uploads.lock().unwrap().clone();
@@ -312,7 +325,12 @@ async fn a_media_id_is_renewed_before_meta_drops_it() {
     let later = Clock::following_tokio(Timestamp(1_763_800_000_000) + Duration::from_secs(30 * 24 * 3600));
     let shared = Shared { clock: later, ..fixture.shared.clone() };
     let api = CloudApi::new(settings(fixture.meta.listen().await), shared).unwrap();
-    let message = OutboundMessage { to: "573001234567".parse().unwrap(), content, quote: None };
+    let message = OutboundMessage {
+        to: "573001234567".parse().unwrap(),
+        content,
+        quote: None,
+        manner: Manner::default(),
+    };
     api.send(id(), &message).await.unwrap();
     assert_eq!(fixture.meta.sent()[1]["image"]["id"], "MEDIA-2");
 }
@@ -389,7 +407,7 @@ async fn a_probe_tells_a_working_account_from_the_others() {
 #[tokio::test]
 async fn a_received_message_is_marked_as_read() {
     let fixture = Fixture::new().await;
-    let message = "wamid.R".parse().unwrap();
+    let message = ReadMark { message: "wamid.R".parse().unwrap(), chat: None, sender: None };
     fixture.api.mark_read(&message, true).await.unwrap();
     fixture.meta.answer(400, refusal(131_009));
     let failure = fixture.api.mark_read(&message, false).await.unwrap_err();

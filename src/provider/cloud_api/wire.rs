@@ -217,7 +217,8 @@ struct TypingIndicator {
 impl<'a> Message<'a> {
     /// `uploaded` is the media id of the content's [`blob`](Content::blob). Recipients that the limits refuse get an address
     /// that Meta refuses too.
-    pub fn new(id: MessageId, message: &'a OutboundMessage, uploaded: Option<&'a str>) -> Self {
+    /// `None` for what this network has nothing like; that is refused before it is accepted.
+    pub fn new(id: MessageId, message: &'a OutboundMessage, uploaded: Option<&'a str>) -> Option<Self> {
         let (recipient_type, to, recipient) = match &message.to {
             Recipient::Phone(phone) => ("individual", Some(To::Phone(phone.digits())), None),
             Recipient::User(user) => ("individual", None, Some(user.as_str())),
@@ -225,7 +226,7 @@ impl<'a> Message<'a> {
                 ("group", Some(To::Group(group)), None)
             }
         };
-        Self {
+        Some(Self {
             messaging_product: "whatsapp",
             recipient_type,
             to,
@@ -233,8 +234,8 @@ impl<'a> Message<'a> {
             context: message.quote.as_ref().map(|quote| Context { message_id: quote.as_str() }),
             biz_opaque_callback_data: id,
             kind: message.content.kind(),
-            body: Body::new(&message.content, uploaded),
-        }
+            body: Body::new(&message.content, uploaded)?,
+        })
     }
 }
 
@@ -250,8 +251,8 @@ impl<'a> ReadMark<'a> {
 }
 
 impl<'a> Body<'a> {
-    fn new(content: &'a Content, uploaded: Option<&'a str>) -> Self {
-        match content {
+    fn new(content: &'a Content, uploaded: Option<&'a str>) -> Option<Self> {
+        Some(match content {
             Content::Text { body, preview_url } => Body::Text(TextObject { body, preview_url: *preview_url }),
             Content::Media(media) => {
                 let object = MediaObject::new(media, uploaded);
@@ -272,7 +273,8 @@ impl<'a> Body<'a> {
             Content::Interactive(interactive) => {
                 Body::Interactive(InteractiveObject::new(interactive, uploaded))
             }
-        }
+            Content::Poll(_) | Content::Edit { .. } | Content::Revoke { .. } => return None,
+        })
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::domain::{
-    AmbiguousPolicy, Class, Content, InstanceNumber, MessageId, MessageRef, Mode, OutboundMessage, Status,
-    Timestamp,
+    AmbiguousPolicy, Class, Content, InstanceNumber, Manner, MessageId, MessageRef, Mode, OutboundMessage,
+    Status, Timestamp,
 };
 use crate::metrics::Metrics;
 use crate::queue::{Arguments, Handle, Lease, MessageView, Msg, Nudges, Options, QueueActor, Submission};
@@ -143,6 +143,7 @@ pub(crate) fn message(recipient: usize) -> Submission {
             to: format!("57300{recipient:07}").parse().unwrap(),
             content: Content::Text { body: "hola".to_owned(), preview_url: false },
             quote: None,
+            manner: Manner::default(),
         },
         class: Class::Transactional,
         mode: Mode::Async,

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::domain::{
-    AmbiguousPolicy, BuryReason, Class, Content, Failure, InstanceNumber, MessageId, Mode, OutboundMessage,
-    Status, Timestamp, Verdict,
+    AmbiguousPolicy, BuryReason, Class, Content, Failure, InstanceNumber, Manner, MessageId, Mode,
+    OutboundMessage, Status, Timestamp, Verdict,
 };
 use crate::events::{self, Event};
 use crate::queue::accept::Terms;
@@ -26,6 +26,7 @@ fn to(recipient: usize, class: Class) -> Submission {
             to: format!("57300{recipient:07}").parse().unwrap(),
             content: Content::Text { body: "hola".to_owned(), preview_url: false },
             quote: None,
+            manner: Manner::default(),
         },
         class,
         mode: Mode::Async,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use proptest::sample::Index;
 
 use crate::domain::{
-    AmbiguousPolicy, Class, Content, InstanceNumber, MessageId, Mode, OutboundMessage, ProviderMessageId,
-    Status, Timestamp,
+    AmbiguousPolicy, Class, Content, InstanceNumber, Manner, MessageId, Mode, OutboundMessage,
+    ProviderMessageId, Status, Timestamp,
 };
 use crate::queue::accept::{Refused, Terms};
 use crate::queue::tests::items::{SLOTS, Slot};
@@ -190,6 +190,7 @@ impl<'a> World<'a> {
                 to: format!("5730000000{to}").parse().unwrap(),
                 content: Content::Text { body, preview_url: false },
                 quote: None,
+                manner: Manner::default(),
             },
             class: if bulk { Class::Bulk } else { Class::Transactional },
             mode: if sync { Mode::Sync } else { Mode::Async },

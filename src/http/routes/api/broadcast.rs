@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::bulk::{self, NewJob, OnSuppressed, Plan, Progress, RowResult, RowStatus, Senders};
-use crate::domain::{Content, ErrorKind, Header, InstanceId, InstanceState, OutboundMessage};
+use crate::domain::{Content, ErrorKind, Header, InstanceId, InstanceState, Manner, OutboundMessage};
 use crate::http::body::Arrived;
 use crate::http::error::ApiError;
 use crate::http::extract::Sending;
@@ -147,11 +147,13 @@ async fn check(
         tokio::task::consume_budget().await;
         let Ok(to) = phone.parse() else { continue };
         if let Kept::Common(content) = kept {
-            let message = OutboundMessage { to, content: content.clone(), quote: None };
+            let message =
+                OutboundMessage { to, content: content.clone(), quote: None, manner: Manner::default() };
             return gate.check(&message).await.map_err(|error| refused(error).while_sending());
         }
         let Some(content) = kept.own(n).map(Cow::into_owned) else { continue };
-        let checked = gate.check(&OutboundMessage { to, content, quote: None }).await;
+        let checked =
+            gate.check(&OutboundMessage { to, content, quote: None, manner: Manner::default() }).await;
         checked.map_err(|error| refused(error).within(&format!("recipients[{n}]")).while_sending())?;
     }
     Ok(())

@@ -5,7 +5,7 @@ use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::response::{IntoResponse, Response};
 
 use crate::domain::{
-    Class, ErrorKind, InstanceId, Invalid, MessageId, MessageRef, OutboundMessage, Recipient, Status,
+    Class, ErrorKind, InstanceId, Invalid, Manner, MessageId, MessageRef, OutboundMessage, Recipient, Status,
 };
 use crate::http::body::Arrived;
 use crate::http::error::ApiError;
@@ -74,7 +74,7 @@ pub(super) async fn single(state: &AppState, incoming: Incoming, kind: Kind) -> 
     let letter = Letter {
         kind,
         input: asked.input,
-        message: OutboundMessage { to: asked.to, content, quote },
+        message: OutboundMessage { to: asked.to, content, quote, manner: Manner::default() },
         idempotency: asked.idempotency,
     };
     if asked.queued { queue(state, &instance, letter).await } else { send(state, &instance, letter).await }

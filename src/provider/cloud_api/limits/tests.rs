@@ -1,5 +1,5 @@
 use super::*;
-use crate::domain::ListRow;
+use crate::domain::{ListRow, Manner};
 
 fn refused(content: Content) -> String {
     check_content(&content).err().map(|invalid| invalid.field).unwrap_or_default()
@@ -175,7 +175,14 @@ fn contacts_and_templates_have_names() {
 
 #[test]
 fn recipients_that_the_network_lacks_are_unsupported() {
-    let to = |to: &str| check(&OutboundMessage { to: to.parse().unwrap(), content: text(1), quote: None });
+    let to = |to: &str| {
+        check(&OutboundMessage {
+            to: to.parse().unwrap(),
+            content: text(1),
+            quote: None,
+            manner: Manner::default(),
+        })
+    };
     for good in ["573001234567", "US.13491208655302741918", "120363025246125486@g.us"] {
         assert_eq!(to(good), Ok(()), "{good}");
     }

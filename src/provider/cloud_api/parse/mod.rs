@@ -10,11 +10,10 @@ mod tests;
 
 use serde_json::{Map, Value};
 
-use crate::domain::{InboundMessage, Invalid, Timestamp};
+use crate::domain::{InboundMessage, Invalid, StatusUpdate, Timestamp};
 
 pub use account::{Change, Preference};
 pub use split::{count_messages, split_messages, without_messages};
-pub use status::StatusUpdate;
 
 /// The field of messages and statuses.
 const MESSAGES: &str = "messages";
@@ -25,7 +24,7 @@ const ECHOES: &str = "smb_message_echoes";
 /// One thing that a webhook reports. One delivery may carry a thousand.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Update {
-    Status(Box<StatusUpdate>),
+    Status(Box<ReceivedStatus>),
     Message(Box<ReceivedMessage>),
     Change(Change),
     /// A part that does not make sense, with its place and the reason; the other parts are not affected.
@@ -39,11 +38,18 @@ pub struct ReceivedMessage {
     pub message: InboundMessage,
 }
 
+/// A fact about a message that was sent, with the number that sent it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReceivedStatus {
+    pub phone_number_id: String,
+    pub status: StatusUpdate,
+}
+
 impl Update {
     /// The number that it concerns, where it concerns one.
     pub fn phone_number_id(&self) -> Option<&str> {
         match self {
-            Update::Status(status) => Some(&status.phone_number_id),
+            Update::Status(received) => Some(&received.phone_number_id),
             Update::Message(received) => Some(&received.phone_number_id),
             Update::Change(change) => change.phone_number_id.as_deref(),
             Update::Malformed(_) => None,

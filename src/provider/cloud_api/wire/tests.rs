@@ -1,14 +1,15 @@
 use serde_json::json;
 
 use super::*;
-use crate::domain::{BlobRef, Class, InstanceNumber, Timestamp};
+use crate::domain::{BlobRef, Class, InstanceNumber, Manner, Timestamp};
 
 fn id() -> MessageId {
     MessageId::new(Timestamp(1_763_800_000_123), 0, InstanceNumber::FIRST, Class::Transactional, 0)
 }
 
 fn written(to: &str, content: Content, uploaded: Option<&str>) -> Value {
-    let message = OutboundMessage { to: to.parse().unwrap(), content, quote: None };
+    let message =
+        OutboundMessage { to: to.parse().unwrap(), content, quote: None, manner: Manner::default() };
     serde_json::to_value(Message::new(id(), &message, uploaded)).unwrap()
 }
 
@@ -42,6 +43,7 @@ fn a_text_is_written_whole() {
         to: "573001234567".parse().unwrap(),
         content: text(),
         quote: Some("wamid.Q".parse().unwrap()),
+        manner: Manner::default(),
     };
     let expected = format!(
         r#"{{"messaging_product":"whatsapp","recipient_type":"individual","to":"+573001234567","context":{{"message_id":"wamid.Q"}},"biz_opaque_callback_data":"{}","type":"text","text":{{"body":"Hola","preview_url":true}}}}"#,
