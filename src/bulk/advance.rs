@@ -150,6 +150,7 @@ async fn hand_over(
             expires_at: closes,
             send_at: None,
             on_ambiguous: device.on_ambiguous.unwrap_or(state.arguments.shared.on_ambiguous),
+            repeatable: device.repeatable,
             item: Some(BulkItem { job: state.slot(), row }),
         });
     }

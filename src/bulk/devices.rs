@@ -19,6 +19,8 @@ pub struct Device {
     pub rate: f64,
     /// Its own policy, where it has one.
     pub on_ambiguous: Option<AmbiguousPolicy>,
+    /// WhatsApp recognises its messages when they are sent again.
+    pub repeatable: bool,
 }
 
 /// Tells the instances that there are, at the moment it is asked. Must not block.
@@ -31,6 +33,7 @@ pub fn probe(instances: instance::Handle, usual: RateLimit) -> Probe {
             number: view.number,
             rate: view.config.rate_limit.unwrap_or(usual).per_second,
             on_ambiguous: view.config.on_ambiguous,
+            repeatable: view.config.provider.recognises_repeats(),
             state: view.state.state,
             id: view.config.id,
         };
@@ -133,7 +136,7 @@ mod tests {
 
     fn device(name: &str, number: u32, rate: f64, state: InstanceState) -> Device {
         let number = InstanceNumber::from_be_bytes(number.to_be_bytes()).unwrap();
-        Device { number, id: name.parse().unwrap(), state, rate, on_ambiguous: None }
+        Device { number, id: name.parse().unwrap(), state, rate, on_ambiguous: None, repeatable: false }
     }
 
     fn connected(name: &str, number: u32, rate: f64) -> Device {

@@ -34,7 +34,7 @@ pub use instance::{
 pub use message::{BulkItem, Class, Manner, MessageId, MessageRef, Mode, OutboundMessage, ProviderMessageId};
 pub use phone::PhoneNumber;
 pub use recipient::{Jid, LaneId, Recipient, UserId};
-pub use retry::{AmbiguousPolicy, BuryReason, RetryPolicy, Verdict, judge};
+pub use retry::{AmbiguousPolicy, BuryReason, RetryPolicy, Tried, Verdict, judge, judge_held};
 pub use status::{Receipt, Status};
 pub use status_update::StatusUpdate;
 pub use time::Timestamp;

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Failure, FailureKind, Mode};
+use super::{Failure, FailureKind, Mode, Scope};
 
 /// How often and how patiently a message is tried again.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -66,19 +66,23 @@ pub enum Verdict {
     Fail,
 }
 
+/// What is known of a message when an attempt failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tried {
+    pub mode: Mode,
+    /// WhatsApp recognises the message when it is sent again under the same id.
+    pub repeatable: bool,
+    /// Failed attempts so far, this one included, throttled ones not.
+    pub attempts: u32,
+}
+
 /// The one place that decides what a failure means for the message that met it.
 ///
-/// `attempts` counts the failed attempts so far, this one included, throttled ones not. `jitter` is a random
-/// number from 0 to 1 that spreads retries over the second half of their delay.
-pub fn judge(policy: &RetryPolicy, mode: Mode, attempts: u32, failure: &Failure, jitter: f64) -> Verdict {
-    if failure.kind == FailureKind::Ambiguous {
-        return Verdict::Hold { wait: policy.ambiguous_wait };
-    }
-    if mode == Mode::Sync {
-        return Verdict::Fail;
-    }
+/// `jitter` is a random number from 0 to 1 that spreads retries over the second half of their delay.
+pub fn judge(policy: &RetryPolicy, tried: Tried, failure: &Failure, jitter: f64) -> Verdict {
     match failure.kind {
-        FailureKind::Ambiguous => Verdict::Hold { wait: policy.ambiguous_wait },
+        FailureKind::Ambiguous => judge_unknown(policy, tried, failure.scope, jitter),
+        _ if tried.mode == Mode::Sync => Verdict::Fail,
         FailureKind::Permanent => Verdict::Bury(BuryReason::Permanent),
         FailureKind::Deferred { retry_after } => Verdict::Defer { after: retry_after },
         // The instance pauses; what it had in hand goes back unharmed and leaves first when it resumes.
@@ -90,12 +94,37 @@ pub fn judge(policy: &RetryPolicy, mode: Mode, attempts: u32, failure: &Failure,
         }
         FailureKind::Transient { max_attempts } => {
             let limit = max_attempts.map_or(policy.max_attempts, |tighter| tighter.min(policy.max_attempts));
-            if attempts >= limit {
+            if tried.attempts >= limit {
                 Verdict::Bury(BuryReason::Exhausted)
             } else {
-                Verdict::Retry { after: backoff(policy, attempts, jitter), counted: true }
+                Verdict::Retry { after: backoff(policy, tried.attempts, jitter), counted: true }
             }
         }
+    }
+}
+
+/// Nobody knows whether the message was sent. Where a second one is recognised it is sent again; otherwise a status may
+/// still tell. What ended the whole connection says nothing about the message, and does not count against it.
+fn judge_unknown(policy: &RetryPolicy, tried: Tried, scope: Scope, jitter: f64) -> Verdict {
+    match tried.mode {
+        _ if !tried.repeatable => Verdict::Hold { wait: policy.ambiguous_wait },
+        // Its caller is told that nobody knows; once held long enough, which is at once, it is sent again.
+        Mode::Sync => Verdict::Hold { wait: Duration::ZERO },
+        Mode::Async if scope == Scope::Number => {
+            Verdict::Retry { after: backoff(policy, 1, jitter), counted: false }
+        }
+        Mode::Async if tried.attempts >= policy.max_attempts => Verdict::Bury(BuryReason::Ambiguous),
+        Mode::Async => Verdict::Retry { after: backoff(policy, tried.attempts, jitter), counted: true },
+    }
+}
+
+/// What becomes of an unknown outcome that was held and that no status settled in time. `tried` counts it.
+pub fn judge_held(policy: &RetryPolicy, tried: Tried, on_ambiguous: AmbiguousPolicy) -> Verdict {
+    let resend = on_ambiguous == AmbiguousPolicy::Resend && tried.mode == Mode::Async;
+    if (tried.repeatable || resend) && tried.attempts < policy.max_attempts {
+        Verdict::Retry { after: Duration::ZERO, counted: true }
+    } else {
+        Verdict::Bury(BuryReason::Ambiguous)
     }
 }
 
@@ -109,7 +138,6 @@ fn backoff(policy: &RetryPolicy, attempts: u32, jitter: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Scope;
 
     const POLICY: RetryPolicy = RetryPolicy {
         max_attempts: 3,
@@ -120,7 +148,14 @@ mod tests {
     };
 
     fn verdict(kind: FailureKind, mode: Mode, attempts: u32) -> Verdict {
-        judge(&POLICY, mode, attempts, &Failure::new(kind, Scope::Message, "x"), 1.0)
+        let tried = Tried { mode, repeatable: false, attempts };
+        judge(&POLICY, tried, &Failure::new(kind, Scope::Message, "x"), 1.0)
+    }
+
+    /// The verdict on an unknown outcome where WhatsApp recognises the second message.
+    fn repeatable(mode: Mode, scope: Scope, attempts: u32) -> Verdict {
+        let failure = Failure::new(FailureKind::Ambiguous, scope, "x");
+        judge(&POLICY, Tried { mode, repeatable: true, attempts }, &failure, 1.0)
     }
 
     #[test]
@@ -164,13 +199,37 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_outcome_is_never_a_retry() {
+    fn an_unknown_outcome_is_no_retry_where_a_second_message_would_double_it() {
         for mode in [Mode::Sync, Mode::Async] {
             assert_eq!(
                 verdict(FailureKind::Ambiguous, mode, 1),
                 Verdict::Hold { wait: POLICY.ambiguous_wait }
             );
         }
+    }
+
+    #[test]
+    fn an_unknown_outcome_is_repeated_where_the_second_message_is_recognised() {
+        let again = |seconds| Verdict::Retry { after: Duration::from_secs(seconds), counted: true };
+        assert_eq!(repeatable(Mode::Async, Scope::Message, 1), again(1));
+        assert_eq!(repeatable(Mode::Async, Scope::Message, 2), again(4));
+        assert_eq!(repeatable(Mode::Async, Scope::Message, 3), Verdict::Bury(BuryReason::Ambiguous));
+        let uncounted = Verdict::Retry { after: Duration::from_secs(1), counted: false };
+        assert_eq!(repeatable(Mode::Async, Scope::Number, 99), uncounted);
+    }
+
+    #[test]
+    fn a_caller_who_waits_learns_first_that_nobody_knows() {
+        assert_eq!(repeatable(Mode::Sync, Scope::Message, 1), Verdict::Hold { wait: Duration::ZERO });
+        let tried = |mode, repeatable, attempts| Tried { mode, repeatable, attempts };
+        let held = |tried, policy| judge_held(&POLICY, tried, policy);
+        let (again, bury) =
+            (Verdict::Retry { after: Duration::ZERO, counted: true }, Verdict::Bury(BuryReason::Ambiguous));
+        assert_eq!(held(tried(Mode::Sync, true, 1), AmbiguousPolicy::Hold), again);
+        assert_eq!(held(tried(Mode::Sync, true, 3), AmbiguousPolicy::Hold), bury);
+        assert_eq!(held(tried(Mode::Async, false, 1), AmbiguousPolicy::Hold), bury);
+        assert_eq!(held(tried(Mode::Async, false, 1), AmbiguousPolicy::Resend), again);
+        assert_eq!(held(tried(Mode::Sync, false, 1), AmbiguousPolicy::Resend), bury);
     }
 
     #[test]

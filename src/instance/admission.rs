@@ -48,6 +48,7 @@ pub(super) async fn admit(
         expires_at: send.expires_at,
         send_at: send.send_at,
         on_ambiguous: known.record.config.on_ambiguous.unwrap_or(on_ambiguous),
+        repeatable: known.record.config.provider.recognises_repeats(),
         item: None,
     })
 }

@@ -67,8 +67,8 @@ pub(super) fn accept(
 /// Writes a submission down that nothing speaks against. To count it is the caller's part.
 pub(super) fn admit(tx: &mut Tx, submission: Submission, terms: Terms) -> Result<MessageId, Error> {
     let id = next_id(tx, &submission, terms)?;
-    let Submission { instance, message, mode, idempotency, expires_at, send_at, on_ambiguous, item, .. } =
-        submission;
+    let Submission { instance, message, mode, idempotency, expires_at, send_at, item, .. } = submission;
+    let (on_ambiguous, repeatable) = (submission.on_ambiguous, submission.repeatable);
     if let Some(item) = item {
         items::open_slot(tx, item, id)?;
     }
@@ -83,6 +83,7 @@ pub(super) fn admit(tx: &mut Tx, submission: Submission, terms: Terms) -> Result
         mode,
         expires_at,
         on_ambiguous,
+        repeatable,
         scheduled: send_at.is_some(),
         idempotency: idempotency.map(|asked| asked.key),
     };

@@ -75,6 +75,7 @@ mod tests {
             mode: Mode::Async,
             expires_at: None,
             on_ambiguous: AmbiguousPolicy::Hold,
+            repeatable: false,
             scheduled: false,
             idempotency: None,
         };

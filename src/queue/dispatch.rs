@@ -286,6 +286,7 @@ pub(super) fn lease_of(flight: &Flight, job: Job) -> Lease {
         message: job.message,
         mode: job.mode,
         on_ambiguous: job.on_ambiguous,
+        repeatable: job.repeatable,
         failures: flight.failures,
         attempt: flight.attempt,
         leased_at: flight.at,

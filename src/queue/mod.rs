@@ -112,6 +112,8 @@ pub struct Submission {
     pub send_at: Option<Timestamp>,
     /// What becomes of it if its outcome stays unknown.
     pub on_ambiguous: AmbiguousPolicy,
+    /// WhatsApp recognises it when it is sent again under the same id.
+    pub repeatable: bool,
     /// The row of a bulk job that it is. It belongs to the bulk class, whatever `class` says.
     pub item: Option<BulkItem>,
 }
@@ -153,6 +155,8 @@ pub struct Lease {
     pub message: OutboundMessage,
     pub mode: Mode,
     pub on_ambiguous: AmbiguousPolicy,
+    /// WhatsApp recognises it when it is sent again under the same id.
+    pub repeatable: bool,
     /// Failed attempts so far that count against the policy's limit.
     pub failures: u32,
     /// Which try this is, the uncounted ones included; tells this lease from an earlier one of the same message.

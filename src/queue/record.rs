@@ -21,6 +21,9 @@ pub(super) struct Job {
     pub expires_at: Option<Timestamp>,
     #[serde(rename = "u", default = "hold", skip_serializing_if = "is_hold")]
     pub on_ambiguous: AmbiguousPolicy,
+    /// WhatsApp recognises it when it is sent again.
+    #[serde(rename = "r", default, skip_serializing_if = "std::ops::Not::not")]
+    pub repeatable: bool,
     /// Its sender chose its moment: it is no arrival, whatever its id.
     #[serde(rename = "z", default, skip_serializing_if = "std::ops::Not::not")]
     pub scheduled: bool,

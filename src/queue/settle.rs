@@ -16,6 +16,7 @@ fn job_of(lease: &Lease) -> Job {
         mode: lease.mode,
         expires_at: None,
         on_ambiguous: lease.on_ambiguous,
+        repeatable: lease.repeatable,
         scheduled: false,
         idempotency: None,
     }

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
-use crate::domain::{AmbiguousPolicy, BuryReason, Failure, FailureKind, MessageId, Mode, Verdict, judge};
+use crate::domain::{Failure, FailureKind, MessageId, Tried, Verdict, judge, judge_held};
 use crate::queue::{self, Lease, QueueActor};
 use crate::supervision::{RestartPolicy, Slot};
 
@@ -122,7 +122,7 @@ impl State {
 
     fn judge(&self, lease: Lease, failure: Failure) {
         let policy = self.arguments.options.policy(lease.id.class());
-        let verdict = judge(policy, lease.mode, lease.failures + 1, &failure, rand::random());
+        let verdict = judge(policy, tried(&lease), &failure, rand::random());
         report(&lease, verdict, &failure);
         // A queue that is being restarted leaves the lease to expire: the sweep finds it.
         let _ = self.arguments.queue_handle.judged(lease, verdict, failure);
@@ -162,7 +162,7 @@ fn abandoned(options: &Options, lease: &Lease) -> (Verdict, Failure) {
         "the attempt was interrupted before WhatsApp's answer was known; it may or may not have been sent",
     );
     let policy = options.policy(lease.id.class());
-    (judge(policy, lease.mode, lease.failures + 1, &failure, 0.0), failure)
+    (judge(policy, tried(lease), &failure, 0.0), failure)
 }
 
 /// An unknown outcome that no status settled in time.
@@ -170,14 +170,12 @@ fn give_up(options: &Options, lease: &Lease) -> (Verdict, Failure) {
     let failure = Failure::ambiguous(
         "no status told in time whether WhatsApp took the message; it may or may not have been sent",
     );
-    let attempts_left = lease.failures + 1 < options.policy(lease.id.class()).max_attempts;
-    let resend = lease.on_ambiguous == AmbiguousPolicy::Resend && lease.mode == Mode::Async && attempts_left;
-    let verdict = if resend {
-        Verdict::Retry { after: Duration::ZERO, counted: true }
-    } else {
-        Verdict::Bury(BuryReason::Ambiguous)
-    };
-    (verdict, failure)
+    (judge_held(options.policy(lease.id.class()), tried(lease), lease.on_ambiguous), failure)
+}
+
+/// What the judge wants to know of a message whose attempt failed.
+fn tried(lease: &Lease) -> Tried {
+    Tried { mode: lease.mode, repeatable: lease.repeatable, attempts: lease.failures + 1 }
 }
 
 /// One line for each decision.

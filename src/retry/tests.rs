@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ractor::Actor;
 
-use crate::domain::{AmbiguousPolicy, BuryReason, Failure, Receipt, Status};
+use crate::domain::{AmbiguousPolicy, BuryReason, Failure, FailureKind, Receipt, Scope, Status};
 use crate::queue::tests::bench::{Bench, ONE, message, provider_id, urgent};
 use crate::queue::{Outcome, ReceiptReport, Submission};
 use crate::retry::{Arguments, Handle, Options, RetrySupervisor};
@@ -110,6 +110,46 @@ async fn the_resend_policy_resends_as_often_as_the_limit_allows() {
         bench.pass(121 * SECOND).await;
     }
     assert_eq!(bench.until(id, Status::DeadLetter).await.buried, Some(BuryReason::Ambiguous));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_recognised_is_repeated_after_a_crash_and_after_an_unknown_outcome() {
+    let bench = Bench::open();
+    bench.start().await;
+    let id = bench.enqueue(Submission { repeatable: true, ..message(0) }).await;
+    bench.lease().await;
+    bench.kill_unsupervised().await;
+    let Node { bench, retry } = Node::on(bench, 2).await;
+    let due = bench.until(id, Status::Queued).await.due.unwrap();
+    bench.pass(due.since(bench.clock.now())).await;
+    let lease = bench.next_lease().await;
+    assert_eq!((lease.id, lease.attempt, lease.repeatable), (id, 2, true));
+    let lost = Failure::new(FailureKind::Ambiguous, Scope::Number, "the connection ended");
+    retry.failed(lease, lost).unwrap();
+    let due = bench.until(id, Status::Queued).await.due.unwrap();
+    bench.pass(due.since(bench.clock.now())).await;
+    let lease = bench.next_lease().await;
+    assert_eq!((lease.attempt, lease.failures), (3, 1), "what ended the connection does not count");
+    bench.handle.sent(lease, provider_id("3EB0")).unwrap();
+    bench.until(id, Status::Sent).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_is_told_that_nobody_knows_before_the_message_is_repeated() {
+    let Node { bench, retry } = Node::start().await;
+    let caller = {
+        let handle = bench.handle.clone();
+        let submission = Submission { repeatable: true, ..urgent(1) };
+        tokio::spawn(async move { handle.send_now(submission, 30 * SECOND).await })
+    };
+    retry.failed(bench.next_lease().await, Failure::ambiguous("no word from WhatsApp")).unwrap();
+    let (id, outcome) = caller.await.unwrap().unwrap();
+    assert_eq!(outcome, Outcome::Unknown);
+    bench.pass(2 * SECOND).await;
+    let lease = bench.next_lease().await;
+    assert_eq!((lease.id, lease.attempt), (id, 2));
+    bench.handle.sent(lease, provider_id("3EB0")).unwrap();
+    bench.until(id, Status::Sent).await;
 }
 
 #[tokio::test(start_paused = true)]

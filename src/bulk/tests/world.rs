@@ -51,6 +51,7 @@ pub fn device(name: &str, number: InstanceNumber) -> Device {
         state: InstanceState::Connected,
         rate: 80.0,
         on_ambiguous: None,
+        repeatable: false,
     }
 }
 

@@ -151,6 +151,7 @@ pub(crate) fn message(recipient: usize) -> Submission {
         expires_at: None,
         send_at: None,
         on_ambiguous: AmbiguousPolicy::Hold,
+        repeatable: false,
         item: None,
     }
 }

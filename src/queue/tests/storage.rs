@@ -34,6 +34,7 @@ fn to(recipient: usize, class: Class) -> Submission {
         expires_at: None,
         send_at: None,
         on_ambiguous: AmbiguousPolicy::Hold,
+        repeatable: false,
         item: None,
     }
 }

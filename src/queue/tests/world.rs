@@ -198,6 +198,7 @@ impl<'a> World<'a> {
             expires_at: ttl.map(|millis| self.now + Duration::from_millis(millis)),
             send_at: later.map(|millis| self.now + Duration::from_millis(millis)),
             on_ambiguous: if resend { AmbiguousPolicy::Resend } else { AmbiguousPolicy::Hold },
+            repeatable: false,
             item: None,
         }
     }
