@@ -1,19 +1,16 @@
 //! Meta's webhooks.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use subtle::ConstantTimeEq;
 
-use crate::domain::{Receipt, Secret};
+use crate::domain::Secret;
 use crate::provider::cloud_api::Update;
-use crate::queue::{self, Recorded};
-use crate::store::Tx;
+use crate::queue;
 
-use super::commit::{self, Delivery, Part, Taken};
+use super::commit::Part;
 use super::doorman::Read;
 use super::frames::Frames;
-use super::kept::{Keeping, KeptPlace};
+use super::kept::Keeping;
 use super::{Account, Error, Handle, Received};
 
 /// So many of the reasons why parts make no sense are kept with a body.
@@ -43,16 +40,7 @@ impl Handle {
         signature: Option<&str>,
     ) -> Result<Received, Error> {
         let taken = self.take(accounts, body, signature).await;
-        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        match &taken {
-            Ok(received) => {
-                self.metrics.inbound("event", count(received.events));
-                self.metrics.inbound("duplicate", count(received.duplicates));
-                self.metrics.inbound("odd", count(received.odd));
-            }
-            Err(Error::Signature) => self.metrics.inbound("forged", 1),
-            Err(_) => self.metrics.inbound("refused", 1),
-        }
+        self.count(&taken);
         taken
     }
 
@@ -73,7 +61,7 @@ impl Handle {
             Err(invalid) => (Vec::new(), vec![invalid.to_string()]),
         };
         let mut received = Received { odd: odd.len(), ..Received::default() };
-        let parts = self.record(parts, &mut received).await?;
+        let parts = self.record(parts, self.relay.is_on(), &mut received).await?;
         let keeping = (!odd.is_empty()).then(|| {
             tracing::warn!(
                 bytes = body.len(),
@@ -87,69 +75,14 @@ impl Handle {
                 signed: trusted.iter().any(|account| account.app_secret.is_some()),
             }
         });
-        let taken = self.commit(parts, keeping, &body).await?;
-        received.events += taken.events;
-        received.duplicates += taken.duplicates;
+        let webhook = if self.relay.is_on() { serde_json::from_slice(&body).ok() } else { None };
+        self.commit(parts, keeping, webhook.map(Frames::of), &mut received).await?;
         Ok(received)
     }
 
     /// Counts a delivery that was refused for its size, before anybody read it.
     pub fn refused_for_size(&self) {
         self.metrics.inbound("too_large", 1);
-    }
-
-    /// Shows the ledger its facts, and passes on what is left to be done here.
-    ///
-    /// What one participant of a group did moves the message like any fact, but for failures: a message that did
-    /// not reach one of a group has not failed.
-    async fn record(&self, parts: Vec<Part>, received: &mut Received) -> Result<Vec<Part>, Error> {
-        let for_ledger = |part: &Part| match part {
-            Part::Status { instance, status, .. } => {
-                let of_one = status.participant.is_some() && status.receipt == Receipt::Failed;
-                (!of_one).then(|| commit::report(*instance, status))
-            }
-            _ => None,
-        };
-        let reports: Vec<_> = parts.iter().filter_map(for_ledger).collect();
-        received.statuses = parts.iter().filter(|part| matches!(part, Part::Status { .. })).count();
-        if reports.is_empty() {
-            return Ok(parts);
-        }
-        let mut outcomes = self.queue.record(reports).await?.into_iter();
-        let relays = self.relay.is_on();
-        let left = parts.into_iter().filter_map(|part| {
-            let asked = for_ledger(&part).is_some();
-            match part {
-                Part::Status { instance, status, .. } if asked => {
-                    let recorded = outcomes.next();
-                    let ours = !matches!(recorded, None | Some(Recorded::Unknown));
-                    let done =
-                        ours && !relays && status.participant.is_none() && status.opted_out().is_none();
-                    let known = done && matches!(recorded, Some(Recorded::Unchanged(_)));
-                    received.duplicates += usize::from(known);
-                    (!done).then_some(Part::Status { instance, status, recorded })
-                }
-                part => Some(part),
-            }
-        });
-        Ok(left.collect())
-    }
-
-    async fn commit(&self, parts: Vec<Part>, keeping: Option<Keeping>, body: &[u8]) -> Result<Taken, Error> {
-        let now = self.clock.now();
-        let webhook = if self.relay.is_on() { serde_json::from_slice(body).ok() } else { None };
-        let delivery = Delivery {
-            parts,
-            keeping: keeping.map(|keeping| (keeping, KeptPlace { at: now, nonce: rand::random() })),
-            frames: webhook.map(Frames::of),
-            relay: self.relay.clone(),
-            keywords: Arc::clone(&self.keywords),
-            now,
-        };
-        if !delivery.changes_anything() {
-            return Ok(Taken::default());
-        }
-        Ok(self.store.write(move |tx: &mut Tx| delivery.commit(tx)).await?)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The one door in.
 //!
-//! What comes from WhatsApp is verified on its raw bytes, understood, freed of duplicates, and durable before it is
+//! What comes from WhatsApp, by Meta's webhook or on a linked device's connection, is verified (a webhook on its raw
+//! bytes, a device's message by its own encryption), understood, freed of duplicates, and durable before it is
 //! acknowledged: facts about messages move the ledger, everything else becomes an event in the log of its instance.
 //! What one delivery brings beside facts about our own messages (events, notes of media, frames for the relay, marks
 //! of what was seen, people who opt out) is one commit. What cannot be understood is kept as it came.
@@ -11,9 +12,12 @@ mod doorman;
 mod frames;
 mod kept;
 mod keywords;
+mod linked_device;
 mod message_event;
+mod meta_form;
 mod opting;
 mod seen;
+mod taking;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +35,7 @@ use keywords::Keywords;
 
 pub use cloud_webhook::verify;
 pub use kept::{Kept, KeptPlace};
+pub use linked_device::Device;
 
 /// What users may write to be left alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +109,12 @@ impl Handle {
             keywords: Arc::new(Keywords::new(options)),
             doorman: Doorman::new(),
         }
+    }
+
+    /// One that relays nothing and knows the usual words, for tests of other rooms.
+    #[cfg(test)]
+    pub(crate) fn plain(queue: queue::Handle, store: Store, clock: Clock) -> Self {
+        Self::new(queue, store, clock, Metrics::default(), Intake::off(), &Options::default())
     }
 }
 

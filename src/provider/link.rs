@@ -115,6 +115,16 @@ pub struct LinkedAccount {
     pub name: Option<String>,
 }
 
+impl LinkedAccount {
+    /// The digits of the account's number.
+    pub fn phone(&self) -> Option<&str> {
+        let (user, server) = self.jid.split_once('@')?;
+        let digits = user.split(':').next().filter(|digits| !digits.is_empty())?;
+        let plain = server == "s.whatsapp.net" && digits.bytes().all(|b| b.is_ascii_digit());
+        plain.then_some(digits)
+    }
+}
+
 /// Why WhatsApp ended the link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refused {
@@ -145,5 +155,19 @@ mod tests {
     #[test]
     fn whatsapp_web_is_reached_by_default() {
         assert_eq!(LinkedOptions::default().server.scheme(), "wss");
+    }
+
+    #[test]
+    fn the_number_of_an_account_is_in_its_address() {
+        let phone = |jid: &str| {
+            let account = LinkedAccount { jid: jid.to_owned(), ..LinkedAccount::default() };
+            account.phone().map(str::to_owned)
+        };
+        for jid in ["573001234567:12@s.whatsapp.net", "573001234567@s.whatsapp.net"] {
+            assert_eq!(phone(jid).as_deref(), Some("573001234567"), "{jid}");
+        }
+        for nobody in ["", "573001234567", ":1@s.whatsapp.net", "1234@lid"] {
+            assert_eq!(phone(nobody), None, "{nobody}");
+        }
     }
 }

@@ -1,0 +1,86 @@
+//! What linked devices hear on their connections.
+
+use serde_json::{Value, json};
+
+use crate::domain::{InboundMessage, InstanceId, InstanceNumber, StatusUpdate, Timestamp};
+use crate::events::{self, Event};
+use crate::queue;
+use crate::store::Tx;
+
+use super::commit::Part;
+use super::frames::Frames;
+use super::{Error, Handle, Received, meta_form};
+
+/// A linked device that hears something.
+#[derive(Debug, Clone)]
+pub struct Device {
+    pub instance: InstanceNumber,
+    pub name: InstanceId,
+    /// The digits of its account's number, once they are known.
+    pub phone: Option<String>,
+}
+
+impl Handle {
+    /// Takes messages in. When this answers `Ok`, all of them are durable and WhatsApp may forget them; one that came
+    /// before changes nothing. Nobody but their authors can have written them, so what they ask for counts.
+    ///
+    /// # Errors
+    ///
+    /// They could not be made durable: nothing of them is kept, and WhatsApp is to keep them.
+    pub async fn messages(&self, device: &Device, messages: Vec<InboundMessage>) -> Result<Received, Error> {
+        let taken = self.take_messages(device, messages).await;
+        self.count(&taken);
+        taken
+    }
+
+    async fn take_messages(&self, device: &Device, messages: Vec<InboundMessage>) -> Result<Received, Error> {
+        if self.store.is_full() {
+            return Err(queue::Error::DiskFull.into());
+        }
+        let frames = self.relay.is_on().then(|| {
+            let of_others = messages.iter().filter(|message| !message.is_from_me());
+            let frames = of_others.map(|message| (message.id.clone(), meta_form::webhook(device, message)));
+            Frames::Each { messages: frames.collect(), rest: None }
+        });
+        let part = |message| Part::Message {
+            instance: device.instance,
+            name: device.name.clone(),
+            message: Box::new(message),
+            signed: true,
+        };
+        let mut received = Received::default();
+        self.commit(messages.into_iter().map(part).collect(), None, frames, &mut received).await?;
+        Ok(received)
+    }
+
+    /// Takes facts about sent messages in, in order: the ledger moves, and what it does not tell becomes an event. Also
+    /// with a full disk, because what is settled needs less of it.
+    ///
+    /// # Errors
+    ///
+    /// Not all of it could be made durable.
+    pub async fn statuses(&self, device: &Device, statuses: Vec<StatusUpdate>) -> Result<Received, Error> {
+        let part =
+            |status| Part::Status { instance: device.instance, status: Box::new(status), recorded: None };
+        let mut received = Received::default();
+        let parts = self.record(statuses.into_iter().map(part).collect(), false, &mut received).await?;
+        let taken = self.commit(parts, None, None, &mut received).await.map(|()| received);
+        self.count(&taken);
+        taken
+    }
+
+    /// Writes down what else happened, soon: nobody waits for it, and on a full disk it is left out. `data` gains the
+    /// second in which it happened, where it does not say so itself.
+    pub async fn news(&self, device: &Device, kind: &'static str, at: Timestamp, mut data: Value) {
+        if self.store.is_full() {
+            return self.metrics.inbound("refused", 1);
+        }
+        if let Some(fields) = data.as_object_mut() {
+            fields.entry("timestamp").or_insert_with(|| json!(at.seconds()));
+        }
+        let (instance, now) = (device.instance, self.clock.now());
+        let event = Event { kind: kind.to_owned(), at: now, data };
+        self.store.submit(move |tx: &mut Tx| events::append(tx, instance, &event), |_| {}).await;
+        self.metrics.inbound("event", 1);
+    }
+}
