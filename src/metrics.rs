@@ -37,6 +37,8 @@ struct Series {
     deliveries: Family<Labels, Counter>,
     delivery: Histogram,
     relayed: Family<Labels, Counter>,
+    client_losses: Family<Labels, Counter>,
+    pairings: Family<Labels, Counter>,
 }
 
 /// From a tenth of a millisecond to a minute and a half, by about two and a half.
@@ -64,6 +66,8 @@ impl Default for Metrics {
             deliveries: Family::default(),
             delivery: seconds(),
             relayed: Family::default(),
+            client_losses: Family::default(),
+            pairings: Family::default(),
         }))
     }
 }
@@ -117,7 +121,7 @@ impl Metrics {
         self.0.receipts.get_or_create(&vec![("kind", kind.into()), ("changed", changed.into())]).inc();
     }
 
-    /// Something came in through Meta's webhook. Parts of deliveries that were taken are `event`, `duplicate` or
+    /// Something came in, through Meta's webhook or on a linked device's connection. Parts of deliveries that were taken are `event`, `duplicate` or
     /// `odd`; deliveries that were not are `forged`, `too_large`, or `refused` because they could not be kept.
     pub fn inbound(&self, kind: &'static str, count: u64) {
         self.0.inbound.get_or_create(&vec![("kind", kind.into())]).inc_by(count);
@@ -132,6 +136,17 @@ impl Metrics {
     /// A frame was pushed to the relay's peer: `sent` or `failed`.
     pub fn relayed(&self, outcome: &'static str) {
         self.0.relayed.get_or_create(&vec![("outcome", outcome.into())]).inc();
+    }
+
+    /// An instance lost its connection, and its client connects again (`connection`); or its client, which is replaced: it
+    /// gave no sign of life (`zombie`), or ended by itself (`crash`).
+    pub fn client_lost(&self, cause: &'static str) {
+        self.0.client_losses.get_or_create(&vec![("cause", cause.into())]).inc();
+    }
+
+    /// Pairing a linked device ended: `linked`, `timed_out` or `failed`.
+    pub fn paired(&self, outcome: &'static str) {
+        self.0.pairings.get_or_create(&vec![("outcome", outcome.into())]).inc();
     }
 
     /// Everything in the text format of OpenMetrics, with what was looked up for the occasion.
@@ -152,8 +167,14 @@ impl Metrics {
         registry.register("attempts", "Attempts at WhatsApp, by outcome and code", series.attempts.clone());
         registry.register("messages", "Messages that came to an end, by fate", series.fates.clone());
         registry.register("receipts", "Facts that WhatsApp reported", series.receipts.clone());
-        registry.register("inbound", "What came in through Meta's webhook", series.inbound.clone());
+        registry.register("inbound", "What came in from WhatsApp", series.inbound.clone());
         registry.register("deliveries", "Webhook deliveries, by outcome", series.deliveries.clone());
+        registry.register(
+            "client_losses",
+            "Connections and clients that were lost",
+            series.client_losses.clone(),
+        );
+        registry.register("pairings", "Attempts to pair a linked device", series.pairings.clone());
         registry.register("relayed", "Attempts to push a frame to the relay's peer", series.relayed.clone());
         let mut text = String::new();
         // Writing into a string does not fail.

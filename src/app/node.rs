@@ -73,6 +73,7 @@ impl Node {
         let parts = Parts::new(&settings, shared, library.clone(), &metrics)?;
         let (queue, instances) = (parts.queue.clone(), parts.instances.clone());
         let (webhooks, relay, bulk) = (parts.webhooks.clone(), parts.relay.clone(), parts.bulk.clone());
+        let inbound = parts.inbound.clone();
         // Everything that is started lies in these arguments: too much for the stack of whoever waits for it.
         let starting = Box::pin(Actor::spawn(None, Root, (parts, broken.clone())));
         let (root, _) = starting.await.map_err(|error| Error::Start(error.to_string()))?;
@@ -85,14 +86,6 @@ impl Node {
             move |found: &mut BlobSet| bulk.referenced_blobs(found)
         };
         let tidying = Tidying { blobs, queue: queue.clone(), needs: Arc::new(needs), library, clock };
-        let inbound = inbound::Handle::new(
-            queue.clone(),
-            store.clone(),
-            clock,
-            metrics.clone(),
-            relay.intake(),
-            &settings.inbound,
-        );
         let address = settings.http.listen;
         let listener = TcpListener::bind(address).await.map_err(|cause| Error::Listen { address, cause })?;
         let handles = Handles {
@@ -227,6 +220,7 @@ struct Parts {
     webhooks: webhook::Handle,
     bulk: bulk::Handle,
     relay: relay::Handle,
+    inbound: inbound::Handle,
 }
 
 impl Parts {
@@ -247,12 +241,29 @@ impl Parts {
             queue_slot,
             queue_handle: queue.clone(),
         };
+        let relay_slot = Slot::default();
+        let (relaying, relay) = relay::Arguments::new(
+            &settings.relay,
+            shared.store.clone(),
+            shared.clock,
+            metrics.clone(),
+            relay_slot.clone(),
+        )?;
+        let inbound = inbound::Handle::new(
+            queue.clone(),
+            shared.store.clone(),
+            shared.clock,
+            metrics.clone(),
+            relay.intake(),
+            &settings.inbound,
+        );
         let (supervisor, instances) = instance::Arguments::new(
             settings.instance.clone(),
             shared.clone(),
             library,
             queue.clone(),
             retry::Handle::new(retry_slot.clone()),
+            inbound.clone(),
             &settings.retry.transactional,
             metrics.clone(),
             supervisor_slot.clone(),
@@ -266,19 +277,11 @@ impl Parts {
                 store: shared.store.clone(),
                 clock: shared.clock,
                 queue: queue.clone(),
-                devices: bulk::probe(instances.clone(), settings.instance.rate_limit),
+                devices: bulk::probe(instances.clone(), settings.instance.clone()),
                 suppressed: Arc::new(move |who| suppressions.holds(who)),
                 on_ambiguous: settings.retry.bulk.on_ambiguous,
             },
             jobs_slot.clone(),
-        )?;
-        let relay_slot = Slot::default();
-        let (relaying, relay) = relay::Arguments::new(
-            &settings.relay,
-            shared.store.clone(),
-            shared.clock,
-            metrics.clone(),
-            relay_slot.clone(),
         )?;
         let dispatcher_slot = Slot::default();
         let (dispatcher, webhooks) = webhook::Arguments::new(
@@ -306,6 +309,7 @@ impl Parts {
             webhooks,
             bulk,
             relay,
+            inbound,
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::domain::{AmbiguousPolicy, InstanceId, InstanceNumber, InstanceState, LaneId, RateLimit};
+use crate::domain::{AmbiguousPolicy, InstanceId, InstanceNumber, InstanceState, LaneId};
 use crate::instance;
 
 use super::Error;
@@ -26,12 +26,12 @@ pub struct Device {
 /// Tells the instances that there are, at the moment it is asked. Must not block.
 pub type Probe = Arc<dyn Fn() -> Vec<Device> + Send + Sync>;
 
-/// Reads the instances of the node. `usual` is the rate of those that have none of their own.
-pub fn probe(instances: instance::Handle, usual: RateLimit) -> Probe {
+/// Reads the instances of the node. `usual` tells the rate of those that have none of their own.
+pub fn probe(instances: instance::Handle, usual: instance::Options) -> Probe {
     Arc::new(move || {
         let device = |view: instance::InstanceView| Device {
             number: view.number,
-            rate: view.config.rate_limit.unwrap_or(usual).per_second,
+            rate: view.config.rate_limit.unwrap_or(usual.rate_limit_of(view.config.provider)).per_second,
             on_ambiguous: view.config.on_ambiguous,
             repeatable: view.config.provider.recognises_repeats(),
             state: view.state.state,

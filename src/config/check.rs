@@ -5,6 +5,7 @@ use super::auth::Auth;
 use super::layers::Layers;
 use super::settings::{BULK, TRANSACTIONAL};
 use super::value::graph_version;
+use crate::provider::LinkedOptions;
 use crate::{http, instance, queue, retry};
 
 /// The oldest major version of the Graph API that Meta still answered in November 2026; v21.0 ends on
@@ -47,6 +48,22 @@ pub(super) fn durations(
             "the longest pause must not be shorter than the first",
         );
     }
+}
+
+/// How linked devices are watched and waited for.
+pub(super) fn linked(layers: &mut Layers, linked: &LinkedOptions, instance: &instance::Options) {
+    require(
+        layers,
+        ["linked_device.probe_interval", "linked_device.probe_timeout"],
+        instance.linked.probe_interval > instance.linked.probe_timeout,
+        "the interval must be longer, or probes would overtake each other",
+    );
+    require(
+        layers,
+        ["instance.send_timeout", "linked_device.ack_timeout"],
+        instance.send_timeout > linked.ack_timeout,
+        "an attempt must be able to wait for WhatsApp's acknowledgement",
+    );
 }
 
 /// What the front door lets in.

@@ -9,8 +9,8 @@ use super::auth::Auth;
 use super::check;
 use super::layers::Layers;
 use super::value::{
-    address, api_version, base_url, boolean, choice, count, duration, instance_id, list, log_level, non_zero,
-    optional, origin, rate, size, text, web_version, websocket_url,
+    address, api_version, base_url, boolean, choice, count, duration, fraction, instance_id, list, log_level,
+    non_zero, optional, origin, rate, rate_per_minute, size, text, web_version, websocket_url,
 };
 use super::{CloudApiDefaults, Settings};
 use crate::domain::{AmbiguousPolicy, BulkItem, RetryPolicy};
@@ -40,6 +40,7 @@ pub(super) fn read(layers: &mut Layers) -> Option<Settings> {
     let relay = relay(layers);
     let linked = linked(layers);
     check::durations(layers, &queue, &retry, &instance);
+    check::linked(layers, &linked, &instance);
     if let (Some(http), Some(auth)) = (&http, &auth) {
         check::door(layers, http, auth);
     }
@@ -247,6 +248,13 @@ fn instance(layers: &mut Layers) -> instance::Options {
     layers.set(&mut options.restart_delay, "instance.restart_delay", duration);
     layers.set(&mut options.restart_max_delay, "instance.restart_max_delay", duration);
     layers.set(&mut options.restart_limit, "instance.restart_limit", count(0));
+    let linked = &mut options.linked;
+    layers.set(&mut linked.workers, "linked_device.workers", non_zero);
+    layers.set(&mut linked.rate_limit.per_second, "linked_device.rate_per_minute", rate_per_minute);
+    layers.set(&mut linked.rate_limit.burst, "linked_device.rate_burst", non_zero);
+    layers.set(&mut linked.jitter, "linked_device.jitter", fraction);
+    layers.set(&mut linked.probe_interval, "linked_device.probe_interval", duration);
+    layers.set(&mut linked.probe_timeout, "linked_device.probe_timeout", duration);
     options
 }
 

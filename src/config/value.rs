@@ -164,15 +164,30 @@ pub(super) fn non_zero(value: &Value) -> Parsed<NonZeroU32> {
     NonZeroU32::new(number).ok_or_else(|| "a whole number, 1 or more".to_owned())
 }
 
-/// Messages a second. 1000 is the highest throughput that Meta grants a number
-/// (developers.facebook.com, Cloud API overview, “Throughput”).
-pub(super) fn rate(value: &Value) -> Parsed<f64> {
-    let number = match value {
+fn number(value: &Value) -> Option<f64> {
+    match value {
         Value::Decimal(number) => Some(*number),
         Value::Integer(number) => u32::try_from(*number).ok().map(f64::from),
         _ => None,
-    };
-    number
+    }
+}
+
+/// Messages a minute, as messages a second.
+pub(super) fn rate_per_minute(value: &Value) -> Parsed<f64> {
+    let rate = number(value).filter(|rate| (0.1..=6000.0).contains(rate));
+    rate.map(|rate| rate / 60.0).ok_or_else(|| "a number from 0.1 to 6000, for example 20".to_owned())
+}
+
+/// A part of a whole.
+pub(super) fn fraction(value: &Value) -> Parsed<f64> {
+    let part = number(value).filter(|part| (0.0..=1.0).contains(part));
+    part.ok_or_else(|| "a number from 0 to 1, for example 0.5".to_owned())
+}
+
+/// Messages a second. 1000 is the highest throughput that Meta grants a number
+/// (developers.facebook.com, Cloud API overview, “Throughput”).
+pub(super) fn rate(value: &Value) -> Parsed<f64> {
+    number(value)
         .filter(|rate| (0.001..=1000.0).contains(rate))
         .ok_or_else(|| "a number from 0.001 to 1000, for example 80 or 0.5".to_owned())
 }

@@ -10,7 +10,7 @@ use crate::domain::{
     InstanceConfig, InstanceId, InstanceNumber, InstanceState, ProviderKind, Reason, Timestamp,
 };
 use crate::inbound::Account;
-use crate::provider::Provider;
+use crate::provider::{LinkedAccount, Provider};
 use crate::store::{self, Error, Key, Space, Store, Tx};
 
 /// An instance as it is written down.
@@ -23,6 +23,9 @@ pub(super) struct Record {
     pub updated_at: Timestamp,
     #[serde(default)]
     pub last_connected_at: Option<Timestamp>,
+    /// Whose device it is, from the moment a phone took it until its keys are forgotten.
+    #[serde(default)]
+    pub account: Option<LinkedAccount>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,8 +37,43 @@ pub(super) enum Wanted {
     /// Kept away from WhatsApp until somebody resumes it, with the reason.
     Paused(Reason),
     Disconnected,
+    /// No phone took it. It is not tried again, also not by a restart of the node, before somebody asks for it.
+    Unpaired(Reason),
+    /// Nobody's device any more; the same holds.
+    LoggedOut(Reason),
+    /// Its link is being ended, as its owner asked.
+    Leaving,
     /// Gone for everybody; what it left is being cleared away.
     Deleted,
+}
+
+impl Wanted {
+    /// The state of an instance that is not to be connected; `None` for one that is, or that is gone.
+    pub fn rest(&self) -> Option<(InstanceState, Reason)> {
+        let (state, reason) = match self {
+            Wanted::Connected | Wanted::Deleted => return None,
+            Wanted::Created => (InstanceState::Created, Reason::new("created", "not asked to connect yet")),
+            Wanted::Disconnected => {
+                (InstanceState::Disconnected, Reason::new("requested", "asked to disconnect"))
+            }
+            Wanted::Paused(reason) => (InstanceState::Paused, reason.clone()),
+            Wanted::Unpaired(reason) => (InstanceState::Disconnected, reason.clone()),
+            Wanted::LoggedOut(reason) => (InstanceState::LoggedOut, reason.clone()),
+            Wanted::Leaving => {
+                let text = "its link with the phone is being ended; connect it again after that";
+                (InstanceState::Disconnected, Reason::new("logging_out", text))
+            }
+        };
+        Some((state, reason))
+    }
+
+    /// Whether asking for a connection, or for a code, is enough to try. What paused waits for somebody who cares.
+    pub fn may_begin(&self) -> bool {
+        match self {
+            Wanted::Created | Wanted::Disconnected | Wanted::Unpaired(_) | Wanted::LoggedOut(_) => true,
+            Wanted::Connected | Wanted::Paused(_) | Wanted::Leaving | Wanted::Deleted => false,
+        }
+    }
 }
 
 pub(super) fn record_key(number: InstanceNumber) -> Key {
@@ -91,6 +129,25 @@ pub struct StateView {
     pub reason: Reason,
     /// How often its actor was replaced since the node started.
     pub restarts: u32,
+    /// When its client tries to connect again by itself.
+    pub next_attempt_at: Option<Timestamp>,
+    /// What a phone can scan now.
+    pub code: Option<Code>,
+}
+
+impl StateView {
+    pub fn new(state: InstanceState, reason: Reason) -> Self {
+        Self { state, reason, restarts: 0, next_attempt_at: None, code: None }
+    }
+}
+
+/// What a phone scans to make an instance its device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Code {
+    /// The text of the QR code.
+    pub qr: String,
+    /// Then another one follows, or none.
+    pub expires_at: Timestamp,
 }
 
 /// One instance, as readers see it.
@@ -99,6 +156,8 @@ pub(super) struct Known {
     pub record: Record,
     /// Never connected: it answers whether a message could be sent.
     pub checker: Arc<dyn Provider>,
+    /// The client of its actor, while it has one.
+    pub at_work: watch::Receiver<Option<Arc<dyn Provider>>>,
     pub state: watch::Receiver<StateView>,
 }
 
@@ -138,9 +197,17 @@ pub struct InstanceView {
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     pub last_connected_at: Option<Timestamp>,
+    /// Whose device it is.
+    pub account: Option<LinkedAccount>,
 }
 
 impl Known {
+    /// The client that is at work, or one that is not connected.
+    pub fn client(&self) -> Arc<dyn Provider> {
+        let at_work = self.at_work.borrow().clone();
+        at_work.unwrap_or_else(|| Arc::clone(&self.checker))
+    }
+
     pub fn view(&self) -> InstanceView {
         InstanceView {
             number: self.number,
@@ -150,6 +217,7 @@ impl Known {
             created_at: self.record.created_at,
             updated_at: self.record.updated_at,
             last_connected_at: self.record.last_connected_at,
+            account: self.record.account.clone(),
         }
     }
 }

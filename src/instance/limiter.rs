@@ -34,6 +34,12 @@ pub struct Limiter {
     clock: TokioClock,
     account: RateLimiter<NotKeyed, InMemoryState, TokioClock, Middleware>,
     pair: Option<RateLimiter<LaneId, HashMapStateStore<LaneId>, TokioClock, Middleware>>,
+    /// The time between two messages at the steady rate.
+    period: Duration,
+    /// Each pause is longer by a random part of `period`, up to this; 0 is a machine's even pace.
+    jitter: f64,
+    /// Where there is jitter: nothing leaves before this.
+    rest_until: Option<Instant>,
     /// Permits that were taken and found no work. Kept for the next, because governor takes none back.
     banked: usize,
     checks: u32,
@@ -46,19 +52,24 @@ const PAIR_CLEANUP: u32 = 10_000;
 const SLOWEST: Duration = Duration::from_secs(24 * 3600);
 
 impl Limiter {
-    /// `pair` is the pace to one recipient: one message per interval after a burst.
-    pub fn new(rate: RateLimit, pair: Option<(Duration, NonZeroU32)>) -> Self {
+    /// `pair` is the pace to one recipient: one message per interval after a burst. With `jitter` (0 to 1) messages
+    /// leave one at a time, and no two pauses are alike.
+    pub fn new(rate: RateLimit, pair: Option<(Duration, NonZeroU32)>, jitter: f64) -> Self {
         let clock = TokioClock { started: Instant::now() };
         let period = Duration::try_from_secs_f64(1.0 / rate.per_second).unwrap_or(SLOWEST).min(SLOWEST);
         let account = RateLimiter::direct_with_clock(quota(period, rate.burst), clock.clone());
         let pair = pair.map(|(interval, burst)| {
             RateLimiter::new(quota(interval, burst), HashMapStateStore::default(), clock.clone())
         });
-        Self { clock, account, pair, banked: 0, checks: 0 }
+        Self { clock, account, pair, period, jitter, rest_until: None, banked: 0, checks: 0 }
     }
 
     /// Takes permits for up to `wanted` messages and tells how many are in hand.
     pub fn take(&mut self, wanted: usize) -> usize {
+        if !self.rest().is_zero() {
+            return 0;
+        }
+        let wanted = if self.jitter > 0.0 { wanted.min(1) } else { wanted };
         while self.banked < wanted && self.account.check().is_ok() {
             self.banked += 1;
         }
@@ -68,6 +79,9 @@ impl Limiter {
     /// Uses permits that are in hand.
     pub fn spend(&mut self, count: usize) {
         self.banked = self.banked.saturating_sub(count);
+        if count > 0 {
+            self.rest_for(Duration::ZERO);
+        }
     }
 
     /// Gives a permit back: its message did not leave.
@@ -77,13 +91,32 @@ impl Limiter {
 
     /// How long until the next permit; takes it when it is there already.
     pub fn next_in(&mut self) -> Duration {
+        let rest = self.rest();
+        if !rest.is_zero() {
+            return rest;
+        }
         match self.account.check() {
             Ok(()) => {
                 self.banked += 1;
                 Duration::ZERO
             }
-            Err(not_until) => not_until.wait_time_from(self.clock.now()),
+            Err(not_until) => self.rest_for(not_until.wait_time_from(self.clock.now())),
         }
+    }
+
+    /// What is left of the pause under way.
+    fn rest(&self) -> Duration {
+        self.rest_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
+    }
+
+    /// A pause from now on, made longer by chance; tells how long it is.
+    fn rest_for(&mut self, pause: Duration) -> Duration {
+        if self.jitter <= 0.0 {
+            return pause;
+        }
+        let pause = pause + self.period.mul_f64(self.jitter * rand::random::<f64>());
+        self.rest_until = Some(Instant::now() + pause);
+        pause
     }
 
     /// Whether another message to this recipient may leave now; if not, how long it must wait.
@@ -114,7 +147,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_account_bursts_and_then_keeps_its_rate() {
-        let mut limiter = Limiter::new(RateLimit { per_second: 10.0, burst: count(5) }, None);
+        let mut limiter = Limiter::new(RateLimit { per_second: 10.0, burst: count(5) }, None, 0.0);
         assert_eq!(limiter.take(100), 5);
         limiter.spend(5);
         assert_eq!(limiter.take(100), 0);
@@ -124,7 +157,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_permit_without_work_is_kept() {
-        let mut limiter = Limiter::new(RateLimit { per_second: 1.0, burst: count(3) }, None);
+        let mut limiter = Limiter::new(RateLimit { per_second: 1.0, burst: count(3) }, None, 0.0);
         assert_eq!(limiter.take(3), 3);
         limiter.spend(1);
         assert_eq!(limiter.take(3), 2);
@@ -132,9 +165,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn with_jitter_messages_leave_one_by_one_and_never_faster_than_the_rate() {
+        let mut limiter = Limiter::new(RateLimit { per_second: 1.0, burst: count(1) }, None, 0.5);
+        let mut pauses = Vec::new();
+        let mut last = Instant::now();
+        for _ in 0..50 {
+            while limiter.take(10) == 0 {
+                tokio::time::advance(limiter.next_in().max(Duration::from_millis(1))).await;
+            }
+            assert_eq!(limiter.take(10), 1);
+            limiter.spend(1);
+            pauses.push(last.elapsed());
+            last = Instant::now();
+        }
+        let (least, most) = (Duration::from_millis(999), Duration::from_millis(1_510));
+        assert!(pauses.iter().skip(1).all(|pause| (least..most).contains(pause)), "{pauses:?}");
+        pauses.sort();
+        pauses.dedup();
+        assert!(pauses.len() > 25, "hardly two pauses are alike: {pauses:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn each_recipient_has_a_pace_of_its_own() {
         let pair = Some((Duration::from_secs(6), count(2)));
-        let mut limiter = Limiter::new(RateLimit { per_second: 80.0, burst: count(80) }, pair);
+        let mut limiter = Limiter::new(RateLimit { per_second: 80.0, burst: count(80) }, pair, 0.0);
         let (ana, eva) = (LaneId(1), LaneId(2));
         assert_eq!([limiter.pace(ana), limiter.pace(ana)], [Ok(()), Ok(())]);
         let wait = limiter.pace(ana).unwrap_err();

@@ -1,6 +1,5 @@
 //! Files that users sent to an instance.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use url::Url;
@@ -18,7 +17,8 @@ impl Handle {
     /// account's token.
     pub async fn media_address(&self, id: &InstanceId, media_id: &str) -> Result<Url, Error> {
         let known = self.known(id)?;
-        let asked = tokio::time::timeout(PATIENCE, known.checker.media(media_id)).await;
+        let client = known.client();
+        let asked = tokio::time::timeout(PATIENCE, client.media(media_id)).await;
         let answer = asked.unwrap_or_else(|_| Err(Failure::transient("WhatsApp took too long to answer")));
         Ok(answer.map_err(media::Error::from)?.url)
     }
@@ -26,7 +26,7 @@ impl Handle {
     /// A file that a user sent, by WhatsApp's id of it.
     pub async fn media(&self, id: &InstanceId, media_id: &str) -> Result<File, Error> {
         let known = self.known(id)?;
-        Ok(self.library.get(known.number, Arc::clone(&known.checker), media_id).await?)
+        Ok(self.library.get(known.number, known.client(), media_id).await?)
     }
 
     /// The file of a received message, and the name that its sender gave it.

@@ -4,27 +4,43 @@
 //! client that crashes or stops answering is replaced, with growing pauses, and one that keeps crashing is parked
 //! with the reason; an account whose credentials are refused pauses instead of burning its queue; no instance ever
 //! waits for another. An actor runs exactly while its instance should be connected: what is paused, disconnected
-//! or failed has no actor, and its queue waits.
+//! or failed has no actor, and its queue waits. A linked device is paired when somebody asks for it, never by itself,
+//! and is nobody's hammer: once WhatsApp wants nothing of it, nothing is tried before somebody cares.
 
 mod actor;
 mod admission;
 mod ahead;
+mod attempt;
 mod directory;
 mod handle;
+mod hearing;
 mod limiter;
+mod link;
+mod lives;
 mod media;
+mod pairing;
+mod parting;
+mod pulse;
+mod ready;
 mod supervisor;
+mod telling;
+#[cfg(test)]
+mod tests;
 mod watchdog;
+mod wishes;
 
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::domain::{ErrorKind, InstanceId, InstanceState, Invalid, RateLimit, Reason};
+use crate::domain::{
+    ErrorKind, Failure, FailureKind, InstanceId, InstanceState, Invalid, ProviderKind, RateLimit, Reason,
+};
 use crate::{egress, provider, queue, store, supervision};
 
 pub use admission::{Gate, Send};
-pub use directory::{InstanceView, StateView};
+pub use directory::{Code, InstanceView, StateView};
 pub use handle::{Handle, Sent};
+pub use pairing::{PairingCode, Read};
 pub use supervisor::{Arguments, InstanceSupervisor, Msg, Names};
 
 /// How instances run, where their own configuration says nothing else.
@@ -54,6 +70,60 @@ pub struct Options {
     pub restart_max_delay: Duration,
     /// More panics than this within a minute, and the instance is parked as failed.
     pub restart_limit: u32,
+    /// What is different for linked devices.
+    pub linked: LinkedPace,
+}
+
+/// How linked devices send and are watched: like people, and like connections that can go dead.
+#[derive(Debug, Clone)]
+pub struct LinkedPace {
+    /// Messages on their way at once.
+    pub workers: NonZeroU32,
+    /// 20 messages a minute is the documented pace.
+    pub rate_limit: RateLimit,
+    /// Each pause between two messages is longer by a random part of it, up to this; from 0 to 1.
+    pub jitter: f64,
+    /// How often a connection is pinged ...
+    pub probe_interval: Duration,
+    /// ... and how long the answer may take. Two misses, and the client is replaced.
+    pub probe_timeout: Duration,
+}
+
+impl Default for LinkedPace {
+    fn default() -> Self {
+        let number = |n: u32| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
+        Self {
+            workers: number(3),
+            rate_limit: RateLimit { per_second: 20.0 / 60.0, burst: number(5) },
+            jitter: 0.5,
+            probe_interval: Duration::from_secs(20),
+            probe_timeout: Duration::from_secs(8),
+        }
+    }
+}
+
+impl Options {
+    /// The rate of an instance that has none of its own.
+    pub fn rate_limit_of(&self, provider: ProviderKind) -> RateLimit {
+        match provider {
+            ProviderKind::CloudApi => self.rate_limit,
+            ProviderKind::LinkedDevice => self.linked.rate_limit,
+        }
+    }
+
+    fn workers_of(&self, provider: ProviderKind) -> NonZeroU32 {
+        match provider {
+            ProviderKind::CloudApi => self.workers,
+            ProviderKind::LinkedDevice => self.linked.workers,
+        }
+    }
+
+    fn jitter_of(&self, provider: ProviderKind) -> f64 {
+        match provider {
+            ProviderKind::CloudApi => 0.0,
+            ProviderKind::LinkedDevice => self.linked.jitter,
+        }
+    }
 }
 
 impl Default for Options {
@@ -72,6 +142,7 @@ impl Default for Options {
             restart_delay: Duration::from_secs(1),
             restart_max_delay: Duration::from_secs(300),
             restart_limit: 5,
+            linked: LinkedPace::default(),
         }
     }
 }
@@ -85,6 +156,17 @@ pub enum Error {
     Exists(InstanceId),
     #[error("the instance is {} ({}): {}", .state.as_str(), .reason.code, .reason.text)]
     NotConnected { state: InstanceState, reason: Reason },
+    /// It is somebody's device already.
+    #[error("the instance is linked to {0}; log it out first to link it to another account")]
+    Linked(String),
+    #[error("WhatsApp gave no code in time; try again in some seconds")]
+    NoCode,
+    /// This road has no phone to be linked to.
+    #[error("{} has no link with a phone; only instances of the provider linked_device have", .0.as_str())]
+    NoLink(ProviderKind),
+    /// What was asked of WhatsApp did not succeed.
+    #[error("{0}")]
+    Failed(Failure),
     #[error("all {0} instance numbers of this data folder are used up")]
     NoNumbers(u32),
     #[error(transparent)]
@@ -114,6 +196,11 @@ impl Error {
                 }
                 _ => ErrorKind::Conflict,
             },
+            Error::Linked(_) => ErrorKind::Invalid,
+            Error::NoCode => ErrorKind::Unavailable,
+            Error::NoLink(_) => ErrorKind::Unsupported,
+            Error::Failed(failure) if failure.kind == FailureKind::Permanent => ErrorKind::Rejected,
+            Error::Failed(_) => ErrorKind::Unavailable,
             Error::Refused(provider::Refusal::Invalid(_)) => ErrorKind::Invalid,
             Error::Refused(provider::Refusal::Unsupported { .. }) => ErrorKind::Unsupported,
             Error::Link { .. } => ErrorKind::Invalid,

@@ -4,23 +4,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
-use serde_json::json;
 use tokio::sync::watch;
 
 use crate::clock::Clock;
-use crate::domain::{
-    InstanceConfig, InstanceId, InstanceNumber, InstanceState, ProviderKind, Reason, RetryPolicy,
-};
-use crate::events::{self, Event};
+use crate::domain::{InstanceConfig, InstanceId, InstanceNumber, InstanceState, Reason, RetryPolicy};
 use crate::media::Library;
 use crate::metrics::Metrics;
-use crate::provider;
+use crate::provider::{self, Provider};
 use crate::store::{self, Store, Tx};
 use crate::supervision::{RestartPolicy, Slot};
-use crate::{queue, retry};
+use crate::{inbound, queue, retry};
 
-use super::actor::{self, InstanceActor, Report};
+use super::actor::{self, Report};
 use super::directory::{self, Directory, InstanceView, Known, Record, StateView, Wanted};
+use super::pulse::Lifeless;
 use super::{Error, Handle, Options};
 
 type Reply<T> = RpcReplyPort<Result<T, Error>>;
@@ -34,12 +31,17 @@ pub enum Msg {
     Connect(InstanceId, Reply<InstanceView>),
     Disconnect(InstanceId, Reply<InstanceView>),
     Restart(InstanceId, Reply<InstanceView>),
+    /// The link between its device and the account is to be ended; answered once that is written down.
+    Logout(InstanceId, Reply<InstanceView>),
     /// From the node as it stops: answer when no attempt is under way.
     Drain(RpcReplyPort<()>),
     /// From an instance's actor, with its incarnation.
     Reported(InstanceNumber, u64, ReportBox),
-    /// From its own timer: a crashed instance has waited long enough; with the incarnation that crashed.
+    /// From its own timer: a crashed instance, or one whose link could not be ended, has waited long enough; with the
+    /// incarnation that it happened to.
     Start(InstanceNumber, u64),
+    /// From the task that ends the link of an instance: it is ended, or it must be tried again.
+    Parted(InstanceNumber, u64, bool),
     /// From its own timer: see whether every actor still answers.
     Watch,
     /// From the watchdog's task: an actor did not answer in time (or did).
@@ -47,7 +49,7 @@ pub enum Msg {
 }
 
 /// A report on its way; opaque outside this room.
-pub struct ReportBox(Report);
+pub struct ReportBox(pub(super) Report);
 
 /// The parent of every instance's actor.
 pub struct InstanceSupervisor;
@@ -57,13 +59,19 @@ pub struct Arguments {
     pub store: Store,
     pub clock: Clock,
     pub options: Options,
-    pub shared: provider::Shared,
     pub queue: queue::Handle,
     pub retry: retry::Handle,
+    pub inbound: inbound::Handle,
     pub metrics: Metrics,
+    /// Makes clients. A test brings its own.
+    pub(super) open: Open,
     publish: Arc<watch::Sender<Arc<Directory>>>,
     names: Arc<watch::Sender<Names>>,
 }
+
+/// Makes the client of an instance, not yet connected.
+pub(super) type Open =
+    Arc<dyn Fn(InstanceNumber, &InstanceConfig) -> Result<Arc<dyn Provider>, provider::Error> + Send + Sync>;
 
 /// Every instance by its number, for those who follow all of them.
 pub type Names = Arc<[(InstanceNumber, InstanceId)]>;
@@ -77,6 +85,7 @@ impl Arguments {
         library: Library,
         queue: queue::Handle,
         retry: retry::Handle,
+        inbound: inbound::Handle,
         policy: &RetryPolicy,
         metrics: Metrics,
         slot: Slot<Msg>,
@@ -95,7 +104,8 @@ impl Arguments {
             on_ambiguous: policy.on_ambiguous,
         };
         let (store, clock) = (shared.store.clone(), shared.clock);
-        (Self { store, clock, options, shared, queue, retry, metrics, publish, names }, handle)
+        let open = Arc::new(move |number, config: &InstanceConfig| provider::open(number, config, &shared));
+        (Self { store, clock, options, queue, retry, inbound, metrics, open, publish, names }, handle)
     }
 }
 
@@ -109,16 +119,18 @@ pub struct State {
 
 pub(super) struct Entry {
     pub(super) known: Arc<Known>,
-    state: watch::Sender<StateView>,
+    pub(super) state: watch::Sender<StateView>,
+    /// The client of its actor, while it has one.
+    pub(super) at_work: watch::Sender<Option<Arc<dyn Provider>>>,
     pub(super) child: Option<Child>,
-    patience: RestartPolicy,
+    pub(super) patience: RestartPolicy,
     pub(super) incarnation: u64,
     pub(super) missed: u32,
 }
 
 pub(super) struct Child {
     pub(super) actor: ActorRef<actor::Msg>,
-    id: ActorId,
+    pub(super) id: ActorId,
 }
 
 impl Actor for InstanceSupervisor {
@@ -130,11 +142,16 @@ impl Actor for InstanceSupervisor {
         let mut state = State { arguments, instances: HashMap::new(), incarnations: 0, draining: false };
         for (number, record) in directory::load(&state.arguments.store)? {
             if record.wanted == Wanted::Deleted {
-                state.forget(number);
+                state.forget(number, &record);
                 continue;
             }
-            state.adopt(number, record)?;
-            state.follow_wish(&me, number).await;
+            let id = record.config.id.clone();
+            match state.adopt(number, record) {
+                Ok(()) => state.follow_wish(&me, number).await,
+                Err(error) => {
+                    tracing::error!(instance = %id, %error, "an instance is left out; what it has stays on the disk");
+                }
+            }
         }
         state.publish();
         me.send_interval(state.arguments.options.probe_interval, || Msg::Watch);
@@ -156,6 +173,8 @@ impl Actor for InstanceSupervisor {
                 drop(reply.send(state.wish(&me, &id, Wanted::Disconnected, true).await))
             }
             Msg::Restart(id, reply) => drop(reply.send(state.wish(&me, &id, Wanted::Connected, true).await)),
+            Msg::Logout(id, reply) => drop(reply.send(state.logout(&me, &id).await)),
+            Msg::Parted(number, incarnation, done) => state.parted(&me, number, incarnation, done).await,
             Msg::Drain(reply) => state.drain(reply),
             Msg::Reported(number, incarnation, report) => state.reported(number, incarnation, report.0).await,
             Msg::Start(number, incarnation) => {
@@ -177,10 +196,12 @@ impl Actor for InstanceSupervisor {
     ) -> Result<(), ActorProcessingErr> {
         match event {
             SupervisionEvent::ActorFailed(cell, cause) => {
-                state.lost(&me, cell.get_id(), &cause.to_string()).await
+                let code = if cause.is::<Lifeless>() { "zombie" } else { "restarting" };
+                state.lost(&me, cell.get_id(), Reason::new(code, cause.to_string())).await;
             }
             SupervisionEvent::ActorTerminated(cell, _, reason) => {
-                state.lost(&me, cell.get_id(), reason.as_deref().unwrap_or("it stopped")).await;
+                let cause = reason.unwrap_or_else(|| "it stopped".to_owned());
+                state.lost(&me, cell.get_id(), Reason::new("restarting", cause)).await;
             }
             _ => {}
         }
@@ -189,12 +210,12 @@ impl Actor for InstanceSupervisor {
 }
 
 impl State {
-    fn number_of(&self, id: &InstanceId) -> Result<InstanceNumber, Error> {
+    pub(super) fn number_of(&self, id: &InstanceId) -> Result<InstanceNumber, Error> {
         let found = self.instances.iter().find(|(_, entry)| entry.known.record.config.id == *id);
         found.map(|(number, _)| *number).ok_or_else(|| Error::Unknown(id.clone()))
     }
 
-    fn publish(&self) {
+    pub(super) fn publish(&self) {
         let directory = Directory::of(self.instances.values().map(|entry| entry.known.clone()));
         let names = directory.by_id.values().map(|known| (known.number, known.record.config.id.clone()));
         self.arguments.names.send_replace(names.collect());
@@ -202,285 +223,42 @@ impl State {
     }
 
     /// Makes an instance known, or known anew, without starting anything.
-    fn adopt(&mut self, number: InstanceNumber, record: Record) -> Result<(), Error> {
-        let checker = provider::open(number, &record.config, &self.arguments.shared)?;
+    pub(super) fn adopt(&mut self, number: InstanceNumber, record: Record) -> Result<(), Error> {
+        let checker = (self.arguments.open)(number, &record.config)?;
         let options = &self.arguments.options;
         match self.instances.get_mut(&number) {
             Some(entry) => {
-                let state = entry.state.subscribe();
-                entry.known = Arc::new(Known { number, record, checker, state });
+                let (state, at_work) = (entry.state.subscribe(), entry.at_work.subscribe());
+                entry.known = Arc::new(Known { number, record, checker, at_work, state });
             }
             None => {
                 directory::warn_of_unsigned_webhooks(&record.config);
                 let reason = Reason::new("created", "not asked to connect yet");
-                let state =
-                    watch::Sender::new(StateView { state: InstanceState::Created, reason, restarts: 0 });
-                let known = Arc::new(Known { number, record, checker, state: state.subscribe() });
+                let state = watch::Sender::new(StateView::new(InstanceState::Created, reason));
+                let at_work = watch::Sender::new(None);
+                let known =
+                    Known { number, record, checker, at_work: at_work.subscribe(), state: state.subscribe() };
                 let patience = RestartPolicy::new(
                     options.restart_delay,
                     options.restart_max_delay,
                     options.restart_limit,
                 );
-                self.instances
-                    .insert(number, Entry { known, state, child: None, patience, incarnation: 0, missed: 0 });
+                let (known, child, incarnation, missed) = (Arc::new(known), None, 0, 0);
+                let entry = Entry { known, state, at_work, child, patience, incarnation, missed };
+                self.instances.insert(number, entry);
             }
         }
         Ok(())
     }
 
-    async fn create(&mut self, me: &ActorRef<Msg>, config: InstanceConfig) -> Result<InstanceView, Error> {
-        if self.number_of(&config.id).is_ok() {
-            return Err(Error::Exists(config.id));
-        }
-        // Opening does nothing but check; which number it is for does not matter to that.
-        provider::open(InstanceNumber::FIRST, &config, &self.arguments.shared)?;
-        let wanted = match config.provider {
-            ProviderKind::CloudApi => Wanted::Connected,
-            ProviderKind::LinkedDevice => Wanted::Created,
-        };
-        let now = self.arguments.clock.now();
-        let record = Record { config, wanted, created_at: now, updated_at: now, last_connected_at: None };
-        let bytes = store::encode(&record)?;
-        let write = move |tx: &mut Tx| {
-            let number = directory::next_number(tx)?;
-            if let Some(number) = number {
-                store::put_large(tx, directory::record_key(number), &bytes)?;
-            }
-            Ok(number)
-        };
-        let number = self.arguments.store.write(write).await?.ok_or(Error::NoNumbers(0xFF_FFFF))?;
-        self.adopt(number, record)?;
-        self.follow_wish(me, number).await;
-        self.publish();
-        tracing::info!(instance = %self.entry(number)?.known.record.config.id, "instance created");
-        Ok(self.entry(number)?.known.view())
-    }
-
-    async fn update(&mut self, me: &ActorRef<Msg>, config: InstanceConfig) -> Result<InstanceView, Error> {
-        let number = self.number_of(&config.id)?;
-        provider::open(number, &config, &self.arguments.shared)?;
-        let before = self.entry(number)?.known.record.clone();
-        let mut record = Record { config, updated_at: self.arguments.clock.now(), ..before.clone() };
-        let credentials_changed = record.config.cloud_api != before.config.cloud_api;
-        if credentials_changed && matches!(record.wanted, Wanted::Paused(_)) {
-            record.wanted = Wanted::Connected;
-        }
-        self.write(number, record).await?;
-        self.stop(number, "its configuration changed");
-        self.follow_wish(me, number).await;
-        self.publish();
-        Ok(self.entry(number)?.known.view())
-    }
-
-    /// Changes what an instance should be; `anew` also replaces an actor that already does it.
-    async fn wish(
-        &mut self,
-        me: &ActorRef<Msg>,
-        id: &InstanceId,
-        wanted: Wanted,
-        anew: bool,
-    ) -> Result<InstanceView, Error> {
-        let number = self.number_of(id)?;
-        let record = self.entry(number)?.known.record.clone();
-        if record.wanted != wanted {
-            self.write(number, Record { wanted, updated_at: self.arguments.clock.now(), ..record }).await?;
-        }
-        if anew {
-            self.stop(number, "its owner asked for it");
-        }
-        if let Some(entry) = self.instances.get_mut(&number) {
-            entry.patience.reset();
-        }
-        self.follow_wish(me, number).await;
-        self.publish();
-        Ok(self.entry(number)?.known.view())
-    }
-
-    async fn delete(&mut self, id: &InstanceId) -> Result<(), Error> {
-        let number = self.number_of(id)?;
-        let record = self.entry(number)?.known.record.clone();
-        self.write(number, Record { wanted: Wanted::Deleted, ..record }).await?;
-        self.stop(number, "it is deleted");
-        self.instances.remove(&number);
-        self.publish();
-        self.forget(number);
-        tracing::info!(instance = %id, "instance deleted");
-        Ok(())
-    }
-
-    /// Clears away what a deleted instance left. Its number is never given again, so this may take its time; its
-    /// record goes last, so that a crash in between only begins this again.
-    fn forget(&self, number: InstanceNumber) {
-        let (queue, store) = (self.arguments.queue.clone(), self.arguments.store.clone());
-        tokio::spawn(async move {
-            let purged = queue.purge(number).await;
-            let remove = move |tx: &mut Tx| store::delete_large(tx, directory::record_key(number));
-            let removed = match purged {
-                Ok(()) => store.write(remove).await.map_err(Error::from),
-                Err(error) => Err(error.into()),
-            };
-            if let Err(error) = removed {
-                tracing::warn!(%error, "what a deleted instance left is cleared away after the next start");
-            }
-        });
-    }
-
-    async fn write(&mut self, number: InstanceNumber, record: Record) -> Result<(), Error> {
+    pub(super) async fn write(&mut self, number: InstanceNumber, record: Record) -> Result<(), Error> {
         let bytes = store::encode(&record)?;
         let write = move |tx: &mut Tx| store::put_large(tx, directory::record_key(number), &bytes);
         self.arguments.store.write(write).await?;
         self.adopt(number, record)
     }
 
-    fn entry(&self, number: InstanceNumber) -> Result<&Entry, Error> {
+    pub(super) fn entry(&self, number: InstanceNumber) -> Result<&Entry, Error> {
         self.instances.get(&number).ok_or(Error::Gone(crate::supervision::Gone))
-    }
-
-    /// Starts or leaves alone, as the instance's record wants it.
-    async fn follow_wish(&mut self, me: &ActorRef<Msg>, number: InstanceNumber) {
-        let Some(entry) = self.instances.get(&number) else { return };
-        let (state, reason) = match &entry.known.record.wanted {
-            Wanted::Created => (InstanceState::Created, Reason::new("created", "not asked to connect yet")),
-            Wanted::Disconnected => {
-                (InstanceState::Disconnected, Reason::new("requested", "asked to disconnect"))
-            }
-            Wanted::Paused(reason) => (InstanceState::Paused, reason.clone()),
-            Wanted::Deleted => return,
-            Wanted::Connected if entry.child.is_some() => return,
-            Wanted::Connected => (InstanceState::Connecting, Reason::new("starting", "connecting")),
-        };
-        let start = state == InstanceState::Connecting && !self.draining;
-        self.show(number, state, reason).await;
-        if start {
-            self.start(me, number).await;
-        }
-    }
-
-    async fn start(&mut self, me: &ActorRef<Msg>, number: InstanceNumber) {
-        self.incarnations += 1;
-        let incarnation = self.incarnations;
-        let Some(entry) = self.instances.get_mut(&number) else { return };
-        entry.incarnation = incarnation;
-        entry.missed = 0;
-        let supervisor = me.clone();
-        let report =
-            move |report| drop(supervisor.cast(Msg::Reported(number, incarnation, ReportBox(report))));
-        let arguments = actor::Arguments {
-            number,
-            config: entry.known.record.config.clone(),
-            options: self.arguments.options.clone(),
-            clock: self.arguments.clock,
-            shared: self.arguments.shared.clone(),
-            queue: self.arguments.queue.clone(),
-            retry: self.arguments.retry.clone(),
-            metrics: self.arguments.metrics.clone(),
-            report: Box::new(report),
-        };
-        match Actor::spawn_linked(None, InstanceActor, arguments, me.get_cell()).await {
-            Ok((actor, _)) => entry.child = Some(Child { id: actor.get_id(), actor }),
-            Err(error) => self.crashed(me, number, &error.to_string()).await,
-        }
-    }
-
-    /// Ends an instance's actor on purpose: its end is no crash. Attempts under way report for themselves.
-    fn stop(&mut self, number: InstanceNumber, reason: &str) {
-        if let Some(entry) = self.instances.get_mut(&number)
-            && let Some(child) = entry.child.take()
-        {
-            self.incarnations += 1;
-            entry.incarnation = self.incarnations;
-            child.actor.stop(Some(reason.to_owned()));
-        }
-    }
-
-    /// A child's end that nobody asked for.
-    async fn lost(&mut self, me: &ActorRef<Msg>, child: ActorId, cause: &str) {
-        let is_child = |entry: &Entry| entry.child.as_ref().is_some_and(|known| known.id == child);
-        let Some(number) =
-            self.instances.iter().find(|(_, entry)| is_child(entry)).map(|(number, _)| *number)
-        else {
-            return;
-        };
-        self.crashed(me, number, cause).await;
-    }
-
-    async fn crashed(&mut self, me: &ActorRef<Msg>, number: InstanceNumber, cause: &str) {
-        let Some(entry) = self.instances.get_mut(&number) else { return };
-        entry.child = None;
-        let id = entry.known.record.config.id.clone();
-        match entry.patience.crashed() {
-            Some(pause) => {
-                entry.state.send_modify(|view| view.restarts += 1);
-                tracing::error!(instance = %id, cause, ?pause, "an instance's client ended and will be replaced");
-                self.incarnations += 1;
-                let incarnation = self.incarnations;
-                if let Some(entry) = self.instances.get_mut(&number) {
-                    entry.incarnation = incarnation;
-                }
-                self.show(number, InstanceState::Connecting, Reason::new("restarting", cause)).await;
-                me.send_after(pause, move || Msg::Start(number, incarnation));
-            }
-            None => {
-                tracing::error!(instance = %id, cause, "an instance's client keeps ending; it is parked");
-                let text =
-                    format!("it ended too often within a minute, the last time because: {cause}; restart it");
-                self.show(number, InstanceState::Failed, Reason::new("restart_limit", text)).await;
-            }
-        }
-    }
-
-    async fn reported(&mut self, number: InstanceNumber, incarnation: u64, report: Report) {
-        let Some(entry) = self.instances.get(&number).filter(|entry| entry.incarnation == incarnation) else {
-            return;
-        };
-        let record = entry.known.record.clone();
-        let now = self.arguments.clock.now();
-        match report {
-            Report::State(state, reason) => {
-                if state == InstanceState::Connected {
-                    let record = Record { last_connected_at: Some(now), ..record };
-                    if let Err(error) = self.write(number, record).await {
-                        tracing::warn!(%error, "the moment of connecting could not be written down");
-                    }
-                    self.publish();
-                }
-                self.show(number, state, reason).await;
-            }
-            Report::Pause(reason) => {
-                tracing::warn!(instance = %record.config.id, reason = %reason.text, "instance paused; its queue is kept");
-                self.stop(number, "it is paused");
-                let record = Record { wanted: Wanted::Paused(reason.clone()), updated_at: now, ..record };
-                if let Err(error) = self.write(number, record).await {
-                    tracing::warn!(%error, "a pause could not be written down and will be found out again");
-                }
-                self.publish();
-                self.show(number, InstanceState::Paused, reason).await;
-            }
-        }
-    }
-
-    /// Publishes what an instance is doing, and announces it when readers of events would want to know.
-    async fn show(&mut self, number: InstanceNumber, state: InstanceState, reason: Reason) {
-        let Some(entry) = self.instances.get(&number) else { return };
-        let before = entry.state.borrow().state;
-        entry.state.send_modify(|view| {
-            view.state = state;
-            view.reason = reason.clone();
-        });
-        if before == state {
-            return;
-        }
-        tracing::info!(instance = %entry.known.record.config.id, state = state.as_str(), reason = reason.code, "instance state");
-        let word = match state {
-            InstanceState::Connected => "connected",
-            InstanceState::LoggedOut => "logged_out",
-            InstanceState::Connecting if before != InstanceState::Connected => return,
-            InstanceState::Created => return,
-            _ => "disconnected",
-        };
-        let data =
-            json!({ "status": word, "state": state.as_str(), "reason": reason.code, "detail": reason.text });
-        let event = Event { kind: "status".to_owned(), at: self.arguments.clock.now(), data };
-        self.arguments.store.submit(move |tx| events::append(tx, number, &event), |_| {}).await;
     }
 }

@@ -56,7 +56,8 @@ pub trait Provider: Send + Sync + 'static {
     fn open_media<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(RemoteMedia, MediaStream), Failure>>;
 
     /// Begins a lasting connection, where the road has one; what happens on it goes to `inbox`, which holds the
-    /// connection back when it is full. Called once. The connection ends when the provider is dropped.
+    /// connection back when it is full. Called once. The connection ends when nobody hears it any more: when `inbox` is
+    /// closed, or the provider is dropped.
     fn live(&self, _inbox: mpsc::Sender<Happening>) {}
 
     /// Asks WhatsApp to show a prompt on the phone of that number, where the code in the answer is typed in.

@@ -48,6 +48,7 @@ pub(in crate::http) struct SentAnswer {
     /// The node's id of the message.
     #[schema(example = "019ab2f0-5f6b-8000-8000-0040000a1b2c")]
     correlation_id: String,
+    /// `sent`; of an edit `edited`, of a revocation `revoked`.
     #[schema(example = "sent")]
     status: &'static str,
 }
@@ -124,6 +125,7 @@ pub(super) async fn deliver(
 ) -> Result<Response, ApiError> {
     let quote = draft.quote.map(|message| provider_id(state, instance, "reply_to", message)).transpose()?;
     let now = state.services.clock.now();
+    let done = word_for(&draft.content);
     let send_at = draft.send_at.map(|moment| ahead(moment, now)).transpose()?;
     let begin = send_at.unwrap_or(now);
     let expires_at = draft.expires_in.map(|seconds| begin + Duration::from_secs(seconds));
@@ -141,9 +143,9 @@ pub(super) async fn deliver(
     }
     let (id, sent) = state.services.instances.send_now(instance, send).await.map_err(refused)?;
     match sent {
-        Sent::Sent(provider_id) => Ok(sent_as(id, provider_id)),
+        Sent::Sent(provider_id) => Ok(sent_as(id, provider_id, done)),
         Sent::Failed(failure) => Err(ApiError::not_sent(&failure).about(id, "failed")),
-        Sent::Unknown => unknown(state, instance, id),
+        Sent::Unknown => unknown(state, instance, id, done),
         Sent::NotInTime(view) => Err(not_in_time(view).about(id, "cancelled")),
     }
 }
@@ -197,10 +199,19 @@ pub(super) fn quote(reply_to: Option<String>) -> Result<Option<MessageRef>, Inva
     filled(reply_to).map(|text| message_ref("reply_to", &text)).transpose()
 }
 
-fn sent_as(id: MessageId, provider_id: ProviderMessageId) -> Response {
+/// What a message was that WhatsApp took, in the documented words.
+fn word_for(content: &Content) -> &'static str {
+    match content {
+        Content::Edit { .. } => "edited",
+        Content::Revoke { .. } => "revoked",
+        _ => "sent",
+    }
+}
+
+fn sent_as(id: MessageId, provider_id: ProviderMessageId, status: &'static str) -> Response {
     let correlation_id = id.correlation_id().to_string();
     let message_id = provider_id.as_str().to_owned();
-    Json(SentAnswer { success: true, message_id, correlation_id, status: "sent" }).into_response()
+    Json(SentAnswer { success: true, message_id, correlation_id, status }).into_response()
 }
 
 fn queued(id: MessageId, status: Status) -> Response {
@@ -221,11 +232,16 @@ fn refused(error: instance::Error) -> ApiError {
 }
 
 /// The outcome was not known when the wait ended; a status from WhatsApp may have told it since.
-fn unknown(state: &AppState, instance: &InstanceId, id: MessageId) -> Result<Response, ApiError> {
+fn unknown(
+    state: &AppState,
+    instance: &InstanceId,
+    id: MessageId,
+    done: &'static str,
+) -> Result<Response, ApiError> {
     let view = state.services.instances.message(instance, &MessageRef::Ours(id))?;
     let taken = matches!(view.status, Status::Sent | Status::Delivered | Status::Read | Status::Played);
     if let Some(provider_id) = view.provider_id.filter(|_| taken) {
-        return Ok(sent_as(id, provider_id));
+        return Ok(sent_as(id, provider_id, done));
     }
     let details = format!(
         "the message went out and no answer came in time; do not send it again, ask for it: \
@@ -256,11 +272,7 @@ mod tests {
 
     #[test]
     fn a_message_out_of_time_says_whether_it_was_pace_or_connection() {
-        let view = |state| instance::StateView {
-            state,
-            reason: Reason::new("unreachable", "no route"),
-            restarts: 0,
-        };
+        let view = |state| instance::StateView::new(state, Reason::new("unreachable", "no route"));
         assert_eq!(not_in_time(view(InstanceState::Connected)).status(), 429);
         let away = not_in_time(view(InstanceState::Connecting));
         assert_eq!(away.status(), 503);

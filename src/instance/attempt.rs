@@ -1,0 +1,130 @@
+//! One attempt at one message, in a task of its own, and what its end means for the instance.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use tracing::Instrument;
+
+use crate::domain::{Class, Failure, FailureKind, Reason, Recipient, Scope};
+use crate::metrics::Metrics;
+use crate::provider::Provider;
+use crate::queue::{self, Lease};
+use crate::retry;
+
+use super::actor::{Msg, Report, State};
+use super::directory::Wanted;
+
+impl State {
+    pub fn attempt(&mut self, lease: Lease) {
+        if paced(&lease.message.to)
+            && let Err(wait) = self.limiter.pace(lease.message.to.lane())
+        {
+            self.limiter.refund();
+            let until = self.arguments.clock.now() + wait;
+            return self.postpone(lease, until);
+        }
+        let class = lease.id.class();
+        self.busy += 1;
+        self.bulk += usize::from(class == Class::Bulk);
+        let span = tracing::info_span!("attempt", instance = %self.arguments.config.id, message_id = %lease.id, attempt = lease.attempt);
+        let work = attempt(
+            self.arguments.provider.clone(),
+            lease,
+            self.arguments.options.send_timeout,
+            self.arguments.queue.clone(),
+            self.arguments.retry.clone(),
+            self.arguments.metrics.clone(),
+        );
+        let me = self.me.clone();
+        tokio::spawn(
+            async move {
+                let began = Instant::now();
+                let failure = work.await;
+                let _ = me.cast(Msg::Ended(class, failure, began.elapsed()));
+            }
+            .instrument(span),
+        );
+    }
+
+    pub fn ended(&mut self, class: Class, failure: Option<&Failure>, took: Duration) {
+        self.busy = self.busy.saturating_sub(1);
+        if class == Class::Bulk {
+            self.bulk = self.bulk.saturating_sub(1);
+            self.hungry = true;
+        }
+        self.ahead.sent(took);
+        if let Some(failure) = failure {
+            match failure.kind {
+                FailureKind::LoggedOut | FailureKind::AccountBlocked => self.pause(failure),
+                FailureKind::Throttled { retry_after } if failure.scope == Scope::Number => {
+                    self.hold_until = Some(self.arguments.clock.now() + retry_after);
+                }
+                _ => {}
+            }
+        }
+        self.begin();
+        self.finish_drain();
+        self.seek_work();
+    }
+
+    /// The account itself refuses. Nothing more is tried; the supervisor writes it down and ends this actor.
+    pub fn pause(&mut self, failure: &Failure) {
+        self.connected = false;
+        self.over = true;
+        self.give_back();
+        let (code, advice) = match failure.kind {
+            FailureKind::LoggedOut => {
+                ("auth_rejected", "give it new credentials, or resume it once they work again")
+            }
+            _ => ("account_blocked", "settle it with Meta, then resume the instance"),
+        };
+        (self.arguments.report)(Report::Over(Wanted::Paused(Reason::new(
+            code,
+            format!("{failure}; {advice}"),
+        ))));
+    }
+}
+
+/// Meta paces messages to one person; groups and channels have their own rules.
+fn paced(recipient: &Recipient) -> bool {
+    matches!(recipient, Recipient::Phone(_) | Recipient::User(_))
+}
+
+/// One attempt from lease to report. Never fails and never panics; tells the failure, when there was one.
+async fn attempt(
+    provider: Arc<dyn Provider>,
+    lease: Lease,
+    timeout: Duration,
+    queue: queue::Handle,
+    retry: retry::Handle,
+    metrics: Metrics,
+) -> Option<Failure> {
+    let began = Instant::now();
+    // Showing that it is being written is part of the attempt.
+    let timeout = timeout + lease.message.manner.typing;
+    let sending = AssertUnwindSafe(async { provider.send(lease.id, &lease.message).await }).catch_unwind();
+    let outcome = match tokio::time::timeout(timeout, sending).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_)) => Err(Failure::ambiguous("the client crashed during the attempt")),
+        Err(_) => Err(Failure::ambiguous(format!("no answer within {timeout:?}"))),
+    };
+    let (word, code) = match &outcome {
+        Ok(_) => ("sent", None),
+        Err(failure) => (failure.kind.as_str(), failure.code),
+    };
+    metrics.attempted(word, code, began.elapsed());
+    // A queue or a judge that is being restarted leaves the lease to expire; it is judged then.
+    match outcome {
+        Ok(provider_id) => {
+            tracing::info!(%provider_id, "message sent");
+            let _ = queue.sent(lease, provider_id);
+            None
+        }
+        Err(failure) => {
+            let _ = retry.failed(lease, failure.clone());
+            Some(failure)
+        }
+    }
+}

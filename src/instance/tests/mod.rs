@@ -1,0 +1,6 @@
+//! Linked devices without a network: supervisor, actors and the doors around them, on a real store, with clients that do
+//! what the test says.
+
+mod pairing;
+mod sending;
+mod world;

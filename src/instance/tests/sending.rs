@@ -1,0 +1,148 @@
+//! What goes out and comes in on connections that come and go.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::world::{SECOND, World, account};
+use crate::domain::InstanceState::{Connected, Connecting};
+use crate::domain::{
+    Chat, Identity, InboundContent, InboundMessage, Receipt, Sender, Status, StatusUpdate, Timestamp,
+};
+use crate::provider::{Happening, LinkNews};
+
+fn lost() -> LinkNews {
+    LinkNews::Disconnected { why: "reset".to_owned(), retry_in: 3 * SECOND }
+}
+
+fn message(id: &str) -> InboundMessage {
+    InboundMessage {
+        id: id.parse().unwrap(),
+        sender: Sender {
+            identity: Identity::new(Some("573001234567"), None).unwrap(),
+            name: Some("Ana".to_owned()),
+            username: None,
+        },
+        chat: Chat::Direct,
+        at: Timestamp(1_763_800_000_000),
+        context: None,
+        referral: None,
+        content: InboundContent::Text("hola".to_owned()),
+        errors: Vec::new(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn sends_wait_for_the_connection_instead_of_failing() {
+    let world = World::open().await;
+    let (id, number) = world.connected("shop").await;
+    let first = world.send(&id).await;
+    world.bench.until(first, Status::Sent).await;
+
+    world.tell(number, lost()).await;
+    let view = world.until(&id, Connecting).await;
+    assert_eq!(view.reason.code, "unreachable");
+    assert_eq!(view.next_attempt_at, Some(world.bench.clock.now() + 3 * SECOND));
+    let second = world.send(&id).await;
+    world.pass(60 * SECOND).await;
+    let waiting = world.bench.view(second);
+    assert_eq!((waiting.status, waiting.attempts), (Status::Queued, 0));
+
+    world.tell(number, LinkNews::Connecting).await;
+    world.tell(number, LinkNews::Connected(account())).await;
+    let sent = world.bench.until(second, Status::Sent).await;
+    assert_eq!(sent.attempts, 1);
+    assert_eq!(world.connections(), 1, "reconnecting is the client's own affair");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_answers_no_ping_is_replaced_within_a_minute_with_its_queue_intact() {
+    let world = World::open().await;
+    let (id, number) = world.connected("shop").await;
+    world.net.mute.lock().unwrap().insert(number);
+    let mut waited = Duration::ZERO;
+    while world.connections() < 2 {
+        world.pass(SECOND).await;
+        waited += SECOND;
+        assert!(waited <= 60 * SECOND, "it still has its first connection");
+    }
+    let view = world.state(&id);
+    assert_eq!((view.state, view.restarts), (Connecting, 1));
+    let is_told = |kind: &str, data: &Value| kind == "status" && data["status"] == "disconnected";
+    let events = world.events_until(number, is_told).await;
+    let (_, news) = events.iter().find(|(kind, data)| is_told(kind, data)).unwrap();
+    assert_eq!(news["reason"], "zombie");
+
+    let queued = world.send(&id).await;
+    world.net.mute.lock().unwrap().clear();
+    world.tell(number, LinkNews::Connected(account())).await;
+    world.bench.until(queued, Status::Sent).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_ends_without_a_word_is_replaced() {
+    let world = World::open().await;
+    let (id, _) = world.connected("shop").await;
+    world.net.hang_up();
+    world.until(&id, Connecting).await;
+    world.pass(2 * SECOND).await;
+    world.until_connections(2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_panics_leaves_the_others_untouched() {
+    let world = World::open().await;
+    let (ana, first) = world.connected("ana").await;
+    let (eva, _) = world.connected("eva").await;
+    world.net.broken.lock().unwrap().insert(first);
+    let (lost, sent) = (world.send(&ana).await, world.send(&eva).await);
+    world.until_status(&eva, sent, Status::Sent).await;
+    // Nobody knows what came of it, and a second one is recognised.
+    let tried = world.until_message(&ana, lost, |view| view.failure.is_some()).await;
+    assert_eq!(tried.status, Status::Queued);
+    assert!(tried.failure.unwrap().message.contains("crashed"));
+    world.pass(40 * SECOND).await;
+    assert_eq!(world.state(&ana).restarts, 1, "its pings panic as well");
+    assert_eq!((world.state(&eva).state, world.state(&eva).restarts), (Connected, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_are_acknowledged_once_they_are_in_the_log_and_told_once() {
+    let world = World::open().await;
+    let (_, number) = world.connected("shop").await;
+    assert!(world.arrive(number, vec![message("3EB0AA"), message("3EB0BB")]).await);
+    assert!(world.arrive(number, vec![message("3EB0BB")]).await, "what came before may be forgotten as well");
+    let events = world.events(number, "message").await;
+    let told: Vec<_> = events.iter().filter(|(kind, _)| kind == "message").collect();
+    assert_eq!(told.len(), 2);
+    assert_eq!((&told[0].1["message_id"], &told[0].1["text"]), (&"3EB0AA".into(), &"hola".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn receipts_reach_the_ledger_and_other_news_the_log() {
+    let world = World::open().await;
+    let (id, number) = world.connected("shop").await;
+    let sent = world.send(&id).await;
+    world.bench.until(sent, Status::Sent).await;
+    let status = |receipt, participant: Option<&str>| StatusUpdate {
+        provider_id: "3EB0".parse().unwrap(),
+        our_id: Some(sent),
+        receipt,
+        at: Timestamp(1_763_800_001_000),
+        recipient: Some("573001234567".to_owned()),
+        participant: participant.map(str::to_owned),
+        failure: None,
+    };
+    world.happen(number, Happening::Statuses(vec![status(Receipt::Delivered, None)])).await;
+    world.until_status(&id, sent, Status::Delivered).await;
+    world.happen(number, Happening::Statuses(vec![status(Receipt::Read, Some("573007654321"))])).await;
+    world.until_status(&id, sent, Status::Read).await;
+    let data = json!({ "from": "573001234567@s.whatsapp.net", "state": "composing", "media": "" });
+    let news = Happening::News { kind: "presence", at: Timestamp(1_763_800_002_000), data };
+    world.happen(number, news).await;
+    let events = world.events(number, "presence").await;
+    let (_, presence) = events.iter().find(|(kind, _)| kind == "presence").unwrap();
+    assert_eq!((&presence["state"], &presence["timestamp"]), (&"composing".into(), &1_763_800_002.into()));
+    let of_participant = |data: &Value| data["participant"] == "573007654321@s.whatsapp.net";
+    assert!(events.iter().any(|(_, data)| of_participant(data)), "{events:?}");
+}

@@ -1,0 +1,352 @@
+//! A node's instances with scripted clients.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{self, BoxFuture};
+use ractor::{Actor, ActorRef};
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::clock::Clock;
+use crate::domain::{
+    Class, Content, Failure, InboundMessage, InstanceConfig, InstanceId, InstanceNumber, InstanceState,
+    Manner, MessageId, MessageRef, OutboundMessage, PhoneNumber, ProviderKind, ProviderMessageId, RateLimit,
+    RetryPolicy, Status,
+};
+use crate::egress::{self, Egress};
+use crate::instance::{Arguments, Handle, InstanceSupervisor, Msg, Options, Send, StateView};
+use crate::media::{self, Library};
+use crate::metrics::Metrics;
+use crate::provider::{
+    Happening, LinkNews, LinkedAccount, LinkedOptions, MediaStream, PairCode, Provider, ReadMark, Refusal,
+    RemoteMedia, Seats, Shared,
+};
+use crate::queue::MessageView;
+use crate::queue::tests::bench::Bench;
+use crate::retry::{self, RetrySupervisor};
+use crate::store::{Blobs, Folder};
+use crate::supervision::Slot;
+use crate::{events, inbound};
+
+pub const SECOND: Duration = Duration::from_secs(1);
+
+/// In real time: a test that waits longer for something that should happen fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The far end of every scripted client: what the network does, and what it saw.
+#[derive(Default)]
+pub struct Net {
+    /// The latest connection of each instance, and how many there were.
+    lines: Mutex<HashMap<InstanceNumber, mpsc::Sender<Happening>>>,
+    began: watch::Sender<usize>,
+    /// Instances whose clients answer no ping.
+    pub mute: Mutex<HashSet<InstanceNumber>>,
+    /// Instances whose clients panic when they are asked anything.
+    pub broken: Mutex<HashSet<InstanceNumber>>,
+    pub sent: Mutex<Vec<(InstanceNumber, MessageId)>>,
+    pub unlinked: Mutex<Vec<InstanceNumber>>,
+    pub read: Mutex<Vec<ReadMark>>,
+}
+
+struct Scripted {
+    number: InstanceNumber,
+    net: Arc<Net>,
+}
+
+impl Scripted {
+    fn fate(&self) {
+        assert!(!self.net.broken.lock().unwrap().contains(&self.number), "this client is broken");
+    }
+}
+
+impl Net {
+    /// Every client ends without a word.
+    pub fn hang_up(&self) {
+        self.lines.lock().unwrap().clear();
+    }
+}
+
+impl Provider for Scripted {
+    fn kind(&self) -> ProviderKind {
+        ProviderKind::LinkedDevice
+    }
+
+    fn check(&self, _: &OutboundMessage) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        self.fate();
+        let mute = self.net.mute.lock().unwrap().contains(&self.number);
+        if mute { future::pending().boxed() } else { future::ready(Ok(())).boxed() }
+    }
+
+    fn send<'a>(
+        &'a self,
+        id: MessageId,
+        _: &'a OutboundMessage,
+    ) -> BoxFuture<'a, Result<ProviderMessageId, Failure>> {
+        self.fate();
+        self.net.sent.lock().unwrap().push((self.number, id));
+        future::ready(Ok("3EB0".parse().unwrap())).boxed()
+    }
+
+    fn mark_read<'a>(&'a self, read: &'a ReadMark, _: bool) -> BoxFuture<'a, Result<(), Failure>> {
+        self.net.read.lock().unwrap().push(read.clone());
+        future::ready(Ok(())).boxed()
+    }
+
+    fn media<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<RemoteMedia, Failure>> {
+        future::ready(Err(Failure::permanent("it has no files"))).boxed()
+    }
+
+    fn open_media<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(RemoteMedia, MediaStream), Failure>> {
+        future::ready(Err(Failure::permanent("it has no files"))).boxed()
+    }
+
+    fn live(&self, inbox: mpsc::Sender<Happening>) {
+        self.net.lines.lock().unwrap().insert(self.number, inbox);
+        self.net.began.send_modify(|count| *count += 1);
+    }
+
+    fn pair_by_code<'a>(&'a self, _: &'a PhoneNumber) -> BoxFuture<'a, Result<PairCode, Failure>> {
+        let code = PairCode { code: "ABCD1234".to_owned(), lasts: 180 * SECOND };
+        future::ready(Ok(code)).boxed()
+    }
+
+    fn unlink(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        self.net.unlinked.lock().unwrap().push(self.number);
+        future::ready(Ok(())).boxed()
+    }
+}
+
+pub struct World {
+    pub bench: Bench,
+    pub net: Arc<Net>,
+    pub instances: Handle,
+    supervisor: ActorRef<Msg>,
+    dir: tempfile::TempDir,
+}
+
+impl World {
+    /// No instance yet; no pace holds anybody up.
+    pub async fn open() -> Self {
+        let bench = Bench::open();
+        let retry = retry::Arguments {
+            options: retry::Options::default(),
+            queue: bench.arguments(1),
+            queue_slot: bench.slot.clone(),
+            queue_handle: bench.handle.clone(),
+        };
+        let (judge, _) = Actor::spawn(None, RetrySupervisor, retry).await.unwrap();
+        let slot = Slot::default();
+        slot.fill(judge);
+        let (net, dir) = (Arc::new(Net::default()), tempfile::tempdir().unwrap());
+        let (instances, supervisor) = begin(&bench, &net, retry::Handle::new(slot), dir.path()).await;
+        Self { bench, net, instances, supervisor, dir }
+    }
+
+    /// Stops the instances and starts them again on what is written down.
+    pub async fn restart(self) -> Self {
+        self.supervisor.stop_and_wait(None, None).await.unwrap();
+        let Self { bench, dir, .. } = self;
+        let (net, slot) = (Arc::new(Net::default()), Slot::default());
+        let (instances, supervisor) = begin(&bench, &net, retry::Handle::new(slot), dir.path()).await;
+        Self { bench, net, instances, supervisor, dir }
+    }
+
+    /// A new instance that nobody asked to connect.
+    pub async fn create(&self, name: &str) -> (InstanceId, InstanceNumber) {
+        let id: InstanceId = name.parse().unwrap();
+        let view = self.instances.create(config(id.clone())).await.unwrap();
+        (id, view.number)
+    }
+
+    /// A new instance with its connection.
+    pub async fn connected(&self, name: &str) -> (InstanceId, InstanceNumber) {
+        let (id, number) = self.create(name).await;
+        let count = self.connections();
+        self.instances.connect(id.clone()).await.unwrap();
+        self.until_connections(count + 1).await;
+        self.tell(number, LinkNews::Connected(account())).await;
+        self.until(&id, InstanceState::Connected).await;
+        (id, number)
+    }
+
+    /// Something happens on an instance's connection.
+    pub async fn happen(&self, number: InstanceNumber, happening: Happening) {
+        let line = self.net.lines.lock().unwrap().get(&number).cloned();
+        line.unwrap().send(happening).await.unwrap();
+    }
+
+    pub async fn tell(&self, number: InstanceNumber, news: LinkNews) {
+        self.happen(number, Happening::Link(news)).await;
+    }
+
+    /// Messages arrive; whether they were kept.
+    pub async fn arrive(&self, number: InstanceNumber, messages: Vec<InboundMessage>) -> bool {
+        let (kept, answer) = oneshot::channel();
+        self.happen(number, Happening::Messages { messages, kept }).await;
+        answer.await.unwrap()
+    }
+
+    pub fn connections(&self) -> usize {
+        *self.net.began.borrow()
+    }
+
+    /// Waits until so many connections have begun in all.
+    pub async fn until_connections(&self, count: usize) {
+        self.net.began.subscribe().wait_for(|began| *began >= count).await.unwrap();
+    }
+
+    /// Waits until nobody hears the connection any more.
+    pub async fn until_hung_up(&self, number: InstanceNumber) {
+        let line = self.net.lines.lock().unwrap().get(&number).cloned().unwrap();
+        line.closed().await;
+    }
+
+    pub fn state(&self, id: &InstanceId) -> StateView {
+        self.instances.get(id).unwrap().state
+    }
+
+    pub async fn until(&self, id: &InstanceId, state: InstanceState) -> StateView {
+        self.until_view(id, |view| view.state == state).await
+    }
+
+    pub async fn until_view(&self, id: &InstanceId, wanted: impl Fn(&StateView) -> bool) -> StateView {
+        let mut state = self.instances.known(id).unwrap().state.clone();
+        state.wait_for(wanted).await.unwrap().clone()
+    }
+
+    /// The events of an instance so far, once one of this kind is among them.
+    pub async fn events(&self, number: InstanceNumber, kind: &str) -> Vec<(String, Value)> {
+        self.events_until(number, |found, _| found == kind).await
+    }
+
+    /// The events of an instance so far, once one like this is among them.
+    pub async fn events_until(
+        &self,
+        number: InstanceNumber,
+        wanted: impl Fn(&str, &Value) -> bool,
+    ) -> Vec<(String, Value)> {
+        let mut tail = events::watch(&self.bench.store, Some(number));
+        loop {
+            tail.borrow_and_update();
+            let all = events::read(&self.bench.store, number, 0, 1000).unwrap().into_iter();
+            let all: Vec<_> = all.map(|envelope| (envelope.event.kind, envelope.event.data)).collect();
+            if all.iter().any(|(kind, data)| wanted(kind, data)) {
+                return all;
+            }
+            tail.changed().await.unwrap();
+        }
+    }
+
+    pub async fn send(&self, id: &InstanceId) -> MessageId {
+        let message = OutboundMessage {
+            to: "573001234567".parse().unwrap(),
+            content: Content::Text { body: "hola".to_owned(), preview_url: false },
+            quote: None,
+            manner: Manner::default(),
+        };
+        let class = Class::Transactional;
+        let send = Send { message, class, idempotency: None, expires_at: None, send_at: None };
+        self.instances.enqueue(id, send).await.unwrap().id()
+    }
+
+    /// Waits until a message of an instance stands there.
+    pub async fn until_status(&self, id: &InstanceId, message: MessageId, status: Status) {
+        self.until_message(id, message, |view| view.status == status).await;
+    }
+
+    /// Waits until a message of an instance looks like this; time does not move.
+    pub async fn until_message(
+        &self,
+        id: &InstanceId,
+        message: MessageId,
+        wanted: impl Fn(&MessageView) -> bool,
+    ) -> MessageView {
+        let look = || self.instances.message(id, &MessageRef::Ours(message)).unwrap();
+        eventually("a message to move", || wanted(&look())).await;
+        look()
+    }
+
+    /// Lets time pass in small steps, so that whatever waits for a moment of it gets its turn.
+    pub async fn pass(&self, time: Duration) {
+        let step = Duration::from_millis(500);
+        let mut left = time;
+        while !left.is_zero() {
+            self.bench.pass(step.min(left)).await;
+            left = left.saturating_sub(step);
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+/// Waits for something that other threads bring about; time does not move.
+pub async fn eventually(what: &str, mut look: impl FnMut() -> bool) {
+    let began = Clock::machine();
+    let deadline = began.now() + PATIENCE;
+    while !look() {
+        assert!(began.now() < deadline, "waited in vain for {what}");
+        tokio::task::yield_now().await;
+    }
+}
+
+pub fn account() -> LinkedAccount {
+    LinkedAccount {
+        jid: "573009999999:12@s.whatsapp.net".to_owned(),
+        lid: Some("1234@lid".to_owned()),
+        name: Some("Shop".to_owned()),
+    }
+}
+
+fn config(id: InstanceId) -> InstanceConfig {
+    InstanceConfig {
+        id,
+        name: None,
+        provider: ProviderKind::LinkedDevice,
+        cloud_api: None,
+        linked_device: None,
+        webhook_url: None,
+        rate_limit: Some(RateLimit { per_second: 1000.0, burst: 1000.try_into().unwrap() }),
+        workers: None,
+        sync_history: false,
+        on_ambiguous: None,
+    }
+}
+
+async fn begin(
+    bench: &Bench,
+    net: &Arc<Net>,
+    retry: retry::Handle,
+    dir: &std::path::Path,
+) -> (Handle, ActorRef<Msg>) {
+    let folder = Folder::open(&dir.join("files")).unwrap();
+    let (store, clock) = (bench.store.clone(), bench.clock);
+    let shared = Shared {
+        egress: Egress::new(&egress::Options::default()).unwrap(),
+        blobs: Blobs::open(&folder).unwrap(),
+        store: store.clone(),
+        clock,
+        linked: LinkedOptions::default(),
+        seats: Seats::default(),
+    };
+    let library = Library::open(&folder, store.clone(), clock, media::Options::default()).unwrap();
+    let (queue, metrics, slot) = (bench.handle.clone(), Metrics::default(), Slot::default());
+    let inbound = inbound::Handle::plain(queue.clone(), store, clock);
+    let policy: RetryPolicy = retry::Options::default().transactional;
+    let mut options = Options::default();
+    options.linked.jitter = 0.0;
+    let (mut arguments, handle) =
+        Arguments::new(options, shared, library, queue, retry, inbound, &policy, metrics, slot.clone());
+    let net = net.clone();
+    arguments.open = Arc::new(move |number, _| Ok(Arc::new(Scripted { number, net: net.clone() })));
+    let (supervisor, _) = Actor::spawn(None, InstanceSupervisor, arguments).await.unwrap();
+    slot.fill(supervisor.clone());
+    (handle, supervisor)
+}
