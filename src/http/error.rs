@@ -110,7 +110,7 @@ impl ApiError {
     }
 
     /// A failure of ours: the cause goes to the log, not to the caller.
-    fn internal(cause: &dyn std::fmt::Display) -> Self {
+    pub fn internal(cause: &dyn std::fmt::Display) -> Self {
         tracing::error!(%cause, "a request failed inside the node");
         Self::new(ErrorKind::Internal, "the cause is in the node's log")
     }
@@ -156,6 +156,12 @@ impl ApiError {
     pub fn too_slow(limit: Duration) -> Self {
         let meaning = (StatusCode::REQUEST_TIMEOUT, "Tiempo de espera agotado", "timeout");
         Self::answer(meaning, format!("the body did not arrive within {} s", limit.as_secs()))
+    }
+
+    /// 408: no phone can scan anything yet.
+    fn no_code(cause: &dyn std::fmt::Display) -> Self {
+        let title = "Timeout esperando código QR. Intenta nuevamente en unos segundos.";
+        Self::answer((StatusCode::REQUEST_TIMEOUT, title, "timeout"), cause.to_string())
     }
 
     pub fn too_large(limit: usize) -> Self {
@@ -241,6 +247,11 @@ impl From<instance::Error> for ApiError {
                 return Self::of(error.kind(), &error).titled("La instancia ya existe").at("instance_id");
             }
             instance::Error::Link { field, .. } => return Self::of(error.kind(), &error).at(*field),
+            instance::Error::Linked(_) => {
+                return Self::of(error.kind(), &error).titled("La instancia ya está autenticada");
+            }
+            instance::Error::NoCode => return Self::no_code(&error),
+            instance::Error::Failed(failure) => return Self::not_sent(failure),
             instance::Error::Media(media::Error::Gone(_)) => return Self::gone(error.to_string()),
             instance::Error::Media(media::Error::Failed(failure)) => return Self::not_sent(failure),
             _ => {}

@@ -22,6 +22,7 @@ mod openapi;
 mod pace;
 mod page;
 mod phone_lines;
+mod qr;
 mod router;
 mod routes;
 mod server;

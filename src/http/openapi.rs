@@ -67,7 +67,10 @@ pub(super) fn complete(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
         for operation in operations(item) {
             let documented = flask::is_spoken_at(path);
-            let sends = !documented && path.contains("/messages/") && !path.contains("{message_id}");
+            let sends = !documented
+                && path.contains("/messages/")
+                && !path.contains("{message_id}")
+                && !path.ends_with("/mark-read");
             if path.starts_with(OF_AN_INSTANCE) {
                 add(operation, parameter("id", ParameterIn::Path, "The instance's name."));
             } else if is_about_messages(operation) {

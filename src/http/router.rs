@@ -21,8 +21,9 @@ use super::flask::{self, Refusal};
 use super::routes::api::{messages as api, status, tasks};
 use super::routes::jobs::{commands, list, results, socket as job_socket, upload};
 use super::routes::{
-    dead_letters, deliveries, downloads, endpoints, events, instances, media, message, messages, metrics,
-    numbers, primary, queues, relay, replays, root, scheduled, sockets, suppressions, webhook,
+    dead_letters, deliveries, downloads, earlier, endpoints, events, instances, media, message, messages,
+    metrics, numbers, pairing, primary, queues, relay, replays, root, scheduled, sockets, suppressions,
+    webhook,
 };
 use super::{AppState, auth, body, openapi, pace};
 
@@ -61,7 +62,10 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
     let mut guarded = OpenApiRouter::new()
         .routes(routes!(instances::create, instances::list))
         .routes(routes!(instances::get, instances::update, instances::delete))
-        .routes(routes!(instances::connect))
+        .routes(routes!(instances::connect, pairing::progress))
+        .routes(routes!(pairing::qr))
+        .routes(routes!(pairing::pair_code))
+        .routes(routes!(pairing::logout))
         .routes(routes!(instances::disconnect))
         .routes(routes!(instances::restart))
         .routes(routes!(instances::resume))
@@ -118,6 +122,8 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         .routes(routes!(metrics::metrics));
     let of_an_instance_or_the_default = [
         routes!(messages::send_text),
+        routes!(messages::send_text_with_typing),
+        routes!(messages::send_poll),
         routes!(media::send_image),
         routes!(media::send_video),
         routes!(media::send_audio),
@@ -127,6 +133,9 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         routes!(messages::send_contact),
         routes!(messages::send_contacts),
         routes!(messages::react),
+        routes!(earlier::edit),
+        routes!(earlier::revoke),
+        routes!(earlier::mark_read),
         routes!(message::find, message::delete, message::reschedule),
         routes!(message::cancel),
         routes!(downloads::of_message),

@@ -20,6 +20,7 @@ mod events;
 mod front;
 mod inbound;
 mod jobs;
+mod linked;
 mod media;
 mod messages;
 mod numbers;

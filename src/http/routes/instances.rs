@@ -7,7 +7,7 @@ use serde::Serialize;
 use url::Url;
 use utoipa::ToSchema;
 
-use crate::domain::CloudApiSettings;
+use crate::domain::{CloudApiSettings, LinkedDeviceSettings};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JsonBody, Target};
 use crate::http::{AppState, json};
@@ -22,9 +22,21 @@ use super::settings::{CreateInstance, OnAmbiguous, ProviderName, Rate, UpdateIns
 pub struct Instance {
     #[schema(example = "shop")]
     instance_id: String,
+    /// Its own, or the name that its account shows.
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
     provider: ProviderName,
+    /// Of a linked device: its address on WhatsApp.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "573001234567:12@s.whatsapp.net")]
+    jid: Option<String>,
+    /// The hidden id of that account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lid: Option<String>,
+    /// The number of that account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "573001234567")]
+    phone: Option<String>,
     /// `created`, `connecting`, `connected`, `paused`, `disconnected`, `logged_out` or `failed`.
     #[schema(example = "connected")]
     status: &'static str,
@@ -32,10 +44,15 @@ pub struct Instance {
     #[schema(example = "connected")]
     state: &'static str,
     reason: StateReason,
+    /// When its client tries to connect again by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_attempt_at: Option<String>,
     /// How often its client was replaced since the node started.
     restarts: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     cloud_api: Option<CloudApiView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    linked_device: Option<LinkedDeviceView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     webhook_url: Option<String>,
     sync_history: bool,
@@ -73,6 +90,15 @@ pub struct CloudApiView {
     has_access_token: bool,
     has_app_secret: bool,
     has_verify_token: bool,
+}
+
+/// What may be shown of a linked device's settings.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LinkedDeviceView {
+    has_proxy: bool,
+    /// The node's own when it is not there; 0 is any number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_contacts_per_day: Option<u32>,
 }
 
 /// One instance.
@@ -129,16 +155,24 @@ impl QueueDepth {
 
 impl Instance {
     fn of(view: InstanceView, depth: Depth, webhook_url: Option<Url>) -> Self {
-        let InstanceView { config, state, .. } = view;
+        let InstanceView { config, state, account, .. } = view;
+        let phone = account.as_ref().and_then(|account| account.phone()).map(str::to_owned);
+        let (jid, lid, shown) =
+            account.map_or((None, None, None), |account| (Some(account.jid), account.lid, account.name));
         Self {
             instance_id: config.id.into(),
-            name: config.name,
+            name: config.name.or(shown),
             provider: view.provider.into(),
+            jid,
+            lid,
+            phone,
             status: state.state.as_str(),
             state: state.state.as_str(),
             reason: StateReason { code: state.reason.code, text: state.reason.text },
+            next_attempt_at: state.next_attempt_at.map(|at| at.to_string()),
             restarts: state.restarts,
             cloud_api: config.cloud_api.map(CloudApiView::of),
+            linked_device: config.linked_device.map(LinkedDeviceView::of),
             webhook_url: webhook_url.map(String::from),
             sync_history: config.sync_history,
             rate_limit: config.rate_limit.map(Rate::of),
@@ -165,6 +199,13 @@ impl CloudApiView {
     }
 }
 
+impl LinkedDeviceView {
+    fn of(settings: LinkedDeviceSettings) -> Self {
+        let LinkedDeviceSettings { proxy, first_contacts_per_day } = settings;
+        Self { has_proxy: proxy.is_some(), first_contacts_per_day }
+    }
+}
+
 /// Shows an instance with what waits in its queue.
 fn shown(state: &AppState, view: InstanceView) -> Result<Instance, ApiError> {
     let depth = state.services.instances.depth(&view.config.id)?;
@@ -172,7 +213,7 @@ fn shown(state: &AppState, view: InstanceView) -> Result<Instance, ApiError> {
     Ok(Instance::of(view, depth, webhook.map(|endpoint| endpoint.url)))
 }
 
-fn answer(
+pub(super) fn answer(
     state: &AppState,
     view: InstanceView,
     message: Option<&'static str>,
@@ -180,7 +221,7 @@ fn answer(
     Ok(Json(InstanceAnswer { success: true, data: shown(state, view)?, message }))
 }
 
-/// Creates an instance. One on the Cloud API connects at once.
+/// Creates an instance. One on the Cloud API connects at once; a linked device when it is asked to, or for its code.
 #[utoipa::path(post, path = "/instances", operation_id = "create_instance", tag = "instances", request_body = CreateInstance, responses(
     (status = 201, description = "It exists, durably.", body = InstanceAnswer),
     (status = 400, description = "A setting is missing or wrong.", body = ErrorBody),
@@ -249,7 +290,7 @@ pub async fn update(
     answer(&state, view, Some("Instancia actualizada exitosamente"))
 }
 
-/// Deletes an instance with its queue, its events, its keys and its webhook endpoints.
+/// Deletes an instance with its queue, its events, its keys and its webhook endpoints. A linked device is unlinked first.
 #[utoipa::path(delete, path = "/instances/{id}", operation_id = "delete_instance", tag = "instances",
     responses(
         (status = 200, description = "It is gone.", body = Done),
@@ -277,7 +318,8 @@ pub async fn connect(
     answer(&state, view, Some("Conexión iniciada"))
 }
 
-/// Asks an instance to stay away from WhatsApp. What is queued waits, and what comes is queued.
+/// Asks an instance to stay away from WhatsApp. What is queued waits, and what comes is queued. A linked device stays
+/// linked.
 #[utoipa::path(post, path = "/instances/{id}/disconnect", operation_id = "disconnect_instance", tag = "instances",
     responses(
         (status = 200, description = "It is disconnected.", body = InstanceAnswer),

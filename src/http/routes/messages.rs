@@ -1,6 +1,7 @@
 //! `/instances/{id}/messages/…`: sending. Each kind also exists at `/messages/…`, for the default instance.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::Response;
@@ -8,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::domain::{Content, Invalid, Location, Manner};
+use crate::domain::{Content, Invalid, Location, Manner, Poll, Recipient};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, Sending, Target};
 use crate::http::moment::Moment;
@@ -26,9 +27,13 @@ pub struct TextMessage<'a> {
     #[serde(default)]
     #[schema(required = true, example = "Hola")]
     message: String,
-    /// Show a preview of the first link.
-    #[serde(default)]
+    /// Show a preview of the first link. Also read: `link_preview`.
+    #[serde(default, alias = "link_preview")]
     preview_url: bool,
+    /// The people whom the text names with `@` and their number, by number. Linked devices alone.
+    #[serde(default)]
+    #[schema(example = json!(["573001234567"]))]
+    mentions: Vec<String>,
     /// The message that this one answers, by WhatsApp's id or the node's.
     reply_to: Option<String>,
     /// Seconds after which it must not be sent any more; counted from `send_at`, if there is one.
@@ -36,6 +41,62 @@ pub struct TextMessage<'a> {
     /// Not before this moment, at most a year from now: RFC 3339 or Unix seconds. Answered with 202.
     #[schema(value_type = Option<String>, example = "2026-01-31T15:00:00Z")]
     send_at: Option<Moment>,
+}
+
+/// A text message before which the recipient is shown that it is being written.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct TypedMessage<'a> {
+    /// A number in international format, or a JID. Also read: `to`, `jid`, `chat_jid`, `number`.
+    #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
+    #[schema(required = true, example = "573001234567")]
+    phone: Cow<'a, str>,
+    #[serde(default)]
+    #[schema(required = true, example = "Hola")]
+    message: String,
+    /// For how many milliseconds it is shown, up to 25000. Left out, or 0: as long as writing it would take, from half a
+    /// second to five. Also read: `duration`.
+    #[serde(alias = "duration")]
+    #[schema(example = 2000)]
+    typing_duration: Option<u64>,
+    /// The message that this one answers, by WhatsApp's id or the node's.
+    reply_to: Option<String>,
+    /// Seconds after which it must not be sent any more; counted from `send_at`, if there is one.
+    expires_in: Option<u64>,
+    /// Not before this moment, at most a year from now: RFC 3339 or Unix seconds. Answered with 202.
+    #[schema(value_type = Option<String>, example = "2026-01-31T15:00:00Z")]
+    send_at: Option<Moment>,
+}
+
+/// A question with answers to tick.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct PollMessage<'a> {
+    /// A number in international format, or a JID. Also read: `to`, `jid`, `chat_jid`, `number`.
+    #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
+    #[schema(required = true, example = "573001234567")]
+    phone: Cow<'a, str>,
+    /// Also read: `name`.
+    #[serde(default, alias = "name")]
+    #[schema(required = true, example = "¿Cuándo?")]
+    question: String,
+    /// Two to twelve, all different.
+    #[serde(default)]
+    #[schema(required = true, example = json!(["Hoy", "Mañana"]))]
+    options: Vec<String>,
+    /// How many may be ticked; 0 is any number.
+    #[serde(default = "one")]
+    #[schema(default = 1)]
+    selectable_count: u32,
+    /// The message that this one answers, by WhatsApp's id or the node's.
+    reply_to: Option<String>,
+    /// Seconds after which it must not be sent any more; counted from `send_at`, if there is one.
+    expires_in: Option<u64>,
+    /// Not before this moment, at most a year from now: RFC 3339 or Unix seconds. Answered with 202.
+    #[schema(value_type = Option<String>, example = "2026-01-31T15:00:00Z")]
+    send_at: Option<Moment>,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// A place.
@@ -125,10 +186,87 @@ pub async fn send_text(
             preview_url: request.preview_url,
         },
         quote: quote(request.reply_to)?,
-        manner: Manner::default(),
+        manner: Manner { mentions: mentions(&request.mentions)?, ..Manner::default() },
         expires_in: request.expires_in,
         send_at: request.send_at,
         idempotency: sending.idempotency("text", &body),
+    };
+    sending::deliver(&state, &instance, draft, sending.asynchronous).await
+}
+
+fn mentions(phones: &[String]) -> Result<Vec<Recipient>, Invalid> {
+    let named = |(n, phone): (usize, &String)| {
+        phone.parse().map_err(|invalid: Invalid| Invalid::new(format!("mentions[{n}]"), invalid.reason))
+    };
+    phones.iter().enumerate().map(named).collect()
+}
+
+/// Sends a text message after showing the recipient that it is being written. Linked devices alone.
+#[utoipa::path(post, path = "/instances/{id}/messages/text-with-typing", tag = "messages",
+    request_body = TypedMessage, responses(SendAnswers))]
+pub async fn send_text_with_typing(
+    State(state): State<AppState>,
+    Target(instance): Target,
+    sending: Sending,
+    JsonBody(body): JsonBody,
+) -> Result<Response, ApiError> {
+    let request: TypedMessage<'_> = json::parse(&body)?;
+    let text = required("message", request.message)?;
+    let typing = typing_time(request.typing_duration, &text)?;
+    let draft = Draft {
+        to: request.phone.parse()?,
+        content: Content::Text { body: text, preview_url: false },
+        quote: quote(request.reply_to)?,
+        manner: Manner { typing, ..Manner::default() },
+        expires_in: request.expires_in,
+        send_at: request.send_at,
+        idempotency: sending.idempotency("text-with-typing", &body),
+    };
+    sending::deliver(&state, &instance, draft, sending.asynchronous).await
+}
+
+/// The longest time for which somebody may seem to write, in milliseconds: an attempt has to end.
+const LONGEST_TYPING: u64 = 25_000;
+
+/// The asked time. Clients send 0 when they mean "as long as it takes": documented as 50 ms a character, half a second to
+/// five.
+fn typing_time(asked: Option<u64>, text: &str) -> Result<Duration, Invalid> {
+    let millis = match asked.filter(|millis| *millis > 0) {
+        Some(millis) if millis > LONGEST_TYPING => {
+            let reason = format!("is {millis}; it must be at most {LONGEST_TYPING} milliseconds");
+            return Err(Invalid::new("typing_duration", reason));
+        }
+        Some(millis) => millis,
+        None => {
+            let characters = u64::try_from(text.chars().count()).unwrap_or(u64::MAX);
+            characters.saturating_mul(50).clamp(500, 5000)
+        }
+    };
+    Ok(Duration::from_millis(millis))
+}
+
+/// Sends a poll. Linked devices alone.
+#[utoipa::path(post, path = "/instances/{id}/messages/poll", tag = "messages", request_body = PollMessage,
+    responses(SendAnswers))]
+pub async fn send_poll(
+    State(state): State<AppState>,
+    Target(instance): Target,
+    sending: Sending,
+    JsonBody(body): JsonBody,
+) -> Result<Response, ApiError> {
+    let request: PollMessage<'_> = json::parse(&body)?;
+    let draft = Draft {
+        to: request.phone.parse()?,
+        content: Content::Poll(Poll {
+            question: required("question", request.question)?,
+            options: request.options,
+            selectable: request.selectable_count,
+        }),
+        quote: quote(request.reply_to)?,
+        manner: Manner::default(),
+        expires_in: request.expires_in,
+        send_at: request.send_at,
+        idempotency: sending.idempotency("poll", &body),
     };
     sending::deliver(&state, &instance, draft, sending.asynchronous).await
 }
@@ -233,4 +371,28 @@ pub async fn react(
         idempotency: sending.idempotency("reaction", &body),
     };
     sending::deliver(&state, &instance, draft, sending.asynchronous).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_types_for_ever_and_zero_is_as_long_as_it_takes() {
+        let time = |asked, text: &str| typing_time(asked, text).map(|time| time.as_millis());
+        assert_eq!(time(Some(1500), "x"), Ok(1500));
+        for automatic in [None, Some(0)] {
+            assert_eq!(time(automatic, "Hola"), Ok(500));
+            assert_eq!(time(automatic, &"ñ".repeat(40)), Ok(2000));
+            assert_eq!(time(automatic, &"x".repeat(4000)), Ok(5000));
+        }
+        assert_eq!(time(Some(25_001), "x").unwrap_err().field, "typing_duration");
+    }
+
+    #[test]
+    fn a_mention_that_is_nobody_is_named() {
+        let phones = ["573001234567".to_owned(), "ana".to_owned()];
+        assert_eq!(mentions(&phones).unwrap_err().field, "mentions[1]");
+        assert_eq!(mentions(&phones[..1]).unwrap()[0].to_string(), "573001234567");
+    }
 }

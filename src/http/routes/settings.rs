@@ -7,7 +7,8 @@ use url::Url;
 use utoipa::ToSchema;
 
 use crate::domain::{
-    AmbiguousPolicy, CloudApiSettings, InstanceConfig, InstanceId, Invalid, ProviderKind, RateLimit, Secret,
+    AmbiguousPolicy, CloudApiSettings, InstanceConfig, InstanceId, Invalid, LinkedDeviceSettings,
+    ProviderKind, RateLimit, Secret,
 };
 use crate::http::CloudDefaults;
 
@@ -21,6 +22,7 @@ pub struct CreateInstance {
     /// Without it: `cloud_api` when that is given, else `linked_device`.
     provider: Option<ProviderName>,
     cloud_api: Option<CloudApi>,
+    linked_device: Option<LinkedDevice>,
     #[schema(example = "Shop")]
     name: Option<String>,
     /// Where events of this instance are sent.
@@ -38,6 +40,7 @@ pub struct CreateInstance {
 pub struct UpdateInstance {
     /// Fields that are left out stay; new credentials resume an instance that paused because of the old ones.
     cloud_api: Option<CloudApi>,
+    linked_device: Option<LinkedDevice>,
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>)]
     name: Option<Option<String>>,
@@ -88,6 +91,40 @@ impl std::fmt::Debug for CloudApi {
     }
 }
 
+/// How a linked device goes about. What is left out stays; `null` goes back to the node's own setting.
+#[derive(Deserialize, ToSchema)]
+pub struct LinkedDevice {
+    /// Its way to WhatsApp: `http://` or `socks5://`, with user and password where the proxy asks for them. Never given
+    /// back.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>, example = "socks5://user:password@proxy.example:1080")]
+    proxy: Option<Option<String>>,
+    /// People whom it may write to first within a day; 0 is any number.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<u32>, example = 100)]
+    first_contacts_per_day: Option<Option<u32>>,
+}
+
+/// By hand, because of the secret.
+impl std::fmt::Debug for LinkedDevice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let limit = &self.first_contacts_per_day;
+        f.debug_struct("LinkedDevice").field("first_contacts_per_day", limit).finish_non_exhaustive()
+    }
+}
+
+impl LinkedDevice {
+    fn apply(self, mut settings: LinkedDeviceSettings) -> LinkedDeviceSettings {
+        if let Some(proxy) = self.proxy {
+            settings.proxy = secret(proxy);
+        }
+        if let Some(limit) = self.first_contacts_per_day {
+            settings.first_contacts_per_day = limit;
+        }
+        settings
+    }
+}
+
 /// How fast an instance may send.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
 pub struct Rate {
@@ -131,12 +168,16 @@ impl CreateInstance {
             (_, Some(_)) => ProviderKind::CloudApi,
             (_, None) => ProviderKind::LinkedDevice,
         };
+        if self.linked_device.is_some() && provider != ProviderKind::LinkedDevice {
+            return Err(Invalid::new("linked_device", "does not go with the provider cloud_api"));
+        }
+        let linked = |settings: LinkedDevice| settings.apply(LinkedDeviceSettings::default());
         Ok(InstanceConfig {
             id,
             name: self.name.filter(|name| !name.is_empty()),
             provider,
             cloud_api: self.cloud_api.map(|cloud| cloud.into_settings(defaults)).transpose()?,
-            linked_device: None,
+            linked_device: self.linked_device.map(linked),
             webhook_url: webhook_url(self.webhook_url)?,
             rate_limit: self.rate_limit.map(Rate::checked).transpose()?,
             workers: self.workers,
@@ -160,6 +201,12 @@ impl UpdateInstance {
                 return Err(Invalid::new("cloud_api", reason));
             };
             config.cloud_api = Some(changes.apply(settings)?);
+        }
+        if let Some(changes) = self.linked_device {
+            if config.provider != ProviderKind::LinkedDevice {
+                return Err(Invalid::new("linked_device", "does not go with the provider cloud_api"));
+            }
+            config.linked_device = Some(changes.apply(config.linked_device.unwrap_or_default()));
         }
         if let Some(name) = self.name {
             config.name = name.filter(|name| !name.is_empty());
@@ -337,12 +384,32 @@ mod tests {
             ("instance_id", json!({ "id": "a b" })),
             ("cloud_api", json!({ "id": "a", "provider": "cloud_api" })),
             ("cloud_api", json!({ "id": "a", "provider": "linked_device", "cloud_api": cloud })),
+            ("linked_device", json!({ "id": "a", "cloud_api": cloud, "linked_device": {} })),
             ("cloud_api.access_token", json!({ "id": "a", "cloud_api": { "phone_number_id": "1" } })),
             ("webhook_url", json!({ "id": "a", "webhook_url": "example.com" })),
             ("rate_limit.per_second", json!({ "id": "a", "rate_limit": { "per_second": 0.0, "burst": 1 } })),
         ] {
             assert_eq!(created(body.clone()).unwrap_err().field, field, "{body}");
         }
+    }
+
+    #[test]
+    fn a_linked_device_is_told_its_way_and_its_limit() {
+        let config = created(json!({
+            "id": "a", "linked_device": { "proxy": "socks5://p:1080", "first_contacts_per_day": 5 },
+        }))
+        .unwrap();
+        let mut expected = LinkedDeviceSettings {
+            proxy: Some(Secret::new("socks5://p:1080")),
+            first_contacts_per_day: Some(5),
+        };
+        assert_eq!(config.linked_device.as_ref(), Some(&expected));
+        let update = json!({ "linked_device": { "proxy": null } });
+        let config = serde_json::from_value::<UpdateInstance>(update).unwrap().apply(config).unwrap();
+        expected.proxy = None;
+        assert_eq!(config.linked_device, Some(expected));
+        let update = serde_json::from_value::<UpdateInstance>(json!({ "linked_device": {} })).unwrap();
+        assert_eq!(update.apply(shop()).unwrap_err().field, "linked_device");
     }
 
     #[test]
