@@ -67,7 +67,7 @@ impl Handle {
             return Err(queue::Error::DiskFull.into());
         }
         let read = self.doorman.read(accounts, &body, signature).await?;
-        let Read { trusted, updates } = read;
+        let Read { trusted, updates, frames } = read;
         let (parts, mut odd) = match updates {
             Ok(updates) => sort_all(&trusted, updates),
             Err(invalid) => (Vec::new(), vec![invalid.to_string()]),
@@ -87,7 +87,7 @@ impl Handle {
                 signed: trusted.iter().any(|account| account.app_secret.is_some()),
             }
         });
-        let taken = self.commit(parts, keeping, &body).await?;
+        let taken = self.commit(parts, keeping, frames).await?;
         received.events += taken.events;
         received.duplicates += taken.duplicates;
         Ok(received)
@@ -135,13 +135,17 @@ impl Handle {
         Ok(left.collect())
     }
 
-    async fn commit(&self, parts: Vec<Part>, keeping: Option<Keeping>, body: &[u8]) -> Result<Taken, Error> {
+    async fn commit(
+        &self,
+        parts: Vec<Part>,
+        keeping: Option<Keeping>,
+        frames: Option<Frames>,
+    ) -> Result<Taken, Error> {
         let now = self.clock.now();
-        let webhook = if self.relay.is_on() { serde_json::from_slice(body).ok() } else { None };
         let delivery = Delivery {
             parts,
             keeping: keeping.map(|keeping| (keeping, KeptPlace { at: now, nonce: rand::random() })),
-            frames: webhook.map(Frames::of),
+            frames,
             relay: self.relay.clone(),
             keywords: Arc::clone(&self.keywords),
             now,

@@ -100,9 +100,9 @@ impl Handle {
             store,
             clock,
             metrics,
+            doorman: Doorman::new(relay.is_on()),
             relay,
             keywords: Arc::new(Keywords::new(options)),
-            doorman: Doorman::new(),
         }
     }
 }

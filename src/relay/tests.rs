@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use ractor::{Actor, ActorRef};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
@@ -191,8 +192,19 @@ impl Bench {
 
 impl Running {
     async fn push(&self, bench: &Bench, webhook: Value) -> Result<(), store::Error> {
-        let intake = self.handle.intake();
-        bench.store.write(move |tx| intake.push(tx, &webhook, NOW)).await
+        let sender = webhook["entry"][0]["changes"][0]["value"]["messages"][0]["from"].as_str();
+        self.push_text(bench, &webhook.to_string(), sender).await
+    }
+
+    async fn push_text(
+        &self,
+        bench: &Bench,
+        webhook: &str,
+        sender: Option<&str>,
+    ) -> Result<(), store::Error> {
+        let (intake, sender) = (self.handle.intake(), sender.map(str::to_owned));
+        let webhook = RawValue::from_string(webhook.to_owned()).unwrap();
+        bench.store.write(move |tx| intake.push(tx, &webhook, sender.as_deref(), NOW)).await
     }
 
     async fn until_waiting(&self, wanted: u64) {
@@ -230,11 +242,15 @@ async fn a_frame_is_metas_webhook_with_what_is_known_about_its_sender() {
     numbers.save("2".into(), None, serde_json::Map::new()).await.unwrap();
     let relay = bench.start().await;
     let known = webhook("1", "¡hola! ☎");
+    let untouched = "{ \"z\":1.50,\n\"a\":\"\\u00a1\"}".to_owned();
+    relay.push_text(&bench, &untouched, None).await.unwrap();
     relay.push(&bench, known.clone()).await.unwrap();
     relay.push(&bench, webhook("2", "b")).await.unwrap();
     relay.push(&bench, webhook("3", "c")).await.unwrap();
     relay.push(&bench, json!({ "object": "x", "entry": [{ "changes": [{ "field": "messages", "value": { "statuses": [] } }] }] })).await.unwrap();
 
+    let end = r#","save_number":false,"queued_at":1705491000.250,"attempts":0}"#;
+    assert_eq!(server.text().await, untouched.trim_end_matches('}').to_owned() + end);
     let text = server.text().await;
     assert!(text.contains("¡hola! ☎") && text.contains("Juan Pérez"), "{text}");
     let end = r#","save_number":true,"queued_at":1705491000.250,"attempts":0}"#;
@@ -444,7 +460,8 @@ async fn nothing_is_kept_when_nothing_is_relayed() {
     let (none, handle) = made.unwrap();
     assert!(none.is_none() && !handle.intake().is_on() && !Intake::off().is_on());
     let intake = handle.intake();
-    bench.store.write(move |tx| intake.push(tx, &webhook("1", "a"), NOW)).await.unwrap();
+    let webhook = RawValue::from_string(webhook("1", "a").to_string()).unwrap();
+    bench.store.write(move |tx| intake.push(tx, &webhook, Some("1"), NOW)).await.unwrap();
     assert_eq!(handle.waiting().unwrap(), 0);
     assert!(matches!(handle.push(json!({})).await, Err(Error::Off)));
     assert!(matches!(handle.restart().await, Err(Error::Off)));
