@@ -98,6 +98,12 @@ impl Handle {
         self.metrics.inbound("too_large", 1);
     }
 
+    /// Counts a delivery to an instance that there is not. Its sender is told what a forger is told.
+    pub fn refused_for_address(&self) -> Error {
+        self.metrics.inbound("forged", 1);
+        Error::Signature
+    }
+
     /// Shows the ledger its facts, and passes on what is left to be done here.
     ///
     /// What one participant of a group did moves the message like any fact, but for failures: a message that did
