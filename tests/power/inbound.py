@@ -2,6 +2,9 @@
 """Brings everything in while the node is killed: Meta's webhooks at full speed, with repeats and out of order.
 
     tests/power/inbound.py
+    tests/power/inbound.py --kills 0 --rate 500 --posts 15000              at Meta's pace instead of full speed
+    tests/power/inbound.py --kills 0 --rate 500 --posts 15000 --sleeper    beside a receiver that takes 30 s for each call
+    tests/power/inbound.py --kills 0 --rate 100 --posts 3000 --accounts 200 --forgers 2    beside forged bodies of 4 MB
 
 What must hold: every message and every status that Meta ever delivered is in the event log exactly once; all readers
 see one order; a WebSocket that resumes and a webhook receiver that comes back miss nothing.
@@ -50,6 +53,15 @@ class Meta:
         # Out of order, as far as Meta's parallel deliveries reach.
         self._waiting.extend(sorted(bodies, key=lambda body: self._random.random()) if options.shuffle else bodies)
         self._goal = len(self._waiting)
+        self._rate, self._began, self._taken = options.rate, 0.0, 0
+
+    def begin(self) -> None:
+        self._began = time.monotonic()
+
+    def _due(self) -> float:
+        """When the next delivery is due. Called with the lock."""
+        self._taken += 1
+        return self._began + self._taken / self._rate if self._rate else time.monotonic()
 
     def _bodies(self, posts: int) -> Any:
         for n in range(round(posts / 1.3)):
@@ -87,11 +99,13 @@ class Meta:
         while not self.done():
             with self._lock:
                 body = self._waiting.popleft() if self._waiting else None
+                began = self._due() if body else 0.0
             if body is None:
                 time.sleep(0.005)
                 continue
             signature = hmac.new(APP_SECRET.encode(), body, hashlib.sha256).hexdigest()
-            began = time.monotonic()
+            # From when it was due: a node that keeps deliveries waiting is not spared those behind them.
+            time.sleep(max(0.0, began - time.monotonic()))
             try:
                 connection.request("POST", "/webhook", body, {"Content-Type": "application/json", "X-Hub-Signature-256": f"sha256={signature}"})
                 response = connection.getresponse()
@@ -107,6 +121,45 @@ class Meta:
                     self.answered.append(time.monotonic() - began)
                 else:
                     self._waiting.append(body)
+
+
+class Beside:
+    """What happens beside the deliveries until they are over: forged bodies, and sends that somebody waits for."""
+
+    def __init__(self, port: int, meta: Meta) -> None:
+        self._port, self._meta = port, meta
+        self.refused = Counter[str]()
+        self.sent: list[float] = []
+        self.failed = 0
+
+    def forge(self) -> None:
+        """Bodies of almost the size that is taken, under a signature of the right form."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+        body = json.dumps({"object": "whatsapp_business_account", "entry": [{"id": "x" * (4_000_000)}]}).encode()
+        while not self._meta.done():
+            try:
+                connection.request("POST", "/webhook", body, {"X-Hub-Signature-256": f"sha256={'0' * 64}"})
+                response = connection.getresponse()
+                response.read()
+                self.refused[str(response.status)] += 1
+            except (OSError, http.client.HTTPException):
+                connection.close()
+                self.refused["none"] += 1
+
+    def send(self) -> None:
+        client = Client(self._port, timeout=60)
+        while not self._meta.done():
+            began = time.monotonic()
+            status, _ = client.call("POST", f"/instances/{INSTANCE}/messages/text", {"phone": "573001234567", "message": "hola"})
+            self.sent.append(time.monotonic() - began)
+            self.failed += status != 200
+            time.sleep(0.02)
+
+
+def quantiles(seconds: list[float]) -> dict[str, float]:
+    """In milliseconds."""
+    ordered = sorted(seconds)
+    return {name: round(ordered[int(len(ordered) * at)] * 1000, 1) for name, at in (("p50", 0.5), ("p99", 0.99))} if ordered else {}
 
 
 def key_of(event: dict[str, Any]) -> Update | None:
@@ -144,13 +197,26 @@ def run(options: argparse.Namespace, work: Path, stack: contextlib.ExitStack) ->
     before = {event["sequence"] for event in log_of(node.port)}
     hook = {"url": f"http://127.0.0.1:{receiver.port}/", "events": ["all"]}
     expect(200, Client(node.port).call("POST", f"/instances/{INSTANCE}/webhook", hook))
+    if options.sleeper:
+        sleeper = Receiver(free_port(), delay=30.0)
+        sleeper.start()
+        hook = {"url": f"http://127.0.0.1:{sleeper.port}/", "events": ["all"]}
+        expect(201, Client(node.port).call("POST", f"/instances/{INSTANCE}/webhooks", hook))
+    for n in range(1, options.accounts):
+        account = {"phone_number_id": str(1000 + n), "access_token": "token", "app_secret": f"secret-{n}", "base_url": f"http://127.0.0.1:{sandbox.port}"}
+        expect(201, Client(node.port).call("POST", "/instances", {"instance_id": f"account-{n}", "cloud_api": account}))
     socket = Socket(node.port, f"/instances/{INSTANCE}/ws", KEY)
     stack.callback(socket.stop)
     socket.start()
 
     meta = Meta(node.port, options)
+    beside = Beside(node.port, meta)
     began = time.monotonic()
+    meta.begin()
     connections = [threading.Thread(target=meta.work, daemon=True) for _ in range(options.connections)]
+    connections += [threading.Thread(target=beside.forge, daemon=True) for _ in range(options.forgers)]
+    if options.sleeper:
+        connections.append(threading.Thread(target=beside.send, daemon=True))
     for connection in connections:
         connection.start()
     for life in range(options.kills):
@@ -176,12 +242,15 @@ def run(options: argparse.Namespace, work: Path, stack: contextlib.ExitStack) ->
     metrics = metric_lines(node.port)
     order = [event["sequence"] for event in log]
     told = receiver.first_told()
-    answered = sorted(meta.answered)
     return {
         "posts": dict(meta.posts),
         "unique": len(meta.unique),
         "posts_per_second": round(meta.count() / took),
-        "answer_ms": {name: round(answered[int(len(answered) * at)] * 1000, 1) for name, at in (("p50", 0.5), ("p99", 0.99))},
+        "answer_ms": quantiles(meta.answered),
+        "forged": dict(beside.refused),
+        "sends": len(beside.sent),
+        "send_ms": quantiles(beside.sent),
+        "sends_failed": beside.failed,
         "missing": len(meta.unique - found.keys()),
         "invented": len(found.keys() - meta.unique),
         "repeated": sum(times > 1 for times in found.values()),
@@ -215,6 +284,7 @@ def wait(done: Any, within: float, what: str) -> None:
 
 MUST_BE_ZERO = (
     "missing", "invented", "repeated", "disordered", "socket_missed", "socket_repeated", "socket_disordered", "receiver_missed", "receiver_disordered",
+    "sends_failed",
 )
 
 
@@ -225,6 +295,10 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--shuffle", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--rate", type=float, default=0.0, help="deliveries a second; 0 for as many as are taken")
+    parser.add_argument("--accounts", type=int, default=1, help="instances, each with a secret of its own")
+    parser.add_argument("--forgers", type=int, default=0, help="connections that send forged bodies of 4 MB meanwhile; for runs without kills")
+    parser.add_argument("--sleeper", action="store_true", help="another receiver takes 30 s for each call, and somebody sends; for runs without kills")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     if not options.binary.is_file():

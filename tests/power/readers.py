@@ -14,10 +14,10 @@ from typing import Any
 
 
 class Receiver:
-    """Takes webhooks and remembers their sequences in the order in which they came."""
+    """Takes webhooks and remembers their sequences in the order in which they came; `delay` seconds for each."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, port: int, delay: float = 0.0) -> None:
+        self.port, self._delay = port, delay
         self._told: list[int] = []
         self._server: ThreadingHTTPServer | None = None
 
@@ -25,13 +25,14 @@ class Receiver:
         """Harmless when it runs."""
         if self._server:
             return
-        told = self._told
+        told, delay = self._told, self._delay
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["Content-Length"]))
+                time.sleep(delay)
                 told.append(int(self.headers["webhook-id"].rsplit("_", 1)[1]))
                 self.send_response(200)
                 self.send_header("Content-Length", "0")
