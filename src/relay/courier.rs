@@ -107,7 +107,6 @@ impl Road {
     fn note(&mut self, read: Read) {
         match read {
             Read::GoOn(line) => self.line = Some(line),
-            Read::Closed => {}
             Read::NoPings => self.pings = false,
         }
     }
