@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import random
 import shutil
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -54,14 +54,9 @@ def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     try:
         began = time.monotonic()
         share = -(-options.numbers // options.connections)
-        fillers = [
-            threading.Thread(target=fill, args=(node.port, first, min(first + share, options.numbers)))
-            for first in range(0, options.numbers, share)
-        ]
-        for filler in fillers:
-            filler.start()
-        for filler in fillers:
-            filler.join()
+        shares = [(node.port, first, min(first + share, options.numbers)) for first in range(0, options.numbers, share)]
+        with multiprocessing.get_context("spawn").Pool(len(shares)) as pool:
+            pool.starmap(fill, shares, chunksize=1)
         filled, client, chance = time.monotonic() - began, Client(node.port), random.Random(1)
         drawn = [chance.randrange(options.numbers) for _ in range(SAMPLES)]
         first_page = expect(200, client.call("GET", "/api/numbers?limit=100"))
@@ -80,6 +75,7 @@ def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         }
         node.kill()
         result["started_again_s"] = round(node.start(), 1)
+        client = Client(node.port)
         result["lookup_after_start_ms"] = timed((lambda n=n: expect(200, client.call("GET", f"/api/numbers/{phone(n)}"))) for n in drawn[:500])
         node.must_live()
         return result

@@ -1,6 +1,6 @@
 //! From Meta's webhook to the consumer behind the relay.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -124,20 +124,19 @@ fn consumer_behind_tls() -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (sender, frames) = mpsc::unbounded_channel();
+    let serve = move |tls: ServerConnection, stream: TcpStream, sender: mpsc::UnboundedSender<String>| {
+        let Ok(mut socket) = tungstenite::accept(StreamOwned::new(tls, stream)) else { return };
+        // Pings are answered while the next message is awaited.
+        while let Ok(message) = socket.read() {
+            if let Message::Text(text) = message {
+                let _ = sender.send(text.to_string());
+            }
+        }
+    };
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let tls = ServerConnection::new(config.clone()).unwrap();
-            let Ok(mut socket) = tungstenite::accept(StreamOwned::new(tls, stream.unwrap())) else {
-                continue;
-            };
-            // Pings are answered while the next message is awaited.
-            while let Ok(message) = socket.read() {
-                if let Message::Text(text) = message
-                    && sender.send(text.to_string()).is_err()
-                {
-                    return;
-                }
-            }
+            let (tls, sender) = (ServerConnection::new(config.clone()).unwrap(), sender.clone());
+            std::thread::spawn(move || serve(tls, stream.unwrap(), sender));
         }
     });
     (address, frames)
@@ -147,23 +146,22 @@ fn consumer_behind_tls() -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
 async fn a_consumer_behind_tls_gets_its_frames_when_its_certificate_is_trusted() {
     let (consumer, mut frames) = consumer_behind_tls();
     let data = tempfile::tempdir().unwrap();
-    let trusted = data.path().join("trusted.pem");
-    std::fs::write(&trusted, include_bytes!("tls/cert.pem")).unwrap();
     let url = format!("wss://localhost:{}/ws", consumer.port());
-    let (trusted, nobody) = (trusted.to_str().unwrap(), data.path().join("nobody.pem"));
-    std::fs::write(&nobody, b"").unwrap();
+    let certificate = |name: &str| format!("{}/tests/it/way_back/tls/{name}", env!("CARGO_MANIFEST_DIR"));
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let client = reqwest::Client::new();
-    let relay = ("RELEVO_RELAY__URL", url.as_str());
+    let start = |trusted: &str| {
+        let environment = [("RELEVO_RELAY__URL", url.as_str()), ("SSL_CERT_FILE", &certificate(trusted))];
+        Process::start_with(address, data.path(), &environment)
+    };
 
-    let wary = ("SSL_CERT_FILE", nobody.to_str().unwrap());
-    let node = Process::start_with(address, data.path(), &[relay, wary]);
+    let node = start("stranger.pem");
     let status = ask(&client, address, Method::GET, "/api/queue/status", None).await;
     assert_eq!(status["status"]["websocket_available"], false, "nobody vouches for it: {status}");
     ask(&client, address, Method::POST, "/api/queue/test", None).await;
     node.kill();
 
-    let _node = Process::start_with(address, data.path(), &[relay, ("SSL_CERT_FILE", trusted)]);
+    let _node = start("cert.pem");
     let waited = tokio::time::timeout(Duration::from_secs(20), frames.recv()).await;
     let frame: Value = serde_json::from_str(&waited.expect("no frame came").unwrap()).unwrap();
     assert_eq!(frame["save_number"], Value::Null, "a test message goes as it is: {frame}");
