@@ -296,8 +296,8 @@ def run(options: argparse.Namespace, work: Path, stack: contextlib.ExitStack) ->
 
     log = log_of(node.port)
     last = max(event["sequence"] for event in log)
-    wait(lambda: listener.last >= last, 120, "the WebSocket to catch up")
-    wait(lambda: receiver.last() >= last, 300, "the receiver to catch up")
+    catch_up(lambda: listener.last, last, "the WebSocket")
+    catch_up(receiver.last, last, "the receiver")
     found = Counter(key for event in log if (key := key_of(event)))
     metrics = metric_lines(node.port)
     order = [event["sequence"] for event in log]
@@ -341,6 +341,17 @@ def wait(done: Any, within: float, what: str) -> None:
         if time.monotonic() > deadline:
             raise Failure(f"waited {within:.0f} s for {what}")
         time.sleep(0.01)
+
+
+def catch_up(place: Any, goal: int, who: str) -> None:
+    """However long it takes, as long as it moves."""
+    before = -1
+    while (now := place()) < goal:
+        if now == before:
+            raise Failure(f"{who} stands still at {now} of {goal}")
+        before, deadline = now, time.monotonic() + 30
+        while place() == before and time.monotonic() < deadline:
+            time.sleep(0.01)
 
 
 MUST_BE_ZERO = (
