@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,23 @@ from node import Client, Failure, Node, expect
 SAMPLES = 5000
 PAGES = 200
 
+# Those that fill the book.
+PROCESSES = 4
+
 
 def phone(n: int) -> str:
     return f"57{3_000_000_000 + n}"
 
 
-def fill(port: int, first: int, last: int) -> None:
-    client = Client(port)
-    for n in range(first, last):
+def fill(port: int, first: int, last: int, connections: int) -> None:
+    """Enters a range of numbers over several connections: the node makes those that come together durable together."""
+    with ThreadPoolExecutor(connections) as pool:
+        list(pool.map(lambda nth: enter(port, range(first + nth, last, connections)), range(connections)))
+
+
+def enter(port: int, numbers: range) -> None:
+    client = Client(port, timeout=120)
+    for n in numbers:
         data = {"id": n, "rol": {"is_creator": n % 2 == 0}, "empresa_id": "6512bd43d9caa6e02c990b0a"}
         expect(201, client.call("POST", "/api/numbers", {"phone": phone(n), "name": f"Persona {n}", "data": data}))
 
@@ -53,8 +63,9 @@ def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     node.start()
     try:
         began = time.monotonic()
-        share = -(-options.numbers // options.connections)
-        shares = [(node.port, first, min(first + share, options.numbers)) for first in range(0, options.numbers, share)]
+        share = -(-options.numbers // PROCESSES)
+        connections = -(-options.connections // PROCESSES)
+        shares = [(node.port, first, min(first + share, options.numbers), connections) for first in range(0, options.numbers, share)]
         with multiprocessing.get_context("spawn").Pool(len(shares)) as pool:
             pool.starmap(fill, shares, chunksize=1)
         filled, client, chance = time.monotonic() - began, Client(node.port), random.Random(1)
@@ -87,7 +98,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", type=Path, default=Path("target/release/relevo"))
     parser.add_argument("--numbers", type=int, default=1_000_000)
-    parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--connections", type=int, default=256, help="of those that fill the book")
     options = parser.parse_args()
     if not options.binary.is_file():
         parser.error(f"{options.binary} is no file: cargo build --release, or --binary")
