@@ -20,7 +20,7 @@ use crate::store;
 
 pub use merge::DELETE;
 pub use numbers::{MAX_PHONES, Numbers, Saved};
-pub use storage::{Listed, Number, card, naive};
+pub use storage::{Listed, Number, card};
 pub use suppression::{Why, release, suppress};
 pub use suppressions::{Entered, MAX_NOTE, Suppressed, Suppressions};
 

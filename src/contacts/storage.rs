@@ -54,12 +54,6 @@ pub(super) struct Book {
     pub change: u64,
 }
 
-/// A moment as the documented address book writes it: ISO 8601 with microseconds and without a zone. It is UTC.
-pub fn naive(at: Timestamp) -> String {
-    let moment = i64::try_from(at.millis()).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    moment.unwrap_or_default().strftime("%Y-%m-%dT%H:%M:%S%.6f").to_string()
-}
-
 /// Who has this phone, within a change that is being made.
 pub fn card(tx: &Tx, phone: &str) -> Result<Option<Number>, Error> {
     if phone.is_empty() {

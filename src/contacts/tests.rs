@@ -10,7 +10,7 @@ use crate::domain::{Recipient, Timestamp};
 use crate::metrics::Metrics;
 use crate::store::{self, Folder, Store};
 
-use super::{Error, Numbers, Saved, Suppressions, Why, card, naive, release, suppress};
+use super::{Error, Numbers, Saved, Suppressions, Why, card, release, suppress};
 
 struct Bench {
     store: Store,
@@ -123,11 +123,6 @@ async fn twenty_thousand_are_paged_counted_looked_up_and_cleared() {
     assert_eq!(phones(&numbers, None, 10).await, (vec![], None, 0));
     numbers.save("1".into(), None, Map::new()).await.unwrap();
     assert_eq!(phones(&numbers, None, 10).await, (vec!["1".to_owned()], None, 1));
-}
-
-#[test]
-fn moments_have_microseconds_and_no_zone() {
-    assert_eq!(naive(Timestamp(1_700_000_000_007)), "2023-11-14T22:13:20.007000");
 }
 
 #[tokio::test]

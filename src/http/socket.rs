@@ -158,3 +158,75 @@ impl<F: Frames> Reader<F> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::routing::any;
+    use futures_util::StreamExt;
+    use hyper::server::conn::http1;
+    use hyper_util::rt::TokioIo;
+    use hyper_util::service::TowerToHyperService;
+    use tokio::io::{AsyncReadExt, DuplexStream};
+    use tokio_tungstenite::WebSocketStream;
+
+    use super::*;
+    use crate::http::streams::Streams;
+
+    /// Has nothing to tell.
+    struct Silence;
+
+    impl Frames for Silence {
+        async fn next(&mut self) -> Result<String, End> {
+            std::future::pending().await
+        }
+
+        fn resume(&self) -> String {
+            "resume with after=7".to_owned()
+        }
+    }
+
+    /// A client at the other end of a pipe, where no time passes but the test's; and the only place there is.
+    async fn client() -> (WebSocketStream<DuplexStream>, Streams) {
+        let streams = Streams::new(1);
+        let places = streams.clone();
+        let serve = async move |upgrade: WebSocketUpgrade| {
+            let (place, patience, heard) = (places.open().unwrap(), Duration::from_secs(10), Instant::now());
+            let reader = move |socket| Reader { socket, frames: Silence, place, patience, heard }.run();
+            upgrade.on_upgrade(reader)
+        };
+        let service = TowerToHyperService::new(Router::new().route("/", any(serve)));
+        let (near, far) = tokio::io::duplex(1 << 16);
+        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(far), service).with_upgrades());
+        let (socket, _) = tokio_tungstenite::client_async("ws://node/", near).await.unwrap();
+        (socket, streams)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_without_a_sign_of_life_is_let_go_after_a_minute() {
+        let (socket, streams) = client().await;
+        let began = Instant::now();
+        // Read without the library, which would answer the ping.
+        let mut heard = Vec::new();
+        socket.into_inner().read_to_end(&mut heard).await.unwrap();
+        assert_eq!(began.elapsed().as_secs(), (DEAD_AFTER + FAREWELL).as_secs());
+        let (ping, reason) = ([0x89, 0], b"no pong came; resume with after=7");
+        let farewell = [[0x88, 2 + u8::try_from(reason.len()).unwrap()], GOING_AWAY.to_be_bytes()].concat();
+        assert_eq!(heard, [&ping, farewell.as_slice(), reason].concat());
+        assert!(streams.open().is_ok(), "its place is free");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_answers_pings_stays() {
+        let (mut socket, streams) = client().await;
+        let mut pings = 0;
+        let listening = async {
+            while let Some(Ok(message)) = socket.next().await {
+                pings += usize::from(message.is_ping());
+            }
+        };
+        assert!(tokio::time::timeout(10 * DEAD_AFTER, listening).await.is_err(), "it was let go");
+        assert!(pings >= 19, "{pings}");
+        assert!(streams.open().is_err());
+    }
+}

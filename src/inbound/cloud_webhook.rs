@@ -9,7 +9,6 @@ use crate::queue;
 
 use super::commit::Part;
 use super::doorman::Read;
-use super::frames::Frames;
 use super::kept::Keeping;
 use super::{Account, Error, Handle, Received};
 
@@ -55,7 +54,7 @@ impl Handle {
             return Err(queue::Error::DiskFull.into());
         }
         let read = self.doorman.read(accounts, &body, signature).await?;
-        let Read { trusted, updates } = read;
+        let Read { trusted, updates, frames } = read;
         let (parts, mut odd) = match updates {
             Ok(updates) => sort_all(&trusted, updates),
             Err(invalid) => (Vec::new(), vec![invalid.to_string()]),
@@ -75,14 +74,19 @@ impl Handle {
                 signed: trusted.iter().any(|account| account.app_secret.is_some()),
             }
         });
-        let webhook = if self.relay.is_on() { serde_json::from_slice(&body).ok() } else { None };
-        self.commit(parts, keeping, webhook.map(Frames::of), &mut received).await?;
+        self.commit(parts, keeping, frames, &mut received).await?;
         Ok(received)
     }
 
     /// Counts a delivery that was refused for its size, before anybody read it.
     pub fn refused_for_size(&self) {
         self.metrics.inbound("too_large", 1);
+    }
+
+    /// Counts a delivery to an instance that there is not. Its sender is told what a forger is told.
+    pub fn refused_for_address(&self) -> Error {
+        self.metrics.inbound("forged", 1);
+        Error::Signature
     }
 }
 

@@ -75,7 +75,7 @@ impl Delivery {
         }
         let Book { tx, taken, fresh, .. } = book;
         for frame in frames.map(|frames| frames.that_are(fresh)).unwrap_or_default() {
-            relay.push(tx, &frame, now)?;
+            relay.push(tx, &frame.webhook, frame.sender.as_deref(), now)?;
         }
         if let Some((keeping, place)) = keeping {
             keeping.keep(tx, place)?;

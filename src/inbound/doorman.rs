@@ -1,4 +1,5 @@
-//! Who is believed: signatures are checked on the bytes as they came, before anybody tries to understand them.
+//! Who is believed, and what was said: signatures are checked on the bytes as they came, before anybody tries to
+//! understand them.
 
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use crate::domain::{Invalid, Secret};
 use crate::provider::cloud_api::{Update, parse_webhook, verify_signature};
 use crate::store;
 
+use super::frames::Frames;
 use super::{Account, Error};
 
 /// Bodies from this size on are read beside the threads that serve requests, in bytes.
@@ -21,6 +23,8 @@ const HEAVY_AT_ONCE: usize = 1;
 #[derive(Clone)]
 pub(super) struct Doorman {
     heavy: Arc<Semaphore>,
+    /// Whether deliveries are to be told to a relay.
+    relays: bool,
 }
 
 /// A delivery that was read.
@@ -28,11 +32,13 @@ pub(super) struct Read<'a> {
     /// The accounts that it may speak for: those whose secret signed it, and those that have none.
     pub trusted: Vec<&'a Account>,
     pub updates: Result<Vec<Update>, Invalid>,
+    /// What the relay may be told; `None` when nothing is relayed.
+    pub frames: Option<Frames>,
 }
 
 impl Doorman {
-    pub fn new() -> Self {
-        Self { heavy: Arc::new(Semaphore::new(HEAVY_AT_ONCE)) }
+    pub fn new(relays: bool) -> Self {
+        Self { heavy: Arc::new(Semaphore::new(HEAVY_AT_ONCE)), relays }
     }
 
     /// Reads a delivery.
@@ -49,7 +55,7 @@ impl Doorman {
         body: &Bytes,
         signature: Option<&str>,
     ) -> Result<Read<'a>, Error> {
-        let check = Check::of(accounts, body.clone(), signature);
+        let check = Check { relays: self.relays, ..Check::of(accounts, body.clone(), signature) };
         if check.is_hopeless() {
             return Err(Error::Signature);
         }
@@ -61,7 +67,7 @@ impl Doorman {
             let checking = tokio::task::spawn_blocking(move || check.run());
             checking.await.map_err(|_| Error::Store(store::Error::Panicked))?
         };
-        let Checked { signer, updates } = checked.ok_or(Error::Signature)?;
+        let Checked { signer, updates, frames } = checked.ok_or(Error::Signature)?;
         let is_trusted = |account: &&Account| account.app_secret.is_none() || account.app_secret == signer;
         let trusted: Vec<_> = accounts.iter().filter(is_trusted).collect();
         let untrusted = |phone: &str| {
@@ -72,7 +78,7 @@ impl Doorman {
             Ok(updates) => updates.iter().filter_map(Update::phone_number_id).any(untrusted),
             Err(_) => signer.is_none() && accounts.iter().any(|account| account.app_secret.is_some()),
         };
-        if forged { Err(Error::Signature) } else { Ok(Read { trusted, updates }) }
+        if forged { Err(Error::Signature) } else { Ok(Read { trusted, updates, frames }) }
     }
 }
 
@@ -82,6 +88,7 @@ struct Check {
     secrets: Vec<Secret>,
     /// Whether somebody may be spoken for without a signature.
     open: bool,
+    relays: bool,
     body: Bytes,
     signature: Option<String>,
 }
@@ -89,6 +96,7 @@ struct Check {
 struct Checked {
     signer: Option<Secret>,
     updates: Result<Vec<Update>, Invalid>,
+    frames: Option<Frames>,
 }
 
 impl Check {
@@ -100,7 +108,7 @@ impl Check {
             }
         }
         let open = secrets.is_empty() || accounts.iter().any(|account| account.app_secret.is_none());
-        Self { secrets, open, body, signature: signature.map(str::to_owned) }
+        Self { secrets, open, relays: false, body, signature: signature.map(str::to_owned) }
     }
 
     /// Nothing was signed, and nobody is spoken for without that.
@@ -110,10 +118,14 @@ impl Check {
 
     /// `None` for what is forged for certain; that is not even understood.
     fn run(self) -> Option<Checked> {
-        let Self { secrets, open, body, signature } = self;
+        let Self { secrets, open, relays, body, signature } = self;
         let signer = signature
             .and_then(|header| secrets.into_iter().find(|secret| verify_signature(secret, &body, &header)));
-        (open || signer.is_some()).then(|| Checked { signer, updates: parse_webhook(&body) })
+        (open || signer.is_some()).then(|| Checked {
+            signer,
+            updates: parse_webhook(&body),
+            frames: relays.then(|| serde_json::from_slice(&body).ok()).flatten().map(Frames::of),
+        })
     }
 }
 
@@ -151,7 +163,7 @@ mod tests {
     }
 
     async fn trusted(accounts: &[Account], body: &Bytes, signature: Option<&str>) -> Result<Vec<u32>, Error> {
-        let read = Doorman::new().read(accounts, body, signature).await?;
+        let read = Doorman::new(false).read(accounts, body, signature).await?;
         Ok(read.trusted.iter().map(|account| account.instance.get()).collect())
     }
 

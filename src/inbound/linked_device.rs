@@ -1,5 +1,6 @@
 //! What linked devices hear on their connections.
 
+use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 
 use crate::domain::{InboundMessage, InstanceId, InstanceNumber, StatusUpdate, Timestamp};
@@ -8,7 +9,7 @@ use crate::queue;
 use crate::store::Tx;
 
 use super::commit::Part;
-use super::frames::Frames;
+use super::frames::{Frame, Frames};
 use super::{Error, Handle, Received, meta_form};
 
 /// A linked device that hears something.
@@ -39,7 +40,9 @@ impl Handle {
         }
         let frames = self.relay.is_on().then(|| {
             let of_others = messages.iter().filter(|message| !message.is_from_me());
-            let frames = of_others.map(|message| (message.id.clone(), meta_form::webhook(device, message)));
+            // A value can always be written.
+            let frame = |message| to_raw_value(&meta_form::webhook(device, message)).ok().map(Frame::of);
+            let frames = of_others.filter_map(|message| Some((message.id.clone(), frame(message)?)));
             Frames::Each { messages: frames.collect(), rest: None }
         });
         let part = |message| Part::Message {

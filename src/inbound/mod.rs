@@ -105,9 +105,9 @@ impl Handle {
             store,
             clock,
             metrics,
+            doorman: Doorman::new(relay.is_on()),
             relay,
             keywords: Arc::new(Keywords::new(options)),
-            doorman: Doorman::new(),
         }
     }
 
@@ -122,7 +122,9 @@ impl Handle {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// 403: it did not come from Meta, or the app secret is wrong.
-    #[error("the signature does not match this body; check the app secret of the instance")]
+    #[error(
+        "the signature does not match this body; check the instance's app secret, and its name in the address"
+    )]
     Signature,
     #[error(transparent)]
     Queue(#[from] queue::Error),

@@ -81,7 +81,7 @@ impl Courier {
     }
 
     async fn attempt(&self, road: &mut Road, head: &Head) -> Result<(), Trouble> {
-        let text = text_of(head);
+        let text = head.frame.text(head.attempts);
         if let Some(line) = road.line.take() {
             match line.push(text.clone(), true, self.peer.deadline()).await {
                 Ok(read) => {
@@ -107,7 +107,6 @@ impl Road {
     fn note(&mut self, read: Read) {
         match read {
             Read::GoOn(line) => self.line = Some(line),
-            Read::Closed => {}
             Read::NoPings => self.pings = false,
         }
     }
@@ -125,31 +124,5 @@ impl Road {
             () = stop.cancelled() => {}
             () = ended => self.line = None,
         }
-    }
-}
-
-/// The frame as it is pushed, with what is only known now.
-fn text_of(head: &Head) -> String {
-    let Head { frame, attempts, .. } = head;
-    let (seconds, millis) = (frame.queued_at.seconds(), frame.queued_at.millis() % 1000);
-    let object = frame.json.strip_suffix('}').unwrap_or(&frame.json);
-    let comma = if object.ends_with('{') { "" } else { "," };
-    format!("{object}{comma}\"queued_at\":{seconds}.{millis:03},\"attempts\":{attempts}}}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::Timestamp;
-    use crate::relay::storage::Frame;
-
-    #[test]
-    fn what_is_known_at_last_comes_last() {
-        let text = |json: &str| {
-            let frame = Frame { queued_at: Timestamp(1_705_491_000_007), json: json.to_owned() };
-            text_of(&Head { order: 1, frame, attempts: 3 })
-        };
-        assert_eq!(text(r#"{"a":{}}"#), r#"{"a":{},"queued_at":1705491000.007,"attempts":3}"#);
-        assert_eq!(text("{}"), r#"{"queued_at":1705491000.007,"attempts":3}"#);
     }
 }

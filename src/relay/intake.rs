@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use tokio::sync::Notify;
 
@@ -8,7 +9,8 @@ use crate::contacts::{self, Number};
 use crate::domain::Timestamp;
 use crate::store::{Error, Tx};
 
-use super::storage::{self, Frame};
+use super::frame::{self, Frame};
+use super::storage;
 
 /// Where inbound messages join the line. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -23,11 +25,9 @@ struct Entrance {
     arrived: Arc<Notify>,
 }
 
-/// Meta's webhook with what the address book says about its sender, in the order of the documented frames.
+/// What a frame holds behind Meta's webhook, in the order of the documented frames.
 #[derive(Serialize)]
-struct Enriched<'a> {
-    #[serde(flatten)]
-    webhook: &'a Map<String, Value>,
+struct Knowledge {
     #[serde(skip_serializing_if = "Option::is_none")]
     cached_info: Option<CachedInfo>,
     save_number: bool,
@@ -57,25 +57,29 @@ impl Intake {
         self.line.is_some()
     }
 
-    /// Puts one of Meta's webhooks at the end of the line, in the commit that takes it in. Only the sender of its
-    /// first message is looked up in the address book, as in the documented system; so a webhook that holds
-    /// several senders is better pushed in pieces.
+    /// Puts one of Meta's webhooks at the end of the line, in the commit that takes it in: as it came, and behind it
+    /// what the address book says about `sender`. Meta sends objects alone; anything else is no frame.
     ///
     /// # Errors
     ///
     /// [`Error::Full`]: the webhook must be refused, so that Meta repeats it.
-    pub fn push(&self, tx: &mut Tx, webhook: &Value, now: Timestamp) -> Result<(), Error> {
-        if !self.is_on() {
+    pub fn push(
+        &self,
+        tx: &mut Tx,
+        webhook: &RawValue,
+        sender: Option<&str>,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        if !self.is_on() || !webhook.get().starts_with('{') {
             return Ok(());
         }
-        // Meta sends objects alone; anything else the consumer could not read.
-        let Some(webhook) = webhook.as_object() else { return Ok(()) };
-        let known = match first_sender(webhook) {
+        let known = match sender {
             Some(phone) => contacts::card(tx, phone)?,
             None => None,
         };
-        let save_number = known.is_some();
-        self.push_json(tx, &Enriched { webhook, cached_info: known.map(CachedInfo::from), save_number }, now)
+        let knowledge = Knowledge { save_number: known.is_some(), cached_info: known.map(CachedInfo::from) };
+        let json = frame::with_members(webhook.get(), &to_json(&knowledge)?);
+        self.push_frame(tx, json, now)
     }
 
     /// Puts an object at the end of the line as it is.
@@ -85,13 +89,20 @@ impl Intake {
         object: &impl Serialize,
         now: Timestamp,
     ) -> Result<(), Error> {
+        self.push_frame(tx, to_json(object)?, now)
+    }
+
+    fn push_frame(&self, tx: &mut Tx, json: String, now: Timestamp) -> Result<(), Error> {
         let Some(line) = &self.line else { return Ok(()) };
-        let json = serde_json::to_string(object).map_err(|cause| Error::Codec(cause.to_string()))?;
         storage::push(tx, &Frame { queued_at: now, json }, line.capacity)?;
         // Before the commit: whoever is woken reads behind this closure, and so behind its commit.
         line.arrived.notify_one();
         Ok(())
     }
+}
+
+fn to_json(object: &impl Serialize) -> Result<String, Error> {
+    serde_json::to_string(object).map_err(|cause| Error::Codec(cause.to_string()))
 }
 
 impl From<Number> for CachedInfo {
@@ -100,17 +111,8 @@ impl From<Number> for CachedInfo {
             name: number.name,
             phone: number.phone,
             data: number.data,
-            created_at: contacts::naive(number.created_at),
-            updated_at: contacts::naive(number.updated_at),
+            created_at: number.created_at.to_string(),
+            updated_at: number.updated_at.to_string(),
         }
     }
-}
-
-/// Who sent the first message of a webhook.
-fn first_sender(webhook: &Map<String, Value>) -> Option<&str> {
-    let entries = webhook.get("entry")?.as_array()?;
-    let changes = entries.iter().filter_map(|entry| entry.get("changes")?.as_array()).flatten();
-    let of_messages = changes.filter(|change| change.get("field").is_some_and(|field| field == "messages"));
-    let mut messages = of_messages.filter_map(|change| change.get("value")?.get("messages")?.get(0));
-    messages.next()?.get("from")?.as_str()
 }

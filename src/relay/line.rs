@@ -6,9 +6,10 @@
 //! turns callers away closes before it answers the greeting, and gets no frame.
 //!
 //! Consumers that answer no pings get a close behind each frame instead, with a code of ours that its answer repeats
-//! (§5.5.1); a close that they begin by themselves has another one. For them, every frame has a connection of its own.
-//! A peer that answered the greeting and closes normally after the first frame is one that takes a frame a connection,
-//! and that counts too. Any other end of a connection says nothing, and the frame is pushed again.
+//! (§5.5.1). For them, every frame has a connection of its own.
+//!
+//! A close that the peer begins by itself, however politely, says nothing: it may cross the frame on its way. The frame
+//! is pushed again.
 
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Bytes, Message};
+use tokio_tungstenite::tungstenite::{self, Bytes, Message};
 use url::Url;
 
 use crate::egress::root_cause;
@@ -66,19 +67,10 @@ pub(super) struct Line {
     pings: u64,
 }
 
-/// What the peer says to a ping.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Answer {
-    Pong,
-    Closed,
-}
-
 /// How a frame was read.
 pub(super) enum Read {
     /// The connection can take the next one.
     GoOn(Box<Line>),
-    /// The peer closed it.
-    Closed,
     /// The peer answers no pings and was asked by a close.
     NoPings,
 }
@@ -149,49 +141,39 @@ impl Line {
         pings: bool,
         deadline: Instant,
     ) -> Result<Read, Trouble> {
-        let first = self.pings == 0;
         // Two thirds of the time are left for the other question.
-        let greeted = pings && (!first || self.ping(deadline, 3).await? == Some(Answer::Pong));
-        self.send(Message::text(text), deadline).await?;
-        if greeted {
-            match self.ping(deadline, 2).await? {
-                Some(Answer::Pong) => return Ok(Read::GoOn(self)),
-                Some(Answer::Closed) if first => return Ok(Read::Closed),
-                // One that was idle may have been closed before the frame reached the peer.
-                Some(Answer::Closed) => return Err(Trouble::Broken),
-                None => {}
-            }
+        let greeted = pings && (self.pings > 0 || self.ping(deadline, 3).await?);
+        // It leaves together with the question, so that a peer that closes after one frame has both.
+        in_time(deadline, self.socket.feed(Message::text(text))).await?;
+        if greeted && self.ping(deadline, 2).await? {
+            return Ok(Read::GoOn(self));
         }
         self.close(deadline).await?;
         Ok(Read::NoPings)
     }
 
-    /// Asks whether the peer has read everything so far, for a `share`th of the time that is left; `None` when it does
-    /// not say. A greeting that is answered by a close is trouble.
-    async fn ping(&mut self, deadline: Instant, share: u32) -> Result<Option<Answer>, Trouble> {
-        let greeting = self.pings == 0;
+    /// Asks whether the peer has read everything so far, for a `share`th of the time that is left. `false` when it does
+    /// not say.
+    async fn ping(&mut self, deadline: Instant, share: u32) -> Result<bool, Trouble> {
         self.pings += 1;
         let payload = Bytes::copy_from_slice(&self.pings.to_be_bytes());
-        self.send(Message::Ping(payload.clone()), deadline).await?;
+        in_time(deadline, self.socket.send(Message::Ping(payload.clone()))).await?;
         let patience = deadline.saturating_duration_since(Instant::now()) / share;
-        match timeout_at(Instant::now() + patience, self.answer(&payload)).await {
-            Ok(Ok(Answer::Closed)) if greeting => Err(Trouble::Closed(CloseCode::Normal)),
-            Ok(answer) => answer.map(Some),
-            Err(_) => Ok(None),
+        match timeout_at(Instant::now() + patience, self.pong(&payload)).await {
+            Ok(answered) => answered.map(|()| true),
+            Err(_) => Ok(false),
         }
     }
 
     /// Ends the connection; `Ok` when the peer answered, and so has read everything that went before.
     pub async fn close(&mut self, deadline: Instant) -> Result<(), Trouble> {
         let goodbye = CloseFrame { code: GOODBYE, reason: "".into() };
-        self.send(Message::Close(Some(goodbye)), deadline).await?;
+        in_time(deadline, self.socket.send(Message::Close(Some(goodbye)))).await?;
         loop {
             match timeout_at(deadline, self.socket.next()).await {
                 Err(_) => return Err(Trouble::Silent),
                 Ok(Some(Ok(Message::Close(Some(answer))))) if answer.code == GOODBYE => return Ok(()),
-                Ok(Some(Ok(Message::Close(other)))) => {
-                    return Err(Trouble::Closed(other.map_or(CloseCode::Status, |other| other.code)));
-                }
+                Ok(Some(Ok(Message::Close(other)))) => return Err(closed(other)),
                 Ok(Some(Ok(_))) => {}
                 Ok(Some(Err(_)) | None) => return Err(Trouble::Broken),
             }
@@ -207,20 +189,12 @@ impl Line {
         }
     }
 
-    async fn send(&mut self, message: Message, deadline: Instant) -> Result<(), Trouble> {
-        match timeout_at(deadline, self.socket.send(message)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(Trouble::Broken),
-            Err(_) => Err(Trouble::Silent),
-        }
-    }
-
-    /// Waits for the pong, or for a normal close.
-    async fn answer(&mut self, payload: &Bytes) -> Result<Answer, Trouble> {
+    /// Waits for the pong.
+    async fn pong(&mut self, payload: &Bytes) -> Result<(), Trouble> {
         while let Some(message) = self.socket.next().await {
             match message {
-                Ok(Message::Pong(answer)) if answer == *payload => return Ok(Answer::Pong),
-                Ok(Message::Close(frame)) => return normal(frame).map(|()| Answer::Closed),
+                Ok(Message::Pong(answer)) if answer == *payload => return Ok(()),
+                Ok(Message::Close(frame)) => return Err(closed(frame)),
                 Ok(_) => {}
                 Err(_) => return Err(Trouble::Broken),
             }
@@ -229,10 +203,17 @@ impl Line {
     }
 }
 
-fn normal(frame: Option<CloseFrame>) -> Result<(), Trouble> {
-    match frame {
-        None => Ok(()),
-        Some(frame) if matches!(frame.code, CloseCode::Normal | CloseCode::Status) => Ok(()),
-        Some(frame) => Err(Trouble::Closed(frame.code)),
+async fn in_time(
+    deadline: Instant,
+    sending: impl Future<Output = Result<(), tungstenite::Error>>,
+) -> Result<(), Trouble> {
+    match timeout_at(deadline, sending).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(Trouble::Broken),
+        Err(_) => Err(Trouble::Silent),
     }
+}
+
+fn closed(frame: Option<CloseFrame>) -> Trouble {
+    Trouble::Closed(frame.map_or(CloseCode::Status, |frame| frame.code))
 }

@@ -11,6 +11,7 @@
 
 mod actor;
 mod courier;
+mod frame;
 mod handle;
 mod intake;
 mod line;

@@ -5,13 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::Timestamp;
 use crate::store::{self, Error, Key, Space, Store, Tx};
 
-/// A frame that waits. Never rewritten: how often it failed is in the [`Book`].
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Frame {
-    pub queued_at: Timestamp,
-    /// A JSON object, without what is only known when it is pushed.
-    pub json: String,
-}
+use super::frame::Frame;
 
 /// The first of the line.
 #[derive(Debug)]

@@ -197,7 +197,7 @@ async fn an_instance_has_a_webhook_of_its_own() {
         world.get(&format!("{path}?{query}")).await.status.as_u16()
     };
     assert_eq!((ask(path, "hola").await, ask(path, "adios").await), (200, 403));
-    assert_eq!(ask("/instances/nobody/cloud-webhook", "hola").await, 404);
+    assert_eq!(ask("/instances/nobody/cloud-webhook", "hola").await, 403, "strangers learn nothing");
 
     let of_shop = webhook(&world, "shop", "messages", json!({ "messages": [text("wamid.1", "Hola")] }));
     let sealed = signature(&of_shop);
@@ -212,7 +212,9 @@ async fn an_instance_has_a_webhook_of_its_own() {
     assert_eq!(receiver.until_taken("message", 1).await[0].body["data"]["text"], "Hola");
     let body = b"{}".to_vec();
     let sealed = signature(&body);
-    assert_eq!(deliver_to(&world, "/instances/nobody/cloud-webhook", body, &sealed).await.status, 404);
+    let at_nobody = deliver_to(&world, "/instances/nobody/cloud-webhook", body.clone(), &sealed).await;
+    let at_shop = deliver_to(&world, own, body, "sha256=00").await;
+    assert_eq!((at_nobody.status, at_nobody.body), (at_shop.status, at_shop.body));
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@
 
 mod meta;
 mod process;
+mod readers;
 mod receiver;
 mod support;
 

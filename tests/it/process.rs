@@ -17,6 +17,11 @@ pub struct Process {
 
 impl Process {
     pub fn start(address: SocketAddr, data: &Path) -> Self {
+        Self::start_with(address, data, &[])
+    }
+
+    /// The same, with more in its environment.
+    pub fn start_with(address: SocketAddr, data: &Path, environment: &[(&str, &str)]) -> Self {
         let child = Command::new(env!("CARGO_BIN_EXE_relevo"))
             .arg("serve")
             .env_clear()
@@ -29,6 +34,7 @@ impl Process {
             .env("RELEVO_INSTANCE__PAIR_INTERVAL", "1ms")
             .env("RELEVO_INSTANCE__PAIR_BURST", "1000")
             .env("RELEVO_LOG__LEVEL", "error")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()

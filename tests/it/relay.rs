@@ -103,7 +103,7 @@ async fn a_test_message_arrives_and_the_answers_are_the_documented_ones() {
     let world = world(consumer.address).await;
     let tested = post(&world, "/api/queue/test").await;
     let message = tested.body["test_message"].clone();
-    let result = json!({ "success": true, "method": "webhook_fifo_queue" });
+    let result = json!({ "success": true, "method": "fifo_queue" });
     let expected = json!({ "success": true, "result": result, "test_message": message });
     assert_eq!((tested.status.as_u16(), tested.body), (200, expected));
     assert_eq!(

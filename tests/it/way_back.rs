@@ -8,14 +8,13 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use relevo::domain::{InstanceNumber, Timestamp};
-use relevo::events::{self, Keep};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::meta::{ANA, counted, deliver, deliver_to, offer, signature, status, text, webhook, write};
+use crate::readers::{Sse, frame, socket};
 use crate::receiver::Receiver;
 use crate::support::{Answer, World, eventually};
 
@@ -212,25 +211,36 @@ async fn the_file_of_a_message_is_had_by_the_id_of_the_message() {
 
 #[tokio::test]
 async fn a_reader_is_told_of_what_retention_took_for_its_bytes() {
-    let mut world = World::new().await;
+    let world = World::with(|settings| settings.queue.event_log_size = 100_000).await;
     for n in 0..30 {
         let body = format!("{n} {}", "x".repeat(10_000));
         deliver(&world, messages(&world, &json!([text(&format!("wamid.{n}"), &body)]))).await;
     }
     let before = logged(&world, "message").await;
     let place = before[4]["sequence"].as_u64().unwrap();
-    world
-        .at_rest(|tx| {
-            let keep = Keep { since: Timestamp(0), bytes: 100_000 };
-            events::trim(tx, InstanceNumber::FIRST, &keep, 1000).map(drop)
-        })
-        .await;
-    let path = format!("/instances/shop/events?limit=1000&types=message&after={place}");
-    let page = world.get(&path).await.body["data"].as_array().unwrap().clone();
-    let (gap, left) = page.split_first().unwrap();
+    // Old events are looked for every minute.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(60)).await;
+    tokio::time::resume();
+    let query = format!("types=message&after={place}");
+    let page = eventually("the oldest to be gone", async || {
+        let page = world.get(&format!("/instances/shop/events?limit=1000&{query}")).await.body;
+        if page["data"][0]["type"] == "gap" { Ok(page) } else { Err(page["data"][0]["sequence"].clone()) }
+    })
+    .await;
+    let (gap, left) = page["data"].as_array().unwrap().split_first().unwrap();
     let oldest = left[0]["sequence"].as_u64().unwrap();
     let data = json!({ "from": place + 1, "to": oldest - 1, "missing": oldest - 1 - place });
-    assert_eq!((&gap["type"], &gap["data"]), (&json!("gap"), &data));
+    assert_eq!(gap["data"], data);
     assert!(left.len() < 10, "ten of more than 10,000 bytes are more than 100,000");
     assert_eq!(left, &before[30 - left.len()..], "what is left is the newest, untouched");
+
+    let mut sse = Sse::open(&world, &format!("/instances/shop/events/stream?{query}"), None).await;
+    let mut ws = socket(&world, &format!("/instances/shop/ws?{query}")).await;
+    for expected in page["data"].as_array().unwrap() {
+        assert_eq!(&sse.next().await.unwrap().data, expected);
+        let told = frame(&mut ws).await.unwrap();
+        let seen = (&told["type"], &told["sequence"], &told["payload"]["data"]);
+        assert_eq!(seen, (&expected["type"], &expected["sequence"], &expected["data"]));
+    }
 }

@@ -2,6 +2,9 @@
 """Brings everything in while the node is killed: Meta's webhooks at full speed, with repeats and out of order.
 
     tests/power/inbound.py
+    tests/power/inbound.py --kills 0 --rate 500 --posts 15000              at Meta's pace instead of full speed
+    tests/power/inbound.py --kills 0 --rate 500 --posts 15000 --sleeper    beside a receiver that takes 30 s for each call
+    tests/power/inbound.py --kills 0 --rate 100 --posts 3000 --accounts 200 --forgers 2    beside forged bodies of 4 MB
 
 What must hold: every message and every status that Meta ever delivered is in the event log exactly once; all readers
 see one order; a WebSocket that resumes and a webhook receiver that comes back miss nothing.
@@ -17,9 +20,12 @@ import contextlib
 import hashlib
 import hmac
 import http.client
+import itertools
 import json
+import multiprocessing
 import random
 import shutil
+import socket
 import sys
 import tempfile
 import threading
@@ -34,6 +40,48 @@ from readers import Receiver, Socket
 Update = tuple[str, str]  # ("message", id) or ("receipt", id and status)
 
 
+class Wire:
+    """One kept-alive connection that costs as little as can be: what is timed is the node."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._socket: socket.socket | None = None
+
+    @staticmethod
+    def request(body: bytes, signature: str) -> bytes:
+        head = f"POST /webhook HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\nX-Hub-Signature-256: sha256={signature}\r\n\r\n"
+        return head.encode() + body
+
+    def post(self, request: bytes) -> str:
+        """The status, or `none` when no answer came whole."""
+        try:
+            if not self._socket:
+                self._socket = socket.create_connection(("127.0.0.1", self._port), timeout=30)
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._socket.sendall(request)
+            answer = b""
+            while b"\r\n\r\n" not in answer:
+                answer += self._more()
+            head, body = answer.split(b"\r\n\r\n", 1)
+            size = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
+            while len(body) < size:
+                body += self._more()
+            return head.split(b" ", 2)[1].decode()
+        except (OSError, EOFError):
+            if self._socket:
+                self._socket.close()
+            self._socket = None
+            return "none"
+
+    def _more(self) -> bytes:
+        assert self._socket
+        return self._socket.recv(1 << 16) or raise_end()
+
+
+def raise_end() -> bytes:
+    raise EOFError
+
+
 class Meta:
     """Deliveries, each repeated until it is answered 200, and some of them after that too."""
 
@@ -41,10 +89,14 @@ class Meta:
         self._port, self._random = port, random.Random(options.seed)
         self._lock = threading.Lock()
         self.unique: set[Update] = set()
+        # Of what was answered 200: seconds from the request, and from when it was due.
         self.answered: list[float] = []
+        self.behind: list[float] = []
+        # Seconds that all of it took, where there was a pace.
+        self.took = 0.0
         self.posts = Counter[str]()
         self._waiting: deque[bytes] = deque()
-        bodies = list(self._bodies(options.posts))
+        bodies = [Wire.request(body, sign(body)) for body in self._bodies(options.posts)]
         repeats = self._random.sample(bodies, round(len(bodies) * 0.3))
         bodies += repeats
         # Out of order, as far as Meta's parallel deliveries reach.
@@ -83,30 +135,89 @@ class Meta:
 
     def work(self) -> None:
         """One of the connections that Meta delivers over."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+        wire = Wire(self._port)
         while not self.done():
             with self._lock:
-                body = self._waiting.popleft() if self._waiting else None
-            if body is None:
+                request = self._waiting.popleft() if self._waiting else None
+            if request is None:
                 time.sleep(0.005)
                 continue
-            signature = hmac.new(APP_SECRET.encode(), body, hashlib.sha256).hexdigest()
             began = time.monotonic()
-            try:
-                connection.request("POST", "/webhook", body, {"Content-Type": "application/json", "X-Hub-Signature-256": f"sha256={signature}"})
-                response = connection.getresponse()
-                response.read()
-                outcome = str(response.status)
-            except (OSError, http.client.HTTPException):
-                connection.close()
-                outcome = "none"
+            outcome = wire.post(request)
+            ended = time.monotonic()
+            if outcome == "none":
                 time.sleep(0.02)
             with self._lock:
                 self.posts[outcome] += 1
                 if outcome == "200":
-                    self.answered.append(time.monotonic() - began)
+                    self.answered.append(ended - began)
                 else:
-                    self._waiting.append(body)
+                    self._waiting.append(request)
+
+
+    def work_at(self, rate: float, connections: int) -> None:
+        """The same at so many deliveries a second, each connection in a process of its own: what is timed must not wait for readers."""
+        requests = list(self._waiting)
+        shares = [(self._port, requests[n::connections], connections / rate, n / rate) for n in range(connections)]
+        with multiprocessing.get_context("spawn").Pool(connections) as pool:
+            taken = list(itertools.chain(*pool.starmap(pace, shares, chunksize=1)))
+        self.posts.update(status for status, *_ in taken)
+        self.answered = [ended - began for _, _, began, ended in taken]
+        self.behind = [ended - due for _, due, _, ended in taken]
+        self.took = max(ended for *_, ended in taken) - min(due for _, due, *_ in taken)
+        if not self.done():
+            raise Failure(f"not everything was taken: {self.posts}")
+
+
+def pace(port: int, requests: list[bytes], interval: float, offset: float) -> list[tuple[str, float, float, float]]:
+    """Delivers each when it is due: its status, and when it was due, sent and answered."""
+    wire, taken = Wire(port), []
+    wire.post(requests[0])
+    first = time.monotonic() + offset
+    for n, request in enumerate(requests):
+        due = first + n * interval
+        time.sleep(max(0.0, due - time.monotonic()))
+        began = time.monotonic()
+        status = wire.post(request)
+        ended = time.monotonic()
+        taken.append((status, due, began, ended))
+    return taken
+
+
+def sign(body: bytes) -> str:
+    return hmac.new(APP_SECRET.encode(), body, hashlib.sha256).hexdigest()
+
+
+class Beside:
+    """What happens beside the deliveries until they are over: forged bodies, and sends that somebody waits for."""
+
+    def __init__(self, port: int, meta: Meta) -> None:
+        self._port, self._meta = port, meta
+        self.refused = Counter[str]()
+        self.sent: list[float] = []
+        self.failed = 0
+
+    def forge(self) -> None:
+        """Bodies of almost the size that is taken, under a signature of the right form."""
+        body = json.dumps({"object": "whatsapp_business_account", "entry": [{"id": "x" * 4_000_000}]}).encode()
+        wire, request = Wire(self._port), Wire.request(body, "0" * 64)
+        while not self._meta.done():
+            self.refused[wire.post(request)] += 1
+
+    def send(self) -> None:
+        client = Client(self._port, timeout=60)
+        while not self._meta.done():
+            began = time.monotonic()
+            status, _ = client.call("POST", f"/instances/{INSTANCE}/messages/text", {"phone": "573001234567", "message": "hola"})
+            self.sent.append(time.monotonic() - began)
+            self.failed += status != 200
+            time.sleep(0.02)
+
+
+def quantiles(seconds: list[float]) -> dict[str, float]:
+    """In milliseconds."""
+    ordered = sorted(seconds)
+    return {name: round(ordered[int(len(ordered) * at)] * 1000, 1) for name, at in (("p50", 0.5), ("p99", 0.99))} if ordered else {}
 
 
 def key_of(event: dict[str, Any]) -> Update | None:
@@ -140,19 +251,34 @@ def run(options: argparse.Namespace, work: Path, stack: contextlib.ExitStack) ->
     receiver = Receiver(free_port())
     stack.callback(receiver.stop)
     receiver.start()
+    wait(lambda: expect(200, Client(node.port).call("GET", f"/instances/{INSTANCE}"))["data"]["status"] == "connected", 30, "the connection")
     # An endpoint is told what happens from its creation on.
     before = {event["sequence"] for event in log_of(node.port)}
     hook = {"url": f"http://127.0.0.1:{receiver.port}/", "events": ["all"]}
     expect(200, Client(node.port).call("POST", f"/instances/{INSTANCE}/webhook", hook))
-    socket = Socket(node.port, f"/instances/{INSTANCE}/ws", KEY)
-    stack.callback(socket.stop)
-    socket.start()
+    if options.sleeper:
+        sleeper = Receiver(free_port(), delay=30.0)
+        sleeper.start()
+        hook = {"url": f"http://127.0.0.1:{sleeper.port}/", "events": ["all"]}
+        expect(201, Client(node.port).call("POST", f"/instances/{INSTANCE}/webhooks", hook))
+    for n in range(1, options.accounts):
+        account = {"phone_number_id": str(1000 + n), "access_token": "token", "app_secret": f"secret-{n}", "base_url": f"http://127.0.0.1:{sandbox.port}"}
+        expect(201, Client(node.port).call("POST", "/instances", {"instance_id": f"account-{n}", "cloud_api": account}))
+    listener = Socket(node.port, f"/instances/{INSTANCE}/ws", KEY)
+    stack.callback(listener.stop)
+    listener.start()
 
     meta = Meta(node.port, options)
+    beside = Beside(node.port, meta)
     began = time.monotonic()
-    connections = [threading.Thread(target=meta.work, daemon=True) for _ in range(options.connections)]
+    connections = [threading.Thread(target=meta.work, daemon=True) for _ in range(0 if options.rate else options.connections)]
+    connections += [threading.Thread(target=beside.forge, daemon=True) for _ in range(options.forgers)]
+    if options.sleeper:
+        connections.append(threading.Thread(target=beside.send, daemon=True))
     for connection in connections:
         connection.start()
+    if options.rate:
+        meta.work_at(options.rate, options.connections)
     for life in range(options.kills):
         goal = round(meta._goal * (life + chance.uniform(0.2, 0.9)) / options.kills)
         wait(lambda: meta.count() >= goal, 300, f"{meta.posts} of {goal}")
@@ -160,39 +286,43 @@ def run(options: argparse.Namespace, work: Path, stack: contextlib.ExitStack) ->
         node.kill()
         if life % 2:
             receiver.stop()
-            socket.drop()
+            listener.drop()
         time.sleep(chance.uniform(0, 0.3))
         node.start()
         receiver.start()
     wait(meta.done, 600, "deliveries")
-    took = time.monotonic() - began
+    took = meta.took or time.monotonic() - began
     node.must_live()
 
     log = log_of(node.port)
     last = max(event["sequence"] for event in log)
-    wait(lambda: socket.last >= last, 120, "the WebSocket to catch up")
-    wait(lambda: receiver.last() >= last, 300, "the receiver to catch up")
+    catch_up(lambda: listener.last, last, "the WebSocket")
+    catch_up(receiver.last, last, "the receiver")
     found = Counter(key for event in log if (key := key_of(event)))
     metrics = metric_lines(node.port)
     order = [event["sequence"] for event in log]
     told = receiver.first_told()
-    answered = sorted(meta.answered)
     return {
         "posts": dict(meta.posts),
         "unique": len(meta.unique),
         "posts_per_second": round(meta.count() / took),
-        "answer_ms": {name: round(answered[int(len(answered) * at)] * 1000, 1) for name, at in (("p50", 0.5), ("p99", 0.99))},
+        "answer_ms": quantiles(meta.answered),
+        "behind_ms": quantiles(meta.behind) if options.rate else {},
+        "forged": dict(beside.refused),
+        "sends": len(beside.sent),
+        "send_ms": quantiles(beside.sent),
+        "sends_failed": beside.failed,
         "missing": len(meta.unique - found.keys()),
         "invented": len(found.keys() - meta.unique),
         "repeated": sum(times > 1 for times in found.values()),
         "disordered": sum(one >= two for one, two in zip(order, order[1:])),
-        "socket_missed": len(set(order) - set(socket.sequences)),
-        "socket_repeated": len(socket.sequences) - len(set(socket.sequences)),
-        "socket_disordered": sum(one >= two for one, two in zip(socket.sequences, socket.sequences[1:])),
+        "socket_missed": len(set(order) - set(listener.sequences)),
+        "socket_repeated": len(listener.sequences) - len(set(listener.sequences)),
+        "socket_disordered": sum(one >= two for one, two in zip(listener.sequences, listener.sequences[1:])),
         "receiver_missed": len(set(order) - set(told) - before),
         "receiver_disordered": sum(one >= two for one, two in zip(told, told[1:])),
         "receiver_repeats": receiver.count() - len(told),
-        "socket_lives": socket.lives,
+        "socket_lives": listener.lives,
         "counted": metrics,
     }
 
@@ -213,8 +343,20 @@ def wait(done: Any, within: float, what: str) -> None:
         time.sleep(0.01)
 
 
+def catch_up(place: Any, goal: int, who: str) -> None:
+    """However long it takes, as long as it moves."""
+    before = -1
+    while (now := place()) < goal:
+        if now == before:
+            raise Failure(f"{who} stands still at {now} of {goal}")
+        before, deadline = now, time.monotonic() + 30
+        while place() == before and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+
 MUST_BE_ZERO = (
     "missing", "invented", "repeated", "disordered", "socket_missed", "socket_repeated", "socket_disordered", "receiver_missed", "receiver_disordered",
+    "sends_failed",
 )
 
 
@@ -225,8 +367,14 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--shuffle", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--rate", type=float, default=0.0, help="deliveries a second; 0 for as many as are taken")
+    parser.add_argument("--accounts", type=int, default=1, help="instances, each with a secret of its own")
+    parser.add_argument("--forgers", type=int, default=0, help="connections that send forged bodies of 4 MB meanwhile")
+    parser.add_argument("--sleeper", action="store_true", help="another receiver takes 30 s for each call, and somebody sends")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    if options.kills and (options.rate or options.forgers or options.sleeper):
+        parser.error("--rate, --forgers and --sleeper are for runs with --kills 0")
     if not options.binary.is_file():
         parser.error(f"{options.binary} is no file: cargo build --release, or --binary")
     options.binary = options.binary.resolve()

@@ -14,25 +14,27 @@ from typing import Any
 
 
 class Receiver:
-    """Takes webhooks and remembers their sequences in the order in which they came."""
+    """Takes webhooks and remembers their sequences in the order in which they came; `delay` seconds for each."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, port: int, delay: float = 0.0) -> None:
+        self.port, self._delay = port, delay
         self._told: list[int] = []
+        self._last = 0
         self._server: ThreadingHTTPServer | None = None
 
     def start(self) -> None:
         """Harmless when it runs."""
         if self._server:
             return
-        told = self._told
+        receiver, delay = self, self._delay
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["Content-Length"]))
-                told.append(int(self.headers["webhook-id"].rsplit("_", 1)[1]))
+                time.sleep(delay)
+                receiver._take(int(self.headers["webhook-id"].rsplit("_", 1)[1]))
                 self.send_response(200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -55,11 +57,16 @@ class Receiver:
             self._server.server_close()
             self._server = None
 
+    def _take(self, sequence: int) -> None:
+        self._told.append(sequence)
+        self._last = max(self._last, sequence)
+
     def count(self) -> int:
         return len(self._told)
 
     def last(self) -> int:
-        return max(self._told, default=0)
+        """The furthest of all. For one sender: two at the same moment could set it back."""
+        return self._last
 
     def first_told(self) -> list[int]:
         """Each sequence where it was told first."""

@@ -25,8 +25,7 @@ pub struct Number {
     /// Null when there is none.
     #[schema(value_type = Option<Object>)]
     data: Option<Map<String, Value>>,
-    /// UTC, without a zone.
-    #[schema(example = "2025-01-16T10:00:00.000000")]
+    #[schema(example = "2025-01-16T10:00:00.000Z")]
     created_at: String,
     updated_at: String,
 }
@@ -158,8 +157,8 @@ impl From<contacts::Number> for Number {
             phone: number.phone,
             name: number.name,
             data: Some(number.data).filter(|data| !data.is_empty()),
-            created_at: contacts::naive(number.created_at),
-            updated_at: contacts::naive(number.updated_at),
+            created_at: number.created_at.to_string(),
+            updated_at: number.updated_at.to_string(),
         }
     }
 }
@@ -212,7 +211,7 @@ pub async fn save(
     let data = flask::object(&mut body, "data")?.unwrap_or_default();
     let saved = state.services.numbers.save(phone.clone(), name, data).await?;
     let (action, message) = match saved {
-        Saved::Created => ("created", format!("Number {phone} created successfully")),
+        Saved::Created => ("created", format!("Number {phone} added successfully")),
         Saved::Recreated => {
             ("recreated", format!("Number {phone} existed before, old record deleted and new one created"))
         }

@@ -81,7 +81,7 @@ pub struct TestAnswer {
 #[derive(Debug, Serialize, ToSchema)]
 struct TestResult {
     success: bool,
-    #[schema(example = "webhook_fifo_queue")]
+    #[schema(example = "fifo_queue")]
     method: &'static str,
 }
 
@@ -148,7 +148,7 @@ pub async fn test(State(state): State<AppState>) -> Result<Json<TestAnswer>, Ref
         timestamp: state.services.clock.now().seconds().to_string(),
     };
     state.services.relay.push(test_message.clone()).await?;
-    let result = TestResult { success: true, method: "webhook_fifo_queue" };
+    let result = TestResult { success: true, method: "fifo_queue" };
     Ok(Json(TestAnswer { success: true, result, test_message }))
 }
 

@@ -100,14 +100,21 @@ pub async fn verify(
         (status = 400, description = "There is no challenge.", body = ErrorBody),
         (status = 403, description = "The word is neither the instance's nor the node's.", body = String,
             content_type = "text/plain"),
-        (status = 404, description = "No such instance on the Cloud API.", body = ErrorBody),
+        (status = 404, description = "The word is the node's, and there is no such instance on the Cloud API.",
+            body = ErrorBody),
     ))]
 pub async fn verify_for_instance(
     State(state): State<AppState>,
     Target(id): Target,
     query: Result<Query<Verification>, QueryRejection>,
 ) -> Result<Response, ApiError> {
-    Ok(challenge(&state, &[account_of(&state, &id)?], query))
+    let account = account_of(&state, &id);
+    let answer = challenge(&state, account.as_slice(), query);
+    // Who does not know a word is not told who exists.
+    if account.is_none() && answer.status() != StatusCode::FORBIDDEN {
+        return Err(ApiError::unknown_instance(id.as_str()));
+    }
+    Ok(answer)
 }
 
 fn challenge(
@@ -148,7 +155,8 @@ pub async fn receive(
     take(&state, &state.services.instances.accounts(), &headers, delivery).await
 }
 
-/// The same for one instance: what concerns another one is kept, and nobody is told of it.
+/// The same for one instance: what concerns another one is kept, and nobody is told of it. For an instance that there
+/// is not, no signature is right.
 #[utoipa::path(post, path = "/instances/{id}/cloud-webhook", operation_id = "receive_cloud_webhook", tag = "webhook",
     request_body = Object,
     params(("id" = String, Path, description = "The instance's name."), ("X-Hub-Signature-256" = String, Header,
@@ -156,8 +164,8 @@ pub async fn receive(
     responses(
         (status = 200, description = "It is durable; Meta may forget it.", body = Taken),
         (status = 400, description = "The body broke off.", body = ErrorBody),
-        (status = 403, description = "The signature is missing or wrong.", body = ErrorBody),
-        (status = 404, description = "No such instance on the Cloud API.", body = ErrorBody),
+        (status = 403, description = "The signature is missing or wrong, or there is no such instance on the Cloud API.",
+            body = ErrorBody),
         (status = 413, description = "It is larger than Meta's webhooks are.", body = ErrorBody),
         (status = 503, description = "It could not be kept; Meta repeats it.", body = ErrorBody),
     ))]
@@ -167,7 +175,10 @@ pub async fn receive_for_instance(
     headers: HeaderMap,
     Delivery(delivery): Delivery,
 ) -> Result<Json<Taken>, ApiError> {
-    take(&state, &[account_of(&state, &id)?], &headers, delivery).await
+    match account_of(&state, &id) {
+        Some(account) => take(&state, &[account], &headers, delivery).await,
+        None => Err(state.services.inbound.refused_for_address().into()),
+    }
 }
 
 async fn take(
@@ -182,10 +193,9 @@ async fn take(
     Ok(Json(Taken { success: true, message: "Webhook enviado al WebSocket" }))
 }
 
-fn account_of(state: &AppState, id: &InstanceId) -> Result<Account, ApiError> {
+fn account_of(state: &AppState, id: &InstanceId) -> Option<Account> {
     let accounts = state.services.instances.accounts();
-    let account = accounts.iter().find(|account| account.name == *id).cloned();
-    account.ok_or_else(|| ApiError::unknown_instance(id.as_str()))
+    accounts.iter().find(|account| account.name == *id).cloned()
 }
 
 /// Deliveries that nobody understood, the newest first. The newest 200 are kept.

@@ -28,7 +28,7 @@ use graph::{Graph, repeatable, unexpected};
 use media::Uploads;
 
 pub use parse::{
-    Change, Preference, ReceivedMessage, ReceivedStatus, Update, count_messages, parse_webhook,
+    Change, Preference, ReceivedMessage, ReceivedStatus, Update, count_messages, first_sender, parse_webhook,
     split_messages, without_messages,
 };
 pub use signature::verify_signature;

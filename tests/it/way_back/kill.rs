@@ -2,7 +2,8 @@
 //!
 //! What must hold afterwards: everything that Meta delivered is in the log exactly once; and those who read all the
 //! time, by pages or by a socket, going on from where they were after each kill, have seen that one log: what they
-//! had seen before a kill was there after it, at the same place.
+//! had seen before a kill was there after it, at the same place. A webhook receiver that is itself down for a part of
+//! the time was told of everything it asked for, in the order of that log; after a kill maybe once more.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::meta::{signature, status, text, webhook_about};
 use crate::process::{Process, ask};
+use crate::receiver::{Delivery, Receiver};
 use crate::support::{APP_SECRET, KEY, SandboxRunning, eventually};
 
 /// Kills in one test. Each is at another moment of the load.
@@ -169,19 +171,36 @@ async fn by_pages(address: SocketAddr) -> Vec<Seen> {
     seen
 }
 
+/// What deliveries tell, each where it was told first.
+fn first_told(deliveries: &[Delivery]) -> Vec<Seen> {
+    let mut seen: Vec<Seen> = Vec::new();
+    for Delivery { headers, body, .. } in deliveries {
+        let id = headers["webhook-id"].to_str().unwrap();
+        let sequence = id.rsplit_once('_').unwrap().1.parse().unwrap();
+        if seen.iter().all(|(known, _)| *known != sequence) {
+            seen.push((sequence, about("receipt", &body["data"])));
+        }
+    }
+    seen
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_again_and_again_it_takes_everything_in_once_and_shows_one_order() {
     let data = tempfile::tempdir().unwrap();
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let sandbox = SandboxRunning::start(sandbox::Options::default()).await;
     let client = reqwest::Client::new();
-    let mut node = Process::start(address, data.path());
+    let environment = [("RELEVO_WEBHOOK__FIRST_DELAY", "50ms"), ("RELEVO_WEBHOOK__MAX_DELAY", "100ms")];
+    let mut node = Process::start_with(address, data.path(), &environment);
     let account = json!({
         "phone_number_id": "100", "access_token": "token", "app_secret": APP_SECRET,
         "base_url": format!("http://{}", sandbox.address),
     });
     let instance = json!({ "instance_id": "shop", "cloud_api": account });
     ask(&client, address, Method::POST, "/instances", Some(instance)).await;
+    let receiver = Receiver::start().await;
+    let hook = json!({ "url": receiver.url(), "events": ["receipt"] });
+    ask(&client, address, Method::POST, "/instances/shop/webhook", Some(hook)).await;
 
     let readers = [tokio::spawn(by_socket(address)), tokio::spawn(by_pages(address))];
     let (bodies, mut told) = load();
@@ -198,8 +217,10 @@ async fn killed_again_and_again_it_takes_everything_in_once_and_shows_one_order(
         })
         .await;
         node.kill();
-        node = Process::start(address, data.path());
+        receiver.answer(if round % 2 == 1 { 503 } else { 200 });
+        node = Process::start_with(address, data.path(), &environment);
     }
+    receiver.answer(200);
     for poster in posters {
         poster.await.unwrap();
     }
@@ -220,5 +241,12 @@ async fn killed_again_and_again_it_takes_everything_in_once_and_shows_one_order(
     for reader in readers {
         assert_eq!(reader.await.unwrap(), log, "a reader saw another log");
     }
+    let receipts: Vec<_> = log.into_iter().filter(|(_, what)| what.contains(' ')).collect();
+    let told = eventually("the receiver to have caught up", async || {
+        let told = first_told(&receiver.taken("receipt"));
+        if told.len() >= receipts.len() { Ok(told) } else { Err(told.len()) }
+    })
+    .await;
+    assert_eq!(told, receipts, "the receiver missed something, or was told in another order");
     node.kill();
 }

@@ -1,10 +1,19 @@
 //! From Meta's webhook to the consumer behind the relay.
 
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
+use reqwest::Method;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::{self, Message};
 
 use crate::meta::{ANA, counted, deliver, offer, text, text_from, webhook};
+use crate::process::{Process, ask};
 use crate::relay::Consumer;
 use crate::support::{World, eventually};
 
@@ -101,4 +110,62 @@ async fn a_full_relay_refuses_deliveries_whole_until_there_is_room() {
     }
     assert_eq!(consumer.frame().await["entry"][0]["changes"][0]["field"], "phone_number_quality_update");
     assert_eq!((logged(&world, "message").await.len(), is_suppressed(&world).await), (4, true));
+}
+
+/// A consumer behind TLS, whose certificate says that it is `localhost`; on threads of its own, because rustls itself
+/// is synchronous.
+fn consumer_behind_tls() -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
+    let certificate = CertificateDer::from_pem_slice(include_bytes!("tls/cert.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(include_bytes!("tls/key.pem")).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let versions =
+        ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = Arc::new(versions.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (sender, frames) = mpsc::unbounded_channel();
+    let serve = move |tls: ServerConnection, stream: TcpStream, sender: mpsc::UnboundedSender<String>| {
+        let Ok(mut socket) = tungstenite::accept(StreamOwned::new(tls, stream)) else { return };
+        // Pings are answered while the next message is awaited.
+        while let Ok(message) = socket.read() {
+            if let Message::Text(text) = message {
+                let _ = sender.send(text.to_string());
+            }
+        }
+    };
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (tls, sender) = (ServerConnection::new(config.clone()).unwrap(), sender.clone());
+            std::thread::spawn(move || serve(tls, stream.unwrap(), sender));
+        }
+    });
+    (address, frames)
+}
+
+#[tokio::test]
+async fn a_consumer_behind_tls_gets_its_frames_when_its_certificate_is_trusted() {
+    let (consumer, mut frames) = consumer_behind_tls();
+    let data = tempfile::tempdir().unwrap();
+    let url = format!("wss://localhost:{}/ws", consumer.port());
+    let certificate = |name: &str| format!("{}/tests/it/way_back/tls/{name}", env!("CARGO_MANIFEST_DIR"));
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let client = reqwest::Client::new();
+    let start = |trusted: &str| {
+        let environment = [("RELEVO_RELAY__URL", url.as_str()), ("SSL_CERT_FILE", &certificate(trusted))];
+        Process::start_with(address, data.path(), &environment)
+    };
+
+    let node = start("stranger.pem");
+    let status = ask(&client, address, Method::GET, "/api/queue/status", None).await;
+    assert_eq!(status["status"]["websocket_available"], false, "nobody vouches for it: {status}");
+    ask(&client, address, Method::POST, "/api/queue/test", None).await;
+    node.kill();
+
+    let _node = start("cert.pem");
+    let waited = tokio::time::timeout(Duration::from_secs(20), frames.recv()).await;
+    let frame: Value = serde_json::from_str(&waited.expect("no frame came").unwrap()).unwrap();
+    assert_eq!(frame["save_number"], Value::Null, "a test message goes as it is: {frame}");
+    assert!(frame["attempts"].is_number(), "{frame}");
+    let status = ask(&client, address, Method::GET, "/api/queue/status", None).await;
+    assert_eq!(status["status"]["websocket_available"], true, "{status}");
 }

@@ -39,18 +39,18 @@ pub(super) fn read_echo(message: &Value, contact: Option<&Value>) -> Result<Inbo
     of(message, sender, Chat::FromMe(to))
 }
 
-/// What a webhook says about the author of a message. `alone`: there is one message and one contact.
-pub(super) fn contact_of<'a>(message: &Value, contacts: &'a [Value], alone: bool) -> Option<&'a Value> {
+/// Which contact of a webhook is the author of a message. `alone`: there is one message and one contact.
+pub(super) fn contact_at(message: &Value, contacts: &[Value], alone: bool) -> Option<usize> {
     let same = |contact: &Value, theirs: &str, ours: &str| {
         let theirs = contact.get(theirs);
         theirs.is_some() && theirs == message.get(ours)
     };
-    let author = contacts.iter().find(|contact| {
+    let author = contacts.iter().position(|contact| {
         same(contact, "wa_id", "from")
             || same(contact, "user_id", "from_user_id")
             || same(contact, "wa_id", "to")
     });
-    author.or_else(|| contacts.first().filter(|_| alone))
+    author.or_else(|| alone.then_some(0))
 }
 
 fn identity(phone: Option<&str>, user_id: Option<&str>, field: &str) -> Result<Identity, String> {

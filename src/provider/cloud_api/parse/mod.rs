@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use crate::domain::{InboundMessage, Invalid, StatusUpdate, Timestamp};
 
 pub use account::{Change, Preference};
-pub use split::{count_messages, split_messages, without_messages};
+pub use split::{count_messages, first_sender, split_messages, without_messages};
 
 /// The field of messages and statuses.
 const MESSAGES: &str = "messages";
@@ -200,9 +200,11 @@ fn read_list(
     };
     let contacts = value.get("contacts").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let alone = messages.len() == 1 && contacts.len() == 1;
+    let contact =
+        |message: &Value| message::contact_at(message, contacts, alone).and_then(|at| contacts.get(at));
     for (n, message) in messages.iter().enumerate() {
         let read = match phone {
-            Some(phone) => read(message, message::contact_of(message, contacts, alone))
+            Some(phone) => read(message, contact(message))
                 .map(|message| ReceivedMessage { phone_number_id: phone.to_owned(), message }),
             None => Err("the change names no phone_number_id".to_owned()),
         };
