@@ -53,7 +53,7 @@ pub use job::{
     Counts, JobView, Kind, LastRow, NewJob, OnSuppressed, Plan, Progress, RowError, RowResult, RowStatus,
     Sender, Senders, Status,
 };
-pub use preview::{Preview, PreviewRow};
+pub use preview::{Least, Preview, PreviewRow};
 pub use supervisor::{Arguments, Around, BulkSupervisor, Msg};
 pub use window::Window;
 
