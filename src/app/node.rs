@@ -336,8 +336,10 @@ fn front(
     let events = events::Log::new(store.clone());
     let metrics = {
         let (instances, queue, webhooks) = (instances.clone(), queue.clone(), webhooks.clone());
-        let relay = relay.clone();
-        move || metrics.encode(readings::read(&instances, &queue, &webhooks, &relay, &store, clock.now()))
+        let (relay, bulk) = (relay.clone(), bulk.clone());
+        move || {
+            metrics.encode(readings::read(&instances, &queue, &webhooks, &relay, &bulk, &store, clock.now()))
+        }
     };
     let services = http::Services {
         instances,

@@ -1,5 +1,7 @@
 //! What is looked up when somebody asks for the metrics.
 
+use crate::bulk;
+use crate::domain::Timestamp;
 use crate::instance;
 use crate::metrics::Reading;
 use crate::queue;
@@ -13,8 +15,9 @@ pub(super) fn read(
     queue: &queue::Handle,
     webhooks: &webhook::Handle,
     relay: &relay::Handle,
+    bulk: &bulk::Handle,
     store: &Store,
-    now: crate::domain::Timestamp,
+    now: Timestamp,
 ) -> Vec<Reading> {
     let mut readings = Vec::new();
     let flag = |set: bool| if set { 1.0 } else { 0.0 };
@@ -49,6 +52,7 @@ pub(super) fn read(
         let disabled = flag(endpoint.disabled.is_some());
         readings.push(reading("webhook_disabled", "1 for an endpoint that is disabled", labels(), disabled));
     }
+    readings.extend(jobs(&bulk.standings(), now));
     let waiting = relay.waiting().unwrap_or_default();
     readings.push(reading("relay_depth", "Frames that wait for the relay", vec![], count(waiting)));
     let age = relay.oldest().ok().flatten().map_or(0.0, |oldest| now.since(oldest).as_secs_f64());
@@ -65,6 +69,48 @@ pub(super) fn read(
     ));
     readings.push(reading("store_commits", "Commits since the start", vec![], count(store.commits())));
     readings.extend(process());
+    readings
+}
+
+/// The bulk jobs that exist, all told: those that were deleted count no more.
+fn jobs(standings: &[(Timestamp, bulk::Progress)], now: Timestamp) -> Vec<Reading> {
+    let mut readings = Vec::new();
+    for status in bulk::Status::ALL {
+        let jobs = standings.iter().filter(|(_, progress)| progress.status == status).count();
+        let labels = vec![("state", status.as_str().to_owned())];
+        readings.push(reading("jobs", "Bulk jobs by state", labels, count(jobs as u64)));
+    }
+    let rows = |of: fn(&bulk::Counts) -> u32| -> u64 {
+        standings.iter().map(|(_, progress)| u64::from(of(&progress.counts))).sum()
+    };
+    for (outcome, rows) in [
+        ("sent", rows(|counts| counts.sent)),
+        (
+            "failed",
+            rows(|counts| counts.failed.saturating_sub(counts.ambiguous).saturating_sub(counts.invalid)),
+        ),
+        ("ambiguous", rows(|counts| counts.ambiguous)),
+        ("invalid", rows(|counts| counts.invalid)),
+        ("skipped", rows(|counts| counts.skipped)),
+        ("cancelled", rows(|counts| counts.cancelled)),
+    ] {
+        let labels = vec![("outcome", outcome.to_owned())];
+        readings.push(reading(
+            "job_rows",
+            "Rows of bulk jobs that have ended, by outcome",
+            labels,
+            count(rows),
+        ));
+    }
+    let open = |(_, progress): &(_, bulk::Progress)| {
+        u64::from(progress.taken.saturating_sub(progress.counts.settled()))
+    };
+    let open = standings.iter().map(open).sum();
+    readings.push(reading("job_rows_open", "Rows of bulk jobs that are in the queue", vec![], count(open)));
+    let unfinished = standings.iter().filter(|(_, progress)| !progress.status.is_finished());
+    let oldest = unfinished.map(|(created_at, _)| now.since(*created_at)).max().unwrap_or_default();
+    let help = "Age of the oldest bulk job that has not finished";
+    readings.push(reading("job_oldest_seconds", help, vec![], oldest.as_secs_f64()));
     readings
 }
 

@@ -351,6 +351,7 @@ impl State {
                 Status::Completed | Status::Failed => {
                     (next.status, next.ended_at, next.error) = (Status::Processing, None, None);
                     (next.pass, next.retry) = (next.pass + 1, Some(0));
+                    next = self.with_book(move |book| book.retry(&next).map(|()| next)).await?;
                 }
                 _ => return refuse("only a job that has ended can be tried again"),
             },

@@ -190,6 +190,7 @@ async fn finish(state: &mut State, status: Status, error: Option<String>) -> Res
     let now = state.now();
     let kind = if status == Status::Completed { "job_completed" } else { "job_failed" };
     let next = Standing { status, error, ended_at: Some(now), updated_at: now, ..state.standing.clone() };
+    state.with_book(|book| book.finish()).await?;
     tracing::info!(job = %state.record.id, %status, "a bulk job has ended");
     announce(state, next, kind).await
 }

@@ -11,6 +11,7 @@ use crate::queue::ItemOutcome;
 use super::Error;
 use super::files::Files;
 use super::job::{LastRow, Plan, RowStatus};
+use super::names::Names;
 use super::notes::{Note, Notes};
 use super::results::{Census, Id, Record as RowRecord, Results};
 use super::rows::Template;
@@ -25,6 +26,7 @@ pub(super) struct Book {
     files: Files,
     results: Results,
     notes: Notes,
+    names: Names,
     /// Of jobs whose message has places for values.
     template: Option<Template>,
 }
@@ -84,14 +86,20 @@ impl Book {
                 };
                 census.open.retain(|row| !marked(row));
             }
-            Ok((results, notes, census))
+            // While a job runs a power cut may take some of them, and an older version of the node wrote none.
+            let are_whole = standing.status.is_finished() || standing.cursor.row == 0;
+            let names = match are_whole && files.names().exists() {
+                true => Names::open(&files.names())?,
+                false => Names::rebuild(&files, record.total, &results, &notes, standing.cursor.row)?,
+            };
+            Ok((results, notes, names, census))
         };
-        let (results, notes, census) = opened().map_err(|cause| wrong(&files, cause))?;
+        let (results, notes, names, census) = opened().map_err(|cause| wrong(&files, cause))?;
         let template = match &record.plan {
             Plan::Text(text) => Some(record.format.template(text)?),
             Plan::Common(_) | Plan::PerRow => None,
         };
-        Ok((Self { record, files, results, notes, template }, census))
+        Ok((Self { record, files, results, notes, names, template }, census))
     }
 
     pub fn errors_end(&self) -> u64 {
@@ -135,13 +143,17 @@ impl Book {
                 continue;
             }
             let changed = self.settled(row, &known, outcome, phone, next)?;
-            self.results.put(row, &changed).map_err(|cause| self.wrong(cause))?;
+            let named = outcome.provider_id.iter().try_for_each(|id| self.names.add(id, row));
+            named.and_then(|()| self.results.put(row, &changed)).map_err(|cause| self.wrong(cause))?;
             next.counts.moved(Some(&known), &changed);
             noted.last = Some(last_row(row, &changed, phone.clone(), next));
             written = true;
         }
         if written {
             self.sync()?;
+        }
+        if written && next.status.is_finished() {
+            self.finish()?;
         }
         next.errors_end = self.notes.end();
         Ok(noted)
@@ -224,7 +236,20 @@ impl Book {
             self.results.put(row, &changed).map_err(|cause| self.wrong(cause))?;
             next.counts.moved(Some(&known), &changed);
         }
-        self.sync()
+        self.sync().and_then(|()| self.finish())
+    }
+
+    /// No power cut takes anything of what rows are called from now on; before, it is written again where it was lost.
+    pub fn finish(&self) -> Result<(), Error> {
+        self.names.sync().map_err(|cause| self.wrong(cause))
+    }
+
+    /// Makes room for the names of another pass over failed rows.
+    pub fn retry(&mut self, standing: &Standing) -> Result<(), Error> {
+        let end = standing.cursor.row;
+        let names = Names::rebuild(&self.files, self.record.total, &self.results, &self.notes, end);
+        self.names = names.map_err(|cause| self.wrong(cause))?;
+        Ok(())
     }
 
     fn sync(&self) -> Result<(), Error> {

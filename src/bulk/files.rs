@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::domain::Content;
 
+use super::names::Names;
 use super::notes::Notes;
 use super::results::Results;
 use super::rows::{BadRow, Checked, Checker};
@@ -27,7 +28,7 @@ pub(super) struct Jobs {
 /// Where the files of one job lie.
 #[derive(Debug, Clone)]
 pub(super) struct Files {
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
 }
 
 impl Jobs {
@@ -97,6 +98,10 @@ impl Files {
 
     pub fn notes(&self) -> PathBuf {
         self.folder.join("notes")
+    }
+
+    pub fn names(&self) -> PathBuf {
+        self.folder.join("names")
     }
 }
 
@@ -235,6 +240,7 @@ impl Draft {
         let folder = &self.folder.0;
         let made = Results::create(&folder.join("results"))
             .and_then(|_| Notes::create(&folder.join("notes")))
+            .and_then(|_| Names::create(&folder.join("names"), self.total))
             .and_then(|_| sync_folder(folder))
             .and_then(|()| fs::rename(folder, &files.folder))
             .and_then(|()| sync_folder(&jobs.root));

@@ -6,6 +6,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::domain::{MessageId, Timestamp};
+use crate::queue::NotedRows;
 use crate::store::Store;
 use crate::supervision::Slot;
 
@@ -13,7 +14,7 @@ use super::devices::Probe;
 use super::files::{Jobs, List, Upload};
 use super::job::{JobView, NewJob, Progress, RowError, RowResult, Status};
 use super::supervisor::{Command, Msg};
-use super::{Draft, Error, reading, storage};
+use super::{Draft, Error, names, reading, storage};
 
 /// The most rows of one page.
 const MAX_PAGE: u32 = 1_000;
@@ -167,6 +168,12 @@ impl Handle {
         Ok(self.known(id)?.progress.subscribe())
     }
 
+    /// How far every job is, with the moment at which it was created.
+    pub fn standings(&self) -> Vec<(Timestamp, Progress)> {
+        let directory = self.directory.borrow().clone();
+        directory.values().map(|known| (known.created_at, known.progress.borrow().clone())).collect()
+    }
+
     /// The job and the row that a message is, if it is one.
     pub async fn find(&self, message: MessageId) -> Result<Option<(Uuid, RowResult)>, Error> {
         let Some(item) = message.item() else { return Ok(None) };
@@ -222,6 +229,21 @@ impl Handle {
             _ => Err(Error::Unknown(id)),
         }
     }
+}
+
+/// Finds rows by the ids that WhatsApp gave them, once their jobs have noted that they were sent. Reads a few bytes of
+/// each of the instance's jobs.
+pub(super) fn noted_rows(directory: watch::Receiver<Arc<Directory>>, jobs: Jobs) -> NotedRows {
+    // Nothing but this: the queue keeps it, and whatever it held would keep the queue.
+    Arc::new(move |instance, id| {
+        let known = directory.borrow().clone();
+        let sent_for = |known: &&Arc<Known>| {
+            known.progress.borrow().senders.iter().any(|sender| sender.number == instance)
+        };
+        // One that cannot be read is being deleted, or will say so when it is asked for its results.
+        let find = |known: &Arc<Known>| names::find(&jobs.of(known.id), id).ok().flatten();
+        known.values().filter(sent_for).filter_map(find).find(|message| message.instance() == instance)
+    })
 }
 
 /// Reads files where that delays nobody.

@@ -12,8 +12,8 @@
 //!   and what an instance that is gone had not begun moves to the others.
 //!
 //! A job's files lie in `jobs/<uuid>/` of the data folder: `source` (what was uploaded, or a line of JSON per
-//! recipient), `results` (one record of fixed width per row) and `notes` (what went wrong, in the order in which it
-//! did). Its place in the queue is a slot ([`domain::BulkItem`](crate::domain::BulkItem)).
+//! recipient), `results` (one record of fixed width per row), `notes` (what went wrong, in the order in which it did)
+//! and `names` (rows by WhatsApp's ids). Its place in the queue is a slot ([`domain::BulkItem`](crate::domain::BulkItem)).
 
 mod actor;
 mod advance;
@@ -25,6 +25,7 @@ mod files;
 mod handle;
 mod job;
 mod list;
+mod names;
 mod notes;
 mod preview;
 mod reading;
@@ -52,7 +53,7 @@ pub use job::{
     Counts, JobView, Kind, LastRow, NewJob, OnSuppressed, Plan, Progress, RowError, RowResult, RowStatus,
     Sender, Senders, Status,
 };
-pub use preview::{Preview, PreviewRow};
+pub use preview::{Least, Preview, PreviewRow};
 pub use supervisor::{Arguments, Around, BulkSupervisor, Msg};
 pub use window::Window;
 

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::domain::{ProviderMessageId, Timestamp};
 use crate::store;
 
+use super::results::{Id, Record};
+
 /// The longest text that is kept, in bytes.
 const MAX_TEXT: usize = 1024;
 const HEADER: usize = 2;
@@ -114,6 +116,15 @@ impl Notes {
         let note = store::decode(&body).map_err(std::io::Error::other)?;
         Ok(Some((note, begins + u64::from(length))))
     }
+
+    /// WhatsApp's id of a row, wherever it is kept.
+    pub fn id_of(&self, record: &Record) -> std::io::Result<Option<ProviderMessageId>> {
+        Ok(match (&record.id, record.note) {
+            (Id::Here(id), _) => Some(id.clone()),
+            (Id::InNote, Some(at)) => self.get(at)?.and_then(|(note, _)| note.id),
+            (Id::InNote, None) | (Id::None, _) => None,
+        })
+    }
 }
 
 /// Cuts a text that is too long between two letters.
@@ -132,7 +143,7 @@ fn length_at(file: &File, at: u64) -> std::io::Result<Option<u16>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn note(row: u32, error: &str) -> Note {
@@ -147,6 +158,11 @@ mod tests {
             device: 1,
             id: None,
         }
+    }
+
+    /// A note that keeps a long id.
+    pub fn named(row: u32, id: &ProviderMessageId) -> Note {
+        Note { error: None, id: Some(id.clone()), ..note(row, "") }
     }
 
     #[test]

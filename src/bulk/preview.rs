@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use crate::domain::InstanceId;
+use crate::domain::{Content, InstanceId, Manner, OutboundMessage};
 
 use super::files::Draft;
 use super::job::Senders;
 use super::source::Body;
 use super::{Error, Handle, devices};
+
+/// Rows among which a recipient is looked for.
+const LOOKED_AT: usize = 100;
 
 /// What a job would do.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,7 +34,36 @@ pub struct PreviewRow {
     pub message: Result<String, String>,
 }
 
+/// What every row of a job gets at least.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Least {
+    pub message: OutboundMessage,
+    /// The instances that would send it.
+    pub senders: Vec<InstanceId>,
+}
+
 impl Handle {
+    /// A text with nearly nothing in the places of its values, to the first recipient of a draft: what an instance
+    /// refuses of it, it would refuse of every row. `None` when the draft names nobody among its first rows.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Handle::create`] that can be known before.
+    pub async fn least(&self, text: &str, senders: &Senders, rows: &Draft) -> Result<Option<Least>, Error> {
+        let senders = devices::at_start(senders, &(self.devices)())?;
+        let body = rows.format.template(text)?.least();
+        let (place, format) = (rows.source(), rows.format.clone());
+        let first = super::handle::blocking(move || {
+            let page = format.page(&place, format.start(), LOOKED_AT);
+            let page = page.map_err(|cause| Error::io("cannot read", &place, cause))?;
+            Ok(page.rows.into_iter().find_map(|row| row.to.ok()))
+        });
+        let Some(to) = first.await? else { return Ok(None) };
+        let content = Content::Text { body, preview_url: false };
+        let message = OutboundMessage { to, content, quote: None, manner: Manner::default() };
+        Ok(Some(Least { message, senders: senders.into_iter().map(|sender| sender.id).collect() }))
+    }
+
     /// Renders the first `limit` rows of a draft and estimates the duration of its job. The draft is deleted.
     ///
     /// # Errors

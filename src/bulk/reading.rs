@@ -1,13 +1,13 @@
 //! Results and errors of a job, for people: read from its files, a page at a time.
 
-use crate::domain::{self, ProviderMessageId};
+use crate::domain;
 
 use super::Error;
 use super::files::Files;
 use super::handle::Results;
 use super::job::{RowError, RowResult, RowStatus, Sender, Status};
 use super::notes::Notes;
-use super::results::{self, Id, Record as RowRecord};
+use super::results::{self, Record as RowRecord};
 use super::source::{Place, Row};
 use super::storage::{Record, Standing};
 
@@ -85,11 +85,7 @@ fn result(
         Some(at) => notes.get(at)?.map(|(note, _)| note),
         None => None,
     };
-    let provider_id: Option<ProviderMessageId> = match record.id {
-        Id::None => None,
-        Id::Here(id) => Some(id),
-        Id::InNote => note.as_ref().and_then(|note| note.id.clone()),
-    };
+    let provider_id = notes.id_of(&record)?;
     let sender = sender(senders, record.device);
     Ok(RowResult {
         row: row.place.row,

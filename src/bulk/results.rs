@@ -25,7 +25,7 @@ const ID_IN_NOTE: u8 = u8::MAX;
 const AMBIGUOUS: u8 = 1;
 const HAS_CODE: u8 = 2;
 
-/// Records that are read at once while a file is counted.
+/// Records that are read at once where all are wanted.
 const BLOCK: u32 = 4096;
 
 /// Where a row stands, as it is written down.
@@ -296,6 +296,23 @@ impl Results {
     /// Counts everything before `end`.
     pub fn count(&self, end: u32) -> std::io::Result<Census> {
         let mut census = Census::default();
+        self.each(end, |row, record| {
+            census.counts.moved(None, record);
+            census.last_note = census.last_note.max(record.note);
+            if record.status == RowStatus::Open {
+                census.open.push(row);
+            }
+            Ok(())
+        })?;
+        Ok(census)
+    }
+
+    /// Shows every record before `end`, in order.
+    pub fn each(
+        &self,
+        end: u32,
+        mut show: impl FnMut(u32, &Record) -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
         let mut from = 0;
         while from < end {
             let page = self.page(from, BLOCK.min(end - from))?;
@@ -303,16 +320,11 @@ impl Results {
                 break;
             }
             for (row, record) in (from..).zip(&page) {
-                let Some(record) = record else { continue };
-                census.counts.moved(None, record);
-                census.last_note = census.last_note.max(record.note);
-                if record.status == RowStatus::Open {
-                    census.open.push(row);
-                }
+                record.iter().try_for_each(|record| show(row, record))?;
             }
             from += u32::try_from(page.len()).unwrap_or(BLOCK);
         }
-        Ok(census)
+        Ok(())
     }
 }
 

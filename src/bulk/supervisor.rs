@@ -22,7 +22,7 @@ use super::actor::{self, JobActor};
 use super::book::Suppressed;
 use super::devices::Probe;
 use super::files::{Draft, Jobs};
-use super::handle::{Directory, Known};
+use super::handle::{Directory, Known, noted_rows};
 use super::job::{Kind, NewJob, Plan};
 use super::storage::{self, Record, Standing};
 use super::{Error, Handle, Options, deletion, devices};
@@ -136,6 +136,7 @@ impl Arguments {
             max_rows: options.max_rows,
             devices: around.devices.clone(),
         };
+        around.queue.ask_for_noted_rows(noted_rows(publish.subscribe(), jobs.clone()));
         let shared = Shared { around, jobs, options: Arc::new(options) };
         Ok((Self { shared, publish }, handle))
     }

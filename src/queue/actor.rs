@@ -37,8 +37,6 @@ pub enum Msg {
     NoteOutcomes(Vec<ItemOutcome>, Together, Reply<()>),
     /// From bulk jobs: take these back, as far as they were not tried yet; answers which they were.
     WithdrawItems(Vec<MessageId>, Reply<Vec<MessageId>>),
-    /// From bulk jobs: rows of a job are not looked for by these provider ids any more.
-    ForgetNames(InstanceNumber, u16, Vec<ProviderMessageId>, Reply<()>),
     /// From bulk jobs: a job is deleted; forget a page of what it left. `true` when there is more.
     ForgetJob(u16, Reply<bool>),
     /// From the HTTP front end: take a message in and answer when its one attempt is over. It must not begin later
@@ -120,10 +118,6 @@ impl Actor for QueueActor {
                 state.change(reply, note).await;
             }
             Msg::WithdrawItems(ids, reply) => state.withdraw_items(ids, reply).await,
-            Msg::ForgetNames(instance, job, names, reply) => {
-                let forget = move |tx: &mut Tx| items::forget_names(tx, instance, job, &names);
-                state.change(reply, forget).await;
-            }
             Msg::ForgetJob(job, reply) => {
                 state.change(reply, move |tx: &mut Tx| items::give_up(tx, job)).await;
             }

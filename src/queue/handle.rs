@@ -1,3 +1,4 @@
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -19,11 +20,16 @@ pub struct Handle {
     slot: Slot<Msg>,
     store: Store,
     nudges: Nudges,
+    noted: Arc<OnceLock<NotedRows>>,
 }
+
+/// Finds the message of a bulk job's row by the id that WhatsApp gave it, once the job has noted how the row ended.
+/// Reads the disk.
+pub type NotedRows = Arc<dyn Fn(InstanceNumber, &ProviderMessageId) -> Option<MessageId> + Send + Sync>;
 
 impl Handle {
     pub fn new(slot: Slot<Msg>, store: Store, nudges: Nudges) -> Self {
-        Self { slot, store, nudges }
+        Self { slot, store, nudges, noted: Arc::default() }
     }
 
     /// Takes a message in; when this answers `Ok`, it is durable.
@@ -82,9 +88,37 @@ impl Handle {
         self.slot.cast(Msg::Judged(Box::new(lease), verdict, failure))
     }
 
-    /// Records what WhatsApp reports, in order, in one commit.
+    /// Records what WhatsApp reports, in order, in one commit; in a second one what concerns rows of bulk jobs and
+    /// does not say so, because their jobs alone know what those are called.
     pub async fn record(&self, reports: Vec<ReceiptReport>) -> Result<Vec<Recorded>, Error> {
-        self.slot.call(|reply| Msg::Reports(reports, reply)).await?
+        let nameless = |(_, report): &(usize, &ReceiptReport)| report.id.is_none();
+        let mut left: Vec<_> =
+            reports.iter().enumerate().filter(nameless).map(|(at, report)| (at, report.clone())).collect();
+        let mut recorded = self.slot.call(|reply| Msg::Reports(reports, reply)).await??;
+        left.retain(|(at, _)| recorded.get(*at) == Some(&Recorded::Unknown));
+        let Some(noted) = self.noted.get().filter(|_| !left.is_empty()).cloned() else { return Ok(recorded) };
+        let find = move |_: &Store| {
+            for (_, report) in &mut left {
+                report.id = noted(report.instance, &report.provider_id);
+            }
+            left.retain(|(_, report)| report.id.is_some());
+            Ok(left)
+        };
+        let (places, rows): (Vec<_>, Vec<_>) = self.blocking(find).await?.into_iter().unzip();
+        if !rows.is_empty() {
+            let again = self.slot.call(|reply| Msg::Reports(rows, reply)).await??;
+            for (at, again) in places.into_iter().zip(again) {
+                recorded.get_mut(at).into_iter().for_each(|recorded| *recorded = again);
+            }
+        }
+        Ok(recorded)
+    }
+
+    /// Who is asked for rows of bulk jobs by WhatsApp's ids, once their jobs have noted how they ended. Set once,
+    /// because the queue is there before the jobs are.
+    pub fn ask_for_noted_rows(&self, noted: NotedRows) {
+        // A second one would find the same rows.
+        let _ = self.noted.set(noted);
     }
 
     /// Takes a message back if no attempt has begun.
@@ -139,16 +173,6 @@ impl Handle {
         limit: usize,
     ) -> Result<Vec<MessageId>, Error> {
         self.blocking(move |store| items::open(store, instance, job, after, limit)).await
-    }
-
-    /// A job's rows are not looked for by these provider ids any more. Up to 1,000 in one call.
-    pub async fn forget_items(
-        &self,
-        instance: InstanceNumber,
-        job: u16,
-        names: Vec<ProviderMessageId>,
-    ) -> Result<(), Error> {
-        self.slot.call(|reply| Msg::ForgetNames(instance, job, names, reply)).await?
     }
 
     /// Gives up a bulk job's slot and the outcomes that it did not note. What its messages come to afterwards is

@@ -2,7 +2,8 @@
 //!
 //! A row has a job and, while that waits for another attempt, a ledger row, like any message. The commit that
 //! settles it replaces both by an outcome, which stays until the bulk job has noted it. Facts that arrive later
-//! become outcomes the same way. The first row of a bulk job opens its slot; what concerns a message from before
+//! become outcomes the same way; one that WhatsApp tells by its own id alone finds the row here until the outcome is
+//! noted, and through its job from then on ([`NotedRows`](super::NotedRows)). The first row of a bulk job opens its slot; what concerns a message from before
 //! that (a slot serves many jobs, one after the other), or a slot that was given up, is nobody's any more.
 
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::{
     BulkItem, BuryReason, Class, Failure, InstanceNumber, MessageId, ProviderMessageId, Status, Timestamp,
 };
-use crate::store::{self, Error, Key, Store, Tx};
+use crate::store::{self, Error, Store, Tx};
 
 use super::accept::{self, Refused, Terms};
 use super::record::{Book, Flight, Job, Row, shorten};
@@ -108,6 +109,8 @@ impl ItemOutcome {
             if known.id == self.id {
                 self.provider_id = known.provider_id.or(self.provider_id);
                 self.at = self.at.max(known.at);
+            } else {
+                forget_name(tx, &known)?;
             }
         }
         self.write(tx)?;
@@ -231,12 +234,23 @@ pub(super) fn outcomes(store: &Store, job: u16, limit: usize) -> Result<Vec<Item
     entries.map(|entry| ItemOutcome::decode(&entry?.1)).collect()
 }
 
-/// Forgets outcomes that were noted and have not changed since.
+/// Forgets outcomes that were noted and have not changed since. The job knows from now on what its rows are called.
 pub(super) fn note(tx: &mut Tx, noted: &[ItemOutcome]) -> Result<(), Error> {
     for outcome in noted {
         if ItemOutcome::read(tx, outcome.item)?.as_ref() == Some(outcome) {
             tx.delete(keys::outcome(outcome.item));
+            forget_name(tx, outcome)?;
         }
+    }
+    Ok(())
+}
+
+/// Makes a row unfindable by its provider id here, unless that has come to mean another message.
+fn forget_name(tx: &mut Tx, outcome: &ItemOutcome) -> Result<(), Error> {
+    let Some(name) = &outcome.provider_id else { return Ok(()) };
+    let key = keys::provider_id(outcome.instance, name);
+    if tx.get(&key)?.and_then(|bytes| keys::message_id(&bytes)) == Some(outcome.id) {
+        tx.delete(key);
     }
     Ok(())
 }
@@ -273,32 +287,19 @@ pub(super) fn open(
     Ok(found)
 }
 
-/// Makes rows unfindable by provider ids. An id that has come to mean another message stays.
-pub(super) fn forget_names(
-    tx: &mut Tx,
-    instance: InstanceNumber,
-    job: u16,
-    names: &[ProviderMessageId],
-) -> Result<(), Error> {
-    for name in names {
-        let key: Key = keys::provider_id(instance, name);
-        let named = tx.get(&key)?.and_then(|bytes| keys::message_id(&bytes)).and_then(MessageId::item);
-        if named.is_some_and(|item| item.job == job) {
-            tx.delete(key);
-        }
-    }
-    Ok(())
-}
-
 /// What one call of [`give_up`] deletes, at most.
 const PAGE: usize = 500;
 
 /// Gives the slot up, at once, and then its outcomes, a page at a time. `true` when there is more.
 pub(super) fn give_up(tx: &mut Tx, job: u16) -> Result<bool, Error> {
     let slot = keys::slot(job);
-    let page = tx.range(&slot, &slot.clone().after_prefix()).take(PAGE);
-    let page: Vec<_> = page.map(|entry| entry.map(|(key, _)| key)).collect::<Result<_, _>>()?;
+    let page = tx.range(&slot, &slot.clone().after_prefix()).take(PAGE).collect::<Result<Vec<_>, _>>()?;
     let is_full = page.len() == PAGE;
-    page.into_iter().for_each(|key| tx.delete(key.into()));
+    for (key, value) in page {
+        if key != slot.as_slice() {
+            forget_name(tx, &ItemOutcome::decode(&value)?)?;
+        }
+        tx.delete(key.into());
+    }
     Ok(is_full)
 }

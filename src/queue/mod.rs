@@ -44,7 +44,7 @@ use crate::{store, supervision};
 
 pub use actor::{Arguments, Msg, QueueActor};
 pub use dead::{DeadFilter, DeadLetter};
-pub use handle::Handle;
+pub use handle::{Handle, NotedRows};
 pub use items::ItemOutcome;
 pub use later::ScheduleCursor;
 pub use ledger::MessageView;

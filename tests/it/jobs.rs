@@ -12,7 +12,8 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use crate::support::{Answer, KEY, World, eventually};
+use crate::meta::{deliver, status, webhook};
+use crate::support::{APP_SECRET, Answer, KEY, World, eventually};
 
 const TEMPLATE: &str = "Hola @valor1, tu pedido @valor2";
 
@@ -396,4 +397,57 @@ async fn a_job_goes_on_by_itself_after_a_restart() {
     let texts = texts(&world).await;
     assert_eq!(texts.len(), 400);
     assert!(texts.values().all(|texts| texts.len() == 1), "nobody got it twice");
+}
+
+#[tokio::test]
+async fn a_failure_that_does_not_carry_our_id_finds_its_row_after_the_job_has_ended() {
+    let world = World::new().await;
+    // The sandbox tells nobody; Meta speaks here.
+    let nowhere = json!({ "url": "http://127.0.0.1:9/", "app_secret": APP_SECRET });
+    world.control(Method::POST, "/_sandbox/webhook", Some(nowhere)).await;
+    let id = id_of(&upload(&world, rows(3), &[]).await);
+    until(&world, &id, "completed").await;
+    let path = format!("/jobs/{id}/results");
+    let name = world.get(&path).await.body["data"][1]["provider_id"].as_str().unwrap().to_owned();
+    let mut failed = status(&name, "failed");
+    failed["errors"] = json!([{ "code": 131_026, "title": "Message undeliverable" }]);
+    deliver(&world, webhook(&world, "shop", "messages", json!({ "statuses": [failed] }))).await;
+    let row = eventually("the row to have failed", async || {
+        let row = world.get(&path).await.body["data"][1].clone();
+        if row["status"] == "failed" { Ok(row) } else { Err(row) }
+    })
+    .await;
+    assert_eq!((&row["code"], &row["provider_id"], &row["line"]), (&json!(131_026), &json!(name), &json!(3)));
+    let progress = world.get(&format!("/jobs/{id}")).await.body["progress"].clone();
+    assert_eq!((&progress["sent"], &progress["failed"]), (&json!(2), &json!(1)));
+}
+
+#[tokio::test]
+async fn a_text_too_long_for_every_row_is_refused_and_for_one_row_costs_that_row() {
+    let world = World::new().await;
+    let long = "x".repeat(4_090);
+    let message = format!("{long} @valor1");
+    for fields in [vec![], vec![("dry_run", "true")]] {
+        let text = format!("{long}{long} @valor1");
+        let fields: Vec<_> = fields.into_iter().chain([("message", text.as_str())]).collect();
+        let refused = upload(&world, rows(2), &fields).await;
+        assert_eq!((refused.status.as_u16(), &refused.body["error"]["field"]), (400, &json!("message")));
+        assert!(refused.body["error"]["details"].as_str().unwrap().contains("4096"), "{refused:?}");
+    }
+    assert_eq!(world.get("/jobs").await.body, json!([]));
+    let file = "51100000000|a\n51100000001|demasiado largo\n51100000002|b\n";
+    let id = id_of(&upload(&world, file, &[("message", &message)]).await);
+    let done = until(&world, &id, "completed").await;
+    assert_eq!((&done["progress"]["sent"], &done["progress"]["failed"]), (&json!(2), &json!(1)));
+    let metrics = world.get("/metrics").await;
+    let metrics = metrics.body.as_str().unwrap();
+    for line in [
+        r#"relevo_jobs{state="completed"} 1.0"#,
+        r#"relevo_job_rows{outcome="sent"} 2.0"#,
+        r#"relevo_job_rows{outcome="failed"} 1.0"#,
+        "relevo_job_rows_open{} 0.0",
+        "relevo_job_oldest_seconds{} 0.0",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
+    }
 }

@@ -210,6 +210,29 @@ async fn a_queued_message_that_was_not_attempted_can_be_taken_back() {
     assert_eq!(world.get("/instances/shop/queue").await.body["data"]["depth"]["total"], 0);
 }
 
+/// Names that nothing gives make a rule that never fires and a panel that stays empty.
+#[test]
+fn rules_and_dashboard_name_metrics_that_exist() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+    let given = read("src/metrics.rs") + &read("src/app/readings.rs");
+    let is_given = |name: &str| {
+        let endings =
+            ["", "_total", "_bucket", "_sum", "_count", "_seconds_bucket", "_seconds_sum", "_seconds_count"];
+        let mut bare = endings.iter().filter_map(|ending| name.strip_suffix(ending));
+        bare.any(|bare| given.contains(&format!("\"{bare}\"")))
+    };
+    for file in ["ops/alerts.yml", "ops/grafana.json"] {
+        let text = read(file);
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let names: Vec<_> = words.filter_map(|word| word.strip_prefix("relevo_")).collect();
+        assert!(names.len() > 10, "{file}");
+        for name in names {
+            assert!(is_given(name), "{file}: relevo_{name}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn metrics_and_health_are_what_scrapers_and_probes_expect() {
     let world = World::new().await;

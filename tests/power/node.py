@@ -13,6 +13,8 @@ from typing import Any
 
 KEY = "power-test-key-0123456789"
 APP_SECRET = "power-test-secret"
+# Of the instance that sends.
+WORKERS = 10
 INSTANCE = "bench"
 
 # A node that takes longer to start hangs.
@@ -173,7 +175,7 @@ class Node:
             "base_url": f"http://127.0.0.1:{sandbox.port}",
         }
         rate = {"per_second": per_second, "burst": per_second}
-        body = {"instance_id": INSTANCE, "rate_limit": rate, "workers": 10, "cloud_api": cloud_api}
+        body = {"instance_id": INSTANCE, "rate_limit": rate, "workers": WORKERS, "cloud_api": cloud_api}
         expect(201, Client(self.port).call("POST", "/instances", body))
 
     def wish(self, what: str) -> None:

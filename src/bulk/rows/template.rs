@@ -68,6 +68,15 @@ impl Template {
         Ok(Self { pieces })
     }
 
+    /// A message as short as any row's: one letter in the place of each value.
+    pub fn least(&self) -> String {
+        let piece = |piece: &Piece| match piece {
+            Piece::Text(text) => text.clone(),
+            Piece::To | Piece::Value(_) => "x".to_owned(),
+        };
+        self.pieces.iter().map(piece).collect()
+    }
+
     /// The message for one row, of any length.
     pub fn render(&self, row: &Row) -> String {
         let mut message = String::new();

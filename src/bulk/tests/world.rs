@@ -75,7 +75,7 @@ impl World {
     pub async fn crash(&mut self) {
         self.supervisor.kill_and_wait(None).await.unwrap();
         // What was on its way to the queue arrives before its dead sender's successor looks.
-        self.bench.handle.forget_items(ONE, 0, Vec::new()).await.unwrap();
+        self.bench.handle.withdraw_items(Vec::new()).await.unwrap();
         let started = run(&self.bench, self.dir.path(), &self.options, &self.devices, &self.suppressed).await;
         (self.handle, self.supervisor) = started;
     }

@@ -108,3 +108,12 @@ proptest! {
         prop_assert_eq!(rendered.is_empty(), false);
     }
 }
+
+#[test]
+fn no_row_gets_less_than_the_least() {
+    let template = Template::parse("Hola @valor1, tu pedido @valor2 (@valor3)", &format(&[])).unwrap();
+    assert_eq!(template.least(), "Hola x, tu pedido x (x)");
+    for values in [&[][..], &["a", "b", "c"], &["", "b"]] {
+        assert!(template.render(&row(values)).chars().count() >= template.least().chars().count());
+    }
+}

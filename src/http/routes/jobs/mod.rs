@@ -4,6 +4,7 @@
 //! beside them.
 
 pub(in crate::http) mod commands;
+mod form;
 pub(in crate::http) mod list;
 pub(in crate::http) mod results;
 pub(in crate::http) mod socket;

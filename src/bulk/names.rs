@@ -1,0 +1,219 @@
+//! Which row WhatsApp means by an id of its own: a hash table on the disk, so that a million ids cost no memory.
+//!
+//! Most reports carry our id, which says the row; failures may not (Meta promises it for sent, delivered and read), and
+//! are found here. An entry is a hint that the result file confirms. So what a power cut or another attempt leaves
+//! behind misleads nobody, and everything can be written anew from the results.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use crate::domain::{MessageId, ProviderMessageId};
+
+use super::files::Files;
+use super::notes::Notes;
+use super::results::Results;
+
+/// Bytes of an entry: a part of the id's hash, and the row plus one. Nothing but zeros: the place is free.
+const ENTRY: usize = 8;
+/// Entries that are read at once. An id lies in the bucket that its hash says, or behind that where it is full.
+const PER_BUCKET: usize = 16;
+const BUCKET: usize = ENTRY * PER_BUCKET;
+
+#[derive(Debug)]
+pub(super) struct Names {
+    file: File,
+    buckets: u64,
+}
+
+impl Names {
+    /// An empty table for the ids of so many rows, and as many again of later attempts. Sparse until written.
+    pub fn create(path: &Path, rows: u32) -> std::io::Result<Self> {
+        let file =
+            OpenOptions::new().create(true).truncate(true).read(true).write(true).mode(0o600).open(path)?;
+        let buckets = (u64::from(rows) * 2).div_ceil(PER_BUCKET as u64).next_power_of_two();
+        file.set_len(buckets * BUCKET as u64)?;
+        file.sync_all()?;
+        Ok(Self { file, buckets })
+    }
+
+    /// For the one who writes.
+    pub fn open(path: &Path) -> std::io::Result<Self> {
+        Self::of(OpenOptions::new().read(true).write(true).open(path)?)
+    }
+
+    /// For those who read.
+    pub fn read_only(path: &Path) -> std::io::Result<Self> {
+        Self::of(File::open(path)?)
+    }
+
+    fn of(file: File) -> std::io::Result<Self> {
+        let buckets = file.metadata()?.len() / BUCKET as u64;
+        Ok(Self { file, buckets })
+    }
+
+    /// Writes the table anew, from the rows before `end`. Readers find the old one until this one is whole and synced.
+    pub fn rebuild(
+        files: &Files,
+        rows: u32,
+        results: &Results,
+        notes: &Notes,
+        end: u32,
+    ) -> std::io::Result<Self> {
+        let draft = files.names().with_extension("new");
+        let names = Self::create(&draft, rows)?;
+        results.each(end, |row, record| match notes.id_of(record)? {
+            Some(id) => names.add(&id, row),
+            None => Ok(()),
+        })?;
+        names.sync()?;
+        std::fs::rename(&draft, files.names())?;
+        Ok(names)
+    }
+
+    /// Makes the row findable; durable after [`sync`](Self::sync). Nothing when it is, or when the table is full.
+    pub fn add(&self, id: &ProviderMessageId, row: u32) -> std::io::Result<()> {
+        let (bucket, print) = self.home(id);
+        let mut free = None;
+        self.probe(bucket, |at, found| {
+            free = found.is_none().then_some(at);
+            found.is_none() || found == Some((print, row))
+        })?;
+        let Some(at) = free else { return Ok(()) };
+        let entry = [print.to_be_bytes(), row.saturating_add(1).to_be_bytes()];
+        self.file.write_all_at(entry.as_flattened(), at)
+    }
+
+    /// The rows that may be it; hardly ever more than one.
+    fn find(&self, id: &ProviderMessageId) -> std::io::Result<Vec<u32>> {
+        let (bucket, print) = self.home(id);
+        let mut rows = Vec::new();
+        self.probe(bucket, |_, found| {
+            rows.extend(found.filter(|found| found.0 == print).map(|found| found.1));
+            found.is_none()
+        })?;
+        Ok(rows)
+    }
+
+    pub fn sync(&self) -> std::io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// The bucket where an id lies, and what it is recognised by there.
+    fn home(&self, id: &ProviderMessageId) -> (u64, u32) {
+        let digest: [u8; 32] = Sha256::digest(id.as_str()).into();
+        let [head, ..] = digest.as_chunks::<8>().0 else { return (0, 0) };
+        let hash = u64::from_be_bytes(*head);
+        (hash & self.buckets.saturating_sub(1), u32::try_from(hash >> 32).unwrap_or(0))
+    }
+
+    /// Shows the entries from a bucket on, each with its place in the file, until `enough` says so.
+    fn probe(
+        &self,
+        from: u64,
+        mut enough: impl FnMut(u64, Option<(u32, u32)>) -> bool,
+    ) -> std::io::Result<()> {
+        let mut bytes = [0; BUCKET];
+        for step in 0..self.buckets {
+            let place = ((from + step) % self.buckets) * BUCKET as u64;
+            self.file.read_exact_at(&mut bytes, place)?;
+            for (at, entry) in (place..).step_by(ENTRY).zip(bytes.as_chunks::<ENTRY>().0) {
+                let [print, row] = entry.as_chunks().0 else { continue };
+                let (print, row) = (u32::from_be_bytes(*print), u32::from_be_bytes(*row));
+                if enough(at, row.checked_sub(1).map(|row| (print, row))) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The message of a job that WhatsApp calls by this id. Reads a few hundred bytes.
+pub(super) fn find(files: &Files, id: &ProviderMessageId) -> std::io::Result<Option<MessageId>> {
+    let rows = Names::read_only(&files.names())?.find(id)?;
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let (results, notes) = (Results::read_only(&files.results())?, Notes::read_only(&files.notes())?);
+    for row in rows {
+        let Some(record) = results.get(row)? else { continue };
+        if notes.id_of(&record)?.as_ref() == Some(id) {
+            return Ok(record.message);
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bulk::job::RowStatus;
+    use crate::bulk::results::{Id, Record};
+    use crate::bulk::source::Place;
+    use crate::domain::{Status, Timestamp};
+
+    fn id(n: u32) -> ProviderMessageId {
+        format!("wamid.{n}").parse().unwrap()
+    }
+
+    fn files(dir: &tempfile::TempDir) -> Files {
+        Files { folder: dir.path().to_owned() }
+    }
+
+    #[test]
+    fn every_row_is_found_by_its_name_and_by_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("names");
+        let names = Names::create(&path, 5_000).unwrap();
+        // Twice as many as there are rows: every row got a name, and later another.
+        for row in 0..10_000 {
+            names.add(&id(row), row % 5_000).unwrap();
+            names.add(&id(row), row % 5_000).unwrap();
+        }
+        let reader = Names::read_only(&path).unwrap();
+        for row in 0..10_000 {
+            assert!(reader.find(&id(row)).unwrap().contains(&(row % 5_000)), "{row}");
+        }
+        let strangers = (10_000..20_000).filter(|&row| !reader.find(&id(row)).unwrap().is_empty());
+        assert!(strangers.count() < 10);
+    }
+
+    #[test]
+    fn a_full_table_takes_no_more_and_ends_every_search() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = Names::create(&dir.path().join("names"), 1).unwrap();
+        (0..100).for_each(|row| names.add(&id(row), row).unwrap());
+        let found = (0..100).filter(|&row| names.find(&id(row)).unwrap() == [row]);
+        assert_eq!(found.count(), PER_BUCKET);
+    }
+
+    #[test]
+    fn a_table_is_rebuilt_from_the_results_which_have_the_last_word() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = files(&dir);
+        let (results, mut notes) =
+            (Results::create(&files.results()).unwrap(), Notes::create(&files.notes()).unwrap());
+        let message = |row: u8| Some(MessageId::from_bytes([row + 1; 16]));
+        let record = |row: u8, id: &ProviderMessageId| {
+            let place = Place { row: row.into(), ..Place::START };
+            let taken = Record::taken(place, RowStatus::Message(Status::Sent), Timestamp(1));
+            Record { message: message(row), id: Id::of(Some(id)), ..taken }
+        };
+        let long: ProviderMessageId = "w".repeat(200).parse().unwrap();
+        let at = notes.add(crate::bulk::notes::tests::named(1, &long)).unwrap();
+        results.put(0, &record(0, &id(0))).unwrap();
+        results.put(1, &Record { note: Some(at), ..record(1, &long) }).unwrap();
+        results.put(2, &record(2, &id(2))).unwrap();
+        let names = Names::rebuild(&files, 3, &results, &notes, 2).unwrap();
+        assert_eq!(find(&files, &id(0)).unwrap(), message(0));
+        assert_eq!(find(&files, &long).unwrap(), message(1));
+        assert_eq!(find(&files, &id(2)).unwrap(), None, "behind the checkpoint");
+        // The row was sent again, under another name.
+        results.put(0, &record(0, &id(7))).unwrap();
+        names.add(&id(7), 0).unwrap();
+        assert_eq!((find(&files, &id(7)).unwrap(), find(&files, &id(0)).unwrap()), (message(0), None));
+    }
+}
