@@ -47,6 +47,10 @@ pub enum Chat {
     Group(String),
     /// The instance's owner wrote it, to this user.
     FromMe(Identity),
+    /// The instance's owner wrote it, into the group, by WhatsApp's id of it.
+    GroupFromMe(String),
+    /// A newsletter, by its address.
+    Newsletter(String),
 }
 
 impl Identity {
@@ -107,6 +111,9 @@ pub struct Context {
     pub forwarded: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub frequently_forwarded: bool,
+    /// The addresses of the people whom the text names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mentions: Vec<String>,
     /// The product of a catalogue that the user asks about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub referred_product: Option<ReferredProduct>,
@@ -130,6 +137,9 @@ pub enum InboundContent {
     Button(ButtonReply),
     Order(Order),
     Reaction(Reaction),
+    /// A question with answers to tick.
+    Poll(InboundPoll),
+    PollVote(PollVote),
     /// What an earlier message says now.
     Edit {
         original: String,
@@ -140,7 +150,7 @@ pub enum InboundContent {
         original: String,
     },
     System(SystemNotice),
-    /// Something that the Cloud API does not pass on; the message's errors say so.
+    /// Something that WhatsApp does not pass on; the message's errors say so.
     Unsupported,
     /// A type that this node does not know, or one that does not look as it should: the message as it came.
     Unknown(Value),
@@ -264,6 +274,25 @@ pub struct Reaction {
     pub emoji: Option<String>,
 }
 
+/// A question that a user asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct InboundPoll {
+    pub question: String,
+    pub options: Vec<String>,
+    /// How many may be ticked; 0 is any number.
+    pub selectable: u32,
+}
+
+/// What a user ticked in a poll. Replaces what the same user ticked before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PollVote {
+    pub poll_message_id: String,
+    /// None of them when the user took the vote back; not there when the poll is not known here, so that its votes
+    /// cannot be opened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub options: Option<Vec<String>>,
+}
+
 /// WhatsApp's own words in a chat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SystemNotice {
@@ -283,7 +312,7 @@ pub struct SystemNotice {
 impl InboundMessage {
     /// Whether the instance's owner wrote it, on the phone.
     pub fn is_from_me(&self) -> bool {
-        matches!(self.chat, Chat::FromMe(_))
+        matches!(self.chat, Chat::FromMe(_) | Chat::GroupFromMe(_))
     }
 
     /// The file that came with it, also when that replaces the one of an earlier message.
@@ -315,6 +344,8 @@ impl InboundContent {
             InboundContent::Button(_) => "button",
             InboundContent::Order(_) => "order",
             InboundContent::Reaction(_) => "reaction",
+            InboundContent::Poll(_) => "poll",
+            InboundContent::PollVote(_) => "poll_vote",
             InboundContent::Edit { .. } => "edit",
             InboundContent::Revoke { .. } => "revoke",
             InboundContent::System(_) => "system",

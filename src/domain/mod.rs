@@ -24,8 +24,8 @@ pub use error::{ErrorKind, Invalid};
 pub use failure::{Failure, FailureKind, Scope};
 pub use inbound::{
     ButtonReply, Chat, Choice, Context, FormReply, Identity, InboundContent, InboundLocation, InboundMedia,
-    InboundMediaKind, InboundMessage, Order, OrderItem, Reaction, ReferredProduct, Reply, Sender,
-    SystemNotice,
+    InboundMediaKind, InboundMessage, InboundPoll, Order, OrderItem, PollVote, Reaction, ReferredProduct,
+    Reply, Sender, SystemNotice,
 };
 pub use instance::{
     CloudApiSettings, InstanceConfig, InstanceId, InstanceNumber, InstanceState, LinkedDeviceSettings,

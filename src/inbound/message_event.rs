@@ -4,8 +4,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::domain::{
-    ButtonReply, Chat, Context, InboundContent, InboundMedia, InboundMediaKind, InboundMessage, InstanceId,
-    Order, Reaction, Reply, SystemNotice,
+    ButtonReply, Chat, Context, InboundContent, InboundMedia, InboundMediaKind, InboundMessage, InboundPoll,
+    InstanceId, Order, PollVote, Reaction, Reply, SystemNotice,
 };
 use crate::store::Error;
 
@@ -62,6 +62,10 @@ struct MessageEvent<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reaction: Option<&'a Reaction>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    poll: Option<&'a InboundPoll>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    poll_vote: Option<&'a PollVote>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     contacts: Option<&'a [Value]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     context: Option<&'a Context>,
@@ -108,9 +112,10 @@ fn envelope(message: &InboundMessage) -> MessageEvent<'_> {
     let identity = &message.sender.identity;
     let (to, group_id) = match &message.chat {
         Chat::Direct => (identity.to_string(), None),
-        Chat::Group(id) if id.contains('@') => (id.clone(), Some(id.as_str())),
-        Chat::Group(id) => (format!("{id}@g.us"), Some(id.as_str())),
+        Chat::Group(id) | Chat::GroupFromMe(id) if id.contains('@') => (id.clone(), Some(id.as_str())),
+        Chat::Group(id) | Chat::GroupFromMe(id) => (format!("{id}@g.us"), Some(id.as_str())),
         Chat::FromMe(to) => (to.to_string(), None),
+        Chat::Newsletter(address) => (address.clone(), None),
     };
     MessageEvent {
         message_id: message.id.as_str(),
@@ -164,6 +169,11 @@ fn describe<'a>(event: &mut MessageEvent<'a>, content: &'a InboundContent) {
             event.order = Some(order);
         }
         InboundContent::Reaction(reaction) => event.reaction = Some(reaction),
+        InboundContent::Poll(poll) => {
+            event.text = &poll.question;
+            event.poll = Some(poll);
+        }
+        InboundContent::PollVote(vote) => event.poll_vote = Some(vote),
         InboundContent::Edit { original, now } => {
             event.edit = Some(Edit { original_message_id: original, message_type: now.kind() });
             describe(event, now);

@@ -19,8 +19,9 @@ pub struct Note {
     pub at: Timestamp,
 }
 
-/// The longest media id that is believed, in bytes; Meta's have 15 to 17 digits.
-const LONGEST_ID: usize = 256;
+/// The longest media id that is believed, in bytes. Meta's have 15 to 17 digits; those of linked devices say where the
+/// file is and how it is read.
+const LONGEST_ID: usize = 1024;
 
 /// The longest text beside it that is kept, in characters: file systems know no longer names.
 const LONGEST_TEXT: usize = 255;

@@ -6,7 +6,10 @@
 //! as the ids of media that WhatsApp already has, is a cache that may be lost.
 
 pub mod cloud_api;
+mod limits;
 mod link;
+#[cfg(feature = "linked-device")]
+pub mod linked_device;
 
 use std::sync::Arc;
 
@@ -145,6 +148,9 @@ pub fn open(
                 settings.ok_or_else(|| Invalid::new("cloud_api", "is required for this provider"))?;
             Ok(Arc::new(cloud_api::CloudApi::new(settings, shared.clone())?))
         }
+        #[cfg(feature = "linked-device")]
+        ProviderKind::LinkedDevice => linked_device::open(number, config, shared),
+        #[cfg(not(feature = "linked-device"))]
         ProviderKind::LinkedDevice => Err(Error::NotBuilt(config.provider)),
     }
 }

@@ -62,6 +62,9 @@ pub enum Space {
     Outcome = b'o',
     /// Whom a linked device knows, and its first contacts. instance · table · hash → nothing or numbers (`provider`).
     LinkedContact = b'c',
+    /// What a linked device remembers of its latest messages and polls. instance · ring · slot → name, instance · ring ·
+    /// name → note (`provider`).
+    LinkedIndex = b'i',
     /// What does not fit one value of another space. key · number → bytes (`store`).
     Part = b'Z',
 }

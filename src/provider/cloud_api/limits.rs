@@ -1,15 +1,14 @@
 //! What the Cloud API takes: the limits of Meta's reference of the `messages` and `media` edges, counted in
 //! Unicode code points, so that a message that would be refused there is refused before it is accepted here.
 
-use std::fmt::Display;
-
 use serde_json::Value;
 
 use crate::domain::{
-    BlobRef, Button, Content, Header, Interactive, Invalid, Jid, ListSection, Location, Media, MediaKind,
-    MediaSource, OutboundMessage, ProviderKind, Recipient, Template,
+    Button, Content, Header, Interactive, Invalid, Jid, ListSection, Media, MediaKind, MediaSource,
+    OutboundMessage, ProviderKind, Recipient, Template,
 };
 use crate::provider::Refusal;
+use crate::provider::limits::{at_most, check_location, essence, required};
 
 const TEXT_BODY: usize = 4096;
 const CAPTION: usize = 1024;
@@ -109,7 +108,7 @@ fn check_media(media: &Media) -> Result<(), Invalid> {
     at_most("file_name", media.file_name.as_deref().unwrap_or_default(), FILE_NAME)?;
     match &media.source {
         MediaSource::Blob(blob)
-            if media.voice && kind == MediaKind::Audio && essence(blob) != "audio/ogg" =>
+            if media.voice && kind == MediaKind::Audio && essence(&blob.mime) != "audio/ogg" =>
         {
             let reason = format!("a voice note must be audio/ogg (Opus), not {}", blob.mime);
             Err(Invalid::new("media", reason))
@@ -127,31 +126,13 @@ fn check_source(field: &str, kind: MediaKind, source: &MediaSource) -> Result<()
     };
     let (mimes, max_size) = formats(kind);
     let kind = kind.as_str();
-    if !mimes.contains(&essence(blob).as_str()) {
+    if !mimes.contains(&essence(&blob.mime).as_str()) {
         let reason = format!("is {}; WhatsApp takes as {kind} only {}", blob.mime, mimes.join(", "));
         return Err(Invalid::new(field, reason));
     }
     if blob.size == 0 || blob.size > max_size {
         let reason = format!("has {} bytes; WhatsApp takes as {kind} 1 to {max_size} bytes", blob.size);
         return Err(Invalid::new(field, reason));
-    }
-    Ok(())
-}
-
-/// The media type without its parameters.
-fn essence(blob: &BlobRef) -> String {
-    blob.mime.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
-}
-
-fn check_location(location: &Location) -> Result<(), Invalid> {
-    for (field, degrees, limit) in
-        [("latitude", location.latitude, 90.0), ("longitude", location.longitude, 180.0)]
-    {
-        // Not a number is in no range.
-        if !(-limit..=limit).contains(&degrees) {
-            let reason = format!("is {degrees}; it must be from -{limit} to {limit} degrees");
-            return Err(Invalid::new(field, reason));
-        }
     }
     Ok(())
 }
@@ -283,27 +264,6 @@ fn count(field: &str, found: usize, max: usize) -> Result<(), Invalid> {
         return Ok(());
     }
     Err(Invalid::new(field, format!("has {found}; it must have 1 to {max}")))
-}
-
-fn required(field: impl Display, text: &str, max: usize) -> Result<(), Invalid> {
-    if text.trim().is_empty() {
-        return Err(Invalid::new(field.to_string(), "is required and must not be empty"));
-    }
-    at_most(field, text, max)
-}
-
-fn at_most(field: impl Display, text: &str, max: usize) -> Result<(), Invalid> {
-    // No text has more characters than bytes.
-    if text.len() <= max {
-        return Ok(());
-    }
-    match text.chars().count() {
-        length if length > max => {
-            let reason = format!("has {length} characters; WhatsApp takes at most {max}");
-            Err(Invalid::new(field.to_string(), reason))
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

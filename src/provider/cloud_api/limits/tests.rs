@@ -1,5 +1,5 @@
 use super::*;
-use crate::domain::{ListRow, Manner};
+use crate::domain::{BlobRef, ListRow, Location, Manner};
 
 fn refused(content: Content) -> String {
     check_content(&content).err().map(|invalid| invalid.field).unwrap_or_default()
