@@ -65,6 +65,9 @@ pub enum Space {
     /// What a linked device remembers of its latest messages and polls. instance · ring · slot → name, instance · ring ·
     /// name → note (`provider`).
     LinkedIndex = b'i',
+    /// The keys of a linked device, and what the protocol makes it remember. instance · table · hash → record in pieces
+    /// (`provider`).
+    LinkedDevice = b'd',
     /// What does not fit one value of another space. key · number → bytes (`store`).
     Part = b'Z',
 }

@@ -55,6 +55,12 @@ pub fn head_of_large(value: &[u8]) -> Result<&[u8], Error> {
     part_count(value).map(|_| value.get(HEADER..).unwrap_or_default())
 }
 
+/// A value that [`put_large`] wrote, out of what lies under its key, if it has no parts.
+pub fn whole_of_large(value: &[u8]) -> Result<Option<&[u8]>, Error> {
+    let whole = part_count(value)? == 0;
+    Ok(value.get(HEADER..).filter(|_| whole))
+}
+
 /// Deletes a value with its parts.
 pub fn delete_large(tx: &mut Tx, key: Key) -> Result<(), Error> {
     if let Some(value) = tx.get(&key)? {

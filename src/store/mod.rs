@@ -32,7 +32,7 @@ pub use codec::{decode, encode};
 pub use db::{Closing, Store};
 pub use folder::Folder;
 pub use keys::{Key, Space};
-pub use large::{delete_large, get_large, head_of_large, put_large};
+pub use large::{delete_large, get_large, head_of_large, put_large, whole_of_large};
 #[cfg(test)]
 pub(crate) use scratch::Scratch;
 pub use tx::{Entry, Tx};
