@@ -14,6 +14,8 @@
 //! - No lock is held across an await.
 //!
 //! The control plane has no password, so the sandbox listens on loopback unless told otherwise.
+//!
+//! For linked devices there is `web`, a server of its own that speaks WhatsApp Web.
 
 mod control;
 mod errors;
@@ -35,6 +37,8 @@ mod validate;
 mod validate_at;
 mod validate_interactive;
 mod validate_template;
+#[cfg(feature = "linked-sandbox")]
+pub mod web;
 mod webhooks;
 
 #[cfg(test)]

@@ -1,0 +1,219 @@
+//! Scripted faults: what goes wrong, for whom, and how often.
+
+use std::num::NonZeroU32;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+/// How many rules may be armed at once.
+pub const MAX_RULES: usize = 1000;
+
+/// What goes wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// A login is refused with this reason: 401 logged out, 402 banned for `expires_in_s` seconds, 403 banned,
+    /// 405 outdated, 409 replaced, 503 not available. Source: the client's `ConnectFailureReason`.
+    RefuseLogin {
+        reason: u16,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expires_in_s: Option<u64>,
+    },
+    /// A login is answered with `<stream:error>` of this code: 515 to come again, 503, …
+    BreakLogin { code: u16 },
+    /// A login is heard and never answered.
+    IgnoreLogin,
+    /// A message is refused with this code: 463 for strangers who may not be written to, …
+    Nack { code: u16 },
+    /// The connection is cut when a message arrives, which is then not accepted.
+    CutBefore,
+    /// A message is accepted and delivered, and the connection cut instead of an acknowledgement.
+    CutUnacked,
+    /// A message is accepted, delivered and acknowledged; then the connection is cut.
+    CutAfter,
+    /// A message is accepted and delivered, and its acknowledgement comes so much later.
+    DelayAck { ms: u64 },
+    /// A message is accepted and delivered, and never acknowledged.
+    LoseAck,
+    /// From the arrival of a message on, the connection reads and answers nothing; the message is not accepted.
+    Mute,
+    /// A message is delivered twice to this device.
+    DeliverTwice,
+    /// A message is delivered to this device behind the next one.
+    DeliverLate,
+    /// A message is delivered to this device so that it cannot be opened.
+    DeliverGarbled,
+}
+
+/// When faults strike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    Login,
+    /// A linked device sends a message.
+    Message,
+    /// A linked device gets a message.
+    Delivery,
+}
+
+impl Fault {
+    fn moment(&self) -> Moment {
+        match self {
+            Self::RefuseLogin { .. } | Self::BreakLogin { .. } | Self::IgnoreLogin => Moment::Login,
+            Self::Nack { .. }
+            | Self::CutBefore
+            | Self::CutUnacked
+            | Self::CutAfter
+            | Self::DelayAck { .. }
+            | Self::LoseAck
+            | Self::Mute => Moment::Message,
+            Self::DeliverTwice | Self::DeliverLate | Self::DeliverGarbled => Moment::Delivery,
+        }
+    }
+}
+
+/// Whom a fault strikes. Absent fields match everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Match {
+    /// The phone number of the account, digits only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phone: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<u16>,
+    /// Only every so many-th time that it would strike otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<NonZeroU32>,
+}
+
+/// A fault for those who match, `times` times (for ever when absent).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    #[serde(rename = "match", default)]
+    pub matching: Match,
+    pub fault: Fault,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<NonZeroU32>,
+}
+
+impl Rule {
+    /// The fault, once, for the devices of one account.
+    pub fn once(phone: impl Into<String>, fault: Fault) -> Self {
+        let matching = Match { phone: Some(phone.into()), ..Match::default() };
+        Self { matching, fault, times: Some(NonZeroU32::MIN) }
+    }
+
+    /// The fault, until it is disarmed, for the devices of one account.
+    pub fn always(phone: impl Into<String>, fault: Fault) -> Self {
+        Self { times: None, ..Self::once(phone, fault) }
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub struct Armed {
+    pub id: u64,
+    #[serde(flatten)]
+    pub rule: Rule,
+    /// How often it matched, before `every`.
+    pub seen: u32,
+    pub struck: u32,
+}
+
+impl Armed {
+    fn strikes(&mut self, moment: Moment, phone: &str, device: u16) -> bool {
+        let wanted = &self.rule.matching;
+        let spent = self.rule.times.is_some_and(|times| self.struck >= times.get());
+        if spent
+            || self.rule.fault.moment() != moment
+            || wanted.phone.as_deref().is_some_and(|wanted| wanted != phone)
+            || wanted.device.is_some_and(|wanted| wanted != device)
+        {
+            return false;
+        }
+        self.seen = self.seen.saturating_add(1);
+        if wanted.every.is_some_and(|every| !self.seen.is_multiple_of(every.get())) {
+            return false;
+        }
+        self.struck = self.struck.saturating_add(1);
+        true
+    }
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    last_id: u64,
+    armed: Vec<Armed>,
+}
+
+/// The armed rules; the first that matches strikes.
+#[derive(Debug, Default)]
+pub struct Faults(Mutex<Inner>);
+
+impl Faults {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Arms a rule behind those that are; `None` when there are [`MAX_RULES`].
+    pub fn arm(&self, rule: Rule) -> Option<u64> {
+        let mut inner = self.lock();
+        if inner.armed.len() >= MAX_RULES {
+            return None;
+        }
+        inner.last_id += 1;
+        let id = inner.last_id;
+        inner.armed.push(Armed { id, rule, seen: 0, struck: 0 });
+        Some(id)
+    }
+
+    /// Disarms the rule with this id, or all; says how many that were.
+    pub fn disarm(&self, id: Option<u64>) -> usize {
+        let mut inner = self.lock();
+        let before = inner.armed.len();
+        inner.armed.retain(|armed| id.is_some_and(|id| armed.id != id));
+        before - inner.armed.len()
+    }
+
+    /// What the control plane shows of them.
+    pub fn show(&self) -> serde_json::Value {
+        serde_json::to_value(&self.lock().armed).unwrap_or_default()
+    }
+
+    pub fn strike(&self, moment: Moment, phone: &str, device: u16) -> Option<Fault> {
+        let mut inner = self.lock();
+        let armed =
+            inner.armed.iter_mut().find_map(|armed| armed.strikes(moment, phone, device).then_some(armed))?;
+        Some(armed.rule.fault.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_strikes_whom_it_names_and_as_often_as_told() {
+        let faults = Faults::default();
+        faults.arm(Rule::once("1", Fault::LoseAck)).unwrap();
+        assert_eq!(faults.strike(Moment::Message, "2", 1), None);
+        assert_eq!(faults.strike(Moment::Login, "1", 1), None);
+        assert_eq!(faults.strike(Moment::Message, "1", 1), Some(Fault::LoseAck));
+        assert_eq!(faults.strike(Moment::Message, "1", 1), None);
+    }
+
+    #[test]
+    fn every_counts_what_matches() {
+        let faults = Faults::default();
+        let rule = r#"{"match":{"device":3,"every":2},"fault":{"nack":{"code":463}}}"#;
+        faults.arm(serde_json::from_str(rule).unwrap()).unwrap();
+        let struck: Vec<bool> = (0..4).map(|_| faults.strike(Moment::Message, "1", 3).is_some()).collect();
+        assert_eq!(struck, [false, true, false, true]);
+        assert_eq!(faults.disarm(None), 1);
+    }
+
+    #[test]
+    fn a_misspelt_rule_is_refused() {
+        assert!(serde_json::from_str::<Rule>(r#"{"fault":"deliver_thrice"}"#).is_err());
+        assert!(serde_json::from_str::<Rule>(r#"{"fault":"mute","time":1}"#).is_err());
+    }
+}

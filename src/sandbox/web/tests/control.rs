@@ -1,0 +1,81 @@
+//! The control plane does over HTTP what the handle does.
+
+use serde_json::{Value, json};
+
+use super::{ALICE, BOB, Client, web};
+
+struct Plane {
+    http: reqwest::Client,
+    base: String,
+}
+
+impl Plane {
+    async fn post(&self, path: &str, body: Value) -> (u16, Value) {
+        let request = self.http.post(format!("{}{path}", self.base)).body(body.to_string());
+        let response = request.send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        self.http.get(format!("{}{path}", self.base)).send().await.unwrap().json().await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_device_is_linked_told_something_and_unlinked_over_http() {
+    let web = web().await;
+    let client = Client::start(&web, "http").await;
+    let base = web.url().as_str().replace("ws://", "http://").replace("/ws/chat", "");
+    let plane = Plane { http: reqwest::Client::new(), base };
+    let index = plane.http.get(&plane.base).send().await.unwrap().text().await.unwrap();
+    assert!(index.contains("/_web/phones/{number}/scan"));
+
+    let code = client.qr().await;
+    let (status, linked) = plane.post("/_web/phones/+15550000001/scan", json!({ "code": code })).await;
+    assert_eq!((status, linked), (200, json!({ "device": 1 })));
+    client.connected().await;
+    let (status, said) =
+        plane.post(&format!("/_web/phones/{BOB}/say"), json!({ "to": ALICE, "text": "over HTTP" })).await;
+    assert_eq!(status, 200);
+    let (id, _, text) = client.text().await;
+    assert_eq!((json!({ "id": id }), text.as_str()), (said, "over HTTP"));
+
+    let fault = json!({ "match": { "phone": ALICE }, "fault": { "nack": { "code": 479 } }, "times": 1 });
+    assert_eq!(plane.post("/_web/faults", fault).await, (200, json!({ "id": 1 })));
+    let id = client.say(&web.phone(BOB).jid(), "no").await;
+    assert_eq!(client.acknowledged(&id).await.as_deref(), Some("479"));
+    assert_eq!(plane.get("/_web/faults").await["faults"][0]["struck"], 1);
+    let journal = plane.get("/_web/journal").await;
+    let refused = journal["messages"].as_array().unwrap().iter().find(|entry| entry["id"] == id.as_str());
+    assert_eq!(refused.unwrap()["refused"], 479);
+    assert_eq!(plane.get("/_web/stats").await["online"], 1);
+
+    let (status, group) =
+        plane.post("/_web/groups", json!({ "subject": "us", "owner": ALICE, "members": [BOB] })).await;
+    assert_eq!(status, 200, "{group}");
+    let to = group["jid"].clone();
+    plane.post(&format!("/_web/phones/{BOB}/say"), json!({ "to": to, "text": "to all" })).await;
+    assert_eq!(client.text().await.2, "to all");
+
+    let (_, left) = plane.post(&format!("/_web/phones/{ALICE}/unlink"), json!({})).await;
+    assert_eq!(left, json!({ "devices": [] }));
+}
+
+#[tokio::test]
+async fn the_control_plane_says_what_is_wrong() {
+    let web = web().await;
+    let base = web.url().as_str().replace("ws://", "http://").replace("/ws/chat", "");
+    let plane = Plane { http: reqwest::Client::new(), base };
+    for (path, body, status, reason) in [
+        ("/_web/phones/abc/say", json!({ "to": ALICE, "text": "x" }), 400, "1 to 15 digits"),
+        ("/_web/phones/1/say", json!({ "to": "@", "text": "x" }), 400, "neither a phone number nor a JID"),
+        ("/_web/phones/1/say", json!({ "to": "19999999999", "text": "x" }), 422, "no address of an account"),
+        ("/_web/phones/1/scan", json!({ "code": "2@x,y" }), 422, "no QR code"),
+        ("/_web/phones/1/code", json!({ "code": "ABCDEFGH" }), 422, "no device asked"),
+        ("/_web/faults", json!({ "fault": "explode" }), 400, "explode"),
+    ] {
+        let (answered, answer) = plane.post(path, body).await;
+        assert_eq!(answered, status, "{path}: {answer}");
+        assert!(answer["error"].as_str().unwrap().contains(reason), "{path}: {answer}");
+    }
+}
