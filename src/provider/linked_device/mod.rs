@@ -119,7 +119,9 @@ impl LinkedDevice {
             Ok(Ok(Ack::Taken)) => Ok(provider_id),
             Ok(Ok(Ack::Refused(code))) => Err(self.refused(&code).await),
             Ok(Err(_)) => {
-                Err(Failure::ambiguous("the connection ended before WhatsApp acknowledged the message"))
+                // Says nothing about the message: it does not count against it.
+                let text = "the connection ended before WhatsApp acknowledged the message";
+                Err(Failure::new(FailureKind::Ambiguous, Scope::Number, text))
             }
             Err(_) => {
                 self.desk.silent(&stanza);

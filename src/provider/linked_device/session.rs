@@ -73,7 +73,7 @@ impl Session {
         // Two clients on the same keys would ruin them: the one before has to be gone.
         let _seat = self.shared.seats.take(self.number).await;
         let mut failures = 0;
-        while !self.stop.is_cancelled() {
+        while !self.stop.is_cancelled() && !self.inbox.is_closed() {
             self.tell(LinkNews::Connecting).await;
             let began = Instant::now();
             let end = match self.connect().await {
@@ -89,7 +89,7 @@ impl Session {
                     failures += 1;
                     self.tell(LinkNews::Disconnected { why, retry_in }).await;
                     let pause = tokio::time::sleep(retry_in);
-                    tokio::select! { () = pause => {}, () = self.stop.cancelled() => return }
+                    tokio::select! { () = pause => {}, () = self.unwanted() => return }
                 }
                 End::Over(news) => {
                     if matches!(news, LinkNews::Refused(Refused::LoggedOut | Refused::NotPaired(_))) {
@@ -100,6 +100,11 @@ impl Session {
                 End::Stopped => return,
             }
         }
+    }
+
+    /// Resolves when the instance wants no client any more: its provider is dropped, or nobody hears what it tells.
+    async fn unwanted(&self) {
+        tokio::select! { () = self.stop.cancelled() => {}, () = self.inbox.closed() => {} }
     }
 
     async fn tell(&self, news: LinkNews) {
@@ -137,7 +142,7 @@ impl Session {
         while run.end.is_none() {
             tokio::select! {
                 biased;
-                () = self.stop.cancelled() => run.end = Some(End::Stopped),
+                () = self.unwanted() => run.end = Some(End::Stopped),
                 event = happened.recv() => match event {
                     Some(event) => run.take(&event).await,
                     None => break,

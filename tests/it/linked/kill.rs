@@ -1,0 +1,201 @@
+//! The real binary with two linked devices that talk to each other, killed with `kill -9` again and again, while
+//! WhatsApp cuts, mutes and restarts.
+//!
+//! What must hold afterwards: each of the two has got everything that the other one was allowed to send, once, in the
+//! order in which it was accepted, and could read all of it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use relevo::sandbox::web::{Ejection, Fault, Phone, Rule, WebHandle};
+use reqwest::header::ACCEPT;
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+
+use super::whatsapp;
+use crate::process::{Process, ask};
+use crate::support::{KEY, eventually};
+
+/// Messages in each direction.
+const MESSAGES: usize = 500;
+
+/// Kills in the course of them.
+const KILLS: usize = 5;
+
+/// The two who talk: instance, and the phone that it belongs to.
+const SHOP: (&str, &str) = ("shop", "573001112233");
+const ANA: (&str, &str) = ("ana", "573004445566");
+
+/// Longer than the whole conversation takes.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+fn start(address: SocketAddr, data: &std::path::Path, web: &WebHandle) -> Process {
+    let server = web.url().to_string();
+    Process::start_with(
+        address,
+        data,
+        &[
+            ("RELEVO_LINKED_DEVICE__SERVER", server.as_str()),
+            ("RELEVO_LINKED_DEVICE__VERSION", "2.3000.1"),
+            ("RELEVO_LINKED_DEVICE__RATE_PER_MINUTE", "60000"),
+            ("RELEVO_LINKED_DEVICE__RATE_BURST", "1000"),
+            ("RELEVO_LINKED_DEVICE__ACK_TIMEOUT", "2s"),
+            ("RELEVO_LINKED_DEVICE__RECONNECT_MAX_DELAY", "1s"),
+            ("RELEVO_LINKED_DEVICE__PROBE_INTERVAL", "1s"),
+            ("RELEVO_LINKED_DEVICE__PROBE_TIMEOUT", "2s"),
+        ],
+    )
+}
+
+async fn pair(
+    client: &Client,
+    address: SocketAddr,
+    web: &WebHandle,
+    (id, number): (&str, &str),
+) -> Arc<Phone> {
+    ask(client, address, Method::POST, "/instances", Some(json!({ "instance_id": id }))).await;
+    let asked = client
+        .get(format!("http://{address}/instances/{id}/qr"))
+        .header("X-API-Key", KEY)
+        .header(ACCEPT, "text/plain");
+    let code = asked.send().await.unwrap().text().await.unwrap();
+    let phone = web.phone(number);
+    phone.scan(&code).unwrap();
+    eventually("a connection", async || {
+        let view = ask(client, address, Method::GET, &format!("/instances/{id}"), None).await;
+        if view["data"]["status"] == "connected" { Ok(()) } else { Err(view) }
+    })
+    .await;
+    phone
+}
+
+/// What is said: texts for the most part, now and then something about an earlier one.
+fn said(n: usize, to: &str) -> (&'static str, Value) {
+    let text = format!("{n}");
+    match n % 25 {
+        24 => ("location", json!({ "phone": to, "latitude": 4.6, "longitude": -74.1, "name": text })),
+        23 => {
+            // A PNG's first bytes, and its number.
+            let picture = [b"\x89PNG\r\n\x1a\n".as_slice(), text.as_bytes(), &[7; 2000]].concat();
+            use base64::Engine as _;
+            let picture = base64::engine::general_purpose::STANDARD.encode(picture);
+            let link = format!("data:image/png;base64,{picture}");
+            ("image", json!({ "phone": to, "media_url": link, "caption": text }))
+        }
+        _ => ("text", json!({ "phone": to, "message": text })),
+    }
+}
+
+/// Says everything, each when the one before was accepted.
+async fn say(
+    client: Client,
+    address: SocketAddr,
+    from: &'static str,
+    to: &'static str,
+    done: Arc<AtomicUsize>,
+) {
+    for n in 0..MESSAGES {
+        let (kind, body) = said(n, to);
+        loop {
+            let request = client
+                .post(format!("http://{address}/instances/{from}/messages/{kind}"))
+                .header("X-API-Key", KEY)
+                .header("X-Async", "true")
+                .header("Idempotency-Key", format!("{from}-{n}"))
+                .json(&body);
+            match request.send().await {
+                Ok(answer) if answer.status() == 202 => break,
+                // The node is down, or busy starting: wait for a moment, as a client does.
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+        done.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// What an instance has got so far from somebody, in the order of its log.
+async fn got(client: &Client, address: SocketAddr, instance: &str, from: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut after = String::new();
+    loop {
+        let path = format!("/instances/{instance}/events?types=message&limit=500&after={after}");
+        let page = ask(client, address, Method::GET, &path, None).await;
+        let events = page["data"].as_array().unwrap();
+        let theirs = events.iter().map(|event| &event["data"]);
+        let theirs = theirs
+            .filter(|data| data["from"] == format!("{from}@s.whatsapp.net") && data["is_from_me"] == false);
+        found.extend(theirs.map(|data| {
+            let what =
+                if data["message_type"] == "location" { &data["location_name"] } else { &data["text"] };
+            what.as_str().unwrap_or_default().to_owned()
+        }));
+        match &page["next"] {
+            Value::String(next) if !events.is_empty() => after.clone_from(next),
+            Value::Number(next) if !events.is_empty() => after = next.to_string(),
+            _ => return found,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_devices_talk_through_kills_and_a_bad_network() {
+    let web = whatsapp().await;
+    let data = tempfile::tempdir().unwrap();
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let client = Client::new();
+    let mut node = start(address, data.path(), &web);
+    ask(&client, address, Method::GET, "/health", None).await;
+    let phones = [pair(&client, address, &web, SHOP).await, pair(&client, address, &web, ANA).await];
+
+    let done = Arc::new(AtomicUsize::new(0));
+    let talking = [
+        tokio::spawn(say(client.clone(), address, SHOP.0, ANA.1, done.clone())),
+        tokio::spawn(say(client.clone(), address, ANA.0, SHOP.1, done.clone())),
+    ];
+    let mut trouble = 0..;
+    for round in 1..=KILLS {
+        // After so many more messages have reached WhatsApp, not after a time.
+        let goal = round * 2 * MESSAGES / (KILLS + 2);
+        let reached = web.until(|web| web.journal().len() >= goal);
+        tokio::time::timeout(PATIENCE, reached).await.expect("the conversation to go on");
+        let phone = &phones[round % 2];
+        match trouble.next().unwrap_or_default() {
+            0 => drop(web.eject(phone, None, Ejection::Cut)),
+            1 => drop(web.mute(phone, None, true)),
+            2 => web.restart(Duration::from_millis(300)),
+            3 => drop(web.arm(Rule::once(phone.phone_number(), Fault::CutUnacked))),
+            _ => drop(web.arm(Rule::once(phone.phone_number(), Fault::LoseAck))),
+        }
+        node.kill();
+        node = start(address, data.path(), &web);
+        ask(&client, address, Method::GET, "/health", None).await;
+    }
+    for talk in talking {
+        tokio::time::timeout(PATIENCE, talk).await.expect("everything to be accepted").unwrap();
+    }
+
+    let expected: Vec<_> = (0..MESSAGES).map(|n| n.to_string()).collect();
+    for ((instance, _), (_, other)) in [(SHOP, ANA), (ANA, SHOP)] {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let mut looks = tokio::time::interval(Duration::from_millis(200));
+        loop {
+            looks.tick().await;
+            let heard = got(&client, address, instance, other).await;
+            if heard == expected {
+                break;
+            }
+            let missing: Vec<_> = expected.iter().filter(|text| !heard.contains(text)).collect();
+            let wrong = missing.is_empty() && heard.len() >= expected.len();
+            if wrong || tokio::time::Instant::now() > deadline {
+                let place = heard.iter().zip(&expected).position(|(one, other)| one != other);
+                panic!(
+                    "{instance} got {}, misses {missing:?}, differs from {place:?} on: {heard:?}",
+                    heard.len()
+                );
+            }
+        }
+    }
+    node.kill();
+}

@@ -1,0 +1,48 @@
+//! Many linked devices in one process, when WhatsApp goes away and comes back.
+
+use std::time::Duration;
+
+use relevo::sandbox::web::Turn;
+use reqwest::Method;
+use serde_json::json;
+
+use super::Linked;
+use crate::support::Answer;
+
+/// Devices.
+const MANY: usize = 30;
+
+/// Longest wait for all of them at once.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_come_back_after_a_restart_of_whatsapp_and_not_at_once() {
+    let linked = Linked::with(|settings| settings.linked.reconnect_max_delay = Duration::from_secs(5)).await;
+    let online = |count: usize| linked.web.until(move |web| web.online() == count);
+    for n in 0..MANY {
+        let id = format!("shop-{n}");
+        let created = linked.world.post("/instances", json!({ "instance_id": id })).await;
+        assert_eq!(created.status, 201, "{created:?}");
+        linked.web.phone(&format!("57300{n:07}")).scan(&linked.code(&id).await).unwrap();
+    }
+    tokio::time::timeout(PATIENCE, online(MANY)).await.expect("all to be there");
+
+    let before = linked.web.connections().len();
+    linked.web.restart(Duration::from_millis(500));
+    tokio::time::timeout(PATIENCE, online(MANY)).await.expect("all to be back");
+    let logins: Vec<u64> = linked
+        .web
+        .connections()
+        .iter()
+        .skip(before)
+        .filter(|moment| moment.turn == Turn::LoggedIn)
+        .map(|moment| moment.at_ms)
+        .collect();
+    let first = logins.iter().min().copied().unwrap_or_default();
+    let busiest =
+        logins.chunk_by(|one, other| (one - first) / 250 == (other - first) / 250).map(<[u64]>::len).max();
+    assert!(busiest.unwrap_or_default() < MANY / 2, "a herd: {logins:?}");
+
+    let health = Answer::of(linked.world.request(Method::GET, "/health")).await;
+    assert_eq!(health.status, 200, "{health:?}");
+}

@@ -1,0 +1,90 @@
+//! What goes wrong between an instance and WhatsApp.
+
+use std::time::Duration;
+
+use relevo::sandbox::web::{Ejection, Fault, Rule};
+use serde_json::json;
+
+use super::{Linked, soon};
+
+const SHOP: &str = "573001112233";
+const ANA: &str = "573004445566";
+
+async fn send(linked: &Linked, text: &str) -> crate::support::Answer {
+    linked.world.queue("/instances/shop/messages/text", json!({ "phone": ANA, "message": text })).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_connection_comes_back_and_nothing_is_lost_or_doubled() {
+    let linked = Linked::new().await;
+    let shop = linked.pair("shop", SHOP).await;
+    let mut seen = linked.web.phone(ANA).watch();
+    let faults = [Fault::CutBefore, Fault::CutUnacked, Fault::CutAfter, Fault::LoseAck];
+    for (n, fault) in faults.into_iter().enumerate() {
+        linked.web.arm(Rule::once(SHOP, fault)).unwrap();
+        let queued = send(&linked, &n.to_string()).await;
+        linked.world.until_status(&queued.id(), &["sent", "delivered"]).await;
+        assert_eq!(soon("the message", seen.message()).await.text(), Some(n.to_string().as_str()));
+    }
+    linked.web.eject(&shop, None, Ejection::Cut);
+    let last = send(&linked, "last").await;
+    linked.world.until_status(&last.id(), &["sent", "delivered"]).await;
+    assert_eq!(soon("the last message", seen.message()).await.text(), Some("last"));
+    let journal = linked.web.journal();
+    let sent = journal.iter().filter(|entry| entry.from == format!("{SHOP}:1@s.whatsapp.net"));
+    assert_eq!(sent.count(), 5, "{journal:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mute_connection_is_replaced_and_the_queue_goes_on() {
+    let linked = Linked::with(|settings| {
+        settings.instance.linked.probe_interval = Duration::from_millis(500);
+        settings.instance.linked.probe_timeout = Duration::from_secs(1);
+    })
+    .await;
+    let shop = linked.pair("shop", SHOP).await;
+    let mut seen = linked.web.phone(ANA).watch();
+    assert_eq!(linked.web.mute(&shop, None, true), 1);
+    let queued = send(&linked, "Hola").await;
+    assert_eq!(soon("the message", seen.message()).await.text(), Some("Hola"));
+    linked.world.until_status(&queued.id(), &["sent", "delivered"]).await;
+    let metrics = linked.world.get("/metrics").await.body;
+    assert!(metrics.as_str().unwrap().contains("relevo_instance_restarts"), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_refusal_is_a_state_of_its_own_and_nobody_hammers() {
+    for (reason, state, code) in
+        [(401, "logged_out", "logged_out"), (402, "paused", "banned"), (405, "paused", "client_outdated")]
+    {
+        let linked = Linked::new().await;
+        let shop = linked.pair("shop", SHOP).await;
+        linked.web.arm(Rule::always(SHOP, Fault::RefuseLogin { reason, expires_in_s: Some(3600) })).unwrap();
+        linked.web.eject(&shop, None, Ejection::Cut);
+        let instance = linked.world.until_state("shop", state).await;
+        assert_eq!(instance["reason"]["code"], code, "{instance}");
+        assert_eq!(send(&linked, "later").await.status, 202);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_client_takes_over_and_the_first_waits() {
+    let linked = Linked::new().await;
+    let shop = linked.pair("shop", SHOP).await;
+    linked.web.eject(&shop, None, Ejection::Replaced);
+    let instance = linked.world.until_state("shop", "paused").await;
+    assert_eq!(instance["reason"]["code"], "replaced", "{instance}");
+    linked.world.post("/instances/shop/resume", json!({})).await;
+    linked.world.until_state("shop", "connected").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_wait_when_whatsapp_says_that_it_is_enough() {
+    let linked = Linked::new().await;
+    linked.pair("shop", SHOP).await;
+    linked.web.phone(ANA);
+    linked.web.arm(Rule::once(SHOP, Fault::Nack { code: 463 })).unwrap();
+    let queued = send(&linked, "Hola").await;
+    let view = linked.world.until_status(&queued.id(), &["deferred"]).await;
+    assert!(view.to_string().contains("463"), "{view}");
+}
