@@ -54,7 +54,7 @@ mod tests {
 
     fn wrap(message: wa::Message) -> MessageField<wa::message::FutureProofMessage> {
         let message = MessageField::some(message);
-        MessageField::some(wa::message::FutureProofMessage { message, ..Default::default() })
+        MessageField::some(wa::message::FutureProofMessage { message })
     }
 
     #[test]

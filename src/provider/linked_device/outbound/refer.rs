@@ -230,7 +230,7 @@ mod tests {
         );
         assert_eq!(of("A", Some(note(GROUP, ANA, true)), GROUP), Some((group.clone(), true, None)));
         assert_eq!(of(OURS, None, GROUP), Some((group, true, None)));
-        assert_eq!(of("A", None, ANA), Some((ana.clone(), false, None)));
+        assert_eq!(of("A", None, ANA), Some((ana, false, None)));
         assert_eq!(of("A", None, GROUP), None);
         // The chat is known under its other name.
         assert_eq!(

@@ -23,7 +23,7 @@ fn key(id: &str) -> MessageField<wa::MessageKey> {
 fn a_text_is_a_text_however_it_is_wrapped() {
     let extended = wa::message::ExtendedTextMessage { text: Some("hola".to_owned()), ..Default::default() };
     let extended = wa::Message { extended_text_message: field(extended), ..Default::default() };
-    let wrapper = wa::message::FutureProofMessage { message: field(extended.clone()), ..Default::default() };
+    let wrapper = wa::message::FutureProofMessage { message: field(extended.clone()) };
     let gone = wa::Message { ephemeral_message: field(wrapper), ..Default::default() };
     for message in [text("hola"), extended, gone] {
         assert_eq!(read(&message), Some(InboundContent::Text("hola".to_owned())));
@@ -157,10 +157,7 @@ fn answers_to_buttons_and_lists_are_read() {
         read(&wa::Message { buttons_response_message: field(pressed), ..Default::default() }),
         Some(InboundContent::Interactive(Reply::ButtonReply { button_reply: choice("si", "Sí") }))
     );
-    let row = wa::message::list_response_message::SingleSelectReply {
-        selected_row_id: Some("1".to_owned()),
-        ..Default::default()
-    };
+    let row = wa::message::list_response_message::SingleSelectReply { selected_row_id: Some("1".to_owned()) };
     let picked = wa::message::ListResponseMessage {
         title: Some("Uno".to_owned()),
         single_select_reply: field(row),
