@@ -12,7 +12,9 @@ use crate::support::Answer;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_phone_scans_the_code_and_the_instance_is_its_device() {
     let linked = Linked::new().await;
-    let created = linked.world.post("/instances", json!({ "instance_id": "shop" })).await;
+    // As dashboards create one.
+    let body = json!({ "id": "shop", "webhook_url": "", "sync_history": false });
+    let created = linked.world.post("/instances", body).await;
     assert_eq!(created.body["data"]["provider"], "linked_device", "{created:?}");
     assert_eq!(created.body["data"]["status"], "created", "{created:?}");
 
