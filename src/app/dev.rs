@@ -1,5 +1,8 @@
 //! `relevo dev`: everything that a first message takes, in one process, on loopback.
 
+#[cfg(feature = "linked-sandbox")]
+mod linked;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use tokio_util::sync::CancellationToken;
@@ -28,6 +31,8 @@ pub(super) async fn run(mut settings: Settings, shutdown: CancellationToken) -> 
 
     let app_secret = Secret::new(format!("{:032x}", rand::random::<u128>()));
     let (listen, node_address) = (loopback(settings.sandbox_listen), settings.http.listen);
+    #[cfg(feature = "linked-sandbox")]
+    let web = linked::start(&mut settings).await?;
     let node = Node::start(settings, Clock::machine()).await?;
     let node_address = node.local_addr().map_err(|cause| Error::Listen { address: node_address, cause })?;
     let options = sandbox::Options {
@@ -42,6 +47,11 @@ pub(super) async fn run(mut settings: Settings, shutdown: CancellationToken) -> 
     ensure_instance(node.instances(), demo(sandbox_address, app_secret)?).await?;
 
     announce(&welcome(node_address, sandbox_address, &key));
+    #[cfg(feature = "linked-sandbox")]
+    {
+        ensure_instance(node.instances(), linked::demo()?).await?;
+        announce(&linked::welcome(node_address, &web, &key));
+    }
     let outcome = node.run(shutdown.clone()).await;
     shutdown.cancel();
     let _ = serving.await;
@@ -73,18 +83,26 @@ fn refused(invalid: Invalid) -> Error {
 }
 
 fn demo(sandbox: SocketAddr, app_secret: Secret) -> Result<InstanceConfig, Error> {
+    let cloud_api = CloudApiSettings {
+        phone_number_id: PHONE_NUMBER_ID.to_owned(),
+        access_token: Secret::new("sandbox"),
+        app_secret: Some(app_secret),
+        verify_token: Some(Secret::new("hola")),
+        base_url: address_of(sandbox, "")?,
+        api_version: "v25.0".to_owned(),
+    };
+    let mut demo = instance(INSTANCE, "A sandboxed WhatsApp", ProviderKind::CloudApi)?;
+    demo.cloud_api = Some(cloud_api);
+    Ok(demo)
+}
+
+/// An instance with the node's own settings.
+fn instance(id: &str, name: &str, provider: ProviderKind) -> Result<InstanceConfig, Error> {
     Ok(InstanceConfig {
-        id: INSTANCE.parse().map_err(refused)?,
-        name: Some("A sandboxed WhatsApp".to_owned()),
-        provider: ProviderKind::CloudApi,
-        cloud_api: Some(CloudApiSettings {
-            phone_number_id: PHONE_NUMBER_ID.to_owned(),
-            access_token: Secret::new("sandbox"),
-            app_secret: Some(app_secret),
-            verify_token: Some(Secret::new("hola")),
-            base_url: address_of(sandbox, "")?,
-            api_version: "v25.0".to_owned(),
-        }),
+        id: id.parse().map_err(refused)?,
+        name: Some(name.to_owned()),
+        provider,
+        cloud_api: None,
         linked_device: None,
         webhook_url: None,
         rate_limit: None,
