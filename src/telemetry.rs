@@ -9,6 +9,9 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+/// What all our own targets begin with.
+const OURS: &str = "relevo";
+
 /// How logs are written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -49,17 +52,25 @@ pub fn check_level(level: &str) -> Result<(), Error> {
     filter(level).map(drop)
 }
 
-/// A single word must be a level: tracing alone would take `inof` for the name of a module and fall silent.
+/// A single word must be a level: tracing alone would take `inof` for the name of a module and fall silent. It is the
+/// level of what relevo itself says; of libraries, which say much that concerns nobody, warnings are shown unless they
+/// are named.
 fn filter(level: &str) -> Result<EnvFilter, Error> {
     let refused = |cause: String| Error::Filter { filter: level.to_owned(), cause };
-    let directives: Vec<&str> = level.split(',').map(str::trim).collect();
-    for directive in &directives {
-        let names_no_target = !directive.contains(['=', ':', '[']);
-        let is_level = !directive.is_empty() && directive.parse::<LevelFilter>().is_ok();
-        if names_no_target && !is_level {
-            return Err(refused(format!(
-                "{directive:?} is none of off, error, warn, info, debug and trace, and names no target=level"
-            )));
+    let mut directives = Vec::new();
+    for directive in level.split(',').map(str::trim) {
+        let named = directive.contains(['=', ':', '[']);
+        match directive.parse::<LevelFilter>().ok().filter(|_| !directive.is_empty()) {
+            _ if named => directives.push(directive.to_owned()),
+            Some(level) => {
+                directives.push(level.min(LevelFilter::WARN).to_string());
+                directives.push(format!("{OURS}={level}"));
+            }
+            None => {
+                return Err(refused(format!(
+                    "{directive:?} is none of off, error, warn, info, debug and trace, and names no target=level"
+                )));
+            }
         }
     }
     EnvFilter::builder().parse(directives.join(",")).map_err(|cause| refused(cause.to_string()))
@@ -78,6 +89,21 @@ mod tests {
         }
         for bad in ["", "inof", "relevo=loud", "info,", "warning", "relevo"] {
             assert!(check_level(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_bare_level_is_ours_and_libraries_only_warn() {
+        for (level, expected) in [
+            ("info", "relevo=info,warn"),
+            ("error", "error,relevo=error"),
+            ("off", "off,relevo=off"),
+            ("debug,whatsapp_rust=info", "relevo=debug,warn,whatsapp_rust=info"),
+        ] {
+            let mut shown: Vec<_> =
+                filter(level).unwrap().to_string().split(',').map(str::to_owned).collect();
+            shown.sort();
+            assert_eq!(shown.join(","), expected);
         }
     }
 }
