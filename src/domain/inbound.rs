@@ -9,6 +9,9 @@ use super::{ProviderMessageId, Recipient, Timestamp};
 #[derive(Debug, Clone, PartialEq)]
 pub struct InboundMessage {
     pub id: ProviderMessageId,
+    /// Within what the id is unique, when it is not by itself: chat and author as the delivery names them, the same each
+    /// time.
+    pub scope: Option<String>,
     pub sender: Sender,
     pub chat: Chat,
     /// When it was written, to the second.

@@ -97,7 +97,7 @@ impl Book<'_, '_> {
     /// Takes one part, unless it was delivered before.
     fn take(&mut self, part: &Part) -> Result<(), Error> {
         let (instance, digest) = match part {
-            Part::Message { instance, message, .. } => (*instance, seen::of_message(&message.id)),
+            Part::Message { instance, message, .. } => (*instance, seen::of_message(message)),
             Part::Status { instance, status, .. } => (*instance, seen::of_status(status)),
             Part::Change { instance, change, .. } => (*instance, seen::of_change(change)),
         };

@@ -95,6 +95,7 @@ mod tests {
 
     fn message(content: InboundContent, chat: Chat) -> InboundMessage {
         InboundMessage {
+            scope: None,
             id: "3EB0AA".parse().unwrap(),
             sender: Sender {
                 identity: Identity::new(Some("573001234567"), Some("1234@lid")).unwrap(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::domain::{InstanceNumber, ProviderMessageId, Status, StatusUpdate, Timestamp};
+use crate::domain::{InboundMessage, InstanceNumber, Status, StatusUpdate, Timestamp};
 use crate::provider::cloud_api::Change;
 use crate::store::{Error, Key, Space, Tx};
 
@@ -17,9 +17,13 @@ const CLEARED_PER_ENTRY: usize = 4;
 /// What tells a delivered part from all others of its instance.
 pub(super) type Digest = [u8; 16];
 
-/// A message is the same when its id is.
-pub(super) fn of_message(id: &ProviderMessageId) -> Digest {
-    digest([b"message", id.as_str().as_bytes()])
+/// A message is the same when its id is, within what the id is unique.
+pub(super) fn of_message(message: &InboundMessage) -> Digest {
+    let id = message.id.as_str().as_bytes();
+    match &message.scope {
+        Some(scope) => digest([b"message", id, scope.as_bytes()]),
+        None => digest([b"message", id]),
+    }
 }
 
 /// A status is the same when it says the same of the same message and, in groups, of the same participant.

@@ -104,8 +104,13 @@ impl World {
             Update::Change(change) => Part::Change { instance: SHOP, change, signed: true },
             Update::Malformed(reason) => panic!("{reason}"),
         });
+        let parts = parts.collect();
+        self.commit(parts)
+    }
+
+    fn commit(&self, parts: Vec<Part>) -> Taken {
         let delivery = Delivery {
-            parts: parts.collect(),
+            parts,
             keeping: None,
             frames: None,
             relay: Intake::off(),
@@ -303,6 +308,24 @@ fn a_thousand_messages_are_a_thousand_events_and_their_repetition_is_none() {
     assert_eq!(world.take(&of_messages(&batch)), Taken { events: 0, duplicates: 1000 });
     let texts: Vec<_> = world.events().iter().map(|(_, data)| data["text"].clone()).collect();
     assert_eq!(texts, (0..1000).map(|n| json!(n.to_string())).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_id_that_two_authors_chose_is_that_of_two_messages() {
+    let world = World::new();
+    let of = |scope: Option<&str>| {
+        let Some(Update::Message(received)) =
+            parse_webhook(&of_messages(&[text("A", "Hola")])).unwrap().pop()
+        else {
+            panic!("no message")
+        };
+        let mut message = Box::new(received.message);
+        message.scope = scope.map(str::to_owned);
+        Part::Message { instance: SHOP, name: name(), message, signed: true }
+    };
+    let delivered =
+        vec![of(Some("1@g.us 2@lid")), of(Some("1@g.us 3@lid")), of(None), of(Some("1@g.us 2@lid"))];
+    assert_eq!(world.commit(delivered), Taken { events: 3, duplicates: 1 });
 }
 
 #[test]

@@ -17,6 +17,7 @@ fn lost() -> LinkNews {
 
 fn message(id: &str) -> InboundMessage {
     InboundMessage {
+        scope: None,
         id: id.parse().unwrap(),
         sender: Sender {
             identity: Identity::new(Some("573001234567"), None).unwrap(),

@@ -61,6 +61,7 @@ fn of(message: &Value, sender: Sender, chat: Chat) -> Result<InboundMessage, Str
     let id = message.get("id").and_then(text).ok_or("has no id")?;
     let list = |name: &str| message.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
     Ok(InboundMessage {
+        scope: None,
         id: id.parse().map_err(|invalid: Invalid| invalid.to_string())?,
         sender,
         chat,

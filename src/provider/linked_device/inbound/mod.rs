@@ -85,6 +85,8 @@ fn understood(
     };
     Some(InboundMessage {
         id: info.id.parse().ok()?,
+        // Whoever writes chooses the id.
+        scope: Some(format!("{} {}", info.source.chat, info.source.sender.to_non_ad())),
         sender: sender(info, names)?,
         chat: chat(info, names)?,
         at: at(info),
