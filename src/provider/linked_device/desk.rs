@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Notify, oneshot};
-use whatsapp_rust::Client;
+use whatsapp_rust::{Client, SignalMaintenanceError};
 
+use super::arrivals::Arrivals;
 use crate::domain::MessageId;
 
 /// Stanzas whose message is remembered, so that a receipt that comes before the queue noted the sending finds it.
@@ -18,6 +19,9 @@ const WAITING: usize = 1_000;
 
 /// So many messages in a row without any word from WhatsApp, and the connection is taken for dead.
 const SILENCES: u32 = 3;
+
+/// So often the keys are written before a message leaves, while others arrive that may move them.
+const WRITES: usize = 3;
 
 /// WhatsApp's word on one stanza.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +36,7 @@ pub(super) struct Desk {
     inside: Mutex<Inside>,
     /// Somebody found the connection to be of no use, and left the reason inside.
     useless: Notify,
+    pub arrivals: Arc<Arrivals>,
 }
 
 #[derive(Default)]
@@ -82,6 +87,31 @@ impl Desk {
     pub fn online(&self) -> Option<Arc<Client>> {
         let inside = self.inside();
         inside.client.clone().filter(|_| inside.connected)
+    }
+
+    /// Writes the keys that a message is encrypted with to the disk, if one may be on its way out. The client does so
+    /// when it reserves more counters, but not when the other side's last message made it take a new key to send with:
+    /// a crash would lose that key after it was used, and what the other side then writes nobody could read.
+    ///
+    /// # Errors
+    ///
+    /// The keys could not be written: nothing may leave.
+    pub async fn keys_are_safe(&self) -> Result<(), SignalMaintenanceError> {
+        let client = {
+            let inside = self.inside();
+            inside.client.clone().filter(|_| inside.connected && !inside.waiting.is_empty())
+        };
+        let Some(client) = client else { return Ok(()) };
+        for _ in 0..WRITES {
+            // The client passes over keys with which it is just opening a message.
+            self.arrivals.settled().await;
+            let arrived = self.arrivals.count();
+            client.flush_pending_signal_state().await?;
+            if self.arrivals.count() == arrived {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Announces a stanza. What comes back resolves with WhatsApp's word, or with an error when the connection ends.

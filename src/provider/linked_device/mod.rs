@@ -7,6 +7,7 @@
 //! when not, is decided here and told; the client underneath never reconnects by itself.
 
 mod address;
+mod arrivals;
 mod check;
 mod desk;
 mod first_contacts;
@@ -89,11 +90,12 @@ impl LinkedDevice {
         history: bool,
         shared: Shared,
     ) -> Result<Self, Error> {
-        let road = Road::new(&shared.linked.server, settings.proxy.as_ref())?;
+        let desk = Arc::<Desk>::default();
+        let road = Road::new(&shared.linked.server, settings.proxy.as_ref(), Arc::clone(&desk))?;
         let limit = settings.first_contacts_per_day.unwrap_or(shared.linked.first_contacts_per_day);
         let contacts = FirstContacts::new(shared.store.clone(), shared.clock, number, limit);
         let session = Mutex::new(None);
-        let (desk, uploads) = (Arc::default(), Uploads::default());
+        let uploads = Uploads::default();
         Ok(Self { number, shared, road, desk, contacts, uploads, history, session })
     }
 

@@ -136,9 +136,12 @@ impl Session {
     async fn connect(&self) -> anyhow::Result<End> {
         let (events, mut happened) = mpsc::channel(BACKLOG);
         let mut client = self.client(events).await?;
+        // The ear hears of messages before they are opened.
+        let _raw = client.client().acquire_raw_node_forwarding();
         let deadline = client.client().pn().map(|_| Instant::now() + LOGIN);
         self.desk.open(client.client());
-        let mut run = Run { session: self, deadline, pairing: false, connected: false, end: None };
+        let mut run =
+            Run { session: self, deadline, pairing: false, connected: false, caught_up: false, end: None };
         while run.end.is_none() {
             tokio::select! {
                 biased;
@@ -167,7 +170,8 @@ impl Session {
 
     async fn client(&self, events: mpsc::Sender<Arc<Event>>) -> anyhow::Result<BotHandle> {
         let options = &self.shared.linked;
-        let backend = SledBackend::new(self.shared.store.clone(), self.number);
+        let arrivals = Arc::clone(&self.desk.arrivals);
+        let backend = SledBackend::new(self.shared.store.clone(), self.number, arrivals);
         let ear = Ear { desk: Arc::clone(&self.desk), events, lost: AtomicU64::new(0) };
         let hook = Hook { intake: self.intake(), desk: Arc::clone(&self.desk) };
         let builder = Bot::builder()
@@ -206,6 +210,8 @@ struct Run<'a> {
     /// A phone took the code just now.
     pairing: bool,
     connected: bool,
+    /// What had waited for this connection is taken in.
+    caught_up: bool,
     end: Option<End>,
 }
 
@@ -217,14 +223,26 @@ impl Run<'_> {
         }
     }
 
+    /// Messages are sent once the device is in and has what had waited for it: what answers them is not older than they
+    /// are, and ratchets that opened what waited can be written to the disk at any time.
+    async fn open_for_messages(&self) {
+        let Some(client) = self.session.desk.client().filter(|_| self.connected && self.caught_up) else {
+            return;
+        };
+        self.session.desk.connected();
+        self.session.tell(LinkNews::Connected(account(&client))).await;
+    }
+
     async fn take(&mut self, event: &Event) {
         let session = self.session;
         match event {
             Event::Connected(_) => {
-                let Some(client) = session.desk.client() else { return };
                 self.connected = true;
-                session.desk.connected();
-                session.tell(LinkNews::Connected(account(&client))).await;
+                self.open_for_messages().await;
+            }
+            Event::OfflineSyncCompleted(_) => {
+                self.caught_up = true;
+                self.open_for_messages().await;
             }
             Event::PairingQrCode(code) => {
                 let news = LinkNews::Code { qr: code.code.clone(), lasts: code.timeout };
@@ -353,6 +371,11 @@ impl EventHandler for Ear {
             Event::ServerAck(ack) if ack.class.as_deref().is_none_or(|class| class == "message") => {
                 let word = ack.error.clone().map_or(Ack::Taken, Ack::Refused);
                 self.desk.acknowledged(&ack.id, word);
+            }
+            Event::RawNode(node) if node.get().tag == "message" => {
+                if let Some(id) = node.get().get_attr("id") {
+                    self.desk.arrivals.arrived(&id.as_str());
+                }
             }
             Event::ServerAck(_) | Event::RawNode(_) | Event::Notification(_) => {}
             _ => {

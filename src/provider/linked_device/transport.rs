@@ -29,6 +29,7 @@ use whatsapp_rust::wacore::net::{
     TransportEvent, TransportFactory, UploadBody, WHATSAPP_WEB_ORIGIN,
 };
 
+use super::desk::Desk;
 use crate::domain::{Invalid, Secret};
 use crate::egress::root_cause;
 use crate::provider::Error;
@@ -50,12 +51,13 @@ const TRANSFER: Duration = Duration::from_secs(600);
 pub(super) struct Road {
     client: Client,
     server: Url,
+    desk: Arc<Desk>,
 }
 
 impl Road {
     /// The address of the server is the operator's own, and WhatsApp names the hosts of media, so neither needs the
     /// guard that the addresses of users pass.
-    pub fn new(server: &Url, proxy: Option<&Secret>) -> Result<Self, Error> {
+    pub fn new(server: &Url, proxy: Option<&Secret>, desk: Arc<Desk>) -> Result<Self, Error> {
         only_this_machine(server)?;
         let mut server = server.clone();
         let scheme = if server.scheme() == "wss" { "https" } else { "http" };
@@ -74,7 +76,7 @@ impl Road {
             None => builder,
         };
         let client = builder.build().map_err(|cause| Invalid::new("linked_device", root_cause(&cause)))?;
-        Ok(Self { client, server })
+        Ok(Self { client, server, desk })
     }
 
     async fn shake_hands(&self) -> anyhow::Result<WebSocketStream<Upgraded>> {
@@ -173,18 +175,20 @@ impl TransportFactory for Road {
         let pongs = out.clone();
         tokio::spawn(write(sink, outgoing));
         tokio::spawn(read(stream, events, pongs));
-        Ok((Arc::new(Wire { out }), receiver))
+        Ok((Arc::new(Wire { out, desk: Arc::clone(&self.desk) }), receiver))
     }
 }
 
 /// The writing half of a socket, as the client knows it.
 struct Wire {
     out: mpsc::Sender<Message>,
+    desk: Arc<Desk>,
 }
 
 #[async_trait]
 impl Transport for Wire {
     async fn send(&self, data: bytes::Bytes) -> anyhow::Result<()> {
+        self.desk.keys_are_safe().await?;
         self.out.send(Message::Binary(data)).await.map_err(|_| anyhow!("the socket is closed"))
     }
 
@@ -320,7 +324,8 @@ mod tests {
 
     fn road(server: &str, proxy: Option<&str>) -> Result<Road, String> {
         let proxy = proxy.map(Secret::new);
-        Road::new(&Url::parse(server).unwrap(), proxy.as_ref()).map_err(|error| error.to_string())
+        Road::new(&Url::parse(server).unwrap(), proxy.as_ref(), Arc::default())
+            .map_err(|error| error.to_string())
     }
 
     #[test]

@@ -7,6 +7,8 @@
 //! Only the newest client of an instance can write. A client that was ended leaves tasks behind that know nothing of
 //! their end; what they still write, over the keys of a successor or after the device was forgotten, is refused.
 //!
+//! Ratchets are written behind the messages that moved them, see [`Arrivals`].
+//!
 //! One write is not waited for: that a pending message is none any more. By then it is in our event log, and should a
 //! crash take the deletion back, the message is delivered again, or swept after a week. Everything else is waited
 //! for, also what could be learned anew (lists of devices, groups, mappings): the client reads it back from here.
@@ -27,10 +29,14 @@ mod tc_tokens;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
 use whatsapp_rust::wacore::store::error::{Result, StoreError};
 
+use super::arrivals::Arrivals;
 use crate::domain::InstanceNumber;
 use crate::store::{self, Key, Store, Tx};
 
@@ -49,6 +55,7 @@ pub(super) struct SledBackend {
     place: Place,
     /// The name of this client among all that have used these keys.
     holder: [u8; 16],
+    arrivals: Arc<Arrivals>,
 }
 
 /// Why a write was refused.
@@ -80,8 +87,10 @@ fn delete_some(tx: &mut Tx, start: &Key, end: &Key, limit: usize) -> Stored<()> 
 
 impl SledBackend {
     /// A client begins by asking whether there is a device, and that makes it the holder of the keys.
-    pub fn new(store: Store, instance: InstanceNumber) -> Self {
-        Self { store, place: Place(instance), holder: rand::random() }
+    ///
+    /// `arrivals` hears of every message before the client opens it.
+    pub fn new(store: Store, instance: InstanceNumber, arrivals: Arc<Arrivals>) -> Self {
+        Self { store, place: Place(instance), holder: rand::random(), arrivals }
     }
 
     /// Runs a change and waits until it is durable.
@@ -90,7 +99,19 @@ impl SledBackend {
         T: Send + 'static,
         W: FnOnce(&mut Tx) -> Stored<T> + Send + 'static,
     {
-        let done = self.store.write(self.as_holder(work)).await.map_err(failed)?;
+        self.write_behind(work, || {}).await
+    }
+
+    /// The same, and says in between when the change is lined up: what is written later comes behind it.
+    async fn write_behind<T, W>(&self, work: W, lined_up: impl FnOnce() + Send) -> Result<T>
+    where
+        T: Send + 'static,
+        W: FnOnce(&mut Tx) -> Stored<T> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        self.store.submit(self.as_holder(work), move |done| drop(answer.send(done))).await;
+        lined_up();
+        let done = answered.await.unwrap_or(Err(store::Error::Closed)).map_err(failed)?;
         done.ok_or_else(|| StoreError::Database(Box::new(NotHolder)))
     }
 

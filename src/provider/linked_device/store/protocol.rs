@@ -169,13 +169,12 @@ impl ProtocolStore for SledBackend {
         self.write(move |tx| row.put(tx, now, &payload)).await
     }
 
+    /// Nothing is taken away: whoever asks for a message asks again when a crash came before the answer. It is swept
+    /// with the others.
     async fn take_sent_message(&self, chat_jid: &str, message_id: &str) -> Result<Option<Vec<u8>>> {
         let row = SENT.row(self.place, [chat_jid, message_id]);
-        self.write(move |tx| {
-            let payload = row.get(tx)?.map(|(_, payload)| payload);
-            row.delete(tx).map(|()| payload)
-        })
-        .await
+        let kept = self.get(row.key()).await?.map(parse).transpose().map_err(failed)?;
+        Ok(kept.map(|(_, payload)| payload))
     }
 
     async fn delete_expired_sent_messages(&self, cutoff_timestamp: i64) -> Result<u32> {
@@ -187,6 +186,8 @@ impl ProtocolStore for SledBackend {
     }
 
     async fn get_pending_inbound(&self, chat: &str, sender: &str, id: &str) -> Result<Option<Vec<u8>>> {
+        // Asked for a message that was opened before.
+        self.arrivals.noted(id);
         let row = PENDING.row(self.place, [chat, sender, id]);
         let kept = self.get(row.key()).await?.map(parse).transpose().map_err(failed)?;
         Ok(kept.map(|(_, message)| message))
@@ -205,12 +206,14 @@ impl ProtocolStore for SledBackend {
 
     async fn store_pending_inbound_batch(&self, rows: &[PendingInboundRow<'_>]) -> Result<()> {
         let (place, now) = (self.place, now_secs());
-        let rows = rows.iter().map(|row| {
+        let pending = rows.iter().map(|row| {
             let message = row.message.to_vec();
             (PENDING.row(place, [row.chat, row.sender, row.id]), message)
         });
-        let rows: Vec<_> = rows.collect();
-        self.write(move |tx| rows.iter().try_for_each(|(row, message)| row.put(tx, now, message))).await
+        let pending: Vec<_> = pending.collect();
+        let put =
+            move |tx: &mut store::Tx| pending.iter().try_for_each(|(row, message)| row.put(tx, now, message));
+        self.write_behind(put, || rows.iter().for_each(|row| self.arrivals.noted(row.id))).await
     }
 
     /// Not waited for: see the top of this module.

@@ -40,10 +40,12 @@ impl SignalStore for SledBackend {
     }
 
     async fn put_session(&self, address: &str, session: &[u8]) -> Result<()> {
+        self.arrivals.settled().await;
         self.put(self.place.address(Table::Session, address), session.to_vec()).await
     }
 
     async fn put_sessions_batch(&self, sessions: &[(Arc<str>, Bytes)]) -> Result<()> {
+        self.arrivals.settled().await;
         let values = sessions.iter().map(|(address, session)| {
             let key = self.place.address(Table::Session, address);
             (key, session.clone())
@@ -107,10 +109,12 @@ impl SignalStore for SledBackend {
     }
 
     async fn put_sender_key(&self, address: &str, record: &[u8]) -> Result<()> {
+        self.arrivals.settled().await;
         self.put(self.place.named(Table::SenderKey, address), record.to_vec()).await
     }
 
     async fn put_sender_keys_batch(&self, sender_keys: &[(Arc<str>, Bytes)]) -> Result<()> {
+        self.arrivals.settled().await;
         let values = sender_keys.iter().map(|(address, record)| {
             let key = self.place.named(Table::SenderKey, address);
             (key, record.clone())

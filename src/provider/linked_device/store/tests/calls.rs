@@ -45,7 +45,7 @@ const WRITES: &str = "
     delete_sender_key_device_rows clear_all_sender_key_devices put_lid_mapping put_lid_mappings save_base_key
     delete_base_key update_device_list update_device_lists delete_devices put_group_metadata
     delete_group_metadata put_tc_token delete_tc_token delete_expired_tc_tokens touch_tc_token_sender_timestamp
-    store_received_tc_token store_sent_message take_sent_message delete_expired_sent_messages
+    store_received_tc_token store_sent_message delete_expired_sent_messages
     store_pending_inbound delete_pending_inbound delete_expired_pending_inbound put_msg_secrets save
     store_pending_inbound_batch delete_pending_inbound_batch delete_expired_msg_secrets put_msg_secret create
 ";

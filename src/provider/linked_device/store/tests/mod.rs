@@ -44,7 +44,7 @@ impl Disk {
 
     /// The store of a client that has begun.
     async fn client(&self, instance: InstanceNumber) -> SledBackend {
-        let backend = SledBackend::new(self.store.clone(), instance);
+        let backend = SledBackend::new(self.store.clone(), instance, Arc::default());
         backend.exists().await.unwrap();
         backend
     }
@@ -281,6 +281,19 @@ async fn sweeps_go_on_until_nothing_is_over() {
     assert_eq!(client.get_all_tc_token_jids().await.unwrap().len(), 3);
     assert_eq!(client.delete_expired_tc_tokens(10, 10).await.unwrap(), 3);
     assert!(disk.entries(ONE) == kept);
+}
+
+#[tokio::test]
+async fn what_was_sent_can_be_asked_for_again_until_it_is_swept() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Disk::open(&dir);
+    let client = disk.client(ONE).await;
+    client.store_sent_message("1@lid", "A", b"hola").await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(client.take_sent_message("1@lid", "A").await.unwrap().as_deref(), Some(&b"hola"[..]));
+    }
+    assert_eq!(client.delete_expired_sent_messages(now_secs() + 1000).await.unwrap(), 1);
+    assert_eq!(client.take_sent_message("1@lid", "A").await.unwrap(), None);
 }
 
 #[tokio::test]
