@@ -103,6 +103,11 @@ impl Account {
     }
 }
 
+/// Whether this is a phone number as addresses carry it: one to fifteen digits. Source: ITU-T E.164.
+pub fn is_phone_number(text: &str) -> bool {
+    (1..=15).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// All accounts.
 #[derive(Debug, Default)]
 pub struct Directory {

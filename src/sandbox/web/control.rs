@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use whatsapp_rust::wacore_binary::Jid;
 
+use crate::sandbox::web::accounts::is_phone_number;
 use crate::sandbox::web::faults::{MAX_RULES, Rule};
 use crate::sandbox::web::inbox::Seen;
 use crate::sandbox::web::phone::{self, Phone};
@@ -78,7 +79,7 @@ async fn index() -> &'static str {
 
 fn phone_of(shared: &Arc<Shared>, number: &str) -> Result<Arc<Phone>, Problem> {
     let plain = number.trim_start_matches('+');
-    if plain.is_empty() || plain.len() > 15 || !plain.bytes().all(|byte| byte.is_ascii_digit()) {
+    if !is_phone_number(plain) {
         let reason = format!("{number}: a phone number has 1 to 15 digits");
         return Err(Problem(StatusCode::BAD_REQUEST, reason));
     }
@@ -87,7 +88,7 @@ fn phone_of(shared: &Arc<Shared>, number: &str) -> Result<Arc<Phone>, Problem> {
 
 fn parse_jid(text: &str) -> Result<Jid, Problem> {
     let plain = text.trim_start_matches('+');
-    if plain.bytes().all(|byte| byte.is_ascii_digit()) {
+    if is_phone_number(plain) {
         return Ok(Jid::pn(plain));
     }
     let wrong = |_| Problem(StatusCode::BAD_REQUEST, format!("{text} is neither a phone number nor a JID"));

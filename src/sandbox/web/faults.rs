@@ -174,6 +174,11 @@ impl Faults {
         before - inner.armed.len()
     }
 
+    /// How often the rule with this id has struck; 0 when there is none.
+    pub fn struck(&self, id: u64) -> u32 {
+        self.lock().armed.iter().find(|armed| armed.id == id).map_or(0, |armed| armed.struck)
+    }
+
     /// What the control plane shows of them.
     pub fn show(&self) -> serde_json::Value {
         serde_json::to_value(&self.lock().armed).unwrap_or_default()

@@ -12,6 +12,9 @@ use crate::sandbox::web::hub::{Hub, Mail};
 use crate::sandbox::web::membership;
 use crate::sandbox::web::stanza::{attr, children, error, jid, maybe, result};
 
+/// Groups that clients may have made in all.
+const MOST_GROUPS: usize = 10_000;
+
 /// What a member may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -142,6 +145,9 @@ fn about_one(hub: &Hub, asker: DeviceId, query: &Node) -> Node {
 }
 
 fn create(hub: &mut Hub, asker: DeviceId, query: &Node, asked: &Node, seconds: u64) -> Node {
+    if hub.groups.len() >= MOST_GROUPS {
+        return error(query, 429, "rate-overlimit");
+    }
     let wanted = asked.get_children_by_tag("participant");
     let others: Vec<AccountId> =
         wanted.filter_map(|participant| hub.directory.account_of(&jid(participant, "jid")?)).collect();

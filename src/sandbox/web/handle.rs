@@ -114,6 +114,11 @@ impl WebHandle {
         self.shared.faults.disarm(id)
     }
 
+    /// How often the rule with this id has struck.
+    pub fn struck(&self, id: u64) -> u32 {
+        self.shared.faults.struck(id)
+    }
+
     /// Ends the connections of an account's device, or of all its devices. Says how many that were.
     pub fn eject(&self, phone: &Phone, device: Option<u16>, how: Ejection) -> usize {
         self.shared.eject(phone.account(), device, how)

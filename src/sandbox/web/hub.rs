@@ -171,7 +171,7 @@ impl Hub {
 
     /// Ends a connection, after a last stanza.
     pub fn close(&mut self, id: LinkId, last: Option<Node>) {
-        if let Some(link) = self.links.get_mut(&id) {
+        if let Some(link) = self.links.get_mut(&id).filter(|link| link.closing.is_none()) {
             link.outbox.extend(last.map(Arc::new));
             link.end(Ending::Polite);
         }
@@ -189,6 +189,14 @@ impl Hub {
         let all: Vec<LinkId> = self.links.keys().copied().collect();
         for id in all {
             self.cut(id);
+        }
+    }
+
+    /// Ends a connection in favour of a new one of the same device. One that is mute tells nothing any more.
+    pub fn replace(&mut self, id: LinkId, last: Node) {
+        match self.links.get(&id) {
+            Some(link) if link.muted => self.cut(id),
+            _ => self.close(id, Some(last)),
         }
     }
 

@@ -11,6 +11,7 @@ use whatsapp_rust::wacore::pair_code::PairCodeUtils;
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 use whatsapp_rust::wacore_binary::node::Node;
 
+use crate::sandbox::web::accounts::is_phone_number;
 use crate::sandbox::web::hub::LinkId;
 use crate::sandbox::web::inbox::Seen;
 use crate::sandbox::web::pairing::{self, CodeRequest, Error};
@@ -34,7 +35,8 @@ pub fn answer(shared: &Arc<Shared>, link: LinkId, query: &Node) -> Option<Node> 
     let Some(asked) = query.get_optional_child("link_code_companion_reg") else {
         return Some(error(query, 400, "bad-request"));
     };
-    let Some(number) = jid(asked, "jid").map(|jid| jid.user.to_string()) else {
+    let Some(number) = jid(asked, "jid").map(|jid| jid.user.to_string()).filter(|user| is_phone_number(user))
+    else {
         return Some(error(query, 400, "bad-request"));
     };
     match attr(asked, "stage").as_ref() {

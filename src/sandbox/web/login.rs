@@ -74,7 +74,7 @@ fn log_in(shared: &Shared, phone_number: &str, number: u16, name: Option<&str>, 
     let link = hub.connect(Peer::Device(device), wake);
     let earlier = hub.directory.device_mut(device).and_then(|device| device.link.replace(link));
     if let Some(earlier) = earlier {
-        hub.close(earlier, Some(conflict("replaced")));
+        hub.replace(earlier, conflict("replaced"));
     }
     if let Some(name) = name.filter(|name| !name.is_empty()) {
         hub.directory.account_mut(device.account).name = name.to_owned();

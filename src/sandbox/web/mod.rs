@@ -11,7 +11,7 @@
 //! - A message that comes again under its id is acknowledged again and delivered to nobody twice, unless a fault
 //!   says so. The journal tells how often it came.
 //! - Everything is bounded: lines, outboxes, frames, sockets, media, the journal. An idle device costs one task and
-//!   a few kilobytes.
+//!   some 20 KiB.
 //! - A malformed frame ends its connection with a line in the log. Nothing that a client sends ends the server.
 //!
 //! Its certificates are signed by nobody. It listens on loopback alone, and exists only in builds with the feature

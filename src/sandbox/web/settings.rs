@@ -17,6 +17,9 @@ use crate::sandbox::web::stanza::{attr, bytes, children, error, result};
 /// Patches that are kept of one collection; then no more are taken.
 const PATCHES: usize = 1000;
 
+/// The largest patch, in bytes. What is larger is uploaded as a file, and the patch names it.
+const LARGEST_PATCH: usize = 64 << 10;
+
 /// Collections of one account.
 const COLLECTIONS: usize = 16;
 
@@ -67,7 +70,8 @@ fn synchronise(settings: &mut Settings, asked: &Node) -> (Node, bool) {
         if from != patches.len() {
             return refused(answer, 409);
         }
-        let Some(patch) = numbered(given, from + 1).filter(|_| patches.len() < PATCHES) else {
+        let room = patches.len() < PATCHES && given.len() <= LARGEST_PATCH;
+        let Some(patch) = numbered(given, from + 1).filter(|_| room) else {
             return refused(answer, 400);
         };
         patches.push(patch);

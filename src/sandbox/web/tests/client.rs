@@ -93,6 +93,13 @@ impl HttpClient for Plain {
     }
 }
 
+/// What asks over HTTP.
+pub fn http() -> reqwest::Client {
+    // The first caller in the process wins; every caller installs the same one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::new()
+}
+
 /// A client and what it has to tell.
 pub struct Client {
     pub bot: BotHandle,
@@ -115,13 +122,11 @@ impl Client {
     }
 
     async fn on(web: &WebHandle, backend: Arc<InMemoryBackend>, name: &str, history: bool) -> Self {
-        // The first caller in the process wins; every caller installs the same one.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let (handler, events) = ChannelEventHandler::new();
         let builder = Bot::builder()
             .with_backend_arc(Arc::clone(&backend) as _)
             .with_transport_factory(Sockets(web.url()))
-            .with_http_client(Plain(reqwest::Client::new()))
+            .with_http_client(Plain(http()))
             .with_version((2, 3000, 1))
             .with_push_name(name)
             .with_wanted_pre_key_count(30);

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::client::http;
 use super::{ALICE, BOB, Client, web};
 
 struct Plane {
@@ -26,7 +27,7 @@ async fn a_device_is_linked_told_something_and_unlinked_over_http() {
     let web = web().await;
     let client = Client::start(&web, "http").await;
     let base = web.url().as_str().replace("ws://", "http://").replace("/ws/chat", "");
-    let plane = Plane { http: reqwest::Client::new(), base };
+    let plane = Plane { http: http(), base };
     let index = plane.http.get(&plane.base).send().await.unwrap().text().await.unwrap();
     assert!(index.contains("/_web/phones/{number}/scan"));
 
@@ -65,7 +66,7 @@ async fn a_device_is_linked_told_something_and_unlinked_over_http() {
 async fn the_control_plane_says_what_is_wrong() {
     let web = web().await;
     let base = web.url().as_str().replace("ws://", "http://").replace("/ws/chat", "");
-    let plane = Plane { http: reqwest::Client::new(), base };
+    let plane = Plane { http: http(), base };
     for (path, body, status, reason) in [
         ("/_web/phones/abc/say", json!({ "to": ALICE, "text": "x" }), 400, "1 to 15 digits"),
         ("/_web/phones/1/say", json!({ "to": "@", "text": "x" }), 400, "neither a phone number nor a JID"),

@@ -83,10 +83,11 @@ async fn an_acknowledgement_comes_late_or_never() {
 async fn a_mute_server_hears_and_says_nothing() {
     let (web, alice, client) = alone().await;
     let bob = web.phone(BOB);
-    web.arm(Rule::once(ALICE, Fault::Mute)).unwrap();
+    let mute = web.arm(Rule::once(ALICE, Fault::Mute)).unwrap();
     client.say_as(&bob.jid(), "3EB0MUTE", "unheard").await;
+    web.until(|web| web.struck(mute) == 1).await;
     bob.say(&alice.jid(), "unseen").unwrap();
-    web.until(|web| web.waiting(&alice, 1) > 0).await;
+    assert!(web.waiting(&alice, 1) > 0);
     assert!(web.entry("3EB0MUTE").is_none());
     assert!(web.is_online(&alice, 1), "its socket is open");
     assert_eq!(web.mute(&alice, None, false), 1);
