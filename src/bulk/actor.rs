@@ -222,17 +222,20 @@ impl State {
         None
     }
 
-    /// Notes outcomes until there are none. Tells whether there were any.
+    /// Notes the outcomes that there are. Tells whether there were any. What arrives meanwhile is not waited for: rows
+    /// would not be handed over until none of them was open any more.
     async fn note(&mut self) -> Result<bool, Error> {
         let mut any = false;
         loop {
-            let queue = self.arguments.shared.queue.clone();
-            let outcomes = queue.outcomes(self.slot(), PAGE)?;
-            if outcomes.is_empty() {
+            let outcomes = self.arguments.shared.queue.outcomes(self.slot(), PAGE)?;
+            let (is_last, is_empty) = (outcomes.len() < PAGE, outcomes.is_empty());
+            if !is_empty {
+                any = true;
+                self.note_page(outcomes).await?;
+            }
+            if is_last {
                 return Ok(any);
             }
-            any = true;
-            self.note_page(outcomes).await?;
         }
     }
 
