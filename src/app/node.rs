@@ -35,6 +35,7 @@ pub struct Node {
     root: ActorRef<()>,
     /// Cancelled with the reason when a part is lost that the node cannot do without.
     broken: CancellationToken,
+    queue: queue::Handle,
     instances: instance::Handle,
     webhooks: webhook::Handle,
     bulk: bulk::Handle,
@@ -91,7 +92,7 @@ impl Node {
         let handles = Handles {
             instances: instances.clone(),
             inbound,
-            queue,
+            queue: queue.clone(),
             webhooks: webhooks.clone(),
             bulk: bulk.clone(),
             relay: relay.clone(),
@@ -107,6 +108,7 @@ impl Node {
             closing,
             root,
             broken,
+            queue,
             instances,
             webhooks,
             bulk,
@@ -154,11 +156,12 @@ impl Node {
         if !broken {
             self.bulk.drain(self.drain).await;
             self.instances.drain(self.drain).await;
+            self.queue.drain(self.drain).await;
             self.webhooks.drain(self.drain).await;
             self.relay.drain(self.drain).await;
         }
         self.root.stop_and_wait(None, None).await.ok();
-        drop((self.instances, self.webhooks, self.bulk, self.relay, self.store));
+        drop((self.queue, self.instances, self.webhooks, self.bulk, self.relay, self.store));
         close(self.closing, self.folder).await;
         tracing::info!("stopped");
         if broken { Err(Error::Broken("see the log for its last words".to_owned())) } else { Ok(()) }

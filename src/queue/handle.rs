@@ -198,6 +198,18 @@ impl Handle {
         Ok(())
     }
 
+    /// Resolves when everything that was told before is durable, or when `deadline` has passed.
+    pub async fn drain(&self, deadline: Duration) {
+        // Whoever asks stands behind those who told; nothing is taken back.
+        let behind_all = self.withdraw_items(Vec::new());
+        if !matches!(tokio::time::timeout(deadline, behind_all).await, Ok(Ok(_))) {
+            tracing::warn!(
+                ?deadline,
+                "the ends of some attempts may not be on the disk; they will be looked for"
+            );
+        }
+    }
+
     /// Resolves whenever there may be new work for the instance.
     pub fn subscribe(&self, instance: InstanceNumber) -> watch::Receiver<()> {
         self.nudges.subscribe(instance)
