@@ -187,13 +187,21 @@ impl State {
 
     /// Does what there is to do, tells how far the job is, and sees to it that it is looked at again.
     async fn work(&mut self) -> Result<(), Error> {
-        let noted = self.note().await?;
-        let again = match self.standing.status {
-            Status::Pending | Status::Processing => advance::advance(self).await?,
-            Status::Paused | Status::Completed | Status::Failed | Status::Cancelled => None,
+        let mut noted = 0;
+        let again = loop {
+            let page = self.note().await?;
+            noted += page;
+            // In the place of rows that have ended, others are handed over before more are noted.
+            let again = match self.standing.status {
+                Status::Pending | Status::Processing => advance::advance(self).await?,
+                Status::Paused | Status::Completed | Status::Failed | Status::Cancelled => None,
+            };
+            self.publish();
+            if page < PAGE {
+                break again;
+            }
         };
-        self.publish();
-        let again = if self.standing.status.is_finished() { self.linger(noted) } else { again };
+        let again = if self.standing.status.is_finished() { self.linger(noted > 0) } else { again };
         if let Some(timer) = self.timer.take() {
             timer.abort();
         }
@@ -222,21 +230,15 @@ impl State {
         None
     }
 
-    /// Notes the outcomes that there are. Tells whether there were any. What arrives meanwhile is not waited for: rows
-    /// would not be handed over until none of them was open any more.
-    async fn note(&mut self) -> Result<bool, Error> {
-        let mut any = false;
-        loop {
-            let outcomes = self.arguments.shared.queue.outcomes(self.slot(), PAGE)?;
-            let (is_last, is_empty) = (outcomes.len() < PAGE, outcomes.is_empty());
-            if !is_empty {
-                any = true;
-                self.note_page(outcomes).await?;
-            }
-            if is_last {
-                return Ok(any);
-            }
+    /// Notes a page of outcomes and tells how many it had. After one that is not full, everything is noted that was
+    /// there before; what arrives meanwhile wakes the job again.
+    async fn note(&mut self) -> Result<usize, Error> {
+        let outcomes = self.arguments.shared.queue.outcomes(self.slot(), PAGE)?;
+        let count = outcomes.len();
+        if count > 0 {
+            self.note_page(outcomes).await?;
         }
+        Ok(count)
     }
 
     async fn note_page(&mut self, outcomes: Vec<ItemOutcome>) -> Result<(), Error> {
@@ -315,7 +317,7 @@ impl State {
 
     async fn command(&mut self, command: Command) -> Result<(), Error> {
         // What is noted later must not be judged by the new status: a row that came back under the old one waits.
-        self.note().await?;
+        while self.note().await? == PAGE {}
         let status = self.standing.status;
         let now = self.now();
         let mut next = self.standing.clone();

@@ -89,17 +89,23 @@ impl Handle {
     }
 
     /// Records what WhatsApp reports, in order, in one commit; in a second one what concerns rows of bulk jobs and
-    /// does not say so, because their jobs alone know what those are called.
+    /// does not carry our id.
     pub async fn record(&self, reports: Vec<ReceiptReport>) -> Result<Vec<Recorded>, Error> {
         let nameless = |(_, report): &(usize, &ReceiptReport)| report.id.is_none();
-        let mut left: Vec<_> =
-            reports.iter().enumerate().filter(nameless).map(|(at, report)| (at, report.clone())).collect();
+        let nameless = reports.iter().enumerate().filter(nameless);
+        let mut left: Vec<_> = nameless.map(|(at, report)| (at, report.clone())).collect();
         let mut recorded = self.slot.call(|reply| Msg::Reports(reports, reply)).await??;
         left.retain(|(at, _)| recorded.get(*at) == Some(&Recorded::Unknown));
-        let Some(noted) = self.noted.get().filter(|_| !left.is_empty()).cloned() else { return Ok(recorded) };
-        let find = move |_: &Store| {
+        if left.is_empty() {
+            return Ok(recorded);
+        }
+        let noted = self.noted.get().cloned();
+        let find = move |store: &Store| {
             for (_, report) in &mut left {
-                report.id = noted(report.instance, &report.provider_id);
+                let (instance, name) = (report.instance, &report.provider_id);
+                // In this order: what is noted meanwhile is with its job before it goes from here.
+                let open = items::named(store, instance, name)?;
+                report.id = open.or_else(|| noted.as_ref().and_then(|noted| noted(instance, name)));
             }
             left.retain(|(_, report)| report.id.is_some());
             Ok(left)

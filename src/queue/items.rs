@@ -2,8 +2,8 @@
 //!
 //! A row has a job and, while that waits for another attempt, a ledger row, like any message. The commit that
 //! settles it replaces both by an outcome, which stays until the bulk job has noted it. Facts that arrive later
-//! become outcomes the same way; one that WhatsApp tells by its own id alone finds the row here until the outcome is
-//! noted, and through its job from then on ([`NotedRows`](super::NotedRows)). The first row of a bulk job opens its slot; what concerns a message from before
+//! become outcomes the same way; one that WhatsApp tells by its own id alone finds the row among the outcomes, and once
+//! they are noted through the job ([`NotedRows`](super::NotedRows)). The first row of a bulk job opens its slot; what concerns a message from before
 //! that (a slot serves many jobs, one after the other), or a slot that was given up, is nobody's any more.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::{
     BulkItem, BuryReason, Class, Failure, InstanceNumber, MessageId, ProviderMessageId, Status, Timestamp,
 };
-use crate::store::{self, Error, Store, Tx};
+use crate::store::{self, Error, Key, Space, Store, Tx};
 
 use super::accept::{self, Refused, Terms};
 use super::record::{Book, Flight, Job, Row, shorten};
@@ -109,8 +109,6 @@ impl ItemOutcome {
             if known.id == self.id {
                 self.provider_id = known.provider_id.or(self.provider_id);
                 self.at = self.at.max(known.at);
-            } else {
-                forget_name(tx, &known)?;
             }
         }
         self.write(tx)?;
@@ -172,9 +170,6 @@ pub(super) fn keep(tx: &mut Tx, item: BulkItem, id: MessageId, row: &mut Row) ->
         if is_settled || row.status == Status::Ambiguous {
             ItemOutcome::of_row(item, id, row).merge(tx)?;
         }
-    } else if is_settled && let Some(provider_id) = &row.provider_id {
-        // Nobody will ever ask for it to be forgotten.
-        tx.delete(keys::provider_id(id.instance(), provider_id));
     }
     Ok(())
 }
@@ -234,25 +229,35 @@ pub(super) fn outcomes(store: &Store, job: u16, limit: usize) -> Result<Vec<Item
     entries.map(|entry| ItemOutcome::decode(&entry?.1)).collect()
 }
 
-/// Forgets outcomes that were noted and have not changed since. The job knows from now on what its rows are called.
+/// Forgets outcomes that were noted and have not changed since.
 pub(super) fn note(tx: &mut Tx, noted: &[ItemOutcome]) -> Result<(), Error> {
     for outcome in noted {
         if ItemOutcome::read(tx, outcome.item)?.as_ref() == Some(outcome) {
             tx.delete(keys::outcome(outcome.item));
-            forget_name(tx, outcome)?;
         }
     }
     Ok(())
 }
 
-/// Makes a row unfindable by its provider id here, unless that has come to mean another message.
-fn forget_name(tx: &mut Tx, outcome: &ItemOutcome) -> Result<(), Error> {
-    let Some(name) = &outcome.provider_id else { return Ok(()) };
-    let key = keys::provider_id(outcome.instance, name);
-    if tx.get(&key)?.and_then(|bytes| keys::message_id(&bytes)) == Some(outcome.id) {
-        tx.delete(key);
+/// The row that WhatsApp calls by this id, among those whose outcomes are not noted yet. Reads all of these: as many as
+/// jobs have open at once.
+pub(super) fn named(
+    store: &Store,
+    instance: InstanceNumber,
+    name: &ProviderMessageId,
+) -> Result<Option<MessageId>, Error> {
+    let all = Key::new(Space::Outcome);
+    for entry in store.range(&all, &all.clone().after_prefix()) {
+        let (key, value) = entry?;
+        if keys::is_slot(&key) {
+            continue;
+        }
+        let outcome = ItemOutcome::decode(&value)?;
+        if outcome.instance == instance && outcome.provider_id.as_ref() == Some(name) {
+            return Ok(Some(outcome.id));
+        }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Takes back those messages that were not tried yet, and tells which.
@@ -293,13 +298,9 @@ const PAGE: usize = 500;
 /// Gives the slot up, at once, and then its outcomes, a page at a time. `true` when there is more.
 pub(super) fn give_up(tx: &mut Tx, job: u16) -> Result<bool, Error> {
     let slot = keys::slot(job);
-    let page = tx.range(&slot, &slot.clone().after_prefix()).take(PAGE).collect::<Result<Vec<_>, _>>()?;
+    let page = tx.range(&slot, &slot.clone().after_prefix()).take(PAGE);
+    let page: Vec<_> = page.map(|entry| entry.map(|(key, _)| key)).collect::<Result<_, _>>()?;
     let is_full = page.len() == PAGE;
-    for (key, value) in page {
-        if key != slot.as_slice() {
-            forget_name(tx, &ItemOutcome::decode(&value)?)?;
-        }
-        tx.delete(key.into());
-    }
+    page.into_iter().for_each(|key| tx.delete(key.into()));
     Ok(is_full)
 }

@@ -142,6 +142,11 @@ pub(super) fn slot(job: u16) -> Key {
     Key::new(Space::Outcome).bytes(&job.to_be_bytes())
 }
 
+/// Whether a key is that of a slot, and not of one of its outcomes.
+pub(super) fn is_slot(key: &[u8]) -> bool {
+    key.len() == slot(0).as_slice().len()
+}
+
 pub(super) fn outcome(item: BulkItem) -> Key {
     slot(item.job).u32(item.row)
 }

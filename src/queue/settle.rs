@@ -212,8 +212,9 @@ fn back_to_lane(tx: &mut Tx, lane: keys::LaneKey, flight: &Flight, due: Timestam
     tx.put(lane.wake(due), Vec::new())
 }
 
-/// Makes the message findable by the provider's id. The first one stays, because it was announced: another one, of
-/// a message that was sent again, comes with our own id beside it.
+/// Notes the provider's id, and makes the message findable by it; a row of a bulk job is found through its outcome and
+/// its job. The first one stays, because it was announced: another one, of a message that was sent again, comes with
+/// our own id beside it.
 pub(super) fn note_provider_id(
     tx: &mut Tx,
     id: MessageId,
@@ -221,7 +222,9 @@ pub(super) fn note_provider_id(
     provider_id: &ProviderMessageId,
 ) -> Result<(), Error> {
     if row.provider_id.is_none() {
-        tx.put(keys::provider_id(id.instance(), provider_id), id.as_bytes().to_vec())?;
+        if id.item().is_none() {
+            tx.put(keys::provider_id(id.instance(), provider_id), id.as_bytes().to_vec())?;
+        }
         row.provider_id = Some(provider_id.clone());
     }
     Ok(())

@@ -198,8 +198,6 @@ impl World<'_> {
         for known in &self.messages {
             if known.id.item().is_some() && !known.is_open() {
                 assert_eq!(rows.remove(&known.id), None, "a row of the ledger for a settled row of a job");
-                let names = known.provider_id.iter().map(|id| keys::provider_id(number(known.instance), id));
-                named.extend(names.map(|key| (key.as_slice().to_vec(), known.id)));
                 continue;
             }
             let Some(row) = rows.remove(&known.id) else {
@@ -232,7 +230,7 @@ impl World<'_> {
             let went_out =
                 matches!(row.status, Status::Sent | Status::Delivered | Status::Read | Status::Played);
             assert!(!went_out || row.failure.is_none(), "a failure that no longer matters");
-            if let Some(provider_id) = &row.provider_id {
+            if let Some(provider_id) = row.provider_id.as_ref().filter(|_| known.id.item().is_none()) {
                 let key = keys::provider_id(number(known.instance), provider_id);
                 named.insert(key.as_slice().to_vec(), known.id);
             }

@@ -133,15 +133,8 @@ impl World<'_> {
                 news.provider_id = before.provider_id.clone().or(news.provider_id);
             }
         }
-        let replaced = pending.insert(item.row, news).filter(|before| before.id != id);
-        replaced.into_iter().for_each(|before| self.unnamed(before.id));
+        pending.insert(item.row, news);
         true
-    }
-
-    /// The index of provider ids leads to the message no more.
-    fn unnamed(&mut self, id: MessageId) {
-        let message = self.place(id);
-        self.messages[message].provider_id = None;
     }
 
     /// The node gave a message up without knowing what became of it.
@@ -189,29 +182,20 @@ impl World<'_> {
         let place = &mut self.slots[usize::from(slot)];
         let noted = std::mem::take(&mut place.read);
         self.scratch.write(|tx| items::note(tx, &noted)).unwrap();
-        let mut noted_whole = Vec::new();
         for outcome in noted {
             let row = outcome.item.row;
             if place.pending.get(&row).is_some_and(|pending| is_same(pending, &outcome)) {
                 place.pending.remove(&row);
-                noted_whole.push(outcome.id);
             }
             let known = place.noted.get(&row);
             if known.is_none_or(|&(id, status)| outcome.follows(id, status)) {
                 place.noted.insert(row, (outcome.id, outcome.status));
             }
         }
-        noted_whole.into_iter().for_each(|id| self.unnamed(id));
     }
 
     /// A job is deleted, whatever is left of it.
     pub fn forget_job(&mut self, slot: u16) {
-        for message in 0..self.messages.len() {
-            let known = &mut self.messages[message];
-            if known.id.item().is_some_and(|item| item.job == slot) {
-                known.provider_id = None;
-            }
-        }
         while self.scratch.write(|tx| items::give_up(tx, slot)).unwrap() {}
         self.slots[usize::from(slot)] = Slot::default();
     }
