@@ -17,6 +17,8 @@ pub struct Load {
     accepted: &'static str,
     /// Phones count up from here, so that each message has a lane of its own.
     first_phone: u64,
+    /// Each connection sends one request in so long, if the one before it was answered by then.
+    every: Option<Duration>,
 }
 
 pub struct Run {
@@ -27,11 +29,24 @@ pub struct Run {
 
 impl Load {
     pub fn queued(address: SocketAddr, connections: usize, first_phone: u64) -> Self {
-        Self { address, connections, head: "X-Async: true\r\n", accepted: "HTTP/1.1 202", first_phone }
+        Self {
+            address,
+            connections,
+            head: "X-Async: true\r\n",
+            accepted: "HTTP/1.1 202",
+            first_phone,
+            every: None,
+        }
     }
 
     pub fn synchronous(address: SocketAddr, connections: usize, first_phone: u64) -> Self {
-        Self { address, connections, head: "", accepted: "HTTP/1.1 200", first_phone }
+        Self { address, connections, head: "", accepted: "HTTP/1.1 200", first_phone, every: None }
+    }
+
+    /// So many a second, all connections together. A request that cannot be sent in time counts as late from then on.
+    pub fn paced(self, per_second: u32) -> Self {
+        let every = Duration::from_secs(u64::try_from(self.connections).unwrap()) / per_second;
+        Self { every: Some(every), ..self }
     }
 
     /// As many requests as fit the time.
@@ -48,7 +63,10 @@ impl Load {
         let next = Arc::new(AtomicU64::new(0));
         let started = Instant::now();
         let mut connections = tokio::task::JoinSet::new();
-        for _ in 0..self.connections {
+        for connection in 0..u32::try_from(self.connections).unwrap() {
+            // Spread evenly, so that no two of them are due at once.
+            let mut due = self.every.map(|every| started + every * connection / self.connections as u32);
+            let every = self.every.unwrap_or_default();
             let (next, first) = (next.clone(), self.first_phone);
             let (address, head, accepted) = (self.address, self.head, self.accepted);
             connections.spawn(async move {
@@ -62,7 +80,18 @@ impl Load {
                         break;
                     }
                     let request = request(head, 100_000_000_000 + first + n);
-                    let sent = Instant::now();
+                    let mut sent = Instant::now();
+                    if let Some(due) = &mut due {
+                        // One that is late already waits since it was due; for one that is early, the timer is not to
+                        // blame.
+                        if *due > sent {
+                            tokio::time::sleep_until((*due).into()).await;
+                            sent = Instant::now();
+                        } else {
+                            sent = *due;
+                        }
+                        *due += every;
+                    }
                     stream.write_all(request.as_bytes()).await.unwrap();
                     read_answer(&mut stream, &mut buffer, accepted).await;
                     latencies.push(u32::try_from(sent.elapsed().as_micros()).unwrap_or(u32::MAX));

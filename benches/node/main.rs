@@ -12,6 +12,7 @@
 )]
 
 mod floors;
+mod jobs;
 mod load;
 mod process;
 
@@ -36,9 +37,15 @@ async fn main() {
         env!("CARGO_PKG_VERSION"),
         std::thread::available_parallelism().unwrap()
     );
-    if !has("--only-million") {
+    let only =
+        |name: &str| arguments.iter().all(|argument| !argument.starts_with("--only-") || argument == name);
+    if only("") {
         accepts(dir.path()).await;
         sends_and_drain(dir.path()).await;
+    }
+    if only("--only-jobs") {
+        let half = jobs::race(dir.path()).await;
+        jobs::beside(dir.path(), half).await;
     }
     if has("--million") || has("--only-million") {
         million(dir.path()).await;

@@ -23,8 +23,10 @@ pub struct Node {
     client: reqwest::Client,
 }
 
+/// The binary of this build, or another one, such as that of the version before.
 fn binary() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_relevo"));
+    let other = std::env::var_os("RELEVO_BENCH_BINARY");
+    let mut command = Command::new(other.as_deref().unwrap_or(env!("CARGO_BIN_EXE_relevo").as_ref()));
     command.env_clear().stdin(Stdio::null());
     command
 }
@@ -33,7 +35,20 @@ fn free_port() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
+/// User and system time of a process so far.
+fn cpu(child: &Child) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    Duration::from_millis(ticks * 10)
+}
+
 impl Sandbox {
+    /// User and system time so far.
+    pub fn cpu(&self) -> Duration {
+        cpu(&self.child)
+    }
+
     pub fn start() -> Self {
         let address = free_port();
         let mut command = binary();
@@ -68,9 +83,13 @@ impl Node {
     }
 
     pub async fn create_instance(&self, sandbox: &Sandbox, per_second: f64) {
+        self.create_limited(sandbox, per_second, 10_000).await;
+    }
+
+    pub async fn create_limited(&self, sandbox: &Sandbox, per_second: f64, burst: u32) {
         let instance = json!({
             "instance_id": "bench",
-            "rate_limit": { "per_second": per_second, "burst": 10_000 },
+            "rate_limit": { "per_second": per_second, "burst": burst },
             "workers": 10,
             "cloud_api": {
                 "phone_number_id": "100",
@@ -94,8 +113,45 @@ impl Node {
         self.until(|view| view["data"]["queue_depth"] == 0).await;
     }
 
+    /// Uploads a file of so many rows; the job's id.
+    pub async fn create_job(&self, rows: u32, first_phone: u64) -> String {
+        let lines =
+            (0..u64::from(rows)).map(|row| format!("{}|nombre {row}\n", 100_000_000_000 + first_phone + row));
+        let file =
+            reqwest::multipart::Part::bytes(lines.collect::<String>().into_bytes()).file_name("rows.csv");
+        let form = reqwest::multipart::Form::new().text("message", "Hola @valor1").part("file", file);
+        let url = format!("http://{}/messages/send-bulk-file", self.address);
+        let answer = self.client.post(url).header("X-API-Key", KEY).multipart(form).send().await.unwrap();
+        assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
+        answer.json::<Value>().await.unwrap()["job"]["id"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn until_job_ends(&self, id: &str) {
+        self.until_at(&format!("/jobs/{id}"), |job| job["status"] == "completed").await;
+    }
+
+    /// Rows of these jobs that were sent.
+    pub async fn sent_of(&self, jobs: &[String]) -> u64 {
+        let mut sent = 0;
+        for id in jobs {
+            let job = self.ask(Method::GET, &format!("/jobs/{id}"), None).await;
+            sent += job["progress"]["sent"].as_u64().unwrap();
+        }
+        sent
+    }
+
+    pub async fn tell_jobs(&self, jobs: &[String], command: &str) {
+        for id in jobs {
+            self.ask(Method::POST, &format!("/jobs/{id}/{command}"), None).await;
+        }
+    }
+
     async fn until(&self, enough: impl Fn(&Value) -> bool) {
-        while !enough(&self.ask(Method::GET, "/instances/bench", None).await) {
+        self.until_at("/instances/bench", enough).await;
+    }
+
+    async fn until_at(&self, path: &str, enough: impl Fn(&Value) -> bool) {
+        while !enough(&self.ask(Method::GET, path, None).await) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -114,10 +170,7 @@ impl Node {
 
     /// User and system time so far.
     pub fn cpu(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-        Duration::from_millis(ticks * 10)
+        cpu(&self.child)
     }
 
     pub fn rss_mib(&self) -> f64 {

@@ -1,0 +1,114 @@
+//! Bulk jobs beside single messages.
+//!
+//! Timed: how fast a job's rows reach the Graph server against queued single messages on the same node, one after the
+//! other and again; and synchronous sends, so many a second, each from when it is due until WhatsApp's id is in the
+//! answer, in turns alone and beside two jobs at a rate that takes half of the machine. A job's time includes its upload
+//! and the noting of its last row.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::load::{Load, Run};
+use crate::process::{Node, Sandbox};
+
+/// Messages of each kind in one lap of the race.
+const LAP: u32 = 20_000;
+const LAPS: u64 = 5;
+
+/// Synchronous sends a second, and for how long in each turn.
+const STREAM: u32 = 100;
+const SECONDS: Duration = Duration::from_secs(10);
+const TURNS: u64 = 5;
+
+/// Rows that never run out while the stream is timed.
+const ENDLESS: u32 = 300_000;
+
+/// The drain of queued single messages against a job's, and the rate at which bulk messages take half of the machine.
+pub async fn race(dir: &Path) -> f64 {
+    let sandbox = Sandbox::start();
+    let node = Node::start(&dir.join("race"));
+    node.create_instance(&sandbox, 100_000.0).await;
+    println!(
+        "\n        queued singles/s   CPU µs   rows of a job/s   CPU µs    ratio   (CPU of node and Graph server, each)"
+    );
+    let (mut ratios, mut costs) = (Vec::new(), Vec::new());
+    for lap in 0..LAPS {
+        node.disconnect().await;
+        Load::queued(node.address, 64, lap * 1_000_000).count(u64::from(LAP)).await;
+        let cpu = || node.cpu() + sandbox.cpu();
+        let (before, started) = (cpu(), Instant::now());
+        node.connect().await;
+        node.until_empty().await;
+        let (singles, between, again) = (per_second(started), cpu(), Instant::now());
+        let job = node.create_job(LAP, 500_000_000 + lap * 1_000_000).await;
+        node.until_job_ends(&job).await;
+        let (rows, after) = (per_second(again), cpu());
+        let cost = |spent: Duration| spent.as_secs_f64() / f64::from(LAP);
+        let (single, row) = (cost(between - before), cost(after - between));
+        println!(
+            "lap {}  {singles:>15.0} {:>8.0} {rows:>17.0} {:>8.0} {:>7.0}%",
+            lap + 1,
+            single * 1e6,
+            row * 1e6,
+            100.0 * rows / singles
+        );
+        ratios.push(rows / singles);
+        costs.push(row);
+    }
+    println!("median of the ratios: {:.0} %", 100.0 * median(&mut ratios));
+    let cores = std::thread::available_parallelism().unwrap().get() as f64;
+    0.5 * cores / median(&mut costs)
+}
+
+/// A stream of synchronous sends alone, and beside two jobs that send at `rate` together; in turns, because the machine
+/// may have other work at any time.
+pub async fn beside(dir: &Path, rate: f64) {
+    let sandbox = Sandbox::start();
+    let node = Node::start(&dir.join("beside"));
+    node.create_limited(&sandbox, rate + f64::from(STREAM), STREAM).await;
+    let jobs = [node.create_job(ENDLESS, 600_000_000).await, node.create_job(ENDLESS, 700_000_000).await];
+    println!(
+        "\nsynchronous sends, {STREAM}/s       p50 ms   p99 ms  most ms  rows/s beside   CPU of node and Graph server"
+    );
+    let (mut alone, mut crowded) = (Vec::new(), Vec::new());
+    for turn in 0..TURNS {
+        node.tell_jobs(&jobs, "pause").await;
+        let run = stream(&node, &sandbox, "alone", turn * 2_000_000, &jobs).await;
+        alone.push(run.percentile_ms(0.99));
+        node.tell_jobs(&jobs, "resume").await;
+        let run = stream(&node, &sandbox, "beside two jobs", turn * 2_000_000 + 1_000_000, &jobs).await;
+        crowded.push(run.percentile_ms(0.99));
+    }
+    node.tell_jobs(&jobs, "cancel").await;
+    let (alone, crowded) = (median(&mut alone), median(&mut crowded));
+    println!(
+        "medians of p99: {alone:.2} ms alone, {crowded:.2} ms beside two jobs: {:.2} times",
+        crowded / alone
+    );
+}
+
+async fn stream(node: &Node, sandbox: &Sandbox, name: &str, first_phone: u64, jobs: &[String]) -> Run {
+    let (cpu, sent, started) = (node.cpu() + sandbox.cpu(), node.sent_of(jobs).await, Instant::now());
+    let run = Load::synchronous(node.address, 8, first_phone).paced(STREAM).run(SECONDS).await;
+    let seconds = started.elapsed().as_secs_f64();
+    let rows = (node.sent_of(jobs).await - sent) as f64 / seconds;
+    let cores = std::thread::available_parallelism().unwrap().get() as f64;
+    let cpu = (node.cpu() + sandbox.cpu() - cpu).as_secs_f64() / seconds / cores;
+    println!(
+        "{name:<27} {:>11.2} {:>8.2} {:>8.2} {rows:>14.0} {:>15.0}% of {cores} cores",
+        run.percentile_ms(0.5),
+        run.percentile_ms(0.99),
+        run.percentile_ms(1.0),
+        100.0 * cpu
+    );
+    run
+}
+
+fn per_second(since: Instant) -> f64 {
+    f64::from(LAP) / since.elapsed().as_secs_f64()
+}
+
+fn median(figures: &mut [f64]) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
