@@ -22,8 +22,9 @@ use super::storage::{self, Record, Standing};
 use super::supervisor::{Command, Shared};
 use super::{Error, advance};
 
-/// Outcomes that are noted in one commit.
-const PAGE: usize = 500;
+/// Rows of one commit, when they are handed over and when it is noted how they ended: a single message that somebody
+/// waits for may stand behind all of them, several times.
+pub(super) const PAGE: usize = 250;
 
 /// How long a finished job's actor waits for facts that arrive late.
 const LINGER: Duration = Duration::from_secs(60);

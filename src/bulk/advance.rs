@@ -10,7 +10,7 @@ use crate::queue::{self, Submission};
 use crate::store;
 
 use super::Error;
-use super::actor::State;
+use super::actor::{PAGE, State};
 use super::book::{Batch, CHUNK, Open, Outgoing};
 use super::devices::{self, Device};
 use super::job::Status;
@@ -109,7 +109,7 @@ async fn fill(state: &mut State, pool: &[Device], closes: Option<Timestamp>) -> 
         }
         let (standing, now) = (state.standing.clone(), state.now());
         let suppressed = state.arguments.shared.suppressed.clone();
-        let limit = room.min(CHUNK);
+        let limit = room.min(u32::try_from(PAGE).unwrap_or(CHUNK));
         let taken = state.with_book(move |book| book.take(&standing, limit, now, &suppressed)).await;
         match taken {
             Ok(None) => return Ok(false),
