@@ -101,11 +101,13 @@ impl Handle {
         }
         let noted = self.noted.get().cloned();
         let find = move |store: &Store| {
+            let wanted = left.iter().map(|(_, report)| report.named());
+            // In this order: what is noted meanwhile is with its job before it goes from here.
+            let open = items::named(store, &wanted.collect())?;
             for (_, report) in &mut left {
-                let (instance, name) = (report.instance, &report.provider_id);
-                // In this order: what is noted meanwhile is with its job before it goes from here.
-                let open = items::named(store, instance, name)?;
-                report.id = open.or_else(|| noted.as_ref().and_then(|noted| noted(instance, name)));
+                let name = report.named();
+                let in_job = || noted.as_ref().and_then(|noted| noted(name.0, &name.1));
+                report.id = open.get(&name).copied().or_else(in_job);
             }
             left.retain(|(_, report)| report.id.is_some());
             Ok(left)

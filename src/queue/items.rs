@@ -3,11 +3,12 @@
 //! A row has a job and, while that waits for another attempt, a ledger row, like any message. The commit that
 //! settles it replaces both by an outcome, which stays until the bulk job has noted it. Facts that arrive later
 //! become outcomes the same way; one that WhatsApp tells by its own id alone finds the row among the outcomes, and once
-//! they are noted through the job ([`NotedRows`](super::NotedRows)). The first row of a bulk job opens its slot; what concerns a message from before
-//! that (a slot serves many jobs, one after the other), or a slot that was given up, is nobody's any more.
+//! they are noted through the job ([`NotedRows`](super::NotedRows)). The first row of a bulk job opens its slot; what
+//! concerns a message from before that (a slot serves many jobs, one after the other), or a slot that was given up, is
+//! nobody's any more.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,7 @@ use crate::domain::{
 };
 use crate::store::{self, Error, Key, Space, Store, Tx};
 
+use super::Named;
 use super::accept::{self, Refused, Terms};
 use super::record::{Book, Flight, Job, Row, shorten};
 use super::{ReceiptReport, Recorded, Submission, keys, receipts};
@@ -239,25 +241,23 @@ pub(super) fn note(tx: &mut Tx, noted: &[ItemOutcome]) -> Result<(), Error> {
     Ok(())
 }
 
-/// The row that WhatsApp calls by this id, among those whose outcomes are not noted yet. Reads all of these: as many as
-/// jobs have open at once.
-pub(super) fn named(
-    store: &Store,
-    instance: InstanceNumber,
-    name: &ProviderMessageId,
-) -> Result<Option<MessageId>, Error> {
+/// The rows that WhatsApp calls by these ids, among those whose outcomes are not noted yet. Reads all of these once: as
+/// many as jobs have open at once.
+pub(super) fn named(store: &Store, wanted: &HashSet<Named>) -> Result<HashMap<Named, MessageId>, Error> {
     let all = Key::new(Space::Outcome);
+    let mut found = HashMap::new();
     for entry in store.range(&all, &all.clone().after_prefix()) {
         let (key, value) = entry?;
         if keys::is_slot(&key) {
             continue;
         }
         let outcome = ItemOutcome::decode(&value)?;
-        if outcome.instance == instance && outcome.provider_id.as_ref() == Some(name) {
-            return Ok(Some(outcome.id));
+        let name = outcome.provider_id.map(|name| (outcome.instance, name));
+        if let Some(name) = name.filter(|name| wanted.contains(name)) {
+            found.entry(name).or_insert(outcome.id);
         }
     }
-    Ok(None)
+    Ok(found)
 }
 
 /// Takes back those messages that were not tried yet, and tells which.

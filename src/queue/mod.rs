@@ -196,6 +196,15 @@ pub struct ReceiptReport {
     pub failure: Option<Failure>,
 }
 
+/// A message as WhatsApp calls it.
+type Named = (InstanceNumber, ProviderMessageId);
+
+impl ReceiptReport {
+    fn named(&self) -> Named {
+        (self.instance, self.provider_id.clone())
+    }
+}
+
 /// What a report changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recorded {
