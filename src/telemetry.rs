@@ -9,6 +9,9 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+/// What says at length, as errors, that a message was delivered again. What cannot be opened, its caller warns of.
+const LOUD: &str = "wacore_libsignal=off";
+
 /// What all our own targets begin with.
 const OURS: &str = "relevo";
 
@@ -57,7 +60,7 @@ pub fn check_level(level: &str) -> Result<(), Error> {
 /// are named.
 fn filter(level: &str) -> Result<EnvFilter, Error> {
     let refused = |cause: String| Error::Filter { filter: level.to_owned(), cause };
-    let mut directives = Vec::new();
+    let mut directives = vec![LOUD.to_owned()];
     for directive in level.split(',').map(str::trim) {
         let named = directive.contains(['=', ':', '[']);
         match directive.parse::<LevelFilter>().ok().filter(|_| !directive.is_empty()) {
@@ -95,10 +98,10 @@ mod tests {
     #[test]
     fn a_bare_level_is_ours_and_libraries_only_warn() {
         for (level, expected) in [
-            ("info", "relevo=info,warn"),
-            ("error", "error,relevo=error"),
-            ("off", "off,relevo=off"),
-            ("debug,whatsapp_rust=info", "relevo=debug,warn,whatsapp_rust=info"),
+            ("info", "relevo=info,wacore_libsignal=off,warn"),
+            ("error", "error,relevo=error,wacore_libsignal=off"),
+            ("off", "off,relevo=off,wacore_libsignal=off"),
+            ("debug,wacore_libsignal=info", "relevo=debug,wacore_libsignal=info,warn"),
         ] {
             let mut shown: Vec<_> =
                 filter(level).unwrap().to_string().split(',').map(str::to_owned).collect();
