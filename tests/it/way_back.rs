@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use crate::meta::{ANA, counted, deliver, deliver_to, offer, signature, status, text, webhook, write};
+use crate::meta::{
+    ANA, counted, deliver, deliver_to, offer, signature, signature_with, status, text, webhook, write,
+};
 use crate::readers::{Sse, frame, socket};
 use crate::receiver::Receiver;
 use crate::support::{Answer, World, eventually};
@@ -136,6 +138,24 @@ async fn nobody_speaks_for_a_user_through_an_instance_without_a_secret() {
     deliver(&world, says("shop", "wamid.3", "ALTA")).await;
     assert!(!is_suppressed(&world).await, "WhatsApp vouches for it");
     assert_eq!(logged(&world, "opt_in").await[0]["data"], json!({ "phone": ANA, "why": "keyword" }));
+}
+
+#[tokio::test]
+async fn news_of_an_account_goes_to_the_instance_whose_secret_signed_it() {
+    let world = World::new().await;
+    let mut other = world.instance("branch");
+    other["cloud_api"]["app_secret"] = json!("another app's secret");
+    assert_eq!(world.post("/instances", other).await.status, 201);
+    // It names the business account alone, as Meta's news of accounts does.
+    let change = json!({ "field": "account_update", "value": { "event": "VERIFIED_ACCOUNT" } });
+    let entry = json!([{ "id": "WABA", "time": 1_763_800_000, "changes": [change] }]);
+    let body = json!({ "object": "whatsapp_business_account", "entry": entry }).to_string().into_bytes();
+    let signed = signature_with("another app's secret", &body);
+    assert_eq!(deliver_to(&world, "/webhook", body, &signed).await.status, 200);
+    for (instance, told) in [("shop", 0), ("branch", 1)] {
+        let page = world.get(&format!("/instances/{instance}/events?types=account_update")).await;
+        assert_eq!(page.body["data"].as_array().unwrap().len(), told, "{instance}: {page:?}");
+    }
 }
 
 /// 131050: "User has stopped receiving marketing messages" (Cloud API, error codes).
