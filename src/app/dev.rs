@@ -1,7 +1,7 @@
 //! `relevo dev`: everything that a first message takes, in one process, on loopback.
 
 #[cfg(feature = "linked-sandbox")]
-mod linked;
+pub(super) mod linked;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 

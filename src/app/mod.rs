@@ -81,11 +81,15 @@ pub async fn dev(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     Box::pin(dev::run(settings, shutdown)).await
 }
 
-/// Runs the sandbox alone, at `settings.sandbox_listen`.
+/// Runs the sandbox alone, at `settings.sandbox_listen`; in builds that have one, a WhatsApp Web beside it.
 pub async fn sandbox(settings: Settings, shutdown: CancellationToken) -> Result<(), Error> {
     let options = sandbox::Options { listen: settings.sandbox_listen, ..sandbox::Options::default() };
     let sandbox = sandbox::Sandbox::bind(options, Clock::machine()).await?;
     announce(&format!("The sandbox speaks the Graph API at http://{}", sandbox.local_addr()));
+    #[cfg(feature = "linked-sandbox")]
+    let web = dev::linked::web().await?;
+    #[cfg(feature = "linked-sandbox")]
+    announce(&format!("and WhatsApp Web at {}", web.url()));
     sandbox.serve(shutdown).await;
     Ok(())
 }

@@ -16,12 +16,17 @@ const INSTANCE: &str = "phone";
 const OWNER: &str = "573001112233";
 const FRIEND: &str = "573004445566";
 
-/// Starts it, and lets linked devices connect there. Its phones live as long as the process.
-pub(super) async fn start(settings: &mut Settings) -> Result<WebHandle, Error> {
+/// A WhatsApp Web at a port of its own. Its phones live as long as the process.
+pub(in crate::app) async fn web() -> Result<WebHandle, Error> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let listener = TcpListener::bind(address).await.map_err(|cause| Error::Listen { address, cause })?;
-    let web = WebServer::start(listener, Clock::machine(), Options::default())
-        .map_err(|cause| Error::Start(cause.to_string()))?;
+    WebServer::start(listener, Clock::machine(), Options::default())
+        .map_err(|cause| Error::Start(cause.to_string()))
+}
+
+/// Starts one, and lets linked devices connect there.
+pub(super) async fn start(settings: &mut Settings) -> Result<WebHandle, Error> {
+    let web = web().await?;
     settings.linked.server = web.url();
     // Any will do here; the real one is asked of WhatsApp, who is not asked for this.
     settings.linked.version = Some((2, 3000, 1));

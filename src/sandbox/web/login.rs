@@ -87,8 +87,24 @@ fn log_in(shared: &Shared, phone_number: &str, number: u16, name: Option<&str>, 
         .attr("creation", shared.seconds())
         .build();
     hub.reply(link, success);
+    if name.is_none_or(str::is_empty) {
+        tell_name(shared, &mut hub, device);
+    }
     shared.stats.turn(shared.clock.now(), Turn::LoggedIn, shown);
     link
+}
+
+/// Tells a device what its account is called. It then logs in with that name; without one it waits at each login for its
+/// phone to tell it.
+fn tell_name(shared: &Shared, hub: &mut Hub, device: DeviceId) {
+    let notification = NodeBuilder::new("notification")
+        .attr("from", hub.directory.user(device.account, Naming::PhoneNumber))
+        .attr("type", "account_sync")
+        .attr("id", hub.next_id())
+        .attr("t", shared.seconds())
+        .attr("pushname", hub.directory.account(device.account).name.as_str());
+    // To a linked device: nothing of it is for a phone.
+    hub.deliver(device, Arc::new(notification.build()), &mut Vec::new());
 }
 
 /// Notes that a connection ended.
