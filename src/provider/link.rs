@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::{OwnedMutexGuard, oneshot};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, oneshot};
 use url::Url;
 
 use crate::domain::{InboundMessage, InstanceNumber, StatusUpdate, Timestamp};
@@ -42,17 +42,42 @@ impl Default for LinkedOptions {
     }
 }
 
-/// Who may use the keys of an instance: one client at a time, also while one actor replaces another.
-#[derive(Debug, Clone, Default)]
-pub struct Seats(Arc<Mutex<HashMap<InstanceNumber, Seat>>>);
+/// So many devices may be logging in at once.
+const AT_ONCE: usize = 8;
+
+/// Who may use the keys of an instance: one client at a time, also while one actor replaces another. And who may log in
+/// now: when many start together, after a restart of the node or of WhatsApp, they go in a few at a time.
+#[derive(Debug, Clone)]
+pub struct Seats {
+    taken: Arc<Mutex<HashMap<InstanceNumber, Seat>>>,
+    entrance: Arc<Semaphore>,
+}
 
 type Seat = Arc<tokio::sync::Mutex<()>>;
 
+/// Leave to log in, until it is dropped.
+#[derive(Debug)]
+pub struct Turn {
+    _leave: Option<OwnedSemaphorePermit>,
+}
+
+impl Default for Seats {
+    fn default() -> Self {
+        Self { taken: Arc::default(), entrance: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
+}
+
 impl Seats {
+    /// Waits for a turn to log in. They come in the order in which they were asked for.
+    pub async fn turn(&self) -> Turn {
+        // It is never closed.
+        Turn { _leave: Arc::clone(&self.entrance).acquire_owned().await.ok() }
+    }
+
     /// Waits until nobody has the seat of this instance, and has it until what comes back is dropped.
     pub async fn take(&self, instance: InstanceNumber) -> OwnedMutexGuard<()> {
         let seat = {
-            let mut seats = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut seats = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(seats.entry(instance).or_default())
         };
         seat.lock_owned().await
@@ -150,7 +175,22 @@ pub struct PairCode {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_few_log_in_at_once_and_the_next_follows_when_one_is_done() {
+        let seats = Seats::default();
+        let mut turns = Vec::new();
+        for _ in 0..AT_ONCE {
+            turns.push(seats.turn().await);
+        }
+        let mut next = Box::pin(seats.turn());
+        assert!(next.as_mut().now_or_never().is_none());
+        turns.pop();
+        assert!(next.now_or_never().is_some());
+    }
 
     #[test]
     fn whatsapp_web_is_reached_by_default() {

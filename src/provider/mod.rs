@@ -26,7 +26,7 @@ use crate::domain::{
 use crate::egress::Egress;
 use crate::store::{Blobs, Store};
 
-pub use link::{Happening, LinkNews, LinkedAccount, LinkedOptions, PairCode, Refused, Seats};
+pub use link::{Happening, LinkNews, LinkedAccount, LinkedOptions, PairCode, Refused, Seats, Turn};
 
 /// One account's client on one road. Owned by its instance actor.
 pub trait Provider: Send + Sync + 'static {

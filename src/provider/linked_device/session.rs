@@ -24,7 +24,7 @@ use super::names::Names;
 use super::store::{self, SledBackend};
 use super::transport::Road;
 use crate::domain::{InstanceNumber, Timestamp};
-use crate::provider::{Happening, LinkNews, LinkedAccount, Refused, Shared};
+use crate::provider::{Happening, LinkNews, LinkedAccount, Refused, Shared, Turn};
 use crate::store::Space;
 
 /// Events that may wait for the instance's actor. What does not fit is counted and lost: presence and the like matter
@@ -33,6 +33,9 @@ const BACKLOG: usize = 4096;
 
 /// A paired device that is not connected after so long tries anew.
 const LOGIN: Duration = Duration::from_secs(60);
+
+/// A device that logs in keeps others from it for so long at most.
+const TURN: Duration = Duration::from_secs(5);
 
 /// A connection that lasted so long was a good one: the next pause is short again.
 const STABLE: Duration = Duration::from_secs(60);
@@ -134,14 +137,25 @@ impl Session {
 
     /// One connection from its client's first breath to its last.
     async fn connect(&self) -> anyhow::Result<End> {
+        let turn = tokio::select! {
+            turn = self.shared.seats.turn() => Some((turn, Instant::now() + TURN)),
+            () = self.unwanted() => return Ok(End::Stopped),
+        };
         let (events, mut happened) = mpsc::channel(BACKLOG);
         let mut client = self.client(events).await?;
         // The ear hears of messages before they are opened.
         let _raw = client.client().acquire_raw_node_forwarding();
         let deadline = client.client().pn().map(|_| Instant::now() + LOGIN);
         self.desk.open(client.client());
-        let mut run =
-            Run { session: self, deadline, pairing: false, connected: false, caught_up: false, end: None };
+        let mut run = Run {
+            session: self,
+            turn,
+            deadline,
+            pairing: false,
+            connected: false,
+            caught_up: false,
+            end: None,
+        };
         while run.end.is_none() {
             tokio::select! {
                 biased;
@@ -152,6 +166,7 @@ impl Session {
                 },
                 () = &mut client => break,
                 why = self.desk.given_up() => run.end = Some(End::Lost(why.to_owned())),
+                () = run.turn_is_over() => run.turn = None,
                 () = run.is_overdue() => {
                     run.end = Some(End::Lost(format!("WhatsApp did not let the device in within {LOGIN:?}")));
                 }
@@ -205,6 +220,8 @@ fn pause(failures: u32, longest: Duration, chance: u32) -> Duration {
 /// What is known of a connection so far.
 struct Run<'a> {
     session: &'a Session,
+    /// Nobody else's yet, and when it is over.
+    turn: Option<(Turn, Instant)>,
     /// When a paired device has to be connected.
     deadline: Option<Instant>,
     /// A phone took the code just now.
@@ -216,6 +233,13 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    async fn turn_is_over(&self) {
+        match &self.turn {
+            Some((_, over)) => tokio::time::sleep_until(*over).await,
+            None => std::future::pending().await,
+        }
+    }
+
     async fn is_overdue(&self) {
         match self.deadline {
             Some(deadline) if !self.connected => tokio::time::sleep_until(deadline).await,
@@ -238,6 +262,7 @@ impl Run<'_> {
         match event {
             Event::Connected(_) => {
                 self.connected = true;
+                self.turn = None;
                 self.open_for_messages().await;
             }
             Event::OfflineSyncCompleted(_) => {
@@ -245,6 +270,7 @@ impl Run<'_> {
                 self.open_for_messages().await;
             }
             Event::PairingQrCode(code) => {
+                self.turn = None;
                 let news = LinkNews::Code { qr: code.code.clone(), lasts: code.timeout };
                 session.tell(news).await;
             }
