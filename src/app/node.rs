@@ -15,7 +15,7 @@ use crate::egress::Egress;
 use crate::instance::{self, InstanceSupervisor};
 use crate::media::Library;
 use crate::metrics::Metrics;
-use crate::provider::{Seats, Shared};
+use crate::provider::{Direct, Seats, Shared};
 use crate::queue::{self, Nudges};
 use crate::relay::{self, RelaySupervisor};
 use crate::retry::{self, RetrySupervisor};
@@ -68,6 +68,7 @@ impl Node {
             clock,
             linked: settings.linked.clone(),
             seats: Seats::default(),
+            direct: Direct::default(),
         };
 
         let broken = CancellationToken::new();

@@ -1,7 +1,7 @@
 //! What lasts: the connection of a client that is always there, and what it tells of itself.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,10 @@ impl Default for LinkedOptions {
         }
     }
 }
+
+/// What all linked devices without a proxy reach WhatsApp with: the trusted certificates alone take more memory than an
+/// idle device.
+pub type Direct = Arc<OnceLock<reqwest::Client>>;
 
 /// So many devices may be logging in at once.
 const AT_ONCE: usize = 8;

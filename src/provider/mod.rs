@@ -26,7 +26,7 @@ use crate::domain::{
 use crate::egress::Egress;
 use crate::store::{Blobs, Store};
 
-pub use link::{Happening, LinkNews, LinkedAccount, LinkedOptions, PairCode, Refused, Seats, Turn};
+pub use link::{Direct, Happening, LinkNews, LinkedAccount, LinkedOptions, PairCode, Refused, Seats, Turn};
 
 /// One account's client on one road. Owned by its instance actor.
 pub trait Provider: Send + Sync + 'static {
@@ -129,6 +129,7 @@ pub struct Shared {
     pub clock: crate::clock::Clock,
     pub linked: LinkedOptions,
     pub seats: Seats,
+    pub direct: Direct,
 }
 
 /// The client of instance `number`, not yet connected.

@@ -21,8 +21,8 @@ use crate::instance::{Arguments, Handle, InstanceSupervisor, Msg, Options, Send,
 use crate::media::{self, Library};
 use crate::metrics::Metrics;
 use crate::provider::{
-    Happening, LinkNews, LinkedAccount, LinkedOptions, MediaStream, PairCode, Provider, ReadMark, Refusal,
-    RemoteMedia, Seats, Shared,
+    Direct, Happening, LinkNews, LinkedAccount, LinkedOptions, MediaStream, PairCode, Provider, ReadMark,
+    Refusal, RemoteMedia, Seats, Shared,
 };
 use crate::queue::MessageView;
 use crate::queue::tests::bench::Bench;
@@ -335,6 +335,7 @@ async fn begin(
         clock,
         linked: LinkedOptions::default(),
         seats: Seats::default(),
+        direct: Direct::default(),
     };
     let library = Library::open(&folder, store.clone(), clock, media::Options::default()).unwrap();
     let (queue, metrics, slot) = (bench.handle.clone(), Metrics::default(), Slot::default());

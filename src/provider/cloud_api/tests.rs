@@ -20,7 +20,7 @@ use crate::domain::{
 };
 use crate::egress::{self, Egress};
 use crate::metrics::Metrics;
-use crate::provider::{LinkedOptions, Seats};
+use crate::provider::{Direct, LinkedOptions, Seats};
 use crate::store::{Blobs, Folder, Options, Store};
 
 const NUMBER: &str = "106540352242922";
@@ -129,8 +129,15 @@ impl Fixture {
         let egress = Egress::new(&egress::Options { allow_private, ..egress::Options::default() }).unwrap();
         let blobs = Blobs::open(&folder).unwrap();
         let clock = Clock::following_tokio(Timestamp(1_763_800_000_000));
-        let shared =
-            Shared { egress, blobs, store, clock, linked: LinkedOptions::default(), seats: Seats::default() };
+        let shared = Shared {
+            egress,
+            blobs,
+            store,
+            clock,
+            linked: LinkedOptions::default(),
+            seats: Seats::default(),
+            direct: Direct::default(),
+        };
         let api = CloudApi::new(settings(base_url), shared.clone()).unwrap();
         Self { meta, api, shared, _dir: dir }
     }

@@ -91,7 +91,8 @@ impl LinkedDevice {
         shared: Shared,
     ) -> Result<Self, Error> {
         let desk = Arc::<Desk>::default();
-        let road = Road::new(&shared.linked.server, settings.proxy.as_ref(), Arc::clone(&desk))?;
+        let road =
+            Road::new(&shared.linked.server, &shared.direct, settings.proxy.as_ref(), Arc::clone(&desk))?;
         let limit = settings.first_contacts_per_day.unwrap_or(shared.linked.first_contacts_per_day);
         let contacts = FirstContacts::new(shared.store.clone(), shared.clock, number, limit);
         let session = Mutex::new(None);

@@ -32,13 +32,16 @@ use whatsapp_rust::wacore::net::{
 use super::desk::Desk;
 use crate::domain::{Invalid, Secret};
 use crate::egress::root_cause;
-use crate::provider::Error;
+use crate::provider::{Direct, Error};
 
 /// The largest frame that is read; the protocol's own length field has 24 bits.
 const LARGEST_FRAME: usize = 1 << 24;
 
 /// Frames that may wait in each direction.
 const BACKLOG: usize = 64;
+
+/// What a socket reads at once. It is kept for as long as the socket lasts.
+const READ_AT_ONCE: usize = 8 << 10;
 
 /// The largest answer that is kept in memory; files are streamed.
 const LARGEST_ANSWER: usize = 32 << 20;
@@ -57,25 +60,26 @@ pub(super) struct Road {
 impl Road {
     /// The address of the server is the operator's own, and WhatsApp names the hosts of media, so neither needs the
     /// guard that the addresses of users pass.
-    pub fn new(server: &Url, proxy: Option<&Secret>, desk: Arc<Desk>) -> Result<Self, Error> {
+    pub fn new(
+        server: &Url,
+        direct: &Direct,
+        proxy: Option<&Secret>,
+        desk: Arc<Desk>,
+    ) -> Result<Self, Error> {
         only_this_machine(server)?;
         let mut server = server.clone();
         let scheme = if server.scheme() == "wss" { "https" } else { "http" };
         server
             .set_scheme(scheme)
             .map_err(|()| Invalid::new("linked_device.server", "must be a ws or wss URL"))?;
-        // The first caller in the process wins; every caller installs the same one.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let builder = Client::builder()
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .tcp_nodelay(true)
-            .pool_max_idle_per_host(2);
-        let builder = match proxy {
-            Some(proxy) => builder.proxy(parse_proxy(proxy)?),
-            None => builder,
+        let client = match (proxy, direct.get()) {
+            (Some(proxy), _) => client(Some(parse_proxy(proxy)?))?,
+            (None, Some(client)) => client.clone(),
+            (None, None) => {
+                let client = client(None)?;
+                direct.get_or_init(|| client).clone()
+            }
         };
-        let client = builder.build().map_err(|cause| Invalid::new("linked_device", root_cause(&cause)))?;
         Ok(Self { client, server, desk })
     }
 
@@ -102,7 +106,8 @@ impl Road {
         let stream = response.upgrade().await.map_err(failed)?;
         let config = WebSocketConfig::default()
             .max_message_size(Some(LARGEST_FRAME))
-            .max_frame_size(Some(LARGEST_FRAME));
+            .max_frame_size(Some(LARGEST_FRAME))
+            .read_buffer_size(READ_AT_ONCE);
         Ok(WebSocketStream::from_raw_socket(stream, Role::Client, Some(config)).await)
     }
 
@@ -111,6 +116,21 @@ impl Road {
         let method = Method::from_bytes(request.method.as_bytes())?;
         Ok(self.client.request(method, url).headers(headers(&request.headers)?).timeout(TRANSFER))
     }
+}
+
+fn client(proxy: Option<Proxy>) -> Result<Client, Invalid> {
+    // The first caller in the process wins; every caller installs the same one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let builder = Client::builder()
+        .redirect(redirect::Policy::none())
+        .no_proxy()
+        .tcp_nodelay(true)
+        .pool_max_idle_per_host(2);
+    let builder = match proxy {
+        Some(proxy) => builder.proxy(proxy),
+        None => builder,
+    };
+    builder.build().map_err(|cause| Invalid::new("linked_device", root_cause(&cause)))
 }
 
 /// The proxy that a configuration names.
@@ -324,7 +344,7 @@ mod tests {
 
     fn road(server: &str, proxy: Option<&str>) -> Result<Road, String> {
         let proxy = proxy.map(Secret::new);
-        Road::new(&Url::parse(server).unwrap(), proxy.as_ref(), Arc::default())
+        Road::new(&Url::parse(server).unwrap(), &Direct::default(), proxy.as_ref(), Arc::default())
             .map_err(|error| error.to_string())
     }
 

@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::domain::{InboundContent, Recipient};
 use crate::egress::{self, Egress};
 use crate::metrics::Metrics;
-use crate::provider::{LinkedOptions, Seats};
+use crate::provider::{Direct, LinkedOptions, Seats};
 use crate::store::{self, Blobs, Folder, Store};
 
 const NOW: Timestamp = Timestamp(1_763_800_000_000);
@@ -101,6 +101,7 @@ fn world() -> World {
         clock,
         linked: LinkedOptions::default(),
         seats: Seats::default(),
+        direct: Direct::default(),
     };
     let number = InstanceNumber::FIRST;
     let contacts = FirstContacts::new(store, clock, number, 1);
