@@ -7,6 +7,7 @@ use reqwest::header::ACCEPT;
 use serde_json::json;
 
 use super::{Linked, soon};
+use crate::readers::{frame, socket};
 use crate::support::Answer;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -42,6 +43,32 @@ async fn a_phone_scans_the_code_and_the_instance_is_its_device() {
     let again = linked.world.get("/instances/shop/qr").await;
     assert_eq!(again.status, 400, "{again:?}");
     assert_eq!(linked.world.get("/instances/shop/connect").await.body["status"], "connected");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn codes_come_over_the_socket_as_they_change() {
+    let linked = Linked::new().await;
+    linked.world.post("/instances", json!({ "instance_id": "shop" })).await;
+    let mut reader = socket(&linked.world, "/instances/shop/ws").await;
+    let asked = linked.world.post("/instances/shop/connect", json!({})).await;
+    assert!(asked.status.is_success(), "{asked:?}");
+    let mut next = async |kind: &str| {
+        loop {
+            let mut frame = frame(&mut reader).await.unwrap();
+            if frame["type"] == kind {
+                return frame["payload"].take();
+            }
+        }
+    };
+    let shown = next("qr").await;
+    linked.web.phone("573001112233").scan(shown["qr"].as_str().unwrap()).unwrap();
+    loop {
+        let status = next("status").await;
+        assert_eq!(status["instance_id"], "shop");
+        if status["status"] == "connected" {
+            break;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

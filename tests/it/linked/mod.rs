@@ -3,6 +3,7 @@
 mod kill;
 mod linking;
 mod many;
+mod proxy;
 mod talking;
 mod trouble;
 mod without_a_phone;

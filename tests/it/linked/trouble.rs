@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use relevo::sandbox::web::{Ejection, Fault, Rule};
+use relevo::sandbox::web::{Ejection, Fault, Rule, Turn, WebHandle};
 use serde_json::json;
 
 use super::{Linked, soon};
@@ -87,4 +87,49 @@ async fn strangers_wait_when_whatsapp_says_that_it_is_enough() {
     let queued = send(&linked, "Hola").await;
     let view = linked.world.until_status(&queued.id(), &["deferred"]).await;
     assert!(view.to_string().contains("463"), "{view}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_delivered_badly_is_told_once_and_whole() {
+    let linked = Linked::new().await;
+    let shop = linked.pair("shop", SHOP).await;
+    let ana = linked.web.phone(ANA);
+    let said = |n: usize| ana.say(&shop.jid(), &n.to_string()).unwrap();
+    said(0);
+    for (fault, numbers) in
+        [(Fault::DeliverTwice, 1..2), (Fault::DeliverLate, 2..4), (Fault::DeliverGarbled, 4..5)]
+    {
+        let known = numbers.end;
+        linked.web.arm(Rule::once(SHOP, fault)).unwrap();
+        numbers.for_each(|n| drop(said(n)));
+        linked.events("shop", "message", known).await;
+    }
+    // One that could not be read was asked for again.
+    assert_eq!(linked.events("shop", "undecryptable", 1).await.len(), 1);
+    said(5);
+    let told = linked.events("shop", "message", 6).await;
+    let texts: Vec<_> = told.iter().map(|event| event["data"]["text"].as_str().unwrap()).collect();
+    assert_eq!(texts, ["0", "1", "3", "2", "4", "5"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatsapp_keeps_messages_for_which_there_is_no_room() {
+    let mut linked = Linked::new().await;
+    let shop = linked.pair("shop", SHOP).await;
+    linked.world.settings.store.min_free_space = u64::MAX / 2;
+    linked.world.restart_node().await;
+    let before = linked.web.connections().len();
+    linked.web.phone(ANA).say(&shop.jid(), "Hola").unwrap();
+    // The node gives up a connection on which something came that it could not keep.
+    let turned_away = |web: &WebHandle| {
+        let later = web.connections().into_iter().skip(before);
+        later.filter(|moment| moment.turn == Turn::Closed).count() >= 2
+    };
+    soon("two attempts", linked.web.until(turned_away)).await;
+    assert_eq!(linked.events("shop", "message", 0).await.len(), 0);
+
+    linked.world.settings.store.min_free_space = 0;
+    linked.world.restart_node().await;
+    assert_eq!(linked.events("shop", "message", 1).await[0]["data"]["text"], "Hola");
+    soon("the acknowledgement", linked.web.until(|web| web.waiting(&shop, 1) == 0)).await;
 }
