@@ -219,3 +219,56 @@ fn path_segment(text: &str) -> String {
         segment
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::domain::{Identity, Sender, Timestamp};
+
+    const GROUP: &str = "120363025246125486@g.us";
+
+    fn told(chat: Chat, content: InboundContent) -> Value {
+        let identity = Identity::new(Some("573001234567"), None).unwrap();
+        let message = InboundMessage {
+            id: "A".parse().unwrap(),
+            sender: Sender { identity, name: None, username: None },
+            chat,
+            at: Timestamp(1_763_800_000_000),
+            context: None,
+            referral: None,
+            content,
+            errors: Vec::new(),
+        };
+        data(&message, &"shop".parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_poll_and_its_votes_are_told() {
+        let options = || vec!["sí".to_owned(), "no".to_owned()];
+        let poll = InboundPoll { question: "¿Sí?".to_owned(), options: options(), selectable: 1 };
+        let event = told(Chat::Direct, InboundContent::Poll(poll));
+        assert_eq!((&event["message_type"], &event["text"]), (&json!("poll"), &json!("¿Sí?")));
+        assert_eq!(event["poll"], json!({ "question": "¿Sí?", "options": ["sí", "no"], "selectable": 1 }));
+        let vote = |options| PollVote { poll_message_id: "POLL".to_owned(), options };
+        let event = told(Chat::Direct, InboundContent::PollVote(vote(Some(options()))));
+        assert_eq!(event["message_type"], "poll_vote");
+        assert_eq!(event["poll_vote"], json!({ "poll_message_id": "POLL", "options": ["sí", "no"] }));
+        let event = told(Chat::Direct, InboundContent::PollVote(vote(None)));
+        assert_eq!(event["poll_vote"], json!({ "poll_message_id": "POLL" }));
+    }
+
+    #[test]
+    fn where_a_message_was_written_is_told() {
+        let place = |chat| {
+            let event = told(chat, InboundContent::Text("hola".to_owned()));
+            (event["to"].clone(), event["is_group"] == true, event["is_from_me"] == true)
+        };
+        let newsletter = "120363025246125486@newsletter";
+        assert_eq!(place(Chat::Direct), (json!("573001234567@s.whatsapp.net"), false, false));
+        assert_eq!(place(Chat::Group(GROUP.to_owned())), (json!(GROUP), true, false));
+        assert_eq!(place(Chat::GroupFromMe(GROUP.to_owned())), (json!(GROUP), true, true));
+        assert_eq!(place(Chat::Newsletter(newsletter.to_owned())), (json!(newsletter), false, false));
+    }
+}

@@ -2,6 +2,7 @@ use serde_json::json;
 use whatsapp_rust::buffa::MessageField;
 use whatsapp_rust::chrono::DateTime;
 use whatsapp_rust::types::message::MessageSource;
+use whatsapp_rust::wacore::stanza::business::VerifiedName;
 
 use super::*;
 
@@ -63,10 +64,19 @@ fn a_number_that_was_learnt_earlier_is_told_with_the_hidden_id() {
 }
 
 #[test]
-fn a_business_is_named_by_its_certificate_when_it_shows_no_other_name() {
+fn a_business_that_shows_no_name_is_named_by_its_certificate() {
     let mut info = info(PHONE, PHONE, false);
+    let certificate = |name: &str| VerifiedName {
+        name: Some(name.to_owned()),
+        serial: None,
+        issuer: None,
+        certificate: None,
+    };
+    info.verified_name = Some(Box::new(certificate("Tienda Sur")));
+    let name = |info: &MessageInfo| read(info, &hello()).unwrap().sender.name;
+    assert_eq!(name(&info).as_deref(), Some("Ana"));
     info.push_name = String::new();
-    assert_eq!(read(&info, &hello()).unwrap().sender.name, None);
+    assert_eq!(name(&info).as_deref(), Some("Tienda Sur"));
 }
 
 #[test]
