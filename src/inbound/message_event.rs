@@ -232,6 +232,7 @@ mod tests {
     fn told(chat: Chat, content: InboundContent) -> Value {
         let identity = Identity::new(Some("573001234567"), None).unwrap();
         let message = InboundMessage {
+            scope: None,
             id: "A".parse().unwrap(),
             sender: Sender { identity, name: None, username: None },
             chat,

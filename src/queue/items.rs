@@ -168,10 +168,8 @@ pub(super) fn keep(tx: &mut Tx, item: BulkItem, id: MessageId, row: &mut Row) ->
     } else {
         row.write(tx, id)?;
     }
-    if is_current(tx, item, id)? {
-        if is_settled || row.status == Status::Ambiguous {
-            ItemOutcome::of_row(item, id, row).merge(tx)?;
-        }
+    if (is_settled || row.status == Status::Ambiguous) && is_current(tx, item, id)? {
+        ItemOutcome::of_row(item, id, row).merge(tx)?;
     }
     Ok(())
 }
