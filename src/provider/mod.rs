@@ -137,6 +137,7 @@ pub struct Shared {
 /// # Errors
 ///
 /// The configuration is wrong or incomplete, or this binary has no such provider.
+#[cfg_attr(not(feature = "linked-device"), expect(unused_variables, reason = "devices alone have numbers"))]
 pub fn open(
     number: InstanceNumber,
     config: &InstanceConfig,
