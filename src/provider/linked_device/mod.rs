@@ -13,6 +13,7 @@ mod desk;
 mod first_contacts;
 mod inbound;
 mod index;
+mod intake;
 mod media;
 mod names;
 mod outbound;

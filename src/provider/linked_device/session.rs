@@ -5,22 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use whatsapp_rust::anyhow::{self, anyhow};
-use whatsapp_rust::async_trait;
 use whatsapp_rust::bot::{Bot, BotHandle};
-use whatsapp_rust::types::durability_hook::{InboundDurabilityHook, InboundMessage as Received};
 use whatsapp_rust::types::events::{ConnectFailureReason, Event, EventHandler};
 use whatsapp_rust::wacore::store::DevicePropsOverride;
-use whatsapp_rust::{Client, Jid, TokioRuntime};
+use whatsapp_rust::{Client, TokioRuntime};
 
 use super::desk::{Ack, Desk};
 use super::first_contacts::FirstContacts;
 use super::inbound;
 use super::index;
-use super::names::Names;
+use super::intake::{Hook, Intake, names_of};
 use super::store::{self, SledBackend};
 use super::transport::Road;
 use crate::domain::{InstanceNumber, Timestamp};
@@ -31,7 +29,7 @@ use crate::store::Space;
 /// less than the connection, and messages do not come this way.
 const BACKLOG: usize = 4096;
 
-/// A paired device that is not connected after so long tries anew.
+/// A paired device that is not connected after so long, and gets nothing either, tries anew.
 const LOGIN: Duration = Duration::from_secs(60);
 
 /// A device that logs in keeps others from it for so long at most.
@@ -285,6 +283,8 @@ impl Run<'_> {
                 session.tell(LinkNews::Linked(account)).await;
             }
             Event::Messages(batch) => {
+                // Whoever has much to catch up with is on the way in.
+                self.deadline = self.deadline.map(|_| Instant::now() + LOGIN);
                 // What the hook had is kept. The rest WhatsApp does not keep for us, so nobody waits for the answer.
                 if !batch.hook_committed {
                     let _ = session.intake().pass_on(session.desk.client().as_deref(), &batch.messages).await;
@@ -416,80 +416,6 @@ impl EventHandler for Ear {
                 }
             }
         }
-    }
-}
-
-async fn names_of(client: Option<&Client>, people: Vec<Jid>) -> Names {
-    match client {
-        Some(client) => Names::known_to(client, people).await,
-        None => Names::default(),
-    }
-}
-
-/// The way of received messages into the node.
-struct Intake {
-    number: InstanceNumber,
-    shared: Shared,
-    contacts: FirstContacts,
-    inbox: mpsc::Sender<Happening>,
-}
-
-impl Intake {
-    /// Hands messages to the instance. What comes back tells whether they are kept; there is nothing to wait for when
-    /// none of them says anything to anybody.
-    async fn pass_on(
-        &self,
-        client: Option<&Client>,
-        batch: &[Received],
-    ) -> anyhow::Result<Option<oneshot::Receiver<bool>>> {
-        let people = batch.iter().flat_map(|received| inbound::people_of(&received.info));
-        let names = names_of(client, people.cloned().collect()).await;
-        let senders = batch.iter().flat_map(|received| inbound::addresses(&received.info, &names));
-        self.contacts.met(senders.collect()).await;
-        let entries: Vec<_> =
-            batch.iter().filter_map(|received| index::Entry::of(received, &names)).collect();
-        index::note_all(&self.shared.store, self.number, entries).await;
-        let gone = || anyhow!("nobody keeps messages now");
-        for update in batch
-            .iter()
-            .filter_map(|received| inbound::status_update(&received.info, &received.message, &names))
-        {
-            self.inbox.send(update).await.map_err(|_| gone())?;
-        }
-        // A poll that cannot be read is as good as none: the vote is told without its answers.
-        let poll = |id: &str| index::poll(&self.shared.store, self.number, id).ok().flatten();
-        let understood =
-            |received: &Received| inbound::message(&received.info, &received.message, &names, poll);
-        let messages: Vec<_> = batch.iter().filter_map(understood).collect();
-        if messages.is_empty() {
-            return Ok(None);
-        }
-        let (kept, answer) = oneshot::channel();
-        self.inbox.send(Happening::Messages { messages, kept }).await.map_err(|_| gone())?;
-        Ok(Some(answer))
-    }
-}
-
-/// Makes WhatsApp keep a message until it is ours.
-struct Hook {
-    intake: Intake,
-    desk: Arc<Desk>,
-}
-
-#[async_trait]
-impl InboundDurabilityHook for Hook {
-    async fn on_messages(&self, client: Arc<Client>, batch: &[Received]) -> anyhow::Result<()> {
-        let kept = match self.intake.pass_on(Some(&client), batch).await {
-            Ok(Some(answer)) => answer.await.unwrap_or(false),
-            Ok(None) => true,
-            Err(_) => false,
-        };
-        if kept {
-            return Ok(());
-        }
-        // WhatsApp sends again what was not acknowledged, but not on this connection.
-        self.desk.give_up("messages that arrived could not be kept; WhatsApp sends them again");
-        Err(anyhow!("the messages could not be kept"))
     }
 }
 
