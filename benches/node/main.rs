@@ -44,8 +44,8 @@ async fn main() {
         sends_and_drain(dir.path()).await;
     }
     if only("--only-jobs") {
-        let half = jobs::race(dir.path()).await;
-        jobs::beside(dir.path(), half).await;
+        let cost = jobs::race(dir.path()).await;
+        jobs::beside(dir.path(), cost).await;
     }
     if has("--million") || has("--only-million") {
         million(dir.path()).await;

@@ -24,7 +24,7 @@ use super::{Error, advance};
 
 /// Rows of one commit, when they are handed over and when it is noted how they ended: a single message that somebody
 /// waits for may stand behind all of them, several times.
-pub(super) const PAGE: usize = 250;
+pub(super) const PAGE: usize = 100;
 
 /// How long a finished job's actor waits for facts that arrive late.
 const LINGER: Duration = Duration::from_secs(60);
