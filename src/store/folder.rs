@@ -16,7 +16,15 @@ const FORMAT: u32 = 1;
 pub struct Folder {
     path: PathBuf,
     /// Locked for as long as this lives.
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // Closing alone is not enough: a program that this process is just starting holds a copy of the file for a
+        // moment, and the lock with it. Nothing can be done when it fails.
+        let _ = flock(&self.lock, FlockOperation::Unlock);
+    }
 }
 
 impl Folder {
@@ -29,7 +37,7 @@ impl Folder {
         let lock = lock.map_err(io("cannot write to"))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| Error::InUse { path: path.to_owned() })?;
-        let folder = Self { path: path.to_owned(), _lock: lock };
+        let folder = Self { path: path.to_owned(), lock };
         folder.check_format()?;
         Ok(folder)
     }
@@ -89,9 +97,14 @@ mod tests {
     #[test]
     fn a_second_owner_is_told_so() {
         let dir = tempfile::tempdir().unwrap();
-        let _first = Folder::open(dir.path()).unwrap();
+        let first = Folder::open(dir.path()).unwrap();
         let second = Folder::open(dir.path()).unwrap_err();
         assert!(matches!(second, Error::InUse { .. }), "{second}");
+        // As in a program that is being started.
+        let copy = first.lock.try_clone().unwrap();
+        drop(first);
+        Folder::open(dir.path()).unwrap();
+        drop(copy);
     }
 
     #[test]
