@@ -36,6 +36,7 @@ pub(super) struct Desk {
     inside: Mutex<Inside>,
     /// Somebody found the connection to be of no use, and left the reason inside.
     useless: Notify,
+    /// What the ear hears and the store waits for.
     pub arrivals: Arc<Arrivals>,
 }
 

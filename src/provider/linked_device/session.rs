@@ -218,7 +218,7 @@ fn pause(failures: u32, longest: Duration, chance: u32) -> Duration {
 /// What is known of a connection so far.
 struct Run<'a> {
     session: &'a Session,
-    /// Nobody else's yet, and when it is over.
+    /// The turn to log in, and when it is over at the latest.
     turn: Option<(Turn, Instant)>,
     /// When a paired device has to be connected.
     deadline: Option<Instant>,
