@@ -3,9 +3,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 use whatsapp_rust::{Client, SignalMaintenanceError};
 
 use super::arrivals::Arrivals;
@@ -22,6 +24,10 @@ const SILENCES: u32 = 3;
 
 /// So often the keys are written before a message leaves, while others arrive that may move them.
 const WRITES: usize = 3;
+
+/// Within this, the client answers somebody who could not read a message with the same message under other keys. It
+/// does so by itself, and does not say when.
+const AGAIN: Duration = Duration::from_secs(30);
 
 /// WhatsApp's word on one stanza.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +57,15 @@ struct Inside {
     order: VecDeque<String>,
     silences: u32,
     useless: Option<&'static str>,
+    /// When somebody last asked for a message that they could not read.
+    asked_again: Option<Instant>,
+}
+
+impl Inside {
+    /// Whether a frame that leaves now may carry a message.
+    fn sends(&self) -> bool {
+        !self.waiting.is_empty() || self.asked_again.is_some_and(|asked| asked.elapsed() < AGAIN)
+    }
 }
 
 impl Desk {
@@ -100,7 +115,7 @@ impl Desk {
     pub async fn keys_are_safe(&self) -> Result<(), SignalMaintenanceError> {
         let client = {
             let inside = self.inside();
-            inside.client.clone().filter(|_| inside.connected && !inside.waiting.is_empty())
+            inside.client.clone().filter(|_| inside.connected && inside.sends())
         };
         let Some(client) = client else { return Ok(()) };
         for _ in 0..WRITES {
@@ -132,6 +147,11 @@ impl Desk {
             inside.ids.remove(&oldest);
         }
         waiting
+    }
+
+    /// Somebody could not read a message and asks for it again.
+    pub fn asked_again(&self) {
+        self.inside().asked_again = Some(Instant::now());
     }
 
     /// WhatsApp's word on a stanza.
@@ -256,6 +276,21 @@ mod tests {
         desk.give_up("the first reason");
         desk.give_up("the second reason");
         assert_eq!(desk.given_up().await, "the first reason");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn messages_leave_when_they_are_sent_and_when_they_are_asked_for_again() {
+        let desk = Desk::default();
+        assert!(!desk.inside().sends());
+        let word = desk.expect("A", id(1));
+        assert!(desk.inside().sends());
+        desk.acknowledged("A", Ack::Taken);
+        assert!(!desk.inside().sends());
+        desk.asked_again();
+        assert!(desk.inside().sends());
+        tokio::time::advance(AGAIN).await;
+        assert!(!desk.inside().sends());
+        drop(word);
     }
 
     #[test]

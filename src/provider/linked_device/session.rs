@@ -12,6 +12,7 @@ use whatsapp_rust::anyhow::{self, anyhow};
 use whatsapp_rust::bot::{Bot, BotHandle};
 use whatsapp_rust::types::events::{ConnectFailureReason, Event, EventHandler};
 use whatsapp_rust::wacore::store::DevicePropsOverride;
+use whatsapp_rust::wacore_binary::NodeRef;
 use whatsapp_rust::{Client, TokioRuntime};
 
 use super::desk::{Ack, Desk};
@@ -391,6 +392,23 @@ struct Ear {
     lost: AtomicU64,
 }
 
+impl Ear {
+    /// A stanza comes in, before the client does anything about it.
+    fn heard(&self, stanza: &NodeRef<'_>) {
+        match stanza.tag.as_ref() {
+            "message" => {
+                if let Some(id) = stanza.get_attr("id") {
+                    self.desk.arrivals.arrived(&id.as_str());
+                }
+            }
+            "receipt" if stanza.get_attr("type").is_some_and(|kind| kind.as_str() == "retry") => {
+                self.desk.asked_again();
+            }
+            _ => {}
+        }
+    }
+}
+
 impl EventHandler for Ear {
     fn handle_event(&self, event: Arc<Event>) {
         match &*event {
@@ -398,12 +416,8 @@ impl EventHandler for Ear {
                 let word = ack.error.clone().map_or(Ack::Taken, Ack::Refused);
                 self.desk.acknowledged(&ack.id, word);
             }
-            Event::RawNode(node) if node.get().tag == "message" => {
-                if let Some(id) = node.get().get_attr("id") {
-                    self.desk.arrivals.arrived(&id.as_str());
-                }
-            }
-            Event::ServerAck(_) | Event::RawNode(_) | Event::Notification(_) => {}
+            Event::RawNode(node) => self.heard(node.get()),
+            Event::ServerAck(_) | Event::Notification(_) => {}
             _ => {
                 if self.events.try_send(event).is_err() {
                     let lost = self.lost.fetch_add(1, Ordering::Relaxed);
