@@ -5,8 +5,8 @@
 
 use std::io::{self, IsTerminal as _};
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// What says at length, as errors, that a message was delivered again. What cannot be opened, its caller warns of.
@@ -42,10 +42,13 @@ pub enum Error {
 ///
 /// Colours are used when standard error is a terminal and the format is text.
 pub fn init(options: &Options) -> Result<(), Error> {
-    let lines = tracing_subscriber::fmt().with_env_filter(filter(&options.level)?).with_writer(io::stderr);
+    let shown = filter(&options.level)?;
+    let lines = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_writer(io::stderr);
     let installed = match options.format {
-        Format::Text => lines.with_ansi(io::stderr().is_terminal()).finish().try_init(),
-        Format::Json => lines.json().flatten_event(true).with_span_list(false).finish().try_init(),
+        Format::Text => lines.with_ansi(io::stderr().is_terminal()).finish().with(shown).try_init(),
+        Format::Json => {
+            lines.json().flatten_event(true).with_span_list(false).finish().with(shown).try_init()
+        }
     };
     installed.map_err(|_| Error::AlreadyInstalled)
 }
@@ -58,7 +61,7 @@ pub fn check_level(level: &str) -> Result<(), Error> {
 /// A single word must be a level: tracing alone would take `inof` for the name of a module and fall silent. It is the
 /// level of what relevo itself says; of libraries, which say much that concerns nobody, warnings are shown unless they
 /// are named.
-fn filter(level: &str) -> Result<EnvFilter, Error> {
+fn filter(level: &str) -> Result<Targets, Error> {
     let refused = |cause: String| Error::Filter { filter: level.to_owned(), cause };
     let mut directives = vec![LOUD.to_owned()];
     for directive in level.split(',').map(str::trim) {
@@ -76,7 +79,7 @@ fn filter(level: &str) -> Result<EnvFilter, Error> {
             }
         }
     }
-    EnvFilter::builder().parse(directives.join(",")).map_err(|cause| refused(cause.to_string()))
+    directives.join(",").parse().map_err(|cause: ParseError| refused(cause.to_string()))
 }
 
 #[cfg(test)]

@@ -235,7 +235,10 @@ fn of_unknown(message: &wa::Message) -> Option<InboundContent> {
     if size == 0 {
         return None;
     }
-    let whole = || serde_json::to_value(&rest).ok().map(without_nulls);
+    // By way of a table of functions: for each of hundreds of types, code of its own would take as long to build as the
+    // rest of this room.
+    let rest: &dyn erased_serde::Serialize = &rest;
+    let whole = || erased_serde::serialize(rest, serde_json::value::Serializer).ok().map(without_nulls);
     let raw = if size <= LARGEST_UNKNOWN { whole() } else { None };
     Some(InboundContent::Unknown(raw.unwrap_or_else(|| json!({ "bytes": size }))))
 }
