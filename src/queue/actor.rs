@@ -11,9 +11,11 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef, MessagingErr, RpcReplyPort};
 
 use crate::clock::Clock;
-use crate::domain::{Failure, InstanceNumber, MessageId, ProviderMessageId, Status, Timestamp, Verdict};
+use crate::domain::{
+    Class, Failure, InstanceNumber, MessageId, ProviderMessageId, Status, Timestamp, Verdict,
+};
 use crate::metrics::Metrics;
-use crate::store::{Error as StoreError, Store, Tx};
+use crate::store::{Error as StoreError, Haste, Store, Tx};
 
 use super::nudges::Nudges;
 use super::upkeep::{self, Upkeep};
@@ -115,7 +117,8 @@ impl Actor for QueueActor {
             }
             Msg::NoteOutcomes(noted, with, reply) => {
                 let note = move |tx: &mut Tx| items::note(tx, &noted).and_then(|()| with(tx));
-                state.change(reply, note).await;
+                let done = move |noted: Result<(), StoreError>| drop(reply.send(noted.map_err(Error::from)));
+                state.arguments.store.submit_with(Haste::Soon, note, done).await;
             }
             Msg::WithdrawItems(ids, reply) => state.withdraw_items(ids, reply).await,
             Msg::ForgetJob(job, reply) => {
@@ -238,6 +241,10 @@ impl State {
     {
         let (now, id, nudges) = (self.now(), lease.id, self.arguments.nudges.clone());
         let metrics = self.arguments.metrics.clone();
+        let haste = match id.class() {
+            Class::Transactional => Haste::Now,
+            Class::Bulk => Haste::Soon,
+        };
         let done = move |outcome: Result<Option<Outcome>, StoreError>| {
             match outcome {
                 Ok(Some(outcome)) => {
@@ -254,7 +261,7 @@ impl State {
             nudges.nudge(id.instance());
             nudges.nudge_job(id);
         };
-        self.arguments.store.submit(move |tx: &mut Tx| work(tx, &lease, now), done).await;
+        self.arguments.store.submit_with(haste, move |tx: &mut Tx| work(tx, &lease, now), done).await;
     }
 
     async fn reports(&self, me: ActorRef<Msg>, reports: Vec<ReceiptReport>, reply: Reply<Vec<Recorded>>) {

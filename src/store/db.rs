@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::metrics::Metrics;
 
 use super::tx::{Change, Entry, failed};
-use super::writer::{Finish, Gauges, Task, Writer};
+use super::writer::{Finish, Gauges, Haste, Task, Writer};
 use super::{Error, Folder, Key, Options, Space, Tx};
 
 /// Closures that may wait for the writer; more, and their senders wait.
@@ -53,7 +53,9 @@ impl Store {
         let gauges = Arc::new(Gauges::default());
         // Everything that was found is on the disk by now.
         gauges.tails.publish(tails_of(&db)?);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let writer = Writer {
+            runtime: runtime.map_err(|cause| Error::Failed(cause.to_string()))?,
             db: db.clone(),
             file,
             tasks: receiver,
@@ -76,10 +78,21 @@ impl Store {
         W: FnOnce(&mut Tx) -> Result<T, Error> + Send + 'static,
         D: FnOnce(Result<T, Error>) + Send + 'static,
     {
-        let task: Task = Box::new(move |tx| -> Finish {
+        self.submit_with(Haste::Now, work, done).await;
+    }
+
+    /// [`submit`](Self::submit), for what need not be durable at once.
+    pub async fn submit_with<T, W, D>(&self, haste: Haste, work: W, done: D)
+    where
+        T: Send + 'static,
+        W: FnOnce(&mut Tx) -> Result<T, Error> + Send + 'static,
+        D: FnOnce(Result<T, Error>) + Send + 'static,
+    {
+        let run = move |tx: &mut Tx| -> Finish {
             let outcome = tx.attempt(work);
             Box::new(move |failure| done(failure.map_or(outcome, Err)))
-        });
+        };
+        let task = Task { haste, run: Box::new(run) };
         // A closed channel drops the task and with it `done`: whoever waits on it sees the store closed.
         let _ = self.tasks.send(task).await;
     }

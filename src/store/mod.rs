@@ -9,7 +9,8 @@
 //! file; no value is larger than 4 KB, because large ones spill into files that are never synced; one dedicated
 //! thread does all writing and flushing; opening a damaged database can panic, which is caught.
 //!
-//! Commits are grouped: closures that arrive while a commit is being synced share the next one.
+//! Commits are grouped: closures that arrive while a commit is being synced share the next one, and those that nobody
+//! waits for let the writer rest for as long as it worked ([`Haste`]).
 
 mod blobs;
 mod codec;
@@ -36,6 +37,7 @@ pub use large::{delete_large, get_large, head_of_large, put_large, whole_of_larg
 #[cfg(test)]
 pub(crate) use scratch::Scratch;
 pub use tx::{Entry, Tx};
+pub use writer::Haste;
 
 /// How the store is opened.
 #[derive(Debug, Clone)]

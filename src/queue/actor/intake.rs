@@ -8,7 +8,7 @@ use ractor::{ActorRef, RpcReplyPort};
 use crate::domain::{Class, MessageId, Mode, Timestamp};
 use crate::queue::accept::{self, Refused, Terms};
 use crate::queue::{Accepted, Error, Outcome, Submission, items};
-use crate::store::{Error as StoreError, Tx};
+use crate::store::{Error as StoreError, Haste, Tx};
 
 use super::{Msg, Reply, State, Together};
 
@@ -108,7 +108,7 @@ impl State {
             let _ = reply.send(accepted.map_err(|(error, _)| error));
             instances.into_iter().for_each(|instance| nudges.nudge(instance));
         };
-        self.arguments.store.submit(work, done).await;
+        self.arguments.store.submit_with(Haste::Soon, work, done).await;
     }
 
     pub(super) async fn send_now(
