@@ -24,7 +24,7 @@ use super::{Error, advance};
 
 /// Rows of one commit, when they are handed over and when it is noted how they ended: a single message that somebody
 /// waits for may stand behind all of them, several times.
-pub(super) const PAGE: usize = 100;
+pub(super) const PAGE: usize = 64;
 
 /// How long a finished job's actor waits for facts that arrive late.
 const LINGER: Duration = Duration::from_secs(60);
@@ -58,6 +58,8 @@ pub(super) struct State {
     pub book: Option<Book>,
     /// Rows that the queue has.
     pub open: BTreeMap<u32, Open>,
+    /// Rows that have left the queue since others were put in their place.
+    pub ended: usize,
     /// Since when instances are not connected.
     pub absent: HashMap<InstanceNumber, Timestamp>,
     pub last: Option<LastRow>,
@@ -95,6 +97,7 @@ impl Actor for JobActor {
             standing,
             book: None,
             open: BTreeMap::new(),
+            ended: 0,
             absent: HashMap::new(),
             last: None,
             waits_for: None,
@@ -259,6 +262,7 @@ impl State {
         let (slot, commit) = (self.slot(), next.clone());
         self.arguments.shared.queue.note_outcomes(outcomes, move |tx| commit.put(tx, slot)).await?;
         self.standing = next;
+        self.ended += noted.closed.len();
         for row in noted.closed {
             self.open.remove(&row);
         }

@@ -20,6 +20,9 @@ use super::window::Opening;
 /// How often a running job looks which instances live, and whether a full queue has room again.
 const TICK: Duration = Duration::from_secs(2);
 
+/// Rows in the queue that a job begins with.
+const FIRST: usize = 4 * PAGE;
+
 /// A moment that is further away is looked at again before, because the clock may be set.
 const LONGEST: Duration = Duration::from_secs(600);
 
@@ -101,15 +104,19 @@ async fn pool(state: &mut State, now: Timestamp) -> Result<Vec<Device>, Error> {
 
 /// Fills the window of open rows. Tells whether rows are left to be taken.
 async fn fill(state: &mut State, pool: &[Device], closes: Option<Timestamp>) -> Result<bool, Error> {
+    // Two rows in the place of each that has ended: a job gets as far ahead as it is fast, and never comes with thousands
+    // at once.
+    let grown = state.open.len() + (2 * std::mem::take(&mut state.ended)).max(PAGE);
+    let window = usize::try_from(state.arguments.shared.options.window).unwrap_or(usize::MAX);
+    let most = grown.max(FIRST).min(window);
     loop {
-        let window = state.arguments.shared.options.window;
-        let room = window.saturating_sub(u32::try_from(state.open.len()).unwrap_or(u32::MAX));
+        let room = most.saturating_sub(state.open.len());
         if room == 0 {
             return Ok(true);
         }
         let (standing, now) = (state.standing.clone(), state.now());
         let suppressed = state.arguments.shared.suppressed.clone();
-        let limit = room.min(u32::try_from(PAGE).unwrap_or(CHUNK));
+        let limit = u32::try_from(room.min(PAGE)).unwrap_or(CHUNK);
         let taken = state.with_book(move |book| book.take(&standing, limit, now, &suppressed)).await;
         match taken {
             Ok(None) => return Ok(false),

@@ -71,7 +71,7 @@ impl Book {
     /// Opens the files, cuts off what lies behind the checkpoint, and counts the rest.
     pub fn open(record: Arc<Record>, files: Files, standing: &Standing) -> Result<(Self, Census), Error> {
         let opened = || {
-            let results = Results::open(&files.results())?;
+            let mut results = Results::open(&files.results())?;
             results.truncate(standing.cursor.row)?;
             let mut census = results.count(standing.cursor.row)?;
             let notes = Notes::open(&files.notes(), census.last_note)?;
@@ -252,7 +252,7 @@ impl Book {
         Ok(())
     }
 
-    fn sync(&self) -> Result<(), Error> {
+    fn sync(&mut self) -> Result<(), Error> {
         self.notes.sync().and_then(|()| self.results.sync()).map_err(|cause| self.wrong(cause))
     }
 }

@@ -194,7 +194,7 @@ mod tests {
     fn a_table_is_rebuilt_from_the_results_which_have_the_last_word() {
         let dir = tempfile::tempdir().unwrap();
         let files = files(&dir);
-        let (results, mut notes) =
+        let (mut results, mut notes) =
             (Results::create(&files.results()).unwrap(), Notes::create(&files.notes()).unwrap());
         let message = |row: u8| Some(MessageId::from_bytes([row + 1; 16]));
         let record = |row: u8, id: &ProviderMessageId| {

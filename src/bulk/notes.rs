@@ -46,6 +46,8 @@ pub(super) struct Note {
 #[derive(Debug)]
 pub(super) struct Notes {
     file: File,
+    /// Something was written that is not synced.
+    written: bool,
     /// Where the next entry goes.
     end: u64,
 }
@@ -54,7 +56,7 @@ impl Notes {
     pub fn create(path: &Path) -> std::io::Result<Self> {
         let file = OpenOptions::new().create_new(true).read(true).write(true).mode(0o600).open(path)?;
         file.sync_all()?;
-        Ok(Self { file, end: 0 })
+        Ok(Self { file, written: false, end: 0 })
     }
 
     /// For the one who writes. `last` is the last entry that the result file mentions; what follows it is cut off.
@@ -67,14 +69,14 @@ impl Notes {
         if file.metadata()?.len() > end {
             file.set_len(end)?;
         }
-        Ok(Self { file, end })
+        Ok(Self { file, written: false, end })
     }
 
     /// For those who read.
     pub fn read_only(path: &Path) -> std::io::Result<Self> {
         let file = File::open(path)?;
         let end = file.metadata()?.len();
-        Ok(Self { file, end })
+        Ok(Self { file, written: false, end })
     }
 
     pub fn end(&self) -> u64 {
@@ -95,13 +97,19 @@ impl Notes {
         let mut bytes = length.to_be_bytes().to_vec();
         bytes.extend(body);
         let at = self.end;
+        self.written = true;
         self.file.write_all_at(&bytes, at)?;
         self.end = at + bytes.len() as u64;
         Ok(at)
     }
 
-    pub fn sync(&self) -> std::io::Result<()> {
-        self.file.sync_data()
+    /// Makes durable what was added since.
+    pub fn sync(&mut self) -> std::io::Result<()> {
+        if self.written {
+            self.file.sync_data()?;
+            self.written = false;
+        }
+        Ok(())
     }
 
     /// The entry at `at`, and where the next one begins. `None` where the log ends.

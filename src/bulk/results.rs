@@ -1,6 +1,6 @@
 //! The result file of a job: one record of fixed width for every row, at its place.
 //!
-//! Sparse until written. The job's actor alone writes; anybody may read, page by page. A record also says where its
+//! Written as far as rows were taken, and a little ahead. The job's actor alone writes; anybody may read, page by page. A record also says where its
 //! row lies in the source, so that every row can be found again without reading what is before it.
 
 use std::fs::{File, OpenOptions};
@@ -27,6 +27,10 @@ const HAS_CODE: u8 = 2;
 
 /// Records that are read at once where all are wanted.
 const BLOCK: u32 = 4096;
+
+/// The file grows by room for so many records. Where the disk has a place already, a sync writes data alone; where a file
+/// grows, it waits for the journal of the file system, and everybody else's syncs wait with it.
+const AHEAD: usize = 1_000;
 
 /// Where a row stands, as it is written down.
 #[derive(Debug, Clone, PartialEq)]
@@ -218,6 +222,10 @@ impl Counts {
 #[derive(Debug)]
 pub(super) struct Results {
     file: File,
+    /// Something was written that is not synced.
+    written: bool,
+    /// Where the room ends that was made.
+    room: u64,
 }
 
 /// What a file says about its job.
@@ -234,7 +242,11 @@ impl Results {
     pub fn create(path: &Path) -> std::io::Result<Self> {
         let file = OpenOptions::new().create_new(true).read(true).write(true).mode(0o600).open(path)?;
         file.sync_all()?;
-        Ok(Self { file })
+        Ok(Self::of(file))
+    }
+
+    fn of(file: File) -> Self {
+        Self { file, written: false, room: 0 }
     }
 
     /// For the one who writes. Waits until nobody else does: an actor that was killed may have left work on a
@@ -242,17 +254,18 @@ impl Results {
     pub fn open(path: &Path) -> std::io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         flock(&file, FlockOperation::LockExclusive)?;
-        Ok(Self { file })
+        Ok(Self::of(file))
     }
 
     /// For those who read.
     pub fn read_only(path: &Path) -> std::io::Result<Self> {
-        Ok(Self { file: File::open(path)? })
+        Ok(Self::of(File::open(path)?))
     }
 
     /// Forgets what was written about `row` and those behind it.
-    pub fn truncate(&self, row: u32) -> std::io::Result<()> {
+    pub fn truncate(&mut self, row: u32) -> std::io::Result<()> {
         let end = offset(row);
+        self.room = self.room.min(end);
         if self.file.metadata()?.len() > end {
             self.file.set_len(end)?;
             self.file.sync_data()?;
@@ -279,18 +292,34 @@ impl Results {
     }
 
     /// Writes records; durable after [`sync`](Self::sync).
-    pub fn put(&self, row: u32, record: &Record) -> std::io::Result<()> {
+    pub fn put(&mut self, row: u32, record: &Record) -> std::io::Result<()> {
+        self.written = true;
         self.file.write_all_at(&record.encode(), offset(row))
     }
 
-    /// Writes the records of rows that follow each other.
-    pub fn put_run<'a>(&self, from: u32, records: impl Iterator<Item = &'a Record>) -> std::io::Result<()> {
-        let bytes: Vec<u8> = records.flat_map(Record::encode).collect();
+    /// Writes the records of rows that follow each other, and that nothing follows yet.
+    pub fn put_run<'a>(
+        &mut self,
+        from: u32,
+        records: impl Iterator<Item = &'a Record>,
+    ) -> std::io::Result<()> {
+        let mut bytes: Vec<u8> = records.flat_map(Record::encode).collect();
+        let end = offset(from) + bytes.len() as u64;
+        if end > self.room {
+            bytes.resize(bytes.len() + AHEAD * WIDTH, 0);
+            self.room = offset(from) + bytes.len() as u64;
+        }
+        self.written = true;
         self.file.write_all_at(&bytes, offset(from))
     }
 
-    pub fn sync(&self) -> std::io::Result<()> {
-        self.file.sync_data()
+    /// Makes durable what was written since.
+    pub fn sync(&mut self) -> std::io::Result<()> {
+        if self.written {
+            self.file.sync_data()?;
+            self.written = false;
+        }
+        Ok(())
     }
 
     /// Counts everything before `end`.
@@ -350,7 +379,7 @@ mod tests {
 
     #[test]
     fn every_record_comes_back() {
-        let (_dir, results) = results();
+        let (_dir, mut results) = results();
         let statuses = Status::ALL.map(RowStatus::Message);
         let others = [RowStatus::Open, RowStatus::Skipped, RowStatus::Invalid];
         for (row, status) in (0..).zip(statuses.into_iter().chain(others)) {
@@ -378,7 +407,7 @@ mod tests {
         let long = "w".repeat(ID_ROOM + 1).parse().unwrap();
         assert_eq!(Id::of(Some(&long)), Id::InNote);
         let fits = "w".repeat(ID_ROOM).parse().unwrap();
-        let (_dir, results) = results();
+        let (_dir, mut results) = results();
         let written = Record { id: Id::of(Some(&fits)), ..record(0, RowStatus::Open) };
         results.put(0, &written).unwrap();
         assert_eq!(results.get(0).unwrap().unwrap().id, Id::Here(fits));
@@ -386,7 +415,7 @@ mod tests {
 
     #[test]
     fn pages_end_with_the_file_and_have_gaps_where_nothing_was_written() {
-        let (_dir, results) = results();
+        let (_dir, mut results) = results();
         results.put(3, &record(3, RowStatus::Open)).unwrap();
         let page = results.page(1, 10).unwrap();
         assert_eq!(page, [None, None, Some(record(3, RowStatus::Open))]);
@@ -394,8 +423,27 @@ mod tests {
     }
 
     #[test]
+    fn the_file_grows_in_steps_and_its_room_is_no_record() {
+        let (_dir, mut results) = results();
+        let length = |results: &Results| results.file.metadata().unwrap().len();
+        let run =
+            |rows: std::ops::Range<u32>| rows.map(|row| record(row, RowStatus::Open)).collect::<Vec<_>>();
+        results.put_run(0, run(0..100).iter()).unwrap();
+        let grown = length(&results);
+        assert_eq!(grown, ((100 + AHEAD) * WIDTH) as u64);
+        results.put_run(100, run(100..1_000).iter()).unwrap();
+        assert_eq!(length(&results), grown);
+        results.put_run(1_000, run(1_000..1_200).iter()).unwrap();
+        assert!(length(&results) > grown);
+        assert_eq!(results.count(5_000).unwrap().open, (0..1_200).collect::<Vec<_>>());
+        results.truncate(700).unwrap();
+        results.put_run(700, run(700..701).iter()).unwrap();
+        assert_eq!(results.count(5_000).unwrap().open, (0..701).collect::<Vec<_>>());
+    }
+
+    #[test]
     fn a_census_counts_what_was_written_before_the_checkpoint() {
-        let (_dir, results) = results();
+        let (_dir, mut results) = results();
         let rows: Vec<_> = [
             RowStatus::Message(Status::Sent),
             RowStatus::Message(Status::Read),

@@ -33,8 +33,10 @@ type Reply<T> = RpcReplyPort<Result<T, Error>>;
 const RESTART_DELAY: Duration = Duration::from_millis(200);
 const RESTART_MAX_DELAY: Duration = Duration::from_secs(30);
 
-/// Outcomes that arrive within this time are noted together.
+/// Outcomes that arrive within this time are noted together, unless so many arrive: the work that they make comes in
+/// small pieces then.
 const GATHER: Duration = Duration::from_millis(100);
+const ENOUGH: u64 = actor::PAGE as u64;
 
 /// How often finished jobs are looked at, while outcomes arrive.
 const GATHER_LATE: Duration = Duration::from_secs(1);
@@ -259,9 +261,11 @@ impl Actor for BulkSupervisor {
 }
 
 /// Tells running jobs of outcomes, at a bounded rate.
-async fn stir(mut changed: watch::Receiver<()>, supervisor: ActorRef<Msg>) {
+async fn stir(mut changed: watch::Receiver<u64>, supervisor: ActorRef<Msg>) {
     while changed.changed().await.is_ok() {
-        tokio::time::sleep(GATHER).await;
+        let first = *changed.borrow_and_update();
+        let enough = changed.wait_for(|count| count.saturating_sub(first) >= ENOUGH);
+        let _ = tokio::time::timeout(GATHER, enough).await;
         if supervisor.cast(Msg::Stirred).is_err() {
             return;
         }
@@ -269,7 +273,7 @@ async fn stir(mut changed: watch::Receiver<()>, supervisor: ActorRef<Msg>) {
 }
 
 /// Finds finished jobs of which something became known that they have not noted.
-async fn stir_late(mut changed: watch::Receiver<()>, arguments: Arguments, supervisor: ActorRef<Msg>) {
+async fn stir_late(mut changed: watch::Receiver<u64>, arguments: Arguments, supervisor: ActorRef<Msg>) {
     let directory = arguments.publish.subscribe();
     loop {
         let (queue, known) = (arguments.shared.queue.clone(), directory.borrow().clone());

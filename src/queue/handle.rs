@@ -161,8 +161,8 @@ impl Handle {
         self.slot.call(|reply| Msg::NoteOutcomes(noted, Box::new(with), reply)).await?
     }
 
-    /// Changes whenever a bulk job may have outcomes to note.
-    pub fn outcomes_changed(&self) -> watch::Receiver<()> {
+    /// Grows whenever a bulk job may have another outcome to note.
+    pub fn outcomes_changed(&self) -> watch::Receiver<u64> {
         self.nudges.outcomes()
     }
 

@@ -9,8 +9,8 @@ use crate::domain::{InstanceNumber, MessageId};
 #[derive(Debug, Clone, Default)]
 pub struct Nudges {
     instances: Arc<Mutex<HashMap<InstanceNumber, watch::Sender<()>>>>,
-    /// For bulk jobs: there may be outcomes to note.
-    outcomes: watch::Sender<()>,
+    /// For bulk jobs: how often there was something to note since the start.
+    outcomes: watch::Sender<u64>,
 }
 
 impl Nudges {
@@ -26,8 +26,8 @@ impl Nudges {
         }
     }
 
-    /// Changes whenever a bulk job may have outcomes to note.
-    pub fn outcomes(&self) -> watch::Receiver<()> {
+    /// Grows whenever a bulk job may have another outcome to note.
+    pub fn outcomes(&self) -> watch::Receiver<u64> {
         self.outcomes.subscribe()
     }
 
@@ -39,6 +39,6 @@ impl Nudges {
     }
 
     pub(super) fn nudge_jobs(&self) {
-        self.outcomes.send_replace(());
+        self.outcomes.send_modify(|count| *count = count.wrapping_add(1));
     }
 }
