@@ -83,13 +83,9 @@ impl Node {
     }
 
     pub async fn create_instance(&self, sandbox: &Sandbox, per_second: f64) {
-        self.create_limited(sandbox, per_second, 10_000).await;
-    }
-
-    pub async fn create_limited(&self, sandbox: &Sandbox, per_second: f64, burst: u32) {
         let instance = json!({
             "instance_id": "bench",
-            "rate_limit": { "per_second": per_second, "burst": burst },
+            "rate_limit": { "per_second": per_second, "burst": 10_000 },
             "workers": 10,
             "cloud_api": {
                 "phone_number_id": "100",
@@ -98,6 +94,13 @@ impl Node {
             }
         });
         self.ask(Method::POST, "/instances", Some(instance)).await;
+        self.until(|view| view["data"]["status"] == "connected").await;
+    }
+
+    /// Changes how fast the instance sends.
+    pub async fn limit(&self, per_second: f64, burst: u32) {
+        let rate = json!({ "rate_limit": { "per_second": per_second, "burst": burst } });
+        self.ask(Method::PUT, "/instances/bench", Some(rate)).await;
         self.until(|view| view["data"]["status"] == "connected").await;
     }
 
