@@ -31,6 +31,16 @@ async fn every_row_is_sent_once_and_counted() {
 }
 
 #[tokio::test]
+async fn a_job_that_nobody_sends_for_puts_little_into_the_queue_and_then_keeps_up() {
+    let world = World::open().await;
+    let id = world.create(job(), 2_000).await;
+    let taken = world.until(id, |progress| progress.taken >= 200).await.taken;
+    assert!(taken <= 300, "{taken}");
+    world.play_both();
+    assert_eq!(world.until_completed(id).await.counts.sent, 2_000);
+}
+
+#[tokio::test]
 async fn a_killed_job_goes_on_and_sends_nothing_twice() {
     let options = Options { window: 100, ..Options::default() };
     let mut world = World::with(options).await;
