@@ -20,6 +20,9 @@ const STREAM: u32 = 100;
 const SECONDS: Duration = Duration::from_secs(10);
 const TURNS: u64 = 5;
 
+/// In which the rate beside the stream is found.
+const STEPS: u64 = 3;
+
 /// Rows that never run out while the stream is timed.
 const ENDLESS: u32 = 300_000;
 
@@ -69,13 +72,16 @@ pub async fn beside(dir: &Path, cost: f64) {
     );
     node.create_instance(&sandbox, 10_000.0).await;
     let (_, takes) = stream(&node, &sandbox, "(what they take)", 900_000_000, &[]).await;
-    // A row costs more where fewer of them share a commit, so the rate is found in two steps.
     let mut rate = (0.5 - takes) * cores() / cost;
     node.limit(rate + f64::from(STREAM), STREAM).await;
     let jobs = [node.create_job(ENDLESS, 600_000_000).await, node.create_job(ENDLESS, 700_000_000).await];
-    let (_, both) = stream(&node, &sandbox, "(what both take)", 910_000_000, &jobs).await;
-    rate *= (0.5 - takes) / (both - takes);
-    node.limit(rate + f64::from(STREAM), STREAM).await;
+    // A row costs more where fewer of them share a commit, so the rate is found step by step.
+    for step in 0..STEPS {
+        let (_, both) =
+            stream(&node, &sandbox, "(what both take)", 910_000_000 + step * 1_000_000, &jobs).await;
+        rate *= (0.5 - takes) / (both - takes);
+        node.limit(rate + f64::from(STREAM), STREAM).await;
+    }
     let (mut alone, mut crowded) = (Vec::new(), Vec::new());
     for turn in 0..TURNS {
         node.tell_jobs(&jobs, "pause").await;

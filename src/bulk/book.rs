@@ -321,36 +321,52 @@ impl Book {
         let keep = next.returned.len().saturating_sub(limit as usize);
         let mut rows = next.returned.split_off(keep);
         rows.sort_unstable();
-        let mut taken = Vec::with_capacity(rows.len());
+        let mut known = Vec::with_capacity(rows.len());
         for row in rows {
             // What became known of it meanwhile, late, is better than a second message.
-            let known = self.results.get(row)?.filter(|known| known.status == RowStatus::Open);
-            taken.extend(known.and_then(|known| self.again(row, known).transpose()).transpose()?);
+            let open = self.results.get(row)?.filter(|known| known.status == RowStatus::Open);
+            known.extend(open.map(|open| (row, open)));
         }
-        Ok(taken)
+        self.again(known)
     }
 
     fn take_failed(&self, next: &mut Standing, limit: u32) -> std::io::Result<Vec<Taken>> {
         let from = next.retry.unwrap_or(0);
         let end = next.cursor.row.min(from.saturating_add(CHUNK));
-        let mut taken = Vec::new();
+        let mut failed = Vec::new();
         let mut reached = from;
         for (row, known) in (from..end).zip(self.results.page(from, end.saturating_sub(from).max(1))?) {
-            if taken.len() >= limit as usize {
+            if failed.len() >= limit as usize {
                 break;
             }
             reached = row + 1;
             if let Some(known) = known.filter(|known| is_tried_again(known, next.pass)) {
-                taken.extend(self.again(row, known)?);
+                failed.push((row, known));
             }
         }
         next.retry = (reached < next.cursor.row).then_some(reached.max(from + u32::from(from == end)));
-        Ok(taken)
+        self.again(failed)
     }
 
-    fn again(&self, row: u32, known: RowRecord) -> std::io::Result<Option<Taken>> {
-        let page = self.record.format.page(&self.files.source(), known.place(row), 1)?;
-        Ok(page.rows.into_iter().next().map(|row| Taken { row, known: Some(known) }))
+    /// Reads rows once more, in the order of their numbers; those that follow one another at once, because opening and
+    /// finding costs more than reading.
+    fn again(&self, known: Vec<(u32, RowRecord)>) -> std::io::Result<Vec<Taken>> {
+        let mut taken = Vec::with_capacity(known.len());
+        for mut run in known.chunk_by(|(before, _), (row, _)| before + 1 == *row) {
+            // A page of long rows has fewer than were asked for.
+            while let Some((number, begins)) = run.first() {
+                let page = self.record.format.page(&self.files.source(), begins.place(*number), run.len())?;
+                if page.rows.is_empty() {
+                    let short = format!("the source has no row {number} any more");
+                    return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, short));
+                }
+                let (read, left) = run.split_at(page.rows.len().min(run.len()));
+                let rows = page.rows.into_iter().zip(read);
+                taken.extend(rows.map(|(row, (_, known))| Taken { row, known: Some(known.clone()) }));
+                run = left;
+            }
+        }
+        Ok(taken)
     }
 
     fn take_next(&self, next: &mut Standing, limit: u32) -> std::io::Result<Vec<Taken>> {

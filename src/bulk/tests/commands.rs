@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::world::{Fate, World, job, phone, two};
-use crate::bulk::{Error, ListCursor, ListFilter, NewJob, Options, Plan, RowStatus, Status};
+use crate::bulk::{Error, Kind, ListCursor, ListFilter, NewJob, Options, Plan, RowStatus, Status};
 use crate::domain::{BlobRef, Content, Media, MediaKind, MediaSource, Status as Sent};
 use crate::queue::tests::bench::ONE;
 use crate::store::{BlobSet, Key, Space};
@@ -41,6 +41,35 @@ async fn a_paused_job_waits_over_a_crash_and_goes_on_without_a_gap() {
     let progress = world.until_completed(id).await;
     assert_eq!((progress.counts.sent, progress.counts.cancelled), (120, 0));
     assert_eq!(world.times(), vec![1; 120]);
+}
+
+#[tokio::test]
+async fn rows_that_came_back_are_read_again_with_their_own_values_however_long_they_are() {
+    const ROWS: u32 = 60;
+    let world = World::open().await;
+    let mut upload = world.handle.upload().unwrap();
+    // Some megabytes, which are read in several pages.
+    let filling = "x".repeat(60_000);
+    for row in 0..ROWS {
+        upload.write(format!("{}|{row}|{filling}\n", phone(row)).into()).await.unwrap();
+    }
+    let rows = upload.finish().await.unwrap();
+    let file = NewJob { kind: Kind::File, plan: Plan::Text("@valor1".to_owned()), ..job() };
+    let id = world.handle.create(file, rows).await.unwrap().id;
+    world.until(id, |progress| progress.taken == ROWS).await;
+    world.handle.pause(id).await.unwrap();
+    assert_eq!(world.bench.handle.depth(ONE).unwrap().total(), 0);
+    for number in [ONE, two()] {
+        world.play(number, |lease| {
+            let Content::Text { body, .. } = &lease.message.content else { return Fate::Failed };
+            let row = lease.id.item().unwrap().row;
+            let is_right = *body == row.to_string() && lease.message.to == phone(row).parse().unwrap();
+            if is_right { Fate::Sent } else { Fate::Failed }
+        });
+    }
+    world.handle.resume(id).await.unwrap();
+    assert_eq!(world.until_completed(id).await.counts.sent, ROWS);
+    assert_eq!(world.times(), vec![1; ROWS as usize]);
 }
 
 #[tokio::test]
