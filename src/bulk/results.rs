@@ -1,7 +1,8 @@
 //! The result file of a job: one record of fixed width for every row, at its place.
 //!
-//! Written as far as rows were taken, and a little ahead. The job's actor alone writes; anybody may read, page by page. A record also says where its
-//! row lies in the source, so that every row can be found again without reading what is before it.
+//! Written as far as rows were taken, and a little ahead. The job's actor alone writes; anybody may read, page by page.
+//! A record also says where its row lies in the source, so that every row can be found again without reading what is
+//! before it.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
