@@ -73,6 +73,21 @@ async fn rows_that_came_back_are_read_again_with_their_own_values_however_long_t
 }
 
 #[tokio::test]
+async fn a_job_whose_source_was_cut_off_ends_with_the_reason() {
+    let world = World::open().await;
+    let id = world.create(job(), 60).await;
+    world.until(id, |progress| progress.taken == 60).await;
+    world.handle.pause(id).await.unwrap();
+    let source = world.dir.path().join("jobs").join(id.to_string()).join("source");
+    std::fs::File::options().write(true).open(source).unwrap().set_len(0).unwrap();
+    world.play_both();
+    world.handle.resume(id).await.unwrap();
+    let ended = world.until(id, |progress| progress.status == Status::Failed).await;
+    assert!(ended.error.unwrap().contains("the source has no row 0 any more"));
+    assert!(world.times().is_empty());
+}
+
+#[tokio::test]
 async fn failed_rows_are_sent_again_and_no_others() {
     let mut world = World::open().await;
     let fails = |lease: &crate::queue::Lease| match lease.id.item().unwrap().row % 10 {
