@@ -5,6 +5,7 @@
 
 use std::io::{self, IsTerminal as _};
 
+use tracing::Subscriber;
 use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -42,15 +43,21 @@ pub enum Error {
 ///
 /// Colours are used when standard error is a terminal and the format is text.
 pub fn init(options: &Options) -> Result<(), Error> {
+    subscriber(options)?.try_init().map_err(|_| Error::AlreadyInstalled)
+}
+
+/// Its layers stand on a bare registry and not on `fmt`'s own subscriber, which would claim an interest in everything:
+/// whoever logs much, as sled does, looks first at how much is wanted at all.
+fn subscriber(options: &Options) -> Result<Box<dyn Subscriber + Send + Sync>, Error> {
     let shown = filter(&options.level)?;
-    let lines = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_writer(io::stderr);
-    let installed = match options.format {
-        Format::Text => lines.with_ansi(io::stderr().is_terminal()).finish().with(shown).try_init(),
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let registry = tracing_subscriber::registry();
+    Ok(match options.format {
+        Format::Text => Box::new(registry.with(lines.with_ansi(io::stderr().is_terminal())).with(shown)),
         Format::Json => {
-            lines.json().flatten_event(true).with_span_list(false).finish().with(shown).try_init()
+            Box::new(registry.with(lines.json().flatten_event(true).with_span_list(false)).with(shown))
         }
-    };
-    installed.map_err(|_| Error::AlreadyInstalled)
+    })
 }
 
 /// Tells whether `init` would accept this level.
@@ -95,6 +102,20 @@ mod tests {
         }
         for bad in ["", "inof", "relevo=loud", "info,", "warning", "relevo"] {
             assert!(check_level(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_asked_for_more_than_is_shown() {
+        for format in [Format::Text, Format::Json] {
+            for (level, most) in [
+                ("warn", LevelFilter::WARN),
+                ("info", LevelFilter::INFO),
+                ("error,sled=trace", LevelFilter::TRACE),
+            ] {
+                let subscriber = subscriber(&Options { level: level.to_owned(), format }).unwrap();
+                assert_eq!(subscriber.max_level_hint(), Some(most), "{level} {format:?}");
+            }
         }
     }
 
