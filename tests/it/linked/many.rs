@@ -25,11 +25,15 @@ async fn all_come_back_after_a_restart_of_whatsapp_and_not_at_once() {
         assert_eq!(created.status, 201, "{created:?}");
         linked.web.phone(&format!("57300{n:07}")).scan(&linked.code(&id).await).unwrap();
     }
-    tokio::time::timeout(PATIENCE, online(MANY)).await.expect("all to be there");
+    if tokio::time::timeout(PATIENCE, online(MANY)).await.is_err() {
+        panic!("not all are there: {}", missing(&linked).await);
+    }
 
     let before = linked.web.connections().len();
     linked.web.restart(Duration::from_millis(500));
-    tokio::time::timeout(PATIENCE, online(MANY)).await.expect("all to be back");
+    if tokio::time::timeout(PATIENCE, online(MANY)).await.is_err() {
+        panic!("not all are back: {}", missing(&linked).await);
+    }
     let logins: Vec<u64> = linked
         .web
         .connections()
@@ -45,4 +49,12 @@ async fn all_come_back_after_a_restart_of_whatsapp_and_not_at_once() {
 
     let health = Answer::of(linked.world.request(Method::GET, "/health")).await;
     assert_eq!(health.status, 200, "{health:?}");
+}
+
+/// What the node knows of those that are not connected.
+async fn missing(linked: &Linked) -> String {
+    let all = linked.world.get("/instances").await.body;
+    let all = all.as_array().or_else(|| all["data"].as_array()).unwrap();
+    let missing = all.iter().filter(|one| one["status"] != "connected" && one["state"] != "connected");
+    format!("{} online, and {:#?}", linked.web.online(), missing.collect::<Vec<_>>())
 }
