@@ -18,22 +18,17 @@ const PATIENCE: Duration = Duration::from_secs(90);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_come_back_after_a_restart_of_whatsapp_and_not_at_once() {
     let linked = Linked::with(|settings| settings.linked.reconnect_max_delay = Duration::from_secs(5)).await;
-    let online = |count: usize| linked.web.until(move |web| web.online() == count);
     for n in 0..MANY {
         let id = format!("shop-{n}");
         let created = linked.world.post("/instances", json!({ "instance_id": id })).await;
         assert_eq!(created.status, 201, "{created:?}");
         linked.web.phone(&format!("57300{n:07}")).scan(&linked.code(&id).await).unwrap();
     }
-    if tokio::time::timeout(PATIENCE, online(MANY)).await.is_err() {
-        panic!("not all are there: {}", missing(&linked).await);
-    }
+    all_are_there(&linked, "after pairing").await;
 
     let before = linked.web.connections().len();
     linked.web.restart(Duration::from_millis(500));
-    if tokio::time::timeout(PATIENCE, online(MANY)).await.is_err() {
-        panic!("not all are back: {}", missing(&linked).await);
-    }
+    all_are_there(&linked, "after the restart").await;
     let logins: Vec<u64> = linked
         .web
         .connections()
@@ -51,10 +46,13 @@ async fn all_come_back_after_a_restart_of_whatsapp_and_not_at_once() {
     assert_eq!(health.status, 200, "{health:?}");
 }
 
-/// What the node knows of those that are not connected.
-async fn missing(linked: &Linked) -> String {
-    let all = linked.world.get("/instances").await.body;
-    let all = all.as_array().or_else(|| all["data"].as_array()).unwrap();
-    let missing = all.iter().filter(|one| one["status"] != "connected" && one["state"] != "connected");
-    format!("{} online, and {:#?}", linked.web.online(), missing.collect::<Vec<_>>())
+/// Waits for all devices; if in vain, tells what the node knows of those that are missing.
+async fn all_are_there(linked: &Linked, when: &str) {
+    let online = linked.web.until(|web| web.online() == MANY);
+    if tokio::time::timeout(PATIENCE, online).await.is_err() {
+        let body = linked.world.get("/instances").await.body;
+        let all = body["data"].as_array().unwrap().iter();
+        let missing: Vec<_> = all.filter(|instance| instance["status"] != "connected").collect();
+        panic!("{when} {} are online; not connected: {missing:#?}", linked.web.online());
+    }
 }
