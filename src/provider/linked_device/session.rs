@@ -10,6 +10,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use whatsapp_rust::anyhow::{self, anyhow};
 use whatsapp_rust::bot::{Bot, BotHandle};
+use whatsapp_rust::store::error::StoreError;
+use whatsapp_rust::store::persistence_manager::PersistenceManager;
 use whatsapp_rust::types::events::{ConnectFailureReason, Event, EventHandler};
 use whatsapp_rust::wacore::store::DevicePropsOverride;
 use whatsapp_rust::wacore_binary::NodeRef;
@@ -173,8 +175,15 @@ impl Session {
         }
         // Nothing can be sent from here on, and what was said last is heard.
         self.desk.close();
-        if tokio::time::timeout(FAREWELL, client.shutdown()).await.is_err() {
-            tracing::warn!("a client did not end in time and was aborted");
+        let device = client.client().persistence_manager();
+        let farewell = async {
+            client.shutdown().await;
+            save(&device).await
+        };
+        match tokio::time::timeout(FAREWELL, farewell).await {
+            Ok(Ok(())) => {}
+            Ok(Err(cause)) => tracing::error!(%cause, "what a client knew of its device could not be saved"),
+            Err(_) => tracing::warn!("a client did not end in time and was aborted"),
         }
         while let Ok(event) = happened.try_recv() {
             run.take(&event).await;
@@ -206,6 +215,14 @@ impl Session {
         bot.client().enable_auto_reconnect.store(false, Ordering::Relaxed);
         Ok(bot.spawn())
     }
+}
+
+/// Writes down what a client that has ended knew of its device. Its own last save does so only if no other was begun:
+/// one that was cut short together with the client counts as done (whatsapp-rust 0.7.0, `PersistenceManager::flush`),
+/// and a device that was just paired would come back as nobody's.
+async fn save(device: &PersistenceManager) -> Result<(), StoreError> {
+    device.modify_device(|_| ()).await;
+    device.flush().await
 }
 
 /// The pause before another attempt: it doubles with each failure up to `longest`, and lies anywhere in its longer part,

@@ -1,3 +1,4 @@
+use futures_util::FutureExt as _;
 use whatsapp_rust::chrono;
 use whatsapp_rust::types::events::{
     ClientOutdated, ConnectFailure, Connected, LoggedOut, PairError, StreamReplaced, TempBanReason,
@@ -5,6 +6,8 @@ use whatsapp_rust::types::events::{
 };
 
 use super::*;
+use crate::metrics::Metrics;
+use crate::store::{Folder, Options, Store};
 
 const NOW: Timestamp = Timestamp(1_763_800_000_000);
 
@@ -18,6 +21,27 @@ fn pauses_grow_and_spread() {
     assert_eq!(range(3), (20_000, 40_000));
     assert_eq!(range(4), (30_000, 60_000));
     assert_eq!(range(1_000), (30_000, 60_000));
+}
+
+#[tokio::test]
+async fn a_save_that_was_cut_short_with_its_client_is_made_up_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = Folder::open(dir.path()).unwrap();
+    let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
+    let client = async || {
+        let backend = SledBackend::new(store.clone(), InstanceNumber::FIRST, Arc::default());
+        PersistenceManager::new(Arc::new(backend)).await.unwrap()
+    };
+    let ended = client().await;
+    ended.modify_device(|device| device.push_name = "Shop".to_owned()).await;
+    let device = ended.get_device_arc().await;
+    let moves = device.write().await;
+    assert!(ended.flush().now_or_never().is_none(), "it waits for the device");
+    drop(moves);
+    // The client's own last save has nothing to do.
+    ended.flush().await.unwrap();
+    save(&ended).await.unwrap();
+    assert_eq!(client().await.get_device_snapshot().push_name, "Shop");
 }
 
 fn refused(event: &Event, paired: bool) -> Option<Refused> {
