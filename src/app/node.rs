@@ -186,8 +186,7 @@ async fn watch_store(store: Store, broken: CancellationToken, stop: Cancellation
 /// Waits for the writer to commit what it was given. Tasks that outlive their actors may still hold the store for a
 /// moment, so the wait is bounded; everything that was answered is on the disk in either case.
 async fn close(closing: Closing, folder: Folder) {
-    let wait = tokio::task::spawn_blocking(move || closing.wait());
-    if tokio::time::timeout(Duration::from_secs(5), wait).await.is_err() {
+    if tokio::time::timeout(Duration::from_secs(5), closing.wait()).await.is_err() {
         tracing::warn!("the store was still in use at the end; everything that was accepted is on the disk");
     }
     drop(folder);

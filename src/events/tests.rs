@@ -32,10 +32,10 @@ impl World {
     }
 
     /// The same store, after the node was stopped and started.
-    fn reopen(self) -> Self {
+    async fn reopen(self) -> Self {
         let Self { store, log, closing, folder, _dir: dir } = self;
         drop((store, log));
-        closing.wait();
+        closing.wait().await;
         Self::open(folder, dir)
     }
 
@@ -248,7 +248,7 @@ async fn logs_and_places_outlive_the_process() {
         world.append(ONE, "raw", n, 1).await;
     }
     let place = world.page(&Places::default(), 2, &[]).await.next;
-    let world = world.reopen();
+    let world = world.reopen().await;
     world.log.check(&place).unwrap();
     assert_eq!(world.log.end(&[ONE, two()]).unwrap().get(ONE), Some(3));
     assert!(world.log.has_more(&[ONE], &place).unwrap());

@@ -3,7 +3,6 @@ use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -25,9 +24,9 @@ pub struct Store {
     gauges: Arc<Gauges>,
 }
 
-/// The writer's thread, joined by [`Closing::wait`] after every [`Store`] is dropped.
+/// Tells of the end of the writer's thread, after every [`Store`] is dropped.
 #[derive(Debug)]
-pub struct Closing(JoinHandle<()>);
+pub struct Closing(oneshot::Receiver<()>);
 
 impl Store {
     /// Opens the database in a folder that this process holds.
@@ -63,9 +62,14 @@ impl Store {
             min_free_space: options.min_free_space,
             metrics,
         };
-        let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || writer.run());
-        let thread = thread.map_err(|cause| Error::Failed(cause.to_string()))?;
-        Ok((Self { db, tasks, gauges }, Closing(thread)))
+        let (ended, closing) = oneshot::channel();
+        let run = move || {
+            writer.run();
+            let _ = ended.send(());
+        };
+        let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(run);
+        thread.map_err(|cause| Error::Failed(cause.to_string()))?;
+        Ok((Self { db, tasks, gauges }, Closing(closing)))
     }
 
     /// Runs `work` on the writer's thread and calls `done` once everything it changed is durable, or nothing is.
@@ -223,9 +227,11 @@ fn forget_unfinished_snapshots(db: &Path) -> Result<(), Error> {
 }
 
 impl Closing {
-    /// Waits until the writer has committed everything it was given and the database is closed. Blocks.
-    pub fn wait(self) {
-        let _ = self.0.join();
+    /// Waits until the writer has committed everything it was given and the database is closed. No thread waits with it:
+    /// a runtime could not end before that thread, and may itself hold the task that is the last to use the store.
+    pub async fn wait(self) {
+        // A writer that panicked has ended as well.
+        let _ = self.0.await;
     }
 }
 
@@ -245,7 +251,7 @@ mod tests {
             let (store, closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
             store.write(|tx| tx.put(key(1), b"one".to_vec())).await.unwrap();
             drop(store);
-            closing.wait();
+            closing.wait().await;
         }
         let folder = Folder::open(dir.path()).unwrap();
         let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
@@ -274,6 +280,23 @@ mod tests {
         assert!(store.commits() < 500, "{} commits for 500 concurrent writes", store.commits());
     }
 
+    #[test]
+    fn a_runtime_ends_although_one_of_its_tasks_never_lets_go_of_the_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open(dir.path()).unwrap();
+        let runtime = || tokio::runtime::Builder::new_multi_thread().build().unwrap();
+        let (store, closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
+        let first = runtime();
+        first.spawn(async move {
+            let _store = store;
+            std::future::pending::<()>().await;
+        });
+        let mut closed = Box::pin(closing.wait());
+        assert!(futures_util::FutureExt::now_or_never(&mut closed).is_none());
+        drop(first);
+        runtime().block_on(closed);
+    }
+
     #[tokio::test]
     async fn an_unfinished_snapshot_does_not_make_the_database_look_damaged() {
         let dir = tempfile::tempdir().unwrap();
@@ -282,7 +305,7 @@ mod tests {
             let (store, closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
             store.write(|tx| tx.put(key(1), b"one".to_vec())).await.unwrap();
             drop(store);
-            closing.wait();
+            closing.wait().await;
         }
         std::fs::write(dir.path().join("db").join("snap.00000000FFFFFFFF.generating"), b"").unwrap();
         let folder = Folder::open(dir.path()).unwrap();

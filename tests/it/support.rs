@@ -159,7 +159,7 @@ impl World {
         let (store, closing) = Store::open(&folder, &self.settings.store, Metrics::default()).unwrap();
         store.write(change).await.unwrap();
         drop(store);
-        tokio::task::spawn_blocking(move || closing.wait()).await.unwrap();
+        closing.wait().await;
         drop(folder);
         self.start_node().await;
     }

@@ -88,7 +88,7 @@ impl World {
         root.stop_and_wait(None, None).await.unwrap();
         let Self { handle, store, clock, instances, options, egress, data, .. } = self;
         drop((handle, store));
-        tokio::task::spawn_blocking(move || closing.wait()).await.unwrap();
+        closing.wait().await;
         drop(folder);
         let (running, handle, store) = start(&data, &options, &egress, clock, &instances).await;
         Self { running: Some(running), handle, store, clock, instances, options, egress, data }

@@ -37,9 +37,9 @@ impl Disk {
         Self { store, closing, _folder: folder }
     }
 
-    fn close(self) {
+    async fn close(self) {
         drop(self.store);
-        self.closing.wait();
+        self.closing.wait().await;
     }
 
     /// The store of a client that has begun.
@@ -119,7 +119,7 @@ async fn a_restart_finds_everything() {
         before.push(answer(&question, &client).await);
     }
     drop(client);
-    disk.close();
+    disk.close().await;
     let disk = Disk::open(&dir);
     let client = disk.client(ONE).await;
     for (question, before) in every_question().zip(before) {
