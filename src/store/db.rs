@@ -5,22 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use crate::metrics::Metrics;
 
+use super::lanes::{Entrance, Finish, Haste, Task, lanes};
 use super::tx::{Change, Entry, failed};
-use super::writer::{Finish, Gauges, Haste, Task, Writer};
+use super::writer::{Gauges, Writer};
 use super::{Error, Folder, Key, Options, Space, Tx};
-
-/// Closures that may wait for the writer; more, and their senders wait.
-const BACKLOG: usize = 4096;
 
 /// A handle on the store. Cheap to clone; the last one to go closes the database.
 #[derive(Clone)]
 pub struct Store {
     db: sled::Db,
-    tasks: mpsc::Sender<Task>,
+    entrance: Entrance,
     gauges: Arc<Gauges>,
 }
 
@@ -48,7 +46,7 @@ impl Store {
         for dir in [path.as_path(), folder.path()] {
             sync(&File::open(dir).map_err(|cause| Error::io("cannot open", dir, cause))?)?;
         }
-        let (tasks, receiver) = mpsc::channel(BACKLOG);
+        let (entrance, lanes) = lanes();
         let gauges = Arc::new(Gauges::default());
         // Everything that was found is on the disk by now.
         gauges.tails.publish(tails_of(&db)?);
@@ -57,7 +55,7 @@ impl Store {
             runtime: runtime.map_err(|cause| Error::Failed(cause.to_string()))?,
             db: db.clone(),
             file,
-            tasks: receiver,
+            lanes,
             gauges: gauges.clone(),
             min_free_space: options.min_free_space,
             metrics,
@@ -69,12 +67,13 @@ impl Store {
         };
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(run);
         thread.map_err(|cause| Error::Failed(cause.to_string()))?;
-        Ok((Self { db, tasks, gauges }, Closing(closing)))
+        Ok((Self { db, entrance, gauges }, Closing(closing)))
     }
 
     /// Runs `work` on the writer's thread and calls `done` once everything it changed is durable, or nothing is.
     ///
-    /// Returns as soon as the closure has its place in line: closures run in the order in which this was called.
+    /// Returns as soon as the closure has its place in line: closures run in the order in which this was called, after
+    /// those that go first.
     /// `done` runs on the writer's thread and must not block.
     pub async fn submit<T, W, D>(&self, work: W, done: D)
     where
@@ -85,7 +84,7 @@ impl Store {
         self.submit_with(Haste::Now, work, done).await;
     }
 
-    /// [`submit`](Self::submit), for what need not be durable at once.
+    /// [`submit`](Self::submit), for what is to be durable sooner or later than others.
     pub async fn submit_with<T, W, D>(&self, haste: Haste, work: W, done: D)
     where
         T: Send + 'static,
@@ -96,9 +95,8 @@ impl Store {
             let outcome = tx.attempt(work);
             Box::new(move |failure| done(failure.map_or(outcome, Err)))
         };
-        let task = Task { haste, run: Box::new(run) };
-        // A closed channel drops the task and with it `done`: whoever waits on it sees the store closed.
-        let _ = self.tasks.send(task).await;
+        // Where the writer is gone, `done` is dropped: whoever waits on it sees the store closed.
+        self.entrance.submit(Task { haste, run: Box::new(run) }).await;
     }
 
     /// Runs `work` and waits until what it changed is durable.

@@ -9,14 +9,16 @@
 //! file; no value is larger than 4 KB, because large ones spill into files that are never synced; one dedicated
 //! thread does all writing and flushing; opening a damaged database can panic, which is caught.
 //!
-//! Commits are grouped: closures that arrive while a commit is being synced share the next one, and those that nobody
-//! waits for let the writer rest for as long as it worked ([`Haste`]).
+//! Commits are grouped: closures that arrive while a commit is being synced share the next one; those that nobody waits
+//! for let the writer rest for as long as it worked, and what carries one message to somebody who waits for it goes
+//! before all others ([`Haste`]).
 
 mod blobs;
 mod codec;
 mod db;
 mod folder;
 mod keys;
+mod lanes;
 mod large;
 #[cfg(test)]
 mod scratch;
@@ -33,11 +35,11 @@ pub use codec::{decode, encode};
 pub use db::{Closing, Store};
 pub use folder::Folder;
 pub use keys::{Key, Space};
+pub use lanes::Haste;
 pub use large::{delete_large, get_large, head_of_large, put_large, whole_of_large};
 #[cfg(test)]
 pub(crate) use scratch::Scratch;
 pub use tx::{Entry, Tx};
-pub use writer::Haste;
 
 /// How the store is opened.
 #[derive(Debug, Clone)]
