@@ -5,11 +5,10 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
-use tokio::sync::watch;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
@@ -17,28 +16,31 @@ use crate::domain::{Class, Failure, InstanceConfig, InstanceNumber, ProviderKind
 use crate::inbound;
 use crate::metrics::Metrics;
 use crate::provider::{LinkNews, LinkedAccount, Provider};
-use crate::queue::{self, Lease, Leased};
+use crate::queue;
 use crate::retry;
 
 use super::Options;
 use super::ahead::Ahead;
 use super::directory::{Code, Wanted};
 use super::hearing;
+use super::leasing::{self, Hungry, Room};
 use super::limiter::Limiter;
 use super::pulse::Pulse;
 use super::ready::{Offer, Ready};
 
 /// What an instance's actor is told.
 pub enum Msg {
-    /// From its nudge forwarder: there may be work.
-    Nudged,
-    /// From its own lease request: work, or why there is none, and how long that took.
-    Leased(Offer, Duration),
+    /// From its nudge forwarders: there may be work of this class. With the place that it takes in the mailbox.
+    Nudged(Class, OwnedSemaphorePermit),
+    /// From its own lease request: work, or why there is none; what there was room for, and how long it took.
+    Leased(Offer, Room, Duration),
     /// From an attempt's task: a worker is free, after so long on a message of this class. With the failure, when
     /// there was one.
     Ended(Class, Option<Failure>, Duration),
-    /// From its own timer: permits, due messages or a pause may be ready.
+    /// From its own timer: due messages or the end of a pause.
     Wake,
+    /// From its own timer: the limiter has a permit.
+    Permit,
     /// From its own timer: ask the client whether it lives.
     Probe,
     /// From a probe's task: what the client answered, on which of its connections.
@@ -89,32 +91,32 @@ pub(super) struct State {
     pub(super) me: ActorRef<Msg>,
     pub(super) arguments: Arguments,
     pub(super) limiter: Limiter,
-    workers: usize,
+    pub(super) workers: usize,
     /// Of them, at most so many have bulk messages.
-    bulk_workers: usize,
+    pub(super) bulk_workers: usize,
     /// Attempts under way.
     pub(super) busy: usize,
     /// Of them, those of bulk messages.
     pub(super) bulk: usize,
     /// Leased and not begun: what hides the time that leasing takes.
-    ready: Ready,
+    pub(super) ready: Ready,
     pub(super) ahead: Ahead,
     /// Messages can be sent.
     pub(super) connected: bool,
     /// Somebody must care before anything goes on; the supervisor knows and is about to end this actor.
     pub(super) over: bool,
-    /// A lease request is under way.
-    leasing: bool,
-    /// Asking for a lease may find something.
-    pub(super) hungry: bool,
-    /// Set while a nudge waits in the mailbox, so that a thousand of them take one place.
-    nudged: Arc<AtomicBool>,
-    forwarder: JoinHandle<()>,
+    /// A lease request for what somebody waits for is under way.
+    pub(super) leasing_first: bool,
+    /// Another, for bulk messages, is under way, for so many.
+    pub(super) leasing: Option<usize>,
+    pub(super) hungry: Hungry,
+    forwarders: Vec<JoinHandle<()>>,
     /// Hears the client's lasting connection, where it has one. Its end ends the connection.
     hearing: Option<JoinHandle<()>>,
     /// The number as a whole was told to slow down until then.
     pub(super) hold_until: Option<Timestamp>,
-    wake: Option<Timer>,
+    pub(super) wake: Option<Timer>,
+    pub(super) permit: Option<Timer>,
     pub(super) pulse: Pulse,
     pub(super) draining: Option<RpcReplyPort<()>>,
 }
@@ -127,9 +129,11 @@ impl Actor for InstanceActor {
     type Arguments = Arguments;
 
     async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
-        let nudged = Arc::new(AtomicBool::new(false));
-        let nudges = arguments.queue.subscribe(arguments.number);
-        let forwarder = tokio::spawn(forward_nudges(nudges, nudged.clone(), me.clone()));
+        let forward = |class| {
+            let nudges = arguments.queue.subscribe(arguments.number, class);
+            tokio::spawn(leasing::forward_nudges(nudges, class, me.clone()))
+        };
+        let forwarders = Class::ALL.map(forward).into();
         let (config, options) = (&arguments.config, &arguments.options);
         let kind = config.provider;
         let pair = (kind == ProviderKind::CloudApi).then_some((options.pair_interval, options.pair_burst));
@@ -155,13 +159,14 @@ impl Actor for InstanceActor {
             ahead: Ahead::default(),
             connected: false,
             over: false,
-            leasing: false,
-            hungry: true,
-            nudged,
-            forwarder,
+            leasing_first: false,
+            leasing: None,
+            hungry: Hungry::FOR_ALL,
+            forwarders,
             hearing,
             hold_until: None,
             wake: None,
+            permit: None,
             pulse,
             draining: None,
             arguments,
@@ -175,15 +180,20 @@ impl Actor for InstanceActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Msg::Nudged => {
-                state.nudged.store(false, Ordering::Release);
-                state.hungry = true;
+            Msg::Nudged(class, place) => {
+                drop(place);
+                state.hungry.get(class);
                 state.seek_work();
             }
-            Msg::Leased(offer, took) => state.leased(offer.take(), took),
+            Msg::Leased(offer, room, took) => state.leased(offer, room, took),
             Msg::Ended(class, failure, took) => state.ended(class, failure.as_ref(), took),
             Msg::Wake => {
-                state.hungry = true;
+                state.hungry = Hungry::FOR_ALL;
+                state.seek_work();
+            }
+            Msg::Permit => {
+                state.permit = None;
+                state.begin();
                 state.seek_work();
             }
             Msg::Probe => state.probe(),
@@ -204,129 +214,25 @@ impl Actor for InstanceActor {
 impl Drop for State {
     // Also runs when the actor is killed, which skips ractor's own hooks.
     fn drop(&mut self) {
-        self.forwarder.abort();
+        self.forwarders.iter().for_each(JoinHandle::abort);
         if let Some(hearing) = &self.hearing {
             hearing.abort();
         }
         self.give_back();
-        if let Some(wake) = self.wake.take() {
-            wake.abort();
-        }
-    }
-}
-
-async fn forward_nudges(mut nudges: watch::Receiver<()>, waiting: Arc<AtomicBool>, actor: ActorRef<Msg>) {
-    while nudges.changed().await.is_ok() {
-        if !waiting.swap(true, Ordering::AcqRel) && actor.cast(Msg::Nudged).is_err() {
-            return;
-        }
+        [self.wake.take(), self.permit.take()].into_iter().flatten().for_each(|timer| timer.abort());
     }
 }
 
 impl State {
-    /// Asks for as many messages as there are free workers and permits, if there is anything to ask for.
-    pub(super) fn seek_work(&mut self) {
-        if !self.connected || self.leasing || !self.hungry || self.draining.is_some() {
-            return;
-        }
-        let extra = self.ahead.extra(self.workers);
-        let wanted = self.workers + extra;
-        let free = wanted.saturating_sub(self.busy + self.ready.len());
-        if free == 0 {
-            return;
-        }
-        if let Some(until) = self.hold_until {
-            let wait = self.arguments.clock.until(until);
-            if !wait.is_zero() {
-                return self.wake_in(wait);
-            }
-            self.hold_until = None;
-        }
-        let mut permits = self.limiter.take(free);
-        if permits == 0 {
-            let wait = self.limiter.next_in();
-            if !wait.is_zero() {
-                return self.wake_in(wait);
-            }
-            permits = 1;
-        }
-        self.leasing = true;
-        self.hungry = false;
-        let (queue, number, me) = (self.arguments.queue.clone(), self.arguments.number, self.me.clone());
-        let clock = self.arguments.clock;
-        let bulk_room = (self.bulk_workers + extra).saturating_sub(self.bulk + self.ready.bulk());
-        tokio::spawn(async move {
-            let asked = Instant::now();
-            let leased = queue.lease(number, permits, bulk_room).await;
-            let _ = me.cast(Msg::Leased(Offer::new(leased, queue, clock), asked.elapsed()));
-        });
-    }
-
-    fn leased(&mut self, leased: Result<Leased, queue::Error>, took: Duration) {
-        self.leasing = false;
-        self.ahead.leased(took);
-        match leased {
-            Ok(leased) => {
-                // What was found suggests more; finding nothing means waiting for a nudge or for what is due.
-                self.hungry |= !leased.leases.is_empty();
-                self.limiter.spend(leased.leases.len());
-                leased.leases.into_iter().for_each(|lease| self.ready.push(lease));
-                if let Some(due) = leased.next_due {
-                    self.wake_in(self.arguments.clock.until(due));
-                }
-            }
-            Err(error) => {
-                tracing::warn!(instance = %self.arguments.config.id, %error, "no work could be leased");
-                self.wake_in(Duration::from_secs(1));
-            }
-        }
-        self.begin();
-        self.finish_drain();
-        self.seek_work();
-    }
-
-    /// Gives free workers what is ready.
-    pub(super) fn begin(&mut self) {
-        if !self.connected || self.draining.is_some() || self.hold_until.is_some() {
-            return self.give_back();
-        }
-        while self.busy < self.workers
-            && let Some(lease) = self.ready.next(self.bulk < self.bulk_workers)
-        {
-            self.attempt(lease);
-        }
-    }
-
-    /// Returns what is ready and will not begin; it goes first when work is sought again.
-    pub(super) fn give_back(&mut self) {
-        let now = self.arguments.clock.now();
-        while let Some(lease) = self.ready.next(true) {
-            self.postpone(lease, now);
-        }
-    }
-
-    pub(super) fn postpone(&mut self, lease: Lease, until: Timestamp) {
-        // Bulk messages that were not asked for, because there was no room, can be now.
-        self.hungry |= lease.id.class() == Class::Bulk;
-        let _ = self.arguments.queue.postpone(lease, until);
-    }
-
     pub(super) fn finish_drain(&mut self) {
         if self.busy == 0
-            && !self.leasing
+            && !self.leasing_first
+            && self.leasing.is_none()
             && let Some(reply) = self.draining.take()
         {
             let _ = reply.send(());
             // Nothing begins any more: an actor that drained is about to end.
             self.connected = false;
         }
-    }
-
-    /// One timer serves all that wait; an earlier one wins.
-    fn wake_in(&mut self, wait: Duration) {
-        if let Some(earlier) = self.wake.take() {
-            earlier.abort();
-        }
-        self.wake = Some(self.me.send_after(wait, || Msg::Wake));
     }
 }

@@ -11,7 +11,7 @@ pub(super) struct Ahead {
 }
 
 /// The most that is leased ahead for each worker.
-const MOST: f64 = 3.0;
+pub(super) const MOST: usize = 3;
 
 /// Where leasing takes less than this part of sending, nothing is leased ahead.
 const LEAST: f64 = 0.1;
@@ -29,7 +29,7 @@ impl Ahead {
     pub fn extra(&self, workers: usize) -> usize {
         let (Some(leasing), Some(sending)) = (self.leasing, self.sending) else { return 0 };
         let ratio = leasing.as_secs_f64() / sending.as_secs_f64().max(f64::EPSILON);
-        let tenths = if ratio < LEAST { 0.0 } else { (ratio.min(MOST) * 10.0).ceil() };
+        let tenths = if ratio < LEAST { 0.0 } else { (ratio.min(MOST as f64) * 10.0).ceil() };
         workers * tenths as usize / 10
     }
 }

@@ -52,7 +52,6 @@ impl State {
         self.busy = self.busy.saturating_sub(1);
         if class == Class::Bulk {
             self.bulk = self.bulk.saturating_sub(1);
-            self.hungry = true;
         }
         self.ahead.sent(took);
         if let Some(failure) = failure {

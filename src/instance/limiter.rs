@@ -45,6 +45,10 @@ pub struct Limiter {
     checks: u32,
 }
 
+/// Messages whose permits come within this time are leased together: long beside a commit, and short enough that few
+/// are in doubt when the process is killed, because they are leased and nobody knows whether they began.
+const LOT: Duration = Duration::from_millis(20);
+
 /// After this many recipients were checked, those whose pace is forgotten anyway are dropped from memory.
 const PAIR_CLEANUP: u32 = 10_000;
 
@@ -64,6 +68,25 @@ impl Limiter {
         Self { clock, account, pair, period, jitter, rest_until: None, banked: 0, checks: 0 }
     }
 
+    /// Permits for messages that leave within [`LOT`], all in all; 0 where that is less than two, and where messages
+    /// leave at uneven paces.
+    pub fn lot(&self) -> usize {
+        let lot = LOT.as_nanos() / self.period.as_nanos().max(1);
+        if self.jitter > 0.0 || lot < 2 { 0 } else { usize::try_from(lot).unwrap_or(usize::MAX) }
+    }
+
+    /// Uses a permit, if `kept` others stay in hand; if not, how long until it is worth while to try again.
+    pub fn claim(&mut self, kept: usize) -> Result<(), Duration> {
+        while self.take(1 + kept) <= kept {
+            let wait = self.next_in();
+            if !wait.is_zero() {
+                return Err(wait);
+            }
+        }
+        self.spend(1);
+        Ok(())
+    }
+
     /// Takes permits for up to `wanted` messages and tells how many are in hand.
     pub fn take(&mut self, wanted: usize) -> usize {
         if !self.rest().is_zero() {
@@ -76,8 +99,7 @@ impl Limiter {
         self.banked.min(wanted)
     }
 
-    /// Uses permits that are in hand.
-    pub fn spend(&mut self, count: usize) {
+    fn spend(&mut self, count: usize) {
         self.banked = self.banked.saturating_sub(count);
         if count > 0 {
             self.rest_for(Duration::ZERO);
@@ -162,6 +184,26 @@ mod tests {
         limiter.spend(1);
         assert_eq!(limiter.take(3), 2);
         assert!(limiter.next_in() > Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kept_permit_is_there_for_whoever_keeps_none() {
+        let mut limiter = Limiter::new(RateLimit { per_second: 1000.0, burst: count(1) }, None, 0.0);
+        let wait = limiter.claim(1).unwrap_err();
+        assert!(wait > Duration::ZERO && wait <= Duration::from_millis(1), "{wait:?}");
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(limiter.claim(1), Ok(()));
+        assert!(limiter.claim(1).is_err());
+        assert_eq!(limiter.claim(0), Ok(()));
+        assert!(limiter.claim(0).is_err());
+    }
+
+    #[test]
+    fn only_a_fast_and_even_pace_has_lots() {
+        let lot =
+            |per_second, jitter| Limiter::new(RateLimit { per_second, burst: count(1) }, None, jitter).lot();
+        assert_eq!([lot(0.33, 0.0), lot(80.0, 0.0), lot(99.0, 0.0), lot(2_000.0, 0.5)], [0; 4]);
+        assert_eq!([lot(100.0, 0.0), lot(1_000.0, 0.0)], [2, 20]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,6 +14,7 @@ mod attempt;
 mod directory;
 mod handle;
 mod hearing;
+mod leasing;
 mod limiter;
 mod link;
 mod lives;

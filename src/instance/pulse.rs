@@ -14,6 +14,7 @@ use crate::provider::LinkedAccount;
 
 use super::Options;
 use super::actor::{Msg, Report, State, Timer};
+use super::leasing::Hungry;
 
 /// The client is connected and lifeless: it must be replaced.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +79,7 @@ impl State {
         self.pulse.connection += 1;
         self.probe_in(self.pulse.interval);
         (self.arguments.report)(Report::Connected(account));
-        self.hungry = true;
+        self.hungry = Hungry::FOR_ALL;
         self.seek_work();
     }
 

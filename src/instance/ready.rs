@@ -43,8 +43,8 @@ pub(super) struct Ready {
 }
 
 impl Ready {
-    pub fn len(&self) -> usize {
-        self.transactional.len() + self.bulk.len()
+    pub fn transactional(&self) -> usize {
+        self.transactional.len()
     }
 
     pub fn bulk(&self) -> usize {
@@ -58,8 +58,19 @@ impl Ready {
         }
     }
 
-    /// The next to begin; a bulk message only when one may.
-    pub fn next(&mut self, bulk: bool) -> Option<Lease> {
-        self.transactional.pop_front().or_else(|| if bulk { self.bulk.pop_front() } else { None })
+    /// The class of the next to begin; a bulk message only when one may.
+    pub fn first(&self, bulk: bool) -> Option<Class> {
+        match (self.transactional.is_empty(), self.bulk.is_empty()) {
+            (false, _) => Some(Class::Transactional),
+            (true, false) if bulk => Some(Class::Bulk),
+            _ => None,
+        }
+    }
+
+    pub fn next(&mut self, class: Class) -> Option<Lease> {
+        match class {
+            Class::Transactional => self.transactional.pop_front(),
+            Class::Bulk => self.bulk.pop_front(),
+        }
     }
 }

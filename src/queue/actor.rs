@@ -44,8 +44,8 @@ pub enum Msg {
     /// From the HTTP front end: take a message in and answer when its one attempt is over. It must not begin later
     /// than this. The first reply gives the id, so that a caller who stops waiting can withdraw it.
     SendNow(Box<Submission>, Duration, Reply<Accepted>, RpcReplyPort<Outcome>),
-    /// From an instance: work for so many free workers, of them so many that may take bulk messages.
-    Lease { instance: InstanceNumber, max: usize, max_bulk: usize, reply: Reply<Leased> },
+    /// From an instance: work for so many free workers, of them so many that may take bulk messages, so soon.
+    Lease { instance: InstanceNumber, max: usize, max_bulk: usize, haste: Haste, reply: Reply<Leased> },
     /// From an instance: WhatsApp took it.
     Sent(Box<Lease>, ProviderMessageId),
     /// From an instance: the attempt did not begin; try again at this time.
@@ -127,10 +127,10 @@ impl Actor for QueueActor {
             Msg::SendNow(submission, wait, accepted, outcome) => {
                 state.send_now(me, *submission, wait, accepted, outcome).await;
             }
-            Msg::Lease { instance, max, max_bulk, reply } => {
+            Msg::Lease { instance, max, max_bulk, haste, reply } => {
                 let (now, run) = (state.now(), state.arguments.run);
                 let request = dispatch::Request { instance, max, max_bulk, now, run };
-                state.lease(me, request, reply).await;
+                state.lease(me, request, haste, reply).await;
             }
             Msg::Sent(lease, provider_id) => {
                 let sent = move |tx: &mut Tx, lease: &Lease, now| settle::sent(tx, lease, &provider_id, now);
@@ -155,7 +155,9 @@ impl Actor for QueueActor {
             Msg::Reports(reports, reply) => state.reports(me, reports, reply).await,
             Msg::Reschedule(id, at, reply) => {
                 let reschedule = move |tx: &mut Tx| later::reschedule(tx, id, at);
-                state.change_and_nudge(reply, BTreeSet::from([id.instance()]), reschedule).await;
+                state
+                    .change_and_nudge(reply, BTreeSet::from([(id.instance(), id.class())]), reschedule)
+                    .await;
             }
             Msg::Redrive(ids, reply) => state.redrive(ids, reply).await,
             Msg::Discard(ids, reply) => {
@@ -177,6 +179,14 @@ impl Actor for QueueActor {
 
 /// The most overdue leases that are judged at once.
 const OVERDUE_PAGE: usize = 200;
+
+/// How soon a message's way through the queue is to be durable.
+fn haste_of(class: Class) -> Haste {
+    match class {
+        Class::Transactional => Haste::First,
+        Class::Bulk => Haste::Soon,
+    }
+}
 
 impl State {
     fn now(&self) -> Timestamp {
@@ -211,7 +221,7 @@ impl State {
         }
     }
 
-    async fn lease(&self, me: ActorRef<Msg>, request: dispatch::Request, reply: Reply<Leased>) {
+    async fn lease(&self, me: ActorRef<Msg>, request: dispatch::Request, haste: Haste, reply: Reply<Leased>) {
         let (metrics, nudges) = (self.arguments.metrics.clone(), self.arguments.nudges.clone());
         let work = move |tx: &mut Tx| dispatch::lease(tx, request);
         let done = move |found: Result<dispatch::Found, StoreError>| {
@@ -230,7 +240,7 @@ impl State {
                 }
             }
         };
-        self.arguments.store.submit(work, done).await;
+        self.arguments.store.submit_with(haste, work, done).await;
     }
 
     /// Ends an attempt: the lane goes on, and whoever waits for the message is told.
@@ -241,10 +251,6 @@ impl State {
     {
         let (now, id, nudges) = (self.now(), lease.id, self.arguments.nudges.clone());
         let metrics = self.arguments.metrics.clone();
-        let haste = match id.class() {
-            Class::Transactional => Haste::Now,
-            Class::Bulk => Haste::Soon,
-        };
         let done = move |outcome: Result<Option<Outcome>, StoreError>| {
             match outcome {
                 Ok(Some(outcome)) => {
@@ -258,10 +264,11 @@ impl State {
                 // The lease stays and expires; `retry` judges it then.
                 Err(error) => tracing::error!(message_id = %id, %error, "an attempt could not be settled"),
             }
-            nudges.nudge(id.instance());
+            nudges.nudge_for(id);
             nudges.nudge_job(id);
         };
-        self.arguments.store.submit_with(haste, move |tx: &mut Tx| work(tx, &lease, now), done).await;
+        let work = move |tx: &mut Tx| work(tx, &lease, now);
+        self.arguments.store.submit_with(haste_of(id.class()), work, done).await;
     }
 
     async fn reports(&self, me: ActorRef<Msg>, reports: Vec<ReceiptReport>, reply: Reply<Vec<Recorded>>) {
@@ -284,7 +291,7 @@ impl State {
                     }
                     if let (Recorded::Moved(id), Some(outcome)) = (recorded, outcome) {
                         let _ = me.cast(Msg::Ended(id, outcome));
-                        nudges.nudge(id.instance());
+                        nudges.nudge_for(id);
                     }
                     recorded
                 };
@@ -302,7 +309,7 @@ impl State {
             if matches!(withdrawn, Ok(true)) {
                 metrics.ended("cancelled", None);
                 let _ = me.cast(Msg::Ended(id, Outcome::Cancelled));
-                nudges.nudge(id.instance());
+                nudges.nudge_for(id);
                 nudges.nudge_job(id);
             }
             let _ = reply.send(withdrawn.map_err(Error::from));
@@ -316,7 +323,7 @@ impl State {
         let done = move |withdrawn: Result<Vec<MessageId>, StoreError>| {
             for &id in withdrawn.iter().flatten() {
                 metrics.ended("cancelled", None);
-                nudges.nudge(id.instance());
+                nudges.nudge_for(id);
                 nudges.nudge_job(id);
             }
             let _ = reply.send(withdrawn.map_err(Error::from));
@@ -354,8 +361,8 @@ impl State {
 
     async fn redrive(&self, ids: Vec<MessageId>, reply: Reply<usize>) {
         let now = self.now();
-        let instances: BTreeSet<_> = ids.iter().map(|id| id.instance()).collect();
-        self.change_and_nudge(reply, instances, move |tx: &mut Tx| dead::redrive(tx, &ids, now)).await;
+        let work_for: BTreeSet<_> = ids.iter().map(|id| (id.instance(), id.class())).collect();
+        self.change_and_nudge(reply, work_for, move |tx: &mut Tx| dead::redrive(tx, &ids, now)).await;
     }
 
     /// Applies a change and answers what it returns.
@@ -367,16 +374,20 @@ impl State {
         self.change_and_nudge(reply, BTreeSet::new(), work).await;
     }
 
-    /// Applies a change that gives these instances work.
-    async fn change_and_nudge<T, W>(&self, reply: Reply<T>, instances: BTreeSet<InstanceNumber>, work: W)
-    where
+    /// Applies a change that gives these instances work, each of such a class.
+    async fn change_and_nudge<T, W>(
+        &self,
+        reply: Reply<T>,
+        work_for: BTreeSet<(InstanceNumber, Class)>,
+        work: W,
+    ) where
         T: Send + 'static,
         W: FnOnce(&mut Tx) -> Result<T, StoreError> + Send + 'static,
     {
         let nudges = self.arguments.nudges.clone();
         let done = move |outcome: Result<T, StoreError>| {
             let _ = reply.send(outcome.map_err(Error::from));
-            instances.into_iter().for_each(|instance| nudges.nudge(instance));
+            work_for.into_iter().for_each(|(instance, class)| nudges.nudge(instance, class));
         };
         self.arguments.store.submit(work, done).await;
     }

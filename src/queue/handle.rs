@@ -3,8 +3,10 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::domain::{Failure, InstanceNumber, MessageId, MessageRef, ProviderMessageId, Timestamp, Verdict};
-use crate::store::{self, BlobSet, Store, Tx};
+use crate::domain::{
+    Class, Failure, InstanceNumber, MessageId, MessageRef, ProviderMessageId, Timestamp, Verdict,
+};
+use crate::store::{self, BlobSet, Haste, Store, Tx};
 use crate::supervision::{Gone, Slot};
 
 use super::actor::Msg;
@@ -70,7 +72,18 @@ impl Handle {
         max: usize,
         max_bulk: usize,
     ) -> Result<Leased, Error> {
-        self.slot.call(|reply| Msg::Lease { instance, max, max_bulk, reply }).await?
+        self.lease_with(Haste::Now, instance, max, max_bulk).await
+    }
+
+    /// [`lease`](Self::lease), sooner or later.
+    pub async fn lease_with(
+        &self,
+        haste: Haste,
+        instance: InstanceNumber,
+        max: usize,
+        max_bulk: usize,
+    ) -> Result<Leased, Error> {
+        self.slot.call(|reply| Msg::Lease { instance, max, max_bulk, haste, reply }).await?
     }
 
     /// WhatsApp took the message.
@@ -218,9 +231,9 @@ impl Handle {
         }
     }
 
-    /// Resolves whenever there may be new work for the instance.
-    pub fn subscribe(&self, instance: InstanceNumber) -> watch::Receiver<()> {
-        self.nudges.subscribe(instance)
+    /// Resolves whenever there may be new work of this class for the instance.
+    pub fn subscribe(&self, instance: InstanceNumber, class: Class) -> watch::Receiver<()> {
+        self.nudges.subscribe(instance, class)
     }
 
     /// Where a message of an instance stands.

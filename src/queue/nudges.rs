@@ -3,27 +3,34 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use crate::domain::{InstanceNumber, MessageId};
+use crate::domain::{Class, InstanceNumber, MessageId};
 
 /// Tells instances that there may be work. A nudge carries nothing, may be lost, and costs one look.
 #[derive(Debug, Clone, Default)]
 pub struct Nudges {
-    instances: Arc<Mutex<HashMap<InstanceNumber, watch::Sender<()>>>>,
+    instances: Arc<Mutex<Instances>>,
     /// For bulk jobs: how often there was something to note since the start.
     outcomes: watch::Sender<u64>,
 }
 
+type Instances = HashMap<(InstanceNumber, Class), watch::Sender<()>>;
+
 impl Nudges {
-    pub fn subscribe(&self, instance: InstanceNumber) -> watch::Receiver<()> {
+    pub fn subscribe(&self, instance: InstanceNumber, class: Class) -> watch::Receiver<()> {
         let mut senders = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
-        senders.entry(instance).or_insert_with(|| watch::Sender::new(())).subscribe()
+        senders.entry((instance, class)).or_insert_with(|| watch::Sender::new(())).subscribe()
     }
 
-    pub fn nudge(&self, instance: InstanceNumber) {
+    pub fn nudge(&self, instance: InstanceNumber, class: Class) {
         let senders = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = senders.get(&instance) {
+        if let Some(sender) = senders.get(&(instance, class)) {
             sender.send_replace(());
         }
+    }
+
+    /// What concerns this message is durable, and may be work: itself, or what waits behind it.
+    pub(super) fn nudge_for(&self, id: MessageId) {
+        self.nudge(id.instance(), id.class());
     }
 
     /// Grows whenever a bulk job may have another outcome to note.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ractor::Actor;
 
-use crate::domain::{AmbiguousPolicy, BuryReason, Failure, FailureKind, Receipt, Scope, Status};
+use crate::domain::{AmbiguousPolicy, BuryReason, Class, Failure, FailureKind, Receipt, Scope, Status};
 use crate::queue::tests::bench::{Bench, ONE, message, provider_id, urgent};
 use crate::queue::{Outcome, ReceiptReport, Submission};
 use crate::retry::{Arguments, Handle, Options, RetrySupervisor};
@@ -78,7 +78,7 @@ async fn a_held_message_keeps_its_lane_until_a_status_settles_it() {
         at: bench.clock.now(),
         failure: None,
     };
-    let nudges = bench.handle.subscribe(ONE);
+    let nudges = bench.handle.subscribe(ONE, Class::Transactional);
     bench.handle.record(vec![report]).await.unwrap();
     assert!(nudges.has_changed().unwrap(), "the lane goes on");
     assert_eq!(bench.view(held).status, Status::Delivered);

@@ -12,7 +12,7 @@ use crate::bulk::{
     Arguments, Around, BulkSupervisor, Device, Draft, Handle, JobView, Kind, Msg, NewJob, OnSuppressed,
     Options, Plan, Progress, RowResult, Senders, Status,
 };
-use crate::domain::{AmbiguousPolicy, Content, Failure, InstanceNumber, InstanceState, Verdict};
+use crate::domain::{AmbiguousPolicy, Class, Content, Failure, InstanceNumber, InstanceState, Verdict};
 use crate::queue::tests::bench::{Bench, ONE, provider_id};
 use crate::queue::{self, Lease};
 use crate::supervision::Slot;
@@ -180,7 +180,7 @@ async fn run(
 }
 
 async fn instance(queue: queue::Handle, number: InstanceNumber, attempts: Attempts, play: Play) {
-    let mut nudges = queue.subscribe(number);
+    let mut nudges = queue.subscribe(number, Class::Bulk);
     loop {
         let leases = queue.lease(number, 50, 50).await.unwrap().leases;
         if leases.is_empty() && nudges.changed().await.is_err() {

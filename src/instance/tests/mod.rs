@@ -1,6 +1,7 @@
 //! Linked devices without a network: supervisor, actors and the doors around them, on a real store, with clients that do
 //! what the test says.
 
+mod pace;
 mod pairing;
 mod sending;
 mod world;

@@ -160,20 +160,30 @@ impl World {
 
     /// A new instance that nobody asked to connect.
     pub async fn create(&self, name: &str) -> (InstanceId, InstanceNumber) {
+        self.create_at(name, RateLimit { per_second: 1000.0, burst: 1000.try_into().unwrap() }).await
+    }
+
+    /// The same, with a rate of its own.
+    pub async fn create_at(&self, name: &str, rate: RateLimit) -> (InstanceId, InstanceNumber) {
         let id: InstanceId = name.parse().unwrap();
-        let view = self.instances.create(config(id.clone())).await.unwrap();
+        let view = self.instances.create(config(id.clone(), rate)).await.unwrap();
         (id, view.number)
     }
 
     /// A new instance with its connection.
     pub async fn connected(&self, name: &str) -> (InstanceId, InstanceNumber) {
         let (id, number) = self.create(name).await;
+        self.connect(&id, number).await;
+        (id, number)
+    }
+
+    /// An instance gets its connection.
+    pub async fn connect(&self, id: &InstanceId, number: InstanceNumber) {
         let count = self.connections();
         self.instances.connect(id.clone()).await.unwrap();
         self.until_connections(count + 1).await;
         self.tell(number, LinkNews::Connected(account())).await;
-        self.until(&id, InstanceState::Connected).await;
-        (id, number)
+        self.until(id, InstanceState::Connected).await;
     }
 
     /// Something happens on an instance's connection.
@@ -245,13 +255,16 @@ impl World {
     }
 
     pub async fn send(&self, id: &InstanceId) -> MessageId {
+        self.send_to(id, "573001234567", Class::Transactional).await
+    }
+
+    pub async fn send_to(&self, id: &InstanceId, phone: &str, class: Class) -> MessageId {
         let message = OutboundMessage {
-            to: "573001234567".parse().unwrap(),
+            to: phone.parse().unwrap(),
             content: Content::Text { body: "hola".to_owned(), preview_url: false },
             quote: None,
             manner: Manner::default(),
         };
-        let class = Class::Transactional;
         let send = Send { message, class, idempotency: None, expires_at: None, send_at: None };
         self.instances.enqueue(id, send).await.unwrap().id()
     }
@@ -305,7 +318,7 @@ pub fn account() -> LinkedAccount {
     }
 }
 
-fn config(id: InstanceId) -> InstanceConfig {
+fn config(id: InstanceId, rate: RateLimit) -> InstanceConfig {
     InstanceConfig {
         id,
         name: None,
@@ -313,7 +326,7 @@ fn config(id: InstanceId) -> InstanceConfig {
         cloud_api: None,
         linked_device: None,
         webhook_url: None,
-        rate_limit: Some(RateLimit { per_second: 1000.0, burst: 1000.try_into().unwrap() }),
+        rate_limit: Some(rate),
         workers: None,
         sync_history: false,
         on_ambiguous: None,

@@ -44,7 +44,7 @@ impl State {
         }
         let (terms, nudges, instance) = (self.terms(), self.arguments.nudges.clone(), submission.instance);
         self.limit_age(&mut submission, terms.now);
-        let (class, mode, began) = (submission.class.as_str(), submission.mode.as_str(), Instant::now());
+        let (class, mode, began) = (submission.class(), submission.mode.as_str(), Instant::now());
         let work = move |tx: &mut Tx| accept::accept(tx, submission, terms);
         let finish = move |outcome: Result<Result<Accepted, Refused>, StoreError>| {
             let accepted = match outcome {
@@ -54,14 +54,14 @@ impl State {
                 Err(error) => Err((Error::from(error), "store")),
             };
             match &accepted {
-                Ok(Accepted::New(_)) => metrics.accepted(class, mode, began.elapsed()),
+                Ok(Accepted::New(_)) => metrics.accepted(class.as_str(), mode, began.elapsed()),
                 Ok(Accepted::Duplicate(_)) => metrics.refused("duplicate"),
                 Err((_, reason)) => metrics.refused(reason),
             }
             done(accepted.map_err(|(error, _)| error));
-            nudges.nudge(instance);
+            nudges.nudge(instance, class);
         };
-        self.arguments.store.submit(work, finish).await;
+        self.arguments.store.submit_with(Haste::First, work, finish).await;
     }
 
     pub(super) async fn enqueue(&self, submission: Submission, reply: Reply<Accepted>) {
@@ -106,7 +106,7 @@ impl State {
                 Err((_, reason)) => metrics.refused(reason),
             }
             let _ = reply.send(accepted.map_err(|(error, _)| error));
-            instances.into_iter().for_each(|instance| nudges.nudge(instance));
+            instances.into_iter().for_each(|instance| nudges.nudge(instance, Class::Bulk));
         };
         self.arguments.store.submit_with(Haste::Soon, work, done).await;
     }

@@ -104,7 +104,7 @@ impl Bench {
 
     /// Waits for one lease; for work that somebody else is about to bring.
     pub async fn next_lease(&self) -> Lease {
-        let mut nudges = self.handle.subscribe(ONE);
+        let mut nudges = self.handle.subscribe(ONE, Class::Transactional);
         loop {
             if let Some(lease) = self.handle.lease(ONE, 1, 1).await.unwrap().leases.pop() {
                 return lease;
@@ -119,7 +119,7 @@ impl Bench {
 
     /// Waits until a message stands there.
     pub async fn until(&self, id: MessageId, status: Status) -> MessageView {
-        let mut nudges = self.handle.subscribe(ONE);
+        let mut nudges = self.handle.subscribe(ONE, Class::Transactional);
         loop {
             let view = self.view(id);
             if view.status == status {

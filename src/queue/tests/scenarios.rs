@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::domain::{Content, Failure, MessageRef, Receipt, Status, Verdict};
+use crate::domain::{Class, Content, Failure, MessageRef, Receipt, Status, Verdict};
 use crate::queue::tests::bench::{Bench, ONE, message, provider_id, urgent};
 use crate::queue::{
     Accepted, Depth, Error, IdempotencyKey, Msg, Options, Outcome, ReceiptReport, Recorded, Submission,
 };
+use crate::store::Haste;
 
 const WAIT: Duration = Duration::from_secs(30);
 
@@ -114,7 +115,7 @@ async fn a_caller_hears_how_the_attempt_ended() {
 #[tokio::test(start_paused = true)]
 async fn a_wait_that_ends_before_the_attempt_takes_the_message_back() {
     let bench = bench().await;
-    let mut nudges = bench.handle.subscribe(ONE);
+    let mut nudges = bench.handle.subscribe(ONE, Class::Transactional);
     let waiting = caller(&bench, urgent(0), WAIT);
     nudges.changed().await.unwrap();
     // The caller has its id once another one behind it was answered.
@@ -142,7 +143,7 @@ async fn a_wait_that_ends_during_the_attempt_does_not_know() {
 #[tokio::test(start_paused = true)]
 async fn a_message_whose_caller_went_away_is_not_sent_later() {
     let bench = bench().await;
-    let mut nudges = bench.handle.subscribe(ONE);
+    let mut nudges = bench.handle.subscribe(ONE, Class::Transactional);
     let waiting = caller(&bench, under_key(urgent(0), 1), WAIT);
     nudges.changed().await.unwrap();
     waiting.abort();
@@ -156,7 +157,7 @@ async fn a_message_whose_caller_went_away_is_not_sent_later() {
 #[tokio::test(start_paused = true)]
 async fn a_message_too_old_for_its_attempt_is_told_at_once() {
     let bench = bench().await;
-    let mut nudges = bench.handle.subscribe(ONE);
+    let mut nudges = bench.handle.subscribe(ONE, Class::Transactional);
     let expires_at = Some(bench.clock.now() + Duration::from_secs(2));
     let waiting = caller(&bench, Submission { expires_at, ..urgent(0) }, WAIT);
     nudges.changed().await.unwrap();
@@ -190,7 +191,7 @@ async fn a_repeat_waits_for_the_first_and_takes_nothing_back() {
 #[tokio::test(start_paused = true)]
 async fn a_caller_whose_queue_died_gets_the_message_back() {
     let bench = bench().await;
-    let mut nudges = bench.handle.subscribe(ONE);
+    let mut nudges = bench.handle.subscribe(ONE, Class::Transactional);
     let waiting = caller(&bench, urgent(0), WAIT);
     nudges.changed().await.unwrap();
     bench.enqueue(message(9)).await;
@@ -206,7 +207,10 @@ async fn leases_that_nobody_received_go_again() {
     let bench = bench().await;
     let id = bench.enqueue(message(0)).await;
     let (gone, _) = ractor::concurrency::oneshot();
-    bench.slot.cast(Msg::Lease { instance: ONE, max: 5, max_bulk: 5, reply: gone.into() }).unwrap();
+    bench
+        .slot
+        .cast(Msg::Lease { instance: ONE, max: 5, max_bulk: 5, haste: Haste::Now, reply: gone.into() })
+        .unwrap();
     let lease = bench.next_lease().await;
     assert_eq!((lease.id, lease.attempt), (id, 1));
 }
