@@ -104,9 +104,11 @@ async fn pool(state: &mut State, now: Timestamp) -> Result<Vec<Device>, Error> {
 
 /// Fills the window of open rows. Tells whether rows are left to be taken.
 async fn fill(state: &mut State, pool: &[Device], closes: Option<Timestamp>) -> Result<bool, Error> {
-    // Two rows in the place of each that has ended: a job gets as far ahead as it is fast, and never comes with thousands
-    // at once.
-    let grown = state.open.len() + (2 * std::mem::take(&mut state.ended)).max(PAGE);
+    // A job that was left with less than what ended gets twice as far ahead, because it is fast; any other slowly, so
+    // that it never comes with thousands at once.
+    let ended = std::mem::take(&mut state.ended);
+    let more = if state.open.len() < ended { 2 * ended } else { ended + ended / 8 + 1 };
+    let grown = state.open.len() + more;
     let window = usize::try_from(state.arguments.shared.options.window).unwrap_or(usize::MAX);
     let most = grown.max(FIRST).min(window);
     loop {
