@@ -35,9 +35,14 @@ fn free_port() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
+/// User and system time of this process, which makes the load, so far.
+pub fn own_cpu() -> Duration {
+    cpu(std::process::id())
+}
+
 /// User and system time of a process so far.
-fn cpu(child: &Child) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+fn cpu(process: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
     Duration::from_millis(ticks * 10)
@@ -46,7 +51,7 @@ fn cpu(child: &Child) -> Duration {
 impl Sandbox {
     /// User and system time so far.
     pub fn cpu(&self) -> Duration {
-        cpu(&self.child)
+        cpu(self.child.id())
     }
 
     pub fn start() -> Self {
@@ -173,7 +178,7 @@ impl Node {
 
     /// User and system time so far.
     pub fn cpu(&self) -> Duration {
-        cpu(&self.child)
+        cpu(self.child.id())
     }
 
     pub fn rss_mib(&self) -> f64 {
