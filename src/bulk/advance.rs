@@ -20,6 +20,9 @@ use super::window::Opening;
 /// How often a running job looks which instances live, and whether a full queue has room again.
 const TICK: Duration = Duration::from_secs(2);
 
+/// For so many looks, rows should be in the queue: a job that waits for rows is slow.
+const LOOKS: usize = 4;
+
 /// Rows in the queue that a job begins with.
 const FIRST: usize = 4 * PAGE;
 
@@ -104,10 +107,10 @@ async fn pool(state: &mut State, now: Timestamp) -> Result<Vec<Device>, Error> {
 
 /// Fills the window of open rows. Tells whether rows are left to be taken.
 async fn fill(state: &mut State, pool: &[Device], closes: Option<Timestamp>) -> Result<bool, Error> {
-    // A job that was left with less than what ended gets twice as far ahead, because it is fast; any other slowly, so
+    // A job that may run out of rows before it has looked a few times more gets twice as far ahead; any other slowly, so
     // that it never comes with thousands at once.
     let ended = std::mem::take(&mut state.ended);
-    let more = if state.open.len() < ended { 2 * ended } else { ended + ended / 8 + 1 };
+    let more = if state.open.len() < LOOKS * ended { 2 * ended } else { ended + ended / 8 + 1 };
     let grown = state.open.len() + more;
     let window = usize::try_from(state.arguments.shared.options.window).unwrap_or(usize::MAX);
     let most = grown.max(FIRST).min(window);
