@@ -11,8 +11,8 @@ use super::{Error, Tx};
 /// How soon a change is to be durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Haste {
-    /// Before everything else, in commits that carry nothing else: somebody waits for this one message. It runs before
-    /// others that were submitted earlier, never after others that were submitted later.
+    /// Before everything else, and most often in commits that carry nothing else: somebody waits for this one message.
+    /// It runs before others that were submitted earlier, never after others that were submitted later.
     First,
     /// With the next commit: somebody waits.
     Now,

@@ -71,6 +71,24 @@ async fn a_slow_instance_leases_nothing_that_has_no_permit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn those_who_wait_leave_a_turn_to_the_bulk_class() {
+    let world = World::open().await;
+    let unlimited = RateLimit { per_second: 1000.0, burst: 1000.try_into().unwrap() };
+    let (id, number) = world.create_at("shop", unlimited).await;
+    let rows = rows(&world, &id, 4).await;
+    let mut singles = Vec::new();
+    for single in 0..40 {
+        singles.push(world.send_to(&id, &format!("57311{single:07}"), Class::Transactional).await);
+    }
+    world.connect(&id, number).await;
+    eventually("all", || sent(&world).len() == rows.len() + singles.len()).await;
+    let sent = sent(&world);
+    let last_row = sent.iter().rposition(|id| rows.contains(id)).unwrap();
+    let first_row = sent.iter().position(|id| rows.contains(id)).unwrap();
+    assert!(first_row > 0 && last_row < sent.len() - 10, "{first_row} {last_row}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn in_a_crowd_everything_leaves_once() {
     let world = World::open().await;
     let (id, number) = world.create_at("shop", rate(1000.0)).await;
