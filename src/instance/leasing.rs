@@ -59,6 +59,10 @@ pub(super) struct Room {
 /// the other.
 const BULK_SHARE: usize = 5;
 
+/// A lease that waited so long for a worker, because attempts hang, is given back and asked for anew: it must not expire
+/// (`queue.lease_timeout`) while its attempt is under way.
+const STALE: Duration = Duration::from_secs(5);
+
 impl State {
     /// Asks for work, if there may be some and there is room for it.
     pub(super) fn seek_work(&mut self) {
@@ -181,7 +185,12 @@ impl State {
             if let Err(wait) = self.limiter.claim(kept) {
                 return self.permit_in(wait);
             }
-            if let Some(lease) = self.ready.next(class) {
+            let Some(lease) = self.ready.next(class) else { return };
+            let now = self.arguments.clock.now();
+            if now.since(lease.leased_at) > STALE {
+                self.limiter.refund();
+                self.postpone(lease, now);
+            } else {
                 self.attempt(lease);
             }
         }

@@ -89,6 +89,31 @@ async fn those_who_wait_leave_a_turn_to_the_bulk_class() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_waited_behind_attempts_that_hang_is_leased_anew() {
+    let world = World::open().await;
+    let (id, number) = world.create_at("shop", rate(200.0)).await;
+    let rows = rows(&world, &id, 40).await;
+    world.net.stuck.lock().unwrap().insert(number);
+    world.connect(&id, number).await;
+    // Every worker hangs, and more rows are leased than began.
+    while sent(&world).len() < 3 || standing(&world, &rows, Status::Sending) < 5 {
+        world.pass(MILLISECOND).await;
+        assert!(standing(&world, &rows, Status::Queued) > 0, "nothing was left to be leased");
+    }
+    let began = sent(&world);
+    world.net.stuck.lock().unwrap().clear();
+    world.pass(Duration::from_secs(31)).await;
+    for row in rows.iter().filter(|row| !began.contains(row)) {
+        while world.bench.view(*row).status != Status::Sent {
+            world.pass(MILLISECOND).await;
+        }
+        let history = world.bench.view(*row).history;
+        let at = |status| history.iter().rfind(|step| step.status == status).unwrap().at;
+        assert!(at(Status::Sent).since(at(Status::Sending)) <= Duration::from_secs(5), "{history:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn in_a_crowd_everything_leaves_once() {
     let world = World::open().await;
     let (id, number) = world.create_at("shop", rate(1000.0)).await;

@@ -44,6 +44,8 @@ pub struct Net {
     began: watch::Sender<usize>,
     /// Instances whose clients answer no ping.
     pub mute: Mutex<HashSet<InstanceNumber>>,
+    /// Instances whose sends are answered by nobody.
+    pub stuck: Mutex<HashSet<InstanceNumber>>,
     /// Instances whose clients panic when they are asked anything.
     pub broken: Mutex<HashSet<InstanceNumber>>,
     pub sent: Mutex<Vec<(InstanceNumber, MessageId)>>,
@@ -91,7 +93,8 @@ impl Provider for Scripted {
     ) -> BoxFuture<'a, Result<ProviderMessageId, Failure>> {
         self.fate();
         self.net.sent.lock().unwrap().push((self.number, id));
-        future::ready(Ok("3EB0".parse().unwrap())).boxed()
+        let stuck = self.net.stuck.lock().unwrap().contains(&self.number);
+        if stuck { future::pending().boxed() } else { future::ready(Ok("3EB0".parse().unwrap())).boxed() }
     }
 
     fn mark_read<'a>(&'a self, read: &'a ReadMark, _: bool) -> BoxFuture<'a, Result<(), Failure>> {
