@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::world::{Fate, World, job, phone, two};
-use crate::bulk::{Error, Kind, NewJob, OnSuppressed, Options, Plan, RowStatus, Status};
+use crate::bulk::{Error, Kind, NewJob, OnSuppressed, Options, Plan, Progress, RowStatus, Status};
 use crate::domain::{Content, MessageRef, Receipt, Status as Sent};
 use crate::queue::ReceiptReport;
 use crate::queue::tests::bench::{ONE, provider_id};
@@ -151,9 +151,10 @@ async fn an_unknown_outcome_holds_nothing_up_and_is_corrected_late() {
         ..report
     };
     world.bench.handle.record(vec![first, late]).await.unwrap();
-    let counts = world.until(id, |progress| progress.counts.ambiguous == 0).await.counts;
+    // The two reports may be noted one after the other.
+    let noted = |progress: &Progress| progress.counts.ambiguous == 0 && progress.counts.read == 1;
+    let counts = world.until(id, noted).await.counts;
     assert_eq!((counts.sent, counts.failed, counts.delivered), (3, 1, 2));
-    world.until(id, |progress| progress.counts.read == 1).await;
     let after = world.results(id).await;
     assert_eq!(after[0].status, RowStatus::Message(Sent::Read));
     assert_eq!((after[1].status, after[1].error.clone()), (RowStatus::Message(Sent::Delivered), None));
