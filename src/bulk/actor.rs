@@ -22,9 +22,12 @@ use super::storage::{self, Record, Standing};
 use super::supervisor::{Command, Shared};
 use super::{Error, advance};
 
-/// Rows of one commit, when they are handed over and when it is noted how they ended: a single message that somebody
-/// waits for may stand behind all of them, several times.
+/// Rows of one commit, when they are handed over and when it is noted how they ended, while single messages come that
+/// somebody waits for: they may stand behind all of the rows, several times.
 pub(super) const PAGE: usize = 64;
+
+/// Rows of one commit while nobody waits: what a page costs is shared by more of them.
+const CALM_PAGE: usize = 256;
 
 /// How long a finished job's actor waits for facts that arrive late.
 const LINGER: Duration = Duration::from_secs(60);
@@ -70,6 +73,16 @@ pub(super) struct State {
     /// Since when there is nothing to do.
     idle_since: Option<Timestamp>,
     timer: Option<JoinHandle<()>>,
+}
+
+/// What there was to note.
+#[derive(Debug, PartialEq)]
+enum Noted {
+    Nothing,
+    /// All that was there; what arrives meanwhile wakes the job again.
+    Rest,
+    /// A full page. There may be more.
+    Page,
 }
 
 impl Actor for JobActor {
@@ -153,6 +166,11 @@ impl State {
         self.arguments.shared.clock.now()
     }
 
+    /// How many rows share a commit now.
+    pub fn page(&self) -> usize {
+        if self.arguments.shared.store.is_hurried() { PAGE } else { CALM_PAGE }
+    }
+
     /// Opens the files, counts them, and finds the open rows in the queue.
     async fn load(&mut self) -> Result<(), Error> {
         if self.book.is_some() {
@@ -191,21 +209,21 @@ impl State {
 
     /// Does what there is to do, tells how far the job is, and sees to it that it is looked at again.
     async fn work(&mut self) -> Result<(), Error> {
-        let mut noted = 0;
+        let mut any_noted = false;
         let again = loop {
-            let page = self.note().await?;
-            noted += page;
+            let noted = self.note().await?;
+            any_noted |= noted != Noted::Nothing;
             // In the place of rows that have ended, others are handed over before more are noted.
             let again = match self.standing.status {
                 Status::Pending | Status::Processing => advance::advance(self).await?,
                 Status::Paused | Status::Completed | Status::Failed | Status::Cancelled => None,
             };
             self.publish();
-            if page < PAGE {
+            if noted != Noted::Page {
                 break again;
             }
         };
-        let again = if self.standing.status.is_finished() { self.linger(noted > 0) } else { again };
+        let again = if self.standing.status.is_finished() { self.linger(any_noted) } else { again };
         if let Some(timer) = self.timer.take() {
             timer.abort();
         }
@@ -234,15 +252,16 @@ impl State {
         None
     }
 
-    /// Notes a page of outcomes and tells how many it had. After one that is not full, everything is noted that was
-    /// there before; what arrives meanwhile wakes the job again.
-    async fn note(&mut self) -> Result<usize, Error> {
-        let outcomes = self.arguments.shared.queue.outcomes(self.slot(), PAGE)?;
-        let count = outcomes.len();
-        if count > 0 {
-            self.note_page(outcomes).await?;
+    /// Notes a page of outcomes.
+    async fn note(&mut self) -> Result<Noted, Error> {
+        let page = self.page();
+        let outcomes = self.arguments.shared.queue.outcomes(self.slot(), page)?;
+        if outcomes.is_empty() {
+            return Ok(Noted::Nothing);
         }
-        Ok(count)
+        let noted = if outcomes.len() < page { Noted::Rest } else { Noted::Page };
+        self.note_page(outcomes).await?;
+        Ok(noted)
     }
 
     async fn note_page(&mut self, outcomes: Vec<ItemOutcome>) -> Result<(), Error> {
@@ -322,7 +341,7 @@ impl State {
 
     async fn command(&mut self, command: Command) -> Result<(), Error> {
         // What is noted later must not be judged by the new status: a row that came back under the old one waits.
-        while self.note().await? == PAGE {}
+        while self.note().await? == Noted::Page {}
         let status = self.standing.status;
         let now = self.now();
         let mut next = self.standing.clone();

@@ -121,7 +121,7 @@ async fn fill(state: &mut State, pool: &[Device], closes: Option<Timestamp>) -> 
         }
         let (standing, now) = (state.standing.clone(), state.now());
         let suppressed = state.arguments.shared.suppressed.clone();
-        let limit = u32::try_from(room.min(PAGE)).unwrap_or(CHUNK);
+        let limit = u32::try_from(room.min(state.page())).unwrap_or(CHUNK);
         let taken = state.with_book(move |book| book.take(&standing, limit, now, &suppressed)).await;
         match taken {
             Ok(None) => return Ok(false),

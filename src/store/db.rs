@@ -155,6 +155,12 @@ impl Store {
         self.gauges.full.load(Ordering::Relaxed)
     }
 
+    /// Whether something goes first now and then, as of the last commit: it waits for whole closures, which should be
+    /// short then.
+    pub fn is_hurried(&self) -> bool {
+        self.gauges.hurried.load(Ordering::Relaxed)
+    }
+
     /// Whether a commit failed; nothing can be written before a restart.
     pub fn has_failed(&self) -> bool {
         self.gauges.failed.load(Ordering::Relaxed)

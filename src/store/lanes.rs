@@ -145,9 +145,8 @@ impl Lanes {
             return answers;
         }
         let others_began = Instant::now();
-        let hurried = self.hurried_until.is_some_and(|until| others_began < until);
         // No less than what went first had: a flood of it leaves half to the others.
-        let share = hurried.then(|| SHARE.max(others_began - began));
+        let share = self.is_hurried().then(|| SHARE.max(others_began - began));
         while share.is_none_or(|share| others_began.elapsed() < share)
             && let Some(task) = self.others.pop_front()
         {
@@ -155,6 +154,11 @@ impl Lanes {
             answers.push((task.run)(tx));
         }
         answers
+    }
+
+    /// Whether the others had a share only, in the commit under way.
+    pub fn is_hurried(&self) -> bool {
+        self.hurried_until.is_some_and(|until| Instant::now() < until)
     }
 
     /// The commit has ended, and took so long.
@@ -329,6 +333,17 @@ mod tests {
         assert_eq!(world.commit(REST).await, ["b"]);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn after_a_while_nothing_is_expected_to_go_first() {
+        let mut world = World::new();
+        world.submit(Haste::First, "first").await;
+        assert_eq!(world.commit(REST).await, ["first"]);
+        tokio::time::advance(CALM - Duration::from_millis(1)).await;
+        assert!(world.lanes.is_hurried());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(!world.lanes.is_hurried());
+    }
+
     #[tokio::test]
     async fn beside_what_goes_first_the_others_have_a_share_of_a_commit() {
         let mut world = World::new();
@@ -339,8 +354,10 @@ mod tests {
         };
         submit_long(&world).await;
         assert_eq!(world.commit(REST).await, ["a", "b", "c"], "nothing goes first: there is no hurry");
+        assert!(!world.lanes.is_hurried());
         world.submit(Haste::First, "first").await;
         assert_eq!(world.commit(REST).await, ["first"]);
+        assert!(world.lanes.is_hurried());
         submit_long(&world).await;
         for name in ["a", "b", "c"] {
             assert_eq!(world.commit(REST).await, [name]);

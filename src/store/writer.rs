@@ -24,6 +24,8 @@ pub(super) struct Gauges {
     pub full: AtomicBool,
     /// A commit failed; nothing can be written before a restart.
     pub failed: AtomicBool,
+    /// Something went first now and then, lately.
+    pub hurried: AtomicBool,
     /// The tails of the event logs as they are on the disk.
     pub tails: Tails,
 }
@@ -55,6 +57,7 @@ impl Writer {
             let began = Instant::now();
             let answers = self.lanes.run(&mut tx);
             let changes = answers.len();
+            self.gauges.hurried.store(self.lanes.is_hurried(), Ordering::Relaxed);
             if failure.is_none() {
                 failure = self.commit(tx).err();
                 if let Some(cause) = &failure {

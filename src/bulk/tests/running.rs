@@ -1,5 +1,7 @@
 //! Jobs from their beginning to their end, with everything that befalls their rows.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::world::{Fate, World, job, phone, two};
@@ -7,6 +9,7 @@ use crate::bulk::{Error, Kind, NewJob, OnSuppressed, Options, Plan, Progress, Ro
 use crate::domain::{Content, MessageRef, Receipt, Status as Sent};
 use crate::queue::ReceiptReport;
 use crate::queue::tests::bench::{ONE, provider_id};
+use crate::store::Haste;
 
 #[tokio::test]
 async fn every_row_is_sent_once_and_counted() {
@@ -80,6 +83,29 @@ async fn bad_and_suppressed_rows_cost_themselves_and_are_named() {
     let all = NewJob { suppressed: OnSuppressed::Send, ..job() };
     let id = world.handle.create(all, world.rows(phones)).await.unwrap().id;
     assert_eq!(world.until_completed(id).await.counts.skipped, 0);
+}
+
+#[tokio::test]
+async fn rows_share_commits_by_the_hundred_unless_somebody_waits() {
+    let world = World::open().await;
+    let calm = world.create(job(), 300).await;
+    assert_eq!(world.until(calm, |progress| progress.taken > 0).await.taken, 256);
+    let store = world.bench.store.clone();
+    let (hurry, hurried) = tokio::sync::oneshot::channel();
+    let somebody = tokio::spawn(async move {
+        let mut hurry = Some(hurry);
+        loop {
+            let (answer, answered) = tokio::sync::oneshot::channel();
+            store.submit_with(Haste::First, |_| Ok(()), |done| answer.send(done).unwrap()).await;
+            answered.await.unwrap().unwrap();
+            hurry.take().into_iter().for_each(|hurry| hurry.send(()).unwrap());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    hurried.await.unwrap();
+    let hurried = world.create(job(), 300).await;
+    assert_eq!(world.until(hurried, |progress| progress.taken > 0).await.taken, 64);
+    somebody.abort();
 }
 
 #[tokio::test]
