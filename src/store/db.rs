@@ -284,6 +284,32 @@ mod tests {
         assert!(store.commits() < 500, "{} commits for 500 concurrent writes", store.commits());
     }
 
+    #[tokio::test]
+    async fn what_goes_first_is_in_time_for_the_commit_under_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open(dir.path()).unwrap();
+        let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
+        let (begin, begun) = oneshot::channel();
+        let (go, gone) = std::sync::mpsc::channel();
+        let (answer, answered) = oneshot::channel();
+        let slow = store.clone();
+        let slow = tokio::spawn(async move {
+            let work = move |tx: &mut Tx| {
+                begin.send(()).unwrap();
+                gone.recv().unwrap();
+                tx.put(key(1), vec![1])
+            };
+            slow.write(work).await.unwrap();
+        });
+        begun.await.unwrap();
+        let seen = |tx: &mut Tx| Ok((tx.get(&key(1))?, tx.put(key(1), vec![2])?));
+        store.submit_with(Haste::First, seen, |outcome| answer.send(outcome).unwrap()).await;
+        go.send(()).unwrap();
+        slow.await.unwrap();
+        assert_eq!(answered.await.unwrap().unwrap().0, Some(vec![1]));
+        assert_eq!((store.get(&key(1)).unwrap(), store.commits()), (Some(vec![2]), 1));
+    }
+
     #[test]
     fn a_runtime_ends_although_one_of_its_tasks_never_lets_go_of_the_store() {
         let dir = tempfile::tempdir().unwrap();

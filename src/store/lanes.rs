@@ -11,8 +11,9 @@ use super::{Error, Tx};
 /// How soon a change is to be durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Haste {
-    /// Before everything else, and most often in commits that carry nothing else: somebody waits for this one message.
-    /// It runs before others that were submitted earlier, never after others that were submitted later.
+    /// Before everything else: somebody waits for this one message. Most often in commits that carry nothing else, or with
+    /// the commit under way while that is not yet being synced. It may run before others that were submitted
+    /// earlier, and never after others that were submitted later.
     First,
     /// With the next commit: somebody waits.
     Now,
@@ -152,6 +153,19 @@ impl Lanes {
         {
             self.awaited -= usize::from(task.haste == Haste::Now);
             answers.push((task.run)(tx));
+        }
+        answers
+    }
+
+    /// Runs what goes first and has come since the commit began.
+    pub fn run_late(&mut self, tx: &mut Tx) -> Vec<Finish> {
+        let mut answers = Vec::new();
+        for _ in 0..self.first_in.len() {
+            answers.extend(self.first_in.try_recv().map(|task| (task.run)(tx)));
+        }
+        if !answers.is_empty() {
+            self.went_first = true;
+            self.hurried_until = Some(Instant::now() + CALM);
         }
         answers
     }

@@ -7,9 +7,9 @@ use tokio::runtime::Runtime;
 
 use crate::metrics::Metrics;
 
-use super::lanes::Lanes;
+use super::lanes::{Finish, Lanes};
 use super::tails::Tails;
-use super::tx::failed;
+use super::tx::{Change, failed};
 use super::{Error, Key, Space, Tx};
 
 /// How often the free space of the disk is looked at while there is writing.
@@ -53,20 +53,16 @@ impl Writer {
                 self.check_space();
                 space_checked = Some(Instant::now());
             }
-            let mut tx = Tx::new(&self.db);
             let began = Instant::now();
-            let answers = self.lanes.run(&mut tx);
-            let changes = answers.len();
-            self.gauges.hurried.store(self.lanes.is_hurried(), Ordering::Relaxed);
-            if failure.is_none() {
-                failure = self.commit(tx).err();
-                if let Some(cause) = &failure {
-                    tracing::error!(%cause, "a commit failed; nothing more is accepted until the node restarts");
-                    self.gauges.failed.store(true, Ordering::Relaxed);
-                }
+            let mut answers = Vec::new();
+            let outcome = self.commit(&mut answers, failure.is_none());
+            if let Err(cause) = outcome {
+                tracing::error!(%cause, "a commit failed; nothing more is accepted until the node restarts");
+                self.gauges.failed.store(true, Ordering::Relaxed);
+                failure = Some(cause);
             }
             let took = began.elapsed();
-            self.metrics.committed(changes, took);
+            self.metrics.committed(answers.len(), took);
             for answer in answers {
                 answer(failure.clone());
             }
@@ -74,15 +70,33 @@ impl Writer {
         }
     }
 
-    fn commit(&self, tx: Tx) -> Result<(), Error> {
-        let tails = tx.changes_under(&Key::new(Space::EventTail));
-        let Some(batch) = tx.into_batch() else { return Ok(()) };
-        self.db.apply_batch(batch).map_err(failed)?;
-        self.db.flush().map_err(failed)?;
-        self.file.sync_data().map_err(|cause| Error::Failed(cause.to_string()))?;
-        self.gauges.commits.fetch_add(1, Ordering::Relaxed);
-        self.gauges.tails.publish(tails);
+    /// Runs closures and makes what they changed durable. `answers` has one for each that was run, whatever becomes of
+    /// the commit. Where an earlier one failed, nothing is written.
+    fn commit(&mut self, answers: &mut Vec<Finish>, writable: bool) -> Result<(), Error> {
+        let mut tx = Tx::new(&self.db);
+        answers.extend(self.lanes.run(&mut tx));
+        let mut tails = Vec::new();
+        let applied = if writable { self.apply(tx, &mut tails) } else { Ok(false) };
+        // What goes first and came meanwhile is in time for the same sync.
+        let mut late = Tx::new(&self.db);
+        answers.extend(self.lanes.run_late(&mut late));
+        self.gauges.hurried.store(self.lanes.is_hurried(), Ordering::Relaxed);
+        let is_changed = applied?;
+        if (writable && self.apply(late, &mut tails)?) || is_changed {
+            self.db.flush().map_err(failed)?;
+            self.file.sync_data().map_err(|cause| Error::Failed(cause.to_string()))?;
+            self.gauges.commits.fetch_add(1, Ordering::Relaxed);
+            self.gauges.tails.publish(tails);
+        }
         Ok(())
+    }
+
+    /// Tells whether anything was changed, and of the changed tails in `tails`.
+    fn apply(&self, tx: Tx, tails: &mut Vec<(Vec<u8>, Change)>) -> Result<bool, Error> {
+        tails.extend(tx.changes_under(&Key::new(Space::EventTail)));
+        let Some(batch) = tx.into_batch() else { return Ok(false) };
+        self.db.apply_batch(batch).map_err(failed)?;
+        Ok(true)
     }
 
     fn check_space(&self) {
