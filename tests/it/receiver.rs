@@ -61,12 +61,20 @@ impl Receiver {
     }
 
     /// What was taken of events with this name, once there are so many.
+    /// Is patient with every one of them: many take a while on a busy machine.
     pub async fn until_taken(&self, event: &str, count: usize) -> Vec<Delivery> {
-        eventually(&format!("{count} of {event}"), async || {
-            let taken = self.taken(event);
-            if taken.len() >= count { Ok(taken) } else { Err(taken.len()) }
-        })
-        .await
+        let mut seen = 0;
+        loop {
+            let more = async || {
+                let taken = self.taken(event);
+                if taken.len() >= count || taken.len() > seen { Ok(taken) } else { Err(taken.len()) }
+            };
+            let taken = eventually(&format!("{count} of {event}"), more).await;
+            if taken.len() >= count {
+                return taken;
+            }
+            seen = taken.len();
+        }
     }
 
     pub async fn until_refused(&self, count: usize) {
