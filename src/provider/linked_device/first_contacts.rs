@@ -81,6 +81,10 @@ impl FirstContacts {
     }
 
     fn meet_stranger(&self, tx: &mut Tx, known: Key, now: Timestamp) -> Result<Admission, store::Error> {
+        // They may have met on the way here.
+        if tx.get(&known)?.is_some() {
+            return Ok(Admission::Welcome);
+        }
         let held_until =
             tx.get(&self.key(b'h'))?.and_then(|bytes| Some(u64::from_be_bytes(*bytes.first_chunk()?)));
         if let Some(until) = held_until.map(Timestamp).filter(|until| *until > now) {
@@ -152,6 +156,18 @@ mod tests {
         assert_eq!(deferred(contacts(0).admit(&to("573000000004")).await), None);
         tokio::time::advance(Duration::from_secs(14 * 3600)).await;
         assert_eq!(deferred(two.admit(&to("573000000003")).await), None);
+    }
+
+    #[tokio::test]
+    async fn whoever_is_met_by_two_at_once_is_one_stranger() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open(dir.path()).unwrap();
+        let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
+        let contacts = FirstContacts::new(store, Clock::following_tokio(MORNING), InstanceNumber::FIRST, 1);
+        let (ana, beto) = (to("573000000001"), to("573000000002"));
+        let both = tokio::join!(contacts.admit(&ana), contacts.admit(&ana));
+        assert_eq!((deferred(both.0), deferred(both.1)), (None, None));
+        assert!(deferred(contacts.admit(&beto).await).is_some());
     }
 
     #[tokio::test(start_paused = true)]
