@@ -34,6 +34,8 @@ pub enum Msg {
     Nudged(Class, OwnedSemaphorePermit),
     /// From its own lease request: work, or why there is none; what there was room for, and how long it took.
     Leased(Offer, Room, Duration),
+    /// From another: the next message that somebody waits for.
+    Next(Offer),
     /// From an attempt's task: a worker is free, after so long on a message of this class. With the failure, when
     /// there was one.
     Ended(Class, Option<Failure>, Duration),
@@ -109,6 +111,8 @@ pub(super) struct State {
     pub(super) leasing_first: bool,
     /// Another, for bulk messages, is under way, for so many.
     pub(super) leasing: Option<usize>,
+    /// The queue hands over the next message that somebody waits for.
+    pub(super) awaits_next: bool,
     pub(super) hungry: Hungry,
     forwarders: Vec<JoinHandle<()>>,
     /// Hears the client's lasting connection, where it has one. Its end ends the connection.
@@ -161,6 +165,7 @@ impl Actor for InstanceActor {
             over: false,
             leasing_first: false,
             leasing: None,
+            awaits_next: false,
             hungry: Hungry::FOR_ALL,
             forwarders,
             hearing,
@@ -186,6 +191,7 @@ impl Actor for InstanceActor {
                 state.seek_work();
             }
             Msg::Leased(offer, room, took) => state.leased(offer, room, took),
+            Msg::Next(offer) => state.next(offer),
             Msg::Ended(class, failure, took) => state.ended(class, failure.as_ref(), took),
             Msg::Wake => {
                 state.hungry = Hungry::FOR_ALL;
@@ -204,6 +210,7 @@ impl Actor for InstanceActor {
             Msg::Drain(reply) => {
                 state.draining = Some(reply);
                 state.give_back();
+                state.await_no_next();
                 state.finish_drain();
             }
         }
@@ -219,6 +226,7 @@ impl Drop for State {
             hearing.abort();
         }
         self.give_back();
+        self.await_no_next();
         [self.wake.take(), self.permit.take()].into_iter().flatten().for_each(|timer| timer.abort());
     }
 }
@@ -228,6 +236,7 @@ impl State {
         if self.busy == 0
             && !self.leasing_first
             && self.leasing.is_none()
+            && !self.awaits_next
             && let Some(reply) = self.draining.take()
         {
             let _ = reply.send(());

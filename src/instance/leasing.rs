@@ -66,6 +66,11 @@ const STALE: Duration = Duration::from_secs(5);
 impl State {
     /// Asks for work, if there may be some and there is room for it.
     pub(super) fn seek_work(&mut self) {
+        self.lease();
+        self.await_next();
+    }
+
+    fn lease(&mut self) {
         let wanted = match self.leasing {
             Some(_) => self.hungry.transactional,
             None => self.hungry != Hungry::NOT,
@@ -148,28 +153,74 @@ impl State {
         if room.haste != Haste::Soon {
             self.ahead.leased(took);
         }
-        match offer.take() {
-            Ok(leased) => {
-                // As many as there was room for suggest more; fewer, and what comes is told by a nudge or is due.
-                if leased.leases.len() >= room.all {
-                    match room.haste {
-                        Haste::First => self.hungry.transactional = true,
-                        Haste::Now | Haste::Soon => self.hungry.bulk = true,
-                    }
-                }
-                leased.leases.into_iter().for_each(|lease| self.ready.push(lease));
-                if let Some(due) = leased.next_due {
-                    self.wake_in(self.arguments.clock.until(due));
-                }
-            }
-            Err(error) => {
-                tracing::warn!(instance = %self.arguments.config.id, %error, "no work could be leased");
-                self.wake_in(Duration::from_secs(1));
+        let found = self.make_ready(offer);
+        // As many as there was room for suggest more; fewer, and what comes is told by a nudge or is due.
+        if found.is_some_and(|found| found >= room.all) {
+            match room.haste {
+                Haste::First => self.hungry.transactional = true,
+                Haste::Now | Haste::Soon => self.hungry.bulk = true,
             }
         }
         self.begin();
         self.finish_drain();
         self.seek_work();
+    }
+
+    /// What the queue handed over of its own accord, or nothing.
+    pub(super) fn next(&mut self, offer: Offer) {
+        self.awaits_next = false;
+        let is_answered = self.make_ready(offer).is_some();
+        self.begin();
+        self.finish_drain();
+        // After an error there is a pause.
+        if is_answered {
+            self.seek_work();
+        }
+    }
+
+    /// Tells how many leases there were; `None` after an error.
+    fn make_ready(&mut self, offer: Offer) -> Option<usize> {
+        match offer.take() {
+            Ok(leased) => {
+                let count = leased.leases.len();
+                leased.leases.into_iter().for_each(|lease| self.ready.push(lease));
+                if let Some(due) = leased.next_due {
+                    self.wake_in(self.arguments.clock.until(due));
+                }
+                Some(count)
+            }
+            Err(error) => {
+                tracing::warn!(instance = %self.arguments.config.id, %error, "no work could be leased");
+                self.wake_in(Duration::from_secs(1));
+                None
+            }
+        }
+    }
+
+    /// Waits for the next message that somebody waits for, while it could begin at once or nearly: the commit that takes
+    /// it in leases it as well, which spares it the way here and a commit of its own.
+    fn await_next(&mut self) {
+        let is_free = self.connected && self.draining.is_none() && self.hold_until.is_none();
+        let could_begin =
+            self.busy < self.workers && self.ready.transactional() == 0 && self.limiter.is_quick();
+        let looks = self.hungry.transactional || self.leasing_first;
+        if self.awaits_next || looks || !is_free || !could_begin {
+            return;
+        }
+        self.awaits_next = true;
+        let (queue, number, me) = (self.arguments.queue.clone(), self.arguments.number, self.me.clone());
+        let clock = self.arguments.clock;
+        tokio::spawn(async move {
+            let next = queue.lease_next(number).await;
+            let _ = me.cast(Msg::Next(Offer::new(next, queue, clock)));
+        });
+    }
+
+    /// Whatever the queue hands over nevertheless is given back.
+    pub(super) fn await_no_next(&self) {
+        if self.awaits_next {
+            let _ = self.arguments.queue.lease_no_next(self.arguments.number);
+        }
     }
 
     /// Gives free workers what is ready and has its permit.

@@ -75,6 +75,11 @@ impl Limiter {
         if self.jitter > 0.0 || lot < 2 { 0 } else { usize::try_from(lot).unwrap_or(usize::MAX) }
     }
 
+    /// Whether the next permit is never further away than [`LOT`].
+    pub fn is_quick(&self) -> bool {
+        self.jitter == 0.0 && self.period <= LOT
+    }
+
     /// Uses a permit, if `kept` others stay in hand; if not, how long until it is worth while to try again.
     pub fn claim(&mut self, kept: usize) -> Result<(), Duration> {
         while self.take(1 + kept) <= kept {

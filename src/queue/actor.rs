@@ -46,6 +46,11 @@ pub enum Msg {
     SendNow(Box<Submission>, Duration, Reply<Accepted>, RpcReplyPort<Outcome>),
     /// From an instance: work for so many free workers, of them so many that may take bulk messages, so soon.
     Lease { instance: InstanceNumber, max: usize, max_bulk: usize, haste: Haste, reply: Reply<Leased> },
+    /// From an instance: the next message that somebody waits for, leased by the commit that takes it in. Nothing, when
+    /// it asks once more or wants none.
+    LeaseNext(InstanceNumber, Reply<Leased>),
+    /// From an instance: it wants no next message any more.
+    LeaseNoNext(InstanceNumber),
     /// From an instance: WhatsApp took it.
     Sent(Box<Lease>, ProviderMessageId),
     /// From an instance: the attempt did not begin; try again at this time.
@@ -89,10 +94,11 @@ pub struct Arguments {
     pub metrics: Metrics,
 }
 
-/// What the actor remembers: who waits for the end of which message.
+/// What the actor remembers: who waits for the end of which message, and which instances for their next one.
 pub struct State {
     arguments: Arguments,
     waiting: HashMap<MessageId, Vec<RpcReplyPort<Outcome>>>,
+    next: HashMap<InstanceNumber, Reply<Leased>>,
 }
 
 impl Actor for QueueActor {
@@ -101,7 +107,7 @@ impl Actor for QueueActor {
     type Arguments = Arguments;
 
     async fn pre_start(&self, _: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
-        Ok(State { arguments, waiting: HashMap::new() })
+        Ok(State { arguments, waiting: HashMap::new(), next: HashMap::new() })
     }
 
     async fn handle(
@@ -111,7 +117,7 @@ impl Actor for QueueActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Msg::Enqueue(submission, reply) => state.enqueue(*submission, reply).await,
+            Msg::Enqueue(submission, reply) => state.enqueue(me, *submission, reply).await,
             Msg::EnqueueItems(submissions, with, reply) => {
                 state.enqueue_items(submissions, with, reply).await;
             }
@@ -132,6 +138,8 @@ impl Actor for QueueActor {
                 let request = dispatch::Request { instance, max, max_bulk, now, run };
                 state.lease(me, request, haste, reply).await;
             }
+            Msg::LeaseNext(instance, reply) => state.wait_for_next(instance, Some(reply)),
+            Msg::LeaseNoNext(instance) => state.wait_for_next(instance, None),
             Msg::Sent(lease, provider_id) => {
                 let sent = move |tx: &mut Tx, lease: &Lease, now| settle::sent(tx, lease, &provider_id, now);
                 state.settle(me, *lease, Some("sent"), sent).await;
@@ -188,6 +196,34 @@ fn haste_of(class: Class) -> Haste {
     }
 }
 
+/// What hands leases over, on the writer's thread.
+struct Hand {
+    me: ActorRef<Msg>,
+    reply: Reply<Leased>,
+    now: Timestamp,
+    metrics: Metrics,
+    nudges: Nudges,
+}
+
+impl Hand {
+    fn over(self, found: Result<dispatch::Found, StoreError>) {
+        let leased = found.map(|found| {
+            for id in found.expired {
+                self.metrics.ended("expired", None);
+                self.nudges.nudge_job(id);
+                let _ = self.me.cast(Msg::Ended(id, Outcome::Cancelled));
+            }
+            found.leased
+        });
+        if let Err(MessagingErr::SendErr(Ok(unwanted))) = self.reply.send(leased.map_err(Error::from)) {
+            // Whoever asked is gone. Nothing began, so nothing is ambiguous: all of it may go again at once.
+            for lease in unwanted.leases {
+                let _ = self.me.cast(Msg::Postpone(Box::new(lease), self.now));
+            }
+        }
+    }
+}
+
 impl State {
     fn now(&self) -> Timestamp {
         self.arguments.clock.now()
@@ -222,25 +258,25 @@ impl State {
     }
 
     async fn lease(&self, me: ActorRef<Msg>, request: dispatch::Request, haste: Haste, reply: Reply<Leased>) {
-        let (metrics, nudges) = (self.arguments.metrics.clone(), self.arguments.nudges.clone());
+        let hand = self.hand(me, reply, request.now);
         let work = move |tx: &mut Tx| dispatch::lease(tx, request);
-        let done = move |found: Result<dispatch::Found, StoreError>| {
-            let leased = found.map(|found| {
-                for id in found.expired {
-                    metrics.ended("expired", None);
-                    nudges.nudge_job(id);
-                    let _ = me.cast(Msg::Ended(id, Outcome::Cancelled));
-                }
-                found.leased
-            });
-            if let Err(MessagingErr::SendErr(Ok(unwanted))) = reply.send(leased.map_err(Error::from)) {
-                // Whoever asked is gone. Nothing began, so nothing is ambiguous: all of it may go again at once.
-                for lease in unwanted.leases {
-                    let _ = me.cast(Msg::Postpone(Box::new(lease), request.now));
-                }
-            }
+        self.arguments.store.submit_with(haste, work, move |found| hand.over(found)).await;
+    }
+
+    fn hand(&self, me: ActorRef<Msg>, reply: Reply<Leased>, now: Timestamp) -> Hand {
+        let (metrics, nudges) = (self.arguments.metrics.clone(), self.arguments.nudges.clone());
+        Hand { me, reply, now, metrics, nudges }
+    }
+
+    /// Whoever waited for the same instance's next message is told that there is none for him.
+    fn wait_for_next(&mut self, instance: InstanceNumber, reply: Option<Reply<Leased>>) {
+        let before = match reply {
+            Some(reply) => self.next.insert(instance, reply),
+            None => self.next.remove(&instance),
         };
-        self.arguments.store.submit_with(haste, work, done).await;
+        if let Some(before) = before {
+            let _ = before.send(Ok(Leased::default()));
+        }
     }
 
     /// Ends an attempt: the lane goes on, and whoever waits for the message is told.

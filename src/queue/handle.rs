@@ -86,6 +86,18 @@ impl Handle {
         self.slot.call(|reply| Msg::Lease { instance, max, max_bulk, haste, reply }).await?
     }
 
+    /// The instance's next transactional message, leased by the commit that takes it in; as long as that takes. Nothing
+    /// when another asks for the same instance, or [`lease_no_next`](Self::lease_no_next) is called. What was there
+    /// before is not found.
+    pub async fn lease_next(&self, instance: InstanceNumber) -> Result<Leased, Error> {
+        self.slot.call(|reply| Msg::LeaseNext(instance, reply)).await?
+    }
+
+    /// Ends a [`lease_next`](Self::lease_next).
+    pub fn lease_no_next(&self, instance: InstanceNumber) -> Result<(), Gone> {
+        self.slot.cast(Msg::LeaseNoNext(instance))
+    }
+
     /// WhatsApp took the message.
     pub fn sent(&self, lease: Lease, provider_id: ProviderMessageId) -> Result<(), Gone> {
         self.slot.cast(Msg::Sent(Box::new(lease), provider_id))

@@ -43,8 +43,9 @@ const SHARE: Duration = Duration::from_micros(500);
 /// When nothing went first for so long, the others have no share but all of a commit.
 const CALM: Duration = Duration::from_secs(1);
 
-/// A message goes first three times: accepted, leased, settled. So long after each the others wait for what follows, which
-/// would otherwise come when they have just begun. A little more than the way through the actors takes.
+/// A message goes first two or three times: accepted, leased (by the same commit or another), settled. So long after each
+/// the others wait for what follows, which would otherwise come when they have just begun. A little more than the way
+/// through the actors takes.
 const FOLLOWS: Duration = Duration::from_micros(500);
 
 /// For so long others are passed over; then they go along.

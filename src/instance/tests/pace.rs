@@ -57,6 +57,22 @@ async fn a_fast_instance_leases_a_lot_and_has_a_permit_for_whoever_waits() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_quick_instance_has_its_next_message_with_the_commit_that_takes_it_in() {
+    let world = World::open().await;
+    let (id, _) = world.connected("shop").await;
+    // It asks for its next message once it has looked for those that were there.
+    for _ in 0..100 {
+        let before = world.bench.store.commits();
+        let single = world.send(&id).await;
+        world.until_status(&id, single, Status::Sent).await;
+        if world.bench.store.commits() == before + 2 {
+            return;
+        }
+    }
+    panic!("every message took more than two commits");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_slow_instance_leases_nothing_that_has_no_permit() {
     let world = World::open().await;
     let (id, number) = world.create_at("shop", rate(1.0)).await;

@@ -7,6 +7,7 @@ use ractor::{ActorRef, RpcReplyPort};
 
 use crate::domain::{Class, MessageId, Mode, Timestamp};
 use crate::queue::accept::{self, Refused, Terms};
+use crate::queue::dispatch::{self, Found};
 use crate::queue::{Accepted, Error, Outcome, Submission, items};
 use crate::store::{Error as StoreError, Haste, Tx};
 
@@ -31,9 +32,11 @@ impl State {
         }
     }
 
-    /// Takes a submission in and hands the durable result to `done`, on the writer's thread.
+    /// Takes a submission in and hands the durable result to `done`, on the writer's thread. Where its instance waits for
+    /// it, it is leased by the same commit.
     async fn accept(
-        &self,
+        &mut self,
+        me: ActorRef<Msg>,
         mut submission: Submission,
         done: impl FnOnce(Result<Accepted, Error>) + Send + 'static,
     ) {
@@ -45,27 +48,54 @@ impl State {
         let (terms, nudges, instance) = (self.terms(), self.arguments.nudges.clone(), submission.instance);
         self.limit_age(&mut submission, terms.now);
         let (class, mode, began) = (submission.class(), submission.mode.as_str(), Instant::now());
-        let work = move |tx: &mut Tx| accept::accept(tx, submission, terms);
-        let finish = move |outcome: Result<Result<Accepted, Refused>, StoreError>| {
-            let accepted = match outcome {
-                Ok(Ok(accepted)) => Ok(accepted),
-                Ok(Err(Refused::Full)) => Err((Error::Full { capacity: terms.capacity }, "queue_full")),
-                Ok(Err(Refused::KeyReused)) => Err((Error::KeyReused, "key_reused")),
-                Err(error) => Err((Error::from(error), "store")),
+        let next = if class == Class::Transactional && submission.send_at.is_none() {
+            self.next.remove(&instance).map(|next| self.hand(me, next, terms.now))
+        } else {
+            None
+        };
+        let request =
+            dispatch::Request { instance, max: 1, max_bulk: 0, now: terms.now, run: self.arguments.run };
+        let is_awaited = next.is_some();
+        let work = move |tx: &mut Tx| {
+            let accepted = accept::accept(tx, submission, terms)?;
+            let leases = is_awaited && matches!(accepted, Ok(Accepted::New(_)));
+            let found = if leases { dispatch::lease(tx, request)? } else { Found::default() };
+            Ok((accepted, found))
+        };
+        let finish = move |outcome: Result<(Result<Accepted, Refused>, Found), StoreError>| {
+            let (accepted, found) = match outcome {
+                Ok((Ok(accepted), found)) => (Ok(accepted), found),
+                Ok((Err(Refused::Full), found)) => {
+                    (Err((Error::Full { capacity: terms.capacity }, "queue_full")), found)
+                }
+                Ok((Err(Refused::KeyReused), found)) => (Err((Error::KeyReused, "key_reused")), found),
+                Err(error) => (Err((Error::from(error), "store")), Found::default()),
             };
+            let is_leased = |id| found.leased.leases.iter().any(|lease| lease.id == id);
+            let is_looked_for = !matches!(&accepted, Ok(accepted) if is_leased(accepted.id()));
             match &accepted {
                 Ok(Accepted::New(_)) => metrics.accepted(class.as_str(), mode, began.elapsed()),
                 Ok(Accepted::Duplicate(_)) => metrics.refused("duplicate"),
                 Err((_, reason)) => metrics.refused(reason),
             }
             done(accepted.map_err(|(error, _)| error));
-            nudges.nudge(instance, class);
+            if let Some(next) = next {
+                next.over(Ok(found));
+            }
+            if is_looked_for {
+                nudges.nudge(instance, class);
+            }
         };
         self.arguments.store.submit_with(Haste::First, work, finish).await;
     }
 
-    pub(super) async fn enqueue(&self, submission: Submission, reply: Reply<Accepted>) {
-        self.accept(submission, move |accepted| drop(reply.send(accepted))).await;
+    pub(super) async fn enqueue(
+        &mut self,
+        me: ActorRef<Msg>,
+        submission: Submission,
+        reply: Reply<Accepted>,
+    ) {
+        self.accept(me, submission, move |accepted| drop(reply.send(accepted))).await;
     }
 
     pub(super) async fn enqueue_items(
@@ -112,7 +142,7 @@ impl State {
     }
 
     pub(super) async fn send_now(
-        &self,
+        &mut self,
         me: ActorRef<Msg>,
         mut submission: Submission,
         wait: Duration,
@@ -121,13 +151,15 @@ impl State {
     ) {
         let end = self.now() + wait;
         submission.expires_at = Some(submission.expires_at.map_or(end, |expires| expires.min(end)));
+        let queue = me.clone();
         let done = move |accepted: Result<Accepted, Error>| {
             if let Ok(accepted) = accepted {
-                // Told to the actor before anybody is nudged, so that the end cannot come before the waiting.
-                let _ = me.cast(Msg::Awaited(accepted, outcome));
+                // Told to the actor before anybody has the lease or is nudged, so that the end cannot come before the
+                // waiting.
+                let _ = queue.cast(Msg::Awaited(accepted, outcome));
             }
             let _ = reply.send(accepted);
         };
-        self.accept(submission, done).await;
+        self.accept(me, submission, done).await;
     }
 }

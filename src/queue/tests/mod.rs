@@ -3,6 +3,7 @@ mod audit;
 pub(crate) mod bench;
 mod items;
 mod model;
+mod next;
 mod rows;
 mod scenarios;
 mod storage;
