@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Fills the address book and times lookups and pages.
 
-    tests/power/numbers.py --numbers 1000000
+    tests/power/people.py --numbers 1000000
 
 Needs Python 3.11. Only loopback traffic. Prints one line of JSON: milliseconds of answers as the caller meets them,
 over one kept-alive connection, and what the emptiest possible request takes in the same way.
