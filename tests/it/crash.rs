@@ -128,7 +128,8 @@ async fn killed_again_and_again_it_loses_nothing_and_doubles_nothing() {
         }
     }
     assert!(lost.is_empty(), "{} of {} lost: {lost:#?}", lost.len(), accepted.len());
-    // At most what was in flight at each kill: the instance's workers.
-    assert!(ambiguous <= 10 * ROUNDS, "{ambiguous} of {} are ambiguous", accepted.len());
+    // At most what each of ten workers had in flight at a kill, and the three that may be leased ahead for it where the
+    // disk is slower than the network.
+    assert!(ambiguous <= 10 * 4 * ROUNDS, "{ambiguous} of {} are ambiguous", accepted.len());
     node.kill();
 }
