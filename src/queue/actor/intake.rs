@@ -8,10 +8,18 @@ use ractor::{ActorRef, RpcReplyPort};
 use crate::domain::{Class, MessageId, Mode, Timestamp};
 use crate::queue::accept::{self, Refused, Terms};
 use crate::queue::dispatch::{self, Found};
-use crate::queue::{Accepted, Error, Outcome, Submission, items};
+use crate::queue::{Accepted, Error, Leased, Outcome, Submission, items};
 use crate::store::{Error as StoreError, Haste, Tx};
 
 use super::{Msg, Reply, State, Together};
+
+/// Why a submission was not taken, for its sender and for the metrics.
+fn refusal(why: Refused, terms: Terms) -> (Error, &'static str) {
+    match why {
+        Refused::Full => (Error::Full { capacity: terms.capacity }, "queue_full"),
+        Refused::KeyReused => (Error::KeyReused, "key_reused"),
+    }
+}
 
 impl State {
     fn terms(&self) -> Terms {
@@ -32,6 +40,12 @@ impl State {
         }
     }
 
+    /// Whoever waits for this submission.
+    fn next_for(&mut self, submission: &Submission) -> Option<Reply<Leased>> {
+        let is_awaited = submission.class() == Class::Transactional && submission.send_at.is_none();
+        is_awaited.then(|| self.next.remove(&submission.instance)).flatten()
+    }
+
     /// Takes a submission in and hands the durable result to `done`, on the writer's thread. Where its instance waits for
     /// it, it is leased by the same commit.
     async fn accept(
@@ -48,11 +62,7 @@ impl State {
         let (terms, nudges, instance) = (self.terms(), self.arguments.nudges.clone(), submission.instance);
         self.limit_age(&mut submission, terms.now);
         let (class, mode, began) = (submission.class(), submission.mode.as_str(), Instant::now());
-        let next = if class == Class::Transactional && submission.send_at.is_none() {
-            self.next.remove(&instance).map(|next| self.hand(me, next, terms.now))
-        } else {
-            None
-        };
+        let next = self.next_for(&submission).map(|next| self.hand(me, next, terms.now));
         let request =
             dispatch::Request { instance, max: 1, max_bulk: 0, now: terms.now, run: self.arguments.run };
         let is_awaited = next.is_some();
@@ -64,11 +74,7 @@ impl State {
         };
         let finish = move |outcome: Result<(Result<Accepted, Refused>, Found), StoreError>| {
             let (accepted, found) = match outcome {
-                Ok((Ok(accepted), found)) => (Ok(accepted), found),
-                Ok((Err(Refused::Full), found)) => {
-                    (Err((Error::Full { capacity: terms.capacity }, "queue_full")), found)
-                }
-                Ok((Err(Refused::KeyReused), found)) => (Err((Error::KeyReused, "key_reused")), found),
+                Ok((accepted, found)) => (accepted.map_err(|why| refusal(why, terms)), found),
                 Err(error) => (Err((Error::from(error), "store")), Found::default()),
             };
             let is_leased = |id| found.leased.leases.iter().any(|lease| lease.id == id);
@@ -123,7 +129,7 @@ impl State {
         let done = move |outcome: Result<Result<Vec<MessageId>, Refused>, StoreError>| {
             let accepted = match outcome {
                 Ok(Ok(ids)) => Ok(ids),
-                Ok(Err(_)) => Err((Error::Full { capacity: terms.capacity }, "queue_full")),
+                Ok(Err(why)) => Err(refusal(why, terms)),
                 Err(error) => Err((Error::from(error), "store")),
             };
             let mut instances = BTreeSet::new();
