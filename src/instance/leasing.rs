@@ -3,6 +3,9 @@
 //! A lease costs a commit, whatever it brings. Where the limiter sets the pace, messages are therefore leased by the
 //! lot, before their permits are there, and begin one by one when these come; a message that somebody waits for goes
 //! before those of the lot that have not begun, and waits for no lot to be used up.
+//!
+//! An instance that could begin at once waits at the queue for what somebody sends next, and has it with the commit that
+//! takes it in.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
