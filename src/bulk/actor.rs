@@ -24,10 +24,10 @@ use super::{Error, advance};
 
 /// Rows of one commit, when they are handed over and when it is noted how they ended, while single messages come that
 /// somebody waits for: they may stand behind all of the rows, several times.
-pub(super) const PAGE: usize = 64;
+const PAGE: usize = 32;
 
 /// Rows of one commit while nobody waits: what a page costs is shared by more of them.
-const CALM_PAGE: usize = 256;
+pub(super) const CALM_PAGE: usize = 256;
 
 /// How long a finished job's actor waits for facts that arrive late.
 const LINGER: Duration = Duration::from_secs(60);
@@ -193,13 +193,13 @@ impl State {
         for sender in self.standing.senders.clone() {
             let (mut after, queue) = (None, self.arguments.shared.queue.clone());
             loop {
-                let ids = queue.open_items(sender.number, self.slot(), after, PAGE).await?;
+                let ids = queue.open_items(sender.number, self.slot(), after, CALM_PAGE).await?;
                 for &id in &ids {
                     let row = id.item().and_then(|item| self.open.get_mut(&item.row));
                     row.into_iter().for_each(|open| open.message = Some(id));
                 }
                 after = ids.last().copied();
-                if ids.len() < PAGE {
+                if ids.len() < CALM_PAGE {
                     break;
                 }
             }

@@ -10,7 +10,7 @@ use crate::queue::{self, Submission};
 use crate::store;
 
 use super::Error;
-use super::actor::{PAGE, State};
+use super::actor::{CALM_PAGE, State};
 use super::book::{Batch, CHUNK, Open, Outgoing};
 use super::devices::{self, Device};
 use super::job::Status;
@@ -24,7 +24,7 @@ const TICK: Duration = Duration::from_secs(2);
 const LOOKS: usize = 4;
 
 /// Rows in the queue that a job begins with.
-const FIRST: usize = 4 * PAGE;
+const FIRST: usize = CALM_PAGE;
 
 /// A moment that is further away is looked at again before, because the clock may be set.
 const LONGEST: Duration = Duration::from_secs(600);

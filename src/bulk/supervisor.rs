@@ -36,7 +36,7 @@ const RESTART_MAX_DELAY: Duration = Duration::from_secs(30);
 /// Outcomes that arrive within this time are noted together, unless so many arrive: the work that they make comes in
 /// small pieces then.
 const GATHER: Duration = Duration::from_millis(100);
-const ENOUGH: u64 = actor::PAGE as u64;
+const ENOUGH: u64 = 64;
 
 /// How often finished jobs are looked at, while outcomes arrive.
 const GATHER_LATE: Duration = Duration::from_secs(1);

@@ -38,7 +38,7 @@ const BACKLOG: usize = 4096;
 
 /// While something goes first now and then, the others are run for so long in one commit: what goes first next comes at
 /// any moment, and waits until that commit has ended.
-const SHARE: Duration = Duration::from_micros(500);
+const SHARE: Duration = Duration::from_micros(250);
 
 /// When nothing went first for so long, the others have no share but all of a commit.
 const CALM: Duration = Duration::from_secs(1);

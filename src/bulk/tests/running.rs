@@ -104,7 +104,7 @@ async fn rows_share_commits_by_the_hundred_unless_somebody_waits() {
     });
     hurried.await.unwrap();
     let hurried = world.create(job(), 300).await;
-    assert_eq!(world.until(hurried, |progress| progress.taken > 0).await.taken, 64);
+    assert_eq!(world.until(hurried, |progress| progress.taken > 0).await.taken, 32);
     somebody.abort();
 }
 
