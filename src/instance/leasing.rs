@@ -212,10 +212,9 @@ impl State {
         }
         self.awaits_next = true;
         let (queue, number, me) = (self.arguments.queue.clone(), self.arguments.number, self.me.clone());
-        let clock = self.arguments.clock;
+        let (clock, next) = (self.arguments.clock, queue.lease_next(number));
         tokio::spawn(async move {
-            let next = queue.lease_next(number).await;
-            let _ = me.cast(Msg::Next(Offer::new(next, queue, clock)));
+            let _ = me.cast(Msg::Next(Offer::new(next.await, queue, clock)));
         });
     }
 

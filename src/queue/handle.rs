@@ -88,9 +88,18 @@ impl Handle {
 
     /// The instance's next transactional message, leased by the commit that takes it in; as long as that takes. Nothing
     /// when another asks for the same instance, or [`lease_no_next`](Self::lease_no_next) is called. What was there
-    /// before is not found.
-    pub async fn lease_next(&self, instance: InstanceNumber) -> Result<Leased, Error> {
-        self.slot.call(|reply| Msg::LeaseNext(instance, reply)).await?
+    /// before is not found. It is asked for by the call, before anybody polls, so that what is told the queue later comes
+    /// later.
+    pub fn lease_next(
+        &self,
+        instance: InstanceNumber,
+    ) -> impl Future<Output = Result<Leased, Error>> + use<> {
+        let (answer, answered) = ractor::concurrency::oneshot();
+        let asked = self.slot.cast(Msg::LeaseNext(instance, answer.into()));
+        async move {
+            asked?;
+            answered.await.map_err(|_| Gone)?
+        }
     }
 
     /// Ends a [`lease_next`](Self::lease_next).

@@ -104,6 +104,9 @@ async fn only_who_waits_is_given_anything_and_of_several_the_last() {
     let third = bench.lease_next();
     bench.handle.lease_no_next(ONE).unwrap();
     assert_eq!(given(third).await, []);
+    let at_once = bench.handle.lease_next(ONE);
+    bench.handle.lease_no_next(ONE).unwrap();
+    assert!(at_once.await.unwrap().leases.is_empty());
     drop(bench.lease_next());
     let gone = bench.enqueue(message(2)).await;
     assert_eq!(bench.next_lease().await.id, gone, "who is gone has begun nothing");
