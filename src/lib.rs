@@ -2,16 +2,8 @@
 //!
 //! The rooms, lowest first; `tests/architecture.rs` holds which may import which. `ARCHITECTURE.md` is the map.
 
-pub mod domain;
-
-pub mod clock;
-pub mod metrics;
 pub mod supervision;
 pub mod telemetry;
-
-pub mod store;
-
-pub mod egress;
 
 pub mod bulk;
 pub mod contacts;
@@ -26,7 +18,6 @@ pub mod retry;
 pub mod webhook;
 
 pub mod http;
-pub mod sandbox;
 
 pub mod app;
 pub mod cli;

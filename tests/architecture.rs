@@ -1,39 +1,78 @@
-//! Which room may open which door. The table is the architecture; this test keeps the source true to it.
+//! Which crate and which module may import which other. The tables are the architecture; this test compares the manifests
+//! and the source with them.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may")]
 
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-/// Lowest first: a room may import only rooms above it in this list, and of those only the ones it names.
-const ROOMS: &[(&str, &[&str])] = &[
+/// The crates, lowest first. A crate may depend on the crates that its row names; its manifest names the same ones.
+const CRATES: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("clock", &["domain"]),
-    ("telemetry", &[]),
     ("metrics", &[]),
-    ("supervision", &[]),
     ("store", &["domain", "metrics"]),
     ("egress", &["domain"]),
-    ("provider", &["domain", "clock", "metrics", "store", "egress"]),
-    ("events", &["domain", "metrics", "store"]),
-    ("queue", &["domain", "clock", "metrics", "supervision", "store", "events"]),
-    ("retry", &["domain", "supervision", "queue"]),
-    ("contacts", &["domain", "clock", "metrics", "store"]),
-    ("relay", &["domain", "clock", "metrics", "supervision", "store", "egress", "contacts"]),
-    ("media", &["domain", "clock", "metrics", "store", "provider"]),
+    ("provider", &["clock", "domain", "egress", "store"]),
+    ("cloud-api", PROVIDER),
+    ("linked-device", PROVIDER),
+    ("recipients-file", &["domain"]),
+    ("sandbox", &["clock", "domain"]),
+    ("sandbox-web", &["clock", "domain", "linked-device"]),
+];
+
+/// What an implementation of the provider's trait may depend on.
+const PROVIDER: &[&str] = &["clock", "domain", "egress", "metrics", "provider", "store"];
+
+/// The modules of the node, lowest first. A module may import the modules and crates (`relevo_…`) that its row names;
+/// every named module stands above it in this list.
+const ROOMS: &[(&str, &[&str])] = &[
+    ("telemetry", &[]),
+    ("supervision", &[]),
+    ("provider", &["relevo_domain", "relevo_provider", "relevo_cloud_api", "relevo_linked_device"]),
+    ("events", &["relevo_domain", "relevo_metrics", "relevo_store"]),
+    ("queue", &["relevo_domain", "relevo_clock", "relevo_metrics", "relevo_store", "supervision", "events"]),
+    ("retry", &["relevo_domain", "supervision", "queue"]),
+    ("contacts", &["relevo_domain", "relevo_clock", "relevo_metrics", "relevo_store"]),
+    (
+        "relay",
+        &[
+            "relevo_domain",
+            "relevo_clock",
+            "relevo_metrics",
+            "relevo_store",
+            "relevo_egress",
+            "supervision",
+            "contacts",
+        ],
+    ),
+    ("media", &["relevo_domain", "relevo_clock", "relevo_metrics", "relevo_store", "relevo_provider"]),
     (
         "inbound",
-        &["domain", "clock", "metrics", "store", "provider", "events", "queue", "contacts", "relay", "media"],
+        &[
+            "relevo_domain",
+            "relevo_clock",
+            "relevo_metrics",
+            "relevo_store",
+            "relevo_cloud_api",
+            "relevo_provider",
+            "events",
+            "queue",
+            "contacts",
+            "relay",
+            "media",
+        ],
     ),
     (
         "instance",
         &[
-            "domain",
-            "clock",
-            "metrics",
+            "relevo_domain",
+            "relevo_clock",
+            "relevo_metrics",
+            "relevo_store",
+            "relevo_egress",
+            "relevo_provider",
             "supervision",
-            "store",
-            "egress",
             "provider",
             "events",
             "queue",
@@ -42,24 +81,56 @@ const ROOMS: &[(&str, &[&str])] = &[
             "inbound",
         ],
     ),
-    ("bulk", &["domain", "clock", "supervision", "store", "events", "queue", "instance"]),
-    ("webhook", &["domain", "clock", "metrics", "supervision", "store", "egress", "events"]),
+    (
+        "bulk",
+        &[
+            "relevo_domain",
+            "relevo_clock",
+            "relevo_store",
+            "relevo_recipients_file",
+            "supervision",
+            "events",
+            "queue",
+            "instance",
+        ],
+    ),
+    (
+        "webhook",
+        &[
+            "relevo_domain",
+            "relevo_clock",
+            "relevo_metrics",
+            "relevo_store",
+            "relevo_egress",
+            "supervision",
+            "events",
+        ],
+    ),
     (
         "http",
         &[
-            "domain", "clock", "events", "contacts", "relay", "media", "inbound", "queue", "instance",
-            "bulk", "webhook",
+            "relevo_domain",
+            "relevo_clock",
+            "relevo_recipients_file",
+            "events",
+            "contacts",
+            "relay",
+            "media",
+            "inbound",
+            "queue",
+            "instance",
+            "bulk",
+            "webhook",
         ],
     ),
-    ("sandbox", &["domain", "clock"]),
     (
         "config",
         &[
-            "domain",
+            "relevo_domain",
+            "relevo_store",
+            "relevo_egress",
+            "relevo_provider",
             "telemetry",
-            "store",
-            "egress",
-            "provider",
             "queue",
             "retry",
             "relay",
@@ -74,13 +145,15 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "app",
         &[
-            "domain",
-            "clock",
-            "metrics",
+            "relevo_domain",
+            "relevo_clock",
+            "relevo_metrics",
+            "relevo_store",
+            "relevo_egress",
+            "relevo_provider",
+            "relevo_sandbox",
+            "relevo_sandbox_web",
             "supervision",
-            "store",
-            "egress",
-            "provider",
             "events",
             "queue",
             "retry",
@@ -92,7 +165,6 @@ const ROOMS: &[(&str, &[&str])] = &[
             "bulk",
             "webhook",
             "http",
-            "sandbox",
             "config",
         ],
     ),
@@ -100,42 +172,59 @@ const ROOMS: &[(&str, &[&str])] = &[
 ];
 
 #[test]
-fn every_door_opens_downward() {
-    let mut below = Vec::new();
-    for (room, doors) in ROOMS {
-        for door in *doors {
-            assert!(below.contains(door), "{room} may not name {door}: it is not below it in the table");
+fn every_row_names_only_what_stands_above_it() {
+    for (table, crates) in [(CRATES, true), (ROOMS, false)] {
+        let mut above = Vec::new();
+        for (name, imports) in table {
+            for import in imports.iter().filter(|import| crates || !import.starts_with("relevo_")) {
+                assert!(
+                    above.contains(import),
+                    "{name} may not import {import}: it is not above it in the table"
+                );
+            }
+            above.push(name);
         }
-        below.push(room);
     }
 }
 
 #[test]
-fn imports_follow_the_table() {
+fn modules_import_what_their_rows_name() {
     let mut breaches = Vec::new();
     let mut used: HashMap<(&str, &str), bool> = HashMap::new();
-    for (room, doors) in ROOMS {
-        used.extend(doors.iter().map(|door| ((*room, *door), false)));
+    for (room, imports) in ROOMS {
+        used.extend(imports.iter().map(|import| ((*room, *import), false)));
         for (place, line) in lines_of(room) {
-            for target in imports(&line) {
-                if let Some(door) = doors.iter().find(|door| **door == target) {
-                    used.insert((*room, *door), true);
+            for target in imports_of(&line) {
+                if let Some(import) = imports.iter().find(|import| **import == target) {
+                    used.insert((*room, *import), true);
                 } else if target != *room {
                     breaches.push(format!("{place}: {room} imports {target}"));
                 }
             }
             if line.contains("super::super::") {
-                breaches.push(format!("{place}: climb by `crate::`, so that the table sees it"));
+                breaches.push(format!("{place}: use `crate::`, which the table sees"));
             }
         }
     }
     assert!(breaches.is_empty(), "{}", breaches.join("\n"));
-    let idle: Vec<_> = used.iter().filter(|(_, seen)| !**seen).map(|(door, _)| door).collect();
-    assert!(idle.is_empty(), "the table permits doors that nobody uses: {idle:?}");
+    let unused: Vec<_> = used.iter().filter(|(_, seen)| !**seen).map(|(import, _)| import).collect();
+    assert!(unused.is_empty(), "the table permits imports that no file has: {unused:?}");
 }
 
 #[test]
-fn every_room_is_in_the_table() {
+fn crates_depend_on_what_their_rows_name() {
+    for (name, imports) in CRATES {
+        let manifest = manifest(&format!("crates/relevo-{name}/Cargo.toml"));
+        let mut found: Vec<_> = table(&manifest, "dependencies")
+            .filter_map(|dependency| dependency.strip_prefix("relevo-").map(str::to_owned))
+            .collect();
+        found.sort();
+        assert_eq!(found, *imports, "the relevo crates in the manifest of relevo-{name}");
+    }
+}
+
+#[test]
+fn every_module_and_crate_is_in_the_tables() {
     for entry in fs::read_dir("src").unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         let room = name.trim_end_matches(".rs");
@@ -143,13 +232,41 @@ fn every_room_is_in_the_table() {
             assert!(ROOMS.iter().any(|(known, _)| *known == room), "src/{name} is not in the table");
         }
     }
+    for entry in fs::read_dir("crates").unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let known = CRATES.iter().any(|(known, _)| format!("relevo-{known}") == name);
+        assert!(known, "crates/{name} is not in the table");
+    }
+}
+
+/// sled's types stay in the store. The client's licence (AGPL-3.0 in part) and its switch that accepts any certificate
+/// stay in one crate, which restricts such a client to this machine.
+#[test]
+fn each_guarded_dependency_is_in_one_manifest() {
+    let manifests: Vec<_> = fs::read_dir("crates")
+        .unwrap()
+        .map(|entry| entry.unwrap().path().join("Cargo.toml").display().to_string())
+        .chain(["Cargo.toml".to_owned()])
+        .collect();
+    for (dependency, owner) in [("sled", "relevo-store"), ("whatsapp-rust", "relevo-linked-device")] {
+        for path in &manifests {
+            let manifest = manifest(path);
+            let sections = ["dependencies", "dev-dependencies"];
+            let named =
+                sections.iter().any(|section| table(&manifest, section).any(|name| name == dependency));
+            assert_eq!(named, path.contains(&format!("{owner}/")), "{path} and {dependency}");
+        }
+    }
+    for path in &manifests {
+        let named = fs::read_to_string(path).unwrap().contains("danger-skip-cert-chain-verify");
+        assert_eq!(named, path.contains("relevo-linked-device/"), "{path} and the check of certificates");
+    }
 }
 
 #[test]
-fn sled_stays_behind_the_store_and_the_registry_unused() {
-    for (room, _) in ROOMS.iter().filter(|(room, _)| *room != "store") {
+fn actors_are_found_by_handles() {
+    for (room, _) in ROOMS {
         for (place, line) in lines_of(room) {
-            assert!(!line.contains("sled::"), "{place}: sled types stay in the store");
             assert!(
                 !line.contains("ractor::registry"),
                 "{place}: the registry is process-global; pass handles"
@@ -160,18 +277,30 @@ fn sled_stays_behind_the_store_and_the_registry_unused() {
 
 #[test]
 fn files_stay_small() {
-    for (room, _) in ROOMS {
-        for path in files_of(room) {
-            let lines = fs::read_to_string(&path).unwrap().lines().count();
-            assert!(lines <= 520, "{path} has {lines} lines; is it one room?");
-        }
+    for path in ["src", "crates"].iter().flat_map(|folder| files_under(Path::new(folder))) {
+        let lines = fs::read_to_string(&path).unwrap().lines().count();
+        assert!(lines <= 520, "{path} has {lines} lines; does it hold one concept?");
     }
 }
 
-/// The rooms that a line of code names, alone (`crate::store::…`) or in a group (`crate::{queue, retry}`).
-fn imports(line: &str) -> Vec<String> {
+fn manifest(path: &str) -> toml::Table {
+    fs::read_to_string(path).unwrap().parse().unwrap()
+}
+
+/// The names in one table of a manifest.
+fn table<'a>(manifest: &'a toml::Table, section: &str) -> impl Iterator<Item = &'a str> {
+    let names = manifest.get(section).and_then(toml::Value::as_table);
+    names.into_iter().flat_map(|names| names.keys().map(String::as_str))
+}
+
+/// The modules and crates that a line of code names: `crate::queue::…`, `crate::{queue, retry}`, `relevo_store::…`.
+fn imports_of(line: &str) -> Vec<String> {
     let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
-    let mut found = Vec::new();
+    let mut found: Vec<_> = CRATES
+        .iter()
+        .map(|(name, _)| format!("relevo_{}", name.replace('-', "_")))
+        .filter(|name| line.contains(&format!("{name}::")) || line.contains(&format!("use {name} ")))
+        .collect();
     for rest in line.split("crate::").skip(1) {
         match rest.strip_prefix('{') {
             None => found.push(word(rest)),
@@ -217,18 +346,24 @@ fn lines_of(room: &str) -> Vec<(String, String)> {
 }
 
 fn files_of(room: &str) -> Vec<String> {
-    fn visit(path: &Path, files: &mut Vec<String>) {
-        if path.is_dir() {
-            fs::read_dir(path).unwrap().for_each(|entry| visit(&entry.unwrap().path(), files));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path.display().to_string());
-        }
-    }
     let folder = Path::new("src").join(room);
     let file = folder.with_extension("rs");
+    let files: Vec<_> =
+        [folder, file].iter().filter(|path| path.exists()).flat_map(|path| files_under(path)).collect();
+    assert!(!files.is_empty(), "the table names {room}, but src has no such module");
+    files
+}
+
+/// The Rust files in a folder and its folders, or the file itself.
+fn files_under(path: &Path) -> Vec<String> {
     let mut files = Vec::new();
-    [folder, file].iter().filter(|path| path.exists()).for_each(|path| visit(path, &mut files));
-    assert!(!files.is_empty(), "the table names {room}, but src has no such room");
+    if path.is_dir() {
+        for entry in fs::read_dir(path).unwrap() {
+            files.extend(files_under(&entry.unwrap().path()));
+        }
+    } else if path.extension().is_some_and(|extension| extension == "rs") {
+        files.push(path.display().to_string());
+    }
     files.sort();
     files
 }

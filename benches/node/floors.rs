@@ -12,6 +12,8 @@ use axum::routing::post;
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
+use relevo_store::floor::BareSled;
+
 /// A handler that reads its body as text and answers 202 with a body like ours.
 pub struct BareAxum {
     pub address: SocketAddr,
@@ -42,18 +44,12 @@ impl BareAxum {
 /// Durable puts of one 250-byte record each, by so many concurrent callers that share commits.
 pub async fn group_commit(dir: &Path, callers: usize, time: Duration) -> f64 {
     type Put = ([u8; 16], oneshot::Sender<()>);
-    let db = sled::Config::new().path(dir).cache_capacity(16 << 20).open().unwrap();
-    db.flush().unwrap();
-    let file = std::fs::File::open(dir.join("db")).unwrap();
+    let sled = BareSled::open(dir).unwrap();
     let (puts, mut queue) = mpsc::channel::<Put>(4096);
     let writer = std::thread::spawn(move || {
         let mut group = Vec::new();
         while queue.blocking_recv_many(&mut group, 1024) > 0 {
-            let mut batch = sled::Batch::default();
-            group.iter().for_each(|(key, _)| batch.insert(&key[..], vec![b'x'; 250]));
-            db.apply_batch(batch).unwrap();
-            db.flush().unwrap();
-            file.sync_data().unwrap();
+            sled.commit(group.iter().map(|(key, _)| &key[..]), &[b'x'; 250]).unwrap();
             group.drain(..).for_each(|(_, answer)| answer.send(()).unwrap());
         }
     });

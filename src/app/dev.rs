@@ -8,11 +8,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::clock::Clock;
+use crate::config;
 use crate::config::Settings;
-use crate::domain::{CloudApiSettings, InstanceConfig, Invalid, ProviderKind, Secret};
-use crate::sandbox::{self, Sandbox};
-use crate::{config, provider, store};
+use relevo_clock::Clock;
+use relevo_domain::{CloudApiSettings, InstanceConfig, Invalid, ProviderKind, Secret};
+use relevo_provider as provider;
+use relevo_sandbox::{self as sandbox, Sandbox};
+use relevo_store as store;
 
 use super::node::ensure_instance;
 use super::{Error, Node, announce};

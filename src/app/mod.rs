@@ -12,9 +12,11 @@ mod tidying;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Clock;
 use crate::config::{self, Settings};
-use crate::{egress, sandbox, store};
+use relevo_clock::Clock;
+use relevo_egress as egress;
+use relevo_sandbox as sandbox;
+use relevo_store as store;
 
 pub use node::Node;
 

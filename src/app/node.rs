@@ -7,22 +7,22 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::bulk::{self, BulkSupervisor};
-use crate::clock::Clock;
 use crate::config::{self, Settings};
 use crate::contacts::{Numbers, Suppressions};
-use crate::domain::{InstanceConfig, Secret};
-use crate::egress::Egress;
 use crate::instance::{self, InstanceSupervisor};
 use crate::media::Library;
-use crate::metrics::Metrics;
-use crate::provider::{Direct, Seats, Shared};
 use crate::queue::{self, Nudges};
 use crate::relay::{self, RelaySupervisor};
 use crate::retry::{self, RetrySupervisor};
-use crate::store::{BlobSet, Blobs, Closing, Folder, Store};
 use crate::supervision::Slot;
 use crate::webhook::{self, WebhookDispatcher};
 use crate::{events, http, inbound};
+use relevo_clock::Clock;
+use relevo_domain::{InstanceConfig, Secret};
+use relevo_egress::Egress;
+use relevo_metrics::Metrics;
+use relevo_provider::{Direct, Seats, Shared};
+use relevo_store::{BlobSet, Blobs, Closing, Folder, Store};
 
 use super::tidying::Tidying;
 use super::{Error, readings};

@@ -1,13 +1,13 @@
 //! What is looked up when somebody asks for the metrics.
 
 use crate::bulk;
-use crate::domain::Timestamp;
 use crate::instance;
-use crate::metrics::Reading;
 use crate::queue;
 use crate::relay;
-use crate::store::Store;
 use crate::webhook;
+use relevo_domain::Timestamp;
+use relevo_metrics::Reading;
+use relevo_store::Store;
 
 /// Reads a few records for each instance: belongs on a blocking thread.
 pub(super) fn read(

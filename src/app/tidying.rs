@@ -6,10 +6,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Clock;
 use crate::media::Library;
-use crate::store::{BlobSet, Blobs, Swept};
-use crate::{queue, store};
+use crate::queue;
+use relevo_clock::Clock;
+use relevo_store as store;
+use relevo_store::{BlobSet, Blobs, Swept};
 
 /// The first look at the blobs, soon enough for nodes that are restarted every day ...
 const FIRST: Duration = Duration::from_secs(15 * 60);

@@ -11,9 +11,9 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::task::JoinHandle;
 
-use crate::domain::{InstanceNumber, MessageId, Timestamp};
 use crate::queue::ItemOutcome;
-use crate::store;
+use relevo_domain::{InstanceNumber, MessageId, Timestamp};
+use relevo_store as store;
 
 use super::book::{Book, Open};
 use super::handle::Known;

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::domain::{BulkItem, Class, MessageId, Mode, Timestamp};
 use crate::events::{self, Event};
 use crate::queue::{self, Submission};
-use crate::store;
+use relevo_domain::{BulkItem, Class, MessageId, Mode, Timestamp};
+use relevo_store as store;
 
 use super::Error;
 use super::actor::{CALM_PAGE, State};
@@ -76,7 +76,7 @@ async fn pool(state: &mut State, now: Timestamp) -> Result<Vec<Device>, Error> {
     let patience = state.arguments.shared.options.instance_patience;
     let is_connected = |number| {
         let mut found = devices.iter().filter(|device| device.number == number);
-        found.any(|device| device.state == crate::domain::InstanceState::Connected)
+        found.any(|device| device.state == relevo_domain::InstanceState::Connected)
     };
     state.absent.retain(|number, _| !is_connected(*number));
     for sender in &state.standing.senders {

@@ -1,6 +1,6 @@
 //! Which blobs the jobs need.
 
-use crate::store::{BlobSet, Error};
+use relevo_store::{BlobSet, Error};
 
 use super::Handle;
 use super::job::Plan;

@@ -5,8 +5,10 @@
 
 use std::sync::Arc;
 
-use crate::domain::{self, Content, LaneId, Manner, MessageId, OutboundMessage, Recipient, Timestamp};
 use crate::queue::ItemOutcome;
+use relevo_domain::{
+    self as domain, Content, LaneId, Manner, MessageId, OutboundMessage, Recipient, Timestamp,
+};
 
 use super::Error;
 use super::files::Files;
@@ -14,9 +16,9 @@ use super::job::{LastRow, Plan, RowStatus};
 use super::names::Names;
 use super::notes::{Note, Notes};
 use super::results::{Census, Id, Record as RowRecord, Results};
-use super::rows::Template;
 use super::source::{Body, Row};
 use super::storage::{Record, Standing};
+use relevo_recipients_file::Template;
 
 /// Rows of one checkpoint.
 pub(super) const CHUNK: u32 = 1_000;
@@ -65,7 +67,7 @@ pub(super) struct Batch {
 }
 
 /// Tells who must not be written to unasked. Reads the disk.
-pub type Suppressed = Arc<dyn Fn(&Recipient) -> Result<bool, crate::store::Error> + Send + Sync>;
+pub type Suppressed = Arc<dyn Fn(&Recipient) -> Result<bool, relevo_store::Error> + Send + Sync>;
 
 impl Book {
     /// Opens the files, cuts off what lies behind the checkpoint, and counts the rest.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::domain::{AmbiguousPolicy, InstanceId, InstanceNumber, InstanceState, LaneId};
 use crate::instance;
+use relevo_domain::{AmbiguousPolicy, InstanceId, InstanceNumber, InstanceState, LaneId};
 
 use super::Error;
 use super::job::{Sender, Senders};

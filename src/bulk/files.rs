@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::domain::Content;
+use relevo_domain::Content;
 
 use super::names::Names;
 use super::notes::Notes;
 use super::results::Results;
-use super::rows::{BadRow, Checked, Checker};
 use super::source::Format;
 use super::{Error, list};
+use relevo_recipients_file::{BadRow, Checked, Checker};
 
 const DRAFT: &str = ".draft-";
 
@@ -188,7 +188,7 @@ impl Upload {
             file.write_all(&bytes).map_err(|cause| Error::io("cannot write to", &path, cause))?;
             Ok((file, checker))
         });
-        self.inner = Some(task.await.unwrap_or(Err(Error::Store(crate::store::Error::Panicked)))?);
+        self.inner = Some(task.await.unwrap_or(Err(Error::Store(relevo_store::Error::Panicked)))?);
         Ok(())
     }
 
@@ -201,7 +201,7 @@ impl Upload {
             file.sync_all().map_err(|cause| Error::io("cannot write to", &path, cause))?;
             Ok(checked)
         });
-        let checked = task.await.unwrap_or(Err(Error::Store(crate::store::Error::Panicked)))?;
+        let checked = task.await.unwrap_or(Err(Error::Store(relevo_store::Error::Panicked)))?;
         let Checked { format, rows, bad, bad_sample } = checked;
         Ok(Draft { folder: self.folder, format: Format::File(format), total: rows, bad, bad_sample })
     }

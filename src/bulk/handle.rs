@@ -5,10 +5,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::domain::{MessageId, Timestamp};
 use crate::queue::NotedRows;
-use crate::store::Store;
 use crate::supervision::Slot;
+use relevo_domain::{MessageId, Timestamp};
+use relevo_store::Store;
 
 use super::devices::Probe;
 use super::files::{Jobs, List, Upload};
@@ -251,5 +251,5 @@ pub(super) async fn blocking<T: Send + 'static>(
     read: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     let reading = tokio::task::spawn_blocking(read);
-    reading.await.unwrap_or(Err(Error::Store(crate::store::Error::Panicked)))
+    reading.await.unwrap_or(Err(Error::Store(relevo_store::Error::Panicked)))
 }

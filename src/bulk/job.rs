@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::domain::{self, Content, InstanceId, InstanceNumber, ProviderMessageId, Timestamp};
+use relevo_domain::{self as domain, Content, InstanceId, InstanceNumber, ProviderMessageId, Timestamp};
 
 use super::Window;
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::Content;
+use relevo_domain::Content;
 
 use super::source::{Body, Page, Place, Row};
 
@@ -47,7 +47,7 @@ pub(super) fn page(path: &Path, from: Place, limit: usize) -> std::io::Result<Pa
         }
         let Read { to, content } = serde_json::from_slice(&line)?;
         let body = content.map_or(Body::Nothing, |content| Body::Content(Box::new(content)));
-        let parsed = to.parse().map_err(|invalid: crate::domain::Invalid| invalid.reason);
+        let parsed = to.parse().map_err(|invalid: relevo_domain::Invalid| invalid.reason);
         rows.push(Row { place, to: parsed, phone: to, body });
         place = Place { offset: place.offset + length as u64, row: place.row + 1, line: place.line + 1 };
     }

@@ -13,7 +13,7 @@
 //!
 //! A job's files lie in `jobs/<uuid>/` of the data folder: `source` (what was uploaded, or a line of JSON per
 //! recipient), `results` (one record of fixed width per row), `notes` (what went wrong, in the order in which it did)
-//! and `names` (rows by WhatsApp's ids). Its place in the queue is a slot ([`domain::BulkItem`](crate::domain::BulkItem)).
+//! and `names` (rows by WhatsApp's ids). Its place in the queue is a slot ([`domain::BulkItem`](relevo_domain::BulkItem)).
 
 mod actor;
 mod advance;
@@ -30,7 +30,6 @@ mod notes;
 mod preview;
 mod reading;
 mod results;
-pub mod rows;
 mod source;
 mod storage;
 mod supervisor;
@@ -42,8 +41,10 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::domain::{ErrorKind, Invalid};
-use crate::{instance, queue, store, supervision};
+use crate::{instance, queue, supervision};
+use relevo_domain::{ErrorKind, Invalid};
+use relevo_recipients_file as recipients_file;
+use relevo_store as store;
 
 pub use book::Suppressed;
 pub use devices::{Device, Probe, probe};
@@ -62,7 +63,7 @@ pub use window::Window;
 pub struct Options {
     /// Rows of one job that are in the queue at once.
     pub window: u32,
-    /// Rows that a job may have; at most [`BulkItem::ROWS`](crate::domain::BulkItem::ROWS).
+    /// Rows that a job may have; at most [`BulkItem::ROWS`](relevo_domain::BulkItem::ROWS).
     pub max_rows: u32,
     /// Jobs that may wait or run at once.
     pub max_active: usize,
@@ -101,9 +102,9 @@ pub enum Error {
     Empty,
     /// The uploaded file is refused as a whole.
     #[error(transparent)]
-    File(#[from] rows::BadFile),
+    File(#[from] recipients_file::BadFile),
     #[error(transparent)]
-    Template(#[from] rows::BadTemplate),
+    Template(#[from] recipients_file::BadTemplate),
     #[error("the job has more than {limit} recipients; split it")]
     TooManyRows { limit: u32 },
     #[error("No hay devices disponibles")]

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use crate::domain::{MessageId, ProviderMessageId};
+use relevo_domain::{MessageId, ProviderMessageId};
 
 use super::files::Files;
 use super::notes::Notes;
@@ -153,7 +153,7 @@ mod tests {
     use crate::bulk::job::RowStatus;
     use crate::bulk::results::{Id, Record};
     use crate::bulk::source::Place;
-    use crate::domain::{Status, Timestamp};
+    use relevo_domain::{Status, Timestamp};
 
     fn id(n: u32) -> ProviderMessageId {
         format!("wamid.{n}").parse().unwrap()

@@ -9,8 +9,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{ProviderMessageId, Timestamp};
-use crate::store;
+use relevo_domain::{ProviderMessageId, Timestamp};
+use relevo_store as store;
 
 use super::results::{Id, Record};
 

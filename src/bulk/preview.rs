@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::domain::{Content, InstanceId, Manner, OutboundMessage};
+use relevo_domain::{Content, InstanceId, Manner, OutboundMessage};
 
 use super::files::Draft;
 use super::job::Senders;

@@ -1,6 +1,6 @@
 //! Results and errors of a job, for people: read from its files, a page at a time.
 
-use crate::domain;
+use relevo_domain as domain;
 
 use super::Error;
 use super::files::Files;

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
 
-use crate::domain::{self, MessageId, ProviderMessageId, Timestamp};
+use relevo_domain::{self as domain, MessageId, ProviderMessageId, Timestamp};
 
 use super::job::{Counts, RowStatus};
 use super::source::Place;
@@ -365,7 +365,7 @@ fn offset(row: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Status;
+    use relevo_domain::Status;
 
     fn record(row: u32, status: RowStatus) -> Record {
         let place = Place { offset: u64::from(row) * 20, row, line: row + 2 };

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Content, Recipient};
+use relevo_domain::{Content, Recipient};
 
 use super::list;
-use super::rows::{self, Template};
+use relevo_recipients_file::{self as recipients_file, Template};
 
 /// A place between two rows of a source, from which reading can go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ pub(super) struct Row {
 pub(super) enum Body {
     Nothing,
     /// Values for a template.
-    Cells(Box<rows::Row>),
+    Cells(Box<recipients_file::Row>),
     Content(Box<Content>),
 }
 
@@ -58,7 +58,7 @@ pub(super) enum Format {
     /// A line of JSON for each.
     Lines,
     /// An uploaded file.
-    File(rows::Format),
+    File(recipients_file::Format),
 }
 
 impl Format {
@@ -79,24 +79,28 @@ impl Format {
     }
 
     /// A text with places for the values of these rows.
-    pub fn template(&self, message: &str) -> Result<Template, rows::BadTemplate> {
+    pub fn template(&self, message: &str) -> Result<Template, recipients_file::BadTemplate> {
         match self {
             Format::File(format) => Template::parse(message, format),
             Format::Lines => {
-                let start = rows::Place { offset: 0, row: 0, line: 1 };
-                let format = rows::Format { separator: rows::Separator::Pipe, header: None, start };
+                let start = recipients_file::Place { offset: 0, row: 0, line: 1 };
+                let format = recipients_file::Format {
+                    separator: recipients_file::Separator::Pipe,
+                    header: None,
+                    start,
+                };
                 Template::parse(message, &format)
             }
         }
     }
 }
 
-fn page(path: &Path, format: &rows::Format, from: Place, limit: usize) -> std::io::Result<Page> {
-    let mut source = rows::Source::open(path, format)?;
-    let mut at = rows::Place { offset: from.offset, row: from.row, line: u64::from(from.line) };
+fn page(path: &Path, format: &recipients_file::Format, from: Place, limit: usize) -> std::io::Result<Page> {
+    let mut source = recipients_file::Source::open(path, format)?;
+    let mut at = recipients_file::Place { offset: from.offset, row: from.row, line: u64::from(from.line) };
     loop {
         let page = source.page(at, limit)?;
-        let last = page.rows.last().map_or(at, |row| rows::Place {
+        let last = page.rows.last().map_or(at, |row| recipients_file::Place {
             offset: row.offset,
             row: row.number.saturating_add(1),
             line: row.line,
@@ -112,15 +116,15 @@ fn page(path: &Path, format: &rows::Format, from: Place, limit: usize) -> std::i
     }
 }
 
-impl From<rows::Place> for Place {
-    fn from(place: rows::Place) -> Self {
+impl From<recipients_file::Place> for Place {
+    fn from(place: recipients_file::Place) -> Self {
         Self { offset: place.offset, row: place.row, line: u32::try_from(place.line).unwrap_or(u32::MAX) }
     }
 }
 
-impl From<rows::Row> for Row {
-    fn from(row: rows::Row) -> Self {
-        let place = rows::Place { offset: row.offset, row: row.number, line: row.line };
+impl From<recipients_file::Row> for Row {
+    fn from(row: recipients_file::Row) -> Self {
+        let place = recipients_file::Place { offset: row.offset, row: row.number, line: row.line };
         let to = row.to.clone().map_err(|bad| bad.to_string());
         Self { place: place.into(), to, phone: row.cell.clone(), body: Body::Cells(Box::new(row)) }
     }

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::domain::{BulkItem, Timestamp};
-use crate::store::{self, Error, Key, Space, Store, Tx};
+use relevo_domain::{BulkItem, Timestamp};
+use relevo_store::{self as store, Error, Key, Space, Store, Tx};
 
 use super::job::{Counts, Kind, NewJob, OnSuppressed, Plan, Progress, Sender, Senders, Status};
 use super::source::{Format, Place};

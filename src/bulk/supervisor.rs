@@ -12,11 +12,11 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use crate::clock::Clock;
-use crate::domain::AmbiguousPolicy;
 use crate::queue;
-use crate::store::Store;
 use crate::supervision::{RestartPolicy, Slot};
+use relevo_clock::Clock;
+use relevo_domain::AmbiguousPolicy;
+use relevo_store::Store;
 
 use super::actor::{self, JobActor};
 use super::book::Suppressed;
@@ -345,7 +345,7 @@ impl State {
         let standing = Standing::new(record.format.start(), senders, now);
         let place = jobs.clone();
         let kept = tokio::task::spawn_blocking(move || rows.become_job(&place, id)).await;
-        kept.unwrap_or(Err(Error::Store(crate::store::Error::Panicked)))?;
+        kept.unwrap_or(Err(Error::Store(relevo_store::Error::Panicked)))?;
         let written = {
             let (record, standing) = (record.clone(), standing.clone());
             store.write(move |tx| storage::create(tx, &record, &standing)).await
@@ -355,7 +355,7 @@ impl State {
             Ok(None) | Err(_) => {
                 jobs.remove(id);
                 written?;
-                return Err(Error::TooManyJobs { limit: usize::from(crate::domain::BulkItem::JOBS) });
+                return Err(Error::TooManyJobs { limit: usize::from(relevo_domain::BulkItem::JOBS) });
             }
         };
         tracing::info!(job = %id, rows = record.total, "a bulk job was created");

@@ -5,7 +5,7 @@ use jiff::tz::TimeZone;
 use jiff::{Span, Zoned};
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Invalid, Timestamp};
+use relevo_domain::{Invalid, Timestamp};
 
 /// The hours of the day in which a job may be sent, where its recipients live.
 ///
@@ -170,8 +170,8 @@ mod tests {
     #[test]
     fn it_is_written_down_as_it_is_spelled() {
         let window = Window::new("09:00", "20:00", "America/Bogota").unwrap();
-        let bytes = crate::store::encode(&window).unwrap();
-        assert_eq!(crate::store::decode::<Window>(&bytes).unwrap(), window);
+        let bytes = relevo_store::encode(&window).unwrap();
+        assert_eq!(relevo_store::decode::<Window>(&bytes).unwrap(), window);
         assert_eq!(window.to_string(), "09:00-20:00 America/Bogota");
     }
 }

@@ -5,8 +5,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::TryRng as _;
 use rand::rngs::SysRng;
 
-use crate::domain::{ErrorKind, Secret};
-use crate::store::{self, Folder};
+use relevo_domain::{ErrorKind, Secret};
+use relevo_store::{self as store, Folder};
 
 /// The file of the data folder that holds a generated key.
 const FILE: &str = "api_key";

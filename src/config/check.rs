@@ -5,8 +5,8 @@ use super::auth::Auth;
 use super::layers::Layers;
 use super::settings::{BULK, TRANSACTIONAL};
 use super::value::graph_version;
-use crate::provider::LinkedOptions;
 use crate::{http, instance, queue, retry};
+use relevo_provider::LinkedOptions;
 
 /// The oldest major version of the Graph API that Meta still answered in November 2026; v21.0 ends on
 /// 2027-01-21, v20.0 ended on 2026-09-24 (developers.facebook.com, Graph API changelog).

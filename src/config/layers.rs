@@ -10,7 +10,7 @@ use std::path::Path;
 use super::document::{self, SyntaxError};
 use super::error::{Problem, Source};
 use super::value::{Parsed, Value, optional, secret};
-use crate::domain::Secret;
+use relevo_domain::Secret;
 
 /// Every key with its default and its explanation.
 pub(super) const MANUAL: &str = include_str!("../../config/default.toml");

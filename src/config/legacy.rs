@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use super::error::Source;
 use super::layers::Layers;
-use crate::domain::Secret;
+use relevo_domain::Secret;
 
 /// Variables that stand for one key each.
 const KEYS: [(&str, &str); 7] = [

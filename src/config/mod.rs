@@ -25,9 +25,11 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::domain::{CloudApiSettings, InstanceConfig, InstanceId, ProviderKind, Secret};
-use crate::provider::LinkedOptions;
-use crate::{bulk, egress, http, inbound, instance, media, queue, relay, retry, store, telemetry, webhook};
+use crate::{bulk, http, inbound, instance, media, queue, relay, retry, telemetry, webhook};
+use relevo_domain::{CloudApiSettings, InstanceConfig, InstanceId, ProviderKind, Secret};
+use relevo_egress as egress;
+use relevo_provider::LinkedOptions;
+use relevo_store as store;
 
 pub use auth::{Auth, Error as ApiKeyError, ResolvedKey, resolve_api_key};
 pub use error::{ConfigErrors, Problem, Source};

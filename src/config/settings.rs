@@ -13,9 +13,11 @@ use super::value::{
     non_zero, optional, origin, rate, rate_per_minute, size, text, web_version, websocket_url,
 };
 use super::{CloudApiDefaults, Settings};
-use crate::domain::{AmbiguousPolicy, BulkItem, RetryPolicy};
-use crate::provider::LinkedOptions;
-use crate::{bulk, egress, http, inbound, instance, media, queue, relay, retry, store, telemetry, webhook};
+use crate::{bulk, http, inbound, instance, media, queue, relay, retry, telemetry, webhook};
+use relevo_domain::{AmbiguousPolicy, BulkItem, RetryPolicy};
+use relevo_egress as egress;
+use relevo_provider::LinkedOptions;
+use relevo_store as store;
 
 /// sled refuses to work with next to nothing, and crawls with little more.
 const LEAST_CACHE: u64 = 1 << 20;

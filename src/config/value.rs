@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::domain::{InstanceId, Secret};
 use crate::telemetry;
+use relevo_domain::{InstanceId, Secret};
 
 /// No duration in the configuration may be longer: ten years. Sums with a moment stay far from overflow.
 const LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);

@@ -15,8 +15,8 @@ mod suppressions;
 #[cfg(test)]
 mod tests;
 
-use crate::domain::{ErrorKind, Invalid};
-use crate::store;
+use relevo_domain::{ErrorKind, Invalid};
+use relevo_store as store;
 
 pub use merge::DELETE;
 pub use numbers::{MAX_PHONES, Numbers, Saved};

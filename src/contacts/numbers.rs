@@ -1,8 +1,8 @@
 use serde_json::{Map, Value};
 
-use crate::clock::Clock;
-use crate::domain::Invalid;
-use crate::store::{self, Store, Tx};
+use relevo_clock::Clock;
+use relevo_domain::Invalid;
+use relevo_store::{self as store, Store, Tx};
 
 use super::Error;
 use super::merge::merge;

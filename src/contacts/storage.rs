@@ -7,8 +7,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::domain::Timestamp;
-use crate::store::{self, Error, Key, Space, Store, Tx};
+use relevo_domain::Timestamp;
+use relevo_store::{self as store, Error, Key, Space, Store, Tx};
 
 /// A page of the list holds no more than this many bytes of records, besides its first entry.
 const PAGE_BYTES: usize = 4 << 20;

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Recipient, Timestamp};
-use crate::store::{self, Error, Key, Space, Tx};
+use relevo_domain::{Recipient, Timestamp};
+use relevo_store::{self as store, Error, Key, Space, Tx};
 
 /// How somebody came to be on the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

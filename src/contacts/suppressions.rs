@@ -1,6 +1,6 @@
-use crate::clock::Clock;
-use crate::domain::{Invalid, Recipient, Timestamp};
-use crate::store::{self, Key, Space, Store, Tx};
+use relevo_clock::Clock;
+use relevo_domain::{Invalid, Recipient, Timestamp};
+use relevo_store::{self as store, Key, Space, Store, Tx};
 
 use super::Error;
 use super::suppression::{self, Record, Why};

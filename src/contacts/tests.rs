@@ -5,10 +5,10 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-use crate::clock::Clock;
-use crate::domain::{Recipient, Timestamp};
-use crate::metrics::Metrics;
-use crate::store::{self, Folder, Store};
+use relevo_clock::Clock;
+use relevo_domain::{Recipient, Timestamp};
+use relevo_metrics::Metrics;
+use relevo_store::{self as store, Folder, Store};
 
 use super::{Error, Numbers, Saved, Suppressions, Why, card, release, suppress};
 

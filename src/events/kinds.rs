@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use crate::domain::Invalid;
+use relevo_domain::Invalid;
 
 use super::GAP;
 

@@ -1,7 +1,7 @@
 use tokio::sync::watch;
 
-use crate::domain::{InstanceNumber, Invalid};
-use crate::store::{self, Store};
+use relevo_domain::{InstanceNumber, Invalid};
+use relevo_store::{self as store, Store};
 
 use super::record::{Tail, tail_key};
 use super::scan::{self, Page, Wanted};

@@ -21,8 +21,8 @@ mod tests;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::domain::{ErrorKind, InstanceNumber, Invalid, Timestamp};
-use crate::store::{self, Key, Space, Store, Tx};
+use relevo_domain::{ErrorKind, InstanceNumber, Invalid, Timestamp};
+use relevo_store::{self as store, Key, Space, Store, Tx};
 
 pub use kinds::Kinds;
 pub use log::{Log, read};

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::domain::{InstanceNumber, Invalid};
+use relevo_domain::{InstanceNumber, Invalid};
 
 /// How a written place begins, so that another form can follow one day.
 const VERSION: u8 = 1;

@@ -2,8 +2,8 @@
 //!
 //! offset (8 bytes, big-endian) · time in milliseconds (8) · length of the kind (1) · kind · data
 
-use crate::domain::{InstanceNumber, Timestamp};
-use crate::store::{Error, Key, Space};
+use relevo_domain::{InstanceNumber, Timestamp};
+use relevo_store::{Error, Key, Space};
 
 use super::Event;
 

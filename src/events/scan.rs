@@ -3,8 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use crate::domain::{InstanceNumber, Timestamp};
-use crate::store::{self, Entry, Error, Key, Store};
+use relevo_domain::{InstanceNumber, Timestamp};
+use relevo_store::{self as store, Entry, Error, Key, Store};
 
 use super::record::{self, Head, event_key, sequence_of};
 use super::{Envelope, Kinds, Places, last_sequence};

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use super::*;
-use crate::metrics::Metrics;
-use crate::store::{Closing, Folder, Options};
+use relevo_metrics::Metrics;
+use relevo_store::{Closing, Folder, Options};
 
 const ONE: InstanceNumber = InstanceNumber::FIRST;
 

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::domain::Secret;
+use relevo_domain::Secret;
 
 use super::error::ApiError;
 use super::streams::accepts_event_stream;

@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::domain::{ErrorKind, Invalid};
+use relevo_domain::{ErrorKind, Invalid};
 
 use super::AppState;
 use super::error::ApiError;

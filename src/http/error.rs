@@ -10,8 +10,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::domain::{ErrorKind, Failure, FailureKind, Invalid, MessageId};
 use crate::{bulk, contacts, events, inbound, instance, media, queue, relay, webhook};
+use relevo_domain::{ErrorKind, Failure, FailureKind, Invalid, MessageId};
 
 /// An error on its way to the caller. It travels with its response, so that a layer can word it differently.
 #[derive(Debug, Clone)]
@@ -366,7 +366,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::domain::{Class, InstanceNumber, Scope, Timestamp};
+    use relevo_domain::{Class, InstanceNumber, Scope, Timestamp};
 
     async fn shown(error: ApiError) -> (StatusCode, Option<String>, Value) {
         let response = error.into_response();

@@ -10,9 +10,9 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::domain::{ErrorKind, InstanceId, Invalid};
 use crate::queue::IdempotencyKey;
 use crate::webhook::EndpointId;
+use relevo_domain::{ErrorKind, InstanceId, Invalid};
 
 use super::AppState;
 use super::body::{self, Arrived};

@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 
 use tokio::sync::watch;
 
-use crate::clock::Clock;
-use crate::domain::{InstanceId, InstanceNumber};
 use crate::events::{Error, Item, Kinds, Log, Places, Wanted};
 use crate::webhook::Instances;
+use relevo_clock::Clock;
+use relevo_domain::{InstanceId, InstanceNumber};
 
 use super::Services;
 

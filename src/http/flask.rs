@@ -19,8 +19,8 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::domain::{ErrorKind, Failure, FailureKind, Invalid, MessageId};
 use crate::{contacts, instance, relay};
+use relevo_domain::{ErrorKind, Failure, FailureKind, Invalid, MessageId};
 
 use super::error::{Answer, ApiError, seconds_rounded_up};
 use super::{AppState, body, json};
@@ -310,8 +310,8 @@ pub(super) fn texts(body: &mut Map<String, Value>, field: &str) -> Result<Option
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Scope;
     use axum::body::to_bytes;
+    use relevo_domain::Scope;
 
     async fn shown(refusal: Refusal) -> (u16, Value) {
         let response = refusal.into_response();

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::domain::Invalid;
+use relevo_domain::Invalid;
 
 /// Reads a JSON object, whatever content type the request claims; a refusal names the field by its path.
 pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Invalid> {

@@ -6,7 +6,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use url::Url;
 
-use crate::domain::{Invalid, MediaKind};
+use relevo_domain::{Invalid, MediaKind};
 
 use super::sniff;
 

@@ -40,10 +40,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use url::Url;
 
-use crate::clock::Clock;
 use crate::contacts::{Numbers, Suppressions};
-use crate::domain::{InstanceId, Secret};
 use crate::{bulk, events, inbound, instance, queue, relay, webhook};
+use relevo_clock::Clock;
+use relevo_domain::{InstanceId, Secret};
 
 use auth::Keyring;
 use body::Room;

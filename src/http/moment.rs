@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
 
-use crate::domain::Timestamp;
+use relevo_domain::Timestamp;
 
 const EXPECTED: &str = "a moment: RFC 3339 such as 2026-01-31T15:00:00Z, or Unix seconds";
 

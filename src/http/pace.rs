@@ -12,7 +12,7 @@ use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 use tokio::time::Instant;
 
-use crate::domain::ErrorKind;
+use relevo_domain::ErrorKind;
 
 use super::error::ApiError;
 use super::{AppState, body};

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::domain::Invalid;
+use relevo_domain::Invalid;
 
 /// Entries of a page when nobody says how many.
 const DEFAULT: usize = 50;

@@ -1,6 +1,6 @@
 //! Phones from a file, one a line, while it arrives: the file is never in memory as a whole.
 
-use crate::domain::Recipient;
+use relevo_domain::Recipient;
 
 /// A longer line is no phone with a few columns behind it, in bytes.
 const LONGEST_LINE: usize = 4096;

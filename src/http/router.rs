@@ -14,7 +14,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use utoipa_axum::routes;
 
-use crate::domain::ErrorKind;
+use relevo_domain::ErrorKind;
 
 use super::error::ApiError;
 use super::flask::{self, Refusal};

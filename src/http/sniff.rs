@@ -1,6 +1,6 @@
 //! What a file is, by its first bytes: for media that came without saying.
 
-use crate::domain::MediaKind;
+use relevo_domain::MediaKind;
 
 /// The media type of `bytes`; `None` for what WhatsApp has no use for or what cannot be told apart.
 pub(super) fn media_type(bytes: &[u8], kind: MediaKind, file_name: Option<&str>) -> Option<&'static str> {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::domain::Invalid;
+use relevo_domain::Invalid;
 
 use super::AppState;
 use super::auth::agreed_protocol;

@@ -9,7 +9,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use crate::domain::ErrorKind;
+use relevo_domain::ErrorKind;
 
 use super::error::ApiError;
 

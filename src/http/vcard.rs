@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::domain::Invalid;
+use relevo_domain::Invalid;
 
 /// One line of a vCard: `NAME;PARAMETER=…:value`.
 struct Property<'a> {

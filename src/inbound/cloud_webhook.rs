@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use subtle::ConstantTimeEq;
 
-use crate::domain::Secret;
-use crate::provider::cloud_api::Update;
 use crate::queue;
+use relevo_cloud_api::Update;
+use relevo_domain::Secret;
 
 use super::commit::Part;
 use super::doorman::Read;
@@ -137,7 +137,7 @@ fn sort(trusted: &[&Account], update: Update) -> Result<Part, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::InstanceNumber;
+    use relevo_domain::InstanceNumber;
 
     fn account(number: [u8; 4], phone: &str, secret: Option<&str>) -> Account {
         Account {

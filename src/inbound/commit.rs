@@ -5,13 +5,13 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::contacts::Why;
-use crate::domain::{InboundMessage, InstanceId, InstanceNumber, Recipient, StatusUpdate, Timestamp};
 use crate::events::{self, Event};
 use crate::media;
-use crate::provider::cloud_api::Change;
 use crate::queue::{ReceiptReport, Recorded, receipt_data};
 use crate::relay::Intake;
-use crate::store::{Error, Tx};
+use relevo_cloud_api::Change;
+use relevo_domain::{InboundMessage, InstanceId, InstanceNumber, Recipient, StatusUpdate, Timestamp};
+use relevo_store::{Error, Tx};
 
 use super::frames::{Frames, Fresh};
 use super::kept::{Keeping, KeptPlace};

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use crate::domain::{Invalid, Secret};
-use crate::provider::cloud_api::{Update, parse_webhook, verify_signature};
-use crate::store;
+use relevo_cloud_api::{Update, parse_webhook, verify_signature};
+use relevo_domain::{Invalid, Secret};
+use relevo_store as store;
 
 use super::frames::Frames;
 use super::{Account, Error};
@@ -135,7 +135,7 @@ mod tests {
     use sha2::Sha256;
 
     use super::*;
-    use crate::domain::InstanceNumber;
+    use relevo_domain::InstanceNumber;
 
     fn account(number: [u8; 4], phone: &str, secret: Option<&str>) -> Account {
         Account {

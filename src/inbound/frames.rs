@@ -7,8 +7,8 @@ use std::collections::HashSet;
 
 use serde_json::value::RawValue;
 
-use crate::domain::ProviderMessageId;
-use crate::provider::cloud_api::{count_messages, first_sender, split_messages, without_messages};
+use relevo_cloud_api::{count_messages, first_sender, split_messages, without_messages};
+use relevo_domain::ProviderMessageId;
 
 /// The frames of one webhook.
 #[derive(Debug)]

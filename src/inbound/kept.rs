@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::Timestamp;
-use crate::store::{self, Key, Space, Store, Tx};
+use relevo_domain::Timestamp;
+use relevo_store::{self as store, Key, Space, Store, Tx};
 
 use super::{Error, Handle};
 
@@ -129,7 +129,7 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::store::Scratch;
+    use relevo_store::Scratch;
 
     fn keep(scratch: &Scratch, n: u64, size: usize, signed: bool) {
         let body = Bytes::from(vec![b'x'; size]);

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::domain::{Chat, InboundContent, InboundMessage};
+use relevo_domain::{Chat, InboundContent, InboundMessage};
 
 use super::Options;
 use super::opting::Wish;

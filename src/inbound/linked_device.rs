@@ -3,10 +3,10 @@
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 
-use crate::domain::{InboundMessage, InstanceId, InstanceNumber, StatusUpdate, Timestamp};
 use crate::events::{self, Event};
 use crate::queue;
-use crate::store::Tx;
+use relevo_domain::{InboundMessage, InstanceId, InstanceNumber, StatusUpdate, Timestamp};
+use relevo_store::Tx;
 
 use super::commit::Part;
 use super::frames::{Frame, Frames};

@@ -3,11 +3,11 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::domain::{
+use relevo_domain::{
     ButtonReply, Chat, Context, InboundContent, InboundMedia, InboundMediaKind, InboundMessage, InboundPoll,
     InstanceId, Order, PollVote, Reaction, Reply, SystemNotice,
 };
-use crate::store::Error;
+use relevo_store::Error;
 
 /// The first block is the documented event, whose fields are left out when they are empty, but for the seven that
 /// every event has. The second block is this node's.
@@ -225,7 +225,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::domain::{Identity, Sender, Timestamp};
+    use relevo_domain::{Identity, Sender, Timestamp};
 
     const GROUP: &str = "120363025246125486@g.us";
 

@@ -6,7 +6,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::domain::{Chat, InboundContent, InboundMessage};
+use relevo_domain::{Chat, InboundContent, InboundMessage};
 
 use super::Device;
 
@@ -82,11 +82,11 @@ fn put(object: &mut Map<String, Value>, name: &str, value: Option<impl Serialize
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{
+    use relevo_cloud_api::{Update, parse_webhook};
+    use relevo_domain::{
         Context, Identity, InboundLocation, InboundMedia, InboundMediaKind, InstanceNumber, Reaction, Sender,
         Timestamp,
     };
-    use crate::provider::cloud_api::{Update, parse_webhook};
 
     fn device() -> Device {
         let (instance, phone) = (InstanceNumber::FIRST, Some("573009999999".to_owned()));

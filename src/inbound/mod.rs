@@ -23,12 +23,12 @@ mod tests;
 
 use std::sync::Arc;
 
-use crate::clock::Clock;
-use crate::domain::{ErrorKind, InstanceId, InstanceNumber, Secret};
-use crate::metrics::Metrics;
 use crate::queue;
 use crate::relay::Intake;
-use crate::store::{self, Store};
+use relevo_clock::Clock;
+use relevo_domain::{ErrorKind, InstanceId, InstanceNumber, Secret};
+use relevo_metrics::Metrics;
+use relevo_store::{self as store, Store};
 
 use doorman::Doorman;
 use keywords::Keywords;

@@ -3,9 +3,9 @@
 use serde_json::{Map, json};
 
 use crate::contacts::{self, Why};
-use crate::domain::{InstanceNumber, Recipient, Timestamp};
 use crate::events::{self, Event};
-use crate::store::{Error, Tx};
+use relevo_domain::{InstanceNumber, Recipient, Timestamp};
+use relevo_store::{Error, Tx};
 
 /// What a user asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

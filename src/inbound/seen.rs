@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::domain::{InboundMessage, InstanceNumber, Status, StatusUpdate, Timestamp};
-use crate::provider::cloud_api::Change;
-use crate::store::{Error, Key, Space, Tx};
+use relevo_cloud_api::Change;
+use relevo_domain::{InboundMessage, InstanceNumber, Status, StatusUpdate, Timestamp};
+use relevo_store::{Error, Key, Space, Tx};
 
 /// Meta repeats a delivery for up to seven days (Cloud API webhooks, "retry"); a day more is for clocks and queues.
 const MEMORY: Duration = Duration::from_secs(8 * 24 * 3600);

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::domain::Receipt;
 use crate::queue::Recorded;
-use crate::store::Tx;
+use relevo_domain::Receipt;
+use relevo_store::Tx;
 
 use super::commit::{self, Delivery, Part};
 use super::frames::Frames;

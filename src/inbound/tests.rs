@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 use super::commit::{Delivery, Part, Taken};
 use super::keywords::Keywords;
 use super::{Options, message_event};
-use crate::domain::{Class, InstanceId, InstanceNumber, MessageId, Timestamp};
 use crate::events;
-use crate::provider::cloud_api::{Update, parse_webhook};
 use crate::queue::Recorded;
 use crate::relay::Intake;
-use crate::store::{Scratch, Space};
+use relevo_cloud_api::{Update, parse_webhook};
+use relevo_domain::{Class, InstanceId, InstanceNumber, MessageId, Timestamp};
+use relevo_store::{Scratch, Space};
 
 const SHOP: InstanceNumber = InstanceNumber::FIRST;
 const ANA: &str = "573001234567";

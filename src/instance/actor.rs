@@ -11,13 +11,13 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 
-use crate::clock::Clock;
-use crate::domain::{Class, Failure, InstanceConfig, InstanceNumber, ProviderKind, Reason, Timestamp};
 use crate::inbound;
-use crate::metrics::Metrics;
-use crate::provider::{LinkNews, LinkedAccount, Provider};
 use crate::queue;
 use crate::retry;
+use relevo_clock::Clock;
+use relevo_domain::{Class, Failure, InstanceConfig, InstanceNumber, ProviderKind, Reason, Timestamp};
+use relevo_metrics::Metrics;
+use relevo_provider::{LinkNews, LinkedAccount, Provider};
 
 use super::Options;
 use super::ahead::Ahead;

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use url::Url;
 
-use crate::domain::{
+use crate::queue::{IdempotencyKey, Submission};
+use relevo_domain::{
     AmbiguousPolicy, Class, Content, Header, Interactive, Media, MediaSource, Mode, OutboundMessage,
     Timestamp,
 };
-use crate::egress::Egress;
-use crate::queue::{IdempotencyKey, Submission};
+use relevo_egress::Egress;
 
 use super::Error;
 use super::directory::Known;

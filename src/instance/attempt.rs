@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use tracing::Instrument;
 
-use crate::domain::{Class, Failure, FailureKind, Reason, Recipient, Scope};
-use crate::metrics::Metrics;
-use crate::provider::Provider;
 use crate::queue::{self, Lease};
 use crate::retry;
+use relevo_domain::{Class, Failure, FailureKind, Reason, Recipient, Scope};
+use relevo_metrics::Metrics;
+use relevo_provider::Provider;
 
 use super::actor::{Msg, Report, State};
 use super::directory::Wanted;

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::domain::{
+use crate::inbound::Account;
+use relevo_domain::{
     InstanceConfig, InstanceId, InstanceNumber, InstanceState, ProviderKind, Reason, Timestamp,
 };
-use crate::inbound::Account;
-use crate::provider::{LinkedAccount, Provider};
-use crate::store::{self, Error, Key, Space, Store, Tx};
+use relevo_provider::{LinkedAccount, Provider};
+use relevo_store::{self as store, Error, Key, Space, Store, Tx};
 
 /// An instance as it is written down.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

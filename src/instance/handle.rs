@@ -4,16 +4,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::domain::{
-    AmbiguousPolicy, BlobRef, Failure, InstanceConfig, InstanceId, InstanceState, MessageId, MessageRef,
-    Mode, ProviderMessageId,
-};
-use crate::egress::Egress;
 use crate::inbound::Account;
 use crate::media::Library;
 use crate::queue::{self, Accepted, Depth, MessageView, Outcome};
-use crate::store::Blobs;
 use crate::supervision::Slot;
+use relevo_domain::{
+    AmbiguousPolicy, BlobRef, Failure, InstanceConfig, InstanceId, InstanceState, MessageId, MessageRef,
+    Mode, ProviderMessageId,
+};
+use relevo_egress::Egress;
+use relevo_store::Blobs;
 
 use super::admission::{self, Gate, Send};
 use super::directory::{Directory, InstanceView, Known};

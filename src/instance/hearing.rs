@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tracing::Instrument;
 
 use crate::inbound::{self, Device};
-use crate::provider::{Happening, LinkNews};
+use relevo_provider::{Happening, LinkNews};
 
 use super::actor::{Arguments, Msg};
 

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use ractor::ActorRef;
 use tokio::sync::{Semaphore, watch};
 
-use crate::domain::{Class, Timestamp};
 use crate::queue::Lease;
-use crate::store::Haste;
+use relevo_domain::{Class, Timestamp};
+use relevo_store::Haste;
 
 use super::actor::{Msg, State};
 use super::ahead;

@@ -11,7 +11,7 @@ use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 use tokio::time::Instant;
 
-use crate::domain::{LaneId, RateLimit};
+use relevo_domain::{LaneId, RateLimit};
 
 type Middleware = NoOpMiddleware<Nanos>;
 

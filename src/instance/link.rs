@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use ractor::ActorProcessingErr;
 
-use crate::domain::{Reason, Timestamp};
-use crate::provider::{LinkNews, Refused};
+use relevo_domain::{Reason, Timestamp};
+use relevo_provider::{LinkNews, Refused};
 
 use super::actor::{Report, State};
 use super::directory::{Code, Wanted};
@@ -98,7 +98,7 @@ fn seconds(pause: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::InstanceState;
+    use relevo_domain::InstanceState;
 
     fn rest(news: LinkNews) -> (InstanceState, Reason) {
         match meaning(news, Timestamp(0)) {

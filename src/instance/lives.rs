@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorId, ActorRef};
 
-use crate::domain::{InstanceNumber, InstanceState, Reason};
+use relevo_domain::{InstanceNumber, InstanceState, Reason};
 
 use super::actor::{self, InstanceActor};
 use super::directory::StateView;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::domain::{Failure, InstanceId, ProviderMessageId};
 use crate::media::{self, File};
+use relevo_domain::{Failure, InstanceId, ProviderMessageId};
 
 use super::{Error, Handle};
 

@@ -33,10 +33,13 @@ mod wishes;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::domain::{
+use crate::{queue, supervision};
+use relevo_domain::{
     ErrorKind, Failure, FailureKind, InstanceId, InstanceState, Invalid, ProviderKind, RateLimit, Reason,
 };
-use crate::{egress, provider, queue, store, supervision};
+use relevo_egress as egress;
+use relevo_provider as provider;
+use relevo_store as store;
 
 pub use admission::{Gate, Send};
 pub use directory::{Code, InstanceView, StateView};

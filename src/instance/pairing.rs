@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::domain::{Failure, InstanceId, InstanceState, PhoneNumber, ProviderMessageId, Recipient};
-use crate::provider::ReadMark;
+use relevo_domain::{Failure, InstanceId, InstanceState, PhoneNumber, ProviderMessageId, Recipient};
+use relevo_provider::ReadMark;
 
 use super::directory::{Code, InstanceView, StateView};
 use super::supervisor::Msg;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::domain::InstanceId;
-use crate::provider::{Happening, LinkNews, Provider};
+use relevo_domain::InstanceId;
+use relevo_provider::{Happening, LinkNews, Provider};
 
 /// Only a connected device can tell WhatsApp that it leaves. It has this long to connect.
 const CONNECT: Duration = Duration::from_secs(20);

@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use ractor::ActorProcessingErr;
 
-use crate::domain::{Failure, FailureKind, ProviderKind, Reason};
-use crate::provider::LinkedAccount;
+use relevo_domain::{Failure, FailureKind, ProviderKind, Reason};
+use relevo_provider::LinkedAccount;
 
 use super::Options;
 use super::actor::{Msg, Report, State, Timer};

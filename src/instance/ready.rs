@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-use crate::clock::Clock;
-use crate::domain::Class;
 use crate::queue::{self, Lease, Leased};
+use relevo_clock::Clock;
+use relevo_domain::Class;
 
 /// Leases on their way to the actor. An actor that ends drops its mailbox: what was in it has not begun and may go again
 /// at once.

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::watch;
 
-use crate::clock::Clock;
-use crate::domain::{InstanceConfig, InstanceId, InstanceNumber, InstanceState, Reason, RetryPolicy};
 use crate::media::Library;
-use crate::metrics::Metrics;
-use crate::provider::{self, Provider};
-use crate::store::{self, Store, Tx};
 use crate::supervision::{RestartPolicy, Slot};
 use crate::{inbound, queue, retry};
+use relevo_clock::Clock;
+use relevo_domain::{InstanceConfig, InstanceId, InstanceNumber, InstanceState, Reason, RetryPolicy};
+use relevo_metrics::Metrics;
+use relevo_provider::{self as provider, Provider};
+use relevo_store::{self as store, Store, Tx};
 
 use super::actor::{self, Report};
 use super::directory::{self, Directory, InstanceView, Known, Record, StateView, Wanted};
@@ -104,7 +104,8 @@ impl Arguments {
             on_ambiguous: policy.on_ambiguous,
         };
         let (store, clock) = (shared.store.clone(), shared.clock);
-        let open = Arc::new(move |number, config: &InstanceConfig| provider::open(number, config, &shared));
+        let open =
+            Arc::new(move |number, config: &InstanceConfig| crate::provider::open(number, config, &shared));
         (Self { store, clock, options, queue, retry, inbound, metrics, open, publish, names }, handle)
     }
 }

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::domain::{InstanceNumber, InstanceState, Reason};
 use crate::events::{self, Event};
-use crate::provider::LinkedAccount;
+use relevo_domain::{InstanceNumber, InstanceState, Reason};
+use relevo_provider::LinkedAccount;
 
 use super::actor::Report;
 use super::directory::{Code, Record, StateView, Wanted};

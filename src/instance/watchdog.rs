@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ractor::{ActorRef, RpcReplyPort};
 
-use crate::domain::InstanceNumber;
+use relevo_domain::InstanceNumber;
 
 use super::actor;
 use super::supervisor::{Msg, State};

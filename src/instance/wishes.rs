@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use ractor::ActorRef;
 
-use crate::domain::{InstanceConfig, InstanceId, InstanceNumber, InstanceState, ProviderKind, Reason};
-use crate::store::{self, Tx};
+use relevo_domain::{InstanceConfig, InstanceId, InstanceNumber, InstanceState, ProviderKind, Reason};
+use relevo_store::{self as store, Tx};
 
 use super::Error;
 use super::directory::{self, InstanceView, Record, StateView, Wanted};

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use sha2::{Digest as _, Sha256};
 
 use super::digest::Digest;
-use crate::store::Error;
+use relevo_store::Error;
 
 /// A file that is hashed while it is written. Dropped unfinished, it leaves nothing.
 #[derive(Debug)]

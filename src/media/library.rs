@@ -14,10 +14,10 @@ use super::draft::Draft;
 use super::notes::{self, Note};
 use super::shelf::{File, Name, Shelf};
 use super::{Error, Options};
-use crate::clock::Clock;
-use crate::domain::{Failure, InstanceNumber, ProviderMessageId};
-use crate::provider::{MediaStream, Provider, RemoteMedia};
-use crate::store::{self, Folder, Store};
+use relevo_clock::Clock;
+use relevo_domain::{Failure, InstanceNumber, ProviderMessageId};
+use relevo_provider::{MediaStream, Provider, RemoteMedia};
+use relevo_store::{self as store, Folder, Store};
 
 /// The largest file that is fetched, in bytes. Meta's largest is a document of 100 MB, which it may mean either way.
 const MAX_FILE: u64 = 105 << 20;

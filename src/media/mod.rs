@@ -13,8 +13,8 @@ mod shelf;
 
 use std::time::Duration;
 
-use crate::domain::{ErrorKind, Failure, FailureKind};
-use crate::store;
+use relevo_domain::{ErrorKind, Failure, FailureKind};
+use relevo_store as store;
 
 pub use library::Library;
 pub use notes::{Note, note};

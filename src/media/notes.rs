@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::domain::{InstanceNumber, ProviderMessageId, Timestamp};
-use crate::store::{self, Error, Key, Space, Store, Tx};
+use relevo_domain::{InstanceNumber, ProviderMessageId, Timestamp};
+use relevo_store::{self as store, Error, Key, Space, Store, Tx};
 
 /// Where the media of a message is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -107,7 +107,7 @@ fn name_of(instance: InstanceNumber, message: &ProviderMessageId) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Scratch;
+    use relevo_store::Scratch;
 
     fn a_note(at: u64) -> Note {
         Note {

@@ -19,8 +19,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::digest::Digest;
 use super::draft::Draft;
-use crate::domain::{InstanceNumber, Timestamp};
-use crate::store::{self, Error, Folder};
+use relevo_domain::{InstanceNumber, Timestamp};
+use relevo_store::{self as store, Error, Folder};
 
 /// Bytes that are read from the disk at a time.
 const CHUNK: usize = 64 << 10;

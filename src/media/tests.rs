@@ -12,11 +12,11 @@ use tokio::sync::{Notify, Semaphore};
 use super::digest::Digest;
 use super::shelf::{Name, Shelf};
 use super::*;
-use crate::clock::Clock;
-use crate::domain::{InstanceNumber, MessageId, OutboundMessage, ProviderKind, ProviderMessageId, Timestamp};
-use crate::metrics::Metrics;
-use crate::provider::{MediaStream, Provider, ReadMark, Refusal, RemoteMedia};
-use crate::store::{Folder, Store};
+use relevo_clock::Clock;
+use relevo_domain::{InstanceNumber, MessageId, OutboundMessage, ProviderKind, ProviderMessageId, Timestamp};
+use relevo_metrics::Metrics;
+use relevo_provider::{MediaStream, Provider, ReadMark, Refusal, RemoteMedia};
+use relevo_store::{Folder, Store};
 
 const ONE: InstanceNumber = InstanceNumber::FIRST;
 

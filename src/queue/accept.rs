@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{MessageId, Status, Timestamp};
-use crate::store::{self, Error, Tx};
+use relevo_domain::{MessageId, Status, Timestamp};
+use relevo_store::{self as store, Error, Tx};
 
 use super::record::{Book, Flight, Job, Row, Step, head};
 use super::{Accepted, Submission, items, keys, later};

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, MessagingErr, RpcReplyPort};
 
-use crate::clock::Clock;
-use crate::domain::{
+use relevo_clock::Clock;
+use relevo_domain::{
     Class, Failure, InstanceNumber, MessageId, ProviderMessageId, Status, Timestamp, Verdict,
 };
-use crate::metrics::Metrics;
-use crate::store::{Error as StoreError, Haste, Store, Tx};
+use relevo_metrics::Metrics;
+use relevo_store::{Error as StoreError, Haste, Store, Tx};
 
 use super::nudges::Nudges;
 use super::upkeep::{self, Upkeep};

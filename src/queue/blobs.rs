@@ -1,6 +1,6 @@
 //! Which blobs the queue's messages need.
 
-use crate::store::{self, BlobSet, Error, Key, Space, Store};
+use relevo_store::{self as store, BlobSet, Error, Key, Space, Store};
 
 use super::record::Job;
 
@@ -39,13 +39,13 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::domain::{
+    use crate::queue::keys;
+    use relevo_domain::{
         AmbiguousPolicy, Class, Content, InstanceNumber, Manner, Media, MediaKind, MediaSource, MessageId,
         Mode, OutboundMessage, Timestamp,
     };
-    use crate::metrics::Metrics;
-    use crate::queue::keys;
-    use crate::store::{Blobs, Folder, Options};
+    use relevo_metrics::Metrics;
+    use relevo_store::{Blobs, Folder, Options};
 
     #[tokio::test]
     async fn what_waits_and_what_is_dead_keeps_its_file() {

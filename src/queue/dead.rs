@@ -1,7 +1,7 @@
 //! Dead letters: kept with their content until somebody decides.
 
-use crate::domain::{BuryReason, InstanceNumber, MessageId, Mode, OutboundMessage, Timestamp};
-use crate::store::{self, Error, Store, Tx};
+use relevo_domain::{BuryReason, InstanceNumber, MessageId, Mode, OutboundMessage, Timestamp};
+use relevo_store::{self as store, Error, Store, Tx};
 
 use super::keys;
 use super::ledger::{self, MessageView};

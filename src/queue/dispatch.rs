@@ -1,7 +1,7 @@
 //! Finding work: which messages an instance may attempt now.
 
-use crate::domain::{Class, InstanceNumber, MessageId, Timestamp};
-use crate::store::{self, Error, Tx};
+use relevo_domain::{Class, InstanceNumber, MessageId, Timestamp};
+use relevo_store::{self as store, Error, Tx};
 
 use super::record::{Book, Flight, Head, Job, Row, head, is_busy, wait_in_lane};
 use super::{Lease, Leased, keys, settle};

@@ -3,11 +3,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::domain::{
+use crate::supervision::{Gone, Slot};
+use relevo_domain::{
     Class, Failure, InstanceNumber, MessageId, MessageRef, ProviderMessageId, Timestamp, Verdict,
 };
-use crate::store::{self, BlobSet, Haste, Store, Tx};
-use crate::supervision::{Gone, Slot};
+use relevo_store::{self as store, BlobSet, Haste, Store, Tx};
 
 use super::actor::Msg;
 use super::nudges::Nudges;

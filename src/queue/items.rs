@@ -12,10 +12,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{
+use relevo_domain::{
     BulkItem, BuryReason, Class, Failure, InstanceNumber, MessageId, ProviderMessageId, Status, Timestamp,
 };
-use crate::store::{self, Error, Key, Space, Store, Tx};
+use relevo_store::{self as store, Error, Key, Space, Store, Tx};
 
 use super::Named;
 use super::accept::{self, Refused, Terms};

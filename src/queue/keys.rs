@@ -2,8 +2,8 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::domain::{BulkItem, Class, InstanceNumber, LaneId, MessageId, ProviderMessageId, Timestamp};
-use crate::store::{Key, Space};
+use relevo_domain::{BulkItem, Class, InstanceNumber, LaneId, MessageId, ProviderMessageId, Timestamp};
+use relevo_store::{Key, Space};
 
 /// A lane with everything that names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

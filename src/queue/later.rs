@@ -1,7 +1,7 @@
 //! Messages whose sender chose their moment.
 
-use crate::domain::{InstanceNumber, MessageId, Status, Timestamp};
-use crate::store::{Error, Store, Tx};
+use relevo_domain::{InstanceNumber, MessageId, Status, Timestamp};
+use relevo_store::{Error, Store, Tx};
 
 use super::keys;
 use super::ledger::{self, MessageView};

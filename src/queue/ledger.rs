@@ -1,9 +1,9 @@
 //! Reading where a message stands. Never waits behind work: it reads the store directly.
 
-use crate::domain::{
+use relevo_domain::{
     BuryReason, Failure, MessageId, MessageRef, Mode, ProviderMessageId, Recipient, Status, Timestamp,
 };
-use crate::store::{self, Error, Key, Store};
+use relevo_store::{self as store, Error, Key, Store};
 
 use super::record::{Flight, Job, Row, Step};
 use super::{InstanceNumber, Outcome, keys};

@@ -36,11 +36,12 @@ mod upkeep;
 
 use std::time::Duration;
 
-use crate::domain::{
+use crate::supervision;
+use relevo_domain::{
     AmbiguousPolicy, BulkItem, Class, ErrorKind, Failure, InstanceNumber, MessageId, Mode, OutboundMessage,
     ProviderMessageId, Receipt, Timestamp,
 };
-use crate::{store, supervision};
+use relevo_store as store;
 
 pub use actor::{Arguments, Msg, QueueActor};
 pub use dead::{DeadFilter, DeadLetter};

@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use crate::domain::{Class, InstanceNumber, MessageId};
+use relevo_domain::{Class, InstanceNumber, MessageId};
 
 /// Tells instances that there may be work. A nudge carries nothing, may be lost, and costs one look.
 #[derive(Debug, Clone, Default)]

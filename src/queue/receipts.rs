@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::domain::{Failure, MessageId, Receipt, Status, Timestamp};
-use crate::store::{self, Error, Tx};
+use relevo_domain::{Failure, MessageId, Receipt, Status, Timestamp};
+use relevo_store::{self as store, Error, Tx};
 
 use super::record::{Book, Flight, Job, Row, Step};
 use super::{Outcome, ReceiptReport, Recorded, accept, items, keys, settle};

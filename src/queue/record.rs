@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{
+use relevo_domain::{
     AmbiguousPolicy, BuryReason, Class, Failure, InstanceNumber, MessageId, Mode, OutboundMessage,
     ProviderMessageId, Recipient, Status, Timestamp,
 };
-use crate::store::{self, Error, Key, Tx};
+use relevo_store::{self as store, Error, Key, Tx};
 
 use super::{items, keys};
 

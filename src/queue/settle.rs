@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use crate::domain::{BuryReason, Failure, MessageId, Mode, ProviderMessageId, Status, Timestamp, Verdict};
 use crate::events::{self, Event};
-use crate::store::{self, Error, Tx};
+use relevo_domain::{BuryReason, Failure, MessageId, Mode, ProviderMessageId, Status, Timestamp, Verdict};
+use relevo_store::{self as store, Error, Tx};
 
 use super::record::{Book, Flight, Job, Row, Step, head};
 use super::{Lease, Outcome, accept, keys};

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use crate::domain::{Class, InstanceNumber, MessageId, Recipient, Timestamp};
-use crate::store::{self, Error, Store};
+use relevo_domain::{Class, InstanceNumber, MessageId, Recipient, Timestamp};
+use relevo_store::{self as store, Error, Store};
 
 use super::record::{Book, Flight, Job};
 use super::{Depth, keys};

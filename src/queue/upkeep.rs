@@ -1,8 +1,8 @@
 //! Forgetting what was kept long enough, a page at a time.
 
-use crate::domain::{InstanceNumber, MessageId, Timestamp};
 use crate::events;
-use crate::store::{self, Error, Key, Space, Tx};
+use relevo_domain::{InstanceNumber, MessageId, Timestamp};
+use relevo_store::{self as store, Error, Key, Space, Tx};
 
 use super::record::Row;
 use super::{items, keys};

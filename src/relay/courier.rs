@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Metrics;
-use crate::store::{Error, Store, Tx};
+use relevo_metrics::Metrics;
+use relevo_store::{Error, Store, Tx};
 
 use super::line::{Line, Peer, Read, Trouble};
 use super::storage::{self, Head};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::Timestamp;
+use relevo_domain::Timestamp;
 
 /// A frame that waits. Never rewritten: how often it failed is known about the line.
 #[derive(Debug, Serialize, Deserialize)]

@@ -5,10 +5,10 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::clock::Clock;
-use crate::domain::Timestamp;
-use crate::store::Store;
 use crate::supervision::Slot;
+use relevo_clock::Clock;
+use relevo_domain::Timestamp;
+use relevo_store::Store;
 
 use super::line::Peer;
 use super::supervisor::Msg;

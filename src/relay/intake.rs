@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 use tokio::sync::Notify;
 
 use crate::contacts::{self, Number};
-use crate::domain::Timestamp;
-use crate::store::{Error, Tx};
+use relevo_domain::Timestamp;
+use relevo_store::{Error, Tx};
 
 use super::frame::{self, Frame};
 use super::storage;

@@ -25,7 +25,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{self, Bytes, Message};
 use url::Url;
 
-use crate::egress::root_cause;
+use relevo_egress::root_cause;
 
 use super::Error;
 

@@ -24,8 +24,9 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::domain::ErrorKind;
-use crate::{store, supervision};
+use crate::supervision;
+use relevo_domain::ErrorKind;
+use relevo_store as store;
 
 pub use handle::{Handle, Health};
 pub use intake::Intake;

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::Timestamp;
-use crate::store::{self, Error, Key, Space, Store, Tx};
+use relevo_domain::Timestamp;
+use relevo_store::{self as store, Error, Key, Space, Store, Tx};
 
 use super::frame::Frame;
 

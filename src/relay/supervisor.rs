@@ -4,10 +4,10 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::Notify;
 
-use crate::clock::Clock;
-use crate::metrics::Metrics;
-use crate::store::Store;
 use crate::supervision::{RestartPolicy, Slot};
+use relevo_clock::Clock;
+use relevo_metrics::Metrics;
+use relevo_store::Store;
 
 use super::actor::{self, RelayActor};
 use super::courier::Courier;

@@ -17,12 +17,12 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::frame::{Frame, coding::Control, coding::OpCode};
 
-use crate::clock::Clock;
 use crate::contacts::Numbers;
-use crate::domain::Timestamp;
-use crate::metrics::Metrics;
-use crate::store::{self, Folder, Store};
 use crate::supervision::Slot;
+use relevo_clock::Clock;
+use relevo_domain::Timestamp;
+use relevo_metrics::Metrics;
+use relevo_store::{self as store, Folder, Store};
 
 use super::{Arguments, Error, Handle, Intake, Msg, Options, RelaySupervisor};
 

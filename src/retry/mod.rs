@@ -10,9 +10,9 @@ mod tests;
 
 use std::time::Duration;
 
-use crate::domain::{AmbiguousPolicy, Class, Failure, RetryPolicy};
 use crate::queue::Lease;
 use crate::supervision::{Gone, Slot};
+use relevo_domain::{AmbiguousPolicy, Class, Failure, RetryPolicy};
 
 pub use supervisor::{Arguments, Msg, RetrySupervisor};
 

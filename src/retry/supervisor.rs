@@ -2,9 +2,9 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
-use crate::domain::{Failure, FailureKind, MessageId, Tried, Verdict, judge, judge_held};
 use crate::queue::{self, Lease, QueueActor};
 use crate::supervision::{RestartPolicy, Slot};
+use relevo_domain::{Failure, FailureKind, MessageId, Tried, Verdict, judge, judge_held};
 
 use super::Options;
 

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use ractor::Actor;
 
-use crate::domain::{AmbiguousPolicy, BuryReason, Class, Failure, FailureKind, Receipt, Scope, Status};
 use crate::queue::tests::bench::{Bench, ONE, message, provider_id, urgent};
 use crate::queue::{Outcome, ReceiptReport, Submission};
 use crate::retry::{Arguments, Handle, Options, RetrySupervisor};
 use crate::supervision::Slot;
+use relevo_domain::{AmbiguousPolicy, BuryReason, Class, Failure, FailureKind, Receipt, Scope, Status};
 
 /// A queue with its judge.
 struct Node {

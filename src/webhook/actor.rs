@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::{InstanceId, InstanceNumber};
 use crate::events;
+use relevo_domain::{InstanceId, InstanceNumber};
 
 use super::endpoint::Known;
 use super::storage::Cursor;

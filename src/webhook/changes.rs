@@ -4,9 +4,9 @@
 use ractor::ActorRef;
 use serde_json::json;
 
-use crate::domain::InstanceNumber;
 use crate::events::{self, Event};
-use crate::store::Tx;
+use relevo_domain::InstanceNumber;
+use relevo_store::Tx;
 
 use super::endpoint::{
     Disabled, Endpoint, EndpointConfig, EndpointId, EndpointUpdate, EndpointView, Known, Scope,

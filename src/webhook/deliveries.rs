@@ -1,8 +1,8 @@
 //! What became of each event at an endpoint, worked out from its place: nothing is written down for it.
 
-use crate::domain::{InstanceId, InstanceNumber, Timestamp};
 use crate::events::{self, Envelope, Event, Places, Wanted};
-use crate::store::{self, Store};
+use relevo_domain::{InstanceId, InstanceNumber, Timestamp};
+use relevo_store::{self as store, Store};
 
 use super::delivery::{body, webhook_id};
 use super::endpoint::{Known, Scope};

@@ -8,11 +8,11 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::clock::Clock;
-use crate::domain::{InstanceId, InstanceNumber, Timestamp};
-use crate::egress::{self, Egress, read_bounded, root_cause};
 use crate::events::Envelope;
-use crate::metrics::Metrics;
+use relevo_clock::Clock;
+use relevo_domain::{InstanceId, InstanceNumber, Timestamp};
+use relevo_egress::{self as egress, Egress, read_bounded, root_cause};
+use relevo_metrics::Metrics;
 
 use super::endpoint::{EndpointId, Known};
 use super::verdict::Outcome;

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 use uuid::Uuid;
 
-use crate::domain::{InstanceNumber, Invalid, Secret, Timestamp};
 use crate::events::Kinds as Events;
+use relevo_domain::{InstanceNumber, Invalid, Secret, Timestamp};
 
 use super::health::{Counts, Health};
 use super::signature::Signer;

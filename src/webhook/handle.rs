@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::domain::{InstanceId, InstanceNumber, Invalid, Secret, Timestamp};
 use crate::events::{self, Envelope, Event};
-use crate::store::{self, Store};
 use crate::supervision::Slot;
+use relevo_domain::{InstanceId, InstanceNumber, Invalid, Secret, Timestamp};
+use relevo_store::{self as store, Store};
 
 use super::Error;
 use super::endpoint::{EndpointConfig, EndpointId, EndpointUpdate, EndpointView, Known, Scope, check_url};

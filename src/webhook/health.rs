@@ -5,7 +5,7 @@ use std::ops::Add;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::domain::{InstanceNumber, Timestamp};
+use relevo_domain::{InstanceNumber, Timestamp};
 
 use super::endpoint::TroubleView;
 

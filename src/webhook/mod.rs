@@ -27,8 +27,10 @@ mod verdict;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use crate::domain::{ErrorKind, Invalid};
-use crate::{egress, store, supervision};
+use crate::supervision;
+use relevo_domain::{ErrorKind, Invalid};
+use relevo_egress as egress;
+use relevo_store as store;
 
 pub use crate::events::Kinds as Events;
 pub use deliveries::{Deliveries, Delivery, DeliveryState, DeliveryView};

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STAN
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use crate::domain::{Invalid, Secret};
+use relevo_domain::{Invalid, Secret};
 
 /// What a secret begins with that is base64 (Standard Webhooks 1.0.0, "Signature scheme").
 const BASE64_PREFIX: &str = "whsec_";

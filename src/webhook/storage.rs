@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{InstanceNumber, Timestamp};
-use crate::store::{self, Error, Key, Space, Store, Tx};
+use relevo_domain::{InstanceNumber, Timestamp};
+use relevo_store::{self as store, Error, Key, Space, Store, Tx};
 
 use super::endpoint::{Endpoint, EndpointId};
 use super::verdict::Trouble;

@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::{InstanceId, InstanceNumber, Timestamp};
 use crate::events::{self, Envelope, Log, Places, Wanted};
-use crate::store::{Error, Store, Tx};
+use relevo_domain::{InstanceId, InstanceNumber, Timestamp};
+use relevo_store::{Error, Store, Tx};
 
 use super::Options;
 use super::delivery::Courier;

@@ -7,12 +7,12 @@ use std::time::Duration;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::watch;
 
-use crate::clock::Clock;
-use crate::domain::{InstanceId, InstanceNumber};
-use crate::egress::Egress;
-use crate::metrics::Metrics;
-use crate::store::Store;
 use crate::supervision::{RestartPolicy, Slot};
+use relevo_clock::Clock;
+use relevo_domain::{InstanceId, InstanceNumber};
+use relevo_egress::Egress;
+use relevo_metrics::Metrics;
+use relevo_store::Store;
 
 use super::actor::{self, EndpointActor};
 use super::delivery::Courier;

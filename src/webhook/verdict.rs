@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::Timestamp;
+use relevo_domain::Timestamp;
 
 use super::Options;
 use super::storage::ParkReason;

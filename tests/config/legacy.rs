@@ -2,8 +2,8 @@
 
 use crate::{ConfigFile, from_env, from_legacy, only_problem};
 use relevo::config;
-use relevo::domain::{ProviderKind, Secret};
 use relevo::telemetry;
+use relevo_domain::{ProviderKind, Secret};
 
 const DOTENV: &[(&str, &str)] = &[
     ("API_KEY", "kero-kero-api-key"),

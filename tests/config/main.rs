@@ -11,9 +11,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use relevo::config::{self, ConfigErrors, Settings};
-use relevo::domain::{AmbiguousPolicy, Secret};
-use relevo::provider::LinkedOptions;
-use relevo::{egress, inbound, instance, media, queue, relay, retry, store, telemetry};
+use relevo::{inbound, instance, media, queue, relay, retry, telemetry};
+use relevo_domain::{AmbiguousPolicy, Secret};
+use relevo_egress as egress;
+use relevo_provider::LinkedOptions;
+use relevo_store as store;
 
 fn from_env(env: &[(&str, &str)]) -> Result<Settings, ConfigErrors> {
     config::load(None, env.iter().copied(), false)

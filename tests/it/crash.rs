@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use relevo::domain::Secret;
-use relevo::sandbox;
+use relevo_domain::Secret;
+use relevo_sandbox as sandbox;
 use reqwest::Method;
 use serde_json::{Value, json};
 

@@ -4,9 +4,9 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use relevo::domain::{InstanceNumber, Timestamp};
 use relevo::events::{self, Event, Keep};
-use relevo::store::Tx;
+use relevo_domain::{InstanceNumber, Timestamp};
+use relevo_store::Tx;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
@@ -24,7 +24,7 @@ const KEY_PROTOCOL: &str = "relevo.key.dGVzdC1rZXktb2YtdGhlLW5vZGU";
 fn raws(
     numbers: RangeInclusive<u64>,
     size: usize,
-) -> impl FnOnce(&mut Tx) -> Result<(), relevo::store::Error> {
+) -> impl FnOnce(&mut Tx) -> Result<(), relevo_store::Error> {
     move |tx| {
         for n in numbers {
             let data = json!({ "n": n, "text": "x".repeat(size) });

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use relevo::clock::Clock;
+use relevo_clock::Clock;
 use reqwest::Method;
 use serde_json::{Value, json};
 

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use relevo::app::Node;
-use relevo::clock::Clock;
 use relevo::config::{self, Settings};
-use relevo::domain::Secret;
-use relevo::metrics::Metrics;
-use relevo::sandbox::{self, Sandbox};
-use relevo::store::{Folder, Store, Tx};
+use relevo_clock::Clock;
+use relevo_domain::Secret;
+use relevo_metrics::Metrics;
+use relevo_sandbox::{self as sandbox, Sandbox};
+use relevo_store::{Folder, Store, Tx};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -152,7 +152,7 @@ impl World {
     /// Changes the store while the node does not run.
     pub async fn at_rest(
         &mut self,
-        change: impl FnOnce(&mut Tx) -> Result<(), relevo::store::Error> + Send + 'static,
+        change: impl FnOnce(&mut Tx) -> Result<(), relevo_store::Error> + Send + 'static,
     ) {
         self.stop_node().await;
         let folder = Folder::open(&self.settings.data_dir).unwrap();

@@ -5,10 +5,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use tokio::net::TcpListener;
 
 use crate::app::Error;
-use crate::clock::Clock;
 use crate::config::Settings;
-use crate::domain::{InstanceConfig, ProviderKind, Secret};
-use crate::sandbox::web::{Options, WebHandle, WebServer};
+use relevo_clock::Clock;
+use relevo_domain::{InstanceConfig, ProviderKind, Secret};
+use relevo_sandbox_web::{Options, WebHandle, WebServer};
 
 const INSTANCE: &str = "phone";
 

@@ -4,9 +4,9 @@ use uuid::Uuid;
 
 use super::world::{Fate, World, job, phone, two};
 use crate::bulk::{Error, Kind, ListCursor, ListFilter, NewJob, Options, Plan, RowStatus, Status};
-use crate::domain::{BlobRef, Content, Media, MediaKind, MediaSource, Status as Sent};
 use crate::queue::tests::bench::ONE;
-use crate::store::{BlobSet, Key, Space};
+use relevo_domain::{BlobRef, Content, Media, MediaKind, MediaSource, Status as Sent};
+use relevo_store::{BlobSet, Key, Space};
 
 #[tokio::test]
 async fn a_cancelled_job_sends_nothing_more() {

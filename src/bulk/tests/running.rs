@@ -6,10 +6,10 @@ use bytes::Bytes;
 
 use super::world::{Fate, World, job, phone, two};
 use crate::bulk::{Error, Kind, NewJob, OnSuppressed, Options, Plan, Progress, RowStatus, Status};
-use crate::domain::{Content, MessageRef, Receipt, Status as Sent};
 use crate::queue::ReceiptReport;
 use crate::queue::tests::bench::{ONE, provider_id};
-use crate::store::Haste;
+use relevo_domain::{Content, MessageRef, Receipt, Status as Sent};
+use relevo_store::Haste;
 
 #[tokio::test]
 async fn every_row_is_sent_once_and_counted() {

@@ -2,8 +2,8 @@
 
 use super::world::{World, job, phone, two};
 use crate::bulk::{NewJob, Options, Senders};
-use crate::domain::InstanceState;
 use crate::queue::tests::bench::ONE;
+use relevo_domain::InstanceState;
 
 #[tokio::test]
 async fn a_recipient_stays_with_an_instance_and_both_have_a_share() {

@@ -12,10 +12,10 @@ use crate::bulk::{
     Arguments, Around, BulkSupervisor, Device, Draft, Handle, JobView, Kind, Msg, NewJob, OnSuppressed,
     Options, Plan, Progress, RowResult, Senders, Status,
 };
-use crate::domain::{AmbiguousPolicy, Class, Content, Failure, InstanceNumber, InstanceState, Verdict};
 use crate::queue::tests::bench::{Bench, ONE, provider_id};
 use crate::queue::{self, Lease};
 use crate::supervision::Slot;
+use relevo_domain::{AmbiguousPolicy, Class, Content, Failure, InstanceNumber, InstanceState, Verdict};
 
 /// What an instance does with a message that it was given.
 pub enum Fate {
@@ -194,7 +194,7 @@ async fn instance(queue: queue::Handle, number: InstanceNumber, attempts: Attemp
                 Fate::Sent => queue.sent(lease, id).unwrap(),
                 Fate::Failed => {
                     let failure = Failure::permanent("undeliverable").with_code(131_026);
-                    let verdict = Verdict::Bury(crate::domain::BuryReason::Permanent);
+                    let verdict = Verdict::Bury(relevo_domain::BuryReason::Permanent);
                     queue.judged(lease, verdict, failure).unwrap();
                 }
                 Fate::Unknown => {

@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::domain::{BuryReason, ErrorKind, InstanceId, InstanceNumber, MessageId};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JsonBody, MessageName, QueryOf, Target};
 use crate::http::moment::Moment;
 use crate::http::page::{self, Page};
 use crate::http::{AppState, json};
 use crate::queue::{self, DeadFilter};
+use relevo_domain::{BuryReason, ErrorKind, InstanceId, InstanceNumber, MessageId};
 
 use super::message::{self, Message, MessageAnswer};
 

@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::domain::{InstanceId, InstanceNumber, Invalid};
 use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{EndpointName, EventName, QueryOf};
 use crate::http::page;
 use crate::webhook::{Delivery, DeliveryState, EndpointId};
+use relevo_domain::{InstanceId, InstanceNumber, Invalid};
 
 use super::replays::named;
 

@@ -8,11 +8,11 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::domain::{Content, Invalid, Manner, Recipient};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JsonBody, Sending, Target};
 use crate::http::{AppState, json};
 use crate::instance::Read;
+use relevo_domain::{Content, Invalid, Manner, Recipient};
 
 use super::sending::{self, Draft, SendAnswers, filled, message_ref, required};
 

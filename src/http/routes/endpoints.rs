@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 use utoipa::ToSchema;
 
-use crate::domain::{InstanceId, InstanceNumber, Invalid, Secret};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{EndpointName, JsonBody, Target};
 use crate::http::{AppState, json};
 use crate::webhook::{EndpointConfig, EndpointUpdate, EndpointView, Events, Lag, MASK, Scope};
+use relevo_domain::{InstanceId, InstanceNumber, Invalid, Secret};
 
 use super::settings::{given, web_address};
 

@@ -17,7 +17,6 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::domain::{InstanceId, Invalid};
 use crate::events::{self, Kinds, Places};
 use crate::http::AppState;
 use crate::http::connection::Connection;
@@ -25,6 +24,7 @@ use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{QueryOf, Target};
 use crate::http::feed::{Feed, Scope, Told};
 use crate::http::streams::{EVENT_STREAM, StreamPlace, accepts_event_stream};
+use relevo_domain::{InstanceId, Invalid};
 
 /// Events of a page when nobody says how many, and at most.
 const DEFAULT_LIMIT: usize = 100;

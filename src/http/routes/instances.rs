@@ -7,12 +7,12 @@ use serde::Serialize;
 use url::Url;
 use utoipa::ToSchema;
 
-use crate::domain::{CloudApiSettings, LinkedDeviceSettings};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JsonBody, Target};
 use crate::http::{AppState, json};
 use crate::instance::InstanceView;
 use crate::queue::Depth;
+use relevo_domain::{CloudApiSettings, LinkedDeviceSettings};
 
 use super::primary;
 use super::settings::{CreateInstance, OnAmbiguous, ProviderName, Rate, UpdateInstance};

@@ -8,13 +8,13 @@ use bytes::Bytes;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use crate::domain::{Content, Invalid, Manner, Media, MediaKind, MediaSource, MessageRef, Recipient};
 use crate::http::error::ApiError;
 use crate::http::extract::{MediaBody, Sending, Target};
 use crate::http::media::{self, Described, Source};
 use crate::http::moment::Moment;
 use crate::http::{AppState, json};
 use crate::queue::IdempotencyKey;
+use relevo_domain::{Content, Invalid, Manner, Media, MediaKind, MediaSource, MessageRef, Recipient};
 
 use super::sending::{self, Draft, SendAnswers, filled, quote};
 

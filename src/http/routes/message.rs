@@ -5,12 +5,12 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoResponses, ToSchema};
 
-use crate::domain::{ErrorKind, Failure, InstanceId, Invalid, MessageId, MessageRef};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JsonBody, MessageName, Target};
 use crate::http::moment::Moment;
 use crate::http::{AppState, json};
 use crate::queue::{MessageView, Step};
+use relevo_domain::{ErrorKind, Failure, InstanceId, Invalid, MessageId, MessageRef};
 
 use super::sending::ahead;
 

@@ -9,11 +9,11 @@ use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::domain::{Content, Invalid, Location, Manner, Poll, Recipient};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, Sending, Target};
 use crate::http::moment::Moment;
 use crate::http::{AppState, json, vcard};
+use relevo_domain::{Content, Invalid, Location, Manner, Poll, Recipient};
 
 use super::sending::{self, Draft, SendAnswers, filled, message_ref, quote, required};
 

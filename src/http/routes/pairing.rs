@@ -10,12 +10,12 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::domain::ErrorKind;
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JsonBody, Target};
 use crate::http::qr::{self, Form};
 use crate::http::{AppState, json};
 use crate::instance::{self, InstanceView};
+use relevo_domain::ErrorKind;
 
 use super::instances::{InstanceAnswer, answer};
 

@@ -6,11 +6,11 @@ use serde::Serialize;
 use url::Url;
 use utoipa::ToSchema;
 
-use crate::domain::{ErrorKind, InstanceId, InstanceNumber};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JsonBody, Target};
 use crate::http::{AppState, json};
 use crate::webhook::{EndpointConfig, EndpointUpdate, EndpointView, Events};
+use relevo_domain::{ErrorKind, InstanceId, InstanceNumber};
 
 use super::endpoints::{self, EndpointAnswer, NewEndpoint, Success};
 

@@ -5,11 +5,11 @@ use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::domain::{InstanceId, InstanceNumber, Timestamp};
 use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::Target;
 use crate::queue::{LaneStats, QueueStats};
+use relevo_domain::{InstanceId, InstanceNumber, Timestamp};
 
 use super::instances::QueueDepth;
 

@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::domain::{InstanceId, InstanceNumber, Invalid};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{EndpointName, EventName, JsonBody, QueryOf};
 use crate::http::moment::Moment;
 use crate::http::page::{self, Page};
 use crate::http::{AppState, json};
 use crate::webhook::{self, ParkedView, Place, ReplayFrom};
+use relevo_domain::{InstanceId, InstanceNumber, Invalid};
 
 use super::endpoints::Success;
 

@@ -8,8 +8,8 @@ use axum::response::IntoResponse;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::domain::InstanceState;
 use crate::http::AppState;
+use relevo_domain::InstanceState;
 
 /// Who answers here.
 #[derive(Debug, Serialize, ToSchema)]

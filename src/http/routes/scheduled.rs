@@ -5,12 +5,12 @@ use axum::extract::State;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use crate::domain::{Invalid, Timestamp};
 use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{QueryOf, Target};
 use crate::http::page::{self, Page};
 use crate::queue::{MessageView, ScheduleCursor};
+use relevo_domain::{Invalid, Timestamp};
 
 use super::message::Message;
 

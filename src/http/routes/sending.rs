@@ -8,15 +8,15 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::{IntoResponses, ToSchema};
 
-use crate::domain::{
-    Class, Content, ErrorKind, InstanceId, InstanceState, Invalid, Manner, MessageId, MessageRef,
-    OutboundMessage, ProviderMessageId, Recipient, Status, Timestamp,
-};
 use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::moment::Moment;
 use crate::instance::{self, Send, Sent};
 use crate::queue::IdempotencyKey;
+use relevo_domain::{
+    Class, Content, ErrorKind, InstanceId, InstanceState, Invalid, Manner, MessageId, MessageRef,
+    OutboundMessage, ProviderMessageId, Recipient, Status, Timestamp,
+};
 
 /// What is suggested to callers whose message could not begin in time. How long it takes until there is room
 /// depends on what the others send.
@@ -268,7 +268,7 @@ pub(super) fn not_in_time(view: instance::StateView) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Reason;
+    use relevo_domain::Reason;
 
     #[test]
     fn a_message_out_of_time_says_whether_it_was_pace_or_connection() {

@@ -6,11 +6,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 use url::Url;
 use utoipa::ToSchema;
 
-use crate::domain::{
+use crate::http::CloudDefaults;
+use relevo_domain::{
     AmbiguousPolicy, CloudApiSettings, InstanceConfig, InstanceId, Invalid, LinkedDeviceSettings,
     ProviderKind, RateLimit, Secret,
 };
-use crate::http::CloudDefaults;
 
 /// A new instance. All but `instance_id` and its provider's credentials may be left out.
 #[derive(Debug, Deserialize, ToSchema)]

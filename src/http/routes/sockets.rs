@@ -142,8 +142,8 @@ pub async fn of_all(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{InstanceNumber, Timestamp};
     use crate::events::{Envelope, Event, Item};
+    use relevo_domain::{InstanceNumber, Timestamp};
 
     fn frame(kind: &str, data: Value) -> Value {
         let event = Event { kind: kind.to_owned(), at: Timestamp(1_700_000_000_900), data };

@@ -12,12 +12,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::contacts::{Entered, Suppressed, Suppressions, Why};
-use crate::domain::{ErrorKind, Invalid, Recipient};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JsonBody, QueryOf};
 use crate::http::page::{self, Page};
 use crate::http::phone_lines::{Line, PhoneLines};
 use crate::http::{AppState, body, json};
+use relevo_domain::{ErrorKind, Invalid, Recipient};
 
 /// The most phones of one request that is no file.
 const MOST_PHONES: usize = 10_000;

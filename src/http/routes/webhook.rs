@@ -10,12 +10,12 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::domain::{InstanceId, Invalid, Timestamp};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{QueryOf, Target};
 use crate::http::page::{self, Page};
 use crate::http::{AppState, body};
 use crate::inbound::{self, Account, Kept, KeptPlace};
+use relevo_domain::{InstanceId, Invalid, Timestamp};
 
 /// The largest delivery that is taken, in bytes. Meta's are up to 3 MB (developers.facebook.com, WhatsApp
 /// webhooks).

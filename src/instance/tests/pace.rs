@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::world::{World, eventually};
-use crate::domain::{Class, InstanceId, MessageId, RateLimit, Status};
+use relevo_domain::{Class, InstanceId, MessageId, RateLimit, Status};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 

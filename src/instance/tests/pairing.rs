@@ -3,10 +3,10 @@
 use serde_json::json;
 
 use super::world::{SECOND, World, account};
-use crate::domain::InstanceState::{Connected, Connecting, Disconnected, LoggedOut, Paused};
-use crate::domain::{InstanceId, InstanceNumber};
 use crate::instance::{Error, PairingCode, Read};
-use crate::provider::{LinkNews, Refused};
+use relevo_domain::InstanceState::{Connected, Connecting, Disconnected, LoggedOut, Paused};
+use relevo_domain::{InstanceId, InstanceNumber};
+use relevo_provider::{LinkNews, Refused};
 
 /// Asks for a code in a task of its own, and waits until a connection has begun for it.
 async fn ask(

@@ -5,11 +5,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::world::{SECOND, World, account};
-use crate::domain::InstanceState::{Connected, Connecting};
-use crate::domain::{
+use relevo_domain::InstanceState::{Connected, Connecting};
+use relevo_domain::{
     Chat, Identity, InboundContent, InboundMessage, Receipt, Sender, Status, StatusUpdate, Timestamp,
 };
-use crate::provider::{Happening, LinkNews};
+use relevo_provider::{Happening, LinkNews};
 
 fn lost() -> LinkNews {
     LinkNews::Disconnected { why: "reset".to_owned(), retry_in: 3 * SECOND }

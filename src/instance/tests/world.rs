@@ -10,26 +10,26 @@ use ractor::{Actor, ActorRef};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::clock::Clock;
-use crate::domain::{
+use crate::instance::{Arguments, Handle, InstanceSupervisor, Msg, Options, Send, StateView};
+use crate::media::{self, Library};
+use crate::queue::MessageView;
+use crate::queue::tests::bench::Bench;
+use crate::retry::{self, RetrySupervisor};
+use crate::supervision::Slot;
+use crate::{events, inbound};
+use relevo_clock::Clock;
+use relevo_domain::{
     Class, Content, Failure, InboundMessage, InstanceConfig, InstanceId, InstanceNumber, InstanceState,
     Manner, MessageId, MessageRef, OutboundMessage, PhoneNumber, ProviderKind, ProviderMessageId, RateLimit,
     RetryPolicy, Status,
 };
-use crate::egress::{self, Egress};
-use crate::instance::{Arguments, Handle, InstanceSupervisor, Msg, Options, Send, StateView};
-use crate::media::{self, Library};
-use crate::metrics::Metrics;
-use crate::provider::{
+use relevo_egress::{self as egress, Egress};
+use relevo_metrics::Metrics;
+use relevo_provider::{
     Direct, Happening, LinkNews, LinkedAccount, LinkedOptions, MediaStream, PairCode, Provider, ReadMark,
     Refusal, RemoteMedia, Seats, Shared,
 };
-use crate::queue::MessageView;
-use crate::queue::tests::bench::Bench;
-use crate::retry::{self, RetrySupervisor};
-use crate::store::{Blobs, Folder};
-use crate::supervision::Slot;
-use crate::{events, inbound};
+use relevo_store::{Blobs, Folder};
 
 pub const SECOND: Duration = Duration::from_secs(1);
 

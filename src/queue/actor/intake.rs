@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use ractor::{ActorRef, RpcReplyPort};
 
-use crate::domain::{Class, MessageId, Mode, Timestamp};
 use crate::queue::accept::{self, Refused, Terms};
 use crate::queue::dispatch::{self, Found};
 use crate::queue::{Accepted, Error, Leased, Outcome, Submission, items};
-use crate::store::{Error as StoreError, Haste, Tx};
+use relevo_domain::{Class, MessageId, Mode, Timestamp};
+use relevo_store::{Error as StoreError, Haste, Tx};
 
 use super::{Msg, Reply, State, Together};
 

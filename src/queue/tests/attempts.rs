@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use proptest::sample::Index;
 
-use crate::domain::{
-    AmbiguousPolicy, BuryReason, Failure, Mode, ProviderMessageId, Receipt, Status, Timestamp, Verdict,
-};
 use crate::queue::tests::world::{Stand, World, number};
 use crate::queue::upkeep::Upkeep;
 use crate::queue::{
     Lease, Outcome, ReceiptReport, Recorded, accept, dead, dispatch, later, receipts, settle, upkeep,
+};
+use relevo_domain::{
+    AmbiguousPolicy, BuryReason, Failure, Mode, ProviderMessageId, Receipt, Status, Timestamp, Verdict,
 };
 
 /// How long an attempt may stay unsettled, and an unknown outcome held.

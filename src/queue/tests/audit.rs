@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::domain::{Class, MessageId, Status, Timestamp};
 use crate::events;
 use crate::queue::keys;
 use crate::queue::record::{Book, Flight, Row};
 use crate::queue::tests::world::{Known, Stand, World, number};
-use crate::store::{self, Entry, Key, Space};
+use relevo_domain::{Class, MessageId, Status, Timestamp};
+use relevo_store::{self as store, Entry, Key, Space};
 
 /// What waits in each lane: order, message, and when it may go.
 type Lanes = BTreeMap<Vec<u8>, Vec<(u64, MessageId, Option<Timestamp>)>>;

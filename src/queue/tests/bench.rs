@@ -5,15 +5,15 @@
 
 use std::time::Duration;
 
-use crate::clock::Clock;
-use crate::domain::{
+use crate::queue::{Arguments, Handle, Lease, MessageView, Msg, Nudges, Options, QueueActor, Submission};
+use crate::supervision::Slot;
+use relevo_clock::Clock;
+use relevo_domain::{
     AmbiguousPolicy, Class, Content, InstanceNumber, Manner, MessageId, MessageRef, Mode, OutboundMessage,
     Status, Timestamp,
 };
-use crate::metrics::Metrics;
-use crate::queue::{Arguments, Handle, Lease, MessageView, Msg, Nudges, Options, QueueActor, Submission};
-use crate::store::{Folder, Store};
-use crate::supervision::Slot;
+use relevo_metrics::Metrics;
+use relevo_store::{Folder, Store};
 
 pub(crate) const ONE: InstanceNumber = InstanceNumber::FIRST;
 
@@ -39,7 +39,7 @@ impl Bench {
     pub fn open() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::open(dir.path()).unwrap();
-        let (store, _) = Store::open(&folder, &crate::store::Options::default(), Metrics::default()).unwrap();
+        let (store, _) = Store::open(&folder, &relevo_store::Options::default(), Metrics::default()).unwrap();
         let (still, ended) = std::sync::mpsc::channel::<()>();
         tokio::task::spawn_blocking(move || ended.recv_timeout(REAL_LIMIT));
         let (slot, nudges) = (Slot::default(), Nudges::default());
@@ -161,6 +161,6 @@ pub(crate) fn urgent(recipient: usize) -> Submission {
     Submission { mode: Mode::Sync, ..message(recipient) }
 }
 
-pub(crate) fn provider_id(text: &str) -> crate::domain::ProviderMessageId {
+pub(crate) fn provider_id(text: &str) -> relevo_domain::ProviderMessageId {
     text.parse().unwrap()
 }

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use proptest::sample::Index;
 
-use crate::domain::{BulkItem, MessageId, ProviderMessageId, Status};
 use crate::queue::accept::{Refused, Terms};
 use crate::queue::items::{self, ItemOutcome};
 use crate::queue::tests::world::{CAPACITY, KEY_TTL, Request, World};
 use crate::queue::{Recorded, Submission, keys};
-use crate::store::{Entry, Error};
+use relevo_domain::{BulkItem, MessageId, ProviderMessageId, Status};
+use relevo_store::{Entry, Error};
 
 pub const SLOTS: u16 = 2;
 

@@ -10,10 +10,10 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{RngSeed, TestRunner};
 
-use crate::domain::{BuryReason, Receipt, Verdict};
 use crate::queue::tests::items::SLOTS;
 use crate::queue::tests::world::{Request, World};
-use crate::store::Scratch;
+use relevo_domain::{BuryReason, Receipt, Verdict};
+use relevo_store::Scratch;
 
 /// One thing that happens to the queue.
 #[derive(Debug, Clone)]

@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 
 use super::bench::{Bench, ONE, message, provider_id, urgent};
-use crate::domain::{Class, MessageId, Status};
 use crate::queue::{Error, IdempotencyKey, Leased, Outcome, Submission};
+use relevo_domain::{Class, MessageId, Status};
 
 type Next<'a> = Pin<Box<dyn Future<Output = Result<Leased, Error>> + 'a>>;
 

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::domain::{BulkItem, BuryReason, Failure, MessageId, MessageRef, Receipt, Status, Verdict};
 use crate::queue::items::ItemOutcome;
 use crate::queue::tests::bench::{Bench, ONE, message, provider_id};
 use crate::queue::{Error, Options, ReceiptReport, Recorded, Submission};
-use crate::store::{Error as StoreError, Key, Space, Tx};
+use relevo_domain::{BulkItem, BuryReason, Failure, MessageId, MessageRef, Receipt, Status, Verdict};
+use relevo_store::{Error as StoreError, Key, Space, Tx};
 
 const JOB: u16 = 3;
 
@@ -201,14 +201,14 @@ async fn a_row_that_is_given_up_is_no_dead_letter() {
 fn what_a_job_believes_depends_on_no_moment_of_noting() {
     let ends = [Status::Ambiguous, Status::DeadLetter, Status::Failed, Status::Sent, Status::Cancelled];
     let facts = [Status::Sent, Status::Failed, Status::Delivered, Status::Read, Status::Played];
-    let id = MessageId::of_item(crate::domain::Timestamp(1), 0, ONE, BulkItem { job: JOB, row: 0 });
+    let id = MessageId::of_item(relevo_domain::Timestamp(1), 0, ONE, BulkItem { job: JOB, row: 0 });
     let follows = |status, was| {
         let outcome = ItemOutcome {
             item: BulkItem { job: JOB, row: 0 },
             id,
             instance: ONE,
             status,
-            at: crate::domain::Timestamp(1),
+            at: relevo_domain::Timestamp(1),
             provider_id: None,
             failure: None,
             ambiguous: false,

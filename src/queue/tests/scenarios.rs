@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::domain::{Class, Content, Failure, MessageRef, Receipt, Status, Verdict};
 use crate::queue::tests::bench::{Bench, ONE, message, provider_id, urgent};
 use crate::queue::{
     Accepted, Depth, Error, IdempotencyKey, Msg, Options, Outcome, ReceiptReport, Recorded, Submission,
 };
-use crate::store::Haste;
+use relevo_domain::{Class, Content, Failure, MessageRef, Receipt, Status, Verdict};
+use relevo_store::Haste;
 
 const WAIT: Duration = Duration::from_secs(30);
 
@@ -30,7 +30,7 @@ fn caller(
     bench: &Bench,
     submission: Submission,
     wait: Duration,
-) -> tokio::task::JoinHandle<Result<(crate::domain::MessageId, Outcome), Error>> {
+) -> tokio::task::JoinHandle<Result<(relevo_domain::MessageId, Outcome), Error>> {
     let handle = bench.handle.clone();
     tokio::spawn(async move { handle.send_now(submission, wait).await })
 }
@@ -259,7 +259,7 @@ async fn a_long_body_survives_and_goes() {
     assert_eq!(lease.message, expected);
     bench.handle.sent(lease, provider_id("wamid.1")).unwrap();
     bench.until(id, Status::Sent).await;
-    let parts = crate::store::Key::new(crate::store::Space::Part);
+    let parts = relevo_store::Key::new(relevo_store::Space::Part);
     assert_eq!(bench.store.range(&parts, &parts.clone().after_prefix()).count(), 0);
 }
 

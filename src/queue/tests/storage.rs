@@ -2,10 +2,6 @@
 
 use std::time::Duration;
 
-use crate::domain::{
-    AmbiguousPolicy, BuryReason, Class, Content, Failure, InstanceNumber, Manner, MessageId, Mode,
-    OutboundMessage, Status, Timestamp, Verdict,
-};
 use crate::events::{self, Event};
 use crate::queue::accept::Terms;
 use crate::queue::record::Row;
@@ -13,7 +9,11 @@ use crate::queue::upkeep::Upkeep;
 use crate::queue::{
     Accepted, IdempotencyKey, Lease, Leased, Submission, accept, dead, dispatch, settle, upkeep,
 };
-use crate::store::{Scratch, Space};
+use relevo_domain::{
+    AmbiguousPolicy, BuryReason, Class, Content, Failure, InstanceNumber, Manner, MessageId, Mode,
+    OutboundMessage, Status, Timestamp, Verdict,
+};
+use relevo_store::{Scratch, Space};
 
 const ONE: InstanceNumber = InstanceNumber::FIRST;
 const START: Timestamp = Timestamp(1_763_800_000_000);

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use proptest::sample::Index;
 
-use crate::domain::{
-    AmbiguousPolicy, Class, Content, InstanceNumber, Manner, MessageId, Mode, OutboundMessage,
-    ProviderMessageId, Status, Timestamp,
-};
 use crate::queue::accept::{Refused, Terms};
 use crate::queue::tests::items::{SLOTS, Slot};
 use crate::queue::{Accepted, IdempotencyKey, Lease, Submission, accept, dispatch};
-use crate::store::Scratch;
+use relevo_domain::{
+    AmbiguousPolicy, Class, Content, InstanceNumber, Manner, MessageId, Mode, OutboundMessage,
+    ProviderMessageId, Status, Timestamp,
+};
+use relevo_store::Scratch;
 
 pub const KEY_TTL: Duration = Duration::from_secs(40);
 pub const CAPACITY: u64 = 12;

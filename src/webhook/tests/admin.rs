@@ -1,9 +1,9 @@
 //! Endpoints as their owners handle them.
 
 use super::world::*;
-use crate::domain::{ErrorKind, Secret};
-use crate::store::{Key, Space};
 use crate::webhook::{EndpointConfig, EndpointUpdate, Error, Events, MASK, Options, Scope};
+use relevo_domain::{ErrorKind, Secret};
+use relevo_store::{Key, Space};
 
 #[tokio::test]
 async fn the_primary_endpoint_is_replaced_and_its_backlog_goes_along() {
@@ -114,7 +114,7 @@ async fn what_a_crash_left_of_a_deleted_endpoint_is_swept_away() {
     let receiver = Receiver::answering(200).await;
     let kept = world.endpoint(Scope::All, &receiver).await.id;
     let orphan = |space| Key::new(space).bytes(&[7; 16]).u32(1).u64(1);
-    let plant = move |tx: &mut crate::store::Tx| {
+    let plant = move |tx: &mut relevo_store::Tx| {
         tx.put(orphan(Space::EndpointCursor), vec![1])?;
         tx.put(orphan(Space::Parked), vec![1])
     };

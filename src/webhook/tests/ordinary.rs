@@ -3,10 +3,10 @@
 use serde_json::json;
 
 use super::world::*;
-use crate::domain::Secret;
 use crate::events;
 use crate::webhook::signature::Signer;
 use crate::webhook::{EndpointConfig, EndpointUpdate, Events, ReplayFrom, Scope};
+use relevo_domain::Secret;
 
 #[tokio::test]
 async fn events_come_in_order_signed_and_named() {

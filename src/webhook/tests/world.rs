@@ -14,17 +14,17 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use url::Url;
 
-use crate::clock::Clock;
-use crate::domain::{InstanceNumber, Secret, Timestamp};
-use crate::egress::{self, Egress};
 use crate::events::{self, Event};
-use crate::metrics::Metrics;
-use crate::store::{Closing, Folder, Store};
 use crate::supervision::Slot;
 use crate::webhook::{
     Arguments, EndpointConfig, EndpointId, EndpointView, Events, Handle, Instances, Lag, Msg, Options, Scope,
     WebhookDispatcher,
 };
+use relevo_clock::Clock;
+use relevo_domain::{InstanceNumber, Secret, Timestamp};
+use relevo_egress::{self as egress, Egress};
+use relevo_metrics::Metrics;
+use relevo_store::{Closing, Folder, Store};
 
 /// Longest wait, in real time, for anything that should happen; reaching it fails the test.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -130,7 +130,7 @@ impl World {
         let batch: Vec<_> = numbers
             .map(|n| Event { kind: kind.clone(), at, data: json!({ "n": n, "of": instance.get() }) })
             .collect();
-        let write = move |tx: &mut crate::store::Tx| {
+        let write = move |tx: &mut relevo_store::Tx| {
             batch.iter().try_for_each(|event| events::append(tx, instance, event).map(drop))
         };
         self.store.write(write).await.unwrap();

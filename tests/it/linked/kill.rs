@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use relevo::sandbox::web::{Ejection, Fault, Phone, Rule, WebHandle};
+use relevo_sandbox_web::{Ejection, Fault, Phone, Rule, WebHandle};
 use reqwest::header::ACCEPT;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};

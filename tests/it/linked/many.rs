@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use relevo::sandbox::web::Turn;
+use relevo_sandbox_web::Turn;
 use reqwest::Method;
 use serde_json::json;
 

@@ -11,9 +11,9 @@ mod without_a_phone;
 use std::sync::Arc;
 use std::time::Duration;
 
-use relevo::clock::Clock;
 use relevo::config::Settings;
-use relevo::sandbox::web::{Options, Phone, WebHandle, WebServer};
+use relevo_clock::Clock;
+use relevo_sandbox_web::{Options, Phone, WebHandle, WebServer};
 use reqwest::Method;
 use reqwest::header::ACCEPT;
 use serde_json::{Value, json};

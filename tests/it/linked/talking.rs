@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use relevo::sandbox::web::{Phone, Received, Watch};
+use relevo_sandbox_web::{Phone, Received, Watch};
 use serde_json::{Value, json};
 
 use super::{Linked, soon};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use relevo::sandbox::web::{Ejection, Fault, Rule, Turn, WebHandle};
+use relevo_sandbox_web::{Ejection, Fault, Rule, Turn, WebHandle};
 use serde_json::json;
 
 use super::{Linked, soon};

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use relevo::sandbox;
+use relevo_sandbox as sandbox;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;

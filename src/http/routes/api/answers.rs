@@ -4,7 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::domain::{MessageId, ProviderMessageId, Recipient};
+use relevo_domain::{MessageId, ProviderMessageId, Recipient};
 
 /// A message was sent, or is queued.
 #[derive(Debug, Serialize, ToSchema)]

@@ -9,7 +9,6 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::bulk::{self, NewJob, OnSuppressed, Plan, Progress, RowResult, RowStatus, Senders};
-use crate::domain::{Content, ErrorKind, Header, InstanceId, InstanceState, Manner, OutboundMessage};
 use crate::http::body::Arrived;
 use crate::http::error::ApiError;
 use crate::http::extract::Sending;
@@ -17,6 +16,7 @@ use crate::http::flask::Refusal;
 use crate::http::{AppState, body};
 use crate::instance;
 use crate::queue::IdempotencyKey;
+use relevo_domain::{Content, ErrorKind, Header, InstanceId, InstanceState, Manner, OutboundMessage};
 
 use super::answers::{Counts, Done, ManySent};
 use super::contents::Frame;

@@ -7,13 +7,13 @@ use std::borrow::Cow;
 
 use serde_json::{Value, json};
 
-use crate::domain::{
-    Button, Content, Header, Interactive, Invalid, ListRow, ListSection, Media, MediaKind, MediaSource,
-    Template,
-};
 use crate::http::flask::Refusal;
 use crate::http::media::{self, Described, Source};
 use crate::instance;
+use relevo_domain::{
+    Button, Content, Header, Interactive, Invalid, ListRow, ListSection, Media, MediaKind, MediaSource,
+    Template,
+};
 
 use super::fields::Fields;
 

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use crate::domain::Invalid;
 use crate::http::flask::Refusal;
+use relevo_domain::Invalid;
 
 /// The fields of a request, or of one recipient in it.
 #[derive(Debug, Clone, Copy)]

@@ -1,7 +1,7 @@
 //! The kinds of messages that `/api` sends one at a time, and the documented words about each.
 
-use crate::domain::{Content, Invalid};
 use crate::http::flask::Refusal;
+use relevo_domain::{Content, Invalid};
 
 use super::contents::{self, Draft};
 use super::fields::{self, Fields};

@@ -3,8 +3,8 @@
 
 use serde_json::Value;
 
-use crate::domain::{Content, Header, Invalid};
 use crate::http::flask::Refusal;
+use relevo_domain::{Content, Header, Invalid};
 
 use super::contents::{self, Draft, Frame, HeaderDraft, Press};
 use super::fields::{self, Fields};

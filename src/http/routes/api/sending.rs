@@ -4,9 +4,6 @@ use axum::Json;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::response::{IntoResponse, Response};
 
-use crate::domain::{
-    Class, ErrorKind, InstanceId, Invalid, Manner, MessageId, MessageRef, OutboundMessage, Recipient, Status,
-};
 use crate::http::body::Arrived;
 use crate::http::error::ApiError;
 use crate::http::extract::Sending;
@@ -15,6 +12,9 @@ use crate::http::routes::sending::{message_ref, not_in_time, provider_id};
 use crate::http::{AppState, body};
 use crate::instance::{self, Send, Sent};
 use crate::queue::IdempotencyKey;
+use relevo_domain::{
+    Class, ErrorKind, InstanceId, Invalid, Manner, MessageId, MessageRef, OutboundMessage, Recipient, Status,
+};
 
 use super::answers::{Data, Done};
 use super::contents::Draft;

@@ -6,9 +6,9 @@ use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::domain::InstanceState;
 use crate::http::AppState;
 use crate::instance::InstanceView;
+use relevo_domain::InstanceState;
 
 /// The parts that the documented service consisted of, and what stands for each here.
 #[derive(Debug, Serialize, ToSchema)]

@@ -7,12 +7,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::bulk::{self, JobView, Progress};
-use crate::domain::{ErrorKind, Failure, MessageId, MessageRef, Status, Timestamp};
 use crate::http::AppState;
 use crate::http::error::ApiError;
 use crate::http::extract::TaskName;
 use crate::http::flask::{Refusal, RefusalBody, upstream_text};
 use crate::queue::{MessageView, Step};
+use relevo_domain::{ErrorKind, Failure, MessageId, MessageRef, Status, Timestamp};
 
 use super::answers::{Counts, Data, error_for};
 use super::broadcast;
@@ -174,7 +174,7 @@ fn settled_at(history: &[Step]) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{BuryReason, Class, InstanceNumber, Mode};
+    use relevo_domain::{BuryReason, Class, InstanceNumber, Mode};
 
     fn view(status: Status, attempts: u32) -> MessageView {
         MessageView {

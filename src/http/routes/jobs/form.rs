@@ -7,10 +7,10 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::bulk::{Draft, Kind, NewJob, OnSuppressed, Plan, Senders, Upload, Window};
-use crate::domain::{InstanceId, Invalid, Timestamp};
 use crate::http::error::ApiError;
 use crate::http::moment::Moment;
 use crate::http::routes::sending::ahead;
+use relevo_domain::{InstanceId, Invalid, Timestamp};
 
 /// Instances that share a job when nobody says how many (bulk-file-jobs.md).
 const DEVICES: u8 = 5;

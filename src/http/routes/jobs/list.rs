@@ -8,11 +8,11 @@ use utoipa::IntoParams;
 use uuid::Uuid;
 
 use crate::bulk::{JobView, Kind, ListCursor, ListFilter};
-use crate::domain::{Invalid, Timestamp};
 use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JobName, QueryOf};
 use crate::http::page;
+use relevo_domain::{Invalid, Timestamp};
 
 use super::{Job, status_named};
 

@@ -12,11 +12,11 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::bulk::{self, RowError, RowResult, RowStatus};
-use crate::domain::{Invalid, Status};
 use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JobName, QueryOf};
 use crate::http::page;
+use relevo_domain::{Invalid, Status};
 
 /// Rows that are read at once for a download.
 const AT_ONCE: u32 = 1_000;

@@ -14,10 +14,10 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::bulk::{self, Draft, NewJob, Preview, PreviewRow, Senders};
-use crate::domain::Invalid;
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::Sending;
 use crate::http::{AppState, body};
+use relevo_domain::Invalid;
 
 use super::Job;
 use super::form::{Arriving, File, Wanted};

@@ -1,0 +1,326 @@
+//! Meta's error codes and what each says about the message that met it.
+//!
+//! One table drives all three roads by which an error comes: the answer to a request, the `errors` of a failed
+//! status, and both for the same message. Only the code and Meta's own words count; titles, subcodes and HTTP
+//! statuses change without notice.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use relevo_domain::{Failure, FailureKind, Scope};
+
+/// The longest message that is kept, in characters: it is stored with every attempt.
+const MAX_WORDS: usize = 500;
+
+/// Attempts for errors of which Meta does not say whether they last.
+const BOUNDED: FailureKind = FailureKind::Transient { max_attempts: Some(3) };
+const TRANSIENT: FailureKind = FailureKind::Transient { max_attempts: None };
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
+
+const fn throttled(seconds: u64) -> FailureKind {
+    FailureKind::Throttled { retry_after: Duration::from_secs(seconds) }
+}
+
+const fn deferred(seconds: u64) -> FailureKind {
+    FailureKind::Deferred { retry_after: Duration::from_secs(seconds) }
+}
+
+struct Row {
+    /// First and last code.
+    codes: (i64, i64),
+    kind: FailureKind,
+    scope: Scope,
+}
+
+const fn row(code: i64, kind: FailureKind, scope: Scope) -> Row {
+    Row { codes: (code, code), kind, scope }
+}
+
+const fn permanent(code: i64) -> Row {
+    row(code, FailureKind::Permanent, Scope::Message)
+}
+
+const fn logged_out(code: i64) -> Row {
+    row(code, FailureKind::LoggedOut, Scope::Number)
+}
+
+const fn blocked(code: i64) -> Row {
+    row(code, FailureKind::AccountBlocked, Scope::Number)
+}
+
+/// From Meta's page "Error codes" of the WhatsApp Cloud API. Where it gives a duration, it stands here; where it
+/// gives none, an hour or five minutes are ours.
+const TABLE: &[Row] = &[
+    // Too fast, or the service is down for the moment: certainly not sent.
+    // The pair limit is one message in six seconds; Meta advises 4^n seconds between attempts.
+    row(131_056, throttled(4), Scope::Recipient),
+    row(130_429, throttled(1), Scope::Number),
+    // Hourly budgets of the application and of the business account.
+    row(4, throttled(5 * MINUTE), Scope::Number),
+    row(80_007, throttled(5 * MINUTE), Scope::Number),
+    // The number is being moved to a higher throughput, for a minute at most.
+    row(131_057, throttled(MINUTE), Scope::Number),
+    row(2, TRANSIENT, Scope::Message),
+    row(131_016, TRANSIENT, Scope::Message),
+    row(133_004, TRANSIENT, Scope::Message),
+    row(2_494_100, TRANSIENT, Scope::Number),
+    // "Unknown": perhaps a bad request, perhaps a bad moment.
+    row(1, BOUNDED, Scope::Message),
+    row(131_000, BOUNDED, Scope::Message),
+    // Not for hours.
+    row(131_049, deferred(24 * HOUR), Scope::Message),
+    row(131_048, deferred(HOUR), Scope::Number),
+    row(131_064, deferred(HOUR), Scope::Message),
+    // A template is paused for three hours the first time, for six the second.
+    row(132_015, deferred(3 * HOUR), Scope::Message),
+    row(132_069, deferred(HOUR), Scope::Message),
+    row(134_101, deferred(10 * MINUTE), Scope::Message),
+    row(133_015, deferred(5 * MINUTE), Scope::Number),
+    row(133_008, deferred(HOUR), Scope::Number),
+    row(133_009, deferred(HOUR), Scope::Number),
+    row(133_016, deferred(HOUR), Scope::Number),
+    // Never in this form.
+    permanent(33),
+    permanent(100),
+    permanent(130_403),
+    permanent(130_472),
+    permanent(130_497),
+    permanent(131_008),
+    permanent(131_009),
+    permanent(131_021),
+    permanent(131_026),
+    permanent(131_030),
+    permanent(131_044),
+    permanent(131_047),
+    permanent(131_050),
+    permanent(131_051),
+    permanent(131_052),
+    permanent(131_053),
+    permanent(131_055),
+    permanent(131_062),
+    permanent(131_063),
+    permanent(132_000),
+    permanent(132_001),
+    permanent(132_005),
+    permanent(132_007),
+    permanent(132_008),
+    permanent(132_012),
+    permanent(132_016),
+    permanent(132_018),
+    permanent(132_068),
+    permanent(134_100),
+    permanent(134_102),
+    permanent(135_000),
+    permanent(137_000),
+    // The credentials: everything waits for new ones.
+    logged_out(0),
+    logged_out(3),
+    logged_out(10),
+    logged_out(102),
+    logged_out(104),
+    logged_out(190),
+    Row { codes: (200, 299), kind: FailureKind::LoggedOut, scope: Scope::Number },
+    logged_out(131_005),
+    // The account: everything waits for its owner.
+    blocked(368),
+    blocked(131_031),
+    blocked(131_037),
+    blocked(131_042),
+    blocked(131_045),
+    blocked(133_000),
+    blocked(133_005),
+    blocked(133_006),
+    blocked(133_010),
+    blocked(134_011),
+];
+
+/// An error as Meta writes it, in an answer or in a failed status.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct GraphError {
+    pub code: i64,
+    #[serde(default)]
+    message: Option<String>,
+    #[serde(default)]
+    title: Option<String>,
+    #[serde(default)]
+    error_user_msg: Option<String>,
+    #[serde(default)]
+    error_data: Option<ErrorData>,
+    #[serde(default)]
+    is_transient: Option<bool>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum ErrorData {
+    Known { details: String },
+    Unknown(IgnoredAny),
+}
+
+impl GraphError {
+    /// What it says about the message. `http` is the status of the answer that carried it; in a webhook there is
+    /// none.
+    pub fn failure(&self, http: Option<u16>) -> Failure {
+        let known = TABLE.iter().find(|row| (row.codes.0..=row.codes.1).contains(&self.code));
+        let (kind, scope) = match known {
+            Some(row) => (row.kind, row.scope),
+            None if self.is_transient == Some(true) => (TRANSIENT, Scope::Message),
+            None if http.is_some_and(|status| status >= 500) => (BOUNDED, Scope::Message),
+            None => (FailureKind::Permanent, Scope::Message),
+        };
+        Failure::new(kind, scope, self.words()).with_code(self.code)
+    }
+
+    /// Meta's own words: the details where it gives them, otherwise the message without its `(#code)`.
+    fn words(&self) -> String {
+        let details = match &self.error_data {
+            Some(ErrorData::Known { details }) => Some(details),
+            Some(ErrorData::Unknown(_)) | None => None,
+        };
+        let candidates = [details, self.error_user_msg.as_ref(), self.message.as_ref(), self.title.as_ref()];
+        let words = candidates.into_iter().flatten().map(|words| without_code(words)).find(|w| !w.is_empty());
+        words.unwrap_or("WhatsApp gave no reason").chars().take(MAX_WORDS).collect()
+    }
+}
+
+/// Whether a failure may come from a media id that Meta no longer has.
+pub(super) fn may_be_stale_media(failure: &Failure) -> bool {
+    const INVALID_PARAMETER: i64 = 100;
+    const MEDIA_UPLOAD: i64 = 131_053;
+    match failure.code {
+        Some(MEDIA_UPLOAD) => true,
+        Some(INVALID_PARAMETER) => failure.message.to_ascii_lowercase().contains("media"),
+        _ => false,
+    }
+}
+
+fn without_code(words: &str) -> &str {
+    let rest = words.strip_prefix("(#").and_then(|rest| rest.split_once(')'));
+    rest.map_or(words, |(_, rest)| rest).trim()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: serde_json::Value) -> GraphError {
+        serde_json::from_value(json).unwrap()
+    }
+
+    fn failure(code: i64) -> Failure {
+        parse(serde_json::json!({ "code": code, "message": "x" })).failure(Some(400))
+    }
+
+    /// The classes of the codes, written out by hand and apart from the table.
+    #[test]
+    fn every_code_has_its_class() {
+        let expected: &[(&str, &[i64])] = &[
+            ("throttled", &[4, 80_007, 130_429, 131_056, 131_057]),
+            ("transient", &[1, 2, 131_000, 131_016, 133_004, 2_494_100]),
+            (
+                "deferred",
+                &[131_048, 131_049, 131_064, 132_015, 132_069, 133_008, 133_009, 133_015, 133_016, 134_101],
+            ),
+            (
+                "permanent",
+                &[
+                    33, 100, 130_403, 130_472, 130_497, 131_008, 131_009, 131_021, 131_026, 131_030, 131_044,
+                    131_047, 131_050, 131_051, 131_052, 131_053, 131_055, 131_062, 131_063, 132_000, 132_001,
+                    132_005, 132_007, 132_008, 132_012, 132_016, 132_018, 132_068, 134_100, 134_102, 135_000,
+                    137_000,
+                ],
+            ),
+            ("logged_out", &[0, 3, 10, 102, 104, 190, 200, 230, 299, 131_005]),
+            (
+                "account_blocked",
+                &[368, 131_031, 131_037, 131_042, 131_045, 133_000, 133_005, 133_006, 133_010, 134_011],
+            ),
+        ];
+        for (class, codes) in expected {
+            for &code in *codes {
+                assert_eq!(failure(code).kind.as_str(), *class, "{code}");
+                assert_eq!(failure(code).code, Some(code));
+            }
+        }
+        let listed: usize = expected.iter().map(|(_, codes)| codes.len()).sum();
+        // The range of 200 to 299 is one row and three codes here.
+        assert_eq!(TABLE.len(), listed - 2);
+    }
+
+    #[test]
+    fn no_code_stands_in_two_rows() {
+        for (n, row) in TABLE.iter().enumerate() {
+            for other in TABLE.iter().skip(n + 1) {
+                assert!(row.codes.1 < other.codes.0 || other.codes.1 < row.codes.0, "{:?}", row.codes);
+            }
+        }
+    }
+
+    #[test]
+    fn durations_and_scopes_are_those_that_meta_gives() {
+        let seconds = Duration::from_secs;
+        for (code, kind, scope) in [
+            (131_056, FailureKind::Throttled { retry_after: seconds(4) }, Scope::Recipient),
+            (130_429, FailureKind::Throttled { retry_after: seconds(1) }, Scope::Number),
+            (131_057, FailureKind::Throttled { retry_after: seconds(60) }, Scope::Number),
+            (131_049, FailureKind::Deferred { retry_after: seconds(86_400) }, Scope::Message),
+            (134_101, FailureKind::Deferred { retry_after: seconds(600) }, Scope::Message),
+            (133_015, FailureKind::Deferred { retry_after: seconds(300) }, Scope::Number),
+            (131_000, FailureKind::Transient { max_attempts: Some(3) }, Scope::Message),
+            (131_016, FailureKind::Transient { max_attempts: None }, Scope::Message),
+            (190, FailureKind::LoggedOut, Scope::Number),
+        ] {
+            let found = failure(code);
+            assert_eq!((found.kind, found.scope), (kind, scope), "{code}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_code_is_judged_by_what_comes_with_it() {
+        let error =
+            |transient: bool| parse(serde_json::json!({ "code": 999_999, "is_transient": transient }));
+        assert_eq!(error(true).failure(Some(400)).kind, TRANSIENT);
+        assert_eq!(error(false).failure(Some(503)).kind, BOUNDED);
+        assert_eq!(error(false).failure(Some(400)).kind, FailureKind::Permanent);
+        assert_eq!(error(false).failure(None).kind, FailureKind::Permanent);
+    }
+
+    #[test]
+    fn the_words_are_metas_most_telling_ones() {
+        let words = |json| parse(json).failure(None).message;
+        assert_eq!(
+            words(serde_json::json!({
+                "code": 131_047, "title": "Re-engagement message", "message": "(#131047) Re-engagement message",
+                "error_data": { "messaging_product": "whatsapp", "details": "More than 24 hours have passed" },
+            })),
+            "More than 24 hours have passed"
+        );
+        assert_eq!(
+            words(
+                serde_json::json!({ "code": 100, "message": "(#100) Invalid parameter", "error_data": "odd" })
+            ),
+            "Invalid parameter"
+        );
+        assert_eq!(words(serde_json::json!({ "code": 1, "message": "" })), "WhatsApp gave no reason");
+        assert_eq!(
+            words(serde_json::json!({ "code": 1, "message": "ñ".repeat(9_000) })).chars().count(),
+            500
+        );
+    }
+
+    #[test]
+    fn a_lost_media_id_is_recognised() {
+        let stale = |code: i64, words: &str| {
+            let error = parse(serde_json::json!({ "code": code, "error_data": { "details": words } }));
+            may_be_stale_media(&error.failure(Some(400)))
+        };
+        assert!(stale(131_053, "Media upload error"));
+        assert!(stale(100, "Param image['id'] is not a valid whatsapp business account Media attachment ID"));
+        assert!(!stale(100, "Param text['body'] is too long"));
+        assert!(!stale(131_026, "Media"));
+    }
+}

@@ -1,0 +1,131 @@
+//! Meta's WhatsApp Cloud API over the Graph API.
+//!
+//! What it promises: a message is posted at most once for each [`send`](Provider::send), with our id in it; what
+//! is reported as not sent was certainly not sent, and whatever cannot be known is reported as ambiguous. Files
+//! are uploaded once and reused. The facts about Meta stand in three tables: `limits` (what it takes), `errors`
+//! (what its codes mean) and `wire` (how it writes messages).
+
+mod downloads;
+mod errors;
+mod graph;
+mod limits;
+mod media;
+mod parse;
+mod signature;
+mod wire;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use serde::Deserialize;
+
+use relevo_domain::{CloudApiSettings, Failure, MessageId, OutboundMessage, ProviderKind, ProviderMessageId};
+use relevo_provider::{Error, MediaStream, Provider, ReadMark, Refusal, RemoteMedia, Shared};
+
+use graph::{Graph, repeatable, unexpected};
+use media::Uploads;
+
+pub use parse::{
+    Change, Preference, ReceivedMessage, ReceivedStatus, Update, count_messages, first_sender, parse_webhook,
+    split_messages, without_messages,
+};
+pub use signature::verify_signature;
+
+/// One phone number on the Cloud API.
+pub struct CloudApi {
+    graph: Arc<Graph>,
+    uploads: Uploads,
+}
+
+impl CloudApi {
+    /// Checks the settings; nothing is asked of the network.
+    pub fn new(settings: CloudApiSettings, shared: Shared) -> Result<Self, Error> {
+        let graph = Arc::new(Graph::new(&settings, shared.egress.clone())?);
+        let uploads = Uploads::new(&settings.phone_number_id, Arc::clone(&graph), shared);
+        Ok(Self { graph, uploads })
+    }
+
+    async fn attempt(&self, id: MessageId, message: &OutboundMessage) -> Result<ProviderMessageId, Failure> {
+        let Some(blob) = message.content.blob() else {
+            return self.post(id, message, None).await;
+        };
+        let media = self.uploads.id(blob).await?;
+        match self.post(id, message, Some(&media)).await {
+            // The message was refused for its media id, so nothing was sent: once more with a new one.
+            Err(failure) if errors::may_be_stale_media(&failure) => {
+                self.uploads.forget(blob, &media).await;
+                let media = self.uploads.id(blob).await?;
+                self.post(id, message, Some(&media)).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn post(
+        &self,
+        id: MessageId,
+        message: &OutboundMessage,
+        media: Option<&str>,
+    ) -> Result<ProviderMessageId, Failure> {
+        let wired = wire::Message::new(id, message, media)
+            .ok_or_else(|| Failure::permanent("the Cloud API has nothing like this message"))?;
+        accepted(&self.graph.post_message(&wired).await?)
+    }
+}
+
+/// WhatsApp's id in the answer to a message that it took.
+fn accepted(body: &Bytes) -> Result<ProviderMessageId, Failure> {
+    #[derive(Deserialize)]
+    struct Answer<'a> {
+        #[serde(borrow)]
+        messages: Vec<Accepted<'a>>,
+    }
+    #[derive(Deserialize)]
+    struct Accepted<'a> {
+        #[serde(borrow)]
+        id: Cow<'a, str>,
+    }
+    let answer = serde_json::from_slice::<Answer>(body).ok();
+    let id = answer.as_ref().and_then(|answer| answer.messages.first()?.id.parse().ok());
+    id.ok_or_else(|| unexpected(body))
+}
+
+impl Provider for CloudApi {
+    fn kind(&self) -> ProviderKind {
+        ProviderKind::CloudApi
+    }
+
+    fn check(&self, message: &OutboundMessage) -> Result<(), Refusal> {
+        limits::check(message)
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async { self.graph.probe().await.map(drop).map_err(repeatable) })
+    }
+
+    fn send<'a>(
+        &'a self,
+        id: MessageId,
+        message: &'a OutboundMessage,
+    ) -> BoxFuture<'a, Result<ProviderMessageId, Failure>> {
+        Box::pin(self.attempt(id, message))
+    }
+
+    fn mark_read<'a>(&'a self, read: &'a ReadMark, typing: bool) -> BoxFuture<'a, Result<(), Failure>> {
+        let mark = wire::ReadMark::new(&read.message, typing);
+        Box::pin(async move { self.graph.post_message(&mark).await.map(drop).map_err(repeatable) })
+    }
+
+    fn media<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<RemoteMedia, Failure>> {
+        Box::pin(downloads::describe(&self.graph, id))
+    }
+
+    fn open_media<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(RemoteMedia, MediaStream), Failure>> {
+        Box::pin(downloads::open(&self.graph, id))
+    }
+}
+
+#[cfg(test)]
+mod tests;

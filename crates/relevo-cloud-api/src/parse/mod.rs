@@ -1,0 +1,249 @@
+//! Meta's webhooks, understood: statuses become facts about messages, messages and news of the account become typed,
+//! and what Meta will invent is passed on as it came.
+
+mod account;
+mod message;
+mod split;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use serde_json::{Map, Value};
+
+use relevo_domain::{InboundMessage, Invalid, StatusUpdate, Timestamp};
+
+pub use account::{Change, Preference};
+pub use split::{count_messages, first_sender, split_messages, without_messages};
+
+/// The field of messages and statuses.
+const MESSAGES: &str = "messages";
+
+/// The field of what the number's owner wrote on the phone.
+const ECHOES: &str = "smb_message_echoes";
+
+/// One thing that a webhook reports. One delivery may carry a thousand.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Update {
+    Status(Box<ReceivedStatus>),
+    Message(Box<ReceivedMessage>),
+    Change(Change),
+    /// A part that does not make sense, with its place and the reason; the other parts are not affected.
+    Malformed(String),
+}
+
+/// A message with the number that it came in through.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReceivedMessage {
+    pub phone_number_id: String,
+    pub message: InboundMessage,
+}
+
+/// A fact about a message that was sent, with the number that sent it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReceivedStatus {
+    pub phone_number_id: String,
+    pub status: StatusUpdate,
+}
+
+impl Update {
+    /// The number that it concerns, where it concerns one.
+    pub fn phone_number_id(&self) -> Option<&str> {
+        match self {
+            Update::Status(received) => Some(&received.phone_number_id),
+            Update::Message(received) => Some(&received.phone_number_id),
+            Update::Change(change) => change.phone_number_id.as_deref(),
+            Update::Malformed(_) => None,
+        }
+    }
+}
+
+/// Everything that a webhook's body reports, in its order.
+///
+/// # Errors
+///
+/// The body is not JSON, or not a webhook at all. A part that is wrong is a [`Update::Malformed`].
+pub fn parse_webhook(body: &[u8]) -> Result<Vec<Update>, Invalid> {
+    let body: Value = serde_json::from_slice(body)
+        .map_err(|cause| Invalid::new("body", format!("is not JSON: {cause}")))?;
+    let Some(entries) = take(body, "entry").and_then(into_list) else {
+        return Err(Invalid::new("entry", "must be a list, as in every webhook of Meta"));
+    };
+    let mut updates = Vec::with_capacity(entries.len());
+    for (n, mut entry) in entries.into_iter().enumerate() {
+        let place = format!("entry[{n}]");
+        let account = entry.get("id").and_then(text);
+        let at = entry.get("time").and_then(moment);
+        match entry.get_mut("changes").map(Value::take).and_then(into_list) {
+            Some(changes) => {
+                for (n, change) in changes.into_iter().enumerate() {
+                    let source = Source { place: format!("{place}.changes[{n}]"), account: &account, at };
+                    read_change(&source, change, &mut updates);
+                }
+            }
+            None => updates.push(Update::Malformed(format!("{place}: has no list of changes"))),
+        }
+    }
+    Ok(updates)
+}
+
+/// Where a change stands in the body, and what its entry says.
+struct Source<'a> {
+    place: String,
+    account: &'a Option<String>,
+    at: Option<Timestamp>,
+}
+
+impl Source<'_> {
+    fn change(&self, phone_number_id: Option<&str>, field: &str, value: Value) -> Update {
+        Update::Change(Change {
+            account: self.account.clone(),
+            phone_number_id: phone_number_id.map(str::to_owned),
+            at: self.at,
+            field: field.to_owned(),
+            kind: account::kind_of(field, &value),
+            value,
+        })
+    }
+
+    fn malformed(&self, what: &str) -> Update {
+        Update::Malformed(format!("{}{what}", self.place))
+    }
+}
+
+fn read_change(source: &Source, change: Value, updates: &mut Vec<Update>) {
+    let Value::Object(mut change) = change else {
+        return updates.push(source.malformed(": is not an object"));
+    };
+    let Some(field) = change.get("field").and_then(Value::as_str).map(str::to_owned) else {
+        return updates.push(source.malformed(": names no field"));
+    };
+    let mut value = change.get_mut("value").map(Value::take).unwrap_or_default();
+    let phone_number_id = value.pointer("/metadata/phone_number_id").and_then(text);
+    let phone = phone_number_id.as_deref();
+    match field.as_str() {
+        MESSAGES => {
+            let (messages, statuses) = (extract(&mut value, "messages"), extract(&mut value, "statuses"));
+            let split = messages.is_some() || statuses.is_some();
+            statuses.into_iter().for_each(|list| read_statuses(source, phone, &value, list, updates));
+            messages.into_iter().for_each(|list| read_messages(source, phone, &value, list, updates));
+            if !split || value.get("errors").is_some() {
+                updates.push(source.change(phone, &field, value));
+            }
+        }
+        ECHOES => match extract(&mut value, "message_echoes") {
+            Some(list) => read_echoes(source, phone, &value, list, updates),
+            None => updates.push(source.change(phone, &field, value)),
+        },
+        _ => updates.push(source.change(phone, &field, value)),
+    }
+}
+
+fn read_statuses(
+    source: &Source,
+    phone: Option<&str>,
+    value: &Value,
+    statuses: Value,
+    updates: &mut Vec<Update>,
+) {
+    let Value::Array(statuses) = statuses else {
+        return updates.push(source.malformed(".value.statuses: is not a list"));
+    };
+    for (n, status) in statuses.into_iter().enumerate() {
+        updates.push(match status::read(phone, &status) {
+            Ok(Some(update)) => Update::Status(Box::new(update)),
+            Ok(None) => source.change(phone, MESSAGES, with_status(value.get("metadata"), status)),
+            Err(reason) => source.malformed(&format!(".value.statuses[{n}]: {reason}")),
+        });
+    }
+}
+
+/// A status of a kind that is not known, put back where it was found.
+fn with_status(metadata: Option<&Value>, status: Value) -> Value {
+    let mut value = Map::new();
+    value.extend(metadata.map(|metadata| ("metadata".to_owned(), metadata.clone())));
+    value.insert("statuses".to_owned(), Value::Array(vec![status]));
+    Value::Object(value)
+}
+
+fn read_messages(
+    source: &Source,
+    phone: Option<&str>,
+    value: &Value,
+    messages: Value,
+    updates: &mut Vec<Update>,
+) {
+    let list = "messages";
+    read_list(source, phone, value, (list, messages), message::read, updates);
+}
+
+fn read_echoes(
+    source: &Source,
+    phone: Option<&str>,
+    value: &Value,
+    echoes: Value,
+    updates: &mut Vec<Update>,
+) {
+    let list = "message_echoes";
+    read_list(source, phone, value, (list, echoes), message::read_echo, updates);
+}
+
+fn read_list(
+    source: &Source,
+    phone: Option<&str>,
+    value: &Value,
+    (list, messages): (&str, Value),
+    read: impl Fn(&Value, Option<&Value>) -> Result<InboundMessage, String>,
+    updates: &mut Vec<Update>,
+) {
+    let Value::Array(messages) = messages else {
+        return updates.push(source.malformed(&format!(".value.{list}: is not a list")));
+    };
+    let contacts = value.get("contacts").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let alone = messages.len() == 1 && contacts.len() == 1;
+    let contact =
+        |message: &Value| message::contact_at(message, contacts, alone).and_then(|at| contacts.get(at));
+    for (n, message) in messages.iter().enumerate() {
+        let read = match phone {
+            Some(phone) => read(message, contact(message))
+                .map(|message| ReceivedMessage { phone_number_id: phone.to_owned(), message }),
+            None => Err("the change names no phone_number_id".to_owned()),
+        };
+        updates.push(match read {
+            Ok(received) => Update::Message(Box::new(received)),
+            Err(reason) => source.malformed(&format!(".value.{list}[{n}]: {reason}")),
+        });
+    }
+}
+
+fn extract(value: &mut Value, name: &str) -> Option<Value> {
+    value.as_object_mut()?.remove(name)
+}
+
+fn take(value: Value, name: &str) -> Option<Value> {
+    match value {
+        Value::Object(mut object) => object.remove(name),
+        _ => None,
+    }
+}
+
+fn into_list(value: Value) -> Option<Vec<Value>> {
+    match value {
+        Value::Array(list) => Some(list),
+        _ => None,
+    }
+}
+
+/// A text that is not empty; Meta writes some ids as numbers.
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) if !text.is_empty() => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+/// Seconds since the epoch, as a number or, as in messages and statuses, as text.
+fn moment(value: &Value) -> Option<Timestamp> {
+    let seconds = value.as_u64().or_else(|| value.as_str()?.parse().ok())?;
+    seconds.checked_mul(1000).map(Timestamp)
+}

@@ -1,0 +1,424 @@
+use std::sync::Mutex;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Multipart, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use url::Url;
+
+use super::*;
+use relevo_clock::Clock;
+use relevo_domain::{
+    BlobRef, Class, Content, FailureKind, InstanceNumber, Manner, Media, MediaKind, MediaSource, Secret,
+    Timestamp,
+};
+use relevo_egress::{self as egress, Egress};
+use relevo_metrics::Metrics;
+use relevo_provider::{Direct, LinkedOptions, Seats};
+use relevo_store::{Blobs, Folder, Options, Store};
+
+const NUMBER: &str = "106540352242922";
+
+/// A small Graph API: answers with what it is told and remembers what it was asked.
+#[derive(Default)]
+struct Meta {
+    /// Answers to messages, the last one first; when none is left, messages are taken.
+    answers: Mutex<Vec<(u16, String)>>,
+    messages: Mutex<Vec<Value>>,
+    /// Media type and content.
+    uploads: Mutex<Vec<(String, Bytes)>>,
+    /// How uploads are answered, when not with an id.
+    upload_answer: Mutex<Option<(u16, String)>>,
+}
+
+impl Meta {
+    fn answer(&self, status: u16, body: impl ToString) {
+        self.answers.lock().unwrap().insert(0, (status, body.to_string()));
+    }
+
+    fn sent(&self) -> Vec<Value> {
+        self.messages.lock().unwrap().clone()
+    }
+
+    async fn listen(self: &Arc<Self>) -> Url {
+        let router = Router::new()
+            .route(&format!("/v25.0/{NUMBER}"), get(Self::number))
+            .route(&format!("/v25.0/{NUMBER}/messages"), post(Self::message))
+            .route(&format!("/v25.0/{NUMBER}/media"), post(Self::media))
+            .with_state(Arc::clone(self));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        url
+    }
+
+    async fn number(State(meta): State<Arc<Meta>>, headers: HeaderMap) -> Response {
+        assert_eq!(headers["authorization"], "Bearer EAAG");
+        meta.next().unwrap_or_else(|| json!({ "id": NUMBER }).to_string().into_response())
+    }
+
+    async fn message(State(meta): State<Arc<Meta>>, headers: HeaderMap, body: Bytes) -> Response {
+        assert_eq!(headers["authorization"], "Bearer EAAG");
+        assert_eq!(headers["content-type"], "application/json");
+        meta.messages.lock().unwrap().push(serde_json::from_slice(&body).unwrap());
+        meta.next().unwrap_or_else(|| taken("wamid.1").into_response())
+    }
+
+    async fn media(State(meta): State<Arc<Meta>>, mut form: Multipart) -> Response {
+        let mut fields = Vec::new();
+        while let Some(field) = form.next_field().await.unwrap() {
+            let (name, mime) = (field.name().unwrap().to_owned(), field.content_type().map(str::to_owned));
+            fields.push((name, mime, field.bytes().await.unwrap()));
+        }
+        assert_eq!((fields[0].0.as_str(), fields[0].2.as_ref()), ("messaging_product", &b"whatsapp"[..]));
+        let (_, mime, content) = fields.into_iter().find(|(name, ..)| name == "file").unwrap();
+        let count = {
+            let mut uploads = meta.uploads.lock().unwrap();
+            uploads.push((mime.unwrap(), content));
+            uploads.len()
+        };
+        match meta.upload_answer.lock().unwrap().clone() {
+            Some((status, body)) => (StatusCode::from_u16(status).unwrap(), body).into_response(),
+            None => json!({ "id": format!("MEDIA-{count}") }).to_string().into_response(),
+        }
+    }
+
+    fn next(&self) -> Option<Response> {
+        let (status, body) = self.answers.lock().unwrap().pop()?;
+        Some((StatusCode::from_u16(status).unwrap(), Body::from(body)).into_response())
+    }
+}
+
+fn taken(id: &str) -> String {
+    json!({
+        "messaging_product": "whatsapp",
+        "contacts": [{ "input": "+573001234567", "wa_id": "573001234567" }],
+        "messages": [{ "id": id }],
+    })
+    .to_string()
+}
+
+fn refusal(code: i64) -> Value {
+    json!({ "error": { "message": format!("(#{code}) No"), "type": "OAuthException", "code": code } })
+}
+
+struct Fixture {
+    meta: Arc<Meta>,
+    api: CloudApi,
+    shared: Shared,
+    _dir: tempfile::TempDir,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let meta = Arc::new(Meta::default());
+        let url = meta.listen().await;
+        Self::at(url, meta, true)
+    }
+
+    fn at(base_url: Url, meta: Arc<Meta>, allow_private: bool) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open(dir.path()).unwrap();
+        let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
+        let egress = Egress::new(&egress::Options { allow_private, ..egress::Options::default() }).unwrap();
+        let blobs = Blobs::open(&folder).unwrap();
+        let clock = Clock::following_tokio(Timestamp(1_763_800_000_000));
+        let shared = Shared {
+            egress,
+            blobs,
+            store,
+            clock,
+            linked: LinkedOptions::default(),
+            seats: Seats::default(),
+            direct: Direct::default(),
+        };
+        let api = CloudApi::new(settings(base_url), shared.clone()).unwrap();
+        Self { meta, api, shared, _dir: dir }
+    }
+
+    async fn send(&self, content: Content) -> Result<ProviderMessageId, Failure> {
+        let message = OutboundMessage {
+            to: "573001234567".parse().unwrap(),
+            content,
+            quote: None,
+            manner: Manner::default(),
+        };
+        self.api.send(id(), &message).await
+    }
+
+    async fn send_text(&self) -> Result<ProviderMessageId, Failure> {
+        self.send(Content::Text { body: "Hola".to_owned(), preview_url: false }).await
+    }
+
+    async fn image(&self) -> Content {
+        let source = self.shared.blobs.put(Bytes::from_static(b"png"), "image/png").await.unwrap();
+        image(source)
+    }
+}
+
+fn settings(base_url: Url) -> CloudApiSettings {
+    CloudApiSettings {
+        phone_number_id: NUMBER.to_owned(),
+        access_token: Secret::new("EAAG"),
+        app_secret: None,
+        verify_token: None,
+        base_url,
+        api_version: "v25.0".to_owned(),
+    }
+}
+
+fn id() -> MessageId {
+    MessageId::new(Timestamp(1_763_800_000_000), 1, InstanceNumber::FIRST, Class::Transactional, 7)
+}
+
+fn image(blob: BlobRef) -> Content {
+    let source = MediaSource::Blob(blob);
+    Content::Media(Media { kind: MediaKind::Image, source, caption: None, file_name: None, voice: false })
+}
+
+/// A server that treats every connection as `answer` says, once it has read a request's first bytes.
+async fn raw_server(answer: &'static [u8]) -> Url {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let _ = connection.read(&mut [0; 8192]).await;
+            let _ = connection.write_all(answer).await;
+        }
+    });
+    url
+}
+
+async fn failure_at(url: Url) -> Failure {
+    Fixture::at(url, Arc::default(), true).send_text().await.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_taken_message_has_an_id_and_carried_ours() {
+    let fixture = Fixture::new().await;
+    assert_eq!(fixture.send_text().await.unwrap().as_str(), "wamid.1");
+    let sent = fixture.meta.sent();
+    assert_eq!(sent.len(), 1);
+    assert_eq!(sent[0]["biz_opaque_callback_data"], id().to_string());
+    assert_eq!(sent[0]["to"], "+573001234567");
+}
+
+#[tokio::test]
+async fn refusals_are_classified_by_metas_code() {
+    let fixture = Fixture::new().await;
+    for (status, code, class) in [
+        (400, 131_056, "throttled"),
+        (429, 130_429, "throttled"),
+        (503, 131_016, "transient"),
+        (500, 999_999, "transient"),
+        (400, 132_015, "deferred"),
+        (400, 131_047, "permanent"),
+        (401, 190, "logged_out"),
+        (403, 131_031, "account_blocked"),
+        // An error under the wrong status is an error all the same.
+        (200, 131_026, "permanent"),
+    ] {
+        fixture.meta.answer(status, refusal(code));
+        let failure = fixture.send_text().await.unwrap_err();
+        assert_eq!((failure.kind.as_str(), failure.code), (class, Some(code)), "{failure}");
+        assert_eq!(failure.message, "No");
+    }
+}
+
+#[tokio::test]
+async fn answers_that_say_nothing_leave_the_outcome_unknown() {
+    let fixture = Fixture::new().await;
+    for (status, body) in
+        [(502, "<html>"), (500, "{}"), (200, "<html>"), (200, "{}"), (200, r#"{"messages":[]}"#)]
+    {
+        fixture.meta.answer(status, body);
+        let failure = fixture.send_text().await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Ambiguous, "{status} {body}");
+    }
+    fixture.meta.answer(429, "");
+    assert!(matches!(fixture.send_text().await.unwrap_err().kind, FailureKind::Throttled { .. }));
+}
+
+#[tokio::test]
+async fn what_failed_before_the_request_was_written_was_not_sent() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let closed = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    drop(listener);
+    for url in [closed, "http://no-such-host.invalid".parse().unwrap()] {
+        let failure = failure_at(url).await;
+        assert!(matches!(failure.kind, FailureKind::Transient { .. }), "{failure}");
+    }
+    // Whoever answers the TLS handshake with something else never saw the request.
+    let mut plain = raw_server(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+    plain.set_scheme("https").unwrap();
+    let failure = failure_at(plain).await;
+    assert!(matches!(failure.kind, FailureKind::Transient { .. }), "{failure}");
+}
+
+#[tokio::test]
+async fn what_broke_after_the_request_was_written_is_unknown() {
+    for answer in [
+        &b""[..],
+        b"HTTP/1.1 200 OK\r\ncontent-le",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{\"messages\"",
+        b"nonsense\r\n\r\n",
+    ] {
+        let failure = failure_at(raw_server(answer).await).await;
+        assert_eq!(failure.kind, FailureKind::Ambiguous, "{failure}");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_may_give_up_on_a_server_that_hangs() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let fixture = Fixture::at(url, Arc::default(), true);
+    let waited = tokio::time::timeout(Duration::from_millis(50), fixture.send_text()).await;
+    assert!(waited.is_err());
+}
+
+#[tokio::test]
+async fn a_base_url_into_the_private_network_pauses_the_account() {
+    let meta = Arc::new(Meta::default());
+    let mut url = meta.listen().await;
+    for host in ["127.0.0.1", "localhost"] {
+        url.set_host(Some(host)).unwrap();
+        let failure = Fixture::at(url.clone(), Arc::clone(&meta), false).send_text().await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::AccountBlocked, "{failure}");
+        assert!(
+            failure.message.contains("base_url") && failure.message.contains("allow_private"),
+            "{failure}"
+        );
+    }
+    assert!(meta.sent().is_empty());
+}
+
+#[tokio::test]
+async fn a_file_is_uploaded_once_for_many_messages_at_once_and_later() {
+    let fixture = Fixture::new().await;
+    let content = fixture.image().await;
+    let sends = (0..20).map(|_| fixture.send(content.clone()));
+    for outcome in futures_util::future::join_all(sends).await {
+        outcome.unwrap();
+    }
+    fixture.send(content.clone()).await.unwrap();
+    // Also by a client that starts later.
+    let restarted = CloudApi::new(settings(fixture.meta.listen().await), fixture.shared.clone()).unwrap();
+    let message = OutboundMessage {
+        to: "573001234567".parse().unwrap(),
+        content,
+        quote: None,
+        manner: Manner::default(),
+    };
+    restarted.send(id(), &message).await.unwrap();
+
+    let uploads = fixture.meta.uploads.lock().unwrap().clone();
+    assert_eq!(uploads, [("image/png".to_owned(), Bytes::from_static(b"png"))]);
+    assert!(fixture.meta.sent().iter().all(|message| message["image"] == json!({ "id": "MEDIA-1" })));
+}
+
+#[tokio::test]
+async fn a_media_id_is_renewed_before_meta_drops_it() {
+    let fixture = Fixture::new().await;
+    let content = fixture.image().await;
+    fixture.send(content.clone()).await.unwrap();
+    let later = Clock::following_tokio(Timestamp(1_763_800_000_000) + Duration::from_secs(30 * 24 * 3600));
+    let shared = Shared { clock: later, ..fixture.shared.clone() };
+    let api = CloudApi::new(settings(fixture.meta.listen().await), shared).unwrap();
+    let message = OutboundMessage {
+        to: "573001234567".parse().unwrap(),
+        content,
+        quote: None,
+        manner: Manner::default(),
+    };
+    api.send(id(), &message).await.unwrap();
+    assert_eq!(fixture.meta.sent()[1]["image"]["id"], "MEDIA-2");
+}
+
+#[tokio::test]
+async fn the_same_bytes_under_another_type_are_another_upload() {
+    let fixture = Fixture::new().await;
+    fixture.send(fixture.image().await).await.unwrap();
+    let jpeg = fixture.shared.blobs.put(Bytes::from_static(b"png"), "image/jpeg").await.unwrap();
+    fixture.send(image(jpeg)).await.unwrap();
+    let mimes: Vec<_> = fixture.meta.uploads.lock().unwrap().iter().map(|(mime, _)| mime.clone()).collect();
+    assert_eq!(mimes, ["image/png", "image/jpeg"]);
+}
+
+#[tokio::test]
+async fn a_media_id_that_meta_lost_is_replaced_once() {
+    let fixture = Fixture::new().await;
+    let content = fixture.image().await;
+    fixture.send(content.clone()).await.unwrap();
+    fixture.meta.answer(400, refusal(131_053));
+    fixture.send(content.clone()).await.unwrap();
+    let ids: Vec<_> = fixture.meta.sent().iter().map(|message| message["image"]["id"].clone()).collect();
+    assert_eq!(ids, ["MEDIA-1", "MEDIA-1", "MEDIA-2"]);
+
+    fixture.meta.answer(400, refusal(131_053));
+    fixture.meta.answer(400, refusal(131_053));
+    let failure = fixture.send(content).await.unwrap_err();
+    assert_eq!((failure.kind, failure.code), (FailureKind::Permanent, Some(131_053)));
+    assert_eq!(fixture.meta.uploads.lock().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn an_upload_without_an_outcome_may_be_repeated() {
+    let fixture = Fixture::new().await;
+    let content = fixture.image().await;
+    for (status, body, class) in [
+        (502, "<html>".to_owned(), "transient"),
+        (200, "{}".to_owned(), "transient"),
+        (400, refusal(100).to_string(), "permanent"),
+        (401, refusal(190).to_string(), "logged_out"),
+    ] {
+        *fixture.meta.upload_answer.lock().unwrap() = Some((status, body));
+        let failure = fixture.send(content.clone()).await.unwrap_err();
+        assert_eq!(failure.kind.as_str(), class, "{failure}");
+    }
+    assert!(fixture.meta.sent().is_empty());
+    *fixture.meta.upload_answer.lock().unwrap() = None;
+    fixture.send(content).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_that_is_gone_is_a_failure_that_ends() {
+    let fixture = Fixture::new().await;
+    let gone = BlobRef { sha256: "ab".repeat(32), size: 3, mime: "image/png".to_owned() };
+    let failure = fixture.send(image(gone)).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Transient { max_attempts: Some(3) }, "{failure}");
+}
+
+#[tokio::test]
+async fn a_probe_tells_a_working_account_from_the_others() {
+    let fixture = Fixture::new().await;
+    assert_eq!(fixture.api.probe().await, Ok(()));
+    for (status, body, class) in [
+        (401, refusal(190).to_string(), "logged_out"),
+        (401, String::new(), "logged_out"),
+        (403, refusal(131_031).to_string(), "account_blocked"),
+        (502, "<html>".to_owned(), "transient"),
+    ] {
+        fixture.meta.answer(status, &body);
+        assert_eq!(fixture.api.probe().await.unwrap_err().kind.as_str(), class, "{status} {body}");
+    }
+}
+
+#[tokio::test]
+async fn a_received_message_is_marked_as_read() {
+    let fixture = Fixture::new().await;
+    let message = ReadMark { message: "wamid.R".parse().unwrap(), chat: None, sender: None };
+    fixture.api.mark_read(&message, true).await.unwrap();
+    fixture.meta.answer(400, refusal(131_009));
+    let failure = fixture.api.mark_read(&message, false).await.unwrap_err();
+    assert_eq!(failure.code, Some(131_009));
+    let sent = fixture.meta.sent();
+    assert_eq!((&sent[0]["status"], &sent[0]["message_id"]), (&json!("read"), &json!("wamid.R")));
+}

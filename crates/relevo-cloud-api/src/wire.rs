@@ -1,0 +1,399 @@
+//! Messages as the Graph API wants them, written from the domain's types without copying them.
+
+use std::fmt::Display;
+
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+
+use relevo_domain::{
+    Button, Content, Header, Interactive, Jid, ListRow, ListSection, Location, Media, MediaKind, MediaSource,
+    MessageId, OutboundMessage, ProviderMessageId, Recipient, Template,
+};
+
+/// The body of `POST /{phone_number_id}/messages`.
+#[derive(Serialize)]
+pub(super) struct Message<'a> {
+    messaging_product: &'static str,
+    recipient_type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<To<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recipient: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context: Option<Context<'a>>,
+    /// Comes back in every status: how a message is recognised whose answer was lost.
+    #[serde(serialize_with = "as_text")]
+    biz_opaque_callback_data: MessageId,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// Under the name of its kind.
+    #[serde(flatten)]
+    body: Body<'a>,
+}
+
+#[derive(Serialize)]
+struct Context<'a> {
+    message_id: &'a str,
+}
+
+enum To<'a> {
+    /// Digits; written with their `+`, without which Meta may prepend the country code of the business.
+    Phone(&'a str),
+    Group(&'a str),
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Body<'a> {
+    Text(TextObject<'a>),
+    Image(MediaObject<'a>),
+    Video(MediaObject<'a>),
+    Audio(MediaObject<'a>),
+    Document(MediaObject<'a>),
+    Sticker(MediaObject<'a>),
+    Location(LocationObject<'a>),
+    Contacts(&'a [Value]),
+    Reaction(ReactionObject<'a>),
+    Template(TemplateObject<'a>),
+    Interactive(InteractiveObject<'a>),
+}
+
+#[derive(Serialize)]
+struct TextObject<'a> {
+    body: &'a str,
+    preview_url: bool,
+}
+
+#[derive(Serialize)]
+struct MediaObject<'a> {
+    #[serde(flatten)]
+    source: Source<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    caption: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filename: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    voice: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Source<'a> {
+    Id(&'a str),
+    Link(&'a str),
+}
+
+#[derive(Serialize)]
+struct LocationObject<'a> {
+    latitude: f64,
+    longitude: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct ReactionObject<'a> {
+    message_id: &'a str,
+    emoji: &'a str,
+}
+
+#[derive(Serialize)]
+struct TemplateObject<'a> {
+    name: &'a str,
+    language: Language<'a>,
+    #[serde(skip_serializing_if = "<[Value]>::is_empty")]
+    components: &'a [Value],
+}
+
+#[derive(Serialize)]
+struct Language<'a> {
+    code: &'a str,
+}
+
+#[derive(Serialize)]
+struct InteractiveObject<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    header: Option<HeaderObject<'a>>,
+    body: Words<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    footer: Option<Words<'a>>,
+    action: Action<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum HeaderObject<'a> {
+    Text { text: &'a str },
+    Image { image: Source<'a> },
+    Video { video: Source<'a> },
+    Document { document: Source<'a> },
+}
+
+#[derive(Serialize)]
+struct Words<'a> {
+    text: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Action<'a> {
+    Buttons {
+        #[serde(serialize_with = "each_button")]
+        buttons: &'a [Button],
+    },
+    List {
+        button: &'a str,
+        #[serde(serialize_with = "each_section")]
+        sections: &'a [ListSection],
+    },
+    CtaUrl {
+        name: &'static str,
+        parameters: UrlButton<'a>,
+    },
+    Flow {
+        name: &'static str,
+        parameters: &'a Value,
+    },
+    Plain {
+        name: &'static str,
+    },
+}
+
+#[derive(Serialize)]
+struct UrlButton<'a> {
+    display_text: &'a str,
+    url: &'a str,
+}
+
+#[derive(Serialize)]
+struct ButtonObject<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    reply: Reply<'a>,
+}
+
+#[derive(Serialize)]
+struct Reply<'a> {
+    id: &'a str,
+    title: &'a str,
+}
+
+#[derive(Serialize)]
+struct SectionObject<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    title: Option<&'a str>,
+    #[serde(serialize_with = "each_row")]
+    rows: &'a [ListRow],
+}
+
+#[derive(Serialize)]
+struct RowObject<'a> {
+    id: &'a str,
+    title: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<&'a str>,
+}
+
+/// The same endpoint, when a received message was read.
+#[derive(Serialize)]
+pub(super) struct ReadMark<'a> {
+    messaging_product: &'static str,
+    status: &'static str,
+    message_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    typing_indicator: Option<TypingIndicator>,
+}
+
+#[derive(Serialize)]
+struct TypingIndicator {
+    #[serde(rename = "type")]
+    kind: &'static str,
+}
+
+impl<'a> Message<'a> {
+    /// `uploaded` is the media id of the content's [`blob`](Content::blob). Recipients that the limits refuse get an address
+    /// that Meta refuses too.
+    /// `None` for what this network has nothing like; that is refused before it is accepted.
+    pub fn new(id: MessageId, message: &'a OutboundMessage, uploaded: Option<&'a str>) -> Option<Self> {
+        let (recipient_type, to, recipient) = match &message.to {
+            Recipient::Phone(phone) => ("individual", Some(To::Phone(phone.digits())), None),
+            Recipient::User(user) => ("individual", None, Some(user.as_str())),
+            Recipient::Jid(Jid::Group(group) | Jid::Newsletter(group) | Jid::Lid(group)) => {
+                ("group", Some(To::Group(group)), None)
+            }
+        };
+        Some(Self {
+            messaging_product: "whatsapp",
+            recipient_type,
+            to,
+            recipient,
+            context: message.quote.as_ref().map(|quote| Context { message_id: quote.as_str() }),
+            biz_opaque_callback_data: id,
+            kind: message.content.kind(),
+            body: Body::new(&message.content, uploaded)?,
+        })
+    }
+}
+
+impl<'a> ReadMark<'a> {
+    pub fn new(message: &'a ProviderMessageId, typing: bool) -> Self {
+        Self {
+            messaging_product: "whatsapp",
+            status: "read",
+            message_id: message.as_str(),
+            typing_indicator: typing.then_some(TypingIndicator { kind: "text" }),
+        }
+    }
+}
+
+impl<'a> Body<'a> {
+    fn new(content: &'a Content, uploaded: Option<&'a str>) -> Option<Self> {
+        Some(match content {
+            Content::Text { body, preview_url } => Body::Text(TextObject { body, preview_url: *preview_url }),
+            Content::Media(media) => {
+                let object = MediaObject::new(media, uploaded);
+                match media.kind {
+                    MediaKind::Image => Body::Image(object),
+                    MediaKind::Video => Body::Video(object),
+                    MediaKind::Audio => Body::Audio(object),
+                    MediaKind::Document => Body::Document(object),
+                    MediaKind::Sticker => Body::Sticker(object),
+                }
+            }
+            Content::Location(location) => Body::Location(LocationObject::new(location)),
+            Content::Contacts { contacts } => Body::Contacts(contacts),
+            Content::Reaction { message_id, emoji } => Body::Reaction(ReactionObject { message_id, emoji }),
+            Content::Template(Template { name, language, components }) => {
+                Body::Template(TemplateObject { name, language: Language { code: language }, components })
+            }
+            Content::Interactive(interactive) => {
+                Body::Interactive(InteractiveObject::new(interactive, uploaded))
+            }
+            Content::Poll(_) | Content::Edit { .. } | Content::Revoke { .. } => return None,
+        })
+    }
+}
+
+impl<'a> MediaObject<'a> {
+    fn new(media: &'a Media, uploaded: Option<&'a str>) -> Self {
+        let document = media.kind == MediaKind::Document;
+        Self {
+            source: Source::new(&media.source, uploaded),
+            caption: filled(&media.caption),
+            filename: filled(&media.file_name).filter(|_| document),
+            voice: media.voice && media.kind == MediaKind::Audio,
+        }
+    }
+}
+
+impl<'a> Source<'a> {
+    fn new(source: &'a MediaSource, uploaded: Option<&'a str>) -> Self {
+        match source {
+            MediaSource::Link(url) => Source::Link(url.as_str()),
+            MediaSource::ProviderId(id) => Source::Id(id),
+            MediaSource::Blob(_) => Source::Id(uploaded.unwrap_or_default()),
+        }
+    }
+}
+
+impl<'a> LocationObject<'a> {
+    fn new(location: &'a Location) -> Self {
+        Self {
+            latitude: location.latitude,
+            longitude: location.longitude,
+            name: filled(&location.name),
+            address: filled(&location.address),
+        }
+    }
+}
+
+impl<'a> InteractiveObject<'a> {
+    fn new(interactive: &'a Interactive, uploaded: Option<&'a str>) -> Self {
+        let media = |header: &'a Option<Header>| {
+            header.as_ref().and_then(|header| HeaderObject::new(header, uploaded))
+        };
+        let (kind, header, body, footer, action) = match interactive {
+            Interactive::Buttons { header, body, footer, buttons } => {
+                ("button", media(header), body, filled(footer), Action::Buttons { buttons })
+            }
+            Interactive::List { header, body, footer, button, sections } => {
+                let header = filled(header).map(|text| HeaderObject::Text { text });
+                ("list", header, body, filled(footer), Action::List { button, sections })
+            }
+            Interactive::CtaUrl { header, body, footer, display_text, url } => {
+                let action = Action::CtaUrl { name: "cta_url", parameters: UrlButton { display_text, url } };
+                ("cta_url", media(header), body, filled(footer), action)
+            }
+            Interactive::Flow { header, body, footer, parameters } => {
+                ("flow", media(header), body, filled(footer), Action::Flow { name: "flow", parameters })
+            }
+            Interactive::LocationRequest { body } => {
+                ("location_request_message", None, body, None, Action::Plain { name: "send_location" })
+            }
+        };
+        Self { kind, header, body: Words { text: body }, footer: footer.map(|text| Words { text }), action }
+    }
+}
+
+impl<'a> HeaderObject<'a> {
+    /// `None` for a kind of media that no header can show, which the limits refuse.
+    fn new(header: &'a Header, uploaded: Option<&'a str>) -> Option<Self> {
+        match header {
+            Header::Text(text) => Some(Self::Text { text }),
+            Header::Media { kind, source } => {
+                let source = Source::new(source, uploaded);
+                match kind {
+                    MediaKind::Image => Some(Self::Image { image: source }),
+                    MediaKind::Video => Some(Self::Video { video: source }),
+                    MediaKind::Document => Some(Self::Document { document: source }),
+                    MediaKind::Audio | MediaKind::Sticker => None,
+                }
+            }
+        }
+    }
+}
+
+impl Serialize for To<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            To::Phone(digits) => serializer.collect_str(&format_args!("+{digits}")),
+            To::Group(id) => serializer.serialize_str(id),
+        }
+    }
+}
+
+/// An optional text, if it has any; Meta refuses empty ones.
+fn filled(text: &Option<String>) -> Option<&str> {
+    text.as_deref().filter(|text| !text.is_empty())
+}
+
+fn as_text<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+fn each_button<S: Serializer>(buttons: &[Button], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(buttons.iter().map(|Button { id, title }| {
+        let reply = Reply { id, title };
+        ButtonObject { kind: "reply", reply }
+    }))
+}
+
+fn each_section<S: Serializer>(sections: &[ListSection], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(
+        sections.iter().map(|ListSection { title, rows }| SectionObject { title: filled(title), rows }),
+    )
+}
+
+fn each_row<S: Serializer>(rows: &[ListRow], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(rows.iter().map(|ListRow { id, title, description }| {
+        let description = filled(description);
+        RowObject { id, title, description }
+    }))
+}
+
+#[cfg(test)]
+mod tests;

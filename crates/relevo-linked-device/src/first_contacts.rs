@@ -1,0 +1,186 @@
+//! Whom an instance has written to or heard from, and how many strangers it may still write to today.
+//!
+//! Writing to many people who do not know the number is what WhatsApp bans numbers for. So a stranger costs one of the
+//! day's first contacts; when they are used up, or WhatsApp says that the account reaches out too much (463), messages
+//! to strangers wait while all others go on.
+
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+
+use relevo_clock::Clock;
+use relevo_domain::{Failure, FailureKind, InstanceNumber, Jid, Recipient, Scope, Timestamp};
+use relevo_store::{self as store, Key, Space, Store, Tx};
+
+const DAY_MILLIS: u64 = 24 * 3600 * 1000;
+
+/// How long strangers wait after WhatsApp complained. It names no time; the known clients wait for hours.
+pub(super) const HOLD: Duration = Duration::from_secs(6 * 3600);
+
+#[derive(Clone)]
+pub(super) struct FirstContacts {
+    store: Store,
+    clock: Clock,
+    instance: InstanceNumber,
+    /// People a day; 0 is any number.
+    limit: u32,
+}
+
+/// What a stranger is told.
+#[derive(Debug, PartialEq, Eq)]
+enum Admission {
+    Welcome,
+    /// Not before this moment, for this reason.
+    Later(Timestamp, &'static str),
+}
+
+impl FirstContacts {
+    pub fn new(store: Store, clock: Clock, instance: InstanceNumber, limit: u32) -> Self {
+        Self { store, clock, instance, limit }
+    }
+
+    /// Whether a message may go to this recipient now. A stranger who may be written to is none from here on.
+    pub async fn admit(&self, to: &Recipient) -> Result<(), Failure> {
+        if !matches!(to, Recipient::Phone(_) | Recipient::Jid(Jid::Lid(_))) {
+            return Ok(());
+        }
+        let failed = |cause: store::Error| Failure::transient(format!("the data folder failed: {cause}"));
+        let known = self.known_key(&to.address());
+        if self.store.get(&known).map_err(failed)?.is_some() {
+            return Ok(());
+        }
+        let (this, now) = (self.clone(), self.clock.now());
+        let admission =
+            self.store.write(move |tx| this.meet_stranger(tx, known, now)).await.map_err(failed)?;
+        match admission {
+            Admission::Welcome => Ok(()),
+            Admission::Later(until, why) => {
+                let retry_after = until.since(now);
+                Err(Failure::new(FailureKind::Deferred { retry_after }, Scope::Recipient, why))
+            }
+        }
+    }
+
+    /// These people wrote first; nobody of them is a stranger. Need not be durable before the message is.
+    pub async fn met(&self, addresses: Vec<String>) {
+        let keys: Vec<_> = addresses.iter().map(|address| self.known_key(address)).collect();
+        let unknown = |key: &Key| self.store.get(key).is_ok_and(|known| known.is_none());
+        let fresh: Vec<_> = keys.into_iter().filter(unknown).collect();
+        if fresh.is_empty() {
+            return;
+        }
+        let note = move |tx: &mut Tx| fresh.into_iter().try_for_each(|key| tx.put(key, Vec::new()));
+        self.store.submit(note, |_| {}).await;
+    }
+
+    /// WhatsApp said that this account reaches out to too many people.
+    pub async fn complained(&self) {
+        let until = self.clock.now() + HOLD;
+        let key = self.key(b'h');
+        self.store.submit(move |tx| tx.put(key, until.millis().to_be_bytes().to_vec()), |_| {}).await;
+    }
+
+    fn meet_stranger(&self, tx: &mut Tx, known: Key, now: Timestamp) -> Result<Admission, store::Error> {
+        // They may have met on the way here.
+        if tx.get(&known)?.is_some() {
+            return Ok(Admission::Welcome);
+        }
+        let held_until =
+            tx.get(&self.key(b'h'))?.and_then(|bytes| Some(u64::from_be_bytes(*bytes.first_chunk()?)));
+        if let Some(until) = held_until.map(Timestamp).filter(|until| *until > now) {
+            let why = "WhatsApp said that this account writes to too many people who do not know it; messages to \
+                       strangers wait";
+            return Ok(Admission::Later(until, why));
+        }
+        let day = now.millis() / DAY_MILLIS;
+        let spent = tx.get(&self.key(b'b'))?.and_then(|bytes| {
+            let (of, count) = (bytes.first_chunk::<8>()?, bytes.last_chunk::<4>()?);
+            (u64::from_be_bytes(*of) == day).then(|| u32::from_be_bytes(*count))
+        });
+        let spent = spent.unwrap_or(0);
+        if self.limit > 0 && spent >= self.limit {
+            let why = "today's first contacts are used up (linked_device.first_contacts_per_day); messages to strangers \
+                       wait until tomorrow, UTC";
+            return Ok(Admission::Later(Timestamp((day + 1) * DAY_MILLIS), why));
+        }
+        let count = [&day.to_be_bytes()[..], &(spent + 1).to_be_bytes()[..]].concat();
+        tx.put(self.key(b'b'), count)?;
+        tx.put(known, Vec::new())?;
+        Ok(Admission::Welcome)
+    }
+
+    fn key(&self, table: u8) -> Key {
+        Key::new(Space::LinkedContact).u32(self.instance.get()).u8(table)
+    }
+
+    fn known_key(&self, address: &str) -> Key {
+        let digest = Sha256::digest(address.as_bytes());
+        self.key(b'k').bytes(digest.first_chunk::<16>().map_or(&[], |half| half.as_slice()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use relevo_metrics::Metrics;
+    use relevo_store::{Folder, Options};
+
+    /// Ten hours into a day.
+    const MORNING: Timestamp = Timestamp(1_763_805_600_000 - 1_763_805_600_000 % DAY_MILLIS + 36_000_000);
+
+    fn to(phone: &str) -> Recipient {
+        phone.parse().unwrap()
+    }
+
+    fn deferred(outcome: Result<(), Failure>) -> Option<Duration> {
+        match outcome.err()?.kind {
+            FailureKind::Deferred { retry_after } => Some(retry_after),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn strangers_wait_for_tomorrow_when_todays_contacts_are_used_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open(dir.path()).unwrap();
+        let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
+        let clock = Clock::following_tokio(MORNING);
+        let contacts = |limit| FirstContacts::new(store.clone(), clock, InstanceNumber::FIRST, limit);
+        let two = contacts(2);
+        two.met(vec!["573009999999@s.whatsapp.net".to_owned()]).await;
+        for phone in ["573000000001", "573000000002", "573000000001", "573009999999"] {
+            assert_eq!(deferred(two.admit(&to(phone)).await), None, "{phone}");
+        }
+        assert_eq!(deferred(two.admit(&to("573000000003")).await), Some(Duration::from_secs(14 * 3600)));
+        assert_eq!(deferred(two.admit(&to("120363000000000000@g.us")).await), None);
+        assert_eq!(deferred(contacts(0).admit(&to("573000000004")).await), None);
+        tokio::time::advance(Duration::from_secs(14 * 3600)).await;
+        assert_eq!(deferred(two.admit(&to("573000000003")).await), None);
+    }
+
+    #[tokio::test]
+    async fn whoever_is_met_by_two_at_once_is_one_stranger() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open(dir.path()).unwrap();
+        let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
+        let contacts = FirstContacts::new(store, Clock::following_tokio(MORNING), InstanceNumber::FIRST, 1);
+        let (ana, beto) = (to("573000000001"), to("573000000002"));
+        let both = tokio::join!(contacts.admit(&ana), contacts.admit(&ana));
+        assert_eq!((deferred(both.0), deferred(both.1)), (None, None));
+        assert!(deferred(contacts.admit(&beto).await).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_complaint_holds_strangers_and_nobody_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open(dir.path()).unwrap();
+        let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
+        let contacts = FirstContacts::new(store, Clock::following_tokio(MORNING), InstanceNumber::FIRST, 0);
+        assert_eq!(deferred(contacts.admit(&to("573000000001")).await), None);
+        contacts.complained().await;
+        assert_eq!(deferred(contacts.admit(&to("573000000002")).await), Some(HOLD));
+        assert_eq!(deferred(contacts.admit(&to("573000000001")).await), None);
+        tokio::time::advance(HOLD).await;
+        assert_eq!(deferred(contacts.admit(&to("573000000002")).await), None);
+    }
+}

@@ -1,0 +1,373 @@
+//! What happens beside messages.
+//!
+//! Not told, because it concerns devices rather than people, or repeats what is told elsewhere: server acks, raw stanzas
+//! and notifications, device lists, requests to synchronise, offline counts, MEX notifications, codes that were asked
+//! for through the API, muted statuses, and whatever a first synchronisation copies from the phone.
+
+use serde_json::{Value, json};
+use whatsapp_rust::Jid;
+use whatsapp_rust::chrono::{DateTime, Utc};
+use whatsapp_rust::types::call::{CallAction, ElsewhereOutcome, IncomingCall};
+use whatsapp_rust::types::events::{Event, GroupUpdate, LazyHistorySync, Receipt, UndecryptableMessage};
+use whatsapp_rust::types::message::MessageSource;
+use whatsapp_rust::types::presence::{ChatPresence, ChatPresenceMedia, ReceiptType};
+use whatsapp_rust::wacore_binary::JidExt as _;
+
+use crate::address::{is_person, shown};
+use crate::names::Names;
+use relevo_domain::{self as domain, MessageId, StatusUpdate, Timestamp};
+use relevo_provider::Happening;
+
+/// What an event tells the instance. `ours` names our message behind a stanza; `now` stands in for events that have no
+/// time of their own.
+pub(crate) fn happenings(
+    event: &Event,
+    now: Timestamp,
+    names: &Names,
+    ours: impl Fn(&str) -> Option<MessageId>,
+) -> Vec<Happening> {
+    let news = match event {
+        Event::Receipt(receipt) => return statuses(receipt, names, ours).into_iter().collect(),
+        Event::ChatPresence(presence) => {
+            let state = match presence.state {
+                ChatPresence::Composing => "composing",
+                ChatPresence::Paused => "paused",
+            };
+            let media = match presence.media {
+                ChatPresenceMedia::Text => "",
+                ChatPresenceMedia::Audio => "audio",
+            };
+            let from = shown(&presence.source.chat);
+            let data = json!({ "from": from, "state": state, "media": media });
+            News::now(
+                "presence",
+                now,
+                names.add_to(data, &presence.source.sender, presence.source.sender_alt.as_ref()),
+            )
+        }
+        Event::Presence(presence) => {
+            let state = if presence.unavailable { "unavailable" } else { "available" };
+            let last_seen = presence.last_seen.map(|at| at.timestamp());
+            let data =
+                json!({ "from": shown(&presence.from), "state": state, "media": "", "last_seen": last_seen });
+            News::now("presence", now, names.add_to(data, &presence.from, None))
+        }
+        Event::IncomingCall(call) => {
+            return call_news(call, names).map(Happening::from).into_iter().collect();
+        }
+        Event::MissedCall(call) => ended_call(names, &call.from, &call.call_id, "missed", call.timestamp),
+        Event::CallEndedElsewhere(call) => {
+            let status = match call.outcome {
+                ElsewhereOutcome::Accepted => "accepted_elsewhere",
+                _ => "rejected_elsewhere",
+            };
+            ended_call(names, &call.from, &call.call_id, status, call.timestamp)
+        }
+        Event::GroupUpdate(update) => group(update, names),
+        Event::UndecryptableMessage(message) => undecryptable(message, names),
+        Event::HistorySync(sync) => News::now("sync_progress", now, progress(sync)),
+        Event::NewsletterLiveUpdate(update) => {
+            let data = json!({ "newsletter": shown(&update.newsletter_jid), "messages": update.messages });
+            News::now("newsletter", now, data)
+        }
+        other => match contact(other, now, names).or_else(|| chat(other)).or_else(|| pairing(other, now)) {
+            Some(news) => news,
+            None => return Vec::new(),
+        },
+    };
+    vec![news.into()]
+}
+
+/// Something that readers of events may want to know.
+struct News {
+    kind: &'static str,
+    at: Timestamp,
+    data: Value,
+}
+
+impl News {
+    fn now(kind: &'static str, at: Timestamp, data: Value) -> Self {
+        Self { kind, at, data }
+    }
+
+    fn at(kind: &'static str, at: DateTime<Utc>, data: Value) -> Self {
+        Self { kind, at: moment(at), data }
+    }
+}
+
+impl From<News> for Happening {
+    fn from(News { kind, at, data }: News) -> Self {
+        Self::News { kind, at, data }
+    }
+}
+
+fn moment(at: DateTime<Utc>) -> Timestamp {
+    Timestamp(u64::try_from(at.timestamp_millis()).unwrap_or(0))
+}
+
+/// The people whose other names are worth knowing before an event is told.
+pub(crate) fn people(event: &Event) -> Vec<Jid> {
+    let who = match event {
+        Event::Receipt(receipt) => &receipt.source.sender,
+        Event::ChatPresence(presence) => &presence.source.sender,
+        Event::Presence(presence) => &presence.from,
+        Event::IncomingCall(call) => &call.from,
+        Event::MissedCall(call) => &call.from,
+        Event::CallEndedElsewhere(call) => &call.from,
+        Event::UndecryptableMessage(message) => &message.info.source.sender,
+        Event::GroupUpdate(update) => return update.participant.iter().cloned().collect(),
+        Event::PictureUpdate(update) => &update.jid,
+        Event::UserAboutUpdate(update) => &update.jid,
+        Event::ContactUpdated(update) => &update.jid,
+        Event::ContactUpdate(update) => &update.jid,
+        Event::PushNameUpdate(update) => &update.jid,
+        Event::IdentityChange(update) => &update.user,
+        Event::BusinessStatusUpdate(update) => &update.jid,
+        Event::DisappearingModeChanged(update) => &update.from,
+        _ => return Vec::new(),
+    };
+    vec![who.clone()]
+}
+
+/// Receipts of our messages. Those of our own other devices say nothing about a recipient.
+fn statuses(receipt: &Receipt, names: &Names, ours: impl Fn(&str) -> Option<MessageId>) -> Option<Happening> {
+    let fact = match receipt.r#type {
+        ReceiptType::Delivered => domain::Receipt::Delivered,
+        ReceiptType::Read => domain::Receipt::Read,
+        ReceiptType::Played => domain::Receipt::Played,
+        _ => return None,
+    };
+    let MessageSource { chat, sender, sender_alt, .. } = &receipt.source;
+    let by = names.identity(sender, sender_alt.as_ref())?.to_string();
+    let (recipient, participant) = if is_person(chat) { (by, None) } else { (shown(chat), Some(by)) };
+    let update = |id: &String| {
+        Some(StatusUpdate {
+            provider_id: id.parse().ok()?,
+            our_id: ours(id),
+            receipt: fact,
+            at: moment(receipt.timestamp),
+            recipient: Some(recipient.clone()),
+            participant: participant.clone(),
+            failure: None,
+        })
+    };
+    let updates: Vec<_> = receipt.message_ids.iter().filter_map(update).collect();
+    (!updates.is_empty()).then_some(Happening::Statuses(updates))
+}
+
+/// The steps of a call that people notice; the rest is between the telephones.
+fn call_news(call: &IncomingCall, names: &Names) -> Option<News> {
+    let (status, is_video, group) = match &call.action {
+        CallAction::Offer { is_video, group_jid, .. } => ("incoming", *is_video, group_jid.as_ref()),
+        CallAction::OfferNotice { is_video, .. } => ("incoming", *is_video, None),
+        CallAction::Accept { .. } => ("accepted", false, None),
+        CallAction::Reject { .. } => ("rejected", false, None),
+        CallAction::Terminate { .. } => ("ended", false, None),
+        _ => return None,
+    };
+    let other = match &call.action {
+        CallAction::Offer { caller_pn, .. } => caller_pn.as_ref(),
+        _ => None,
+    };
+    let data = json!({
+        "from": shown(&call.from),
+        "call_id": call.action.call_id(),
+        "timestamp": call.timestamp.timestamp(),
+        "is_video": is_video,
+        "status": status,
+        "group_id": group.map(shown),
+    });
+    Some(News::at("call", call.timestamp, names.add_to(data, &call.from, other)))
+}
+
+fn ended_call(names: &Names, from: &Jid, call_id: &str, status: &str, at: DateTime<Utc>) -> News {
+    let data = json!({
+        "from": shown(from),
+        "call_id": call_id,
+        "timestamp": at.timestamp(),
+        "is_video": false,
+        "status": status,
+    });
+    News::at("call", at, names.add_to(data, from, None))
+}
+
+fn group(update: &GroupUpdate, names: &Names) -> News {
+    let author =
+        update.participant.as_ref().and_then(|who| names.identity(who, update.participant_pn.as_ref()));
+    let data = json!({
+        "group_id": shown(&update.group_jid),
+        "author": author.map(|identity| identity.to_string()),
+        "timestamp": update.timestamp.timestamp(),
+        "action": update.action.wire_tag(),
+        "details": update.action,
+    });
+    News::at("group", update.timestamp, data)
+}
+
+/// WhatsApp asks its sender to encrypt it anew, so it may still come, as a message with the same id.
+fn undecryptable(message: &UndecryptableMessage, names: &Names) -> News {
+    let info = &message.info;
+    let source = &info.source;
+    let reason = if message.is_unavailable { "only_on_the_phone" } else { "keys" };
+    let data = json!({
+        "message_id": info.id,
+        "from": shown(&source.sender),
+        "to": shown(&source.chat),
+        "is_group": source.chat.is_group(),
+        "is_from_me": source.is_from_me,
+        "timestamp": info.timestamp.timestamp(),
+        "reason": reason,
+        "unavailable": message.is_unavailable.then_some(message.unavailable_type.as_str()),
+    });
+    News::at("undecryptable", info.timestamp, names.add_to(data, &source.sender, source.sender_alt.as_ref()))
+}
+
+/// Source of the names: `HistorySyncType` of WhatsApp Web.
+fn progress(sync: &LazyHistorySync) -> Value {
+    let kind = match sync.sync_type() {
+        0 => "initial_bootstrap",
+        1 => "initial_status_v3",
+        2 => "full",
+        3 => "recent",
+        4 => "push_name",
+        5 => "non_blocking_data",
+        6 => "on_demand",
+        _ => "other",
+    };
+    json!({ "percentage": sync.progress(), "sync_type": kind, "chunk": sync.chunk_order() })
+}
+
+/// What changed about a person.
+fn contact(event: &Event, now: Timestamp, names: &Names) -> Option<News> {
+    let changed = |who: &Jid, other: Option<&Jid>, change: &str, details: Value, at: Timestamp| {
+        let data = json!({ "contact": shown(who), "change": change, "details": details });
+        News::now("contact", at, names.add_to(data, who, other))
+    };
+    Some(match event {
+        Event::PictureUpdate(update) => {
+            let author = update.author.as_ref().map(shown);
+            let details =
+                json!({ "removed": update.removed, "picture_id": update.picture_id, "author": author });
+            changed(&update.jid, None, "picture", details, moment(update.timestamp))
+        }
+        Event::UserAboutUpdate(update) => {
+            changed(&update.jid, None, "about", json!({ "text": update.status }), moment(update.timestamp))
+        }
+        Event::ContactUpdated(update) => {
+            changed(&update.jid, None, "profile", Value::Null, moment(update.timestamp))
+        }
+        Event::ContactNumberChanged(update) => {
+            let details = json!({ "old": shown(&update.old_jid), "new": shown(&update.new_jid) });
+            changed(&update.new_jid, update.new_lid.as_ref(), "number", details, moment(update.timestamp))
+        }
+        Event::ContactUpdate(update) if !update.from_full_sync => {
+            let action = &update.action;
+            let details = json!({ "full_name": action.full_name, "first_name": action.first_name });
+            changed(&update.jid, None, "saved", details, moment(update.timestamp))
+        }
+        Event::PushNameUpdate(update) => {
+            let details = json!({ "old": update.old_push_name, "new": update.new_push_name });
+            changed(&update.jid, update.message.source.sender_alt.as_ref(), "name", details, now)
+        }
+        Event::SelfPushNameUpdated(update) => {
+            let data =
+                json!({ "contact": null, "change": "own_name", "details": { "new": update.new_name } });
+            News::now("contact", now, data)
+        }
+        Event::IdentityChange(update) => {
+            changed(&update.user, update.lid_user.as_ref(), "security_code", Value::Null, now)
+        }
+        Event::BusinessStatusUpdate(update) => {
+            let details = json!({ "type": update.update_type, "verified_name": update.verified_name });
+            changed(&update.jid, None, "business", details, moment(update.timestamp))
+        }
+        Event::DisappearingModeChanged(update) => {
+            let details = json!({ "seconds": update.duration });
+            changed(&update.from, None, "disappearing_messages", details, moment(update.setting_timestamp))
+        }
+        _ => return None,
+    })
+}
+
+/// What the account's owner did to a chat on another device.
+fn chat(event: &Event) -> Option<News> {
+    let changed = |chat: &Jid, change: &str, details: Value, at: DateTime<Utc>| {
+        News::at("chat", at, json!({ "chat": shown(chat), "change": change, "details": details }))
+    };
+    Some(match event {
+        Event::PinUpdate(update) if !update.from_full_sync => {
+            changed(&update.jid, "pin", json!({ "pinned": update.action.pinned }), update.timestamp)
+        }
+        Event::MuteUpdate(update) if !update.from_full_sync => {
+            let details = json!({ "muted": update.action.muted, "until": update.action.mute_end_timestamp });
+            changed(&update.jid, "mute", details, update.timestamp)
+        }
+        Event::ArchiveUpdate(update) if !update.from_full_sync => {
+            changed(&update.jid, "archive", json!({ "archived": update.action.archived }), update.timestamp)
+        }
+        Event::MarkChatAsReadUpdate(update) if !update.from_full_sync => {
+            changed(&update.jid, "read", json!({ "read": update.action.read }), update.timestamp)
+        }
+        Event::StarUpdate(update) if !update.from_full_sync => {
+            let details = json!({ "message_id": update.message_id, "starred": update.action.starred });
+            changed(&update.chat_jid, "star", details, update.timestamp)
+        }
+        Event::DeleteChatUpdate(update) if !update.from_full_sync => {
+            changed(&update.jid, "delete", Value::Null, update.timestamp)
+        }
+        Event::ClearChatUpdate(update) if !update.from_full_sync => {
+            changed(&update.jid, "clear", Value::Null, update.timestamp)
+        }
+        Event::DeleteMessageForMeUpdate(update) if !update.from_full_sync => {
+            let details = json!({ "message_id": update.message_id, "from_me": update.from_me });
+            changed(&update.chat_jid, "delete_message", details, update.timestamp)
+        }
+        Event::LabelAssociationUpdate(update) if !update.from_full_sync => {
+            let details = json!({ "label_id": update.label_id, "labeled": update.action.labeled });
+            changed(&update.chat_jid, "label", details, update.timestamp)
+        }
+        Event::LabelEditUpdate(update) if !update.from_full_sync => {
+            let details =
+                json!({ "name": update.action.name, "deleted": update.action.deleted == Some(true) });
+            let data = json!({ "label_id": update.label_id, "change": "label_edit", "details": details });
+            News::at("chat", update.timestamp, data)
+        }
+        _ => return None,
+    })
+}
+
+/// What whoever pairs the device has to know or to do.
+fn pairing(event: &Event, now: Timestamp) -> Option<News> {
+    let (kind, data) = match event {
+        Event::PairPasskeyRequest(request) => {
+            let options: Value = serde_json::from_str(&request.request_options_json)
+                .unwrap_or_else(|_| json!(request.request_options_json));
+            ("passkey", json!({ "stage": "request", "options": options }))
+        }
+        Event::PairPasskeyConfirmation(confirmation) => {
+            let code = (!confirmation.skip_handoff_ux).then_some(&confirmation.code);
+            ("passkey", json!({ "stage": "confirmation", "code": code }))
+        }
+        Event::PairPasskeyError(error) => ("passkey", json!({ "stage": "error", "error": error.error })),
+        Event::PairingCodeRefresh(_) => {
+            ("pairing", json!({ "stage": "code_void", "error": "the pairing code is void; ask for another" }))
+        }
+        Event::PairingCodeError(error) => {
+            ("pairing", json!({ "stage": "code_failed", "error": error.error }))
+        }
+        Event::QrScannedWithoutMultidevice(_) => {
+            let error =
+                "the phone that scanned the code is not set up for linked devices; update WhatsApp on it";
+            ("pairing", json!({ "stage": "not_multidevice", "error": error }))
+        }
+        Event::AppStateSyncFailed(failed) => {
+            let data = json!({ "stage": "sync_failed", "collections": [failed.fatal, failed.retryable] });
+            ("pairing", data)
+        }
+        _ => return None,
+    };
+    Some(News::now(kind, now, data))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,54 @@
+use std::sync::Arc;
+
+use whatsapp_rust::async_trait;
+use whatsapp_rust::wacore::stats::StorageResourceReport;
+use whatsapp_rust::wacore::store::Device;
+use whatsapp_rust::wacore::store::device::DEVICE_PROPS;
+use whatsapp_rust::wacore::store::error::Result;
+use whatsapp_rust::wacore::store::traits::DeviceStore;
+
+use relevo_store as store;
+
+use super::tables::Table;
+use super::{SledBackend, delete_between, failed};
+
+#[async_trait]
+impl DeviceStore for SledBackend {
+    async fn save(&self, device: &Device) -> Result<()> {
+        self.put_record(self.place.table(Table::Device), device).await
+    }
+
+    async fn load(&self) -> Result<Option<Device>> {
+        let mut device: Option<Device> = self.get_record(self.place.table(Table::Device)).await?;
+        if let Some(device) = &mut device {
+            // These are not part of the record, and what stands in for them is empty; a new device has these.
+            device.device_props = Arc::new(DEVICE_PROPS.clone());
+        }
+        Ok(device)
+    }
+
+    /// Also makes this client the holder of the keys: it is the first thing that a client asks, before it reads any.
+    async fn exists(&self) -> Result<bool> {
+        let (place, name) = (self.place, self.holder);
+        let take = self.store.write(move |tx| {
+            store::put_large(tx, place.table(Table::Holder), &name)?;
+            Ok(tx.get(&place.table(Table::Device))?.is_some())
+        });
+        take.await.map_err(failed)
+    }
+
+    async fn create(&self) -> Result<i32> {
+        let key = self.place.table(Table::Device);
+        if self.store.get(&key).map_err(failed)?.is_none() {
+            // What was not deleted with the device before must not be mixed with the keys of this one.
+            let end = self.place.all().after_prefix();
+            delete_between(&self.store, key.clone(), end).await.map_err(failed)?;
+            self.put_record(key, &Device::new()).await?;
+        }
+        Ok(self.place.0.get().cast_signed())
+    }
+
+    async fn resource_report(&self) -> StorageResourceReport {
+        StorageResourceReport { memory_bytes: Some(0), ..StorageResourceReport::default() }
+    }
+}

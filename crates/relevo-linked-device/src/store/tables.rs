@@ -1,0 +1,130 @@
+use sha2::{Digest as _, Sha256};
+
+use relevo_domain::InstanceNumber;
+use relevo_store::{Key, Space};
+
+/// What lies under one byte of a device's keys. The bytes are on the disk: none may change or be given twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Table {
+    /// The client that may write. Nothing → its name. First, so that it is also the first to go.
+    Holder = 0,
+    /// The device itself: its keys, its account. Nothing → record.
+    Device = 1,
+    /// user · address → key.
+    Identity = 2,
+    /// user · address → ratchets.
+    Session = 3,
+    /// id → one-time key.
+    PreKey = 4,
+    /// id → key.
+    SignedPreKey = 5,
+    /// group and sender → ratchets.
+    SenderKey = 6,
+    /// key id → key of the account's app state.
+    SyncKey = 7,
+    /// Nothing → id of the newest of them.
+    LatestSyncKey = 8,
+    /// collection → version and hash.
+    Version = 9,
+    /// collection · index → MAC of the value.
+    MutationMac = 10,
+    /// group · device → who it is, and whether it has our sender key.
+    GroupDevice = 11,
+    /// device · group → nothing.
+    DeviceGroup = 12,
+    /// LID → mapping.
+    Lid = 13,
+    /// phone → its newest LID.
+    Phone = 14,
+    /// user → its devices.
+    DeviceList = 15,
+    /// group → what is known of it.
+    Group = 16,
+    /// user → token.
+    TcToken = 17,
+    /// chat and message → date, content; then date · the same → nothing. So are the next three pairs.
+    Sent = 18,
+    SentDate = 19,
+    Pending = 20,
+    PendingDate = 21,
+    BaseKey = 22,
+    BaseKeyDate = 23,
+    Secret = 24,
+    SecretDate = 25,
+}
+
+/// The first half of a SHA-256: names of any length become keys of one length.
+pub(super) type Digest = [u8; 16];
+
+/// The digest of a name, or of several that name something together.
+pub(super) fn digest<const N: usize>(names: [&[u8]; N]) -> Digest {
+    let mut hash = Sha256::new();
+    for name in names {
+        // With its length, so that no two lists of names run together into the same bytes.
+        hash.update((name.len() as u64).to_be_bytes());
+        hash.update(name);
+    }
+    let hash: [u8; 32] = hash.finalize().into();
+    hash.first_chunk().copied().unwrap_or_default()
+}
+
+/// The digest at the end of a key.
+pub(super) fn last_digest(key: &[u8]) -> Digest {
+    key.last_chunk().copied().unwrap_or_default()
+}
+
+/// Where the keys of one device lie.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place(pub InstanceNumber);
+
+impl Place {
+    /// Begins every key.
+    pub fn all(self) -> Key {
+        Key::new(Space::LinkedDevice).u32(self.0.get())
+    }
+
+    /// Begins every key of a table; of a table of one row, that row.
+    pub fn table(self, table: Table) -> Key {
+        self.all().u8(table as u8)
+    }
+
+    pub fn named(self, table: Table, name: &str) -> Key {
+        self.table(table).bytes(&digest([name.as_bytes()]))
+    }
+
+    pub fn numbered(self, table: Table, id: u32) -> Key {
+        self.table(table).u32(id)
+    }
+
+    /// A Signal address, `user[:device]@server.0`, under its user.
+    pub fn address(self, table: Table, address: &str) -> Key {
+        let user = address.split([':', '@']).next().unwrap_or_default();
+        self.named(table, user).bytes(&digest([address.as_bytes()]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_do_not_run_together() {
+        assert_ne!(digest([b"ab", b"c"]), digest([b"a", b"bc"]));
+        assert_ne!(digest([b"ab", b""]), digest([b"ab"]));
+    }
+
+    #[test]
+    fn addresses_lie_under_their_user_and_no_other() {
+        let place = Place(InstanceNumber::FIRST);
+        let user = place.named(Table::Session, "573000000001");
+        for address in ["573000000001@c.us.0", "573000000001:7@c.us.0"] {
+            assert!(
+                place.address(Table::Session, address).as_slice().starts_with(user.as_slice()),
+                "{address}"
+            );
+        }
+        let longer = place.address(Table::Session, "5730000000011@c.us.0");
+        assert!(!longer.as_slice().starts_with(user.as_slice()));
+    }
+}

@@ -1,0 +1,198 @@
+//! Accounts and their devices: who is who, under a phone number and under a LID, and with which keys.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use relevo_linked_device::client::wacore_binary::{Jid, Server};
+
+use crate::hub::LinkId;
+use crate::keys::Keys;
+use crate::phone::Phone;
+use crate::queue::Queue;
+use crate::settings::Settings;
+
+/// An account's place in the directory; accounts are never removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AccountId(usize);
+
+/// A device of an account. Number 0 is the phone, which is virtual; the others are linked ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeviceId {
+    pub account: AccountId,
+    pub number: u16,
+}
+
+/// Which of an account's two names stands in an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Naming {
+    PhoneNumber,
+    Lid,
+}
+
+impl Naming {
+    /// The naming that an address follows, when it is that of a user.
+    pub fn of(jid: &Jid) -> Option<Self> {
+        match jid.server {
+            Server::Pn => Some(Self::PhoneNumber),
+            Server::Lid => Some(Self::Lid),
+            _ => None,
+        }
+    }
+
+    pub fn other(self) -> Self {
+        match self {
+            Self::PhoneNumber => Self::Lid,
+            Self::Lid => Self::PhoneNumber,
+        }
+    }
+}
+
+/// A linked device.
+#[derive(Debug)]
+pub struct Device {
+    pub keys: Keys,
+    /// The signed `ADVSignedDeviceIdentity` with which it proves that the phone linked it.
+    pub identity: Vec<u8>,
+    /// What it has not acknowledged.
+    pub queue: Queue,
+    /// The connection on which it is logged in.
+    pub link: Option<LinkId>,
+}
+
+#[derive(Debug)]
+pub struct Account {
+    pub phone_number: Box<str>,
+    pub lid: Box<str>,
+    /// What others see beside the number; the last device that named itself gives it.
+    pub name: String,
+    pub devices: BTreeMap<u16, Device>,
+    next_device: u16,
+    pub phone: Arc<Phone>,
+    /// Accounts that exchanged messages with this one, and so hear of its devices.
+    pub peers: HashSet<AccountId>,
+    /// Who wants to know whether it is online.
+    pub watchers: HashSet<AccountId>,
+    pub online: bool,
+    /// What its devices synchronise among themselves.
+    pub settings: Settings,
+}
+
+impl Account {
+    pub fn jid(&self, naming: Naming, device: u16) -> Jid {
+        match naming {
+            Naming::PhoneNumber => Jid::pn_device(&*self.phone_number, device),
+            Naming::Lid => Jid::lid_device(&*self.lid, device),
+        }
+    }
+
+    /// The numbers of all devices, the phone's first.
+    pub fn numbers(&self) -> impl Iterator<Item = u16> {
+        std::iter::once(0).chain(self.devices.keys().copied())
+    }
+
+    /// A number that no device of this account ever had; `None` when there is none left.
+    pub fn take_number(&mut self) -> Option<u16> {
+        let number = self.next_device;
+        self.next_device = number.checked_add(1)?;
+        Some(number)
+    }
+
+    /// The largest key index that was ever given out. A device's index is its number.
+    pub fn last_key_index(&self) -> u32 {
+        u32::from(self.next_device) - 1
+    }
+}
+
+/// Whether this is a phone number as addresses carry it: one to fifteen digits. Source: ITU-T E.164.
+pub fn is_phone_number(text: &str) -> bool {
+    (1..=15).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// All accounts.
+#[derive(Debug, Default)]
+pub struct Directory {
+    accounts: Vec<Account>,
+    by_phone_number: HashMap<Box<str>, AccountId>,
+    by_lid: HashMap<Box<str>, AccountId>,
+}
+
+impl Directory {
+    /// The account with this phone number, digits only.
+    pub fn find(&self, phone_number: &str) -> Option<AccountId> {
+        self.by_phone_number.get(phone_number).copied()
+    }
+
+    /// Opens an account. `phone` makes its phone out of the account's id and its LID.
+    pub fn open(
+        &mut self,
+        phone_number: &str,
+        phone: impl FnOnce(AccountId, &str) -> Arc<Phone>,
+    ) -> AccountId {
+        let id = AccountId(self.accounts.len());
+        let lid: Box<str> = format!("{}", 200_000_000_000_001_usize + id.0).into();
+        let phone = phone(id, &lid);
+        self.by_phone_number.insert(phone_number.into(), id);
+        self.by_lid.insert(lid.clone(), id);
+        self.accounts.push(Account {
+            phone_number: phone_number.into(),
+            lid,
+            name: format!("+{phone_number}"),
+            devices: BTreeMap::new(),
+            next_device: 1,
+            phone,
+            peers: HashSet::new(),
+            watchers: HashSet::new(),
+            online: false,
+            settings: Settings::new(),
+        });
+        id
+    }
+
+    /// Whose address this is, whatever the device in it.
+    pub fn account_of(&self, jid: &Jid) -> Option<AccountId> {
+        let names = match Naming::of(jid)? {
+            Naming::PhoneNumber => &self.by_phone_number,
+            Naming::Lid => &self.by_lid,
+        };
+        names.get(jid.user.as_str()).copied()
+    }
+
+    /// The device with this address; it may have been removed since.
+    pub fn device_of(&self, jid: &Jid) -> Option<DeviceId> {
+        Some(DeviceId { account: self.account_of(jid)?, number: jid.device })
+    }
+
+    /// Ids are given by [`Directory::open`] alone, so there is always an account behind one.
+    #[expect(clippy::indexing_slicing, reason = "an id is an index that was given out")]
+    pub fn account(&self, id: AccountId) -> &Account {
+        &self.accounts[id.0]
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "an id is an index that was given out")]
+    pub fn account_mut(&mut self, id: AccountId) -> &mut Account {
+        &mut self.accounts[id.0]
+    }
+
+    /// The linked device, unless it was removed or is a phone.
+    pub fn device(&self, id: DeviceId) -> Option<&Device> {
+        self.account(id.account).devices.get(&id.number)
+    }
+
+    pub fn device_mut(&mut self, id: DeviceId) -> Option<&mut Device> {
+        self.account_mut(id.account).devices.get_mut(&id.number)
+    }
+
+    /// Whether this device exists: a phone always does.
+    pub fn has(&self, id: DeviceId) -> bool {
+        id.number == 0 || self.device(id).is_some()
+    }
+
+    pub fn jid(&self, id: DeviceId, naming: Naming) -> Jid {
+        self.account(id.account).jid(naming, id.number)
+    }
+
+    /// The address of an account, without a device.
+    pub fn user(&self, id: AccountId, naming: Naming) -> Jid {
+        self.account(id).jid(naming, 0)
+    }
+}

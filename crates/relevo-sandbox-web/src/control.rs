@@ -1,0 +1,308 @@
+//! The control plane under `/_web/`: what the handle does, for people and for tests in other processes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{FromRequest, Path, Query, Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use bytes::Bytes;
+use relevo_linked_device::client::wacore_binary::Jid;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::accounts::is_phone_number;
+use crate::faults::{MAX_RULES, Rule};
+use crate::inbox::Seen;
+use crate::phone::{self, Phone};
+use crate::shared::Shared;
+use crate::{Ejection, WebHandle};
+
+/// The most entries on one page.
+const MAX_PAGE: usize = 10_000;
+
+/// Why the control plane did not do what it was asked, in words.
+#[derive(Debug)]
+struct Problem(StatusCode, String);
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        (self.0, Json(json!({ "error": self.1 }))).into_response()
+    }
+}
+
+impl From<phone::Error> for Problem {
+    fn from(error: phone::Error) -> Self {
+        Self(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
+    }
+}
+
+/// JSON whatever the content type says: people type `curl -d` here.
+struct Body<T>(T);
+
+impl<T: serde::de::DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let invalid = |reason: String| Problem(StatusCode::BAD_REQUEST, reason);
+        let bytes = Bytes::from_request(request, state).await.map_err(|error| invalid(error.body_text()))?;
+        let bytes = if bytes.is_empty() { Bytes::from_static(b"{}") } else { bytes };
+        serde_json::from_slice(&bytes).map(Self).map_err(|error| invalid(error.to_string()))
+    }
+}
+
+type Answer = Result<Json<Value>, Problem>;
+
+pub fn routes() -> Router<Arc<Shared>> {
+    Router::new()
+        .route("/", get(index))
+        .route("/_web/journal", get(journal))
+        .route("/_web/stats", get(stats))
+        .route("/_web/faults", post(arm).get(faults).delete(disarm))
+        .route("/_web/restart", post(restart))
+        .route("/_web/groups", post(group))
+        .route("/_web/phones/{number}", get(look))
+        .route("/_web/phones/{number}/scan", post(scan))
+        .route("/_web/phones/{number}/code", post(code))
+        .route("/_web/phones/{number}/say", post(say))
+        .route("/_web/phones/{number}/unlink", post(unlink))
+        .route("/_web/phones/{number}/eject", post(eject))
+        .route("/_web/phones/{number}/mute", post(mute))
+}
+
+/// `GET /`: what there is.
+async fn index() -> &'static str {
+    include_str!("index.txt")
+}
+
+fn phone_of(shared: &Arc<Shared>, number: &str) -> Result<Arc<Phone>, Problem> {
+    let plain = number.trim_start_matches('+');
+    if !is_phone_number(plain) {
+        let reason = format!("{number}: a phone number has 1 to 15 digits");
+        return Err(Problem(StatusCode::BAD_REQUEST, reason));
+    }
+    Ok(shared.phone(shared.account(plain)))
+}
+
+fn parse_jid(text: &str) -> Result<Jid, Problem> {
+    let plain = text.trim_start_matches('+');
+    if is_phone_number(plain) {
+        return Ok(Jid::pn(plain));
+    }
+    let wrong = |_| Problem(StatusCode::BAD_REQUEST, format!("{text} is neither a phone number nor a JID"));
+    plain.parse().map_err(wrong)
+}
+
+#[derive(Debug, Deserialize)]
+struct Paging {
+    #[serde(default)]
+    after: u64,
+    limit: Option<usize>,
+}
+
+/// `GET /_web/journal?after=&limit=`: the accepted messages in order.
+async fn journal(State(shared): State<Arc<Shared>>, Query(paging): Query<Paging>) -> Json<Value> {
+    let limit = paging.limit.unwrap_or(100).min(MAX_PAGE);
+    let messages = shared.journal.page(paging.after, limit);
+    let last = messages.last().map_or(paging.after, |entry| entry.seq);
+    Json(json!({ "messages": messages, "last": last }))
+}
+
+/// `GET /_web/stats`: queries, and connections over time.
+async fn stats(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    Json(json!({
+        "messages": shared.journal.count(),
+        "online": shared.hub().online(),
+        "opened": shared.stats.opened(),
+        "logins": shared.stats.logins(),
+        "queries": shared.stats.queries(),
+        "media_kept": shared.media.len(),
+        "connections": shared.stats.moments(),
+    }))
+}
+
+/// `POST /_web/faults`: arms one rule.
+async fn arm(State(shared): State<Arc<Shared>>, Body(rule): Body<Rule>) -> Answer {
+    match shared.faults.arm(rule) {
+        Some(id) => Ok(Json(json!({ "id": id }))),
+        None => {
+            let reason = format!("at most {MAX_RULES} rules can be armed: DELETE /_web/faults");
+            Err(Problem(StatusCode::CONFLICT, reason))
+        }
+    }
+}
+
+async fn faults(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    Json(json!({ "faults": shared.faults.show() }))
+}
+
+#[derive(Debug, Deserialize)]
+struct Which {
+    id: Option<u64>,
+}
+
+/// `DELETE /_web/faults`, all or one by `?id=`.
+async fn disarm(State(shared): State<Arc<Shared>>, Query(which): Query<Which>) -> Json<Value> {
+    Json(json!({ "disarmed": shared.faults.disarm(which.id) }))
+}
+
+#[derive(Debug, Deserialize)]
+struct Restart {
+    #[serde(default)]
+    rest_ms: u64,
+}
+
+/// `POST /_web/restart {"rest_ms"?}`: all sockets drop, and for so long no new ones are let in.
+async fn restart(State(shared): State<Arc<Shared>>, Body(restart): Body<Restart>) -> Json<Value> {
+    shared.restart(Duration::from_millis(restart.rest_ms));
+    Json(json!({ "ok": true }))
+}
+
+#[derive(Debug, Deserialize)]
+struct NewGroup {
+    subject: String,
+    owner: String,
+    #[serde(default)]
+    members: Vec<String>,
+}
+
+/// `POST /_web/groups {"subject", "owner", "members"}`.
+async fn group(State(shared): State<Arc<Shared>>, Body(new): Body<NewGroup>) -> Answer {
+    let owner = phone_of(&shared, &new.owner)?;
+    let members =
+        new.members.iter().map(|number| phone_of(&shared, number)).collect::<Result<Vec<_>, _>>()?;
+    let members: Vec<&Phone> = members.iter().map(AsRef::as_ref).collect();
+    let jid = WebHandle::create_group_in(&shared, &new.subject, &owner, &members);
+    Ok(Json(json!({ "jid": jid.to_string() })))
+}
+
+/// `GET /_web/phones/{number}`: its devices and what it saw. Opens the account when there is none.
+async fn look(State(shared): State<Arc<Shared>>, Path(number): Path<String>) -> Answer {
+    let phone = phone_of(&shared, &number)?;
+    let seen: Vec<Value> = phone.seen().iter().map(|seen| show(seen)).collect();
+    Ok(Json(json!({
+        "jid": phone.jid().to_string(),
+        "lid": phone.lid().to_string(),
+        "devices": phone.devices(),
+        "seen": seen,
+    })))
+}
+
+fn show(seen: &Seen) -> Value {
+    match seen {
+        Seen::Message(received) => json!({ "message": {
+            "id": received.id, "chat": received.chat.to_string(), "sender": received.sender.to_string(),
+            "from_me": received.from_me, "edit": received.edit, "text": received.text(),
+        }}),
+        Seen::Unreadable { id, sender, why } => {
+            json!({ "unreadable": { "id": id, "sender": sender.to_string(), "why": why } })
+        }
+        Seen::Receipt { ids, kind, chat, reader } => json!({ "receipt": {
+            "ids": ids, "kind": kind, "chat": chat.to_string(), "reader": reader.to_string(),
+        }}),
+        Seen::Typing { chat, sender, state, media } => json!({ "typing": {
+            "chat": chat.to_string(), "sender": sender.to_string(), "state": state, "media": media,
+        }}),
+        Seen::Presence { who, available } => {
+            json!({ "presence": { "who": who.to_string(), "available": available } })
+        }
+        Seen::CodeWanted => json!({ "code_wanted": {} }),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Code {
+    code: String,
+}
+
+/// `POST /_web/phones/{number}/scan {"code"}`: the content of a QR code.
+async fn scan(
+    State(shared): State<Arc<Shared>>,
+    Path(number): Path<String>,
+    Body(scan): Body<Code>,
+) -> Answer {
+    let device = phone_of(&shared, &number)?.scan(&scan.code)?;
+    Ok(Json(json!({ "device": device })))
+}
+
+/// `POST /_web/phones/{number}/code {"code"}`: the eight characters of a pairing code.
+async fn code(
+    State(shared): State<Arc<Shared>>,
+    Path(number): Path<String>,
+    Body(code): Body<Code>,
+) -> Answer {
+    phone_of(&shared, &number)?.type_code(&code.code).await?;
+    Ok(Json(json!({ "ok": true })))
+}
+
+#[derive(Debug, Deserialize)]
+struct Text {
+    to: String,
+    text: String,
+}
+
+/// `POST /_web/phones/{number}/say {"to", "text"}`: `to` is a number or a JID.
+async fn say(State(shared): State<Arc<Shared>>, Path(number): Path<String>, Body(say): Body<Text>) -> Answer {
+    let id = phone_of(&shared, &number)?.say(&parse_jid(&say.to)?, &say.text)?;
+    Ok(Json(json!({ "id": id })))
+}
+
+#[derive(Debug, Deserialize)]
+struct Device {
+    device: Option<u16>,
+}
+
+/// `POST /_web/phones/{number}/unlink {"device"}`.
+async fn unlink(
+    State(shared): State<Arc<Shared>>,
+    Path(number): Path<String>,
+    Body(which): Body<Device>,
+) -> Answer {
+    let phone = phone_of(&shared, &number)?;
+    for device in
+        phone.devices().into_iter().filter(|device| which.device.is_none_or(|which| which == *device))
+    {
+        phone.unlink(device)?;
+    }
+    Ok(Json(json!({ "devices": phone.devices() })))
+}
+
+#[derive(Debug, Deserialize)]
+struct Eject {
+    device: Option<u16>,
+    #[serde(default)]
+    how: Ejection,
+}
+
+/// `POST /_web/phones/{number}/eject {"device"?, "how"?}`: `"cut"`, `"replaced"` or `{"error": 503}`.
+async fn eject(
+    State(shared): State<Arc<Shared>>,
+    Path(number): Path<String>,
+    Body(eject): Body<Eject>,
+) -> Answer {
+    let phone = phone_of(&shared, &number)?;
+    Ok(Json(json!({ "ejected": shared.eject(phone.account(), eject.device, eject.how) })))
+}
+
+#[derive(Debug, Deserialize)]
+struct Mute {
+    device: Option<u16>,
+    #[serde(default = "yes")]
+    muted: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// `POST /_web/phones/{number}/mute {"device"?, "muted"?}`: its connections read and answer nothing.
+async fn mute(
+    State(shared): State<Arc<Shared>>,
+    Path(number): Path<String>,
+    Body(mute): Body<Mute>,
+) -> Answer {
+    let phone = phone_of(&shared, &number)?;
+    Ok(Json(json!({ "muted": shared.mute(phone.account(), mute.device, mute.muted) })))
+}

@@ -1,0 +1,116 @@
+//! Frames inside WebSocket messages: a three-byte length before each, a header before the first.
+
+use axum::extract::ws::{Message, WebSocket};
+use bytes::{Buf, BytesMut};
+use futures_util::SinkExt as _;
+use relevo_linked_device::client::wacore_binary::consts::WA_CONN_HEADER;
+
+/// The largest frame that is taken: a group message with keys for a thousand devices is a fifth of it.
+pub const LARGEST_FRAME: usize = 2 << 20;
+
+/// The pre-introduction of clients that were told how to be routed: `ED`, version, then routing data.
+const ROUTING: &[u8] = b"ED\0\x01";
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the client hung up")]
+    HungUp,
+    #[error("the socket broke: {0}")]
+    Socket(#[from] axum::Error),
+    #[error("a frame of {0} bytes is longer than {LARGEST_FRAME}")]
+    TooLong(usize),
+    #[error("this does not begin as WhatsApp Web does")]
+    Header,
+}
+
+/// A socket that gives and takes frames.
+pub struct Frames {
+    socket: WebSocket,
+    buffer: BytesMut,
+    greeted: bool,
+}
+
+impl Frames {
+    pub fn new(socket: WebSocket) -> Self {
+        Self { socket, buffer: BytesMut::new(), greeted: false }
+    }
+
+    /// The next frame. Can be cancelled: what has arrived stays.
+    pub async fn next(&mut self) -> Result<BytesMut, Error> {
+        loop {
+            if let Some(frame) = self.split()? {
+                return Ok(frame);
+            }
+            match self.socket.recv().await {
+                Some(Ok(Message::Binary(bytes))) => self.buffer.extend_from_slice(&bytes),
+                Some(Ok(Message::Close(_))) | None => return Err(Error::HungUp),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn split(&mut self) -> Result<Option<BytesMut>, Error> {
+        if !self.greeted && !self.skip_header()? {
+            return Ok(None);
+        }
+        let [high, middle, low, ..] = self.buffer[..] else { return Ok(None) };
+        let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+        if length > LARGEST_FRAME {
+            return Err(Error::TooLong(length));
+        }
+        if self.buffer.len() < 3 + length {
+            return Ok(None);
+        }
+        self.buffer.advance(3);
+        let frame = self.buffer.split_to(length);
+        if self.buffer.is_empty() {
+            // An idle connection keeps no buffer.
+            self.buffer = BytesMut::new();
+        }
+        Ok(Some(frame))
+    }
+
+    /// Takes the header off; false when it has not arrived whole.
+    fn skip_header(&mut self) -> Result<bool, Error> {
+        if let Some(routed) = self.buffer.strip_prefix(ROUTING) {
+            let [high, middle, low, ..] = routed[..] else { return Ok(false) };
+            let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+            if length > LARGEST_FRAME {
+                return Err(Error::TooLong(length));
+            }
+            if routed.len() < 3 + length {
+                return Ok(false);
+            }
+            self.buffer.advance(ROUTING.len() + 3 + length);
+        }
+        if self.buffer.len() < WA_CONN_HEADER.len() {
+            return Ok(false);
+        }
+        if !self.buffer.starts_with(&WA_CONN_HEADER) {
+            return Err(Error::Header);
+        }
+        self.buffer.advance(WA_CONN_HEADER.len());
+        self.greeted = true;
+        Ok(true)
+    }
+
+    /// Queues a frame; [`Frames::flush`] sends what is queued.
+    pub async fn feed(&mut self, frame: &[u8]) -> Result<(), Error> {
+        let length = u32::try_from(frame.len()).ok().filter(|length| *length < 1 << 24);
+        let length = length.ok_or(Error::TooLong(frame.len()))?.to_be_bytes();
+        let mut whole = BytesMut::with_capacity(3 + frame.len());
+        whole.extend_from_slice(length.get(1..).unwrap_or_default());
+        whole.extend_from_slice(frame);
+        Ok(self.socket.feed(Message::Binary(whole.freeze())).await?)
+    }
+
+    pub async fn flush(&mut self) -> Result<(), Error> {
+        Ok(self.socket.flush().await?)
+    }
+
+    /// Says goodbye as a WebSocket does; a client that is gone does not hear it.
+    pub async fn close(mut self) {
+        let _ = self.socket.send(Message::Close(None)).await;
+    }
+}

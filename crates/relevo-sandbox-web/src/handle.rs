@@ -1,0 +1,238 @@
+//! The server as its owner holds it: phones, groups, faults, and conditions to wait for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use relevo_linked_device::client::wacore_binary::Jid;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio_util::sync::DropGuard;
+use url::Url;
+
+use crate::accounts::{AccountId, DeviceId};
+use crate::faults::Rule;
+use crate::groups::{self, Group, Role};
+use crate::hub::LinkId;
+use crate::journal::Entry;
+use crate::login::{conflict, stream_error};
+use crate::phone::Phone;
+use crate::shared::Shared;
+use crate::stats::Moment;
+use crate::{Error, Options, Result, membership, server};
+use relevo_clock::Clock;
+
+/// How a connection is ended from outside.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ejection {
+    /// Without a word.
+    #[default]
+    Cut,
+    /// As when another client logged in as the same device.
+    Replaced,
+    /// With `<stream:error>` of this code: 515 to come again, 503, 401 logged out, …
+    Error(u16),
+}
+
+/// The server. See [`WebServer::start`].
+#[derive(Debug)]
+pub struct WebServer;
+
+impl WebServer {
+    /// Serves on a listener, which must be on loopback, until the last handle is dropped.
+    ///
+    /// # Errors
+    /// When the listener is on an address that other machines can reach, or the options make no sense.
+    pub fn start(listener: TcpListener, clock: Clock, options: Options) -> Result<WebHandle> {
+        let address = listener.local_addr()?;
+        if !address.ip().is_loopback() {
+            return Err(Error::Remote(address));
+        }
+        if options.max_connections == 0 {
+            return Err(Error::Empty);
+        }
+        let shared = Arc::new(Shared::new(&options, clock, address));
+        let stops = Arc::new(shared.closing.clone().drop_guard());
+        tokio::spawn(server::run(listener, Arc::clone(&shared)));
+        Ok(WebHandle { shared, _stops: stops })
+    }
+}
+
+/// Holds the server. Cheap to clone; the server stops when the last clone is dropped.
+#[derive(Debug, Clone)]
+pub struct WebHandle {
+    shared: Arc<Shared>,
+    _stops: Arc<DropGuard>,
+}
+
+impl WebHandle {
+    /// Where clients connect: `ws://127.0.0.1:port/ws/chat`.
+    ///
+    /// # Panics
+    /// Never: an address makes a URL.
+    #[expect(clippy::expect_used, reason = "a socket address is a URL's host and port")]
+    pub fn url(&self) -> Url {
+        Url::parse(&format!("ws://{}/ws/chat", self.shared.address)).expect("a URL")
+    }
+
+    /// The phone of this number, digits only; its account is opened when there is none.
+    pub fn phone(&self, phone_number: &str) -> Arc<Phone> {
+        self.shared.phone(self.shared.account(phone_number))
+    }
+
+    /// Makes a group. Its members are addressed by their LIDs in it.
+    pub fn create_group(&self, subject: &str, owner: &Phone, members: &[&Phone]) -> Jid {
+        Self::create_group_in(&self.shared, subject, owner, members)
+    }
+
+    pub(super) fn create_group_in(shared: &Shared, subject: &str, owner: &Phone, members: &[&Phone]) -> Jid {
+        let members: Vec<AccountId> = members.iter().map(|member| member.account()).collect();
+        let group = Group::new(subject, owner.account(), &members, shared.seconds());
+        groups::insert(&mut shared.hub(), group)
+    }
+
+    /// Takes a member into a group, or gives one another role; the group's members hear of it. False when there is
+    /// no such group.
+    pub fn admit(&self, group: &Jid, member: &Phone, role: Role) -> bool {
+        membership::admit(&self.shared, group, member.account(), role)
+    }
+
+    /// Takes a member out of a group; the others hear of it. False when it was not in it.
+    pub fn dismiss(&self, group: &Jid, member: &Phone) -> bool {
+        membership::dismiss(&self.shared, group, member.account())
+    }
+
+    /// Arms a fault; `None` when there are too many.
+    pub fn arm(&self, rule: Rule) -> Option<u64> {
+        self.shared.faults.arm(rule)
+    }
+
+    /// Disarms the rule with this id, or all; says how many that were.
+    pub fn disarm(&self, id: Option<u64>) -> usize {
+        self.shared.faults.disarm(id)
+    }
+
+    /// How often the rule with this id has struck.
+    pub fn struck(&self, id: u64) -> u32 {
+        self.shared.faults.struck(id)
+    }
+
+    /// Ends the connections of an account's device, or of all its devices. Says how many that were.
+    pub fn eject(&self, phone: &Phone, device: Option<u16>, how: Ejection) -> usize {
+        self.shared.eject(phone.account(), device, how)
+    }
+
+    /// Makes connections deaf and dumb, or lets them hear again; their sockets stay open. Says how many that were.
+    pub fn mute(&self, phone: &Phone, device: Option<u16>, muted: bool) -> usize {
+        self.shared.mute(phone.account(), device, muted)
+    }
+
+    /// Restarts the server: all sockets drop, what it knows stays, and for `rest` no new sockets are let in.
+    pub fn restart(&self, rest: Duration) {
+        self.shared.restart(rest);
+    }
+
+    /// Takes a new Noise key: clients that remember the old one must fall back to a full handshake.
+    pub fn renew_noise_key(&self) {
+        self.shared.renew_identity();
+    }
+
+    /// The accepted messages, oldest first.
+    pub fn journal(&self) -> Vec<Entry> {
+        self.shared.journal.all()
+    }
+
+    /// The newest message with this id.
+    pub fn entry(&self, id: &str) -> Option<Entry> {
+        self.shared.journal.find(id)
+    }
+
+    /// What happened to connections, oldest first.
+    pub fn connections(&self) -> Vec<Moment> {
+        self.shared.stats.moments()
+    }
+
+    /// How many logins succeeded so far.
+    pub fn logins(&self) -> u64 {
+        self.shared.stats.logins()
+    }
+
+    /// The queries that were seen, by `type namespace child`.
+    pub fn queries(&self) -> BTreeMap<String, u64> {
+        self.shared.stats.queries()
+    }
+
+    /// How many devices are logged in and receive.
+    pub fn online(&self) -> usize {
+        self.shared.hub().online()
+    }
+
+    /// Whether an account's device is logged in and receives.
+    pub fn is_online(&self, phone: &Phone, device: u16) -> bool {
+        self.shared.hub().is_online(DeviceId { account: phone.account(), number: device })
+    }
+
+    /// How many stanzas wait for a device, or were sent to it and not acknowledged.
+    pub fn waiting(&self, phone: &Phone, device: u16) -> usize {
+        let hub = self.shared.hub();
+        let device = hub.directory.device(DeviceId { account: phone.account(), number: device });
+        device.map_or(0, |device| device.queue.len())
+    }
+
+    /// The encrypted file under a direct path.
+    pub fn media(&self, direct_path: &str) -> Option<Bytes> {
+        self.shared.media.get(direct_path)
+    }
+
+    /// Waits until a condition on this handle holds. It is asked after every change.
+    pub async fn until(&self, mut condition: impl FnMut(&Self) -> bool) {
+        loop {
+            // Listens before it looks, so that no change goes unnoticed in between.
+            let changed = self.shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if condition(self) {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Shared {
+    fn links_of(&self, account: AccountId, device: Option<u16>) -> Vec<LinkId> {
+        let hub = self.hub();
+        let devices = hub.directory.account(account).devices.iter();
+        let wanted = devices.filter(|(number, _)| device.is_none_or(|device| device == **number));
+        wanted.filter_map(|(_, device)| device.link).collect()
+    }
+
+    pub(super) fn eject(&self, account: AccountId, device: Option<u16>, how: Ejection) -> usize {
+        let links = self.links_of(account, device);
+        let mut hub = self.hub();
+        for link in &links {
+            match how {
+                Ejection::Cut => hub.cut(*link),
+                Ejection::Replaced => hub.close(*link, Some(conflict("replaced"))),
+                Ejection::Error(code) => hub.close(*link, Some(stream_error(code))),
+            }
+        }
+        links.len()
+    }
+
+    pub(super) fn mute(&self, account: AccountId, device: Option<u16>, muted: bool) -> usize {
+        let links = self.links_of(account, device);
+        let mut hub = self.hub();
+        for link in &links {
+            hub.mute(*link, muted);
+        }
+        links.len()
+    }
+
+    pub(super) fn restart(&self, rest: Duration) {
+        self.rest_for(rest);
+        self.hub().cut_all();
+    }
+}

@@ -1,0 +1,132 @@
+//! The keys with which others open sessions: what a device publishes, and what is handed out of it.
+
+use std::collections::VecDeque;
+
+use relevo_linked_device::client::wacore_binary::Jid;
+use relevo_linked_device::client::wacore_binary::builder::NodeBuilder;
+use relevo_linked_device::client::wacore_binary::node::Node;
+use relevo_linked_device::client::waproto::whatsapp::client_payload::DevicePairingRegistrationData;
+
+use crate::stanza::{child_bytes, children, leaf, number};
+
+/// One-time keys that are kept for a device. Clients publish 812 at once; a server of many idle devices keeps
+/// fewer and asks for more.
+pub const ONE_TIME_KEPT: usize = 128;
+
+/// With fewer one-time keys than this a device is asked for more.
+pub const ONE_TIME_LOW: usize = 10;
+
+/// The type of all keys here. Source: libsignal, Curve25519.
+const CURVE: u8 = 5;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedKey {
+    pub id: u32,
+    pub key: [u8; 32],
+    pub signature: Vec<u8>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OneTimeKey {
+    pub id: u32,
+    pub key: [u8; 32],
+}
+
+/// What a linked device has published.
+#[derive(Debug)]
+pub struct Keys {
+    pub registration: u32,
+    pub identity: [u8; 32],
+    pub signed: SignedKey,
+    pub one_time: VecDeque<OneTimeKey>,
+}
+
+/// What somebody gets who wants to open a session with one device.
+#[derive(Debug, Clone)]
+pub struct Bundle {
+    pub registration: u32,
+    pub identity: [u8; 32],
+    pub signed: SignedKey,
+    pub one_time: Option<OneTimeKey>,
+}
+
+impl Keys {
+    /// The keys with which a device introduces itself while pairing.
+    pub fn registered(data: &DevicePairingRegistrationData) -> Option<Self> {
+        let signed = SignedKey {
+            id: number(data.e_skey_id.as_deref()?)?,
+            key: data.e_skey_val.as_deref()?.try_into().ok()?,
+            signature: data.e_skey_sig.clone()?,
+        };
+        Some(Self {
+            registration: number(data.e_regid.as_deref()?)?,
+            identity: data.e_ident.as_deref()?.try_into().ok()?,
+            signed,
+            one_time: VecDeque::new(),
+        })
+    }
+
+    /// Takes in what `<iq xmlns="encrypt" type="set">` publishes.
+    pub fn publish(&mut self, query: &Node) -> Option<()> {
+        if let Some(signed) = query.get_optional_child("skey") {
+            self.signed = signed_key(signed)?;
+        }
+        let list = query.get_optional_child("list").map(children).unwrap_or_default();
+        let fresh = list.iter().map(one_time_key).collect::<Option<Vec<_>>>()?;
+        // Keys that were published twice are handed out once.
+        self.one_time.retain(|kept| fresh.iter().all(|key| key.id != kept.id));
+        self.one_time.extend(fresh);
+        let surplus = self.one_time.len().saturating_sub(ONE_TIME_KEPT);
+        self.one_time.drain(..surplus);
+        Some(())
+    }
+
+    /// Hands out a one-time key, which is then gone.
+    pub fn bundle(&mut self) -> Bundle {
+        Bundle {
+            registration: self.registration,
+            identity: self.identity,
+            signed: self.signed.clone(),
+            one_time: self.one_time.pop_front(),
+        }
+    }
+}
+
+impl Bundle {
+    /// `<user>` in the answer to a query for keys; linked devices add how they prove themselves.
+    pub fn into_node(self, jid: Jid, device_identity: Option<Vec<u8>>) -> Node {
+        let SignedKey { id, key, signature } = self.signed;
+        let mut parts = vec![
+            leaf("registration", self.registration.to_be_bytes()),
+            leaf("type", [CURVE]),
+            leaf("identity", self.identity),
+            key_node("skey", id, &key, Some(signature)),
+        ];
+        parts.extend(self.one_time.map(|key| key_node("key", key.id, &key.key, None)));
+        parts.extend(device_identity.map(|identity| leaf("device-identity", identity)));
+        NodeBuilder::new("user").attr("jid", jid).children(parts).build()
+    }
+}
+
+fn key_node(tag: &'static str, id: u32, key: &[u8; 32], signature: Option<Vec<u8>>) -> Node {
+    // Ids have three bytes.
+    let mut parts =
+        vec![leaf("id", id.to_be_bytes().into_iter().skip(1).collect::<Vec<_>>()), leaf("value", *key)];
+    parts.extend(signature.map(|signature| leaf("signature", signature)));
+    NodeBuilder::new(tag).children(parts).build()
+}
+
+pub fn signed_key(node: &Node) -> Option<SignedKey> {
+    Some(SignedKey {
+        id: number(child_bytes(node, "id")?)?,
+        key: child_bytes(node, "value")?.try_into().ok()?,
+        signature: child_bytes(node, "signature")?.to_vec(),
+    })
+}
+
+pub fn one_time_key(node: &Node) -> Option<OneTimeKey> {
+    Some(OneTimeKey {
+        id: number(child_bytes(node, "id")?)?,
+        key: child_bytes(node, "value")?.try_into().ok()?,
+    })
+}

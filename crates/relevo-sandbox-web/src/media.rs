@@ -1,0 +1,131 @@
+//! The hosts of media: files go up to `/mms/{kind}/{token}` and come down from `/v/{kind}/{token}`, encrypted by
+//! those who exchange them. The server's own address plays all of WhatsApp's hosts.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::shared::Shared;
+
+/// The largest file. Source: WhatsApp, documents of up to 2 GB; a sandbox keeps them in memory and takes less.
+pub const LARGEST_FILE: usize = 128 << 20;
+
+#[derive(Debug, Default)]
+struct Inner {
+    files: HashMap<Box<str>, Bytes>,
+    order: VecDeque<Box<str>>,
+    bytes: usize,
+}
+
+/// The files, by their direct path. Bounded: the oldest make room.
+#[derive(Debug)]
+pub struct Media {
+    inner: Mutex<Inner>,
+    limit: usize,
+}
+
+impl Media {
+    pub fn new(limit: usize) -> Self {
+        Self { inner: Mutex::default(), limit }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a file; false when there is not so much room at all.
+    pub fn put(&self, direct_path: &str, file: Bytes) -> bool {
+        if file.len() > self.limit {
+            return false;
+        }
+        let mut inner = self.lock();
+        if let Some(replaced) = inner.files.insert(direct_path.into(), file.clone()) {
+            inner.bytes -= replaced.len();
+        } else {
+            inner.order.push_back(direct_path.into());
+        }
+        inner.bytes += file.len();
+        while inner.bytes > self.limit
+            && let Some(oldest) = inner.order.pop_front()
+        {
+            let gone = inner.files.remove(&oldest).map_or(0, |file| file.len());
+            inner.bytes -= gone;
+        }
+        true
+    }
+
+    /// The encrypted file under a direct path, without its query.
+    pub fn get(&self, direct_path: &str) -> Option<Bytes> {
+        let path = direct_path.split('?').next().unwrap_or_default();
+        self.lock().files.get(path).cloned()
+    }
+
+    pub fn len(&self) -> usize {
+        self.lock().files.len()
+    }
+}
+
+/// Where a file is found that was uploaded as this.
+pub fn direct_path(kind: &str, token: &str) -> String {
+    format!("/v/{kind}/{token}")
+}
+
+/// How a file is called: after the hash of its ciphertext.
+pub fn token(file_enc_sha256: &[u8]) -> String {
+    base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(file_enc_sha256)
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Upload {
+    /// Asks how much of the file is here already.
+    resume: Option<String>,
+}
+
+fn located(shared: &Shared, path: &str) -> Value {
+    json!({ "url": format!("https://{}{path}", shared.address), "direct_path": path })
+}
+
+/// `POST /mms/{kind}/{token}`. Large files are asked for first (`resume=1`).
+pub async fn upload(
+    State(shared): State<Arc<Shared>>,
+    Path((kind, token)): Path<(String, String)>,
+    Query(upload): Query<Upload>,
+    file: Bytes,
+) -> Response {
+    let path = direct_path(&kind, &token);
+    if upload.resume.is_some() {
+        return match shared.media.get(&path) {
+            Some(_) => {
+                let mut answer = located(&shared, &path);
+                if let Value::Object(answer) = &mut answer {
+                    answer.insert("resume".into(), "complete".into());
+                }
+                Json(answer).into_response()
+            }
+            None => Json(json!({ "resume": "0" })).into_response(),
+        };
+    }
+    if !shared.media.put(&path, file) {
+        return StatusCode::PAYLOAD_TOO_LARGE.into_response();
+    }
+    Json(located(&shared, &path)).into_response()
+}
+
+/// `GET /v/{kind}/{token}`.
+pub async fn download(
+    State(shared): State<Arc<Shared>>,
+    Path((kind, token)): Path<(String, String)>,
+) -> Response {
+    match shared.media.get(&direct_path(&kind, &token)) {
+        Some(file) => file.into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}

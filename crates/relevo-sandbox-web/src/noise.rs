@@ -1,0 +1,191 @@
+//! The encrypted tunnel, from the server's side: Noise XX for strangers, IK for those who know our key, and
+//! XXfallback for those who know an old one. The certificate chain is made here and signed by nobody: a client
+//! believes it only when it was built with the feature `linked-sandbox`.
+
+use bytes::{Bytes, BytesMut};
+use rand::rngs::StdRng;
+use relevo_linked_device::client::wacore::libsignal::protocol::KeyPair;
+use relevo_linked_device::client::wacore::noise::{HandshakeError, NoiseCipher, NoiseError, NoiseHandshake};
+use relevo_linked_device::client::wacore_binary::consts::{
+    NOISE_PATTERN_IK, NOISE_PATTERN_XX, NOISE_PATTERN_XXFALLBACK, WA_CONN_HEADER,
+};
+use relevo_linked_device::client::wacore_binary::error::BinaryError;
+use relevo_linked_device::client::wacore_binary::marshal::{marshal, unmarshal_ref};
+use relevo_linked_device::client::wacore_binary::node::Node;
+use relevo_linked_device::client::wacore_binary::util::unpack;
+use relevo_linked_device::client::waproto::buffa::{self, Message as _, MessageField};
+use relevo_linked_device::client::waproto::whatsapp::cert_chain::{NoiseCertificate, noise_certificate};
+use relevo_linked_device::client::waproto::whatsapp::handshake_message::{ClientHello, ServerHello};
+use relevo_linked_device::client::waproto::whatsapp::{self as wa, HandshakeMessage};
+
+/// Why a tunnel could not be dug, or broke.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the handshake lacks {0}")]
+    Incomplete(&'static str),
+    #[error("the handshake is no protobuf: {0}")]
+    Protobuf(#[from] buffa::DecodeError),
+    #[error("the handshake failed: {0}")]
+    Handshake(#[from] HandshakeError),
+    #[error("a frame cannot be opened: {0}")]
+    Cipher(#[from] NoiseError),
+    #[error("a frame holds no stanza: {0}")]
+    Stanza(#[from] BinaryError),
+    #[error("the tunnel has carried all the frames it can")]
+    WornOut,
+}
+
+/// Who the server says it is. Clients remember the key for Noise IK.
+pub struct Identity {
+    key: KeyPair,
+    chain: Vec<u8>,
+}
+
+impl Identity {
+    /// A new key with a chain of certificates that holds from long ago until far away.
+    pub fn generate() -> Self {
+        let key = KeyPair::generate(&mut rand::make_rng::<StdRng>());
+        let chain = certificates(key.public_key.public_key_bytes());
+        Self { key, chain }
+    }
+}
+
+/// A leaf for the server's key under an intermediate one, both unsigned. WhatsApp's root has the serial 0.
+fn certificates(server_key: &[u8]) -> Vec<u8> {
+    const NOT_BEFORE: u64 = 1_000_000_000;
+    const NOT_AFTER: u64 = 4_000_000_000;
+    let certificate = |serial, issuer_serial, key: Vec<u8>| {
+        let details = noise_certificate::Details {
+            serial: Some(serial),
+            issuer_serial: Some(issuer_serial),
+            key: Some(key),
+            not_before: Some(NOT_BEFORE),
+            not_after: Some(NOT_AFTER),
+        };
+        MessageField::some(NoiseCertificate {
+            details: Some(details.encode_to_vec()),
+            signature: Some(vec![0; 64]),
+        })
+    };
+    let intermediate = certificate(1, 0, vec![0; 32]);
+    let leaf = certificate(2, 1, server_key.to_vec());
+    wa::CertChain { leaf, intermediate }.encode_to_vec()
+}
+
+/// What the first message of a client leads to.
+pub enum Opening {
+    /// IK: this answer completes it.
+    Complete { answer: Vec<u8>, tunnel: Tunnel, payload: Vec<u8> },
+    /// XX or XXfallback: this answer, then the client's second message.
+    Half { answer: Vec<u8>, rest: Box<Finish> },
+}
+
+/// Reads a client's first message.
+pub fn open(identity: &Identity, frame: &[u8]) -> Result<Opening, Error> {
+    let hello = HandshakeMessage::decode_from_slice(frame)?
+        .client_hello
+        .into_option()
+        .ok_or(Error::Incomplete("a client hello"))?;
+    let ephemeral = hello.ephemeral.clone().ok_or(Error::Incomplete("the client's ephemeral key"))?;
+    if hello.r#static.is_none() || hello.payload.is_none() {
+        return half(identity, NOISE_PATTERN_XX, &ephemeral);
+    }
+    match resume(identity, &ephemeral, &hello) {
+        Err(Error::Handshake(HandshakeError::Noise(NoiseError::Decrypt(_)))) => {
+            half(identity, NOISE_PATTERN_XXFALLBACK, &ephemeral)
+        }
+        opened => opened,
+    }
+}
+
+/// Noise IK: `-> e, es, s, ss` then `<- e, ee, se`.
+fn resume(identity: &Identity, theirs: &[u8], hello: &ClientHello) -> Result<Opening, Error> {
+    let ours = KeyPair::generate(&mut rand::make_rng::<StdRng>());
+    let mut noise = NoiseHandshake::new(NOISE_PATTERN_IK, &WA_CONN_HEADER)?;
+    noise.authenticate(identity.key.public_key.public_key_bytes());
+    noise.authenticate(theirs);
+    noise.mix_shared_secret(identity.key.private_key.serialize(), theirs)?;
+    let client_key = noise.decrypt(hello.r#static.as_deref().unwrap_or_default())?;
+    noise.mix_shared_secret(identity.key.private_key.serialize(), &client_key)?;
+    let payload = noise.decrypt(hello.payload.as_deref().unwrap_or_default())?;
+    noise.authenticate(ours.public_key.public_key_bytes());
+    noise.mix_shared_secret(ours.private_key.serialize(), theirs)?;
+    noise.mix_shared_secret(ours.private_key.serialize(), &client_key)?;
+    let chain = noise.encrypt(&identity.chain)?;
+    let answer = server_hello(&ours, None, chain);
+    Ok(Opening::Complete { answer, tunnel: Tunnel::new(noise)?, payload })
+}
+
+/// Noise XX: `-> e` then `<- e, ee, s, es`. XXfallback takes the ephemeral key of the failed IK for its first.
+fn half(identity: &Identity, pattern: &str, theirs: &[u8]) -> Result<Opening, Error> {
+    let ours = KeyPair::generate(&mut rand::make_rng::<StdRng>());
+    let mut noise = NoiseHandshake::new(pattern, &WA_CONN_HEADER)?;
+    noise.authenticate(theirs);
+    noise.authenticate(ours.public_key.public_key_bytes());
+    noise.mix_shared_secret(ours.private_key.serialize(), theirs)?;
+    let server_key = noise.encrypt(identity.key.public_key.public_key_bytes())?;
+    noise.mix_shared_secret(identity.key.private_key.serialize(), theirs)?;
+    let chain = noise.encrypt(&identity.chain)?;
+    let answer = server_hello(&ours, Some(server_key), chain);
+    Ok(Opening::Half { answer, rest: Box::new(Finish { noise, ours }) })
+}
+
+fn server_hello(ours: &KeyPair, server_key: Option<Vec<u8>>, chain: Vec<u8>) -> Vec<u8> {
+    let hello = ServerHello {
+        ephemeral: Some(ours.public_key.public_key_bytes().to_vec()),
+        r#static: server_key,
+        payload: Some(chain),
+        ..Default::default()
+    };
+    HandshakeMessage { server_hello: MessageField::some(hello), ..Default::default() }.encode_to_vec()
+}
+
+/// A handshake that waits for the client's second message.
+pub struct Finish {
+    noise: NoiseHandshake,
+    ours: KeyPair,
+}
+
+impl Finish {
+    /// `-> s, se`: the tunnel, and the client's payload.
+    pub fn read(mut self, frame: &[u8]) -> Result<(Tunnel, Vec<u8>), Error> {
+        let finish = HandshakeMessage::decode_from_slice(frame)?
+            .client_finish
+            .into_option()
+            .ok_or(Error::Incomplete("a client finish"))?;
+        let client_key = self.noise.decrypt(finish.r#static.as_deref().unwrap_or_default())?;
+        self.noise.mix_shared_secret(self.ours.private_key.serialize(), &client_key)?;
+        let payload = self.noise.decrypt(finish.payload.as_deref().unwrap_or_default())?;
+        Ok((Tunnel::new(self.noise)?, payload))
+    }
+}
+
+/// Both directions of an established tunnel.
+pub struct Tunnel {
+    inward: NoiseCipher,
+    outward: NoiseCipher,
+    received: u32,
+    sent: u32,
+}
+
+impl Tunnel {
+    fn new(noise: NoiseHandshake) -> Result<Self, Error> {
+        // What the client writes with is what we read with.
+        let (inward, outward) = noise.finish()?;
+        Ok(Self { inward, outward, received: 0, sent: 0 })
+    }
+
+    /// The stanza in a frame.
+    pub fn decrypt(&mut self, mut frame: BytesMut) -> Result<Node, Error> {
+        self.inward.decrypt_in_place_with_counter(self.received, &mut frame)?;
+        self.received = self.received.checked_add(1).ok_or(Error::WornOut)?;
+        let stanza = unpack(&frame)?;
+        Ok(unmarshal_ref(&stanza)?.to_owned())
+    }
+
+    pub fn encrypt(&mut self, stanza: &Node) -> Result<Bytes, Error> {
+        let frame = self.outward.encrypt_with_counter(self.sent, &marshal(stanza)?)?;
+        self.sent = self.sent.checked_add(1).ok_or(Error::WornOut)?;
+        Ok(frame.into())
+    }
+}

@@ -1,0 +1,95 @@
+//! The accept loop and the routes: the socket of WhatsApp Web, the hosts of media, and the control plane, all on
+//! one port.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, State, WebSocketUpgrade};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::serve::Listener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::frames::LARGEST_FRAME;
+use crate::shared::Shared;
+use crate::{control, media, socket};
+
+/// Buffers of a socket; small, because most are idle. Longer frames are read and written in several goes.
+const SOCKET_BUFFER: usize = 4096;
+
+/// How long to wait when a connection cannot be accepted, usually for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves until the shared state says that it closes.
+pub async fn run(listener: TcpListener, shared: Arc<Shared>) {
+    let closing = shared.closing.clone();
+    let served = axum::serve(Loopback(listener), routes(shared));
+    tokio::select! {
+        served = served => if let Err(error) = served {
+            tracing::error!(%error, "the sandbox's WhatsApp Web stopped serving");
+        },
+        () = closing.cancelled() => {}
+    }
+}
+
+struct Loopback(TcpListener);
+
+impl Listener for Loopback {
+    type Io = TcpStream;
+    type Addr = std::net::SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            match self.0.accept().await.and_then(|(stream, peer)| {
+                stream.set_nodelay(true)?;
+                Ok((stream, peer))
+            }) {
+                Ok(accepted) => return accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "the sandbox's WhatsApp Web cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.0.local_addr()
+    }
+}
+
+fn routes(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/ws/chat", get(chat))
+        .route("/mms/{kind}/{token}", post(media::upload).layer(DefaultBodyLimit::max(media::LARGEST_FILE)))
+        .route("/v/{kind}/{token}", get(media::download))
+        .merge(control::routes())
+        .with_state(shared)
+}
+
+/// `GET /ws/chat`: WhatsApp Web. 503 while the server pretends to restart, or has no room.
+async fn chat(State(shared): State<Arc<Shared>>, upgrade: WebSocketUpgrade) -> Response {
+    let Some(slot) = slot(&shared) else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
+    upgrade
+        .max_message_size(LARGEST_FRAME)
+        .max_frame_size(LARGEST_FRAME)
+        .read_buffer_size(SOCKET_BUFFER)
+        .write_buffer_size(SOCKET_BUFFER)
+        .max_write_buffer_size(LARGEST_FRAME + SOCKET_BUFFER)
+        .on_failed_upgrade(|error| tracing::debug!(%error, "a socket was not opened"))
+        .on_upgrade(|socket| async move {
+            socket::serve(shared, socket).await;
+            drop(slot);
+        })
+}
+
+fn slot(shared: &Shared) -> Option<OwnedSemaphorePermit> {
+    if shared.is_resting() {
+        return None;
+    }
+    Arc::clone(&shared.slots).try_acquire_owned().ok()
+}

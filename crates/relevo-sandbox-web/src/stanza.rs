@@ -1,0 +1,93 @@
+//! Reading stanzas, and building the ones that every part answers with.
+
+use std::borrow::Cow;
+
+use relevo_linked_device::client::wacore_binary::builder::NodeBuilder;
+use relevo_linked_device::client::wacore_binary::node::{Node, NodeContent};
+use relevo_linked_device::client::wacore_binary::{Jid, SERVER_JID};
+
+/// An attribute as text; empty when it is absent.
+pub fn attr<'a>(node: &'a Node, key: &str) -> Cow<'a, str> {
+    node.attrs.get(key).map(|value| value.as_str()).unwrap_or_default()
+}
+
+/// An attribute as text, when it is there.
+pub fn maybe<'a>(node: &'a Node, key: &str) -> Option<Cow<'a, str>> {
+    node.attrs.get(key).map(|value| value.as_str())
+}
+
+/// An attribute as an address, when it is there and is one.
+pub fn jid(node: &Node, key: &str) -> Option<Jid> {
+    node.attrs.get(key)?.to_jid()
+}
+
+pub fn bytes(node: &Node) -> Option<&[u8]> {
+    match node.content.as_ref()? {
+        NodeContent::Bytes(bytes) => Some(bytes),
+        NodeContent::String(text) => Some(text.as_bytes()),
+        NodeContent::Nodes(_) => None,
+    }
+}
+
+pub fn children(node: &Node) -> &[Node] {
+    node.children().unwrap_or_default()
+}
+
+/// The bytes of the child `tag`.
+pub fn child_bytes<'a>(node: &'a Node, tag: &str) -> Option<&'a [u8]> {
+    node.get_optional_child(tag).and_then(bytes)
+}
+
+/// A big-endian number of one to four bytes.
+pub fn number(bytes: &[u8]) -> Option<u32> {
+    if bytes.is_empty() || bytes.len() > 4 {
+        return None;
+    }
+    Some(bytes.iter().fold(0, |number, byte| (number << 8) | u32::from(*byte)))
+}
+
+/// `<tag>bytes</tag>`.
+pub fn leaf(tag: &'static str, bytes: impl Into<Vec<u8>>) -> Node {
+    NodeBuilder::new(tag).bytes(bytes).build()
+}
+
+/// The answer to a query.
+pub fn result(query: &Node, children: impl IntoIterator<Item = Node>) -> Node {
+    let mut children = children.into_iter().peekable();
+    let answer = NodeBuilder::new("iq")
+        .attr("from", from_of(query))
+        .attr("type", "result")
+        .attr("id", attr(query, "id").as_ref());
+    if children.peek().is_none() { answer.build() } else { answer.children(children).build() }
+}
+
+/// The refusal of a query.
+pub fn error(query: &Node, code: u16, text: &str) -> Node {
+    let error = NodeBuilder::new("error").attr("code", code).attr("text", text).build();
+    NodeBuilder::new("iq")
+        .attr("from", from_of(query))
+        .attr("type", "error")
+        .attr("id", attr(query, "id").as_ref())
+        .children([error])
+        .build()
+}
+
+/// Whom an answer comes from: whoever was asked.
+fn from_of(query: &Node) -> String {
+    match maybe(query, "to") {
+        Some(to) if !to.is_empty() => to.into_owned(),
+        _ => SERVER_JID.to_owned(),
+    }
+}
+
+/// `<ib>`: information that asks for no answer.
+pub fn information(child: Node) -> Node {
+    NodeBuilder::new("ib").attr("from", SERVER_JID).children([child]).build()
+}
+
+/// A copy of a stanza with one more attribute.
+pub fn with_attr(stanza: &Node, key: &'static str, value: impl Into<String>) -> Node {
+    let mut copy = stanza.clone();
+    copy.attrs.insert(key, value.into());
+    copy
+}

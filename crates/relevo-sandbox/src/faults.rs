@@ -1,0 +1,422 @@
+//! Scripted faults: what goes wrong, for which requests, and how often.
+
+use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::errors::{GraphError, Refusal, code};
+use crate::pace::Meter;
+
+/// How many faults may be armed at once.
+pub const MAX_FAULTS: usize = 1000;
+
+/// One fault: for the requests that match, the action, `times` times (for ever when absent).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    #[serde(rename = "match", default)]
+    pub matching: Match,
+    pub action: Action,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<NonZeroU64>,
+}
+
+/// Which requests. Absent fields match everything; an absent `kind` matches messages of any type.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Match {
+    /// The recipient; punctuation is ignored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// A message type (`text`, `template`, …), or `message`, `read`, `media`, `probe`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Only every so many-th of the requests that match otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<NonZeroU64>,
+}
+
+/// What goes wrong. Several may be combined: the delay comes first.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Action {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorAction>,
+    /// Requests beyond this rate are refused; those within it pass as if the fault did not match.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub throttle: Option<Throttle>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub close: Option<Moment>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hang: Option<Moment>,
+    pub drop_statuses: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fail_status: Option<FailStatus>,
+}
+
+/// When a connection is cut or held, seen from the acceptance of the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Moment {
+    /// Nothing is accepted.
+    Before,
+    /// It is accepted and stands in the journal, but the answer is not given.
+    After,
+}
+
+/// An answer with this code. `status` and `details` replace what Meta would say.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ErrorAction {
+    pub code: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Throttle {
+    pub per_second: f64,
+    /// How many may pass at once; one when absent.
+    #[serde(default = "one")]
+    pub burst: NonZeroU32,
+    /// 130429 when absent; 131056 is the limit of a pair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<u32>,
+}
+
+fn one() -> NonZeroU32 {
+    NonZeroU32::MIN
+}
+
+/// The request is answered with 200, and after `sent` comes a status `failed` with this error.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FailStatus {
+    pub code: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<String>,
+}
+
+/// What faults know about a request.
+#[derive(Debug, Clone, Copy)]
+pub enum Subject<'a> {
+    Message { to: Option<&'a str>, kind: &'a str },
+    Read,
+    Media,
+    Probe,
+}
+
+impl Match {
+    fn covers(&self, subject: Subject<'_>) -> bool {
+        let kind = self.kind.as_deref().unwrap_or("message");
+        match subject {
+            Subject::Message { to, kind: message } => {
+                (kind == "message" || kind == message)
+                    && self.to.as_deref().is_none_or(|wanted| Some(wanted) == to)
+            }
+            Subject::Read => kind == "read" && self.to.is_none(),
+            Subject::Media => kind == "media" && self.to.is_none(),
+            Subject::Probe => kind == "probe" && self.to.is_none(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Armed {
+    id: u64,
+    fault: Fault,
+    action: Arc<Action>,
+    meter: Option<Meter>,
+    seen: u64,
+    struck: u64,
+}
+
+impl Armed {
+    /// Whether it strikes this request, which is then counted.
+    fn strikes(&mut self, subject: Subject<'_>, now: Instant) -> bool {
+        if self.spent() || !self.fault.matching.covers(subject) {
+            return false;
+        }
+        self.seen += 1;
+        if self.fault.matching.every.is_some_and(|every| self.seen % every != 0) {
+            return false;
+        }
+        if self.meter.as_mut().is_some_and(|meter| meter.admit(now)) {
+            return false;
+        }
+        self.struck += 1;
+        true
+    }
+
+    fn spent(&self) -> bool {
+        self.fault.times.is_some_and(|times| self.struck >= times.get())
+    }
+}
+
+/// A fault as the control plane shows it.
+#[derive(Debug, Serialize)]
+pub struct Shown {
+    pub id: u64,
+    #[serde(flatten)]
+    pub fault: Fault,
+    /// Requests that matched, before `every` and the throttle.
+    pub seen: u64,
+    pub struck: u64,
+    /// It has done its work and strikes no more.
+    pub spent: bool,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    next_id: u64,
+    armed: Vec<Armed>,
+}
+
+/// The armed faults. With none armed a request pays one atomic load.
+#[derive(Debug, Default)]
+pub struct Faults {
+    any: AtomicBool,
+    inner: Mutex<Inner>,
+}
+
+impl Faults {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Arms more faults, behind those that are; returns their ids, or `None` when that would be too many.
+    pub fn arm(&self, faults: Vec<Fault>) -> Option<Vec<u64>> {
+        let mut inner = self.lock();
+        // Those that have done their work are shown until their place is needed.
+        if inner.armed.len() + faults.len() > MAX_FAULTS {
+            inner.armed.retain(|armed| !armed.spent());
+        }
+        if inner.armed.len() + faults.len() > MAX_FAULTS {
+            return None;
+        }
+        let mut ids = Vec::with_capacity(faults.len());
+        for mut fault in faults {
+            inner.next_id += 1;
+            let id = inner.next_id;
+            fault.matching.to = fault.matching.to.map(|to| plain(&to).into_owned());
+            let throttle = fault.action.throttle.as_ref();
+            let meter = throttle.map(|throttle| Meter::new(throttle.per_second, throttle.burst.get()));
+            let action = Arc::new(fault.action.clone());
+            inner.armed.push(Armed { id, fault, action, meter, seen: 0, struck: 0 });
+            ids.push(id);
+        }
+        self.any.store(!inner.armed.is_empty(), Ordering::Release);
+        Some(ids)
+    }
+
+    /// Disarms the fault with this id, or all; says how many that were.
+    pub fn disarm(&self, id: Option<u64>) -> usize {
+        let mut inner = self.lock();
+        let before = inner.armed.len();
+        inner.armed.retain(|armed| id.is_some_and(|id| armed.id != id));
+        self.any.store(!inner.armed.is_empty(), Ordering::Release);
+        before - inner.armed.len()
+    }
+
+    pub fn list(&self) -> Vec<Shown> {
+        let show = |armed: &Armed| Shown {
+            id: armed.id,
+            fault: armed.fault.clone(),
+            seen: armed.seen,
+            struck: armed.struck,
+            spent: armed.spent(),
+        };
+        self.lock().armed.iter().map(show).collect()
+    }
+
+    /// The first fault that strikes this request, if any does.
+    pub fn strike(&self, subject: Subject<'_>) -> Strike {
+        if !self.any.load(Ordering::Acquire) {
+            return Strike(None);
+        }
+        let now = Instant::now();
+        let mut inner = self.lock();
+        Strike(
+            inner
+                .armed
+                .iter_mut()
+                .find_map(|armed| armed.strikes(subject, now).then(|| Arc::clone(&armed.action))),
+        )
+    }
+}
+
+/// What strikes one request: perhaps nothing.
+#[derive(Debug, Clone)]
+pub struct Strike(Option<Arc<Action>>);
+
+impl Strike {
+    /// What happens before the request is looked at: delay, hang, cut, refuse.
+    pub async fn before(&self, closing: &CancellationToken) -> Result<(), Refusal> {
+        let Some(action) = &self.0 else { return Ok(()) };
+        if let Some(delay) = action.delay_ms {
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(delay)) => {}
+                () = closing.cancelled() => return Err(Refusal::HangUp),
+            }
+        }
+        if action.hang == Some(Moment::Before) {
+            closing.cancelled().await;
+            return Err(Refusal::HangUp);
+        }
+        if action.close == Some(Moment::Before) {
+            return Err(Refusal::HangUp);
+        }
+        match action.refusal() {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// What happens once the request was accepted: its answer may be kept back.
+    pub async fn after(&self, closing: &CancellationToken) -> Result<(), Refusal> {
+        let Some(action) = &self.0 else { return Ok(()) };
+        if action.hang == Some(Moment::After) {
+            closing.cancelled().await;
+            return Err(Refusal::HangUp);
+        }
+        if action.close == Some(Moment::After) {
+            return Err(Refusal::HangUp);
+        }
+        Ok(())
+    }
+
+    /// Whether the answer will be given once the request is accepted.
+    pub fn answers(&self) -> bool {
+        let kept_back =
+            |action: &Arc<Action>| action.hang == Some(Moment::After) || action.close == Some(Moment::After);
+        !self.0.as_ref().is_some_and(kept_back)
+    }
+
+    pub fn drops_statuses(&self) -> bool {
+        self.0.as_ref().is_some_and(|action| action.drop_statuses)
+    }
+
+    pub fn fail_status(&self) -> Option<FailStatus> {
+        self.0.as_ref().and_then(|action| action.fail_status.clone())
+    }
+}
+
+impl Action {
+    fn refusal(&self) -> Option<GraphError> {
+        if let Some(throttle) = &self.throttle {
+            return Some(GraphError::new(throttle.code.unwrap_or(code::RATE_LIMIT)));
+        }
+        let error = self.error.as_ref()?;
+        let mut refusal = GraphError::new(error.code);
+        if let Some(status) = error.status.and_then(|status| StatusCode::from_u16(status).ok()) {
+            refusal = refusal.status(status);
+        }
+        if let Some(details) = &error.details {
+            refusal = refusal.details(details);
+        }
+        Some(refusal)
+    }
+}
+
+/// A recipient without the punctuation that Meta tolerates in numbers.
+pub fn plain(to: &str) -> std::borrow::Cow<'_, str> {
+    let punctuation = |c: char| matches!(c, '+' | '-' | '(' | ')' | ' ');
+    if to.contains(punctuation) { to.replace(punctuation, "").into() } else { to.into() }
+}
+
+/// The recipient that a request names, before anything about it was checked.
+pub fn recipient_of(body: &Value) -> Option<&str> {
+    body.get("to").and_then(Value::as_str).or_else(|| body.get("recipient").and_then(Value::as_str))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arm(faults: &Faults, json: &str) {
+        faults.arm(serde_json::from_str(json).unwrap()).unwrap();
+    }
+
+    fn text(to: &str) -> Subject<'_> {
+        Subject::Message { to: Some(to), kind: "text" }
+    }
+
+    fn struck(strike: &Strike) -> bool {
+        strike.0.is_some()
+    }
+
+    #[test]
+    fn a_fault_strikes_what_it_matches_and_as_often_as_told() {
+        let faults = Faults::default();
+        arm(&faults, r#"[{"match":{"to":"+1 (650) 555"},"action":{"error":{"code":131026}},"times":2}]"#);
+        assert!(!struck(&faults.strike(text("1651"))));
+        assert!(!struck(&faults.strike(Subject::Probe)));
+        assert_eq!((0..3).filter(|_| struck(&faults.strike(text("1650555")))).count(), 2);
+        assert!(faults.list()[0].spent);
+    }
+
+    #[test]
+    fn every_counts_the_requests_that_match() {
+        let faults = Faults::default();
+        arm(&faults, r#"[{"match":{"kind":"text","every":3},"action":{"close":"before"}}]"#);
+        let strikes: Vec<bool> = (0..6).map(|_| struck(&faults.strike(text("1")))).collect();
+        assert_eq!(strikes, [false, false, true, false, false, true]);
+    }
+
+    #[test]
+    fn kinds_keep_media_and_probes_apart_from_messages() {
+        let faults = Faults::default();
+        arm(&faults, r#"[{"match":{"kind":"probe"},"action":{"error":{"code":190}}}]"#);
+        assert!(struck(&faults.strike(Subject::Probe)));
+        assert!(!struck(&faults.strike(Subject::Media)));
+        assert!(!struck(&faults.strike(text("1"))));
+        assert_eq!(faults.disarm(None), 1);
+        assert!(!struck(&faults.strike(Subject::Probe)));
+    }
+
+    #[test]
+    fn a_throttle_lets_the_burst_pass() {
+        let faults = Faults::default();
+        arm(&faults, r#"[{"action":{"throttle":{"per_second":0.001,"burst":2,"code":131056}}}]"#);
+        let strikes: Vec<bool> = (0..4).map(|_| struck(&faults.strike(text("1")))).collect();
+        assert_eq!(strikes, [false, false, true, true]);
+    }
+
+    #[test]
+    fn a_misspelt_fault_is_refused() {
+        let wrong = serde_json::from_str::<Vec<Fault>>(r#"[{"action":{"eror":{"code":1}}}]"#);
+        assert!(wrong.unwrap_err().to_string().contains("eror"));
+    }
+
+    #[test]
+    fn there_is_an_end_to_faults() {
+        let faults = Faults::default();
+        let one = || serde_json::from_str::<Fault>(r#"{"action":{"delay_ms":1}}"#).unwrap();
+        assert!(faults.arm(vec![one(); MAX_FAULTS]).is_some());
+        assert!(faults.arm(vec![one()]).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_delayed_error_comes_late_and_in_metas_words() {
+        let faults = Faults::default();
+        arm(&faults, r#"[{"action":{"delay_ms":5000,"error":{"code":131056,"status":400}}}]"#);
+        let start = Instant::now();
+        let refusal = faults.strike(text("1")).before(&CancellationToken::new()).await.unwrap_err();
+        assert_eq!(start.elapsed(), Duration::from_secs(5));
+        assert!(matches!(refusal, Refusal::Graph(error) if error.code == 131_056));
+    }
+}

@@ -1,0 +1,185 @@
+//! What every Graph request goes through at the door, and the look at a phone number.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, Method, Uri, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+use subtle::ConstantTimeEq;
+
+use crate::errors::{GraphError, Refusal, code};
+use crate::faults::Subject;
+use crate::ids;
+use crate::media;
+use crate::state::Shared;
+
+/// Checks version, object id and token, in the order in which Meta does.
+pub fn enter(shared: &Shared, version: &str, id: &str, headers: &HeaderMap) -> Result<(), GraphError> {
+    if !is_version(version) {
+        return Err(
+            GraphError::new(code::UNKNOWN_PATH).message(format!("Unknown path components: /{version}/{id}"))
+        );
+    }
+    authorise(shared, headers)?;
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+    if id.is_empty() || id.len() > 64 || !id.bytes().all(is_plain) {
+        return Err(GraphError::no_object(id));
+    }
+    Ok(())
+}
+
+/// `v` and two numbers: any version is as good as another here.
+fn is_version(text: &str) -> bool {
+    let digits = |part: &str| !part.is_empty() && part.len() <= 3 && part.bytes().all(|b| b.is_ascii_digit());
+    let numbers = text.strip_prefix('v').and_then(|rest| rest.split_once('.'));
+    numbers.is_some_and(|(major, minor)| digits(major) && digits(minor))
+}
+
+/// Checks the bearer token.
+pub fn authorise(shared: &Shared, headers: &HeaderMap) -> Result<(), GraphError> {
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let (scheme, token) = given.split_once(' ').unwrap_or_default();
+    let token = token.trim();
+    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() {
+        return Err(GraphError::new(code::TOKEN_MISSING));
+    }
+    match &shared.options.access_token {
+        Some(expected) if !bool::from(expected.expose().as_bytes().ct_eq(token.as_bytes())) => {
+            Err(GraphError::new(code::TOKEN))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `GET /{version}/{id}`: a phone number, or what is known of a media id.
+pub async fn look(
+    State(shared): State<Arc<Shared>>,
+    Path((version, id)): Path<(String, String)>,
+    Query(query): Query<HashMap<String, String>>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let is_media = ids::looks_like_media(&id) || query.contains_key("phone_number_id");
+    if is_media {
+        return media::look(
+            &shared,
+            &version,
+            &id,
+            query.get("phone_number_id").map(String::as_str),
+            &headers,
+        )
+        .await;
+    }
+    shared.stats.probes.add(1);
+    let refuse = |error: GraphError| {
+        shared.stats.refuse(error.code);
+        Refusal::from(error)
+    };
+    enter(&shared, &version, &id, &headers).map_err(refuse)?;
+    let strike = shared.faults.strike(Subject::Probe);
+    strike.before(&shared.closing).await.inspect_err(|refusal| note(&shared, refusal))?;
+    let number = phone_number(&shared, &id);
+    let answer = select(number, query.get("fields").map(String::as_str)).map_err(refuse)?;
+    strike.after(&shared.closing).await?;
+    Ok(Json(answer).into_response())
+}
+
+/// Counts a refusal that a fault brought about.
+pub fn note(shared: &Shared, refusal: &Refusal) {
+    match refusal {
+        Refusal::Graph(error) => shared.stats.refuse(error.code),
+        Refusal::HangUp => shared.stats.dropped.add(1),
+    }
+}
+
+/// Everything that can be asked about a phone number.
+fn phone_number(shared: &Shared, id: &str) -> Map<String, Value> {
+    let fields = [
+        ("verified_name", json!(shared.options.verified_name)),
+        ("display_phone_number", json!(format!("+{}", shared.options.display_phone_number))),
+        ("quality_rating", json!("GREEN")),
+        ("throughput", json!({ "level": "STANDARD" })),
+        ("code_verification_status", json!("VERIFIED")),
+        ("platform_type", json!("CLOUD_API")),
+        ("name_status", json!("APPROVED")),
+        ("status", json!("CONNECTED")),
+        ("account_mode", json!("SANDBOX")),
+        ("is_official_business_account", json!(false)),
+        ("messaging_limit_tier", json!("TIER_UNLIMITED")),
+        ("whatsapp_business_manager_messaging_limit", json!("TIER_UNLIMITED")),
+        ("id", json!(id)),
+    ];
+    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// Fields that a number has at Meta and that have no value here; Graph leaves such ones out.
+const UNSET: &[&str] = &[
+    "certificate",
+    "conversational_automation",
+    "country_code",
+    "country_dial_code",
+    "eligibility_for_api_business_global_search",
+    "health_status",
+    "is_on_biz_app",
+    "is_pin_enabled",
+    "is_preverified_number",
+    "last_onboarded_time",
+    "new_certificate",
+    "new_name_status",
+    "quality_score",
+    "search_visibility",
+    "webhook_configuration",
+];
+
+/// The fields that were asked for and always the id; without `fields` all of them.
+fn select(mut all: Map<String, Value>, fields: Option<&str>) -> Result<Map<String, Value>, GraphError> {
+    let Some(fields) = fields.filter(|fields| !fields.is_empty()) else { return Ok(all) };
+    let mut chosen = Map::new();
+    for name in fields.split(',').map(str::trim).chain(["id"]) {
+        match all.remove(name) {
+            Some(value) => drop(chosen.insert(name.to_owned(), value)),
+            None if chosen.contains_key(name) || UNSET.contains(&name) => {}
+            None => {
+                return Err(GraphError::new(code::PARAMETER)
+                    .message(format!("Tried accessing nonexisting field ({name})")));
+            }
+        }
+    }
+    Ok(chosen)
+}
+
+/// Everything else: paths that the Graph API has and the sandbox does not, and those that nobody has.
+pub async fn unknown(method: Method, uri: Uri) -> GraphError {
+    GraphError::new(code::UNKNOWN_PATH).message(format!(
+        "Unknown path components: {} (the sandbox does not serve {method} here; GET / lists what it serves)",
+        uri.path()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_version_is_one() {
+        assert!(["v1.0", "v25.0", "v999.9"].into_iter().all(is_version));
+        assert!(!["25.0", "v25", "v25.", "vx.0", "v.0", "_sandbox"].into_iter().any(is_version));
+    }
+
+    #[test]
+    fn fields_are_chosen_and_unknown_ones_refused() {
+        let all = || {
+            Map::from_iter([
+                ("id".to_owned(), json!("1")),
+                ("a".to_owned(), json!(2)),
+                ("b".to_owned(), json!(3)),
+            ])
+        };
+        assert_eq!(select(all(), None).unwrap().len(), 3);
+        assert_eq!(Value::Object(select(all(), Some("a")).unwrap()), json!({ "id": "1", "a": 2 }));
+        assert_eq!(Value::Object(select(all(), Some("a,id, a")).unwrap()), json!({ "id": "1", "a": 2 }));
+        assert_eq!(select(all(), Some("nonsense")).unwrap_err().code, 100);
+    }
+}

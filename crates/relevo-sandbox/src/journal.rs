@@ -1,0 +1,272 @@
+//! What arrived: the last messages in order, and which callback data came more than once.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio::sync::Notify;
+
+use crate::ids;
+use relevo_domain::Timestamp;
+
+/// How many different callback data are told apart, 16 bytes each or so. Beyond it `exact` becomes false.
+const CALLBACK_IDS: usize = 8_000_000;
+
+/// What an entry costs besides its body, roughly.
+const ENTRY_BYTES: usize = 256;
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(tag = "outcome", content = "code", rename_all = "snake_case")]
+pub enum Outcome {
+    Accepted,
+    /// Refused under this code.
+    Refused(u32),
+    /// A fault cut or held the connection before anything was accepted.
+    Dropped,
+}
+
+/// One request to `/messages`.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub at: Timestamp,
+    pub phone_number_id: Box<str>,
+    /// The recipient without punctuation; absent when the request named none.
+    pub to: Option<Box<str>>,
+    pub kind: Box<str>,
+    pub wamid: Option<Box<str>>,
+    pub callback_data: Option<Box<str>>,
+    pub outcome: Outcome,
+    /// False when a fault kept the answer back although the message was accepted.
+    pub answered: bool,
+    /// The body as it came, when it was JSON.
+    pub body: Box<str>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Sequence number of the first kept entry less one; entries are numbered from 1, without gaps.
+    forgotten: u64,
+    kept: VecDeque<Arc<Entry>>,
+    bytes: usize,
+    callback_ids: HashSet<u64>,
+    duplicates: u64,
+    overflowed: bool,
+}
+
+/// The journal. Cheap to write to: one short lock, and no allocation beyond the entry.
+#[derive(Debug)]
+pub struct Journal {
+    inner: Mutex<Inner>,
+    keep_messages: usize,
+    keep_bytes: usize,
+    /// Woken by every entry.
+    pub written: Notify,
+}
+
+/// How often callback data came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct CallbackData {
+    pub distinct: usize,
+    pub duplicates: u64,
+    /// False when there were too many to tell apart; the counts are then lower bounds.
+    pub exact: bool,
+}
+
+/// A page of entries with their sequence numbers.
+pub struct Page {
+    pub entries: Vec<(u64, Arc<Entry>)>,
+    /// The last sequence number that was looked at: where the next page begins.
+    pub last: u64,
+    /// How many of the oldest entries are no longer kept.
+    pub forgotten: u64,
+    /// Whether there is more behind `last`.
+    pub more: bool,
+}
+
+impl Journal {
+    pub fn new(keep_messages: usize, keep_bytes: usize) -> Self {
+        Self { inner: Mutex::default(), keep_messages, keep_bytes, written: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn write(&self, entry: Entry) {
+        let callback = match (&entry.callback_data, entry.outcome) {
+            (Some(data), Outcome::Accepted) => Some(ids::digest(data)),
+            _ => None,
+        };
+        let entry = Arc::new(entry);
+        let mut inner = self.lock();
+        if let Some(callback) = callback {
+            inner.count(callback);
+        }
+        inner.bytes += entry.cost();
+        inner.kept.push_back(entry);
+        let mut retired = None;
+        while inner.kept.len() > self.keep_messages || inner.bytes > self.keep_bytes {
+            let Some(oldest) = inner.kept.pop_front() else { break };
+            inner.bytes -= oldest.cost();
+            inner.forgotten += 1;
+            // Freed after the lock: usually exactly one entry leaves for one that came.
+            retired = Some(oldest);
+        }
+        drop(inner);
+        drop(retired);
+        self.written.notify_waiters();
+    }
+
+    /// Entries after the sequence number `after`, oldest first, at most `limit` of them.
+    pub fn page(&self, after: u64, limit: usize, wanted: impl Fn(&Entry) -> bool) -> Page {
+        let inner = self.lock();
+        let start = after.max(inner.forgotten);
+        let skip = usize::try_from(start - inner.forgotten).unwrap_or(usize::MAX);
+        let total = inner.forgotten + inner.kept.len() as u64;
+        let mut page =
+            Page { entries: Vec::new(), last: start.min(total), forgotten: inner.forgotten, more: false };
+        for (number, entry) in (start + 1..).zip(inner.kept.iter().skip(skip)) {
+            if page.entries.len() == limit {
+                page.more = true;
+                break;
+            }
+            page.last = number;
+            if wanted(entry) {
+                page.entries.push((number, Arc::clone(entry)));
+            }
+        }
+        page
+    }
+
+    pub fn callback_data(&self) -> CallbackData {
+        let inner = self.lock();
+        CallbackData {
+            distinct: inner.callback_ids.len(),
+            duplicates: inner.duplicates,
+            exact: !inner.overflowed,
+        }
+    }
+
+    pub fn clear(&self) {
+        let forgotten = std::mem::take(&mut *self.lock());
+        drop(forgotten);
+    }
+}
+
+impl Inner {
+    fn count(&mut self, callback: u64) {
+        if self.callback_ids.contains(&callback) {
+            self.duplicates += 1;
+        } else if self.callback_ids.len() < CALLBACK_IDS {
+            self.callback_ids.insert(callback);
+        } else {
+            self.overflowed = true;
+        }
+    }
+}
+
+impl Entry {
+    fn cost(&self) -> usize {
+        self.body.len() + ENTRY_BYTES
+    }
+}
+
+/// An entry as the control plane shows it.
+#[derive(Serialize)]
+pub struct Shown<'a> {
+    seq: u64,
+    at_ms: u64,
+    phone_number_id: &'a str,
+    to: Option<&'a str>,
+    r#type: &'a str,
+    wamid: Option<&'a str>,
+    biz_opaque_callback_data: Option<&'a str>,
+    #[serde(flatten)]
+    outcome: Outcome,
+    answered: bool,
+    body: Option<&'a RawValue>,
+}
+
+impl<'a> Shown<'a> {
+    pub fn new(seq: u64, entry: &'a Entry) -> Self {
+        Self {
+            seq,
+            at_ms: entry.at.millis(),
+            phone_number_id: &entry.phone_number_id,
+            to: entry.to.as_deref(),
+            r#type: &entry.kind,
+            wamid: entry.wamid.as_deref(),
+            biz_opaque_callback_data: entry.callback_data.as_deref(),
+            outcome: entry.outcome,
+            answered: entry.answered,
+            body: serde_json::from_str(&entry.body).ok(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(to: &str, callback: Option<&str>) -> Entry {
+        Entry {
+            at: Timestamp(1),
+            phone_number_id: "1".into(),
+            to: Some(to.into()),
+            kind: "text".into(),
+            wamid: None,
+            callback_data: callback.map(Into::into),
+            outcome: Outcome::Accepted,
+            answered: true,
+            body: "{}".into(),
+        }
+    }
+
+    fn numbers(page: &Page) -> Vec<u64> {
+        page.entries.iter().map(|(number, _)| *number).collect()
+    }
+
+    #[test]
+    fn pages_follow_each_other_without_gaps() {
+        let journal = Journal::new(10, 1 << 20);
+        (0..5).for_each(|_| journal.write(entry("1", None)));
+        let first = journal.page(0, 2, |_| true);
+        assert_eq!((numbers(&first), first.last, first.more), (vec![1, 2], 2, true));
+        let rest = journal.page(first.last, 10, |_| true);
+        assert_eq!((numbers(&rest), rest.last, rest.more), (vec![3, 4, 5], 5, false));
+        assert_eq!(numbers(&journal.page(5, 10, |_| true)), Vec::<u64>::new());
+    }
+
+    #[test]
+    fn the_oldest_make_room_and_keep_their_numbers() {
+        let journal = Journal::new(3, 1 << 20);
+        (0..5).for_each(|_| journal.write(entry("1", None)));
+        let page = journal.page(0, 10, |_| true);
+        assert_eq!((numbers(&page), page.forgotten), (vec![3, 4, 5], 2));
+    }
+
+    #[test]
+    fn bodies_are_bounded_too() {
+        let journal = Journal::new(100, 3 * (ENTRY_BYTES + 2));
+        (0..5).for_each(|_| journal.write(entry("1", None)));
+        assert_eq!(journal.page(0, 10, |_| true).forgotten, 2);
+    }
+
+    #[test]
+    fn a_filtered_page_moves_on_past_what_it_left_out() {
+        let journal = Journal::new(10, 1 << 20);
+        ["1", "2", "1"].into_iter().for_each(|to| journal.write(entry(to, None)));
+        let page = journal.page(0, 10, |entry| entry.to.as_deref() == Some("2"));
+        assert_eq!((numbers(&page), page.last), (vec![2], 3));
+    }
+
+    #[test]
+    fn duplicates_of_callback_data_are_counted_among_the_accepted() {
+        let journal = Journal::new(1, 1 << 20);
+        ["a", "b", "a", "a"].into_iter().for_each(|data| journal.write(entry("1", Some(data))));
+        journal.write(Entry { outcome: Outcome::Refused(100), ..entry("1", Some("b")) });
+        assert_eq!(journal.callback_data(), CallbackData { distinct: 2, duplicates: 2, exact: true });
+    }
+}

@@ -1,0 +1,289 @@
+//! Media: upload, look up, fetch, delete.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::multipart::{Field, MultipartRejection};
+use axum::extract::{Multipart, Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::{Bytes, BytesMut};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::errors::{GraphError, Refusal, code};
+use crate::faults::Subject;
+use crate::graph;
+use crate::media_store::{File, Origin};
+use crate::state::Shared;
+
+/// The largest file that is taken at all: a document. Source: Meta, "Media", "Supported media types".
+pub const LARGEST_FILE: usize = 100 << 20;
+
+/// How long the address of a file is good. Source: Meta, "Media".
+const ADDRESS_FOR: Duration = Duration::from_secs(5 * 60);
+
+const MIB: usize = 1 << 20;
+
+/// MIME types and how large a file of each may be. Source: Meta, "Media", "Supported media types".
+const TYPES: &[(&str, usize)] = &[
+    ("audio/aac", 16 * MIB),
+    ("audio/amr", 16 * MIB),
+    ("audio/mpeg", 16 * MIB),
+    ("audio/mp4", 16 * MIB),
+    ("audio/ogg", 16 * MIB),
+    ("image/jpeg", 5 * MIB),
+    ("image/png", 5 * MIB),
+    ("image/webp", 500 << 10),
+    ("video/mp4", 16 * MIB),
+    ("video/3gpp", 16 * MIB),
+    ("text/plain", LARGEST_FILE),
+    ("application/pdf", LARGEST_FILE),
+    ("application/msword", LARGEST_FILE),
+    ("application/vnd.ms-excel", LARGEST_FILE),
+    ("application/vnd.ms-powerpoint", LARGEST_FILE),
+    ("application/vnd.openxmlformats-officedocument.wordprocessingml.document", LARGEST_FILE),
+    ("application/vnd.openxmlformats-officedocument.spreadsheetml.sheet", LARGEST_FILE),
+    ("application/vnd.openxmlformats-officedocument.presentationml.presentation", LARGEST_FILE),
+];
+
+/// The largest sticker that does not move.
+const STATIC_STICKER: usize = 100 << 10;
+
+/// `POST /{version}/{phone_number_id}/media`.
+pub async fn upload(
+    State(shared): State<Arc<Shared>>,
+    Path((version, number)): Path<(String, String)>,
+    headers: HeaderMap,
+    form: Result<Multipart, MultipartRejection>,
+) -> Result<Response, Refusal> {
+    let refuse = |error: GraphError| refused(&shared, error);
+    graph::enter(&shared, &version, &number, &headers).map_err(refuse)?;
+    let strike = shared.faults.strike(Subject::Media);
+    strike.before(&shared.closing).await.inspect_err(|refusal| graph::note(&shared, refusal))?;
+    let form = form.map_err(|rejection| refuse(bad_form(&rejection.body_text())))?;
+    // Closed never: the permit is there for the memory that an upload takes.
+    let _permit = shared.uploads.acquire().await;
+    let upload = read_form(form).await.map_err(refuse)?;
+    check_size(&upload).map_err(refuse)?;
+    let id = keep(&shared, &number, &upload.mime_type, upload.bytes, Origin::Uploaded).ok_or_else(|| {
+        refuse(
+            GraphError::new(code::SERVICE)
+                .details("The file is larger than all the media that the sandbox keeps."),
+        )
+    })?;
+    shared.stats.media_uploads.add(1);
+    strike.after(&shared.closing).await?;
+    Ok(Json(json!({ "id": id })).into_response())
+}
+
+fn refused(shared: &Shared, error: GraphError) -> Refusal {
+    shared.stats.refuse(error.code);
+    error.into()
+}
+
+fn bad_form(reason: &str) -> GraphError {
+    GraphError::new(code::PARAMETER).details(format!("The multipart form could not be read: {reason}"))
+}
+
+/// Stores a file for a phone number and returns its id; `None` when there can never be room for it.
+pub fn keep(shared: &Shared, number: &str, mime_type: &str, bytes: Bytes, origin: Origin) -> Option<String> {
+    let id = shared.ids.media();
+    let file = File {
+        phone_number_id: number.into(),
+        mime_type: mime_type.into(),
+        sha256: hex_digest(&bytes).into(),
+        bytes,
+        expires: shared.clock.now() + origin.lifetime(),
+    };
+    shared.media.put(&id, file).then_some(id)
+}
+
+fn hex_digest(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(64);
+    for byte in Sha256::digest(bytes) {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+#[derive(Debug)]
+struct Upload {
+    mime_type: String,
+    bytes: Bytes,
+}
+
+async fn read_form(mut form: Multipart) -> Result<Upload, GraphError> {
+    let (mut product, mut named_type, mut part_type, mut bytes) = (None, None, None, None);
+    while let Some(field) = form.next_field().await.map_err(|error| bad_form(&error.body_text()))? {
+        match field.name() {
+            Some("messaging_product") => product = Some(short_text(field).await?),
+            Some("type") => named_type = Some(short_text(field).await?),
+            Some("file") => {
+                part_type = field.content_type().map(str::to_owned);
+                bytes = Some(read_limited(field, LARGEST_FILE).await?);
+            }
+            _ => drop(read_limited(field, LARGEST_FILE).await?),
+        }
+    }
+    let missing =
+        |name: &str| GraphError::new(code::PARAMETER).message(format!("The parameter {name} is required."));
+    if product.ok_or_else(|| missing("messaging_product"))? != "whatsapp" {
+        return Err(
+            GraphError::new(code::PARAMETER).details("Param messaging_product must be one of {whatsapp}.")
+        );
+    }
+    let bytes = bytes.ok_or_else(|| missing("file"))?;
+    let given = named_type.filter(|name| name.contains('/')).or(part_type).unwrap_or_default();
+    let mime_type = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    Ok(Upload { mime_type, bytes })
+}
+
+async fn short_text(field: Field<'_>) -> Result<String, GraphError> {
+    let bytes = read_limited(field, 1024).await?;
+    String::from_utf8(bytes.into()).map_err(|_| bad_form("a text field is not UTF-8"))
+}
+
+async fn read_limited(mut field: Field<'_>, limit: usize) -> Result<Bytes, GraphError> {
+    let mut bytes = BytesMut::new();
+    while let Some(chunk) = field.chunk().await.map_err(|error| bad_form(&error.body_text()))? {
+        if bytes.len() + chunk.len() > limit {
+            return Err(too_large(limit));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes.freeze())
+}
+
+fn too_large(limit: usize) -> GraphError {
+    GraphError::new(code::MEDIA_UPLOAD)
+        .details(format!("The file is larger than the {limit} bytes permitted for its type."))
+}
+
+fn check_size(upload: &Upload) -> Result<(), GraphError> {
+    let Some((_, limit)) = TYPES.iter().find(|(mime_type, _)| *mime_type == upload.mime_type) else {
+        let names: Vec<&str> = TYPES.iter().map(|(name, _)| *name).collect();
+        return Err(GraphError::new(code::PARAMETER).message(format!(
+            "Param file must be a file with one of the following types: {}. Received file of type '{}'.",
+            names.join(", "),
+            upload.mime_type
+        )));
+    };
+    let is_static_sticker = upload.mime_type == "image/webp" && !is_animated(&upload.bytes);
+    let limit = if is_static_sticker { STATIC_STICKER } else { *limit };
+    if upload.bytes.is_empty() {
+        return Err(GraphError::new(code::MEDIA_UPLOAD).details("The file is empty."));
+    }
+    if upload.bytes.len() > limit { Err(too_large(limit)) } else { Ok(()) }
+}
+
+/// Whether a WebP file moves: the animation flag of its extended header.
+/// Source: Google, "WebP Container Specification", "Extended File Format".
+fn is_animated(webp: &[u8]) -> bool {
+    webp.get(12..16) == Some(b"VP8X".as_slice()) && webp.get(20).is_some_and(|flags| flags & 0b10 != 0)
+}
+
+/// `GET /{version}/{media_id}`.
+pub async fn look(
+    shared: &Shared,
+    version: &str,
+    id: &str,
+    number: Option<&str>,
+    headers: &HeaderMap,
+) -> Result<Response, Refusal> {
+    let refuse = |error: GraphError| refused(shared, error);
+    graph::enter(shared, version, id, headers).map_err(refuse)?;
+    let strike = shared.faults.strike(Subject::Media);
+    strike.before(&shared.closing).await.inspect_err(|refusal| graph::note(shared, refusal))?;
+    let file =
+        shared.media.get(id, number, shared.clock.now()).ok_or_else(|| refuse(GraphError::no_object(id)))?;
+    let answer = json!({
+        "messaging_product": "whatsapp",
+        "url": address(shared, id, headers),
+        "mime_type": file.mime_type,
+        "sha256": file.sha256,
+        "file_size": file.bytes.len(),
+        "id": id,
+    });
+    strike.after(&shared.closing).await?;
+    Ok(Json(answer).into_response())
+}
+
+/// Where a file can be fetched for the next minutes: at the name by which the caller knows this server.
+pub fn address(shared: &Shared, id: &str, headers: &HeaderMap) -> String {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+    let until = (shared.clock.now() + ADDRESS_FOR).seconds();
+    format!("http://{host}/whatsapp_business/attachments/{id}?ext={until}")
+}
+
+/// `GET /whatsapp_business/attachments/{media_id}`: the bytes.
+pub async fn fetch(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+    Query(query): Query<HashMap<String, String>>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    graph::authorise(&shared, &headers).map_err(|error| refused(&shared, error))?;
+    let strike = shared.faults.strike(Subject::Media);
+    strike.before(&shared.closing).await.inspect_err(|refusal| graph::note(&shared, refusal))?;
+    let now = shared.clock.now();
+    let in_time = query
+        .get("ext")
+        .and_then(|until| until.parse().ok())
+        .is_some_and(|until: u64| now.seconds() <= until);
+    let file = if in_time { shared.media.get(&id, None, now) } else { None };
+    let Some(file) = file else {
+        return Ok((StatusCode::NOT_FOUND, "Not found: ask for a new address").into_response());
+    };
+    shared.stats.media_downloads.add(1);
+    strike.after(&shared.closing).await?;
+    Ok(([(header::CONTENT_TYPE, file.mime_type.to_string())], file.bytes).into_response())
+}
+
+/// `DELETE /{version}/{media_id}`.
+pub async fn delete(
+    State(shared): State<Arc<Shared>>,
+    Path((version, id)): Path<(String, String)>,
+    Query(query): Query<HashMap<String, String>>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let refuse = |error: GraphError| refused(&shared, error);
+    graph::enter(&shared, &version, &id, &headers).map_err(refuse)?;
+    let strike = shared.faults.strike(Subject::Media);
+    strike.before(&shared.closing).await.inspect_err(|refusal| graph::note(&shared, refusal))?;
+    let number = query.get("phone_number_id").map(String::as_str);
+    if !shared.media.delete(&id, number, shared.clock.now()) {
+        return Err(refuse(GraphError::no_object(&id)));
+    }
+    strike.after(&shared.closing).await?;
+    Ok(Json(json!({ "success": true })).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(mime_type: &str, bytes: Vec<u8>) -> Option<u32> {
+        check_size(&Upload { mime_type: mime_type.into(), bytes: bytes.into() }).err().map(|error| error.code)
+    }
+
+    #[test]
+    fn files_are_held_to_the_size_of_their_type() {
+        assert_eq!(check("image/png", vec![0; 5 * MIB]), None);
+        assert_eq!(check("image/png", vec![0; 5 * MIB + 1]), Some(131_053));
+        assert_eq!(check("image/gif", vec![0; 1]), Some(100));
+        assert_eq!(check("text/plain", vec![]), Some(131_053));
+    }
+
+    #[test]
+    fn a_sticker_that_moves_may_be_larger() {
+        let mut webp = vec![0; STATIC_STICKER + 1];
+        assert_eq!(check("image/webp", webp.clone()), Some(131_053));
+        webp[12..16].copy_from_slice(b"VP8X");
+        webp[20] = 0b10;
+        assert_eq!(check("image/webp", webp), None);
+    }
+}

@@ -1,0 +1,173 @@
+//! The uploaded files: in memory, bounded, the oldest making room.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use relevo_domain::Timestamp;
+
+/// How long an uploaded file can be used. Source: Meta, "Media".
+const UPLOADED_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// How long a file that a user sent can be fetched. Source: Meta, "Media".
+const RECEIVED_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
+
+#[derive(Debug, Clone)]
+pub struct File {
+    pub phone_number_id: Box<str>,
+    pub mime_type: Box<str>,
+    /// In hexadecimal.
+    pub sha256: Box<str>,
+    pub bytes: Bytes,
+    pub expires: Timestamp,
+}
+
+/// Where a file came from, which decides how long it lives.
+#[derive(Debug, Clone, Copy)]
+pub enum Origin {
+    Uploaded,
+    Received,
+}
+
+impl Origin {
+    pub fn lifetime(self) -> Duration {
+        match self {
+            Origin::Uploaded => UPLOADED_FOR,
+            Origin::Received => RECEIVED_FOR,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    files: HashMap<Box<str>, File>,
+    /// Ids in order of arrival; those of deleted files stay until their turn comes.
+    order: VecDeque<Box<str>>,
+    bytes: usize,
+    evicted: u64,
+}
+
+#[derive(Debug)]
+pub struct MediaStore {
+    inner: Mutex<Inner>,
+    limit: usize,
+}
+
+/// How full the store is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fill {
+    pub files: usize,
+    pub bytes: usize,
+    pub evicted: u64,
+}
+
+/// Files that are kept, however small they are.
+const MAX_FILES: usize = 100_000;
+
+impl MediaStore {
+    pub fn new(limit: usize) -> Self {
+        Self { inner: Mutex::default(), limit }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a file; false when it is larger than all the room there is.
+    pub fn put(&self, id: &str, file: File) -> bool {
+        if file.bytes.len() > self.limit {
+            return false;
+        }
+        let mut inner = self.lock();
+        inner.bytes += file.bytes.len();
+        inner.order.push_back(id.into());
+        inner.files.insert(id.into(), file);
+        while inner.bytes > self.limit || inner.order.len() > MAX_FILES {
+            let Some(oldest) = inner.order.pop_front() else { break };
+            if let Some(file) = inner.files.remove(&oldest) {
+                inner.bytes -= file.bytes.len();
+                inner.evicted += 1;
+            }
+        }
+        true
+    }
+
+    /// A file that is there and has not expired. With a phone number id it must be that number's.
+    pub fn get(&self, id: &str, phone_number_id: Option<&str>, now: Timestamp) -> Option<File> {
+        let inner = self.lock();
+        inner.find(id, phone_number_id, now).cloned()
+    }
+
+    pub fn mime_type(&self, id: &str, phone_number_id: &str, now: Timestamp) -> Option<String> {
+        let inner = self.lock();
+        inner.find(id, Some(phone_number_id), now).map(|file| file.mime_type.to_string())
+    }
+
+    /// Whether there was such a file.
+    pub fn delete(&self, id: &str, phone_number_id: Option<&str>, now: Timestamp) -> bool {
+        let mut inner = self.lock();
+        if inner.find(id, phone_number_id, now).is_none() {
+            return false;
+        }
+        if let Some(file) = inner.files.remove(id) {
+            inner.bytes -= file.bytes.len();
+        }
+        true
+    }
+
+    pub fn fill(&self) -> Fill {
+        let inner = self.lock();
+        Fill { files: inner.files.len(), bytes: inner.bytes, evicted: inner.evicted }
+    }
+
+    pub fn clear(&self) {
+        let forgotten = std::mem::take(&mut *self.lock());
+        drop(forgotten);
+    }
+}
+
+impl Inner {
+    fn find(&self, id: &str, phone_number_id: Option<&str>, now: Timestamp) -> Option<&File> {
+        let file = self.files.get(id)?;
+        let is_owner = phone_number_id.is_none_or(|number| *number == *file.phone_number_id);
+        (is_owner && now < file.expires).then_some(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(size: usize) -> File {
+        File {
+            phone_number_id: "1".into(),
+            mime_type: "text/plain".into(),
+            sha256: "".into(),
+            bytes: vec![0; size].into(),
+            expires: Timestamp(100),
+        }
+    }
+
+    #[test]
+    fn the_oldest_makes_room() {
+        let store = MediaStore::new(10);
+        assert!(store.put("a", file(6)) && store.put("b", file(4)) && store.put("c", file(1)));
+        assert!(store.get("a", None, Timestamp(0)).is_none());
+        assert_eq!(store.fill(), Fill { files: 2, bytes: 5, evicted: 1 });
+        assert!(!store.put("d", file(11)));
+    }
+
+    #[test]
+    fn a_file_belongs_to_a_number_and_expires() {
+        let store = MediaStore::new(10);
+        store.put("a", file(1));
+        assert!(store.get("a", Some("1"), Timestamp(99)).is_some());
+        assert!(store.get("a", Some("2"), Timestamp(99)).is_none());
+        assert!(store.get("a", Some("1"), Timestamp(100)).is_none());
+        assert!(!store.delete("a", Some("2"), Timestamp(0)));
+        assert!(store.delete("a", None, Timestamp(0)) && !store.delete("a", None, Timestamp(0)));
+        assert_eq!(store.fill().bytes, 0);
+    }
+}

@@ -1,0 +1,128 @@
+//! The accept loop and the routes.
+//!
+//! Its own loop over hyper, because a fault must be able to cut a connection without an answer: hyper does so
+//! when the service ends in an error, and a handler says so by marking its response.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::response::Response;
+use axum::routing::{get, post};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tower::Service;
+
+use crate::errors::HangUp;
+use crate::state::Shared;
+use crate::{control, graph, inbound, media, messages};
+
+/// The largest message and the largest request to the control plane.
+const LARGEST_BODY: usize = 4 << 20;
+
+/// How long requests in hand may take once the server closes.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long to wait when a connection cannot be accepted, usually for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves until `shutdown`, and then for as long as requests in hand need, [`CLOSE_WITHIN`] at most.
+pub async fn run(listener: TcpListener, shared: Arc<Shared>, shutdown: CancellationToken) {
+    let closing = shared.closing.clone();
+    let slots = Arc::new(Semaphore::new(shared.options.max_connections));
+    let router = routes(shared);
+    let graceful = GracefulShutdown::new();
+    loop {
+        let (stream, slot) = tokio::select! {
+            next = next_connection(&listener, &slots) => match next {
+                Ok(next) => next,
+                Err(error) => {
+                    tracing::warn!(%error, "the sandbox cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            },
+            () = shutdown.cancelled() => break,
+        };
+        tokio::spawn(serve(stream, slot, router.clone(), graceful.watcher()));
+    }
+    drop(listener);
+    closing.cancel();
+    if tokio::time::timeout(CLOSE_WITHIN, graceful.shutdown()).await.is_err() {
+        tracing::debug!("the sandbox closed with requests in hand");
+    }
+}
+
+async fn next_connection(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    stream.set_nodelay(true)?;
+    Ok((stream, slot))
+}
+
+async fn serve(stream: TcpStream, slot: OwnedSemaphorePermit, router: Router, watcher: Watcher) {
+    let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
+        let answer = router.clone().call(request);
+        async move { write_or_hang_up(answer.await) }
+    });
+    let connection =
+        http1::Builder::new().pipeline_flush(true).serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::trace!(%error, "a connection ended");
+    }
+    drop(slot);
+}
+
+fn write_or_hang_up(answer: Result<Response, Infallible>) -> Result<Response, HungUp> {
+    match answer {
+        Ok(response) if response.extensions().get::<HangUp>().is_some() => Err(HungUp),
+        Ok(response) => Ok(response),
+        Err(never) => match never {},
+    }
+}
+
+/// Tells hyper to drop the connection.
+#[derive(Debug)]
+struct HungUp;
+
+impl fmt::Display for HungUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("cut on purpose")
+    }
+}
+
+impl std::error::Error for HungUp {}
+
+fn routes(shared: Arc<Shared>) -> Router {
+    // Room for the form around the largest file; the file itself is held to its own limit.
+    let upload = post(media::upload).layer(DefaultBodyLimit::max(media::LARGEST_FILE + LARGEST_BODY));
+    Router::new()
+        .route("/", get(control::index))
+        .route("/{version}/{id}/messages", post(messages::post))
+        .route("/{version}/{id}/media", upload)
+        .route("/{version}/{id}", get(graph::look).delete(media::delete))
+        .route("/whatsapp_business/attachments/{id}", get(media::fetch))
+        .route("/_sandbox/messages", get(control::messages))
+        .route("/_sandbox/stats", get(control::stats))
+        .route("/_sandbox/reset", post(control::reset))
+        .route("/_sandbox/inbound", post(inbound::post))
+        .route("/_sandbox/statuses", post(control::raw))
+        .route("/_sandbox/webhook", post(control::webhook))
+        .route("/_sandbox/faults", post(control::arm).get(control::faults).delete(control::disarm))
+        .fallback(graph::unknown)
+        .method_not_allowed_fallback(graph::unknown)
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .with_state(shared)
+}

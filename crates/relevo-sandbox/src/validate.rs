@@ -1,0 +1,384 @@
+//! Holds a request to `/messages` to what Meta takes: required fields, limits and media that exists.
+//!
+//! Source of the limits: Meta, "Cloud API", messages reference, as of the published OpenAPI v23.0.
+
+use serde_json::Value;
+
+use crate::errors::{GraphError, code};
+use crate::faults;
+use crate::ids;
+use crate::validate_at::At;
+use crate::{validate_interactive, validate_template};
+
+/// A request that Meta would take.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Request<'a> {
+    Send(Outgoing<'a>),
+    /// Mark a message as read, perhaps showing that we are typing.
+    Read,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Outgoing<'a> {
+    /// The recipient as the caller wrote it.
+    pub input: &'a str,
+    pub addressee: Addressee,
+    pub kind: &'a str,
+    pub callback_data: Option<&'a str>,
+}
+
+/// Who a message goes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Addressee {
+    /// A phone number's digits.
+    Phone(String),
+    /// A business-scoped user id.
+    User(String),
+    Group(String),
+}
+
+impl Addressee {
+    pub fn id(&self) -> &str {
+        match self {
+            Addressee::Phone(id) | Addressee::User(id) | Addressee::Group(id) => id,
+        }
+    }
+
+    /// The business-scoped user id, which every person has.
+    pub fn user_id(&self) -> Option<String> {
+        match self {
+            Addressee::Phone(wa_id) => Some(ids::user_id(wa_id)),
+            Addressee::User(id) => Some(id.clone()),
+            Addressee::Group(_) => None,
+        }
+    }
+}
+
+/// What the validator must know beyond the request.
+pub struct Context<'a> {
+    /// The sender's own number, digits only.
+    pub own_number: &'a str,
+    /// The MIME type of an uploaded file that the sending number may use.
+    pub media: &'a dyn Fn(&str) -> Option<String>,
+}
+
+const TYPES: &[&str] = &[
+    "text",
+    "image",
+    "video",
+    "audio",
+    "document",
+    "sticker",
+    "location",
+    "contacts",
+    "reaction",
+    "template",
+    "interactive",
+];
+
+/// Checks a request in full.
+///
+/// # Errors
+/// The refusal that Meta would give.
+pub fn request<'a>(body: &'a Value, context: &Context<'_>) -> Result<Request<'a>, GraphError> {
+    let root = At::root(body);
+    if !body.is_object() {
+        return Err(GraphError::new(code::PARAMETER).details("The request body must be a JSON object."));
+    }
+    root.require("messaging_product")?.one_of(&["whatsapp"])?;
+    if let Some(status) = root.get("status") {
+        status.one_of(&["read"])?;
+        return read(&root);
+    }
+    let (input, addressee) = addressee(&root)?;
+    if matches!(&addressee, Addressee::Phone(number) if number == context.own_number) {
+        return Err(GraphError::new(code::SELF_MESSAGE));
+    }
+    if root.get("context").is_some() {
+        root.object("context")?.required_text("message_id", 1..=512)?;
+    }
+    let callback_data = root.optional_text("biz_opaque_callback_data", 0..=512)?;
+    // Without a type Meta takes the message for a text.
+    let kind = root.get("type").map_or(Ok("text"), |kind| kind.one_of(TYPES))?;
+    content(&root, kind, context)?;
+    Ok(Request::Send(Outgoing { input, addressee, kind, callback_data }))
+}
+
+fn read<'a>(root: &At<'a, '_>) -> Result<Request<'a>, GraphError> {
+    root.required_text("message_id", 1..=512)?;
+    if root.get("typing_indicator").is_some() {
+        root.object("typing_indicator")?.require("type")?.one_of(&["text"])?;
+    }
+    Ok(Request::Read)
+}
+
+/// `to` wins over `recipient`.
+fn addressee<'a>(root: &At<'a, '_>) -> Result<(&'a str, Addressee), GraphError> {
+    let group = match root.get("recipient_type") {
+        Some(kind) => kind.one_of(&["individual", "group"])? == "group",
+        None => false,
+    };
+    if let Some(to) = root.get("to") {
+        let input = to.text(1..=128)?;
+        if group {
+            return Ok((input, Addressee::Group(input.to_owned())));
+        }
+        let digits = faults::plain(input);
+        let is_number = (5..=15).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+        if !is_number {
+            return Err(to
+                .coded(code::PARAMETER_VALUE)
+                .invalid("must be a phone number with its country code."));
+        }
+        return Ok((input, Addressee::Phone(digits.into_owned())));
+    }
+    let recipient = root.get("recipient").ok_or_else(|| root.missing("to"))?;
+    let input = recipient.text(1..=140)?;
+    if !is_user_id(input) {
+        return Err(recipient.coded(code::PARAMETER_VALUE).invalid("must be a business-scoped user id."));
+    }
+    Ok((input, Addressee::User(input.to_owned())))
+}
+
+/// A country code, a point and up to 128 letters and digits; a parent's id has `ENT.` between.
+fn is_user_id(text: &str) -> bool {
+    let Some((country, rest)) = text.split_once('.') else { return false };
+    let rest = rest.strip_prefix("ENT.").unwrap_or(rest);
+    country.len() == 2
+        && country.bytes().all(|b| b.is_ascii_uppercase())
+        && (1..=128).contains(&rest.len())
+        && rest.bytes().all(|b| b.is_ascii_alphanumeric())
+}
+
+fn content(root: &At<'_, '_>, kind: &str, context: &Context<'_>) -> Result<(), GraphError> {
+    match kind {
+        "contacts" => contacts(&root.require("contacts")?.coded(code::PARAMETER_VALUE)),
+        "text" => root.object("text")?.required_text("body", 1..=4096).map(drop),
+        "location" => location(&root.object("location")?),
+        "reaction" => reaction(&root.object("reaction")?.coded(code::PARAMETER_VALUE)),
+        "template" => validate_template::template(&root.object("template")?, context),
+        "interactive" => validate_interactive::interactive(
+            &root.object("interactive")?.coded(code::PARAMETER_VALUE),
+            context,
+        ),
+        media => file(&root.object(media)?, media, context),
+    }
+}
+
+/// A file by id or by link, with what its kind permits beside it.
+pub fn file(at: &At<'_, '_>, kind: &str, context: &Context<'_>) -> Result<(), GraphError> {
+    match (at.get("id"), at.get("link")) {
+        (Some(_), Some(_)) => return Err(at.invalid("must have either 'id' or 'link', not both.")),
+        (None, None) => return Err(at.missing("id or link")),
+        (None, Some(link)) => drop(link.web_address()?),
+        (Some(id), None) => uploaded(&id, kind, context)?,
+    }
+    if let Some(caption) = at.get("caption") {
+        if !matches!(kind, "image" | "video" | "document") {
+            return Err(caption.invalid("is not supported for this type of media."));
+        }
+        caption.text(0..=1024)?;
+    }
+    if let Some(filename) = at.get("filename") {
+        if kind != "document" {
+            return Err(filename.invalid("is supported for documents only."));
+        }
+        filename.text(1..=240)?;
+    }
+    if let Some(voice) = at.get("voice")
+        && (kind != "audio" || !voice.value().is_boolean())
+    {
+        return Err(voice.invalid("is a boolean of audio messages."));
+    }
+    Ok(())
+}
+
+fn uploaded(id: &At<'_, '_>, kind: &str, context: &Context<'_>) -> Result<(), GraphError> {
+    let refuse = |details: String| GraphError::new(code::MEDIA_UPLOAD).details(details);
+    let given = id.text(1..=128)?;
+    let Some(mime) = (context.media)(given) else {
+        return Err(refuse(format!(
+            "Media with id {given} was not found, or belongs to another phone number."
+        )));
+    };
+    let fits = match kind {
+        "sticker" => mime == "image/webp",
+        "image" => mime.starts_with("image/") && mime != "image/webp",
+        "document" => true,
+        other => mime.split_once('/').is_some_and(|(family, _)| family == other),
+    };
+    if fits {
+        Ok(())
+    } else {
+        Err(refuse(format!("Media with id {given} is {mime}, which cannot be sent as {kind}.")))
+    }
+}
+
+fn location(at: &At<'_, '_>) -> Result<(), GraphError> {
+    for (name, limit) in [("latitude", 90.0), ("longitude", 180.0)] {
+        let degrees = at.require(name)?;
+        let number = match degrees.value() {
+            Value::Number(number) => number.as_f64(),
+            Value::String(text) => text.trim().parse().ok(),
+            _ => None,
+        };
+        if !number.is_some_and(|number: f64| number.abs() <= limit) {
+            return Err(degrees.invalid(format_args!("must be a number between -{limit} and {limit}.")));
+        }
+    }
+    at.optional_text("name", 0..=1000)?;
+    at.optional_text("address", 0..=1000)?;
+    Ok(())
+}
+
+/// Name parts of which one must stand beside `formatted_name`.
+const NAME_PARTS: &[&str] = &["first_name", "last_name", "middle_name", "suffix", "prefix"];
+
+fn contacts(at: &At<'_, '_>) -> Result<(), GraphError> {
+    for contact in at.items(1..=5)? {
+        let name = contact.object("name")?;
+        name.required_text("formatted_name", 1..=1024)?;
+        if !NAME_PARTS.iter().any(|part| name.get(part).is_some()) {
+            return Err(
+                name.invalid("must have at least one of first_name, last_name, middle_name, suffix, prefix.")
+            );
+        }
+        if let Some(birthday) = contact.get("birthday") {
+            let day = birthday.str()?;
+            if day.parse::<jiff::civil::Date>().is_err() || day.len() != 10 {
+                return Err(birthday.invalid("must be a date, YYYY-MM-DD."));
+            }
+        }
+        for list in ["phones", "emails", "addresses", "urls"] {
+            if let Some(list) = contact.get(list) {
+                drop(list.items(0..=100)?);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn reaction(at: &At<'_, '_>) -> Result<(), GraphError> {
+    at.required_text("message_id", 1..=512)?;
+    let emoji = at.require("emoji")?;
+    // One emoji, which may be several code points long; an empty one takes the reaction back.
+    if emoji.text(0..=16)?.chars().any(|c| c.is_alphabetic() || c.is_whitespace()) {
+        return Err(emoji.invalid("must be a single emoji."));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn check(body: &Value) -> Result<Request<'_>, u32> {
+        let media = |id: &str| match id {
+            "1" => Some("image/png".to_owned()),
+            "2" => Some("audio/ogg".to_owned()),
+            _ => None,
+        };
+        request(body, &Context { own_number: "15550783881", media: &media }).map_err(|error| error.code)
+    }
+
+    fn message(kind: &str, content: Value) -> Value {
+        json!({ "messaging_product": "whatsapp", "to": "+1 (650) 555-1234", "type": kind, kind: content })
+    }
+
+    #[track_caller]
+    fn taken(body: &Value) {
+        assert!(check(body).is_ok(), "{:?}: {body}", check(body));
+    }
+
+    #[track_caller]
+    fn refused(code: u32, body: &Value) {
+        assert_eq!(check(body).err(), Some(code), "{body}");
+    }
+
+    #[test]
+    fn a_number_loses_its_punctuation_and_an_input_keeps_it() {
+        let body = message("text", json!({ "body": "hi" }));
+        let Ok(Request::Send(outgoing)) = check(&body) else { panic!("refused") };
+        assert_eq!(outgoing.input, "+1 (650) 555-1234");
+        assert_eq!(outgoing.addressee, Addressee::Phone("16505551234".into()));
+    }
+
+    #[test]
+    fn what_every_message_needs() {
+        refused(100, &json!([]));
+        refused(100, &json!({ "to": "1650555", "type": "text", "text": { "body": "hi" } }));
+        refused(100, &json!({ "messaging_product": "whatsapp", "type": "text", "text": { "body": "hi" } }));
+        refused(131_009, &json!({ "messaging_product": "whatsapp", "to": "me", "text": { "body": "hi" } }));
+        refused(
+            131_021,
+            &json!({ "messaging_product": "whatsapp", "to": "15550783881", "text": { "body": "hi" } }),
+        );
+        refused(100, &message("fax", json!({})));
+        refused(100, &json!({ "messaging_product": "whatsapp", "to": "1650555", "type": "image" }));
+        taken(&json!({ "messaging_product": "whatsapp", "to": "1650555", "text": { "body": "no type" } }));
+        taken(
+            &json!({ "messaging_product": "whatsapp", "recipient": "US.13491208655302741918", "text": { "body": "x" } }),
+        );
+        refused(
+            131_009,
+            &json!({ "messaging_product": "whatsapp", "recipient": "us.1", "text": { "body": "x" } }),
+        );
+    }
+
+    #[test]
+    fn texts_and_callback_data_have_an_end() {
+        taken(&message("text", json!({ "body": "ñ".repeat(4096) })));
+        refused(100, &message("text", json!({ "body": "x".repeat(4097) })));
+        refused(100, &message("text", json!({ "body": "" })));
+        refused(131_008, &message("text", json!({})));
+        let mut body = message("text", json!({ "body": "x" }));
+        body["biz_opaque_callback_data"] = json!("x".repeat(513));
+        refused(100, &body);
+    }
+
+    #[test]
+    fn files_come_by_id_or_by_link() {
+        taken(&message("image", json!({ "id": "1", "caption": "a" })));
+        taken(&message("image", json!({ "link": "https://example.com/a.png" })));
+        refused(100, &message("image", json!({ "id": "1", "link": "https://example.com/a.png" })));
+        refused(131_008, &message("image", json!({ "caption": "a" })));
+        refused(131_053, &message("image", json!({ "id": "9" })));
+        refused(131_053, &message("image", json!({ "id": "2" })));
+        refused(100, &message("image", json!({ "link": "file:///etc/passwd" })));
+        refused(100, &message("audio", json!({ "id": "2", "caption": "a" })));
+        taken(&message("audio", json!({ "id": "2", "voice": true })));
+        refused(100, &message("image", json!({ "id": "1", "caption": "x".repeat(1025) })));
+    }
+
+    #[test]
+    fn places_people_and_reactions() {
+        taken(&message("location", json!({ "latitude": -3.7, "longitude": "40.4", "name": "x" })));
+        refused(100, &message("location", json!({ "latitude": 91, "longitude": 0 })));
+        taken(&message(
+            "contacts",
+            json!([{ "name": { "formatted_name": "A B", "first_name": "A" }, "birthday": "1999-12-31" }]),
+        ));
+        refused(131_009, &message("contacts", json!([])));
+        refused(131_009, &message("contacts", json!([{ "name": { "formatted_name": "A B" } }])));
+        refused(131_008, &message("contacts", json!([{ "name": { "first_name": "A" } }])));
+        refused(
+            131_009,
+            &message(
+                "contacts",
+                json!([{ "name": { "formatted_name": "A", "first_name": "A" }, "birthday": "31.12.1999" }]),
+            ),
+        );
+        taken(&message("reaction", json!({ "message_id": "wamid.x", "emoji": "👩‍👩‍👧‍👦" })));
+        taken(&message("reaction", json!({ "message_id": "wamid.x", "emoji": "" })));
+        refused(131_009, &message("reaction", json!({ "message_id": "wamid.x", "emoji": "ok" })));
+    }
+
+    #[test]
+    fn reading_and_typing() {
+        let read = json!({ "messaging_product": "whatsapp", "status": "read", "message_id": "wamid.x", "typing_indicator": { "type": "text" } });
+        assert_eq!(check(&read), Ok(Request::Read));
+        refused(100, &json!({ "messaging_product": "whatsapp", "status": "read" }));
+        refused(100, &json!({ "messaging_product": "whatsapp", "status": "delivered", "message_id": "x" }));
+    }
+}

@@ -1,0 +1,148 @@
+//! Template messages. Which templates exist is not known here: every name is taken.
+
+use crate::errors::{GraphError, code};
+use crate::validate::{self, Context};
+use crate::validate_at::At;
+
+type Checked = Result<(), GraphError>;
+
+const COMPONENTS: &[&str] =
+    &["header", "body", "footer", "button", "carousel", "limited_time_offer", "order_status"];
+const BUTTONS: &[&str] = &[
+    "quick_reply",
+    "url",
+    "catalog",
+    "mpm",
+    "spm",
+    "flow",
+    "copy_code",
+    "voice_call",
+    "order_details",
+    "call_permission_request",
+];
+
+pub fn template(at: &At<'_, '_>, context: &Context<'_>) -> Checked {
+    at.required_text("name", 1..=512)?;
+    at.object("language")?.required_text("code", 2..=15)?;
+    if let Some(components) = at.get("components") {
+        for component in components.items(0..=20)? {
+            check_component(&component, context)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_component(at: &At<'_, '_>, context: &Context<'_>) -> Checked {
+    let kind = at.require("type")?;
+    // Meta takes these in either case.
+    if !kind.str().is_ok_and(|kind| COMPONENTS.iter().any(|known| kind.eq_ignore_ascii_case(known))) {
+        return kind.one_of(COMPONENTS).map(drop);
+    }
+    if kind.str()?.eq_ignore_ascii_case("button") {
+        let sub_type = at.require("sub_type")?;
+        if !sub_type.str().is_ok_and(|kind| BUTTONS.iter().any(|known| kind.eq_ignore_ascii_case(known))) {
+            return sub_type.one_of(BUTTONS).map(drop);
+        }
+        let index = at.require("index")?;
+        let number =
+            index.value().as_u64().or_else(|| index.value().as_str().and_then(|text| text.parse().ok()));
+        if number.is_none_or(|number| number > 9) {
+            return Err(index.invalid("must be between 0 and 9."));
+        }
+    }
+    if let Some(parameters) = at.get("parameters") {
+        for parameter in parameters.items(0..=100)? {
+            check_parameter(&parameter, context)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_parameter(at: &At<'_, '_>, context: &Context<'_>) -> Checked {
+    let kind = at.require("type")?;
+    match kind.str()? {
+        "text" => plain_text(&at.require("text")?),
+        "payload" => at.required_text("payload", 1..=512).map(drop),
+        "coupon_code" => at.required_text("coupon_code", 1..=20).map(drop),
+        "currency" => {
+            let currency = at.object("currency")?;
+            currency.required_text("fallback_value", 1..=1024)?;
+            currency.required_text("code", 3..=3)?;
+            let amount = currency.require("amount_1000")?;
+            if amount.value().is_number() { Ok(()) } else { Err(amount.invalid("must be a number.")) }
+        }
+        "date_time" => at.object("date_time")?.required_text("fallback_value", 1..=1024).map(drop),
+        media @ ("image" | "video" | "document") => validate::file(&at.object(media)?, media, context),
+        // Sent as a video that repeats.
+        "gif" => validate::file(&at.object("gif")?, "video", context),
+        other @ ("action" | "location" | "product" | "limited_time_offer" | "order_status"
+        | "order_details") => at.object(other).map(drop),
+        _ => Err(kind.invalid("is not a type of template parameter.")),
+    }
+}
+
+/// A text that stands inside a line of the template.
+fn plain_text(at: &At<'_, '_>) -> Checked {
+    let text = at.text(1..=32_768)?;
+    if text.contains(['\n', '\r', '\t']) || text.contains("     ") {
+        return Err(at
+            .coded(code::TEMPLATE_PARAMETER_TEXT)
+            .invalid("cannot have new-line/tab characters or more than 4 consecutive spaces."));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn check(components: &Value) -> Option<u32> {
+        let body = json!({ "template": { "name": "hello", "language": { "code": "es" }, "components": components } });
+        let root = At::root(&body);
+        let media = |_: &str| None;
+        template(&root.get("template").unwrap(), &Context { own_number: "", media: &media })
+            .err()
+            .map(|error| error.code)
+    }
+
+    #[test]
+    fn components_and_their_parameters() {
+        let text = |text: &str| json!([{ "type": "body", "parameters": [{ "type": "text", "text": text }] }]);
+        assert_eq!(check(&text("Ana")), None);
+        assert_eq!(check(&text("a\nb")), Some(132_018));
+        assert_eq!(check(&text("a     b")), Some(132_018));
+        assert_eq!(check(&json!([{ "type": "tail" }])), Some(100));
+        assert_eq!(check(&json!([{ "parameters": [] }])), Some(131_008));
+        let button = |index: Value| {
+            let payload = json!([{ "type": "payload", "payload": "x" }]);
+            check(
+                &json!([{ "type": "button", "sub_type": "quick_reply", "index": index, "parameters": payload }]),
+            )
+        };
+        assert_eq!(button(json!("0")), None);
+        assert_eq!(button(json!(1)), None);
+        assert_eq!(button(json!("first")), Some(100));
+        let header = |link: &str| {
+            check(
+                &json!([{ "type": "header", "parameters": [{ "type": "image", "image": { "link": link } }] }]),
+            )
+        };
+        assert_eq!(header("https://example.com/a.png"), None);
+        assert_eq!(header("nowhere"), Some(100));
+        let currency = json!({ "fallback_value": "$1", "code": "USD", "amount_1000": 1000 });
+        assert_eq!(
+            check(&json!([{ "type": "body", "parameters": [{ "type": "currency", "currency": currency }] }])),
+            None
+        );
+    }
+
+    #[test]
+    fn a_template_has_a_name_and_a_language() {
+        let body = json!({ "template": { "name": "hello" } });
+        let root = At::root(&body);
+        let media = |_: &str| None;
+        let context = Context { own_number: "", media: &media };
+        assert_eq!(template(&root.get("template").unwrap(), &context).unwrap_err().code, 131_008);
+    }
+}

@@ -1,0 +1,201 @@
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::Bytes;
+use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
+use sha2::{Digest, Sha256};
+
+use relevo_domain::{BlobRef, Timestamp};
+
+use super::folder::write_durably;
+use super::{Error, Folder};
+
+/// Media that was accepted with a message: files named by their content, in two levels of folders.
+///
+/// Nobody counts who needs a file. It is removed by [`sweep`](Self::sweep), when nobody who could need it says so
+/// and it was not put for a while; until then it may lie about, also after a crash.
+#[derive(Debug, Clone)]
+pub struct Blobs {
+    root: PathBuf,
+    /// Held where a file that exists is either renewed or removed, so that `put` never answers for one that is
+    /// being removed.
+    fate: Arc<Mutex<()>>,
+}
+
+/// Blobs that are needed. Holds eight bytes of each name: two that share them are both kept, which harms nobody.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub struct BlobSet(HashSet<u64>);
+
+impl BlobSet {
+    pub fn insert(&mut self, blob: &BlobRef) {
+        self.0.extend(start_of(&blob.sha256));
+    }
+
+    fn contains(&self, sha256: &str) -> bool {
+        start_of(sha256).is_some_and(|start| self.0.contains(&start))
+    }
+}
+
+fn start_of(sha256: &str) -> Option<u64> {
+    u64::from_str_radix(sha256.get(..16)?, 16).ok()
+}
+
+/// What a sweep removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Swept {
+    pub files: u64,
+    pub bytes: u64,
+}
+
+impl Blobs {
+    pub fn open(folder: &Folder) -> Result<Self, Error> {
+        let root = folder.path().join("blobs");
+        std::fs::create_dir_all(&root).map_err(|cause| Error::io("cannot create", &root, cause))?;
+        Ok(Self { root, fate: Arc::default() })
+    }
+
+    /// Keeps `bytes`; when this answers, they are on the disk. The same content is kept once.
+    pub async fn put(&self, bytes: Bytes, mime: &str) -> Result<BlobRef, Error> {
+        let (blobs, mime) = (self.clone(), mime.to_owned());
+        let task = tokio::task::spawn_blocking(move || blobs.put_blocking(&bytes, mime));
+        task.await.unwrap_or(Err(Error::Panicked))
+    }
+
+    /// The bytes of a blob that was kept.
+    pub async fn get(&self, blob: &BlobRef) -> Result<Bytes, Error> {
+        let path = path_of(&self.root, &blob.sha256);
+        match tokio::fs::read(&path).await {
+            Ok(bytes) => Ok(Bytes::from(bytes)),
+            Err(cause) => Err(Error::io("cannot read", path, cause)),
+        }
+    }
+
+    /// The file of a blob that was kept, for reading piece by piece what is too large to hold.
+    pub async fn file(&self, blob: &BlobRef) -> Result<tokio::fs::File, Error> {
+        let path = path_of(&self.root, &blob.sha256);
+        tokio::fs::File::open(&path).await.map_err(|cause| Error::io("cannot read", path, cause))
+    }
+
+    /// Removes every file that is not in `needed` and that nobody put since `before`. Blocks, for as long as there
+    /// are many files.
+    ///
+    /// `needed` is to be gathered before the call, and `before` must leave everybody the time between putting a
+    /// file and writing down what needs it.
+    pub fn sweep(&self, needed: &BlobSet, before: Timestamp) -> Result<Swept, Error> {
+        let before = UNIX_EPOCH + Duration::from_millis(before.millis());
+        let mut swept = Swept::default();
+        for folder in listed(&self.root)? {
+            if !folder.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            for entry in listed(&folder.path())? {
+                // Drafts that a crash left have names of their own, which nobody needs.
+                if entry.file_name().to_str().is_some_and(|name| needed.contains(name)) {
+                    continue;
+                }
+                let _fate = self.decide();
+                let Ok(file) = entry.metadata() else { continue };
+                if file.is_file() && file.modified().is_ok_and(|at| at < before) {
+                    fs::remove_file(entry.path())
+                        .map_err(|cause| Error::io("cannot remove", entry.path(), cause))?;
+                    swept.files += 1;
+                    swept.bytes += file.len();
+                }
+            }
+        }
+        Ok(swept)
+    }
+
+    fn put_blocking(&self, bytes: &[u8], mime: String) -> Result<BlobRef, Error> {
+        let root = &self.root;
+        let digest = Sha256::digest(bytes);
+        let sha256: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let path = path_of(root, &sha256);
+        let size = bytes.len() as u64;
+        let folder = path.parent().unwrap_or(root);
+        let sync = |folder: &Path| fs::File::open(folder)?.sync_all();
+        let kept = if self.renew(&path, size) {
+            // Whoever wrote it may not have come to sync its name yet.
+            sync(folder).and_then(|()| sync(root))
+        } else {
+            fs::create_dir_all(folder).and_then(|()| sync(root)).and_then(|()| write_durably(&path, bytes))
+        };
+        kept.map_err(|cause| Error::io("cannot write", &path, cause))?;
+        Ok(BlobRef { sha256, size, mime })
+    }
+
+    /// Whether the file is there whole; it then counts as put just now.
+    fn renew(&self, path: &Path, size: u64) -> bool {
+        let _fate = self.decide();
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let now = Timestamps { last_access: now, last_modification: now };
+        let file = fs::File::open(path);
+        file.is_ok_and(|file| {
+            file.metadata().is_ok_and(|file| file.len() == size) && futimens(&file, &now).is_ok()
+        })
+    }
+
+    fn decide(&self) -> MutexGuard<'_, ()> {
+        self.fate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn listed(folder: &Path) -> Result<impl Iterator<Item = fs::DirEntry>, Error> {
+    let entries = fs::read_dir(folder).map_err(|cause| Error::io("cannot read", folder, cause))?;
+    Ok(entries.flatten())
+}
+
+fn path_of(root: &Path, sha256: &str) -> PathBuf {
+    root.join(sha256.get(..2).unwrap_or("00")).join(sha256)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn content_is_kept_once_and_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open(dir.path()).unwrap();
+        let blobs = Blobs::open(&folder).unwrap();
+        let first = blobs.put(Bytes::from_static(b"hola"), "text/plain").await.unwrap();
+        let again = blobs.put(Bytes::from_static(b"hola"), "text/plain").await.unwrap();
+        assert_eq!(first, again);
+        assert_eq!(first.sha256, "b221d9dbb083a7f33428d7c2a3c3198ae925614d70210e28716ccaa7cd4ddb79");
+        assert_eq!(blobs.get(&first).await.unwrap(), &b"hola"[..]);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_needs_and_nobody_put_lately_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(&Folder::open(dir.path()).unwrap()).unwrap();
+        let mut put = Vec::new();
+        for content in ["needed", "left over", "put again", "young"] {
+            put.push(blobs.put(Bytes::from(content), "text/plain").await.unwrap());
+        }
+        let path = |blob: &BlobRef| path_of(&blobs.root, &blob.sha256);
+        let day = Duration::from_secs(24 * 3600);
+        let made = fs::metadata(path(&put[3])).unwrap().modified().unwrap();
+        for blob in &put[..3] {
+            fs::File::options().write(true).open(path(blob)).unwrap().set_modified(made - day).unwrap();
+        }
+        let draft = path(&put[0]).with_file_name(".draft-1");
+        fs::File::create(&draft).unwrap().set_modified(made - day).unwrap();
+        let mut needed = BlobSet::default();
+        needed.insert(&put[0]);
+        assert_eq!(blobs.put(Bytes::from("put again"), "text/plain").await.unwrap(), put[2]);
+
+        let hour_ago = (made - Duration::from_secs(3600)).duration_since(UNIX_EPOCH).unwrap();
+        let before = Timestamp(u64::try_from(hour_ago.as_millis()).unwrap());
+        assert_eq!(blobs.sweep(&needed, before).unwrap(), Swept { files: 2, bytes: 9 });
+        let there: Vec<bool> = put.iter().map(|blob| path(blob).exists()).collect();
+        assert_eq!(there, [true, false, true, true]);
+        assert!(!draft.exists());
+        // What was removed can be put anew.
+        blobs.put(Bytes::from("left over"), "text/plain").await.unwrap();
+        assert_eq!(blobs.get(&put[1]).await.unwrap(), "left over");
+    }
+}

@@ -1,0 +1,39 @@
+//! The cheapest durable commit that sled allows. Benchmarks compare the store with it in the same run.
+
+use std::fs::File;
+use std::path::Path;
+
+use crate::Error;
+use crate::tx::failed;
+
+/// A database without the store's rules and bookkeeping.
+pub struct BareSled {
+    db: sled::Db,
+    file: File,
+}
+
+impl BareSled {
+    /// Opens the database in `folder`.
+    ///
+    /// # Errors
+    /// sled cannot open it.
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        let db = sled::Config::new().path(folder).cache_capacity(16 << 20).open().map_err(failed)?;
+        db.flush().map_err(failed)?;
+        let path = folder.join("db");
+        let file = File::open(&path).map_err(|cause| Error::io("open", path, cause))?;
+        Ok(Self { db, file })
+    }
+
+    /// Puts `value` under every key and waits until the disk has it.
+    ///
+    /// # Errors
+    /// sled or the disk refuses.
+    pub fn commit<'a>(&self, keys: impl Iterator<Item = &'a [u8]>, value: &[u8]) -> Result<(), Error> {
+        let mut batch = sled::Batch::default();
+        keys.for_each(|key| batch.insert(key, value));
+        self.db.apply_batch(batch).map_err(failed)?;
+        self.db.flush().map_err(failed)?;
+        self.file.sync_data().map_err(|cause| Error::io("sync", "db", cause))
+    }
+}

@@ -1,0 +1,37 @@
+//! The provider of an instance, by its kind.
+
+use std::sync::Arc;
+
+use relevo_cloud_api::CloudApi;
+use relevo_domain::{InstanceConfig, InstanceNumber, Invalid, ProviderKind};
+#[cfg(feature = "linked-device")]
+use relevo_linked_device::LinkedDevice;
+use relevo_provider::{Error, Provider, Shared};
+
+/// The client of instance `number`, not yet connected.
+///
+/// # Errors
+///
+/// The configuration is wrong or incomplete, or this binary has no such provider.
+#[cfg_attr(not(feature = "linked-device"), expect(unused_variables, reason = "devices alone have numbers"))]
+pub fn open(
+    number: InstanceNumber,
+    config: &InstanceConfig,
+    shared: &Shared,
+) -> Result<Arc<dyn Provider>, Error> {
+    match config.provider {
+        ProviderKind::CloudApi => {
+            let settings = config.cloud_api.clone();
+            let settings =
+                settings.ok_or_else(|| Invalid::new("cloud_api", "is required for this provider"))?;
+            Ok(Arc::new(CloudApi::new(settings, shared.clone())?))
+        }
+        #[cfg(feature = "linked-device")]
+        ProviderKind::LinkedDevice => {
+            let settings = config.linked_device.clone().unwrap_or_default();
+            Ok(Arc::new(LinkedDevice::new(number, &settings, config.sync_history, shared.clone())?))
+        }
+        #[cfg(not(feature = "linked-device"))]
+        ProviderKind::LinkedDevice => Err(Error::NotBuilt(config.provider)),
+    }
+}
