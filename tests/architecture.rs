@@ -55,7 +55,6 @@ const ROOMS: &[(&str, &[&str])] = &[
             "relevo_metrics",
             "relevo_store",
             "relevo_cloud_api",
-            "relevo_provider",
             "events",
             "queue",
             "contacts",
@@ -111,7 +110,6 @@ const ROOMS: &[(&str, &[&str])] = &[
         &[
             "relevo_domain",
             "relevo_clock",
-            "relevo_recipients_file",
             "events",
             "contacts",
             "relay",
