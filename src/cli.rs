@@ -82,10 +82,10 @@ pub struct Cli {
 enum Command {
     /// Run the node.
     #[command(long_about = SERVE_HELP)]
-    Serve(Layers),
+    Serve(ConfigArgs),
     /// Run a node, a sandbox and an instance to try things on.
     #[command(long_about = DEV_HELP)]
-    Dev(Layers),
+    Dev(ConfigArgs),
     /// Run a stand-in for Meta's servers.
     #[command(long_about = SANDBOX_HELP)]
     Sandbox {
@@ -93,15 +93,15 @@ enum Command {
         #[arg(long, value_name = "ADDR")]
         listen: Option<SocketAddr>,
         #[command(flatten)]
-        layers: Layers,
+        layers: ConfigArgs,
     },
     /// Check the configuration and show every setting.
     #[command(long_about = CHECK_HELP)]
-    CheckConfig(Layers),
+    CheckConfig(ConfigArgs),
 }
 
 #[derive(Debug, Args)]
-struct Layers {
+struct ConfigArgs {
     /// A TOML file over the defaults; RELEVO_CONFIG when not given.
     #[arg(long, value_name = "PATH")]
     config: Option<PathBuf>,
@@ -136,7 +136,7 @@ impl Error {
                 if wanted { ExitCode::SUCCESS } else { ExitCode::from(USAGE) }
             }
             error => {
-                complain(&error);
+                print_error(&error);
                 ExitCode::from(error.exit_code())
             }
         }
@@ -173,17 +173,17 @@ impl Cli {
     /// Does what was asked, until it is done or a signal ends it.
     pub async fn run(self, settings: Settings) -> Result<(), Error> {
         match self.command {
-            Command::CheckConfig(_) => show(&settings),
+            Command::CheckConfig(_) => print_settings(&settings),
             Command::Serve(_) => {
-                let shutdown = begin(&settings)?;
+                let shutdown = install_signal_handlers(&settings)?;
                 app::serve(settings, shutdown).await?;
             }
             Command::Dev(_) => {
-                let shutdown = begin(&settings)?;
+                let shutdown = install_signal_handlers(&settings)?;
                 app::dev(settings, shutdown).await?;
             }
             Command::Sandbox { .. } => {
-                let shutdown = begin(&settings)?;
+                let shutdown = install_signal_handlers(&settings)?;
                 app::sandbox(settings, shutdown).await?;
             }
         }
@@ -198,24 +198,24 @@ pub fn runtime() -> Result<Runtime, Error> {
 
 /// What every command that stays does first: it says the warnings and heeds the signals. The first SIGTERM or
 /// SIGINT cancels the token, the second ends the process.
-fn begin(settings: &Settings) -> Result<CancellationToken, Error> {
+fn install_signal_handlers(settings: &Settings) -> Result<CancellationToken, Error> {
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
     let shutdown = CancellationToken::new();
     let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::spawn(watch(terminate, interrupt, shutdown.clone()));
+    tokio::spawn(watch_signals(terminate, interrupt, shutdown.clone()));
     Ok(shutdown)
 }
 
-async fn watch(mut terminate: Signal, mut interrupt: Signal, shutdown: CancellationToken) {
+async fn watch_signals(mut terminate: Signal, mut interrupt: Signal, shutdown: CancellationToken) {
     for last in [false, true] {
         let (name, number) = tokio::select! {
             _ = terminate.recv() => ("SIGTERM", SignalKind::terminate().as_raw_value()),
             _ = interrupt.recv() => ("SIGINT", SignalKind::interrupt().as_raw_value()),
         };
         if last {
-            complain(&format_args!("{name}: stopped at once; what was accepted is kept"));
+            print_error(&format_args!("{name}: stopped at once; what was accepted is kept"));
             // As shells count a process that a signal ended.
             std::process::exit(128 + number);
         }
@@ -225,15 +225,15 @@ async fn watch(mut terminate: Signal, mut interrupt: Signal, shutdown: Cancellat
 }
 
 /// A reader that goes away in the middle (`| head`) is no error.
-fn show(settings: &Settings) {
+fn print_settings(settings: &Settings) {
     let mut out = io::stdout().lock();
     let _unread = write!(out, "configuration is valid\n\n{}", settings.effective());
     for warning in &settings.warnings {
-        complain(&format_args!("warning: {warning}"));
+        print_error(&format_args!("warning: {warning}"));
     }
 }
 
-fn complain(what: &dyn Display) {
+fn print_error(what: &dyn Display) {
     let _unwritable = writeln!(io::stderr(), "relevo: {what}");
 }
 
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn misuse_is_64_and_asking_for_help_is_not() {
+    fn misuse_exits_with_64_and_help_does_not() {
         for line in ["relevo", "relevo sreve", "relevo serve --confg x", "relevo sandbox --listen here"] {
             let error = parse(line).unwrap_err();
             assert!(matches!(&error, Error::Usage(message) if message.use_stderr()), "{line}");
@@ -289,7 +289,8 @@ mod tests {
         let shutdown = CancellationToken::new();
         // Signals that mean nothing to the test's process.
         let (one, other) = (SignalKind::user_defined1(), SignalKind::user_defined2());
-        let watching = tokio::spawn(watch(signal(one).unwrap(), signal(other).unwrap(), shutdown.clone()));
+        let watching =
+            tokio::spawn(watch_signals(signal(one).unwrap(), signal(other).unwrap(), shutdown.clone()));
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::USR1).unwrap();
         shutdown.cancelled().await;
         watching.abort();

@@ -2,7 +2,7 @@
 //!
 //! The rooms, lowest first; `tests/architecture.rs` holds which may import which. `ARCHITECTURE.md` is the map.
 
-pub mod supervision;
+pub mod supervisor;
 pub mod telemetry;
 
 pub mod bulk;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use relevo_cloud_api::CloudApi;
-use relevo_domain::{InstanceConfig, InstanceNumber, Invalid, ProviderKind};
+use relevo_domain::{InstanceConfig, InstanceNumber, ProviderKind, ValidationError};
 #[cfg(feature = "linked-device")]
 use relevo_linked_device::LinkedDevice;
-use relevo_provider::{Error, Provider, Shared};
+use relevo_provider::{Error, Provider, ProviderResources};
 
 /// The client of instance `number`, not yet connected.
 ///
@@ -17,13 +17,13 @@ use relevo_provider::{Error, Provider, Shared};
 pub fn open(
     number: InstanceNumber,
     config: &InstanceConfig,
-    shared: &Shared,
+    shared: &ProviderResources,
 ) -> Result<Arc<dyn Provider>, Error> {
     match config.provider {
         ProviderKind::CloudApi => {
             let settings = config.cloud_api.clone();
             let settings =
-                settings.ok_or_else(|| Invalid::new("cloud_api", "is required for this provider"))?;
+                settings.ok_or_else(|| ValidationError::new("cloud_api", "is required for this provider"))?;
             Ok(Arc::new(CloudApi::new(settings, shared.clone())?))
         }
         #[cfg(feature = "linked-device")]

@@ -11,21 +11,21 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// What says at length, as errors, that a message was delivered again. What cannot be opened, its caller warns of.
-const LOUD: &str = "wacore_libsignal=off";
+const SILENCED_TARGET: &str = "wacore_libsignal=off";
 
 /// What all our own targets begin with.
-const OURS: &str = "relevo";
+const OWN_TARGET: &str = "relevo";
 
 /// How logs are written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// A filter such as `info` or `relevo=debug,warn`.
     pub level: String,
-    pub format: Format,
+    pub format: LogFormat,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub enum LogFormat {
     Text,
     Json,
 }
@@ -43,18 +43,18 @@ pub enum Error {
 ///
 /// Colours are used when standard error is a terminal and the format is text.
 pub fn init(options: &Options) -> Result<(), Error> {
-    subscriber(options)?.try_init().map_err(|_| Error::AlreadyInstalled)
+    build_subscriber(options)?.try_init().map_err(|_| Error::AlreadyInstalled)
 }
 
 /// Its layers stand on a bare registry and not on `fmt`'s own subscriber, which would claim an interest in everything:
 /// whoever logs much, as sled does, looks first at how much is wanted at all.
-fn subscriber(options: &Options) -> Result<Box<dyn Subscriber + Send + Sync>, Error> {
-    let shown = filter(&options.level)?;
+fn build_subscriber(options: &Options) -> Result<Box<dyn Subscriber + Send + Sync>, Error> {
+    let shown = parse_filter(&options.level)?;
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let registry = tracing_subscriber::registry();
     Ok(match options.format {
-        Format::Text => Box::new(registry.with(lines.with_ansi(io::stderr().is_terminal())).with(shown)),
-        Format::Json => {
+        LogFormat::Text => Box::new(registry.with(lines.with_ansi(io::stderr().is_terminal())).with(shown)),
+        LogFormat::Json => {
             Box::new(registry.with(lines.json().flatten_event(true).with_span_list(false)).with(shown))
         }
     })
@@ -62,22 +62,22 @@ fn subscriber(options: &Options) -> Result<Box<dyn Subscriber + Send + Sync>, Er
 
 /// Tells whether `init` would accept this level.
 pub fn check_level(level: &str) -> Result<(), Error> {
-    filter(level).map(drop)
+    parse_filter(level).map(drop)
 }
 
 /// A single word must be a level: tracing alone would take `inof` for the name of a module and fall silent. It is the
 /// level of what relevo itself says; of libraries, which say much that concerns nobody, warnings are shown unless they
 /// are named.
-fn filter(level: &str) -> Result<Targets, Error> {
+fn parse_filter(level: &str) -> Result<Targets, Error> {
     let refused = |cause: String| Error::Filter { filter: level.to_owned(), cause };
-    let mut directives = vec![LOUD.to_owned()];
+    let mut directives = vec![SILENCED_TARGET.to_owned()];
     for directive in level.split(',').map(str::trim) {
         let named = directive.contains(['=', ':', '[']);
         match directive.parse::<LevelFilter>().ok().filter(|_| !directive.is_empty()) {
             _ if named => directives.push(directive.to_owned()),
             Some(level) => {
                 directives.push(level.min(LevelFilter::WARN).to_string());
-                directives.push(format!("{OURS}={level}"));
+                directives.push(format!("{OWN_TARGET}={level}"));
             }
             None => {
                 return Err(refused(format!(
@@ -106,21 +106,21 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_asked_for_more_than_is_shown() {
-        for format in [Format::Text, Format::Json] {
+    fn subscriber_max_level_matches_the_filter() {
+        for format in [LogFormat::Text, LogFormat::Json] {
             for (level, most) in [
                 ("warn", LevelFilter::WARN),
                 ("info", LevelFilter::INFO),
                 ("error,sled=trace", LevelFilter::TRACE),
             ] {
-                let subscriber = subscriber(&Options { level: level.to_owned(), format }).unwrap();
+                let subscriber = build_subscriber(&Options { level: level.to_owned(), format }).unwrap();
                 assert_eq!(subscriber.max_level_hint(), Some(most), "{level} {format:?}");
             }
         }
     }
 
     #[test]
-    fn a_bare_level_is_ours_and_libraries_only_warn() {
+    fn bare_level_applies_to_relevo_and_libraries_only_warn() {
         for (level, expected) in [
             ("info", "relevo=info,wacore_libsignal=off,warn"),
             ("error", "error,relevo=error,wacore_libsignal=off"),
@@ -128,7 +128,7 @@ mod tests {
             ("debug,wacore_libsignal=info", "relevo=debug,wacore_libsignal=info,warn"),
         ] {
             let mut shown: Vec<_> =
-                filter(level).unwrap().to_string().split(',').map(str::to_owned).collect();
+                parse_filter(level).unwrap().to_string().split(',').map(str::to_owned).collect();
             shown.sort();
             assert_eq!(shown.join(","), expected);
         }

@@ -11,7 +11,7 @@ use url::Url;
 use crate::config;
 use crate::config::Settings;
 use relevo_clock::Clock;
-use relevo_domain::{CloudApiSettings, InstanceConfig, Invalid, ProviderKind, Secret};
+use relevo_domain::{CloudApiSettings, InstanceConfig, ProviderKind, Secret, ValidationError};
 use relevo_provider as provider;
 use relevo_sandbox::{self as sandbox, Sandbox};
 use relevo_store as store;
@@ -19,7 +19,7 @@ use relevo_store as store;
 use super::node::ensure_instance;
 use super::{Error, Node, announce};
 
-const INSTANCE: &str = "demo";
+const INSTANCE_ID: &str = "demo";
 const PHONE_NUMBER_ID: &str = "106540352242922";
 
 pub(super) async fn run(mut settings: Settings, shutdown: CancellationToken) -> Result<(), Error> {
@@ -27,23 +27,23 @@ pub(super) async fn run(mut settings: Settings, shutdown: CancellationToken) -> 
     settings.data_dir = settings.data_dir.join("dev");
     settings.http.listen = loopback(settings.http.listen);
     settings.egress.allow_private = true;
-    settings.http.default_instance = Some(INSTANCE.parse().map_err(refused)?);
+    settings.http.default_instance = Some(INSTANCE_ID.parse().map_err(invalid_instance)?);
     let key = dev_key(&settings)?;
     settings.auth.api_key = Some(key.clone());
 
     let app_secret = Secret::new(format!("{:032x}", rand::random::<u128>()));
     let (listen, node_address) = (loopback(settings.sandbox_listen), settings.http.listen);
     #[cfg(feature = "linked-sandbox")]
-    let web = linked::start(&mut settings).await?;
-    let node = Node::start(settings, Clock::machine()).await?;
+    let web = linked::start_and_configure(&mut settings).await?;
+    let node = Node::start(settings, Clock::system()).await?;
     let node_address = node.local_addr().map_err(|cause| Error::Listen { address: node_address, cause })?;
     let options = sandbox::Options {
         listen,
         app_secret: Some(app_secret.clone()),
-        webhook_url: Some(address_of(node_address, "/webhook")?),
+        webhook_url: Some(url_of(node_address, "/webhook")?),
         ..sandbox::Options::default()
     };
-    let sandbox = Sandbox::bind(options, Clock::machine()).await?;
+    let sandbox = Sandbox::bind(options, Clock::system()).await?;
     let sandbox_address = sandbox.local_addr();
     let serving = tokio::spawn(sandbox.serve(shutdown.child_token()));
     ensure_instance(node.instances(), demo(sandbox_address, app_secret)?).await?;
@@ -62,7 +62,7 @@ pub(super) async fn run(mut settings: Settings, shutdown: CancellationToken) -> 
 
 /// The configured key, or the one that the folder keeps for `dev`, made on the first start.
 fn dev_key(settings: &Settings) -> Result<Secret, Error> {
-    let folder = store::Folder::open(&settings.data_dir)?;
+    let folder = store::DataFolder::open(&settings.data_dir)?;
     let auth = config::Auth { required: true, ..settings.auth.clone() };
     let resolved = config::resolve_api_key(&auth, &folder)?;
     resolved.key.ok_or_else(|| Error::Start("there is no API key".to_owned()))
@@ -76,11 +76,11 @@ fn loopback(address: SocketAddr) -> SocketAddr {
     }
 }
 
-fn address_of(address: SocketAddr, path: &str) -> Result<Url, Error> {
+fn url_of(address: SocketAddr, path: &str) -> Result<Url, Error> {
     Url::parse(&format!("http://{address}{path}")).map_err(|cause| Error::Start(cause.to_string()))
 }
 
-fn refused(invalid: Invalid) -> Error {
+fn invalid_instance(invalid: ValidationError) -> Error {
     Error::Instance(provider::Error::Invalid(invalid).into())
 }
 
@@ -90,10 +90,10 @@ fn demo(sandbox: SocketAddr, app_secret: Secret) -> Result<InstanceConfig, Error
         access_token: Secret::new("sandbox"),
         app_secret: Some(app_secret),
         verify_token: Some(Secret::new("hola")),
-        base_url: address_of(sandbox, "")?,
+        base_url: url_of(sandbox, "")?,
         api_version: "v25.0".to_owned(),
     };
-    let mut demo = instance(INSTANCE, "A sandboxed WhatsApp", ProviderKind::CloudApi)?;
+    let mut demo = instance(INSTANCE_ID, "A sandboxed WhatsApp", ProviderKind::CloudApi)?;
     demo.cloud_api = Some(cloud_api);
     Ok(demo)
 }
@@ -101,7 +101,7 @@ fn demo(sandbox: SocketAddr, app_secret: Secret) -> Result<InstanceConfig, Error
 /// An instance with the node's own settings.
 fn instance(id: &str, name: &str, provider: ProviderKind) -> Result<InstanceConfig, Error> {
     Ok(InstanceConfig {
-        id: id.parse().map_err(refused)?,
+        id: id.parse().map_err(invalid_instance)?,
         name: Some(name.to_owned()),
         provider,
         cloud_api: None,
@@ -123,13 +123,13 @@ API key: {key}
 
 Send a first message:
 
-  curl -s http://{node}/instances/{INSTANCE}/messages/text \\
+  curl -s http://{node}/instances/{INSTANCE_ID}/messages/text \\
     -H 'X-API-Key: {key}' -H 'Content-Type: application/json' \\
     -d '{{\"phone\":\"573001234567\",\"message\":\"Hola\"}}'
 
 Follow it to the blue ticks (put in the message_id of the answer):
 
-  curl -s http://{node}/instances/{INSTANCE}/messages/MESSAGE_ID -H 'X-API-Key: {key}'
+  curl -s http://{node}/instances/{INSTANCE_ID}/messages/MESSAGE_ID -H 'X-API-Key: {key}'
 
 See what arrived at WhatsApp:
 

@@ -6,9 +6,9 @@
 //! start.
 
 mod dev;
+mod garbage_collector;
+mod gauges;
 mod node;
-mod readings;
-mod tidying;
 
 use tokio_util::sync::CancellationToken;
 
@@ -44,7 +44,7 @@ pub enum Error {
     #[error(
         "a part that the node cannot do without has failed: {0}; start it again: what was accepted is kept"
     )]
-    Broken(String),
+    ComponentFailed(String),
 }
 
 /// `EX_SOFTWARE` of `sysexits.h`.
@@ -68,7 +68,7 @@ impl Error {
 
 /// Runs the node until `shutdown` is cancelled, then drains it.
 pub async fn serve(settings: Settings, shutdown: CancellationToken) -> Result<(), Error> {
-    let node = Node::start(settings, Clock::machine()).await?;
+    let node = Node::start(settings, Clock::system()).await?;
     if let Some(key) = node.new_api_key() {
         announce(&format!(
             "API key (generated now, kept in the data folder, not shown again): {}",
@@ -86,10 +86,10 @@ pub async fn dev(settings: Settings, shutdown: CancellationToken) -> Result<(), 
 /// Runs the sandbox alone, at `settings.sandbox_listen`; in builds that have one, a WhatsApp Web beside it.
 pub async fn sandbox(settings: Settings, shutdown: CancellationToken) -> Result<(), Error> {
     let options = sandbox::Options { listen: settings.sandbox_listen, ..sandbox::Options::default() };
-    let sandbox = sandbox::Sandbox::bind(options, Clock::machine()).await?;
+    let sandbox = sandbox::Sandbox::bind(options, Clock::system()).await?;
     announce(&format!("The sandbox speaks the Graph API at http://{}", sandbox.local_addr()));
     #[cfg(feature = "linked-sandbox")]
-    let web = dev::linked::web().await?;
+    let web = dev::linked::start_web_sandbox().await?;
     #[cfg(feature = "linked-sandbox")]
     announce(&format!("and WhatsApp Web at {}", web.url()));
     sandbox.serve(shutdown).await;

@@ -8,41 +8,41 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bulk::{self, BulkSupervisor};
 use crate::config::{self, Settings};
-use crate::contacts::{Numbers, Suppressions};
+use crate::contacts::{AddressBook, SuppressionList};
 use crate::instance::{self, InstanceSupervisor};
-use crate::media::Library;
-use crate::queue::{self, Nudges};
+use crate::media::MediaCache;
+use crate::queue::{self, WorkNotifier};
 use crate::relay::{self, RelaySupervisor};
 use crate::retry::{self, RetrySupervisor};
-use crate::supervision::Slot;
-use crate::webhook::{self, WebhookDispatcher};
+use crate::supervisor::ActorSlot;
+use crate::webhook::{self, WebhookSupervisor};
 use crate::{events, http, inbound};
 use relevo_clock::Clock;
 use relevo_domain::{InstanceConfig, Secret};
 use relevo_egress::Egress;
 use relevo_metrics::Metrics;
-use relevo_provider::{Direct, Seats, Shared};
-use relevo_store::{BlobSet, Blobs, Closing, Folder, Store};
+use relevo_provider::{DirectClient, LoginGate, ProviderResources};
+use relevo_store::{BlobSet, Blobs, DataFolder, Store, WriterExit};
 
-use super::tidying::Tidying;
-use super::{Error, readings};
+use super::garbage_collector::GarbageCollector;
+use super::{Error, gauges};
 
 /// A node that has started: it listens, and its instances are at work.
 pub struct Node {
-    folder: Folder,
+    folder: DataFolder,
     store: Store,
-    closing: Closing,
+    closing: WriterExit,
     root: ActorRef<()>,
     /// Cancelled with the reason when a part is lost that the node cannot do without.
-    broken: CancellationToken,
+    failed: CancellationToken,
     queue: queue::Handle,
     instances: instance::Handle,
     webhooks: webhook::Handle,
     bulk: bulk::Handle,
     relay: relay::Handle,
     listener: TcpListener,
-    front: http::AppState,
-    tidying: Tidying,
+    http_state: http::AppState,
+    garbage_collector: GarbageCollector,
     drain: Duration,
     new_api_key: Option<Secret>,
 }
@@ -53,22 +53,22 @@ const STORE_CHECK: Duration = Duration::from_millis(500);
 impl Node {
     /// Opens the data folder, starts every part and binds the address.
     pub async fn start(mut settings: Settings, clock: Clock) -> Result<Self, Error> {
-        let folder = Folder::open(&settings.data_dir)?;
+        let folder = DataFolder::open(&settings.data_dir)?;
         let resolved = config::resolve_api_key(&settings.auth, &folder)?;
         settings.http.api_key.clone_from(&resolved.key);
         let metrics = Metrics::default();
         let (store, closing) = Store::open(&folder, &settings.store, metrics.clone())?;
         let blobs = Blobs::open(&folder)?;
         let egress = Egress::new(&settings.egress)?;
-        let library = Library::open(&folder, store.clone(), clock, settings.media.clone())?;
-        let shared = Shared {
+        let library = MediaCache::open(&folder, store.clone(), clock, settings.media.clone())?;
+        let shared = ProviderResources {
             egress,
             blobs: blobs.clone(),
             store: store.clone(),
             clock,
             linked: settings.linked.clone(),
-            seats: Seats::default(),
-            direct: Direct::default(),
+            login_gate: LoginGate::default(),
+            direct_client: DirectClient::default(),
         };
 
         let broken = CancellationToken::new();
@@ -77,7 +77,7 @@ impl Node {
         let (webhooks, relay, bulk) = (parts.webhooks.clone(), parts.relay.clone(), parts.bulk.clone());
         let inbound = parts.inbound.clone();
         // Everything that is started lies in these arguments: too much for the stack of whoever waits for it.
-        let starting = Box::pin(Actor::spawn(None, Root, (parts, broken.clone())));
+        let starting = Box::pin(Actor::spawn(None, RootSupervisor, (parts, broken.clone())));
         let (root, _) = starting.await.map_err(|error| Error::Start(error.to_string()))?;
         if let Some(wanted) = settings.bootstrap_instance.take() {
             ensure_instance(&instances, wanted).await?;
@@ -87,7 +87,8 @@ impl Node {
             let bulk = bulk.clone();
             move |found: &mut BlobSet| bulk.referenced_blobs(found)
         };
-        let tidying = Tidying { blobs, queue: queue.clone(), needs: Arc::new(needs), library, clock };
+        let tidying =
+            GarbageCollector { blobs, queue: queue.clone(), references: Arc::new(needs), library, clock };
         let address = settings.http.listen;
         let listener = TcpListener::bind(address).await.map_err(|cause| Error::Listen { address, cause })?;
         let handles = Handles {
@@ -97,10 +98,10 @@ impl Node {
             webhooks: webhooks.clone(),
             bulk: bulk.clone(),
             relay: relay.clone(),
-            numbers: Numbers::new(store.clone(), clock),
-            suppressions: Suppressions::new(store.clone(), clock),
+            numbers: AddressBook::new(store.clone(), clock),
+            suppressions: SuppressionList::new(store.clone(), clock),
         };
-        let front = front(&settings, handles, store.clone(), clock, metrics);
+        let front = http_state(&settings, handles, store.clone(), clock, metrics);
         let new_api_key = resolved.key.filter(|_| resolved.generated_now);
         let drain = settings.shutdown_drain;
         Ok(Self {
@@ -108,15 +109,15 @@ impl Node {
             store,
             closing,
             root,
-            broken,
+            failed: broken,
             queue,
             instances,
             webhooks,
             bulk,
             relay,
             listener,
-            front,
-            tidying,
+            http_state: front,
+            garbage_collector: tidying,
             drain,
             new_api_key,
         })
@@ -144,13 +145,13 @@ impl Node {
     /// Serves until `shutdown` is cancelled, or until a part is lost that the node cannot do without; then drains.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let stop = shutdown.child_token();
-        let watching = tokio::spawn(watch_store(self.store.clone(), self.broken.clone(), stop.clone()));
-        let tidying = tokio::spawn(self.tidying.run(stop.clone()));
+        let watching = tokio::spawn(watch_store(self.store.clone(), self.failed.clone(), stop.clone()));
+        let tidying = tokio::spawn(self.garbage_collector.run(stop.clone()));
         if let Ok(address) = self.listener.local_addr() {
             tracing::info!(%address, "listening");
         }
-        http::serve(self.listener, self.front, stop.clone(), self.drain).await;
-        let broken = self.broken.is_cancelled();
+        http::serve(self.listener, self.http_state, stop.clone(), self.drain).await;
+        let broken = self.failed.is_cancelled();
         stop.cancel();
         let _ = tokio::join!(watching, tidying);
 
@@ -165,7 +166,7 @@ impl Node {
         drop((self.queue, self.instances, self.webhooks, self.bulk, self.relay, self.store));
         close(self.closing, self.folder).await;
         tracing::info!("stopped");
-        if broken { Err(Error::Broken("see the log for its last words".to_owned())) } else { Ok(()) }
+        if broken { Err(Error::ComponentFailed("see the log for its last words".to_owned())) } else { Ok(()) }
     }
 }
 
@@ -185,7 +186,7 @@ async fn watch_store(store: Store, broken: CancellationToken, stop: Cancellation
 
 /// Waits for the writer to commit what it was given. Tasks that outlive their actors may still hold the store for a
 /// moment, so the wait is bounded; everything that was answered is on the disk in either case.
-async fn close(closing: Closing, folder: Folder) {
+async fn close(closing: WriterExit, folder: DataFolder) {
     if tokio::time::timeout(Duration::from_secs(5), closing.wait()).await.is_err() {
         tracing::warn!("the store was still in use at the end; everything that was accepted is on the disk");
     }
@@ -207,19 +208,19 @@ pub(super) async fn ensure_instance(
 
 /// What the root supervisor starts, and the handles that lead to it.
 struct Parts {
-    retry: retry::Arguments,
-    retry_slot: Slot<retry::Msg>,
-    supervisor: instance::Arguments,
-    supervisor_slot: Slot<instance::Msg>,
-    dispatcher: webhook::Arguments,
-    dispatcher_slot: Slot<webhook::Msg>,
+    retry_arguments: retry::Arguments,
+    retry_slot: ActorSlot<retry::Msg>,
+    instance_arguments: instance::Arguments,
+    instance_slot: ActorSlot<instance::Msg>,
+    webhook_arguments: webhook::Arguments,
+    webhook_slot: ActorSlot<webhook::Msg>,
     /// `None` when nothing is to be relayed.
-    relaying: Option<relay::Arguments>,
-    relay_slot: Slot<relay::Msg>,
+    relay_arguments: Option<relay::Arguments>,
+    relay_slot: ActorSlot<relay::Msg>,
     queue: queue::Handle,
     instances: instance::Handle,
-    jobs: bulk::Arguments,
-    jobs_slot: Slot<bulk::Msg>,
+    bulk_arguments: bulk::Arguments,
+    bulk_slot: ActorSlot<bulk::Msg>,
     webhooks: webhook::Handle,
     bulk: bulk::Handle,
     relay: relay::Handle,
@@ -227,9 +228,15 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(settings: &Settings, shared: Shared, library: Library, metrics: &Metrics) -> Result<Self, Error> {
-        let (queue_slot, retry_slot, supervisor_slot) = (Slot::default(), Slot::default(), Slot::default());
-        let nudges = Nudges::default();
+    fn new(
+        settings: &Settings,
+        shared: ProviderResources,
+        library: MediaCache,
+        metrics: &Metrics,
+    ) -> Result<Self, Error> {
+        let (queue_slot, retry_slot, supervisor_slot) =
+            (ActorSlot::default(), ActorSlot::default(), ActorSlot::default());
+        let nudges = WorkNotifier::default();
         let queue = queue::Handle::new(queue_slot.clone(), shared.store.clone(), nudges.clone());
         let retry = retry::Arguments {
             options: settings.retry.clone(),
@@ -238,13 +245,13 @@ impl Parts {
                 clock: shared.clock,
                 options: settings.queue.clone(),
                 run: rand::random(),
-                nudges,
+                notifier: nudges,
                 metrics: metrics.clone(),
             },
             queue_slot,
             queue_handle: queue.clone(),
         };
-        let relay_slot = Slot::default();
+        let relay_slot = ActorSlot::default();
         let (relaying, relay) = relay::Arguments::new(
             &settings.relay,
             shared.store.clone(),
@@ -257,7 +264,7 @@ impl Parts {
             shared.store.clone(),
             shared.clock,
             metrics.clone(),
-            relay.intake(),
+            relay.frame_queue(),
             &settings.inbound,
         );
         let (supervisor, instances) = instance::Arguments::new(
@@ -271,22 +278,22 @@ impl Parts {
             metrics.clone(),
             supervisor_slot.clone(),
         );
-        let jobs_slot = Slot::default();
-        let suppressions = Suppressions::new(shared.store.clone(), shared.clock);
+        let jobs_slot = ActorSlot::default();
+        let suppressions = SuppressionList::new(shared.store.clone(), shared.clock);
         let (jobs, bulk) = bulk::Arguments::new(
             settings.bulk.clone(),
             &settings.data_dir,
-            bulk::Around {
+            bulk::Dependencies {
                 store: shared.store.clone(),
                 clock: shared.clock,
                 queue: queue.clone(),
-                devices: bulk::probe(instances.clone(), settings.instance.clone()),
-                suppressed: Arc::new(move |who| suppressions.holds(who)),
+                instances: bulk::instance_lister(instances.clone(), settings.instance.clone()),
+                is_suppressed: Arc::new(move |who| suppressions.contains(who)),
                 on_ambiguous: settings.retry.bulk.on_ambiguous,
             },
             jobs_slot.clone(),
         )?;
-        let dispatcher_slot = Slot::default();
+        let dispatcher_slot = ActorSlot::default();
         let (dispatcher, webhooks) = webhook::Arguments::new(
             settings.webhook.clone(),
             shared.store,
@@ -297,15 +304,15 @@ impl Parts {
             dispatcher_slot.clone(),
         );
         Ok(Self {
-            retry,
+            retry_arguments: retry,
             retry_slot,
-            supervisor,
-            supervisor_slot,
-            dispatcher,
-            dispatcher_slot,
-            jobs,
-            jobs_slot,
-            relaying,
+            instance_arguments: supervisor,
+            instance_slot: supervisor_slot,
+            webhook_arguments: dispatcher,
+            webhook_slot: dispatcher_slot,
+            bulk_arguments: jobs,
+            bulk_slot: jobs_slot,
+            relay_arguments: relaying,
             relay_slot,
             queue,
             instances,
@@ -317,7 +324,7 @@ impl Parts {
     }
 }
 
-fn front(
+fn http_state(
     settings: &Settings,
     parts: Handles,
     store: Store,
@@ -334,14 +341,14 @@ fn front(
     let Handles { instances, inbound, queue, webhooks, bulk, relay, numbers, suppressions } = parts;
     let health = {
         let store = store.clone();
-        move || http::Health { store_failed: store.has_failed(), disk_full: store.is_full() }
+        move || http::NodeHealth { store_failed: store.has_failed(), disk_full: store.is_full() }
     };
-    let events = events::Log::new(store.clone());
+    let events = events::EventLog::new(store.clone());
     let metrics = {
         let (instances, queue, webhooks) = (instances.clone(), queue.clone(), webhooks.clone());
         let (relay, bulk) = (relay.clone(), bulk.clone());
         move || {
-            metrics.encode(readings::read(&instances, &queue, &webhooks, &relay, &bulk, &store, clock.now()))
+            metrics.encode(gauges::collect(&instances, &queue, &webhooks, &relay, &bulk, &store, clock.now()))
         }
     };
     let services = http::Services {
@@ -369,14 +376,14 @@ struct Handles {
     webhooks: webhook::Handle,
     bulk: bulk::Handle,
     relay: relay::Handle,
-    numbers: Numbers,
-    suppressions: Suppressions,
+    numbers: AddressBook,
+    suppressions: SuppressionList,
 }
 
 /// The root supervisor. Its children replace their own; when one of them gives up, the node does.
-struct Root;
+struct RootSupervisor;
 
-impl Actor for Root {
+impl Actor for RootSupervisor {
     type Msg = ();
     type State = CancellationToken;
     type Arguments = (Parts, CancellationToken);
@@ -386,17 +393,19 @@ impl Actor for Root {
         me: ActorRef<()>,
         (parts, broken): Self::Arguments,
     ) -> Result<CancellationToken, ActorProcessingErr> {
-        let (retry, _) = Actor::spawn_linked(None, RetrySupervisor, parts.retry, me.get_cell()).await?;
+        let (retry, _) =
+            Actor::spawn_linked(None, RetrySupervisor, parts.retry_arguments, me.get_cell()).await?;
         parts.retry_slot.fill(retry);
         let (supervisor, _) =
-            Actor::spawn_linked(None, InstanceSupervisor, parts.supervisor, me.get_cell()).await?;
-        parts.supervisor_slot.fill(supervisor);
+            Actor::spawn_linked(None, InstanceSupervisor, parts.instance_arguments, me.get_cell()).await?;
+        parts.instance_slot.fill(supervisor);
         let (dispatcher, _) =
-            Actor::spawn_linked(None, WebhookDispatcher, parts.dispatcher, me.get_cell()).await?;
-        parts.dispatcher_slot.fill(dispatcher);
-        let (jobs, _) = Actor::spawn_linked(None, BulkSupervisor, parts.jobs, me.get_cell()).await?;
-        parts.jobs_slot.fill(jobs);
-        if let Some(relaying) = parts.relaying {
+            Actor::spawn_linked(None, WebhookSupervisor, parts.webhook_arguments, me.get_cell()).await?;
+        parts.webhook_slot.fill(dispatcher);
+        let (jobs, _) =
+            Actor::spawn_linked(None, BulkSupervisor, parts.bulk_arguments, me.get_cell()).await?;
+        parts.bulk_slot.fill(jobs);
+        if let Some(relaying) = parts.relay_arguments {
             let (relay, _) = Actor::spawn_linked(None, RelaySupervisor, relaying, me.get_cell()).await?;
             parts.relay_slot.fill(relay);
         }

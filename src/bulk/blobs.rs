@@ -4,11 +4,11 @@ use relevo_store::{BlobSet, Error};
 
 use super::Handle;
 use super::job::Plan;
-use super::source::Body;
+use super::source::RowPayload;
 use super::storage;
 
 /// Rows that are read at once.
-const AT_ONCE: usize = 1_000;
+const PAGE_ROWS: usize = 1_000;
 
 impl Handle {
     /// Adds every blob that a row of a job may need, sent or not: failed rows can be sent again for as long as the job
@@ -16,22 +16,22 @@ impl Handle {
     pub fn referenced_blobs(&self, found: &mut BlobSet) -> Result<(), Error> {
         let known: Vec<_> = self.directory.borrow().values().cloned().collect();
         for job in known {
-            let record = storage::record(&self.store, job.slot)?.filter(|record| record.id == job.id);
+            let record = storage::load_record(&self.store, job.slot)?.filter(|record| record.id == job.id);
             let Some(record) = record else { continue };
             match &record.plan {
                 Plan::Text(_) => {}
                 Plan::Common(content) => content.blob().into_iter().for_each(|blob| found.insert(blob)),
-                Plan::PerRow => self.blobs_of_rows(&record, found)?,
+                Plan::PerRow => self.add_row_blobs(&record, found)?,
             }
         }
         Ok(())
     }
 
-    fn blobs_of_rows(&self, record: &storage::Record, found: &mut BlobSet) -> Result<(), Error> {
-        let source = self.jobs.of(record.id).source();
+    fn add_row_blobs(&self, record: &storage::JobRecord, found: &mut BlobSet) -> Result<(), Error> {
+        let source = self.folders.folder(record.id).source();
         let mut place = record.format.start();
         loop {
-            let page = match record.format.page(&source, place, AT_ONCE) {
+            let page = match record.format.page(&source, place, PAGE_ROWS) {
                 Ok(page) => page,
                 // Deleted while this read.
                 Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -43,7 +43,7 @@ impl Handle {
                 return Ok(());
             }
             for row in page.rows {
-                if let Body::Content(content) = &row.body {
+                if let RowPayload::Content(content) = &row.payload {
                     content.blob().into_iter().for_each(|blob| found.insert(blob));
                 }
             }

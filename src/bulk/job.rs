@@ -7,40 +7,40 @@ use uuid::Uuid;
 
 use relevo_domain::{self as domain, Content, InstanceId, InstanceNumber, ProviderMessageId, Timestamp};
 
-use super::Window;
+use super::SendingHours;
 
 /// A job that somebody wants done. Its rows come in a [`Draft`](super::Draft).
 #[derive(Debug, Clone)]
 pub struct NewJob {
     /// Chosen by the caller, so that the answer can be promised before the job exists.
     pub id: Uuid,
-    pub kind: Kind,
+    pub kind: JobKind,
     /// The name of the uploaded file, for people.
     pub file_name: Option<String>,
     pub plan: Plan,
-    pub senders: Senders,
+    pub senders: SenderSelection,
     /// Nothing is sent before this moment.
     pub send_at: Option<Timestamp>,
     /// The hours of the day in which it may be sent.
-    pub window: Option<Window>,
+    pub window: Option<SendingHours>,
     pub suppressed: OnSuppressed,
 }
 
 /// Which API a job came from; how long it is kept follows from that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum JobKind {
     /// An uploaded file.
     File,
     /// The recipients of one request of `/api`.
     List,
 }
 
-impl Kind {
+impl JobKind {
     pub fn as_str(self) -> &'static str {
         match self {
-            Kind::File => "file",
-            Kind::List => "list",
+            JobKind::File => "file",
+            JobKind::List => "list",
         }
     }
 }
@@ -60,7 +60,7 @@ pub enum Plan {
 /// Which instances send.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Senders {
+pub enum SenderSelection {
     /// These, whatever state they are in.
     Named(Vec<InstanceId>),
     /// Up to `limit` that are connected.
@@ -77,7 +77,7 @@ pub enum OnSuppressed {
 
 /// An instance that sends for a job. Its `device_id` is its place among the job's senders, from 1.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sender {
+pub struct JobSender {
     pub number: InstanceNumber,
     pub id: InstanceId,
 }
@@ -85,7 +85,7 @@ pub struct Sender {
 /// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Status {
+pub enum JobStatus {
     /// Waits for its moment.
     Pending,
     Processing,
@@ -97,34 +97,34 @@ pub enum Status {
     Cancelled,
 }
 
-impl Status {
-    pub const ALL: [Status; 6] = [
-        Status::Pending,
-        Status::Processing,
-        Status::Paused,
-        Status::Completed,
-        Status::Failed,
-        Status::Cancelled,
+impl JobStatus {
+    pub const ALL: [JobStatus; 6] = [
+        JobStatus::Pending,
+        JobStatus::Processing,
+        JobStatus::Paused,
+        JobStatus::Completed,
+        JobStatus::Failed,
+        JobStatus::Cancelled,
     ];
 
     pub fn as_str(self) -> &'static str {
         match self {
-            Status::Pending => "pending",
-            Status::Processing => "processing",
-            Status::Paused => "paused",
-            Status::Completed => "completed",
-            Status::Failed => "failed",
-            Status::Cancelled => "cancelled",
+            JobStatus::Pending => "pending",
+            JobStatus::Processing => "processing",
+            JobStatus::Paused => "paused",
+            JobStatus::Completed => "completed",
+            JobStatus::Failed => "failed",
+            JobStatus::Cancelled => "cancelled",
         }
     }
 
     /// Whether the job has nothing left to do, unless somebody asks for failed rows to be tried again.
     pub fn is_finished(self) -> bool {
-        matches!(self, Status::Completed | Status::Failed | Status::Cancelled)
+        matches!(self, JobStatus::Completed | JobStatus::Failed | JobStatus::Cancelled)
     }
 }
 
-impl fmt::Display for Status {
+impl fmt::Display for JobStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -133,7 +133,7 @@ impl fmt::Display for Status {
 /// How many rows stand where. A row is counted once among `sent`, `failed`, `skipped` and `cancelled`; the others say
 /// more about some of those.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Counts {
+pub struct RowCounts {
     /// Taken by WhatsApp, whatever it reported later.
     pub sent: u32,
     /// Of those sent: reached a device, or better.
@@ -152,7 +152,7 @@ pub struct Counts {
     pub cancelled: u32,
 }
 
-impl Counts {
+impl RowCounts {
     /// Rows that have come to an end, as far as the job is concerned.
     pub fn settled(&self) -> u32 {
         self.sent + self.failed + self.skipped + self.cancelled
@@ -161,9 +161,9 @@ impl Counts {
 
 /// How far a job is. Published whenever it moves; readers see the newest.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Progress {
-    pub status: Status,
-    pub counts: Counts,
+pub struct JobProgress {
+    pub status: JobStatus,
+    pub counts: RowCounts,
     pub total: u32,
     /// Rows that were taken from the source so far; every thousand is a chunk.
     pub taken: u32,
@@ -176,10 +176,10 @@ pub struct Progress {
     pub updated_at: Timestamp,
     pub started_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
-    pub senders: Vec<Sender>,
+    pub senders: Vec<JobSender>,
 }
 
-impl Progress {
+impl JobProgress {
     /// From 0 to 100, to one decimal.
     pub fn percentage(&self) -> f64 {
         if self.total == 0 {
@@ -206,15 +206,15 @@ pub struct LastRow {
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobView {
     pub id: Uuid,
-    pub kind: Kind,
+    pub kind: JobKind,
     pub plan: Plan,
     pub file_name: Option<String>,
     /// Which instances were asked for.
-    pub senders: Senders,
+    pub senders: SenderSelection,
     pub created_at: Timestamp,
     pub send_at: Option<Timestamp>,
-    pub window: Option<Window>,
-    pub progress: Progress,
+    pub window: Option<SendingHours>,
+    pub progress: JobProgress,
 }
 
 /// Where a row stands.

@@ -16,47 +16,48 @@
 //! and `names` (rows by WhatsApp's ids). Its place in the queue is a slot ([`domain::BulkItem`](relevo_domain::BulkItem)).
 
 mod actor;
-mod advance;
 mod blobs;
-mod book;
 mod deletion;
-mod devices;
-mod files;
+mod error_log;
+mod folders;
 mod handle;
 mod job;
-mod list;
-mod names;
-mod notes;
+mod job_files;
+mod json_lines;
+mod planner;
 mod preview;
-mod reading;
+mod provider_id_index;
+mod report;
 mod results;
+mod senders;
+mod sending_hours;
 mod source;
 mod storage;
 mod supervisor;
 #[cfg(test)]
 mod tests;
-mod window;
 
 use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::{instance, queue, supervision};
-use relevo_domain::{ErrorKind, Invalid};
+use crate::supervisor::ActorUnavailable;
+use crate::{instance, queue};
+use relevo_domain::{ErrorKind, ValidationError};
 use relevo_recipients_file as recipients_file;
 use relevo_store as store;
 
-pub use book::Suppressed;
-pub use devices::{Device, Probe, probe};
-pub use files::{Draft, List, Upload};
-pub use handle::{Handle, ListCursor, ListFilter, Results};
+pub use folders::{FileUpload, JobDraft, RecipientListWriter};
+pub use handle::{Handle, ListCursor, ListFilter, ResultPage};
 pub use job::{
-    Counts, JobView, Kind, LastRow, NewJob, OnSuppressed, Plan, Progress, RowError, RowResult, RowStatus,
-    Sender, Senders, Status,
+    JobKind, JobProgress, JobSender, JobStatus, JobView, LastRow, NewJob, OnSuppressed, Plan, RowCounts,
+    RowError, RowResult, RowStatus, SenderSelection,
 };
-pub use preview::{Least, Preview, PreviewRow};
-pub use supervisor::{Arguments, Around, BulkSupervisor, Msg};
-pub use window::Window;
+pub use job_files::SuppressionCheck;
+pub use preview::{MinimalMessage, Preview, PreviewRow};
+pub use senders::{InstanceLister, SenderInstance, instance_lister};
+pub use sending_hours::SendingHours;
+pub use supervisor::{Arguments, BulkSupervisor, Dependencies, Msg};
 
 /// How jobs run and how long they are kept.
 #[derive(Debug, Clone)]
@@ -97,7 +98,7 @@ pub enum Error {
     #[error("a job with the id {0} exists")]
     Exists(Uuid),
     #[error(transparent)]
-    Invalid(#[from] Invalid),
+    Invalid(#[from] ValidationError),
     #[error("Se requiere al menos un número telefónico")]
     Empty,
     /// The uploaded file is refused as a whole.
@@ -112,7 +113,7 @@ pub enum Error {
     #[error("{limit} jobs wait or run already; try again when one has finished")]
     TooManyJobs { limit: usize },
     #[error("the job is {status}: {why}")]
-    State { status: Status, why: &'static str },
+    State { status: JobStatus, why: &'static str },
     /// The rows cannot be read.
     #[error("the job's rows cannot be read: {0}")]
     Source(String),
@@ -125,7 +126,7 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] store::Error),
     #[error(transparent)]
-    Gone(#[from] supervision::Gone),
+    Gone(#[from] ActorUnavailable),
 }
 
 impl Error {
@@ -146,7 +147,7 @@ impl Error {
     }
 
     /// The field of the request that is wrong, when one is.
-    pub fn invalid(&self) -> Option<&Invalid> {
+    pub fn invalid(&self) -> Option<&ValidationError> {
         match self {
             Error::Invalid(invalid) => Some(invalid),
             Error::Instance(error) => error.invalid(),

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use relevo_domain::{Content, InstanceId, Manner, OutboundMessage};
+use relevo_domain::{Content, InstanceId, MessageOptions, OutboundMessage};
 
-use super::files::Draft;
-use super::job::Senders;
-use super::source::Body;
-use super::{Error, Handle, devices};
+use super::folders::JobDraft;
+use super::job::SenderSelection;
+use super::source::RowPayload;
+use super::{Error, Handle, senders};
 
 /// Rows among which a recipient is looked for.
-const LOOKED_AT: usize = 100;
+const MAX_SCANNED_ROWS: usize = 100;
 
 /// What a job would do.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,7 +36,7 @@ pub struct PreviewRow {
 
 /// What every row of a job gets at least.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Least {
+pub struct MinimalMessage {
     pub message: OutboundMessage,
     /// The instances that would send it.
     pub senders: Vec<InstanceId>,
@@ -49,19 +49,24 @@ impl Handle {
     /// # Errors
     ///
     /// Those of [`Handle::create`] that can be known before.
-    pub async fn least(&self, text: &str, senders: &Senders, rows: &Draft) -> Result<Option<Least>, Error> {
-        let senders = devices::at_start(senders, &(self.devices)())?;
-        let body = rows.format.template(text)?.least();
+    pub async fn minimal_message(
+        &self,
+        text: &str,
+        senders: &SenderSelection,
+        rows: &JobDraft,
+    ) -> Result<Option<MinimalMessage>, Error> {
+        let senders = senders::initial_senders(senders, &(self.instances)())?;
+        let body = rows.format.template(text)?.minimal_text();
         let (place, format) = (rows.source(), rows.format.clone());
-        let first = super::handle::blocking(move || {
-            let page = format.page(&place, format.start(), LOOKED_AT);
+        let first = super::handle::run_blocking(move || {
+            let page = format.page(&place, format.start(), MAX_SCANNED_ROWS);
             let page = page.map_err(|cause| Error::io("cannot read", &place, cause))?;
             Ok(page.rows.into_iter().find_map(|row| row.to.ok()))
         });
         let Some(to) = first.await? else { return Ok(None) };
         let content = Content::Text { body, preview_url: false };
-        let message = OutboundMessage { to, content, quote: None, manner: Manner::default() };
-        Ok(Some(Least { message, senders: senders.into_iter().map(|sender| sender.id).collect() }))
+        let message = OutboundMessage { to, content, quote: None, options: MessageOptions::default() };
+        Ok(Some(MinimalMessage { message, senders: senders.into_iter().map(|sender| sender.id).collect() }))
     }
 
     /// Renders the first `limit` rows of a draft and estimates the duration of its job. The draft is deleted.
@@ -72,12 +77,12 @@ impl Handle {
     pub async fn preview(
         &self,
         text: &str,
-        senders: &Senders,
-        rows: Draft,
+        senders: &SenderSelection,
+        rows: JobDraft,
         limit: usize,
     ) -> Result<Preview, Error> {
-        let devices = (self.devices)();
-        let senders = devices::at_start(senders, &devices)?;
+        let devices = (self.instances)();
+        let senders = senders::initial_senders(senders, &devices)?;
         let template = rows.format.template(text)?;
         let rate_of =
             |number| devices.iter().find(|device| device.number == number).map(|device| device.rate);
@@ -85,15 +90,15 @@ impl Handle {
         let total = rows.total;
         let seconds = f64::from(total) / rate.max(f64::MIN_POSITIVE);
         let duration = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
-        let first = super::handle::blocking(move || {
+        let first = super::handle::run_blocking(move || {
             let place = rows.source();
             let page = rows.format.page(&place, rows.format.start(), limit);
             let page = page.map_err(|cause| Error::io("cannot read", &place, cause))?;
-            let render = |row: super::source::Row| PreviewRow {
-                line: row.place.line,
-                message: row.to.map(|_| match &row.body {
-                    Body::Cells(cells) => template.render(cells),
-                    Body::Nothing | Body::Content(_) => String::new(),
+            let render = |row: super::source::SourceRow| PreviewRow {
+                line: row.position.line,
+                message: row.to.map(|_| match &row.payload {
+                    RowPayload::Cells(cells) => template.render(cells),
+                    RowPayload::Nothing | RowPayload::Content(_) => String::new(),
                 }),
                 phone: row.phone,
             };

@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use relevo_domain::{Content, Recipient};
 
-use super::list;
-use relevo_recipients_file::{self as recipients_file, Template};
+use super::json_lines;
+use relevo_recipients_file::{self as recipients_file, TextTemplate};
 
 /// A place between two rows of a source, from which reading can go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Place {
+pub(super) struct SourcePosition {
     /// Bytes before it.
     pub offset: u64,
     /// Rows before it, which is the number of the next row.
@@ -20,87 +20,92 @@ pub(super) struct Place {
     pub line: u32,
 }
 
-impl Place {
-    pub const START: Place = Place { offset: 0, row: 0, line: 1 };
+impl SourcePosition {
+    pub const START: SourcePosition = SourcePosition { offset: 0, row: 0, line: 1 };
 }
 
 /// One row.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Row {
-    pub place: Place,
+pub(super) struct SourceRow {
+    pub position: SourcePosition,
     /// The recipient, or why there is none.
     pub to: Result<Recipient, String>,
     /// The recipient as the source spells it.
     pub phone: String,
-    pub body: Body,
+    pub payload: RowPayload,
 }
 
 /// What a row brings beside its recipient.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Body {
+pub(super) enum RowPayload {
     Nothing,
     /// Values for a template.
-    Cells(Box<recipients_file::Row>),
+    Cells(Box<recipients_file::RecipientRow>),
     Content(Box<Content>),
 }
 
 #[derive(Debug, PartialEq)]
-pub(super) struct Page {
-    pub rows: Vec<Row>,
+pub(super) struct SourcePage {
+    pub rows: Vec<SourceRow>,
     /// Where the next page begins.
-    pub next: Place,
+    pub next: SourcePosition,
 }
 
 /// How the rows of a source are written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Format {
+pub(super) enum SourceFormat {
     /// A line of JSON for each.
     Lines,
     /// An uploaded file.
     File(recipients_file::Format),
 }
 
-impl Format {
+impl SourceFormat {
     /// Where the first row begins.
-    pub fn start(&self) -> Place {
+    pub fn start(&self) -> SourcePosition {
         match self {
-            Format::Lines => Place::START,
-            Format::File(format) => format.start.into(),
+            SourceFormat::Lines => SourcePosition::START,
+            SourceFormat::File(format) => format.start.into(),
         }
     }
 
     /// Up to `limit` rows from `from` on; none where the source ends.
-    pub fn page(&self, path: &Path, from: Place, limit: usize) -> std::io::Result<Page> {
+    pub fn page(&self, path: &Path, from: SourcePosition, limit: usize) -> std::io::Result<SourcePage> {
         match self {
-            Format::Lines => list::page(path, from, limit),
-            Format::File(format) => page(path, format, from, limit),
+            SourceFormat::Lines => json_lines::page(path, from, limit),
+            SourceFormat::File(format) => read_file_page(path, format, from, limit),
         }
     }
 
     /// A text with places for the values of these rows.
-    pub fn template(&self, message: &str) -> Result<Template, recipients_file::BadTemplate> {
+    pub fn template(&self, message: &str) -> Result<TextTemplate, recipients_file::BadTemplate> {
         match self {
-            Format::File(format) => Template::parse(message, format),
-            Format::Lines => {
-                let start = recipients_file::Place { offset: 0, row: 0, line: 1 };
+            SourceFormat::File(format) => TextTemplate::parse(message, format),
+            SourceFormat::Lines => {
+                let start = recipients_file::Position { offset: 0, row: 0, line: 1 };
                 let format = recipients_file::Format {
                     separator: recipients_file::Separator::Pipe,
                     header: None,
                     start,
                 };
-                Template::parse(message, &format)
+                TextTemplate::parse(message, &format)
             }
         }
     }
 }
 
-fn page(path: &Path, format: &recipients_file::Format, from: Place, limit: usize) -> std::io::Result<Page> {
-    let mut source = recipients_file::Source::open(path, format)?;
-    let mut at = recipients_file::Place { offset: from.offset, row: from.row, line: u64::from(from.line) };
+fn read_file_page(
+    path: &Path,
+    format: &recipients_file::Format,
+    from: SourcePosition,
+    limit: usize,
+) -> std::io::Result<SourcePage> {
+    let mut source = recipients_file::RowReader::open(path, format)?;
+    let mut at = recipients_file::Position { offset: from.offset, row: from.row, line: u64::from(from.line) };
     loop {
         let page = source.page(at, limit)?;
-        let last = page.rows.last().map_or(at, |row| recipients_file::Place {
+        let last = page.rows.last().map_or(at, |row| recipients_file::Position {
             offset: row.offset,
             row: row.number.saturating_add(1),
             line: row.line,
@@ -109,23 +114,28 @@ fn page(path: &Path, format: &recipients_file::Format, from: Place, limit: usize
             // Many blank lines.
             Some(next) if page.rows.is_empty() => at = next,
             next => {
-                let rows = page.rows.into_iter().map(Row::from).collect();
-                return Ok(Page { rows, next: next.unwrap_or(last).into() });
+                let rows = page.rows.into_iter().map(SourceRow::from).collect();
+                return Ok(SourcePage { rows, next: next.unwrap_or(last).into() });
             }
         }
     }
 }
 
-impl From<recipients_file::Place> for Place {
-    fn from(place: recipients_file::Place) -> Self {
+impl From<recipients_file::Position> for SourcePosition {
+    fn from(place: recipients_file::Position) -> Self {
         Self { offset: place.offset, row: place.row, line: u32::try_from(place.line).unwrap_or(u32::MAX) }
     }
 }
 
-impl From<recipients_file::Row> for Row {
-    fn from(row: recipients_file::Row) -> Self {
-        let place = recipients_file::Place { offset: row.offset, row: row.number, line: row.line };
+impl From<recipients_file::RecipientRow> for SourceRow {
+    fn from(row: recipients_file::RecipientRow) -> Self {
+        let place = recipients_file::Position { offset: row.offset, row: row.number, line: row.line };
         let to = row.to.clone().map_err(|bad| bad.to_string());
-        Self { place: place.into(), to, phone: row.cell.clone(), body: Body::Cells(Box::new(row)) }
+        Self {
+            position: place.into(),
+            to,
+            phone: row.cell.clone(),
+            payload: RowPayload::Cells(Box::new(row)),
+        }
     }
 }

@@ -6,28 +6,30 @@ use uuid::Uuid;
 use relevo_domain::{BulkItem, Timestamp};
 use relevo_store::{self as store, Error, Key, Space, Store, Tx};
 
-use super::job::{Counts, Kind, NewJob, OnSuppressed, Plan, Progress, Sender, Senders, Status};
-use super::source::{Format, Place};
-use super::window::Window;
+use super::job::{
+    JobKind, JobProgress, JobSender, JobStatus, NewJob, OnSuppressed, Plan, RowCounts, SenderSelection,
+};
+use super::sending_hours::SendingHours;
+use super::source::{SourceFormat, SourcePosition};
 
 /// What was asked for. Never changes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Record {
+pub(super) struct JobRecord {
     pub id: Uuid,
-    pub kind: Kind,
-    pub format: Format,
+    pub kind: JobKind,
+    pub format: SourceFormat,
     pub file_name: Option<String>,
     pub plan: Plan,
-    pub senders: Senders,
+    pub senders: SenderSelection,
     pub total: u32,
     pub send_at: Option<Timestamp>,
-    pub window: Option<Window>,
+    pub window: Option<SendingHours>,
     pub suppressed: OnSuppressed,
     pub created_at: Timestamp,
 }
 
-impl Record {
-    pub fn new(job: NewJob, format: Format, total: u32, created_at: Timestamp) -> Self {
+impl JobRecord {
+    pub fn new(job: NewJob, format: SourceFormat, total: u32, created_at: Timestamp) -> Self {
         let NewJob { id, kind, file_name, plan, senders, send_at, window, suppressed } = job;
         Self { id, kind, format, file_name, plan, senders, total, send_at, window, suppressed, created_at }
     }
@@ -35,11 +37,11 @@ impl Record {
 
 /// How far a job came: the checkpoint. Written by the job's actor alone, in the commits that it describes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Standing {
-    pub status: Status,
+pub(super) struct Checkpoint {
+    pub status: JobStatus,
     pub error: Option<String>,
     /// Rows before it were handed over, or need not be.
-    pub cursor: Place,
+    pub cursor: SourcePosition,
     /// How often failed rows were tried again.
     pub pass: u8,
     /// While they are: the rows before it were looked at.
@@ -47,9 +49,9 @@ pub(super) struct Standing {
     /// Rows before the cursor that the queue gave back, and that nobody has handed over again.
     pub returned: Vec<u32>,
     /// The instances that sent for it so far; only grows.
-    pub senders: Vec<Sender>,
+    pub senders: Vec<JobSender>,
     /// As of the last commit. While rows are open, the result file knows better after a crash.
-    pub counts: Counts,
+    pub counts: RowCounts,
     /// Where the notes end.
     #[serde(default)]
     pub errors_end: u64,
@@ -58,17 +60,17 @@ pub(super) struct Standing {
     pub ended_at: Option<Timestamp>,
 }
 
-impl Standing {
-    pub fn new(start: Place, senders: Vec<Sender>, now: Timestamp) -> Self {
+impl Checkpoint {
+    pub fn new(start: SourcePosition, senders: Vec<JobSender>, now: Timestamp) -> Self {
         Self {
-            status: Status::Pending,
+            status: JobStatus::Pending,
             error: None,
             cursor: start,
             pass: 0,
             retry: None,
             returned: Vec::new(),
             senders,
-            counts: Counts::default(),
+            counts: RowCounts::default(),
             errors_end: 0,
             updated_at: now,
             started_at: None,
@@ -76,8 +78,8 @@ impl Standing {
         }
     }
 
-    pub fn progress(&self, total: u32) -> Progress {
-        Progress {
+    pub fn progress(&self, total: u32) -> JobProgress {
+        JobProgress {
             status: self.status,
             counts: self.counts,
             total,
@@ -93,19 +95,19 @@ impl Standing {
     }
 
     pub fn put(&self, tx: &mut Tx, slot: u16) -> Result<(), Error> {
-        store::put_large(tx, key(slot, STANDING), &store::encode(self)?)
+        store::put_large(tx, key(slot, CHECKPOINT), &store::encode(self)?)
     }
 }
 
 const RECORD: u8 = b'r';
-const STANDING: u8 = b's';
+const CHECKPOINT: u8 = b's';
 
 fn key(slot: u16, part: u8) -> Key {
     Key::new(Space::BulkJob).bytes(&slot.to_be_bytes()).u8(part)
 }
 
 /// Writes a new job into a slot that no job has; `None` when all are taken.
-pub(super) fn create(tx: &mut Tx, record: &Record, standing: &Standing) -> Result<Option<u16>, Error> {
+pub(super) fn create(tx: &mut Tx, record: &JobRecord, standing: &Checkpoint) -> Result<Option<u16>, Error> {
     let mut free = None;
     for slot in 0..BulkItem::JOBS {
         if tx.get(&key(slot, RECORD))?.is_none() {
@@ -121,11 +123,11 @@ pub(super) fn create(tx: &mut Tx, record: &Record, standing: &Standing) -> Resul
 
 pub(super) fn delete(tx: &mut Tx, slot: u16) -> Result<(), Error> {
     store::delete_large(tx, key(slot, RECORD))?;
-    store::delete_large(tx, key(slot, STANDING))
+    store::delete_large(tx, key(slot, CHECKPOINT))
 }
 
 /// Every job that is written down. Reads the disk.
-pub(super) fn load(store: &Store) -> Result<Vec<(u16, Record, Standing)>, Error> {
+pub(super) fn load_all(store: &Store) -> Result<Vec<(u16, JobRecord, Checkpoint)>, Error> {
     let all = Key::new(Space::BulkJob);
     let mut jobs = Vec::new();
     for entry in store.range(&all, &all.clone().after_prefix()) {
@@ -134,22 +136,22 @@ pub(super) fn load(store: &Store) -> Result<Vec<(u16, Record, Standing)>, Error>
             continue;
         };
         let slot = u16::from_be_bytes([high, low]);
-        if let (Some(record), Some(standing)) = (record(store, slot)?, standing(store, slot)?) {
+        if let (Some(record), Some(standing)) = (load_record(store, slot)?, load_checkpoint(store, slot)?) {
             jobs.push((slot, record, standing));
         }
     }
     Ok(jobs)
 }
 
-pub(super) fn record(store: &Store, slot: u16) -> Result<Option<Record>, Error> {
-    read(store, &key(slot, RECORD))
+pub(super) fn load_record(store: &Store, slot: u16) -> Result<Option<JobRecord>, Error> {
+    load_value(store, &key(slot, RECORD))
 }
 
-pub(super) fn standing(store: &Store, slot: u16) -> Result<Option<Standing>, Error> {
-    read(store, &key(slot, STANDING))
+pub(super) fn load_checkpoint(store: &Store, slot: u16) -> Result<Option<Checkpoint>, Error> {
+    load_value(store, &key(slot, CHECKPOINT))
 }
 
-fn read<T: serde::de::DeserializeOwned>(store: &Store, key: &Key) -> Result<Option<T>, Error> {
+fn load_value<T: serde::de::DeserializeOwned>(store: &Store, key: &Key) -> Result<Option<T>, Error> {
     let bytes = store::get_large(key, |key| store.get(key))?;
     bytes.map(|bytes| store::decode(&bytes)).transpose()
 }

@@ -13,19 +13,19 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use crate::queue;
-use crate::supervision::{RestartPolicy, Slot};
+use crate::supervisor::{ActorSlot, RestartPolicy};
 use relevo_clock::Clock;
 use relevo_domain::AmbiguousPolicy;
 use relevo_store::Store;
 
 use super::actor::{self, JobActor};
-use super::book::Suppressed;
-use super::devices::Probe;
-use super::files::{Draft, Jobs};
-use super::handle::{Directory, Known, noted_rows};
-use super::job::{Kind, NewJob, Plan};
-use super::storage::{self, Record, Standing};
-use super::{Error, Handle, Options, deletion, devices};
+use super::folders::{JobDraft, JobFolders};
+use super::handle::{JobDirectory, JobEntry, provider_id_lookup};
+use super::job::{JobKind, NewJob, Plan};
+use super::job_files::SuppressionCheck;
+use super::senders::InstanceLister;
+use super::storage::{self, Checkpoint, JobRecord};
+use super::{Error, Handle, Options, deletion, senders};
 
 type Reply<T> = RpcReplyPort<Result<T, Error>>;
 
@@ -35,26 +35,26 @@ const RESTART_MAX_DELAY: Duration = Duration::from_secs(30);
 
 /// Outcomes that arrive within this time are noted together, unless so many arrive: the work that they make comes in
 /// small pieces then.
-const GATHER: Duration = Duration::from_millis(100);
-const ENOUGH: u64 = 64;
+const OUTCOME_BATCH_WAIT: Duration = Duration::from_millis(100);
+const OUTCOME_BATCH_SIZE: u64 = 64;
 
 /// How often finished jobs are looked at, while outcomes arrive.
-const GATHER_LATE: Duration = Duration::from_secs(1);
+const LATE_OUTCOME_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often jobs are looked for that were kept long enough.
-const SWEEP: Duration = Duration::from_secs(3600);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// What the supervisor is told.
 pub enum Msg {
     /// From handles. When they are answered, what they asked for is durable.
-    Create(Box<NewJob>, Draft, Reply<()>),
-    Command(Uuid, Command, Reply<()>),
+    Create(Box<NewJob>, JobDraft, Reply<()>),
+    Command(Uuid, JobCommand, Reply<()>),
     Delete(Uuid, Reply<()>),
     /// From the node as it stops: answer when no job does anything any more.
     Drain(RpcReplyPort<()>),
     /// From its own tasks: running jobs may have outcomes to note; these finished ones have.
-    Stirred,
-    Late(Vec<Uuid>),
+    OutcomesAvailable,
+    LateOutcomes(Vec<Uuid>),
     /// From a job's actor, with its incarnation and the commands that it carried out: it has nothing to do.
     Idle(Uuid, u64, u64),
     /// From its own timer, with the incarnation that crashed: it has waited long enough.
@@ -67,7 +67,7 @@ pub enum Msg {
 
 /// What a job can be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Command {
+pub enum JobCommand {
     Cancel,
     Pause,
     Resume,
@@ -82,28 +82,28 @@ pub struct Deletion {
 
 /// What jobs need of the rest of the node.
 #[derive(Clone)]
-pub struct Around {
+pub struct Dependencies {
     pub store: Store,
     pub clock: Clock,
     pub queue: queue::Handle,
-    pub devices: Probe,
-    pub suppressed: Suppressed,
+    pub instances: InstanceLister,
+    pub is_suppressed: SuppressionCheck,
     /// What becomes of rows whose outcome stays unknown, where their instance says nothing.
     pub on_ambiguous: AmbiguousPolicy,
 }
 
 /// What every job's actor needs.
 #[derive(Clone)]
-pub(super) struct Shared {
-    around: Around,
-    pub jobs: Jobs,
+pub(super) struct JobContext {
+    dependencies: Dependencies,
+    pub folders: JobFolders,
     pub options: Arc<Options>,
 }
 
-impl Deref for Shared {
-    type Target = Around;
-    fn deref(&self) -> &Around {
-        &self.around
+impl Deref for JobContext {
+    type Target = Dependencies;
+    fn deref(&self) -> &Dependencies {
+        &self.dependencies
     }
 }
 
@@ -112,8 +112,8 @@ pub struct BulkSupervisor;
 
 #[derive(Clone)]
 pub struct Arguments {
-    pub(super) shared: Shared,
-    publish: Arc<watch::Sender<Arc<Directory>>>,
+    pub(super) shared: JobContext,
+    publish: Arc<watch::Sender<Arc<JobDirectory>>>,
 }
 
 impl Arguments {
@@ -125,58 +125,58 @@ impl Arguments {
     pub fn new(
         options: Options,
         data: &Path,
-        around: Around,
-        slot: Slot<Msg>,
+        around: Dependencies,
+        slot: ActorSlot<Msg>,
     ) -> Result<(Self, Handle), Error> {
-        let jobs = Jobs::open(data)?;
-        let publish = Arc::new(watch::Sender::new(Arc::new(Directory::new())));
+        let jobs = JobFolders::open(data)?;
+        let publish = Arc::new(watch::Sender::new(Arc::new(JobDirectory::new())));
         let handle = Handle {
             slot,
             directory: publish.subscribe(),
             store: around.store.clone(),
-            jobs: jobs.clone(),
+            folders: jobs.clone(),
             max_rows: options.max_rows,
-            devices: around.devices.clone(),
+            instances: around.instances.clone(),
         };
-        around.queue.ask_for_noted_rows(noted_rows(publish.subscribe(), jobs.clone()));
-        let shared = Shared { around, jobs, options: Arc::new(options) };
+        around.queue.set_bulk_row_lookup(provider_id_lookup(publish.subscribe(), jobs.clone()));
+        let shared = JobContext { dependencies: around, folders: jobs, options: Arc::new(options) };
         Ok((Self { shared, publish }, handle))
     }
 }
 
 pub struct State {
     arguments: Arguments,
-    jobs: HashMap<Uuid, Entry>,
+    jobs: HashMap<Uuid, SupervisedJob>,
     /// Grows with every actor that is started or stopped; tells an incarnation from those before it.
     incarnations: u64,
     draining: bool,
     /// Those who listen for outcomes; they end with the supervisor.
-    _listening: [AbortOnDropHandle<()>; 2],
+    _outcome_watchers: [AbortOnDropHandle<()>; 2],
 }
 
-struct Entry {
-    known: Arc<Known>,
-    kind: Kind,
-    child: Option<Child>,
-    patience: RestartPolicy,
+struct SupervisedJob {
+    job: Arc<JobEntry>,
+    kind: JobKind,
+    child: Option<JobChild>,
+    restart_policy: RestartPolicy,
     incarnation: u64,
     /// Commands that were passed on to this incarnation.
-    asked: u64,
+    commands_sent: u64,
     /// It is being deleted: nothing is started any more.
-    ending: bool,
+    deleting: bool,
 }
 
-struct Child {
+struct JobChild {
     actor: ActorRef<actor::Msg>,
     id: ActorId,
     /// A look is on its way to it.
-    nudged: Arc<AtomicBool>,
+    poll_pending: Arc<AtomicBool>,
 }
 
-impl Child {
-    fn nudge(&self) {
-        if !self.nudged.swap(true, Ordering::AcqRel) {
-            let _ = self.actor.cast(actor::Msg::Look);
+impl JobChild {
+    fn poll(&self) {
+        if !self.poll_pending.swap(true, Ordering::AcqRel) {
+            let _ = self.actor.cast(actor::Msg::Poll);
         }
     }
 }
@@ -187,28 +187,28 @@ impl Actor for BulkSupervisor {
     type Arguments = Arguments;
 
     async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
-        let changed = arguments.shared.queue.outcomes_changed();
+        let changed = arguments.shared.queue.subscribe_outcomes();
         let listening = [
-            tokio::spawn(stir(changed.clone(), me.clone())),
-            tokio::spawn(stir_late(changed, arguments.clone(), me.clone())),
+            tokio::spawn(watch_outcomes(changed.clone(), me.clone())),
+            tokio::spawn(watch_late_outcomes(changed, arguments.clone(), me.clone())),
         ];
         let mut state = State {
             arguments,
             jobs: HashMap::new(),
             incarnations: 0,
             draining: false,
-            _listening: listening.map(AbortOnDropHandle::new),
+            _outcome_watchers: listening.map(AbortOnDropHandle::new),
         };
-        for (slot, record, standing) in storage::load(&state.arguments.shared.store)? {
+        for (slot, record, standing) in storage::load_all(&state.arguments.shared.store)? {
             let (id, is_finished) = (record.id, standing.status.is_finished());
-            state.adopt(slot, &record, &standing);
+            state.register(slot, &record, &standing);
             if !is_finished {
                 state.start(&me, id).await;
             }
         }
         state.publish();
-        state.clear_leftovers();
-        me.send_interval(SWEEP, || Msg::Sweep);
+        state.delete_orphan_folders();
+        me.send_interval(SWEEP_INTERVAL, || Msg::Sweep);
         Ok(state)
     }
 
@@ -223,21 +223,21 @@ impl Actor for BulkSupervisor {
             Msg::Command(id, command, reply) => state.command(&me, id, command, reply).await,
             Msg::Delete(id, reply) => state.delete(&me, id, Some(reply)),
             Msg::Drain(reply) => state.drain(reply),
-            Msg::Stirred => {
-                state.jobs.values().filter_map(|entry| entry.child.as_ref()).for_each(Child::nudge);
+            Msg::OutcomesAvailable => {
+                state.jobs.values().filter_map(|entry| entry.child.as_ref()).for_each(JobChild::poll);
             }
-            Msg::Late(ids) => {
+            Msg::LateOutcomes(ids) => {
                 for id in ids {
                     state.start(&me, id).await;
                 }
             }
-            Msg::Idle(id, incarnation, done) => state.idle(id, incarnation, done),
+            Msg::Idle(id, incarnation, done) => state.stop_if_idle(id, incarnation, done),
             Msg::Start(id, incarnation) => {
                 if state.jobs.get(&id).is_some_and(|entry| entry.incarnation == incarnation) {
                     state.start(&me, id).await;
                 }
             }
-            Msg::Deleted(id, deletion) => state.deleted(id, deletion),
+            Msg::Deleted(id, deletion) => state.finish_deletion(id, deletion),
             Msg::Sweep => state.sweep(&me),
         }
         Ok(())
@@ -250,9 +250,11 @@ impl Actor for BulkSupervisor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match event {
-            SupervisionEvent::ActorFailed(cell, cause) => state.lost(&me, cell.get_id(), &cause.to_string()),
+            SupervisionEvent::ActorFailed(cell, cause) => {
+                state.on_child_exit(&me, cell.get_id(), &cause.to_string())
+            }
             SupervisionEvent::ActorTerminated(cell, _, reason) => {
-                state.lost(&me, cell.get_id(), reason.as_deref().unwrap_or("it stopped"));
+                state.on_child_exit(&me, cell.get_id(), reason.as_deref().unwrap_or("it stopped"));
             }
             _ => {}
         }
@@ -261,75 +263,83 @@ impl Actor for BulkSupervisor {
 }
 
 /// Tells running jobs of outcomes, at a bounded rate.
-async fn stir(mut changed: watch::Receiver<u64>, supervisor: ActorRef<Msg>) {
+async fn watch_outcomes(mut changed: watch::Receiver<u64>, supervisor: ActorRef<Msg>) {
     while changed.changed().await.is_ok() {
         let first = *changed.borrow_and_update();
-        let enough = changed.wait_for(|count| count.saturating_sub(first) >= ENOUGH);
-        let _ = tokio::time::timeout(GATHER, enough).await;
-        if supervisor.cast(Msg::Stirred).is_err() {
+        let enough = changed.wait_for(|count| count.saturating_sub(first) >= OUTCOME_BATCH_SIZE);
+        let _ = tokio::time::timeout(OUTCOME_BATCH_WAIT, enough).await;
+        if supervisor.cast(Msg::OutcomesAvailable).is_err() {
             return;
         }
     }
 }
 
 /// Finds finished jobs of which something became known that they have not noted.
-async fn stir_late(mut changed: watch::Receiver<u64>, arguments: Arguments, supervisor: ActorRef<Msg>) {
+async fn watch_late_outcomes(
+    mut changed: watch::Receiver<u64>,
+    arguments: Arguments,
+    supervisor: ActorRef<Msg>,
+) {
     let directory = arguments.publish.subscribe();
     loop {
         let (queue, known) = (arguments.shared.queue.clone(), directory.borrow().clone());
-        let has_news = move |known: &&Arc<Known>| {
+        let has_news = move |known: &&Arc<JobEntry>| {
             let finished = known.progress.borrow().status.is_finished();
             finished && queue.outcomes(known.slot, 1).is_ok_and(|outcomes| !outcomes.is_empty())
         };
         let find = move || known.values().filter(has_news).map(|known| known.id).collect::<Vec<_>>();
         let late = tokio::task::spawn_blocking(find).await.unwrap_or_default();
-        if !late.is_empty() && supervisor.cast(Msg::Late(late)).is_err() {
+        if !late.is_empty() && supervisor.cast(Msg::LateOutcomes(late)).is_err() {
             return;
         }
         if changed.changed().await.is_err() {
             return;
         }
-        tokio::time::sleep(GATHER_LATE).await;
+        tokio::time::sleep(LATE_OUTCOME_INTERVAL).await;
     }
 }
 
 impl State {
     fn publish(&self) {
-        let shown = self.jobs.iter().filter(|(_, entry)| !entry.ending);
-        let directory = shown.map(|(id, entry)| (*id, entry.known.clone())).collect();
+        let shown = self.jobs.iter().filter(|(_, entry)| !entry.deleting);
+        let directory = shown.map(|(id, entry)| (*id, entry.job.clone())).collect();
         self.arguments.publish.send_replace(Arc::new(directory));
     }
 
-    fn adopt(&mut self, slot: u16, record: &Record, standing: &Standing) {
+    fn register(&mut self, slot: u16, record: &JobRecord, standing: &Checkpoint) {
         let progress = watch::Sender::new(standing.progress(record.total));
-        let known = Arc::new(Known { id: record.id, slot, created_at: record.created_at, progress });
+        let known = Arc::new(JobEntry { id: record.id, slot, created_at: record.created_at, progress });
         let patience = RestartPolicy::new(RESTART_DELAY, RESTART_MAX_DELAY, u32::MAX);
-        let entry = Entry {
-            known,
+        let entry = SupervisedJob {
+            job: known,
             kind: record.kind,
             child: None,
-            patience,
+            restart_policy: patience,
             incarnation: 0,
-            asked: 0,
-            ending: false,
+            commands_sent: 0,
+            deleting: false,
         };
         self.jobs.insert(record.id, entry);
     }
 
     /// Deletes the files of jobs that came to no record, or lost theirs.
-    fn clear_leftovers(&self) {
-        let files = &self.arguments.shared.jobs;
+    fn delete_orphan_folders(&self) {
+        let files = &self.arguments.shared.folders;
         let known: HashSet<_> = self.jobs.keys().copied().collect();
-        files.present().into_iter().filter(|id| !known.contains(id)).for_each(|id| files.remove(id));
+        files.existing_ids().into_iter().filter(|id| !known.contains(id)).for_each(|id| files.remove(id));
     }
 
-    async fn create(&mut self, me: &ActorRef<Msg>, job: NewJob, rows: Draft) -> Result<(), Error> {
-        let Shared { options, jobs, around: Around { clock, store, devices, .. } } = &self.arguments.shared;
+    async fn create(&mut self, me: &ActorRef<Msg>, job: NewJob, rows: JobDraft) -> Result<(), Error> {
+        let JobContext {
+            options,
+            folders: jobs,
+            dependencies: Dependencies { clock, store, instances: devices, .. },
+        } = &self.arguments.shared;
         let id = job.id;
         if self.jobs.contains_key(&id) {
             return Err(Error::Exists(id));
         }
-        let is_active = |entry: &&Entry| !entry.known.progress.borrow().status.is_finished();
+        let is_active = |entry: &&SupervisedJob| !entry.job.progress.borrow().status.is_finished();
         if self.draining || self.jobs.values().filter(is_active).count() >= options.max_active {
             return Err(Error::TooManyJobs { limit: options.max_active });
         }
@@ -339,12 +349,12 @@ impl State {
         if let Plan::Text(text) = &job.plan {
             rows.format.template(text)?;
         }
-        let senders = devices::at_start(&job.senders, &devices())?;
+        let senders = senders::initial_senders(&job.senders, &devices())?;
         let now = clock.now();
-        let record = Record::new(job, rows.format.clone(), rows.total, now);
-        let standing = Standing::new(record.format.start(), senders, now);
+        let record = JobRecord::new(job, rows.format.clone(), rows.total, now);
+        let standing = Checkpoint::new(record.format.start(), senders, now);
         let place = jobs.clone();
-        let kept = tokio::task::spawn_blocking(move || rows.become_job(&place, id)).await;
+        let kept = tokio::task::spawn_blocking(move || rows.persist(&place, id)).await;
         kept.unwrap_or(Err(Error::Store(relevo_store::Error::Panicked)))?;
         let written = {
             let (record, standing) = (record.clone(), standing.clone());
@@ -359,22 +369,22 @@ impl State {
             }
         };
         tracing::info!(job = %id, rows = record.total, "a bulk job was created");
-        self.adopt(slot, &record, &standing);
+        self.register(slot, &record, &standing);
         self.publish();
         self.start(me, id).await;
         Ok(())
     }
 
-    async fn command(&mut self, me: &ActorRef<Msg>, id: Uuid, command: Command, reply: Reply<()>) {
+    async fn command(&mut self, me: &ActorRef<Msg>, id: Uuid, command: JobCommand, reply: Reply<()>) {
         if !self.jobs.contains_key(&id) {
             return drop(reply.send(Err(Error::Unknown(id))));
         }
         self.start(me, id).await;
         let Some(entry) = self.jobs.get_mut(&id) else { return };
         let Some(child) = &entry.child else {
-            return drop(reply.send(Err(Error::Gone(crate::supervision::Gone))));
+            return drop(reply.send(Err(Error::Gone(crate::supervisor::ActorUnavailable))));
         };
-        entry.asked += 1;
+        entry.commands_sent += 1;
         let _ = child.actor.cast(actor::Msg::Command(command, reply));
     }
 
@@ -383,30 +393,32 @@ impl State {
         self.incarnations += 1;
         let incarnation = self.incarnations;
         let Some(entry) = self.jobs.get_mut(&id) else { return };
-        if self.draining || entry.ending || entry.child.is_some() {
+        if self.draining || entry.deleting || entry.child.is_some() {
             return;
         }
-        (entry.incarnation, entry.asked) = (incarnation, 0);
+        (entry.incarnation, entry.commands_sent) = (incarnation, 0);
         let supervisor = me.clone();
         let idle = move |done| drop(supervisor.cast(Msg::Idle(id, incarnation, done)));
         let nudged = Arc::new(AtomicBool::new(false));
         let arguments = actor::Arguments {
-            known: entry.known.clone(),
+            job: entry.job.clone(),
             shared: self.arguments.shared.clone(),
-            nudged: nudged.clone(),
-            idle: Box::new(idle),
+            poll_pending: nudged.clone(),
+            on_idle: Box::new(idle),
         };
         match Actor::spawn_linked(None, JobActor, arguments, me.get_cell()).await {
-            Ok((actor, _)) => entry.child = Some(Child { id: actor.get_id(), actor, nudged }),
-            Err(error) => self.crashed(me, id, &error.to_string()),
+            Ok((actor, _)) => {
+                entry.child = Some(JobChild { id: actor.get_id(), actor, poll_pending: nudged })
+            }
+            Err(error) => self.schedule_restart(me, id, &error.to_string()),
         }
     }
 
     /// A job's actor has nothing to do; it ends, unless it was asked for something meanwhile.
-    fn idle(&mut self, id: Uuid, incarnation: u64, done: u64) {
+    fn stop_if_idle(&mut self, id: Uuid, incarnation: u64, done: u64) {
         let Some(entry) = self.jobs.get_mut(&id) else { return };
         if entry.incarnation == incarnation
-            && entry.asked == done
+            && entry.commands_sent == done
             && let Some(child) = entry.child.take()
         {
             child.actor.stop(Some("the job has nothing to do".to_owned()));
@@ -414,12 +426,12 @@ impl State {
     }
 
     fn delete(&mut self, me: &ActorRef<Msg>, id: Uuid, reply: Option<Reply<()>>) {
-        let found = self.jobs.get_mut(&id).filter(|entry| !entry.ending).ok_or(Error::Unknown(id));
+        let found = self.jobs.get_mut(&id).filter(|entry| !entry.deleting).ok_or(Error::Unknown(id));
         let refused = found.and_then(|entry| {
-            let status = entry.known.progress.borrow().status;
+            let status = entry.job.progress.borrow().status;
             if status.is_finished() {
-                entry.ending = true;
-                Ok((entry.known.clone(), entry.child.take()))
+                entry.deleting = true;
+                Ok((entry.job.clone(), entry.child.take()))
             } else {
                 Err(Error::State { status, why: "cancel it before it is deleted" })
             }
@@ -439,12 +451,12 @@ impl State {
         });
     }
 
-    fn deleted(&mut self, id: Uuid, Deletion { outcome, reply }: Deletion) {
+    fn finish_deletion(&mut self, id: Uuid, Deletion { outcome, reply }: Deletion) {
         match &outcome {
             Ok(()) => drop(self.jobs.remove(&id)),
             Err(error) => {
                 tracing::error!(job = %id, %error, "a bulk job could not be deleted");
-                self.jobs.get_mut(&id).into_iter().for_each(|entry| entry.ending = false);
+                self.jobs.get_mut(&id).into_iter().for_each(|entry| entry.deleting = false);
                 self.publish();
             }
         }
@@ -453,14 +465,14 @@ impl State {
 
     /// Deletes what was kept long enough.
     fn sweep(&mut self, me: &ActorRef<Msg>) {
-        let Shared { options, around, .. } = &self.arguments.shared;
+        let JobContext { options, dependencies: around, .. } = &self.arguments.shared;
         let now = around.clock.now();
-        let is_old = |entry: &Entry| {
+        let is_old = |entry: &SupervisedJob| {
             let keep = match entry.kind {
-                Kind::File => options.retention,
-                Kind::List => options.broadcast_retention,
+                JobKind::File => options.retention,
+                JobKind::List => options.broadcast_retention,
             };
-            let progress = entry.known.progress.borrow();
+            let progress = entry.job.progress.borrow();
             progress.status.is_finished() && progress.ended_at.is_some_and(|ended| ended + keep <= now)
         };
         let old: Vec<_> = self.jobs.iter().filter(|(_, entry)| is_old(entry)).map(|(id, _)| *id).collect();
@@ -470,18 +482,18 @@ impl State {
     }
 
     /// A child's end that nobody asked for.
-    fn lost(&mut self, me: &ActorRef<Msg>, child: ActorId, cause: &str) {
-        let is_child = |entry: &Entry| entry.child.as_ref().is_some_and(|known| known.id == child);
+    fn on_child_exit(&mut self, me: &ActorRef<Msg>, child: ActorId, cause: &str) {
+        let is_child = |entry: &SupervisedJob| entry.child.as_ref().is_some_and(|known| known.id == child);
         let found = self.jobs.iter().find(|(_, entry)| is_child(entry)).map(|(id, _)| *id);
         if let Some(id) = found {
-            self.crashed(me, id, cause);
+            self.schedule_restart(me, id, cause);
         }
     }
 
-    fn crashed(&mut self, me: &ActorRef<Msg>, id: Uuid, cause: &str) {
+    fn schedule_restart(&mut self, me: &ActorRef<Msg>, id: Uuid, cause: &str) {
         let Some(entry) = self.jobs.get_mut(&id) else { return };
         entry.child = None;
-        let pause = entry.patience.crashed().unwrap_or(RESTART_MAX_DELAY);
+        let pause = entry.restart_policy.record_crash().unwrap_or(RESTART_MAX_DELAY);
         tracing::error!(job = %id, cause, ?pause, "a bulk job's actor ended and will be replaced");
         let incarnation = entry.incarnation;
         me.send_after(pause, move || Msg::Start(id, incarnation));

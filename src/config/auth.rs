@@ -6,10 +6,10 @@ use rand::TryRng as _;
 use rand::rngs::SysRng;
 
 use relevo_domain::{ErrorKind, Secret};
-use relevo_store::{self as store, Folder};
+use relevo_store::{self as store, DataFolder};
 
 /// The file of the data folder that holds a generated key.
-const FILE: &str = "api_key";
+const KEY_FILE: &str = "api_key";
 
 /// 256 bits: nobody guesses it, and no lock-out is needed.
 const KEY_BYTES: usize = 32;
@@ -55,7 +55,7 @@ impl Error {
 }
 
 /// The configured key; else the one in the data folder; else a new one, written there before it is given back.
-pub fn resolve_api_key(auth: &Auth, folder: &Folder) -> Result<ResolvedKey, Error> {
+pub fn resolve_api_key(auth: &Auth, folder: &DataFolder) -> Result<ResolvedKey, Error> {
     let known = |key: Option<Secret>| Ok(ResolvedKey { key, generated_now: false });
     if !auth.required {
         return known(None);
@@ -63,15 +63,15 @@ pub fn resolve_api_key(auth: &Auth, folder: &Folder) -> Result<ResolvedKey, Erro
     if let Some(key) = &auth.api_key {
         return known(Some(key.clone()));
     }
-    if let Some(text) = folder.read(FILE)? {
+    if let Some(text) = folder.read(KEY_FILE)? {
         let key = text.trim();
         if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(Error::Unusable { path: folder.path().join(FILE).display().to_string() });
+            return Err(Error::Unusable { path: folder.path().join(KEY_FILE).display().to_string() });
         }
         return known(Some(Secret::new(key)));
     }
     let key = generate()?;
-    folder.write(FILE, &format!("{}\n", key.expose()))?;
+    folder.write(KEY_FILE, &format!("{}\n", key.expose()))?;
     Ok(ResolvedKey { key: Some(key), generated_now: true })
 }
 
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn a_key_is_generated_once_and_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(dir.path()).unwrap();
+        let folder = DataFolder::open(dir.path()).unwrap();
         let first = resolve_api_key(&KEYLESS, &folder).unwrap();
         assert!(first.generated_now);
         let key = first.key.unwrap();
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn a_configured_key_wins_and_is_not_written() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(dir.path()).unwrap();
+        let folder = DataFolder::open(dir.path()).unwrap();
         let auth = Auth { api_key: Some(Secret::new("mine")), ..KEYLESS };
         assert_eq!(resolve_api_key(&auth, &folder).unwrap().key, Some(Secret::new("mine")));
         assert!(!dir.path().join("api_key").exists());
@@ -123,15 +123,15 @@ mod tests {
     #[test]
     fn no_key_only_when_none_is_required() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(dir.path()).unwrap();
+        let folder = DataFolder::open(dir.path()).unwrap();
         let open = Auth { required: false, ..KEYLESS };
         assert_eq!(resolve_api_key(&open, &folder).unwrap(), ResolvedKey { key: None, generated_now: false });
     }
 
     #[test]
-    fn an_emptied_key_file_does_not_open_the_door() {
+    fn empty_key_file_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(dir.path()).unwrap();
+        let folder = DataFolder::open(dir.path()).unwrap();
         for text in ["", "  \n", "two words"] {
             fs::write(dir.path().join("api_key"), text).unwrap();
             let error = resolve_api_key(&KEYLESS, &folder).unwrap_err();

@@ -3,7 +3,7 @@
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::value::Value;
+use super::value::ConfigValue;
 
 /// A value of a document and where it stands. An empty table is a leaf as well, so that a misspelt section is
 /// noticed even when it says nothing.
@@ -13,7 +13,7 @@ pub(super) struct Leaf {
     pub key: String,
     /// Counted from 1.
     pub line: usize,
-    pub value: Value,
+    pub value: ConfigValue,
 }
 
 /// What is not TOML about the text. The text itself is not repeated: it may hold secrets.
@@ -42,8 +42,8 @@ pub(super) fn leaves(text: &str) -> Result<Vec<Leaf>, Vec<SyntaxError>> {
 }
 
 /// A TOML array that stands alone, as an environment variable may hold it.
-pub(super) fn list(text: &str) -> Option<Value> {
-    DeValue::parse(text.trim()).ok().map(|value| plain(value.get_ref()))
+pub(super) fn parse_list(text: &str) -> Option<ConfigValue> {
+    DeValue::parse(text.trim()).ok().map(|value| convert_value(value.get_ref()))
 }
 
 fn collect(text: &str, prefix: &str, table: &DeTable<'_>, leaves: &mut Vec<Leaf>) {
@@ -51,7 +51,11 @@ fn collect(text: &str, prefix: &str, table: &DeTable<'_>, leaves: &mut Vec<Leaf>
         let key = join(prefix, name.get_ref());
         match value.get_ref() {
             DeValue::Table(inner) if !inner.is_empty() => collect(text, &key, inner, leaves),
-            _ => leaves.push(Leaf { key, line: line_of(text, start(name)), value: plain(value.get_ref()) }),
+            _ => leaves.push(Leaf {
+                key,
+                line: line_of(text, start(name)),
+                value: convert_value(value.get_ref()),
+            }),
         }
     }
 }
@@ -70,18 +74,20 @@ fn line_of(text: &str, offset: usize) -> usize {
     1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
 }
 
-fn plain(value: &DeValue<'_>) -> Value {
+fn convert_value(value: &DeValue<'_>) -> ConfigValue {
     match value {
-        DeValue::String(text) => Value::Text(text.to_string()),
+        DeValue::String(text) => ConfigValue::Text(text.to_string()),
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
-            .map_or(Value::Other("a number beyond 64 bits"), Value::Integer),
+            .map_or(ConfigValue::Other("a number beyond 64 bits"), ConfigValue::Integer),
         DeValue::Float(number) => {
-            number.as_str().parse().map_or(Value::Other("an unreadable number"), Value::Decimal)
+            number.as_str().parse().map_or(ConfigValue::Other("an unreadable number"), ConfigValue::Decimal)
         }
-        DeValue::Boolean(truth) => Value::Boolean(*truth),
-        DeValue::Datetime(_) => Value::Other("a date"),
-        DeValue::Array(items) => Value::List(items.iter().map(|item| plain(item.get_ref())).collect()),
-        DeValue::Table(_) => Value::Other("a table"),
+        DeValue::Boolean(truth) => ConfigValue::Boolean(*truth),
+        DeValue::Datetime(_) => ConfigValue::Other("a date"),
+        DeValue::Array(items) => {
+            ConfigValue::List(items.iter().map(|item| convert_value(item.get_ref())).collect())
+        }
+        DeValue::Table(_) => ConfigValue::Other("a table"),
     }
 }
 
@@ -99,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quoted_dot_is_no_path() {
+    fn quoted_dot_does_not_separate_keys() {
         let leaves = leaves("\"http.listen\" = 1").unwrap();
         assert_eq!(leaves[0].key, "\"http.listen\"");
     }

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
+pub enum ValueSource {
     /// The manual, `config/default.toml`.
     Default,
     File {
@@ -15,25 +15,25 @@ pub enum Source {
     Variable(String),
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for ValueSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Source::Default => f.write_str("default"),
-            Source::File { path, line } => write!(f, "{}:{line}", path.display()),
-            Source::Variable(name) => f.write_str(name),
+            ValueSource::Default => f.write_str("default"),
+            ValueSource::File { path, line } => write!(f, "{}:{line}", path.display()),
+            ValueSource::Variable(name) => f.write_str(name),
         }
     }
 }
 
 /// One thing that is wrong with the configuration: where, and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct ConfigProblem {
     /// `None` when no single place is to blame; the text then names the places.
-    pub source: Option<Source>,
+    pub source: Option<ValueSource>,
     pub text: String,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ConfigProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
             Some(source) => write!(f, "{source}: {}", self.text),
@@ -46,7 +46,7 @@ impl fmt::Display for Problem {
 /// repeated.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigErrors {
-    pub problems: Vec<Problem>,
+    pub problems: Vec<ConfigProblem>,
 }
 
 impl fmt::Display for ConfigErrors {

@@ -8,21 +8,21 @@ use std::fs;
 use std::path::Path;
 
 use super::document::{self, SyntaxError};
-use super::error::{Problem, Source};
-use super::value::{Parsed, Value, optional, secret};
+use super::error::{ConfigProblem, ValueSource};
+use super::value::{ConfigValue, ParseResult, optional, secret};
 use relevo_domain::Secret;
 
 /// Every key with its default and its explanation.
-pub(super) const MANUAL: &str = include_str!("../../config/default.toml");
+pub(super) const DEFAULT_TOML: &str = include_str!("../../config/default.toml");
 
 /// How the names of the environment variables begin.
 pub(super) const PREFIX: &str = "RELEVO_";
 
-struct Entry {
+struct LayerEntry {
     /// The manual's value: its kind tells what a variable's text means.
-    default: Value,
-    value: Value,
-    source: Source,
+    default: ConfigValue,
+    value: ConfigValue,
+    source: ValueSource,
     secret: bool,
 }
 
@@ -30,34 +30,34 @@ struct Entry {
 pub(super) struct Layers {
     /// The known keys, in the manual's order.
     keys: Vec<String>,
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, LayerEntry>,
     /// Keys that were read and made sense.
-    read: BTreeSet<&'static str>,
+    read_keys: BTreeSet<&'static str>,
     /// `false` when a file could not be read or is not TOML.
     complete: bool,
-    pub(super) problems: Vec<Problem>,
+    pub(super) problems: Vec<ConfigProblem>,
 }
 
 impl Layers {
     /// The lowest layer alone.
-    pub(super) fn manual() -> Self {
+    pub(super) fn from_defaults() -> Self {
         let mut layers = Self {
             keys: Vec::new(),
             entries: BTreeMap::new(),
-            read: BTreeSet::new(),
+            read_keys: BTreeSet::new(),
             complete: true,
             problems: Vec::new(),
         };
-        match document::leaves(MANUAL) {
+        match document::leaves(DEFAULT_TOML) {
             Ok(leaves) => {
                 for leaf in leaves {
                     layers.keys.push(leaf.key.clone());
-                    let (default, source) = (leaf.value.clone(), Source::Default);
-                    let entry = Entry { default, value: leaf.value, source, secret: false };
+                    let (default, source) = (leaf.value.clone(), ValueSource::Default);
+                    let entry = LayerEntry { default, value: leaf.value, source, secret: false };
                     layers.entries.insert(leaf.key, entry);
                 }
             }
-            Err(errors) => layers.blame_syntax(Path::new("config/default.toml"), errors),
+            Err(errors) => layers.add_syntax_errors(Path::new("config/default.toml"), errors),
         }
         layers
     }
@@ -67,23 +67,26 @@ impl Layers {
             Ok(text) => text,
             Err(cause) => {
                 self.complete = false;
-                return self.blame(None, format!("cannot read {}: {cause}", path.display()));
+                return self.add_problem(None, format!("cannot read {}: {cause}", path.display()));
             }
         };
         let leaves = match document::leaves(&text) {
             Ok(leaves) => leaves,
-            Err(errors) => return self.blame_syntax(path, errors),
+            Err(errors) => return self.add_syntax_errors(path, errors),
         };
         for leaf in leaves {
-            let source = Source::File { path: path.to_owned(), line: leaf.line };
+            let source = ValueSource::File { path: path.to_owned(), line: leaf.line };
             if let Some(entry) = self.entries.get_mut(&leaf.key) {
                 entry.value = leaf.value;
                 entry.source = source;
             } else if !self.is_section(&leaf.key) {
                 let nearest = nearest(&leaf.key, self.keys.iter().map(String::as_str));
-                self.blame(Some(source), format!("unknown key `{}`; did you mean `{nearest}`?", leaf.key));
-            } else if leaf.value != Value::Other("a table") {
-                self.blame(
+                self.add_problem(
+                    Some(source),
+                    format!("unknown key `{}`; did you mean `{nearest}`?", leaf.key),
+                );
+            } else if leaf.value != ConfigValue::Other("a table") {
+                self.add_problem(
                     Some(source),
                     format!("`{0}` is a section, not a value; write [{0}] and its keys below", leaf.key),
                 );
@@ -100,20 +103,20 @@ impl Layers {
                 continue;
             }
             if let Some(key) = names.get(name) {
-                self.put_text(key, text, Source::Variable(name.clone()));
+                self.put_text(key, text, ValueSource::Variable(name.clone()));
             } else if !is_kubernetes_link(name, text) {
                 let known = names.keys().map(String::as_str).chain(reserved.iter().copied());
                 let nearest = nearest(name, known);
-                let source = Some(Source::Variable(name.clone()));
-                self.blame(source, format!("unknown variable; did you mean {nearest}?"));
+                let source = Some(ValueSource::Variable(name.clone()));
+                self.add_problem(source, format!("unknown variable; did you mean {nearest}?"));
             }
         }
     }
 
     /// Lays the text of a variable over a key.
-    pub(super) fn put_text(&mut self, key: &str, text: &str, source: Source) {
+    pub(super) fn put_text(&mut self, key: &str, text: &str, source: ValueSource) {
         if let Some(entry) = self.entries.get_mut(key) {
-            entry.value = Value::from_text(text, &entry.default);
+            entry.value = ConfigValue::from_text(text, &entry.default);
             entry.source = source;
         }
     }
@@ -121,24 +124,31 @@ impl Layers {
     /// The text in force for a key whose value is text.
     pub(super) fn text(&self, key: &str) -> Option<&str> {
         match &self.entries.get(key)?.value {
-            Value::Text(text) => Some(text),
+            ConfigValue::Text(text) => Some(text),
             _ => None,
         }
     }
 
-    pub(super) fn source(&self, key: &str) -> Option<&Source> {
+    pub(super) fn source(&self, key: &str) -> Option<&ValueSource> {
         self.entries.get(key).map(|entry| &entry.source)
     }
 
     /// The setting, or a problem and `None`.
-    pub(super) fn read<T>(&mut self, key: &'static str, parser: impl Fn(&Value) -> Parsed<T>) -> Option<T> {
+    pub(super) fn read<T>(
+        &mut self,
+        key: &'static str,
+        parser: impl Fn(&ConfigValue) -> ParseResult<T>,
+    ) -> Option<T> {
         let Some(entry) = self.entries.get(key) else {
-            self.blame(None, format!("`{key}` is missing in the embedded defaults: a defect of relevo"));
+            self.add_problem(
+                None,
+                format!("`{key}` is missing in the embedded defaults: a defect of relevo"),
+            );
             return None;
         };
         match parser(&entry.value) {
             Ok(setting) => {
-                self.read.insert(key);
+                self.read_keys.insert(key);
                 Some(setting)
             }
             Err(expected) => {
@@ -148,14 +158,19 @@ impl Layers {
                     format!("`{key}` is {}; expected {expected}", entry.value)
                 };
                 let source = Some(entry.source.clone());
-                self.blame(source, text);
+                self.add_problem(source, text);
                 None
             }
         }
     }
 
     /// Reads a setting into its place, which keeps what it has when there is a problem.
-    pub(super) fn set<T>(&mut self, place: &mut T, key: &'static str, parser: impl Fn(&Value) -> Parsed<T>) {
+    pub(super) fn set<T>(
+        &mut self,
+        place: &mut T,
+        key: &'static str,
+        parser: impl Fn(&ConfigValue) -> ParseResult<T>,
+    ) {
         if let Some(setting) = self.read(key, parser) {
             *place = setting;
         }
@@ -171,18 +186,18 @@ impl Layers {
 
     /// Whether both values are what the operator meant: they made sense, and no layer is missing.
     pub(super) fn are_comparable(&self, keys: [&str; 2]) -> bool {
-        self.complete && keys.iter().all(|key| self.read.contains(key))
+        self.complete && keys.iter().all(|key| self.read_keys.contains(key))
     }
 
-    pub(super) fn blame(&mut self, source: Option<Source>, text: String) {
-        self.problems.push(Problem { source, text });
+    pub(super) fn add_problem(&mut self, source: Option<ValueSource>, text: String) {
+        self.problems.push(ConfigProblem { source, text });
     }
 
-    fn blame_syntax(&mut self, path: &Path, errors: Vec<SyntaxError>) {
+    fn add_syntax_errors(&mut self, path: &Path, errors: Vec<SyntaxError>) {
         self.complete = false;
         for SyntaxError { line, message } in errors {
-            let source = Source::File { path: path.to_owned(), line };
-            self.blame(Some(source), format!("not valid TOML: {message}"));
+            let source = ValueSource::File { path: path.to_owned(), line };
+            self.add_problem(Some(source), format!("not valid TOML: {message}"));
         }
     }
 
@@ -201,15 +216,15 @@ impl Layers {
 
     /// Keys of the manual that no setting was read from.
     #[cfg(test)]
-    pub(super) fn unread(&self) -> Vec<&str> {
-        self.keys.iter().map(String::as_str).filter(|key| !self.read.contains(key)).collect()
+    pub(super) fn unread_keys(&self) -> Vec<&str> {
+        self.keys.iter().map(String::as_str).filter(|key| !self.read_keys.contains(key)).collect()
     }
 
     /// The keys in the manual's order, each with its value as it may be shown and its source.
-    pub(super) fn rows(&self) -> impl Iterator<Item = (&str, String, &Source)> {
+    pub(super) fn rows(&self) -> impl Iterator<Item = (&str, String, &ValueSource)> {
         self.keys.iter().filter_map(|key| {
             let entry = self.entries.get(key)?;
-            let is_set = entry.value != Value::Text(String::new());
+            let is_set = entry.value != ConfigValue::Text(String::new());
             let shown = if entry.secret && is_set { "********".to_owned() } else { entry.value.to_string() };
             Some((key.as_str(), shown, &entry.source))
         })
@@ -254,7 +269,7 @@ mod tests {
 
     #[test]
     fn every_key_has_a_variable_of_its_own() {
-        let layers = Layers::manual();
+        let layers = Layers::from_defaults();
         assert!(layers.problems.is_empty(), "{:?}", layers.problems);
         let names: BTreeSet<String> = layers.keys.iter().map(|key| variable_name(key)).collect();
         assert_eq!(names.len(), layers.keys.len());

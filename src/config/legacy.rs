@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use super::error::Source;
+use super::error::ValueSource;
 use super::layers::Layers;
 use relevo_domain::Secret;
 
@@ -22,17 +22,17 @@ const KEYS: [(&str, &str); 7] = [
 ];
 
 /// The name of the instance that [`Account`] describes.
-pub(super) const INSTANCE: &str = "default";
+pub(super) const INSTANCE_ID: &str = "default";
 
 /// The number and token of the one account that the documented Flask application served.
 #[derive(Debug)]
-pub(super) struct Account {
+pub(super) struct LegacyAccount {
     pub phone_number_id: String,
     pub access_token: Secret,
 }
 
 /// Lays the variables over the layers; answers the account, when it is given.
-pub(super) fn add(layers: &mut Layers, variables: &BTreeMap<String, String>) -> Option<Account> {
+pub(super) fn apply(layers: &mut Layers, variables: &BTreeMap<String, String>) -> Option<LegacyAccount> {
     let given = |name: &str| variables.get(name).map(|text| text.trim()).filter(|text| !text.is_empty());
     for (name, key) in KEYS {
         if let Some(text) = given(name) {
@@ -50,13 +50,13 @@ pub(super) fn add(layers: &mut Layers, variables: &BTreeMap<String, String>) -> 
     }
     let account = account(layers, given("PHONE_NUMBER_ID"), given("ACCESS_TOKEN"))?;
     if layers.text("default_instance") == Some("") {
-        layers.put_text("default_instance", INSTANCE, variable("PHONE_NUMBER_ID"));
+        layers.put_text("default_instance", INSTANCE_ID, variable("PHONE_NUMBER_ID"));
     }
     Some(account)
 }
 
-fn variable(name: &str) -> Source {
-    Source::Variable(name.to_owned())
+fn variable(name: &str) -> ValueSource {
+    ValueSource::Variable(name.to_owned())
 }
 
 /// The level names of Python and of Go's loggers.
@@ -72,7 +72,7 @@ fn translated_level(level: &str) -> &str {
 fn set_port(layers: &mut Layers, text: &str) {
     let source = variable("APP_PORT");
     let Ok(port) = text.parse::<u16>() else {
-        return layers.blame(Some(source), format!("is {text:?}; expected a port from 0 to 65535"));
+        return layers.add_problem(Some(source), format!("is {text:?}; expected a port from 0 to 65535"));
     };
     let listen = layers.text("http.listen").and_then(|listen| listen.trim().parse::<SocketAddr>().ok());
     if let Some(mut listen) = listen {
@@ -81,28 +81,28 @@ fn set_port(layers: &mut Layers, text: &str) {
     }
 }
 
-fn account(layers: &mut Layers, number: Option<&str>, token: Option<&str>) -> Option<Account> {
+fn account(layers: &mut Layers, number: Option<&str>, token: Option<&str>) -> Option<LegacyAccount> {
     let (number, token) = match (number, token) {
         (Some(number), Some(token)) => (number, token),
         (None, None) => return None,
         (Some(_), None) => {
-            layers.blame(Some(variable("PHONE_NUMBER_ID")), "needs ACCESS_TOKEN beside it".to_owned());
+            layers.add_problem(Some(variable("PHONE_NUMBER_ID")), "needs ACCESS_TOKEN beside it".to_owned());
             return None;
         }
         (None, Some(_)) => {
-            layers.blame(Some(variable("ACCESS_TOKEN")), "needs PHONE_NUMBER_ID beside it".to_owned());
+            layers.add_problem(Some(variable("ACCESS_TOKEN")), "needs PHONE_NUMBER_ID beside it".to_owned());
             return None;
         }
     };
     if !number.bytes().all(|byte| byte.is_ascii_digit()) {
         let text = format!("is {number:?}; expected the digits of Meta's phone number id");
-        layers.blame(Some(variable("PHONE_NUMBER_ID")), text);
+        layers.add_problem(Some(variable("PHONE_NUMBER_ID")), text);
         return None;
     }
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         let text = "(not shown) does not fit; expected printable ASCII text without spaces".to_owned();
-        layers.blame(Some(variable("ACCESS_TOKEN")), text);
+        layers.add_problem(Some(variable("ACCESS_TOKEN")), text);
         return None;
     }
-    Some(Account { phone_number_id: number.to_owned(), access_token: Secret::new(token) })
+    Some(LegacyAccount { phone_number_id: number.to_owned(), access_token: Secret::new(token) })
 }

@@ -8,12 +8,12 @@
 //! The environment is a parameter. Nothing else in the program reads it.
 
 mod auth;
-mod check;
 mod document;
 mod error;
 mod layers;
 mod legacy;
 mod settings;
+mod validation;
 mod value;
 
 use std::collections::BTreeMap;
@@ -32,10 +32,10 @@ use relevo_provider::LinkedOptions;
 use relevo_store as store;
 
 pub use auth::{Auth, Error as ApiKeyError, ResolvedKey, resolve_api_key};
-pub use error::{ConfigErrors, Problem, Source};
+pub use error::{ConfigErrors, ConfigProblem, ValueSource};
 
 use layers::Layers;
-use legacy::Account;
+use legacy::LegacyAccount;
 
 /// Names the configuration file when no command line does.
 const FILE_VARIABLE: &str = "RELEVO_CONFIG";
@@ -71,7 +71,7 @@ pub struct Settings {
     pub bootstrap_instance: Option<InstanceConfig>,
     /// What is permitted and probably not meant. For the log, once.
     pub warnings: Vec<String>,
-    rows: Vec<Row>,
+    rows: Vec<EffectiveSetting>,
 }
 
 /// What an instance on the Cloud API uses where its own configuration says nothing.
@@ -88,33 +88,33 @@ pub struct CloudApiDefaults {
 
 /// One setting as `check-config` shows it.
 #[derive(Debug, Clone)]
-struct Row {
+struct EffectiveSetting {
     key: String,
     value: String,
-    source: Source,
+    source: ValueSource,
 }
 
 impl Settings {
     /// Every key with the value in force and where it comes from, one a line, secrets masked.
     pub fn effective(&self) -> impl fmt::Display + '_ {
-        Effective(self)
+        EffectiveSettings(self)
     }
 }
 
-struct Effective<'a>(&'a Settings);
+struct EffectiveSettings<'a>(&'a Settings);
 
-impl fmt::Display for Effective<'_> {
+impl fmt::Display for EffectiveSettings<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rows = || self.0.rows.iter();
         let keys = rows().map(|row| row.key.len()).max().unwrap_or(0);
         let values = rows().map(|row| row.value.chars().count()).max().unwrap_or(0).min(40);
-        for Row { key, value, source } in rows() {
+        for EffectiveSetting { key, value, source } in rows() {
             writeln!(f, "{key:keys$} = {value:values$}  # {source}")?;
         }
         if let Some(account) =
             self.0.bootstrap_instance.as_ref().and_then(|instance| instance.cloud_api.as_ref())
         {
-            let (name, number) = (legacy::INSTANCE, &account.phone_number_id);
+            let (name, number) = (legacy::INSTANCE_ID, &account.phone_number_id);
             writeln!(
                 f,
                 "\n# Instance {name:?} on the Cloud API, from PHONE_NUMBER_ID ({number}) and ACCESS_TOKEN"
@@ -147,26 +147,26 @@ fn assemble(
     env: Vec<(OsString, OsString)>,
     legacy: bool,
 ) -> Result<Settings, ConfigErrors> {
-    let mut layers = Layers::manual();
-    let variables = readable(env, &mut layers);
+    let mut layers = Layers::from_defaults();
+    let variables = utf8_variables(env, &mut layers);
     let named = variables.get(FILE_VARIABLE).filter(|path| !path.is_empty()).map(Path::new);
     if let Some(path) = file.or(named) {
         layers.add_file(path);
     }
     let mut warnings = Vec::new();
-    let legacy = legacy || admits_legacy(&variables, &mut layers);
-    let account = legacy.then(|| legacy::add(&mut layers, &variables)).flatten();
+    let legacy = legacy || legacy_enabled(&variables, &mut layers);
+    let account = legacy.then(|| legacy::apply(&mut layers, &variables)).flatten();
     layers.add_environment(&variables, &[FILE_VARIABLE, LEGACY_VARIABLE]);
 
     let settings = settings::read(&mut layers);
     let Some(mut settings) = settings.filter(|_| layers.problems.is_empty()) else {
         return Err(ConfigErrors { problems: layers.problems });
     };
-    check::advice(&layers, &settings, &mut warnings);
+    validation::add_warnings(&layers, &settings, &mut warnings);
     settings.warnings = warnings;
     settings.rows = layers
         .rows()
-        .map(|(key, value, source)| Row { key: key.to_owned(), value, source: source.clone() })
+        .map(|(key, value, source)| EffectiveSetting { key: key.to_owned(), value, source: source.clone() })
         .collect();
     if let Some(account) = account {
         bootstrap(&mut settings, account);
@@ -175,7 +175,7 @@ fn assemble(
 }
 
 /// The variables that are text. One of ours that is not is a problem; one of somebody else's is none of ours.
-fn readable(env: Vec<(OsString, OsString)>, layers: &mut Layers) -> BTreeMap<String, String> {
+fn utf8_variables(env: Vec<(OsString, OsString)>, layers: &mut Layers) -> BTreeMap<String, String> {
     let mut variables = BTreeMap::new();
     for (name, text) in env {
         match (name.into_string(), text.into_string()) {
@@ -183,7 +183,7 @@ fn readable(env: Vec<(OsString, OsString)>, layers: &mut Layers) -> BTreeMap<Str
                 variables.insert(name, text);
             }
             (Ok(name), Err(_)) if name.starts_with(layers::PREFIX) => {
-                layers.blame(Some(Source::Variable(name)), "its value is not UTF-8".to_owned());
+                layers.add_problem(Some(ValueSource::Variable(name)), "its value is not UTF-8".to_owned());
             }
             _ => {}
         }
@@ -191,20 +191,20 @@ fn readable(env: Vec<(OsString, OsString)>, layers: &mut Layers) -> BTreeMap<Str
     variables
 }
 
-fn admits_legacy(variables: &BTreeMap<String, String>, layers: &mut Layers) -> bool {
+fn legacy_enabled(variables: &BTreeMap<String, String>, layers: &mut Layers) -> bool {
     match variables.get(LEGACY_VARIABLE).map(|text| text.trim()) {
         Some("1" | "true") => true,
         None | Some("" | "0" | "false") => false,
         Some(other) => {
-            let source = Source::Variable(LEGACY_VARIABLE.to_owned());
-            layers.blame(Some(source), format!("is {other:?}; expected 1 or 0"));
+            let source = ValueSource::Variable(LEGACY_VARIABLE.to_owned());
+            layers.add_problem(Some(source), format!("is {other:?}; expected 1 or 0"));
             false
         }
     }
 }
 
-fn bootstrap(settings: &mut Settings, account: Account) {
-    let Ok(id) = legacy::INSTANCE.parse::<InstanceId>() else { return };
+fn bootstrap(settings: &mut Settings, account: LegacyAccount) {
+    let Ok(id) = legacy::INSTANCE_ID.parse::<InstanceId>() else { return };
     let CloudApiDefaults { base_url, api_version, verify_token, app_secret } = settings.cloud_api.clone();
     settings.bootstrap_instance = Some(InstanceConfig {
         id,
@@ -232,10 +232,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_key_of_the_manual_is_a_setting() {
-        let mut layers = Layers::manual();
+    fn every_default_key_is_read_as_a_setting() {
+        let mut layers = Layers::from_defaults();
         assert!(settings::read(&mut layers).is_some());
         assert_eq!(layers.problems, []);
-        assert_eq!(layers.unread(), Vec::<&str>::new());
+        assert_eq!(layers.unread_keys(), Vec::<&str>::new());
     }
 }

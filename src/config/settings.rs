@@ -6,8 +6,8 @@
 use std::num::NonZeroU32;
 
 use super::auth::Auth;
-use super::check;
 use super::layers::Layers;
+use super::validation;
 use super::value::{
     address, api_version, base_url, boolean, choice, count, duration, fraction, instance_id, list, log_level,
     non_zero, optional, origin, rate, rate_per_minute, size, text, web_version, websocket_url,
@@ -20,10 +20,10 @@ use relevo_provider::LinkedOptions;
 use relevo_store as store;
 
 /// sled refuses to work with next to nothing, and crawls with little more.
-const LEAST_CACHE: u64 = 1 << 20;
+const MIN_CACHE_BYTES: u64 = 1 << 20;
 
 /// A smaller log would forget events before anybody could read them.
-const LEAST_LOG: u64 = 1 << 20;
+const MIN_EVENT_LOG_BYTES: u64 = 1 << 20;
 
 /// Reads every key. `None` when a problem left something without a value; there may be problems beside `Some`.
 pub(super) fn read(layers: &mut Layers) -> Option<Settings> {
@@ -41,10 +41,10 @@ pub(super) fn read(layers: &mut Layers) -> Option<Settings> {
     let bulk = bulk(layers);
     let relay = relay(layers);
     let linked = linked(layers);
-    check::durations(layers, &queue, &retry, &instance);
-    check::linked(layers, &linked, &instance);
+    validation::durations(layers, &queue, &retry, &instance);
+    validation::linked(layers, &linked, &instance);
     if let (Some(http), Some(auth)) = (&http, &auth) {
-        check::door(layers, http, auth);
+        validation::http_access(layers, http, auth);
     }
     Some(Settings {
         data_dir: data_dir?.into(),
@@ -121,7 +121,7 @@ fn egress(layers: &mut Layers) -> egress::Options {
 
 fn store(layers: &mut Layers) -> store::Options {
     let mut options = store::Options::default();
-    layers.set(&mut options.cache_capacity, "store.cache_capacity", size(LEAST_CACHE));
+    layers.set(&mut options.cache_capacity, "store.cache_capacity", size(MIN_CACHE_BYTES));
     layers.set(&mut options.min_free_space, "store.min_free_space", size(0));
     options
 }
@@ -183,7 +183,7 @@ fn queue(layers: &mut Layers) -> queue::Options {
     layers.set(&mut options.bulk_expiry, "queue.bulk_expiry", optional(duration));
     layers.set(&mut options.ledger_retention, "queue.ledger_retention", duration);
     layers.set(&mut options.event_retention, "queue.event_retention", duration);
-    layers.set(&mut options.event_log_size, "queue.event_log_size", size(LEAST_LOG));
+    layers.set(&mut options.event_log_size, "queue.event_log_size", size(MIN_EVENT_LOG_BYTES));
     options
 }
 
@@ -274,7 +274,7 @@ fn cloud_api(layers: &mut Layers) -> Option<CloudApiDefaults> {
 }
 
 fn log(layers: &mut Layers) -> Option<telemetry::Options> {
-    let formats = [("text", telemetry::Format::Text), ("json", telemetry::Format::Json)];
+    let formats = [("text", telemetry::LogFormat::Text), ("json", telemetry::LogFormat::Json)];
     let level = layers.read("log.level", log_level);
     let format = layers.read("log.format", choice(formats));
     Some(telemetry::Options { level: level?, format: format? })

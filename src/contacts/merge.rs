@@ -21,7 +21,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_set_and_removed_and_nothing_is_merged_deeper() {
+    fn merge_sets_and_removes_top_level_keys_only() {
         let object = |value: Value| value.as_object().unwrap().clone();
         let mut data = object(json!({ "a": 1, "b": 2, "deep": { "x": 1, "y": 2 } }));
         let changes =

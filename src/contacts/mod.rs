@@ -7,28 +7,28 @@
 //! What it promises: what is answered is durable. A lookup is one read, however many entries there are. Lists are
 //! read in pages and cleared in small commits, so that a million entries hold up nobody.
 
+mod address_book;
 mod merge;
-mod numbers;
 mod storage;
-mod suppression;
-mod suppressions;
+mod suppression_list;
+mod suppression_storage;
 #[cfg(test)]
 mod tests;
 
-use relevo_domain::{ErrorKind, Invalid};
+use relevo_domain::{ErrorKind, ValidationError};
 use relevo_store as store;
 
+pub use address_book::{AddressBook, MAX_PHONES, SaveOutcome};
 pub use merge::DELETE;
-pub use numbers::{MAX_PHONES, Numbers, Saved};
-pub use storage::{Listed, Number, card};
-pub use suppression::{Why, release, suppress};
-pub use suppressions::{Entered, MAX_NOTE, Suppressed, Suppressions};
+pub use storage::{AddressBookEntry, AddressBookPage, find_in};
+pub use suppression_list::{AddSummary, MAX_NOTE_BYTES, SuppressionEntry, SuppressionList};
+pub use suppression_storage::{SuppressionReason, release, suppress};
 
 /// Why something about a contact could not be done.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
-    Invalid(#[from] Invalid),
+    Invalid(#[from] ValidationError),
     /// What is said about a number, its bytes as JSON, and how many there may be.
     #[error("{field} has {size} bytes as JSON; there may be {limit}")]
     TooLarge { field: &'static str, size: usize, limit: usize },
@@ -49,7 +49,7 @@ impl Error {
     }
 
     /// The field of the request that is wrong, when one is.
-    pub fn invalid(&self) -> Option<&Invalid> {
+    pub fn invalid(&self) -> Option<&ValidationError> {
         match self {
             Error::Invalid(invalid) => Some(invalid),
             _ => None,

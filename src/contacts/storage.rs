@@ -15,7 +15,7 @@ const PAGE_BYTES: usize = 4 << 20;
 
 /// Somebody in the address book.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Number {
+pub struct AddressBookEntry {
     pub phone: String,
     pub name: Option<String>,
     /// What the caller wants to remember; empty when nothing.
@@ -26,8 +26,8 @@ pub struct Number {
 
 /// A part of the address book, the latest change first.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Listed {
-    pub numbers: Vec<Number>,
+pub struct AddressBookPage {
+    pub entries: Vec<AddressBookEntry>,
     /// How many there are in all.
     pub total: u64,
     /// Behind which place to go on, when there is more.
@@ -36,7 +36,7 @@ pub struct Listed {
 
 /// `change` comes first, so that no two records of a phone begin with the same bytes.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Record {
+pub(super) struct AddressBookRecord {
     /// The place of the record among all changes.
     change: u64,
     name: Option<String>,
@@ -48,85 +48,87 @@ pub(super) struct Record {
 
 /// What is known about the address book as a whole.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct Book {
+pub(super) struct AddressBookMeta {
     pub total: u64,
     /// The place of the latest change.
     pub change: u64,
 }
 
 /// Who has this phone, within a change that is being made.
-pub fn card(tx: &Tx, phone: &str) -> Result<Option<Number>, Error> {
+pub fn find_in(tx: &Tx, phone: &str) -> Result<Option<AddressBookEntry>, Error> {
     if phone.is_empty() {
         return Ok(None);
     }
-    match store::get_large(&key_of(phone), |key| tx.get(key))? {
-        Some(bytes) => Ok(Some(number(phone, store::decode(&bytes)?)?)),
+    match store::get_large(&entry_key(phone), |key| tx.get(key))? {
+        Some(bytes) => Ok(Some(decode_entry(phone, store::decode(&bytes)?)?)),
         None => Ok(None),
     }
 }
 
 /// Writes an entry in the place of whatever was there. Tells whether something was.
-pub(super) fn put(tx: &mut Tx, number: &Number) -> Result<bool, Error> {
-    let replaced = take(tx, &number.phone)?;
-    let mut book = book(|key| tx.get(key))?;
+pub(super) fn put(tx: &mut Tx, number: &AddressBookEntry) -> Result<bool, Error> {
+    let replaced = delete(tx, &number.phone)?;
+    let mut book = read_meta(|key| tx.get(key))?;
     book.change += 1;
     book.total += 1;
-    let record = Record {
+    let record = AddressBookRecord {
         change: book.change,
         name: number.name.clone(),
         data: serde_json::to_string(&number.data).map_err(|cause| Error::Codec(cause.to_string()))?,
         created_at: number.created_at,
         updated_at: number.updated_at,
     };
-    store::put_large(tx, key_of(&number.phone), &store::encode(&record)?)?;
-    tx.put(order_of(book.change), number.phone.clone().into_bytes())?;
-    tx.put(book_key(), store::encode(&book)?)?;
+    store::put_large(tx, entry_key(&number.phone), &store::encode(&record)?)?;
+    tx.put(order_key(book.change), number.phone.clone().into_bytes())?;
+    tx.put(meta_key(), store::encode(&book)?)?;
     Ok(replaced)
 }
 
 /// Removes an entry. Tells whether there was one.
-pub(super) fn take(tx: &mut Tx, phone: &str) -> Result<bool, Error> {
-    let Some(bytes) = store::get_large(&key_of(phone), |key| tx.get(key))? else { return Ok(false) };
-    let record: Record = store::decode(&bytes)?;
-    store::delete_large(tx, key_of(phone))?;
-    tx.delete(order_of(record.change));
-    let mut book = book(|key| tx.get(key))?;
+pub(super) fn delete(tx: &mut Tx, phone: &str) -> Result<bool, Error> {
+    let Some(bytes) = store::get_large(&entry_key(phone), |key| tx.get(key))? else { return Ok(false) };
+    let record: AddressBookRecord = store::decode(&bytes)?;
+    store::delete_large(tx, entry_key(phone))?;
+    tx.delete(order_key(record.change));
+    let mut book = read_meta(|key| tx.get(key))?;
     book.total = book.total.saturating_sub(1);
-    tx.put(book_key(), store::encode(&book)?)?;
+    tx.put(meta_key(), store::encode(&book)?)?;
     Ok(true)
 }
 
 /// Removes up to `limit` of the entries that did not change after `until`; tells how many. Fewer than `limit`: no
 /// such entry is left.
-pub(super) fn take_oldest(tx: &mut Tx, until: u64, limit: usize) -> Result<u64, Error> {
+pub(super) fn delete_oldest(tx: &mut Tx, until: u64, limit: usize) -> Result<u64, Error> {
     let phones: Vec<Vec<u8>> = {
         let end = Key::new(Space::ContactOrder).after_prefix();
-        let entries = tx.range(&order_of(until), &end).take(limit);
+        let entries = tx.range(&order_key(until), &end).take(limit);
         entries.map(|entry| entry.map(|(_, phone)| phone)).collect::<Result<_, _>>()?
     };
     let mut taken = 0;
     for phone in phones {
-        taken += u64::from(take(tx, &text(phone)?)?);
+        taken += u64::from(delete(tx, &phone_from_bytes(phone)?)?);
     }
     Ok(taken)
 }
 
-pub(super) fn book(get: impl Fn(&Key) -> Result<Option<Vec<u8>>, Error>) -> Result<Book, Error> {
-    get(&book_key())?.map_or_else(|| Ok(Book::default()), |bytes| store::decode(&bytes))
+pub(super) fn read_meta(
+    get: impl Fn(&Key) -> Result<Option<Vec<u8>>, Error>,
+) -> Result<AddressBookMeta, Error> {
+    get(&meta_key())?.map_or_else(|| Ok(AddressBookMeta::default()), |bytes| store::decode(&bytes))
 }
 
-pub(super) fn get(store: &Store, phone: &str) -> Result<Option<Number>, Error> {
+pub(super) fn get(store: &Store, phone: &str) -> Result<Option<AddressBookEntry>, Error> {
     if phone.is_empty() {
         return Ok(None);
     }
-    match read(store, &key_of(phone))? {
-        Some(bytes) => Ok(Some(number(phone, store::decode(&bytes)?)?)),
+    match read_whole(store, &entry_key(phone))? {
+        Some(bytes) => Ok(Some(decode_entry(phone, store::decode(&bytes)?)?)),
         None => Ok(None),
     }
 }
 
 /// A record in one piece. Its parts are read one by one; when the record changed meanwhile, they are read again.
-fn read(store: &Store, key: &Key) -> Result<Option<Vec<u8>>, Error> {
+fn read_whole(store: &Store, key: &Key) -> Result<Option<Vec<u8>>, Error> {
     loop {
         let before = store.get(key)?;
         let bytes = store::get_large(key, |key| store.get(key));
@@ -137,9 +139,9 @@ fn read(store: &Store, key: &Key) -> Result<Option<Vec<u8>>, Error> {
 }
 
 /// Reads a page: belongs on a blocking thread.
-pub(super) fn list(store: &Store, after: Option<u64>, limit: usize) -> Result<Listed, Error> {
+pub(super) fn list(store: &Store, after: Option<u64>, limit: usize) -> Result<AddressBookPage, Error> {
     let start = match after {
-        Some(change) => order_of(change).successor(),
+        Some(change) => order_key(change).successor(),
         None => Key::new(Space::ContactOrder),
     };
     let (mut numbers, mut bytes, mut last, mut more) = (Vec::new(), 0, 0, false);
@@ -149,23 +151,23 @@ pub(super) fn list(store: &Store, after: Option<u64>, limit: usize) -> Result<Li
             break;
         }
         let (order, phone) = entry?;
-        let phone = text(phone)?;
+        let phone = phone_from_bytes(phone)?;
         // Gone since the order was read, or moved to the front: not a part of this page either way.
-        let Some(stored) = read(store, &key_of(&phone))? else { continue };
-        let record: Record = store::decode(&stored)?;
-        if order_of(record.change).as_slice() == order {
+        let Some(stored) = read_whole(store, &entry_key(&phone))? else { continue };
+        let record: AddressBookRecord = store::decode(&stored)?;
+        if order_key(record.change).as_slice() == order {
             bytes += stored.len();
             last = record.change;
-            numbers.push(number(&phone, record)?);
+            numbers.push(decode_entry(&phone, record)?);
         }
     }
-    let total = book(|key| store.get(key))?.total;
-    Ok(Listed { numbers, total, next: more.then_some(last) })
+    let total = read_meta(|key| store.get(key))?.total;
+    Ok(AddressBookPage { entries: numbers, total, next: more.then_some(last) })
 }
 
-fn number(phone: &str, record: Record) -> Result<Number, Error> {
+fn decode_entry(phone: &str, record: AddressBookRecord) -> Result<AddressBookEntry, Error> {
     let data = serde_json::from_str(&record.data).map_err(|cause| Error::Codec(cause.to_string()))?;
-    Ok(Number {
+    Ok(AddressBookEntry {
         phone: phone.to_owned(),
         name: record.name,
         data,
@@ -174,18 +176,18 @@ fn number(phone: &str, record: Record) -> Result<Number, Error> {
     })
 }
 
-fn text(phone: Vec<u8>) -> Result<String, Error> {
+fn phone_from_bytes(phone: Vec<u8>) -> Result<String, Error> {
     String::from_utf8(phone).map_err(|cause| Error::Codec(cause.to_string()))
 }
 
-fn key_of(phone: &str) -> Key {
+fn entry_key(phone: &str) -> Key {
     Key::new(Space::Contact).bytes(phone.as_bytes())
 }
 
-fn book_key() -> Key {
-    key_of("")
+fn meta_key() -> Key {
+    entry_key("")
 }
 
-fn order_of(change: u64) -> Key {
+fn order_key(change: u64) -> Key {
     Key::new(Space::ContactOrder).u64(u64::MAX - change)
 }

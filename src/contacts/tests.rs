@@ -8,27 +8,29 @@ use tempfile::TempDir;
 use relevo_clock::Clock;
 use relevo_domain::{Recipient, Timestamp};
 use relevo_metrics::Metrics;
-use relevo_store::{self as store, Folder, Store};
+use relevo_store::{self as store, DataFolder, Store};
 
-use super::{Error, Numbers, Saved, Suppressions, Why, card, release, suppress};
+use super::{
+    AddressBook, Error, SaveOutcome, SuppressionList, SuppressionReason, find_in, release, suppress,
+};
 
-struct Bench {
+struct ContactsFixture {
     store: Store,
     clock: Clock,
-    _folder: (Folder, TempDir),
+    _folder: (DataFolder, TempDir),
 }
 
-impl Bench {
+impl ContactsFixture {
     fn open() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(dir.path()).unwrap();
+        let folder = DataFolder::open(dir.path()).unwrap();
         let (store, _) = Store::open(&folder, &store::Options::default(), Metrics::default()).unwrap();
-        let clock = Clock::following_tokio(Timestamp(1_700_000_000_000));
+        let clock = Clock::from_tokio(Timestamp(1_700_000_000_000));
         Self { store, clock, _folder: (folder, dir) }
     }
 
-    fn numbers(&self) -> Numbers {
-        Numbers::new(self.store.clone(), self.clock)
+    fn address_book(&self) -> AddressBook {
+        AddressBook::new(self.store.clone(), self.clock)
     }
 }
 
@@ -36,20 +38,20 @@ fn object(value: Value) -> Map<String, Value> {
     value.as_object().unwrap().clone()
 }
 
-async fn phones(numbers: &Numbers, after: Option<u64>, limit: usize) -> (Vec<String>, Option<u64>, u64) {
+async fn phones(numbers: &AddressBook, after: Option<u64>, limit: usize) -> (Vec<String>, Option<u64>, u64) {
     let listed = numbers.list(after, limit).await.unwrap();
-    (listed.numbers.into_iter().map(|number| number.phone).collect(), listed.next, listed.total)
+    (listed.entries.into_iter().map(|number| number.phone).collect(), listed.next, listed.total)
 }
 
 #[tokio::test]
-async fn saving_again_forgets_what_was_there_and_the_latest_change_comes_first() {
-    let bench = Bench::open();
-    let numbers = bench.numbers();
+async fn saving_again_replaces_the_entry_and_lists_it_first() {
+    let bench = ContactsFixture::open();
+    let numbers = bench.address_book();
     let old = object(json!({ "email": "a@b.c" }));
-    assert_eq!(numbers.save("1".into(), Some("Ana".into()), old).await.unwrap(), Saved::Created);
-    assert_eq!(numbers.save("2".into(), None, Map::new()).await.unwrap(), Saved::Created);
+    assert_eq!(numbers.save("1".into(), Some("Ana".into()), old).await.unwrap(), SaveOutcome::Created);
+    assert_eq!(numbers.save("2".into(), None, Map::new()).await.unwrap(), SaveOutcome::Created);
     assert_eq!(phones(&numbers, None, 10).await, (vec!["2".to_owned(), "1".to_owned()], None, 2));
-    assert_eq!(numbers.save("1".into(), None, Map::new()).await.unwrap(), Saved::Recreated);
+    assert_eq!(numbers.save("1".into(), None, Map::new()).await.unwrap(), SaveOutcome::Replaced);
     assert_eq!(phones(&numbers, None, 10).await, (vec!["1".to_owned(), "2".to_owned()], None, 2));
     let found = numbers.get("1").unwrap().unwrap();
     assert_eq!((found.name, found.data), (None, Map::new()));
@@ -62,9 +64,9 @@ async fn saving_again_forgets_what_was_there_and_the_latest_change_comes_first()
 }
 
 #[tokio::test]
-async fn phones_are_what_the_caller_writes() {
-    let bench = Bench::open();
-    let numbers = bench.numbers();
+async fn phones_are_stored_verbatim() {
+    let bench = ContactsFixture::open();
+    let numbers = bench.address_book();
     for phone in ["+57 300", "57300", "ñ/☎", " "] {
         numbers.save(phone.into(), None, object(json!({ "as": phone }))).await.unwrap();
     }
@@ -77,9 +79,9 @@ async fn phones_are_what_the_caller_writes() {
 }
 
 #[tokio::test]
-async fn data_is_large_and_bounded() {
-    let bench = Bench::open();
-    let numbers = bench.numbers();
+async fn entry_data_may_be_large_up_to_its_limit() {
+    let bench = ContactsFixture::open();
+    let numbers = bench.address_book();
     let large = object(json!({ "text": "x".repeat(60_000) }));
     numbers.save("1".into(), None, large.clone()).await.unwrap();
     assert_eq!(numbers.get("1").unwrap().unwrap().data, large);
@@ -91,10 +93,10 @@ async fn data_is_large_and_bounded() {
 }
 
 #[tokio::test]
-async fn twenty_thousand_are_paged_counted_looked_up_and_cleared() {
+async fn address_book_pages_counts_and_clears_twenty_thousand_entries() {
     const ALL: usize = 20_000;
-    let bench = Bench::open();
-    let numbers = bench.numbers();
+    let bench = ContactsFixture::open();
+    let numbers = bench.address_book();
     for batch in 0..20 {
         let saving = (0..ALL / 20).map(|n| {
             let (numbers, phone) = (numbers.clone(), format!("57{:08}", batch * (ALL / 20) + n));
@@ -126,36 +128,37 @@ async fn twenty_thousand_are_paged_counted_looked_up_and_cleared() {
 }
 
 #[tokio::test]
-async fn a_card_is_seen_within_the_change_that_asks() {
-    let bench = Bench::open();
-    bench.numbers().save("573001234567".into(), Some("Ana".into()), Map::new()).await.unwrap();
-    let found =
-        bench.store.write(|tx| Ok((card(tx, "573001234567")?, card(tx, "+573001234567")?, card(tx, "")?)));
+async fn find_in_reads_within_the_transaction() {
+    let bench = ContactsFixture::open();
+    bench.address_book().save("573001234567".into(), Some("Ana".into()), Map::new()).await.unwrap();
+    let found = bench
+        .store
+        .write(|tx| Ok((find_in(tx, "573001234567")?, find_in(tx, "+573001234567")?, find_in(tx, "")?)));
     let (known, other, nobody) = found.await.unwrap();
     assert_eq!(known.unwrap().name.as_deref(), Some("Ana"));
     assert_eq!((other, nobody), (None, None));
 }
 
 #[tokio::test]
-async fn somebody_is_on_the_list_once_in_every_spelling_and_keeps_the_first_reason() {
-    let bench = Bench::open();
-    let list = Suppressions::new(bench.store.clone(), bench.clock);
+async fn recipient_is_suppressed_once_and_keeps_the_first_reason() {
+    let bench = ContactsFixture::open();
+    let list = SuppressionList::new(bench.store.clone(), bench.clock);
     let who = |text: &str| text.parse::<Recipient>().unwrap();
     let (ana, at) = (who("+57 300 123 4567"), bench.clock.now());
     let same = ana.clone();
-    assert!(bench.store.write(move |tx| suppress(tx, &same, Why::Keyword, at)).await.unwrap());
+    assert!(bench.store.write(move |tx| suppress(tx, &same, SuppressionReason::Keyword, at)).await.unwrap());
     let people = vec![who("573001234567"), who("573001234568"), who("CO.abc"), who("573001234568")];
-    let entered = list.enter(people, Why::File, Some("import".to_owned())).await.unwrap();
-    assert_eq!((entered.added, entered.already), (2, 2));
-    assert!(list.holds(&ana).unwrap() && !list.holds(&who("573001234569")).unwrap());
-    assert_eq!(list.get(&ana).unwrap().unwrap().why, Why::Keyword);
+    let entered = list.add(people, SuppressionReason::File, Some("import".to_owned())).await.unwrap();
+    assert_eq!((entered.added, entered.existing), (2, 2));
+    assert!(list.contains(&ana).unwrap() && !list.contains(&who("573001234569")).unwrap());
+    assert_eq!(list.get(&ana).unwrap().unwrap().reason, SuppressionReason::Keyword);
     let first = list.list(None, 2).await.unwrap();
     assert_eq!(
-        first.iter().map(|entry| entry.who.to_string()).collect::<Vec<_>>(),
+        first.iter().map(|entry| entry.recipient.to_string()).collect::<Vec<_>>(),
         ["573001234567", "573001234568"]
     );
-    let rest = list.list(Some(first[1].who.clone()), 2).await.unwrap();
+    let rest = list.list(Some(first[1].recipient.clone()), 2).await.unwrap();
     assert_eq!((rest.len(), rest[0].note.as_deref()), (1, Some("import")));
-    assert!(list.release(ana.clone()).await.unwrap() && !list.holds(&ana).unwrap());
+    assert!(list.release(ana.clone()).await.unwrap() && !list.contains(&ana).unwrap());
     assert!(!bench.store.write(move |tx| release(tx, &ana)).await.unwrap());
 }

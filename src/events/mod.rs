@@ -10,9 +10,9 @@
 //! durable sequence of each log is published after the sync of each commit; a reader that has everything waits for it
 //! to move, and one that has not reads up to it without waiting for the disk.
 
-mod kinds;
+mod cursor;
+mod filter;
 mod log;
-mod places;
 mod record;
 mod scan;
 #[cfg(test)]
@@ -21,17 +21,17 @@ mod tests;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use relevo_domain::{ErrorKind, InstanceNumber, Invalid, Timestamp};
+use relevo_domain::{ErrorKind, InstanceNumber, Timestamp, ValidationError};
 use relevo_store::{self as store, Key, Space, Store, Tx};
 
-pub use kinds::Kinds;
-pub use log::{Log, read};
-pub use places::Places;
-pub use scan::{Item, Page, Wanted, page};
+pub use cursor::LogCursor;
+pub use filter::EventFilter;
+pub use log::{EventLog, read};
+pub use scan::{LogItem, LogPage, LogPageQuery, page};
 
 #[cfg(test)]
 pub(crate) use record::decode;
-use record::{Head, Tail, event_key, log_end, tail_key};
+use record::{EventHeader, LogTail, event_key, log_end, tail_key};
 
 /// The kind of the event that stands for events which the log has forgotten before a reader took them. Its data is
 /// `{"from": first sequence, "to": last sequence, "missing": how many}`; its sequence is `to`. Every reader is told
@@ -72,7 +72,7 @@ impl Envelope {
 
 /// What of a log is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Keep {
+pub struct RetentionLimits {
     /// Events before this moment go.
     pub since: Timestamp,
     /// The oldest go until the rest has no more bytes than this.
@@ -83,7 +83,7 @@ pub struct Keep {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
-    Place(#[from] Invalid),
+    Cursor(#[from] ValidationError),
     #[error(transparent)]
     Store(#[from] store::Error),
 }
@@ -91,7 +91,7 @@ pub enum Error {
 impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Place(_) => ErrorKind::Invalid,
+            Error::Cursor(_) => ErrorKind::Invalid,
             Error::Store(error) => error.kind(),
         }
     }
@@ -100,11 +100,11 @@ impl Error {
 /// Appends an event to an instance's log and tells its sequence.
 pub fn append(tx: &mut Tx, instance: InstanceNumber, event: &Event) -> Result<u64, store::Error> {
     let tail = tail_key(instance);
-    let Tail { sequence, bytes } = Tail::read(tx.get(&tail)?)?;
+    let LogTail { sequence, bytes } = LogTail::read(tx.get(&tail)?)?;
     let sequence = sequence + 1;
     let record = record::encode(event, bytes)?;
     let size = u64::try_from(record.len()).unwrap_or(u64::MAX);
-    tx.put(tail, Tail { sequence, bytes: bytes.saturating_add(size) }.to_vec())?;
+    tx.put(tail, LogTail { sequence, bytes: bytes.saturating_add(size) }.to_vec())?;
     store::put_large(tx, event_key(instance, sequence), &record)?;
     Ok(sequence)
 }
@@ -120,17 +120,22 @@ pub fn watch(store: &Store, instance: Option<InstanceNumber>) -> watch::Receiver
 
 /// The sequence of the newest durable event of an instance; 0 when it has none. Looks at memory only.
 pub fn last_sequence(store: &Store, instance: InstanceNumber) -> Result<u64, store::Error> {
-    Ok(Tail::read(store.durable_tail(&tail_key(instance)))?.sequence)
+    Ok(LogTail::read(store.durable_tail(&tail_key(instance)))?.sequence)
 }
 
 /// Deletes up to `limit` events, oldest first, that need not be kept; tells how many it deleted.
-pub fn trim(tx: &mut Tx, instance: InstanceNumber, keep: &Keep, limit: usize) -> Result<usize, store::Error> {
-    let tail = Tail::read(tx.get(&tail_key(instance))?)?;
+pub fn trim(
+    tx: &mut Tx,
+    instance: InstanceNumber,
+    keep: &RetentionLimits,
+    limit: usize,
+) -> Result<usize, store::Error> {
+    let tail = LogTail::read(tx.get(&tail_key(instance))?)?;
     let mut old = Vec::new();
     for entry in tx.range(&event_key(instance, 0), &log_end(instance)).take(limit) {
         let (key, value) = entry?;
         // What cannot be read is of use to nobody; it goes when its turn comes.
-        let needless = Head::read(store::head_of_large(&value)?)
+        let needless = EventHeader::read(store::large_prefix(&value)?)
             .is_none_or(|head| head.at < keep.since || tail.bytes.saturating_sub(head.offset) > keep.bytes);
         if !needless {
             break;

@@ -9,7 +9,7 @@ use super::Event;
 
 /// The end of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Tail {
+pub(super) struct LogTail {
     /// Of the newest event.
     pub sequence: u64,
     /// Bytes of all events that were ever appended. Less the offset of the oldest that is left, that is the log's
@@ -17,10 +17,10 @@ pub(super) struct Tail {
     pub bytes: u64,
 }
 
-impl Tail {
+impl LogTail {
     pub fn read(value: Option<Vec<u8>>) -> Result<Self, Error> {
         let Some(value) = value else { return Ok(Self::default()) };
-        let read = || Some(Self { sequence: number(&value, 0)?, bytes: number(&value, 8)? });
+        let read = || Some(Self { sequence: u64_at(&value, 0)?, bytes: u64_at(&value, 8)? });
         read().ok_or_else(|| Error::Codec("the tail of an event log is cut short".to_owned()))
     }
 
@@ -31,7 +31,7 @@ impl Tail {
 
 /// What the beginning of a record tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Head {
+pub(super) struct EventHeader {
     /// Bytes that were ever appended to the log before this event.
     pub offset: u64,
     pub at: Timestamp,
@@ -40,10 +40,10 @@ pub(super) struct Head {
     data: usize,
 }
 
-impl Head {
+impl EventHeader {
     /// `None` for what [`encode`] did not write.
     pub fn read(record: &[u8]) -> Option<Self> {
-        let (offset, at) = (number(record, 0)?, Timestamp(number(record, 8)?));
+        let (offset, at) = (u64_at(record, 0)?, Timestamp(u64_at(record, 8)?));
         let data = 17 + usize::from(*record.get(16)?);
         let kind = std::str::from_utf8(record.get(17..data)?).ok()?.to_owned();
         Some(Self { offset, at, kind, data })
@@ -65,7 +65,8 @@ pub(super) fn encode(event: &Event, offset: u64) -> Result<Vec<u8>, Error> {
 }
 
 pub fn decode(record: &[u8]) -> Result<Event, Error> {
-    let head = Head::read(record).ok_or_else(|| Error::Codec("an event's head is cut short".to_owned()))?;
+    let head =
+        EventHeader::read(record).ok_or_else(|| Error::Codec("an event's head is cut short".to_owned()))?;
     let data = record.get(head.data..).unwrap_or_default();
     let data = serde_json::from_slice(data).map_err(|cause| Error::Codec(cause.to_string()))?;
     Ok(Event { kind: head.kind, at: head.at, data })
@@ -76,7 +77,7 @@ pub(super) fn event_key(instance: InstanceNumber, sequence: u64) -> Key {
 }
 
 pub(super) fn sequence_of(key: &[u8]) -> u64 {
-    number(key, 5).unwrap_or_default()
+    u64_at(key, 5).unwrap_or_default()
 }
 
 pub(super) fn log_end(instance: InstanceNumber) -> Key {
@@ -87,6 +88,6 @@ pub(super) fn tail_key(instance: InstanceNumber) -> Key {
     Key::new(Space::EventTail).u32(instance.get())
 }
 
-fn number(bytes: &[u8], at: usize) -> Option<u64> {
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..)?.first_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes))
 }

@@ -4,18 +4,18 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use relevo_domain::{InstanceNumber, Timestamp};
-use relevo_store::{self as store, Entry, Error, Key, Store};
+use relevo_store::{self as store, Error, Key, KeyValue, Store};
 
-use super::record::{self, Head, event_key, sequence_of};
-use super::{Envelope, Kinds, Places, last_sequence};
+use super::record::{self, EventHeader, event_key, sequence_of};
+use super::{Envelope, EventFilter, LogCursor, last_sequence};
 
 /// Events that one page looks at, at most, wanted or not.
-const MAX_LOOKS: usize = 10_000;
+const MAX_SCANNED: usize = 10_000;
 
 /// What a page should hold.
 #[derive(Debug, Clone)]
-pub struct Wanted {
-    pub kinds: Kinds,
+pub struct LogPageQuery {
+    pub kinds: EventFilter,
     /// Events, at most.
     pub limit: usize,
     /// Bytes of events, about: a page ends with the event that reaches them.
@@ -26,17 +26,17 @@ pub struct Wanted {
 
 /// What was read at one place: an event, or the gap where events were.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Item {
+pub struct LogItem {
     pub instance: InstanceNumber,
     pub envelope: Envelope,
 }
 
 /// What was read, and from where to go on.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Page {
-    pub items: Vec<Item>,
+pub struct LogPage {
+    pub items: Vec<LogItem>,
     /// Behind everything that was looked at. It may have moved though there are no items.
-    pub next: Places,
+    pub next: LogCursor,
     /// Nothing was left when this was read.
     pub at_end: bool,
 }
@@ -46,10 +46,10 @@ pub struct Page {
 pub fn page(
     store: &Store,
     instances: &[InstanceNumber],
-    from: &Places,
-    wanted: &Wanted,
-) -> Result<Page, Error> {
-    let mut page = Page { next: from.clone(), ..Page::default() };
+    from: &LogCursor,
+    wanted: &LogPageQuery,
+) -> Result<LogPage, Error> {
+    let mut page = LogPage { next: from.clone(), ..LogPage::default() };
     let (mut logs, mut heads) = (Vec::with_capacity(instances.len()), BinaryHeap::new());
     for &instance in instances {
         let tail = last_sequence(store, instance)?;
@@ -57,7 +57,7 @@ pub fn page(
         if after.is_some_and(|after| after >= tail) {
             continue;
         }
-        let mut log = LogReader::open(store, instance, after, tail);
+        let mut log = LogScan::open(store, instance, after, tail);
         match log.advance(wanted.now)? {
             Some(at) => heads.push(Reverse((at, logs.len()))),
             // Nothing is left of it: who begins now missed nothing, and goes on behind what was there.
@@ -66,17 +66,17 @@ pub fn page(
         logs.push(log);
     }
     let (mut looks, mut bytes, mut disturbed) = (0, 0, false);
-    while page.items.len() < wanted.limit && bytes < wanted.bytes && looks < MAX_LOOKS {
+    while page.items.len() < wanted.limit && bytes < wanted.bytes && looks < MAX_SCANNED {
         let Some(Reverse((_, index))) = heads.pop() else { break };
         let Some(log) = logs.get_mut(index) else { break };
-        let Some(found) = log.found.take() else { break };
+        let Some(found) = log.current.take() else { break };
         looks += 1;
         let sequence = found.sequence();
-        if wanted.kinds.want(found.kind()) {
+        if wanted.kinds.matches(found.kind()) {
             match found.load(store)? {
                 Some((envelope, size)) => {
                     bytes += size;
-                    page.items.push(Item { instance: log.instance, envelope });
+                    page.items.push(LogItem { instance: log.instance, envelope });
                 }
                 // Forgotten since it was found: the next page tells.
                 None => {
@@ -95,100 +95,100 @@ pub fn page(
 }
 
 /// One log on the way through a page.
-struct LogReader {
+struct LogScan {
     instance: InstanceNumber,
     /// The last sequence that was read; `None` at the beginning.
-    place: Option<u64>,
+    position: Option<u64>,
     /// The newest durable event of the moment at which the page began. Everything up to it is there, or was forgotten.
     tail: u64,
-    entries: Box<dyn Iterator<Item = Result<Entry, Error>>>,
+    entries: Box<dyn Iterator<Item = Result<KeyValue, Error>>>,
     /// Found behind a gap, while the gap is told.
-    held: Option<Found>,
-    found: Option<Found>,
+    pending: Option<ScannedEntry>,
+    current: Option<ScannedEntry>,
     /// Read to its tail.
     finished: bool,
 }
 
-enum Found {
-    Event { key: Key, sequence: u64, head: Head },
+enum ScannedEntry {
+    Event { key: Key, sequence: u64, head: EventHeader },
     Gap(Envelope),
 }
 
-impl LogReader {
+impl LogScan {
     fn open(store: &Store, instance: InstanceNumber, after: Option<u64>, tail: u64) -> Self {
         let start = event_key(instance, after.map_or(0, |after| after.saturating_add(1)));
         let entries = store.range(&start, &event_key(instance, tail.saturating_add(1)));
         Self {
             instance,
-            place: after,
+            position: after,
             tail,
             entries: Box::new(entries),
-            held: None,
-            found: None,
+            pending: None,
+            current: None,
             finished: false,
         }
     }
 
     /// Finds what comes next, and tells its time.
     fn advance(&mut self, now: Timestamp) -> Result<Option<Timestamp>, Error> {
-        let next = match self.held.take() {
+        let next = match self.pending.take() {
             Some(held) => Some(held),
-            None => self.entries.next().transpose()?.map(Found::read).transpose()?,
+            None => self.entries.next().transpose()?.map(ScannedEntry::read).transpose()?,
         };
-        let found = match (next, self.place) {
+        let found = match (next, self.position) {
             (Some(next), Some(place)) if next.sequence() > place.saturating_add(1) => {
                 let gap = Envelope::gap(place + 1, next.sequence() - 1, next.at());
-                self.held = Some(next);
-                Some(Found::Gap(gap))
+                self.pending = Some(next);
+                Some(ScannedEntry::Gap(gap))
             }
             (Some(next), _) => Some(next),
             (None, Some(place)) if place < self.tail => {
-                Some(Found::Gap(Envelope::gap(place + 1, self.tail, now)))
+                Some(ScannedEntry::Gap(Envelope::gap(place + 1, self.tail, now)))
             }
             (None, _) => None,
         };
         self.finished = found.is_none();
-        self.found = found;
-        if let Some(found) = &self.found {
-            self.place = Some(found.sequence());
+        self.current = found;
+        if let Some(found) = &self.current {
+            self.position = Some(found.sequence());
         }
-        Ok(self.found.as_ref().map(Found::at))
+        Ok(self.current.as_ref().map(ScannedEntry::at))
     }
 }
 
-impl Found {
-    fn read((key, value): Entry) -> Result<Self, Error> {
-        let head = Head::read(store::head_of_large(&value)?);
+impl ScannedEntry {
+    fn read((key, value): KeyValue) -> Result<Self, Error> {
+        let head = EventHeader::read(store::large_prefix(&value)?);
         let head = head.ok_or_else(|| Error::Codec("an event's head is cut short".to_owned()))?;
-        Ok(Found::Event { sequence: sequence_of(&key), key: Key::from(key), head })
+        Ok(ScannedEntry::Event { sequence: sequence_of(&key), key: Key::from(key), head })
     }
 
     fn sequence(&self) -> u64 {
         match self {
-            Found::Event { sequence, .. } => *sequence,
-            Found::Gap(envelope) => envelope.sequence,
+            ScannedEntry::Event { sequence, .. } => *sequence,
+            ScannedEntry::Gap(envelope) => envelope.sequence,
         }
     }
 
     fn at(&self) -> Timestamp {
         match self {
-            Found::Event { head, .. } => head.at,
-            Found::Gap(envelope) => envelope.event.at,
+            ScannedEntry::Event { head, .. } => head.at,
+            ScannedEntry::Gap(envelope) => envelope.event.at,
         }
     }
 
     fn kind(&self) -> &str {
         match self {
-            Found::Event { head, .. } => &head.kind,
-            Found::Gap(envelope) => &envelope.event.kind,
+            ScannedEntry::Event { head, .. } => &head.kind,
+            ScannedEntry::Gap(envelope) => &envelope.event.kind,
         }
     }
 
     /// The whole of it with its size; `None` when the log has forgotten it meanwhile.
     fn load(self, store: &Store) -> Result<Option<(Envelope, usize)>, Error> {
         match self {
-            Found::Gap(envelope) => Ok(Some((envelope, 0))),
-            Found::Event { key, sequence, .. } => {
+            ScannedEntry::Gap(envelope) => Ok(Some((envelope, 0))),
+            ScannedEntry::Event { key, sequence, .. } => {
                 // A part may go between the head and the rest: then the head is gone by now, too.
                 let record = match store::get_large(&key, |key| store.get(key)) {
                     Err(_) if store.get(&key)?.is_none() => None,

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use relevo_metrics::Metrics;
-use relevo_store::{Closing, Folder, Options};
+use relevo_store::{DataFolder, Options, WriterExit};
 
 const ONE: InstanceNumber = InstanceNumber::FIRST;
 
@@ -11,24 +11,24 @@ fn two() -> InstanceNumber {
 }
 
 /// A store with nothing in it.
-struct World {
+struct EventLogFixture {
     store: Store,
-    log: Log,
-    closing: Closing,
-    folder: Folder,
+    log: EventLog,
+    closing: WriterExit,
+    folder: DataFolder,
     _dir: tempfile::TempDir,
 }
 
-impl World {
+impl EventLogFixture {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(dir.path()).unwrap();
+        let folder = DataFolder::open(dir.path()).unwrap();
         Self::open(folder, dir)
     }
 
-    fn open(folder: Folder, dir: tempfile::TempDir) -> Self {
+    fn open(folder: DataFolder, dir: tempfile::TempDir) -> Self {
         let (store, closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
-        Self { log: Log::new(store.clone()), store, closing, folder, _dir: dir }
+        Self { log: EventLog::new(store.clone()), store, closing, folder, _dir: dir }
     }
 
     /// The same store, after the node was stopped and started.
@@ -45,13 +45,13 @@ impl World {
     }
 
     async fn trim(&self, instance: InstanceNumber, since: u64, bytes: u64) -> usize {
-        let keep = Keep { since: Timestamp(since), bytes };
+        let keep = RetentionLimits { since: Timestamp(since), bytes };
         self.store.write(move |tx| trim(tx, instance, &keep, 1000)).await.unwrap()
     }
 
-    async fn page(&self, from: &Places, limit: usize, kinds: &[&str]) -> Page {
-        let kinds = Kinds::parse(kinds.iter().map(|&name| name.to_owned()).collect()).unwrap();
-        let wanted = Wanted { kinds, limit, bytes: 1 << 20, now: Timestamp(999) };
+    async fn page(&self, from: &LogCursor, limit: usize, kinds: &[&str]) -> LogPage {
+        let kinds = EventFilter::parse(kinds.iter().map(|&name| name.to_owned()).collect()).unwrap();
+        let wanted = LogPageQuery { kinds, limit, bytes: 1 << 20, now: Timestamp(999) };
         self.log.page(&[ONE, two()], from, &wanted).await.unwrap()
     }
 }
@@ -61,12 +61,12 @@ fn event(kind: &str, at: u64, size: usize) -> Event {
     Event { kind: kind.to_owned(), at: Timestamp(at), data }
 }
 
-fn sequences(page: &Page) -> Vec<(u32, u64)> {
+fn sequences(page: &LogPage) -> Vec<(u32, u64)> {
     page.items.iter().map(|item| (item.instance.get(), item.envelope.sequence)).collect()
 }
 
 /// The gaps of a page: from, to, missing.
-fn gaps(page: &Page) -> Vec<(u64, u64, u64)> {
+fn gaps(page: &LogPage) -> Vec<(u64, u64, u64)> {
     let number = |data: &Value, name: &str| data[name].as_u64().unwrap();
     let gaps = page.items.iter().map(|item| &item.envelope.event).filter(|event| event.kind == GAP);
     gaps.map(|event| {
@@ -77,8 +77,8 @@ fn gaps(page: &Page) -> Vec<(u64, u64, u64)> {
 }
 
 #[tokio::test]
-async fn events_come_back_in_order_whole_and_from_any_place() {
-    let world = World::new();
+async fn events_are_read_in_order_from_any_sequence() {
+    let world = EventLogFixture::new();
     let mut tails = watch(&world.store, None);
     for n in 1..=5 {
         world.append(ONE, "raw", n, 5000).await;
@@ -95,8 +95,8 @@ async fn events_come_back_in_order_whole_and_from_any_place() {
 }
 
 #[tokio::test]
-async fn a_log_keeps_as_many_bytes_as_it_may() {
-    let world = World::new();
+async fn log_is_trimmed_to_its_byte_limit() {
+    let world = EventLogFixture::new();
     for n in 1..=10 {
         world.append(ONE, "raw", n, 10_000).await;
         world.append(two(), "raw", n, 10).await;
@@ -113,45 +113,45 @@ async fn a_log_keeps_as_many_bytes_as_it_may() {
 }
 
 #[tokio::test]
-async fn a_reader_whose_place_was_overrun_is_told_and_goes_on() {
-    let world = World::new();
+async fn reader_behind_the_log_gets_a_gap_and_continues() {
+    let world = EventLogFixture::new();
     for n in 1..=9 {
         world.append(ONE, "raw", n, 1).await;
     }
     world.trim(ONE, 6, u64::MAX).await;
-    let page = world.page(&Places::one(ONE, 2), 100, &["message"]).await;
+    let page = world.page(&LogCursor::single(ONE, 2), 100, &["message"]).await;
     assert_eq!((gaps(&page), sequences(&page)), (vec![(3, 5, 3)], vec![(1, 5)]), "whatever it filters");
     assert_eq!(page.items[0].envelope.event.at, Timestamp(6), "dated like the event behind it");
     assert_eq!(page.next.get(ONE), Some(9));
 
-    let fresh = world.page(&Places::default(), 100, &[]).await;
+    let fresh = world.page(&LogCursor::default(), 100, &[]).await;
     assert_eq!((gaps(&fresh).len(), sequences(&fresh)), (0, vec![(1, 6), (1, 7), (1, 8), (1, 9)]));
-    let adjoining = world.page(&Places::one(ONE, 5), 100, &[]).await;
+    let adjoining = world.page(&LogCursor::single(ONE, 5), 100, &[]).await;
     assert_eq!(gaps(&adjoining), []);
 
     world.trim(ONE, 100, u64::MAX).await;
-    let nothing_left = world.page(&Places::one(ONE, 7), 100, &[]).await;
+    let nothing_left = world.page(&LogCursor::single(ONE, 7), 100, &[]).await;
     assert_eq!(gaps(&nothing_left), [(8, 9, 2)]);
     assert_eq!(nothing_left.items[0].envelope.event.at, Timestamp(999));
-    let fresh = world.page(&Places::default(), 100, &[]).await;
+    let fresh = world.page(&LogCursor::default(), 100, &[]).await;
     assert_eq!((fresh.items.len(), fresh.next.get(ONE), fresh.at_end), (0, Some(9), true));
 }
 
 #[tokio::test]
-async fn one_page_after_another_meets_every_wanted_event_once() {
-    let world = World::new();
+async fn pages_return_every_matching_event_once() {
+    let world = EventLogFixture::new();
     for n in 1..=300 {
         let kind = if n % 30 == 0 { "message" } else { "raw" };
         world.append(if n % 2 == 0 { ONE } else { two() }, kind, n, 1).await;
     }
     for (limit, kinds, expected) in [(7, vec![], 300), (3, vec!["message"], 10)] {
-        let (mut from, mut times) = (Places::default(), Vec::new());
+        let (mut from, mut times) = (LogCursor::default(), Vec::new());
         loop {
             let page = world.page(&from, limit, &kinds).await;
             assert!(page.items.len() <= limit);
             times.extend(page.items.iter().map(|item| item.envelope.event.at));
             // Places survive the way to the caller and back.
-            from = Places::decode(&page.next.encode()).unwrap();
+            from = LogCursor::decode(&page.next.encode()).unwrap();
             if page.at_end {
                 break;
             }
@@ -162,61 +162,61 @@ async fn one_page_after_another_meets_every_wanted_event_once() {
 }
 
 #[tokio::test]
-async fn a_page_ends_when_it_has_bytes_enough() {
-    let world = World::new();
+async fn page_ends_at_its_byte_limit() {
+    let world = EventLogFixture::new();
     for n in 1..=10 {
         world.append(ONE, "raw", n, 300_000).await;
     }
-    let page = world.page(&Places::default(), 100, &[]).await;
+    let page = world.page(&LogCursor::default(), 100, &[]).await;
     assert_eq!((page.items.len(), page.at_end), (4, false));
     assert!(world.log.has_more(&[ONE], &page.next).unwrap());
-    let all = world.log.end(&[ONE]).unwrap();
-    assert_eq!(all, Places::one(ONE, 10));
+    let all = world.log.end_cursor(&[ONE]).unwrap();
+    assert_eq!(all, LogCursor::single(ONE, 10));
     assert!(!world.log.has_more(&[ONE], &all).unwrap());
 }
 
 #[tokio::test]
-async fn a_page_that_finds_little_moves_on() {
-    let world = World::new();
+async fn page_advances_past_events_that_do_not_match() {
+    let world = EventLogFixture::new();
     let many = |tx: &mut Tx| (0..12_000).try_for_each(|n| append(tx, ONE, &event("raw", n, 1)).map(drop));
     world.store.write(many).await.unwrap();
     world.append(ONE, "message", 20_000, 1).await;
-    let first = world.page(&Places::default(), 10, &["message"]).await;
+    let first = world.page(&LogCursor::default(), 10, &["message"]).await;
     assert_eq!((first.items.len(), first.next.get(ONE), first.at_end), (0, Some(10_000), false));
     let second = world.page(&first.next, 10, &["message"]).await;
     assert_eq!((sequences(&second), second.at_end), (vec![(1, 12_001)], true));
 }
 
 #[tokio::test]
-async fn a_place_behind_the_end_was_never_handed_out() {
-    let world = World::new();
+async fn cursor_past_the_end_is_refused() {
+    let world = EventLogFixture::new();
     world.append(ONE, "raw", 1, 1).await;
-    world.log.check(&Places::one(ONE, 1)).unwrap();
-    let error = world.log.check(&Places::one(ONE, 2)).unwrap_err();
+    world.log.check_cursor(&LogCursor::single(ONE, 1)).unwrap();
+    let error = world.log.check_cursor(&LogCursor::single(ONE, 2)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
 }
 
 #[tokio::test]
-async fn what_is_still_on_its_way_to_the_disk_is_seen_by_nobody() {
-    let world = World::new();
-    let place = Places::one(ONE, world.append(ONE, "raw", 1, 1).await);
+async fn undurable_events_are_not_visible() {
+    let world = EventLogFixture::new();
+    let place = LogCursor::single(ONE, world.append(ONE, "raw", 1, 1).await);
     let news = world.log.watch(Some(ONE));
     world.store.apply_unsynced(|tx| append(tx, ONE, &event("raw", 2, 1)).map(drop));
-    assert_eq!(sequences(&world.page(&Places::default(), 9, &[]).await), [(1, 1)]);
+    assert_eq!(sequences(&world.page(&LogCursor::default(), 9, &[]).await), [(1, 1)]);
     let page = world.page(&place, 9, &[]).await;
     assert_eq!((page.items.len(), page.at_end, page.next.get(ONE)), (0, true, Some(1)));
     assert!(!world.log.has_more(&[ONE], &place).unwrap() && !news.has_changed().unwrap());
-    assert_eq!(world.log.end(&[ONE]).unwrap(), place);
-    assert!(world.log.check(&Places::one(ONE, 2)).is_err());
+    assert_eq!(world.log.end_cursor(&[ONE]).unwrap(), place);
+    assert!(world.log.check_cursor(&LogCursor::single(ONE, 2)).is_err());
     world.append(ONE, "raw", 3, 1).await;
-    world.log.settle(&[ONE, two()]).await.unwrap();
+    world.log.wait_until_durable(&[ONE, two()]).await.unwrap();
     assert!(news.has_changed().unwrap());
     assert_eq!(sequences(&world.page(&place, 9, &[]).await), [(1, 2), (1, 3)]);
 }
 
 #[tokio::test]
-async fn an_event_can_be_read_by_whoever_is_told_that_it_is_durable() {
-    let world = World::new();
+async fn event_is_readable_when_its_write_completes() {
+    let world = EventLogFixture::new();
     let (answer, mut answers) = tokio::sync::mpsc::unbounded_channel();
     for n in 1..=20 {
         let (store, answer) = (world.store.clone(), answer.clone());
@@ -232,8 +232,8 @@ async fn an_event_can_be_read_by_whoever_is_told_that_it_is_durable() {
 }
 
 #[tokio::test]
-async fn a_reader_is_woken_by_its_own_log() {
-    let world = World::new();
+async fn watch_wakes_readers_of_the_same_log_only() {
+    let world = EventLogFixture::new();
     let [one, both] = [Some(ONE), None].map(|of| world.log.watch(of));
     world.append(two(), "raw", 1, 1).await;
     assert!(!one.has_changed().unwrap() && both.has_changed().unwrap());
@@ -242,23 +242,23 @@ async fn a_reader_is_woken_by_its_own_log() {
 }
 
 #[tokio::test]
-async fn logs_and_places_outlive_the_process() {
-    let world = World::new();
+async fn logs_and_cursors_survive_a_restart() {
+    let world = EventLogFixture::new();
     for n in 1..=3 {
         world.append(ONE, "raw", n, 1).await;
     }
-    let place = world.page(&Places::default(), 2, &[]).await.next;
+    let place = world.page(&LogCursor::default(), 2, &[]).await.next;
     let world = world.reopen().await;
-    world.log.check(&place).unwrap();
-    assert_eq!(world.log.end(&[ONE, two()]).unwrap().get(ONE), Some(3));
+    world.log.check_cursor(&place).unwrap();
+    assert_eq!(world.log.end_cursor(&[ONE, two()]).unwrap().get(ONE), Some(3));
     assert!(world.log.has_more(&[ONE], &place).unwrap());
     assert_eq!(sequences(&world.page(&place, 9, &[]).await), [(1, 3)]);
     assert_eq!(world.append(ONE, "raw", 4, 1).await, 4);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_saw_a_change_before_it_was_durable_finds_its_event() {
-    let world = World::new();
+async fn wait_until_durable_covers_events_already_appended() {
+    let world = EventLogFixture::new();
     let store = world.store.clone();
     let writer = tokio::spawn(async move {
         for n in 1..=200 {
@@ -267,18 +267,18 @@ async fn whoever_saw_a_change_before_it_was_durable_finds_its_event() {
     });
     let mut seen = 0;
     while seen < 200 {
-        seen = Tail::read(world.store.get(&tail_key(ONE)).unwrap()).unwrap().sequence;
-        world.log.settle(&[two(), ONE]).await.unwrap();
+        seen = LogTail::read(world.store.get(&tail_key(ONE)).unwrap()).unwrap().sequence;
+        world.log.wait_until_durable(&[two(), ONE]).await.unwrap();
         assert!(last_sequence(&world.store, ONE).unwrap() >= seen);
     }
     writer.await.unwrap();
 }
 
 /// Reads as those do who stay: up to what is durable, then waits.
-async fn follow(log: Log, instances: Vec<InstanceNumber>, until: usize) -> Vec<(u32, u64)> {
+async fn follow(log: EventLog, instances: Vec<InstanceNumber>, until: usize) -> Vec<(u32, u64)> {
     let mut news = log.watch(if let [one] = instances[..] { Some(one) } else { None });
-    let wanted = Wanted { kinds: Kinds::All, limit: 7, bytes: 1 << 20, now: Timestamp(0) };
-    let (mut place, mut seen) = (Places::default(), Vec::new());
+    let wanted = LogPageQuery { kinds: EventFilter::All, limit: 7, bytes: 1 << 20, now: Timestamp(0) };
+    let (mut place, mut seen) = (LogCursor::default(), Vec::new());
     while seen.len() < until {
         news.borrow_and_update();
         if log.has_more(&instances, &place).unwrap() {
@@ -293,9 +293,9 @@ async fn follow(log: Log, instances: Vec<InstanceNumber>, until: usize) -> Vec<(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn those_who_wait_miss_nothing_while_others_append() {
+async fn waiting_readers_miss_no_event_under_concurrent_appends() {
     const EACH: u64 = 150;
-    let world = World::new();
+    let world = EventLogFixture::new();
     let count = usize::try_from(EACH).unwrap();
     let readers = [(vec![ONE], count), (vec![two()], count), (vec![ONE, two()], 2 * count)];
     let readers = readers.map(|(logs, until)| tokio::spawn(follow(world.log.clone(), logs, until)));

@@ -10,14 +10,14 @@ use axum::http::{HeaderMap, HeaderName};
 use super::{AppState, flask};
 
 /// The query parameter that may carry the key.
-const API_KEY: &str = "api_key";
+const API_KEY_PARAMETER: &str = "api_key";
 
 /// The other end of the connection, as the accept loop saw it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Peer(pub SocketAddr);
+pub(super) struct PeerAddress(pub SocketAddr);
 
 /// What proxies add: whoever stands behind one is not on this machine.
-const FORWARDING: [HeaderName; 5] = [
+const PROXY_HEADERS: [HeaderName; 5] = [
     FORWARDED,
     VIA,
     HeaderName::from_static("x-forwarded-for"),
@@ -26,38 +26,38 @@ const FORWARDING: [HeaderName; 5] = [
 ];
 
 /// Whether a request without a key in its headers may pass.
-pub(super) fn admits(state: &AppState, request: &Request) -> bool {
-    if !flask::is_spoken_at(request.uri().path()) {
+pub(super) fn is_authorized(state: &AppState, request: &Request) -> bool {
+    if !flask::is_application_path(request.uri().path()) {
         return false;
     }
     let options = &state.options;
-    (options.query_key && presents_key(state, request.uri().query()))
-        || (options.open_api_on_loopback && is_from_here(request))
+    (options.query_key && has_valid_query_key(state, request.uri().query()))
+        || (options.open_api_on_loopback && is_local_request(request))
 }
 
-fn presents_key(state: &AppState, query: Option<&str>) -> bool {
+fn has_valid_query_key(state: &AppState, query: Option<&str>) -> bool {
     let pairs = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-    let mut keys = pairs.filter(|(name, key)| name == API_KEY && !key.is_empty());
-    keys.any(|(_, key)| state.keyring.knows(key.as_bytes()))
+    let mut keys = pairs.filter(|(name, key)| name == API_KEY_PARAMETER && !key.is_empty());
+    keys.any(|(_, key)| state.keyring.matches(key.as_bytes()))
 }
 
 /// From a program on this machine: not forwarded by a proxy, and not made by a web page in its browser, which could
 /// be anybody's.
-fn is_from_here(request: &Request) -> bool {
-    let peer = request.extensions().get::<Peer>();
-    peer.is_some_and(|Peer(address)| address.ip().to_canonical().is_loopback())
-        && is_direct(request.headers())
+fn is_local_request(request: &Request) -> bool {
+    let peer = request.extensions().get::<PeerAddress>();
+    peer.is_some_and(|PeerAddress(address)| address.ip().to_canonical().is_loopback())
+        && is_direct_request(request.headers())
 }
 
-fn is_direct(headers: &HeaderMap) -> bool {
+fn is_direct_request(headers: &HeaderMap) -> bool {
     let by_page = headers.contains_key(ORIGIN) || headers.contains_key("sec-fetch-site");
-    let forwarded = FORWARDING.iter().any(|name| headers.contains_key(name));
+    let forwarded = PROXY_HEADERS.iter().any(|name| headers.contains_key(name));
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    !by_page && !forwarded && host.is_some_and(names_this_machine)
+    !by_page && !forwarded && host.is_some_and(is_loopback_host)
 }
 
 /// A page whose name was made to lead here calls under that name.
-fn names_this_machine(host: &str) -> bool {
+fn is_loopback_host(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
@@ -72,22 +72,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_loopback_names_are_names_of_this_machine() {
+    fn loopback_host_is_recognised() {
         for host in ["localhost", "LOCALHOST:5000", "127.0.0.1", "127.0.0.9:80", "[::1]", "[::1]:8080"] {
-            assert!(names_this_machine(host), "{host}");
+            assert!(is_loopback_host(host), "{host}");
         }
         for host in ["", "example.com", "localhost.example.com:80", "192.168.1.2:80", "127.0.0.1.nip.io"] {
-            assert!(!names_this_machine(host), "{host}");
+            assert!(!is_loopback_host(host), "{host}");
         }
     }
 
     #[test]
-    fn what_came_through_a_proxy_or_a_page_is_not_from_here() {
+    fn proxied_or_browser_request_is_not_local() {
         let direct = |name: &'static str, value: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(HOST, "localhost".parse().unwrap());
             headers.insert(name, value.parse().unwrap());
-            is_direct(&headers)
+            is_direct_request(&headers)
         };
         assert!(direct("accept", "*/*"));
         for (name, value) in [

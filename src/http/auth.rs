@@ -17,14 +17,14 @@ use super::streams::accepts_event_stream;
 use super::{AppState, api_door, body};
 
 /// The header that carries the key, beside `Authorization`.
-const API_KEY: &str = "x-api-key";
+const API_KEY_HEADER: &str = "x-api-key";
 
 /// How the paths end that give pages, or streams to those who accept them.
-const EVENTS: &str = "/events";
+const EVENTS_SUFFIX: &str = "/events";
 
 /// The subprotocol of our WebSockets, and the beginning of one that carries the key.
 const PLAIN_PROTOCOL: &str = "relevo";
-const KEY_PROTOCOL: &str = "relevo.key.";
+const KEY_PROTOCOL_PREFIX: &str = "relevo.key.";
 
 /// The digest of the key that opens the API; without one, everything is open.
 pub(super) struct Keyring(Option<[u8; 32]>);
@@ -36,48 +36,49 @@ impl Keyring {
 
     /// Whether one of the keys that a request presents is ours: `X-API-Key: <key>`,
     /// `Authorization: Bearer <key>` or `Authorization: <key>`.
-    fn admits(&self, headers: &HeaderMap) -> bool {
-        let plain = headers.get(API_KEY).map(|value| value.as_bytes());
-        let authorization = headers.get(AUTHORIZATION).map(|value| bearer(value.as_bytes()));
-        self.0.is_none() || [plain, authorization].into_iter().flatten().any(|key| self.knows(key))
+    fn authorizes(&self, headers: &HeaderMap) -> bool {
+        let plain = headers.get(API_KEY_HEADER).map(|value| value.as_bytes());
+        let authorization = headers.get(AUTHORIZATION).map(|value| bearer_key(value.as_bytes()));
+        self.0.is_none() || [plain, authorization].into_iter().flatten().any(|key| self.matches(key))
     }
 
     /// Whether a stream may begin. Browsers cannot give a WebSocket or an `EventSource` a header, so the key may also
     /// stand in the query, as `api_key` or `token`, or among the subprotocols, as [`KEY_PROTOCOL`] and the key in
     /// base64url.
-    fn admits_stream(&self, headers: &HeaderMap, query: Option<&str>) -> bool {
+    fn authorizes_stream(&self, headers: &HeaderMap, query: Option<&str>) -> bool {
         let query = query.unwrap_or_default().as_bytes();
         let mut in_query = url::form_urlencoded::parse(query)
             .filter(|(name, _)| matches!(name.as_ref(), "api_key" | "token"));
-        let mut in_protocol = protocols(headers)
-            .filter_map(|name| URL_SAFE_NO_PAD.decode(name.strip_prefix(KEY_PROTOCOL)?).ok());
-        self.admits(headers)
-            || in_query.any(|(_, key)| self.knows(key.as_bytes()))
-            || in_protocol.any(|key| self.knows(&key))
+        let mut in_protocol = offered_protocols(headers)
+            .filter_map(|name| URL_SAFE_NO_PAD.decode(name.strip_prefix(KEY_PROTOCOL_PREFIX)?).ok());
+        self.authorizes(headers)
+            || in_query.any(|(_, key)| self.matches(key.as_bytes()))
+            || in_protocol.any(|key| self.matches(&key))
     }
 
     /// Whether a key that came by any way is ours.
-    pub fn knows(&self, key: &[u8]) -> bool {
+    pub fn matches(&self, key: &[u8]) -> bool {
         !key.is_empty() && self.0.as_ref().is_some_and(|ours| bool::from(digest(key).ct_eq(ours)))
     }
 }
 
 /// The subprotocols that the caller of a WebSocket offers.
-fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+fn offered_protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let lists = headers.get_all(SEC_WEBSOCKET_PROTOCOL).into_iter().filter_map(|value| value.to_str().ok());
     lists.flat_map(|list| list.split(',')).map(str::trim)
 }
 
 /// The subprotocol to agree on: the plain one when it is offered, so that the key is not repeated, else the one that
 /// holds the key, because browsers give up on a server that agrees on none.
-pub(super) fn agreed_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
-    let plain = protocols(headers).find(|name| *name == PLAIN_PROTOCOL);
-    let agreed = plain.or_else(|| protocols(headers).find(|name| name.starts_with(KEY_PROTOCOL)));
+pub(super) fn select_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
+    let plain = offered_protocols(headers).find(|name| *name == PLAIN_PROTOCOL);
+    let agreed =
+        plain.or_else(|| offered_protocols(headers).find(|name| name.starts_with(KEY_PROTOCOL_PREFIX)));
     agreed.and_then(|name| HeaderValue::from_str(name).ok())
 }
 
 /// The key in an `Authorization` header, with or without its scheme.
-fn bearer(value: &[u8]) -> &[u8] {
+fn bearer_key(value: &[u8]) -> &[u8] {
     let value = value.trim_ascii();
     match value.split_at_checked(b"bearer ".len()) {
         Some((scheme, key)) if scheme.eq_ignore_ascii_case(b"bearer ") => key.trim_ascii(),
@@ -91,7 +92,7 @@ fn digest(key: &[u8]) -> [u8; 32] {
 
 /// Lets a request through to its route, or answers 401.
 pub(super) async fn require_key(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    if state.keyring.admits(request.headers()) || api_door::admits(&state, &request) {
+    if state.keyring.authorizes(request.headers()) || api_door::is_authorized(&state, &request) {
         return next.run(request).await;
     }
     body::discard(request, state.options.json_body_limit);
@@ -105,11 +106,11 @@ pub(super) async fn require_stream_key(
     request: Request,
     next: Next,
 ) -> Response {
-    let is_page = request.uri().path().ends_with(EVENTS) && !accepts_event_stream(request.headers());
+    let is_page = request.uri().path().ends_with(EVENTS_SUFFIX) && !accepts_event_stream(request.headers());
     let query = request.uri().query();
     let admitted = match is_page {
-        true => state.keyring.admits(request.headers()),
-        false => state.keyring.admits_stream(request.headers(), query),
+        true => state.keyring.authorizes(request.headers()),
+        false => state.keyring.authorizes_stream(request.headers(), query),
     };
     if admitted {
         return next.run(request).await;
@@ -122,14 +123,14 @@ pub(super) async fn require_stream_key(
 mod tests {
     use super::*;
 
-    fn admits(keyring: &Keyring, name: &'static str, value: &str) -> bool {
+    fn authorizes(keyring: &Keyring, name: &'static str, value: &str) -> bool {
         let mut headers = HeaderMap::new();
         headers.insert(name, value.parse().unwrap());
-        keyring.admits(&headers)
+        keyring.authorizes(&headers)
     }
 
     #[test]
-    fn every_documented_way_to_present_the_key_works() {
+    fn key_is_accepted_in_every_documented_form() {
         let keyring = Keyring::new(Some(&Secret::new("k-1")));
         for (name, value) in [
             ("x-api-key", "k-1"),
@@ -137,12 +138,12 @@ mod tests {
             ("authorization", "bearer  k-1 "),
             ("authorization", "k-1"),
         ] {
-            assert!(admits(&keyring, name, value), "{name}: {value}");
+            assert!(authorizes(&keyring, name, value), "{name}: {value}");
         }
     }
 
     #[test]
-    fn anything_else_is_refused() {
+    fn other_keys_and_headers_are_rejected() {
         let keyring = Keyring::new(Some(&Secret::new("k-1")));
         for (name, value) in [
             ("x-api-key", ""),
@@ -153,36 +154,38 @@ mod tests {
             ("authorization", "Basic k-1"),
             ("cookie", "k-1"),
         ] {
-            assert!(!admits(&keyring, name, value), "{name}: {value}");
+            assert!(!authorizes(&keyring, name, value), "{name}: {value}");
         }
-        assert!(!keyring.admits(&HeaderMap::new()));
+        assert!(!keyring.authorizes(&HeaderMap::new()));
     }
 
     #[test]
-    fn an_empty_key_opens_nothing_and_no_key_opens_everything() {
-        assert!(!admits(&Keyring::new(Some(&Secret::new(""))), "x-api-key", ""));
-        assert!(Keyring::new(None).admits(&HeaderMap::new()));
+    fn empty_key_rejects_all_and_no_key_accepts_all() {
+        assert!(!authorizes(&Keyring::new(Some(&Secret::new(""))), "x-api-key", ""));
+        assert!(Keyring::new(None).authorizes(&HeaderMap::new()));
     }
 
     #[test]
-    fn streams_take_the_key_from_the_query_and_from_a_subprotocol_too() {
+    fn streams_accept_the_key_in_the_query_and_in_a_subprotocol() {
         let keyring = Keyring::new(Some(&Secret::new("k&1")));
         let offers = |protocols: &str| {
             HeaderMap::from_iter([(SEC_WEBSOCKET_PROTOCOL, protocols.parse::<HeaderValue>().unwrap())])
         };
         let none = HeaderMap::new();
         for query in ["api_key=k%261", "types=all&token=k%261", "token=other&token=k%261"] {
-            assert!(keyring.admits_stream(&none, Some(query)), "{query}");
+            assert!(keyring.authorizes_stream(&none, Some(query)), "{query}");
         }
         for query in ["", "api_key=", "api_key=k&1", "key=k%261", "api_key=k%2612"] {
-            assert!(!keyring.admits_stream(&none, Some(query)), "{query}");
+            assert!(!keyring.authorizes_stream(&none, Some(query)), "{query}");
         }
-        assert!(keyring.admits_stream(&offers("relevo, relevo.key.ayYx"), None));
-        assert!(!keyring.admits_stream(&offers("relevo, relevo.key.ayYy, relevo.key."), None));
-        assert!(!Keyring::new(Some(&Secret::new(""))).admits_stream(&offers("relevo.key."), Some("token=")));
+        assert!(keyring.authorizes_stream(&offers("relevo, relevo.key.ayYx"), None));
+        assert!(!keyring.authorizes_stream(&offers("relevo, relevo.key.ayYy, relevo.key."), None));
+        assert!(
+            !Keyring::new(Some(&Secret::new(""))).authorizes_stream(&offers("relevo.key."), Some("token="))
+        );
 
         let agreed =
-            |offered: &str| agreed_protocol(&offers(offered)).map(|name| name.to_str().unwrap().to_owned());
+            |offered: &str| select_protocol(&offers(offered)).map(|name| name.to_str().unwrap().to_owned());
         assert_eq!(agreed("relevo.key.ayYx, relevo").as_deref(), Some("relevo"));
         assert_eq!(agreed("chat, relevo.key.ayYx").as_deref(), Some("relevo.key.ayYx"));
         assert_eq!(agreed("chat"), None);

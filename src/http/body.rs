@@ -14,38 +14,40 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use relevo_domain::{ErrorKind, Invalid};
+use relevo_domain::{ErrorKind, ValidationError};
 
 use super::AppState;
 use super::error::ApiError;
 
 /// Bodies up to this size are taken without asking for room, in bytes.
-const SMALL: usize = 256 << 10;
+const SMALL_BODY: usize = 256 << 10;
 
 /// So many of the largest permitted bodies may be in memory at once.
-const LARGE_AT_ONCE: usize = 4;
+const MAX_LARGE_BODIES: usize = 4;
 
 /// Of a body that is refused, up to this many times its limit is still read ...
 const DISCARD_FACTOR: usize = 4;
 /// ... for this long at most.
-const DISCARD_TIME: Duration = Duration::from_secs(10);
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The memory that all large bodies share, counted in KiB.
-pub(super) struct Room {
-    free: Arc<Semaphore>,
-    size: u32,
+pub(super) struct MemoryBudget {
+    semaphore: Arc<Semaphore>,
+    capacity_kib: u32,
 }
 
-impl Room {
+impl MemoryBudget {
     pub fn new(largest: usize) -> Self {
-        let size = kib(largest.saturating_mul(LARGE_AT_ONCE).max(SMALL * LARGE_AT_ONCE));
-        let permits = usize::try_from(size).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
-        Self { free: Arc::new(Semaphore::new(permits)), size }
+        let capacity_kib =
+            to_kib(largest.saturating_mul(MAX_LARGE_BODIES).max(SMALL_BODY * MAX_LARGE_BODIES));
+        let permits =
+            usize::try_from(capacity_kib).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
+        Self { semaphore: Arc::new(Semaphore::new(permits)), capacity_kib }
     }
 
     /// Waits for `bytes` of memory, at most `patience`.
-    async fn take(&self, bytes: usize, patience: Duration) -> Result<OwnedSemaphorePermit, ApiError> {
-        let taken = self.free.clone().acquire_many_owned(kib(bytes).min(self.size));
+    async fn acquire(&self, bytes: usize, patience: Duration) -> Result<OwnedSemaphorePermit, ApiError> {
+        let taken = self.semaphore.clone().acquire_many_owned(to_kib(bytes).min(self.capacity_kib));
         match tokio::time::timeout(patience, taken).await {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(ApiError::new(
@@ -56,42 +58,47 @@ impl Room {
     }
 }
 
-fn kib(bytes: usize) -> u32 {
+fn to_kib(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(u32::MAX)
 }
 
 /// A body that arrived whole.
-pub(super) struct Arrived {
+pub(super) struct ReceivedBody {
     pub bytes: Bytes,
     /// Keeps the room that a large body takes; give it up when the body is no longer needed.
-    pub room: Option<OwnedSemaphorePermit>,
+    pub memory_permit: Option<OwnedSemaphorePermit>,
 }
 
 /// Takes a request's whole body in, of `limit` bytes at most.
-pub(super) async fn receive(request: Request, limit: usize, state: &AppState) -> Result<Arrived, ApiError> {
+pub(super) async fn receive_body(
+    request: Request,
+    limit: usize,
+    state: &AppState,
+) -> Result<ReceivedBody, ApiError> {
     let announced = content_length(request.headers());
     if announced.is_some_and(|length| length > limit) {
         discard(request, limit);
-        return Err(ApiError::too_large(limit));
+        return Err(ApiError::payload_too_large(limit));
     }
     let patience = state.options.read_timeout;
     let mut room = None;
-    if let Some(length) = announced.filter(|&length| length > SMALL) {
-        room = Some(state.room.take(length, patience).await?);
+    if let Some(length) = announced.filter(|&length| length > SMALL_BODY) {
+        room = Some(state.memory_budget.acquire(length, patience).await?);
     }
-    let collecting = collect(request.into_body(), announced, limit, &state.room, &mut room, patience);
+    let collecting =
+        collect(request.into_body(), announced, limit, &state.memory_budget, &mut room, patience);
     let bytes = match tokio::time::timeout(patience, collecting).await {
         Ok(collected) => collected?,
-        Err(_) => return Err(ApiError::too_slow(patience)),
+        Err(_) => return Err(ApiError::request_timeout(patience)),
     };
-    Ok(Arrived { bytes, room })
+    Ok(ReceivedBody { bytes, memory_permit: room })
 }
 
 async fn collect(
     mut body: Body,
     announced: Option<usize>,
     limit: usize,
-    room: &Room,
+    room: &MemoryBudget,
     taken: &mut Option<OwnedSemaphorePermit>,
     patience: Duration,
 ) -> Result<Bytes, ApiError> {
@@ -105,11 +112,11 @@ async fn collect(
     while let Some(chunk) = next {
         let length = whole.len() + chunk.len();
         if length > limit {
-            tokio::spawn(read_off(body, limit));
-            return Err(ApiError::too_large(limit));
+            tokio::spawn(discard_rest(body, limit));
+            return Err(ApiError::payload_too_large(limit));
         }
-        if length > SMALL && taken.is_none() {
-            *taken = Some(room.take(limit, patience).await?);
+        if length > SMALL_BODY && taken.is_none() {
+            *taken = Some(room.acquire(limit, patience).await?);
         }
         whole.extend_from_slice(&chunk);
         next = next_chunk(&mut body).await?;
@@ -128,7 +135,7 @@ async fn next_chunk(body: &mut Body) -> Result<Option<Bytes>, ApiError> {
             }
             Err(cause) => {
                 tracing::debug!(%cause, "a body broke off");
-                return Err(Invalid::new("body", "ended before it was complete").into());
+                return Err(ValidationError::new("body", "ended before it was complete").into());
             }
         }
     }
@@ -140,11 +147,11 @@ pub(super) fn discard(request: Request, limit: usize) {
     // Who asked first has not begun to send, and the answer tells it not to.
     let waits = request.headers().contains_key(EXPECT);
     if !waits && !request.body().is_end_stream() {
-        tokio::spawn(read_off(request.into_body(), limit));
+        tokio::spawn(discard_rest(request.into_body(), limit));
     }
 }
 
-async fn read_off(mut body: Body, limit: usize) {
+async fn discard_rest(mut body: Body, limit: usize) {
     let mut left = limit.saturating_mul(DISCARD_FACTOR);
     let reading = async {
         while let Some(Ok(frame)) = body.frame().await {
@@ -155,7 +162,7 @@ async fn read_off(mut body: Body, limit: usize) {
             }
         }
     };
-    let _ = tokio::time::timeout(DISCARD_TIME, reading).await;
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, reading).await;
 }
 
 fn content_length(headers: &HeaderMap) -> Option<usize> {
@@ -174,8 +181,8 @@ mod tests {
         Body::from_stream(stream::iter(chunks))
     }
 
-    async fn collected(sizes: &[usize], limit: usize) -> Result<(usize, bool), ApiError> {
-        let room = Room::new(limit);
+    async fn collect_chunks(sizes: &[usize], limit: usize) -> Result<(usize, bool), ApiError> {
+        let room = MemoryBudget::new(limit);
         let mut taken = None;
         let second = Duration::from_secs(1);
         let bytes = collect(chunks(sizes), None, limit, &room, &mut taken, second).await?;
@@ -183,27 +190,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_is_taken_up_to_its_limit_and_no_further() {
-        assert_eq!(collected(&[], 10).await.unwrap(), (0, false));
-        assert_eq!(collected(&[4, 6], 10).await.unwrap(), (10, false));
-        assert_eq!(collected(&[4, 7], 10).await.unwrap_err().status(), 413);
-        assert_eq!(collected(&[11], 10).await.unwrap_err().status(), 413);
+    async fn body_over_its_limit_is_rejected() {
+        assert_eq!(collect_chunks(&[], 10).await.unwrap(), (0, false));
+        assert_eq!(collect_chunks(&[4, 6], 10).await.unwrap(), (10, false));
+        assert_eq!(collect_chunks(&[4, 7], 10).await.unwrap_err().status(), 413);
+        assert_eq!(collect_chunks(&[11], 10).await.unwrap_err().status(), 413);
     }
 
     #[tokio::test]
-    async fn a_body_that_announced_nothing_takes_room_when_it_grows() {
-        assert_eq!(collected(&[SMALL, 1], SMALL * 2).await.unwrap(), (SMALL + 1, true));
+    async fn body_without_content_length_acquires_memory_as_it_grows() {
+        assert_eq!(collect_chunks(&[SMALL_BODY, 1], SMALL_BODY * 2).await.unwrap(), (SMALL_BODY + 1, true));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn large_bodies_wait_for_room_and_give_up() {
-        let room = Room::new(1 << 20);
+    async fn large_bodies_wait_for_memory_until_the_timeout() {
+        let room = MemoryBudget::new(1 << 20);
         let mut held = Vec::new();
-        for _ in 0..LARGE_AT_ONCE {
-            held.push(room.take(1 << 20, Duration::ZERO).await.unwrap());
+        for _ in 0..MAX_LARGE_BODIES {
+            held.push(room.acquire(1 << 20, Duration::ZERO).await.unwrap());
         }
-        assert_eq!(room.take(1 << 20, Duration::from_secs(1)).await.unwrap_err().status(), 503);
+        assert_eq!(room.acquire(1 << 20, Duration::from_secs(1)).await.unwrap_err().status(), 503);
         held.pop();
-        assert!(room.take(1 << 20, Duration::from_secs(1)).await.is_ok());
+        assert!(room.acquire(1 << 20, Duration::from_secs(1)).await.is_ok());
     }
 }

@@ -11,15 +11,15 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{bulk, contacts, events, inbound, instance, media, queue, relay, webhook};
-use relevo_domain::{ErrorKind, Failure, FailureKind, Invalid, MessageId};
+use relevo_domain::{ErrorKind, Failure, FailureKind, MessageId, ValidationError};
 
 /// An error on its way to the caller. It travels with its response, so that a layer can word it differently.
 #[derive(Debug, Clone)]
-pub(super) struct ApiError(Box<Answer>);
+pub(super) struct ApiError(Box<ErrorParts>);
 
 /// What there is to say about an error.
 #[derive(Debug, Clone)]
-pub(super) struct Answer {
+pub(super) struct ErrorParts {
     pub status: StatusCode,
     /// The documented words for this kind of error.
     pub title: &'static str,
@@ -74,7 +74,7 @@ struct ErrorDetail {
 }
 
 /// Status code, words and type of every kind of error.
-fn meaning(kind: ErrorKind) -> (StatusCode, &'static str, &'static str) {
+fn status_of_kind(kind: ErrorKind) -> (StatusCode, &'static str, &'static str) {
     match kind {
         ErrorKind::Invalid => (StatusCode::BAD_REQUEST, "Solicitud inválida", "invalid_request"),
         ErrorKind::NotFound => (StatusCode::NOT_FOUND, "No encontrado", "not_found"),
@@ -93,20 +93,29 @@ fn meaning(kind: ErrorKind) -> (StatusCode, &'static str, &'static str) {
 
 impl ApiError {
     pub fn new(kind: ErrorKind, details: impl Into<Cow<'static, str>>) -> Self {
-        let mut error = Self::answer(meaning(kind), details);
+        let mut error = Self::from_status(status_of_kind(kind), details);
         if let ErrorKind::Throttled(pause) = kind {
             error.0.retry_after = Some(pause);
         }
         error
     }
 
-    fn answer(
+    fn from_status(
         (status, title, kind): (StatusCode, &'static str, &'static str),
         details: impl Into<Cow<'static, str>>,
     ) -> Self {
         let details = details.into();
         let (field, provider_code, retry_after, message) = (None, None, None, None);
-        Self(Box::new(Answer { status, title, kind, details, field, provider_code, retry_after, message }))
+        Self(Box::new(ErrorParts {
+            status,
+            title,
+            kind,
+            details,
+            field,
+            provider_code,
+            retry_after,
+            message,
+        }))
     }
 
     /// A failure of ours: the cause goes to the log, not to the caller.
@@ -116,12 +125,12 @@ impl ApiError {
     }
 
     /// A handler panicked.
-    pub fn panicked() -> Self {
+    pub fn handler_panicked() -> Self {
         Self::new(ErrorKind::Internal, "the request met a defect; the cause is in the node's log")
     }
 
     /// Whatever a lower room reported, as its kind says.
-    fn of(kind: ErrorKind, cause: &dyn std::fmt::Display) -> Self {
+    fn from_kind(kind: ErrorKind, cause: &dyn std::fmt::Display) -> Self {
         match kind {
             ErrorKind::Internal => Self::internal(cause),
             kind => Self::new(kind, cause.to_string()),
@@ -131,50 +140,50 @@ impl ApiError {
     /// 401: the caller's own key is missing or wrong. Nothing else is ever a 401.
     pub fn unauthorized() -> Self {
         let meaning = (StatusCode::UNAUTHORIZED, "No autorizado", "unauthorized");
-        Self::answer(
+        Self::from_status(
             meaning,
             "Autenticación inválida o faltante: send the key as X-API-Key or as a bearer token",
         )
     }
 
     pub fn forbidden(details: impl Into<Cow<'static, str>>) -> Self {
-        Self::answer((StatusCode::FORBIDDEN, "Prohibido", "forbidden"), details)
+        Self::from_status((StatusCode::FORBIDDEN, "Prohibido", "forbidden"), details)
     }
 
     /// 405; the router adds `Allow`.
     pub fn method_not_allowed() -> Self {
         let meaning = (StatusCode::METHOD_NOT_ALLOWED, "Método no permitido", "method_not_allowed");
-        Self::answer(meaning, "this path exists, but not with this method; see the Allow header")
+        Self::from_status(meaning, "this path exists, but not with this method; see the Allow header")
     }
 
     /// 410: it was there, and nobody can bring it back.
     fn gone(details: impl Into<Cow<'static, str>>) -> Self {
-        Self::answer((StatusCode::GONE, "Ya no disponible", "gone"), details)
+        Self::from_status((StatusCode::GONE, "Ya no disponible", "gone"), details)
     }
 
     /// 408: the request did not arrive in time.
-    pub fn too_slow(limit: Duration) -> Self {
+    pub fn request_timeout(limit: Duration) -> Self {
         let meaning = (StatusCode::REQUEST_TIMEOUT, "Tiempo de espera agotado", "timeout");
-        Self::answer(meaning, format!("the body did not arrive within {} s", limit.as_secs()))
+        Self::from_status(meaning, format!("the body did not arrive within {} s", limit.as_secs()))
     }
 
     /// 408: no phone can scan anything yet.
-    fn no_code(cause: &dyn std::fmt::Display) -> Self {
+    fn qr_timeout(cause: &dyn std::fmt::Display) -> Self {
         let title = "Timeout esperando código QR. Intenta nuevamente en unos segundos.";
-        Self::answer((StatusCode::REQUEST_TIMEOUT, title, "timeout"), cause.to_string())
+        Self::from_status((StatusCode::REQUEST_TIMEOUT, title, "timeout"), cause.to_string())
     }
 
-    pub fn too_large(limit: usize) -> Self {
+    pub fn payload_too_large(limit: usize) -> Self {
         Self::new(ErrorKind::TooLarge, format!("the body of this request may have {limit} bytes at most"))
     }
 
     pub fn unknown_instance(name: &str) -> Self {
         let details = format!("no instance is called {name:?}; create it with POST /instances");
-        Self::new(ErrorKind::NotFound, details).titled("Instancia no encontrada")
+        Self::new(ErrorKind::NotFound, details).with_title("Instancia no encontrada")
     }
 
     /// A message that was certainly not sent, as its failure says.
-    pub fn not_sent(failure: &Failure) -> Self {
+    pub fn from_failure(failure: &Failure) -> Self {
         let kind = match failure.kind {
             FailureKind::Permanent => ErrorKind::Rejected,
             FailureKind::Transient { .. } => ErrorKind::Unavailable,
@@ -183,43 +192,43 @@ impl ApiError {
             }
             FailureKind::Ambiguous => ErrorKind::Ambiguous,
             FailureKind::LoggedOut => {
-                return Self::account("Instancia no autenticada", "logged_out", failure);
+                return Self::account_failure("Instancia no autenticada", "logged_out", failure);
             }
             FailureKind::AccountBlocked => {
-                return Self::account("Cuenta de WhatsApp bloqueada", "account_blocked", failure);
+                return Self::account_failure("Cuenta de WhatsApp bloqueada", "account_blocked", failure);
             }
         };
-        Self::new(kind, failure.message.clone()).coded(failure.code)
+        Self::new(kind, failure.message.clone()).with_provider_code(failure.code)
     }
 
     /// 424: WhatsApp does not accept the instance's account. Not a 401, which would be about the caller's key.
-    fn account(title: &'static str, kind: &'static str, failure: &Failure) -> Self {
-        Self::answer((StatusCode::FAILED_DEPENDENCY, title, kind), failure.message.clone())
-            .coded(failure.code)
+    fn account_failure(title: &'static str, kind: &'static str, failure: &Failure) -> Self {
+        Self::from_status((StatusCode::FAILED_DEPENDENCY, title, kind), failure.message.clone())
+            .with_provider_code(failure.code)
     }
 
-    fn coded(mut self, code: Option<i64>) -> Self {
+    fn with_provider_code(mut self, code: Option<i64>) -> Self {
         self.0.provider_code = code;
         self
     }
 
-    fn titled(mut self, title: &'static str) -> Self {
+    fn with_title(mut self, title: &'static str) -> Self {
         self.0.title = title;
         self
     }
 
-    pub fn at(mut self, field: impl Into<String>) -> Self {
+    pub fn with_field(mut self, field: impl Into<String>) -> Self {
         self.0.field = Some(field.into());
         self
     }
 
     /// Names the message in the ledger that met the error, and where it stands.
-    pub fn about(mut self, id: MessageId, status: &'static str) -> Self {
+    pub fn with_message(mut self, id: MessageId, status: &'static str) -> Self {
         self.0.message = Some((id, status));
         self
     }
 
-    pub fn into_answer(self) -> Answer {
+    pub fn into_parts(self) -> ErrorParts {
         *self.0
     }
 
@@ -233,9 +242,9 @@ impl ApiError {
     }
 }
 
-impl From<Invalid> for ApiError {
-    fn from(invalid: Invalid) -> Self {
-        Self::new(ErrorKind::Invalid, invalid.to_string()).at(invalid.field)
+impl From<ValidationError> for ApiError {
+    fn from(invalid: ValidationError) -> Self {
+        Self::new(ErrorKind::Invalid, invalid.to_string()).with_field(invalid.field)
     }
 }
 
@@ -244,21 +253,25 @@ impl From<instance::Error> for ApiError {
         match &error {
             instance::Error::Unknown(id) => return Self::unknown_instance(id.as_str()),
             instance::Error::Exists(_) => {
-                return Self::of(error.kind(), &error).titled("La instancia ya existe").at("instance_id");
+                return Self::from_kind(error.kind(), &error)
+                    .with_title("La instancia ya existe")
+                    .with_field("instance_id");
             }
-            instance::Error::Link { field, .. } => return Self::of(error.kind(), &error).at(*field),
-            instance::Error::Linked(_) => {
-                return Self::of(error.kind(), &error).titled("La instancia ya está autenticada");
+            instance::Error::UrlRefused { field, .. } => {
+                return Self::from_kind(error.kind(), &error).with_field(*field);
             }
-            instance::Error::NoCode => return Self::no_code(&error),
-            instance::Error::Failed(failure) => return Self::not_sent(failure),
+            instance::Error::AlreadyLinked(_) => {
+                return Self::from_kind(error.kind(), &error).with_title("La instancia ya está autenticada");
+            }
+            instance::Error::QrCodeTimeout => return Self::qr_timeout(&error),
+            instance::Error::Failed(failure) => return Self::from_failure(failure),
             instance::Error::Media(media::Error::Gone(_)) => return Self::gone(error.to_string()),
-            instance::Error::Media(media::Error::Failed(failure)) => return Self::not_sent(failure),
+            instance::Error::Media(media::Error::Failed(failure)) => return Self::from_failure(failure),
             _ => {}
         }
         match error.invalid() {
             Some(invalid) => invalid.clone().into(),
-            None => Self::of(error.kind(), &error),
+            None => Self::from_kind(error.kind(), &error),
         }
     }
 }
@@ -267,22 +280,22 @@ impl From<inbound::Error> for ApiError {
     fn from(error: inbound::Error) -> Self {
         match error {
             inbound::Error::Signature => Self::forbidden(error.to_string()),
-            error => Self::of(error.kind(), &error),
+            error => Self::from_kind(error.kind(), &error),
         }
     }
 }
 
 impl From<queue::Error> for ApiError {
     fn from(error: queue::Error) -> Self {
-        Self::of(error.kind(), &error)
+        Self::from_kind(error.kind(), &error)
     }
 }
 
 impl From<events::Error> for ApiError {
     fn from(error: events::Error) -> Self {
         match error {
-            events::Error::Place(invalid) => invalid.into(),
-            error => Self::of(error.kind(), &error),
+            events::Error::Cursor(invalid) => invalid.into(),
+            error => Self::from_kind(error.kind(), &error),
         }
     }
 }
@@ -292,9 +305,11 @@ impl From<bulk::Error> for ApiError {
         match error {
             bulk::Error::Invalid(invalid) => invalid.into(),
             bulk::Error::Instance(error) => error.into(),
-            bulk::Error::File(_) | bulk::Error::Empty => Self::of(error.kind(), &error).at("file"),
-            bulk::Error::Template(_) => Self::of(error.kind(), &error).at("message"),
-            error => Self::of(error.kind(), &error),
+            bulk::Error::File(_) | bulk::Error::Empty => {
+                Self::from_kind(error.kind(), &error).with_field("file")
+            }
+            bulk::Error::Template(_) => Self::from_kind(error.kind(), &error).with_field("message"),
+            error => Self::from_kind(error.kind(), &error),
         }
     }
 }
@@ -303,14 +318,14 @@ impl From<contacts::Error> for ApiError {
     fn from(error: contacts::Error) -> Self {
         match error.invalid() {
             Some(invalid) => invalid.clone().into(),
-            None => Self::of(error.kind(), &error),
+            None => Self::from_kind(error.kind(), &error),
         }
     }
 }
 
 impl From<relay::Error> for ApiError {
     fn from(error: relay::Error) -> Self {
-        Self::of(error.kind(), &error)
+        Self::from_kind(error.kind(), &error)
     }
 }
 
@@ -318,8 +333,8 @@ impl From<webhook::Error> for ApiError {
     fn from(error: webhook::Error) -> Self {
         match (&error, error.invalid()) {
             (_, Some(invalid)) => invalid.clone().into(),
-            (webhook::Error::Link(_), None) => Self::of(error.kind(), &error).at("url"),
-            _ => Self::of(error.kind(), &error),
+            (webhook::Error::Url(_), None) => Self::from_kind(error.kind(), &error).with_field("url"),
+            _ => Self::from_kind(error.kind(), &error),
         }
     }
 }
@@ -346,7 +361,7 @@ impl IntoResponse for ApiError {
         let mut response = (answer.status, Json(body)).into_response();
         response.extensions_mut().insert(error);
         if let Some(pause) = answer.retry_after {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds_rounded_up(pause)));
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after_seconds(pause)));
         }
         if answer.status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -356,7 +371,7 @@ impl IntoResponse for ApiError {
 }
 
 /// Whole seconds, never fewer than one: `Retry-After: 0` would invite a storm.
-pub(super) fn seconds_rounded_up(pause: Duration) -> u64 {
+pub(super) fn retry_after_seconds(pause: Duration) -> u64 {
     (pause.as_secs() + u64::from(pause.subsec_nanos() > 0)).max(1)
 }
 
@@ -366,9 +381,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use relevo_domain::{Class, InstanceNumber, Scope, Timestamp};
+    use relevo_domain::{Class, FailureScope, InstanceNumber, Timestamp};
 
-    async fn shown(error: ApiError) -> (StatusCode, Option<String>, Value) {
+    async fn render(error: ApiError) -> (StatusCode, Option<String>, Value) {
         let response = error.into_response();
         let retry = response.headers().get(RETRY_AFTER).map(|value| value.to_str().unwrap().to_owned());
         let status = response.status();
@@ -377,8 +392,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_error_has_the_documented_form() {
-        let (status, _, body) = shown(Invalid::new("phone", "is missing").into()).await;
+    async fn error_body_has_the_documented_form() {
+        let (status, _, body) = render(ValidationError::new("phone", "is missing").into()).await;
         assert_eq!(status, StatusCode::BAD_REQUEST);
         let error = json!({
             "code": 400, "message": "Solicitud inválida", "details": "phone: is missing",
@@ -388,27 +403,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_pause_is_whole_seconds_and_never_none() {
+    async fn retry_after_is_whole_seconds_and_never_zero() {
         for (pause, header) in [(0, "1"), (1, "1"), (1000, "1"), (1001, "2")] {
             let throttled = ErrorKind::Throttled(Duration::from_millis(pause));
-            let (status, retry, _) = shown(ApiError::new(throttled, "slow down")).await;
+            let (status, retry, _) = render(ApiError::new(throttled, "slow down")).await;
             assert_eq!((status, retry.as_deref()), (StatusCode::TOO_MANY_REQUESTS, Some(header)));
         }
     }
 
     #[tokio::test]
-    async fn causes_inside_the_node_stay_inside() {
-        let (status, _, body) = shown(ApiError::of(ErrorKind::Internal, &"/secret/path")).await;
+    async fn internal_cause_is_not_exposed() {
+        let (status, _, body) = render(ApiError::from_kind(ErrorKind::Internal, &"/secret/path")).await;
         assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
         assert!(!body.to_string().contains("secret"));
     }
 
     #[tokio::test]
-    async fn trouble_with_the_account_is_never_a_401_and_names_the_message() {
+    async fn account_failure_is_a_424_and_names_the_message() {
         let id = MessageId::new(Timestamp(1), 0, InstanceNumber::FIRST, Class::Transactional, 7);
         for kind in [FailureKind::LoggedOut, FailureKind::AccountBlocked] {
-            let failure = Failure::new(kind, Scope::Number, "token expired").with_code(190);
-            let (status, _, body) = shown(ApiError::not_sent(&failure).about(id, "failed")).await;
+            let failure = Failure::new(kind, FailureScope::Number, "token expired").with_code(190);
+            let (status, _, body) = render(ApiError::from_failure(&failure).with_message(id, "failed")).await;
             assert_eq!(status, StatusCode::FAILED_DEPENDENCY);
             assert_eq!(body["error"]["provider_code"], 190);
             assert_eq!(body["message_id"], id.to_string());

@@ -12,31 +12,31 @@ use uuid::Uuid;
 
 use crate::queue::IdempotencyKey;
 use crate::webhook::EndpointId;
-use relevo_domain::{ErrorKind, InstanceId, Invalid};
+use relevo_domain::{ErrorKind, InstanceId, ValidationError};
 
 use super::AppState;
-use super::body::{self, Arrived};
+use super::body::{self, ReceivedBody};
 use super::error::ApiError;
 
 /// Names the instance on routes that have none in their path.
-const INSTANCE_ID: &str = "x-instance-id";
-const ASYNC: &str = "x-async";
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
-const LONGEST_KEY: usize = 255;
+const INSTANCE_ID_HEADER: &str = "x-instance-id";
+const ASYNC_HEADER: &str = "x-async";
+const IDEMPOTENCY_KEY_HEADER: &str = "idempotency-key";
+const MAX_KEY_LENGTH: usize = 255;
 
 /// The instance that a request is about: the one in its path, else the one in `X-Instance-Id`, else the node's
 /// default. It need not exist.
-pub(super) struct Target(pub InstanceId);
+pub(super) struct TargetInstance(pub InstanceId);
 
-impl FromRequestParts<AppState> for Target {
+impl FromRequestParts<AppState> for TargetInstance {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
         if let Some(name) = path_parameter(parts, "id").await? {
-            return named(&name);
+            return parse_target(&name);
         }
-        if let Some(name) = parts.headers.get(INSTANCE_ID) {
-            return named(&String::from_utf8_lossy(name.as_bytes()));
+        if let Some(name) = parts.headers.get(INSTANCE_ID_HEADER) {
+            return parse_target(&String::from_utf8_lossy(name.as_bytes()));
         }
         let default = state.options.default_instance.clone().ok_or_else(|| {
             let help =
@@ -49,9 +49,9 @@ impl FromRequestParts<AppState> for Target {
 
 /// The instance that a link is about: the one in `X-Instance-Id`, else `instance_id` in its query, for who cannot send
 /// headers, else the node's default. It need not exist.
-pub(super) struct TargetOfLink(pub InstanceId);
+pub(super) struct LinkTargetInstance(pub InstanceId);
 
-impl FromRequestParts<AppState> for TargetOfLink {
+impl FromRequestParts<AppState> for LinkTargetInstance {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
@@ -59,24 +59,25 @@ impl FromRequestParts<AppState> for TargetOfLink {
         struct Named {
             instance_id: Option<String>,
         }
-        let QueryOf(Named { instance_id }) = QueryOf::from_request_parts(parts, state).await?;
-        let Target(id) = match instance_id.filter(|_| !parts.headers.contains_key(INSTANCE_ID)) {
-            Some(name) => named(&name)?,
-            None => Target::from_request_parts(parts, state).await?,
+        let QueryParams(Named { instance_id }) = QueryParams::from_request_parts(parts, state).await?;
+        let TargetInstance(id) = match instance_id.filter(|_| !parts.headers.contains_key(INSTANCE_ID_HEADER))
+        {
+            Some(name) => parse_target(&name)?,
+            None => TargetInstance::from_request_parts(parts, state).await?,
         };
         Ok(Self(id))
     }
 }
 
 /// A name that no instance can have is a name that no instance has.
-fn named(name: &str) -> Result<Target, ApiError> {
-    name.parse().map(Target).map_err(|_| ApiError::unknown_instance(name))
+fn parse_target(name: &str) -> Result<TargetInstance, ApiError> {
+    name.parse().map(TargetInstance).map_err(|_| ApiError::unknown_instance(name))
 }
 
 /// The `message_id` of a path, percent-decoded.
-pub(super) struct MessageName(pub String);
+pub(super) struct MessageIdPath(pub String);
 
-impl FromRequestParts<AppState> for MessageName {
+impl FromRequestParts<AppState> for MessageIdPath {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApiError> {
@@ -85,9 +86,9 @@ impl FromRequestParts<AppState> for MessageName {
 }
 
 /// The `task_id` of a path, percent-decoded.
-pub(super) struct TaskName(pub String);
+pub(super) struct TaskIdPath(pub String);
 
-impl FromRequestParts<AppState> for TaskName {
+impl FromRequestParts<AppState> for TaskIdPath {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApiError> {
@@ -96,9 +97,9 @@ impl FromRequestParts<AppState> for TaskName {
 }
 
 /// The `media_id` of a path, percent-decoded.
-pub(super) struct MediaName(pub String);
+pub(super) struct MediaIdPath(pub String);
 
-impl FromRequestParts<AppState> for MediaName {
+impl FromRequestParts<AppState> for MediaIdPath {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApiError> {
@@ -107,40 +108,40 @@ impl FromRequestParts<AppState> for MediaName {
 }
 
 /// The `endpoint_id` of a path. It need not exist.
-pub(super) struct EndpointName(pub EndpointId);
+pub(super) struct EndpointIdPath(pub EndpointId);
 
-impl FromRequestParts<AppState> for EndpointName {
+impl FromRequestParts<AppState> for EndpointIdPath {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApiError> {
         let name = path_parameter(parts, "endpoint_id").await?.unwrap_or_default();
-        let unknown = |wrong: Invalid| ApiError::new(ErrorKind::NotFound, wrong.reason);
+        let unknown = |wrong: ValidationError| ApiError::new(ErrorKind::NotFound, wrong.reason);
         name.parse().map(Self).map_err(unknown)
     }
 }
 
 /// The event that a path names by its `instance_id` and `sequence`. It need not exist.
-pub(super) struct EventName {
+pub(super) struct EventPath {
     pub instance: InstanceId,
     pub sequence: u64,
 }
 
-impl FromRequestParts<AppState> for EventName {
+impl FromRequestParts<AppState> for EventPath {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApiError> {
         let name = path_parameter(parts, "instance_id").await?.unwrap_or_default();
-        let Target(instance) = named(&name)?;
+        let TargetInstance(instance) = parse_target(&name)?;
         let sequence = path_parameter(parts, "sequence").await?.unwrap_or_default();
-        let sequence = sequence.parse().map_err(|_| Invalid::new("sequence", "must be a number"))?;
+        let sequence = sequence.parse().map_err(|_| ValidationError::new("sequence", "must be a number"))?;
         Ok(Self { instance, sequence })
     }
 }
 
 /// The `job_id` of a path. It need not exist.
-pub(super) struct JobName(pub Uuid);
+pub(super) struct JobIdPath(pub Uuid);
 
-impl FromRequestParts<AppState> for JobName {
+impl FromRequestParts<AppState> for JobIdPath {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApiError> {
@@ -151,66 +152,66 @@ impl FromRequestParts<AppState> for JobName {
 }
 
 /// What the query of a URL says.
-pub(super) struct QueryOf<T>(pub T);
+pub(super) struct QueryParams<T>(pub T);
 
-impl<T: DeserializeOwned> FromRequestParts<AppState> for QueryOf<T> {
+impl<T: DeserializeOwned> FromRequestParts<AppState> for QueryParams<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApiError> {
-        let wrong = |refused: QueryRejection| Invalid::new("query", refused.body_text()).into();
+        let wrong = |refused: QueryRejection| ValidationError::new("query", refused.body_text()).into();
         Query::try_from_uri(&parts.uri).map(|Query(query)| Self(query)).map_err(wrong)
     }
 }
 
 async fn path_parameter(parts: &mut Parts, name: &str) -> Result<Option<String>, ApiError> {
-    let wrong = |_| ApiError::from(Invalid::new("path", "is not valid UTF-8 when percent-decoded"));
+    let wrong = |_| ApiError::from(ValidationError::new("path", "is not valid UTF-8 when percent-decoded"));
     let parameters = RawPathParams::from_request_parts(parts, &()).await.map_err(wrong)?;
     Ok(parameters.iter().find(|(found, _)| *found == name).map(|(_, value)| value.to_owned()))
 }
 
 /// How a message is to be sent, as the headers say.
 #[derive(Debug)]
-pub(super) struct Sending {
+pub(super) struct SendOptions {
     /// `X-Async`: answer when it is queued, not when it is sent.
     pub asynchronous: bool,
-    key: Option<[u8; 16]>,
+    key_digest: Option<[u8; 16]>,
 }
 
-impl FromRequestParts<AppState> for Sending {
+impl FromRequestParts<AppState> for SendOptions {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApiError> {
-        Ok(Self::of(&parts.headers)?)
+        Ok(Self::from_headers(&parts.headers)?)
     }
 }
 
-impl Sending {
-    pub fn of(headers: &HeaderMap) -> Result<Self, Invalid> {
-        let asynchronous = headers.get(ASYNC).is_some_and(|value| {
+impl SendOptions {
+    pub fn from_headers(headers: &HeaderMap) -> Result<Self, ValidationError> {
+        let asynchronous = headers.get(ASYNC_HEADER).is_some_and(|value| {
             let value = value.as_bytes().trim_ascii();
             value == b"1" || value.eq_ignore_ascii_case(b"true")
         });
-        let key = headers.get(IDEMPOTENCY_KEY).map(|value| {
+        let key = headers.get(IDEMPOTENCY_KEY_HEADER).map(|value| {
             let key = value.as_bytes();
             let printable = key.iter().all(|byte| (b' '..=b'~').contains(byte));
-            if key.is_empty() || key.len() > LONGEST_KEY || !printable {
-                let reason = format!("must have 1 to {LONGEST_KEY} printable ASCII characters");
-                return Err(Invalid::new("Idempotency-Key", reason));
+            if key.is_empty() || key.len() > MAX_KEY_LENGTH || !printable {
+                let reason = format!("must have 1 to {MAX_KEY_LENGTH} printable ASCII characters");
+                return Err(ValidationError::new("Idempotency-Key", reason));
             }
             Ok(digest(&[key]))
         });
-        Ok(Self { asynchronous, key: key.transpose()? })
+        Ok(Self { asynchronous, key_digest: key.transpose()? })
     }
 
     /// The caller's key for "this is the same request", as its digest.
-    pub fn key(&self) -> Option<[u8; 16]> {
-        self.key
+    pub fn key_digest(&self) -> Option<[u8; 16]> {
+        self.key_digest
     }
 
     /// What makes a repetition of this request recognisable, when the caller asked for that. Whether it waits for
     /// the outcome is not part of it.
-    pub fn idempotency(&self, kind: &str, body: &[u8]) -> Option<IdempotencyKey> {
-        let key = self.key?;
+    pub fn idempotency_key(&self, kind: &str, body: &[u8]) -> Option<IdempotencyKey> {
+        let key = self.key_digest?;
         Some(IdempotencyKey { key, body: digest(&[kind.as_bytes(), b"\0", body]) })
     }
 }
@@ -232,19 +233,19 @@ impl FromRequest<AppState> for JsonBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
-        let arrived = body::receive(request, state.options.json_body_limit, state).await?;
+        let arrived = body::receive_body(request, state.options.json_body_limit, state).await?;
         Ok(Self(arrived.bytes))
     }
 }
 
 /// The body of a request that may carry media as base64.
-pub(super) struct MediaBody(pub Arrived);
+pub(super) struct MediaBody(pub ReceivedBody);
 
 impl FromRequest<AppState> for MediaBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
-        Ok(Self(body::receive(request, state.options.media_body_limit, state).await?))
+        Ok(Self(body::receive_body(request, state.options.media_body_limit, state).await?))
     }
 }
 
@@ -252,26 +253,26 @@ impl FromRequest<AppState> for MediaBody {
 mod tests {
     use super::*;
 
-    fn sending(name: &'static str, value: &str) -> Result<Sending, Invalid> {
+    fn send_options(name: &'static str, value: &str) -> Result<SendOptions, ValidationError> {
         let mut headers = HeaderMap::new();
         headers.insert(name, value.parse().unwrap());
-        Sending::of(&headers)
+        SendOptions::from_headers(&headers)
     }
 
     #[test]
-    fn async_is_what_says_so() {
+    fn async_header_accepts_true_and_one() {
         for (value, asynchronous) in
             [("true", true), ("True", true), ("1", true), ("false", false), ("0", false), ("", false)]
         {
-            assert_eq!(sending(ASYNC, value).unwrap().asynchronous, asynchronous, "{value}");
+            assert_eq!(send_options(ASYNC_HEADER, value).unwrap().asynchronous, asynchronous, "{value}");
         }
-        assert!(!Sending::of(&HeaderMap::new()).unwrap().asynchronous);
+        assert!(!SendOptions::from_headers(&HeaderMap::new()).unwrap().asynchronous);
     }
 
     #[test]
-    fn a_key_stands_for_a_request() {
+    fn idempotency_key_identifies_key_kind_and_body() {
         let keyed = |key: &str, kind: &str, body: &[u8]| {
-            sending(IDEMPOTENCY_KEY, key).unwrap().idempotency(kind, body)
+            send_options(IDEMPOTENCY_KEY_HEADER, key).unwrap().idempotency_key(kind, body)
         };
         let first = keyed("k", "text", b"{}").unwrap();
         assert_eq!(first.key.as_slice(), &Sha256::digest(b"k")[..16]);
@@ -280,14 +281,17 @@ mod tests {
         assert_ne!(keyed("k", "image", b"{}").unwrap().body, first.body);
         assert_ne!(keyed("k", "text", b"{ }").unwrap().body, first.body);
         assert_ne!(keyed("l", "text", b"{}").unwrap().key, first.key);
-        assert_eq!(Sending::of(&HeaderMap::new()).unwrap().idempotency("text", b"{}"), None);
+        assert_eq!(
+            SendOptions::from_headers(&HeaderMap::new()).unwrap().idempotency_key("text", b"{}"),
+            None
+        );
     }
 
     #[test]
-    fn a_key_is_short_and_printable() {
-        assert!(sending(IDEMPOTENCY_KEY, &"k".repeat(255)).is_ok());
+    fn idempotency_key_must_be_short_and_printable() {
+        assert!(send_options(IDEMPOTENCY_KEY_HEADER, &"k".repeat(255)).is_ok());
         for key in ["", "ñ", &"k".repeat(256)] {
-            assert_eq!(sending(IDEMPOTENCY_KEY, key).unwrap_err().field, "Idempotency-Key");
+            assert_eq!(send_options(IDEMPOTENCY_KEY_HEADER, key).unwrap_err().field, "Idempotency-Key");
         }
     }
 }

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use tokio::sync::watch;
 
-use crate::events::{Error, Item, Kinds, Log, Places, Wanted};
-use crate::webhook::Instances;
+use crate::events::{Error, EventFilter, EventLog, LogCursor, LogItem, LogPageQuery};
+use crate::webhook::InstanceIds;
 use relevo_clock::Clock;
 use relevo_domain::{InstanceId, InstanceNumber};
 
@@ -13,75 +13,77 @@ use super::Services;
 
 /// Events that a reader has in memory at once, and about how many bytes of them. There is no other buffer: the log is
 /// read as fast as the reader takes.
-const PAGE: usize = 64;
+const PAGE_EVENTS: usize = 64;
 const PAGE_BYTES: usize = 256 << 10;
 
 /// Which logs are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scope {
+pub(super) enum EventScope {
     Instance(InstanceNumber),
     /// Those of all instances, also of those that are created later.
     All,
 }
 
-impl Scope {
+impl EventScope {
     /// The instances of this scope that exist.
-    pub fn instances(self, known: &Instances) -> Vec<InstanceNumber> {
+    pub fn instances(self, known: &InstanceIds) -> Vec<InstanceNumber> {
         let numbers = known.iter().map(|(number, _)| *number);
-        numbers.filter(|number| matches!(self, Scope::All) || self == Scope::Instance(*number)).collect()
+        numbers
+            .filter(|number| matches!(self, EventScope::All) || self == EventScope::Instance(*number))
+            .collect()
     }
 
     fn instance(self) -> Option<InstanceNumber> {
         match self {
-            Scope::Instance(number) => Some(number),
-            Scope::All => None,
+            EventScope::Instance(number) => Some(number),
+            EventScope::All => None,
         }
     }
 
     /// A place as callers are given it: a sequence of one log, or an opaque word for several.
-    pub fn write(self, places: &Places) -> String {
+    pub fn encode_cursor(self, places: &LogCursor) -> String {
         match self {
-            Scope::Instance(number) => places.get(number).unwrap_or(0).to_string(),
-            Scope::All => places.encode(),
+            EventScope::Instance(number) => places.get(number).unwrap_or(0).to_string(),
+            EventScope::All => places.encode(),
         }
     }
 }
 
 /// A reader with its place.
-pub(super) struct Feed {
-    scope: Scope,
-    kinds: Kinds,
-    log: Log,
+pub(super) struct EventReader {
+    scope: EventScope,
+    kinds: EventFilter,
+    log: EventLog,
     clock: Clock,
-    tails: watch::Receiver<()>,
-    instances: watch::Receiver<Instances>,
+    log_changes: watch::Receiver<()>,
+    instances: watch::Receiver<InstanceIds>,
     /// Behind what was handed out.
-    place: Places,
+    position: LogCursor,
     /// Read and not handed out yet, and where the reader stands behind all of it.
-    page: VecDeque<Item>,
-    behind: Option<Places>,
+    pending: VecDeque<LogItem>,
+    page_end: Option<LogCursor>,
 }
 
 /// An event for the reader.
-pub(super) struct Told {
-    pub item: Item,
-    pub name: InstanceId,
+pub(super) struct StreamedEvent {
+    pub item: LogItem,
+    pub instance_id: InstanceId,
     /// Where to go on behind it.
     pub cursor: String,
 }
 
-impl Feed {
-    pub fn new(services: &Services, scope: Scope, kinds: Kinds, from: Places) -> Self {
+impl EventReader {
+    pub fn new(services: &Services, scope: EventScope, kinds: EventFilter, from: LogCursor) -> Self {
         Self {
             scope,
             kinds,
             log: services.events.clone(),
             clock: services.clock,
-            tails: services.events.watch(scope.instance()),
+            log_changes: services.events.watch(scope.instance()),
             instances: services.instances.names(),
-            place: from,
-            page: VecDeque::new(),
-            behind: None,
+            position: from,
+            pending: VecDeque::new(),
+            page_end: None,
         }
     }
 
@@ -91,34 +93,34 @@ impl Feed {
     /// # Errors
     ///
     /// The log cannot be read.
-    pub async fn next(&mut self) -> Result<Option<Told>, Error> {
+    pub async fn next(&mut self) -> Result<Option<StreamedEvent>, Error> {
         loop {
-            while let Some(item) = self.page.pop_front() {
-                self.place.set(item.instance, item.envelope.sequence);
-                if let Some(name) = self.name_of(item.instance) {
-                    return Ok(Some(Told { item, name, cursor: self.cursor() }));
+            while let Some(item) = self.pending.pop_front() {
+                self.position.set(item.instance, item.envelope.sequence);
+                if let Some(name) = self.instance_id_of(item.instance) {
+                    return Ok(Some(StreamedEvent { item, instance_id: name, cursor: self.cursor() }));
                 }
             }
-            if let Some(behind) = self.behind.take() {
-                self.place = behind;
+            if let Some(behind) = self.page_end.take() {
+                self.position = behind;
             }
             // Marked as seen before the look, so that nothing slips between.
-            self.tails.borrow_and_update();
+            self.log_changes.borrow_and_update();
             let instances = self.scope.instances(&self.instances.borrow_and_update());
-            if instances.is_empty() && self.scope != Scope::All {
+            if instances.is_empty() && self.scope != EventScope::All {
                 return Ok(None);
             }
-            self.place.retain(|number| instances.contains(&number));
-            if self.log.has_more(&instances, &self.place)? {
+            self.position.retain(|number| instances.contains(&number));
+            if self.log.has_more(&instances, &self.position)? {
                 let (kinds, now) = (self.kinds.clone(), self.clock.now());
-                let wanted = Wanted { kinds, limit: PAGE, bytes: PAGE_BYTES, now };
-                let page = self.log.page(&instances, &self.place, &wanted).await?;
-                self.page = page.items.into();
-                self.behind = Some(page.next);
+                let wanted = LogPageQuery { kinds, limit: PAGE_EVENTS, bytes: PAGE_BYTES, now };
+                let page = self.log.page(&instances, &self.position, &wanted).await?;
+                self.pending = page.items.into();
+                self.page_end = Some(page.next);
                 continue;
             }
             tokio::select! {
-                Ok(()) = self.tails.changed() => {}
+                Ok(()) = self.log_changes.changed() => {}
                 Ok(()) = self.instances.changed() => {}
                 else => return Ok(None),
             }
@@ -127,10 +129,10 @@ impl Feed {
 
     /// Where to go on behind what was handed out.
     pub fn cursor(&self) -> String {
-        self.scope.write(&self.place)
+        self.scope.encode_cursor(&self.position)
     }
 
-    fn name_of(&self, instance: InstanceNumber) -> Option<InstanceId> {
+    fn instance_id_of(&self, instance: InstanceNumber) -> Option<InstanceId> {
         let known = self.instances.borrow();
         known.iter().find(|(number, _)| *number == instance).map(|(_, name)| name.clone())
     }

@@ -20,31 +20,31 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{contacts, instance, relay};
-use relevo_domain::{ErrorKind, Failure, FailureKind, Invalid, MessageId};
+use relevo_domain::{ErrorKind, Failure, FailureKind, MessageId, ValidationError};
 
-use super::error::{Answer, ApiError, seconds_rounded_up};
+use super::error::{ApiError, ErrorParts, retry_after_seconds};
 use super::{AppState, body, json};
 
 /// Whether the clients of this path expect [`Refusal`]s.
-pub(super) fn is_spoken_at(path: &str) -> bool {
+pub(super) fn is_application_path(path: &str) -> bool {
     path.strip_prefix("/api").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// A request that is not done, in the form of `/api`.
 #[derive(Debug)]
-pub(super) struct Refusal(Box<Worded>);
+pub(super) struct ApplicationError(Box<ApplicationErrorParts>);
 
 #[derive(Debug)]
-struct Worded {
+struct ApplicationErrorParts {
     status: StatusCode,
     retry_after: Option<Duration>,
-    body: RefusalBody,
+    body: ApplicationErrorBody,
 }
 
 /// The body of every answer under `/api` that is not a success. The documents promise `error`, and `success` where
 /// a message was not sent.
 #[derive(Debug, Default, Serialize, ToSchema)]
-pub(super) struct RefusalBody {
+pub(super) struct ApplicationErrorBody {
     /// `false` where a message was not sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     success: Option<bool>,
@@ -73,11 +73,11 @@ pub(super) struct RefusalBody {
     status: Option<&'static str>,
 }
 
-impl Refusal {
+impl ApplicationError {
     /// One text and nothing beside it, as the documents show it.
     pub fn new(status: StatusCode, error: impl Into<Cow<'static, str>>) -> Self {
-        let body = RefusalBody { error: error.into(), ..RefusalBody::default() };
-        Self(Box::new(Worded { status, retry_after: None, body }))
+        let body = ApplicationErrorBody { error: error.into(), ..ApplicationErrorBody::default() };
+        Self(Box::new(ApplicationErrorParts { status, retry_after: None, body }))
     }
 
     /// 400 with a documented text.
@@ -91,8 +91,8 @@ impl Refusal {
     }
 
     /// WhatsApp, or the way to it, said no to a message.
-    pub fn not_sent(failure: &Failure) -> Self {
-        let mut refusal = Self::from(ApiError::not_sent(failure));
+    pub fn from_failure(failure: &Failure) -> Self {
+        let mut refusal = Self::from(ApiError::from_failure(failure));
         // The documented answer, whatever was wrong, unless coming back later helps.
         if matches!(
             failure.kind,
@@ -100,27 +100,27 @@ impl Refusal {
         ) {
             refusal.0.status = StatusCode::BAD_REQUEST;
         }
-        refusal.0.body.error = upstream_text(failure).into();
+        refusal.0.body.error = upstream_error_text(failure).into();
         refusal.0.body.details = Some(failure.message.clone().into());
-        refusal.unsuccessful()
+        refusal.with_success_false()
     }
 
     /// Says `success: false` beside the text.
-    pub fn unsuccessful(mut self) -> Self {
+    pub fn with_success_false(mut self) -> Self {
         self.0.body.success = Some(false);
         self
     }
 
     /// A message that was not sent for this reason, in the documented words.
-    pub fn while_sending(mut self) -> Self {
+    pub fn with_send_prefix(mut self) -> Self {
         if self.0.status == StatusCode::BAD_REQUEST {
-            self.0.body.error = format!("{SENDING}: {}", self.0.body.error).into();
+            self.0.body.error = format!("{SEND_ERROR_PREFIX}: {}", self.0.body.error).into();
         }
-        self.unsuccessful()
+        self.with_success_false()
     }
 
     /// Names the part of the request that the field belongs to.
-    pub fn within(mut self, place: &str) -> Self {
+    pub fn with_field_prefix(mut self, place: &str) -> Self {
         let body = &mut self.0.body;
         if let Some(field) = &mut body.field {
             body.error = body.error.replacen(field.as_str(), &format!("{place}.{field}"), 1).into();
@@ -130,13 +130,13 @@ impl Refusal {
     }
 
     /// Names the task that goes on.
-    pub fn task(mut self, id: Uuid) -> Self {
+    pub fn with_task_id(mut self, id: Uuid) -> Self {
         self.0.body.task_id = Some(id.to_string());
         self
     }
 
     /// Names the message that met the error, and where it stands.
-    pub fn about(mut self, id: MessageId, status: &'static str) -> Self {
+    pub fn with_message(mut self, id: MessageId, status: &'static str) -> Self {
         self.0.body.task_id = Some(id.correlation_id().to_string());
         self.0.body.message_id = Some(id.to_string());
         self.0.body.status = Some(status);
@@ -144,13 +144,13 @@ impl Refusal {
     }
 }
 
-const SENDING: &str = "Error enviando mensaje";
+const SEND_ERROR_PREFIX: &str = "Error enviando mensaje";
 
 /// What `error` says of a message that WhatsApp refused: clients of the original read Meta's answer out of it.
-pub(super) fn upstream_text(failure: &Failure) -> String {
+pub(super) fn upstream_error_text(failure: &Failure) -> String {
     let words = &failure.message;
     match failure.code {
-        None => format!("{SENDING}: {words}"),
+        None => format!("{SEND_ERROR_PREFIX}: {words}"),
         Some(code) => json!({ "error": {
             "message": format!("(#{code}) {words}"),
             "type": "OAuthException",
@@ -161,13 +161,13 @@ pub(super) fn upstream_text(failure: &Failure) -> String {
     }
 }
 
-impl From<Invalid> for Refusal {
-    fn from(invalid: Invalid) -> Self {
+impl From<ValidationError> for ApplicationError {
+    fn from(invalid: ValidationError) -> Self {
         ApiError::from(invalid).into()
     }
 }
 
-impl From<instance::Error> for Refusal {
+impl From<instance::Error> for ApplicationError {
     fn from(error: instance::Error) -> Self {
         match error {
             // Not the caller's mistake: it asked for an account that is there and is kept away.
@@ -177,56 +177,63 @@ impl From<instance::Error> for Refusal {
     }
 }
 
-impl From<contacts::Error> for Refusal {
+impl From<contacts::Error> for ApplicationError {
     fn from(error: contacts::Error) -> Self {
         ApiError::from(error).into()
     }
 }
 
-impl From<relay::Error> for Refusal {
+impl From<relay::Error> for ApplicationError {
     fn from(error: relay::Error) -> Self {
         ApiError::from(error).into()
     }
 }
 
-impl From<ApiError> for Refusal {
+impl From<ApiError> for ApplicationError {
     fn from(error: ApiError) -> Self {
-        let Answer { status, title, kind, details, field, provider_code, retry_after, message } =
-            error.into_answer();
+        let ErrorParts { status, title, kind, details, field, provider_code, retry_after, message } =
+            error.into_parts();
         // Only of a wrong request do the details stand for themselves.
         let (error, details) = match status {
             StatusCode::BAD_REQUEST => (details, None),
             _ => (Cow::Borrowed(title), Some(details).filter(|details| !details.is_empty())),
         };
         let kind = Some(kind);
-        let body = RefusalBody { error, details, kind, field, provider_code, ..RefusalBody::default() };
-        let refusal = Self(Box::new(Worded { status, retry_after, body }));
+        let body = ApplicationErrorBody {
+            error,
+            details,
+            kind,
+            field,
+            provider_code,
+            ..ApplicationErrorBody::default()
+        };
+        let refusal = Self(Box::new(ApplicationErrorParts { status, retry_after, body }));
         match message {
-            Some((id, status)) => refusal.about(id, status),
+            Some((id, status)) => refusal.with_message(id, status),
             None => refusal,
         }
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for ApplicationError {
     fn into_response(self) -> Response {
-        let Worded { status, retry_after, body } = *self.0;
+        let ApplicationErrorParts { status, retry_after, body } = *self.0;
         let mut response = (status, Json(body)).into_response();
         if let Some(pause) = retry_after {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds_rounded_up(pause)));
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after_seconds(pause)));
         }
         response
     }
 }
 
 /// Words the node's own errors as clients of `/api` expect them.
-pub(super) async fn speak(request: Request, next: Next) -> Response {
-    let spoken = is_spoken_at(request.uri().path());
+pub(super) async fn rewrite_errors(request: Request, next: Next) -> Response {
+    let spoken = is_application_path(request.uri().path());
     let mut response = next.run(request).await;
     let Some(error) = response.extensions_mut().remove::<ApiError>().filter(|_| spoken) else {
         return response;
     };
-    let mut worded = Refusal::from(error).into_response();
+    let mut worded = ApplicationError::from(error).into_response();
     for (name, value) in response.headers() {
         if name != CONTENT_TYPE && name != CONTENT_LENGTH {
             worded.headers_mut().insert(name, value.clone());
@@ -236,66 +243,74 @@ pub(super) async fn speak(request: Request, next: Next) -> Response {
 }
 
 /// A JSON object.
-pub(super) struct FlaskJson(pub Map<String, Value>);
+pub(super) struct ApplicationJson(pub Map<String, Value>);
 
-impl FromRequest<AppState> for FlaskJson {
-    type Rejection = Refusal;
+impl FromRequest<AppState> for ApplicationJson {
+    type Rejection = ApplicationError;
 
-    async fn from_request(request: Request, state: &AppState) -> Result<Self, Refusal> {
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApplicationError> {
         let limit = state.options.json_body_limit;
-        let arrived = body::receive(request, limit, state).await?;
+        let arrived = body::receive_body(request, limit, state).await?;
         Ok(Self(json::parse(&arrived.bytes)?))
     }
 }
 
 /// The one parameter of a path, percent-decoded.
-pub(super) struct FlaskPath(pub String);
+pub(super) struct ApplicationPath(pub String);
 
-impl FromRequestParts<AppState> for FlaskPath {
-    type Rejection = Refusal;
+impl FromRequestParts<AppState> for ApplicationPath {
+    type Rejection = ApplicationError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApplicationError> {
         let found = Path::<String>::from_request_parts(parts, state).await;
-        found.map(|Path(text)| Self(text)).map_err(|refused| Refusal::invalid(refused.body_text()))
+        found.map(|Path(text)| Self(text)).map_err(|refused| ApplicationError::invalid(refused.body_text()))
     }
 }
 
 /// What the query of a URL says.
-pub(super) struct FlaskQuery<T>(pub T);
+pub(super) struct ApplicationQuery<T>(pub T);
 
-impl<T: DeserializeOwned> FromRequestParts<AppState> for FlaskQuery<T> {
-    type Rejection = Refusal;
+impl<T: DeserializeOwned> FromRequestParts<AppState> for ApplicationQuery<T> {
+    type Rejection = ApplicationError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApplicationError> {
         let found = Query::try_from_uri(&parts.uri);
-        found.map(|Query(query)| Self(query)).map_err(|refused| Refusal::invalid(refused.body_text()))
+        found
+            .map(|Query(query)| Self(query))
+            .map_err(|refused| ApplicationError::invalid(refused.body_text()))
     }
 }
 
 /// The text of a field; `None` when it is missing, null or empty.
-pub(super) fn text(body: &mut Map<String, Value>, field: &str) -> Result<Option<String>, Refusal> {
+pub(super) fn take_text(
+    body: &mut Map<String, Value>,
+    field: &str,
+) -> Result<Option<String>, ApplicationError> {
     match body.remove(field) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text).filter(|text| !text.is_empty())),
-        Some(_) => Err(Refusal::invalid(format!("{field} must be a string"))),
+        Some(_) => Err(ApplicationError::invalid(format!("{field} must be a string"))),
     }
 }
 
 /// The object of a field; `None` when it is missing, null or empty.
-pub(super) fn object(
+pub(super) fn take_object(
     body: &mut Map<String, Value>,
     field: &str,
-) -> Result<Option<Map<String, Value>>, Refusal> {
+) -> Result<Option<Map<String, Value>>, ApplicationError> {
     match body.remove(field) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::Object(object)) => Ok(Some(object).filter(|object| !object.is_empty())),
-        Some(_) => Err(Refusal::invalid(format!("{field} must be an object"))),
+        Some(_) => Err(ApplicationError::invalid(format!("{field} must be an object"))),
     }
 }
 
 /// The texts of a field; `None` when it is missing, null or empty.
-pub(super) fn texts(body: &mut Map<String, Value>, field: &str) -> Result<Option<Vec<String>>, Refusal> {
-    let wrong = || Refusal::invalid(format!("{field} must be a list of strings"));
+pub(super) fn take_texts(
+    body: &mut Map<String, Value>,
+    field: &str,
+) -> Result<Option<Vec<String>>, ApplicationError> {
+    let wrong = || ApplicationError::invalid(format!("{field} must be a list of strings"));
     match body.remove(field) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::Array(items)) => {
@@ -311,9 +326,9 @@ pub(super) fn texts(body: &mut Map<String, Value>, field: &str) -> Result<Option
 mod tests {
     use super::*;
     use axum::body::to_bytes;
-    use relevo_domain::Scope;
+    use relevo_domain::FailureScope;
 
-    async fn shown(refusal: Refusal) -> (u16, Value) {
+    async fn render(refusal: ApplicationError) -> (u16, Value) {
         let response = refusal.into_response();
         let status = response.status().as_u16();
         let body = to_bytes(response.into_body(), 10_000).await.unwrap();
@@ -321,29 +336,29 @@ mod tests {
     }
 
     #[test]
-    fn only_api_and_what_is_below_it_speaks_so() {
+    fn application_path_is_api_or_below_it() {
         for (path, spoken) in [("/api", true), ("/api/x", true), ("/apis", false), ("/x/api", false)] {
-            assert_eq!(is_spoken_at(path), spoken, "{path}");
+            assert_eq!(is_application_path(path), spoken, "{path}");
         }
     }
 
     #[tokio::test]
-    async fn a_documented_text_stands_alone() {
-        let (status, body) = shown(Refusal::invalid("Se requiere el campo 'phone'")).await;
+    async fn documented_error_has_only_its_text() {
+        let (status, body) = render(ApplicationError::invalid("Se requiere el campo 'phone'")).await;
         assert_eq!((status, body), (400, json!({ "error": "Se requiere el campo 'phone'" })));
     }
 
     #[tokio::test]
-    async fn what_whatsapp_refused_can_still_be_parsed() {
+    async fn rejected_message_error_holds_the_graph_error() {
         let failure = Failure::permanent("Message undeliverable").with_code(131_026);
-        let (status, body) = shown(Refusal::not_sent(&failure)).await;
+        let (status, body) = render(ApplicationError::from_failure(&failure)).await;
         assert_eq!((status, &body["success"]), (400, &json!(false)));
         let graph: Value = serde_json::from_str(body["error"].as_str().unwrap()).unwrap();
         assert_eq!(graph["error"]["code"], 131_026);
         assert_eq!(graph["error"]["message"], "(#131026) Message undeliverable");
-        let away = Failure::new(FailureKind::LoggedOut, Scope::Number, "token expired").with_code(190);
-        assert_eq!(shown(Refusal::not_sent(&away)).await.0, 400);
-        let (status, body) = shown(Refusal::not_sent(&Failure::transient("no route"))).await;
+        let away = Failure::new(FailureKind::LoggedOut, FailureScope::Number, "token expired").with_code(190);
+        assert_eq!(render(ApplicationError::from_failure(&away)).await.0, 400);
+        let (status, body) = render(ApplicationError::from_failure(&Failure::transient("no route"))).await;
         assert_eq!((status, &body["error"]), (503, &json!("Error enviando mensaje: no route")));
     }
 }

@@ -6,13 +6,13 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use url::Url;
 
-use relevo_domain::{Invalid, MediaKind};
+use relevo_domain::{MediaKind, ValidationError};
 
 use super::sniff;
 
 /// The media of a request.
 #[derive(Debug, PartialEq)]
-pub(super) enum Source {
+pub(super) enum MediaInput {
     /// On the web.
     Link(Url),
     /// In the request itself.
@@ -22,7 +22,7 @@ pub(super) enum Source {
 }
 
 /// What a request says about its media.
-pub(super) struct Described<'a> {
+pub(super) struct MediaFields<'a> {
     pub kind: MediaKind,
     /// An address, a `data:` URI or bare base64.
     pub media_url: &'a str,
@@ -35,25 +35,25 @@ pub(super) struct Described<'a> {
 const FIELD: &str = "media_url";
 
 /// Finds the media of a request; decodes it when it is inside.
-pub(super) fn find(described: &Described<'_>) -> Result<Source, Invalid> {
+pub(super) fn parse_media(described: &MediaFields<'_>) -> Result<MediaInput, ValidationError> {
     let text = described.media_url.trim();
     match (text.is_empty(), described.media_id.is_empty()) {
         (true, true) => {
-            Err(Invalid::new(FIELD, "media_url es requerido: an http(s) URL, a data: URI or base64"))
+            Err(ValidationError::new(FIELD, "media_url es requerido: an http(s) URL, a data: URI or base64"))
         }
-        (false, false) => Err(Invalid::new(FIELD, "give media_url or media_id, not both")),
-        (true, false) => Ok(Source::ProviderId(described.media_id.to_owned())),
+        (false, false) => Err(ValidationError::new(FIELD, "give media_url or media_id, not both")),
+        (true, false) => Ok(MediaInput::ProviderId(described.media_id.to_owned())),
         (false, true) if has_scheme(text, "http://") || has_scheme(text, "https://") => {
             match Url::parse(text) {
-                Ok(url) => Ok(Source::Link(url)),
-                Err(cause) => Err(Invalid::new(FIELD, format!("is not a URL: {cause}"))),
+                Ok(url) => Ok(MediaInput::Link(url)),
+                Err(cause) => Err(ValidationError::new(FIELD, format!("is not a URL: {cause}"))),
             }
         }
-        (false, true) if has_scheme(text, "data:") => data_uri(described, text),
+        (false, true) if has_scheme(text, "data:") => parse_data_uri(described, text),
         (false, true) if text.contains(':') => {
-            Err(Invalid::new(FIELD, "must be an http(s) URL, a data: URI or base64"))
+            Err(ValidationError::new(FIELD, "must be an http(s) URL, a data: URI or base64"))
         }
-        (false, true) => inline(described, "", text),
+        (false, true) => parse_inline(described, "", text),
     }
 }
 
@@ -62,32 +62,36 @@ fn has_scheme(text: &str, scheme: &str) -> bool {
 }
 
 /// `data:<media type>[;parameters];base64,<data>` (RFC 2397).
-fn data_uri(described: &Described<'_>, text: &str) -> Result<Source, Invalid> {
-    let wrong = || Invalid::new(FIELD, "a data: URI must have the form data:<mime>;base64,<data>");
+fn parse_data_uri(described: &MediaFields<'_>, text: &str) -> Result<MediaInput, ValidationError> {
+    let wrong = || ValidationError::new(FIELD, "a data: URI must have the form data:<mime>;base64,<data>");
     let (head, data) = text.split_once(',').ok_or_else(wrong)?;
     let (head, encoding) = head.rsplit_once(';').ok_or_else(wrong)?;
     if !encoding.trim().eq_ignore_ascii_case("base64") {
         return Err(wrong());
     }
     let declared = head.get("data:".len()..).unwrap_or_default();
-    inline(described, declared, data)
+    parse_inline(described, declared, data)
 }
 
-fn inline(described: &Described<'_>, declared: &str, data: &str) -> Result<Source, Invalid> {
-    let bytes = decode(data)?;
+fn parse_inline(
+    described: &MediaFields<'_>,
+    declared: &str,
+    data: &str,
+) -> Result<MediaInput, ValidationError> {
+    let bytes = decode_base64(data)?;
     if bytes.is_empty() {
-        return Err(Invalid::new(FIELD, "holds no bytes"));
+        return Err(ValidationError::new(FIELD, "holds no bytes"));
     }
-    let told = [described.mime_type, declared].map(essence).into_iter().find(|mime| says_something(mime));
+    let told = [described.mime_type, declared].map(essence).into_iter().find(|mime| is_specific(mime));
     let mime = match told {
         Some(mime) => mime,
         None => sniff::media_type(&bytes, described.kind, described.file_name).map(str::to_owned).ok_or_else(|| {
             let kind = described.kind.as_str();
             let reason = format!("does not look like any {kind} that WhatsApp takes; if it is one, say which with data:<mime>;base64,… or mime_type");
-            Invalid::new(FIELD, reason)
+            ValidationError::new(FIELD, reason)
         })?,
     };
-    Ok(Source::Inline { bytes: bytes.into(), mime })
+    Ok(MediaInput::Inline { bytes: bytes.into(), mime })
 }
 
 /// The media type alone, lower-case, without parameters, under its registered name.
@@ -102,19 +106,19 @@ fn essence(mime: &str) -> String {
 }
 
 /// Programs that do not know what they send say "bytes".
-fn says_something(mime: &str) -> bool {
+fn is_specific(mime: &str) -> bool {
     !mime.is_empty() && mime != "application/octet-stream"
 }
 
-const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
+const LENIENT_BASE64: GeneralPurposeConfig = GeneralPurposeConfig::new()
     .with_decode_padding_mode(DecodePaddingMode::Indifferent)
     .with_decode_allow_trailing_bits(true);
 
 /// Decodes base64 in either alphabet, with or without padding, in one line or many.
-fn decode(text: &str) -> Result<Vec<u8>, Invalid> {
+fn decode_base64(text: &str) -> Result<Vec<u8>, ValidationError> {
     let url_safe = text.bytes().any(|byte| matches!(byte, b'-' | b'_'));
     let alphabet: &Alphabet = if url_safe { &URL_SAFE } else { &STANDARD };
-    let engine = GeneralPurpose::new(alphabet, LENIENT);
+    let engine = GeneralPurpose::new(alphabet, LENIENT_BASE64);
     let lines = text.bytes().any(|byte| byte.is_ascii_whitespace());
     let decoded = if lines {
         engine.decode(text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect::<Vec<_>>())
@@ -122,7 +126,7 @@ fn decode(text: &str) -> Result<Vec<u8>, Invalid> {
         engine.decode(text)
     };
     decoded.map_err(|cause| {
-        Invalid::new(
+        ValidationError::new(
             FIELD,
             format!("Formato Base64 inválido: {cause}; an address must begin with http:// or https://"),
         )
@@ -135,20 +139,20 @@ mod tests {
 
     const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 
-    fn described(media_url: &str) -> Described<'_> {
-        Described { kind: MediaKind::Image, media_url, media_id: "", mime_type: "", file_name: None }
+    fn media_fields(media_url: &str) -> MediaFields<'_> {
+        MediaFields { kind: MediaKind::Image, media_url, media_id: "", mime_type: "", file_name: None }
     }
 
-    fn found(media_url: &str) -> Result<Source, String> {
-        find(&described(media_url)).map_err(|invalid| invalid.reason)
+    fn parse(media_url: &str) -> Result<MediaInput, String> {
+        parse_media(&media_fields(media_url)).map_err(|invalid| invalid.reason)
     }
 
-    fn png(mime: &str) -> Result<Source, String> {
-        Ok(Source::Inline { bytes: Bytes::from_static(PNG), mime: mime.to_owned() })
+    fn png(mime: &str) -> Result<MediaInput, String> {
+        Ok(MediaInput::Inline { bytes: Bytes::from_static(PNG), mime: mime.to_owned() })
     }
 
     #[test]
-    fn every_way_to_carry_bytes_is_understood() {
+    fn inline_bytes_are_read_in_every_form() {
         for text in [
             "data:image/png;base64,iVBORw0KGgo=",
             "DATA:image/PNG;name=a.png;BASE64,iVBORw0KGgo=",
@@ -158,31 +162,31 @@ mod tests {
             "iVBORw0KGgo",
             "iVBO\r\nRw0K\nGgo=\n",
         ] {
-            assert_eq!(found(text), png("image/png"), "{text}");
+            assert_eq!(parse(text), png("image/png"), "{text}");
         }
-        assert_eq!(found("data:image/jpg;base64,iVBORw0KGgo="), png("image/jpeg"));
-        let said = Described { mime_type: "image/webp; q=1", ..described("iVBORw0KGgo=") };
-        assert_eq!(find(&said).map_err(|invalid| invalid.reason), png("image/webp"));
+        assert_eq!(parse("data:image/jpg;base64,iVBORw0KGgo="), png("image/jpeg"));
+        let said = MediaFields { mime_type: "image/webp; q=1", ..media_fields("iVBORw0KGgo=") };
+        assert_eq!(parse_media(&said).map_err(|invalid| invalid.reason), png("image/webp"));
     }
 
     #[test]
-    fn both_alphabets_are_read() {
-        assert_eq!(decode("-_-_").unwrap(), decode("+/+/").unwrap());
-        assert!(decode("+_").is_err());
+    fn both_base64_alphabets_are_decoded() {
+        assert_eq!(decode_base64("-_-_").unwrap(), decode_base64("+/+/").unwrap());
+        assert!(decode_base64("+_").is_err());
     }
 
     #[test]
-    fn addresses_and_ids_are_passed_on() {
+    fn urls_and_media_ids_are_passed_through() {
         assert_eq!(
-            found("HTTPS://a.example/x.png"),
-            Ok(Source::Link("https://a.example/x.png".parse().unwrap()))
+            parse("HTTPS://a.example/x.png"),
+            Ok(MediaInput::Link("https://a.example/x.png".parse().unwrap()))
         );
-        let by_id = Described { media_id: "1013859600285441", ..described("") };
-        assert_eq!(find(&by_id), Ok(Source::ProviderId("1013859600285441".to_owned())));
+        let by_id = MediaFields { media_id: "1013859600285441", ..media_fields("") };
+        assert_eq!(parse_media(&by_id), Ok(MediaInput::ProviderId("1013859600285441".to_owned())));
     }
 
     #[test]
-    fn what_is_neither_is_refused_with_the_reason() {
+    fn invalid_media_is_rejected_with_a_reason() {
         for (text, says) in [
             ("", "requerido"),
             ("ftp://a.example/x.png", "http(s)"),
@@ -193,10 +197,10 @@ mod tests {
             ("foto.png", "Base64"),
             ("aG9sYQ==", "mime_type"),
         ] {
-            let reason = found(text).unwrap_err();
+            let reason = parse(text).unwrap_err();
             assert!(reason.contains(says), "{text}: {reason}");
         }
-        let both = Described { media_id: "1", ..described("iVBORw0KGgo=") };
-        assert!(find(&both).is_err());
+        let both = MediaFields { media_id: "1", ..media_fields("iVBORw0KGgo=") };
+        assert!(parse_media(&both).is_err());
     }
 }

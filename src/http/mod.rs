@@ -17,18 +17,18 @@ mod feed;
 mod flask;
 mod json;
 mod media;
-mod moment;
 mod openapi;
-mod pace;
 mod page;
-mod phone_lines;
+mod phone_list;
 mod qr;
+mod rate_limit;
 mod router;
 mod routes;
 mod server;
 mod sniff;
 mod socket;
 mod streams;
+mod timestamp;
 mod vcard;
 
 use std::net::SocketAddr;
@@ -40,15 +40,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use url::Url;
 
-use crate::contacts::{Numbers, Suppressions};
+use crate::contacts::{AddressBook, SuppressionList};
 use crate::{bulk, events, inbound, instance, queue, relay, webhook};
 use relevo_clock::Clock;
 use relevo_domain::{InstanceId, Secret};
 
 use auth::Keyring;
-use body::Room;
-use pace::Pace;
-use streams::Streams;
+use body::MemoryBudget;
+use rate_limit::RequestLimiter;
+use streams::StreamSlots;
 
 pub use router::router;
 pub use server::serve;
@@ -101,7 +101,7 @@ pub struct CloudDefaults {
 
 /// How the parts that every request depends on are doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Health {
+pub struct NodeHealth {
     /// The store failed and the node needs a restart.
     pub store_failed: bool,
     /// Too little space is left to accept messages.
@@ -109,7 +109,7 @@ pub struct Health {
 }
 
 /// Tells the health at the moment it is asked. Must not block.
-pub type HealthProbe = Box<dyn Fn() -> Health + Send + Sync>;
+pub type HealthProbe = Box<dyn Fn() -> NodeHealth + Send + Sync>;
 
 /// Tells the metrics in the text format of OpenMetrics. May read the disk: called on a blocking thread.
 pub type MetricsProbe = Box<dyn Fn() -> String + Send + Sync>;
@@ -120,11 +120,11 @@ pub struct Services {
     pub inbound: inbound::Handle,
     pub queue: queue::Handle,
     pub webhooks: webhook::Handle,
-    pub events: events::Log,
+    pub events: events::EventLog,
     pub bulk: bulk::Handle,
     pub relay: relay::Handle,
-    pub numbers: Numbers,
-    pub suppressions: Suppressions,
+    pub numbers: AddressBook,
+    pub suppressions: SuppressionList,
     pub clock: Clock,
     pub health: HealthProbe,
     pub metrics: MetricsProbe,
@@ -132,37 +132,46 @@ pub struct Services {
 
 /// What every handler can reach. Cheap to clone.
 #[derive(Clone)]
-pub struct AppState(Arc<Shared>);
+pub struct AppState(Arc<AppStateInner>);
 
 /// What is behind an [`AppState`].
-pub struct Shared {
+pub struct AppStateInner {
     options: Options,
     cloud_defaults: CloudDefaults,
     services: Services,
     keyring: Keyring,
-    pace: Pace,
+    request_limiter: RequestLimiter,
     /// Memory for bodies that are too large to be taken for granted.
-    room: Room,
-    streams: Streams,
+    memory_budget: MemoryBudget,
+    stream_slots: StreamSlots,
     /// The OpenAPI document as it is served; set once by [`router`].
-    document: OnceLock<Bytes>,
+    openapi_document: OnceLock<Bytes>,
 }
 
 impl AppState {
     pub fn new(options: Options, cloud_defaults: CloudDefaults, services: Services) -> Self {
         let keyring = Keyring::new(options.api_key.as_ref());
-        let pace = Pace::new(options.rate_limit);
-        let room = Room::new(options.media_body_limit);
-        let streams = Streams::new(options.max_streams);
+        let pace = RequestLimiter::new(options.rate_limit);
+        let room = MemoryBudget::new(options.media_body_limit);
+        let streams = StreamSlots::new(options.max_streams);
         let document = OnceLock::new();
-        let shared = Shared { options, cloud_defaults, services, keyring, pace, room, streams, document };
+        let shared = AppStateInner {
+            options,
+            cloud_defaults,
+            services,
+            keyring,
+            request_limiter: pace,
+            memory_budget: room,
+            stream_slots: streams,
+            openapi_document: document,
+        };
         Self(Arc::new(shared))
     }
 }
 
 impl Deref for AppState {
-    type Target = Shared;
-    fn deref(&self) -> &Shared {
+    type Target = AppStateInner;
+    fn deref(&self) -> &AppStateInner {
         &self.0
     }
 }

@@ -13,13 +13,13 @@ use utoipa_axum::router::UtoipaMethodRouter;
 
 use super::AppState;
 use super::error::ErrorBody;
-use super::flask::{self, RefusalBody};
-use super::routes::api::answers::ManySent;
-use super::routes::jobs::commands::JobAnswer;
-use super::routes::sending::{QueuedAnswer, SentAnswer};
+use super::flask::{self, ApplicationErrorBody};
+use super::routes::api::responses::BulkSendResponse;
+use super::routes::jobs::commands::JobResponse;
+use super::routes::sending::{QueuedResponse, SentResponse};
 
-const OF_AN_INSTANCE: &str = "/instances/{id}";
-const MESSAGES: &str = "messages";
+const INSTANCE_PREFIX: &str = "/instances/{id}";
+const MESSAGES_TAG: &str = "messages";
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -48,13 +48,13 @@ const MESSAGES: &str = "messages";
         (name = "relay", description = "The strict-order push of inbound messages to one WebSocket."),
         (name = "webhook", description = "Where Meta reports."),
     ),
-    components(schemas(ErrorBody, RefusalBody, SentAnswer, QueuedAnswer, JobAnswer, ManySent)),
+    components(schemas(ErrorBody, ApplicationErrorBody, SentResponse, QueuedResponse, JobResponse, BulkSendResponse)),
 )]
-struct Base;
+struct BaseDocument;
 
 /// What the document says before any route joins it.
-pub(super) fn base() -> OpenApi {
-    let mut document = Base::openapi();
+pub(super) fn base_document() -> OpenApi {
+    let mut document = BaseDocument::openapi();
     let components = document.components.get_or_insert_with(Components::new);
     let header = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-Key")));
     components.add_security_scheme("api_key", header);
@@ -63,41 +63,41 @@ pub(super) fn base() -> OpenApi {
 }
 
 /// Says of every operation what its path and its tag imply, and that it needs the key.
-pub(super) fn complete(document: &mut OpenApi) {
+pub(super) fn complete_operations(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
         for operation in operations(item) {
-            let documented = flask::is_spoken_at(path);
+            let documented = flask::is_application_path(path);
             let sends = !documented
                 && path.contains("/messages/")
                 && !path.contains("{message_id}")
                 && !path.ends_with("/mark-read");
-            if path.starts_with(OF_AN_INSTANCE) {
-                add(operation, parameter("id", ParameterIn::Path, "The instance's name."));
-            } else if is_about_messages(operation) {
+            if path.starts_with(INSTANCE_PREFIX) {
+                add_parameter(operation, build_parameter("id", ParameterIn::Path, "The instance's name."));
+            } else if has_messages_tag(operation) {
                 let text = "The instance, where it is not the node's default_instance.";
-                add(operation, parameter("X-Instance-Id", ParameterIn::Header, text));
+                add_parameter(operation, build_parameter("X-Instance-Id", ParameterIn::Header, text));
             }
             for (name, text) in PATH_PARAMETERS {
                 if path.contains(&format!("{{{name}}}")) {
-                    add(operation, parameter(name, ParameterIn::Path, text));
+                    add_parameter(operation, build_parameter(name, ParameterIn::Path, text));
                 }
             }
             if documented && path.contains("/send-") {
                 let text =
                     "The instance, where neither `instance_id` nor the node's default_instance is meant.";
-                add(operation, parameter("X-Instance-Id", ParameterIn::Header, text));
-                let [_, (name, text)] = SENDING_HEADERS;
-                add(operation, parameter(name, ParameterIn::Header, text));
+                add_parameter(operation, build_parameter("X-Instance-Id", ParameterIn::Header, text));
+                let [_, (name, text)] = SEND_HEADERS;
+                add_parameter(operation, build_parameter(name, ParameterIn::Header, text));
             }
             if sends {
-                for (name, text) in SENDING_HEADERS {
-                    add(operation, parameter(name, ParameterIn::Header, text));
+                for (name, text) in SEND_HEADERS {
+                    add_parameter(operation, build_parameter(name, ParameterIn::Header, text));
                 }
             }
-            let schema = if documented { "RefusalBody" } else { "ErrorBody" };
+            let schema = if documented { "ApplicationErrorBody" } else { "ErrorBody" };
             let either = ["api_key", "bearer"].map(|scheme| SecurityRequirement::new(scheme, [""; 0]));
             operation.security = Some(either.into());
-            operation.responses.responses.insert("401".to_owned(), RefOr::T(unauthorized(schema)));
+            operation.responses.responses.insert("401".to_owned(), RefOr::T(unauthorized_response(schema)));
         }
     }
 }
@@ -113,7 +113,7 @@ const PATH_PARAMETERS: [(&str, &str); 8] = [
     ("phone", "The phone, as it is written on the list that the route is about."),
 ];
 
-const SENDING_HEADERS: [(&str, &str); 2] = [
+const SEND_HEADERS: [(&str, &str); 2] = [
     ("X-Async", "`true`: answer 202 as soon as the message is queued, durably."),
     (
         "Idempotency-Key",
@@ -132,7 +132,7 @@ pub(super) fn for_default_instance(
             operation.operation_id =
                 operation.operation_id.take().map(|id| format!("{id}_by_default_instance"));
         }
-        let path = path.strip_prefix(OF_AN_INSTANCE).map_or(path.clone(), str::to_owned);
+        let path = path.strip_prefix(INSTANCE_PREFIX).map_or(path.clone(), str::to_owned);
         renamed.paths.insert(path, item);
     }
     (schemas, renamed, router)
@@ -158,15 +158,15 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     [get, put, post, delete, patch].into_iter().flatten()
 }
 
-fn is_about_messages(operation: &Operation) -> bool {
-    operation.tags.as_ref().is_some_and(|tags| tags.iter().any(|tag| tag == MESSAGES))
+fn has_messages_tag(operation: &Operation) -> bool {
+    operation.tags.as_ref().is_some_and(|tags| tags.iter().any(|tag| tag == MESSAGES_TAG))
 }
 
-fn add(operation: &mut Operation, parameter: Parameter) {
+fn add_parameter(operation: &mut Operation, parameter: Parameter) {
     operation.parameters.get_or_insert_default().push(RefOr::T(parameter));
 }
 
-fn parameter(name: &str, place: ParameterIn, description: &str) -> Parameter {
+fn build_parameter(name: &str, place: ParameterIn, description: &str) -> Parameter {
     let required = if place == ParameterIn::Path { Required::True } else { Required::False };
     ParameterBuilder::new()
         .name(name)
@@ -177,7 +177,7 @@ fn parameter(name: &str, place: ParameterIn, description: &str) -> Parameter {
         .build()
 }
 
-fn unauthorized(schema: &str) -> Response {
+fn unauthorized_response(schema: &str) -> Response {
     let schema = Ref::from_schema_name(schema);
     ResponseBuilder::new()
         .description("The API key is missing or wrong.")

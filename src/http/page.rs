@@ -3,17 +3,17 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use relevo_domain::Invalid;
+use relevo_domain::ValidationError;
 
 /// Entries of a page when nobody says how many.
-const DEFAULT: usize = 50;
+const DEFAULT_LIMIT: usize = 50;
 
 /// The most entries of a page.
-const MOST: usize = 500;
+const MAX_LIMIT: usize = 500;
 
 /// A page of a list. `next`, when there is one, is the `after` of the next page.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Page<T> {
+pub(super) struct PageResponse<T> {
     success: bool,
     data: Vec<T>,
     /// Give it as `after` to go on. Not there on the last page.
@@ -21,9 +21,9 @@ pub(super) struct Page<T> {
     next: Option<String>,
 }
 
-impl<T> Page<T> {
+impl<T> PageResponse<T> {
     /// What was found with `limit`; `cursor` names the place behind the last entry.
-    pub fn of<F>(found: Vec<F>, limit: usize, cursor: impl Fn(&F) -> Option<String>) -> Self
+    pub fn new<F>(found: Vec<F>, limit: usize, cursor: impl Fn(&F) -> Option<String>) -> Self
     where
         T: From<F>,
     {
@@ -34,9 +34,9 @@ impl<T> Page<T> {
 }
 
 /// How many entries to look for.
-pub(super) fn limit(asked: Option<usize>) -> Result<usize, Invalid> {
-    match asked.unwrap_or(DEFAULT) {
-        limit @ 1..=MOST => Ok(limit),
-        _ => Err(Invalid::new("limit", format!("must be 1 to {MOST}"))),
+pub(super) fn validate_limit(asked: Option<usize>) -> Result<usize, ValidationError> {
+    match asked.unwrap_or(DEFAULT_LIMIT) {
+        limit @ 1..=MAX_LIMIT => Ok(limit),
+        _ => Err(ValidationError::new("limit", format!("must be 1 to {MAX_LIMIT}"))),
     }
 }

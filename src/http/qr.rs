@@ -7,10 +7,10 @@ use qrcode::render::svg;
 use qrcode::{Color, QrCode};
 
 /// The side of the documented image, in pixels.
-const SIDE: usize = 256;
+const IMAGE_SIDE: usize = 256;
 
 /// Light modules around the code, without which readers do not find it (ISO/IEC 18004 asks for four).
-const QUIET: usize = 4;
+const QUIET_ZONE: usize = 4;
 
 /// Why a text did not become an image.
 #[derive(Debug, thiserror::Error)]
@@ -27,8 +27,8 @@ pub(super) fn png(text: &str) -> Result<Vec<u8>, Error> {
     let modules = code.width();
     // Whole pixels for each module, so that every edge is sharp; what is left over is margin. The largest code has 177
     // modules, so there is always one pixel for each.
-    let scale = (SIDE / (modules + 2 * QUIET)).max(1);
-    let margin = SIDE.saturating_sub(modules * scale) / 2;
+    let scale = (IMAGE_SIDE / (modules + 2 * QUIET_ZONE)).max(1);
+    let margin = IMAGE_SIDE.saturating_sub(modules * scale) / 2;
     let colors = code.to_colors();
     let is_dark = |x: usize, y: usize| {
         let (column, row) = (x.checked_sub(margin)? / scale, y.checked_sub(margin)? / scale);
@@ -39,10 +39,12 @@ pub(super) fn png(text: &str) -> Result<Vec<u8>, Error> {
     let byte = |first: usize, y: usize| {
         (0..8).fold(0_u8, |byte, bit| (byte << 1) | u8::from(!is_dark(first + bit, y).unwrap_or(false)))
     };
-    let pixels: Vec<u8> =
-        (0..SIDE).flat_map(|y| (0..SIDE).step_by(8).map(move |x| (x, y))).map(|(x, y)| byte(x, y)).collect();
+    let pixels: Vec<u8> = (0..IMAGE_SIDE)
+        .flat_map(|y| (0..IMAGE_SIDE).step_by(8).map(move |x| (x, y)))
+        .map(|(x, y)| byte(x, y))
+        .collect();
     let mut image = Vec::new();
-    let side = u32::try_from(SIDE).unwrap_or(u32::MAX);
+    let side = u32::try_from(IMAGE_SIDE).unwrap_or(u32::MAX);
     let mut encoder = Encoder::new(&mut image, side, side);
     encoder.set_color(ColorType::Grayscale);
     encoder.set_depth(BitDepth::One);
@@ -58,7 +60,7 @@ pub(super) fn svg(text: &str) -> Result<String, Error> {
 
 /// The forms in which a code can be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum QrFormat {
     /// The documented one: JSON that holds the image in base64.
     Json,
     Png,
@@ -67,20 +69,20 @@ pub(super) enum Form {
     Text,
 }
 
-impl Form {
+impl QrFormat {
     /// The first form in an `Accept` header that there is; JSON where it names none.
-    pub fn accepted(header: &str) -> Self {
+    pub fn from_accept(header: &str) -> Self {
         let named = header.split(',').filter_map(|kind| {
             let kind: Cow<'_, str> = kind.split(';').next().unwrap_or_default().trim().to_lowercase().into();
             match &*kind {
-                "application/json" => Some(Form::Json),
-                "image/png" => Some(Form::Png),
-                "image/svg+xml" => Some(Form::Svg),
-                "text/plain" => Some(Form::Text),
+                "application/json" => Some(QrFormat::Json),
+                "image/png" => Some(QrFormat::Png),
+                "image/svg+xml" => Some(QrFormat::Svg),
+                "text/plain" => Some(QrFormat::Text),
                 _ => None,
             }
         });
-        named.into_iter().next().unwrap_or(Form::Json)
+        named.into_iter().next().unwrap_or(QrFormat::Json)
     }
 }
 
@@ -110,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn the_image_shows_every_module_and_leaves_a_quiet_zone() {
+    fn png_shows_every_module_and_leaves_a_quiet_zone() {
         let image = png(&text()).unwrap();
         let code = QrCode::new(text()).unwrap();
         let colors = code.to_colors();
@@ -124,22 +126,22 @@ mod tests {
     }
 
     #[test]
-    fn the_drawing_is_one_and_what_does_not_fit_is_an_error() {
+    fn svg_is_drawn_and_too_long_a_text_is_an_error() {
         assert!(svg(&text()).unwrap().contains("<svg"));
         assert!(png(&"x".repeat(3000)).is_err());
     }
 
     #[test]
-    fn the_first_form_that_there_is_counts() {
+    fn first_supported_format_of_accept_wins() {
         for (accept, form) in [
-            ("", Form::Json),
-            ("*/*", Form::Json),
-            ("image/png", Form::Png),
-            ("text/html, image/svg+xml;q=0.9, image/png", Form::Svg),
-            ("TEXT/PLAIN", Form::Text),
-            ("application/json, image/png", Form::Json),
+            ("", QrFormat::Json),
+            ("*/*", QrFormat::Json),
+            ("image/png", QrFormat::Png),
+            ("text/html, image/svg+xml;q=0.9, image/png", QrFormat::Svg),
+            ("TEXT/PLAIN", QrFormat::Text),
+            ("application/json, image/png", QrFormat::Json),
         ] {
-            assert_eq!(Form::accepted(accept), form, "{accept}");
+            assert_eq!(QrFormat::from_accept(accept), form, "{accept}");
         }
     }
 }

@@ -17,7 +17,7 @@ use utoipa_axum::routes;
 use relevo_domain::ErrorKind;
 
 use super::error::ApiError;
-use super::flask::{self, Refusal};
+use super::flask::{self, ApplicationError};
 use super::routes::api::{messages as api, status, tasks};
 use super::routes::jobs::{commands, list, results, socket as job_socket, upload};
 use super::routes::{
@@ -25,21 +25,21 @@ use super::routes::{
     metrics, numbers, pairing, primary, queues, relay, replays, root, scheduled, sockets, suppressions,
     webhook,
 };
-use super::{AppState, auth, body, openapi, pace};
+use super::{AppState, auth, body, openapi, rate_limit};
 
 /// The API as a service, with everything around its routes.
 pub fn router(state: AppState) -> Router {
-    let (routes, document) = surface(&state);
+    let (routes, document) = build_routes(&state);
     let document = serde_json::to_vec(&document).unwrap_or_default();
     // A second router of the same state describes the same routes.
-    let _ = state.document.set(Bytes::from(document));
+    let _ = state.openapi_document.set(Bytes::from(document));
     let origins = &state.options.cors_origins;
-    let cors = (!origins.is_empty()).then(|| cors(origins));
+    let cors = (!origins.is_empty()).then(|| cors_layer(origins));
     let routes = routes
         .fallback(unknown_route)
-        .method_not_allowed_fallback(unknown_method)
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn(flask::speak))
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(CatchPanicLayer::custom(handle_panic))
+        .layer(from_fn(flask::rewrite_errors))
         .with_state(state);
     match cors {
         Some(cors) => routes.layer(cors),
@@ -48,13 +48,13 @@ pub fn router(state: AppState) -> Router {
 }
 
 /// The routes and their description.
-fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
-    let open = OpenApiRouter::with_openapi(openapi::base())
-        .routes(routes!(root::root))
+fn build_routes(state: &AppState) -> (Router<AppState>, OpenApi) {
+    let open = OpenApiRouter::with_openapi(openapi::base_document())
+        .routes(routes!(root::service_info))
         .routes(routes!(root::health))
         .routes(routes!(root::live))
         .routes(routes!(root::ready))
-        .routes(routes!(root::document))
+        .routes(routes!(root::openapi_document))
         .routes(routes!(webhook::verify, webhook::receive))
         .routes(routes!(webhook::verify_for_instance, webhook::receive_for_instance))
         .routes(routes!(status::health));
@@ -71,28 +71,28 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         .routes(routes!(instances::resume))
         .routes(routes!(instances::status))
         .routes(routes!(primary::set, primary::get, primary::delete))
-        .routes(routes!(endpoints::create_for_instance, endpoints::list_of_instance))
+        .routes(routes!(endpoints::create_for_instance, endpoints::list_for_instance))
         .routes(routes!(endpoints::create, endpoints::list))
         .routes(routes!(endpoints::get, endpoints::update, endpoints::delete))
         .routes(routes!(endpoints::enable))
-        .routes(routes!(replays::parked))
+        .routes(routes!(replays::list_parked))
         .routes(routes!(replays::replay_parked))
-        .routes(routes!(replays::replay_one))
+        .routes(routes!(replays::replay_parked_event))
         .routes(routes!(replays::discard))
-        .routes(routes!(replays::replay))
+        .routes(routes!(replays::replay_from))
         .routes(routes!(deliveries::list))
         .routes(routes!(deliveries::get))
-        .routes(routes!(queues::of_instance))
-        .routes(routes!(queues::of_all))
-        .routes(routes!(dead_letters::of_instance, dead_letters::discard_all))
-        .routes(routes!(dead_letters::of_all))
+        .routes(routes!(queues::get_for_instance))
+        .routes(routes!(queues::list_all))
+        .routes(routes!(dead_letters::list_for_instance, dead_letters::discard_all))
+        .routes(routes!(dead_letters::list_all))
         .routes(routes!(dead_letters::redrive_all))
         .routes(routes!(dead_letters::redrive))
         .routes(routes!(dead_letters::discard))
         .routes(routes!(scheduled::list))
-        .routes(routes!(downloads::address))
-        .routes(routes!(downloads::by_media_id))
-        .routes(routes!(webhook::kept))
+        .routes(routes!(downloads::media_url))
+        .routes(routes!(downloads::download_media))
+        .routes(routes!(webhook::list_quarantined))
         .routes(routes!(status::status))
         .routes(routes!(numbers::list, numbers::save))
         .routes(routes!(numbers::clear))
@@ -100,9 +100,9 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         .routes(routes!(numbers::bulk_update))
         .routes(routes!(numbers::get, numbers::delete, numbers::change))
         .routes(routes!(numbers::exists))
-        .routes(routes!(suppressions::list, suppressions::enter))
-        .routes(bounded_by_itself(routes!(suppressions::import)))
-        .routes(routes!(suppressions::get, suppressions::release))
+        .routes(routes!(suppressions::list, suppressions::add))
+        .routes(with_own_body_limit(routes!(suppressions::import)))
+        .routes(routes!(suppressions::get, suppressions::delete))
         .routes(routes!(relay::status))
         .routes(routes!(relay::lengths))
         .routes(routes!(relay::clear))
@@ -117,8 +117,8 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         .routes(routes!(commands::retry_failed))
         .routes(routes!(results::results))
         .routes(routes!(results::errors))
-        .routes(bounded_by_itself(routes!(upload::send)))
-        .routes(bounded_by_itself(routes!(upload::send_short)))
+        .routes(with_own_body_limit(routes!(upload::send)))
+        .routes(with_own_body_limit(routes!(upload::send_short)))
         .routes(routes!(metrics::metrics));
     let of_an_instance_or_the_default = [
         routes!(messages::send_text),
@@ -136,9 +136,9 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         routes!(earlier::edit),
         routes!(earlier::revoke),
         routes!(earlier::mark_read),
-        routes!(message::find, message::delete, message::reschedule),
+        routes!(message::get, message::delete, message::reschedule),
         routes!(message::cancel),
-        routes!(downloads::of_message),
+        routes!(downloads::download_message_media),
     ];
     for route in of_an_instance_or_the_default {
         guarded = guarded.routes(route.clone()).routes(openapi::for_default_instance(route));
@@ -167,54 +167,56 @@ fn surface(state: &AppState) -> (Router<AppState>, OpenApi) {
         guarded = guarded.routes(route.clone()).routes(openapi::under_messages(route));
     }
     let mut streams = OpenApiRouter::new()
-        .routes(routes!(events::of_instance))
-        .routes(routes!(events::stream_of_instance))
-        .routes(routes!(events::of_all))
-        .routes(routes!(events::stream_of_all))
-        .routes(routes!(sockets::of_instance))
-        .routes(routes!(sockets::of_all))
+        .routes(routes!(events::list_for_instance))
+        .routes(routes!(events::stream_for_instance))
+        .routes(routes!(events::list_all))
+        .routes(routes!(events::stream_all))
+        .routes(routes!(sockets::open_for_instance))
+        .routes(routes!(sockets::open_for_all))
         .routes(routes!(job_socket::open));
-    openapi::complete(guarded.get_openapi_mut());
-    openapi::complete(streams.get_openapi_mut());
+    openapi::complete_operations(guarded.get_openapi_mut());
+    openapi::complete_operations(streams.get_openapi_mut());
     // The last layer is the first to be met: who has no key uses up nobody's pace.
     let guarded = guarded
-        .route_layer(from_fn_with_state(state.clone(), pace::keep))
+        .route_layer(from_fn_with_state(state.clone(), rate_limit::enforce_rate_limit))
         .route_layer(from_fn_with_state(state.clone(), auth::require_key));
     let streams = streams
-        .route_layer(from_fn_with_state(state.clone(), pace::keep))
+        .route_layer(from_fn_with_state(state.clone(), rate_limit::enforce_rate_limit))
         .route_layer(from_fn_with_state(state.clone(), auth::require_stream_key));
 
     open.merge(guarded).merge(streams).split_for_parts()
 }
 
 /// A route that reads its body while it arrives and has a limit of its own.
-fn bounded_by_itself((schemas, paths, router): UtoipaMethodRouter<AppState>) -> UtoipaMethodRouter<AppState> {
+fn with_own_body_limit(
+    (schemas, paths, router): UtoipaMethodRouter<AppState>,
+) -> UtoipaMethodRouter<AppState> {
     (schemas, paths, router.layer(DefaultBodyLimit::disable()))
 }
 
 async fn unknown_route(State(state): State<AppState>, request: Request) -> Response {
-    let documented = flask::is_spoken_at(request.uri().path());
+    let documented = flask::is_application_path(request.uri().path());
     body::discard(request, state.options.json_body_limit);
     if documented {
-        return Refusal::new(StatusCode::NOT_FOUND, "Endpoint no encontrado").into_response();
+        return ApplicationError::new(StatusCode::NOT_FOUND, "Endpoint no encontrado").into_response();
     }
     ApiError::new(ErrorKind::NotFound, "there is no such route; see GET /openapi.json").into_response()
 }
 
-async fn unknown_method(State(state): State<AppState>, request: Request) -> ApiError {
+async fn method_not_allowed(State(state): State<AppState>, request: Request) -> ApiError {
     body::discard(request, state.options.json_body_limit);
     ApiError::method_not_allowed()
 }
 
-fn panicked(cause: Box<dyn std::any::Any + Send>) -> axum::response::Response {
+fn handle_panic(cause: Box<dyn std::any::Any + Send>) -> axum::response::Response {
     let text = cause.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| cause.downcast_ref::<&str>().copied()).unwrap_or("a panic without words");
     tracing::error!(cause = text, "a handler panicked");
-    ApiError::panicked().into_response()
+    ApiError::handler_panicked().into_response()
 }
 
 /// What browsers are told. Any origin is answered by its own name, because `*` would forbid credentials.
-fn cors(origins: &[String]) -> CorsLayer {
+fn cors_layer(origins: &[String]) -> CorsLayer {
     let any = origins.iter().any(|origin| origin == "*");
     let allowed = if any {
         AllowOrigin::mirror_request()

@@ -17,12 +17,12 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::api_door::Peer;
+use super::api_door::PeerAddress;
 use super::connection::Connection;
 use super::{AppState, router};
 
 /// The pause after a connection could not be accepted, for example because there are no file descriptors left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Serves the API until `shutdown` is cancelled. Then nothing new is accepted, streams are ended, requests under way
 /// may finish for `drain`, and what is left is cut off.
@@ -30,7 +30,7 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: Cancellatio
     let places = Arc::new(Semaphore::new(state.options.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
     let mut protocol = http1::Builder::new();
     protocol.timer(TokioTimer::new()).header_read_timeout(state.options.read_timeout);
-    let streams = state.streams.clone();
+    let streams = state.stream_slots.clone();
     let service = TowerToHyperService::new(router(state));
     let (ending, cut_off, open) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
 
@@ -40,11 +40,11 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: Cancellatio
             let Ok(place) = places.clone().acquire_owned().await else { return };
             let (socket, peer) = accept(&listener).await;
             let connection = Connection::new(place, cut_off.child_token());
-            open.spawn(converse(
+            open.spawn(serve_connection(
                 protocol.clone(),
                 socket,
                 service.clone(),
-                (connection, Peer(peer)),
+                (connection, PeerAddress(peer)),
                 ending.clone(),
             ));
         }
@@ -54,7 +54,7 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: Cancellatio
 
     ending.cancel();
     open.close();
-    let ended = async { tokio::join!(open.wait(), streams.end()) };
+    let ended = async { tokio::join!(open.wait(), streams.shut_down()) };
     if tokio::time::timeout(drain, ended).await.is_err() {
         tracing::warn!(?drain, "requests were still under way at the deadline and are cut off");
         cut_off.cancel();
@@ -63,11 +63,11 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: Cancellatio
 
 /// Serves the requests of one connection, until its caller has no more, until it becomes a WebSocket, or until
 /// `ending` lets no further one begin.
-async fn converse(
+async fn serve_connection(
     protocol: http1::Builder,
     socket: TcpStream,
     service: TowerToHyperService<Router>,
-    (connection, peer): (Connection, Peer),
+    (connection, peer): (Connection, PeerAddress),
     ending: CancellationToken,
 ) {
     let within = connection.clone();
@@ -84,7 +84,7 @@ async fn converse(
         }
         serving.await
     };
-    if let Some(Err(cause)) = connection.until_cut(served).await {
+    if let Some(Err(cause)) = connection.run_until_aborted(served).await {
         tracing::debug!(%cause, "a connection broke off");
     }
 }
@@ -102,7 +102,7 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
             }
             Err(cause) => {
                 tracing::warn!(%cause, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
             }
         }
     }

@@ -17,7 +17,7 @@ fn by_signature(bytes: &[u8], kind: MediaKind, file_name: Option<&str>) -> Optio
         [0x89, b'P', b'N', b'G', ..] => Some("image/png"),
         [b'G', b'I', b'F', b'8', ..] => Some("image/gif"),
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some("image/webp"),
-        [_, _, _, _, b'f', b't', b'y', b'p', brand @ ..] => Some(iso_media(brand, kind)),
+        [_, _, _, _, b'f', b't', b'y', b'p', brand @ ..] => Some(iso_media_type(brand, kind)),
         [b'O', b'g', b'g', b'S', ..] => Some("audio/ogg"),
         [b'#', b'!', b'A', b'M', b'R', ..] => Some("audio/amr"),
         [b'I', b'D', b'3', ..] => Some("audio/mpeg"),
@@ -25,14 +25,14 @@ fn by_signature(bytes: &[u8], kind: MediaKind, file_name: Option<&str>) -> Optio
         [0xFF, second, ..] if second & 0xF6 == 0xF0 => Some("audio/aac"),
         [0xFF, second, ..] if second & 0xE6 == 0xE2 => Some("audio/mpeg"),
         [b'%', b'P', b'D', b'F', b'-', ..] => Some("application/pdf"),
-        [b'P', b'K', 3, 4, ..] => office(file_name, ["docx", "xlsx", "pptx"], OPEN_XML),
-        [0xD0, 0xCF, 0x11, 0xE0, ..] => office(file_name, ["doc", "xls", "ppt"], BINARY),
+        [b'P', b'K', 3, 4, ..] => office_type(file_name, ["docx", "xlsx", "pptx"], OFFICE_OPEN_XML_TYPES),
+        [0xD0, 0xCF, 0x11, 0xE0, ..] => office_type(file_name, ["doc", "xls", "ppt"], OFFICE_BINARY_TYPES),
         _ => None,
     }
 }
 
 /// MP4 and its relatives, by their brand; one container serves sound and pictures.
-fn iso_media(brand: &[u8], kind: MediaKind) -> &'static str {
+fn iso_media_type(brand: &[u8], kind: MediaKind) -> &'static str {
     match brand {
         [b'3', b'g', ..] => "video/3gpp",
         [b'M', b'4', b'A' | b'B', ..] => "audio/mp4",
@@ -41,16 +41,21 @@ fn iso_media(brand: &[u8], kind: MediaKind) -> &'static str {
     }
 }
 
-const OPEN_XML: [&str; 3] = [
+const OFFICE_OPEN_XML_TYPES: [&str; 3] = [
     "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
     "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
     "application/vnd.openxmlformats-officedocument.presentationml.presentation",
 ];
 
-const BINARY: [&str; 3] = ["application/msword", "application/vnd.ms-excel", "application/vnd.ms-powerpoint"];
+const OFFICE_BINARY_TYPES: [&str; 3] =
+    ["application/msword", "application/vnd.ms-excel", "application/vnd.ms-powerpoint"];
 
 /// Office documents share a container; which one it is, only the name tells.
-fn office(file_name: Option<&str>, extensions: [&str; 3], types: [&'static str; 3]) -> Option<&'static str> {
+fn office_type(
+    file_name: Option<&str>,
+    extensions: [&str; 3],
+    types: [&'static str; 3],
+) -> Option<&'static str> {
     let (_, extension) = file_name?.rsplit_once('.')?;
     let place = extensions.iter().position(|known| extension.eq_ignore_ascii_case(known))?;
     types.get(place).copied()
@@ -64,7 +69,7 @@ mod tests {
     type Case<'a> = (&'a [u8], MediaKind, Option<&'a str>, Option<&'a str>);
 
     #[test]
-    fn files_are_known_by_their_first_bytes() {
+    fn media_type_is_detected_from_the_first_bytes() {
         use MediaKind::*;
         let cases: &[Case<'_>] = &[
             (b"\xFF\xD8\xFF\xE0rest", Image, None, Some("image/jpeg")),
@@ -80,9 +85,9 @@ mod tests {
             (b"\xFF\xF1\x50", Audio, None, Some("audio/aac")),
             (b"#!AMR\n", Audio, None, Some("audio/amr")),
             (b"%PDF-1.7", Document, None, Some("application/pdf")),
-            (b"PK\x03\x04", Document, Some("Plan.XLSX"), Some(OPEN_XML[1])),
+            (b"PK\x03\x04", Document, Some("Plan.XLSX"), Some(OFFICE_OPEN_XML_TYPES[1])),
             (b"PK\x03\x04\xFF", Document, Some("plan.zip"), None),
-            (b"\xD0\xCF\x11\xE0", Document, Some("a.b.doc"), Some(BINARY[0])),
+            (b"\xD0\xCF\x11\xE0", Document, Some("a.b.doc"), Some(OFFICE_BINARY_TYPES[0])),
             ("año,precio\n".as_bytes(), Document, None, Some("text/plain")),
             (b"hola", Image, None, None),
             (b"", Image, None, None),

@@ -13,48 +13,48 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use relevo_domain::Invalid;
+use relevo_domain::ValidationError;
 
 use super::AppState;
-use super::auth::agreed_protocol;
+use super::auth::select_protocol;
 use super::error::ApiError;
-use super::streams::StreamPlace;
+use super::streams::StreamSlot;
 
 /// What is read of a client, in bytes a frame: it has nothing to say but `ping`.
 const MAX_INCOMING: usize = 4 << 10;
 
 /// How often a client is asked for a sign of life, and how long it may give none.
-const PING_EVERY: Duration = Duration::from_secs(30);
-const DEAD_AFTER: Duration = Duration::from_secs(60);
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a close frame may take to leave, and the client to answer it.
-const FAREWELL: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a socket is closed (RFC 6455 §7.4.1; 1013 is in IANA's registry).
-pub(super) const NORMAL: u16 = 1000;
-const GOING_AWAY: u16 = 1001;
-pub(super) const FAILED: u16 = 1011;
-const TOO_SLOW: u16 = 1013;
+pub(super) const CLOSE_NORMAL: u16 = 1000;
+const CLOSE_GOING_AWAY: u16 = 1001;
+pub(super) const CLOSE_INTERNAL_ERROR: u16 = 1011;
+const CLOSE_TRY_AGAIN_LATER: u16 = 1013;
 
 /// What a socket tells.
-pub(super) trait Frames: Send + 'static {
+pub(super) trait FrameSource: Send + 'static {
     /// The next frame, whenever there is one. Nothing is lost when this is dropped before it answers. Being asked
     /// again means that the frame before has left.
-    fn next(&mut self) -> impl Future<Output = Result<String, End>> + Send;
+    fn next_frame(&mut self) -> impl Future<Output = Result<String, CloseReason>> + Send;
 
     /// How a client that is let go finds back, in a few words: with what goes before them they must fit a control
     /// frame, which has 125 bytes (RFC 6455 §5.5).
-    fn resume(&self) -> String;
+    fn resume_hint(&self) -> String;
 }
 
 /// Why a socket ends.
 #[derive(Debug)]
-pub(super) struct End {
+pub(super) struct CloseReason {
     code: u16,
     reason: String,
 }
 
-impl End {
+impl CloseReason {
     pub fn new(code: u16, reason: impl Into<String>) -> Self {
         Self { code, reason: reason.into() }
     }
@@ -65,37 +65,39 @@ impl End {
 /// # Errors
 ///
 /// It is no upgrade, or there are as many streams as there may be.
-pub(super) fn open<F: Frames>(
+pub(super) fn accept_upgrade<F: FrameSource>(
     state: &AppState,
     headers: &HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
     frames: F,
 ) -> Result<Response, ApiError> {
-    let mut upgrade = upgrade.map_err(|refused| Invalid::new("Upgrade", refused.body_text()))?;
-    let (place, patience) = (state.streams.open()?, state.options.stream_patience);
-    if let Some(protocol) = agreed_protocol(headers) {
+    let mut upgrade = upgrade.map_err(|refused| ValidationError::new("Upgrade", refused.body_text()))?;
+    let (place, patience) = (state.stream_slots.acquire()?, state.options.stream_patience);
+    if let Some(protocol) = select_protocol(headers) {
         upgrade.set_selected_protocol(protocol);
     }
     let upgrade = upgrade.max_message_size(MAX_INCOMING).max_frame_size(MAX_INCOMING);
     let heard = Instant::now();
-    Ok(upgrade.on_upgrade(move |socket| Reader { socket, frames, place, patience, heard }.run()))
+    Ok(upgrade.on_upgrade(move |socket| {
+        WebSocketSession { socket, frames, slot: place, write_timeout: patience, last_received: heard }.run()
+    }))
 }
 
 /// One client.
-struct Reader<F> {
+struct WebSocketSession<F> {
     socket: WebSocket,
     frames: F,
-    place: StreamPlace,
+    slot: StreamSlot,
     /// A frame that cannot be sent for this long ends the socket.
-    patience: Duration,
+    write_timeout: Duration,
     /// When the client last gave a sign of life.
-    heard: Instant,
+    last_received: Instant,
 }
 
-impl<F: Frames> Reader<F> {
+impl<F: FrameSource> WebSocketSession<F> {
     /// Serves the client to the end.
     async fn run(mut self) {
-        if let Some(End { code, reason }) = self.serve().await {
+        if let Some(CloseReason { code, reason }) = self.serve().await {
             let farewell = async {
                 let frame = CloseFrame { code, reason: reason.into() };
                 self.socket.send(Message::Close(Some(frame))).await?;
@@ -103,50 +105,50 @@ impl<F: Frames> Reader<F> {
                 while let Some(Ok(_)) = self.socket.recv().await {}
                 Ok::<_, axum::Error>(())
             };
-            let _ = tokio::time::timeout(FAREWELL, farewell).await;
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, farewell).await;
         }
     }
 
     /// Tells the client what there is to tell. `None` when it is gone.
-    async fn serve(&mut self) -> Option<End> {
-        let mut pings = tokio::time::interval_at(Instant::now() + PING_EVERY, PING_EVERY);
+    async fn serve(&mut self) -> Option<CloseReason> {
+        let mut pings = tokio::time::interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let message = tokio::select! {
-                () = self.place.stopping() => return Some(self.let_go(GOING_AWAY, "the node stops")),
-                frame = self.socket.recv() => match self.hear(&frame?.ok()?) {
+                () = self.slot.wait_for_shutdown() => return Some(self.close_with_hint(CLOSE_GOING_AWAY, "the node stops")),
+                frame = self.socket.recv() => match self.handle_incoming(&frame?.ok()?) {
                     Some(answer) => answer,
                     None => continue,
                 },
                 _ = pings.tick() => {
-                    if self.heard.elapsed() >= DEAD_AFTER {
-                        return Some(self.let_go(GOING_AWAY, "no pong came"));
+                    if self.last_received.elapsed() >= CLIENT_TIMEOUT {
+                        return Some(self.close_with_hint(CLOSE_GOING_AWAY, "no pong came"));
                     }
                     Message::Ping(Bytes::new())
                 }
-                next = self.frames.next() => match next {
+                next = self.frames.next_frame() => match next {
                     Ok(frame) => Message::Text(frame.into()),
                     Err(end) => return Some(end),
                 },
             };
-            match tokio::time::timeout(self.patience, self.socket.send(message)).await {
+            match tokio::time::timeout(self.write_timeout, self.socket.send(message)).await {
                 Ok(sent) => sent.ok()?,
                 Err(_) => {
-                    let why = format!("nothing was taken for {} s", self.patience.as_secs());
-                    return Some(self.let_go(TOO_SLOW, &why));
+                    let why = format!("nothing was taken for {} s", self.write_timeout.as_secs());
+                    return Some(self.close_with_hint(CLOSE_TRY_AGAIN_LATER, &why));
                 }
             }
         }
     }
 
-    fn let_go(&self, code: u16, why: &str) -> End {
-        End::new(code, format!("{why}; {}", self.frames.resume()))
+    fn close_with_hint(&self, code: u16, why: &str) -> CloseReason {
+        CloseReason::new(code, format!("{why}; {}", self.frames.resume_hint()))
     }
 
     /// Hears what the client says: any frame is a sign of life, and a ping in JSON is answered. Pings of the protocol
     /// are answered by the library.
-    fn hear(&mut self, frame: &Message) -> Option<Message> {
-        self.heard = Instant::now();
+    fn handle_incoming(&mut self, frame: &Message) -> Option<Message> {
+        self.last_received = Instant::now();
         let Message::Text(text) = frame else { return None };
         let asked: Value = serde_json::from_str(text).ok()?;
         (asked.get("type")?.as_str()? == "ping").then(|| {
@@ -171,28 +173,38 @@ mod tests {
     use tokio_tungstenite::WebSocketStream;
 
     use super::*;
-    use crate::http::streams::Streams;
+    use crate::http::streams::StreamSlots;
 
     /// Has nothing to tell.
-    struct Silence;
+    struct NoFrames;
 
-    impl Frames for Silence {
-        async fn next(&mut self) -> Result<String, End> {
+    impl FrameSource for NoFrames {
+        async fn next_frame(&mut self) -> Result<String, CloseReason> {
             std::future::pending().await
         }
 
-        fn resume(&self) -> String {
+        fn resume_hint(&self) -> String {
             "resume with after=7".to_owned()
         }
     }
 
     /// A client at the other end of a pipe, where no time passes but the test's; and the only place there is.
-    async fn client() -> (WebSocketStream<DuplexStream>, Streams) {
-        let streams = Streams::new(1);
+    async fn client() -> (WebSocketStream<DuplexStream>, StreamSlots) {
+        let streams = StreamSlots::new(1);
         let places = streams.clone();
         let serve = async move |upgrade: WebSocketUpgrade| {
-            let (place, patience, heard) = (places.open().unwrap(), Duration::from_secs(10), Instant::now());
-            let reader = move |socket| Reader { socket, frames: Silence, place, patience, heard }.run();
+            let (place, patience, heard) =
+                (places.acquire().unwrap(), Duration::from_secs(10), Instant::now());
+            let reader = move |socket| {
+                WebSocketSession {
+                    socket,
+                    frames: NoFrames,
+                    slot: place,
+                    write_timeout: patience,
+                    last_received: heard,
+                }
+                .run()
+            };
             upgrade.on_upgrade(reader)
         };
         let service = TowerToHyperService::new(Router::new().route("/", any(serve)));
@@ -203,21 +215,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_without_a_sign_of_life_is_let_go_after_a_minute() {
+    async fn silent_client_is_disconnected_after_a_minute() {
         let (socket, streams) = client().await;
         let began = Instant::now();
         // Read without the library, which would answer the ping.
         let mut heard = Vec::new();
         socket.into_inner().read_to_end(&mut heard).await.unwrap();
-        assert_eq!(began.elapsed().as_secs(), (DEAD_AFTER + FAREWELL).as_secs());
+        assert_eq!(began.elapsed().as_secs(), (CLIENT_TIMEOUT + CLOSE_TIMEOUT).as_secs());
         let (ping, reason) = ([0x89, 0], b"no pong came; resume with after=7");
-        let farewell = [[0x88, 2 + u8::try_from(reason.len()).unwrap()], GOING_AWAY.to_be_bytes()].concat();
+        let farewell =
+            [[0x88, 2 + u8::try_from(reason.len()).unwrap()], CLOSE_GOING_AWAY.to_be_bytes()].concat();
         assert_eq!(heard, [&ping, farewell.as_slice(), reason].concat());
-        assert!(streams.open().is_ok(), "its place is free");
+        assert!(streams.acquire().is_ok(), "its place is free");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_answers_pings_stays() {
+    async fn client_that_answers_pings_stays_connected() {
         let (mut socket, streams) = client().await;
         let mut pings = 0;
         let listening = async {
@@ -225,8 +238,8 @@ mod tests {
                 pings += usize::from(message.is_ping());
             }
         };
-        assert!(tokio::time::timeout(10 * DEAD_AFTER, listening).await.is_err(), "it was let go");
+        assert!(tokio::time::timeout(10 * CLIENT_TIMEOUT, listening).await.is_err(), "it was let go");
         assert!(pings >= 19, "{pings}");
-        assert!(streams.open().is_err());
+        assert!(streams.acquire().is_err());
     }
 }

@@ -14,19 +14,19 @@ use relevo_domain::ErrorKind;
 use super::error::ApiError;
 
 /// The media type of server-sent events.
-pub(super) const EVENT_STREAM: &str = "text/event-stream";
+pub(super) const EVENT_STREAM_TYPE: &str = "text/event-stream";
 
 /// All streams of the node. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Streams {
-    places: Arc<Semaphore>,
+pub(super) struct StreamSlots {
+    semaphore: Arc<Semaphore>,
     limit: usize,
     stopping: CancellationToken,
-    open: TaskTracker,
+    tracker: TaskTracker,
 }
 
 /// One stream's place. It is counted until this is dropped.
-pub(super) struct StreamPlace {
+pub(super) struct StreamSlot {
     _permit: OwnedSemaphorePermit,
     _open: TaskTrackerToken,
     stopping: CancellationToken,
@@ -35,14 +35,14 @@ pub(super) struct StreamPlace {
 /// Whether the caller wants server-sent events rather than a page.
 pub(super) fn accepts_event_stream(headers: &HeaderMap) -> bool {
     let accepted = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    accepted.split(',').any(|kind| kind.trim().starts_with(EVENT_STREAM))
+    accepted.split(',').any(|kind| kind.trim().starts_with(EVENT_STREAM_TYPE))
 }
 
-impl Streams {
+impl StreamSlots {
     pub fn new(limit: usize) -> Self {
         let limit = limit.min(Semaphore::MAX_PERMITS);
-        let (stopping, open) = (CancellationToken::new(), TaskTracker::new());
-        Self { places: Arc::new(Semaphore::new(limit)), limit, stopping, open }
+        let (stopping, tracker) = (CancellationToken::new(), TaskTracker::new());
+        Self { semaphore: Arc::new(Semaphore::new(limit)), limit, stopping, tracker }
     }
 
     /// A place for one more.
@@ -50,28 +50,28 @@ impl Streams {
     /// # Errors
     ///
     /// 503 when there are as many as there may be, or the node stops.
-    pub fn open(&self) -> Result<StreamPlace, ApiError> {
+    pub fn acquire(&self) -> Result<StreamSlot, ApiError> {
         let refused = |why: String| ApiError::new(ErrorKind::Unavailable, why);
         if self.stopping.is_cancelled() {
             return Err(refused("the node stops; come back when it is up again".to_owned()));
         }
         let full =
             |_| refused(format!("{} streams are open, which is http.max_streams; close one", self.limit));
-        let permit = self.places.clone().try_acquire_owned().map_err(full)?;
-        Ok(StreamPlace { _permit: permit, _open: self.open.token(), stopping: self.stopping.clone() })
+        let permit = self.semaphore.clone().try_acquire_owned().map_err(full)?;
+        Ok(StreamSlot { _permit: permit, _open: self.tracker.token(), stopping: self.stopping.clone() })
     }
 
     /// Asks every stream to end, and waits until the last has.
-    pub async fn end(&self) {
+    pub async fn shut_down(&self) {
         self.stopping.cancel();
-        self.open.close();
-        self.open.wait().await;
+        self.tracker.close();
+        self.tracker.wait().await;
     }
 }
 
-impl StreamPlace {
+impl StreamSlot {
     /// Resolves when the stream should end because the node stops.
-    pub fn stopping(&self) -> WaitForCancellationFutureOwned {
+    pub fn wait_for_shutdown(&self) -> WaitForCancellationFutureOwned {
         self.stopping.clone().cancelled_owned()
     }
 }

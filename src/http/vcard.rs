@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use relevo_domain::Invalid;
+use relevo_domain::ValidationError;
 
 /// One line of a vCard: `NAME;PARAMETER=…:value`.
 struct Property<'a> {
@@ -12,19 +12,19 @@ struct Property<'a> {
 }
 
 /// Reads the first card of `text`. `display_name` wins over the card's own name.
-pub(super) fn contact(text: &str, display_name: Option<&str>) -> Result<Value, Invalid> {
+pub(super) fn parse_contact(text: &str, display_name: Option<&str>) -> Result<Value, ValidationError> {
     let unfolded = unfold(text);
-    let mut properties = unfolded.lines().filter_map(property);
+    let mut properties = unfolded.lines().filter_map(parse_property);
     let begins = properties.next().is_some_and(|first| first.name == "BEGIN" && is_vcard(first.value));
     if !begins {
-        return Err(Invalid::new("vcard", "must begin with BEGIN:VCARD"));
+        return Err(ValidationError::new("vcard", "must begin with BEGIN:VCARD"));
     }
-    let card = Card::of(properties.take_while(|property| property.name != "END"));
+    let card = ContactCard::from_properties(properties.take_while(|property| property.name != "END"));
     card.into_contact(display_name.filter(|name| !name.trim().is_empty()))
 }
 
 #[derive(Default)]
-struct Card {
+struct ContactCard {
     full_name: Option<String>,
     /// Family, given, additional, prefix, suffix.
     name: Vec<String>,
@@ -36,21 +36,22 @@ struct Card {
     urls: Vec<Value>,
 }
 
-impl Card {
-    fn of<'a>(properties: impl Iterator<Item = Property<'a>>) -> Self {
-        let mut card = Card::default();
+impl ContactCard {
+    fn from_properties<'a>(properties: impl Iterator<Item = Property<'a>>) -> Self {
+        let mut card = ContactCard::default();
         for property in properties {
             match property.name.as_str() {
                 "FN" => card.full_name = Some(unescape(property.value)),
-                "N" => card.name = components(property.value),
-                "ORG" => card.organisation = components(property.value),
+                "N" => card.name = split_components(property.value),
+                "ORG" => card.organisation = split_components(property.value),
                 "TITLE" => card.title = Some(unescape(property.value)),
-                "TEL" => card.phones.push(phone(&property)),
+                "TEL" => card.phones.push(phone_entry(&property)),
                 "EMAIL" => {
-                    card.emails.push(json!({ "email": unescape(property.value), "type": place(&property) }));
+                    card.emails
+                        .push(json!({ "email": unescape(property.value), "type": usage_type(&property) }));
                 }
                 "URL" => {
-                    card.urls.push(json!({ "url": unescape(property.value), "type": place(&property) }));
+                    card.urls.push(json!({ "url": unescape(property.value), "type": usage_type(&property) }));
                 }
                 _ => {}
             }
@@ -58,9 +59,10 @@ impl Card {
         card
     }
 
-    fn into_contact(self, display_name: Option<&str>) -> Result<Value, Invalid> {
+    fn into_contact(self, display_name: Option<&str>) -> Result<Value, ValidationError> {
         let full = display_name.map(str::to_owned).or(self.full_name).filter(|name| !name.trim().is_empty());
-        let full = full.ok_or_else(|| Invalid::new("vcard", "has no name: give FN, or display_name"))?;
+        let full =
+            full.ok_or_else(|| ValidationError::new("vcard", "has no name: give FN, or display_name"))?;
         let mut name = Map::new();
         let parts = ["last_name", "first_name", "middle_name", "prefix", "suffix"];
         for (key, part) in parts.into_iter().zip(self.name).filter(|(_, part)| !part.is_empty()) {
@@ -90,19 +92,20 @@ impl Card {
     }
 }
 
-fn phone(property: &Property<'_>) -> Value {
+fn phone_entry(property: &Property<'_>) -> Value {
     let number = property.value.trim();
     let number = unescape(number.strip_prefix("tel:").unwrap_or(number));
-    let mut phone = json!({ "phone": number, "type": place(property) });
+    let mut phone = json!({ "phone": number, "type": usage_type(property) });
     // WhatsApp's own cards name the account: `TEL;waid=573001234567:+57 300 …`.
-    if let (Some(account), Some(phone)) = (parameter(property.parameters, "WAID"), phone.as_object_mut()) {
+    if let (Some(account), Some(phone)) = (find_parameter(property.parameters, "WAID"), phone.as_object_mut())
+    {
         phone.insert("wa_id".to_owned(), account.into());
     }
     phone
 }
 
 /// Where a number or an address is used: Meta knows `HOME` and `WORK`, and for numbers `CELL` and others.
-fn place(property: &Property<'_>) -> &'static str {
+fn usage_type(property: &Property<'_>) -> &'static str {
     let parameters = property.parameters.to_ascii_uppercase();
     match property.name.as_str() {
         "TEL" if parameters.contains("CELL") => "CELL",
@@ -112,7 +115,7 @@ fn place(property: &Property<'_>) -> &'static str {
     }
 }
 
-fn parameter<'a>(parameters: &'a str, name: &str) -> Option<&'a str> {
+fn find_parameter<'a>(parameters: &'a str, name: &str) -> Option<&'a str> {
     parameters
         .split(';')
         .filter_map(|one| one.split_once('='))
@@ -129,7 +132,7 @@ fn unfold(text: &str) -> String {
     text.replace("\r\n", "\n").replace("\n ", "").replace("\n\t", "")
 }
 
-fn property(line: &str) -> Option<Property<'_>> {
+fn parse_property(line: &str) -> Option<Property<'_>> {
     let (head, value) = line.split_once(':')?;
     let (name, parameters) = head.split_once(';').unwrap_or((head, ""));
     // `item1.TEL` groups lines; the group does not matter here.
@@ -138,7 +141,7 @@ fn property(line: &str) -> Option<Property<'_>> {
 }
 
 /// The parts of a compound value, separated by semicolons that are not escaped.
-fn components(value: &str) -> Vec<String> {
+fn split_components(value: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut escaped = false;
     for c in value.chars() {
@@ -173,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_card_of_a_phone_becomes_a_contact() {
+    fn vcard_becomes_a_contact() {
         let card = "BEGIN:VCARD\r\nVERSION:3.0\r\nN:Pérez;Ana;;;\r\nFN:Ana Pérez\r\nORG:Tienda\\; Sur;Ventas\r\n\
                     TITLE:Jefa\r\nitem1.TEL;type=CELL;waid=573001234567:+57 300 123\r\n  4567\r\n\
                     EMAIL;TYPE=work:ana@example.com\r\nURL:https://example.com\r\nEND:VCARD\r\n";
@@ -184,21 +187,21 @@ mod tests {
             "urls": [{ "url": "https://example.com", "type": "HOME" }],
             "org": { "company": "Tienda; Sur", "department": "Ventas", "title": "Jefa" },
         });
-        assert_eq!(contact(card, None).unwrap(), expected);
+        assert_eq!(parse_contact(card, None).unwrap(), expected);
     }
 
     #[test]
-    fn a_given_name_wins_and_one_part_is_always_there() {
+    fn display_name_overrides_the_card_and_first_name_is_always_set() {
         let card = "BEGIN:VCARD\nFN:Otra\nTEL:123\nEND:VCARD";
-        let name = &contact(card, Some("Ana")).unwrap()["name"];
+        let name = &parse_contact(card, Some("Ana")).unwrap()["name"];
         assert_eq!(*name, json!({ "formatted_name": "Ana", "first_name": "Ana" }));
-        assert_eq!(contact(card, Some(" ")).unwrap()["name"]["formatted_name"], "Otra");
+        assert_eq!(parse_contact(card, Some(" ")).unwrap()["name"]["formatted_name"], "Otra");
     }
 
     #[test]
-    fn what_is_no_card_is_refused() {
+    fn invalid_vcard_is_rejected() {
         for (text, says) in [("", "BEGIN"), ("FN:Ana", "BEGIN"), ("BEGIN:VCARD\nTEL:1\nEND:VCARD", "name")] {
-            assert!(contact(text, None).unwrap_err().reason.contains(says), "{text:?}");
+            assert!(parse_contact(text, None).unwrap_err().reason.contains(says), "{text:?}");
         }
     }
 }

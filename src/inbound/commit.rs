@@ -4,24 +4,24 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::contacts::Why;
+use crate::contacts::SuppressionReason;
 use crate::events::{self, Event};
 use crate::media;
-use crate::queue::{ReceiptReport, Recorded, receipt_data};
-use crate::relay::Intake;
-use relevo_cloud_api::Change;
+use crate::queue::{ReceiptReport, ReceiptResult, receipt_data};
+use crate::relay::FrameQueue;
+use relevo_cloud_api::AccountChange;
 use relevo_domain::{InboundMessage, InstanceId, InstanceNumber, Recipient, StatusUpdate, Timestamp};
 use relevo_store::{Error, Tx};
 
-use super::frames::{Frames, Fresh};
-use super::kept::{Keeping, KeptPlace};
+use super::dedupe;
+use super::frames::{NewParts, WebhookFrames};
 use super::keywords::Keywords;
-use super::opting::{self, Wish};
-use super::seen;
+use super::opt_out::{self, Consent};
+use super::quarantine::{NewQuarantineEntry, QuarantineId};
 
 /// One part of a webhook, with the instance that it is for.
 #[derive(Debug)]
-pub(super) enum Part {
+pub(super) enum DeliveryPart {
     Message {
         instance: InstanceNumber,
         name: InstanceId,
@@ -33,165 +33,190 @@ pub(super) enum Part {
     Status {
         instance: InstanceNumber,
         status: Box<StatusUpdate>,
-        recorded: Option<Recorded>,
+        recorded: Option<ReceiptResult>,
     },
     Change {
         instance: InstanceNumber,
-        change: Change,
+        change: AccountChange,
         signed: bool,
     },
 }
 
 /// Everything that one webhook changes beside the ledger.
 #[derive(Debug)]
-pub(super) struct Delivery {
-    pub parts: Vec<Part>,
-    pub keeping: Option<(Keeping, KeptPlace)>,
+pub(super) struct InboundDelivery {
+    pub parts: Vec<DeliveryPart>,
+    pub quarantine: Option<(NewQuarantineEntry, QuarantineId)>,
     /// For the relay; there are none when it is off.
-    pub frames: Option<Frames>,
-    pub relay: Intake,
+    pub frames: Option<WebhookFrames>,
+    pub relay: FrameQueue,
     pub keywords: Arc<Keywords>,
     pub now: Timestamp,
 }
 
 /// What of a webhook was new.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Taken {
+pub(super) struct CommitCounts {
     pub events: usize,
     pub duplicates: usize,
 }
 
-impl Delivery {
-    pub fn changes_anything(&self) -> bool {
-        !self.parts.is_empty() || self.keeping.is_some()
+impl InboundDelivery {
+    pub fn has_changes(&self) -> bool {
+        !self.parts.is_empty() || self.quarantine.is_some()
     }
 
-    pub fn commit(self, tx: &mut Tx) -> Result<Taken, Error> {
-        let Delivery { parts, keeping, frames, relay, keywords, now } = self;
-        let mut book =
-            Book { tx, keywords: &keywords, now, taken: Taken::default(), fresh: Fresh::default() };
+    pub fn commit(self, tx: &mut Tx) -> Result<CommitCounts, Error> {
+        let InboundDelivery { parts, quarantine: keeping, frames, relay, keywords, now } = self;
+        let mut book = PartWriter {
+            tx,
+            keywords: &keywords,
+            now,
+            counts: CommitCounts::default(),
+            new_parts: NewParts::default(),
+        };
         for part in &parts {
-            book.take(part)?;
+            book.write_part(part)?;
         }
-        let Book { tx, taken, fresh, .. } = book;
-        for frame in frames.map(|frames| frames.that_are(fresh)).unwrap_or_default() {
+        let PartWriter { tx, counts: taken, new_parts: fresh, .. } = book;
+        for frame in frames.map(|frames| frames.into_new(fresh)).unwrap_or_default() {
             relay.push(tx, &frame.webhook, frame.sender.as_deref(), now)?;
         }
         if let Some((keeping, place)) = keeping {
-            keeping.keep(tx, place)?;
+            keeping.insert(tx, place)?;
         }
         Ok(taken)
     }
 }
 
 /// The commit in the making.
-struct Book<'a, 't> {
+struct PartWriter<'a, 't> {
     tx: &'a mut Tx<'t>,
     keywords: &'a Keywords,
     now: Timestamp,
-    taken: Taken,
-    fresh: Fresh,
+    counts: CommitCounts,
+    new_parts: NewParts,
 }
 
-impl Book<'_, '_> {
+impl PartWriter<'_, '_> {
     /// Takes one part, unless it was delivered before.
-    fn take(&mut self, part: &Part) -> Result<(), Error> {
+    fn write_part(&mut self, part: &DeliveryPart) -> Result<(), Error> {
         let (instance, digest) = match part {
-            Part::Message { instance, message, .. } => (*instance, seen::of_message(message)),
-            Part::Status { instance, status, .. } => (*instance, seen::of_status(status)),
-            Part::Change { instance, change, .. } => (*instance, seen::of_change(change)),
+            DeliveryPart::Message { instance, message, .. } => (*instance, dedupe::message_key(message)),
+            DeliveryPart::Status { instance, status, .. } => (*instance, dedupe::status_key(status)),
+            DeliveryPart::Change { instance, change, .. } => (*instance, dedupe::change_key(change)),
         };
-        if !seen::first_time(self.tx, instance, &digest, self.now)? {
-            self.taken.duplicates += 1;
+        if !dedupe::insert_if_new(self.tx, instance, &digest, self.now)? {
+            self.counts.duplicates += 1;
             return Ok(());
         }
         match part {
-            Part::Message { name, message, signed, .. } => self.message(instance, name, message, *signed),
-            Part::Status { status, recorded, .. } => self.status(instance, status, *recorded),
-            Part::Change { change, signed, .. } => self.change(instance, change, *signed),
+            DeliveryPart::Message { name, message, signed, .. } => {
+                self.write_message(instance, name, message, *signed)
+            }
+            DeliveryPart::Status { status, recorded, .. } => self.write_status(instance, status, *recorded),
+            DeliveryPart::Change { change, signed, .. } => self.write_change(instance, change, *signed),
         }
     }
 
-    fn message(
+    fn write_message(
         &mut self,
         instance: InstanceNumber,
         name: &InstanceId,
         message: &InboundMessage,
         signed: bool,
     ) -> Result<(), Error> {
-        self.tell(instance, "message", super::message_event::data(message, name)?)?;
+        self.emit(instance, "message", super::message_event::data(message, name)?)?;
         if let Some(media) = message.media() {
-            let note = media::Note {
+            let note = media::MediaLocation {
                 media_id: media.id.clone(),
                 mime: media.mime_type.clone(),
                 sha256: media.sha256.clone(),
                 file_name: media.filename.clone(),
                 at: message.at,
             };
-            media::note(self.tx, instance, &message.id, &note)?;
+            media::record_location(self.tx, instance, &message.id, &note)?;
         }
         if message.is_from_me() {
-            self.fresh.others = true;
+            self.new_parts.others = true;
         } else {
-            self.fresh.messages.insert(message.id.clone());
+            self.new_parts.messages.insert(message.id.clone());
         }
-        if let Some(wish) = self.keywords.wish_of(message).filter(|wish| may(*wish, signed)) {
+        if let Some(wish) = self.keywords.consent_of(message).filter(|wish| is_trusted_consent(*wish, signed))
+        {
             let names: Vec<_> = message.sender.identity.recipients().collect();
-            opting::carry_out(self.tx, instance, &names, (wish, Why::Keyword), self.now)?;
+            opt_out::apply_consent(self.tx, instance, &names, (wish, SuppressionReason::Keyword), self.now)?;
         }
         Ok(())
     }
 
-    fn status(
+    fn write_status(
         &mut self,
         instance: InstanceNumber,
         status: &StatusUpdate,
-        recorded: Option<Recorded>,
+        recorded: Option<ReceiptResult>,
     ) -> Result<(), Error> {
-        self.fresh.others = true;
-        if status.participant.is_some() || matches!(recorded, None | Some(Recorded::Unknown)) {
+        self.new_parts.others = true;
+        if status.participant.is_some() || matches!(recorded, None | Some(ReceiptResult::Unknown)) {
             let address = |name: &String| name.parse().map_or(name.clone(), |who: Recipient| who.address());
             let to = status.recipient.as_ref().map(address).unwrap_or_default();
-            let mut data = receipt_data(&report(instance, status), &to);
+            let mut data = receipt_data(&receipt_report(instance, status), &to);
             if let Some(participant) = &status.participant {
                 data.insert("participant".to_owned(), json!(address(participant)));
             }
-            self.tell(instance, "receipt", data.into())?;
+            self.emit(instance, "receipt", data.into())?;
         }
-        match status.opted_out() {
-            Some(who) => opting::carry_out(self.tx, instance, &[who], (Wish::Out, Why::OptedOut), self.now),
+        match status.opted_out_recipient() {
+            Some(who) => opt_out::apply_consent(
+                self.tx,
+                instance,
+                &[who],
+                (Consent::OptOut, SuppressionReason::OptedOut),
+                self.now,
+            ),
             None => Ok(()),
         }
     }
 
-    fn change(&mut self, instance: InstanceNumber, change: &Change, signed: bool) -> Result<(), Error> {
-        self.fresh.others = true;
-        self.tell(instance, change.kind, change.data())?;
+    fn write_change(
+        &mut self,
+        instance: InstanceNumber,
+        change: &AccountChange,
+        signed: bool,
+    ) -> Result<(), Error> {
+        self.new_parts.others = true;
+        self.emit(instance, change.kind, change.data())?;
         for preference in change.preferences() {
-            let names: Vec<_> = preference.who.recipients().collect();
-            let wish = if preference.stop { Wish::Out } else { Wish::In };
-            if may(wish, signed) {
-                opting::carry_out(self.tx, instance, &names, (wish, Why::Preference), self.now)?;
+            let names: Vec<_> = preference.user.recipients().collect();
+            let wish = if preference.opted_out { Consent::OptOut } else { Consent::OptIn };
+            if is_trusted_consent(wish, signed) {
+                opt_out::apply_consent(
+                    self.tx,
+                    instance,
+                    &names,
+                    (wish, SuppressionReason::Preference),
+                    self.now,
+                )?;
             }
         }
         Ok(())
     }
 
-    fn tell(&mut self, instance: InstanceNumber, kind: &str, data: Value) -> Result<(), Error> {
+    fn emit(&mut self, instance: InstanceNumber, kind: &str, data: Value) -> Result<(), Error> {
         events::append(self.tx, instance, &Event { kind: kind.to_owned(), at: self.now, data })?;
-        self.taken.events += 1;
+        self.counts.events += 1;
         Ok(())
     }
 }
 
 /// Whether a wish counts. The list is the whole node's: anybody could say something to an account without a secret, so
 /// there a wish to be left alone counts, and a wish to be written to again does not.
-fn may(wish: Wish, signed: bool) -> bool {
-    signed || wish == Wish::Out
+fn is_trusted_consent(wish: Consent, signed: bool) -> bool {
+    signed || wish == Consent::OptOut
 }
 
 /// The status as the ledger takes it.
-pub(super) fn report(instance: InstanceNumber, status: &StatusUpdate) -> ReceiptReport {
+pub(super) fn receipt_report(instance: InstanceNumber, status: &StatusUpdate) -> ReceiptReport {
     ReceiptReport {
         instance,
         id: status.our_id,

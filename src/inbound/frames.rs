@@ -12,14 +12,14 @@ use relevo_domain::ProviderMessageId;
 
 /// The frames of one webhook.
 #[derive(Debug)]
-pub(super) enum Frames {
-    Whole(Frame),
-    Each { messages: Vec<(ProviderMessageId, Frame)>, rest: Option<Frame> },
+pub(super) enum WebhookFrames {
+    Whole(WebhookFrame),
+    Split { messages: Vec<(ProviderMessageId, WebhookFrame)>, rest: Option<WebhookFrame> },
 }
 
 /// A webhook, or a piece of one that is a webhook itself.
 #[derive(Debug)]
-pub(super) struct Frame {
+pub(super) struct WebhookFrame {
     pub webhook: Box<RawValue>,
     /// Who sent the first message that it holds.
     pub sender: Option<String>,
@@ -27,37 +27,37 @@ pub(super) struct Frame {
 
 /// What of a webhook was not delivered before.
 #[derive(Debug, Default)]
-pub(super) struct Fresh {
+pub(super) struct NewParts {
     pub messages: HashSet<ProviderMessageId>,
     /// Anything but messages of users.
     pub others: bool,
 }
 
-impl Frame {
-    pub fn of(webhook: Box<RawValue>) -> Self {
+impl WebhookFrame {
+    pub fn from_webhook(webhook: Box<RawValue>) -> Self {
         Self { sender: first_sender(&webhook), webhook }
     }
 }
 
-impl Frames {
-    pub fn of(webhook: Box<RawValue>) -> Self {
+impl WebhookFrames {
+    pub fn from_webhook(webhook: Box<RawValue>) -> Self {
         if count_messages(&webhook) > 1 {
             let messages = split_messages(&webhook).into_iter();
-            Self::Each {
-                messages: messages.map(|(id, piece)| (id, Frame::of(piece))).collect(),
-                rest: without_messages(&webhook).map(Frame::of),
+            Self::Split {
+                messages: messages.map(|(id, piece)| (id, WebhookFrame::from_webhook(piece))).collect(),
+                rest: without_messages(&webhook).map(WebhookFrame::from_webhook),
             }
         } else {
-            Self::Whole(Frame::of(webhook))
+            Self::Whole(WebhookFrame::from_webhook(webhook))
         }
     }
 
     /// Those that tell something new, in the webhook's order.
-    pub fn that_are(self, mut fresh: Fresh) -> Vec<Frame> {
+    pub fn into_new(self, mut fresh: NewParts) -> Vec<WebhookFrame> {
         match self {
             Self::Whole(whole) if fresh.others || !fresh.messages.is_empty() => vec![whole],
             Self::Whole(_) => Vec::new(),
-            Self::Each { messages, rest } => {
+            Self::Split { messages, rest } => {
                 let messages = messages.into_iter().filter(|(id, _)| fresh.messages.remove(id));
                 let mut frames: Vec<_> = messages.map(|(_, frame)| frame).collect();
                 frames.extend(rest.filter(|_| fresh.others));
@@ -94,14 +94,14 @@ mod tests {
     }
 
     fn frames(webhook: &str, fresh: &[&str], others: bool) -> Vec<(String, Option<String>)> {
-        let fresh = Fresh { messages: fresh.iter().map(|id| id.parse().unwrap()).collect(), others };
+        let fresh = NewParts { messages: fresh.iter().map(|id| id.parse().unwrap()).collect(), others };
         let webhook = RawValue::from_string(webhook.to_owned()).unwrap();
-        let frames = Frames::of(webhook).that_are(fresh).into_iter();
+        let frames = WebhookFrames::from_webhook(webhook).into_new(fresh).into_iter();
         frames.map(|frame| (frame.webhook.get().to_owned(), frame.sender)).collect()
     }
 
     #[test]
-    fn one_message_is_told_as_it_came_and_only_when_it_is_new() {
+    fn single_message_is_relayed_verbatim_and_only_when_new() {
         let one =
             webhook(&format!(r#"{{ "messages": [{}],"contacts":[{{"wa_id":"1"}}] }}"#, message("a", "1")));
         assert_eq!(frames(&one, &["a"], false), [(one.clone(), Some("1".to_owned()))]);
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn several_messages_are_told_one_by_one_each_with_its_author_in_metas_words() {
+    fn several_messages_are_split_into_frames_with_their_authors() {
         let (a, b, c) = (message("a", "1"), message("b", "2"), message("c", "1"));
         let (ana, eva) = (r#"{"wa_id":"1","n":1.0}"#, r#"{ "wa_id":"2" }"#);
         let metadata = r#"{ "phone_number_id":"1065" }"#;

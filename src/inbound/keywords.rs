@@ -5,16 +5,16 @@ use std::collections::HashSet;
 use relevo_domain::{Chat, InboundContent, InboundMessage};
 
 use super::Options;
-use super::opting::Wish;
+use super::opt_out::Consent;
 
 /// The longest message that can be one of the words, in bytes.
-const LONGEST: usize = 256;
+const MAX_MESSAGE_BYTES: usize = 256;
 
 /// The configured words, folded.
 #[derive(Debug)]
 pub(super) struct Keywords {
-    out: HashSet<String>,
-    back: HashSet<String>,
+    opt_out: HashSet<String>,
+    opt_in: HashSet<String>,
 }
 
 impl Keywords {
@@ -22,19 +22,23 @@ impl Keywords {
     pub fn new(options: &Options) -> Self {
         let folded =
             |words: &[String]| words.iter().map(|word| fold(word)).filter(|word| !word.is_empty()).collect();
-        Self { out: folded(&options.opt_out_keywords), back: folded(&options.opt_in_keywords) }
+        Self { opt_out: folded(&options.opt_out_keywords), opt_in: folded(&options.opt_in_keywords) }
     }
 
     /// What a message asks for: one that a user wrote to the business, in words or by a template's quick reply. In
     /// groups words are for everybody, and mean nothing.
-    pub fn wish_of(&self, message: &InboundMessage) -> Option<Wish> {
+    pub fn consent_of(&self, message: &InboundMessage) -> Option<Consent> {
         let text = match (&message.chat, &message.content) {
             (Chat::Direct, InboundContent::Text(text)) => text,
             (Chat::Direct, InboundContent::Button(button)) => &button.text,
             _ => return None,
         };
-        let word = Some(text).filter(|text| text.len() <= LONGEST).map(|text| fold(text))?;
-        if self.out.contains(&word) { Some(Wish::Out) } else { self.back.contains(&word).then_some(Wish::In) }
+        let word = Some(text).filter(|text| text.len() <= MAX_MESSAGE_BYTES).map(|text| fold(text))?;
+        if self.opt_out.contains(&word) {
+            Some(Consent::OptOut)
+        } else {
+            self.opt_in.contains(&word).then_some(Consent::OptIn)
+        }
     }
 }
 
@@ -64,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn case_accents_and_blanks_do_not_count() {
+    fn keywords_ignore_case_accents_and_blanks() {
         for written in ["BAJA", " baja\n", "Bajá", "ba\u{301}ja", "BÀJÄ"] {
             assert_eq!(fold(written), "baja", "{written}");
         }
@@ -72,8 +76,8 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_word_is_no_word() {
+    fn empty_keywords_are_ignored() {
         let options = Options { opt_out_keywords: vec![" ".to_owned()], opt_in_keywords: Vec::new() };
-        assert!(Keywords::new(&options).out.is_empty());
+        assert!(Keywords::new(&options).opt_out.is_empty());
     }
 }

@@ -4,8 +4,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use relevo_domain::{
-    ButtonReply, Chat, Context, InboundContent, InboundMedia, InboundMediaKind, InboundMessage, InboundPoll,
-    InstanceId, Order, PollVote, Reaction, Reply, SystemNotice,
+    ButtonReply, Chat, InboundContent, InboundMedia, InboundMediaKind, InboundMessage, InboundPoll,
+    InstanceId, InteractiveReply, MessageContext, Order, PollVote, Reaction, SystemNotice,
 };
 use relevo_store::Error;
 
@@ -54,7 +54,7 @@ struct MessageEvent<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     media: Option<&'a InboundMedia>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    interactive: Option<&'a Reply>,
+    interactive: Option<&'a InteractiveReply>,
     #[serde(skip_serializing_if = "Option::is_none")]
     button: Option<&'a ButtonReply>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -68,7 +68,7 @@ struct MessageEvent<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     contacts: Option<&'a [Value]>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    context: Option<&'a Context>,
+    context: Option<&'a MessageContext>,
     #[serde(skip_serializing_if = "Option::is_none")]
     referral: Option<&'a Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -99,8 +99,8 @@ struct Revoke<'a> {
 
 /// What receivers of the event `message` are told. `instance` names the instance in the address of media.
 pub(super) fn data(message: &InboundMessage, instance: &InstanceId) -> Result<Value, Error> {
-    let mut event = envelope(message);
-    describe(&mut event, &message.content);
+    let mut event = base_event(message);
+    fill_content(&mut event, &message.content);
     if message.media().is_some() {
         let id = path_segment(message.id.as_str());
         event.media_url = Some(format!("/instances/{instance}/messages/{id}/media"));
@@ -108,7 +108,7 @@ pub(super) fn data(message: &InboundMessage, instance: &InstanceId) -> Result<Va
     serde_json::to_value(&event).map_err(|cause| Error::Codec(cause.to_string()))
 }
 
-fn envelope(message: &InboundMessage) -> MessageEvent<'_> {
+fn base_event(message: &InboundMessage) -> MessageEvent<'_> {
     let identity = &message.sender.identity;
     let (to, group_id) = match &message.chat {
         Chat::Direct => (identity.to_string(), None),
@@ -137,10 +137,10 @@ fn envelope(message: &InboundMessage) -> MessageEvent<'_> {
     }
 }
 
-fn describe<'a>(event: &mut MessageEvent<'a>, content: &'a InboundContent) {
+fn fill_content<'a>(event: &mut MessageEvent<'a>, content: &'a InboundContent) {
     match content {
         InboundContent::Text(text) => event.text = text,
-        InboundContent::Media(kind, media) => describe_media(event, *kind, media),
+        InboundContent::Media(kind, media) => fill_media(event, *kind, media),
         InboundContent::Location(location) => {
             event.text = "[Ubicación]";
             event.latitude = Some(format!("{:.6}", location.latitude));
@@ -153,11 +153,10 @@ fn describe<'a>(event: &mut MessageEvent<'a>, content: &'a InboundContent) {
         InboundContent::Interactive(reply) => {
             event.interactive = Some(reply);
             event.text = match reply {
-                Reply::ButtonReply { button_reply: choice } | Reply::ListReply { list_reply: choice } => {
-                    &choice.title
-                }
-                Reply::NfmReply { nfm_reply } => nfm_reply.body.as_deref().unwrap_or_default(),
-                Reply::CallPermissionReply { .. } => "",
+                InteractiveReply::ButtonReply { button_reply: choice }
+                | InteractiveReply::ListReply { list_reply: choice } => &choice.title,
+                InteractiveReply::NfmReply { nfm_reply } => nfm_reply.body.as_deref().unwrap_or_default(),
+                InteractiveReply::CallPermissionReply { .. } => "",
             };
         }
         InboundContent::Button(button) => {
@@ -176,7 +175,7 @@ fn describe<'a>(event: &mut MessageEvent<'a>, content: &'a InboundContent) {
         InboundContent::PollVote(vote) => event.poll_vote = Some(vote),
         InboundContent::Edit { original, now } => {
             event.edit = Some(Edit { original_message_id: original, message_type: now.kind() });
-            describe(event, now);
+            fill_content(event, now);
         }
         InboundContent::Revoke { original } => {
             event.revoke = Some(Revoke { original_message_id: original });
@@ -191,7 +190,7 @@ fn describe<'a>(event: &mut MessageEvent<'a>, content: &'a InboundContent) {
 }
 
 /// The documented words and names for files; stickers have none.
-fn describe_media<'a>(event: &mut MessageEvent<'a>, kind: InboundMediaKind, media: &'a InboundMedia) {
+fn fill_media<'a>(event: &mut MessageEvent<'a>, kind: InboundMediaKind, media: &'a InboundMedia) {
     let (placeholder, usual_name) = match kind {
         InboundMediaKind::Image => ("[Imagen]", "image.jpg"),
         InboundMediaKind::Video => ("[Video]", "video.mp4"),
@@ -229,10 +228,10 @@ mod tests {
 
     const GROUP: &str = "120363025246125486@g.us";
 
-    fn told(chat: Chat, content: InboundContent) -> Value {
+    fn event_data(chat: Chat, content: InboundContent) -> Value {
         let identity = Identity::new(Some("573001234567"), None).unwrap();
         let message = InboundMessage {
-            scope: None,
+            id_scope: None,
             id: "A".parse().unwrap(),
             sender: Sender { identity, name: None, username: None },
             chat,
@@ -246,24 +245,24 @@ mod tests {
     }
 
     #[test]
-    fn a_poll_and_its_votes_are_told() {
+    fn polls_and_votes_are_in_the_event() {
         let options = || vec!["sí".to_owned(), "no".to_owned()];
         let poll = InboundPoll { question: "¿Sí?".to_owned(), options: options(), selectable: 1 };
-        let event = told(Chat::Direct, InboundContent::Poll(poll));
+        let event = event_data(Chat::Direct, InboundContent::Poll(poll));
         assert_eq!((&event["message_type"], &event["text"]), (&json!("poll"), &json!("¿Sí?")));
         assert_eq!(event["poll"], json!({ "question": "¿Sí?", "options": ["sí", "no"], "selectable": 1 }));
         let vote = |options| PollVote { poll_message_id: "POLL".to_owned(), options };
-        let event = told(Chat::Direct, InboundContent::PollVote(vote(Some(options()))));
+        let event = event_data(Chat::Direct, InboundContent::PollVote(vote(Some(options()))));
         assert_eq!(event["message_type"], "poll_vote");
         assert_eq!(event["poll_vote"], json!({ "poll_message_id": "POLL", "options": ["sí", "no"] }));
-        let event = told(Chat::Direct, InboundContent::PollVote(vote(None)));
+        let event = event_data(Chat::Direct, InboundContent::PollVote(vote(None)));
         assert_eq!(event["poll_vote"], json!({ "poll_message_id": "POLL" }));
     }
 
     #[test]
-    fn where_a_message_was_written_is_told() {
+    fn chat_of_a_message_is_in_the_event() {
         let place = |chat| {
-            let event = told(chat, InboundContent::Text("hola".to_owned()));
+            let event = event_data(chat, InboundContent::Text("hola".to_owned()));
             (event["to"].clone(), event["is_group"] == true, event["is_from_me"] == true)
         };
         let newsletter = "120363025246125486@newsletter";

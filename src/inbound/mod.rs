@@ -8,34 +8,34 @@
 
 mod cloud_webhook;
 mod commit;
-mod doorman;
+mod dedupe;
 mod frames;
-mod kept;
+mod ingest;
 mod keywords;
 mod linked_device;
 mod message_event;
-mod meta_form;
-mod opting;
-mod seen;
-mod taking;
+mod opt_out;
+mod quarantine;
 #[cfg(test)]
 mod tests;
+mod to_cloud_webhook;
+mod verify;
 
 use std::sync::Arc;
 
 use crate::queue;
-use crate::relay::Intake;
+use crate::relay::FrameQueue;
 use relevo_clock::Clock;
 use relevo_domain::{ErrorKind, InstanceId, InstanceNumber, Secret};
 use relevo_metrics::Metrics;
 use relevo_store::{self as store, Store};
 
-use doorman::Doorman;
 use keywords::Keywords;
+use verify::Verifier;
 
-pub use cloud_webhook::verify;
-pub use kept::{Kept, KeptPlace};
-pub use linked_device::Device;
+pub use cloud_webhook::verify_subscription;
+pub use linked_device::ReceivingDevice;
+pub use quarantine::{QuarantineId, QuarantinedBody};
 
 /// What users may write to be left alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +56,7 @@ impl Default for Options {
 
 /// An account that Meta's webhooks may be about.
 #[derive(Debug, Clone)]
-pub struct Account {
+pub struct WebhookAccount {
     pub instance: InstanceNumber,
     pub name: InstanceId,
     pub phone_number_id: String,
@@ -68,7 +68,7 @@ pub struct Account {
 
 /// What one delivery held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Received {
+pub struct DeliveryCounts {
     /// Facts about messages that were sent.
     pub statuses: usize,
     /// Everything that became an event here: messages, news of the account, facts that the ledger does not tell.
@@ -76,7 +76,7 @@ pub struct Received {
     /// Parts that told nothing new, most often because they were delivered before.
     pub duplicates: usize,
     /// Parts that made no sense or concern no instance; the body was kept.
-    pub odd: usize,
+    pub unprocessable: usize,
 }
 
 /// The way in. Cheap to clone.
@@ -86,9 +86,9 @@ pub struct Handle {
     store: Store,
     clock: Clock,
     metrics: Metrics,
-    relay: Intake,
+    relay: FrameQueue,
     keywords: Arc<Keywords>,
-    doorman: Doorman,
+    verifier: Verifier,
 }
 
 impl Handle {
@@ -97,7 +97,7 @@ impl Handle {
         store: Store,
         clock: Clock,
         metrics: Metrics,
-        relay: Intake,
+        relay: FrameQueue,
         options: &Options,
     ) -> Self {
         Self {
@@ -105,7 +105,7 @@ impl Handle {
             store,
             clock,
             metrics,
-            doorman: Doorman::new(relay.is_on()),
+            verifier: Verifier::new(relay.is_enabled()),
             relay,
             keywords: Arc::new(Keywords::new(options)),
         }
@@ -113,8 +113,8 @@ impl Handle {
 
     /// One that relays nothing and knows the usual words, for tests of other rooms.
     #[cfg(test)]
-    pub(crate) fn plain(queue: queue::Handle, store: Store, clock: Clock) -> Self {
-        Self::new(queue, store, clock, Metrics::default(), Intake::off(), &Options::default())
+    pub(crate) fn for_tests(queue: queue::Handle, store: Store, clock: Clock) -> Self {
+        Self::new(queue, store, clock, Metrics::default(), FrameQueue::disabled(), &Options::default())
     }
 }
 

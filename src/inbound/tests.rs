@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::commit::{Delivery, Part, Taken};
+use super::commit::{CommitCounts, DeliveryPart, InboundDelivery};
 use super::keywords::Keywords;
 use super::{Options, message_event};
 use crate::events;
-use crate::queue::Recorded;
-use crate::relay::Intake;
+use crate::queue::ReceiptResult;
+use crate::relay::FrameQueue;
 use relevo_cloud_api::{Update, parse_webhook};
 use relevo_domain::{Class, InstanceId, InstanceNumber, MessageId, Timestamp};
-use relevo_store::{Scratch, Space};
+use relevo_store::{Space, TestStore};
 
 const SHOP: InstanceNumber = InstanceNumber::FIRST;
 const ANA: &str = "573001234567";
@@ -22,7 +22,7 @@ fn name() -> InstanceId {
 }
 
 /// Some message that the ledger knows.
-fn ours() -> MessageId {
+fn our_message_id() -> MessageId {
     MessageId::new(Timestamp(1), 0, SHOP, Class::Bulk, 1)
 }
 
@@ -46,12 +46,12 @@ fn text(id: &str, body: &str) -> Value {
     message
 }
 
-fn of_messages(messages: &[Value]) -> Vec<u8> {
+fn messages_webhook(messages: &[Value]) -> Vec<u8> {
     let contact = json!({ "profile": { "name": "Ana" }, "wa_id": ANA, "user_id": "CO.1" });
     webhook("messages", json!({ "messages": messages, "contacts": [contact] }))
 }
 
-fn of_statuses(statuses: &[Value]) -> Vec<u8> {
+fn statuses_webhook(statuses: &[Value]) -> Vec<u8> {
     webhook("messages", json!({ "statuses": statuses }))
 }
 
@@ -60,8 +60,8 @@ fn status(word: &str) -> Value {
 }
 
 /// The event `message` of one message.
-fn event(message: Value) -> Value {
-    let updates = parse_webhook(&of_messages(&[message])).unwrap();
+fn event_data(message: Value) -> Value {
+    let updates = parse_webhook(&messages_webhook(&[message])).unwrap();
     let [Update::Message(received)] = updates.as_slice() else { panic!("{updates:?}") };
     message_event::data(&received.message, &name()).unwrap()
 }
@@ -78,42 +78,44 @@ fn expected(kind: &str, more: Value) -> Value {
 }
 
 /// A store that takes webhooks in; the ledger knows the messages that `recorded` says.
-struct World {
-    scratch: Scratch,
-    recorded: Option<Recorded>,
+struct InboundFixture {
+    scratch: TestStore,
+    recorded: Option<ReceiptResult>,
     clock: u64,
 }
 
-impl World {
+impl InboundFixture {
     fn new() -> Self {
-        Self { scratch: Scratch::new(), recorded: Some(Recorded::Unknown), clock: 1_763_800_000_000 }
+        Self { scratch: TestStore::new(), recorded: Some(ReceiptResult::Unknown), clock: 1_763_800_000_000 }
     }
 
-    fn take(&mut self, body: &[u8]) -> Taken {
+    fn ingest(&mut self, body: &[u8]) -> CommitCounts {
         self.clock += 1;
         let parts = parse_webhook(body).unwrap().into_iter().map(|update| match update {
-            Update::Message(received) => Part::Message {
+            Update::Message(received) => DeliveryPart::Message {
                 instance: SHOP,
                 name: name(),
                 message: Box::new(received.message),
                 signed: true,
             },
-            Update::Status(received) => {
-                Part::Status { instance: SHOP, status: Box::new(received.status), recorded: self.recorded }
-            }
-            Update::Change(change) => Part::Change { instance: SHOP, change, signed: true },
+            Update::Status(received) => DeliveryPart::Status {
+                instance: SHOP,
+                status: Box::new(received.status),
+                recorded: self.recorded,
+            },
+            Update::Change(change) => DeliveryPart::Change { instance: SHOP, change, signed: true },
             Update::Malformed(reason) => panic!("{reason}"),
         });
         let parts = parts.collect();
         self.commit(parts)
     }
 
-    fn commit(&self, parts: Vec<Part>) -> Taken {
-        let delivery = Delivery {
+    fn commit(&self, parts: Vec<DeliveryPart>) -> CommitCounts {
+        let delivery = InboundDelivery {
             parts,
-            keeping: None,
+            quarantine: None,
             frames: None,
-            relay: Intake::off(),
+            relay: FrameQueue::disabled(),
             keywords: Arc::new(Keywords::new(&Options::default())),
             now: Timestamp(self.clock),
         };
@@ -142,7 +144,7 @@ impl World {
 #[test]
 fn texts_and_files_have_the_documented_form() {
     assert_eq!(
-        event(message("text", json!({ "body": "Hola" }))),
+        event_data(message("text", json!({ "body": "Hola" }))),
         expected("text", json!({ "text": "Hola" }))
     );
     let url = "/instances/shop/messages/wamid.I/media";
@@ -153,43 +155,43 @@ fn texts_and_files_have_the_documented_form() {
         let bare = json!({
             "text": placeholder, "file_name": file, "mime_type": mime, "media_url": url, "media": media,
         });
-        assert_eq!(event(message(kind, media.clone())), expected(kind, bare));
+        assert_eq!(event_data(message(kind, media.clone())), expected(kind, bare));
     }
     let media = json!({ "id": "77", "mime_type": "image/png", "caption": "Mira" });
     let captioned = json!({
         "text": "Mira", "caption": "Mira", "file_name": "image.jpg", "mime_type": "image/png", "media_url": url,
         "media": media,
     });
-    assert_eq!(event(message("image", media)), expected("image", captioned));
+    assert_eq!(event_data(message("image", media)), expected("image", captioned));
     let media = json!({ "id": "77", "mime_type": "application/pdf", "filename": "carta.pdf" });
     let document = json!({
         "text": "[Documento]", "file_name": "carta.pdf", "mime_type": "application/pdf", "media_url": url,
         "media": media,
     });
-    assert_eq!(event(message("document", media)), expected("document", document));
+    assert_eq!(event_data(message("document", media)), expected("document", document));
     let media = json!({ "id": "77", "mime_type": "audio/ogg; codecs=opus", "voice": true });
     let voice = json!({
         "text": "[Audio]", "file_name": "audio.ogg", "mime_type": "audio/ogg; codecs=opus", "media_url": url,
         "media": media,
     });
-    assert_eq!(event(message("audio", media)), expected("audio", voice));
+    assert_eq!(event_data(message("audio", media)), expected("audio", voice));
     let media = json!({ "id": "77", "mime_type": "image/webp", "animated": true });
     let sticker = json!({ "mime_type": "image/webp", "media_url": url, "media": media });
-    assert_eq!(event(message("sticker", media)), expected("sticker", sticker));
+    assert_eq!(event_data(message("sticker", media)), expected("sticker", sticker));
 }
 
 #[test]
-fn places_have_six_decimals_in_texts() {
+fn coordinates_have_six_decimals() {
     let place = json!({ "latitude": 19.4326, "longitude": -99.1332, "name": "Zócalo", "address": "Centro" });
     let told = json!({
         "text": "[Ubicación]", "latitude": "19.432600", "longitude": "-99.133200", "location_name": "Zócalo",
         "location_address": "Centro",
     });
-    assert_eq!(event(message("location", place)), expected("location", told));
+    assert_eq!(event_data(message("location", place)), expected("location", told));
 }
 
 #[test]
-fn choices_forms_and_carts_are_told_as_whatsapp_has_them() {
+fn replies_forms_and_orders_keep_whatsapps_form() {
     let form = json!({ "name": "flow", "body": "Sent", "response_json": "{\"a\":1}" });
     for (reply, text) in [
         (json!({ "type": "button_reply", "button_reply": { "id": "yes", "title": "Sí" } }), Some("Sí")),
@@ -204,21 +206,24 @@ fn choices_forms_and_carts_are_told_as_whatsapp_has_them() {
         if let Some(text) = text {
             told["text"] = json!(text);
         }
-        assert_eq!(event(message("interactive", reply)), expected("interactive", told));
+        assert_eq!(event_data(message("interactive", reply)), expected("interactive", told));
     }
     let button = json!({ "payload": "P", "text": "No" });
     let told = json!({ "text": "No", "button": button });
-    assert_eq!(event(message("button", button)), expected("button", told));
+    assert_eq!(event_data(message("button", button)), expected("button", told));
     let item = json!({ "product_retailer_id": "r", "quantity": 2, "item_price": 9.5, "currency": "COP" });
     let order = json!({ "catalog_id": "c", "text": "Por favor", "product_items": [item] });
     let told = json!({ "text": "Por favor", "order": order });
-    assert_eq!(event(message("order", order)), expected("order", told));
+    assert_eq!(event_data(message("order", order)), expected("order", told));
     let cards = json!([{ "name": { "formatted_name": "Eva" }, "origin": "other" }]);
-    assert_eq!(event(message("contacts", cards.clone())), expected("contacts", json!({ "contacts": cards })));
+    assert_eq!(
+        event_data(message("contacts", cards.clone())),
+        expected("contacts", json!({ "contacts": cards }))
+    );
 }
 
 #[test]
-fn what_happens_to_other_messages_names_them() {
+fn reactions_edits_and_revokes_name_the_original_message() {
     for (reaction, told) in [
         (
             json!({ "message_id": "wamid.O", "emoji": "👍" }),
@@ -227,33 +232,39 @@ fn what_happens_to_other_messages_names_them() {
         (json!({ "message_id": "wamid.O" }), json!({ "message_id": "wamid.O" })),
         (json!({ "message_id": "wamid.O", "emoji": "" }), json!({ "message_id": "wamid.O" })),
     ] {
-        assert_eq!(event(message("reaction", reaction)), expected("reaction", json!({ "reaction": told })));
+        assert_eq!(
+            event_data(message("reaction", reaction)),
+            expected("reaction", json!({ "reaction": told }))
+        );
     }
     let revoke = json!({ "original_message_id": "wamid.O" });
-    assert_eq!(event(message("revoke", revoke.clone())), expected("revoke", json!({ "revoke": revoke })));
+    assert_eq!(
+        event_data(message("revoke", revoke.clone())),
+        expected("revoke", json!({ "revoke": revoke }))
+    );
     let now = json!({ "type": "text", "text": { "body": "Hola!" } });
     let edit = json!({ "original_message_id": "wamid.O", "message": now });
     let told = json!({
         "text": "Hola!", "edit": { "original_message_id": "wamid.O", "message_type": "text" },
     });
-    assert_eq!(event(message("edit", edit)), expected("edit", told));
+    assert_eq!(event_data(message("edit", edit)), expected("edit", told));
 }
 
 #[test]
-fn notices_errors_and_the_unknown_are_told() {
+fn notices_errors_and_unknown_types_are_in_the_event() {
     let notice = json!({ "type": "user_changed_number", "body": "Ana changed", "wa_id": "573009999999" });
     let told = json!({ "text": "Ana changed", "system": notice });
-    assert_eq!(event(message("system", notice)), expected("system", told));
+    assert_eq!(event_data(message("system", notice)), expected("system", told));
     let errors = json!([{ "code": 131_051, "title": "Unsupported", "error_data": { "details": "x" } }]);
     let mut unsupported = message("unsupported", Value::Null);
     unsupported["errors"] = errors.clone();
-    assert_eq!(event(unsupported), expected("unsupported", json!({ "errors": errors })));
+    assert_eq!(event_data(unsupported), expected("unsupported", json!({ "errors": errors })));
     let invented = message("hologram", json!({ "n": 1 }));
-    assert_eq!(event(invented.clone()), expected("unknown", json!({ "raw": invented })));
+    assert_eq!(event_data(invented.clone()), expected("unknown", json!({ "raw": invented })));
 }
 
 #[test]
-fn context_referral_groups_and_hidden_numbers_are_told() {
+fn context_referral_group_and_hidden_number_are_in_the_event() {
     let mut full = message("text", json!({ "body": "Hola" }));
     let product = json!({ "catalog_id": "c", "product_retailer_id": "p" });
     full["context"] =
@@ -264,7 +275,7 @@ fn context_referral_groups_and_hidden_numbers_are_told() {
         "text": "Hola", "context": full["context"], "referral": full["referral"], "is_group": true,
         "to": "120363025246125486@g.us", "group_id": "120363025246125486",
     });
-    assert_eq!(event(full), expected("text", told));
+    assert_eq!(event_data(full), expected("text", told));
 
     let mut hidden = message("text", json!({ "body": "Hola" }));
     hidden.as_object_mut().unwrap().remove("from");
@@ -280,60 +291,60 @@ fn context_referral_groups_and_hidden_numbers_are_told() {
 }
 
 #[test]
-fn the_address_of_media_is_one_segment_whatever_the_id() {
+fn media_url_escapes_the_message_id() {
     let mut image = message("image", json!({ "id": "77", "mime_type": "image/jpeg" }));
     image["id"] = json!("wamid.A/B+C?==");
-    assert_eq!(event(image)["media_url"], "/instances/shop/messages/wamid.A%2FB%2BC%3F==/media");
+    assert_eq!(event_data(image)["media_url"], "/instances/shop/messages/wamid.A%2FB%2BC%3F==/media");
 }
 
 #[test]
-fn a_message_is_taken_once_and_its_file_is_noted() {
-    let mut world = World::new();
-    let image = of_messages(&[message("image", json!({ "id": "77", "mime_type": "image/jpeg" }))]);
-    assert_eq!(world.take(&image), Taken { events: 1, duplicates: 0 });
+fn message_is_recorded_once_with_its_media() {
+    let mut world = InboundFixture::new();
+    let image = messages_webhook(&[message("image", json!({ "id": "77", "mime_type": "image/jpeg" }))]);
+    assert_eq!(world.ingest(&image), CommitCounts { events: 1, duplicates: 0 });
     // The note, and when it is to be forgotten.
     assert_eq!(world.count(Space::InboundMedia), 2);
     let before = world.scratch.entries();
-    assert_eq!(world.take(&image), Taken { events: 0, duplicates: 1 });
+    assert_eq!(world.ingest(&image), CommitCounts { events: 0, duplicates: 1 });
     assert_eq!(world.scratch.entries(), before);
     let twice = [text("wamid.1", "a"), text("wamid.1", "a")];
-    assert_eq!(world.take(&of_messages(&twice)), Taken { events: 1, duplicates: 1 });
+    assert_eq!(world.ingest(&messages_webhook(&twice)), CommitCounts { events: 1, duplicates: 1 });
 }
 
 #[test]
-fn a_thousand_messages_are_a_thousand_events_and_their_repetition_is_none() {
-    let mut world = World::new();
+fn a_thousand_messages_make_a_thousand_events_and_a_repeat_makes_none() {
+    let mut world = InboundFixture::new();
     let batch: Vec<_> = (0..1000).map(|n| text(&format!("wamid.{n}"), &n.to_string())).collect();
-    assert_eq!(world.take(&of_messages(&batch)), Taken { events: 1000, duplicates: 0 });
-    assert_eq!(world.take(&of_messages(&batch)), Taken { events: 0, duplicates: 1000 });
+    assert_eq!(world.ingest(&messages_webhook(&batch)), CommitCounts { events: 1000, duplicates: 0 });
+    assert_eq!(world.ingest(&messages_webhook(&batch)), CommitCounts { events: 0, duplicates: 1000 });
     let texts: Vec<_> = world.events().iter().map(|(_, data)| data["text"].clone()).collect();
     assert_eq!(texts, (0..1000).map(|n| json!(n.to_string())).collect::<Vec<_>>());
 }
 
 #[test]
-fn an_id_that_two_authors_chose_is_that_of_two_messages() {
-    let world = World::new();
+fn message_ids_are_deduplicated_within_their_scope() {
+    let world = InboundFixture::new();
     let of = |scope: Option<&str>| {
         let Some(Update::Message(received)) =
-            parse_webhook(&of_messages(&[text("A", "Hola")])).unwrap().pop()
+            parse_webhook(&messages_webhook(&[text("A", "Hola")])).unwrap().pop()
         else {
             panic!("no message")
         };
         let mut message = Box::new(received.message);
-        message.scope = scope.map(str::to_owned);
-        Part::Message { instance: SHOP, name: name(), message, signed: true }
+        message.id_scope = scope.map(str::to_owned);
+        DeliveryPart::Message { instance: SHOP, name: name(), message, signed: true }
     };
     let delivered =
         vec![of(Some("1@g.us 2@lid")), of(Some("1@g.us 3@lid")), of(None), of(Some("1@g.us 2@lid"))];
-    assert_eq!(world.commit(delivered), Taken { events: 3, duplicates: 1 });
+    assert_eq!(world.commit(delivered), CommitCounts { events: 3, duplicates: 1 });
 }
 
 #[test]
-fn facts_that_the_ledger_does_not_know_are_told_here_once() {
-    let mut world = World::new();
-    let body = of_statuses(&[status("delivered"), status("read")]);
-    assert_eq!(world.take(&body), Taken { events: 2, duplicates: 0 });
-    assert_eq!(world.take(&body), Taken { events: 0, duplicates: 2 });
+fn receipts_unknown_to_the_ledger_become_events_once() {
+    let mut world = InboundFixture::new();
+    let body = statuses_webhook(&[status("delivered"), status("read")]);
+    assert_eq!(world.ingest(&body), CommitCounts { events: 2, duplicates: 0 });
+    assert_eq!(world.ingest(&body), CommitCounts { events: 0, duplicates: 2 });
     let receipt = |kind: &str, status: &str| {
         json!({
             "message_id": "wamid.S", "ids": ["wamid.S"], "from": format!("{ANA}@s.whatsapp.net"), "type": kind,
@@ -345,9 +356,9 @@ fn facts_that_the_ledger_does_not_know_are_told_here_once() {
 }
 
 #[test]
-fn participants_of_a_group_are_told_one_by_one_whatever_the_ledger_knows() {
-    let mut world = World::new();
-    world.recorded = Some(Recorded::Unchanged(ours()));
+fn group_participant_receipts_always_become_events() {
+    let mut world = InboundFixture::new();
+    world.recorded = Some(ReceiptResult::Unchanged(our_message_id()));
     let of = |participant: &str| {
         let mut status = status("read");
         status["recipient_id"] = json!("120363025246125486");
@@ -355,50 +366,53 @@ fn participants_of_a_group_are_told_one_by_one_whatever_the_ledger_knows() {
         status
     };
     let (one, two) = (of("573000000001"), of("573000000002"));
-    assert_eq!(world.take(&of_statuses(&[one.clone(), two, one])), Taken { events: 2, duplicates: 1 });
+    assert_eq!(
+        world.ingest(&statuses_webhook(&[one.clone(), two, one])),
+        CommitCounts { events: 2, duplicates: 1 }
+    );
     let events = world.events();
     assert_eq!(events[0].1["participant"], "573000000001@s.whatsapp.net");
     assert_eq!(events[0].1["from"], "120363025246125486@g.us");
     assert_eq!(events[1].1["participant"], "573000000002@s.whatsapp.net");
-    world.recorded = Some(Recorded::Moved(ours()));
-    assert_eq!(world.take(&of_statuses(&[status("read")])).events, 0);
+    world.recorded = Some(ReceiptResult::Advanced(our_message_id()));
+    assert_eq!(world.ingest(&statuses_webhook(&[status("read")])).events, 0);
 }
 
 #[test]
-fn words_put_people_on_the_list_and_take_them_off() {
-    let mut world = World::new();
-    world.take(&of_messages(&[text("wamid.1", "  Bajá ")]));
+fn keywords_opt_out_and_opt_in() {
+    let mut world = InboundFixture::new();
+    world.ingest(&messages_webhook(&[text("wamid.1", "  Bajá ")]));
     assert_eq!(world.kinds(), ["message", "opt_out"]);
     assert_eq!(world.events()[1].1, json!({ "phone": ANA, "user_id": "CO.1", "why": "keyword" }));
     assert_eq!(world.count(Space::Suppressed), 2);
-    world.take(&of_messages(&[text("wamid.2", "stop"), text("wamid.3", "baja por favor")]));
+    world.ingest(&messages_webhook(&[text("wamid.2", "stop"), text("wamid.3", "baja por favor")]));
     assert_eq!(world.kinds()[2..], ["message", "message"]);
-    world.take(&of_messages(&[text("wamid.4", "Alta")]));
+    world.ingest(&messages_webhook(&[text("wamid.4", "Alta")]));
     assert_eq!(world.kinds()[4..], ["message", "opt_in"]);
     assert_eq!(world.count(Space::Suppressed), 0);
     // Delivered once more, and late: it says nothing new.
-    world.take(&of_messages(&[text("wamid.1", "  Bajá ")]));
+    world.ingest(&messages_webhook(&[text("wamid.1", "  Bajá ")]));
     assert_eq!(world.count(Space::Suppressed), 0);
     let mut in_group = text("wamid.5", "STOP");
     in_group["group_id"] = json!("120363025246125486");
-    world.take(&of_messages(&[in_group]));
+    world.ingest(&messages_webhook(&[in_group]));
     assert_eq!(world.count(Space::Suppressed), 0);
 }
 
 #[test]
-fn refusals_and_settings_put_people_on_the_list() {
-    let mut world = World::new();
-    world.recorded = Some(Recorded::Moved(MessageId::new(Timestamp(1), 0, SHOP, Class::Bulk, 1)));
+fn opt_out_errors_and_preferences_suppress_recipients() {
+    let mut world = InboundFixture::new();
+    world.recorded = Some(ReceiptResult::Advanced(MessageId::new(Timestamp(1), 0, SHOP, Class::Bulk, 1)));
     let mut failed = status("failed");
     failed["errors"] = json!([{ "code": 131_050, "title": "x" }]);
-    world.take(&of_statuses(&[failed]));
+    world.ingest(&statuses_webhook(&[failed]));
     assert_eq!(world.events(), [("opt_out".to_owned(), json!({ "phone": ANA, "why": "opted_out" }))]);
     let preference = |value: &str| {
         let said = json!({ "wa_id": ANA, "category": "marketing_messages", "value": value });
         webhook("user_preferences", json!({ "user_preferences": [said] }))
     };
-    world.take(&preference("resume"));
+    world.ingest(&preference("resume"));
     assert_eq!(world.kinds()[1..], ["user_preferences", "opt_in"]);
-    world.take(&preference("stop"));
+    world.ingest(&preference("stop"));
     assert_eq!(world.events()[4], ("opt_out".to_owned(), json!({ "phone": ANA, "why": "preference" })));
 }

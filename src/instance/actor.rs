@@ -17,40 +17,40 @@ use crate::retry;
 use relevo_clock::Clock;
 use relevo_domain::{Class, Failure, InstanceConfig, InstanceNumber, ProviderKind, Reason, Timestamp};
 use relevo_metrics::Metrics;
-use relevo_provider::{LinkNews, LinkedAccount, Provider};
+use relevo_provider::{LinkEvent, LinkedAccount, Provider};
 
 use super::Options;
-use super::ahead::Ahead;
-use super::directory::{Code, Wanted};
-use super::hearing;
-use super::leasing::{self, Hungry, Room};
+use super::connection;
+use super::directory::{DesiredState, QrCode};
+use super::health_check::HealthCheck;
+use super::leasing::{self, Capacity, Demand};
 use super::limiter::Limiter;
-use super::pulse::Pulse;
-use super::ready::{Offer, Ready};
+use super::prefetch::Prefetch;
+use super::ready_queue::{LeaseGrant, ReadyQueue};
 
 /// What an instance's actor is told.
 pub enum Msg {
     /// From its nudge forwarders: there may be work of this class. With the place that it takes in the mailbox.
     Nudged(Class, OwnedSemaphorePermit),
     /// From its own lease request: work, or why there is none; what there was room for, and how long it took.
-    Leased(Offer, Room, Duration),
+    Leased(LeaseGrant, Capacity, Duration),
     /// From another: the next message that somebody waits for.
-    Next(Offer),
+    NextLease(LeaseGrant),
     /// From an attempt's task: a worker is free, after so long on a message of this class. With the failure, when
     /// there was one.
-    Ended(Class, Option<Failure>, Duration),
+    AttemptEnded(Class, Option<Failure>, Duration),
     /// From its own timer: due messages or the end of a pause.
     Wake,
     /// From its own timer: the limiter has a permit.
-    Permit,
+    PermitReady,
     /// From its own timer: ask the client whether it lives.
     Probe,
     /// From a probe's task: what the client answered, on which of its connections.
-    Probed(u64, Result<(), Failure>),
+    ProbeResult(u64, Result<(), Failure>),
     /// From the task that hears the client's lasting connection: how the link stands.
-    Heard(LinkNews),
+    LinkChanged(LinkEvent),
     /// From the same task: nothing more will be heard.
-    Deaf,
+    ConnectionClosed,
     /// From the supervisor's watchdog: are you there?
     Ping(RpcReplyPort<()>),
     /// From the supervisor: begin nothing new; answer when nothing is under way.
@@ -65,11 +65,11 @@ pub(super) enum Report {
     /// Not (yet), and why; and when the client tries again by itself.
     Connecting(Reason, Option<Timestamp>),
     /// It is nobody's device yet: this is what a phone scans.
-    Code(Code),
+    QrCode(QrCode),
     /// A phone took it.
     Linked(LinkedAccount),
     /// It must not go on before somebody cares: what the instance is to be from now on.
-    Over(Wanted),
+    Stopped(DesiredState),
 }
 
 pub(super) struct Arguments {
@@ -97,31 +97,31 @@ pub(super) struct State {
     /// Of them, at most so many have bulk messages.
     pub(super) bulk_workers: usize,
     /// Attempts under way.
-    pub(super) busy: usize,
+    pub(super) in_flight: usize,
     /// Of them, those of bulk messages.
-    pub(super) bulk: usize,
+    pub(super) bulk_in_flight: usize,
     /// Leased and not begun: what hides the time that leasing takes.
-    pub(super) ready: Ready,
-    pub(super) ahead: Ahead,
+    pub(super) ready_queue: ReadyQueue,
+    pub(super) prefetch: Prefetch,
     /// Messages can be sent.
     pub(super) connected: bool,
     /// Somebody must care before anything goes on; the supervisor knows and is about to end this actor.
-    pub(super) over: bool,
+    pub(super) stopped: bool,
     /// A lease request for what somebody waits for is under way.
-    pub(super) leasing_first: bool,
+    pub(super) leasing_urgent: bool,
     /// Another, for bulk messages, is under way, for so many.
-    pub(super) leasing: Option<usize>,
+    pub(super) leasing_bulk: Option<usize>,
     /// The queue hands over the next message that somebody waits for.
-    pub(super) awaits_next: bool,
-    pub(super) hungry: Hungry,
+    pub(super) awaiting_next: bool,
+    pub(super) demand: Demand,
     forwarders: Vec<JoinHandle<()>>,
     /// Hears the client's lasting connection, where it has one. Its end ends the connection.
-    hearing: Option<JoinHandle<()>>,
+    connection_task: Option<JoinHandle<()>>,
     /// The number as a whole was told to slow down until then.
     pub(super) hold_until: Option<Timestamp>,
-    pub(super) wake: Option<Timer>,
-    pub(super) permit: Option<Timer>,
-    pub(super) pulse: Pulse,
+    pub(super) wake_timer: Option<Timer>,
+    pub(super) permit_timer: Option<Timer>,
+    pub(super) health_check: HealthCheck,
     pub(super) draining: Option<RpcReplyPort<()>>,
 }
 
@@ -146,33 +146,33 @@ impl Actor for InstanceActor {
         let workers = config.workers.unwrap_or(options.workers_of(kind));
         let count = |number: NonZeroU32| usize::try_from(number.get()).unwrap_or(usize::MAX);
         let hearing = if kind.keeps_connection() {
-            Some(hearing::begin(&arguments, me.clone()))
+            Some(connection::spawn_listener(&arguments, me.clone()))
         } else {
             me.cast(Msg::Probe)?;
             None
         };
-        let pulse = Pulse::new(options, kind);
+        let pulse = HealthCheck::new(options, kind);
         Ok(State {
             me,
             limiter,
             workers: count(workers),
             bulk_workers: count(options.bulk_workers.min(workers)),
-            busy: 0,
-            bulk: 0,
-            ready: Ready::default(),
-            ahead: Ahead::default(),
+            in_flight: 0,
+            bulk_in_flight: 0,
+            ready_queue: ReadyQueue::default(),
+            prefetch: Prefetch::default(),
             connected: false,
-            over: false,
-            leasing_first: false,
-            leasing: None,
-            awaits_next: false,
-            hungry: Hungry::FOR_ALL,
+            stopped: false,
+            leasing_urgent: false,
+            leasing_bulk: None,
+            awaiting_next: false,
+            demand: Demand::ALL,
             forwarders,
-            hearing,
+            connection_task: hearing,
             hold_until: None,
-            wake: None,
-            permit: None,
-            pulse,
+            wake_timer: None,
+            permit_timer: None,
+            health_check: pulse,
             draining: None,
             arguments,
         })
@@ -187,30 +187,30 @@ impl Actor for InstanceActor {
         match message {
             Msg::Nudged(class, place) => {
                 drop(place);
-                state.hungry.get(class);
-                state.seek_work();
+                state.demand.add(class);
+                state.request_work();
             }
-            Msg::Leased(offer, room, took) => state.leased(offer, room, took),
-            Msg::Next(offer) => state.next(offer),
-            Msg::Ended(class, failure, took) => state.ended(class, failure.as_ref(), took),
+            Msg::Leased(offer, room, took) => state.on_leased(offer, room, took),
+            Msg::NextLease(offer) => state.on_next_lease(offer),
+            Msg::AttemptEnded(class, failure, took) => state.on_attempt_ended(class, failure.as_ref(), took),
             Msg::Wake => {
-                state.hungry = Hungry::FOR_ALL;
-                state.seek_work();
+                state.demand = Demand::ALL;
+                state.request_work();
             }
-            Msg::Permit => {
-                state.permit = None;
-                state.begin();
-                state.seek_work();
+            Msg::PermitReady => {
+                state.permit_timer = None;
+                state.start_ready_attempts();
+                state.request_work();
             }
-            Msg::Probe => state.probe(),
-            Msg::Probed(connection, answer) => state.probed(connection, answer)?,
-            Msg::Heard(news) => state.heard(news),
-            Msg::Deaf => state.deaf()?,
+            Msg::Probe => state.start_probe(),
+            Msg::ProbeResult(connection, answer) => state.on_probe_result(connection, answer)?,
+            Msg::LinkChanged(news) => state.on_link_event(news),
+            Msg::ConnectionClosed => state.on_connection_lost()?,
             Msg::Ping(reply) => drop(reply.send(())),
             Msg::Drain(reply) => {
                 state.draining = Some(reply);
-                state.give_back();
-                state.await_no_next();
+                state.return_leases();
+                state.cancel_await_next();
                 state.finish_drain();
             }
         }
@@ -222,21 +222,24 @@ impl Drop for State {
     // Also runs when the actor is killed, which skips ractor's own hooks.
     fn drop(&mut self) {
         self.forwarders.iter().for_each(JoinHandle::abort);
-        if let Some(hearing) = &self.hearing {
+        if let Some(hearing) = &self.connection_task {
             hearing.abort();
         }
-        self.give_back();
-        self.await_no_next();
-        [self.wake.take(), self.permit.take()].into_iter().flatten().for_each(|timer| timer.abort());
+        self.return_leases();
+        self.cancel_await_next();
+        [self.wake_timer.take(), self.permit_timer.take()]
+            .into_iter()
+            .flatten()
+            .for_each(|timer| timer.abort());
     }
 }
 
 impl State {
     pub(super) fn finish_drain(&mut self) {
-        if self.busy == 0
-            && !self.leasing_first
-            && self.leasing.is_none()
-            && !self.awaits_next
+        if self.in_flight == 0
+            && !self.leasing_urgent
+            && self.leasing_bulk.is_none()
+            && !self.awaiting_next
             && let Some(reply) = self.draining.take()
         {
             let _ = reply.send(());

@@ -13,11 +13,11 @@ use relevo_domain::{
 use relevo_egress::Egress;
 
 use super::Error;
-use super::directory::Known;
+use super::directory::DirectoryEntry;
 
 /// A message that somebody wants an instance to send.
 #[derive(Debug, Clone)]
-pub struct Send {
+pub struct SendRequest {
     pub message: OutboundMessage,
     pub class: Class,
     pub idempotency: Option<IdempotencyKey>,
@@ -28,16 +28,16 @@ pub struct Send {
 }
 
 /// Refuses what WhatsApp would refuse for certain, and links that lead where they must not.
-pub(super) async fn admit(
-    known: &Known,
+pub(super) async fn build_submission(
+    known: &DirectoryEntry,
     egress: &Egress,
-    send: Send,
+    send: SendRequest,
     mode: Mode,
     on_ambiguous: AmbiguousPolicy,
 ) -> Result<Submission, Error> {
     known.checker.check(&send.message)?;
-    if let Some((field, link)) = link_of(&send.message.content) {
-        egress.check(link).await.map_err(|cause| Error::Link { field, cause })?;
+    if let Some((field, link)) = media_url_of(&send.message.content) {
+        egress.check(link).await.map_err(|cause| Error::UrlRefused { field, cause })?;
     }
     Ok(Submission {
         instance: known.number,
@@ -48,38 +48,38 @@ pub(super) async fn admit(
         expires_at: send.expires_at,
         send_at: send.send_at,
         on_ambiguous: known.record.config.on_ambiguous.unwrap_or(on_ambiguous),
-        repeatable: known.record.config.provider.recognises_repeats(),
+        repeatable: known.record.config.provider.deduplicates_resends(),
         item: None,
     })
 }
 
 /// Checks one message after another of those that one instance is to send. A link that many have in common is looked
 /// at once.
-pub struct Gate {
-    known: Arc<Known>,
+pub struct MessageChecker {
+    instance: Arc<DirectoryEntry>,
     egress: Egress,
-    links: HashSet<Url>,
+    checked_urls: HashSet<Url>,
 }
 
-impl Gate {
-    pub(super) fn new(known: Arc<Known>, egress: Egress) -> Self {
-        Self { known, egress, links: HashSet::new() }
+impl MessageChecker {
+    pub(super) fn new(instance: Arc<DirectoryEntry>, egress: Egress) -> Self {
+        Self { instance, egress, checked_urls: HashSet::new() }
     }
 
     /// Refuses what [`Handle::enqueue`](super::Handle::enqueue) would refuse.
     pub async fn check(&mut self, message: &OutboundMessage) -> Result<(), Error> {
-        self.known.checker.check(message)?;
-        if let Some((field, link)) = link_of(&message.content)
-            && !self.links.contains(link)
+        self.instance.checker.check(message)?;
+        if let Some((field, link)) = media_url_of(&message.content)
+            && !self.checked_urls.contains(link)
         {
-            self.egress.check(link).await.map_err(|cause| Error::Link { field, cause })?;
-            self.links.insert(link.clone());
+            self.egress.check(link).await.map_err(|cause| Error::UrlRefused { field, cause })?;
+            self.checked_urls.insert(link.clone());
         }
         Ok(())
     }
 }
 
-fn link_of(content: &Content) -> Option<(&'static str, &Url)> {
+fn media_url_of(content: &Content) -> Option<(&'static str, &Url)> {
     match content {
         Content::Media(Media { source: MediaSource::Link(url), .. }) => Some(("media_url", url)),
         Content::Interactive(

@@ -9,27 +9,27 @@ use tracing::Instrument;
 
 use crate::queue::{self, Lease};
 use crate::retry;
-use relevo_domain::{Class, Failure, FailureKind, Reason, Recipient, Scope};
+use relevo_domain::{Class, Failure, FailureKind, FailureScope, Reason, Recipient};
 use relevo_metrics::Metrics;
 use relevo_provider::Provider;
 
 use super::actor::{Msg, Report, State};
-use super::directory::Wanted;
+use super::directory::DesiredState;
 
 impl State {
-    pub fn attempt(&mut self, lease: Lease) {
-        if paced(&lease.message.to)
-            && let Err(wait) = self.limiter.pace(lease.message.to.lane())
+    pub fn start_attempt(&mut self, lease: Lease) {
+        if has_pair_limit(&lease.message.to)
+            && let Err(wait) = self.limiter.check_recipient(lease.message.to.lane())
         {
             self.limiter.refund();
             let until = self.arguments.clock.now() + wait;
             return self.postpone(lease, until);
         }
         let class = lease.id.class();
-        self.busy += 1;
-        self.bulk += usize::from(class == Class::Bulk);
+        self.in_flight += 1;
+        self.bulk_in_flight += usize::from(class == Class::Bulk);
         let span = tracing::info_span!("attempt", instance = %self.arguments.config.id, message_id = %lease.id, attempt = lease.attempt);
-        let work = attempt(
+        let work = run_attempt(
             self.arguments.provider.clone(),
             lease,
             self.arguments.options.send_timeout,
@@ -42,44 +42,44 @@ impl State {
             async move {
                 let began = Instant::now();
                 let failure = work.await;
-                let _ = me.cast(Msg::Ended(class, failure, began.elapsed()));
+                let _ = me.cast(Msg::AttemptEnded(class, failure, began.elapsed()));
             }
             .instrument(span),
         );
     }
 
-    pub fn ended(&mut self, class: Class, failure: Option<&Failure>, took: Duration) {
-        self.busy = self.busy.saturating_sub(1);
+    pub fn on_attempt_ended(&mut self, class: Class, failure: Option<&Failure>, took: Duration) {
+        self.in_flight = self.in_flight.saturating_sub(1);
         if class == Class::Bulk {
-            self.bulk = self.bulk.saturating_sub(1);
+            self.bulk_in_flight = self.bulk_in_flight.saturating_sub(1);
         }
-        self.ahead.sent(took);
+        self.prefetch.record_send_time(took);
         if let Some(failure) = failure {
             match failure.kind {
                 FailureKind::LoggedOut | FailureKind::AccountBlocked => self.pause(failure),
-                FailureKind::Throttled { retry_after } if failure.scope == Scope::Number => {
+                FailureKind::Throttled { retry_after } if failure.scope == FailureScope::Number => {
                     self.hold_until = Some(self.arguments.clock.now() + retry_after);
                 }
                 _ => {}
             }
         }
-        self.begin();
+        self.start_ready_attempts();
         self.finish_drain();
-        self.seek_work();
+        self.request_work();
     }
 
     /// The account itself refuses. Nothing more is tried; the supervisor writes it down and ends this actor.
     pub fn pause(&mut self, failure: &Failure) {
         self.connected = false;
-        self.over = true;
-        self.give_back();
+        self.stopped = true;
+        self.return_leases();
         let (code, advice) = match failure.kind {
             FailureKind::LoggedOut => {
                 ("auth_rejected", "give it new credentials, or resume it once they work again")
             }
             _ => ("account_blocked", "settle it with Meta, then resume the instance"),
         };
-        (self.arguments.report)(Report::Over(Wanted::Paused(Reason::new(
+        (self.arguments.report)(Report::Stopped(DesiredState::Paused(Reason::new(
             code,
             format!("{failure}; {advice}"),
         ))));
@@ -87,12 +87,12 @@ impl State {
 }
 
 /// Meta paces messages to one person; groups and channels have their own rules.
-fn paced(recipient: &Recipient) -> bool {
+fn has_pair_limit(recipient: &Recipient) -> bool {
     matches!(recipient, Recipient::Phone(_) | Recipient::User(_))
 }
 
 /// One attempt from lease to report. Never fails and never panics; tells the failure, when there was one.
-async fn attempt(
+async fn run_attempt(
     provider: Arc<dyn Provider>,
     lease: Lease,
     timeout: Duration,
@@ -102,7 +102,7 @@ async fn attempt(
 ) -> Option<Failure> {
     let began = Instant::now();
     // Showing that it is being written is part of the attempt.
-    let timeout = timeout + lease.message.manner.typing;
+    let timeout = timeout + lease.message.options.typing;
     let sending = AssertUnwindSafe(async { provider.send(lease.id, &lease.message).await }).catch_unwind();
     let outcome = match tokio::time::timeout(timeout, sending).await {
         Ok(Ok(outcome)) => outcome,
@@ -113,16 +113,16 @@ async fn attempt(
         Ok(_) => ("sent", None),
         Err(failure) => (failure.kind.as_str(), failure.code),
     };
-    metrics.attempted(word, code, began.elapsed());
+    metrics.record_attempt(word, code, began.elapsed());
     // A queue or a judge that is being restarted leaves the lease to expire; it is judged then.
     match outcome {
         Ok(provider_id) => {
             tracing::info!(%provider_id, "message sent");
-            let _ = queue.sent(lease, provider_id);
+            let _ = queue.record_sent(lease, provider_id);
             None
         }
         Err(failure) => {
-            let _ = retry.failed(lease, failure.clone());
+            let _ = retry.report_failure(lease, failure.clone());
             Some(failure)
         }
     }

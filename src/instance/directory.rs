@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::inbound::Account;
+use crate::inbound::WebhookAccount;
 use relevo_domain::{
     InstanceConfig, InstanceId, InstanceNumber, InstanceState, ProviderKind, Reason, Timestamp,
 };
@@ -15,10 +15,10 @@ use relevo_store::{self as store, Error, Key, Space, Store, Tx};
 
 /// An instance as it is written down.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Record {
+pub(super) struct InstanceRecord {
     pub config: InstanceConfig,
     /// What the instance should be, whatever it is at the moment.
-    pub wanted: Wanted,
+    pub wanted: DesiredState,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     #[serde(default)]
@@ -30,7 +30,7 @@ pub(super) struct Record {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Wanted {
+pub(super) enum DesiredState {
     /// Nobody asked for it yet.
     Created,
     Connected,
@@ -42,24 +42,27 @@ pub(super) enum Wanted {
     /// Nobody's device any more; the same holds.
     LoggedOut(Reason),
     /// Its link is being ended, as its owner asked.
-    Leaving,
+    #[serde(rename = "leaving")]
+    LoggingOut,
     /// Gone for everybody; what it left is being cleared away.
     Deleted,
 }
 
-impl Wanted {
+impl DesiredState {
     /// The state of an instance that is not to be connected; `None` for one that is, or that is gone.
-    pub fn rest(&self) -> Option<(InstanceState, Reason)> {
+    pub fn idle_state(&self) -> Option<(InstanceState, Reason)> {
         let (state, reason) = match self {
-            Wanted::Connected | Wanted::Deleted => return None,
-            Wanted::Created => (InstanceState::Created, Reason::new("created", "not asked to connect yet")),
-            Wanted::Disconnected => {
+            DesiredState::Connected | DesiredState::Deleted => return None,
+            DesiredState::Created => {
+                (InstanceState::Created, Reason::new("created", "not asked to connect yet"))
+            }
+            DesiredState::Disconnected => {
                 (InstanceState::Disconnected, Reason::new("requested", "asked to disconnect"))
             }
-            Wanted::Paused(reason) => (InstanceState::Paused, reason.clone()),
-            Wanted::Unpaired(reason) => (InstanceState::Disconnected, reason.clone()),
-            Wanted::LoggedOut(reason) => (InstanceState::LoggedOut, reason.clone()),
-            Wanted::Leaving => {
+            DesiredState::Paused(reason) => (InstanceState::Paused, reason.clone()),
+            DesiredState::Unpaired(reason) => (InstanceState::Disconnected, reason.clone()),
+            DesiredState::LoggedOut(reason) => (InstanceState::LoggedOut, reason.clone()),
+            DesiredState::LoggingOut => {
                 let text = "its link with the phone is being ended; connect it again after that";
                 (InstanceState::Disconnected, Reason::new("logging_out", text))
             }
@@ -68,10 +71,16 @@ impl Wanted {
     }
 
     /// Whether asking for a connection, or for a code, is enough to try. What paused waits for somebody who cares.
-    pub fn may_begin(&self) -> bool {
+    pub fn may_connect(&self) -> bool {
         match self {
-            Wanted::Created | Wanted::Disconnected | Wanted::Unpaired(_) | Wanted::LoggedOut(_) => true,
-            Wanted::Connected | Wanted::Paused(_) | Wanted::Leaving | Wanted::Deleted => false,
+            DesiredState::Created
+            | DesiredState::Disconnected
+            | DesiredState::Unpaired(_)
+            | DesiredState::LoggedOut(_) => true,
+            DesiredState::Connected
+            | DesiredState::Paused(_)
+            | DesiredState::LoggingOut
+            | DesiredState::Deleted => false,
         }
     }
 }
@@ -82,7 +91,7 @@ pub(super) fn record_key(number: InstanceNumber) -> Key {
 
 /// The largest instance number that was ever given.
 fn last_number_key() -> Key {
-    Key::new(Space::Meta).u8(b'n')
+    Key::new(Space::NodeCounters).u8(b'n')
 }
 
 /// A number that no instance had before; `None` when all were given.
@@ -97,7 +106,7 @@ pub(super) fn next_number(tx: &mut Tx) -> Result<Option<InstanceNumber>, Error> 
 }
 
 /// Every instance that is written down.
-pub(super) fn load(store: &Store) -> Result<Vec<(InstanceNumber, Record)>, Error> {
+pub(super) fn load(store: &Store) -> Result<Vec<(InstanceNumber, InstanceRecord)>, Error> {
     let all = Key::new(Space::Instance);
     let mut records = Vec::new();
     for entry in store.range(&all, &all.clone().after_prefix()) {
@@ -132,49 +141,49 @@ pub struct StateView {
     /// When its client tries to connect again by itself.
     pub next_attempt_at: Option<Timestamp>,
     /// What a phone can scan now.
-    pub code: Option<Code>,
+    pub qr_code: Option<QrCode>,
 }
 
 impl StateView {
     pub fn new(state: InstanceState, reason: Reason) -> Self {
-        Self { state, reason, restarts: 0, next_attempt_at: None, code: None }
+        Self { state, reason, restarts: 0, next_attempt_at: None, qr_code: None }
     }
 }
 
 /// What a phone scans to make an instance its device.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Code {
+pub struct QrCode {
     /// The text of the QR code.
-    pub qr: String,
+    pub text: String,
     /// Then another one follows, or none.
     pub expires_at: Timestamp,
 }
 
 /// One instance, as readers see it.
-pub(super) struct Known {
+pub(super) struct DirectoryEntry {
     pub number: InstanceNumber,
-    pub record: Record,
+    pub record: InstanceRecord,
     /// Never connected: it answers whether a message could be sent.
     pub checker: Arc<dyn Provider>,
     /// The client of its actor, while it has one.
-    pub at_work: watch::Receiver<Option<Arc<dyn Provider>>>,
+    pub active_client: watch::Receiver<Option<Arc<dyn Provider>>>,
     pub state: watch::Receiver<StateView>,
 }
 
 /// All instances at one moment.
 #[derive(Default)]
-pub(super) struct Directory {
-    pub by_id: HashMap<InstanceId, Arc<Known>>,
+pub(super) struct InstanceDirectory {
+    pub by_id: HashMap<InstanceId, Arc<DirectoryEntry>>,
     /// Those that Meta's webhooks may be about.
-    pub accounts: Arc<[Account]>,
+    pub accounts: Arc<[WebhookAccount]>,
 }
 
-impl Directory {
-    pub fn of(known: impl Iterator<Item = Arc<Known>>) -> Self {
+impl InstanceDirectory {
+    pub fn from_entries(known: impl Iterator<Item = Arc<DirectoryEntry>>) -> Self {
         let by_id: HashMap<_, _> = known.map(|known| (known.record.config.id.clone(), known)).collect();
         let accounts = by_id.values().filter_map(|known| {
             let cloud = known.record.config.cloud_api.as_ref()?;
-            Some(Account {
+            Some(WebhookAccount {
                 instance: known.number,
                 name: known.record.config.id.clone(),
                 phone_number_id: cloud.phone_number_id.clone(),
@@ -201,10 +210,10 @@ pub struct InstanceView {
     pub account: Option<LinkedAccount>,
 }
 
-impl Known {
+impl DirectoryEntry {
     /// The client that is at work, or one that is not connected.
     pub fn client(&self) -> Arc<dyn Provider> {
-        let at_work = self.at_work.borrow().clone();
+        let at_work = self.active_client.borrow().clone();
         at_work.unwrap_or_else(|| Arc::clone(&self.checker))
     }
 

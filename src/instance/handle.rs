@@ -4,10 +4,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::inbound::Account;
-use crate::media::Library;
-use crate::queue::{self, Accepted, Depth, MessageView, Outcome};
-use crate::supervision::Slot;
+use crate::inbound::WebhookAccount;
+use crate::media::MediaCache;
+use crate::queue::{self, Acceptance, Depth, MessageView, SendOutcome};
+use crate::supervisor::ActorSlot;
 use relevo_domain::{
     AmbiguousPolicy, BlobRef, Failure, InstanceConfig, InstanceId, InstanceState, MessageId, MessageRef,
     Mode, ProviderMessageId,
@@ -15,35 +15,35 @@ use relevo_domain::{
 use relevo_egress::Egress;
 use relevo_store::Blobs;
 
-use super::admission::{self, Gate, Send};
-use super::directory::{Directory, InstanceView, Known};
-use super::supervisor::{Msg, Names};
+use super::admission::{self, MessageChecker, SendRequest};
+use super::directory::{DirectoryEntry, InstanceDirectory, InstanceView};
+use super::supervisor::{InstanceNames, Msg};
 use super::{Error, StateView};
 
 /// The way to the instances. Cheap to clone; reading never waits for an actor.
 #[derive(Clone)]
 pub struct Handle {
-    pub(super) slot: Slot<Msg>,
-    pub(super) directory: watch::Receiver<Arc<Directory>>,
-    pub(super) names: watch::Receiver<Names>,
+    pub(super) slot: ActorSlot<Msg>,
+    pub(super) directory: watch::Receiver<Arc<InstanceDirectory>>,
+    pub(super) names: watch::Receiver<InstanceNames>,
     pub(super) queue: queue::Handle,
     pub(super) egress: Egress,
     pub(super) blobs: Blobs,
-    pub(super) library: Library,
+    pub(super) media_cache: MediaCache,
     pub(super) sync_wait: Duration,
     pub(super) on_ambiguous: AmbiguousPolicy,
 }
 
 /// How a synchronous send ended.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Sent {
+pub enum SyncSendOutcome {
     Sent(ProviderMessageId),
     /// WhatsApp, or the way to it, said no; it was not sent.
     Failed(Failure),
     /// It went out, and its result is not known yet: ask for the message later.
     Unknown,
     /// It could not begin in time and will not be sent: too much is ahead of it, or the instance is not connected.
-    NotInTime(StateView),
+    NotStarted(StateView),
 }
 
 impl Handle {
@@ -85,62 +85,68 @@ impl Handle {
     }
 
     pub fn get(&self, id: &InstanceId) -> Result<InstanceView, Error> {
-        Ok(self.known(id)?.view())
+        Ok(self.find(id)?.view())
     }
 
     /// Every instance by its number, as they come and go.
-    pub fn names(&self) -> watch::Receiver<Names> {
+    pub fn names(&self) -> watch::Receiver<InstanceNames> {
         self.names.clone()
     }
 
     /// The accounts that Meta's webhooks may be about.
-    pub fn accounts(&self) -> Arc<[Account]> {
+    pub fn accounts(&self) -> Arc<[WebhookAccount]> {
         self.directory.borrow().accounts.clone()
     }
 
     /// Takes a message in, whatever the instance is doing; when this answers, it is durable.
-    pub async fn enqueue(&self, id: &InstanceId, send: Send) -> Result<Accepted, Error> {
-        let known = self.known(id)?;
-        let submission = admission::admit(&known, &self.egress, send, Mode::Async, self.on_ambiguous).await?;
+    pub async fn enqueue(&self, id: &InstanceId, send: SendRequest) -> Result<Acceptance, Error> {
+        let known = self.find(id)?;
+        let submission =
+            admission::build_submission(&known, &self.egress, send, Mode::Async, self.on_ambiguous).await?;
         Ok(self.queue.enqueue(submission).await?)
     }
 
     /// Sends a message while the caller waits: one attempt, a bounded time.
-    pub async fn send_now(&self, id: &InstanceId, send: Send) -> Result<(MessageId, Sent), Error> {
-        let known = self.known(id)?;
-        let submission = admission::admit(&known, &self.egress, send, Mode::Sync, self.on_ambiguous).await?;
+    pub async fn send_now(
+        &self,
+        id: &InstanceId,
+        send: SendRequest,
+    ) -> Result<(MessageId, SyncSendOutcome), Error> {
+        let known = self.find(id)?;
+        let submission =
+            admission::build_submission(&known, &self.egress, send, Mode::Sync, self.on_ambiguous).await?;
         let StateView { state, reason, .. } = known.state.borrow().clone();
         if !matches!(state, InstanceState::Connected | InstanceState::Connecting) {
             return Err(Error::NotConnected { state, reason });
         }
         let (message, outcome) = self.queue.send_now(submission, self.sync_wait).await?;
         let sent = match outcome {
-            Outcome::Sent(provider_id) => Sent::Sent(provider_id),
-            Outcome::Failed(failure) => Sent::Failed(failure),
-            Outcome::Unknown => Sent::Unknown,
-            Outcome::Cancelled => Sent::NotInTime(known.state.borrow().clone()),
+            SendOutcome::Sent(provider_id) => SyncSendOutcome::Sent(provider_id),
+            SendOutcome::Failed(failure) => SyncSendOutcome::Failed(failure),
+            SendOutcome::Unknown => SyncSendOutcome::Unknown,
+            SendOutcome::Cancelled => SyncSendOutcome::NotStarted(known.state.borrow().clone()),
         };
         Ok((message, sent))
     }
 
     /// A check for many messages that this instance is to send.
-    pub fn gate(&self, id: &InstanceId) -> Result<Gate, Error> {
-        Ok(Gate::new(self.known(id)?, self.egress.clone()))
+    pub fn message_checker(&self, id: &InstanceId) -> Result<MessageChecker, Error> {
+        Ok(MessageChecker::new(self.find(id)?, self.egress.clone()))
     }
 
     /// Keeps media that came with a request; when this answers, it is on the disk.
-    pub async fn keep_media(&self, bytes: Bytes, mime: &str) -> Result<BlobRef, Error> {
+    pub async fn store_media(&self, bytes: Bytes, mime: &str) -> Result<BlobRef, Error> {
         Ok(self.blobs.put(bytes, mime).await?)
     }
 
     /// Where a message of an instance stands.
     pub fn message(&self, id: &InstanceId, message: &MessageRef) -> Result<MessageView, Error> {
-        Ok(self.queue.find(self.known(id)?.number, message)?)
+        Ok(self.queue.find(self.find(id)?.number, message)?)
     }
 
     /// What waits in an instance's queue.
     pub fn depth(&self, id: &InstanceId) -> Result<Depth, Error> {
-        Ok(self.queue.depth(self.known(id)?.number)?)
+        Ok(self.queue.depth(self.find(id)?.number)?)
     }
 
     /// Resolves when nothing is in flight any more, or when `deadline` has passed: no new attempts begin.
@@ -154,7 +160,7 @@ impl Handle {
         }
     }
 
-    pub(super) fn known(&self, id: &InstanceId) -> Result<Arc<Known>, Error> {
+    pub(super) fn find(&self, id: &InstanceId) -> Result<Arc<DirectoryEntry>, Error> {
         let known = self.directory.borrow().by_id.get(id).cloned();
         known.ok_or_else(|| Error::Unknown(id.clone()))
     }

@@ -15,11 +15,11 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::queue::Lease;
 use relevo_domain::{Class, Timestamp};
-use relevo_store::Haste;
+use relevo_store::Priority;
 
 use super::actor::{Msg, State};
-use super::ahead;
-use super::ready::Offer;
+use super::prefetch;
+use super::ready_queue::LeaseGrant;
 
 /// Tells the actor of nudges. There is place for one in its mailbox, so that a thousand of them take no more.
 pub(super) async fn forward_nudges(mut nudges: watch::Receiver<()>, class: Class, actor: ActorRef<Msg>) {
@@ -32,16 +32,16 @@ pub(super) async fn forward_nudges(mut nudges: watch::Receiver<()>, class: Class
 
 /// Of which classes there may be something to find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Hungry {
+pub(super) struct Demand {
     pub transactional: bool,
     pub bulk: bool,
 }
 
-impl Hungry {
-    pub const NOT: Hungry = Hungry { transactional: false, bulk: false };
-    pub const FOR_ALL: Hungry = Hungry { transactional: true, bulk: true };
+impl Demand {
+    pub const NONE: Demand = Demand { transactional: false, bulk: false };
+    pub const ALL: Demand = Demand { transactional: true, bulk: true };
 
-    pub fn get(&mut self, class: Class) {
+    pub fn add(&mut self, class: Class) {
         match class {
             Class::Transactional => self.transactional = true,
             Class::Bulk => self.bulk = true,
@@ -51,11 +51,11 @@ impl Hungry {
 
 /// How many messages an instance has a use for, and how soon.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Room {
-    pub all: usize,
+pub(super) struct Capacity {
+    pub total: usize,
     /// Of them, at most so many of the bulk class.
     pub bulk: usize,
-    pub haste: Haste,
+    pub priority: Priority,
 }
 
 /// Where messages are asked for that somebody waits for, one in so many may be a bulk message: so neither class starves
@@ -64,67 +64,67 @@ const BULK_SHARE: usize = 5;
 
 /// A lease that waited so long for a worker, because attempts hang, is given back and asked for anew: it must not expire
 /// (`queue.lease_timeout`) while its attempt is under way.
-const STALE: Duration = Duration::from_secs(5);
+const MAX_READY_AGE: Duration = Duration::from_secs(5);
 
 impl State {
     /// Asks for work, if there may be some and there is room for it.
-    pub(super) fn seek_work(&mut self) {
+    pub(super) fn request_work(&mut self) {
         self.lease();
         self.await_next();
     }
 
     fn lease(&mut self) {
-        let wanted = match self.leasing {
-            Some(_) => self.hungry.transactional,
-            None => self.hungry != Hungry::NOT,
+        let wanted = match self.leasing_bulk {
+            Some(_) => self.demand.transactional,
+            None => self.demand != Demand::NONE,
         };
-        if !self.connected || self.leasing_first || !wanted || self.draining.is_some() {
+        if !self.connected || self.leasing_urgent || !wanted || self.draining.is_some() {
             return;
         }
         if let Some(until) = self.hold_until {
             let wait = self.arguments.clock.until(until);
             if !wait.is_zero() {
-                return self.wake_in(wait);
+                return self.schedule_wakeup(wait);
             }
             self.hold_until = None;
         }
-        let Some(room) = self.room().filter(|room| room.all > 0) else { return };
-        match room.haste {
-            Haste::First => {
-                self.leasing_first = true;
-                self.hungry.transactional = false;
+        let Some(room) = self.capacity().filter(|room| room.total > 0) else { return };
+        match room.priority {
+            Priority::Urgent => {
+                self.leasing_urgent = true;
+                self.demand.transactional = false;
             }
-            Haste::Now | Haste::Soon => {
-                self.leasing = Some(room.all);
-                self.hungry.bulk = false;
+            Priority::Normal | Priority::Background => {
+                self.leasing_bulk = Some(room.total);
+                self.demand.bulk = false;
             }
         }
         let (queue, number, me) = (self.arguments.queue.clone(), self.arguments.number, self.me.clone());
         let clock = self.arguments.clock;
         tokio::spawn(async move {
             let asked = Instant::now();
-            let leased = queue.lease_with(room.haste, number, room.all, room.bulk).await;
-            let _ = me.cast(Msg::Leased(Offer::new(leased, queue, clock), room, asked.elapsed()));
+            let leased = queue.lease_with_priority(room.priority, number, room.total, room.bulk).await;
+            let _ = me.cast(Msg::Leased(LeaseGrant::new(leased, queue, clock), room, asked.elapsed()));
         });
     }
 
     /// What there are workers for, and permits, or permits to come within a moment. `None`: what it waits for will
     /// come to the actor as a message.
-    fn room(&mut self) -> Option<Room> {
-        let extra = self.ahead.extra(self.workers);
-        let places = (self.workers + extra).saturating_sub(self.busy);
-        let coming = self.ready.bulk() + self.leasing.unwrap_or(0);
-        let singles = self.ready.transactional();
+    fn capacity(&mut self) -> Option<Capacity> {
+        let extra = self.prefetch.extra(self.workers);
+        let places = (self.workers + extra).saturating_sub(self.in_flight);
+        let coming = self.ready_queue.bulk_len() + self.leasing_bulk.unwrap_or(0);
+        let singles = self.ready_queue.transactional_len();
         if places <= singles {
             return None;
         }
         // Where the workers turn out to be slow, no more waits for them than where they set the pace.
-        let lot = self.limiter.lot().min(self.workers * ahead::MOST);
-        let mut in_hand = self.limiter.take(places);
+        let lot = self.limiter.batch_size().min(self.workers * prefetch::MAX_PER_WORKER);
+        let mut in_hand = self.limiter.reserve(places);
         if in_hand + lot == 0 {
-            let wait = self.limiter.next_in();
+            let wait = self.limiter.next_permit_in();
             if !wait.is_zero() {
-                self.permit_in(wait);
+                self.schedule_permit(wait);
                 return None;
             }
             in_hand = 1;
@@ -134,67 +134,72 @@ impl State {
         let most = if paced { in_hand + lot } else { places };
         // The second half of a lot is enough until the next lot has come.
         let room = |ready: usize| if by_lot && 2 * ready > lot { 0 } else { most.saturating_sub(ready) };
-        let for_bulk = (self.bulk_workers + extra).saturating_sub(self.bulk + coming);
+        let for_bulk = (self.bulk_workers + extra).saturating_sub(self.bulk_in_flight + coming);
         let bulk = if by_lot { room(singles + coming) } else { room(singles + coming).min(for_bulk) };
-        Some(match (self.hungry.transactional, room(singles)) {
+        Some(match (self.demand.transactional, room(singles)) {
             (true, all) => {
-                let share =
-                    if self.hungry.bulk && self.leasing.is_none() { all.div_ceil(BULK_SHARE) } else { 0 };
-                Room { all, bulk: bulk.min(share), haste: Haste::First }
+                let share = if self.demand.bulk && self.leasing_bulk.is_none() {
+                    all.div_ceil(BULK_SHARE)
+                } else {
+                    0
+                };
+                Capacity { total: all, bulk: bulk.min(share), priority: Priority::Urgent }
             }
             // Others begin before, and nobody waits: there is time.
-            (false, _) if paced && coming > 0 => Room { all: bulk, bulk, haste: Haste::Soon },
-            (false, _) => Room { all: bulk, bulk, haste: Haste::Now },
+            (false, _) if paced && coming > 0 => {
+                Capacity { total: bulk, bulk, priority: Priority::Background }
+            }
+            (false, _) => Capacity { total: bulk, bulk, priority: Priority::Normal },
         })
     }
 
-    pub(super) fn leased(&mut self, offer: Offer, room: Room, took: Duration) {
-        match room.haste {
-            Haste::First => self.leasing_first = false,
-            Haste::Now | Haste::Soon => self.leasing = None,
+    pub(super) fn on_leased(&mut self, offer: LeaseGrant, room: Capacity, took: Duration) {
+        match room.priority {
+            Priority::Urgent => self.leasing_urgent = false,
+            Priority::Normal | Priority::Background => self.leasing_bulk = None,
         }
-        if room.haste != Haste::Soon {
-            self.ahead.leased(took);
+        if room.priority != Priority::Background {
+            self.prefetch.record_lease_time(took);
         }
-        let found = self.make_ready(offer);
+        let found = self.queue_leases(offer);
         // As many as there was room for suggest more; fewer, and what comes is told by a nudge or is due.
-        if found.is_some_and(|found| found >= room.all) {
-            match room.haste {
-                Haste::First => self.hungry.transactional = true,
-                Haste::Now | Haste::Soon => self.hungry.bulk = true,
+        if found.is_some_and(|found| found >= room.total) {
+            match room.priority {
+                Priority::Urgent => self.demand.transactional = true,
+                Priority::Normal | Priority::Background => self.demand.bulk = true,
             }
         }
-        self.begin();
+        self.start_ready_attempts();
         self.finish_drain();
-        self.seek_work();
+        self.request_work();
     }
 
     /// What the queue handed over of its own accord, or nothing.
-    pub(super) fn next(&mut self, offer: Offer) {
-        self.awaits_next = false;
-        let is_answered = self.make_ready(offer).is_some();
-        self.begin();
+    pub(super) fn on_next_lease(&mut self, offer: LeaseGrant) {
+        self.awaiting_next = false;
+        let is_answered = self.queue_leases(offer).is_some();
+        self.start_ready_attempts();
         self.finish_drain();
         // After an error there is a pause.
         if is_answered {
-            self.seek_work();
+            self.request_work();
         }
     }
 
     /// Tells how many leases there were; `None` after an error.
-    fn make_ready(&mut self, offer: Offer) -> Option<usize> {
-        match offer.take() {
+    fn queue_leases(&mut self, offer: LeaseGrant) -> Option<usize> {
+        match offer.into_result() {
             Ok(leased) => {
                 let count = leased.leases.len();
-                leased.leases.into_iter().for_each(|lease| self.ready.push(lease));
+                leased.leases.into_iter().for_each(|lease| self.ready_queue.push(lease));
                 if let Some(due) = leased.next_due {
-                    self.wake_in(self.arguments.clock.until(due));
+                    self.schedule_wakeup(self.arguments.clock.until(due));
                 }
                 Some(count)
             }
             Err(error) => {
                 tracing::warn!(instance = %self.arguments.config.id, %error, "no work could be leased");
-                self.wake_in(Duration::from_secs(1));
+                self.schedule_wakeup(Duration::from_secs(1));
                 None
             }
         }
@@ -204,77 +209,80 @@ impl State {
     /// it in leases it as well, which spares it the way here and a commit of its own.
     fn await_next(&mut self) {
         let is_free = self.connected && self.draining.is_none() && self.hold_until.is_none();
-        let could_begin =
-            self.busy < self.workers && self.ready.transactional() == 0 && self.limiter.is_quick();
-        let looks = self.hungry.transactional || self.leasing_first;
-        if self.awaits_next || looks || !is_free || !could_begin {
+        let could_begin = self.in_flight < self.workers
+            && self.ready_queue.transactional_len() == 0
+            && self.limiter.is_quick();
+        let looks = self.demand.transactional || self.leasing_urgent;
+        if self.awaiting_next || looks || !is_free || !could_begin {
             return;
         }
-        self.awaits_next = true;
+        self.awaiting_next = true;
         let (queue, number, me) = (self.arguments.queue.clone(), self.arguments.number, self.me.clone());
         let (clock, next) = (self.arguments.clock, queue.lease_next(number));
         tokio::spawn(async move {
-            let _ = me.cast(Msg::Next(Offer::new(next.await, queue, clock)));
+            let _ = me.cast(Msg::NextLease(LeaseGrant::new(next.await, queue, clock)));
         });
     }
 
     /// Whatever the queue hands over nevertheless is given back.
-    pub(super) fn await_no_next(&self) {
-        if self.awaits_next {
-            let _ = self.arguments.queue.lease_no_next(self.arguments.number);
+    pub(super) fn cancel_await_next(&self) {
+        if self.awaiting_next {
+            let _ = self.arguments.queue.cancel_lease_next(self.arguments.number);
         }
     }
 
     /// Gives free workers what is ready and has its permit.
-    pub(super) fn begin(&mut self) {
+    pub(super) fn start_ready_attempts(&mut self) {
         if !self.connected || self.draining.is_some() || self.hold_until.is_some() {
-            return self.give_back();
+            return self.return_leases();
         }
-        while self.busy < self.workers
-            && let Some(class) = self.ready.first(self.bulk < self.bulk_workers)
+        while self.in_flight < self.workers
+            && let Some(class) = self.ready_queue.next_class(self.bulk_in_flight < self.bulk_workers)
         {
             // Who is fast has the next permit in hand already when somebody comes who waits.
-            let kept = usize::from(class == Class::Bulk && self.limiter.lot() > 0);
-            if let Err(wait) = self.limiter.claim(kept) {
-                return self.permit_in(wait);
+            let kept = usize::from(class == Class::Bulk && self.limiter.batch_size() > 0);
+            if let Err(wait) = self.limiter.acquire(kept) {
+                return self.schedule_permit(wait);
             }
-            let Some(lease) = self.ready.next(class) else { return };
+            let Some(lease) = self.ready_queue.pop(class) else { return };
             let now = self.arguments.clock.now();
-            if now.since(lease.leased_at) > STALE {
+            if now.since(lease.leased_at) > MAX_READY_AGE {
                 self.limiter.refund();
                 self.postpone(lease, now);
             } else {
-                self.attempt(lease);
+                self.start_attempt(lease);
             }
         }
     }
 
     /// Returns what is ready and will not begin; it goes first when work is sought again.
-    pub(super) fn give_back(&mut self) {
+    pub(super) fn return_leases(&mut self) {
         let now = self.arguments.clock.now();
-        while let Some(lease) = self.ready.first(true).and_then(|class| self.ready.next(class)) {
+        while let Some(lease) =
+            self.ready_queue.next_class(true).and_then(|class| self.ready_queue.pop(class))
+        {
             self.postpone(lease, now);
         }
     }
 
     pub(super) fn postpone(&mut self, lease: Lease, until: Timestamp) {
         // Bulk messages that were not asked for, because there was no room, can be now.
-        self.hungry.bulk |= lease.id.class() == Class::Bulk;
+        self.demand.bulk |= lease.id.class() == Class::Bulk;
         let _ = self.arguments.queue.postpone(lease, until);
     }
 
     /// One timer serves all that have a moment of their own; the newest lease knows which is the next.
-    pub(super) fn wake_in(&mut self, wait: Duration) {
-        if let Some(earlier) = self.wake.take() {
+    pub(super) fn schedule_wakeup(&mut self, wait: Duration) {
+        if let Some(earlier) = self.wake_timer.take() {
             earlier.abort();
         }
-        self.wake = Some(self.me.send_after(wait, || Msg::Wake));
+        self.wake_timer = Some(self.me.send_after(wait, || Msg::Wake));
     }
 
     /// Another serves those that wait for a permit; whoever came first waits for the first.
-    fn permit_in(&mut self, wait: Duration) {
-        if self.permit.is_none() {
-            self.permit = Some(self.me.send_after(wait, || Msg::Permit));
+    fn schedule_permit(&mut self, wait: Duration) {
+        if self.permit_timer.is_none() {
+            self.permit_timer = Some(self.me.send_after(wait, || Msg::PermitReady));
         }
     }
 }

@@ -9,43 +9,45 @@
 
 mod actor;
 mod admission;
-mod ahead;
 mod attempt;
+mod commands;
+mod connection;
 mod directory;
 mod handle;
-mod hearing;
+mod health_check;
 mod leasing;
+mod lifecycle;
 mod limiter;
-mod link;
-mod lives;
+mod link_state;
 mod media;
 mod pairing;
-mod parting;
-mod pulse;
-mod ready;
+mod prefetch;
+mod ready_queue;
 mod supervisor;
-mod telling;
 #[cfg(test)]
 mod tests;
+mod transitions;
+mod unlink;
 mod watchdog;
-mod wishes;
 
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::{queue, supervision};
+use crate::queue;
+use crate::supervisor::ActorUnavailable;
 use relevo_domain::{
-    ErrorKind, Failure, FailureKind, InstanceId, InstanceState, Invalid, ProviderKind, RateLimit, Reason,
+    ErrorKind, Failure, FailureKind, InstanceId, InstanceState, ProviderKind, RateLimit, Reason,
+    ValidationError,
 };
 use relevo_egress as egress;
 use relevo_provider as provider;
 use relevo_store as store;
 
-pub use admission::{Gate, Send};
-pub use directory::{Code, InstanceView, StateView};
-pub use handle::{Handle, Sent};
-pub use pairing::{PairingCode, Read};
-pub use supervisor::{Arguments, InstanceSupervisor, Msg, Names};
+pub use admission::{MessageChecker, SendRequest};
+pub use directory::{InstanceView, QrCode, StateView};
+pub use handle::{Handle, SyncSendOutcome};
+pub use pairing::{PairingCode, ReadMessage};
+pub use supervisor::{Arguments, InstanceNames, InstanceSupervisor, Msg};
 
 /// How instances run, where their own configuration says nothing else.
 #[derive(Debug, Clone)]
@@ -75,12 +77,12 @@ pub struct Options {
     /// More panics than this within a minute, and the instance is parked as failed.
     pub restart_limit: u32,
     /// What is different for linked devices.
-    pub linked: LinkedPace,
+    pub linked: LinkedDeviceOptions,
 }
 
 /// How linked devices send and are watched: like people, and like connections that can go dead.
 #[derive(Debug, Clone)]
-pub struct LinkedPace {
+pub struct LinkedDeviceOptions {
     /// Messages on their way at once.
     pub workers: NonZeroU32,
     /// 20 messages a minute is the documented pace.
@@ -93,7 +95,7 @@ pub struct LinkedPace {
     pub probe_timeout: Duration,
 }
 
-impl Default for LinkedPace {
+impl Default for LinkedDeviceOptions {
     fn default() -> Self {
         let number = |n: u32| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
         Self {
@@ -146,7 +148,7 @@ impl Default for Options {
             restart_delay: Duration::from_secs(1),
             restart_max_delay: Duration::from_secs(300),
             restart_limit: 5,
-            linked: LinkedPace::default(),
+            linked: LinkedDeviceOptions::default(),
         }
     }
 }
@@ -162,9 +164,9 @@ pub enum Error {
     NotConnected { state: InstanceState, reason: Reason },
     /// It is somebody's device already.
     #[error("the instance is linked to {0}; log it out first to link it to another account")]
-    Linked(String),
+    AlreadyLinked(String),
     #[error("WhatsApp gave no code in time; try again in some seconds")]
-    NoCode,
+    QrCodeTimeout,
     /// This road has no phone to be linked to.
     #[error("{} has no link with a phone; only instances of the provider linked_device have", .0.as_str())]
     NoLink(ProviderKind),
@@ -172,11 +174,11 @@ pub enum Error {
     #[error("{0}")]
     Failed(Failure),
     #[error("all {0} instance numbers of this data folder are used up")]
-    NoNumbers(u32),
+    NumbersExhausted(u32),
     #[error(transparent)]
-    Refused(#[from] provider::Refusal),
+    Refused(#[from] provider::CheckError),
     #[error("{field}: {cause}")]
-    Link { field: &'static str, cause: egress::Error },
+    UrlRefused { field: &'static str, cause: egress::Error },
     #[error(transparent)]
     Provider(#[from] provider::Error),
     #[error(transparent)]
@@ -186,7 +188,7 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] store::Error),
     #[error(transparent)]
-    Gone(#[from] supervision::Gone),
+    Gone(#[from] ActorUnavailable),
 }
 
 impl Error {
@@ -200,27 +202,27 @@ impl Error {
                 }
                 _ => ErrorKind::Conflict,
             },
-            Error::Linked(_) => ErrorKind::Invalid,
-            Error::NoCode => ErrorKind::Unavailable,
+            Error::AlreadyLinked(_) => ErrorKind::Invalid,
+            Error::QrCodeTimeout => ErrorKind::Unavailable,
             Error::NoLink(_) => ErrorKind::Unsupported,
             Error::Failed(failure) if failure.kind == FailureKind::Permanent => ErrorKind::Rejected,
             Error::Failed(_) => ErrorKind::Unavailable,
-            Error::Refused(provider::Refusal::Invalid(_)) => ErrorKind::Invalid,
-            Error::Refused(provider::Refusal::Unsupported { .. }) => ErrorKind::Unsupported,
-            Error::Link { .. } => ErrorKind::Invalid,
+            Error::Refused(provider::CheckError::Invalid(_)) => ErrorKind::Invalid,
+            Error::Refused(provider::CheckError::Unsupported { .. }) => ErrorKind::Unsupported,
+            Error::UrlRefused { .. } => ErrorKind::Invalid,
             Error::Provider(provider::Error::Invalid(_)) => ErrorKind::Invalid,
             Error::Provider(provider::Error::NotBuilt(_)) => ErrorKind::Unsupported,
             Error::Queue(error) => error.kind(),
             Error::Media(error) => error.kind(),
             Error::Store(error) => error.kind(),
-            Error::NoNumbers(_) | Error::Gone(_) => ErrorKind::Unavailable,
+            Error::NumbersExhausted(_) | Error::Gone(_) => ErrorKind::Unavailable,
         }
     }
 
     /// The field of the request that is wrong, when one is.
-    pub fn invalid(&self) -> Option<&Invalid> {
+    pub fn invalid(&self) -> Option<&ValidationError> {
         match self {
-            Error::Refused(provider::Refusal::Invalid(invalid)) => Some(invalid),
+            Error::Refused(provider::CheckError::Invalid(invalid)) => Some(invalid),
             Error::Provider(provider::Error::Invalid(invalid)) => Some(invalid),
             _ => None,
         }

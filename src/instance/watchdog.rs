@@ -10,7 +10,7 @@ use super::actor;
 use super::supervisor::{Msg, State};
 
 /// So many unanswered questions in a row, and an actor counts as hung.
-const MISSES: u32 = 3;
+const MAX_MISSED_PINGS: u32 = 3;
 
 impl State {
     pub fn drain(&mut self, reply: RpcReplyPort<()>) {
@@ -25,7 +25,7 @@ impl State {
     }
 
     /// Asks every actor for a sign of life, without waiting for any.
-    pub fn watch(&self, me: &ActorRef<Msg>) {
+    pub fn ping_actors(&self, me: &ActorRef<Msg>) {
         let patience: Duration = self.arguments.options.probe_timeout;
         for (&number, entry) in &self.instances {
             let Some(child) = &entry.child else { continue };
@@ -33,21 +33,21 @@ impl State {
             tokio::spawn(async move {
                 let answer = actor.call(actor::Msg::Ping, Some(patience)).await;
                 let answered = matches!(answer, Ok(ractor::rpc::CallResult::Success(())));
-                let _ = supervisor.cast(Msg::Watched(number, incarnation, answered));
+                let _ = supervisor.cast(Msg::PingResult(number, incarnation, answered));
             });
         }
     }
 
-    pub fn watched(&mut self, number: InstanceNumber, incarnation: u64, answered: bool) {
+    pub fn on_ping_result(&mut self, number: InstanceNumber, incarnation: u64, answered: bool) {
         let Some(entry) = self.instances.get_mut(&number).filter(|entry| entry.incarnation == incarnation)
         else {
             return;
         };
-        entry.missed = if answered { 0 } else { entry.missed + 1 };
-        if entry.missed >= MISSES
+        entry.missed_pings = if answered { 0 } else { entry.missed_pings + 1 };
+        if entry.missed_pings >= MAX_MISSED_PINGS
             && let Some(child) = &entry.child
         {
-            tracing::error!(instance = %entry.known.record.config.id, "an instance's actor answers nothing and is killed");
+            tracing::error!(instance = %entry.directory_entry.record.config.id, "an instance's actor answers nothing and is killed");
             child.actor.kill();
         }
     }

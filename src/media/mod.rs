@@ -5,20 +5,20 @@
 //! so that it can be had after WhatsApp forgot it. Nothing here is needed for anything else to work: the folder may
 //! be deleted at any time, and costs no more than fetching again.
 
-mod digest;
-mod draft;
-mod library;
-mod notes;
-mod shelf;
+mod cache;
+mod disk_cache;
+mod index;
+mod partial_file;
+mod sha256;
 
 use std::time::Duration;
 
 use relevo_domain::{ErrorKind, Failure, FailureKind};
 use relevo_store as store;
 
-pub use library::Library;
-pub use notes::{Note, note};
-pub use shelf::File;
+pub use cache::MediaCache;
+pub use disk_cache::MediaFile;
+pub use index::{MediaLocation, record_location};
 
 /// How long files that users sent are kept, and how many bytes of them.
 #[derive(Debug, Clone)]

@@ -9,19 +9,19 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, future, stream};
 use tokio::sync::{Notify, Semaphore};
 
-use super::digest::Digest;
-use super::shelf::{Name, Shelf};
+use super::disk_cache::{DiskCache, FileKey};
+use super::sha256::Sha256Digest;
 use super::*;
 use relevo_clock::Clock;
 use relevo_domain::{InstanceNumber, MessageId, OutboundMessage, ProviderKind, ProviderMessageId, Timestamp};
 use relevo_metrics::Metrics;
-use relevo_provider::{MediaStream, Provider, ReadMark, Refusal, RemoteMedia};
-use relevo_store::{Folder, Store};
+use relevo_provider::{CheckError, MarkReadRequest, MediaStream, Provider, RemoteMedia};
+use relevo_store::{DataFolder, Store};
 
 const ONE: InstanceNumber = InstanceNumber::FIRST;
 
 /// WhatsApp, as far as files go.
-struct Fake {
+struct FakeMedia {
     content: &'static [u8],
     sha256: Option<String>,
     size: Option<u64>,
@@ -33,8 +33,8 @@ struct Fake {
     may_end: Semaphore,
 }
 
-impl Fake {
-    fn with(content: &'static [u8]) -> Self {
+impl FakeMedia {
+    fn new(content: &'static [u8]) -> Self {
         Self {
             content,
             sha256: Some(sha256(content)),
@@ -50,7 +50,7 @@ impl Fake {
         self.opened.load(Ordering::SeqCst)
     }
 
-    fn described(&self) -> RemoteMedia {
+    fn remote_media(&self) -> RemoteMedia {
         RemoteMedia {
             url: "https://lookaside.example/1".parse().unwrap(),
             mime: "image/png".to_owned(),
@@ -61,14 +61,14 @@ impl Fake {
 }
 
 /// A provider shares its fake with the stream that it gives out.
-struct Road(Arc<Fake>);
+struct MediaProvider(Arc<FakeMedia>);
 
-impl Provider for Road {
+impl Provider for MediaProvider {
     fn kind(&self) -> ProviderKind {
         ProviderKind::CloudApi
     }
 
-    fn check(&self, _: &OutboundMessage) -> Result<(), Refusal> {
+    fn check(&self, _: &OutboundMessage) -> Result<(), CheckError> {
         Ok(())
     }
 
@@ -84,12 +84,12 @@ impl Provider for Road {
         future::ready(Err(Failure::permanent("it sends nothing"))).boxed()
     }
 
-    fn mark_read<'a>(&'a self, _: &'a ReadMark, _: bool) -> BoxFuture<'a, Result<(), Failure>> {
+    fn mark_read<'a>(&'a self, _: &'a MarkReadRequest, _: bool) -> BoxFuture<'a, Result<(), Failure>> {
         future::ready(Ok(())).boxed()
     }
 
     fn media<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<RemoteMedia, Failure>> {
-        future::ready(Ok(self.0.described())).boxed()
+        future::ready(Ok(self.0.remote_media())).boxed()
     }
 
     fn open_media<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(RemoteMedia, MediaStream), Failure>> {
@@ -104,7 +104,7 @@ impl Provider for Road {
                     drop(fake.may_end.acquire().await);
                     Ok(Bytes::new())
                 });
-                Ok((self.0.described(), chunks.chain(end).boxed()))
+                Ok((self.0.remote_media(), chunks.chain(end).boxed()))
             }
         };
         future::ready(opened).boxed()
@@ -113,75 +113,75 @@ impl Provider for Road {
 
 fn sha256(content: &[u8]) -> String {
     use sha2::Digest as _;
-    Digest(sha2::Sha256::digest(content).into()).to_string()
+    Sha256Digest(sha2::Sha256::digest(content).into()).to_string()
 }
 
-struct Fixture {
-    library: Library,
-    folder: Folder,
+struct MediaFixture {
+    library: MediaCache,
+    folder: DataFolder,
     clock: Clock,
     store: Store,
     dir: tempfile::TempDir,
 }
 
-impl Fixture {
+impl MediaFixture {
     fn new(options: Options) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(dir.path()).unwrap();
+        let folder = DataFolder::open(dir.path()).unwrap();
         let (store, _) = Store::open(&folder, &store::Options::default(), Metrics::default()).unwrap();
-        let clock = Clock::following_tokio(Timestamp(1_800_000_000_000));
-        let library = Library::open(&folder, store.clone(), clock, options).unwrap();
+        let clock = Clock::from_tokio(Timestamp(1_800_000_000_000));
+        let library = MediaCache::open(&folder, store.clone(), clock, options).unwrap();
         Self { library, folder, clock, store, dir }
     }
 
-    async fn get(&self, fake: &Arc<Fake>, media_id: &str) -> Result<Vec<u8>, Error> {
-        let file = self.library.get(ONE, Arc::new(Road(fake.clone())), media_id).await?;
+    async fn get(&self, fake: &Arc<FakeMedia>, media_id: &str) -> Result<Vec<u8>, Error> {
+        let file = self.library.get(ONE, Arc::new(MediaProvider(fake.clone())), media_id).await?;
         assert_eq!((file.mime(), file.sha256()), ("image/png", sha256(fake.content)));
-        Ok(content(&file).await)
+        Ok(read_all(&file).await)
     }
 
-    fn listed(&self, folder: &str) -> Vec<PathBuf> {
+    fn list_dir(&self, folder: &str) -> Vec<PathBuf> {
         let folder = self.dir.path().join("inbound-media").join(folder);
         fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
     }
 }
 
-async fn content(file: &File) -> Vec<u8> {
-    part(file, 0..file.size()).await
+async fn read_all(file: &MediaFile) -> Vec<u8> {
+    read_range(file, 0..file.size()).await
 }
 
-async fn part(file: &File, range: std::ops::Range<u64>) -> Vec<u8> {
+async fn read_range(file: &MediaFile, range: std::ops::Range<u64>) -> Vec<u8> {
     let chunks: Vec<Bytes> = file.read(range).try_collect().await.unwrap();
     chunks.concat()
 }
 
-fn week() -> Options {
+fn default_options() -> Options {
     Options::default()
 }
 
 #[tokio::test]
-async fn a_file_is_fetched_once_and_then_comes_from_the_disk_also_after_a_restart() {
-    let world = Fixture::new(week());
-    let fake = Arc::new(Fake::with(b"the picture"));
+async fn file_is_fetched_once_and_read_from_disk_after_a_restart() {
+    let world = MediaFixture::new(default_options());
+    let fake = Arc::new(FakeMedia::new(b"the picture"));
     for _ in 0..2 {
         assert_eq!(world.get(&fake, "1").await.unwrap(), b"the picture");
     }
     assert_eq!(fake.opened(), 1);
-    let again = Library::open(&world.folder, world.store.clone(), world.clock, week()).unwrap();
-    let file = again.get(ONE, Arc::new(Road(fake.clone())), "1").await.unwrap();
-    assert_eq!(content(&file).await, b"the picture");
-    assert_eq!(part(&file, 4..7).await, b"pic");
+    let again = MediaCache::open(&world.folder, world.store.clone(), world.clock, default_options()).unwrap();
+    let file = again.get(ONE, Arc::new(MediaProvider(fake.clone())), "1").await.unwrap();
+    assert_eq!(read_all(&file).await, b"the picture");
+    assert_eq!(read_range(&file, 4..7).await, b"pic");
     assert_eq!(fake.opened(), 1);
     // The same id of another instance is another file.
     let other = ONE.next().unwrap();
-    again.get(other, Arc::new(Road(fake.clone())), "1").await.unwrap();
+    again.get(other, Arc::new(MediaProvider(fake.clone())), "1").await.unwrap();
     assert_eq!(fake.opened(), 2);
 }
 
 #[tokio::test]
-async fn who_asks_while_a_file_is_fetched_waits_for_the_same_download() {
-    let world = Fixture::new(week());
-    let fake = Arc::new(Fake { may_end: Semaphore::new(0), ..Fake::with(b"long") });
+async fn concurrent_requests_share_one_download() {
+    let world = MediaFixture::new(default_options());
+    let fake = Arc::new(FakeMedia { may_end: Semaphore::new(0), ..FakeMedia::new(b"long") });
     let all = future::join_all((0..50).map(|_| world.get(&fake, "1")));
     let release = async {
         fake.began.notified().await;
@@ -193,9 +193,9 @@ async fn who_asks_while_a_file_is_fetched_waits_for_the_same_download() {
 }
 
 #[tokio::test]
-async fn a_download_that_nobody_waits_for_leaves_nothing() {
-    let world = Fixture::new(week());
-    let fake = Arc::new(Fake { may_end: Semaphore::new(0), ..Fake::with(b"long") });
+async fn abandoned_download_leaves_no_file() {
+    let world = MediaFixture::new(default_options());
+    let fake = Arc::new(FakeMedia { may_end: Semaphore::new(0), ..FakeMedia::new(b"long") });
     {
         let mut asking = std::pin::pin!(world.get(&fake, "1"));
         let began = fake.began.notified();
@@ -203,110 +203,111 @@ async fn a_download_that_nobody_waits_for_leaves_nothing() {
             _ = &mut asking => panic!("it cannot end"),
             () = began => {}
         }
-        assert_eq!(world.listed("drafts").len(), 1);
+        assert_eq!(world.list_dir("drafts").len(), 1);
     }
-    assert_eq!(world.listed("drafts").len(), 0);
-    assert_eq!(world.listed("files").len(), 0);
+    assert_eq!(world.list_dir("drafts").len(), 0);
+    assert_eq!(world.list_dir("files").len(), 0);
 }
 
 #[tokio::test]
-async fn what_is_not_what_whatsapp_promised_is_not_given_out() {
-    let world = Fixture::new(week());
+async fn file_that_fails_its_checks_is_refused() {
+    let world = MediaFixture::new(default_options());
     let wrong = [
-        Fake { sha256: Some(sha256(b"another")), ..Fake::with(b"content") },
-        Fake { size: Some(8), ..Fake::with(b"content") },
+        FakeMedia { sha256: Some(sha256(b"another")), ..FakeMedia::new(b"content") },
+        FakeMedia { size: Some(8), ..FakeMedia::new(b"content") },
     ];
     for fake in wrong {
         let error = world.get(&Arc::new(fake), "1").await.unwrap_err();
         assert!(matches!(error, Error::Damaged(_)), "{error}");
     }
-    let large = Fake { size: Some(200 << 20), ..Fake::with(b"content") };
+    let large = FakeMedia { size: Some(200 << 20), ..FakeMedia::new(b"content") };
     let error = world.get(&Arc::new(large), "1").await.unwrap_err();
     assert!(matches!(error, Error::TooLarge { .. }), "{error}");
     // A digest in no known form promises nothing.
-    let odd = Fake { sha256: Some("SHA256_HASH".to_owned()), size: None, ..Fake::with(b"content") };
+    let odd = FakeMedia { sha256: Some("SHA256_HASH".to_owned()), size: None, ..FakeMedia::new(b"content") };
     assert_eq!(world.get(&Arc::new(odd), "1").await.unwrap(), b"content");
-    assert_eq!((world.listed("drafts").len(), world.listed("files").len()), (0, 1));
+    assert_eq!((world.list_dir("drafts").len(), world.list_dir("files").len()), (0, 1));
 }
 
 #[tokio::test]
-async fn a_file_larger_than_it_may_be_is_cut_off_though_nobody_announced_it() {
+async fn oversized_stream_is_cut_off_without_an_announced_size() {
     static LARGE: [u8; 1 << 20] = [0; 1 << 20];
-    let world = Fixture::new(week());
+    let world = MediaFixture::new(default_options());
     let chunks = stream::iter((0..200).map(|_| Ok(Bytes::from_static(&LARGE)))).boxed();
-    let shelf = Shelf::open(&world.folder).unwrap();
-    let received = library::receive(chunks, shelf.draft().unwrap()).await;
+    let shelf = DiskCache::open(&world.folder).unwrap();
+    let received = cache::write_stream(chunks, shelf.create_partial().unwrap()).await;
     assert!(matches!(received, Err(Error::TooLarge { .. })));
 }
 
 #[tokio::test]
-async fn failures_say_whether_asking_again_helps() {
-    let world = Fixture::new(week());
-    let gone = Fake { failure: Some(Failure::permanent("no such object")), ..Fake::with(b"") };
+async fn errors_tell_permanent_failures_from_transient_ones() {
+    let world = MediaFixture::new(default_options());
+    let gone = FakeMedia { failure: Some(Failure::permanent("no such object")), ..FakeMedia::new(b"") };
     assert!(matches!(world.get(&Arc::new(gone), "1").await, Err(Error::Gone(_))));
-    let down = Fake { failure: Some(Failure::transient("reset")), ..Fake::with(b"") };
+    let down = FakeMedia { failure: Some(Failure::transient("reset")), ..FakeMedia::new(b"") };
     assert!(matches!(world.get(&Arc::new(down), "1").await, Err(Error::Failed(_))));
 }
 
 #[tokio::test]
-async fn a_start_removes_drafts_and_damaged_files_are_fetched_anew() {
-    let world = Fixture::new(week());
-    let fake = Arc::new(Fake::with(b"the picture"));
+async fn startup_removes_partial_files_and_damaged_files_are_refetched() {
+    let world = MediaFixture::new(default_options());
+    let fake = Arc::new(FakeMedia::new(b"the picture"));
     world.get(&fake, "1").await.unwrap();
-    let [file] = world.listed("files").try_into().unwrap();
+    let [file] = world.list_dir("files").try_into().unwrap();
     for damage in [&b""[..], b"the picture\xff\xff\xff\xff", b"the picture\0\0\0\x04"] {
         fs::write(&file, damage).unwrap();
         fs::write(world.dir.path().join("inbound-media/drafts/left"), b"half").unwrap();
-        let again = Library::open(&world.folder, world.store.clone(), world.clock, week()).unwrap();
-        assert_eq!(world.listed("drafts").len(), 0);
-        let file = again.get(ONE, Arc::new(Road(fake.clone())), "1").await.unwrap();
-        assert_eq!(content(&file).await, b"the picture");
+        let again =
+            MediaCache::open(&world.folder, world.store.clone(), world.clock, default_options()).unwrap();
+        assert_eq!(world.list_dir("drafts").len(), 0);
+        let file = again.get(ONE, Arc::new(MediaProvider(fake.clone())), "1").await.unwrap();
+        assert_eq!(read_all(&file).await, b"the picture");
     }
     assert_eq!(fake.opened(), 4);
 }
 
 /// A file of so many bytes, dated so.
-fn keep(shelf: &Shelf, id: &str, bytes: usize, at: u64) {
-    let mut draft = shelf.draft().unwrap();
+fn insert_file(shelf: &DiskCache, id: &str, bytes: usize, at: u64) {
+    let mut draft = shelf.create_partial().unwrap();
     draft.write(&vec![1; bytes]).unwrap();
-    shelf.keep(Name::of(ONE, id), draft, "image/png".to_owned(), Timestamp(at)).unwrap();
+    shelf.insert(FileKey::new(ONE, id), draft, "image/png".to_owned(), Timestamp(at)).unwrap();
 }
 
 #[test]
-fn the_shelf_keeps_within_its_bounds_and_the_oldest_make_room() {
+fn sweep_removes_the_oldest_files_first() {
     let dir = tempfile::tempdir().unwrap();
-    let shelf = Shelf::open(&Folder::open(dir.path()).unwrap()).unwrap();
-    let there = || ["a", "b", "c", "d"].map(|id| shelf.find(Name::of(ONE, id)).is_some());
-    keep(&shelf, "c", 10_000, 3_000);
-    keep(&shelf, "a", 10_000, 1_000);
-    keep(&shelf, "d", 1, 4_000);
-    keep(&shelf, "b", 10_000, 2_000);
+    let shelf = DiskCache::open(&DataFolder::open(dir.path()).unwrap()).unwrap();
+    let there = || ["a", "b", "c", "d"].map(|id| shelf.find(FileKey::new(ONE, id)).is_some());
+    insert_file(&shelf, "c", 10_000, 3_000);
+    insert_file(&shelf, "a", 10_000, 1_000);
+    insert_file(&shelf, "d", 1, 4_000);
+    insert_file(&shelf, "b", 10_000, 2_000);
     fs::write(dir.path().join("inbound-media/files/stray"), b"x").unwrap();
 
     shelf.sweep(Timestamp(1_001), u64::MAX).unwrap();
     assert_eq!(there(), [false, true, true, true], "by age");
     assert!(!dir.path().join("inbound-media/files/stray").exists());
-    assert!(shelf.is_over(20_000));
+    assert!(shelf.exceeds(20_000));
     shelf.sweep(Timestamp(0), 20_000).unwrap();
     assert_eq!(there(), [false, false, true, true], "by bytes");
-    assert!(!shelf.is_over(20_000));
+    assert!(!shelf.exceeds(20_000));
     shelf.sweep(Timestamp(0), 0).unwrap();
     assert_eq!(there(), [false; 4]);
 }
 
 #[tokio::test]
-async fn a_file_is_given_out_even_when_there_is_no_room_to_keep_it() {
-    let world = Fixture::new(Options { max_bytes: 0, ..week() });
-    let fake = Arc::new(Fake::with(b"the picture"));
+async fn file_is_served_even_when_the_cache_is_full() {
+    let world = MediaFixture::new(Options { max_bytes: 0, ..default_options() });
+    let fake = Arc::new(FakeMedia::new(b"the picture"));
     assert_eq!(world.get(&fake, "1").await.unwrap(), b"the picture");
-    assert_eq!(world.listed("files").len(), 0);
+    assert_eq!(world.list_dir("files").len(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn notes_and_files_are_forgotten_when_their_time_is_over() {
-    let world = Fixture::new(Options { retention: Duration::from_secs(60), ..week() });
+async fn locations_and_files_expire() {
+    let world = MediaFixture::new(Options { retention: Duration::from_secs(60), ..default_options() });
     let message: ProviderMessageId = "wamid.1".parse().unwrap();
-    let noted = Note {
+    let noted = MediaLocation {
         media_id: "1".to_owned(),
         mime: "image/png".to_owned(),
         sha256: None,
@@ -314,15 +315,15 @@ async fn notes_and_files_are_forgotten_when_their_time_is_over() {
         at: world.clock.now(),
     };
     let (kept, id) = (noted.clone(), message.clone());
-    world.store.write(move |tx| note(tx, ONE, &id, &kept)).await.unwrap();
-    assert_eq!(world.library.noted(ONE, &message).unwrap(), noted);
-    let unknown = world.library.noted(ONE.next().unwrap(), &message);
+    world.store.write(move |tx| record_location(tx, ONE, &id, &kept)).await.unwrap();
+    assert_eq!(world.library.location(ONE, &message).unwrap(), noted);
+    let unknown = world.library.location(ONE.next().unwrap(), &message);
     assert!(matches!(unknown, Err(Error::Unknown)));
 
     let stop = tokio_util::sync::CancellationToken::new();
-    let tending = tokio::spawn(world.library.clone().tend(stop.clone()));
+    let tending = tokio::spawn(world.library.clone().run_maintenance(stop.clone()));
     tokio::time::sleep(Duration::from_secs(8 * 24 * 3600)).await;
-    while world.library.noted(ONE, &message).is_ok() {
+    while world.library.location(ONE, &message).is_ok() {
         tokio::task::yield_now().await;
     }
     stop.cancel();

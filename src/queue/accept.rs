@@ -5,12 +5,12 @@ use serde::{Deserialize, Serialize};
 use relevo_domain::{MessageId, Status, Timestamp};
 use relevo_store::{self as store, Error, Tx};
 
-use super::record::{Book, Flight, Job, Row, Step, head};
-use super::{Accepted, Submission, items, keys, later};
+use super::records::{InFlight, Job, LedgerEntry, LedgerStep, QueueCounters, lane_head};
+use super::{Acceptance, Submission, bulk_rows, keys, schedule};
 
 /// What an idempotency key stands for.
 #[derive(Debug, Serialize, Deserialize)]
-struct Answer {
+struct IdempotencyRecord {
     id: MessageId,
     body: [u8; 16],
     expires: Timestamp,
@@ -18,14 +18,14 @@ struct Answer {
 
 /// Why a submission was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(super) enum EnqueueRefusal {
     Full,
     KeyReused,
 }
 
 /// What acceptance depends on beside the submission.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Terms {
+pub(super) struct EnqueueContext {
     pub now: Timestamp,
     pub capacity: u64,
     pub idempotency_expires: Timestamp,
@@ -36,44 +36,52 @@ pub(super) struct Terms {
 pub(super) fn accept(
     tx: &mut Tx,
     submission: Submission,
-    terms: Terms,
-) -> Result<Result<Accepted, Refused>, Error> {
+    terms: EnqueueContext,
+) -> Result<Result<Acceptance, EnqueueRefusal>, Error> {
     let (instance, class) = (submission.instance, submission.class());
     let mut ended = None;
     if let Some(asked) = &submission.idempotency
         && let Some(bytes) = tx.get(&keys::idempotency(instance, &asked.key))?
     {
-        let known: Answer = store::decode(&bytes)?;
+        let known: IdempotencyRecord = store::decode(&bytes)?;
         if known.expires > terms.now {
             let same = known.body == asked.body;
-            return Ok(if same { Ok(Accepted::Duplicate(known.id)) } else { Err(Refused::KeyReused) });
+            return Ok(if same {
+                Ok(Acceptance::Duplicate(known.id))
+            } else {
+                Err(EnqueueRefusal::KeyReused)
+            });
         }
         ended = Some(keys::idempotency_expiry(known.expires, instance, &asked.key));
     }
-    let mut book = Book::read(tx, instance)?;
+    let mut book = QueueCounters::read(tx, instance)?;
     if book.depth.iter().sum::<u64>() >= terms.capacity {
-        return Ok(Err(Refused::Full));
+        return Ok(Err(EnqueueRefusal::Full));
     }
     if let Some(ended) = ended {
         // The key begins a new life; the end of its old one must not cut that short.
         tx.delete(ended);
     }
-    let id = admit(tx, submission, terms)?;
+    let id = insert_job(tx, submission, terms)?;
     *book.depth(class) += 1;
     book.write(tx, instance)?;
-    Ok(Ok(Accepted::New(id)))
+    Ok(Ok(Acceptance::New(id)))
 }
 
 /// Writes a submission down that nothing speaks against. To count it is the caller's part.
-pub(super) fn admit(tx: &mut Tx, submission: Submission, terms: Terms) -> Result<MessageId, Error> {
+pub(super) fn insert_job(
+    tx: &mut Tx,
+    submission: Submission,
+    terms: EnqueueContext,
+) -> Result<MessageId, Error> {
     let id = next_id(tx, &submission, terms)?;
     let Submission { instance, message, mode, idempotency, expires_at, send_at, item, .. } = submission;
     let (on_ambiguous, repeatable) = (submission.on_ambiguous, submission.repeatable);
     if let Some(item) = item {
-        items::open_slot(tx, item, id)?;
+        bulk_rows::open_slot(tx, item, id)?;
     }
     if let Some(asked) = &idempotency {
-        let answer = Answer { id, body: asked.body, expires: terms.idempotency_expires };
+        let answer = IdempotencyRecord { id, body: asked.body, expires: terms.idempotency_expires };
         tx.put(keys::idempotency(instance, &asked.key), store::encode(&answer)?)?;
         tx.put(keys::idempotency_expiry(answer.expires, instance, &asked.key), Vec::new())?;
     }
@@ -89,14 +97,14 @@ pub(super) fn admit(tx: &mut Tx, submission: Submission, terms: Terms) -> Result
     };
     job.write(tx, keys::job(id))?;
     if let Some(at) = send_at {
-        later::schedule(tx, id, &job, at)?;
+        schedule::schedule(tx, id, &job, at)?;
     }
     Ok(id)
 }
 
 /// The next message id. Ids only grow, over restarts and clocks that step back, because the cursor over arrivals
 /// relies on it.
-fn next_id(tx: &mut Tx, submission: &Submission, terms: Terms) -> Result<MessageId, Error> {
+fn next_id(tx: &mut Tx, submission: &Submission, terms: EnqueueContext) -> Result<MessageId, Error> {
     let last = tx.get(&keys::last_id())?.and_then(|bytes| keys::message_id(&bytes));
     let (at, counter) = match last {
         Some(last) if last.accepted_at() >= terms.now => {
@@ -109,7 +117,7 @@ fn next_id(tx: &mut Tx, submission: &Submission, terms: Terms) -> Result<Message
         _ => (terms.now, 0),
     };
     let id = match submission.item {
-        Some(item) => MessageId::of_item(at, counter, submission.instance, item),
+        Some(item) => MessageId::for_bulk_item(at, counter, submission.instance, item),
         None => MessageId::new(at, counter, submission.instance, submission.class, terms.random),
     };
     tx.put(keys::last_id(), id.as_bytes().to_vec())?;
@@ -121,7 +129,7 @@ pub(super) fn free_key(tx: &mut Tx, id: MessageId, job: &Job) -> Result<(), Erro
     let Some(key) = &job.idempotency else { return Ok(()) };
     let stored = keys::idempotency(id.instance(), key);
     if let Some(bytes) = tx.get(&stored)? {
-        let answer: Answer = store::decode(&bytes)?;
+        let answer: IdempotencyRecord = store::decode(&bytes)?;
         if answer.id == id {
             tx.delete(stored);
             tx.delete(keys::idempotency_expiry(answer.expires, id.instance(), key));
@@ -135,14 +143,14 @@ pub(super) fn free_key(tx: &mut Tx, id: MessageId, job: &Job) -> Result<(), Erro
 pub(super) fn withdraw(tx: &mut Tx, id: MessageId, now: Timestamp) -> Result<bool, Error> {
     let Some(job) = Job::read(tx, id)? else { return Ok(false) };
     let lane = job.lane(id);
-    if Flight::read(tx, lane)?.is_some_and(|flight| flight.id == id) {
+    if InFlight::read(tx, lane)?.is_some_and(|flight| flight.id == id) {
         return Ok(false);
     }
-    let mut row = Row::read(tx, id)?.unwrap_or_else(|| Row::new(&job));
-    if !row.advance(Step::new(Status::Cancelled, now)) {
+    let mut row = LedgerEntry::read(tx, id)?.unwrap_or_else(|| LedgerEntry::new(&job));
+    if !row.advance(LedgerStep::new(Status::Cancelled, now)) {
         return Ok(false);
     }
-    let mut book = Book::read(tx, id.instance())?;
+    let mut book = QueueCounters::read(tx, id.instance())?;
     leave_lane(tx, &mut book, &job, id, now)?;
     if let Some(due) = row.due.take() {
         tx.delete(keys::due(id, due));
@@ -151,20 +159,20 @@ pub(super) fn withdraw(tx: &mut Tx, id: MessageId, now: Timestamp) -> Result<boo
     store::delete_large(tx, keys::job(id))?;
     *book.depth(id.class()) = book.depth(id.class()).saturating_sub(1);
     book.write(tx, id.instance())?;
-    row.keep(tx, id)?;
+    row.persist(tx, id)?;
     Ok(true)
 }
 
 /// Takes a waiting job out of its lane, wherever in the lane it stands.
 pub(super) fn leave_lane(
     tx: &mut Tx,
-    book: &mut Book,
+    book: &mut QueueCounters,
     job: &Job,
     id: MessageId,
     now: Timestamp,
 ) -> Result<(), Error> {
     let lane = job.lane(id);
-    let unread = !job.scheduled && !book.has_read(id);
+    let unread = !job.scheduled && !book.has_read_arrival(id);
     if *book.waiting(lane.class) == 0 || unread {
         return Ok(());
     }
@@ -183,12 +191,12 @@ pub(super) fn leave_lane(
     let Some((order, not_before)) = place else { return Ok(()) };
     tx.delete(lane.waiting_at(order));
     *book.waiting(lane.class) -= 1;
-    if first && tx.get(&lane.flight())?.is_none() {
+    if first && tx.get(&lane.in_flight())?.is_none() {
         // The lane's wake-up was its head's. One that is due already is noticed and forgotten with the next look.
         if let Some(moment) = not_before {
             tx.delete(lane.wake(moment));
         }
-        if head(tx, lane)?.is_some() {
+        if lane_head(tx, lane)?.is_some() {
             tx.put(lane.wake(now), Vec::new())?;
         }
     }

@@ -2,7 +2,7 @@
 
 use relevo_store::{self as store, BlobSet, Error, Key, Space, Store};
 
-use super::record::Job;
+use super::records::Job;
 
 /// Every blob that a job or a dead letter needs.
 ///
@@ -14,7 +14,7 @@ pub(super) fn referenced(store: &Store) -> Result<BlobSet, Error> {
         let all = Key::new(space);
         for entry in store.range(&all, &all.clone().after_prefix()) {
             let key = Key::from(entry?.0);
-            if let Some(job) = read(store, &key)?
+            if let Some(job) = read_job(store, &key)?
                 && let Some(blob) = job.message.content.blob()
             {
                 found.insert(blob);
@@ -25,7 +25,7 @@ pub(super) fn referenced(store: &Store) -> Result<BlobSet, Error> {
 }
 
 /// A job, unless it went meanwhile: its parts go with it.
-fn read(store: &Store, key: &Key) -> Result<Option<Job>, Error> {
+fn read_job(store: &Store, key: &Key) -> Result<Option<Job>, Error> {
     let read = store::get_large(key, |key| store.get(key));
     let read = read.and_then(|bytes| bytes.map(|bytes| store::decode(&bytes)).transpose());
     match read {
@@ -41,16 +41,16 @@ mod tests {
     use super::*;
     use crate::queue::keys;
     use relevo_domain::{
-        AmbiguousPolicy, Class, Content, InstanceNumber, Manner, Media, MediaKind, MediaSource, MessageId,
-        Mode, OutboundMessage, Timestamp,
+        AmbiguousPolicy, Class, Content, InstanceNumber, Media, MediaKind, MediaSource, MessageId,
+        MessageOptions, Mode, OutboundMessage, Timestamp,
     };
     use relevo_metrics::Metrics;
-    use relevo_store::{Blobs, Folder, Options};
+    use relevo_store::{Blobs, DataFolder, Options};
 
     #[tokio::test]
-    async fn what_waits_and_what_is_dead_keeps_its_file() {
+    async fn sweep_keeps_blobs_of_jobs_and_dead_letters() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(dir.path()).unwrap();
+        let folder = DataFolder::open(dir.path()).unwrap();
         let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
         let blobs = Blobs::open(&folder).unwrap();
         let mut put = Vec::new();
@@ -70,7 +70,7 @@ mod tests {
                     voice: false,
                 }),
                 quote: None,
-                manner: Manner::default(),
+                options: MessageOptions::default(),
             },
             mode: Mode::Async,
             expires_at: None,

@@ -3,39 +3,40 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::supervision::{Gone, Slot};
+use crate::supervisor::{ActorSlot, ActorUnavailable};
 use relevo_domain::{
-    Class, Failure, InstanceNumber, MessageId, MessageRef, ProviderMessageId, Timestamp, Verdict,
+    Class, Failure, InstanceNumber, MessageId, MessageRef, ProviderMessageId, RetryDecision, Timestamp,
 };
-use relevo_store::{self as store, BlobSet, Haste, Store, Tx};
+use relevo_store::{self as store, BlobSet, Priority, Store, Tx};
 
 use super::actor::Msg;
-use super::nudges::Nudges;
+use super::notifier::WorkNotifier;
 use super::{
-    Accepted, DeadFilter, DeadLetter, Depth, Error, ItemOutcome, Lease, Leased, MessageView, Outcome,
-    QueueStats, ReceiptReport, Recorded, ScheduleCursor, Submission, dead, items, later, ledger, stats,
+    Acceptance, DeadLetter, DeadLetterFilter, Depth, Error, ItemOutcome, Lease, LeaseBatch, MessageView,
+    QueueStats, ReceiptReport, ReceiptResult, ScheduleCursor, SendOutcome, Submission, bulk_rows,
+    dead_letters, ledger, schedule, stats,
 };
 
 /// The way into the queue. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
-    slot: Slot<Msg>,
+    slot: ActorSlot<Msg>,
     store: Store,
-    nudges: Nudges,
-    noted: Arc<OnceLock<NotedRows>>,
+    notifier: WorkNotifier,
+    bulk_row_lookup: Arc<OnceLock<BulkRowLookup>>,
 }
 
 /// Finds the message of a bulk job's row by the id that WhatsApp gave it, once the job has noted how the row ended.
 /// Reads the disk.
-pub type NotedRows = Arc<dyn Fn(InstanceNumber, &ProviderMessageId) -> Option<MessageId> + Send + Sync>;
+pub type BulkRowLookup = Arc<dyn Fn(InstanceNumber, &ProviderMessageId) -> Option<MessageId> + Send + Sync>;
 
 impl Handle {
-    pub fn new(slot: Slot<Msg>, store: Store, nudges: Nudges) -> Self {
-        Self { slot, store, nudges, noted: Arc::default() }
+    pub fn new(slot: ActorSlot<Msg>, store: Store, notifier: WorkNotifier) -> Self {
+        Self { slot, store, notifier, bulk_row_lookup: Arc::default() }
     }
 
     /// Takes a message in; when this answers `Ok`, it is durable.
-    pub async fn enqueue(&self, submission: Submission) -> Result<Accepted, Error> {
+    pub async fn enqueue(&self, submission: Submission) -> Result<Acceptance, Error> {
         self.slot.call(|reply| Msg::Enqueue(Box::new(submission), reply)).await?
     }
 
@@ -49,7 +50,7 @@ impl Handle {
         &self,
         submission: Submission,
         wait: Duration,
-    ) -> Result<(MessageId, Outcome), Error> {
+    ) -> Result<(MessageId, SendOutcome), Error> {
         let (outcome, ended) = ractor::concurrency::oneshot();
         let question = |reply| Msg::SendNow(Box::new(submission), wait, reply, outcome.into());
         let accepted = self.slot.call(question).await??;
@@ -58,10 +59,10 @@ impl Handle {
         if let Ok(Ok(outcome)) = tokio::time::timeout(wait, ended).await {
             return Ok((id, outcome));
         }
-        if matches!(accepted, Accepted::New(_)) && self.withdraw(id).await? {
-            return Ok((id, Outcome::Cancelled));
+        if matches!(accepted, Acceptance::New(_)) && self.withdraw(id).await? {
+            return Ok((id, SendOutcome::Cancelled));
         }
-        Ok((id, ledger::outcome(&self.store, id)?.unwrap_or(Outcome::Unknown)))
+        Ok((id, ledger::outcome(&self.store, id)?.unwrap_or(SendOutcome::Unknown)))
     }
 
     /// Up to `max` messages that the instance may attempt now, each durably leased; of them up to `max_bulk` of the
@@ -71,18 +72,18 @@ impl Handle {
         instance: InstanceNumber,
         max: usize,
         max_bulk: usize,
-    ) -> Result<Leased, Error> {
-        self.lease_with(Haste::Now, instance, max, max_bulk).await
+    ) -> Result<LeaseBatch, Error> {
+        self.lease_with_priority(Priority::Normal, instance, max, max_bulk).await
     }
 
     /// [`lease`](Self::lease), sooner or later.
-    pub async fn lease_with(
+    pub async fn lease_with_priority(
         &self,
-        haste: Haste,
+        haste: Priority,
         instance: InstanceNumber,
         max: usize,
         max_bulk: usize,
-    ) -> Result<Leased, Error> {
+    ) -> Result<LeaseBatch, Error> {
         self.slot.call(|reply| Msg::Lease { instance, max, max_bulk, haste, reply }).await?
     }
 
@@ -93,62 +94,67 @@ impl Handle {
     pub fn lease_next(
         &self,
         instance: InstanceNumber,
-    ) -> impl Future<Output = Result<Leased, Error>> + use<> {
+    ) -> impl Future<Output = Result<LeaseBatch, Error>> + use<> {
         let (answer, answered) = ractor::concurrency::oneshot();
         let asked = self.slot.cast(Msg::LeaseNext(instance, answer.into()));
         async move {
             asked?;
-            answered.await.map_err(|_| Gone)?
+            answered.await.map_err(|_| ActorUnavailable)?
         }
     }
 
     /// Ends a [`lease_next`](Self::lease_next).
-    pub fn lease_no_next(&self, instance: InstanceNumber) -> Result<(), Gone> {
-        self.slot.cast(Msg::LeaseNoNext(instance))
+    pub fn cancel_lease_next(&self, instance: InstanceNumber) -> Result<(), ActorUnavailable> {
+        self.slot.cast(Msg::CancelLeaseNext(instance))
     }
 
     /// WhatsApp took the message.
-    pub fn sent(&self, lease: Lease, provider_id: ProviderMessageId) -> Result<(), Gone> {
+    pub fn record_sent(&self, lease: Lease, provider_id: ProviderMessageId) -> Result<(), ActorUnavailable> {
         self.slot.cast(Msg::Sent(Box::new(lease), provider_id))
     }
 
     /// The attempt did not begin; the message may go at `until`.
-    pub fn postpone(&self, lease: Lease, until: Timestamp) -> Result<(), Gone> {
+    pub fn postpone(&self, lease: Lease, until: Timestamp) -> Result<(), ActorUnavailable> {
         self.slot.cast(Msg::Postpone(Box::new(lease), until))
     }
 
     /// Carries out what was decided about a failed attempt. For `retry` alone.
-    pub fn judged(&self, lease: Lease, verdict: Verdict, failure: Failure) -> Result<(), Gone> {
-        self.slot.cast(Msg::Judged(Box::new(lease), verdict, failure))
+    pub fn apply_decision(
+        &self,
+        lease: Lease,
+        verdict: RetryDecision,
+        failure: Failure,
+    ) -> Result<(), ActorUnavailable> {
+        self.slot.cast(Msg::ApplyDecision(Box::new(lease), verdict, failure))
     }
 
     /// Records what WhatsApp reports, in order, in one commit; in a second one what concerns rows of bulk jobs and
     /// does not carry our id.
-    pub async fn record(&self, reports: Vec<ReceiptReport>) -> Result<Vec<Recorded>, Error> {
+    pub async fn record_receipts(&self, reports: Vec<ReceiptReport>) -> Result<Vec<ReceiptResult>, Error> {
         let nameless = |(_, report): &(usize, &ReceiptReport)| report.id.is_none();
         let nameless = reports.iter().enumerate().filter(nameless);
         let mut left: Vec<_> = nameless.map(|(at, report)| (at, report.clone())).collect();
-        let mut recorded = self.slot.call(|reply| Msg::Reports(reports, reply)).await??;
-        left.retain(|(at, _)| recorded.get(*at) == Some(&Recorded::Unknown));
+        let mut recorded = self.slot.call(|reply| Msg::RecordReceipts(reports, reply)).await??;
+        left.retain(|(at, _)| recorded.get(*at) == Some(&ReceiptResult::Unknown));
         if left.is_empty() {
             return Ok(recorded);
         }
-        let noted = self.noted.get().cloned();
+        let noted = self.bulk_row_lookup.get().cloned();
         let find = move |store: &Store| {
-            let wanted = left.iter().map(|(_, report)| report.named());
+            let wanted = left.iter().map(|(_, report)| report.provider_message_key());
             // In this order: what is noted meanwhile is with its job before it goes from here.
-            let open = items::named(store, &wanted.collect())?;
+            let open = bulk_rows::find_by_provider_id(store, &wanted.collect())?;
             for (_, report) in &mut left {
-                let name = report.named();
+                let name = report.provider_message_key();
                 let in_job = || noted.as_ref().and_then(|noted| noted(name.0, &name.1));
                 report.id = open.get(&name).copied().or_else(in_job);
             }
             left.retain(|(_, report)| report.id.is_some());
             Ok(left)
         };
-        let (places, rows): (Vec<_>, Vec<_>) = self.blocking(find).await?.into_iter().unzip();
+        let (places, rows): (Vec<_>, Vec<_>) = self.read_blocking(find).await?.into_iter().unzip();
         if !rows.is_empty() {
-            let again = self.slot.call(|reply| Msg::Reports(rows, reply)).await??;
+            let again = self.slot.call(|reply| Msg::RecordReceipts(rows, reply)).await??;
             for (at, again) in places.into_iter().zip(again) {
                 recorded.get_mut(at).into_iter().for_each(|recorded| *recorded = again);
             }
@@ -158,9 +164,9 @@ impl Handle {
 
     /// Who is asked for rows of bulk jobs by WhatsApp's ids, once their jobs have noted how they ended. Set once,
     /// because the queue is there before the jobs are.
-    pub fn ask_for_noted_rows(&self, noted: NotedRows) {
+    pub fn set_bulk_row_lookup(&self, noted: BulkRowLookup) {
         // A second one would find the same rows.
-        let _ = self.noted.set(noted);
+        let _ = self.bulk_row_lookup.set(noted);
     }
 
     /// Takes a message back if no attempt has begun.
@@ -182,7 +188,7 @@ impl Handle {
     /// Outcomes of a bulk job's rows that it has not noted, in the order of its rows, up to `limit`. A short read,
     /// which may be a few milliseconds ahead of the disk; noting them comes after them in the same log.
     pub fn outcomes(&self, job: u16, limit: usize) -> Result<Vec<ItemOutcome>, Error> {
-        Ok(items::outcomes(&self.store, job, limit)?)
+        Ok(bulk_rows::outcomes(&self.store, job, limit)?)
     }
 
     /// Forgets outcomes that were noted and have not changed since, and runs `with` in the same commit. Those that
@@ -196,8 +202,8 @@ impl Handle {
     }
 
     /// Grows whenever a bulk job may have another outcome to note.
-    pub fn outcomes_changed(&self) -> watch::Receiver<u64> {
-        self.nudges.outcomes()
+    pub fn subscribe_outcomes(&self) -> watch::Receiver<u64> {
+        self.notifier.subscribe_outcomes()
     }
 
     /// Takes back those messages that no attempt has begun for, in one commit; tells which. Their outcome is
@@ -214,24 +220,24 @@ impl Handle {
         after: Option<MessageId>,
         limit: usize,
     ) -> Result<Vec<MessageId>, Error> {
-        self.blocking(move |store| items::open(store, instance, job, after, limit)).await
+        self.read_blocking(move |store| bulk_rows::open_messages(store, instance, job, after, limit)).await
     }
 
     /// Gives up a bulk job's slot and the outcomes that it did not note. What its messages come to afterwards is
     /// not written down; the next row that is enqueued under the slot begins a new job.
-    pub async fn forget_job(&self, job: u16) -> Result<(), Error> {
-        while self.slot.call(|reply| Msg::ForgetJob(job, reply)).await?? {}
+    pub async fn delete_job(&self, job: u16) -> Result<(), Error> {
+        while self.slot.call(|reply| Msg::DeleteJob(job, reply)).await?? {}
         Ok(())
     }
 
     /// Leases that nobody will settle, and (`true`) those whose unknown outcome was held long enough.
-    pub async fn overdue(&self) -> Result<Vec<(Lease, bool)>, Error> {
-        self.slot.call(Msg::Overdue).await?
+    pub async fn find_overdue(&self) -> Result<Vec<(Lease, bool)>, Error> {
+        self.slot.call(Msg::FindOverdue).await?
     }
 
     /// Forgets a page of what was kept long enough; answers where the next page begins.
-    pub async fn upkeep(&self, from: Option<MessageId>) -> Result<Option<MessageId>, Error> {
-        self.slot.call(|reply| Msg::Upkeep(from, reply)).await?
+    pub async fn run_retention(&self, from: Option<MessageId>) -> Result<Option<MessageId>, Error> {
+        self.slot.call(|reply| Msg::RunRetention(from, reply)).await?
     }
 
     /// Forgets everything that a deleted instance left behind.
@@ -254,7 +260,7 @@ impl Handle {
 
     /// Resolves whenever there may be new work of this class for the instance.
     pub fn subscribe(&self, instance: InstanceNumber, class: Class) -> watch::Receiver<()> {
-        self.nudges.subscribe(instance, class)
+        self.notifier.subscribe(instance, class)
     }
 
     /// Where a message of an instance stands.
@@ -268,13 +274,13 @@ impl Handle {
     }
 
     /// When the oldest message that an instance has not settled was accepted.
-    pub fn oldest(&self, instance: InstanceNumber) -> Result<Option<Timestamp>, Error> {
+    pub fn oldest_accepted_at(&self, instance: InstanceNumber) -> Result<Option<Timestamp>, Error> {
         Ok(stats::oldest(&self.store, instance)?)
     }
 
     /// What waits in an instance's queue, in detail.
     pub async fn stats(&self, instance: InstanceNumber) -> Result<QueueStats, Error> {
-        self.blocking(move |store| stats::count(store, instance)).await
+        self.read_blocking(move |store| stats::count(store, instance)).await
     }
 
     /// Scheduled messages in the order of their moments, up to `limit`, after `after`.
@@ -284,7 +290,7 @@ impl Handle {
         after: Option<ScheduleCursor>,
         limit: usize,
     ) -> Result<Vec<MessageView>, Error> {
-        self.blocking(move |store| later::page(store, instance, after, limit)).await
+        self.read_blocking(move |store| schedule::page(store, instance, after, limit)).await
     }
 
     /// Moves a scheduled message to another moment. `false` when it is not, or no longer, scheduled.
@@ -296,16 +302,16 @@ impl Handle {
     pub async fn dead_letters(
         &self,
         instance: InstanceNumber,
-        filter: DeadFilter,
+        filter: DeadLetterFilter,
         after: Option<MessageId>,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, Error> {
-        self.blocking(move |store| dead::page(store, instance, &filter, after, limit)).await
+        self.read_blocking(move |store| dead_letters::page(store, instance, &filter, after, limit)).await
     }
 
     /// One dead letter.
     pub fn dead_letter(&self, id: MessageId) -> Result<DeadLetter, Error> {
-        dead::letter(&self.store, id)?.ok_or(Error::UnknownMessage)
+        dead_letters::dead_letter(&self.store, id)?.ok_or(Error::UnknownMessage)
     }
 
     /// Puts dead letters back into their lanes; tells how many of them there were.
@@ -320,11 +326,11 @@ impl Handle {
 
     /// The blobs that messages of any instance need: waiting, scheduled, under way or dead. Reads all of them.
     pub async fn referenced_blobs(&self) -> Result<BlobSet, Error> {
-        self.blocking(super::blobs::referenced).await
+        self.read_blocking(super::blobs::referenced).await
     }
 
     /// Long reads leave the runtime's threads alone.
-    async fn blocking<T: Send + 'static>(
+    async fn read_blocking<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Store) -> Result<T, store::Error> + Send + 'static,
     ) -> Result<T, Error> {

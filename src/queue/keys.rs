@@ -20,17 +20,17 @@ fn class_byte(class: Class) -> u8 {
     }
 }
 
-fn of_class(space: Space, instance: InstanceNumber, class: Class) -> Key {
+fn class_prefix(space: Space, instance: InstanceNumber, class: Class) -> Key {
     Key::new(space).u32(instance.get()).u8(class_byte(class))
 }
 
 pub(super) fn job(id: MessageId) -> Key {
-    of_class(Space::Job, id.instance(), id.class()).bytes(id.as_bytes())
+    class_prefix(Space::Job, id.instance(), id.class()).bytes(id.as_bytes())
 }
 
 /// All jobs of an instance and class.
 pub(super) fn jobs(instance: InstanceNumber, class: Class) -> Key {
-    of_class(Space::Job, instance, class)
+    class_prefix(Space::Job, instance, class)
 }
 
 pub(super) fn ledger(id: MessageId) -> Key {
@@ -44,7 +44,7 @@ pub(super) fn dead_letters(instance: InstanceNumber) -> Key {
 
 /// All jobs of an instance and class that wait in lanes.
 pub(super) fn waiting_jobs(instance: InstanceNumber, class: Class) -> Key {
-    of_class(Space::Lane, instance, class)
+    class_prefix(Space::Lane, instance, class)
 }
 
 pub(super) fn dead_letter(id: MessageId) -> Key {
@@ -52,13 +52,13 @@ pub(super) fn dead_letter(id: MessageId) -> Key {
 }
 
 impl LaneKey {
-    pub fn of(id: MessageId, lane: LaneId) -> Self {
+    pub fn new(id: MessageId, lane: LaneId) -> Self {
         Self { instance: id.instance(), class: id.class(), lane }
     }
 
     /// Everything that waits in the lane.
     pub fn waiting(self) -> Key {
-        of_class(Space::Lane, self.instance, self.class).u64(self.lane.0)
+        class_prefix(Space::Lane, self.instance, self.class).u64(self.lane.0)
     }
 
     pub fn waiting_at(self, order: u64) -> Key {
@@ -70,14 +70,14 @@ impl LaneKey {
     }
 
     /// The attempt under way in the lane.
-    pub fn flight(self) -> Key {
-        of_class(Space::Flight, self.instance, self.class).u64(self.lane.0)
+    pub fn in_flight(self) -> Key {
+        class_prefix(Space::InFlight, self.instance, self.class).u64(self.lane.0)
     }
 }
 
 /// All wake-ups of an instance and class.
 pub(super) fn wakes(instance: InstanceNumber, class: Class) -> Key {
-    of_class(Space::Wake, instance, class)
+    class_prefix(Space::Wake, instance, class)
 }
 
 /// The first wake-up at `due` or later.
@@ -93,22 +93,22 @@ pub(super) fn parse_wake(key: &[u8]) -> Option<(Timestamp, LaneId)> {
 }
 
 /// All flights of the node, or of one instance.
-pub(super) fn flights(instance: Option<InstanceNumber>) -> Key {
-    let all = Key::new(Space::Flight);
+pub(super) fn all_in_flight(instance: Option<InstanceNumber>) -> Key {
+    let all = Key::new(Space::InFlight);
     instance.map_or(all.clone(), |instance| all.u32(instance.get()))
 }
 
-pub(super) fn dues(instance: InstanceNumber) -> Key {
+pub(super) fn all_due(instance: InstanceNumber) -> Key {
     Key::new(Space::Due).u32(instance.get())
 }
 
 pub(super) fn due(id: MessageId, at: Timestamp) -> Key {
-    dues(id.instance()).u64(at.millis()).bytes(id.as_bytes())
+    all_due(id.instance()).u64(at.millis()).bytes(id.as_bytes())
 }
 
 /// The first due entry after `now`.
 pub(super) fn due_after(instance: InstanceNumber, now: Timestamp) -> Key {
-    dues(instance).u64(now.millis() + 1)
+    all_due(instance).u64(now.millis() + 1)
 }
 
 /// The moment and message of a due entry's key.
@@ -125,8 +125,8 @@ pub(super) fn provider_id(instance: InstanceNumber, id: &ProviderMessageId) -> K
     Key::new(Space::ProviderId).u32(instance.get()).bytes(&short)
 }
 
-pub(super) fn book(instance: InstanceNumber) -> Key {
-    Key::new(Space::Book).u32(instance.get())
+pub(super) fn counters(instance: InstanceNumber) -> Key {
+    Key::new(Space::QueueCounters).u32(instance.get())
 }
 
 pub(super) fn idempotency(instance: InstanceNumber, key: &[u8; 16]) -> Key {
@@ -138,22 +138,22 @@ pub(super) fn idempotency_expiry(at: Timestamp, instance: InstanceNumber, key: &
 }
 
 /// The slot of a bulk job: the first of its messages. Its outcomes follow, by row.
-pub(super) fn slot(job: u16) -> Key {
-    Key::new(Space::Outcome).bytes(&job.to_be_bytes())
+pub(super) fn job_slot(job: u16) -> Key {
+    Key::new(Space::ItemOutcome).bytes(&job.to_be_bytes())
 }
 
 /// Whether a key is that of a slot, and not of one of its outcomes.
-pub(super) fn is_slot(key: &[u8]) -> bool {
-    key.len() == slot(0).as_slice().len()
+pub(super) fn is_job_slot(key: &[u8]) -> bool {
+    key.len() == job_slot(0).as_slice().len()
 }
 
 pub(super) fn outcome(item: BulkItem) -> Key {
-    slot(item.job).u32(item.row)
+    job_slot(item.job).u32(item.row)
 }
 
 /// The high-water mark of message ids.
 pub(super) fn last_id() -> Key {
-    Key::new(Space::Meta).u8(b'i')
+    Key::new(Space::NodeCounters).u8(b'i')
 }
 
 /// The last message id of a job's or ledger row's key.
@@ -162,7 +162,7 @@ pub(super) fn trailing_id(key: &[u8]) -> Option<MessageId> {
 }
 
 /// What stands for a job that waits in a lane: its id, and for a head that was tried before, when it may go.
-pub(super) fn waiting(id: MessageId, not_before: Option<Timestamp>) -> Vec<u8> {
+pub(super) fn waiting_value(id: MessageId, not_before: Option<Timestamp>) -> Vec<u8> {
     let mut value = id.as_bytes().to_vec();
     if let Some(moment) = not_before {
         value.extend_from_slice(&moment.millis().to_be_bytes());

@@ -5,8 +5,8 @@ use relevo_domain::{
 };
 use relevo_store::{self as store, Error, Key, Store};
 
-use super::record::{Flight, Job, Row, Step};
-use super::{InstanceNumber, Outcome, keys};
+use super::records::{InFlight, Job, LedgerEntry, LedgerStep};
+use super::{InstanceNumber, SendOutcome, keys};
 
 /// A message's present place and its whole story.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,7 +27,7 @@ pub struct MessageView {
     /// When the node will do something about it by itself.
     pub due: Option<Timestamp>,
     /// From acceptance to now, oldest first.
-    pub history: Vec<Step>,
+    pub history: Vec<LedgerStep>,
     /// Steps left out of the middle of a very long history.
     pub elided: u32,
 }
@@ -55,10 +55,10 @@ pub(super) fn view(store: &Store, id: MessageId) -> Result<Option<MessageView>, 
     // The job first: a message that is settled between the two reads then shows its row.
     let job = store::get_large(&keys::job(id), |key| store.get(key))?;
     let job: Option<Job> = job.map(|bytes| store::decode(&bytes)).transpose()?;
-    let row: Option<Row> = read(store, &keys::ledger(id))?;
+    let row: Option<LedgerEntry> = read(store, &keys::ledger(id))?;
     let row = match (row, &job) {
         (Some(row), _) => row,
-        (None, Some(job)) => Row::new(job),
+        (None, Some(job)) => LedgerEntry::new(job),
         (None, None) => return Ok(None),
     };
     let mut view = MessageView {
@@ -76,35 +76,35 @@ pub(super) fn view(store: &Store, id: MessageId) -> Result<Option<MessageView>, 
         elided: row.elided,
     };
     if view.history.first().is_none_or(|step| step.status != Status::Scheduled) {
-        view.history.insert(0, Step::new(Status::Queued, id.accepted_at()));
+        view.history.insert(0, LedgerStep::new(Status::Queued, id.accepted_at()));
     }
     if let Some(job) = &job {
-        show_attempt(store, &mut view, job)?;
+        include_attempt(store, &mut view, job)?;
     }
     Ok(Some(view))
 }
 
 /// How a message ended; `None` while it has not.
-pub(super) fn outcome(store: &Store, id: MessageId) -> Result<Option<Outcome>, Error> {
-    let Some(view) = view(store, id)? else { return Ok(Some(Outcome::Unknown)) };
+pub(super) fn outcome(store: &Store, id: MessageId) -> Result<Option<SendOutcome>, Error> {
+    let Some(view) = view(store, id)? else { return Ok(Some(SendOutcome::Unknown)) };
     Ok(match view.status {
         Status::Sent | Status::Delivered | Status::Read | Status::Played => {
-            view.provider_id.map(Outcome::Sent)
+            view.provider_id.map(SendOutcome::Sent)
         }
-        Status::DeadLetter if view.buried == Some(BuryReason::Ambiguous) => Some(Outcome::Unknown),
+        Status::DeadLetter if view.buried == Some(BuryReason::Ambiguous) => Some(SendOutcome::Unknown),
         Status::Failed | Status::DeadLetter => {
             let unexplained = || Failure::permanent(format!("the message is {}", view.status));
-            Some(Outcome::Failed(view.failure.unwrap_or_else(unexplained)))
+            Some(SendOutcome::Failed(view.failure.unwrap_or_else(unexplained)))
         }
-        Status::Cancelled | Status::Expired => Some(Outcome::Cancelled),
-        Status::Ambiguous => Some(Outcome::Unknown),
+        Status::Cancelled | Status::Expired => Some(SendOutcome::Cancelled),
+        Status::Ambiguous => Some(SendOutcome::Unknown),
         Status::Scheduled | Status::Queued | Status::Sending | Status::Deferred => None,
     })
 }
 
 /// An attempt under way is known only by its flight; its row is written when it ends.
-fn show_attempt(store: &Store, view: &mut MessageView, job: &Job) -> Result<(), Error> {
-    let flight: Option<Flight> = read(store, &job.lane(view.id).flight())?;
+fn include_attempt(store: &Store, view: &mut MessageView, job: &Job) -> Result<(), Error> {
+    let flight: Option<InFlight> = read(store, &job.lane(view.id).in_flight())?;
     let under_way = flight.filter(|flight| flight.id == view.id && flight.held_until.is_none());
     if let Some(flight) = under_way
         && view.status.may_become(Status::Sending)
@@ -112,7 +112,7 @@ fn show_attempt(store: &Store, view: &mut MessageView, job: &Job) -> Result<(), 
         view.status = Status::Sending;
         view.attempts = flight.attempt;
         view.due = None;
-        view.history.push(Step::new(Status::Sending, flight.at));
+        view.history.push(LedgerStep::new(Status::Sending, flight.at));
     }
     Ok(())
 }

@@ -18,25 +18,25 @@
 mod accept;
 mod actor;
 mod blobs;
-mod dead;
+mod bulk_rows;
+mod dead_letters;
 mod dispatch;
 mod handle;
-mod items;
 mod keys;
-mod later;
 mod ledger;
-mod nudges;
+mod notifier;
 mod receipts;
-mod record;
+mod records;
+mod retention;
+mod schedule;
 mod settle;
 mod stats;
 #[cfg(test)]
 pub(crate) mod tests;
-mod upkeep;
 
 use std::time::Duration;
 
-use crate::supervision;
+use crate::supervisor;
 use relevo_domain::{
     AmbiguousPolicy, BulkItem, Class, ErrorKind, Failure, InstanceNumber, MessageId, Mode, OutboundMessage,
     ProviderMessageId, Receipt, Timestamp,
@@ -44,15 +44,15 @@ use relevo_domain::{
 use relevo_store as store;
 
 pub use actor::{Arguments, Msg, QueueActor};
-pub use dead::{DeadFilter, DeadLetter};
-pub use handle::{Handle, NotedRows};
-pub use items::ItemOutcome;
-pub use later::ScheduleCursor;
+pub use bulk_rows::ItemOutcome;
+pub use dead_letters::{DeadLetter, DeadLetterFilter};
+pub use handle::{BulkRowLookup, Handle};
 pub use ledger::MessageView;
-pub use nudges::Nudges;
+pub use notifier::WorkNotifier;
 pub use receipts::receipt_data;
-pub use record::Step;
-pub use stats::{COUNTED, LaneStats, QueueStats};
+pub use records::LedgerStep;
+pub use schedule::ScheduleCursor;
+pub use stats::{COUNT_LIMIT, LaneStats, QueueStats};
 
 /// How long things are kept and held.
 #[derive(Debug, Clone)]
@@ -135,16 +135,16 @@ pub struct IdempotencyKey {
 
 /// A submission's place in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Accepted {
+pub enum Acceptance {
     New(MessageId),
     /// The idempotency key was used before with the same request: that message stands.
     Duplicate(MessageId),
 }
 
-impl Accepted {
+impl Acceptance {
     pub fn id(self) -> MessageId {
         match self {
-            Accepted::New(id) | Accepted::Duplicate(id) => id,
+            Acceptance::New(id) | Acceptance::Duplicate(id) => id,
         }
     }
 }
@@ -167,7 +167,7 @@ pub struct Lease {
 
 /// What an instance gets when it asks for work.
 #[derive(Debug, Default)]
-pub struct Leased {
+pub struct LeaseBatch {
     pub leases: Vec<Lease>,
     /// When asking again will find more, if nothing new arrives before.
     pub next_due: Option<Timestamp>,
@@ -175,7 +175,7 @@ pub struct Leased {
 
 /// How a synchronous send ended.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
+pub enum SendOutcome {
     Sent(ProviderMessageId),
     Failed(Failure),
     /// An attempt went out and its result is not known (yet).
@@ -198,19 +198,19 @@ pub struct ReceiptReport {
 }
 
 /// A message as WhatsApp calls it.
-type Named = (InstanceNumber, ProviderMessageId);
+type ProviderMessageKey = (InstanceNumber, ProviderMessageId);
 
 impl ReceiptReport {
-    fn named(&self) -> Named {
+    fn provider_message_key(&self) -> ProviderMessageKey {
         (self.instance, self.provider_id.clone())
     }
 }
 
 /// What a report changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Recorded {
+pub enum ReceiptResult {
     /// The message moved.
-    Moved(MessageId),
+    Advanced(MessageId),
     /// The message knew that already, or knows better.
     Unchanged(MessageId),
     /// No such message here.
@@ -245,14 +245,14 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] store::Error),
     #[error(transparent)]
-    Gone(#[from] supervision::Gone),
+    Unavailable(#[from] supervisor::ActorUnavailable),
 }
 
 impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Full { .. } => ErrorKind::Throttled(Duration::from_secs(5)),
-            Error::DiskFull | Error::Gone(_) => ErrorKind::Unavailable,
+            Error::DiskFull | Error::Unavailable(_) => ErrorKind::Unavailable,
             Error::KeyReused => ErrorKind::Conflict,
             Error::UnknownMessage => ErrorKind::NotFound,
             Error::Store(error) => error.kind(),

@@ -3,14 +3,16 @@
 use serde_json::json;
 
 use crate::events::{self, Event};
-use relevo_domain::{BuryReason, Failure, MessageId, Mode, ProviderMessageId, Status, Timestamp, Verdict};
+use relevo_domain::{
+    BuryReason, Failure, MessageId, Mode, ProviderMessageId, RetryDecision, Status, Timestamp,
+};
 use relevo_store::{self as store, Error, Tx};
 
-use super::record::{Book, Flight, Job, Row, Step, head};
-use super::{Lease, Outcome, accept, keys};
+use super::records::{InFlight, Job, LedgerEntry, LedgerStep, QueueCounters, lane_head};
+use super::{Lease, SendOutcome, accept, keys};
 
 /// The job that a lease was made of.
-fn job_of(lease: &Lease) -> Job {
+fn job_from_lease(lease: &Lease) -> Job {
     Job {
         message: lease.message.clone(),
         mode: lease.mode,
@@ -23,10 +25,10 @@ fn job_of(lease: &Lease) -> Job {
 }
 
 /// The lease's attempt, if it is still the one under way.
-fn flight_of(tx: &Tx, lease: &Lease) -> Result<Option<(keys::LaneKey, Flight)>, Error> {
-    let lane = keys::LaneKey::of(lease.id, lease.message.to.lane());
-    let flight = Flight::read(tx, lane)?;
-    let same = |flight: &Flight| {
+fn current_attempt(tx: &Tx, lease: &Lease) -> Result<Option<(keys::LaneKey, InFlight)>, Error> {
+    let lane = keys::LaneKey::new(lease.id, lease.message.to.lane());
+    let flight = InFlight::read(tx, lane)?;
+    let same = |flight: &InFlight| {
         // A postponed attempt never began, so its number comes again; the moment tells the two apart.
         flight.id == lease.id && flight.attempt == lease.attempt && flight.at == lease.leased_at
     };
@@ -35,84 +37,84 @@ fn flight_of(tx: &Tx, lease: &Lease) -> Result<Option<(keys::LaneKey, Flight)>, 
 }
 
 /// WhatsApp took the message. `None` when the lease was settled before.
-pub(super) fn sent(
+pub(super) fn record_sent(
     tx: &mut Tx,
     lease: &Lease,
     provider_id: &ProviderMessageId,
     now: Timestamp,
-) -> Result<Option<Outcome>, Error> {
-    let Some((lane, flight)) = flight_of(tx, lease)? else { return Ok(None) };
+) -> Result<Option<SendOutcome>, Error> {
+    let Some((lane, flight)) = current_attempt(tx, lease)? else { return Ok(None) };
     // The common case, a first attempt that nothing was said about yet, has no row to read.
     let has_row = flight.waits || flight.attempt > 1 || flight.held_until.is_some();
-    let known = if has_row { Row::read(tx, lease.id)? } else { None };
-    let mut row = known.unwrap_or_else(|| Row::new(&job_of(lease)));
-    row.attempted(&flight);
+    let known = if has_row { LedgerEntry::read(tx, lease.id)? } else { None };
+    let mut row = known.unwrap_or_else(|| LedgerEntry::new(&job_from_lease(lease)));
+    row.record_attempt(&flight);
     row.failure = None;
-    row.advance(Step::new(Status::Sent, now));
-    note_provider_id(tx, lease.id, &mut row, provider_id)?;
-    row.keep(tx, lease.id)?;
-    end_flight(tx, lane, &flight, now)?;
-    announce_sent(tx, lease.id, provider_id, now)?;
-    Ok(Some(Outcome::Sent(provider_id.clone())))
+    row.advance(LedgerStep::new(Status::Sent, now));
+    record_provider_id(tx, lease.id, &mut row, provider_id)?;
+    row.persist(tx, lease.id)?;
+    end_attempt(tx, lane, &flight, now)?;
+    emit_sent(tx, lease.id, provider_id, now)?;
+    Ok(Some(SendOutcome::Sent(provider_id.clone())))
 }
 
 /// The attempt did not begin after all: the message goes back to the head of its lane until `until`, untouched.
 pub(super) fn postpone(tx: &mut Tx, lease: &Lease, until: Timestamp, now: Timestamp) -> Result<(), Error> {
-    let Some((lane, flight)) = flight_of(tx, lease)? else { return Ok(()) };
+    let Some((lane, flight)) = current_attempt(tx, lease)? else { return Ok(()) };
     if flight.held_until.is_some()
-        && let Some(mut row) = Row::read(tx, lease.id)?
+        && let Some(mut row) = LedgerEntry::read(tx, lease.id)?
     {
         // It was taken for ambiguous, because its lease ended while it waited to begin.
         row.requeue(now);
         row.due = Some(until);
         row.write(tx, lease.id)?;
     }
-    back_to_lane(tx, lane, &flight, until)
+    return_to_lane(tx, lane, &flight, until)
 }
 
 /// Carries out a verdict on a failed attempt. `None`: the lease was settled before, or the message goes on.
-pub(super) fn judged(
+pub(super) fn apply_decision(
     tx: &mut Tx,
     lease: &Lease,
-    verdict: Verdict,
+    verdict: RetryDecision,
     failure: &Failure,
     now: Timestamp,
-) -> Result<Option<Outcome>, Error> {
-    let Some((lane, mut flight)) = flight_of(tx, lease)? else { return Ok(None) };
+) -> Result<Option<SendOutcome>, Error> {
+    let Some((lane, mut flight)) = current_attempt(tx, lease)? else { return Ok(None) };
     let id = lease.id;
-    let mut row = Row::read(tx, id)?.unwrap_or_else(|| Row::new(&job_of(lease)));
-    row.attempted(&flight);
+    let mut row = LedgerEntry::read(tx, id)?.unwrap_or_else(|| LedgerEntry::new(&job_from_lease(lease)));
+    row.record_attempt(&flight);
     row.failure = Some(failure.clone());
     let outcome = match verdict {
-        Verdict::Retry { after, counted } => {
+        RetryDecision::Retry { after, counted } => {
             row.failures += u32::from(counted);
-            row.advance(Step::about(Status::Queued, now, failure));
+            row.advance(LedgerStep::from_failure(Status::Queued, now, failure));
             row.due = Some(now + after).filter(|_| !after.is_zero());
-            back_to_lane(tx, lane, &flight, now + after)?;
+            return_to_lane(tx, lane, &flight, now + after)?;
             None
         }
-        Verdict::Defer { after } => {
+        RetryDecision::Defer { after } => {
             // An attempt that was held as ambiguous turned out not to have happened.
             if row.status == Status::Ambiguous {
                 row.requeue(now);
             }
-            row.advance(Step::about(Status::Deferred, now, failure));
+            row.advance(LedgerStep::from_failure(Status::Deferred, now, failure));
             row.due = Some(now + after);
             tx.put(keys::due(id, now + after), Vec::new())?;
-            let mut book = Book::read(tx, id.instance())?;
-            leave_flight(tx, &mut book, lane, &flight, now)?;
+            let mut book = QueueCounters::read(tx, id.instance())?;
+            release_lane(tx, &mut book, lane, &flight, now)?;
             book.write(tx, id.instance())?;
             None
         }
-        Verdict::Hold { wait } => {
-            row.advance(Step::about(Status::Ambiguous, now, failure));
+        RetryDecision::Hold { wait } => {
+            row.advance(LedgerStep::from_failure(Status::Ambiguous, now, failure));
             flight.held_until = Some(now + wait);
             row.due = flight.held_until;
             flight.write(tx, lane)?;
-            Some(Outcome::Unknown)
+            Some(SendOutcome::Unknown)
         }
-        Verdict::Bury(reason) => {
-            row.advance(Step::about(Status::DeadLetter, now, failure));
+        RetryDecision::Bury(reason) => {
+            row.advance(LedgerStep::from_failure(Status::DeadLetter, now, failure));
             row.buried = Some(reason);
             row.due = None;
             // A row of a bulk job lies in the job's own file.
@@ -121,104 +123,104 @@ pub(super) fn judged(
             {
                 job.write(tx, keys::dead_letter(id))?;
             }
-            end_flight(tx, lane, &flight, now)?;
-            announce_failure(tx, id, failure, Some(reason), now)?;
-            Some(outcome_of_burial(reason, failure))
+            end_attempt(tx, lane, &flight, now)?;
+            emit_failure(tx, id, failure, Some(reason), now)?;
+            Some(outcome_from_burial(reason, failure))
         }
-        Verdict::Fail => {
-            row.advance(Step::about(Status::Failed, now, failure));
+        RetryDecision::Fail => {
+            row.advance(LedgerStep::from_failure(Status::Failed, now, failure));
             if let Some(job) = Job::read(tx, id)? {
                 accept::free_key(tx, id, &job)?;
             }
-            end_flight(tx, lane, &flight, now)?;
-            announce_failure(tx, id, failure, None, now)?;
-            Some(Outcome::Failed(failure.clone()))
+            end_attempt(tx, lane, &flight, now)?;
+            emit_failure(tx, id, failure, None, now)?;
+            Some(SendOutcome::Failed(failure.clone()))
         }
     };
-    row.keep(tx, id)?;
+    row.persist(tx, id)?;
     Ok(outcome)
 }
 
-fn outcome_of_burial(reason: BuryReason, failure: &Failure) -> Outcome {
+fn outcome_from_burial(reason: BuryReason, failure: &Failure) -> SendOutcome {
     match reason {
-        BuryReason::Ambiguous => Outcome::Unknown,
-        BuryReason::Permanent | BuryReason::Exhausted => Outcome::Failed(failure.clone()),
+        BuryReason::Ambiguous => SendOutcome::Unknown,
+        BuryReason::Permanent | BuryReason::Exhausted => SendOutcome::Failed(failure.clone()),
     }
 }
 
 /// A message that grew too old before its turn. Its place in the lane is the caller's to clear.
 pub(super) fn expire(
     tx: &mut Tx,
-    book: &mut Book,
+    book: &mut QueueCounters,
     id: MessageId,
     job: &Job,
     now: Timestamp,
 ) -> Result<(), Error> {
-    let mut row = Row::read(tx, id)?.unwrap_or_else(|| Row::new(job));
+    let mut row = LedgerEntry::read(tx, id)?.unwrap_or_else(|| LedgerEntry::new(job));
     row.due = None;
-    row.advance(Step::new(Status::Expired, now));
-    row.keep(tx, id)?;
+    row.advance(LedgerStep::new(Status::Expired, now));
+    row.persist(tx, id)?;
     if job.mode == Mode::Sync {
         // Its caller was refused, and may ask again.
         accept::free_key(tx, id, job)?;
     }
     store::delete_large(tx, keys::job(id))?;
     *book.depth(id.class()) = book.depth(id.class()).saturating_sub(1);
-    announce_failure(tx, id, &Failure::permanent("the message expired before it could be sent"), None, now)
+    emit_failure(tx, id, &Failure::permanent("the message expired before it could be sent"), None, now)
 }
 
 /// The job is over: its attempt, its record and its place in the lane go; the lane goes on.
-pub(super) fn end_flight(
+pub(super) fn end_attempt(
     tx: &mut Tx,
     lane: keys::LaneKey,
-    flight: &Flight,
+    flight: &InFlight,
     now: Timestamp,
 ) -> Result<(), Error> {
-    let mut book = Book::read(tx, lane.instance)?;
-    leave_flight(tx, &mut book, lane, flight, now)?;
+    let mut book = QueueCounters::read(tx, lane.instance)?;
+    release_lane(tx, &mut book, lane, flight, now)?;
     store::delete_large(tx, keys::job(flight.id))?;
     *book.depth(lane.class) = book.depth(lane.class).saturating_sub(1);
     book.write(tx, lane.instance)
 }
 
 /// Clears the lane for the next of its jobs.
-fn leave_flight(
+fn release_lane(
     tx: &mut Tx,
-    book: &mut Book,
+    book: &mut QueueCounters,
     lane: keys::LaneKey,
-    flight: &Flight,
+    flight: &InFlight,
     now: Timestamp,
 ) -> Result<(), Error> {
-    tx.delete(lane.flight());
+    tx.delete(lane.in_flight());
     if flight.waits {
         tx.delete(lane.waiting_at(flight.order));
         *book.waiting(lane.class) = book.waiting(lane.class).saturating_sub(1);
     }
-    if *book.waiting(lane.class) > 0 && head(tx, lane)?.is_some() {
+    if *book.waiting(lane.class) > 0 && lane_head(tx, lane)?.is_some() {
         tx.put(lane.wake(now), Vec::new())?;
     }
     Ok(())
 }
 
 /// Back to the head of the lane, which may go on at `due`.
-fn back_to_lane(tx: &mut Tx, lane: keys::LaneKey, flight: &Flight, due: Timestamp) -> Result<(), Error> {
-    tx.delete(lane.flight());
+fn return_to_lane(tx: &mut Tx, lane: keys::LaneKey, flight: &InFlight, due: Timestamp) -> Result<(), Error> {
+    tx.delete(lane.in_flight());
     if !flight.waits {
-        let mut book = Book::read(tx, lane.instance)?;
+        let mut book = QueueCounters::read(tx, lane.instance)?;
         *book.waiting(lane.class) += 1;
         book.write(tx, lane.instance)?;
     }
-    tx.put(lane.waiting_at(flight.order), keys::waiting(flight.id, Some(due)))?;
+    tx.put(lane.waiting_at(flight.order), keys::waiting_value(flight.id, Some(due)))?;
     tx.put(lane.wake(due), Vec::new())
 }
 
 /// Notes the provider's id, and makes the message findable by it; a row of a bulk job is found through its outcome and
 /// its job. The first one stays, because it was announced: another one, of a message that was sent again, comes with
 /// our own id beside it.
-pub(super) fn note_provider_id(
+pub(super) fn record_provider_id(
     tx: &mut Tx,
     id: MessageId,
-    row: &mut Row,
+    row: &mut LedgerEntry,
     provider_id: &ProviderMessageId,
 ) -> Result<(), Error> {
     if row.provider_id.is_none() {
@@ -230,7 +232,7 @@ pub(super) fn note_provider_id(
     Ok(())
 }
 
-pub(super) fn announce_sent(
+pub(super) fn emit_sent(
     tx: &mut Tx,
     id: MessageId,
     provider_id: &ProviderMessageId,
@@ -241,10 +243,10 @@ pub(super) fn announce_sent(
         "correlation_id": id.correlation_id(),
         "message_id": provider_id.as_str(),
     });
-    announce(tx, id, "message_ack", data, at)
+    emit(tx, id, "message_ack", data, at)
 }
 
-pub(super) fn announce_failure(
+pub(super) fn emit_failure(
     tx: &mut Tx,
     id: MessageId,
     failure: &Failure,
@@ -256,11 +258,11 @@ pub(super) fn announce_failure(
         _ => failure.message.clone(),
     };
     let data = json!({ "status": "failed", "correlation_id": id.correlation_id(), "error": error });
-    announce(tx, id, "message_ack", data, at)
+    emit(tx, id, "message_ack", data, at)
 }
 
 /// Appends an event about a message. Rows of bulk jobs have none of their own: their job tells of them.
-pub(super) fn announce(
+pub(super) fn emit(
     tx: &mut Tx,
     id: MessageId,
     kind: &str,

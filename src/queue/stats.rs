@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use relevo_domain::{Class, InstanceNumber, MessageId, Recipient, Timestamp};
 use relevo_store::{self as store, Error, Store};
 
-use super::record::{Book, Flight, Job};
+use super::records::{InFlight, Job, QueueCounters};
 use super::{Depth, keys};
 
 /// An instance's queue at one moment.
@@ -35,10 +35,10 @@ pub struct LaneStats {
 }
 
 /// How many records of a kind are looked at, so that asking costs the same whatever waits.
-pub const COUNTED: usize = 10_000;
+pub const COUNT_LIMIT: usize = 10_000;
 
 /// Lanes that are shown.
-const LANES: usize = 20;
+const MAX_LANES: usize = 20;
 
 /// Counts. Reads up to some ten thousand records: belongs on a blocking thread.
 pub(super) fn count(store: &Store, instance: InstanceNumber) -> Result<QueueStats, Error> {
@@ -47,15 +47,15 @@ pub(super) fn count(store: &Store, instance: InstanceNumber) -> Result<QueueStat
     for class in Class::ALL {
         stats.lanes.extend(lanes(store, instance, class)?);
     }
-    let flights = keys::flights(Some(instance));
+    let flights = keys::all_in_flight(Some(instance));
     for entry in store.range(&flights, &flights.clone().after_prefix()) {
-        let flight: Flight = store::decode(&entry?.1)?;
+        let flight: InFlight = store::decode(&entry?.1)?;
         if flight.held_until.is_some() { stats.held += 1 } else { stats.in_flight += 1 }
     }
-    let dues = keys::dues(instance);
-    stats.due_later = store.range(&dues, &dues.clone().after_prefix()).take(COUNTED).map(|_| 1).sum();
+    let dues = keys::all_due(instance);
+    stats.due_later = store.range(&dues, &dues.clone().after_prefix()).take(COUNT_LIMIT).map(|_| 1).sum();
     stats.lanes.sort_by_key(|lane| std::cmp::Reverse(lane.waiting));
-    stats.lanes.truncate(LANES);
+    stats.lanes.truncate(MAX_LANES);
     Ok(stats)
 }
 
@@ -73,8 +73,8 @@ pub(super) fn oldest(store: &Store, instance: InstanceNumber) -> Result<Option<T
 }
 
 pub(super) fn depth(store: &Store, instance: InstanceNumber) -> Result<Depth, Error> {
-    let Some(bytes) = store.get(&keys::book(instance))? else { return Ok(Depth::default()) };
-    let book = Book::decode(&bytes)?;
+    let Some(bytes) = store.get(&keys::counters(instance))? else { return Ok(Depth::default()) };
+    let book = QueueCounters::decode(&bytes)?;
     let [transactional, bulk] = book.depth;
     Ok(Depth { transactional, bulk })
 }
@@ -82,7 +82,7 @@ pub(super) fn depth(store: &Store, instance: InstanceNumber) -> Result<Depth, Er
 fn lanes(store: &Store, instance: InstanceNumber, class: Class) -> Result<Vec<LaneStats>, Error> {
     let all = keys::waiting_jobs(instance, class);
     let mut found: HashMap<Vec<u8>, (u64, MessageId)> = HashMap::new();
-    for entry in store.range(&all, &all.clone().after_prefix()).take(COUNTED) {
+    for entry in store.range(&all, &all.clone().after_prefix()).take(COUNT_LIMIT) {
         let (key, value) = entry?;
         let (Some(lane), Some((id, _))) = (key.get(6..14), keys::parse_waiting(&value)) else { continue };
         found.entry(lane.to_vec()).and_modify(|(waiting, _)| *waiting += 1).or_insert((1, id));
@@ -90,7 +90,7 @@ fn lanes(store: &Store, instance: InstanceNumber, class: Class) -> Result<Vec<La
     let mut found: Vec<_> = found.into_values().collect();
     found.sort_by_key(|(waiting, _)| std::cmp::Reverse(*waiting));
     let mut lanes = Vec::new();
-    for (waiting, head) in found.into_iter().take(LANES) {
+    for (waiting, head) in found.into_iter().take(MAX_LANES) {
         let Some(bytes) = store::get_large(&keys::job(head), |key| store.get(key))? else { continue };
         let job: Job = store::decode(&bytes)?;
         lanes.push(LaneStats { to: job.message.to, class, waiting, oldest: head.accepted_at() });

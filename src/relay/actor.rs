@@ -7,12 +7,12 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::courier::Courier;
+use super::pusher::Pusher;
 
 /// What the actor is told.
 pub(super) enum Msg {
     /// From the courier's task: it ended, and why when it should not have.
-    Ended(Result<(), String>),
+    PusherEnded(Result<(), String>),
     /// From the supervisor: begin no attempt; answer when none is under way.
     Drain(RpcReplyPort<()>),
 }
@@ -29,15 +29,16 @@ pub(super) struct State {
 impl Actor for RelayActor {
     type Msg = Msg;
     type State = State;
-    type Arguments = Courier;
+    type Arguments = Pusher;
 
-    async fn pre_start(&self, me: ActorRef<Msg>, courier: Courier) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(&self, me: ActorRef<Msg>, courier: Pusher) -> Result<State, ActorProcessingErr> {
         let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
         let until = stop.clone();
         tasks.spawn(async move {
             let ended = AssertUnwindSafe(courier.run(until)).catch_unwind().await;
             let ended = ended.map_err(|_| "the courier panicked".to_owned());
-            let _ = me.cast(Msg::Ended(ended.and_then(|ended| ended.map_err(|error| error.to_string()))));
+            let _ =
+                me.cast(Msg::PusherEnded(ended.and_then(|ended| ended.map_err(|error| error.to_string()))));
         });
         Ok(State { tasks, stop, draining: None })
     }
@@ -49,14 +50,14 @@ impl Actor for RelayActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Msg::Ended(Ok(())) => {
+            Msg::PusherEnded(Ok(())) => {
                 if let Some(reply) = state.draining.take() {
                     let _ = reply.send(());
                 }
                 Ok(())
             }
             // The next incarnation begins from what is written down.
-            Msg::Ended(Err(cause)) => Err(cause.into()),
+            Msg::PusherEnded(Err(cause)) => Err(cause.into()),
             Msg::Drain(reply) => {
                 state.draining = Some(reply);
                 state.stop.cancel();

@@ -5,44 +5,44 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::supervision::Slot;
+use crate::supervisor::ActorSlot;
 use relevo_clock::Clock;
 use relevo_domain::Timestamp;
 use relevo_store::Store;
 
-use super::line::Peer;
 use super::supervisor::Msg;
-use super::{Error, Intake, actor, storage};
+use super::websocket::RelayPeer;
+use super::{Error, FrameQueue, actor, storage};
 
 /// How long the peer has to show that it is there, as in the documented system.
-const PROBE: Duration = Duration::from_secs(5);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// So many frames are cleared in one commit. One may have three megabytes, like the webhook it was.
-const AT_ONCE: usize = 50;
+const COMMIT_BATCH: usize = 50;
 
 /// The way to the relay. Cheap to clone; reading waits for no actor.
 #[derive(Clone)]
 pub struct Handle {
     store: Store,
     clock: Clock,
-    intake: Intake,
+    frame_queue: FrameQueue,
     /// `None`: nothing is relayed.
-    relay: Option<Relay>,
+    relay: Option<ActiveRelay>,
 }
 
 /// What leads to a relay that is on.
 #[derive(Clone)]
-pub(super) struct Relay {
-    pub slot: Slot<Msg>,
-    pub relay: Slot<actor::Msg>,
-    pub peer: Peer,
-    pub hurry: Arc<Notify>,
+pub(super) struct ActiveRelay {
+    pub slot: ActorSlot<Msg>,
+    pub relay: ActorSlot<actor::Msg>,
+    pub peer: RelayPeer,
+    pub retry_now: Arc<Notify>,
     pub capacity: u64,
 }
 
 /// How the relay is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Health {
+pub struct RelayHealth {
     /// The peer took a connection just now.
     pub available: bool,
     /// There is somebody who pushes.
@@ -54,27 +54,27 @@ pub struct Health {
 }
 
 impl Handle {
-    pub(super) fn off(store: Store, clock: Clock) -> Self {
-        Self { store, clock, intake: Intake::off(), relay: None }
+    pub(super) fn disabled(store: Store, clock: Clock) -> Self {
+        Self { store, clock, frame_queue: FrameQueue::disabled(), relay: None }
     }
 
-    pub(super) fn new(store: Store, clock: Clock, intake: Intake, relay: Relay) -> Self {
-        Self { store, clock, intake, relay: Some(relay) }
+    pub(super) fn new(store: Store, clock: Clock, frame_queue: FrameQueue, relay: ActiveRelay) -> Self {
+        Self { store, clock, frame_queue, relay: Some(relay) }
     }
 
     /// Whether there is a peer to push to.
-    pub fn is_on(&self) -> bool {
+    pub fn is_enabled(&self) -> bool {
         self.relay.is_some()
     }
 
     /// Where inbound messages join the line.
-    pub fn intake(&self) -> Intake {
-        self.intake.clone()
+    pub fn frame_queue(&self) -> FrameQueue {
+        self.frame_queue.clone()
     }
 
     /// Frames that wait, the one in hand included.
     pub fn waiting(&self) -> Result<u64, Error> {
-        Ok(storage::book(|key| self.store.get(key))?.waiting)
+        Ok(storage::read_meta(|key| self.store.get(key))?.waiting)
     }
 
     /// When the first of the line joined it.
@@ -83,10 +83,10 @@ impl Handle {
     }
 
     /// Connects to the peer to see whether it is there; takes up to 5 s.
-    pub async fn health(&self) -> Result<Health, Error> {
+    pub async fn health(&self) -> Result<RelayHealth, Error> {
         let waiting = self.waiting()?;
-        let Some(relay) = &self.relay else { return Ok(Health { waiting, ..Health::default() }) };
-        let deadline = Instant::now() + PROBE;
+        let Some(relay) = &self.relay else { return Ok(RelayHealth { waiting, ..RelayHealth::default() }) };
+        let deadline = Instant::now() + PROBE_TIMEOUT;
         let available = match relay.peer.connect(deadline).await {
             Ok(mut line) => {
                 // Whether it says goodbye is nobody's concern.
@@ -96,7 +96,7 @@ impl Handle {
             Err(_) => false,
         };
         let running = relay.relay.get().is_some();
-        Ok(Health { available, running, waiting, healthy: running && waiting < relay.capacity })
+        Ok(RelayHealth { available, running, waiting, healthy: running && waiting < relay.capacity })
     }
 
     /// Puts an object at the end of the line as it is.
@@ -105,18 +105,18 @@ impl Handle {
     ///
     /// Nothing is relayed, or the line is full.
     pub async fn push(&self, object: impl Serialize + Send + 'static) -> Result<(), Error> {
-        self.on()?;
-        let (intake, now) = (self.intake.clone(), self.clock.now());
+        self.require_enabled()?;
+        let (intake, now) = (self.frame_queue.clone(), self.clock.now());
         Ok(self.store.write(move |tx| intake.push_json(tx, &object, now)).await?)
     }
 
     /// Takes out every frame that is in the line when this begins; one that is being pushed may arrive all the
     /// same. Works in small commits: when it fails half way, a part is gone.
     pub async fn clear(&self) -> Result<u64, Error> {
-        let until = storage::book(|key| self.store.get(key))?.last;
+        let until = storage::read_meta(|key| self.store.get(key))?.last;
         let mut cleared = 0;
         loop {
-            let taken = self.store.write(move |tx| storage::take_first(tx, until, AT_ONCE)).await?;
+            let taken = self.store.write(move |tx| storage::remove_first(tx, until, COMMIT_BATCH)).await?;
             if taken == 0 {
                 return Ok(cleared);
             }
@@ -125,14 +125,14 @@ impl Handle {
     }
 
     /// Ends the pause after a failed attempt.
-    pub fn hurry(&self) -> Result<(), Error> {
-        self.on()?.hurry.notify_waiters();
+    pub fn retry_now(&self) -> Result<(), Error> {
+        self.require_enabled()?.retry_now.notify_waiters();
         Ok(())
     }
 
     /// Replaces whoever pushes. A frame in hand is pushed again.
     pub async fn restart(&self) -> Result<(), Error> {
-        Ok(self.on()?.slot.call(Msg::Restart).await?)
+        Ok(self.require_enabled()?.slot.call(Msg::Restart).await?)
     }
 
     /// Finishes the frame in hand, within `limit`, and pushes nothing more.
@@ -146,7 +146,7 @@ impl Handle {
         }
     }
 
-    fn on(&self) -> Result<&Relay, Error> {
-        self.relay.as_ref().ok_or(Error::Off)
+    fn require_enabled(&self) -> Result<&ActiveRelay, Error> {
+        self.relay.as_ref().ok_or(Error::Disabled)
     }
 }

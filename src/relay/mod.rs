@@ -10,26 +10,26 @@
 //! counts as one is decided in `line`: bytes in a socket buffer do not.
 
 mod actor;
-mod courier;
 mod frame;
+mod frame_queue;
 mod handle;
-mod intake;
-mod line;
+mod pusher;
 mod storage;
 mod supervisor;
 #[cfg(test)]
 mod tests;
+mod websocket;
 
 use std::time::Duration;
 
 use url::Url;
 
-use crate::supervision;
+use crate::supervisor::ActorUnavailable;
 use relevo_domain::ErrorKind;
 use relevo_store as store;
 
-pub use handle::{Handle, Health};
-pub use intake::Intake;
+pub use frame_queue::FrameQueue;
+pub use handle::{Handle, RelayHealth};
 pub use supervisor::{Arguments, Msg, RelaySupervisor};
 
 /// Where inbound messages are pushed, and how.
@@ -61,19 +61,19 @@ impl Default for Options {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     #[error("nothing is relayed: relay.url is not set")]
-    Off,
+    Disabled,
     #[error("the relay could not be set up: {0}")]
     Setup(String),
     #[error(transparent)]
     Store(#[from] store::Error),
     #[error(transparent)]
-    Gone(#[from] supervision::Gone),
+    Gone(#[from] ActorUnavailable),
 }
 
 impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Off | Error::Gone(_) => ErrorKind::Unavailable,
+            Error::Disabled | Error::Gone(_) => ErrorKind::Unavailable,
             Error::Setup(_) => ErrorKind::Internal,
             Error::Store(error) => error.kind(),
         }

@@ -4,23 +4,23 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::Notify;
 
-use crate::supervision::{RestartPolicy, Slot};
+use crate::supervisor::{ActorSlot, RestartPolicy};
 use relevo_clock::Clock;
 use relevo_metrics::Metrics;
 use relevo_store::Store;
 
 use super::actor::{self, RelayActor};
-use super::courier::Courier;
-use super::handle::Relay;
-use super::line::Peer;
-use super::{Error, Handle, Intake, Options};
+use super::handle::ActiveRelay;
+use super::pusher::Pusher;
+use super::websocket::RelayPeer;
+use super::{Error, FrameQueue, Handle, Options};
 
 /// The pauses before a crashed relay is replaced. It is replaced for ever: the peer is owed its frames.
 const RESTART_DELAY: Duration = Duration::from_millis(100);
 const RESTART_MAX_DELAY: Duration = Duration::from_secs(5);
 
 /// How long an actor may take to end.
-const STOP_WAIT: Duration = Duration::from_secs(5);
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the supervisor is told.
 pub enum Msg {
@@ -36,9 +36,9 @@ pub enum Msg {
 pub struct RelaySupervisor;
 
 pub struct Arguments {
-    courier: Courier,
+    pusher: Pusher,
     /// Filled with each incarnation of the relay.
-    relay: Slot<actor::Msg>,
+    relay: ActorSlot<actor::Msg>,
 }
 
 impl Arguments {
@@ -52,30 +52,32 @@ impl Arguments {
         store: Store,
         clock: Clock,
         metrics: Metrics,
-        slot: Slot<Msg>,
+        slot: ActorSlot<Msg>,
     ) -> Result<(Option<Self>, Handle), Error> {
-        let Some(url) = &options.url else { return Ok((None, Handle::off(store, clock))) };
-        let peer = Peer::new(url, options.timeout)?;
-        let (arrived, hurry, relay) = (Arc::new(Notify::new()), Arc::new(Notify::new()), Slot::default());
-        let intake = Intake::new(options.capacity, arrived.clone());
-        let courier = Courier {
+        let Some(url) = &options.url else { return Ok((None, Handle::disabled(store, clock))) };
+        let peer = RelayPeer::new(url, options.timeout)?;
+        let (arrived, hurry, relay) =
+            (Arc::new(Notify::new()), Arc::new(Notify::new()), ActorSlot::default());
+        let intake = FrameQueue::new(options.capacity, arrived.clone());
+        let courier = Pusher {
             store: store.clone(),
             metrics,
             peer: peer.clone(),
             retry_delay: options.retry_delay,
-            arrived,
-            hurry: hurry.clone(),
+            frame_added: arrived,
+            retry_now: hurry.clone(),
         };
-        let known = Relay { slot, relay: relay.clone(), peer, hurry, capacity: options.capacity };
+        let known =
+            ActiveRelay { slot, relay: relay.clone(), peer, retry_now: hurry, capacity: options.capacity };
         let handle = Handle::new(store, clock, intake, known);
-        Ok((Some(Self { courier, relay }), handle))
+        Ok((Some(Self { pusher: courier, relay }), handle))
     }
 }
 
 pub struct State {
     arguments: Arguments,
     child: Option<ActorRef<actor::Msg>>,
-    patience: RestartPolicy,
+    restart_policy: RestartPolicy,
     draining: bool,
 }
 
@@ -86,7 +88,7 @@ impl Actor for RelaySupervisor {
 
     async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
         let patience = RestartPolicy::new(RESTART_DELAY, RESTART_MAX_DELAY, u32::MAX);
-        let mut state = State { arguments, child: None, patience, draining: false };
+        let mut state = State { arguments, child: None, restart_policy: patience, draining: false };
         state.start(&me).await;
         Ok(state)
     }
@@ -133,7 +135,7 @@ impl State {
         if self.child.is_some() || self.draining {
             return;
         }
-        match Actor::spawn_linked(None, RelayActor, self.arguments.courier.clone(), me.get_cell()).await {
+        match Actor::spawn_linked(None, RelayActor, self.arguments.pusher.clone(), me.get_cell()).await {
             Ok((actor, _)) => {
                 self.arguments.relay.fill(actor.clone());
                 self.child = Some(actor);
@@ -146,16 +148,16 @@ impl State {
         if let Some(child) = self.child.take() {
             self.arguments.relay.clear();
             let reason = Some("replaced by hand".to_owned());
-            let _ = child.stop_and_wait(reason, Some(STOP_WAIT)).await;
+            let _ = child.stop_and_wait(reason, Some(STOP_TIMEOUT)).await;
         }
-        self.patience.reset();
+        self.restart_policy.reset();
         self.start(me).await;
     }
 
     fn crashed(&mut self, me: &ActorRef<Msg>, cause: &str) {
         self.child = None;
         self.arguments.relay.clear();
-        let pause = self.patience.crashed().unwrap_or(RESTART_MAX_DELAY);
+        let pause = self.restart_policy.record_crash().unwrap_or(RESTART_MAX_DELAY);
         tracing::error!(cause, ?pause, "the relay ended and will be started again");
         me.send_after(pause, || Msg::Start);
     }

@@ -17,49 +17,49 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::frame::{Frame, coding::Control, coding::OpCode};
 
-use crate::contacts::Numbers;
-use crate::supervision::Slot;
+use crate::contacts::AddressBook;
+use crate::supervisor::ActorSlot;
 use relevo_clock::Clock;
 use relevo_domain::Timestamp;
 use relevo_metrics::Metrics;
-use relevo_store::{self as store, Folder, Store};
+use relevo_store::{self as store, DataFolder, Store};
 
-use super::{Arguments, Error, Handle, Intake, Msg, Options, RelaySupervisor};
+use super::{Arguments, Error, FrameQueue, Handle, Msg, Options, RelaySupervisor};
 
 /// Longest wait for anything that should happen; reaching it fails the test.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 const NOW: Timestamp = Timestamp(1_705_491_000_250);
 
 /// What a server does with a connection.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Manners {
+enum PeerBehavior {
     /// Reads frames and answers pings.
-    Good,
+    ReadsAndPongs,
     /// Answers the first ping, and closes politely without reading what comes then.
-    Leaving,
+    ClosesAfterPing,
     /// Reads frames, and answers no ping, only a close.
     NoPongs,
     /// Closes because it goes away, before it reads anything.
-    GoingAway,
+    ClosesWithAway,
     /// Turns everybody away before it reads anything, as if all were well.
-    TurningAway,
+    ClosesWithNormal,
 }
 
 /// A server on a port of its own.
-struct Server {
+struct FakePeer {
     address: std::net::SocketAddr,
     frames: mpsc::UnboundedReceiver<String>,
     connections: Arc<Mutex<usize>>,
     serving: JoinHandle<()>,
 }
 
-impl Server {
-    async fn start(manners: Manners) -> Self {
+impl FakePeer {
+    async fn start(manners: PeerBehavior) -> Self {
         Self::at("127.0.0.1:0".parse().unwrap(), manners).await
     }
 
-    async fn at(address: std::net::SocketAddr, manners: Manners) -> Self {
+    async fn at(address: std::net::SocketAddr, manners: PeerBehavior) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, frames) = mpsc::unbounded_channel();
@@ -81,7 +81,7 @@ impl Server {
     }
 
     async fn text(&mut self) -> String {
-        tokio::time::timeout(PATIENCE, self.frames.recv()).await.expect("no frame came").unwrap()
+        tokio::time::timeout(TEST_TIMEOUT, self.frames.recv()).await.expect("no frame came").unwrap()
     }
 
     async fn stop(self) {
@@ -90,22 +90,22 @@ impl Server {
     }
 }
 
-async fn serve(stream: TcpStream, manners: Manners, frames: mpsc::UnboundedSender<String>) {
+async fn serve(stream: TcpStream, manners: PeerBehavior, frames: mpsc::UnboundedSender<String>) {
     let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
-    if matches!(manners, Manners::GoingAway | Manners::TurningAway) {
-        let code = if manners == Manners::GoingAway { CloseCode::Away } else { CloseCode::Normal };
+    if matches!(manners, PeerBehavior::ClosesWithAway | PeerBehavior::ClosesWithNormal) {
+        let code = if manners == PeerBehavior::ClosesWithAway { CloseCode::Away } else { CloseCode::Normal };
         let frame = CloseFrame { code, reason: "".into() };
         let _ = socket.close(Some(frame)).await;
         while let Some(Ok(_)) = socket.next().await {}
         return;
     }
-    if manners == Manners::NoPongs {
-        return without_pongs(socket, &frames).await;
+    if manners == PeerBehavior::NoPongs {
+        return serve_without_pongs(socket, &frames).await;
     }
     while let Some(Ok(message)) = socket.next().await {
         if let Message::Text(text) = message {
             let _ = frames.send(text.to_string());
-        } else if manners == Manners::Leaving {
+        } else if manners == PeerBehavior::ClosesAfterPing {
             // Sends the pong, too.
             let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
             let _ = socket.close(Some(frame)).await;
@@ -115,7 +115,7 @@ async fn serve(stream: TcpStream, manners: Manners, frames: mpsc::UnboundedSende
 }
 
 /// Reads the connection by hand, because the library answers pings by itself.
-async fn without_pongs(socket: WebSocketStream<TcpStream>, frames: &mpsc::UnboundedSender<String>) {
+async fn serve_without_pongs(socket: WebSocketStream<TcpStream>, frames: &mpsc::UnboundedSender<String>) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = socket.into_inner();
     loop {
@@ -153,23 +153,23 @@ async fn without_pongs(socket: WebSocketStream<TcpStream>, frames: &mpsc::Unboun
 }
 
 /// A relay on a store of its own.
-struct Bench {
+struct RelayFixture {
     store: Store,
     clock: Clock,
     options: Options,
-    _folder: (Folder, TempDir),
+    _folder: (DataFolder, TempDir),
 }
 
 /// A relay at work.
-struct Running {
+struct RunningRelay {
     handle: Handle,
     supervisor: ActorRef<Msg>,
 }
 
-impl Bench {
-    fn toward(address: std::net::SocketAddr) -> Self {
+impl RelayFixture {
+    fn connecting_to(address: std::net::SocketAddr) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(dir.path()).unwrap();
+        let folder = DataFolder::open(dir.path()).unwrap();
         let (store, _) = Store::open(&folder, &store::Options::default(), Metrics::default()).unwrap();
         let options = Options {
             url: Some(format!("ws://{address}/any/path").parse().unwrap()),
@@ -177,48 +177,48 @@ impl Bench {
             retry_delay: Duration::from_millis(50),
             ..Options::default()
         };
-        Self { store, clock: Clock::following_tokio(NOW), options, _folder: (folder, dir) }
+        Self { store, clock: Clock::from_tokio(NOW), options, _folder: (folder, dir) }
     }
 
-    async fn start(&self) -> Running {
-        let slot = Slot::default();
+    async fn start(&self) -> RunningRelay {
+        let slot = ActorSlot::default();
         let made =
             Arguments::new(&self.options, self.store.clone(), self.clock, Metrics::default(), slot.clone());
         let (arguments, handle) = made.unwrap();
         let (supervisor, _) = Actor::spawn(None, RelaySupervisor, arguments.unwrap()).await.unwrap();
         slot.fill(supervisor.clone());
-        Running { handle, supervisor }
+        RunningRelay { handle, supervisor }
     }
 }
 
-impl Running {
-    async fn push(&self, bench: &Bench, webhook: Value) -> Result<(), store::Error> {
+impl RunningRelay {
+    async fn push(&self, bench: &RelayFixture, webhook: Value) -> Result<(), store::Error> {
         let sender = webhook["entry"][0]["changes"][0]["value"]["messages"][0]["from"].as_str();
         self.push_text(bench, &webhook.to_string(), sender).await
     }
 
     async fn push_text(
         &self,
-        bench: &Bench,
+        bench: &RelayFixture,
         webhook: &str,
         sender: Option<&str>,
     ) -> Result<(), store::Error> {
-        let (intake, sender) = (self.handle.intake(), sender.map(str::to_owned));
+        let (intake, sender) = (self.handle.frame_queue(), sender.map(str::to_owned));
         let webhook = RawValue::from_string(webhook.to_owned()).unwrap();
         bench.store.write(move |tx| intake.push(tx, &webhook, sender.as_deref(), NOW)).await
     }
 
-    async fn until_waiting(&self, wanted: u64) {
+    async fn wait_for_length(&self, wanted: u64) {
         let look = async {
             while self.handle.waiting().unwrap() != wanted {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, look).await.expect("the line never had that length");
+        tokio::time::timeout(TEST_TIMEOUT, look).await.expect("the line never had that length");
     }
 
     async fn stop(self) {
-        self.handle.drain(PATIENCE).await;
+        self.handle.drain(TEST_TIMEOUT).await;
         self.supervisor.stop_and_wait(None, None).await.unwrap();
     }
 }
@@ -234,10 +234,10 @@ fn body(frame: &Value) -> &str {
 }
 
 #[tokio::test]
-async fn a_frame_is_metas_webhook_with_what_is_known_about_its_sender() {
-    let mut server = Server::start(Manners::Good).await;
-    let bench = Bench::toward(server.address);
-    let numbers = Numbers::new(bench.store.clone(), bench.clock);
+async fn frame_is_the_webhook_with_the_senders_address_book_entry() {
+    let mut server = FakePeer::start(PeerBehavior::ReadsAndPongs).await;
+    let bench = RelayFixture::connecting_to(server.address);
+    let numbers = AddressBook::new(bench.store.clone(), bench.clock);
     let data = json!({ "id": 7, "rol": { "is_creator": true } });
     numbers.save("1".into(), Some("Juan Pérez".into()), data.as_object().unwrap().clone()).await.unwrap();
     numbers.save("2".into(), None, serde_json::Map::new()).await.unwrap();
@@ -270,17 +270,17 @@ async fn a_frame_is_metas_webhook_with_what_is_known_about_its_sender() {
         assert_eq!((&stranger["save_number"], stranger.get("cached_info")), (&json!(false), None));
         assert_eq!(stranger.get("type"), None);
     }
-    relay.until_waiting(0).await;
+    relay.wait_for_length(0).await;
     assert_eq!(*server.connections.lock().await, 1, "one connection serves many frames");
     relay.stop().await;
 }
 
 #[tokio::test]
-async fn a_server_that_is_down_holds_the_line_up_and_gets_everything_in_order() {
-    let server = Server::start(Manners::Good).await;
+async fn unavailable_peer_blocks_the_queue_and_gets_all_frames_in_order() {
+    let server = FakePeer::start(PeerBehavior::ReadsAndPongs).await;
     let address = server.address;
     server.stop().await;
-    let bench = Bench::toward(address);
+    let bench = RelayFixture::connecting_to(address);
     let relay = bench.start().await;
     for n in 0..20 {
         relay.push(&bench, webhook("1", &n.to_string())).await.unwrap();
@@ -294,7 +294,7 @@ async fn a_server_that_is_down_holds_the_line_up_and_gets_everything_in_order() 
     }
     assert_eq!(relay.handle.waiting().unwrap(), 40);
     assert_eq!(relay.handle.oldest().unwrap(), Some(NOW));
-    let mut server = Server::at(address, Manners::Good).await;
+    let mut server = FakePeer::at(address, PeerBehavior::ReadsAndPongs).await;
     for n in 0..40 {
         let frame = server.frame().await;
         assert_eq!(body(&frame), n.to_string());
@@ -304,17 +304,17 @@ async fn a_server_that_is_down_holds_the_line_up_and_gets_everything_in_order() 
             "only the first was tried before: {frame}"
         );
     }
-    relay.until_waiting(0).await;
+    relay.wait_for_length(0).await;
     assert_eq!(relay.handle.oldest().unwrap(), None);
     relay.stop().await;
 }
 
 #[tokio::test]
-async fn attempts_are_counted_over_a_restart() {
-    let gone = Server::start(Manners::Good).await;
+async fn attempt_count_survives_a_restart() {
+    let gone = FakePeer::start(PeerBehavior::ReadsAndPongs).await;
     let address = gone.address;
     gone.stop().await;
-    let mut bench = Bench::toward(address);
+    let mut bench = RelayFixture::connecting_to(address);
     bench.options.retry_delay = Duration::from_secs(3600);
     for run in 1..=3 {
         // Each run makes one attempt, and then waits for an hour.
@@ -323,23 +323,23 @@ async fn attempts_are_counted_over_a_restart() {
             relay.push(&bench, webhook("1", "a")).await.unwrap();
         }
         let look = async {
-            while super::storage::book(|key| bench.store.get(key)).unwrap().attempts() != run {
+            while super::storage::read_meta(|key| bench.store.get(key)).unwrap().attempts() != run {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, look).await.expect("the attempt was not counted");
+        tokio::time::timeout(TEST_TIMEOUT, look).await.expect("the attempt was not counted");
         relay.stop().await;
     }
-    let mut server = Server::at(address, Manners::Good).await;
+    let mut server = FakePeer::at(address, PeerBehavior::ReadsAndPongs).await;
     let relay = bench.start().await;
     assert_eq!(server.frame().await["attempts"], 3);
     relay.stop().await;
 }
 
 #[tokio::test]
-async fn a_server_that_answers_no_pings_is_asked_by_a_close() {
-    let mut server = Server::start(Manners::NoPongs).await;
-    let mut bench = Bench::toward(server.address);
+async fn peer_without_pongs_is_confirmed_by_close() {
+    let mut server = FakePeer::start(PeerBehavior::NoPongs).await;
+    let mut bench = RelayFixture::connecting_to(server.address);
     bench.options.timeout = Duration::from_millis(1500);
     let relay = bench.start().await;
     for n in 0..5 {
@@ -349,17 +349,19 @@ async fn a_server_that_answers_no_pings_is_asked_by_a_close() {
         let frame = server.frame().await;
         assert_eq!((body(&frame), &frame["attempts"]), (n.to_string().as_str(), &json!(0)));
     }
-    relay.until_waiting(0).await;
+    relay.wait_for_length(0).await;
     assert!(server.frames.try_recv().is_err(), "nothing came twice");
     relay.stop().await;
 }
 
 #[tokio::test]
-async fn a_server_that_closes_by_itself_has_read_nothing_whatever_it_says() {
-    for manners in [Manners::GoingAway, Manners::TurningAway, Manners::Leaving] {
-        let server = Server::start(manners).await;
+async fn peer_initiated_close_does_not_confirm_a_frame() {
+    for manners in
+        [PeerBehavior::ClosesWithAway, PeerBehavior::ClosesWithNormal, PeerBehavior::ClosesAfterPing]
+    {
+        let server = FakePeer::start(manners).await;
         let address = server.address;
-        let bench = Bench::toward(address);
+        let bench = RelayFixture::connecting_to(address);
         let relay = bench.start().await;
         for text in ["a", "b", "c"] {
             relay.push(&bench, webhook("1", text)).await.unwrap();
@@ -369,10 +371,10 @@ async fn a_server_that_closes_by_itself_has_read_nothing_whatever_it_says() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, look).await.expect("it was not tried again");
+        tokio::time::timeout(TEST_TIMEOUT, look).await.expect("it was not tried again");
         assert_eq!(relay.handle.waiting().unwrap(), 3, "{manners:?}");
         server.stop().await;
-        let mut server = Server::at(address, Manners::Good).await;
+        let mut server = FakePeer::at(address, PeerBehavior::ReadsAndPongs).await;
         for text in ["a", "b", "c"] {
             assert_eq!(body(&server.frame().await), text);
         }
@@ -381,16 +383,16 @@ async fn a_server_that_closes_by_itself_has_read_nothing_whatever_it_says() {
 }
 
 #[tokio::test]
-async fn a_connection_that_died_between_two_frames_costs_no_attempt() {
-    let mut server = Server::start(Manners::Good).await;
+async fn connection_lost_between_frames_costs_no_attempt() {
+    let mut server = FakePeer::start(PeerBehavior::ReadsAndPongs).await;
     let address = server.address;
-    let bench = Bench::toward(address);
+    let bench = RelayFixture::connecting_to(address);
     let relay = bench.start().await;
     relay.push(&bench, webhook("1", "a")).await.unwrap();
     assert_eq!(body(&server.frame().await), "a");
-    relay.until_waiting(0).await;
+    relay.wait_for_length(0).await;
     server.stop().await;
-    let mut server = Server::at(address, Manners::Good).await;
+    let mut server = FakePeer::at(address, PeerBehavior::ReadsAndPongs).await;
     relay.push(&bench, webhook("1", "b")).await.unwrap();
     let frame = server.frame().await;
     assert_eq!((body(&frame), &frame["attempts"]), ("b", &json!(0)));
@@ -398,11 +400,11 @@ async fn a_connection_that_died_between_two_frames_costs_no_attempt() {
 }
 
 #[tokio::test]
-async fn a_full_line_refuses_and_a_cleared_one_takes_again() {
-    let gone = Server::start(Manners::Good).await;
+async fn full_queue_refuses_and_accepts_after_clear() {
+    let gone = FakePeer::start(PeerBehavior::ReadsAndPongs).await;
     let address = gone.address;
     gone.stop().await;
-    let mut bench = Bench::toward(address);
+    let mut bench = RelayFixture::connecting_to(address);
     bench.options.capacity = 120;
     bench.options.retry_delay = Duration::from_secs(3600);
     let relay = bench.start().await;
@@ -414,39 +416,44 @@ async fn a_full_line_refuses_and_a_cleared_one_takes_again() {
     assert!(!relay.handle.health().await.unwrap().healthy);
     assert_eq!(relay.handle.clear().await.unwrap(), 120);
     relay.push(&bench, webhook("1", "y")).await.unwrap();
-    let mut server = Server::at(address, Manners::Good).await;
+    let mut server = FakePeer::at(address, PeerBehavior::ReadsAndPongs).await;
     relay.handle.restart().await.unwrap();
     assert_eq!(body(&server.frame().await), "y");
-    relay.until_waiting(0).await;
+    relay.wait_for_length(0).await;
     relay.stop().await;
 }
 
 #[tokio::test]
 async fn a_large_frame_arrives_whole_and_leaves_nothing() {
-    let mut server = Server::start(Manners::Good).await;
-    let bench = Bench::toward(server.address);
+    let mut server = FakePeer::start(PeerBehavior::ReadsAndPongs).await;
+    let bench = RelayFixture::connecting_to(server.address);
     let relay = bench.start().await;
     let text = "ñ☎".repeat(300_000);
     relay.push(&bench, webhook("1", &text)).await.unwrap();
     assert_eq!(body(&server.frame().await), text);
-    relay.until_waiting(0).await;
+    relay.wait_for_length(0).await;
     let parts = store::Key::new(store::Space::Part);
     assert_eq!(bench.store.range(&parts, &parts.clone().after_prefix()).count(), 0);
     relay.stop().await;
 }
 
 #[tokio::test]
-async fn nothing_is_kept_when_nothing_is_relayed() {
-    let mut bench = Bench::toward("127.0.0.1:1".parse().unwrap());
+async fn disabled_relay_stores_nothing() {
+    let mut bench = RelayFixture::connecting_to("127.0.0.1:1".parse().unwrap());
     bench.options.url = None;
-    let made =
-        Arguments::new(&bench.options, bench.store.clone(), bench.clock, Metrics::default(), Slot::default());
+    let made = Arguments::new(
+        &bench.options,
+        bench.store.clone(),
+        bench.clock,
+        Metrics::default(),
+        ActorSlot::default(),
+    );
     let (none, handle) = made.unwrap();
-    assert!(none.is_none() && !handle.intake().is_on() && !Intake::off().is_on());
-    let intake = handle.intake();
+    assert!(none.is_none() && !handle.frame_queue().is_enabled() && !FrameQueue::disabled().is_enabled());
+    let intake = handle.frame_queue();
     let webhook = RawValue::from_string(webhook("1", "a").to_string()).unwrap();
     bench.store.write(move |tx| intake.push(tx, &webhook, Some("1"), NOW)).await.unwrap();
     assert_eq!(handle.waiting().unwrap(), 0);
-    assert!(matches!(handle.push(json!({})).await, Err(Error::Off)));
-    assert!(matches!(handle.restart().await, Err(Error::Off)));
+    assert!(matches!(handle.push(json!({})).await, Err(Error::Disabled)));
+    assert!(matches!(handle.restart().await, Err(Error::Disabled)));
 }

@@ -11,7 +11,7 @@ mod tests;
 use std::time::Duration;
 
 use crate::queue::Lease;
-use crate::supervision::{Gone, Slot};
+use crate::supervisor::{ActorSlot, ActorUnavailable};
 use relevo_domain::{AmbiguousPolicy, Class, Failure, RetryPolicy};
 
 pub use supervisor::{Arguments, Msg, RetrySupervisor};
@@ -48,16 +48,16 @@ impl Options {
 /// The way to report failures. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
-    slot: Slot<Msg>,
+    slot: ActorSlot<Msg>,
 }
 
 impl Handle {
-    pub fn new(slot: Slot<Msg>) -> Self {
+    pub fn new(slot: ActorSlot<Msg>) -> Self {
         Self { slot }
     }
 
     /// An attempt failed. The lease is settled by what is decided, soon.
-    pub fn failed(&self, lease: Lease, failure: Failure) -> Result<(), Gone> {
-        self.slot.cast(Msg::Failed(Box::new(lease), failure))
+    pub fn report_failure(&self, lease: Lease, failure: Failure) -> Result<(), ActorUnavailable> {
+        self.slot.cast(Msg::AttemptFailed(Box::new(lease), failure))
     }
 }

@@ -4,209 +4,211 @@ use std::time::Duration;
 
 use ractor::Actor;
 
-use crate::queue::tests::bench::{Bench, ONE, message, provider_id, urgent};
-use crate::queue::{Outcome, ReceiptReport, Submission};
+use crate::queue::tests::fixture::{ONE, TestQueue, message, provider_id, sync_message};
+use crate::queue::{ReceiptReport, SendOutcome, Submission};
 use crate::retry::{Arguments, Handle, Options, RetrySupervisor};
-use crate::supervision::Slot;
-use relevo_domain::{AmbiguousPolicy, BuryReason, Class, Failure, FailureKind, Receipt, Scope, Status};
+use crate::supervisor::ActorSlot;
+use relevo_domain::{
+    AmbiguousPolicy, BuryReason, Class, Failure, FailureKind, FailureScope, Receipt, Status,
+};
 
 /// A queue with its judge.
-struct Node {
-    bench: Bench,
+struct SupervisedQueue {
+    queue: TestQueue,
     retry: Handle,
 }
 
-impl Node {
+impl SupervisedQueue {
     async fn start() -> Self {
-        Self::on(Bench::open(), 1).await
+        Self::start_on(TestQueue::open(), 1).await
     }
 
     /// Starts a run of the process on what is already there.
-    async fn on(bench: Bench, run: u64) -> Self {
+    async fn start_on(queue: TestQueue, run: u64) -> Self {
         let arguments = Arguments {
             options: Options::default(),
-            queue: bench.arguments(run),
-            queue_slot: bench.slot.clone(),
-            queue_handle: bench.handle.clone(),
+            queue: queue.arguments(run),
+            queue_slot: queue.slot.clone(),
+            queue_handle: queue.handle.clone(),
         };
         let (supervisor, _) = Actor::spawn(None, RetrySupervisor, arguments).await.unwrap();
-        let slot = Slot::default();
+        let slot = ActorSlot::default();
         slot.fill(supervisor);
-        Self { bench, retry: Handle::new(slot) }
+        Self { queue: queue, retry: Handle::new(slot) }
     }
 }
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn resend() -> Submission {
+fn resend_on_ambiguous() -> Submission {
     Submission { on_ambiguous: AmbiguousPolicy::Resend, ..message(0) }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_transient_failure_is_tried_again_until_it_is_enough() {
-    let Node { bench, retry } = Node::start().await;
-    let id = bench.enqueue(message(0)).await;
+async fn transient_failure_is_retried_until_attempts_are_exhausted() {
+    let SupervisedQueue { queue, retry } = SupervisedQueue::start().await;
+    let id = queue.enqueue(message(0)).await;
     for attempt in 1..=5 {
-        let lease = bench.next_lease().await;
+        let lease = queue.next_lease().await;
         assert_eq!((lease.attempt, lease.failures), (attempt, attempt - 1));
-        retry.failed(lease, Failure::transient("no").with_code(131_000)).unwrap();
+        retry.report_failure(lease, Failure::transient("no").with_code(131_000)).unwrap();
         if attempt < 5 {
-            let due = bench.until(id, Status::Queued).await.due.unwrap();
-            bench.nothing_to_lease().await;
-            bench.pass(due.since(bench.clock.now())).await;
+            let due = queue.wait_for_status(id, Status::Queued).await.due.unwrap();
+            queue.assert_nothing_to_lease().await;
+            queue.advance_time(due.since(queue.clock.now())).await;
         }
     }
-    let view = bench.until(id, Status::DeadLetter).await;
+    let view = queue.wait_for_status(id, Status::DeadLetter).await;
     assert_eq!(view.buried, Some(BuryReason::Exhausted));
     assert_eq!(view.failure.unwrap().code, Some(131_000));
-    assert_eq!(bench.handle.depth(ONE).unwrap().total(), 0);
+    assert_eq!(queue.handle.depth(ONE).unwrap().total(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_held_message_keeps_its_lane_until_a_status_settles_it() {
-    let Node { bench, retry } = Node::start().await;
-    let held = bench.enqueue(message(0)).await;
-    let behind = bench.enqueue(message(0)).await;
-    retry.failed(bench.lease().await, Failure::ambiguous("the connection broke")).unwrap();
-    bench.until(held, Status::Ambiguous).await;
-    bench.nothing_to_lease().await;
+async fn ambiguous_message_holds_its_lane_until_a_receipt_settles_it() {
+    let SupervisedQueue { queue, retry } = SupervisedQueue::start().await;
+    let held = queue.enqueue(message(0)).await;
+    let behind = queue.enqueue(message(0)).await;
+    retry.report_failure(queue.lease().await, Failure::ambiguous("the connection broke")).unwrap();
+    queue.wait_for_status(held, Status::Ambiguous).await;
+    queue.assert_nothing_to_lease().await;
     let report = ReceiptReport {
         instance: ONE,
         id: Some(held),
         provider_id: provider_id("wamid.1"),
         receipt: Receipt::Delivered,
-        at: bench.clock.now(),
+        at: queue.clock.now(),
         failure: None,
     };
-    let nudges = bench.handle.subscribe(ONE, Class::Transactional);
-    bench.handle.record(vec![report]).await.unwrap();
+    let nudges = queue.handle.subscribe(ONE, Class::Transactional);
+    queue.handle.record_receipts(vec![report]).await.unwrap();
     assert!(nudges.has_changed().unwrap(), "the lane goes on");
-    assert_eq!(bench.view(held).status, Status::Delivered);
-    assert_eq!(bench.lease().await.id, behind);
+    assert_eq!(queue.view(held).status, Status::Delivered);
+    assert_eq!(queue.lease().await.id, behind);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_held_message_that_no_status_settles_is_buried() {
-    let Node { bench, retry } = Node::start().await;
-    let held = bench.enqueue(message(0)).await;
-    let behind = bench.enqueue(message(0)).await;
-    retry.failed(bench.lease().await, Failure::ambiguous("the connection broke")).unwrap();
-    bench.until(held, Status::Ambiguous).await;
-    bench.pass(121 * SECOND).await;
-    let view = bench.until(held, Status::DeadLetter).await;
+async fn ambiguous_message_without_a_receipt_is_buried() {
+    let SupervisedQueue { queue, retry } = SupervisedQueue::start().await;
+    let held = queue.enqueue(message(0)).await;
+    let behind = queue.enqueue(message(0)).await;
+    retry.report_failure(queue.lease().await, Failure::ambiguous("the connection broke")).unwrap();
+    queue.wait_for_status(held, Status::Ambiguous).await;
+    queue.advance_time(121 * SECOND).await;
+    let view = queue.wait_for_status(held, Status::DeadLetter).await;
     assert_eq!(view.buried, Some(BuryReason::Ambiguous));
-    assert_eq!(bench.lease().await.id, behind);
+    assert_eq!(queue.lease().await.id, behind);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_resend_policy_resends_as_often_as_the_limit_allows() {
-    let Node { bench, retry } = Node::start().await;
-    let id = bench.enqueue(resend()).await;
+async fn resend_policy_stops_at_the_attempt_limit() {
+    let SupervisedQueue { queue, retry } = SupervisedQueue::start().await;
+    let id = queue.enqueue(resend_on_ambiguous()).await;
     for attempt in 1..=5 {
-        let lease = bench.next_lease().await;
+        let lease = queue.next_lease().await;
         assert_eq!((lease.id, lease.attempt), (id, attempt));
-        retry.failed(lease, Failure::ambiguous("the connection broke")).unwrap();
-        bench.until(id, Status::Ambiguous).await;
-        bench.pass(121 * SECOND).await;
+        retry.report_failure(lease, Failure::ambiguous("the connection broke")).unwrap();
+        queue.wait_for_status(id, Status::Ambiguous).await;
+        queue.advance_time(121 * SECOND).await;
     }
-    assert_eq!(bench.until(id, Status::DeadLetter).await.buried, Some(BuryReason::Ambiguous));
+    assert_eq!(queue.wait_for_status(id, Status::DeadLetter).await.buried, Some(BuryReason::Ambiguous));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_is_recognised_is_repeated_after_a_crash_and_after_an_unknown_outcome() {
-    let bench = Bench::open();
-    bench.start().await;
-    let id = bench.enqueue(Submission { repeatable: true, ..message(0) }).await;
-    bench.lease().await;
-    bench.kill_unsupervised().await;
-    let Node { bench, retry } = Node::on(bench, 2).await;
-    let due = bench.until(id, Status::Queued).await.due.unwrap();
-    bench.pass(due.since(bench.clock.now())).await;
-    let lease = bench.next_lease().await;
+async fn repeatable_message_is_retried_after_a_crash_and_after_an_ambiguous_failure() {
+    let queue = TestQueue::open();
+    queue.start().await;
+    let id = queue.enqueue(Submission { repeatable: true, ..message(0) }).await;
+    queue.lease().await;
+    queue.kill_unsupervised().await;
+    let SupervisedQueue { queue, retry } = SupervisedQueue::start_on(queue, 2).await;
+    let due = queue.wait_for_status(id, Status::Queued).await.due.unwrap();
+    queue.advance_time(due.since(queue.clock.now())).await;
+    let lease = queue.next_lease().await;
     assert_eq!((lease.id, lease.attempt, lease.repeatable), (id, 2, true));
-    let lost = Failure::new(FailureKind::Ambiguous, Scope::Number, "the connection ended");
-    retry.failed(lease, lost).unwrap();
-    let due = bench.until(id, Status::Queued).await.due.unwrap();
-    bench.pass(due.since(bench.clock.now())).await;
-    let lease = bench.next_lease().await;
+    let lost = Failure::new(FailureKind::Ambiguous, FailureScope::Number, "the connection ended");
+    retry.report_failure(lease, lost).unwrap();
+    let due = queue.wait_for_status(id, Status::Queued).await.due.unwrap();
+    queue.advance_time(due.since(queue.clock.now())).await;
+    let lease = queue.next_lease().await;
     assert_eq!((lease.attempt, lease.failures), (3, 1), "what ended the connection does not count");
-    bench.handle.sent(lease, provider_id("3EB0")).unwrap();
-    bench.until(id, Status::Sent).await;
+    queue.handle.record_sent(lease, provider_id("3EB0")).unwrap();
+    queue.wait_for_status(id, Status::Sent).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_is_told_that_nobody_knows_before_the_message_is_repeated() {
-    let Node { bench, retry } = Node::start().await;
+async fn sync_caller_gets_unknown_before_the_message_is_retried() {
+    let SupervisedQueue { queue, retry } = SupervisedQueue::start().await;
     let caller = {
-        let handle = bench.handle.clone();
-        let submission = Submission { repeatable: true, ..urgent(1) };
+        let handle = queue.handle.clone();
+        let submission = Submission { repeatable: true, ..sync_message(1) };
         tokio::spawn(async move { handle.send_now(submission, 30 * SECOND).await })
     };
-    retry.failed(bench.next_lease().await, Failure::ambiguous("no word from WhatsApp")).unwrap();
+    retry.report_failure(queue.next_lease().await, Failure::ambiguous("no word from WhatsApp")).unwrap();
     let (id, outcome) = caller.await.unwrap().unwrap();
-    assert_eq!(outcome, Outcome::Unknown);
-    bench.pass(2 * SECOND).await;
-    let lease = bench.next_lease().await;
+    assert_eq!(outcome, SendOutcome::Unknown);
+    queue.advance_time(2 * SECOND).await;
+    let lease = queue.next_lease().await;
     assert_eq!((lease.id, lease.attempt), (id, 2));
-    bench.handle.sent(lease, provider_id("3EB0")).unwrap();
-    bench.until(id, Status::Sent).await;
+    queue.handle.record_sent(lease, provider_id("3EB0")).unwrap();
+    queue.wait_for_status(id, Status::Sent).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_attempt_that_nobody_reports_about_is_ambiguous_and_its_late_answer_counts() {
-    let Node { bench, .. } = Node::start().await;
-    let id = bench.enqueue(message(0)).await;
-    let lease = bench.lease().await;
-    bench.pass(89 * SECOND).await;
-    assert_eq!(bench.view(id).status, Status::Sending);
-    bench.pass(2 * SECOND).await;
-    bench.until(id, Status::Ambiguous).await;
-    bench.handle.sent(lease, provider_id("wamid.1")).unwrap();
-    let view = bench.until(id, Status::Sent).await;
+async fn expired_lease_is_ambiguous_and_its_late_answer_is_recorded() {
+    let SupervisedQueue { queue, .. } = SupervisedQueue::start().await;
+    let id = queue.enqueue(message(0)).await;
+    let lease = queue.lease().await;
+    queue.advance_time(89 * SECOND).await;
+    assert_eq!(queue.view(id).status, Status::Sending);
+    queue.advance_time(2 * SECOND).await;
+    queue.wait_for_status(id, Status::Ambiguous).await;
+    queue.handle.record_sent(lease, provider_id("wamid.1")).unwrap();
+    let view = queue.wait_for_status(id, Status::Sent).await;
     let steps: Vec<_> = view.history.iter().map(|step| step.status).collect();
     assert_eq!(steps, [Status::Queued, Status::Sending, Status::Ambiguous, Status::Sent]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn attempts_of_the_previous_run_are_judged_at_once() {
-    let bench = Bench::open();
-    bench.start().await;
-    let id = bench.enqueue(message(0)).await;
-    bench.lease().await;
-    bench.kill_unsupervised().await;
-    let Node { bench, .. } = Node::on(bench, 2).await;
-    let view = bench.until(id, Status::Ambiguous).await;
+async fn attempts_of_the_previous_run_are_decided_at_startup() {
+    let queue = TestQueue::open();
+    queue.start().await;
+    let id = queue.enqueue(message(0)).await;
+    queue.lease().await;
+    queue.kill_unsupervised().await;
+    let SupervisedQueue { queue, .. } = SupervisedQueue::start_on(queue, 2).await;
+    let view = queue.wait_for_status(id, Status::Ambiguous).await;
     assert_eq!(view.attempts, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_queue_that_is_killed_comes_back_and_everything_goes_on() {
-    let Node { bench, retry } = Node::start().await;
-    let (first, second) = (bench.enqueue(message(0)).await, bench.enqueue(message(0)).await);
+async fn killed_queue_actor_is_restarted_and_resumes() {
+    let SupervisedQueue { queue, retry } = SupervisedQueue::start().await;
+    let (first, second) = (queue.enqueue(message(0)).await, queue.enqueue(message(0)).await);
     let caller = {
-        let handle = bench.handle.clone();
-        tokio::spawn(async move { handle.send_now(urgent(1), 30 * SECOND).await })
+        let handle = queue.handle.clone();
+        tokio::spawn(async move { handle.send_now(sync_message(1), 30 * SECOND).await })
     };
-    let leases = [bench.next_lease().await, bench.next_lease().await];
+    let leases = [queue.next_lease().await, queue.next_lease().await];
     for round in 0..3u32 {
-        bench.kill().await;
+        queue.kill().await;
         let refilled = tokio::spawn({
-            let handle = bench.handle.clone();
+            let handle = queue.handle.clone();
             async move { handle.enqueue(message(10)).await.unwrap() }
         });
-        bench.pass(100 * Duration::from_millis(2u64.pow(round))).await;
+        queue.advance_time(100 * Duration::from_millis(2u64.pow(round))).await;
         refilled.await.unwrap();
     }
     // An attempt was under way when its caller lost the queue: he is told so, and what comes of it is kept.
     let (urgent, outcome) = caller.await.unwrap().unwrap();
-    assert_eq!(outcome, Outcome::Unknown);
+    assert_eq!(outcome, SendOutcome::Unknown);
     let [lease, other] = leases;
     assert_eq!((lease.id, other.id), (first, urgent));
-    bench.handle.sent(lease, provider_id("wamid.1")).unwrap();
-    retry.failed(other, Failure::transient("no")).unwrap();
-    bench.until(first, Status::Sent).await;
-    bench.until(urgent, Status::Failed).await;
-    let mut found: Vec<_> = bench.handle.lease(ONE, 9, 9).await.unwrap().leases;
+    queue.handle.record_sent(lease, provider_id("wamid.1")).unwrap();
+    retry.report_failure(other, Failure::transient("no")).unwrap();
+    queue.wait_for_status(first, Status::Sent).await;
+    queue.wait_for_status(urgent, Status::Failed).await;
+    let mut found: Vec<_> = queue.handle.lease(ONE, 9, 9).await.unwrap().leases;
     assert_eq!(found.len(), 2);
     assert!(found.iter().any(|lease| lease.id == second));
     assert_eq!(found.remove(0).attempt, 1);

@@ -17,20 +17,20 @@ use tokio_util::sync::CancellationToken;
 use crate::events;
 use relevo_domain::{InstanceId, InstanceNumber};
 
-use super::endpoint::Known;
+use super::endpoint::EndpointRuntime;
+use super::log_reader::{self, NextStep, SliceEnd, TimeSlice};
+use super::retry::Failures;
 use super::storage::Cursor;
-use super::stream::{self, Ended, Next, Turn};
-use super::supervisor::{Instances, Shared};
-use super::verdict::Trouble;
+use super::supervisor::{EndpointContext, InstanceIds};
 
 /// What an endpoint's actor is told.
 pub(super) enum Msg {
     /// From its forwarder: logs grew, or instances came or went.
-    Look,
+    Poll,
     /// From a turn's task; the words of what went wrong when it could not be finished.
-    Ended(InstanceNumber, Result<Ended, String>),
+    SliceEnded(InstanceNumber, Result<SliceEnd, String>),
     /// From its own timer, with the number of the wait: another attempt is due.
-    Due(InstanceNumber, u64),
+    RetryDue(InstanceNumber, u64),
     /// From the supervisor: begin no attempt; answer when none is under way.
     Drain(RpcReplyPort<()>),
 }
@@ -38,10 +38,10 @@ pub(super) enum Msg {
 pub(super) struct EndpointActor;
 
 pub(super) struct Arguments {
-    pub known: Arc<Known>,
-    pub shared: Shared,
+    pub runtime: Arc<EndpointRuntime>,
+    pub shared: EndpointContext,
     /// Told when the endpoint must be disabled, with the instance whose event it would not take.
-    pub give_up: Box<dyn Fn(InstanceNumber, Trouble) + Send + Sync>,
+    pub on_give_up: Box<dyn Fn(InstanceNumber, Failures) + Send + Sync>,
 }
 
 pub(super) struct State {
@@ -51,10 +51,10 @@ pub(super) struct State {
     /// Streams that have something to tell, in the order in which they get their turn.
     ready: VecDeque<InstanceNumber>,
     /// Turns under way.
-    busy: usize,
+    running: usize,
     /// Set while a look waits in the mailbox, so that a thousand nudges take one place.
-    nudged: Arc<AtomicBool>,
-    waits: u64,
+    poll_pending: Arc<AtomicBool>,
+    wait_count: u64,
     /// Turns and the forwarder. Aborted when the actor ends.
     tasks: JoinSet<()>,
     stop: CancellationToken,
@@ -73,11 +73,11 @@ enum Phase {
     Idle,
     /// In line for its turn.
     Ready,
-    Busy(AbortHandle),
+    Running(AbortHandle),
     /// Until the wait of that number is over.
     Waiting(u64),
     /// Until the actor is replaced.
-    Off,
+    Stopped,
 }
 
 impl Actor for EndpointActor {
@@ -88,17 +88,17 @@ impl Actor for EndpointActor {
     async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
         let nudged = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
-        let scope = arguments.known.endpoint.scope;
+        let scope = arguments.runtime.endpoint.scope;
         let tails = events::watch(&arguments.shared.store, scope.instance());
-        tasks.spawn(forward(tails, arguments.shared.instances.clone(), nudged.clone(), me.clone()));
+        tasks.spawn(forward_changes(tails, arguments.shared.instances.clone(), nudged.clone(), me.clone()));
         Ok(State {
             me,
             arguments,
             streams: HashMap::new(),
             ready: VecDeque::new(),
-            busy: 0,
-            nudged,
-            waits: 0,
+            running: 0,
+            poll_pending: nudged,
+            wait_count: 0,
             tasks,
             stop: CancellationToken::new(),
             draining: None,
@@ -112,13 +112,13 @@ impl Actor for EndpointActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Msg::Look => {
-                state.nudged.store(false, Ordering::Release);
-                state.meet_instances();
-                state.look();
+            Msg::Poll => {
+                state.poll_pending.store(false, Ordering::Release);
+                state.sync_instances();
+                state.poll();
             }
-            Msg::Ended(instance, ended) => state.ended(instance, ended)?,
-            Msg::Due(instance, wait) => state.due(instance, wait),
+            Msg::SliceEnded(instance, ended) => state.on_slice_end(instance, ended)?,
+            Msg::RetryDue(instance, wait) => state.on_retry_due(instance, wait),
             Msg::Drain(reply) => {
                 state.stop.cancel();
                 state.draining = Some(reply);
@@ -126,8 +126,8 @@ impl Actor for EndpointActor {
         }
         // Finished tasks would be kept for somebody who asks about them; nobody does.
         while state.tasks.try_join_next().is_some() {}
-        state.start_turns();
-        if state.busy == 0
+        state.start_slices();
+        if state.running == 0
             && let Some(reply) = state.draining.take()
         {
             let _ = reply.send(());
@@ -137,14 +137,14 @@ impl Actor for EndpointActor {
 }
 
 /// Turns nudges into messages, one at a time.
-async fn forward(
+async fn forward_changes(
     mut tails: watch::Receiver<()>,
-    mut instances: watch::Receiver<Instances>,
+    mut instances: watch::Receiver<InstanceIds>,
     nudged: Arc<AtomicBool>,
     actor: ActorRef<Msg>,
 ) {
     loop {
-        if !nudged.swap(true, Ordering::AcqRel) && actor.cast(Msg::Look).is_err() {
+        if !nudged.swap(true, Ordering::AcqRel) && actor.cast(Msg::Poll).is_err() {
             return;
         }
         tokio::select! {
@@ -157,9 +157,9 @@ async fn forward(
 
 impl State {
     /// Streams for instances that are new, none for those that are gone.
-    fn meet_instances(&mut self) {
+    fn sync_instances(&mut self) {
         let listed = self.arguments.shared.instances.borrow().clone();
-        let scope = self.arguments.known.endpoint.scope;
+        let scope = self.arguments.runtime.endpoint.scope;
         let mut before = std::mem::take(&mut self.streams);
         for (number, name) in listed.iter().filter(|(number, _)| scope.includes(*number)) {
             let stream = before.remove(number).unwrap_or_else(|| Stream {
@@ -170,17 +170,17 @@ impl State {
             self.streams.insert(*number, stream);
         }
         for (number, gone) in before {
-            if let Phase::Busy(turn) = gone.phase {
+            if let Phase::Running(turn) = gone.phase {
                 turn.abort();
-                self.busy -= 1;
+                self.running -= 1;
             }
-            self.arguments.known.health.well(number);
+            self.arguments.runtime.health.clear_failures(number);
         }
         self.ready.retain(|number| self.streams.contains_key(number));
     }
 
     /// Compares idle streams with the tails of their logs, which are in memory.
-    fn look(&mut self) {
+    fn poll(&mut self) {
         let store = &self.arguments.shared.store;
         for (number, stream) in &mut self.streams {
             let told = stream.cursor.as_ref().map(|cursor| cursor.sequence);
@@ -193,71 +193,71 @@ impl State {
         }
     }
 
-    fn start_turns(&mut self) {
-        while self.busy < self.arguments.shared.options.streams.get()
+    fn start_slices(&mut self) {
+        while self.running < self.arguments.shared.options.streams.get()
             && !self.stop.is_cancelled()
             && let Some(instance) = self.ready.pop_front()
         {
             let Some(stream) = self.streams.get_mut(&instance) else { continue };
-            let turn = Turn {
-                known: self.arguments.known.clone(),
+            let turn = TimeSlice {
+                runtime: self.arguments.runtime.clone(),
                 instance,
                 name: stream.name.clone(),
                 store: self.arguments.shared.store.clone(),
-                courier: self.arguments.shared.courier(),
+                deliverer: self.arguments.shared.deliverer(),
                 options: self.arguments.shared.options.clone(),
                 cursor: stream.cursor.clone(),
                 stop: self.stop.clone(),
             };
             let me = self.me.clone();
             let task = self.tasks.spawn(async move {
-                let ended = AssertUnwindSafe(stream::run(turn)).catch_unwind().await;
+                let ended = AssertUnwindSafe(log_reader::run(turn)).catch_unwind().await;
                 let ended = ended.map_err(|_| "a delivery panicked".to_owned());
-                let _ = me.cast(Msg::Ended(
+                let _ = me.cast(Msg::SliceEnded(
                     instance,
                     ended.and_then(|ended| ended.map_err(|error| error.to_string())),
                 ));
             });
-            stream.phase = Phase::Busy(task);
-            self.busy += 1;
+            stream.phase = Phase::Running(task);
+            self.running += 1;
         }
     }
 
     /// A turn that could not be finished ends the actor: its next incarnation begins from what is written down.
-    fn ended(
+    fn on_slice_end(
         &mut self,
         instance: InstanceNumber,
-        ended: Result<Ended, String>,
+        ended: Result<SliceEnd, String>,
     ) -> Result<(), ActorProcessingErr> {
         // The turn of an instance that is gone was aborted; it may have ended all the same.
         let Some(stream) = self.streams.get_mut(&instance) else { return Ok(()) };
-        self.busy -= 1;
-        let Ended { cursor, next } = ended?;
+        self.running -= 1;
+        let SliceEnd { cursor, next } = ended?;
         stream.cursor = Some(cursor);
         stream.phase = match next {
-            Next::Await => Phase::Idle,
-            Next::GoOn => {
+            NextStep::AwaitEvents => Phase::Idle,
+            NextStep::Continue => {
                 self.ready.push_back(instance);
                 Phase::Ready
             }
-            Next::Wait(due) => {
-                self.waits += 1;
-                let (wait, pause) = (self.waits, self.arguments.shared.clock.until(due));
-                self.me.send_after(pause, move || Msg::Due(instance, wait));
+            NextStep::RetryAt(due) => {
+                self.wait_count += 1;
+                let (wait, pause) = (self.wait_count, self.arguments.shared.clock.until(due));
+                self.me.send_after(pause, move || Msg::RetryDue(instance, wait));
                 Phase::Waiting(wait)
             }
-            Next::GiveUp(trouble) => {
-                (self.arguments.give_up)(instance, trouble);
-                Phase::Off
+            NextStep::Disable(trouble) => {
+                (self.arguments.on_give_up)(instance, trouble);
+                Phase::Stopped
             }
-            Next::Superseded => Phase::Off,
+            NextStep::Superseded => Phase::Stopped,
         };
         // The log may have grown since the turn read it.
-        self.look();
+        self.poll();
         Ok(())
     }
 
-    fn due(&mut self, instance: InstanceNumber, wait: u64) {
+    fn on_retry_due(&mut self, instance: InstanceNumber, wait: u64) {
         if let Some(stream) = self.streams.get_mut(&instance)
             && matches!(stream.phase, Phase::Waiting(current) if current == wait)
         {

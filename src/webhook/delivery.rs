@@ -14,23 +14,23 @@ use relevo_domain::{InstanceId, InstanceNumber, Timestamp};
 use relevo_egress::{self as egress, Egress, read_bounded, root_cause};
 use relevo_metrics::Metrics;
 
-use super::endpoint::{EndpointId, Known};
-use super::verdict::Outcome;
+use super::endpoint::{EndpointId, EndpointRuntime};
+use super::retry::DeliveryOutcome;
 
 const AGENT: &str = concat!("relevo-webhook/", env!("CARGO_PKG_VERSION"));
 
 /// What is read of an answer's body, in bytes: enough to use the connection again, and to quote from.
-const MAX_ANSWER: usize = 16 << 10;
+const MAX_RESPONSE_BYTES: usize = 16 << 10;
 
 /// How long the body of an answer may take; its status has told everything by then.
-const ANSWER_WAIT: Duration = Duration::from_secs(2);
+const RESPONSE_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How much of an answer, or of what went wrong, is kept, in characters.
-const MAX_QUOTE: usize = 240;
+const MAX_EXCERPT_CHARS: usize = 240;
 
 /// The body of a delivery, as the documented gateway writes it (gateway-architecture.md §3.2).
 #[derive(Serialize)]
-struct Body<'a> {
+struct DeliveryBody<'a> {
     instance_id: &'a InstanceId,
     event: &'a str,
     /// Unix seconds of the event.
@@ -38,10 +38,14 @@ struct Body<'a> {
     data: &'a Value,
 }
 
-pub(super) fn body(name: &InstanceId, envelope: &Envelope) -> Result<Vec<u8>, serde_json::Error> {
+pub(super) fn encode_body(name: &InstanceId, envelope: &Envelope) -> Result<Vec<u8>, serde_json::Error> {
     let event = &envelope.event;
-    let body =
-        Body { instance_id: name, event: &event.kind, timestamp: event.at.seconds(), data: &event.data };
+    let body = DeliveryBody {
+        instance_id: name,
+        event: &event.kind,
+        timestamp: event.at.seconds(),
+        data: &event.data,
+    };
     serde_json::to_vec(&body)
 }
 
@@ -60,7 +64,7 @@ pub(super) fn webhook_id(endpoint: EndpointId, instance: InstanceNumber, envelop
 
 /// Makes attempts.
 #[derive(Clone)]
-pub(super) struct Courier {
+pub(super) struct Deliverer {
     pub egress: Egress,
     pub clock: Clock,
     pub metrics: Metrics,
@@ -68,40 +72,42 @@ pub(super) struct Courier {
     pub timeout: Duration,
 }
 
-impl Courier {
+impl Deliverer {
     /// Tells a receiver of an event, once.
     pub async fn deliver(
         &self,
-        to: &Known,
+        to: &EndpointRuntime,
         instance: InstanceNumber,
         name: &InstanceId,
         envelope: &Envelope,
-    ) -> Outcome {
+    ) -> DeliveryOutcome {
         let started = Instant::now();
         let outcome = self.attempt(to, instance, name, envelope).await;
         let word = match outcome {
-            Outcome::Delivered => "delivered",
-            Outcome::Refused { .. } => "refused",
-            Outcome::Failed { .. } => "failed",
+            DeliveryOutcome::Delivered => "delivered",
+            DeliveryOutcome::Refused { .. } => "refused",
+            DeliveryOutcome::Failed { .. } => "failed",
         };
-        self.metrics.delivery(word, started.elapsed());
+        self.metrics.record_delivery(word, started.elapsed());
         outcome
     }
 
     async fn attempt(
         &self,
-        to: &Known,
+        to: &EndpointRuntime,
         instance: InstanceNumber,
         name: &InstanceId,
         envelope: &Envelope,
-    ) -> Outcome {
-        let body = match body(name, envelope) {
+    ) -> DeliveryOutcome {
+        let body = match encode_body(name, envelope) {
             Ok(body) => body,
-            Err(cause) => return Outcome::failed(format!("the event cannot be written as JSON: {cause}")),
+            Err(cause) => {
+                return DeliveryOutcome::failed(format!("the event cannot be written as JSON: {cause}"));
+            }
         };
         let request = match self.egress.request(Method::POST, &to.endpoint.url) {
             Ok(request) => request,
-            Err(refused) => return Outcome::failed(quote(&refused.to_string())),
+            Err(refused) => return DeliveryOutcome::failed(excerpt(&refused.to_string())),
         };
         let (id, now) = (webhook_id(to.id, instance, envelope), self.clock.now().seconds());
         let mut request = request
@@ -111,29 +117,32 @@ impl Courier {
             .header("webhook-timestamp", now);
         if let Some(signer) = &to.signer {
             request = request
-                .header("webhook-signature", signer.of_message(&id, now, &body))
-                .header("x-webhook-signature", signer.of_body(&body));
+                .header("webhook-signature", signer.sign_message(&id, now, &body))
+                .header("x-webhook-signature", signer.sign_body(&body));
         }
         match tokio::time::timeout(self.timeout, request.body(body).send()).await {
-            Ok(Ok(answer)) => self.judge(answer).await,
-            Ok(Err(cause)) => Outcome::failed(match egress::Error::within(&cause) {
-                Some(refused) => quote(&refused.to_string()),
-                None => quote(&format!("the receiver cannot be reached: {}", root_cause(&cause))),
+            Ok(Ok(answer)) => self.outcome_of_response(answer).await,
+            Ok(Err(cause)) => DeliveryOutcome::failed(match egress::Error::find_in(&cause) {
+                Some(refused) => excerpt(&refused.to_string()),
+                None => excerpt(&format!("the receiver cannot be reached: {}", root_cause(&cause))),
             }),
-            Err(_) => Outcome::failed(format!("the receiver did not answer within {:?}", self.timeout)),
+            Err(_) => {
+                DeliveryOutcome::failed(format!("the receiver did not answer within {:?}", self.timeout))
+            }
         }
     }
 
-    async fn judge(&self, answer: Response) -> Outcome {
+    async fn outcome_of_response(&self, answer: Response) -> DeliveryOutcome {
         let status = answer.status();
         let retry_after = retry_after(answer.headers(), self.clock.now());
-        let read = tokio::time::timeout(ANSWER_WAIT, read_bounded(answer, MAX_ANSWER)).await;
+        let read =
+            tokio::time::timeout(RESPONSE_BODY_TIMEOUT, read_bounded(answer, MAX_RESPONSE_BYTES)).await;
         let text = match read {
             Ok(Ok(bytes)) if !status.is_success() => String::from_utf8_lossy(&bytes).into_owned(),
             _ => String::new(),
         };
-        let cause = quote(format!("the receiver answered {status}: {text}").trim_end_matches([':', ' ']));
-        Outcome::of_status(status.as_u16(), cause, retry_after)
+        let cause = excerpt(format!("the receiver answered {status}: {text}").trim_end_matches([':', ' ']));
+        DeliveryOutcome::from_status(status.as_u16(), cause, retry_after)
     }
 }
 
@@ -149,10 +158,10 @@ fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
 }
 
 /// Text from outside, short and on one line.
-fn quote(text: &str) -> String {
+fn excerpt(text: &str) -> String {
     let clean = |c: char| if c.is_control() { ' ' } else { c };
-    let mut quoted: String = text.chars().take(MAX_QUOTE).map(clean).collect();
-    if text.chars().nth(MAX_QUOTE).is_some() {
+    let mut quoted: String = text.chars().take(MAX_EXCERPT_CHARS).map(clean).collect();
+    if text.chars().nth(MAX_EXCERPT_CHARS).is_some() {
         quoted.push('…');
     }
     quoted
@@ -167,7 +176,7 @@ mod tests {
 
     /// The two webhooks of gateway-architecture.md §3.2, as the event log holds their `data`.
     #[test]
-    fn bodies_are_the_documented_ones() {
+    fn bodies_match_the_documentation() {
         let name: InstanceId = "your_instance_id".parse().unwrap();
         let correlation = "b7e7a8c8-f3b1-4f6e-a5b5-ae6f2f2f8a4e";
         let sent =
@@ -201,7 +210,7 @@ mod tests {
         ];
         for (data, documented) in [sent, failed].into_iter().zip(documented) {
             let event = Event { kind: "message_ack".to_owned(), at: Timestamp(1_678_886_400_999), data };
-            let written = body(&name, &Envelope { sequence: 1, event }).unwrap();
+            let written = encode_body(&name, &Envelope { sequence: 1, event }).unwrap();
             assert_eq!(
                 serde_json::from_slice::<Value>(&written).unwrap(),
                 serde_json::from_str::<Value>(documented).unwrap()
@@ -213,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_names_endpoint_instance_and_event_without_a_dot() {
+    fn webhook_id_names_endpoint_instance_and_event() {
         let endpoint = EndpointId::from_bytes(*b"0123456789abcdef");
         let id = |kind: &str, data| {
             let event = Event { kind: kind.to_owned(), at: Timestamp(0), data };
@@ -240,8 +249,8 @@ mod tests {
     }
 
     #[test]
-    fn quotes_are_short_and_on_one_line() {
-        assert_eq!(quote("a\r\nb\tc"), "a  b c");
-        assert_eq!(quote(&"ñ".repeat(1000)).chars().count(), MAX_QUOTE + 1);
+    fn excerpts_are_short_and_on_one_line() {
+        assert_eq!(excerpt("a\r\nb\tc"), "a  b c");
+        assert_eq!(excerpt(&"ñ".repeat(1000)).chars().count(), MAX_EXCERPT_CHARS + 1);
     }
 }

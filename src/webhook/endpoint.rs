@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 use uuid::Uuid;
 
-use crate::events::Kinds as Events;
-use relevo_domain::{InstanceNumber, Invalid, Secret, Timestamp};
+use crate::events::EventFilter as Events;
+use relevo_domain::{InstanceNumber, Secret, Timestamp, ValidationError};
 
-use super::health::{Counts, Health};
+use super::health::{EndpointHealth, WebhookCounts};
 use super::signature::Signer;
 
 /// What is shown in place of a secret.
-pub const MASK: &str = "********";
+pub const SECRET_MASK: &str = "********";
 
 /// The longest URL.
 const MAX_URL: usize = 2048;
@@ -45,12 +45,12 @@ impl fmt::Display for EndpointId {
 }
 
 impl FromStr for EndpointId {
-    type Err = Invalid;
-    fn from_str(text: &str) -> Result<Self, Invalid> {
+    type Err = ValidationError;
+    fn from_str(text: &str) -> Result<Self, ValidationError> {
         let id = text.strip_prefix("ep_").and_then(|hex| Uuid::try_parse(hex).ok()).map(Self);
         // One spelling: what is parsed is what is shown.
         id.filter(|id| id.to_string() == text).ok_or_else(|| {
-            Invalid::new("endpoint_id", "webhook endpoints are called ep_ and 32 hexadecimal digits")
+            ValidationError::new("endpoint_id", "webhook endpoints are called ep_ and 32 hexadecimal digits")
         })
     }
 }
@@ -58,25 +58,25 @@ impl FromStr for EndpointId {
 /// Whose events an endpoint gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Scope {
+pub enum EndpointScope {
     Instance(InstanceNumber),
     /// Every instance, also those that are created later.
     All,
 }
 
-impl Scope {
+impl EndpointScope {
     pub fn includes(self, instance: InstanceNumber) -> bool {
         match self {
-            Scope::Instance(number) => number == instance,
-            Scope::All => true,
+            EndpointScope::Instance(number) => number == instance,
+            EndpointScope::All => true,
         }
     }
 
     /// The one instance, where it is one.
     pub(super) fn instance(self) -> Option<InstanceNumber> {
         match self {
-            Scope::Instance(number) => Some(number),
-            Scope::All => None,
+            EndpointScope::Instance(number) => Some(number),
+            EndpointScope::All => None,
         }
     }
 }
@@ -103,7 +103,7 @@ pub struct EndpointUpdate {
 
 /// Since when and why an endpoint gets nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Disabled {
+pub struct DisabledInfo {
     pub at: Timestamp,
     /// `requested`, or what its receiver did for so long.
     pub reason: String,
@@ -112,7 +112,7 @@ pub struct Disabled {
 /// An endpoint as it is written down.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Endpoint {
-    pub scope: Scope,
+    pub scope: EndpointScope,
     /// The one of its instance that `set_primary` replaces.
     #[serde(default)]
     pub primary: bool,
@@ -121,20 +121,20 @@ pub(super) struct Endpoint {
     pub secret: Option<Secret>,
     pub events: Events,
     #[serde(default)]
-    pub disabled: Option<Disabled>,
+    pub disabled: Option<DisabledInfo>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
 
 impl Endpoint {
-    pub fn new(scope: Scope, primary: bool, config: EndpointConfig, now: Timestamp) -> Self {
+    pub fn new(scope: EndpointScope, primary: bool, config: EndpointConfig, now: Timestamp) -> Self {
         let EndpointConfig { url, secret, events, enabled } = config;
-        let disabled = (!enabled).then(|| Disabled::requested(now));
+        let disabled = (!enabled).then(|| DisabledInfo::requested(now));
         let secret = secret.filter(|secret| !secret.is_empty());
         Self { scope, primary, url, secret, events, disabled, created_at: now, updated_at: now }
     }
 
-    pub fn updated(&self, update: EndpointUpdate, now: Timestamp) -> Self {
+    pub fn with_update(&self, update: EndpointUpdate, now: Timestamp) -> Self {
         let before = self.clone();
         Self {
             url: update.url.unwrap_or(before.url),
@@ -143,7 +143,7 @@ impl Endpoint {
             disabled: match update.enabled {
                 None => before.disabled,
                 Some(true) => None,
-                Some(false) => before.disabled.or_else(|| Some(Disabled::requested(now))),
+                Some(false) => before.disabled.or_else(|| Some(DisabledInfo::requested(now))),
             },
             updated_at: now,
             ..before
@@ -151,31 +151,35 @@ impl Endpoint {
     }
 }
 
-impl Disabled {
+impl DisabledInfo {
     fn requested(at: Timestamp) -> Self {
         Self { at, reason: "requested".to_owned() }
     }
 }
 
 /// Whether a URL may be written down. Where it leads is `egress`' question.
-pub(super) fn check_url(url: &Url) -> Result<(), Invalid> {
+pub(super) fn check_url(url: &Url) -> Result<(), ValidationError> {
     if url.as_str().len() > MAX_URL {
-        return Err(Invalid::new("url", format!("use a URL of at most {MAX_URL} characters")));
+        return Err(ValidationError::new("url", format!("use a URL of at most {MAX_URL} characters")));
     }
     Ok(())
 }
 
 /// An endpoint with what belongs to it while the node runs.
-pub(super) struct Known {
+pub(super) struct EndpointRuntime {
     pub id: EndpointId,
     pub endpoint: Endpoint,
     pub signer: Option<Signer>,
     /// Outlives changes of the endpoint and crashes of its actor.
-    pub health: Arc<Health>,
+    pub health: Arc<EndpointHealth>,
 }
 
-impl Known {
-    pub fn new(id: EndpointId, endpoint: Endpoint, health: Arc<Health>) -> Result<Self, Invalid> {
+impl EndpointRuntime {
+    pub fn new(
+        id: EndpointId,
+        endpoint: Endpoint,
+        health: Arc<EndpointHealth>,
+    ) -> Result<Self, ValidationError> {
         let signer = endpoint.secret.as_ref().map(Signer::new).transpose()?;
         Ok(Self { id, endpoint, signer, health })
     }
@@ -187,12 +191,12 @@ impl Known {
             scope: endpoint.scope,
             primary: endpoint.primary,
             url: endpoint.url,
-            secret: endpoint.secret.map(|_| MASK),
+            secret: endpoint.secret.map(|_| SECRET_MASK),
             events: endpoint.events,
             disabled: endpoint.disabled,
             created_at: endpoint.created_at,
             updated_at: endpoint.updated_at,
-            trouble: self.health.worst(),
+            failures: self.health.longest_failing(),
             counts: self.health.counts(),
         }
     }
@@ -202,24 +206,24 @@ impl Known {
 #[derive(Debug, Clone)]
 pub struct EndpointView {
     pub id: EndpointId,
-    pub scope: Scope,
+    pub scope: EndpointScope,
     pub primary: bool,
     pub url: Url,
     /// [`MASK`] when there is one.
     pub secret: Option<&'static str>,
     pub events: Events,
     /// `None` while it is enabled.
-    pub disabled: Option<Disabled>,
+    pub disabled: Option<DisabledInfo>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     /// What keeps it from delivering at the moment.
-    pub trouble: Option<TroubleView>,
-    pub counts: Counts,
+    pub failures: Option<FailuresView>,
+    pub counts: WebhookCounts,
 }
 
 /// An event that an endpoint does not take, and what is done about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TroubleView {
+pub struct FailuresView {
     pub instance: InstanceNumber,
     pub since: Timestamp,
     /// Failed attempts so far.
@@ -234,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_have_one_spelling() {
+    fn endpoint_ids_have_one_spelling() {
         let id = EndpointId::random();
         assert_eq!(id.to_string().parse(), Ok(id));
         let bare = Uuid::new_v4();
@@ -244,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn an_update_changes_what_it_names() {
+    fn update_changes_only_the_given_fields() {
         let now = Timestamp(5);
         let config = EndpointConfig {
             url: "https://one.example/".parse().unwrap(),
@@ -252,10 +256,10 @@ mod tests {
             events: Events::All,
             enabled: true,
         };
-        let before = Endpoint::new(Scope::All, false, config, Timestamp(1));
-        let same = before.updated(EndpointUpdate::default(), now);
+        let before = Endpoint::new(EndpointScope::All, false, config, Timestamp(1));
+        let same = before.with_update(EndpointUpdate::default(), now);
         assert_eq!(same, Endpoint { updated_at: now, ..before.clone() });
-        let off = before.updated(
+        let off = before.with_update(
             EndpointUpdate {
                 enabled: Some(false),
                 secret: Some(Some(Secret::new(""))),
@@ -263,8 +267,8 @@ mod tests {
             },
             now,
         );
-        assert_eq!((off.secret.clone(), off.disabled.clone()), (None, Some(Disabled::requested(now))));
-        let on = off.updated(EndpointUpdate { enabled: Some(true), ..Default::default() }, now);
+        assert_eq!((off.secret.clone(), off.disabled.clone()), (None, Some(DisabledInfo::requested(now))));
+        let on = off.with_update(EndpointUpdate { enabled: Some(true), ..Default::default() }, now);
         assert_eq!(on.disabled, None);
     }
 }

@@ -5,17 +5,19 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::events::{self, Envelope, Event};
-use crate::supervision::Slot;
-use relevo_domain::{InstanceId, InstanceNumber, Invalid, Secret, Timestamp};
+use crate::supervisor::ActorSlot;
+use relevo_domain::{InstanceId, InstanceNumber, Secret, Timestamp, ValidationError};
 use relevo_store::{self as store, Store};
 
 use super::Error;
-use super::endpoint::{EndpointConfig, EndpointId, EndpointUpdate, EndpointView, Known, Scope, check_url};
-use super::health::{Counts, Totals};
+use super::endpoint::{
+    EndpointConfig, EndpointId, EndpointRuntime, EndpointScope, EndpointUpdate, EndpointView, check_url,
+};
+use super::health::{EndpointTotals, WebhookCounts};
+use super::retry::DeliveryOutcome;
 use super::signature::Signer;
-use super::storage::{self, ParkReason, Place};
-use super::supervisor::{Directory, Msg, Shared};
-use super::verdict::Outcome;
+use super::storage::{self, EventRef, ParkReason};
+use super::supervisor::{EndpointContext, EndpointDirectory, Msg};
 
 /// The most parked events that are shown or replayed at once.
 const MAX_PARKED: usize = 100;
@@ -23,9 +25,9 @@ const MAX_PARKED: usize = 100;
 /// The way to the endpoints. Cheap to clone; reading never waits for an actor.
 #[derive(Clone)]
 pub struct Handle {
-    pub(super) slot: Slot<Msg>,
-    pub(super) directory: watch::Receiver<Arc<Directory>>,
-    pub(super) shared: Shared,
+    pub(super) slot: ActorSlot<Msg>,
+    pub(super) directory: watch::Receiver<Arc<EndpointDirectory>>,
+    pub(super) shared: EndpointContext,
 }
 
 /// How far an endpoint is behind.
@@ -49,7 +51,7 @@ pub enum ReplayFrom {
 /// An event that was put aside.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ParkedView {
-    pub place: Place,
+    pub event_ref: EventRef,
     /// The instance's name, unless it is gone.
     pub instance: Option<InstanceId>,
     pub at: Timestamp,
@@ -63,11 +65,11 @@ pub struct ParkedView {
 
 /// How another attempt at parked events ended.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Replayed {
+pub struct ReplayOutcome {
     /// Taken now, and parked no more.
-    pub delivered: Vec<Place>,
+    pub delivered: Vec<EventRef>,
     /// The first that was not taken, with what it met. It and those behind it stay parked.
-    pub failed: Option<(Place, String)>,
+    pub failed: Option<(EventRef, String)>,
 }
 
 impl Handle {
@@ -100,22 +102,22 @@ impl Handle {
     }
 
     /// Creates an endpoint. It is told of what happens from now on.
-    pub async fn create(&self, scope: Scope, config: EndpointConfig) -> Result<EndpointView, Error> {
+    pub async fn create(&self, scope: EndpointScope, config: EndpointConfig) -> Result<EndpointView, Error> {
         self.check(Some(&config.url), config.secret.as_ref()).await?;
         self.slot.call(|reply| Msg::Create(scope, Box::new(config), reply)).await?
     }
 
     /// The endpoints, or those of one scope, oldest first.
-    pub fn list(&self, scope: Option<Scope>) -> Vec<EndpointView> {
+    pub fn list(&self, scope: Option<EndpointScope>) -> Vec<EndpointView> {
         let directory = self.directory.borrow().clone();
-        let fits = |known: &&Arc<Known>| scope.is_none_or(|scope| known.endpoint.scope == scope);
+        let fits = |known: &&Arc<EndpointRuntime>| scope.is_none_or(|scope| known.endpoint.scope == scope);
         let mut views: Vec<_> = directory.values().filter(fits).map(|known| known.view()).collect();
         views.sort_by_key(|view| (view.created_at, view.id));
         views
     }
 
     pub fn get(&self, id: EndpointId) -> Result<EndpointView, Error> {
-        Ok(self.known(id)?.view())
+        Ok(self.runtime(id)?.view())
     }
 
     /// Changes an endpoint. It keeps its place, and is attempted anew.
@@ -135,27 +137,27 @@ impl Handle {
     }
 
     /// Deletes the endpoints of an instance that is deleted, and what others know of it.
-    pub async fn forget_instance(&self, instance: InstanceNumber) -> Result<(), Error> {
-        self.slot.call(|reply| Msg::Forget(instance, reply)).await?
+    pub async fn delete_instance(&self, instance: InstanceNumber) -> Result<(), Error> {
+        self.slot.call(|reply| Msg::DeleteInstance(instance, reply)).await?
     }
 
     /// Up to `limit` (at most 100) events that an endpoint has parked, behind the place `after`.
     pub async fn parked(
         &self,
         id: EndpointId,
-        after: Option<Place>,
+        after: Option<EventRef>,
         limit: usize,
     ) -> Result<Vec<ParkedView>, Error> {
-        self.known(id)?;
+        self.runtime(id)?;
         let (store, names) = (self.shared.store.clone(), self.shared.instances.borrow().clone());
-        blocking(move || {
+        run_blocking(move || {
             let page = storage::parked_page(&store, id, after, limit.min(MAX_PARKED))?;
-            let view = |(place, parked): (Place, storage::Parked)| {
+            let view = |(place, parked): (EventRef, storage::ParkedRecord)| {
                 let event = event_at(&store, place)?.map(|envelope| envelope.event);
                 let named = names.iter().find(|(number, _)| *number == place.instance);
-                let storage::Parked { at, reason, attempts, error } = parked;
+                let storage::ParkedRecord { at, reason, attempts, error } = parked;
                 let instance = named.map(|(_, name)| name.clone());
-                Ok(ParkedView { place, instance, at, reason, attempts, error, event })
+                Ok(ParkedView { event_ref: place, instance, at, reason, attempts, error, event })
             };
             page.into_iter().map(view).collect()
         })
@@ -168,46 +170,46 @@ impl Handle {
     /// # Errors
     ///
     /// It is not parked, or the log has forgotten it.
-    pub async fn replay_parked(&self, id: EndpointId, place: Place) -> Result<Replayed, Error> {
-        let known = self.known(id)?;
+    pub async fn replay_parked(&self, id: EndpointId, place: EventRef) -> Result<ReplayOutcome, Error> {
+        let known = self.runtime(id)?;
         let store = self.shared.store.clone();
-        let found = blocking(move || {
+        let found = run_blocking(move || {
             let parked = store.get(&storage::parked_key(id, place))?.is_some();
             Ok((parked, event_at(&store, place)?))
         });
         let envelope = match found.await? {
             (false, _) => return Err(Error::NotParked(place)),
-            (true, None) => return Err(Error::Forgotten(place)),
+            (true, None) => return Err(Error::EventExpired(place)),
             (true, Some(envelope)) => envelope,
         };
         let names = self.shared.instances.borrow().clone();
         let named = names.iter().find(|(number, _)| *number == place.instance);
-        let (_, name) = named.ok_or(Error::Forgotten(place))?;
-        match self.shared.courier().deliver(&known, place.instance, name, &envelope).await {
-            Outcome::Delivered => {
-                known.health.delivered(self.shared.clock.now());
-                self.forget_parked(id, place).await?;
-                Ok(Replayed { delivered: vec![place], failed: None })
+        let (_, name) = named.ok_or(Error::EventExpired(place))?;
+        match self.shared.deliverer().deliver(&known, place.instance, name, &envelope).await {
+            DeliveryOutcome::Delivered => {
+                known.health.record_delivered(self.shared.clock.now());
+                self.discard_parked_if_present(id, place).await?;
+                Ok(ReplayOutcome { delivered: vec![place], failed: None })
             }
-            Outcome::Refused { cause } | Outcome::Failed { cause, .. } => {
-                known.health.failed();
-                Ok(Replayed { delivered: Vec::new(), failed: Some((place, cause)) })
+            DeliveryOutcome::Refused { cause } | DeliveryOutcome::Failed { cause, .. } => {
+                known.health.record_failed();
+                Ok(ReplayOutcome { delivered: Vec::new(), failed: Some((place, cause)) })
             }
         }
     }
 
     /// Attempts up to 100 parked events again, in order, until one is not taken. What the log has forgotten is
     /// discarded.
-    pub async fn replay_all_parked(&self, id: EndpointId) -> Result<Replayed, Error> {
-        let mut replayed = Replayed::default();
+    pub async fn replay_all_parked(&self, id: EndpointId) -> Result<ReplayOutcome, Error> {
+        let mut replayed = ReplayOutcome::default();
         for parked in self.parked(id, None, MAX_PARKED).await? {
-            match self.replay_parked(id, parked.place).await {
-                Ok(Replayed { failed: Some(failed), .. }) => {
+            match self.replay_parked(id, parked.event_ref).await {
+                Ok(ReplayOutcome { failed: Some(failed), .. }) => {
                     replayed.failed = Some(failed);
                     break;
                 }
                 Ok(one) => replayed.delivered.extend(one.delivered),
-                Err(Error::Forgotten(place)) => self.forget_parked(id, place).await?,
+                Err(Error::EventExpired(place)) => self.discard_parked_if_present(id, place).await?,
                 // Somebody else was faster.
                 Err(Error::NotParked(_)) => {}
                 Err(error) => return Err(error),
@@ -221,8 +223,8 @@ impl Handle {
     /// # Errors
     ///
     /// It is not parked.
-    pub async fn discard_parked(&self, id: EndpointId, place: Place) -> Result<(), Error> {
-        self.known(id)?;
+    pub async fn discard_parked(&self, id: EndpointId, place: EventRef) -> Result<(), Error> {
+        self.runtime(id)?;
         let delete = move |tx: &mut store::Tx| {
             let key = storage::parked_key(id, place);
             let parked = tx.get(&key)?.is_some();
@@ -233,7 +235,7 @@ impl Handle {
     }
 
     /// The same where it is no matter whether somebody else was faster.
-    async fn forget_parked(&self, id: EndpointId, place: Place) -> Result<(), Error> {
+    async fn discard_parked_if_present(&self, id: EndpointId, place: EventRef) -> Result<(), Error> {
         match self.discard_parked(id, place).await {
             Err(Error::NotParked(_)) => Ok(()),
             outcome => outcome,
@@ -252,23 +254,25 @@ impl Handle {
         instance: Option<InstanceNumber>,
         from: ReplayFrom,
     ) -> Result<(), Error> {
-        let scope = self.known(id)?.endpoint.scope;
+        let scope = self.runtime(id)?.endpoint.scope;
         let instances = match (scope, instance) {
             (_, Some(instance)) if !scope.includes(instance) => {
-                return Err(Invalid::new("instance_id", "the endpoint does not serve this instance").into());
+                return Err(
+                    ValidationError::new("instance_id", "the endpoint does not serve this instance").into()
+                );
             }
-            (_, Some(instance)) | (Scope::Instance(instance), None) => vec![instance],
-            (Scope::All, None) if matches!(from, ReplayFrom::Time(_)) => {
+            (_, Some(instance)) | (EndpointScope::Instance(instance), None) => vec![instance],
+            (EndpointScope::All, None) if matches!(from, ReplayFrom::Time(_)) => {
                 self.shared.instances.borrow().iter().map(|(instance, _)| *instance).collect()
             }
-            (Scope::All, None) => {
+            (EndpointScope::All, None) => {
                 let reason = "every instance counts its events for itself; name one, or give a time";
-                return Err(Invalid::new("instance_id", reason).into());
+                return Err(ValidationError::new("instance_id", reason).into());
             }
         };
         let store = self.shared.store.clone();
-        let places = blocking(move || {
-            let find = |instance| Ok((instance, told_before(&store, instance, from)?));
+        let places = run_blocking(move || {
+            let find = |instance| Ok((instance, cursor_before(&store, instance, from)?));
             instances.into_iter().map(find).collect()
         });
         let places = places.await?;
@@ -280,15 +284,15 @@ impl Handle {
     /// # Errors
     ///
     /// It is refused; the error says why.
-    pub async fn permits(&self, url: &url::Url) -> Result<(), Error> {
+    pub async fn check_url(&self, url: &url::Url) -> Result<(), Error> {
         self.check(Some(url), None).await
     }
 
     /// How far an endpoint is behind.
     pub async fn lag(&self, id: EndpointId) -> Result<Lag, Error> {
-        self.known(id)?;
+        self.runtime(id)?;
         let (store, now) = (self.shared.store.clone(), self.shared.clock.now());
-        blocking(move || {
+        run_blocking(move || {
             let mut lag = Lag::default();
             for (instance, cursor) in storage::cursors(&store, id)? {
                 let last = events::last_sequence(&store, instance)?;
@@ -303,14 +307,16 @@ impl Handle {
     }
 
     /// All endpoints in numbers.
-    pub fn totals(&self) -> Totals {
+    pub fn totals(&self) -> EndpointTotals {
         let directory = self.directory.borrow().clone();
         let disabled = directory.values().filter(|known| known.endpoint.disabled.is_some()).count();
-        let in_trouble =
-            |known: &&Arc<Known>| known.endpoint.disabled.is_none() && known.health.worst().is_some();
+        let in_trouble = |known: &&Arc<EndpointRuntime>| {
+            known.endpoint.disabled.is_none() && known.health.longest_failing().is_some()
+        };
         let failing = directory.values().filter(in_trouble).count();
-        let counts = directory.values().map(|known| known.health.counts()).fold(Counts::default(), Add::add);
-        Totals { counts, endpoints: directory.len(), disabled, failing }
+        let counts =
+            directory.values().map(|known| known.health.counts()).fold(WebhookCounts::default(), Add::add);
+        EndpointTotals { counts, endpoints: directory.len(), disabled, failing }
     }
 
     /// Resolves when no attempt is under way any more, or when `deadline` has passed: no new ones begin.
@@ -323,12 +329,12 @@ impl Handle {
         }
     }
 
-    pub(super) fn known(&self, id: EndpointId) -> Result<Arc<Known>, Error> {
+    pub(super) fn runtime(&self, id: EndpointId) -> Result<Arc<EndpointRuntime>, Error> {
         self.directory.borrow().get(&id).cloned().ok_or(Error::Unknown(id))
     }
 
-    fn primary_of(&self, instance: InstanceNumber) -> Option<Arc<Known>> {
-        let scope = Scope::Instance(instance);
+    fn primary_of(&self, instance: InstanceNumber) -> Option<Arc<EndpointRuntime>> {
+        let scope = EndpointScope::Instance(instance);
         let directory = self.directory.borrow().clone();
         directory.values().find(|known| known.endpoint.primary && known.endpoint.scope == scope).cloned()
     }
@@ -340,27 +346,27 @@ impl Handle {
         }
         if let Some(url) = url {
             check_url(url)?;
-            self.shared.egress.check(url).await.map_err(Error::Link)?;
+            self.shared.egress.check(url).await.map_err(Error::Url)?;
         }
         Ok(())
     }
 }
 
 /// Reads that may have to come from the disk, on a thread that may wait for it.
-pub(super) async fn blocking<T: Send + 'static>(
+pub(super) async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, store::Error> + Send + 'static,
 ) -> Result<T, Error> {
     let done = tokio::task::spawn_blocking(work).await;
     Ok(done.unwrap_or(Err(store::Error::Panicked))?)
 }
 
-fn event_at(store: &Store, place: Place) -> Result<Option<Envelope>, store::Error> {
+fn event_at(store: &Store, place: EventRef) -> Result<Option<Envelope>, store::Error> {
     let found = events::read(store, place.instance, place.sequence.saturating_sub(1), 1)?;
     Ok(found.into_iter().find(|envelope| envelope.sequence == place.sequence))
 }
 
 /// The sequence behind which to go on, so that the next event is the first one asked for.
-fn told_before(store: &Store, instance: InstanceNumber, from: ReplayFrom) -> Result<u64, store::Error> {
+fn cursor_before(store: &Store, instance: InstanceNumber, from: ReplayFrom) -> Result<u64, store::Error> {
     let last = events::last_sequence(store, instance)?;
     let oldest = events::read(store, instance, 0, 1)?;
     let Some(oldest) = oldest.first() else { return Ok(last) };

@@ -7,11 +7,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use relevo_domain::{InstanceNumber, Timestamp};
 
-use super::endpoint::TroubleView;
+use super::endpoint::FailuresView;
 
 /// What happened since the node started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
+pub struct WebhookCounts {
     /// Events that a receiver took.
     pub delivered: u64,
     /// Attempts that failed or were refused.
@@ -24,19 +24,19 @@ pub struct Counts {
 
 /// All endpoints that exist, in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Totals {
+pub struct EndpointTotals {
     /// The sums of theirs.
-    pub counts: Counts,
+    pub counts: WebhookCounts,
     pub endpoints: usize,
     pub disabled: usize,
     /// Enabled, and in trouble at the moment.
     pub failing: usize,
 }
 
-impl Add for Counts {
-    type Output = Counts;
-    fn add(self, other: Counts) -> Counts {
-        Counts {
+impl Add for WebhookCounts {
+    type Output = WebhookCounts;
+    fn add(self, other: WebhookCounts) -> WebhookCounts {
+        WebhookCounts {
             delivered: self.delivered + other.delivered,
             failed: self.failed + other.failed,
             parked: self.parked + other.parked,
@@ -47,7 +47,7 @@ impl Add for Counts {
 
 /// How one endpoint fares.
 #[derive(Debug, Default)]
-pub(super) struct Health {
+pub(super) struct EndpointHealth {
     delivered: AtomicU64,
     failed: AtomicU64,
     parked: AtomicU64,
@@ -55,24 +55,24 @@ pub(super) struct Health {
     /// In milliseconds of the wall clock; 0 is never.
     last_delivery: AtomicU64,
     /// At most one for every instance.
-    troubles: Mutex<BTreeMap<InstanceNumber, TroubleView>>,
+    failures: Mutex<BTreeMap<InstanceNumber, FailuresView>>,
 }
 
-impl Health {
-    pub fn delivered(&self, now: Timestamp) {
+impl EndpointHealth {
+    pub fn record_delivered(&self, now: Timestamp) {
         self.delivered.fetch_add(1, Ordering::Relaxed);
         self.last_delivery.store(now.millis(), Ordering::Relaxed);
     }
 
-    pub fn failed(&self) {
+    pub fn record_failed(&self) {
         self.failed.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub fn parked(&self) {
+    pub fn record_parked(&self) {
         self.parked.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub fn missed(&self, events: u64) {
+    pub fn record_missed(&self, events: u64) {
         self.missed.fetch_add(events, Ordering::Relaxed);
     }
 
@@ -81,30 +81,30 @@ impl Health {
         self.last_delivery.load(Ordering::Relaxed) > moment.millis()
     }
 
-    pub fn trouble(&self, trouble: TroubleView) {
-        self.troubles().insert(trouble.instance, trouble);
+    pub fn record_failures(&self, trouble: FailuresView) {
+        self.lock_failures().insert(trouble.instance, trouble);
     }
 
-    pub fn well(&self, instance: InstanceNumber) {
-        self.troubles().remove(&instance);
+    pub fn clear_failures(&self, instance: InstanceNumber) {
+        self.lock_failures().remove(&instance);
     }
 
-    pub fn forget_troubles(&self) {
-        self.troubles().clear();
+    pub fn clear_all_failures(&self) {
+        self.lock_failures().clear();
     }
 
-    pub fn trouble_of(&self, instance: InstanceNumber) -> Option<TroubleView> {
-        self.troubles().get(&instance).cloned()
+    pub fn failures_of(&self, instance: InstanceNumber) -> Option<FailuresView> {
+        self.lock_failures().get(&instance).cloned()
     }
 
     /// The trouble that lasts longest.
-    pub fn worst(&self) -> Option<TroubleView> {
-        self.troubles().values().min_by_key(|trouble| trouble.since).cloned()
+    pub fn longest_failing(&self) -> Option<FailuresView> {
+        self.lock_failures().values().min_by_key(|trouble| trouble.since).cloned()
     }
 
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> WebhookCounts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counts {
+        WebhookCounts {
             delivered: read(&self.delivered),
             failed: read(&self.failed),
             parked: read(&self.parked),
@@ -112,7 +112,7 @@ impl Health {
         }
     }
 
-    fn troubles(&self) -> MutexGuard<'_, BTreeMap<InstanceNumber, TroubleView>> {
-        self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_failures(&self) -> MutexGuard<'_, BTreeMap<InstanceNumber, FailuresView>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

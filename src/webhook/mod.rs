@@ -10,37 +10,38 @@
 //! What an attempt means for the event is decided in `verdict`, a pure function.
 
 mod actor;
-mod changes;
-mod deliveries;
+mod commands;
 mod delivery;
+mod delivery_status;
 mod endpoint;
 mod handle;
 mod health;
+mod log_reader;
+mod retry;
 mod signature;
 mod storage;
-mod stream;
 mod supervisor;
 #[cfg(test)]
 mod tests;
-mod verdict;
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use crate::supervision;
-use relevo_domain::{ErrorKind, Invalid};
+use crate::supervisor::ActorUnavailable;
+use relevo_domain::{ErrorKind, ValidationError};
 use relevo_egress as egress;
 use relevo_store as store;
 
-pub use crate::events::Kinds as Events;
-pub use deliveries::{Deliveries, Delivery, DeliveryState, DeliveryView};
+pub use crate::events::EventFilter as Events;
+pub use delivery_status::{DeliveryState, DeliveryView, EventDelivery, EventDeliveryPage};
 pub use endpoint::{
-    Disabled, EndpointConfig, EndpointId, EndpointUpdate, EndpointView, MASK, Scope, TroubleView,
+    DisabledInfo, EndpointConfig, EndpointId, EndpointScope, EndpointUpdate, EndpointView, FailuresView,
+    SECRET_MASK,
 };
-pub use handle::{Handle, Lag, ParkedView, ReplayFrom, Replayed};
-pub use health::{Counts, Totals};
-pub use storage::{ParkReason, Place};
-pub use supervisor::{Arguments, Instances, Msg, WebhookDispatcher};
+pub use handle::{Handle, Lag, ParkedView, ReplayFrom, ReplayOutcome};
+pub use health::{EndpointTotals, WebhookCounts};
+pub use storage::{EventRef, ParkReason};
+pub use supervisor::{Arguments, InstanceIds, Msg, WebhookSupervisor};
 
 /// How events are delivered.
 #[derive(Debug, Clone)]
@@ -88,23 +89,23 @@ pub enum Error {
     #[error("no webhook endpoint is called {0}")]
     Unknown(EndpointId),
     #[error(transparent)]
-    Invalid(#[from] Invalid),
+    Invalid(#[from] ValidationError),
     #[error("url: {0}")]
-    Link(egress::Error),
+    Url(egress::Error),
     #[error("there are {limit} webhook endpoints here already, which is the limit; delete one")]
     TooMany { limit: usize },
     #[error("the endpoint has no parked event {0}")]
-    NotParked(Place),
+    NotParked(EventRef),
     #[error("the event {0} is no longer in the log; it was kept as long as events are kept")]
-    Forgotten(Place),
+    EventExpired(EventRef),
     #[error("the endpoint was not told of the event {0}, and will not be, unless a replay brings it there")]
-    NotDelivered(Place),
+    NotDelivered(EventRef),
     #[error("the endpoint does not serve this instance")]
     NotServed,
     #[error(transparent)]
     Store(#[from] store::Error),
     #[error(transparent)]
-    Gone(#[from] supervision::Gone),
+    Gone(#[from] ActorUnavailable),
 }
 
 impl Error {
@@ -112,10 +113,10 @@ impl Error {
         match self {
             Error::Unknown(_)
             | Error::NotParked(_)
-            | Error::Forgotten(_)
+            | Error::EventExpired(_)
             | Error::NotDelivered(_)
             | Error::NotServed => ErrorKind::NotFound,
-            Error::Invalid(_) | Error::Link(_) => ErrorKind::Invalid,
+            Error::Invalid(_) | Error::Url(_) => ErrorKind::Invalid,
             Error::TooMany { .. } => ErrorKind::Conflict,
             Error::Store(error) => error.kind(),
             Error::Gone(_) => ErrorKind::Unavailable,
@@ -123,7 +124,7 @@ impl Error {
     }
 
     /// The field of the request that is wrong, when one is.
-    pub fn invalid(&self) -> Option<&Invalid> {
+    pub fn invalid(&self) -> Option<&ValidationError> {
         match self {
             Error::Invalid(invalid) => Some(invalid),
             _ => None,

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STAN
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use relevo_domain::{Invalid, Secret};
+use relevo_domain::{Secret, ValidationError};
 
 /// What a secret begins with that is base64 (Standard Webhooks 1.0.0, "Signature scheme").
 const BASE64_PREFIX: &str = "whsec_";
@@ -28,12 +28,16 @@ pub(super) struct Signer(Hmac<Sha256>);
 
 impl Signer {
     /// The key is the secret's bytes; of one that begins with `whsec_`, the bytes that its base64 stands for.
-    pub fn new(secret: &Secret) -> Result<Self, Invalid> {
+    pub fn new(secret: &Secret) -> Result<Self, ValidationError> {
         let text = secret.expose();
         if text.len() > MAX_SECRET {
-            return Err(Invalid::new("secret", format!("use a secret of at most {MAX_SECRET} bytes")));
+            return Err(ValidationError::new(
+                "secret",
+                format!("use a secret of at most {MAX_SECRET} bytes"),
+            ));
         }
-        let wrong = || Invalid::new("secret", "what follows whsec_ must be base64 of at least one byte");
+        let wrong =
+            || ValidationError::new("secret", "what follows whsec_ must be base64 of at least one byte");
         let key = match text.strip_prefix(BASE64_PREFIX) {
             None => text.as_bytes().to_vec(),
             Some(encoded) => LENIENT.decode(encoded).ok().filter(|key| !key.is_empty()).ok_or_else(wrong)?,
@@ -44,14 +48,14 @@ impl Signer {
 
     /// The value of `X-Webhook-Signature`: the HMAC-SHA256 of the body, in lowercase hexadecimal, as the gateway
     /// before relevo signed.
-    pub fn of_body(&self, body: &[u8]) -> String {
+    pub fn sign_body(&self, body: &[u8]) -> String {
         let digest = self.digest(&[body]);
         digest.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// The value of `webhook-signature`: the HMAC-SHA256 of `id.timestamp.body`, in base64, as Standard Webhooks
     /// signs. `id` must not contain a dot.
-    pub fn of_message(&self, id: &str, timestamp: u64, body: &[u8]) -> String {
+    pub fn sign_message(&self, id: &str, timestamp: u64, body: &[u8]) -> String {
         let digest = self.digest(&[id.as_bytes(), b".", timestamp.to_string().as_bytes(), b".", body]);
         format!("v1,{}", STANDARD.encode(digest))
     }
@@ -83,7 +87,7 @@ mod tests {
     /// The last two of each row were made by PyPI's `standardwebhooks` 1.1.0 (`Webhook(key).sign`) and by Python's
     /// `hmac` under the same key.
     #[test]
-    fn signatures_are_those_of_the_public_library() {
+    fn signatures_match_the_reference_library() {
         for (secret, standard, plain) in [
             (
                 "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
@@ -102,12 +106,12 @@ mod tests {
             ),
         ] {
             let signer = signer(secret);
-            assert_eq!(signer.of_message(ID, 1_678_886_405, BODY.as_bytes()), standard);
-            assert_eq!(signer.of_body(BODY.as_bytes()), plain);
+            assert_eq!(signer.sign_message(ID, 1_678_886_405, BODY.as_bytes()), standard);
+            assert_eq!(signer.sign_body(BODY.as_bytes()), plain);
         }
         let body = r#"{"text":"¡Hola, señor! 🎉"}"#;
         assert_eq!(
-            signer("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").of_message(
+            signer("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").sign_message(
                 "evt_x_1_1",
                 1_700_000_000,
                 body.as_bytes()
@@ -118,11 +122,11 @@ mod tests {
 
     #[test]
     fn base64_may_lack_its_padding() {
-        assert_eq!(signer("whsec_AQ==").of_body(b"x"), signer("whsec_AQ").of_body(b"x"));
+        assert_eq!(signer("whsec_AQ==").sign_body(b"x"), signer("whsec_AQ").sign_body(b"x"));
     }
 
     #[test]
-    fn what_only_looks_like_base64_is_refused() {
+    fn invalid_base64_secrets_are_refused() {
         for bad in ["whsec_", "whsec_====", "whsec_not base64!", "whsec_é"] {
             assert!(Signer::new(&Secret::new(bad)).is_err(), "{bad}");
         }
@@ -130,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_never_shows() {
+    fn debug_output_hides_the_key() {
         assert_eq!(format!("{:?}", signer("abc")), "Signer(…)");
     }
 }

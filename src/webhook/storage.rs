@@ -8,22 +8,22 @@ use relevo_domain::{InstanceNumber, Timestamp};
 use relevo_store::{self as store, Error, Key, Space, Store, Tx};
 
 use super::endpoint::{Endpoint, EndpointId};
-use super::verdict::Trouble;
+use super::retry::Failures;
 
 /// Keys that one commit deletes at most.
 const PURGE_PAGE: usize = 256;
 
 /// Parked events without an event that each new one clears away.
-const CLEARED_PER_PARKED: usize = 16;
+const EXPIRED_PER_PARKED: usize = 16;
 
 /// One event of one instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
+pub struct EventRef {
     pub instance: InstanceNumber,
     pub sequence: u64,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for EventRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of instance number {}", self.sequence, self.instance.get())
     }
@@ -40,7 +40,7 @@ pub(super) struct Cursor {
     pub epoch: u32,
     /// What the event behind `sequence` has met so far.
     #[serde(default)]
-    pub trouble: Option<Trouble>,
+    pub trouble: Option<Failures>,
 }
 
 /// Why an event was put aside.
@@ -64,7 +64,7 @@ impl ParkReason {
 
 /// An event put aside. The event itself stays in the log, and with it goes away.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Parked {
+pub(super) struct ParkedRecord {
     pub at: Timestamp,
     pub reason: ParkReason,
     pub attempts: u32,
@@ -75,20 +75,20 @@ fn endpoint_key(id: EndpointId) -> Key {
     Key::new(Space::Endpoint).bytes(id.as_bytes())
 }
 
-fn cursors_of(id: EndpointId) -> Key {
+fn cursor_prefix(id: EndpointId) -> Key {
     Key::new(Space::EndpointCursor).bytes(id.as_bytes())
 }
 
 fn cursor_key(id: EndpointId, instance: InstanceNumber) -> Key {
-    cursors_of(id).u32(instance.get())
+    cursor_prefix(id).u32(instance.get())
 }
 
-fn parked_of(id: EndpointId) -> Key {
+fn parked_prefix(id: EndpointId) -> Key {
     Key::new(Space::Parked).bytes(id.as_bytes())
 }
 
-pub(super) fn parked_key(id: EndpointId, place: Place) -> Key {
-    parked_of(id).u32(place.instance.get()).u64(place.sequence)
+pub(super) fn parked_key(id: EndpointId, place: EventRef) -> Key {
+    parked_prefix(id).u32(place.instance.get()).u64(place.sequence)
 }
 
 /// Every endpoint that is written down.
@@ -98,7 +98,7 @@ pub(super) fn load(store: &Store) -> Result<Vec<(EndpointId, Endpoint)>, Error> 
     for entry in store.range(&all, &all.clone().after_prefix()) {
         let key = Key::from(entry?.0);
         let bytes = store::get_large(&key, |key| store.get(key))?;
-        if let (Some(id), Some(bytes)) = (id_of(key.as_slice()), bytes) {
+        if let (Some(id), Some(bytes)) = (endpoint_id_of_key(key.as_slice()), bytes) {
             found.push((id, store::decode(&bytes)?));
         }
     }
@@ -116,7 +116,11 @@ pub(super) fn delete_endpoint(tx: &mut Tx, id: EndpointId) -> Result<(), Error> 
 
 /// The cursor of a stream that begins. An instance that came after its endpoint is told from its first event;
 /// `None` when the endpoint is gone.
-pub(super) fn adopt(tx: &mut Tx, id: EndpointId, instance: InstanceNumber) -> Result<Option<Cursor>, Error> {
+pub(super) fn load_or_create_cursor(
+    tx: &mut Tx,
+    id: EndpointId,
+    instance: InstanceNumber,
+) -> Result<Option<Cursor>, Error> {
     if let Some(bytes) = tx.get(&cursor_key(id, instance))? {
         return Ok(Some(store::decode(&bytes)?));
     }
@@ -129,7 +133,7 @@ pub(super) fn adopt(tx: &mut Tx, id: EndpointId, instance: InstanceNumber) -> Re
 }
 
 /// Keeps a stream's place; `false` when the stream is not the cursor's any more.
-pub(super) fn save(
+pub(super) fn save_cursor(
     tx: &mut Tx,
     id: EndpointId,
     instance: InstanceNumber,
@@ -145,7 +149,7 @@ pub(super) fn save(
 }
 
 /// Puts a cursor at a place, whatever stream is reading there.
-pub(super) fn place(
+pub(super) fn move_cursor(
     tx: &mut Tx,
     id: EndpointId,
     instance: InstanceNumber,
@@ -158,8 +162,8 @@ pub(super) fn place(
 }
 
 /// Leaves every cursor of an endpoint where it is, free of trouble and of the streams that read there.
-pub(super) fn refresh(tx: &mut Tx, id: EndpointId) -> Result<(), Error> {
-    let prefix = cursors_of(id);
+pub(super) fn reset_cursors(tx: &mut Tx, id: EndpointId) -> Result<(), Error> {
+    let prefix = cursor_prefix(id);
     let entries = tx.range(&prefix, &prefix.clone().after_prefix()).collect::<Result<Vec<_>, _>>()?;
     for (key, bytes) in entries {
         let before: Cursor = store::decode(&bytes)?;
@@ -171,11 +175,11 @@ pub(super) fn refresh(tx: &mut Tx, id: EndpointId) -> Result<(), Error> {
 
 /// Every cursor of an endpoint.
 pub(super) fn cursors(store: &Store, id: EndpointId) -> Result<Vec<(InstanceNumber, Cursor)>, Error> {
-    let prefix = cursors_of(id);
+    let prefix = cursor_prefix(id);
     let mut found = Vec::new();
     for entry in store.range(&prefix, &prefix.clone().after_prefix()) {
         let (key, bytes) = entry?;
-        if let Some(instance) = instance_of(&key) {
+        if let Some(instance) = instance_of_key(&key) {
             found.push((instance, store::decode(&bytes)?));
         }
     }
@@ -187,14 +191,14 @@ pub(super) fn cursors(store: &Store, id: EndpointId) -> Result<Vec<(InstanceNumb
 pub(super) fn park(
     tx: &mut Tx,
     id: EndpointId,
-    place: Place,
-    parked: &Parked,
+    place: EventRef,
+    parked: &ParkedRecord,
     kept_from: u64,
 ) -> Result<(), Error> {
-    let start = parked_key(id, Place { sequence: 0, ..place });
-    let end = parked_key(id, Place { sequence: kept_from, ..place });
+    let start = parked_key(id, EventRef { sequence: 0, ..place });
+    let end = parked_key(id, EventRef { sequence: kept_from, ..place });
     let old = {
-        let keys = tx.range(&start, &end).take(CLEARED_PER_PARKED).map(|entry| entry.map(|(key, _)| key));
+        let keys = tx.range(&start, &end).take(EXPIRED_PER_PARKED).map(|entry| entry.map(|(key, _)| key));
         keys.collect::<Result<Vec<_>, _>>()?
     };
     old.into_iter().for_each(|key| tx.delete(key.into()));
@@ -205,16 +209,16 @@ pub(super) fn park(
 pub(super) fn parked_page(
     store: &Store,
     id: EndpointId,
-    after: Option<Place>,
+    after: Option<EventRef>,
     limit: usize,
-) -> Result<Vec<(Place, Parked)>, Error> {
-    let start = after.map_or_else(|| parked_of(id), |place| parked_key(id, place).successor());
+) -> Result<Vec<(EventRef, ParkedRecord)>, Error> {
+    let start = after.map_or_else(|| parked_prefix(id), |place| parked_key(id, place).successor());
     let mut page = Vec::new();
-    for entry in store.range(&start, &parked_of(id).after_prefix()).take(limit) {
+    for entry in store.range(&start, &parked_prefix(id).after_prefix()).take(limit) {
         let (key, bytes) = entry?;
         let sequence = key.get(21..).and_then(|bytes| bytes.first_chunk::<8>());
-        if let (Some(instance), Some(sequence)) = (instance_of(&key), sequence) {
-            let place = Place { instance, sequence: u64::from_be_bytes(*sequence) };
+        if let (Some(instance), Some(sequence)) = (instance_of_key(&key), sequence) {
+            let place = EventRef { instance, sequence: u64::from_be_bytes(*sequence) };
             page.push((place, store::decode(&bytes)?));
         }
     }
@@ -227,7 +231,7 @@ pub(super) async fn purge(
     id: EndpointId,
     instance: Option<InstanceNumber>,
 ) -> Result<(), Error> {
-    for prefix in [cursors_of(id), parked_of(id)] {
+    for prefix in [cursor_prefix(id), parked_prefix(id)] {
         let prefix = instance.map_or(prefix.clone(), |instance| prefix.u32(instance.get()));
         loop {
             let prefix = prefix.clone();
@@ -257,7 +261,7 @@ pub(super) fn orphans(store: &Store) -> Result<Vec<EndpointId>, Error> {
         let end = Key::new(space).after_prefix();
         let mut start = Key::new(space);
         while let Some((key, _)) = store.range(&start, &end).next().transpose()? {
-            let Some(id) = id_of(&key) else { break };
+            let Some(id) = endpoint_id_of_key(&key) else { break };
             if store.get(&endpoint_key(id))?.is_none() && !found.contains(&id) {
                 found.push(id);
             }
@@ -267,10 +271,10 @@ pub(super) fn orphans(store: &Store) -> Result<Vec<EndpointId>, Error> {
     Ok(found)
 }
 
-fn id_of(key: &[u8]) -> Option<EndpointId> {
+fn endpoint_id_of_key(key: &[u8]) -> Option<EndpointId> {
     key.get(1..)?.first_chunk::<16>().map(|bytes| EndpointId::from_bytes(*bytes))
 }
 
-fn instance_of(key: &[u8]) -> Option<InstanceNumber> {
+fn instance_of_key(key: &[u8]) -> Option<InstanceNumber> {
     InstanceNumber::from_be_bytes(*key.get(17..)?.first_chunk::<4>()?)
 }

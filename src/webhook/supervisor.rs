@@ -7,7 +7,7 @@ use std::time::Duration;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::watch;
 
-use crate::supervision::{RestartPolicy, Slot};
+use crate::supervisor::{ActorSlot, RestartPolicy};
 use relevo_clock::Clock;
 use relevo_domain::{InstanceId, InstanceNumber};
 use relevo_egress::Egress;
@@ -15,18 +15,20 @@ use relevo_metrics::Metrics;
 use relevo_store::Store;
 
 use super::actor::{self, EndpointActor};
-use super::delivery::Courier;
-use super::endpoint::{Endpoint, EndpointConfig, EndpointId, EndpointUpdate, EndpointView, Known, Scope};
-use super::health::Health;
+use super::delivery::Deliverer;
+use super::endpoint::{
+    Endpoint, EndpointConfig, EndpointId, EndpointRuntime, EndpointScope, EndpointUpdate, EndpointView,
+};
+use super::health::EndpointHealth;
+use super::retry::Failures;
 use super::storage;
-use super::verdict::Trouble;
 use super::{Error, Handle, Options};
 
 /// The instances that exist, with the names that deliveries carry.
-pub type Instances = Arc<[(InstanceNumber, InstanceId)]>;
+pub type InstanceIds = Arc<[(InstanceNumber, InstanceId)]>;
 
 /// Every endpoint, for readers.
-pub(super) type Directory = BTreeMap<EndpointId, Arc<Known>>;
+pub(super) type EndpointDirectory = BTreeMap<EndpointId, Arc<EndpointRuntime>>;
 
 type Reply<T> = RpcReplyPort<Result<T, Error>>;
 
@@ -38,37 +40,37 @@ const RESTART_MAX_DELAY: Duration = Duration::from_secs(30);
 pub enum Msg {
     /// From handles. When they are answered, what they asked for is durable.
     SetPrimary(InstanceNumber, Box<EndpointConfig>, Reply<EndpointView>),
-    Create(Scope, Box<EndpointConfig>, Reply<EndpointView>),
+    Create(EndpointScope, Box<EndpointConfig>, Reply<EndpointView>),
     Update(EndpointId, Box<EndpointUpdate>, Reply<EndpointView>),
     Delete(EndpointId, Reply<()>),
     /// Cursors to put at these sequences.
     Rewind(EndpointId, Vec<(InstanceNumber, u64)>, Reply<()>),
-    Forget(InstanceNumber, Reply<()>),
+    DeleteInstance(InstanceNumber, Reply<()>),
     /// From the node as it stops: answer when no attempt is under way.
     Drain(RpcReplyPort<()>),
     /// From an endpoint's actor, with its incarnation: its receiver took nothing for too long.
-    GaveUp(EndpointId, u64, InstanceNumber, GivenUp),
+    DisableEndpoint(EndpointId, u64, InstanceNumber, DisableCause),
     /// From its own timer, with the incarnation that crashed: it has waited long enough.
     Start(EndpointId, u64),
 }
 
 /// What an endpoint met that is given up; opaque outside this room.
-pub struct GivenUp(Trouble);
+pub struct DisableCause(Failures);
 
 /// What every endpoint's actor needs.
 #[derive(Clone)]
-pub(super) struct Shared {
+pub(super) struct EndpointContext {
     pub store: Store,
     pub clock: Clock,
     pub egress: Egress,
     pub metrics: Metrics,
     pub options: Arc<Options>,
-    pub instances: watch::Receiver<Instances>,
+    pub instances: watch::Receiver<InstanceIds>,
 }
 
-impl Shared {
-    pub fn courier(&self) -> Courier {
-        Courier {
+impl EndpointContext {
+    pub fn deliverer(&self) -> Deliverer {
+        Deliverer {
             egress: self.egress.clone(),
             clock: self.clock,
             metrics: self.metrics.clone(),
@@ -78,12 +80,12 @@ impl Shared {
 }
 
 /// The parent of every endpoint's actor.
-pub struct WebhookDispatcher;
+pub struct WebhookSupervisor;
 
 #[derive(Clone)]
 pub struct Arguments {
-    pub(super) shared: Shared,
-    publish: Arc<watch::Sender<Arc<Directory>>>,
+    pub(super) shared: EndpointContext,
+    publish: Arc<watch::Sender<Arc<EndpointDirectory>>>,
 }
 
 impl Arguments {
@@ -95,11 +97,11 @@ impl Arguments {
         clock: Clock,
         egress: Egress,
         metrics: Metrics,
-        instances: watch::Receiver<Instances>,
-        slot: Slot<Msg>,
+        instances: watch::Receiver<InstanceIds>,
+        slot: ActorSlot<Msg>,
     ) -> (Self, Handle) {
-        let shared = Shared { store, clock, egress, metrics, options: Arc::new(options), instances };
-        let publish = Arc::new(watch::Sender::new(Arc::new(Directory::new())));
+        let shared = EndpointContext { store, clock, egress, metrics, options: Arc::new(options), instances };
+        let publish = Arc::new(watch::Sender::new(Arc::new(EndpointDirectory::new())));
         let handle = Handle { slot, directory: publish.subscribe(), shared: shared.clone() };
         (Self { shared, publish }, handle)
     }
@@ -107,25 +109,25 @@ impl Arguments {
 
 pub struct State {
     pub(super) arguments: Arguments,
-    pub(super) endpoints: HashMap<EndpointId, Entry>,
+    pub(super) endpoints: HashMap<EndpointId, SupervisedEndpoint>,
     /// Grows with every actor that is started or stopped; tells an incarnation from those before it.
     incarnations: u64,
     draining: bool,
 }
 
-pub(super) struct Entry {
-    pub known: Arc<Known>,
-    child: Option<Child>,
-    patience: RestartPolicy,
+pub(super) struct SupervisedEndpoint {
+    pub runtime: Arc<EndpointRuntime>,
+    child: Option<EndpointChild>,
+    restart_policy: RestartPolicy,
     incarnation: u64,
 }
 
-struct Child {
+struct EndpointChild {
     actor: ActorRef<actor::Msg>,
     id: ActorId,
 }
 
-impl Actor for WebhookDispatcher {
+impl Actor for WebhookSupervisor {
     type Msg = Msg;
     type State = State;
     type Arguments = Arguments;
@@ -133,11 +135,11 @@ impl Actor for WebhookDispatcher {
     async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
         let mut state = State { arguments, endpoints: HashMap::new(), incarnations: 0, draining: false };
         for (id, endpoint) in storage::load(&state.arguments.shared.store)? {
-            state.adopt(id, endpoint)?;
+            state.register(id, endpoint)?;
             state.start(&me, id).await;
         }
         state.publish();
-        tokio::spawn(sweep(state.arguments.shared.store.clone()));
+        tokio::spawn(purge_orphans(state.arguments.shared.store.clone()));
         Ok(state)
     }
 
@@ -157,9 +159,9 @@ impl Actor for WebhookDispatcher {
             Msg::Update(id, update, reply) => drop(reply.send(state.update(&me, id, *update).await)),
             Msg::Delete(id, reply) => drop(reply.send(state.delete(id).await)),
             Msg::Rewind(id, places, reply) => drop(reply.send(state.rewind(&me, id, places).await)),
-            Msg::Forget(instance, reply) => drop(reply.send(state.forget(instance).await)),
+            Msg::DeleteInstance(instance, reply) => drop(reply.send(state.delete_instance(instance).await)),
             Msg::Drain(reply) => state.drain(reply),
-            Msg::GaveUp(id, incarnation, instance, GivenUp(trouble)) => {
+            Msg::DisableEndpoint(id, incarnation, instance, DisableCause(trouble)) => {
                 if state.is_current(id, incarnation)
                     && let Err(error) = state.disable(id, instance, trouble).await
                 {
@@ -182,9 +184,11 @@ impl Actor for WebhookDispatcher {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match event {
-            SupervisionEvent::ActorFailed(cell, cause) => state.lost(&me, cell.get_id(), &cause.to_string()),
+            SupervisionEvent::ActorFailed(cell, cause) => {
+                state.on_child_exit(&me, cell.get_id(), &cause.to_string())
+            }
             SupervisionEvent::ActorTerminated(cell, _, reason) => {
-                state.lost(&me, cell.get_id(), reason.as_deref().unwrap_or("it stopped"));
+                state.on_child_exit(&me, cell.get_id(), reason.as_deref().unwrap_or("it stopped"));
             }
             _ => {}
         }
@@ -193,7 +197,7 @@ impl Actor for WebhookDispatcher {
 }
 
 /// Clears away what endpoints left behind whose deletion the end of the node cut short.
-async fn sweep(store: Store) {
+async fn purge_orphans(store: Store) {
     let found = {
         let store = store.clone();
         tokio::task::spawn_blocking(move || storage::orphans(&store)).await
@@ -210,7 +214,7 @@ pub(super) async fn purge(store: &Store, id: EndpointId, instance: Option<Instan
 }
 
 impl State {
-    pub(super) fn entry(&self, id: EndpointId) -> Result<&Entry, Error> {
+    pub(super) fn entry(&self, id: EndpointId) -> Result<&SupervisedEndpoint, Error> {
         self.endpoints.get(&id).ok_or(Error::Unknown(id))
     }
 
@@ -219,19 +223,29 @@ impl State {
     }
 
     pub(super) fn publish(&self) {
-        let directory = self.endpoints.iter().map(|(id, entry)| (*id, entry.known.clone())).collect();
+        let directory = self.endpoints.iter().map(|(id, entry)| (*id, entry.runtime.clone())).collect();
         self.arguments.publish.send_replace(Arc::new(directory));
     }
 
     /// Makes an endpoint known, or known anew, without starting anything.
-    pub(super) fn adopt(&mut self, id: EndpointId, endpoint: Endpoint) -> Result<(), Error> {
+    pub(super) fn register(&mut self, id: EndpointId, endpoint: Endpoint) -> Result<(), Error> {
         match self.endpoints.get_mut(&id) {
-            Some(entry) => entry.known = Arc::new(Known::new(id, endpoint, entry.known.health.clone())?),
+            Some(entry) => {
+                entry.runtime = Arc::new(EndpointRuntime::new(id, endpoint, entry.runtime.health.clone())?)
+            }
             None => {
-                let health = Arc::new(Health::default());
-                let known = Arc::new(Known::new(id, endpoint, health)?);
+                let health = Arc::new(EndpointHealth::default());
+                let known = Arc::new(EndpointRuntime::new(id, endpoint, health)?);
                 let patience = RestartPolicy::new(RESTART_DELAY, RESTART_MAX_DELAY, u32::MAX);
-                self.endpoints.insert(id, Entry { known, child: None, patience, incarnation: 0 });
+                self.endpoints.insert(
+                    id,
+                    SupervisedEndpoint {
+                        runtime: known,
+                        child: None,
+                        restart_policy: patience,
+                        incarnation: 0,
+                    },
+                );
             }
         }
         Ok(())
@@ -240,8 +254,8 @@ impl State {
     pub(super) async fn restart(&mut self, me: &ActorRef<Msg>, id: EndpointId, reason: &str) {
         self.stop(id, reason);
         if let Some(entry) = self.endpoints.get_mut(&id) {
-            entry.patience.reset();
-            entry.known.health.forget_troubles();
+            entry.restart_policy.reset();
+            entry.runtime.health.clear_all_failures();
         }
         self.start(me, id).await;
     }
@@ -251,22 +265,22 @@ impl State {
         self.incarnations += 1;
         let incarnation = self.incarnations;
         let Some(entry) = self.endpoints.get_mut(&id) else { return };
-        if entry.known.endpoint.disabled.is_some() || self.draining {
+        if entry.runtime.endpoint.disabled.is_some() || self.draining {
             return;
         }
         entry.incarnation = incarnation;
         let supervisor = me.clone();
         let give_up = move |instance, trouble| {
-            drop(supervisor.cast(Msg::GaveUp(id, incarnation, instance, GivenUp(trouble))));
+            drop(supervisor.cast(Msg::DisableEndpoint(id, incarnation, instance, DisableCause(trouble))));
         };
         let arguments = actor::Arguments {
-            known: entry.known.clone(),
+            runtime: entry.runtime.clone(),
             shared: self.arguments.shared.clone(),
-            give_up: Box::new(give_up),
+            on_give_up: Box::new(give_up),
         };
         match Actor::spawn_linked(None, EndpointActor, arguments, me.get_cell()).await {
-            Ok((actor, _)) => entry.child = Some(Child { id: actor.get_id(), actor }),
-            Err(error) => self.crashed(me, id, &error.to_string()),
+            Ok((actor, _)) => entry.child = Some(EndpointChild { id: actor.get_id(), actor }),
+            Err(error) => self.schedule_restart(me, id, &error.to_string()),
         }
     }
 
@@ -282,18 +296,19 @@ impl State {
     }
 
     /// A child's end that nobody asked for.
-    fn lost(&mut self, me: &ActorRef<Msg>, child: ActorId, cause: &str) {
-        let is_child = |entry: &Entry| entry.child.as_ref().is_some_and(|known| known.id == child);
+    fn on_child_exit(&mut self, me: &ActorRef<Msg>, child: ActorId, cause: &str) {
+        let is_child =
+            |entry: &SupervisedEndpoint| entry.child.as_ref().is_some_and(|known| known.id == child);
         let found = self.endpoints.iter().find(|(_, entry)| is_child(entry)).map(|(id, _)| *id);
         if let Some(id) = found {
-            self.crashed(me, id, cause);
+            self.schedule_restart(me, id, cause);
         }
     }
 
-    fn crashed(&mut self, me: &ActorRef<Msg>, id: EndpointId, cause: &str) {
+    fn schedule_restart(&mut self, me: &ActorRef<Msg>, id: EndpointId, cause: &str) {
         let Some(entry) = self.endpoints.get_mut(&id) else { return };
         entry.child = None;
-        let pause = entry.patience.crashed().unwrap_or(RESTART_MAX_DELAY);
+        let pause = entry.restart_policy.record_crash().unwrap_or(RESTART_MAX_DELAY);
         tracing::error!(endpoint = %id, cause, ?pause, "a webhook endpoint's actor ended and will be replaced");
         let incarnation = entry.incarnation;
         me.send_after(pause, move || Msg::Start(id, incarnation));

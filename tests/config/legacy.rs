@@ -31,7 +31,7 @@ fn the_old_variables_mean_what_they_meant() {
     assert_eq!(settings.http.cors_origins, ["*"]);
     assert_eq!(settings.relay.url.as_ref().unwrap().as_str(), "ws://localhost:8080/ws");
     assert_eq!(settings.log.level, "warn");
-    assert_eq!(settings.log.format, telemetry::Format::Json);
+    assert_eq!(settings.log.format, telemetry::LogFormat::Json);
     assert_eq!(settings.http.default_instance.as_ref().unwrap().as_str(), "default");
     assert_eq!(settings.instance.bulk_workers.get(), 7);
     let instance = settings.bootstrap_instance.unwrap();

@@ -103,7 +103,7 @@ fn the_defaults_are_closed_to_others_and_complain_of_nothing() {
     assert_eq!(settings.cloud_api.api_version, "v25.0");
     assert_eq!((settings.cloud_api.verify_token, settings.cloud_api.app_secret), (None, None));
     assert_eq!(settings.log.level, "info");
-    assert_eq!(settings.log.format, telemetry::Format::Text);
+    assert_eq!(settings.log.format, telemetry::LogFormat::Text);
     assert_eq!(settings.shutdown_drain, Duration::from_secs(20));
     assert_eq!(settings.sandbox_listen.to_string(), "127.0.0.1:8090");
     assert_eq!(settings.bootstrap_instance, None);
@@ -155,7 +155,7 @@ fn every_kind_of_setting_can_come_from_the_environment() {
     assert_eq!(settings.store.cache_capacity, 1 << 30);
     assert_eq!(settings.instance.rate_limit.per_second, 0.5);
     assert_eq!(settings.instance.workers.get(), 3);
-    assert_eq!(settings.log.format, telemetry::Format::Json);
+    assert_eq!(settings.log.format, telemetry::LogFormat::Json);
     let toml = from_env(&[("RELEVO_HTTP__CORS_ORIGINS", "[\"*\"]")]).unwrap();
     assert_eq!(toml.http.cors_origins, ["*"]);
 }

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use relevo::events::{self, Event, Keep};
+use relevo::events::{self, Event, RetentionLimits};
 use relevo_domain::{InstanceNumber, Timestamp};
 use relevo_store::Tx;
 use reqwest::Method;
@@ -283,7 +283,7 @@ async fn every_reader_is_told_what_it_missed() {
     world
         .at_rest(|tx| {
             raws(1..=30, 10)(tx)?;
-            let keep = Keep { since: Timestamp(u64::MAX), bytes: u64::MAX };
+            let keep = RetentionLimits { since: Timestamp(u64::MAX), bytes: u64::MAX };
             events::trim(tx, SHOP, &keep, 1000).map(drop)
         })
         .await;

@@ -14,7 +14,7 @@ fn text(phone: &str) -> Value {
 
 /// Unix seconds, so much from now.
 fn ahead(seconds: u64) -> u64 {
-    Clock::machine().now().seconds() + seconds
+    Clock::system().now().seconds() + seconds
 }
 
 async fn call(world: &World, method: Method, path: &str, body: Value) -> Answer {
@@ -215,7 +215,7 @@ async fn a_queued_message_that_was_not_attempted_can_be_taken_back() {
 fn rules_and_dashboard_name_metrics_that_exist() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
-    let given = read("src/metrics.rs") + &read("src/app/readings.rs");
+    let given = read("crates/relevo-metrics/src/lib.rs") + &read("src/app/gauges.rs");
     let is_given = |name: &str| {
         let endings =
             ["", "_total", "_bucket", "_sum", "_count", "_seconds_bucket", "_seconds_sum", "_seconds_count"];

@@ -9,7 +9,7 @@ use relevo_clock::Clock;
 use relevo_domain::Secret;
 use relevo_metrics::Metrics;
 use relevo_sandbox::{self as sandbox, Sandbox};
-use relevo_store::{Folder, Store, Tx};
+use relevo_store::{DataFolder, Store, Tx};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -155,7 +155,7 @@ impl World {
         change: impl FnOnce(&mut Tx) -> Result<(), relevo_store::Error> + Send + 'static,
     ) {
         self.stop_node().await;
-        let folder = Folder::open(&self.settings.data_dir).unwrap();
+        let folder = DataFolder::open(&self.settings.data_dir).unwrap();
         let (store, closing) = Store::open(&folder, &self.settings.store, Metrics::default()).unwrap();
         store.write(change).await.unwrap();
         drop(store);
@@ -244,7 +244,7 @@ impl Answer {
 
 impl Running {
     pub async fn start(settings: Settings) -> Self {
-        let node = Box::pin(Node::start(settings, Clock::machine())).await.unwrap();
+        let node = Box::pin(Node::start(settings, Clock::system())).await.unwrap();
         let (address, stop) = (node.local_addr().unwrap(), CancellationToken::new());
         let serving = tokio::spawn(node.run(stop.clone()));
         Self { address, stop, serving }
@@ -253,7 +253,7 @@ impl Running {
 
 impl SandboxRunning {
     pub async fn start(options: sandbox::Options) -> Self {
-        let sandbox = Sandbox::bind(options, Clock::machine()).await.unwrap();
+        let sandbox = Sandbox::bind(options, Clock::system()).await.unwrap();
         let (address, stop) = (sandbox.local_addr(), CancellationToken::new());
         tokio::spawn(sandbox.serve(stop.clone()));
         Self { address, stop }

@@ -12,11 +12,11 @@ use relevo_domain::Timestamp;
 
 /// Tells wall time. Cheap to copy.
 #[derive(Debug, Clone, Copy)]
-pub struct Clock(Source);
+pub struct Clock(ClockSource);
 
 #[derive(Debug, Clone, Copy)]
-enum Source {
-    Machine,
+enum ClockSource {
+    System,
     /// Wall time as tokio's clock would have it, counted from a moment at which both were read.
     Tokio {
         started: Instant,
@@ -26,19 +26,19 @@ enum Source {
 
 impl Clock {
     /// The machine's clock.
-    pub fn machine() -> Self {
-        Self(Source::Machine)
+    pub fn system() -> Self {
+        Self(ClockSource::System)
     }
 
     /// A clock that shows `at` now and from here on moves with tokio's time, paused or not.
-    pub fn following_tokio(at: Timestamp) -> Self {
-        Self(Source::Tokio { started: Instant::now(), at })
+    pub fn from_tokio(at: Timestamp) -> Self {
+        Self(ClockSource::Tokio { started: Instant::now(), at })
     }
 
     pub fn now(&self) -> Timestamp {
         match self.0 {
-            Source::Machine => machine_now(),
-            Source::Tokio { started, at } => at + started.elapsed(),
+            ClockSource::System => system_now(),
+            ClockSource::Tokio { started, at } => at + started.elapsed(),
         }
     }
 
@@ -49,7 +49,7 @@ impl Clock {
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the door to the machine's clock")]
-fn machine_now() -> Timestamp {
+fn system_now() -> Timestamp {
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
 }

@@ -5,14 +5,16 @@ use serde::Deserialize;
 use serde_json::Value;
 use url::Url;
 
-use super::graph::{Graph, Opened, interrupted, repeatable, unexpected};
+use super::graph::{
+    GraphClient, MediaUrlResponse, idempotent_failure, media_transfer_failure, unexpected_response,
+};
 use relevo_domain::Failure;
 use relevo_provider::{MediaStream, RemoteMedia};
 
 /// What WhatsApp knows about a file. No failure is ambiguous: asking again does no harm.
-pub(super) async fn describe(graph: &Graph, id: &str) -> Result<RemoteMedia, Failure> {
+pub(super) async fn describe(graph: &GraphClient, id: &str) -> Result<RemoteMedia, Failure> {
     #[derive(Deserialize)]
-    struct Answer {
+    struct MediaInfoResponse {
         url: Url,
         #[serde(default)]
         mime_type: Option<String>,
@@ -22,8 +24,9 @@ pub(super) async fn describe(graph: &Graph, id: &str) -> Result<RemoteMedia, Fai
         #[serde(default)]
         file_size: Value,
     }
-    let body = graph.get_media(id).await.map_err(repeatable)?;
-    let answer: Answer = serde_json::from_slice(&body).map_err(|_| repeatable(unexpected(&body)))?;
+    let body = graph.get_media(id).await.map_err(idempotent_failure)?;
+    let answer: MediaInfoResponse =
+        serde_json::from_slice(&body).map_err(|_| idempotent_failure(unexpected_response(&body)))?;
     let size = answer.file_size.as_u64().or_else(|| answer.file_size.as_str()?.trim().parse().ok());
     let mime = answer.mime_type.unwrap_or_else(|| "application/octet-stream".to_owned());
     Ok(RemoteMedia { url: answer.url, mime, sha256: answer.sha256, size })
@@ -31,11 +34,12 @@ pub(super) async fn describe(graph: &Graph, id: &str) -> Result<RemoteMedia, Fai
 
 /// The same with the bytes. An address is good for five minutes; one that has expired between the two questions is
 /// asked for once more.
-pub(super) async fn open(graph: &Graph, id: &str) -> Result<(RemoteMedia, MediaStream), Failure> {
+pub(super) async fn open(graph: &GraphClient, id: &str) -> Result<(RemoteMedia, MediaStream), Failure> {
     for _ in 0..2 {
         let media = describe(graph, id).await?;
-        if let Opened::File(response) = graph.open(&media.url).await? {
-            let bytes = response.bytes_stream().map(|chunk| chunk.map_err(|cause| interrupted(&cause)));
+        if let MediaUrlResponse::File(response) = graph.open_media_url(&media.url).await? {
+            let bytes =
+                response.bytes_stream().map(|chunk| chunk.map_err(|cause| media_transfer_failure(&cause)));
             return Ok((media, bytes.boxed()));
         }
     }

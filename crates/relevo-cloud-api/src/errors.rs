@@ -9,13 +9,13 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use relevo_domain::{Failure, FailureKind, Scope};
+use relevo_domain::{Failure, FailureKind, FailureScope};
 
 /// The longest message that is kept, in characters: it is stored with every attempt.
-const MAX_WORDS: usize = 500;
+const MAX_MESSAGE_CHARS: usize = 500;
 
 /// Attempts for errors of which Meta does not say whether they last.
-const BOUNDED: FailureKind = FailureKind::Transient { max_attempts: Some(3) };
+const LIMITED_TRANSIENT: FailureKind = FailureKind::Transient { max_attempts: Some(3) };
 const TRANSIENT: FailureKind = FailureKind::Transient { max_attempts: None };
 
 const MINUTE: u64 = 60;
@@ -29,60 +29,60 @@ const fn deferred(seconds: u64) -> FailureKind {
     FailureKind::Deferred { retry_after: Duration::from_secs(seconds) }
 }
 
-struct Row {
+struct ErrorRule {
     /// First and last code.
     codes: (i64, i64),
     kind: FailureKind,
-    scope: Scope,
+    scope: FailureScope,
 }
 
-const fn row(code: i64, kind: FailureKind, scope: Scope) -> Row {
-    Row { codes: (code, code), kind, scope }
+const fn rule(code: i64, kind: FailureKind, scope: FailureScope) -> ErrorRule {
+    ErrorRule { codes: (code, code), kind, scope }
 }
 
-const fn permanent(code: i64) -> Row {
-    row(code, FailureKind::Permanent, Scope::Message)
+const fn permanent(code: i64) -> ErrorRule {
+    rule(code, FailureKind::Permanent, FailureScope::Message)
 }
 
-const fn logged_out(code: i64) -> Row {
-    row(code, FailureKind::LoggedOut, Scope::Number)
+const fn logged_out(code: i64) -> ErrorRule {
+    rule(code, FailureKind::LoggedOut, FailureScope::Number)
 }
 
-const fn blocked(code: i64) -> Row {
-    row(code, FailureKind::AccountBlocked, Scope::Number)
+const fn blocked(code: i64) -> ErrorRule {
+    rule(code, FailureKind::AccountBlocked, FailureScope::Number)
 }
 
 /// From Meta's page "Error codes" of the WhatsApp Cloud API. Where it gives a duration, it stands here; where it
 /// gives none, an hour or five minutes are ours.
-const TABLE: &[Row] = &[
+const ERROR_RULES: &[ErrorRule] = &[
     // Too fast, or the service is down for the moment: certainly not sent.
     // The pair limit is one message in six seconds; Meta advises 4^n seconds between attempts.
-    row(131_056, throttled(4), Scope::Recipient),
-    row(130_429, throttled(1), Scope::Number),
+    rule(131_056, throttled(4), FailureScope::Recipient),
+    rule(130_429, throttled(1), FailureScope::Number),
     // Hourly budgets of the application and of the business account.
-    row(4, throttled(5 * MINUTE), Scope::Number),
-    row(80_007, throttled(5 * MINUTE), Scope::Number),
+    rule(4, throttled(5 * MINUTE), FailureScope::Number),
+    rule(80_007, throttled(5 * MINUTE), FailureScope::Number),
     // The number is being moved to a higher throughput, for a minute at most.
-    row(131_057, throttled(MINUTE), Scope::Number),
-    row(2, TRANSIENT, Scope::Message),
-    row(131_016, TRANSIENT, Scope::Message),
-    row(133_004, TRANSIENT, Scope::Message),
-    row(2_494_100, TRANSIENT, Scope::Number),
+    rule(131_057, throttled(MINUTE), FailureScope::Number),
+    rule(2, TRANSIENT, FailureScope::Message),
+    rule(131_016, TRANSIENT, FailureScope::Message),
+    rule(133_004, TRANSIENT, FailureScope::Message),
+    rule(2_494_100, TRANSIENT, FailureScope::Number),
     // "Unknown": perhaps a bad request, perhaps a bad moment.
-    row(1, BOUNDED, Scope::Message),
-    row(131_000, BOUNDED, Scope::Message),
+    rule(1, LIMITED_TRANSIENT, FailureScope::Message),
+    rule(131_000, LIMITED_TRANSIENT, FailureScope::Message),
     // Not for hours.
-    row(131_049, deferred(24 * HOUR), Scope::Message),
-    row(131_048, deferred(HOUR), Scope::Number),
-    row(131_064, deferred(HOUR), Scope::Message),
+    rule(131_049, deferred(24 * HOUR), FailureScope::Message),
+    rule(131_048, deferred(HOUR), FailureScope::Number),
+    rule(131_064, deferred(HOUR), FailureScope::Message),
     // A template is paused for three hours the first time, for six the second.
-    row(132_015, deferred(3 * HOUR), Scope::Message),
-    row(132_069, deferred(HOUR), Scope::Message),
-    row(134_101, deferred(10 * MINUTE), Scope::Message),
-    row(133_015, deferred(5 * MINUTE), Scope::Number),
-    row(133_008, deferred(HOUR), Scope::Number),
-    row(133_009, deferred(HOUR), Scope::Number),
-    row(133_016, deferred(HOUR), Scope::Number),
+    rule(132_015, deferred(3 * HOUR), FailureScope::Message),
+    rule(132_069, deferred(HOUR), FailureScope::Message),
+    rule(134_101, deferred(10 * MINUTE), FailureScope::Message),
+    rule(133_015, deferred(5 * MINUTE), FailureScope::Number),
+    rule(133_008, deferred(HOUR), FailureScope::Number),
+    rule(133_009, deferred(HOUR), FailureScope::Number),
+    rule(133_016, deferred(HOUR), FailureScope::Number),
     // Never in this form.
     permanent(33),
     permanent(100),
@@ -123,7 +123,7 @@ const TABLE: &[Row] = &[
     logged_out(102),
     logged_out(104),
     logged_out(190),
-    Row { codes: (200, 299), kind: FailureKind::LoggedOut, scope: Scope::Number },
+    ErrorRule { codes: (200, 299), kind: FailureKind::LoggedOut, scope: FailureScope::Number },
     logged_out(131_005),
     // The account: everything waits for its owner.
     blocked(368),
@@ -157,33 +157,33 @@ pub(super) struct GraphError {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
 enum ErrorData {
-    Known { details: String },
-    Unknown(IgnoredAny),
+    Details { details: String },
+    Other(IgnoredAny),
 }
 
 impl GraphError {
     /// What it says about the message. `http` is the status of the answer that carried it; in a webhook there is
     /// none.
-    pub fn failure(&self, http: Option<u16>) -> Failure {
-        let known = TABLE.iter().find(|row| (row.codes.0..=row.codes.1).contains(&self.code));
+    pub fn to_failure(&self, http: Option<u16>) -> Failure {
+        let known = ERROR_RULES.iter().find(|row| (row.codes.0..=row.codes.1).contains(&self.code));
         let (kind, scope) = match known {
             Some(row) => (row.kind, row.scope),
-            None if self.is_transient == Some(true) => (TRANSIENT, Scope::Message),
-            None if http.is_some_and(|status| status >= 500) => (BOUNDED, Scope::Message),
-            None => (FailureKind::Permanent, Scope::Message),
+            None if self.is_transient == Some(true) => (TRANSIENT, FailureScope::Message),
+            None if http.is_some_and(|status| status >= 500) => (LIMITED_TRANSIENT, FailureScope::Message),
+            None => (FailureKind::Permanent, FailureScope::Message),
         };
-        Failure::new(kind, scope, self.words()).with_code(self.code)
+        Failure::new(kind, scope, self.message_text()).with_code(self.code)
     }
 
     /// Meta's own words: the details where it gives them, otherwise the message without its `(#code)`.
-    fn words(&self) -> String {
+    fn message_text(&self) -> String {
         let details = match &self.error_data {
-            Some(ErrorData::Known { details }) => Some(details),
-            Some(ErrorData::Unknown(_)) | None => None,
+            Some(ErrorData::Details { details }) => Some(details),
+            Some(ErrorData::Other(_)) | None => None,
         };
         let candidates = [details, self.error_user_msg.as_ref(), self.message.as_ref(), self.title.as_ref()];
-        let words = candidates.into_iter().flatten().map(|words| without_code(words)).find(|w| !w.is_empty());
-        words.unwrap_or("WhatsApp gave no reason").chars().take(MAX_WORDS).collect()
+        let words = candidates.into_iter().flatten().map(|words| strip_code(words)).find(|w| !w.is_empty());
+        words.unwrap_or("WhatsApp gave no reason").chars().take(MAX_MESSAGE_CHARS).collect()
     }
 }
 
@@ -198,7 +198,7 @@ pub(super) fn may_be_stale_media(failure: &Failure) -> bool {
     }
 }
 
-fn without_code(words: &str) -> &str {
+fn strip_code(words: &str) -> &str {
     let rest = words.strip_prefix("(#").and_then(|rest| rest.split_once(')'));
     rest.map_or(words, |(_, rest)| rest).trim()
 }
@@ -212,7 +212,7 @@ mod tests {
     }
 
     fn failure(code: i64) -> Failure {
-        parse(serde_json::json!({ "code": code, "message": "x" })).failure(Some(400))
+        parse(serde_json::json!({ "code": code, "message": "x" })).to_failure(Some(400))
     }
 
     /// The classes of the codes, written out by hand and apart from the table.
@@ -248,13 +248,13 @@ mod tests {
         }
         let listed: usize = expected.iter().map(|(_, codes)| codes.len()).sum();
         // The range of 200 to 299 is one row and three codes here.
-        assert_eq!(TABLE.len(), listed - 2);
+        assert_eq!(ERROR_RULES.len(), listed - 2);
     }
 
     #[test]
-    fn no_code_stands_in_two_rows() {
-        for (n, row) in TABLE.iter().enumerate() {
-            for other in TABLE.iter().skip(n + 1) {
+    fn error_codes_do_not_overlap() {
+        for (n, row) in ERROR_RULES.iter().enumerate() {
+            for other in ERROR_RULES.iter().skip(n + 1) {
                 assert!(row.codes.1 < other.codes.0 || other.codes.1 < row.codes.0, "{:?}", row.codes);
             }
         }
@@ -264,15 +264,15 @@ mod tests {
     fn durations_and_scopes_are_those_that_meta_gives() {
         let seconds = Duration::from_secs;
         for (code, kind, scope) in [
-            (131_056, FailureKind::Throttled { retry_after: seconds(4) }, Scope::Recipient),
-            (130_429, FailureKind::Throttled { retry_after: seconds(1) }, Scope::Number),
-            (131_057, FailureKind::Throttled { retry_after: seconds(60) }, Scope::Number),
-            (131_049, FailureKind::Deferred { retry_after: seconds(86_400) }, Scope::Message),
-            (134_101, FailureKind::Deferred { retry_after: seconds(600) }, Scope::Message),
-            (133_015, FailureKind::Deferred { retry_after: seconds(300) }, Scope::Number),
-            (131_000, FailureKind::Transient { max_attempts: Some(3) }, Scope::Message),
-            (131_016, FailureKind::Transient { max_attempts: None }, Scope::Message),
-            (190, FailureKind::LoggedOut, Scope::Number),
+            (131_056, FailureKind::Throttled { retry_after: seconds(4) }, FailureScope::Recipient),
+            (130_429, FailureKind::Throttled { retry_after: seconds(1) }, FailureScope::Number),
+            (131_057, FailureKind::Throttled { retry_after: seconds(60) }, FailureScope::Number),
+            (131_049, FailureKind::Deferred { retry_after: seconds(86_400) }, FailureScope::Message),
+            (134_101, FailureKind::Deferred { retry_after: seconds(600) }, FailureScope::Message),
+            (133_015, FailureKind::Deferred { retry_after: seconds(300) }, FailureScope::Number),
+            (131_000, FailureKind::Transient { max_attempts: Some(3) }, FailureScope::Message),
+            (131_016, FailureKind::Transient { max_attempts: None }, FailureScope::Message),
+            (190, FailureKind::LoggedOut, FailureScope::Number),
         ] {
             let found = failure(code);
             assert_eq!((found.kind, found.scope), (kind, scope), "{code}");
@@ -280,18 +280,18 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_code_is_judged_by_what_comes_with_it() {
+    fn unknown_code_is_classified_by_its_context() {
         let error =
             |transient: bool| parse(serde_json::json!({ "code": 999_999, "is_transient": transient }));
-        assert_eq!(error(true).failure(Some(400)).kind, TRANSIENT);
-        assert_eq!(error(false).failure(Some(503)).kind, BOUNDED);
-        assert_eq!(error(false).failure(Some(400)).kind, FailureKind::Permanent);
-        assert_eq!(error(false).failure(None).kind, FailureKind::Permanent);
+        assert_eq!(error(true).to_failure(Some(400)).kind, TRANSIENT);
+        assert_eq!(error(false).to_failure(Some(503)).kind, LIMITED_TRANSIENT);
+        assert_eq!(error(false).to_failure(Some(400)).kind, FailureKind::Permanent);
+        assert_eq!(error(false).to_failure(None).kind, FailureKind::Permanent);
     }
 
     #[test]
-    fn the_words_are_metas_most_telling_ones() {
-        let words = |json| parse(json).failure(None).message;
+    fn message_prefers_metas_details() {
+        let words = |json| parse(json).to_failure(None).message;
         assert_eq!(
             words(serde_json::json!({
                 "code": 131_047, "title": "Re-engagement message", "message": "(#131047) Re-engagement message",
@@ -313,10 +313,10 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_media_id_is_recognised() {
+    fn stale_media_id_is_recognised() {
         let stale = |code: i64, words: &str| {
             let error = parse(serde_json::json!({ "code": code, "error_data": { "details": words } }));
-            may_be_stale_media(&error.failure(Some(400)))
+            may_be_stale_media(&error.to_failure(Some(400)))
         };
         assert!(stale(131_053, "Media upload error"));
         assert!(stale(100, "Param image['id'] is not a valid whatsapp business account Media attachment ID"));

@@ -9,9 +9,9 @@ mod downloads;
 mod errors;
 mod graph;
 mod limits;
-mod media;
 mod parse;
 mod signature;
+mod uploads;
 mod wire;
 
 use std::borrow::Cow;
@@ -22,27 +22,29 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
 use relevo_domain::{CloudApiSettings, Failure, MessageId, OutboundMessage, ProviderKind, ProviderMessageId};
-use relevo_provider::{Error, MediaStream, Provider, ReadMark, Refusal, RemoteMedia, Shared};
+use relevo_provider::{
+    CheckError, Error, MarkReadRequest, MediaStream, Provider, ProviderResources, RemoteMedia,
+};
 
-use graph::{Graph, repeatable, unexpected};
-use media::Uploads;
+use graph::{GraphClient, idempotent_failure, unexpected_response};
+use uploads::Uploads;
 
 pub use parse::{
-    Change, Preference, ReceivedMessage, ReceivedStatus, Update, count_messages, first_sender, parse_webhook,
-    split_messages, without_messages,
+    AccountChange, MarketingPreference, ReceivedMessage, ReceivedStatus, Update, count_messages,
+    first_sender, parse_webhook, split_messages, without_messages,
 };
 pub use signature::verify_signature;
 
 /// One phone number on the Cloud API.
 pub struct CloudApi {
-    graph: Arc<Graph>,
+    graph: Arc<GraphClient>,
     uploads: Uploads,
 }
 
 impl CloudApi {
     /// Checks the settings; nothing is asked of the network.
-    pub fn new(settings: CloudApiSettings, shared: Shared) -> Result<Self, Error> {
-        let graph = Arc::new(Graph::new(&settings, shared.egress.clone())?);
+    pub fn new(settings: CloudApiSettings, shared: ProviderResources) -> Result<Self, Error> {
+        let graph = Arc::new(GraphClient::new(&settings, shared.egress.clone())?);
         let uploads = Uploads::new(&settings.phone_number_id, Arc::clone(&graph), shared);
         Ok(Self { graph, uploads })
     }
@@ -51,12 +53,12 @@ impl CloudApi {
         let Some(blob) = message.content.blob() else {
             return self.post(id, message, None).await;
         };
-        let media = self.uploads.id(blob).await?;
+        let media = self.uploads.media_id(blob).await?;
         match self.post(id, message, Some(&media)).await {
             // The message was refused for its media id, so nothing was sent: once more with a new one.
             Err(failure) if errors::may_be_stale_media(&failure) => {
-                self.uploads.forget(blob, &media).await;
-                let media = self.uploads.id(blob).await?;
+                self.uploads.delete(blob, &media).await;
+                let media = self.uploads.media_id(blob).await?;
                 self.post(id, message, Some(&media)).await
             }
             outcome => outcome,
@@ -69,27 +71,27 @@ impl CloudApi {
         message: &OutboundMessage,
         media: Option<&str>,
     ) -> Result<ProviderMessageId, Failure> {
-        let wired = wire::Message::new(id, message, media)
+        let wired = wire::MessageRequest::new(id, message, media)
             .ok_or_else(|| Failure::permanent("the Cloud API has nothing like this message"))?;
-        accepted(&self.graph.post_message(&wired).await?)
+        parse_message_id(&self.graph.post_message(&wired).await?)
     }
 }
 
 /// WhatsApp's id in the answer to a message that it took.
-fn accepted(body: &Bytes) -> Result<ProviderMessageId, Failure> {
+fn parse_message_id(body: &Bytes) -> Result<ProviderMessageId, Failure> {
     #[derive(Deserialize)]
-    struct Answer<'a> {
+    struct SendResponse<'a> {
         #[serde(borrow)]
-        messages: Vec<Accepted<'a>>,
+        messages: Vec<SentMessage<'a>>,
     }
     #[derive(Deserialize)]
-    struct Accepted<'a> {
+    struct SentMessage<'a> {
         #[serde(borrow)]
         id: Cow<'a, str>,
     }
-    let answer = serde_json::from_slice::<Answer>(body).ok();
+    let answer = serde_json::from_slice::<SendResponse>(body).ok();
     let id = answer.as_ref().and_then(|answer| answer.messages.first()?.id.parse().ok());
-    id.ok_or_else(|| unexpected(body))
+    id.ok_or_else(|| unexpected_response(body))
 }
 
 impl Provider for CloudApi {
@@ -97,12 +99,12 @@ impl Provider for CloudApi {
         ProviderKind::CloudApi
     }
 
-    fn check(&self, message: &OutboundMessage) -> Result<(), Refusal> {
+    fn check(&self, message: &OutboundMessage) -> Result<(), CheckError> {
         limits::check(message)
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<(), Failure>> {
-        Box::pin(async { self.graph.probe().await.map(drop).map_err(repeatable) })
+        Box::pin(async { self.graph.probe().await.map(drop).map_err(idempotent_failure) })
     }
 
     fn send<'a>(
@@ -113,9 +115,13 @@ impl Provider for CloudApi {
         Box::pin(self.attempt(id, message))
     }
 
-    fn mark_read<'a>(&'a self, read: &'a ReadMark, typing: bool) -> BoxFuture<'a, Result<(), Failure>> {
-        let mark = wire::ReadMark::new(&read.message, typing);
-        Box::pin(async move { self.graph.post_message(&mark).await.map(drop).map_err(repeatable) })
+    fn mark_read<'a>(
+        &'a self,
+        read: &'a MarkReadRequest,
+        typing: bool,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        let mark = wire::MarkReadObject::new(&read.message, typing);
+        Box::pin(async move { self.graph.post_message(&mark).await.map(drop).map_err(idempotent_failure) })
     }
 
     fn media<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<RemoteMedia, Failure>> {

@@ -4,11 +4,11 @@
 use serde_json::Value;
 
 use relevo_domain::{
-    Button, Content, Header, Interactive, Invalid, Jid, ListSection, Media, MediaKind, MediaSource,
-    OutboundMessage, ProviderKind, Recipient, Template,
+    Button, Content, Header, Interactive, Jid, ListSection, Media, MediaKind, MediaSource, OutboundMessage,
+    ProviderKind, Recipient, Template, ValidationError,
 };
-use relevo_provider::Refusal;
-use relevo_provider::limits::{at_most, check_location, essence, required};
+use relevo_provider::CheckError;
+use relevo_provider::limits::{check_location, check_max_length, check_required, essence};
 
 const TEXT_BODY: usize = 4096;
 const CAPTION: usize = 1024;
@@ -59,16 +59,16 @@ const DOCUMENTS: &[&str] = &[
 ];
 
 /// Whether the Cloud API could take this message.
-pub(super) fn check(message: &OutboundMessage) -> Result<(), Refusal> {
+pub(super) fn check(message: &OutboundMessage) -> Result<(), CheckError> {
     match &message.to {
         Recipient::Phone(_) | Recipient::User(_) | Recipient::Jid(Jid::Group(_)) => {}
         Recipient::Jid(Jid::Newsletter(_)) => return Err(unsupported("to newsletters")),
         Recipient::Jid(Jid::Lid(_)) => return Err(unsupported("to hidden ids (@lid)")),
     }
-    if !message.manner.typing.is_zero() {
+    if !message.options.typing.is_zero() {
         return Err(unsupported("that it is typing to somebody who wrote nothing"));
     }
-    if !message.manner.mentions.is_empty() {
+    if !message.options.mentions.is_empty() {
         return Err(unsupported("mentions"));
     }
     match &message.content {
@@ -79,17 +79,17 @@ pub(super) fn check(message: &OutboundMessage) -> Result<(), Refusal> {
     }
 }
 
-fn unsupported(what: &str) -> Refusal {
-    Refusal::Unsupported { provider: ProviderKind::CloudApi, what: what.to_owned() }
+fn unsupported(what: &str) -> CheckError {
+    CheckError::Unsupported { provider: ProviderKind::CloudApi, what: what.to_owned() }
 }
 
-fn check_content(content: &Content) -> Result<(), Invalid> {
+fn check_content(content: &Content) -> Result<(), ValidationError> {
     match content {
-        Content::Text { body, .. } => required("body", body, TEXT_BODY),
+        Content::Text { body, .. } => check_required("body", body, TEXT_BODY),
         Content::Media(media) => check_media(media),
         Content::Location(location) => check_location(location),
         Content::Contacts { contacts } => check_contacts(contacts),
-        Content::Reaction { message_id, .. } => required("message_id", message_id, usize::MAX),
+        Content::Reaction { message_id, .. } => check_required("message_id", message_id, usize::MAX),
         Content::Template(template) => check_template(template),
         Content::Interactive(interactive) => check_interactive(interactive),
         // Refused above.
@@ -97,30 +97,33 @@ fn check_content(content: &Content) -> Result<(), Invalid> {
     }
 }
 
-fn check_media(media: &Media) -> Result<(), Invalid> {
+fn check_media(media: &Media) -> Result<(), ValidationError> {
     let kind = media.kind;
     check_source("media", kind, &media.source)?;
     let captioned = matches!(kind, MediaKind::Image | MediaKind::Video | MediaKind::Document);
     if !captioned && media.caption.as_ref().is_some_and(|caption| !caption.is_empty()) {
-        return Err(Invalid::new("caption", format!("{} messages carry none; leave it out", kind.as_str())));
+        return Err(ValidationError::new(
+            "caption",
+            format!("{} messages carry none; leave it out", kind.as_str()),
+        ));
     }
-    at_most("caption", media.caption.as_deref().unwrap_or_default(), CAPTION)?;
-    at_most("file_name", media.file_name.as_deref().unwrap_or_default(), FILE_NAME)?;
+    check_max_length("caption", media.caption.as_deref().unwrap_or_default(), CAPTION)?;
+    check_max_length("file_name", media.file_name.as_deref().unwrap_or_default(), FILE_NAME)?;
     match &media.source {
         MediaSource::Blob(blob)
             if media.voice && kind == MediaKind::Audio && essence(&blob.mime) != "audio/ogg" =>
         {
             let reason = format!("a voice note must be audio/ogg (Opus), not {}", blob.mime);
-            Err(Invalid::new("media", reason))
+            Err(ValidationError::new("media", reason))
         }
         _ => Ok(()),
     }
 }
 
-fn check_source(field: &str, kind: MediaKind, source: &MediaSource) -> Result<(), Invalid> {
+fn check_source(field: &str, kind: MediaKind, source: &MediaSource) -> Result<(), ValidationError> {
     let blob = match source {
         MediaSource::Blob(blob) => blob,
-        MediaSource::ProviderId(id) => return required(field, id, usize::MAX),
+        MediaSource::ProviderId(id) => return check_required(field, id, usize::MAX),
         // Meta fetches it and judges it itself.
         MediaSource::Link(_) => return Ok(()),
     };
@@ -128,129 +131,139 @@ fn check_source(field: &str, kind: MediaKind, source: &MediaSource) -> Result<()
     let kind = kind.as_str();
     if !mimes.contains(&essence(&blob.mime).as_str()) {
         let reason = format!("is {}; WhatsApp takes as {kind} only {}", blob.mime, mimes.join(", "));
-        return Err(Invalid::new(field, reason));
+        return Err(ValidationError::new(field, reason));
     }
     if blob.size == 0 || blob.size > max_size {
         let reason = format!("has {} bytes; WhatsApp takes as {kind} 1 to {max_size} bytes", blob.size);
-        return Err(Invalid::new(field, reason));
+        return Err(ValidationError::new(field, reason));
     }
     Ok(())
 }
 
-fn check_contacts(contacts: &[Value]) -> Result<(), Invalid> {
-    count("contacts", contacts.len(), CONTACTS)?;
+fn check_contacts(contacts: &[Value]) -> Result<(), ValidationError> {
+    check_count("contacts", contacts.len(), CONTACTS)?;
     for (n, contact) in contacts.iter().enumerate() {
         let name = contact.get("name").and_then(|name| name.get("formatted_name")).and_then(Value::as_str);
-        required(format_args!("contacts[{n}].name.formatted_name"), name.unwrap_or_default(), usize::MAX)?;
+        check_required(
+            format_args!("contacts[{n}].name.formatted_name"),
+            name.unwrap_or_default(),
+            usize::MAX,
+        )?;
     }
     Ok(())
 }
 
-fn check_template(template: &Template) -> Result<(), Invalid> {
-    required("template.name", &template.name, TEMPLATE_NAME)?;
-    required("template.language", &template.language, usize::MAX)?;
+fn check_template(template: &Template) -> Result<(), ValidationError> {
+    check_required("template.name", &template.name, TEMPLATE_NAME)?;
+    check_required("template.language", &template.language, usize::MAX)?;
     match template.components.iter().position(|component| !component.is_object()) {
-        Some(n) => Err(Invalid::new(format!("template.components[{n}]"), "must be an object")),
+        Some(n) => Err(ValidationError::new(format!("template.components[{n}]"), "must be an object")),
         None => Ok(()),
     }
 }
 
-fn check_interactive(interactive: &Interactive) -> Result<(), Invalid> {
+fn check_interactive(interactive: &Interactive) -> Result<(), ValidationError> {
     match interactive {
         Interactive::Buttons { header, body, footer, buttons } => {
-            check_frame(header.as_ref(), body, INTERACTIVE_BODY, footer.as_deref())?;
+            check_header_body_footer(header.as_ref(), body, INTERACTIVE_BODY, footer.as_deref())?;
             check_buttons(buttons)
         }
         Interactive::List { header, body, footer, button, sections } => {
-            at_most("header", header.as_deref().unwrap_or_default(), HEADER_TEXT)?;
-            check_frame(None, body, LIST_BODY, footer.as_deref())?;
-            required("button", button, BUTTON_TITLE)?;
+            check_max_length("header", header.as_deref().unwrap_or_default(), HEADER_TEXT)?;
+            check_header_body_footer(None, body, LIST_BODY, footer.as_deref())?;
+            check_required("button", button, BUTTON_TITLE)?;
             check_sections(sections)
         }
         Interactive::CtaUrl { header, body, footer, display_text, url } => {
-            check_frame(header.as_ref(), body, INTERACTIVE_BODY, footer.as_deref())?;
-            required("display_text", display_text, BUTTON_TITLE)?;
+            check_header_body_footer(header.as_ref(), body, INTERACTIVE_BODY, footer.as_deref())?;
+            check_required("display_text", display_text, BUTTON_TITLE)?;
             match url.parse::<url::Url>() {
                 Ok(parsed) if matches!(parsed.scheme(), "http" | "https") => Ok(()),
-                _ => Err(Invalid::new("url", "must be an address that begins with http:// or https://")),
+                _ => Err(ValidationError::new(
+                    "url",
+                    "must be an address that begins with http:// or https://",
+                )),
             }
         }
         Interactive::Flow { header, body, footer, parameters } => {
-            check_frame(header.as_ref(), body, INTERACTIVE_BODY, footer.as_deref())?;
+            check_header_body_footer(header.as_ref(), body, INTERACTIVE_BODY, footer.as_deref())?;
             if !parameters.is_object() {
-                return Err(Invalid::new("parameters", "must be an object"));
+                return Err(ValidationError::new("parameters", "must be an object"));
             }
             let cta = parameters.get("flow_cta").and_then(Value::as_str);
-            at_most("parameters.flow_cta", cta.unwrap_or_default(), FLOW_CTA)
+            check_max_length("parameters.flow_cta", cta.unwrap_or_default(), FLOW_CTA)
         }
-        Interactive::LocationRequest { body } => required("body", body, INTERACTIVE_BODY),
+        Interactive::LocationRequest { body } => check_required("body", body, INTERACTIVE_BODY),
     }
 }
 
 /// What all interactive messages have around what can be pressed.
-fn check_frame(
+fn check_header_body_footer(
     header: Option<&Header>,
     body: &str,
     max_body: usize,
     footer: Option<&str>,
-) -> Result<(), Invalid> {
+) -> Result<(), ValidationError> {
     match header {
         None => {}
-        Some(Header::Text(text)) => required("header", text, HEADER_TEXT)?,
+        Some(Header::Text(text)) => check_required("header", text, HEADER_TEXT)?,
         Some(Header::Media { kind: kind @ (MediaKind::Audio | MediaKind::Sticker), .. }) => {
             let reason = format!("cannot be {}; use text, image, video or document", kind.as_str());
-            return Err(Invalid::new("header", reason));
+            return Err(ValidationError::new("header", reason));
         }
         Some(Header::Media { kind, source }) => check_source("header", *kind, source)?,
     }
-    required("body", body, max_body)?;
-    at_most("footer", footer.unwrap_or_default(), FOOTER)
+    check_required("body", body, max_body)?;
+    check_max_length("footer", footer.unwrap_or_default(), FOOTER)
 }
 
-fn check_buttons(buttons: &[Button]) -> Result<(), Invalid> {
-    count("buttons", buttons.len(), BUTTONS)?;
+fn check_buttons(buttons: &[Button]) -> Result<(), ValidationError> {
+    check_count("buttons", buttons.len(), BUTTONS)?;
     for (n, button) in buttons.iter().enumerate() {
-        required(format_args!("buttons[{n}].id"), &button.id, BUTTON_ID)?;
-        required(format_args!("buttons[{n}].title"), &button.title, BUTTON_TITLE)?;
+        check_required(format_args!("buttons[{n}].id"), &button.id, BUTTON_ID)?;
+        check_required(format_args!("buttons[{n}].title"), &button.title, BUTTON_TITLE)?;
         let earlier = || buttons.iter().take(n);
         if earlier().any(|other| other.id == button.id) {
-            return Err(Invalid::new(format!("buttons[{n}].id"), "is the id of an earlier button"));
+            return Err(ValidationError::new(format!("buttons[{n}].id"), "is the id of an earlier button"));
         }
         if earlier().any(|other| other.title == button.title) {
-            return Err(Invalid::new(format!("buttons[{n}].title"), "is the title of an earlier button"));
+            return Err(ValidationError::new(
+                format!("buttons[{n}].title"),
+                "is the title of an earlier button",
+            ));
         }
     }
     Ok(())
 }
 
-fn check_sections(sections: &[ListSection]) -> Result<(), Invalid> {
-    count("sections", sections.len(), SECTIONS)?;
+fn check_sections(sections: &[ListSection]) -> Result<(), ValidationError> {
+    check_count("sections", sections.len(), SECTIONS)?;
     let mut ids = Vec::with_capacity(ROWS);
     for (s, section) in sections.iter().enumerate() {
         let title = section.title.as_deref().unwrap_or_default();
         if title.is_empty() && sections.len() > 1 {
             let reason = "is required when there is more than one section";
-            return Err(Invalid::new(format!("sections[{s}].title"), reason));
+            return Err(ValidationError::new(format!("sections[{s}].title"), reason));
         }
-        at_most(format_args!("sections[{s}].title"), title, SECTION_TITLE)?;
+        check_max_length(format_args!("sections[{s}].title"), title, SECTION_TITLE)?;
         if section.rows.is_empty() {
-            return Err(Invalid::new(format!("sections[{s}].rows"), "must have at least one row"));
+            return Err(ValidationError::new(format!("sections[{s}].rows"), "must have at least one row"));
         }
         for (r, row) in section.rows.iter().enumerate() {
             let at = format!("sections[{s}].rows[{r}]");
             if ids.len() == ROWS {
                 let reason = format!("is one too many: a list has at most {ROWS} rows in all its sections");
-                return Err(Invalid::new(at, reason));
+                return Err(ValidationError::new(at, reason));
             }
-            required(format_args!("{at}.id"), &row.id, ROW_ID)?;
-            required(format_args!("{at}.title"), &row.title, ROW_TITLE)?;
-            at_most(
+            check_required(format_args!("{at}.id"), &row.id, ROW_ID)?;
+            check_required(format_args!("{at}.title"), &row.title, ROW_TITLE)?;
+            check_max_length(
                 format_args!("{at}.description"),
                 row.description.as_deref().unwrap_or_default(),
                 ROW_DESCRIPTION,
             )?;
             if ids.contains(&row.id.as_str()) {
-                return Err(Invalid::new(format!("{at}.id"), "is the id of an earlier row"));
+                return Err(ValidationError::new(format!("{at}.id"), "is the id of an earlier row"));
             }
             ids.push(&row.id);
         }
@@ -259,11 +272,11 @@ fn check_sections(sections: &[ListSection]) -> Result<(), Invalid> {
 }
 
 /// One to `max` things in a list.
-fn count(field: &str, found: usize, max: usize) -> Result<(), Invalid> {
+fn check_count(field: &str, found: usize, max: usize) -> Result<(), ValidationError> {
     if (1..=max).contains(&found) {
         return Ok(());
     }
-    Err(Invalid::new(field, format!("has {found}; it must have 1 to {max}")))
+    Err(ValidationError::new(field, format!("has {found}; it must have 1 to {max}")))
 }
 
 #[cfg(test)]

@@ -15,19 +15,19 @@ use url::Url;
 use super::*;
 use relevo_clock::Clock;
 use relevo_domain::{
-    BlobRef, Class, Content, FailureKind, InstanceNumber, Manner, Media, MediaKind, MediaSource, Secret,
-    Timestamp,
+    BlobRef, Class, Content, FailureKind, InstanceNumber, Media, MediaKind, MediaSource, MessageOptions,
+    Secret, Timestamp,
 };
 use relevo_egress::{self as egress, Egress};
 use relevo_metrics::Metrics;
-use relevo_provider::{Direct, LinkedOptions, Seats};
-use relevo_store::{Blobs, Folder, Options, Store};
+use relevo_provider::{DirectClient, LinkedOptions, LoginGate};
+use relevo_store::{Blobs, DataFolder, Options, Store};
 
 const NUMBER: &str = "106540352242922";
 
 /// A small Graph API: answers with what it is told and remembers what it was asked.
 #[derive(Default)]
-struct Meta {
+struct MockGraph {
     /// Answers to messages, the last one first; when none is left, messages are taken.
     answers: Mutex<Vec<(u16, String)>>,
     messages: Mutex<Vec<Value>>,
@@ -37,7 +37,7 @@ struct Meta {
     upload_answer: Mutex<Option<(u16, String)>>,
 }
 
-impl Meta {
+impl MockGraph {
     fn answer(&self, status: u16, body: impl ToString) {
         self.answers.lock().unwrap().insert(0, (status, body.to_string()));
     }
@@ -58,19 +58,19 @@ impl Meta {
         url
     }
 
-    async fn number(State(meta): State<Arc<Meta>>, headers: HeaderMap) -> Response {
+    async fn number(State(meta): State<Arc<MockGraph>>, headers: HeaderMap) -> Response {
         assert_eq!(headers["authorization"], "Bearer EAAG");
         meta.next().unwrap_or_else(|| json!({ "id": NUMBER }).to_string().into_response())
     }
 
-    async fn message(State(meta): State<Arc<Meta>>, headers: HeaderMap, body: Bytes) -> Response {
+    async fn message(State(meta): State<Arc<MockGraph>>, headers: HeaderMap, body: Bytes) -> Response {
         assert_eq!(headers["authorization"], "Bearer EAAG");
         assert_eq!(headers["content-type"], "application/json");
         meta.messages.lock().unwrap().push(serde_json::from_slice(&body).unwrap());
-        meta.next().unwrap_or_else(|| taken("wamid.1").into_response())
+        meta.next().unwrap_or_else(|| accepted_body("wamid.1").into_response())
     }
 
-    async fn media(State(meta): State<Arc<Meta>>, mut form: Multipart) -> Response {
+    async fn media(State(meta): State<Arc<MockGraph>>, mut form: Multipart) -> Response {
         let mut fields = Vec::new();
         while let Some(field) = form.next_field().await.unwrap() {
             let (name, mime) = (field.name().unwrap().to_owned(), field.content_type().map(str::to_owned));
@@ -95,7 +95,7 @@ impl Meta {
     }
 }
 
-fn taken(id: &str) -> String {
+fn accepted_body(id: &str) -> String {
     json!({
         "messaging_product": "whatsapp",
         "contacts": [{ "input": "+573001234567", "wa_id": "573001234567" }],
@@ -104,42 +104,42 @@ fn taken(id: &str) -> String {
     .to_string()
 }
 
-fn refusal(code: i64) -> Value {
+fn error_body(code: i64) -> Value {
     json!({ "error": { "message": format!("(#{code}) No"), "type": "OAuthException", "code": code } })
 }
 
 struct Fixture {
-    meta: Arc<Meta>,
+    graph: Arc<MockGraph>,
     api: CloudApi,
-    shared: Shared,
+    shared: ProviderResources,
     _dir: tempfile::TempDir,
 }
 
 impl Fixture {
     async fn new() -> Self {
-        let meta = Arc::new(Meta::default());
+        let meta = Arc::new(MockGraph::default());
         let url = meta.listen().await;
-        Self::at(url, meta, true)
+        Self::with_base_url(url, meta, true)
     }
 
-    fn at(base_url: Url, meta: Arc<Meta>, allow_private: bool) -> Self {
+    fn with_base_url(base_url: Url, graph: Arc<MockGraph>, allow_private: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(dir.path()).unwrap();
+        let folder = DataFolder::open(dir.path()).unwrap();
         let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
         let egress = Egress::new(&egress::Options { allow_private, ..egress::Options::default() }).unwrap();
         let blobs = Blobs::open(&folder).unwrap();
-        let clock = Clock::following_tokio(Timestamp(1_763_800_000_000));
-        let shared = Shared {
+        let clock = Clock::from_tokio(Timestamp(1_763_800_000_000));
+        let shared = ProviderResources {
             egress,
             blobs,
             store,
             clock,
             linked: LinkedOptions::default(),
-            seats: Seats::default(),
-            direct: Direct::default(),
+            login_gate: LoginGate::default(),
+            direct_client: DirectClient::default(),
         };
         let api = CloudApi::new(settings(base_url), shared.clone()).unwrap();
-        Self { meta, api, shared, _dir: dir }
+        Self { graph, api, shared, _dir: dir }
     }
 
     async fn send(&self, content: Content) -> Result<ProviderMessageId, Failure> {
@@ -147,7 +147,7 @@ impl Fixture {
             to: "573001234567".parse().unwrap(),
             content,
             quote: None,
-            manner: Manner::default(),
+            options: MessageOptions::default(),
         };
         self.api.send(id(), &message).await
     }
@@ -197,21 +197,21 @@ async fn raw_server(answer: &'static [u8]) -> Url {
 }
 
 async fn failure_at(url: Url) -> Failure {
-    Fixture::at(url, Arc::default(), true).send_text().await.unwrap_err()
+    Fixture::with_base_url(url, Arc::default(), true).send_text().await.unwrap_err()
 }
 
 #[tokio::test]
-async fn a_taken_message_has_an_id_and_carried_ours() {
+async fn accepted_message_has_wamid_and_carried_our_id() {
     let fixture = Fixture::new().await;
     assert_eq!(fixture.send_text().await.unwrap().as_str(), "wamid.1");
-    let sent = fixture.meta.sent();
+    let sent = fixture.graph.sent();
     assert_eq!(sent.len(), 1);
     assert_eq!(sent[0]["biz_opaque_callback_data"], id().to_string());
     assert_eq!(sent[0]["to"], "+573001234567");
 }
 
 #[tokio::test]
-async fn refusals_are_classified_by_metas_code() {
+async fn errors_are_classified_by_meta_code() {
     let fixture = Fixture::new().await;
     for (status, code, class) in [
         (400, 131_056, "throttled"),
@@ -225,7 +225,7 @@ async fn refusals_are_classified_by_metas_code() {
         // An error under the wrong status is an error all the same.
         (200, 131_026, "permanent"),
     ] {
-        fixture.meta.answer(status, refusal(code));
+        fixture.graph.answer(status, error_body(code));
         let failure = fixture.send_text().await.unwrap_err();
         assert_eq!((failure.kind.as_str(), failure.code), (class, Some(code)), "{failure}");
         assert_eq!(failure.message, "No");
@@ -233,21 +233,21 @@ async fn refusals_are_classified_by_metas_code() {
 }
 
 #[tokio::test]
-async fn answers_that_say_nothing_leave_the_outcome_unknown() {
+async fn unusable_response_is_ambiguous() {
     let fixture = Fixture::new().await;
     for (status, body) in
         [(502, "<html>"), (500, "{}"), (200, "<html>"), (200, "{}"), (200, r#"{"messages":[]}"#)]
     {
-        fixture.meta.answer(status, body);
+        fixture.graph.answer(status, body);
         let failure = fixture.send_text().await.unwrap_err();
         assert_eq!(failure.kind, FailureKind::Ambiguous, "{status} {body}");
     }
-    fixture.meta.answer(429, "");
+    fixture.graph.answer(429, "");
     assert!(matches!(fixture.send_text().await.unwrap_err().kind, FailureKind::Throttled { .. }));
 }
 
 #[tokio::test]
-async fn what_failed_before_the_request_was_written_was_not_sent() {
+async fn failure_before_the_request_is_transient() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let closed = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
     drop(listener);
@@ -263,7 +263,7 @@ async fn what_failed_before_the_request_was_written_was_not_sent() {
 }
 
 #[tokio::test]
-async fn what_broke_after_the_request_was_written_is_unknown() {
+async fn failure_after_the_request_is_ambiguous() {
     for answer in [
         &b""[..],
         b"HTTP/1.1 200 OK\r\ncontent-le",
@@ -276,21 +276,22 @@ async fn what_broke_after_the_request_was_written_is_unknown() {
 }
 
 #[tokio::test]
-async fn a_caller_may_give_up_on_a_server_that_hangs() {
+async fn send_can_be_cancelled_when_the_server_hangs() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
-    let fixture = Fixture::at(url, Arc::default(), true);
+    let fixture = Fixture::with_base_url(url, Arc::default(), true);
     let waited = tokio::time::timeout(Duration::from_millis(50), fixture.send_text()).await;
     assert!(waited.is_err());
 }
 
 #[tokio::test]
-async fn a_base_url_into_the_private_network_pauses_the_account() {
-    let meta = Arc::new(Meta::default());
+async fn private_base_url_blocks_the_account() {
+    let meta = Arc::new(MockGraph::default());
     let mut url = meta.listen().await;
     for host in ["127.0.0.1", "localhost"] {
         url.set_host(Some(host)).unwrap();
-        let failure = Fixture::at(url.clone(), Arc::clone(&meta), false).send_text().await.unwrap_err();
+        let failure =
+            Fixture::with_base_url(url.clone(), Arc::clone(&meta), false).send_text().await.unwrap_err();
         assert_eq!(failure.kind, FailureKind::AccountBlocked, "{failure}");
         assert!(
             failure.message.contains("base_url") && failure.message.contains("allow_private"),
@@ -301,7 +302,7 @@ async fn a_base_url_into_the_private_network_pauses_the_account() {
 }
 
 #[tokio::test]
-async fn a_file_is_uploaded_once_for_many_messages_at_once_and_later() {
+async fn file_is_uploaded_once_for_many_messages() {
     let fixture = Fixture::new().await;
     let content = fixture.image().await;
     let sends = (0..20).map(|_| fixture.send(content.clone()));
@@ -310,18 +311,18 @@ async fn a_file_is_uploaded_once_for_many_messages_at_once_and_later() {
     }
     fixture.send(content.clone()).await.unwrap();
     // Also by a client that starts later.
-    let restarted = CloudApi::new(settings(fixture.meta.listen().await), fixture.shared.clone()).unwrap();
+    let restarted = CloudApi::new(settings(fixture.graph.listen().await), fixture.shared.clone()).unwrap();
     let message = OutboundMessage {
         to: "573001234567".parse().unwrap(),
         content,
         quote: None,
-        manner: Manner::default(),
+        options: MessageOptions::default(),
     };
     restarted.send(id(), &message).await.unwrap();
 
-    let uploads = fixture.meta.uploads.lock().unwrap().clone();
+    let uploads = fixture.graph.uploads.lock().unwrap().clone();
     assert_eq!(uploads, [("image/png".to_owned(), Bytes::from_static(b"png"))]);
-    assert!(fixture.meta.sent().iter().all(|message| message["image"] == json!({ "id": "MEDIA-1" })));
+    assert!(fixture.graph.sent().iter().all(|message| message["image"] == json!({ "id": "MEDIA-1" })));
 }
 
 #[tokio::test]
@@ -329,17 +330,17 @@ async fn a_media_id_is_renewed_before_meta_drops_it() {
     let fixture = Fixture::new().await;
     let content = fixture.image().await;
     fixture.send(content.clone()).await.unwrap();
-    let later = Clock::following_tokio(Timestamp(1_763_800_000_000) + Duration::from_secs(30 * 24 * 3600));
-    let shared = Shared { clock: later, ..fixture.shared.clone() };
-    let api = CloudApi::new(settings(fixture.meta.listen().await), shared).unwrap();
+    let later = Clock::from_tokio(Timestamp(1_763_800_000_000) + Duration::from_secs(30 * 24 * 3600));
+    let shared = ProviderResources { clock: later, ..fixture.shared.clone() };
+    let api = CloudApi::new(settings(fixture.graph.listen().await), shared).unwrap();
     let message = OutboundMessage {
         to: "573001234567".parse().unwrap(),
         content,
         quote: None,
-        manner: Manner::default(),
+        options: MessageOptions::default(),
     };
     api.send(id(), &message).await.unwrap();
-    assert_eq!(fixture.meta.sent()[1]["image"]["id"], "MEDIA-2");
+    assert_eq!(fixture.graph.sent()[1]["image"]["id"], "MEDIA-2");
 }
 
 #[tokio::test]
@@ -348,48 +349,48 @@ async fn the_same_bytes_under_another_type_are_another_upload() {
     fixture.send(fixture.image().await).await.unwrap();
     let jpeg = fixture.shared.blobs.put(Bytes::from_static(b"png"), "image/jpeg").await.unwrap();
     fixture.send(image(jpeg)).await.unwrap();
-    let mimes: Vec<_> = fixture.meta.uploads.lock().unwrap().iter().map(|(mime, _)| mime.clone()).collect();
+    let mimes: Vec<_> = fixture.graph.uploads.lock().unwrap().iter().map(|(mime, _)| mime.clone()).collect();
     assert_eq!(mimes, ["image/png", "image/jpeg"]);
 }
 
 #[tokio::test]
-async fn a_media_id_that_meta_lost_is_replaced_once() {
+async fn stale_media_id_is_replaced_once() {
     let fixture = Fixture::new().await;
     let content = fixture.image().await;
     fixture.send(content.clone()).await.unwrap();
-    fixture.meta.answer(400, refusal(131_053));
+    fixture.graph.answer(400, error_body(131_053));
     fixture.send(content.clone()).await.unwrap();
-    let ids: Vec<_> = fixture.meta.sent().iter().map(|message| message["image"]["id"].clone()).collect();
+    let ids: Vec<_> = fixture.graph.sent().iter().map(|message| message["image"]["id"].clone()).collect();
     assert_eq!(ids, ["MEDIA-1", "MEDIA-1", "MEDIA-2"]);
 
-    fixture.meta.answer(400, refusal(131_053));
-    fixture.meta.answer(400, refusal(131_053));
+    fixture.graph.answer(400, error_body(131_053));
+    fixture.graph.answer(400, error_body(131_053));
     let failure = fixture.send(content).await.unwrap_err();
     assert_eq!((failure.kind, failure.code), (FailureKind::Permanent, Some(131_053)));
-    assert_eq!(fixture.meta.uploads.lock().unwrap().len(), 3);
+    assert_eq!(fixture.graph.uploads.lock().unwrap().len(), 3);
 }
 
 #[tokio::test]
-async fn an_upload_without_an_outcome_may_be_repeated() {
+async fn upload_without_outcome_is_transient() {
     let fixture = Fixture::new().await;
     let content = fixture.image().await;
     for (status, body, class) in [
         (502, "<html>".to_owned(), "transient"),
         (200, "{}".to_owned(), "transient"),
-        (400, refusal(100).to_string(), "permanent"),
-        (401, refusal(190).to_string(), "logged_out"),
+        (400, error_body(100).to_string(), "permanent"),
+        (401, error_body(190).to_string(), "logged_out"),
     ] {
-        *fixture.meta.upload_answer.lock().unwrap() = Some((status, body));
+        *fixture.graph.upload_answer.lock().unwrap() = Some((status, body));
         let failure = fixture.send(content.clone()).await.unwrap_err();
         assert_eq!(failure.kind.as_str(), class, "{failure}");
     }
-    assert!(fixture.meta.sent().is_empty());
-    *fixture.meta.upload_answer.lock().unwrap() = None;
+    assert!(fixture.graph.sent().is_empty());
+    *fixture.graph.upload_answer.lock().unwrap() = None;
     fixture.send(content).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_file_that_is_gone_is_a_failure_that_ends() {
+async fn missing_file_is_retried_a_limited_number_of_times() {
     let fixture = Fixture::new().await;
     let gone = BlobRef { sha256: "ab".repeat(32), size: 3, mime: "image/png".to_owned() };
     let failure = fixture.send(image(gone)).await.unwrap_err();
@@ -397,16 +398,16 @@ async fn a_file_that_is_gone_is_a_failure_that_ends() {
 }
 
 #[tokio::test]
-async fn a_probe_tells_a_working_account_from_the_others() {
+async fn probe_classifies_account_failures() {
     let fixture = Fixture::new().await;
     assert_eq!(fixture.api.probe().await, Ok(()));
     for (status, body, class) in [
-        (401, refusal(190).to_string(), "logged_out"),
+        (401, error_body(190).to_string(), "logged_out"),
         (401, String::new(), "logged_out"),
-        (403, refusal(131_031).to_string(), "account_blocked"),
+        (403, error_body(131_031).to_string(), "account_blocked"),
         (502, "<html>".to_owned(), "transient"),
     ] {
-        fixture.meta.answer(status, &body);
+        fixture.graph.answer(status, &body);
         assert_eq!(fixture.api.probe().await.unwrap_err().kind.as_str(), class, "{status} {body}");
     }
 }
@@ -414,11 +415,11 @@ async fn a_probe_tells_a_working_account_from_the_others() {
 #[tokio::test]
 async fn a_received_message_is_marked_as_read() {
     let fixture = Fixture::new().await;
-    let message = ReadMark { message: "wamid.R".parse().unwrap(), chat: None, sender: None };
+    let message = MarkReadRequest { message: "wamid.R".parse().unwrap(), chat: None, sender: None };
     fixture.api.mark_read(&message, true).await.unwrap();
-    fixture.meta.answer(400, refusal(131_009));
+    fixture.graph.answer(400, error_body(131_009));
     let failure = fixture.api.mark_read(&message, false).await.unwrap_err();
     assert_eq!(failure.code, Some(131_009));
-    let sent = fixture.meta.sent();
+    let sent = fixture.graph.sent();
     assert_eq!((&sent[0]["status"], &sent[0]["message_id"]), (&json!("read"), &json!("wamid.R")));
 }

@@ -12,15 +12,15 @@ use relevo_domain::{
 
 /// The body of `POST /{phone_number_id}/messages`.
 #[derive(Serialize)]
-pub(super) struct Message<'a> {
+pub(super) struct MessageRequest<'a> {
     messaging_product: &'static str,
     recipient_type: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    to: Option<To<'a>>,
+    to: Option<ToField<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     recipient: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    context: Option<Context<'a>>,
+    context: Option<ContextObject<'a>>,
     /// Comes back in every status: how a message is recognised whose answer was lost.
     #[serde(serialize_with = "as_text")]
     biz_opaque_callback_data: MessageId,
@@ -28,15 +28,15 @@ pub(super) struct Message<'a> {
     kind: &'static str,
     /// Under the name of its kind.
     #[serde(flatten)]
-    body: Body<'a>,
+    body: ContentObject<'a>,
 }
 
 #[derive(Serialize)]
-struct Context<'a> {
+struct ContextObject<'a> {
     message_id: &'a str,
 }
 
-enum To<'a> {
+enum ToField<'a> {
     /// Digits; written with their `+`, without which Meta may prepend the country code of the business.
     Phone(&'a str),
     Group(&'a str),
@@ -44,7 +44,7 @@ enum To<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Body<'a> {
+enum ContentObject<'a> {
     Text(TextObject<'a>),
     Image(MediaObject<'a>),
     Video(MediaObject<'a>),
@@ -67,7 +67,7 @@ struct TextObject<'a> {
 #[derive(Serialize)]
 struct MediaObject<'a> {
     #[serde(flatten)]
-    source: Source<'a>,
+    source: MediaSourceObject<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     caption: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -78,7 +78,7 @@ struct MediaObject<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Source<'a> {
+enum MediaSourceObject<'a> {
     Id(&'a str),
     Link(&'a str),
 }
@@ -102,13 +102,13 @@ struct ReactionObject<'a> {
 #[derive(Serialize)]
 struct TemplateObject<'a> {
     name: &'a str,
-    language: Language<'a>,
+    language: LanguageObject<'a>,
     #[serde(skip_serializing_if = "<[Value]>::is_empty")]
     components: &'a [Value],
 }
 
 #[derive(Serialize)]
-struct Language<'a> {
+struct LanguageObject<'a> {
     code: &'a str,
 }
 
@@ -118,29 +118,29 @@ struct InteractiveObject<'a> {
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     header: Option<HeaderObject<'a>>,
-    body: Words<'a>,
+    body: PlainTextObject<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    footer: Option<Words<'a>>,
-    action: Action<'a>,
+    footer: Option<PlainTextObject<'a>>,
+    action: ActionObject<'a>,
 }
 
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum HeaderObject<'a> {
     Text { text: &'a str },
-    Image { image: Source<'a> },
-    Video { video: Source<'a> },
-    Document { document: Source<'a> },
+    Image { image: MediaSourceObject<'a> },
+    Video { video: MediaSourceObject<'a> },
+    Document { document: MediaSourceObject<'a> },
 }
 
 #[derive(Serialize)]
-struct Words<'a> {
+struct PlainTextObject<'a> {
     text: &'a str,
 }
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Action<'a> {
+enum ActionObject<'a> {
     Buttons {
         #[serde(serialize_with = "each_button")]
         buttons: &'a [Button],
@@ -152,19 +152,19 @@ enum Action<'a> {
     },
     CtaUrl {
         name: &'static str,
-        parameters: UrlButton<'a>,
+        parameters: CtaUrlParameters<'a>,
     },
     Flow {
         name: &'static str,
         parameters: &'a Value,
     },
-    Plain {
+    NameOnly {
         name: &'static str,
     },
 }
 
 #[derive(Serialize)]
-struct UrlButton<'a> {
+struct CtaUrlParameters<'a> {
     display_text: &'a str,
     url: &'a str,
 }
@@ -173,11 +173,11 @@ struct UrlButton<'a> {
 struct ButtonObject<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
-    reply: Reply<'a>,
+    reply: ReplyObject<'a>,
 }
 
 #[derive(Serialize)]
-struct Reply<'a> {
+struct ReplyObject<'a> {
     id: &'a str,
     title: &'a str,
 }
@@ -200,7 +200,7 @@ struct RowObject<'a> {
 
 /// The same endpoint, when a received message was read.
 #[derive(Serialize)]
-pub(super) struct ReadMark<'a> {
+pub(super) struct MarkReadObject<'a> {
     messaging_product: &'static str,
     status: &'static str,
     message_id: &'a str,
@@ -214,16 +214,16 @@ struct TypingIndicator {
     kind: &'static str,
 }
 
-impl<'a> Message<'a> {
+impl<'a> MessageRequest<'a> {
     /// `uploaded` is the media id of the content's [`blob`](Content::blob). Recipients that the limits refuse get an address
     /// that Meta refuses too.
     /// `None` for what this network has nothing like; that is refused before it is accepted.
     pub fn new(id: MessageId, message: &'a OutboundMessage, uploaded: Option<&'a str>) -> Option<Self> {
         let (recipient_type, to, recipient) = match &message.to {
-            Recipient::Phone(phone) => ("individual", Some(To::Phone(phone.digits())), None),
+            Recipient::Phone(phone) => ("individual", Some(ToField::Phone(phone.digits())), None),
             Recipient::User(user) => ("individual", None, Some(user.as_str())),
             Recipient::Jid(Jid::Group(group) | Jid::Newsletter(group) | Jid::Lid(group)) => {
-                ("group", Some(To::Group(group)), None)
+                ("group", Some(ToField::Group(group)), None)
             }
         };
         Some(Self {
@@ -231,15 +231,15 @@ impl<'a> Message<'a> {
             recipient_type,
             to,
             recipient,
-            context: message.quote.as_ref().map(|quote| Context { message_id: quote.as_str() }),
+            context: message.quote.as_ref().map(|quote| ContextObject { message_id: quote.as_str() }),
             biz_opaque_callback_data: id,
             kind: message.content.kind(),
-            body: Body::new(&message.content, uploaded)?,
+            body: ContentObject::new(&message.content, uploaded)?,
         })
     }
 }
 
-impl<'a> ReadMark<'a> {
+impl<'a> MarkReadObject<'a> {
     pub fn new(message: &'a ProviderMessageId, typing: bool) -> Self {
         Self {
             messaging_product: "whatsapp",
@@ -250,28 +250,36 @@ impl<'a> ReadMark<'a> {
     }
 }
 
-impl<'a> Body<'a> {
+impl<'a> ContentObject<'a> {
     fn new(content: &'a Content, uploaded: Option<&'a str>) -> Option<Self> {
         Some(match content {
-            Content::Text { body, preview_url } => Body::Text(TextObject { body, preview_url: *preview_url }),
+            Content::Text { body, preview_url } => {
+                ContentObject::Text(TextObject { body, preview_url: *preview_url })
+            }
             Content::Media(media) => {
                 let object = MediaObject::new(media, uploaded);
                 match media.kind {
-                    MediaKind::Image => Body::Image(object),
-                    MediaKind::Video => Body::Video(object),
-                    MediaKind::Audio => Body::Audio(object),
-                    MediaKind::Document => Body::Document(object),
-                    MediaKind::Sticker => Body::Sticker(object),
+                    MediaKind::Image => ContentObject::Image(object),
+                    MediaKind::Video => ContentObject::Video(object),
+                    MediaKind::Audio => ContentObject::Audio(object),
+                    MediaKind::Document => ContentObject::Document(object),
+                    MediaKind::Sticker => ContentObject::Sticker(object),
                 }
             }
-            Content::Location(location) => Body::Location(LocationObject::new(location)),
-            Content::Contacts { contacts } => Body::Contacts(contacts),
-            Content::Reaction { message_id, emoji } => Body::Reaction(ReactionObject { message_id, emoji }),
+            Content::Location(location) => ContentObject::Location(LocationObject::new(location)),
+            Content::Contacts { contacts } => ContentObject::Contacts(contacts),
+            Content::Reaction { message_id, emoji } => {
+                ContentObject::Reaction(ReactionObject { message_id, emoji })
+            }
             Content::Template(Template { name, language, components }) => {
-                Body::Template(TemplateObject { name, language: Language { code: language }, components })
+                ContentObject::Template(TemplateObject {
+                    name,
+                    language: LanguageObject { code: language },
+                    components,
+                })
             }
             Content::Interactive(interactive) => {
-                Body::Interactive(InteractiveObject::new(interactive, uploaded))
+                ContentObject::Interactive(InteractiveObject::new(interactive, uploaded))
             }
             Content::Poll(_) | Content::Edit { .. } | Content::Revoke { .. } => return None,
         })
@@ -282,20 +290,20 @@ impl<'a> MediaObject<'a> {
     fn new(media: &'a Media, uploaded: Option<&'a str>) -> Self {
         let document = media.kind == MediaKind::Document;
         Self {
-            source: Source::new(&media.source, uploaded),
-            caption: filled(&media.caption),
-            filename: filled(&media.file_name).filter(|_| document),
+            source: MediaSourceObject::new(&media.source, uploaded),
+            caption: non_empty(&media.caption),
+            filename: non_empty(&media.file_name).filter(|_| document),
             voice: media.voice && media.kind == MediaKind::Audio,
         }
     }
 }
 
-impl<'a> Source<'a> {
+impl<'a> MediaSourceObject<'a> {
     fn new(source: &'a MediaSource, uploaded: Option<&'a str>) -> Self {
         match source {
-            MediaSource::Link(url) => Source::Link(url.as_str()),
-            MediaSource::ProviderId(id) => Source::Id(id),
-            MediaSource::Blob(_) => Source::Id(uploaded.unwrap_or_default()),
+            MediaSource::Link(url) => MediaSourceObject::Link(url.as_str()),
+            MediaSource::ProviderId(id) => MediaSourceObject::Id(id),
+            MediaSource::Blob(_) => MediaSourceObject::Id(uploaded.unwrap_or_default()),
         }
     }
 }
@@ -305,8 +313,8 @@ impl<'a> LocationObject<'a> {
         Self {
             latitude: location.latitude,
             longitude: location.longitude,
-            name: filled(&location.name),
-            address: filled(&location.address),
+            name: non_empty(&location.name),
+            address: non_empty(&location.address),
         }
     }
 }
@@ -318,24 +326,41 @@ impl<'a> InteractiveObject<'a> {
         };
         let (kind, header, body, footer, action) = match interactive {
             Interactive::Buttons { header, body, footer, buttons } => {
-                ("button", media(header), body, filled(footer), Action::Buttons { buttons })
+                ("button", media(header), body, non_empty(footer), ActionObject::Buttons { buttons })
             }
             Interactive::List { header, body, footer, button, sections } => {
-                let header = filled(header).map(|text| HeaderObject::Text { text });
-                ("list", header, body, filled(footer), Action::List { button, sections })
+                let header = non_empty(header).map(|text| HeaderObject::Text { text });
+                ("list", header, body, non_empty(footer), ActionObject::List { button, sections })
             }
             Interactive::CtaUrl { header, body, footer, display_text, url } => {
-                let action = Action::CtaUrl { name: "cta_url", parameters: UrlButton { display_text, url } };
-                ("cta_url", media(header), body, filled(footer), action)
+                let action = ActionObject::CtaUrl {
+                    name: "cta_url",
+                    parameters: CtaUrlParameters { display_text, url },
+                };
+                ("cta_url", media(header), body, non_empty(footer), action)
             }
-            Interactive::Flow { header, body, footer, parameters } => {
-                ("flow", media(header), body, filled(footer), Action::Flow { name: "flow", parameters })
-            }
-            Interactive::LocationRequest { body } => {
-                ("location_request_message", None, body, None, Action::Plain { name: "send_location" })
-            }
+            Interactive::Flow { header, body, footer, parameters } => (
+                "flow",
+                media(header),
+                body,
+                non_empty(footer),
+                ActionObject::Flow { name: "flow", parameters },
+            ),
+            Interactive::LocationRequest { body } => (
+                "location_request_message",
+                None,
+                body,
+                None,
+                ActionObject::NameOnly { name: "send_location" },
+            ),
         };
-        Self { kind, header, body: Words { text: body }, footer: footer.map(|text| Words { text }), action }
+        Self {
+            kind,
+            header,
+            body: PlainTextObject { text: body },
+            footer: footer.map(|text| PlainTextObject { text }),
+            action,
+        }
     }
 }
 
@@ -345,7 +370,7 @@ impl<'a> HeaderObject<'a> {
         match header {
             Header::Text(text) => Some(Self::Text { text }),
             Header::Media { kind, source } => {
-                let source = Source::new(source, uploaded);
+                let source = MediaSourceObject::new(source, uploaded);
                 match kind {
                     MediaKind::Image => Some(Self::Image { image: source }),
                     MediaKind::Video => Some(Self::Video { video: source }),
@@ -357,17 +382,17 @@ impl<'a> HeaderObject<'a> {
     }
 }
 
-impl Serialize for To<'_> {
+impl Serialize for ToField<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            To::Phone(digits) => serializer.collect_str(&format_args!("+{digits}")),
-            To::Group(id) => serializer.serialize_str(id),
+            ToField::Phone(digits) => serializer.collect_str(&format_args!("+{digits}")),
+            ToField::Group(id) => serializer.serialize_str(id),
         }
     }
 }
 
 /// An optional text, if it has any; Meta refuses empty ones.
-fn filled(text: &Option<String>) -> Option<&str> {
+fn non_empty(text: &Option<String>) -> Option<&str> {
     text.as_deref().filter(|text| !text.is_empty())
 }
 
@@ -377,20 +402,20 @@ fn as_text<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, 
 
 fn each_button<S: Serializer>(buttons: &[Button], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(buttons.iter().map(|Button { id, title }| {
-        let reply = Reply { id, title };
+        let reply = ReplyObject { id, title };
         ButtonObject { kind: "reply", reply }
     }))
 }
 
 fn each_section<S: Serializer>(sections: &[ListSection], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(
-        sections.iter().map(|ListSection { title, rows }| SectionObject { title: filled(title), rows }),
+        sections.iter().map(|ListSection { title, rows }| SectionObject { title: non_empty(title), rows }),
     )
 }
 
 fn each_row<S: Serializer>(rows: &[ListRow], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(rows.iter().map(|ListRow { id, title, description }| {
-        let description = filled(description);
+        let description = non_empty(description);
         RowObject { id, title, description }
     }))
 }

@@ -29,23 +29,23 @@ pub enum ErrorKind {
 
 /// Something from outside that does not parse: which field, and why, in words for the person who sent it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Invalid {
+pub struct ValidationError {
     /// The field as the caller spells it, for example `sections[0].rows[2].title`.
     pub field: String,
     /// What is wrong with it and what would be right.
     pub reason: String,
 }
 
-impl Invalid {
+impl ValidationError {
     pub fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
         Self { field: field.into(), reason: reason.into() }
     }
 }
 
-impl fmt::Display for Invalid {
+impl fmt::Display for ValidationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.field, self.reason)
     }
 }
 
-impl std::error::Error for Invalid {}
+impl std::error::Error for ValidationError {}

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     pub kind: FailureKind,
-    pub scope: Scope,
+    pub scope: FailureScope,
     /// The provider's own code, for example Meta's 131047.
     pub code: Option<i64>,
     /// The provider's own words.
@@ -38,7 +38,7 @@ pub enum FailureKind {
 /// Whom a failure concerns beside the message that met it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Scope {
+pub enum FailureScope {
     Message,
     /// Everything to this recipient.
     Recipient,
@@ -47,20 +47,20 @@ pub enum Scope {
 }
 
 impl Failure {
-    pub fn new(kind: FailureKind, scope: Scope, message: impl Into<String>) -> Self {
+    pub fn new(kind: FailureKind, scope: FailureScope, message: impl Into<String>) -> Self {
         Self { kind, scope, code: None, message: message.into() }
     }
 
     pub fn transient(message: impl Into<String>) -> Self {
-        Self::new(FailureKind::Transient { max_attempts: None }, Scope::Message, message)
+        Self::new(FailureKind::Transient { max_attempts: None }, FailureScope::Message, message)
     }
 
     pub fn permanent(message: impl Into<String>) -> Self {
-        Self::new(FailureKind::Permanent, Scope::Message, message)
+        Self::new(FailureKind::Permanent, FailureScope::Message, message)
     }
 
     pub fn ambiguous(message: impl Into<String>) -> Self {
-        Self::new(FailureKind::Ambiguous, Scope::Message, message)
+        Self::new(FailureKind::Ambiguous, FailureScope::Message, message)
     }
 
     #[must_use]

@@ -11,12 +11,12 @@ pub struct InboundMessage {
     pub id: ProviderMessageId,
     /// Within what the id is unique, when it is not by itself: chat and author as the delivery names them, the same each
     /// time.
-    pub scope: Option<String>,
+    pub id_scope: Option<String>,
     pub sender: Sender,
     pub chat: Chat,
     /// When it was written, to the second.
     pub at: Timestamp,
-    pub context: Option<Context>,
+    pub context: Option<MessageContext>,
     /// The advertisement that the user came from, as WhatsApp describes it.
     pub referral: Option<Value>,
     pub content: InboundContent,
@@ -64,8 +64,8 @@ impl Identity {
     /// write is somebody.
     pub fn new(phone: Option<&str>, user_id: Option<&str>) -> Option<Self> {
         let phone = phone.map(|phone| phone.strip_prefix('+').unwrap_or(phone));
-        let phone = phone.filter(|phone| believable(phone) && phone.bytes().all(|b| b.is_ascii_digit()));
-        let user_id = user_id.filter(|id| believable(id));
+        let phone = phone.filter(|phone| is_plausible(phone) && phone.bytes().all(|b| b.is_ascii_digit()));
+        let user_id = user_id.filter(|id| is_plausible(id));
         let (phone, user_id) = (phone.map(str::to_owned), user_id.map(str::to_owned));
         (phone.is_some() || user_id.is_some()).then_some(Self { phone, user_id })
     }
@@ -85,7 +85,7 @@ impl Identity {
     }
 }
 
-fn believable(name: &str) -> bool {
+fn is_plausible(name: &str) -> bool {
     !name.is_empty() && name.len() <= Identity::MAX_LEN && name.bytes().all(|b| b.is_ascii_graphic())
 }
 
@@ -103,7 +103,7 @@ impl fmt::Display for Identity {
 /// What a message refers to.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Context {
+pub struct MessageContext {
     /// Who wrote the message that this one quotes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
@@ -136,7 +136,7 @@ pub enum InboundContent {
     Location(InboundLocation),
     /// Contact cards, as WhatsApp writes them.
     Contacts(Vec<Value>),
-    Interactive(Reply),
+    Interactive(InteractiveReply),
     Button(ButtonReply),
     Order(Order),
     Reaction(Reaction),
@@ -206,7 +206,7 @@ pub struct InboundLocation {
 /// What a user chose in an interactive message.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub enum Reply {
+pub enum InteractiveReply {
     ButtonReply {
         button_reply: Choice,
     },
@@ -383,7 +383,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn somebody_is_named_by_number_by_user_id_or_by_both() {
+    fn identity_needs_a_phone_or_a_user_id() {
         let shown = |phone, user| Identity::new(phone, user).map(|identity| identity.to_string());
         assert_eq!(shown(Some("573001234567"), Some("CO.1")).as_deref(), Some("573001234567@s.whatsapp.net"));
         assert_eq!(shown(Some("+376312345"), None).as_deref(), Some("376312345@s.whatsapp.net"));
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn only_who_can_be_written_to_is_a_recipient() {
+    fn recipients_omit_unreachable_identities() {
         let names = |phone, user| {
             let identity = Identity::new(phone, user).unwrap();
             identity.recipients().map(|who| who.to_string()).collect::<Vec<_>>()

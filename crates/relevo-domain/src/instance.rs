@@ -5,7 +5,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{AmbiguousPolicy, Invalid};
+use super::{AmbiguousPolicy, ValidationError};
 
 /// The name of an instance, chosen by its owner: 1 to 64 letters, digits, `-`, `_` or `.`, not beginning with a
 /// dot.
@@ -20,22 +20,22 @@ impl InstanceId {
 }
 
 impl FromStr for InstanceId {
-    type Err = Invalid;
-    fn from_str(text: &str) -> Result<Self, Invalid> {
+    type Err = ValidationError;
+    fn from_str(text: &str) -> Result<Self, ValidationError> {
         let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
         if text.is_empty() {
-            return Err(Invalid::new("instance_id", "instance_id es requerido"));
+            return Err(ValidationError::new("instance_id", "instance_id es requerido"));
         }
         if text.len() > 64 || !plain || text.starts_with('.') {
-            return Err(Invalid::new("instance_id", "use 1 to 64 letters, digits, '-', '_' or '.'"));
+            return Err(ValidationError::new("instance_id", "use 1 to 64 letters, digits, '-', '_' or '.'"));
         }
         Ok(Self(text.to_owned()))
     }
 }
 
 impl TryFrom<String> for InstanceId {
-    type Error = Invalid;
-    fn try_from(text: String) -> Result<Self, Invalid> {
+    type Error = ValidationError;
+    fn try_from(text: String) -> Result<Self, ValidationError> {
         text.parse()
     }
 }
@@ -101,7 +101,7 @@ impl ProviderKind {
 
     /// Whether WhatsApp recognises a message that is sent again under the same id: then an attempt of unknown outcome
     /// can be repeated without doubling the message.
-    pub fn recognises_repeats(self) -> bool {
+    pub fn deduplicates_resends(self) -> bool {
         matches!(self, ProviderKind::LinkedDevice)
     }
 
@@ -249,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_plain() {
+    fn instance_id_accepts_only_plain_names() {
         for good in ["shop", "a", "Shop-1_b.c"] {
             assert!(good.parse::<InstanceId>().is_ok(), "{good}");
         }
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_never_shows() {
+    fn secret_is_redacted_in_debug_output() {
         assert_eq!(format!("{:?}", Secret::new("EAAG")), "Secret(…)");
     }
 }

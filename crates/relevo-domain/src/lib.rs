@@ -20,21 +20,25 @@ pub use content::{
     BlobRef, Button, Content, Header, Interactive, ListRow, ListSection, Location, Media, MediaKind,
     MediaSource, Poll, Template,
 };
-pub use error::{ErrorKind, Invalid};
-pub use failure::{Failure, FailureKind, Scope};
+pub use error::{ErrorKind, ValidationError};
+pub use failure::{Failure, FailureKind, FailureScope};
 pub use inbound::{
-    ButtonReply, Chat, Choice, Context, FormReply, Identity, InboundContent, InboundLocation, InboundMedia,
-    InboundMediaKind, InboundMessage, InboundPoll, Order, OrderItem, PollVote, Reaction, ReferredProduct,
-    Reply, Sender, SystemNotice,
+    ButtonReply, Chat, Choice, FormReply, Identity, InboundContent, InboundLocation, InboundMedia,
+    InboundMediaKind, InboundMessage, InboundPoll, InteractiveReply, MessageContext, Order, OrderItem,
+    PollVote, Reaction, ReferredProduct, Sender, SystemNotice,
 };
 pub use instance::{
     CloudApiSettings, InstanceConfig, InstanceId, InstanceNumber, InstanceState, LinkedDeviceSettings,
     ProviderKind, RateLimit, Reason, Secret,
 };
-pub use message::{BulkItem, Class, Manner, MessageId, MessageRef, Mode, OutboundMessage, ProviderMessageId};
+pub use message::{
+    BulkItem, Class, MessageId, MessageOptions, MessageRef, Mode, OutboundMessage, ProviderMessageId,
+};
 pub use phone::PhoneNumber;
 pub use recipient::{Jid, LaneId, Recipient, UserId};
-pub use retry::{AmbiguousPolicy, BuryReason, RetryPolicy, Tried, Verdict, judge, judge_held};
+pub use retry::{
+    AmbiguousPolicy, BuryReason, FailedAttempt, RetryDecision, RetryPolicy, decide_expired_hold, decide_retry,
+};
 pub use status::{Receipt, Status};
 pub use status_update::StatusUpdate;
 pub use time::Timestamp;

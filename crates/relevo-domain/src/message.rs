@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Content, InstanceNumber, Invalid, Recipient, Timestamp};
+use super::{Content, InstanceNumber, Recipient, Timestamp, ValidationError};
 
 /// One message to one recipient, parsed and ready for any provider.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -15,13 +15,13 @@ pub struct OutboundMessage {
     /// The message that this one quotes.
     #[serde(default)]
     pub quote: Option<ProviderMessageId>,
-    #[serde(default, skip_serializing_if = "Manner::is_plain")]
-    pub manner: Manner,
+    #[serde(default, rename = "manner", skip_serializing_if = "MessageOptions::is_default")]
+    pub options: MessageOptions,
 }
 
 /// How a message is sent, beside what it says. Linked devices alone can.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Manner {
+pub struct MessageOptions {
     /// The recipient is shown for so long that it is being written.
     #[serde(default)]
     pub typing: Duration,
@@ -30,9 +30,9 @@ pub struct Manner {
     pub mentions: Vec<Recipient>,
 }
 
-impl Manner {
+impl MessageOptions {
     /// Whether every provider can.
-    pub fn is_plain(&self) -> bool {
+    pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
 }
@@ -115,7 +115,7 @@ const RANDOM_BITS: u32 = 34;
 const ROW_BITS: u32 = 20;
 
 /// What stands in the class bits of the id of a bulk job's row.
-const ITEM: u128 = 2;
+const BULK_ITEM_BITS: u128 = 2;
 
 impl MessageId {
     /// The largest value of the counter within one millisecond.
@@ -127,9 +127,9 @@ impl MessageId {
     }
 
     /// The id of a message that is a row of a bulk job.
-    pub fn of_item(at: Timestamp, counter: u16, instance: InstanceNumber, item: BulkItem) -> Self {
+    pub fn for_bulk_item(at: Timestamp, counter: u16, instance: InstanceNumber, item: BulkItem) -> Self {
         let place = (u64::from(item.job) << ROW_BITS) | u64::from(item.row & (BulkItem::ROWS - 1));
-        Self::compose(at, counter, instance, ITEM, place)
+        Self::compose(at, counter, instance, BULK_ITEM_BITS, place)
     }
 
     fn compose(at: Timestamp, counter: u16, instance: InstanceNumber, class: u128, low: u64) -> Self {
@@ -165,7 +165,7 @@ impl MessageId {
         let low = u64::try_from(self.0.as_u128() & ((1 << RANDOM_BITS) - 1)).unwrap_or(0);
         let job = u16::try_from(low >> ROW_BITS).ok()?;
         let row = u32::try_from(low & u64::from(BulkItem::ROWS - 1)).ok()?;
-        (self.class_bits() == ITEM).then_some(BulkItem { job, row })
+        (self.class_bits() == BULK_ITEM_BITS).then_some(BulkItem { job, row })
     }
 
     fn class_bits(self) -> u128 {
@@ -194,14 +194,14 @@ impl fmt::Display for MessageId {
 }
 
 impl FromStr for MessageId {
-    type Err = Invalid;
+    type Err = ValidationError;
 
     /// Accepts `msg_…` and the correlation id with or without hyphens.
-    fn from_str(text: &str) -> Result<Self, Invalid> {
+    fn from_str(text: &str) -> Result<Self, ValidationError> {
         let hex = text.strip_prefix("msg_").unwrap_or(text);
         match Uuid::try_parse(hex) {
             Ok(uuid) if uuid.get_version_num() == 8 => Ok(Self(uuid)),
-            _ => Err(Invalid::new("message_id", "is not a message id of this node")),
+            _ => Err(ValidationError::new("message_id", "is not a message id of this node")),
         }
     }
 }
@@ -221,10 +221,10 @@ impl ProviderMessageId {
 }
 
 impl FromStr for ProviderMessageId {
-    type Err = Invalid;
-    fn from_str(text: &str) -> Result<Self, Invalid> {
+    type Err = ValidationError;
+    fn from_str(text: &str) -> Result<Self, ValidationError> {
         if text.is_empty() || text.len() > Self::MAX_LEN || text.bytes().any(|b| b.is_ascii_control()) {
-            return Err(Invalid::new("message_id", "must have 1 to 256 printable characters"));
+            return Err(ValidationError::new("message_id", "must have 1 to 256 printable characters"));
         }
         Ok(Self(text.to_owned()))
     }
@@ -244,8 +244,8 @@ pub enum MessageRef {
 }
 
 impl FromStr for MessageRef {
-    type Err = Invalid;
-    fn from_str(text: &str) -> Result<Self, Invalid> {
+    type Err = ValidationError;
+    fn from_str(text: &str) -> Result<Self, ValidationError> {
         match text.parse() {
             Ok(id) => Ok(Self::Ours(id)),
             Err(_) => text.parse().map(Self::Provider),
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_says_where_its_record_lives() {
+    fn message_id_encodes_time_counter_instance_and_class() {
         let id = id(1_763_800_000_123, 4095);
         assert_eq!(id.accepted_at(), Timestamp(1_763_800_000_123));
         assert_eq!(id.counter(), 4095);
@@ -273,10 +273,10 @@ mod tests {
     }
 
     #[test]
-    fn the_id_of_a_row_names_its_job_and_row() {
+    fn bulk_item_id_encodes_job_and_row() {
         let item = BulkItem { job: BulkItem::JOBS - 1, row: BulkItem::ROWS - 1 };
         let instance = InstanceNumber::from_low_bits(0xAB_CDEF);
-        let of_item = MessageId::of_item(Timestamp(1_763_800_000_123), 9, instance, item);
+        let of_item = MessageId::for_bulk_item(Timestamp(1_763_800_000_123), 9, instance, item);
         assert_eq!(of_item.item(), Some(item));
         assert_eq!((of_item.class(), of_item.instance(), of_item.counter()), (Class::Bulk, instance, 9));
         assert_eq!(of_item.to_string().parse::<MessageId>().unwrap().item(), Some(item));
@@ -284,12 +284,12 @@ mod tests {
     }
 
     #[test]
-    fn ids_sort_by_acceptance() {
+    fn message_ids_sort_by_acceptance_time() {
         assert!(id(1, 0) < id(1, 1) && id(1, 4095) < id(2, 0));
     }
 
     #[test]
-    fn every_spelling_parses_back() {
+    fn every_form_of_a_message_id_parses() {
         let id = id(1_763_800_000_123, 7);
         assert_eq!(id.to_string().parse::<MessageId>().unwrap(), id);
         assert_eq!(id.correlation_id().to_string().parse::<MessageId>().unwrap(), id);

@@ -3,7 +3,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Invalid;
+use super::ValidationError;
 
 /// A telephone number in international format: 10 to 15 digits, no `+`.
 ///
@@ -26,30 +26,34 @@ impl PhoneNumber {
 }
 
 impl FromStr for PhoneNumber {
-    type Err = Invalid;
+    type Err = ValidationError;
 
     /// Accepts `+`, spaces, dashes and brackets around the digits. The texts are those of the documented API.
-    fn from_str(text: &str) -> Result<Self, Invalid> {
+    fn from_str(text: &str) -> Result<Self, ValidationError> {
         let digits: String = text.chars().filter(|c| !matches!(c, '+' | ' ' | '-' | '(' | ')')).collect();
         if digits.is_empty() {
-            return Err(Invalid::new("phone", "El número de teléfono es requerido"));
+            return Err(ValidationError::new("phone", "El número de teléfono es requerido"));
         }
         if !digits.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(Invalid::new("phone", "El número de teléfono solo debe contener dígitos"));
+            return Err(ValidationError::new("phone", "El número de teléfono solo debe contener dígitos"));
         }
         match digits.len() {
-            ..10 => {
-                Err(Invalid::new("phone", "El número de teléfono es demasiado corto (mínimo 10 dígitos)"))
-            }
+            ..10 => Err(ValidationError::new(
+                "phone",
+                "El número de teléfono es demasiado corto (mínimo 10 dígitos)",
+            )),
             10..=15 => Ok(Self(digits)),
-            _ => Err(Invalid::new("phone", "El número de teléfono es demasiado largo (máximo 15 dígitos)")),
+            _ => Err(ValidationError::new(
+                "phone",
+                "El número de teléfono es demasiado largo (máximo 15 dígitos)",
+            )),
         }
     }
 }
 
 impl TryFrom<String> for PhoneNumber {
-    type Error = Invalid;
-    fn try_from(text: String) -> Result<Self, Invalid> {
+    type Error = ValidationError;
+    fn try_from(text: String) -> Result<Self, ValidationError> {
         text.parse()
     }
 }
@@ -78,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn letters_and_wrong_lengths_are_named() {
+    fn letters_and_wrong_lengths_are_refused_with_a_reason() {
         for (text, says) in
             [("", "requerido"), ("abc", "dígitos"), ("123456789", "corto"), ("1234567890123456", "largo")]
         {

@@ -4,7 +4,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Invalid, PhoneNumber};
+use super::{PhoneNumber, ValidationError};
 
 /// Who a message goes to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -41,8 +41,8 @@ impl UserId {
 }
 
 impl FromStr for UserId {
-    type Err = Invalid;
-    fn from_str(text: &str) -> Result<Self, Invalid> {
+    type Err = ValidationError;
+    fn from_str(text: &str) -> Result<Self, ValidationError> {
         let valid = text.split_once('.').is_some_and(|(country, id)| {
             country.len() == 2
                 && country.bytes().all(|b| b.is_ascii_uppercase())
@@ -52,18 +52,21 @@ impl FromStr for UserId {
         if valid {
             Ok(Self(text.to_owned()))
         } else {
-            Err(Invalid::new("user_id", "must be a country code, a dot and up to 128 letters or digits"))
+            Err(ValidationError::new(
+                "user_id",
+                "must be a country code, a dot and up to 128 letters or digits",
+            ))
         }
     }
 }
 
 impl FromStr for Recipient {
-    type Err = Invalid;
+    type Err = ValidationError;
 
     /// Digits in any usual spelling, `…@s.whatsapp.net`, `…@g.us`, `…@lid`, `…@newsletter`, or a BSUID. A bare
     /// group id (18 digits that begin with 120363, or `digits-digits`) is a group, because callers cut the
     /// `@g.us` off.
-    fn from_str(text: &str) -> Result<Self, Invalid> {
+    fn from_str(text: &str) -> Result<Self, ValidationError> {
         let text = text.trim();
         if let Some((user, server)) = text.split_once('@') {
             return from_jid(user, server);
@@ -78,7 +81,7 @@ impl FromStr for Recipient {
     }
 }
 
-fn from_jid(user: &str, server: &str) -> Result<Recipient, Invalid> {
+fn from_jid(user: &str, server: &str) -> Result<Recipient, ValidationError> {
     // A device suffix (`:12`) names one device of an account; messages go to the account.
     let user = user.split(':').next().unwrap_or(user);
     let valid = !user.is_empty() && user.len() <= 64 && user.bytes().all(|b| b.is_ascii_digit() || b == b'-');
@@ -87,7 +90,7 @@ fn from_jid(user: &str, server: &str) -> Result<Recipient, Invalid> {
         "g.us" if valid => Ok(Recipient::Jid(Jid::Group(user.to_owned()))),
         "newsletter" if valid => Ok(Recipient::Jid(Jid::Newsletter(user.to_owned()))),
         "lid" if valid => Ok(Recipient::Jid(Jid::Lid(user.to_owned()))),
-        _ => Err(Invalid::new("phone", "JID inválido")),
+        _ => Err(ValidationError::new("phone", "JID inválido")),
     }
 }
 
@@ -122,8 +125,8 @@ impl fmt::Display for Recipient {
 }
 
 impl TryFrom<String> for Recipient {
-    type Error = Invalid;
-    fn try_from(text: String) -> Result<Self, Invalid> {
+    type Error = ValidationError;
+    fn try_from(text: String) -> Result<Self, ValidationError> {
         text.parse()
     }
 }
@@ -161,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_spelling_finds_its_kind() {
+    fn every_recipient_form_parses() {
         for (text, canonical) in [
             ("+57 300 123 4567", "573001234567"),
             ("573001234567@s.whatsapp.net", "573001234567"),
@@ -177,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn invalid_recipient_is_refused() {
         for text in ["", "x@y", "@g.us", "ana", "12@g.us@g.us"] {
             assert!(text.parse::<Recipient>().is_err(), "{text}");
         }

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Failure, FailureKind, Mode, Scope};
+use super::{Failure, FailureKind, FailureScope, Mode};
 
 /// How often and how patiently a message is tried again.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -53,7 +53,7 @@ impl BuryReason {
 
 /// What happens to a message after a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum RetryDecision {
     /// Back to the head of its lane, not before this long. `counted`: the attempt uses one up.
     Retry { after: Duration, counted: bool },
     /// Out of its lane, back after this long; nothing waits behind it.
@@ -68,7 +68,7 @@ pub enum Verdict {
 
 /// What is known of a message when an attempt failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tried {
+pub struct FailedAttempt {
     pub mode: Mode,
     /// WhatsApp recognises the message when it is sent again under the same id.
     pub repeatable: bool,
@@ -79,25 +79,30 @@ pub struct Tried {
 /// The one place that decides what a failure means for the message that met it.
 ///
 /// `jitter` is a random number from 0 to 1 that spreads retries over the second half of their delay.
-pub fn judge(policy: &RetryPolicy, tried: Tried, failure: &Failure, jitter: f64) -> Verdict {
+pub fn decide_retry(
+    policy: &RetryPolicy,
+    tried: FailedAttempt,
+    failure: &Failure,
+    jitter: f64,
+) -> RetryDecision {
     match failure.kind {
-        FailureKind::Ambiguous => judge_unknown(policy, tried, failure.scope, jitter),
-        _ if tried.mode == Mode::Sync => Verdict::Fail,
-        FailureKind::Permanent => Verdict::Bury(BuryReason::Permanent),
-        FailureKind::Deferred { retry_after } => Verdict::Defer { after: retry_after },
+        FailureKind::Ambiguous => decide_ambiguous(policy, tried, failure.scope, jitter),
+        _ if tried.mode == Mode::Sync => RetryDecision::Fail,
+        FailureKind::Permanent => RetryDecision::Bury(BuryReason::Permanent),
+        FailureKind::Deferred { retry_after } => RetryDecision::Defer { after: retry_after },
         // The instance pauses; what it had in hand goes back unharmed and leaves first when it resumes.
         FailureKind::LoggedOut | FailureKind::AccountBlocked => {
-            Verdict::Retry { after: Duration::ZERO, counted: false }
+            RetryDecision::Retry { after: Duration::ZERO, counted: false }
         }
         FailureKind::Throttled { retry_after } => {
-            Verdict::Retry { after: retry_after.max(backoff(policy, 1, jitter)), counted: false }
+            RetryDecision::Retry { after: retry_after.max(backoff(policy, 1, jitter)), counted: false }
         }
         FailureKind::Transient { max_attempts } => {
             let limit = max_attempts.map_or(policy.max_attempts, |tighter| tighter.min(policy.max_attempts));
             if tried.attempts >= limit {
-                Verdict::Bury(BuryReason::Exhausted)
+                RetryDecision::Bury(BuryReason::Exhausted)
             } else {
-                Verdict::Retry { after: backoff(policy, tried.attempts, jitter), counted: true }
+                RetryDecision::Retry { after: backoff(policy, tried.attempts, jitter), counted: true }
             }
         }
     }
@@ -105,26 +110,35 @@ pub fn judge(policy: &RetryPolicy, tried: Tried, failure: &Failure, jitter: f64)
 
 /// Nobody knows whether the message was sent. Where a second one is recognised it is sent again; otherwise a status may
 /// still tell. What ended the whole connection says nothing about the message, and does not count against it.
-fn judge_unknown(policy: &RetryPolicy, tried: Tried, scope: Scope, jitter: f64) -> Verdict {
+fn decide_ambiguous(
+    policy: &RetryPolicy,
+    tried: FailedAttempt,
+    scope: FailureScope,
+    jitter: f64,
+) -> RetryDecision {
     match tried.mode {
-        _ if !tried.repeatable => Verdict::Hold { wait: policy.ambiguous_wait },
+        _ if !tried.repeatable => RetryDecision::Hold { wait: policy.ambiguous_wait },
         // Its caller is told that nobody knows; once held long enough, which is at once, it is sent again.
-        Mode::Sync => Verdict::Hold { wait: Duration::ZERO },
-        Mode::Async if scope == Scope::Number => {
-            Verdict::Retry { after: backoff(policy, 1, jitter), counted: false }
+        Mode::Sync => RetryDecision::Hold { wait: Duration::ZERO },
+        Mode::Async if scope == FailureScope::Number => {
+            RetryDecision::Retry { after: backoff(policy, 1, jitter), counted: false }
         }
-        Mode::Async if tried.attempts >= policy.max_attempts => Verdict::Bury(BuryReason::Ambiguous),
-        Mode::Async => Verdict::Retry { after: backoff(policy, tried.attempts, jitter), counted: true },
+        Mode::Async if tried.attempts >= policy.max_attempts => RetryDecision::Bury(BuryReason::Ambiguous),
+        Mode::Async => RetryDecision::Retry { after: backoff(policy, tried.attempts, jitter), counted: true },
     }
 }
 
 /// What becomes of an unknown outcome that was held and that no status settled in time. `tried` counts it.
-pub fn judge_held(policy: &RetryPolicy, tried: Tried, on_ambiguous: AmbiguousPolicy) -> Verdict {
+pub fn decide_expired_hold(
+    policy: &RetryPolicy,
+    tried: FailedAttempt,
+    on_ambiguous: AmbiguousPolicy,
+) -> RetryDecision {
     let resend = on_ambiguous == AmbiguousPolicy::Resend && tried.mode == Mode::Async;
     if (tried.repeatable || resend) && tried.attempts < policy.max_attempts {
-        Verdict::Retry { after: Duration::ZERO, counted: true }
+        RetryDecision::Retry { after: Duration::ZERO, counted: true }
     } else {
-        Verdict::Bury(BuryReason::Ambiguous)
+        RetryDecision::Bury(BuryReason::Ambiguous)
     }
 }
 
@@ -147,84 +161,92 @@ mod tests {
         on_ambiguous: AmbiguousPolicy::Hold,
     };
 
-    fn verdict(kind: FailureKind, mode: Mode, attempts: u32) -> Verdict {
-        let tried = Tried { mode, repeatable: false, attempts };
-        judge(&POLICY, tried, &Failure::new(kind, Scope::Message, "x"), 1.0)
+    fn decide(kind: FailureKind, mode: Mode, attempts: u32) -> RetryDecision {
+        let tried = FailedAttempt { mode, repeatable: false, attempts };
+        decide_retry(&POLICY, tried, &Failure::new(kind, FailureScope::Message, "x"), 1.0)
     }
 
     /// The verdict on an unknown outcome where WhatsApp recognises the second message.
-    fn repeatable(mode: Mode, scope: Scope, attempts: u32) -> Verdict {
+    fn decide_repeatable(mode: Mode, scope: FailureScope, attempts: u32) -> RetryDecision {
         let failure = Failure::new(FailureKind::Ambiguous, scope, "x");
-        judge(&POLICY, Tried { mode, repeatable: true, attempts }, &failure, 1.0)
+        decide_retry(&POLICY, FailedAttempt { mode, repeatable: true, attempts }, &failure, 1.0)
     }
 
     #[test]
     fn transient_failures_back_off_by_four_and_end() {
         let kind = FailureKind::Transient { max_attempts: None };
         assert_eq!(
-            verdict(kind, Mode::Async, 1),
-            Verdict::Retry { after: Duration::from_secs(1), counted: true }
+            decide(kind, Mode::Async, 1),
+            RetryDecision::Retry { after: Duration::from_secs(1), counted: true }
         );
         assert_eq!(
-            verdict(kind, Mode::Async, 2),
-            Verdict::Retry { after: Duration::from_secs(4), counted: true }
+            decide(kind, Mode::Async, 2),
+            RetryDecision::Retry { after: Duration::from_secs(4), counted: true }
         );
-        assert_eq!(verdict(kind, Mode::Async, 3), Verdict::Bury(BuryReason::Exhausted));
+        assert_eq!(decide(kind, Mode::Async, 3), RetryDecision::Bury(BuryReason::Exhausted));
         let bounded = FailureKind::Transient { max_attempts: Some(2) };
-        assert_eq!(verdict(bounded, Mode::Async, 2), Verdict::Bury(BuryReason::Exhausted));
+        assert_eq!(decide(bounded, Mode::Async, 2), RetryDecision::Bury(BuryReason::Exhausted));
     }
 
     #[test]
-    fn throttles_and_account_trouble_never_use_up_attempts() {
+    fn throttling_and_account_failures_are_not_counted() {
         let throttled = FailureKind::Throttled { retry_after: Duration::from_secs(60) };
         assert_eq!(
-            verdict(throttled, Mode::Async, 99),
-            Verdict::Retry { after: Duration::from_secs(60), counted: false }
+            decide(throttled, Mode::Async, 99),
+            RetryDecision::Retry { after: Duration::from_secs(60), counted: false }
         );
-        let retry = Verdict::Retry { after: Duration::ZERO, counted: false };
-        assert_eq!(verdict(FailureKind::LoggedOut, Mode::Async, 99), retry);
-        assert_eq!(verdict(FailureKind::AccountBlocked, Mode::Async, 99), retry);
+        let retry = RetryDecision::Retry { after: Duration::ZERO, counted: false };
+        assert_eq!(decide(FailureKind::LoggedOut, Mode::Async, 99), retry);
+        assert_eq!(decide(FailureKind::AccountBlocked, Mode::Async, 99), retry);
     }
 
     #[test]
-    fn nobody_retries_behind_a_waiting_caller() {
+    fn sync_failures_are_never_retried() {
         for kind in [
             FailureKind::Transient { max_attempts: None },
             FailureKind::Throttled { retry_after: Duration::ZERO },
             FailureKind::Permanent,
             FailureKind::LoggedOut,
         ] {
-            assert_eq!(verdict(kind, Mode::Sync, 1), Verdict::Fail);
+            assert_eq!(decide(kind, Mode::Sync, 1), RetryDecision::Fail);
         }
     }
 
     #[test]
-    fn an_unknown_outcome_is_no_retry_where_a_second_message_would_double_it() {
+    fn ambiguous_failure_is_held_when_not_repeatable() {
         for mode in [Mode::Sync, Mode::Async] {
             assert_eq!(
-                verdict(FailureKind::Ambiguous, mode, 1),
-                Verdict::Hold { wait: POLICY.ambiguous_wait }
+                decide(FailureKind::Ambiguous, mode, 1),
+                RetryDecision::Hold { wait: POLICY.ambiguous_wait }
             );
         }
     }
 
     #[test]
-    fn an_unknown_outcome_is_repeated_where_the_second_message_is_recognised() {
-        let again = |seconds| Verdict::Retry { after: Duration::from_secs(seconds), counted: true };
-        assert_eq!(repeatable(Mode::Async, Scope::Message, 1), again(1));
-        assert_eq!(repeatable(Mode::Async, Scope::Message, 2), again(4));
-        assert_eq!(repeatable(Mode::Async, Scope::Message, 3), Verdict::Bury(BuryReason::Ambiguous));
-        let uncounted = Verdict::Retry { after: Duration::from_secs(1), counted: false };
-        assert_eq!(repeatable(Mode::Async, Scope::Number, 99), uncounted);
+    fn ambiguous_failure_is_retried_when_repeatable() {
+        let again = |seconds| RetryDecision::Retry { after: Duration::from_secs(seconds), counted: true };
+        assert_eq!(decide_repeatable(Mode::Async, FailureScope::Message, 1), again(1));
+        assert_eq!(decide_repeatable(Mode::Async, FailureScope::Message, 2), again(4));
+        assert_eq!(
+            decide_repeatable(Mode::Async, FailureScope::Message, 3),
+            RetryDecision::Bury(BuryReason::Ambiguous)
+        );
+        let uncounted = RetryDecision::Retry { after: Duration::from_secs(1), counted: false };
+        assert_eq!(decide_repeatable(Mode::Async, FailureScope::Number, 99), uncounted);
     }
 
     #[test]
-    fn a_caller_who_waits_learns_first_that_nobody_knows() {
-        assert_eq!(repeatable(Mode::Sync, Scope::Message, 1), Verdict::Hold { wait: Duration::ZERO });
-        let tried = |mode, repeatable, attempts| Tried { mode, repeatable, attempts };
-        let held = |tried, policy| judge_held(&POLICY, tried, policy);
-        let (again, bury) =
-            (Verdict::Retry { after: Duration::ZERO, counted: true }, Verdict::Bury(BuryReason::Ambiguous));
+    fn sync_ambiguous_failure_is_held_before_the_retry() {
+        assert_eq!(
+            decide_repeatable(Mode::Sync, FailureScope::Message, 1),
+            RetryDecision::Hold { wait: Duration::ZERO }
+        );
+        let tried = |mode, repeatable, attempts| FailedAttempt { mode, repeatable, attempts };
+        let held = |tried, policy| decide_expired_hold(&POLICY, tried, policy);
+        let (again, bury) = (
+            RetryDecision::Retry { after: Duration::ZERO, counted: true },
+            RetryDecision::Bury(BuryReason::Ambiguous),
+        );
         assert_eq!(held(tried(Mode::Sync, true, 1), AmbiguousPolicy::Hold), again);
         assert_eq!(held(tried(Mode::Sync, true, 3), AmbiguousPolicy::Hold), bury);
         assert_eq!(held(tried(Mode::Async, false, 1), AmbiguousPolicy::Hold), bury);

@@ -152,7 +152,7 @@ mod tests {
     ];
 
     #[test]
-    fn every_pair_is_decided() {
+    fn transition_table_covers_every_pair() {
         assert_eq!(STEPS.len(), Status::ALL.len());
         for (from, allowed) in STEPS {
             for to in Status::ALL {
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn facts_end_in_one_status_whatever_their_order() {
+    fn receipts_converge_in_any_order() {
         let facts = [Sent, Delivered, Read];
         for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
             let end = order

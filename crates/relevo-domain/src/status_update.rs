@@ -22,7 +22,7 @@ pub struct StatusUpdate {
 
 impl StatusUpdate {
     /// Who does not want to be written to, when that is what the status says.
-    pub fn opted_out(&self) -> Option<Recipient> {
+    pub fn opted_out_recipient(&self) -> Option<Recipient> {
         let code = self.failure.as_ref().and_then(|failure| failure.code);
         let who = self.participant.as_ref().or(self.recipient.as_ref());
         who.filter(|_| code == Some(OPTED_OUT))?.parse().ok()

@@ -7,7 +7,7 @@ use super::{Egress, Error};
 
 /// What a URL led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fetched {
+pub struct FetchResponse {
     pub bytes: Bytes,
     /// The `Content-Type` as it came, if one came.
     pub content_type: Option<String>,
@@ -21,18 +21,18 @@ impl Egress {
         url: &Url,
         max_bytes: usize,
         max_redirects: usize,
-    ) -> Result<Fetched, Error> {
+    ) -> Result<FetchResponse, Error> {
         let mut at = url.clone();
         for _ in 0..=max_redirects {
             let response = self.request(Method::GET, &at)?.send().await;
             let response = response.map_err(|cause| unreachable_host(&at, &cause))?;
             let status = response.status();
-            if let Some(next) = redirect_of(&response) {
+            if let Some(next) = redirect_target(&response) {
                 at = next;
             } else if status == StatusCode::OK {
                 let content_type = header(&response, CONTENT_TYPE.as_str()).map(str::to_owned);
                 let bytes = read_bounded(response, max_bytes).await?;
-                return Ok(Fetched { bytes, content_type });
+                return Ok(FetchResponse { bytes, content_type });
             } else {
                 return Err(Error::Status { host: host_of(&at), status: status.as_u16() });
             }
@@ -67,7 +67,7 @@ pub async fn read_bounded(mut response: Response, max_bytes: usize) -> Result<By
     Ok(body.freeze())
 }
 
-fn redirect_of(response: &Response) -> Option<Url> {
+fn redirect_target(response: &Response) -> Option<Url> {
     let redirects = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
     let location = header(response, LOCATION.as_str()).filter(|_| redirects)?;
     response.url().join(location).ok()
@@ -78,7 +78,7 @@ fn header<'r>(response: &'r Response, name: &str) -> Option<&'r str> {
 }
 
 fn unreachable_host(url: &Url, cause: &reqwest::Error) -> Error {
-    match Error::within(cause) {
+    match Error::find_in(cause) {
         Some(refused) => refused.clone(),
         None => Error::Unreachable { host: host_of(url), cause: root_cause(cause) },
     }
@@ -110,19 +110,19 @@ mod tests {
     use axum::routing::get;
 
     use super::*;
-    use crate::address::refusal;
     use crate::guard::Guard;
+    use crate::ip_ranges::special_purpose_class;
 
     /// The ordinary rule, except that 127.0.0.1 counts as public.
-    fn as_if_public(ip: IpAddr) -> Option<&'static str> {
-        if ip == Ipv4Addr::LOCALHOST { None } else { refusal(ip) }
+    fn allow_localhost(ip: IpAddr) -> Option<&'static str> {
+        if ip == Ipv4Addr::LOCALHOST { None } else { special_purpose_class(ip) }
     }
 
     fn egress() -> Egress {
         let lookup = |_: String| -> futures_util::future::BoxFuture<'static, _> {
             Box::pin(async { Ok(vec![IpAddr::from(Ipv4Addr::LOCALHOST)]) })
         };
-        Egress::with_guard(Guard::with(as_if_public, lookup), Duration::from_secs(5)).unwrap()
+        Egress::with_guard(Guard::with(allow_localhost, lookup), Duration::from_secs(5)).unwrap()
     }
 
     async fn serve(router: Router) -> SocketAddr {
@@ -132,7 +132,7 @@ mod tests {
         address
     }
 
-    async fn fetch(router: Router, path: &str) -> Result<Fetched, Error> {
+    async fn fetch(router: Router, path: &str) -> Result<FetchResponse, Error> {
         let url = format!("http://{}{path}", serve(router).await).parse().unwrap();
         egress().get_bounded(&url, 10, 2).await
     }
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn content_comes_with_its_type_also_behind_a_redirect() {
+    async fn content_type_is_kept_across_redirects() {
         for path in ["/small", "/once"] {
             let fetched = fetch(content(), path).await.unwrap();
             assert_eq!(fetched.bytes, "0123456789", "{path}");
@@ -163,14 +163,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn content_over_the_limit_is_refused_announced_or_not() {
+    async fn content_over_the_limit_is_rejected() {
         for path in ["/large", "/endless"] {
             assert_eq!(fetch(content(), path).await, Err(Error::TooLarge { limit: 10 }), "{path}");
         }
     }
 
     #[tokio::test]
-    async fn a_redirect_gains_nothing() {
+    async fn redirects_are_guarded() {
         let inside = fetch(content(), "/inside").await.unwrap_err();
         assert!(matches!(inside, Error::Refused { class: "a loopback", .. }), "{inside}");
         assert_eq!(fetch(content(), "/file").await, Err(Error::Scheme("file".to_owned())));
@@ -181,13 +181,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_status_that_is_no_content_is_named() {
+    async fn unexpected_status_is_reported() {
         let missing = fetch(content(), "/missing").await.unwrap_err();
         assert!(matches!(missing, Error::Status { status: 404, .. }), "{missing}");
     }
 
     #[tokio::test]
-    async fn a_name_that_changes_its_answer_after_the_check_is_not_connected_to() {
+    async fn dns_rebinding_is_refused() {
         let address = serve(content()).await;
         let asked = AtomicUsize::new(0);
         let lookup = move |_: String| -> futures_util::future::BoxFuture<'static, _> {
@@ -195,7 +195,8 @@ mod tests {
                 if asked.fetch_add(1, Ordering::Relaxed) == 0 { [8, 8, 8, 8] } else { [127, 0, 0, 1] };
             Box::pin(async move { Ok(vec![IpAddr::from(answer)]) })
         };
-        let egress = Egress::with_guard(Guard::with(refusal, lookup), Duration::from_secs(5)).unwrap();
+        let egress =
+            Egress::with_guard(Guard::with(special_purpose_class, lookup), Duration::from_secs(5)).unwrap();
         let url = format!("http://rebind.example:{}/small", address.port()).parse().unwrap();
         egress.check(&url).await.unwrap();
         let error = egress.get_bounded(&url, 10, 0).await.unwrap_err();
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_is_connected_to_at_the_address_that_was_judged() {
+    async fn connection_uses_the_checked_address() {
         let address = serve(content()).await;
         let url = format!("http://shop.example:{}/small", address.port()).parse().unwrap();
         assert_eq!(egress().get_bounded(&url, 10, 0).await.unwrap().bytes, "0123456789");

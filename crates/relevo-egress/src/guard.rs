@@ -8,10 +8,10 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
 use super::Error;
-use super::address::refusal;
+use super::ip_ranges::special_purpose_class;
 
 /// The class of an address that may not be connected to.
-type Refusal = fn(IpAddr) -> Option<&'static str>;
+type AddressClassifier = fn(IpAddr) -> Option<&'static str>;
 
 /// From a host's name to its addresses.
 type Lookup = dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync;
@@ -22,25 +22,25 @@ type Lookup = dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Se
 /// about the addresses that are then connected to.
 #[derive(Clone)]
 pub(super) struct Guard {
-    refusal: Refusal,
+    classify: AddressClassifier,
     lookup: Arc<Lookup>,
 }
 
 impl Guard {
     pub fn new(allow_private: bool) -> Self {
-        let refusal: Refusal = if allow_private { |_| None } else { refusal };
+        let refusal: AddressClassifier = if allow_private { |_| None } else { special_purpose_class };
         Self::with(refusal, |host| Box::pin(system_lookup(host)))
     }
 
-    pub fn with<L>(refusal: Refusal, lookup: L) -> Self
+    pub fn with<L>(classify: AddressClassifier, lookup: L) -> Self
     where
         L: Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync + 'static,
     {
-        Self { refusal, lookup: Arc::new(lookup) }
+        Self { classify, lookup: Arc::new(lookup) }
     }
 
     /// Judges what a URL shows by itself. The answer is the name that is left to resolve, if its host is a name.
-    pub fn inspect<'u>(&self, url: &'u Url) -> Result<Option<&'u str>, Error> {
+    pub fn check_url<'u>(&self, url: &'u Url) -> Result<Option<&'u str>, Error> {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(Error::Scheme(url.scheme().to_owned()));
         }
@@ -49,8 +49,8 @@ impl Guard {
         }
         match url.host() {
             Some(Host::Domain(name)) if !name.is_empty() => Ok(Some(name)),
-            Some(Host::Ipv4(ip)) => self.admit(&ip.to_string(), ip.into()).map(|()| None),
-            Some(Host::Ipv6(ip)) => self.admit(&ip.to_string(), ip.into()).map(|()| None),
+            Some(Host::Ipv4(ip)) => self.check_address(&ip.to_string(), ip.into()).map(|()| None),
+            Some(Host::Ipv6(ip)) => self.check_address(&ip.to_string(), ip.into()).map(|()| None),
             _ => Err(Error::NoHost),
         }
     }
@@ -63,13 +63,13 @@ impl Guard {
             return Err(unresolved("it has no address".to_owned()));
         }
         for ip in &found {
-            self.admit(host, *ip)?;
+            self.check_address(host, *ip)?;
         }
         Ok(found)
     }
 
-    fn admit(&self, host: &str, ip: IpAddr) -> Result<(), Error> {
-        match (self.refusal)(ip) {
+    fn check_address(&self, host: &str, ip: IpAddr) -> Result<(), Error> {
+        match (self.classify)(ip) {
             None => Ok(()),
             Some(class) => Err(Error::Refused { host: host.to_owned(), ip, class }),
         }
@@ -106,8 +106,8 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn answering(ips: &'static [&'static str]) -> Guard {
-        Guard::with(refusal, move |_| {
+    fn guard_resolving_to(ips: &'static [&'static str]) -> Guard {
+        Guard::with(special_purpose_class, move |_| {
             Box::pin(async move { Ok(ips.iter().map(|ip| ip.parse().unwrap()).collect()) })
         })
     }
@@ -117,17 +117,17 @@ mod tests {
         let guard = Guard::new(true);
         for bad in ["ftp://example.com/", "file:///etc/passwd", "gopher://example.com/", "data:text/plain,x"]
         {
-            assert!(matches!(guard.inspect(&url(bad)), Err(Error::Scheme(_))), "{bad}");
+            assert!(matches!(guard.check_url(&url(bad)), Err(Error::Scheme(_))), "{bad}");
         }
         for bad in ["http://user@example.com/", "http://:pass@example.com/"] {
-            assert_eq!(guard.inspect(&url(bad)), Err(Error::Credentials), "{bad}");
+            assert_eq!(guard.check_url(&url(bad)), Err(Error::Credentials), "{bad}");
         }
-        assert_eq!(guard.inspect(&url("https://example.com/a?b")), Ok(Some("example.com")));
-        assert_eq!(guard.inspect(&url("http://127.0.0.1:8080/")), Ok(None));
+        assert_eq!(guard.check_url(&url("https://example.com/a?b")), Ok(Some("example.com")));
+        assert_eq!(guard.check_url(&url("http://127.0.0.1:8080/")), Ok(None));
     }
 
     #[test]
-    fn every_spelling_of_an_address_is_seen_through() {
+    fn every_spelling_of_an_address_is_recognised() {
         let guard = Guard::new(false);
         for (text, ip) in [
             ("http://127.0.0.1/", "127.0.0.1"),
@@ -145,20 +145,20 @@ mod tests {
             ("http://[0:0:0:0:0:ffff:7f00:1]/", "::ffff:127.0.0.1"),
             ("http://[::ffff:169.254.169.254]/", "::ffff:169.254.169.254"),
         ] {
-            match guard.inspect(&url(text)) {
+            match guard.check_url(&url(text)) {
                 Err(Error::Refused { ip: found, .. }) => {
                     assert_eq!(found, ip.parse::<IpAddr>().unwrap(), "{text}");
                 }
                 other => panic!("{text}: {other:?}"),
             }
         }
-        assert_eq!(guard.inspect(&url("http://8.8.8.8/")), Ok(None));
+        assert_eq!(guard.check_url(&url("http://8.8.8.8/")), Ok(None));
     }
 
     #[tokio::test]
     async fn one_private_address_among_public_ones_refuses_the_name() {
-        assert!(answering(&["8.8.8.8", "2606:4700:4700::1111"]).resolve("a.example").await.is_ok());
-        let refused = answering(&["8.8.8.8", "10.0.0.1"]).resolve("a.example").await.unwrap_err();
+        assert!(guard_resolving_to(&["8.8.8.8", "2606:4700:4700::1111"]).resolve("a.example").await.is_ok());
+        let refused = guard_resolving_to(&["8.8.8.8", "10.0.0.1"]).resolve("a.example").await.unwrap_err();
         let text = refused.to_string();
         for part in ["a.example", "10.0.0.1", "a private address", "egress.allow_private"] {
             assert!(text.contains(part), "{text}");
@@ -167,12 +167,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_without_addresses_is_unresolved() {
-        let error = answering(&[]).resolve("a.example").await.unwrap_err();
+        let error = guard_resolving_to(&[]).resolve("a.example").await.unwrap_err();
         assert!(matches!(error, Error::Unresolved { .. }), "{error}");
     }
 
     #[tokio::test]
-    async fn the_machines_own_name_is_resolved_and_refused() {
+    async fn localhost_is_resolved_and_refused() {
         let error = Guard::new(false).resolve("localhost").await.unwrap_err();
         assert!(matches!(error, Error::Refused { class: "a loopback", .. }), "{error}");
     }

@@ -6,9 +6,9 @@
 //! [`Egress::request`] alone, so that no room can forget the guard; no redirect is followed and no proxy of the
 //! environment is used behind its back.
 
-mod address;
 mod fetch;
 mod guard;
+mod ip_ranges;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use url::Url;
 
 use relevo_domain::ErrorKind;
 
-pub use fetch::{Fetched, read_bounded, root_cause};
+pub use fetch::{FetchResponse, read_bounded, root_cause};
 use guard::Guard;
 
 /// Idle connections kept for each host, for a burst of as many workers.
@@ -93,7 +93,7 @@ impl Error {
     }
 
     /// What the guard had against a request that failed inside the client, if it was the guard.
-    pub fn within(error: &reqwest::Error) -> Option<&Error> {
+    pub fn find_in(error: &reqwest::Error) -> Option<&Error> {
         let mut source = std::error::Error::source(error);
         while let Some(cause) = source {
             if let Some(found) = cause.downcast_ref::<Error>() {
@@ -139,7 +139,7 @@ impl Egress {
     /// Resolves the URL's host and refuses it unless every address may be connected to. For answering the person
     /// who gave the URL; a request is guarded without it.
     pub async fn check(&self, url: &Url) -> Result<(), Error> {
-        if let Some(name) = self.guard.inspect(url)? {
+        if let Some(name) = self.guard.check_url(url)? {
             self.guard.resolve(name).await?;
         }
         Ok(())
@@ -149,7 +149,7 @@ impl Egress {
     /// refusal is a [`reqwest::Error`] with the reason [`within`](Error::within). No redirect is followed. The
     /// caller bounds its duration.
     pub fn request(&self, method: Method, url: &Url) -> Result<RequestBuilder, Error> {
-        self.guard.inspect(url)?;
+        self.guard.check_url(url)?;
         Ok(self.client.request(method, url.clone()))
     }
 }

@@ -9,13 +9,13 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 
 use relevo_clock::Clock;
-use relevo_domain::{Failure, FailureKind, InstanceNumber, Jid, Recipient, Scope, Timestamp};
+use relevo_domain::{Failure, FailureKind, FailureScope, InstanceNumber, Jid, Recipient, Timestamp};
 use relevo_store::{self as store, Key, Space, Store, Tx};
 
 const DAY_MILLIS: u64 = 24 * 3600 * 1000;
 
 /// How long strangers wait after WhatsApp complained. It names no time; the known clients wait for hours.
-pub(super) const HOLD: Duration = Duration::from_secs(6 * 3600);
+pub(super) const STRANGER_HOLD: Duration = Duration::from_secs(6 * 3600);
 
 #[derive(Clone)]
 pub(super) struct FirstContacts {
@@ -28,10 +28,10 @@ pub(super) struct FirstContacts {
 
 /// What a stranger is told.
 #[derive(Debug, PartialEq, Eq)]
-enum Admission {
-    Welcome,
+enum ContactDecision {
+    Allowed,
     /// Not before this moment, for this reason.
-    Later(Timestamp, &'static str),
+    Deferred(Timestamp, &'static str),
 }
 
 impl FirstContacts {
@@ -40,30 +40,30 @@ impl FirstContacts {
     }
 
     /// Whether a message may go to this recipient now. A stranger who may be written to is none from here on.
-    pub async fn admit(&self, to: &Recipient) -> Result<(), Failure> {
+    pub async fn check_limit(&self, to: &Recipient) -> Result<(), Failure> {
         if !matches!(to, Recipient::Phone(_) | Recipient::Jid(Jid::Lid(_))) {
             return Ok(());
         }
         let failed = |cause: store::Error| Failure::transient(format!("the data folder failed: {cause}"));
-        let known = self.known_key(&to.address());
+        let known = self.contact_key(&to.address());
         if self.store.get(&known).map_err(failed)?.is_some() {
             return Ok(());
         }
         let (this, now) = (self.clone(), self.clock.now());
         let admission =
-            self.store.write(move |tx| this.meet_stranger(tx, known, now)).await.map_err(failed)?;
+            self.store.write(move |tx| this.decide_stranger(tx, known, now)).await.map_err(failed)?;
         match admission {
-            Admission::Welcome => Ok(()),
-            Admission::Later(until, why) => {
+            ContactDecision::Allowed => Ok(()),
+            ContactDecision::Deferred(until, why) => {
                 let retry_after = until.since(now);
-                Err(Failure::new(FailureKind::Deferred { retry_after }, Scope::Recipient, why))
+                Err(Failure::new(FailureKind::Deferred { retry_after }, FailureScope::Recipient, why))
             }
         }
     }
 
     /// These people wrote first; nobody of them is a stranger. Need not be durable before the message is.
-    pub async fn met(&self, addresses: Vec<String>) {
-        let keys: Vec<_> = addresses.iter().map(|address| self.known_key(address)).collect();
+    pub async fn record_contacts(&self, addresses: Vec<String>) {
+        let keys: Vec<_> = addresses.iter().map(|address| self.contact_key(address)).collect();
         let unknown = |key: &Key| self.store.get(key).is_ok_and(|known| known.is_none());
         let fresh: Vec<_> = keys.into_iter().filter(unknown).collect();
         if fresh.is_empty() {
@@ -74,23 +74,28 @@ impl FirstContacts {
     }
 
     /// WhatsApp said that this account reaches out to too many people.
-    pub async fn complained(&self) {
-        let until = self.clock.now() + HOLD;
+    pub async fn hold_strangers(&self) {
+        let until = self.clock.now() + STRANGER_HOLD;
         let key = self.key(b'h');
         self.store.submit(move |tx| tx.put(key, until.millis().to_be_bytes().to_vec()), |_| {}).await;
     }
 
-    fn meet_stranger(&self, tx: &mut Tx, known: Key, now: Timestamp) -> Result<Admission, store::Error> {
+    fn decide_stranger(
+        &self,
+        tx: &mut Tx,
+        known: Key,
+        now: Timestamp,
+    ) -> Result<ContactDecision, store::Error> {
         // They may have met on the way here.
         if tx.get(&known)?.is_some() {
-            return Ok(Admission::Welcome);
+            return Ok(ContactDecision::Allowed);
         }
         let held_until =
             tx.get(&self.key(b'h'))?.and_then(|bytes| Some(u64::from_be_bytes(*bytes.first_chunk()?)));
         if let Some(until) = held_until.map(Timestamp).filter(|until| *until > now) {
             let why = "WhatsApp said that this account writes to too many people who do not know it; messages to \
                        strangers wait";
-            return Ok(Admission::Later(until, why));
+            return Ok(ContactDecision::Deferred(until, why));
         }
         let day = now.millis() / DAY_MILLIS;
         let spent = tx.get(&self.key(b'b'))?.and_then(|bytes| {
@@ -101,19 +106,19 @@ impl FirstContacts {
         if self.limit > 0 && spent >= self.limit {
             let why = "today's first contacts are used up (linked_device.first_contacts_per_day); messages to strangers \
                        wait until tomorrow, UTC";
-            return Ok(Admission::Later(Timestamp((day + 1) * DAY_MILLIS), why));
+            return Ok(ContactDecision::Deferred(Timestamp((day + 1) * DAY_MILLIS), why));
         }
         let count = [&day.to_be_bytes()[..], &(spent + 1).to_be_bytes()[..]].concat();
         tx.put(self.key(b'b'), count)?;
         tx.put(known, Vec::new())?;
-        Ok(Admission::Welcome)
+        Ok(ContactDecision::Allowed)
     }
 
     fn key(&self, table: u8) -> Key {
         Key::new(Space::LinkedContact).u32(self.instance.get()).u8(table)
     }
 
-    fn known_key(&self, address: &str) -> Key {
+    fn contact_key(&self, address: &str) -> Key {
         let digest = Sha256::digest(address.as_bytes());
         self.key(b'k').bytes(digest.first_chunk::<16>().map_or(&[], |half| half.as_slice()))
     }
@@ -123,7 +128,7 @@ impl FirstContacts {
 mod tests {
     use super::*;
     use relevo_metrics::Metrics;
-    use relevo_store::{Folder, Options};
+    use relevo_store::{DataFolder, Options};
 
     /// Ten hours into a day.
     const MORNING: Timestamp = Timestamp(1_763_805_600_000 - 1_763_805_600_000 % DAY_MILLIS + 36_000_000);
@@ -140,47 +145,50 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn strangers_wait_for_tomorrow_when_todays_contacts_are_used_up() {
+    async fn stranger_is_deferred_until_tomorrow_when_the_limit_is_reached() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(dir.path()).unwrap();
+        let folder = DataFolder::open(dir.path()).unwrap();
         let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
-        let clock = Clock::following_tokio(MORNING);
+        let clock = Clock::from_tokio(MORNING);
         let contacts = |limit| FirstContacts::new(store.clone(), clock, InstanceNumber::FIRST, limit);
         let two = contacts(2);
-        two.met(vec!["573009999999@s.whatsapp.net".to_owned()]).await;
+        two.record_contacts(vec!["573009999999@s.whatsapp.net".to_owned()]).await;
         for phone in ["573000000001", "573000000002", "573000000001", "573009999999"] {
-            assert_eq!(deferred(two.admit(&to(phone)).await), None, "{phone}");
+            assert_eq!(deferred(two.check_limit(&to(phone)).await), None, "{phone}");
         }
-        assert_eq!(deferred(two.admit(&to("573000000003")).await), Some(Duration::from_secs(14 * 3600)));
-        assert_eq!(deferred(two.admit(&to("120363000000000000@g.us")).await), None);
-        assert_eq!(deferred(contacts(0).admit(&to("573000000004")).await), None);
+        assert_eq!(
+            deferred(two.check_limit(&to("573000000003")).await),
+            Some(Duration::from_secs(14 * 3600))
+        );
+        assert_eq!(deferred(two.check_limit(&to("120363000000000000@g.us")).await), None);
+        assert_eq!(deferred(contacts(0).check_limit(&to("573000000004")).await), None);
         tokio::time::advance(Duration::from_secs(14 * 3600)).await;
-        assert_eq!(deferred(two.admit(&to("573000000003")).await), None);
+        assert_eq!(deferred(two.check_limit(&to("573000000003")).await), None);
     }
 
     #[tokio::test]
-    async fn whoever_is_met_by_two_at_once_is_one_stranger() {
+    async fn concurrent_messages_to_one_stranger_count_once() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(dir.path()).unwrap();
+        let folder = DataFolder::open(dir.path()).unwrap();
         let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
-        let contacts = FirstContacts::new(store, Clock::following_tokio(MORNING), InstanceNumber::FIRST, 1);
+        let contacts = FirstContacts::new(store, Clock::from_tokio(MORNING), InstanceNumber::FIRST, 1);
         let (ana, beto) = (to("573000000001"), to("573000000002"));
-        let both = tokio::join!(contacts.admit(&ana), contacts.admit(&ana));
+        let both = tokio::join!(contacts.check_limit(&ana), contacts.check_limit(&ana));
         assert_eq!((deferred(both.0), deferred(both.1)), (None, None));
-        assert!(deferred(contacts.admit(&beto).await).is_some());
+        assert!(deferred(contacts.check_limit(&beto).await).is_some());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_complaint_holds_strangers_and_nobody_else() {
+    async fn hold_defers_strangers_only() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(dir.path()).unwrap();
+        let folder = DataFolder::open(dir.path()).unwrap();
         let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
-        let contacts = FirstContacts::new(store, Clock::following_tokio(MORNING), InstanceNumber::FIRST, 0);
-        assert_eq!(deferred(contacts.admit(&to("573000000001")).await), None);
-        contacts.complained().await;
-        assert_eq!(deferred(contacts.admit(&to("573000000002")).await), Some(HOLD));
-        assert_eq!(deferred(contacts.admit(&to("573000000001")).await), None);
-        tokio::time::advance(HOLD).await;
-        assert_eq!(deferred(contacts.admit(&to("573000000002")).await), None);
+        let contacts = FirstContacts::new(store, Clock::from_tokio(MORNING), InstanceNumber::FIRST, 0);
+        assert_eq!(deferred(contacts.check_limit(&to("573000000001")).await), None);
+        contacts.hold_strangers().await;
+        assert_eq!(deferred(contacts.check_limit(&to("573000000002")).await), Some(STRANGER_HOLD));
+        assert_eq!(deferred(contacts.check_limit(&to("573000000001")).await), None);
+        tokio::time::advance(STRANGER_HOLD).await;
+        assert_eq!(deferred(contacts.check_limit(&to("573000000002")).await), None);
     }
 }

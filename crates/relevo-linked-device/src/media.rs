@@ -14,42 +14,42 @@ use url::Url;
 use whatsapp_rust::download::{DownloadParams, DownloadWriter, MediaDownloader, MediaType};
 use whatsapp_rust::{Client, ErrorChainExt as _, TokioRuntime, anyhow};
 
-use super::transport::Road;
+use super::transport::WhatsAppConnector;
 use relevo_domain::{Failure, MediaKind};
 use relevo_provider::{MediaStream, RemoteMedia};
 
 /// One of WhatsApp's hosts of media; which of them gives a file out does not matter to where it is said to be.
-const HOST: &str = "https://mmg.whatsapp.net";
+const MEDIA_HOST: &str = "https://mmg.whatsapp.net";
 
 /// The longest path that is believed, in bytes; WhatsApp's have about 200.
-const LONGEST_PATH: usize = 400;
+const MAX_PATH_BYTES: usize = 400;
 
 /// The longest media type that is believed.
-const LONGEST_MIME: usize = 100;
+const MAX_MIME_BYTES: usize = 100;
 
 /// Pieces of a file that may wait for whoever reads it; the client decrypts some kilobytes at a time.
-const BACKLOG: usize = 32;
+const CHUNK_CAPACITY: usize = 32;
 
 /// A file at WhatsApp, as its sender described it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Reference {
+pub(super) struct MediaReference {
     pub kind: MediaKind,
     /// On every host of media.
     pub path: String,
     /// Not there in newsletters, whose files everybody may read.
     pub key: Option<Vec<u8>>,
     /// SHA-256 of the encrypted file.
-    pub sealed_sha256: Option<Vec<u8>>,
+    pub encrypted_sha256: Option<Vec<u8>>,
     /// SHA-256 of the file.
     pub sha256: Vec<u8>,
     /// Of the file, in bytes.
     pub length: u64,
     pub mime: String,
     /// When the key was made, in seconds since 1970.
-    pub made: Option<i64>,
+    pub key_timestamp: Option<i64>,
 }
 
-impl Reference {
+impl MediaReference {
     /// The id that the node gives out: up to about 700 letters, digits, `-` and `_`.
     ///
     /// `None` for what nobody could fetch.
@@ -73,21 +73,21 @@ impl Reference {
         let path = self.path.as_bytes();
         let plain = path.iter().all(|b| b.is_ascii_graphic() && !matches!(b, b'\\' | b'#' | b'@'));
         let digest = |digest: &[u8]| digest.len() == 32;
-        let sealed = self.key.is_some() == self.sealed_sha256.is_some()
-            && [&self.key, &self.sealed_sha256].into_iter().flatten().all(|part| digest(part));
+        let sealed = self.key.is_some() == self.encrypted_sha256.is_some()
+            && [&self.key, &self.encrypted_sha256].into_iter().flatten().all(|part| digest(part));
         let good = path.starts_with(b"/")
             && !path.starts_with(b"//")
             && plain
-            && path.len() <= LONGEST_PATH
+            && path.len() <= MAX_PATH_BYTES
             && digest(&self.sha256)
             && sealed
-            && self.mime.len() <= LONGEST_MIME;
+            && self.mime.len() <= MAX_MIME_BYTES;
         if good { Ok(()) } else { Err(()) }
     }
 
     /// Where the encrypted file is.
     pub fn url(&self) -> String {
-        format!("{HOST}{}", self.path)
+        format!("{MEDIA_HOST}{}", self.path)
     }
 
     fn params(&self) -> DownloadParams {
@@ -95,13 +95,13 @@ impl Reference {
             direct_path: self.path.clone(),
             media_key: self.key.clone(),
             file_sha256: self.sha256.clone(),
-            file_enc_sha256: self.sealed_sha256.clone(),
+            file_enc_sha256: self.encrypted_sha256.clone(),
             file_length: self.length,
             media_type: media_type(self.kind),
         }
     }
 
-    fn described(&self) -> Result<RemoteMedia, Failure> {
+    fn to_remote_media(&self) -> Result<RemoteMedia, Failure> {
         let url = Url::parse(&self.url());
         Ok(RemoteMedia {
             url: url.map_err(|_| Failure::permanent("the address of the file makes no sense"))?,
@@ -125,7 +125,7 @@ pub(super) fn media_type(kind: MediaKind) -> MediaType {
 
 /// What is known of a file; asks nobody. Its address is that of the encrypted file.
 pub(super) fn describe(id: &str) -> Result<RemoteMedia, Failure> {
-    Reference::parse(id)?.described()
+    MediaReference::parse(id)?.to_remote_media()
 }
 
 /// The same, and the file itself, decrypted as it arrives. Whether it is what its sender made can be told at its end
@@ -133,35 +133,35 @@ pub(super) fn describe(id: &str) -> Result<RemoteMedia, Failure> {
 ///
 /// Without a connected `client`, WhatsApp's usual hosts are asked, which is enough for files that are not old.
 pub(super) async fn open(
-    road: &Road,
+    road: &WhatsAppConnector,
     client: Option<Arc<Client>>,
     id: &str,
 ) -> Result<(RemoteMedia, MediaStream), Failure> {
-    let reference = Reference::parse(id)?;
-    let media = reference.described()?;
-    let (pieces, mut received) = mpsc::channel(BACKLOG);
-    let pipe = Pipe { pieces: pieces.clone(), begun: false, spoiled: false };
+    let reference = MediaReference::parse(id)?;
+    let media = reference.to_remote_media()?;
+    let (pieces, mut received) = mpsc::channel(CHUNK_CAPACITY);
+    let pipe = ChannelWriter { chunks: pieces.clone(), started: false, restarted: false };
     let road = road.clone();
     tokio::spawn(async move {
         let outcome = fetch(&road, client, &reference, pipe).await;
-        let _ = pieces.send(Piece::End(outcome)).await;
+        let _ = pieces.send(DownloadChunk::End(outcome)).await;
     });
-    let first = received.recv().await.unwrap_or_else(Piece::lost);
-    if let Piece::End(Err(failure)) = first {
+    let first = received.recv().await.unwrap_or_else(DownloadChunk::aborted);
+    if let DownloadChunk::End(Err(failure)) = first {
         return Err(failure);
     }
     let rest = futures_util::stream::unfold((Some(first), received), |(first, mut received)| async {
         let piece = match first {
             Some(piece) => piece,
-            None => received.recv().await.unwrap_or_else(Piece::lost),
+            None => received.recv().await.unwrap_or_else(DownloadChunk::aborted),
         };
         match piece {
-            Piece::Bytes(bytes) => Some((Ok(bytes), (None, received))),
-            Piece::End(Ok(())) => None,
-            Piece::End(Err(failure)) => {
+            DownloadChunk::Bytes(bytes) => Some((Ok(bytes), (None, received))),
+            DownloadChunk::End(Ok(())) => None,
+            DownloadChunk::End(Err(failure)) => {
                 // Nothing comes after a failure.
                 received.close();
-                Some((Err(failure), (Some(Piece::End(Ok(()))), received)))
+                Some((Err(failure), (Some(DownloadChunk::End(Ok(()))), received)))
             }
         }
     });
@@ -169,10 +169,10 @@ pub(super) async fn open(
 }
 
 async fn fetch(
-    road: &Road,
+    road: &WhatsAppConnector,
     client: Option<Arc<Client>>,
-    reference: &Reference,
-    pipe: Pipe,
+    reference: &MediaReference,
+    pipe: ChannelWriter,
 ) -> Result<(), Failure> {
     let params = reference.params();
     let fetched = match client {
@@ -182,11 +182,11 @@ async fn fetch(
             hosts.download_to_writer(&params, pipe).await.map_err(anyhow::Error::from)
         }
     };
-    fetched.map(drop).map_err(|cause| of_download(&cause))
+    fetched.map(drop).map_err(|cause| failure_from_download(&cause))
 }
 
 /// Asking again does no harm, so no failure is ambiguous.
-fn of_download(cause: &anyhow::Error) -> Failure {
+fn failure_from_download(cause: &anyhow::Error) -> Failure {
     match cause.http_status() {
         Some(status @ (401 | 403 | 404 | 410)) => {
             let said =
@@ -199,34 +199,34 @@ fn of_download(cause: &anyhow::Error) -> Failure {
 
 /// What arrives of a file.
 #[derive(Debug)]
-enum Piece {
+enum DownloadChunk {
     Bytes(Bytes),
     End(Result<(), Failure>),
 }
 
-impl Piece {
+impl DownloadChunk {
     /// Whoever fetched the file vanished.
-    fn lost() -> Self {
+    fn aborted() -> Self {
         Self::End(Err(Failure::transient("the file was not fetched to its end; ask again")))
     }
 }
 
 /// Where the client writes a file to, on a thread that may block.
-struct Pipe {
-    pieces: mpsc::Sender<Piece>,
-    begun: bool,
+struct ChannelWriter {
+    chunks: mpsc::Sender<DownloadChunk>,
+    started: bool,
     /// The client wants to begin again, and what it wrote cannot be taken back.
-    spoiled: bool,
+    restarted: bool,
 }
 
-impl Write for Pipe {
+impl Write for ChannelWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.spoiled {
+        if self.restarted {
             return Err(io::Error::other("the first attempt was read already"));
         }
-        self.begun = true;
-        let piece = Piece::Bytes(Bytes::copy_from_slice(bytes));
-        self.pieces.blocking_send(piece).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        self.started = true;
+        let piece = DownloadChunk::Bytes(Bytes::copy_from_slice(bytes));
+        self.chunks.blocking_send(piece).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
         Ok(bytes.len())
     }
 
@@ -236,7 +236,7 @@ impl Write for Pipe {
 }
 
 /// The client rewinds before the first byte and after the last, and never looks back in between.
-impl Seek for Pipe {
+impl Seek for ChannelWriter {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         match to {
             SeekFrom::Start(0) => Ok(0),
@@ -245,9 +245,9 @@ impl Seek for Pipe {
     }
 }
 
-impl DownloadWriter for Pipe {
+impl DownloadWriter for ChannelWriter {
     fn truncate(&mut self, _: u64) -> io::Result<()> {
-        self.spoiled = self.begun;
+        self.restarted = self.started;
         Ok(())
     }
 }
@@ -257,33 +257,33 @@ mod tests {
     use super::*;
     use relevo_domain::FailureKind;
 
-    fn reference() -> Reference {
-        Reference {
+    fn reference() -> MediaReference {
+        MediaReference {
             kind: MediaKind::Image,
             path: "/v/t62.7118-24/1234_n.enc?ccb=11-4&oh=01_Q5&oe=67A1&_nc_sid=5e03e0".to_owned(),
             key: Some(vec![1; 32]),
-            sealed_sha256: Some(vec![2; 32]),
+            encrypted_sha256: Some(vec![2; 32]),
             sha256: vec![3; 32],
             length: 4096,
             mime: "image/jpeg".to_owned(),
-            made: Some(1_763_800_000),
+            key_timestamp: Some(1_763_800_000),
         }
     }
 
     #[test]
-    fn an_id_says_all_that_is_needed_and_fits_into_a_note() {
+    fn media_id_round_trips_and_is_bounded() {
         let id = reference().id().unwrap();
         assert!(id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)), "{id}");
-        assert_eq!(Reference::parse(&id).unwrap(), reference());
-        let longest = Reference { path: format!("/{}", "p".repeat(LONGEST_PATH - 1)), ..reference() };
+        assert_eq!(MediaReference::parse(&id).unwrap(), reference());
+        let longest = MediaReference { path: format!("/{}", "p".repeat(MAX_PATH_BYTES - 1)), ..reference() };
         assert!(longest.id().unwrap().len() <= 1024);
-        let public = Reference { key: None, sealed_sha256: None, ..reference() };
-        assert_eq!(Reference::parse(&public.id().unwrap()).unwrap(), public);
+        let public = MediaReference { key: None, encrypted_sha256: None, ..reference() };
+        assert_eq!(MediaReference::parse(&public.id().unwrap()).unwrap(), public);
     }
 
     #[test]
-    fn made_up_ids_lead_nowhere() {
-        let with_path = |path: &str| Reference { path: path.to_owned(), ..reference() };
+    fn forged_media_id_is_rejected() {
+        let with_path = |path: &str| MediaReference { path: path.to_owned(), ..reference() };
         for wrong in [
             with_path("@evil.example/x"),
             with_path("/x@evil.example"),
@@ -291,15 +291,19 @@ mod tests {
             with_path("\\evil.example"),
             with_path("/a b"),
             with_path(""),
-            with_path(&"/x".repeat(LONGEST_PATH)),
-            Reference { key: Some(vec![1; 31]), ..reference() },
-            Reference { key: None, ..reference() },
-            Reference { sha256: Vec::new(), ..reference() },
-            Reference { mime: "m".repeat(1000), ..reference() },
+            with_path(&"/x".repeat(MAX_PATH_BYTES)),
+            MediaReference { key: Some(vec![1; 31]), ..reference() },
+            MediaReference { key: None, ..reference() },
+            MediaReference { sha256: Vec::new(), ..reference() },
+            MediaReference { mime: "m".repeat(1000), ..reference() },
         ] {
             assert_eq!(wrong.id(), None, "{wrong:?}");
             let made_up = URL_SAFE_NO_PAD.encode(rmp_serde::to_vec(&wrong).unwrap());
-            assert_eq!(Reference::parse(&made_up).unwrap_err().kind, FailureKind::Permanent, "{wrong:?}");
+            assert_eq!(
+                MediaReference::parse(&made_up).unwrap_err().kind,
+                FailureKind::Permanent,
+                "{wrong:?}"
+            );
         }
         for nonsense in ["", "1037543291543636", "🐪", "AAAA"] {
             assert_eq!(describe(nonsense).unwrap_err().kind, FailureKind::Permanent, "{nonsense}");
@@ -307,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_described_without_asking() {
+    fn media_is_described_without_a_request() {
         let media = describe(&reference().id().unwrap()).unwrap();
         assert_eq!(media.url.host_str(), Some("mmg.whatsapp.net"));
         assert_eq!((media.mime.as_str(), media.size), ("image/jpeg", Some(4096)));
@@ -315,9 +319,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_read_is_never_written_twice() {
-        let (pieces, mut received) = mpsc::channel(4);
-        let mut pipe = Pipe { pieces, begun: false, spoiled: false };
+    async fn writer_fails_instead_of_repeating_bytes() {
+        let (chunks, mut received) = mpsc::channel(4);
+        let mut pipe = ChannelWriter { chunks, started: false, restarted: false };
         let task = tokio::task::spawn_blocking(move || {
             pipe.truncate(0).unwrap();
             pipe.rewind().unwrap();
@@ -325,7 +329,7 @@ mod tests {
             pipe.truncate(0).unwrap();
             pipe.write_all(b"two").unwrap_err()
         });
-        assert!(matches!(received.recv().await, Some(Piece::Bytes(bytes)) if bytes == "one"));
+        assert!(matches!(received.recv().await, Some(DownloadChunk::Bytes(bytes)) if bytes == "one"));
         assert_eq!(task.await.unwrap().to_string(), "the first attempt was read already");
         assert!(received.recv().await.is_none());
     }

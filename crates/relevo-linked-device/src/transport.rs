@@ -29,61 +29,61 @@ use whatsapp_rust::wacore::net::{
     TransportEvent, TransportFactory, UploadBody, WHATSAPP_WEB_ORIGIN,
 };
 
-use super::desk::Desk;
-use relevo_domain::{Invalid, Secret};
+use super::client_state::ClientState;
+use relevo_domain::{Secret, ValidationError};
 use relevo_egress::root_cause;
-use relevo_provider::{Direct, Error};
+use relevo_provider::{DirectClient, Error};
 
 /// The largest frame that is read; the protocol's own length field has 24 bits.
-const LARGEST_FRAME: usize = 1 << 24;
+const MAX_FRAME_BYTES: usize = 1 << 24;
 
 /// Frames that may wait in each direction.
-const BACKLOG: usize = 64;
+const FRAME_CAPACITY: usize = 64;
 
 /// What a socket reads at once. It is kept for as long as the socket lasts.
-const READ_AT_ONCE: usize = 8 << 10;
+const READ_BUFFER_BYTES: usize = 8 << 10;
 
 /// The largest answer that is kept in memory; files are streamed.
-const LARGEST_ANSWER: usize = 32 << 20;
+const MAX_RESPONSE_BYTES: usize = 32 << 20;
 
 /// One file of WhatsApp's, up or down, may take so long.
-const TRANSFER: Duration = Duration::from_secs(600);
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// How an instance reaches WhatsApp. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Road {
+pub(super) struct WhatsAppConnector {
     client: Client,
     server: Url,
-    desk: Arc<Desk>,
+    client_state: Arc<ClientState>,
 }
 
-impl Road {
+impl WhatsAppConnector {
     /// The address of the server is the operator's own, and WhatsApp names the hosts of media, so neither needs the
     /// guard that the addresses of users pass.
     pub fn new(
         server: &Url,
-        direct: &Direct,
+        direct: &DirectClient,
         proxy: Option<&Secret>,
-        desk: Arc<Desk>,
+        desk: Arc<ClientState>,
     ) -> Result<Self, Error> {
-        only_this_machine(server)?;
+        check_sandbox_server(server)?;
         let mut server = server.clone();
         let scheme = if server.scheme() == "wss" { "https" } else { "http" };
         server
             .set_scheme(scheme)
-            .map_err(|()| Invalid::new("linked_device.server", "must be a ws or wss URL"))?;
+            .map_err(|()| ValidationError::new("linked_device.server", "must be a ws or wss URL"))?;
         let client = match (proxy, direct.get()) {
-            (Some(proxy), _) => client(Some(parse_proxy(proxy)?))?,
+            (Some(proxy), _) => http_client(Some(parse_proxy(proxy)?))?,
             (None, Some(client)) => client.clone(),
             (None, None) => {
-                let client = client(None)?;
+                let client = http_client(None)?;
                 direct.get_or_init(|| client).clone()
             }
         };
-        Ok(Self { client, server, desk })
+        Ok(Self { client, server, client_state: desk })
     }
 
-    async fn shake_hands(&self) -> anyhow::Result<WebSocketStream<Upgraded>> {
+    async fn open_websocket(&self) -> anyhow::Result<WebSocketStream<Upgraded>> {
         let key = generate_key();
         let request = self
             .client
@@ -105,20 +105,20 @@ impl Road {
         }
         let stream = response.upgrade().await.map_err(failed)?;
         let config = WebSocketConfig::default()
-            .max_message_size(Some(LARGEST_FRAME))
-            .max_frame_size(Some(LARGEST_FRAME))
-            .read_buffer_size(READ_AT_ONCE);
+            .max_message_size(Some(MAX_FRAME_BYTES))
+            .max_frame_size(Some(MAX_FRAME_BYTES))
+            .read_buffer_size(READ_BUFFER_BYTES);
         Ok(WebSocketStream::from_raw_socket(stream, Role::Client, Some(config)).await)
     }
 
-    fn request(&self, request: &HttpRequest) -> anyhow::Result<reqwest::RequestBuilder> {
-        let url = local(Url::parse(&request.url)?);
+    fn build_request(&self, request: &HttpRequest) -> anyhow::Result<reqwest::RequestBuilder> {
+        let url = sandbox_url(Url::parse(&request.url)?);
         let method = Method::from_bytes(request.method.as_bytes())?;
-        Ok(self.client.request(method, url).headers(headers(&request.headers)?).timeout(TRANSFER))
+        Ok(self.client.request(method, url).headers(headers(&request.headers)?).timeout(TRANSFER_TIMEOUT))
     }
 }
 
-fn client(proxy: Option<Proxy>) -> Result<Client, Invalid> {
+fn http_client(proxy: Option<Proxy>) -> Result<Client, ValidationError> {
     // The first caller in the process wins; every caller installs the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = Client::builder()
@@ -130,14 +130,14 @@ fn client(proxy: Option<Proxy>) -> Result<Client, Invalid> {
         Some(proxy) => builder.proxy(proxy),
         None => builder,
     };
-    builder.build().map_err(|cause| Invalid::new("linked_device", root_cause(&cause)))
+    builder.build().map_err(|cause| ValidationError::new("linked_device", root_cause(&cause)))
 }
 
 /// The proxy that a configuration names.
-pub(super) fn parse_proxy(proxy: &Secret) -> Result<Proxy, Invalid> {
+pub(super) fn parse_proxy(proxy: &Secret) -> Result<Proxy, ValidationError> {
     let wrong = || {
         let rule = "must be a URL such as http://user:password@host:3128 or socks5://host:1080";
-        Invalid::new("linked_device.proxy", rule)
+        ValidationError::new("linked_device.proxy", rule)
     };
     let url = Url::parse(proxy.expose()).map_err(|_| wrong())?;
     if !matches!(url.scheme(), "http" | "https" | "socks5" | "socks5h") || !url.has_host() {
@@ -148,11 +148,11 @@ pub(super) fn parse_proxy(proxy: &Secret) -> Result<Proxy, Invalid> {
 
 /// A build that believes any server's certificate speaks with this machine alone. See ARCHITECTURE.md, "Linked
 /// devices".
-fn only_this_machine(server: &Url) -> Result<(), Invalid> {
+fn check_sandbox_server(server: &Url) -> Result<(), ValidationError> {
     if cfg!(feature = "any-certificate-on-loopback") && !is_loopback(server) {
         let reason = "this build (feature linked-sandbox) speaks only with a server on this machine, because it checks \
                       no certificates; build it without that feature";
-        return Err(Invalid::new("linked_device.server", reason));
+        return Err(ValidationError::new("linked_device.server", reason));
     }
     Ok(())
 }
@@ -167,7 +167,7 @@ fn is_loopback(url: &Url) -> bool {
 }
 
 /// The client asks media hosts over TLS alone; the sandbox's server, on this machine, has none.
-fn local(mut url: Url) -> Url {
+fn sandbox_url(mut url: Url) -> Url {
     if cfg!(feature = "any-certificate-on-loopback") && is_loopback(&url) {
         let port = url.port_or_known_default();
         // Both are possible for every URL with a host.
@@ -185,30 +185,30 @@ fn headers(given: &HashMap<String, String>) -> anyhow::Result<HeaderMap> {
 }
 
 #[async_trait]
-impl TransportFactory for Road {
+impl TransportFactory for WhatsAppConnector {
     async fn create_transport(
         &self,
     ) -> anyhow::Result<(Arc<dyn Transport>, async_channel::Receiver<TransportEvent>)> {
-        let (sink, stream) = self.shake_hands().await?.split();
-        let (out, outgoing) = mpsc::channel(BACKLOG);
-        let (events, receiver) = async_channel::bounded(BACKLOG);
+        let (sink, stream) = self.open_websocket().await?.split();
+        let (out, outgoing) = mpsc::channel(FRAME_CAPACITY);
+        let (events, receiver) = async_channel::bounded(FRAME_CAPACITY);
         let pongs = out.clone();
-        tokio::spawn(write(sink, outgoing));
-        tokio::spawn(read(stream, events, pongs));
-        Ok((Arc::new(Wire { out, desk: Arc::clone(&self.desk) }), receiver))
+        tokio::spawn(write_frames(sink, outgoing));
+        tokio::spawn(read_frames(stream, events, pongs));
+        Ok((Arc::new(WebSocketSender { out, client_state: Arc::clone(&self.client_state) }), receiver))
     }
 }
 
 /// The writing half of a socket, as the client knows it.
-struct Wire {
+struct WebSocketSender {
     out: mpsc::Sender<Message>,
-    desk: Arc<Desk>,
+    client_state: Arc<ClientState>,
 }
 
 #[async_trait]
-impl Transport for Wire {
+impl Transport for WebSocketSender {
     async fn send(&self, data: bytes::Bytes) -> anyhow::Result<()> {
-        self.desk.keys_are_safe().await?;
+        self.client_state.flush_keys().await?;
         self.out.send(Message::Binary(data)).await.map_err(|_| anyhow!("the socket is closed"))
     }
 
@@ -218,7 +218,7 @@ impl Transport for Wire {
     }
 }
 
-async fn write(
+async fn write_frames(
     mut sink: SplitSink<WebSocketStream<Upgraded>, Message>,
     mut outgoing: mpsc::Receiver<Message>,
 ) {
@@ -231,7 +231,7 @@ async fn write(
     let _ = sink.close().await;
 }
 
-async fn read(
+async fn read_frames(
     mut stream: SplitStream<WebSocketStream<Upgraded>>,
     events: async_channel::Sender<TransportEvent>,
     writer: mpsc::Sender<Message>,
@@ -261,9 +261,9 @@ async fn read(
 }
 
 #[async_trait]
-impl HttpClient for Road {
+impl HttpClient for WhatsAppConnector {
     async fn execute(&self, request: HttpRequest) -> anyhow::Result<HttpResponse> {
-        let mut sending = self.request(&request)?;
+        let mut sending = self.build_request(&request)?;
         if let Some(body) = request.body {
             sending = sending.body(body);
         }
@@ -272,8 +272,8 @@ impl HttpClient for Road {
         let mut body = Vec::new();
         let mut stream = response.bytes_stream();
         while let Some(chunk) = stream.try_next().await? {
-            if body.len() + chunk.len() > LARGEST_ANSWER {
-                return Err(anyhow!("the answer is larger than {LARGEST_ANSWER} bytes"));
+            if body.len() + chunk.len() > MAX_RESPONSE_BYTES {
+                return Err(anyhow!("the answer is larger than {MAX_RESPONSE_BYTES} bytes"));
             }
             body.extend_from_slice(&chunk);
         }
@@ -287,7 +287,7 @@ impl HttpClient for Road {
     // Called where it may block, which is where the runtime's handle is.
     fn execute_streaming(&self, request: HttpRequest) -> anyhow::Result<StreamingHttpResponse> {
         let runtime = tokio::runtime::Handle::try_current()?;
-        let mut sending = self.request(&request)?;
+        let mut sending = self.build_request(&request)?;
         if let Some(body) = request.body {
             sending = sending.body(body);
         }
@@ -314,7 +314,7 @@ impl HttpClient for Road {
             receiver.recv().await.map(|chunk| (chunk, receiver))
         });
         let sending = self
-            .request(&request)?
+            .build_request(&request)?
             .header(CONTENT_LENGTH, content_length)
             .body(reqwest::Body::wrap_stream(stream));
         let answer = runtime.spawn(async move {
@@ -342,20 +342,25 @@ impl HttpClient for Road {
 mod tests {
     use super::*;
 
-    fn road(server: &str, proxy: Option<&str>) -> Result<Road, String> {
+    fn connector(server: &str, proxy: Option<&str>) -> Result<WhatsAppConnector, String> {
         let proxy = proxy.map(Secret::new);
-        Road::new(&Url::parse(server).unwrap(), &Direct::default(), proxy.as_ref(), Arc::default())
-            .map_err(|error| error.to_string())
+        WhatsAppConnector::new(
+            &Url::parse(server).unwrap(),
+            &DirectClient::default(),
+            proxy.as_ref(),
+            Arc::default(),
+        )
+        .map_err(|error| error.to_string())
     }
 
     #[cfg(feature = "any-certificate-on-loopback")]
     #[test]
     fn a_client_that_accepts_any_certificate_connects_to_this_machine_alone() {
         for server in ["ws://127.0.0.1:8091/ws/chat", "ws://localhost/ws/chat", "ws://[::1]:1/"] {
-            assert!(road(server, None).is_ok(), "{server}");
+            assert!(connector(server, None).is_ok(), "{server}");
         }
         for server in ["wss://web.whatsapp.com/ws/chat", "ws://10.0.0.1/", "ws://localhost.example/"] {
-            assert!(road(server, None).err().unwrap().contains("linked-sandbox"), "{server}");
+            assert!(connector(server, None).err().unwrap().contains("linked-sandbox"), "{server}");
         }
     }
 
@@ -365,10 +370,10 @@ mod tests {
         for proxy in
             ["http://10.0.0.1:3128", "socks5://user:word@proxy.example:1080", "socks5h://localhost:1"]
         {
-            assert!(road(server, Some(proxy)).is_ok(), "{proxy}");
+            assert!(connector(server, Some(proxy)).is_ok(), "{proxy}");
         }
         for proxy in ["ftp://10.0.0.1", "10.0.0.1:3128", "", "http://"] {
-            let error = road(server, Some(proxy)).err().unwrap();
+            let error = connector(server, Some(proxy)).err().unwrap();
             assert!(error.contains("linked_device.proxy"), "{proxy}: {error}");
         }
     }
@@ -381,8 +386,8 @@ mod tests {
 
     #[cfg(feature = "any-certificate-on-loopback")]
     #[test]
-    fn media_on_this_machine_needs_no_tls() {
-        let mapped = |url: &str| local(Url::parse(url).unwrap()).to_string();
+    fn loopback_media_url_uses_http() {
+        let mapped = |url: &str| sandbox_url(Url::parse(url).unwrap()).to_string();
         assert_eq!(mapped("https://127.0.0.1:8091/mms/image"), "http://127.0.0.1:8091/mms/image");
         assert_eq!(mapped("https://mmg.whatsapp.net/x"), "https://mmg.whatsapp.net/x");
     }

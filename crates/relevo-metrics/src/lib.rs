@@ -42,21 +42,21 @@ struct Series {
 }
 
 /// From a tenth of a millisecond to a minute and a half, by about two and a half.
-const SECONDS: [f64; 15] =
+const DURATION_BUCKETS: [f64; 15] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 90.0];
 
 /// From one to a thousand.
-const COUNTS: [f64; 7] = [1.0, 4.0, 16.0, 64.0, 256.0, 512.0, 1024.0];
+const COUNT_BUCKETS: [f64; 7] = [1.0, 4.0, 16.0, 64.0, 256.0, 512.0, 1024.0];
 
 impl Default for Metrics {
     fn default() -> Self {
-        let seconds = || Histogram::new(SECONDS);
+        let seconds = || Histogram::new(DURATION_BUCKETS);
         Self(Arc::new(Series {
             accepted: Family::default(),
             refused: Family::default(),
             accept: seconds(),
             commit: seconds(),
-            commit_changes: Histogram::new(COUNTS),
+            commit_changes: Histogram::new(COUNT_BUCKETS),
             attempts: Family::default(),
             send: seconds(),
             end_to_end: seconds(),
@@ -74,7 +74,7 @@ impl Default for Metrics {
 
 /// One number that is looked up when somebody asks.
 #[derive(Debug, Clone)]
-pub struct Reading {
+pub struct GaugeSample {
     /// Without the prefix `relevo_`, or whole when it begins with `process_`.
     pub name: &'static str,
     pub help: &'static str,
@@ -84,31 +84,31 @@ pub struct Reading {
 
 impl Metrics {
     /// A message was taken in; how long its caller waited for the disk.
-    pub fn accepted(&self, class: &'static str, mode: &'static str, took: Duration) {
+    pub fn record_accepted(&self, class: &'static str, mode: &'static str, took: Duration) {
         self.0.accepted.get_or_create(&vec![("class", class.into()), ("mode", mode.into())]).inc();
         self.0.accept.observe(took.as_secs_f64());
     }
 
     /// A message was not taken in.
-    pub fn refused(&self, reason: &'static str) {
+    pub fn record_refused(&self, reason: &'static str) {
         self.0.refused.get_or_create(&vec![("reason", reason.into())]).inc();
     }
 
     /// A commit became durable: so many closures, so long.
-    pub fn committed(&self, changes: usize, took: Duration) {
+    pub fn record_commit(&self, changes: usize, took: Duration) {
         self.0.commit.observe(took.as_secs_f64());
         self.0.commit_changes.observe(f64::from(u32::try_from(changes).unwrap_or(u32::MAX)));
     }
 
     /// An attempt ended. `code` is the provider's own, where it gave one.
-    pub fn attempted(&self, outcome: &'static str, code: Option<i64>, took: Duration) {
+    pub fn record_attempt(&self, outcome: &'static str, code: Option<i64>, took: Duration) {
         let code = code.map_or_else(String::new, |code| code.to_string());
         self.0.attempts.get_or_create(&vec![("outcome", outcome.into()), ("code", code)]).inc();
         self.0.send.observe(took.as_secs_f64());
     }
 
     /// A message came to an end; for one that was sent, how long after it was accepted.
-    pub fn ended(&self, fate: &'static str, since_accepted: Option<Duration>) {
+    pub fn record_end(&self, fate: &'static str, since_accepted: Option<Duration>) {
         self.0.fates.get_or_create(&vec![("fate", fate.into())]).inc();
         if let Some(took) = since_accepted {
             self.0.end_to_end.observe(took.as_secs_f64());
@@ -116,41 +116,41 @@ impl Metrics {
     }
 
     /// WhatsApp reported a fact about a message.
-    pub fn receipt(&self, kind: &'static str, changed: bool) {
+    pub fn record_receipt(&self, kind: &'static str, changed: bool) {
         let changed = if changed { "yes" } else { "no" };
         self.0.receipts.get_or_create(&vec![("kind", kind.into()), ("changed", changed.into())]).inc();
     }
 
     /// Something came in, through Meta's webhook or on a linked device's connection. Parts of deliveries that were taken are `event`, `duplicate` or
     /// `odd`; deliveries that were not are `forged`, `too_large`, or `refused` because they could not be kept.
-    pub fn inbound(&self, kind: &'static str, count: u64) {
+    pub fn record_inbound(&self, kind: &'static str, count: u64) {
         self.0.inbound.get_or_create(&vec![("kind", kind.into())]).inc_by(count);
     }
 
     /// A webhook delivery was tried: `delivered`, `failed` or `refused`.
-    pub fn delivery(&self, outcome: &'static str, took: Duration) {
+    pub fn record_delivery(&self, outcome: &'static str, took: Duration) {
         self.0.deliveries.get_or_create(&vec![("outcome", outcome.into())]).inc();
         self.0.delivery.observe(took.as_secs_f64());
     }
 
     /// A frame was pushed to the relay's peer: `sent` or `failed`.
-    pub fn relayed(&self, outcome: &'static str) {
+    pub fn record_relay_push(&self, outcome: &'static str) {
         self.0.relayed.get_or_create(&vec![("outcome", outcome.into())]).inc();
     }
 
     /// An instance lost its connection, and its client connects again (`connection`); or its client, which is replaced: it
     /// gave no sign of life (`zombie`), or ended by itself (`crash`).
-    pub fn client_lost(&self, cause: &'static str) {
+    pub fn record_client_loss(&self, cause: &'static str) {
         self.0.client_losses.get_or_create(&vec![("cause", cause.into())]).inc();
     }
 
     /// Pairing a linked device ended: `linked`, `timed_out` or `failed`.
-    pub fn paired(&self, outcome: &'static str) {
+    pub fn record_pairing(&self, outcome: &'static str) {
         self.0.pairings.get_or_create(&vec![("outcome", outcome.into())]).inc();
     }
 
     /// Everything in the text format of OpenMetrics, with what was looked up for the occasion.
-    pub fn encode(&self, readings: Vec<Reading>) -> String {
+    pub fn encode(&self, readings: Vec<GaugeSample>) -> String {
         let mut registry = Registry::with_prefix("relevo");
         let series = &*self.0;
         registry.register("accepted_messages", "Messages taken in", series.accepted.clone());
@@ -180,13 +180,13 @@ impl Metrics {
         // Writing into a string does not fail.
         let _ = encode(&mut text, &registry);
         let end = text.rfind("# EOF").unwrap_or(text.len());
-        text.insert_str(end, &encode_readings(readings));
+        text.insert_str(end, &encode_gauges(readings));
         text
     }
 }
 
-fn encode_readings(readings: Vec<Reading>) -> String {
-    let mut families: Vec<(&'static str, &'static str, Readings)> = Vec::new();
+fn encode_gauges(readings: Vec<GaugeSample>) -> String {
+    let mut families: Vec<(&'static str, &'static str, GaugeFamily)> = Vec::new();
     for reading in readings {
         let at = families.iter().position(|(name, ..)| *name == reading.name).unwrap_or_else(|| {
             families.push((reading.name, reading.help, Family::default()));
@@ -207,19 +207,23 @@ fn encode_readings(readings: Vec<Reading>) -> String {
     text
 }
 
-type Readings = Family<Labels, Gauge<f64, AtomicU64>>;
+type GaugeFamily = Family<Labels, Gauge<f64, AtomicU64>>;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_was_counted_is_shown_with_what_was_looked_up() {
+    fn encode_includes_counters_and_gauges() {
         let metrics = Metrics::default();
-        metrics.accepted("bulk", "async", Duration::from_millis(2));
-        metrics.attempted("throttled", Some(130_429), Duration::from_millis(40));
-        let depth =
-            Reading { name: "queue_depth", help: "x", labels: vec![("instance", "shop".into())], value: 3.0 };
+        metrics.record_accepted("bulk", "async", Duration::from_millis(2));
+        metrics.record_attempt("throttled", Some(130_429), Duration::from_millis(40));
+        let depth = GaugeSample {
+            name: "queue_depth",
+            help: "x",
+            labels: vec![("instance", "shop".into())],
+            value: 3.0,
+        };
         let text = metrics.encode(vec![depth]);
         for line in [
             r#"relevo_accepted_messages_total{class="bulk",mode="async"} 1"#,

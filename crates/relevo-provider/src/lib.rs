@@ -5,8 +5,8 @@
 //! message; what happens then is decided elsewhere. It keeps no queue and retries nothing; what it remembers, such
 //! as the ids of media that WhatsApp already has, is a cache that may be lost.
 
+mod connection;
 pub mod limits;
-mod link;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -15,12 +15,16 @@ use tokio::sync::mpsc;
 use url::Url;
 
 use relevo_domain::{
-    Failure, Invalid, MessageId, OutboundMessage, PhoneNumber, ProviderKind, ProviderMessageId, Recipient,
+    Failure, MessageId, OutboundMessage, PhoneNumber, ProviderKind, ProviderMessageId, Recipient,
+    ValidationError,
 };
 use relevo_egress::Egress;
 use relevo_store::{Blobs, Store};
 
-pub use link::{Direct, Happening, LinkNews, LinkedAccount, LinkedOptions, PairCode, Refused, Seats, Turn};
+pub use connection::{
+    ConnectionEvent, DirectClient, LinkEnd, LinkEvent, LinkedAccount, LinkedOptions, LoginGate, LoginPermit,
+    PairCode,
+};
 
 /// One account's client on one road. Owned by its instance actor.
 pub trait Provider: Send + Sync + 'static {
@@ -28,7 +32,7 @@ pub trait Provider: Send + Sync + 'static {
 
     /// Whether WhatsApp could take this message at all: limits, formats, capabilities. Pure, so that a message
     /// that cannot be sent is refused before it is accepted.
-    fn check(&self, message: &OutboundMessage) -> Result<(), Refusal>;
+    fn check(&self, message: &OutboundMessage) -> Result<(), CheckError>;
 
     /// Whether the account answers: `Ok` means connected.
     fn probe(&self) -> BoxFuture<'_, Result<(), Failure>>;
@@ -43,7 +47,8 @@ pub trait Provider: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<ProviderMessageId, Failure>>;
 
     /// Marks a received message as read; `typing` also shows the recipient that an answer is being written.
-    fn mark_read<'a>(&'a self, read: &'a ReadMark, typing: bool) -> BoxFuture<'a, Result<(), Failure>>;
+    fn mark_read<'a>(&'a self, read: &'a MarkReadRequest, typing: bool)
+    -> BoxFuture<'a, Result<(), Failure>>;
 
     /// What WhatsApp knows about a file that it has. [`Permanent`](relevo_domain::FailureKind::Permanent) when it
     /// has no such file, or no longer.
@@ -55,7 +60,7 @@ pub trait Provider: Send + Sync + 'static {
     /// Begins a lasting connection, where the road has one; what happens on it goes to `inbox`, which holds the
     /// connection back when it is full. Called once. The connection ends when nobody hears it any more: when `inbox` is
     /// closed, or the provider is dropped.
-    fn live(&self, _inbox: mpsc::Sender<Happening>) {}
+    fn connect(&self, _inbox: mpsc::Sender<ConnectionEvent>) {}
 
     /// Asks WhatsApp to show a prompt on the phone of that number, where the code in the answer is typed in.
     fn pair_by_code<'a>(&'a self, _phone: &'a PhoneNumber) -> BoxFuture<'a, Result<PairCode, Failure>> {
@@ -71,7 +76,7 @@ pub trait Provider: Send + Sync + 'static {
 
 /// A received message that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReadMark {
+pub struct MarkReadRequest {
     pub message: ProviderMessageId,
     /// Where it was written, and by whom: what a linked device has to say, and the Cloud API knows.
     pub chat: Option<Recipient>,
@@ -96,10 +101,10 @@ pub type MediaStream = BoxStream<'static, Result<Bytes, Failure>>;
 
 /// Why a message is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum CheckError {
     /// It breaks a limit or a format of the network.
     #[error(transparent)]
-    Invalid(#[from] Invalid),
+    Invalid(#[from] ValidationError),
     /// This road has nothing like it.
     #[error("{provider} cannot send {what}", provider = .provider.as_str())]
     Unsupported { provider: ProviderKind, what: String },
@@ -109,19 +114,19 @@ pub enum Refusal {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
-    Invalid(#[from] Invalid),
+    Invalid(#[from] ValidationError),
     #[error("this binary was built without the provider {}", .0.as_str())]
     NotBuilt(ProviderKind),
 }
 
 /// What providers share: the guarded way out, the blobs of accepted media, and a place for what they remember.
 #[derive(Clone)]
-pub struct Shared {
+pub struct ProviderResources {
     pub egress: Egress,
     pub blobs: Blobs,
     pub store: Store,
     pub clock: relevo_clock::Clock,
     pub linked: LinkedOptions,
-    pub seats: Seats,
-    pub direct: Direct,
+    pub login_gate: LoginGate,
+    pub direct_client: DirectClient,
 }

@@ -2,16 +2,16 @@
 
 use std::fmt::Display;
 
-use relevo_domain::{Invalid, Location};
+use relevo_domain::{Location, ValidationError};
 
-pub fn check_location(location: &Location) -> Result<(), Invalid> {
+pub fn check_location(location: &Location) -> Result<(), ValidationError> {
     for (field, degrees, limit) in
         [("latitude", location.latitude, 90.0), ("longitude", location.longitude, 180.0)]
     {
         // Not a number is in no range.
         if !(-limit..=limit).contains(&degrees) {
             let reason = format!("is {degrees}; it must be from -{limit} to {limit} degrees");
-            return Err(Invalid::new(field, reason));
+            return Err(ValidationError::new(field, reason));
         }
     }
     Ok(())
@@ -23,15 +23,15 @@ pub fn essence(mime: &str) -> String {
 }
 
 /// A text that says something, of at most `max` characters.
-pub fn required(field: impl Display, text: &str, max: usize) -> Result<(), Invalid> {
+pub fn check_required(field: impl Display, text: &str, max: usize) -> Result<(), ValidationError> {
     if text.trim().is_empty() {
-        return Err(Invalid::new(field.to_string(), "is required and must not be empty"));
+        return Err(ValidationError::new(field.to_string(), "is required and must not be empty"));
     }
-    at_most(field, text, max)
+    check_max_length(field, text, max)
 }
 
 /// A text of at most `max` characters, which are Unicode code points.
-pub fn at_most(field: impl Display, text: &str, max: usize) -> Result<(), Invalid> {
+pub fn check_max_length(field: impl Display, text: &str, max: usize) -> Result<(), ValidationError> {
     // No text has more characters than bytes.
     if text.len() <= max {
         return Ok(());
@@ -39,7 +39,7 @@ pub fn at_most(field: impl Display, text: &str, max: usize) -> Result<(), Invali
     match text.chars().count() {
         length if length > max => {
             let reason = format!("has {length} characters; WhatsApp takes at most {max}");
-            Err(Invalid::new(field.to_string(), reason))
+            Err(ValidationError::new(field.to_string(), reason))
         }
         _ => Ok(()),
     }

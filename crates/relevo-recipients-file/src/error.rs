@@ -26,7 +26,7 @@ pub enum BadFile {
     #[error(
         "Encoding incorrecto: línea {line}, columna {column}: {found}; guarde el archivo como «CSV UTF-8»"
     )]
-    Encoding { line: u64, column: u64, found: Foreign },
+    Encoding { line: u64, column: u64, found: EncodingFault },
     #[error(
         "Formato inválido: las comillas que se abren en la línea {line} no se cierran bien; ciérrelas, o \
          escríbalas dobles (\"\") dentro de un campo entre comillas"
@@ -40,26 +40,26 @@ pub enum BadFile {
     #[error("Formato inválido: la línea {line} supera {limit} bytes; escriba cada destinatario en su línea")]
     LineTooLong { line: u64, limit: usize },
     #[error("Formato inválido: el archivo es {0}; expórtelo como «CSV UTF-8» y envíe el archivo exportado")]
-    NotText(Document),
+    NotText(DocumentType),
 }
 
 /// What stands where UTF-8 should.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Foreign {
+pub enum EncodingFault {
     /// The byte order mark of UTF-16: what Excel calls “Unicode text”.
     Utf16,
     /// A zero byte, which UTF-16 without a mark is full of.
-    Zero,
+    NulByte,
     /// A byte that no UTF-8 text has in this place; Latin-1 and Windows-1252 write accents so.
     Byte(u8),
 }
 
-impl fmt::Display for Foreign {
+impl fmt::Display for EncodingFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Foreign::Utf16 => f.write_str("el archivo está en UTF-16, no en UTF-8"),
-            Foreign::Zero => f.write_str("hay un byte nulo, como en UTF-16 o en un archivo binario"),
-            Foreign::Byte(byte) => {
+            EncodingFault::Utf16 => f.write_str("el archivo está en UTF-16, no en UTF-8"),
+            EncodingFault::NulByte => f.write_str("hay un byte nulo, como en UTF-16 o en un archivo binario"),
+            EncodingFault::Byte(byte) => {
                 write!(f, "el byte 0x{byte:02X} no es UTF-8; quizás es Latin-1 o Windows-1252")
             }
         }
@@ -68,7 +68,7 @@ impl fmt::Display for Foreign {
 
 /// What a file is instead of rows of text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Document {
+pub enum DocumentType {
     /// `.xlsx`, `.ods` or any other ZIP.
     Workbook,
     /// `.xls`, and the other documents of old Office.
@@ -81,16 +81,16 @@ pub enum Document {
     Json,
 }
 
-impl fmt::Display for Document {
+impl fmt::Display for DocumentType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Document::Workbook => "un libro de Excel (.xlsx) u otro archivo ZIP",
-            Document::OldWorkbook => "un libro de Excel (.xls)",
-            Document::Pdf => "un PDF",
-            Document::Gzip => "un archivo comprimido (gzip)",
-            Document::Rtf => "un documento RTF",
-            Document::Markup => "una página HTML o un documento XML",
-            Document::Json => "un documento JSON",
+            DocumentType::Workbook => "un libro de Excel (.xlsx) u otro archivo ZIP",
+            DocumentType::OldWorkbook => "un libro de Excel (.xls)",
+            DocumentType::Pdf => "un PDF",
+            DocumentType::Gzip => "un archivo comprimido (gzip)",
+            DocumentType::Rtf => "un documento RTF",
+            DocumentType::Markup => "una página HTML o un documento XML",
+            DocumentType::Json => "un documento JSON",
         })
     }
 }

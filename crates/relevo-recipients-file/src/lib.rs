@@ -14,12 +14,12 @@
 //!   bad telephone too.
 //! - **Bad telephones** are counted and named with their line; they cost a row and never the file.
 
-mod check;
+mod checker;
+mod dialect;
 mod error;
+mod parser;
 mod phone;
-mod scan;
-mod sniff;
-mod source;
+mod reader;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -28,10 +28,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use check::{BadRow, Checked, Checker};
-pub use error::{BadFile, BadPhone, BadTemplate, Document, Foreign};
-pub use source::{Page, Row, Source};
-pub use template::Template;
+pub use checker::{BadRow, Checker, FileSummary};
+pub use error::{BadFile, BadPhone, BadTemplate, DocumentType, EncodingFault};
+pub use reader::{RecipientRow, RowPage, RowReader};
+pub use template::TextTemplate;
 
 /// The most rows of a file. Source: the documented API of bulk files.
 pub const MAX_ROWS: u32 = 1_000_000;
@@ -49,7 +49,7 @@ pub struct Format {
     /// The names of all columns as they are written, that of the recipient first.
     pub header: Option<Vec<String>>,
     /// Where the first row begins: after a byte order mark, a `sep=` line and the header.
-    pub start: Place,
+    pub start: Position,
 }
 
 /// What stands between columns.
@@ -89,7 +89,7 @@ impl fmt::Display for Separator {
 
 /// A place between two records of a file, from which reading can go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
+pub struct Position {
     /// Bytes before it.
     pub offset: u64,
     /// Rows before it, which is the number of the next row.

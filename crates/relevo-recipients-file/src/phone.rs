@@ -2,40 +2,42 @@
 
 use std::borrow::Cow;
 
-use relevo_domain::{Invalid, Recipient};
+use relevo_domain::{Recipient, ValidationError};
 
 use super::BadPhone;
-use super::scan::is_invisible;
+use super::parser::is_invisible;
 
 /// What other programs write before a number: Facebook's lead files, Twilio's logs, links.
 const PREFIXES: [&str; 3] = ["p:", "tel:", "whatsapp:"];
 
 /// The most of a bad cell that is shown again.
-const SHOWN: usize = 40;
+const MAX_SHOWN_CHARS: usize = 40;
 
 /// Reads the first cell of a row.
 ///
 /// Beyond what [`Recipient`] accepts: any kind of space and dash, full-width digits, invisible marks, a leading
 /// apostrophe, `="…"`, a final `.0` or `,0`, and the prefixes `p:`, `tel:` and `whatsapp:`. Scientific notation
 /// is refused even where no digit seems lost, because nobody can see whether one was.
-pub(super) fn read(cell: &str) -> Result<Recipient, BadPhone> {
-    let plain = plain(cell);
-    let text = unwrap(plain.trim());
+pub(super) fn parse(cell: &str) -> Result<Recipient, BadPhone> {
+    let plain = to_ascii(cell);
+    let text = strip_wrapping(plain.trim());
     if is_scientific(text) {
-        return Err(BadPhone::Scientific { cell: text.chars().take(SHOWN).collect() });
+        return Err(BadPhone::Scientific { cell: text.chars().take(MAX_SHOWN_CHARS).collect() });
     }
-    whole(text).parse().map_err(|invalid: Invalid| BadPhone::Invalid { reason: invalid.reason })
+    strip_zero_decimals(text)
+        .parse()
+        .map_err(|invalid: ValidationError| BadPhone::Invalid { reason: invalid.reason })
 }
 
 /// The same text in plain ASCII spelling, as far as there is one.
-fn plain(cell: &str) -> Cow<'_, str> {
+fn to_ascii(cell: &str) -> Cow<'_, str> {
     if cell.is_ascii() {
         return Cow::Borrowed(cell);
     }
-    Cow::Owned(cell.chars().filter(|c| !is_invisible(*c)).map(ascii).collect())
+    Cow::Owned(cell.chars().filter(|c| !is_invisible(*c)).map(ascii_char).collect())
 }
 
-fn ascii(c: char) -> char {
+fn ascii_char(c: char) -> char {
     match c {
         // Full-width forms stand in the order of ASCII, 0xFEE0 above it.
         '\u{FF01}'..='\u{FF5E}' => u32::from(c).checked_sub(0xFEE0).and_then(char::from_u32).unwrap_or(c),
@@ -48,7 +50,7 @@ fn ascii(c: char) -> char {
 }
 
 /// Without what makes a spreadsheet keep a number as text, and without a known prefix.
-fn unwrap(text: &str) -> &str {
+fn strip_wrapping(text: &str) -> &str {
     let text = text.strip_prefix('=').unwrap_or(text).trim();
     let inner = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     let text = inner.unwrap_or(text).trim();
@@ -61,7 +63,7 @@ fn unwrap(text: &str) -> &str {
 }
 
 /// Without the `.0` of a number that went through floating point.
-fn whole(text: &str) -> &str {
+fn strip_zero_decimals(text: &str) -> &str {
     let head = text.strip_suffix(".0").or_else(|| text.strip_suffix(",0"));
     let digits = |head: &&str| {
         let head = head.strip_prefix('+').unwrap_or(head);
@@ -84,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_spreadsheets_do_to_a_number_is_undone() {
+    fn spreadsheet_damage_to_phone_numbers_is_undone() {
         for cell in [
             "51987654321",
             "+51 987-654-321",
@@ -104,21 +106,21 @@ mod tests {
             "Tel: 51987654321",
             "51987654321@s.whatsapp.net",
         ] {
-            assert_eq!(read(cell).map(|to| to.to_string()), Ok("51987654321".to_owned()), "{cell:?}");
+            assert_eq!(parse(cell).map(|to| to.to_string()), Ok("51987654321".to_owned()), "{cell:?}");
         }
     }
 
     #[test]
-    fn lost_digits_are_never_guessed() {
+    fn scientific_notation_is_refused() {
         for cell in ["5.19877E+10", "5,19877E+10", "5.1987654321E+10", "5E10", "+5.1e+11", "=\"5.1E+11\""] {
-            let bad = read(cell).unwrap_err();
+            let bad = parse(cell).unwrap_err();
             assert!(matches!(bad, BadPhone::Scientific { .. }), "{cell}: {bad}");
             assert!(bad.to_string().contains("formato Texto"), "{bad}");
         }
     }
 
     #[test]
-    fn what_is_ambiguous_stays_wrong() {
+    fn ambiguous_phone_numbers_are_refused() {
         for (cell, says) in [
             ("", "requerido"),
             ("12", "corto"),
@@ -131,7 +133,7 @@ mod tests {
             ("ana@example.com", "JID"),
             ("=HOY()", "dígitos"),
         ] {
-            let bad = read(cell).unwrap_err().to_string();
+            let bad = parse(cell).unwrap_err().to_string();
             assert!(bad.contains(says), "{cell}: {bad}");
         }
     }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use relevo_linked_device::client::wacore_binary::{Jid, Server};
 
-use crate::hub::LinkId;
-use crate::keys::Keys;
+use crate::app_state::AppStatePatches;
+use crate::keys::DeviceKeys;
 use crate::phone::Phone;
-use crate::queue::Queue;
-use crate::settings::Settings;
+use crate::queue::DeviceQueue;
+use crate::registry::ConnectionId;
 
 /// An account's place in the directory; accounts are never removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -24,14 +24,14 @@ pub struct DeviceId {
 
 /// Which of an account's two names stands in an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Naming {
+pub enum AddressingMode {
     PhoneNumber,
     Lid,
 }
 
-impl Naming {
+impl AddressingMode {
     /// The naming that an address follows, when it is that of a user.
-    pub fn of(jid: &Jid) -> Option<Self> {
+    pub fn from_jid(jid: &Jid) -> Option<Self> {
         match jid.server {
             Server::Pn => Some(Self::PhoneNumber),
             Server::Lid => Some(Self::Lid),
@@ -49,57 +49,57 @@ impl Naming {
 
 /// A linked device.
 #[derive(Debug)]
-pub struct Device {
-    pub keys: Keys,
+pub struct CompanionDevice {
+    pub keys: DeviceKeys,
     /// The signed `ADVSignedDeviceIdentity` with which it proves that the phone linked it.
     pub identity: Vec<u8>,
     /// What it has not acknowledged.
-    pub queue: Queue,
+    pub queue: DeviceQueue,
     /// The connection on which it is logged in.
-    pub link: Option<LinkId>,
+    pub connection: Option<ConnectionId>,
 }
 
 #[derive(Debug)]
-pub struct Account {
+pub struct WebAccount {
     pub phone_number: Box<str>,
     pub lid: Box<str>,
     /// What others see beside the number; the last device that named itself gives it.
     pub name: String,
-    pub devices: BTreeMap<u16, Device>,
-    next_device: u16,
+    pub devices: BTreeMap<u16, CompanionDevice>,
+    next_device_number: u16,
     pub phone: Arc<Phone>,
     /// Accounts that exchanged messages with this one, and so hear of its devices.
-    pub peers: HashSet<AccountId>,
+    pub contacts: HashSet<AccountId>,
     /// Who wants to know whether it is online.
-    pub watchers: HashSet<AccountId>,
+    pub presence_subscribers: HashSet<AccountId>,
     pub online: bool,
     /// What its devices synchronise among themselves.
-    pub settings: Settings,
+    pub app_state: AppStatePatches,
 }
 
-impl Account {
-    pub fn jid(&self, naming: Naming, device: u16) -> Jid {
+impl WebAccount {
+    pub fn jid(&self, naming: AddressingMode, device: u16) -> Jid {
         match naming {
-            Naming::PhoneNumber => Jid::pn_device(&*self.phone_number, device),
-            Naming::Lid => Jid::lid_device(&*self.lid, device),
+            AddressingMode::PhoneNumber => Jid::pn_device(&*self.phone_number, device),
+            AddressingMode::Lid => Jid::lid_device(&*self.lid, device),
         }
     }
 
     /// The numbers of all devices, the phone's first.
-    pub fn numbers(&self) -> impl Iterator<Item = u16> {
+    pub fn device_numbers(&self) -> impl Iterator<Item = u16> {
         std::iter::once(0).chain(self.devices.keys().copied())
     }
 
     /// A number that no device of this account ever had; `None` when there is none left.
-    pub fn take_number(&mut self) -> Option<u16> {
-        let number = self.next_device;
-        self.next_device = number.checked_add(1)?;
+    pub fn allocate_device_number(&mut self) -> Option<u16> {
+        let number = self.next_device_number;
+        self.next_device_number = number.checked_add(1)?;
         Some(number)
     }
 
     /// The largest key index that was ever given out. A device's index is its number.
     pub fn last_key_index(&self) -> u32 {
-        u32::from(self.next_device) - 1
+        u32::from(self.next_device_number) - 1
     }
 }
 
@@ -110,20 +110,20 @@ pub fn is_phone_number(text: &str) -> bool {
 
 /// All accounts.
 #[derive(Debug, Default)]
-pub struct Directory {
-    accounts: Vec<Account>,
+pub struct AccountDirectory {
+    accounts: Vec<WebAccount>,
     by_phone_number: HashMap<Box<str>, AccountId>,
     by_lid: HashMap<Box<str>, AccountId>,
 }
 
-impl Directory {
+impl AccountDirectory {
     /// The account with this phone number, digits only.
     pub fn find(&self, phone_number: &str) -> Option<AccountId> {
         self.by_phone_number.get(phone_number).copied()
     }
 
     /// Opens an account. `phone` makes its phone out of the account's id and its LID.
-    pub fn open(
+    pub fn create_account(
         &mut self,
         phone_number: &str,
         phone: impl FnOnce(AccountId, &str) -> Arc<Phone>,
@@ -133,26 +133,26 @@ impl Directory {
         let phone = phone(id, &lid);
         self.by_phone_number.insert(phone_number.into(), id);
         self.by_lid.insert(lid.clone(), id);
-        self.accounts.push(Account {
+        self.accounts.push(WebAccount {
             phone_number: phone_number.into(),
             lid,
             name: format!("+{phone_number}"),
             devices: BTreeMap::new(),
-            next_device: 1,
+            next_device_number: 1,
             phone,
-            peers: HashSet::new(),
-            watchers: HashSet::new(),
+            contacts: HashSet::new(),
+            presence_subscribers: HashSet::new(),
             online: false,
-            settings: Settings::new(),
+            app_state: AppStatePatches::new(),
         });
         id
     }
 
     /// Whose address this is, whatever the device in it.
     pub fn account_of(&self, jid: &Jid) -> Option<AccountId> {
-        let names = match Naming::of(jid)? {
-            Naming::PhoneNumber => &self.by_phone_number,
-            Naming::Lid => &self.by_lid,
+        let names = match AddressingMode::from_jid(jid)? {
+            AddressingMode::PhoneNumber => &self.by_phone_number,
+            AddressingMode::Lid => &self.by_lid,
         };
         names.get(jid.user.as_str()).copied()
     }
@@ -164,35 +164,35 @@ impl Directory {
 
     /// Ids are given by [`Directory::open`] alone, so there is always an account behind one.
     #[expect(clippy::indexing_slicing, reason = "an id is an index that was given out")]
-    pub fn account(&self, id: AccountId) -> &Account {
+    pub fn account(&self, id: AccountId) -> &WebAccount {
         &self.accounts[id.0]
     }
 
     #[expect(clippy::indexing_slicing, reason = "an id is an index that was given out")]
-    pub fn account_mut(&mut self, id: AccountId) -> &mut Account {
+    pub fn account_mut(&mut self, id: AccountId) -> &mut WebAccount {
         &mut self.accounts[id.0]
     }
 
     /// The linked device, unless it was removed or is a phone.
-    pub fn device(&self, id: DeviceId) -> Option<&Device> {
+    pub fn device(&self, id: DeviceId) -> Option<&CompanionDevice> {
         self.account(id.account).devices.get(&id.number)
     }
 
-    pub fn device_mut(&mut self, id: DeviceId) -> Option<&mut Device> {
+    pub fn device_mut(&mut self, id: DeviceId) -> Option<&mut CompanionDevice> {
         self.account_mut(id.account).devices.get_mut(&id.number)
     }
 
     /// Whether this device exists: a phone always does.
-    pub fn has(&self, id: DeviceId) -> bool {
+    pub fn has_device(&self, id: DeviceId) -> bool {
         id.number == 0 || self.device(id).is_some()
     }
 
-    pub fn jid(&self, id: DeviceId, naming: Naming) -> Jid {
+    pub fn device_jid(&self, id: DeviceId, naming: AddressingMode) -> Jid {
         self.account(id.account).jid(naming, id.number)
     }
 
     /// The address of an account, without a device.
-    pub fn user(&self, id: AccountId, naming: Naming) -> Jid {
+    pub fn user_jid(&self, id: AccountId, naming: AddressingMode) -> Jid {
         self.account(id).jid(naming, 0)
     }
 }

@@ -14,61 +14,61 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::accounts::is_phone_number;
-use crate::faults::{MAX_RULES, Rule};
-use crate::inbox::Seen;
+use crate::faults::{FaultRule, MAX_RULES};
 use crate::phone::{self, Phone};
-use crate::shared::Shared;
-use crate::{Ejection, WebHandle};
+use crate::phone_events::PhoneEvent;
+use crate::server_state::ServerState;
+use crate::{Disconnection, WebHandle};
 
 /// The most entries on one page.
 const MAX_PAGE: usize = 10_000;
 
 /// Why the control plane did not do what it was asked, in words.
 #[derive(Debug)]
-struct Problem(StatusCode, String);
+struct WebControlError(StatusCode, String);
 
-impl IntoResponse for Problem {
+impl IntoResponse for WebControlError {
     fn into_response(self) -> Response {
         (self.0, Json(json!({ "error": self.1 }))).into_response()
     }
 }
 
-impl From<phone::Error> for Problem {
+impl From<phone::Error> for WebControlError {
     fn from(error: phone::Error) -> Self {
         Self(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
     }
 }
 
 /// JSON whatever the content type says: people type `curl -d` here.
-struct Body<T>(T);
+struct LenientJson<T>(T);
 
-impl<T: serde::de::DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
-    type Rejection = Problem;
+impl<T: serde::de::DeserializeOwned, S: Send + Sync> FromRequest<S> for LenientJson<T> {
+    type Rejection = WebControlError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let invalid = |reason: String| Problem(StatusCode::BAD_REQUEST, reason);
+    async fn from_request(request: Request, state: &S) -> Result<Self, WebControlError> {
+        let invalid = |reason: String| WebControlError(StatusCode::BAD_REQUEST, reason);
         let bytes = Bytes::from_request(request, state).await.map_err(|error| invalid(error.body_text()))?;
         let bytes = if bytes.is_empty() { Bytes::from_static(b"{}") } else { bytes };
         serde_json::from_slice(&bytes).map(Self).map_err(|error| invalid(error.to_string()))
     }
 }
 
-type Answer = Result<Json<Value>, Problem>;
+type JsonResult = Result<Json<Value>, WebControlError>;
 
-pub fn routes() -> Router<Arc<Shared>> {
+pub fn routes() -> Router<Arc<ServerState>> {
     Router::new()
         .route("/", get(index))
         .route("/_web/journal", get(journal))
         .route("/_web/stats", get(stats))
         .route("/_web/faults", post(arm).get(faults).delete(disarm))
         .route("/_web/restart", post(restart))
-        .route("/_web/groups", post(group))
-        .route("/_web/phones/{number}", get(look))
+        .route("/_web/groups", post(create_group))
+        .route("/_web/phones/{number}", get(get_phone))
         .route("/_web/phones/{number}/scan", post(scan))
-        .route("/_web/phones/{number}/code", post(code))
-        .route("/_web/phones/{number}/say", post(say))
+        .route("/_web/phones/{number}/code", post(enter_code))
+        .route("/_web/phones/{number}/say", post(send_text))
         .route("/_web/phones/{number}/unlink", post(unlink))
-        .route("/_web/phones/{number}/eject", post(eject))
+        .route("/_web/phones/{number}/eject", post(disconnect))
         .route("/_web/phones/{number}/mute", post(mute))
 }
 
@@ -77,33 +77,34 @@ async fn index() -> &'static str {
     include_str!("index.txt")
 }
 
-fn phone_of(shared: &Arc<Shared>, number: &str) -> Result<Arc<Phone>, Problem> {
+fn resolve_phone(shared: &Arc<ServerState>, number: &str) -> Result<Arc<Phone>, WebControlError> {
     let plain = number.trim_start_matches('+');
     if !is_phone_number(plain) {
         let reason = format!("{number}: a phone number has 1 to 15 digits");
-        return Err(Problem(StatusCode::BAD_REQUEST, reason));
+        return Err(WebControlError(StatusCode::BAD_REQUEST, reason));
     }
     Ok(shared.phone(shared.account(plain)))
 }
 
-fn parse_jid(text: &str) -> Result<Jid, Problem> {
+fn parse_jid(text: &str) -> Result<Jid, WebControlError> {
     let plain = text.trim_start_matches('+');
     if is_phone_number(plain) {
         return Ok(Jid::pn(plain));
     }
-    let wrong = |_| Problem(StatusCode::BAD_REQUEST, format!("{text} is neither a phone number nor a JID"));
+    let wrong =
+        |_| WebControlError(StatusCode::BAD_REQUEST, format!("{text} is neither a phone number nor a JID"));
     plain.parse().map_err(wrong)
 }
 
 #[derive(Debug, Deserialize)]
-struct Paging {
+struct JournalQuery {
     #[serde(default)]
     after: u64,
     limit: Option<usize>,
 }
 
 /// `GET /_web/journal?after=&limit=`: the accepted messages in order.
-async fn journal(State(shared): State<Arc<Shared>>, Query(paging): Query<Paging>) -> Json<Value> {
+async fn journal(State(shared): State<Arc<ServerState>>, Query(paging): Query<JournalQuery>) -> Json<Value> {
     let limit = paging.limit.unwrap_or(100).min(MAX_PAGE);
     let messages = shared.journal.page(paging.after, limit);
     let last = messages.last().map_or(paging.after, |entry| entry.seq);
@@ -111,57 +112,63 @@ async fn journal(State(shared): State<Arc<Shared>>, Query(paging): Query<Paging>
 }
 
 /// `GET /_web/stats`: queries, and connections over time.
-async fn stats(State(shared): State<Arc<Shared>>) -> Json<Value> {
+async fn stats(State(shared): State<Arc<ServerState>>) -> Json<Value> {
     Json(json!({
-        "messages": shared.journal.count(),
-        "online": shared.hub().online(),
+        "messages": shared.journal.accepted_count(),
+        "online": shared.registry().online_count(),
         "opened": shared.stats.opened(),
         "logins": shared.stats.logins(),
         "queries": shared.stats.queries(),
         "media_kept": shared.media.len(),
-        "connections": shared.stats.moments(),
+        "connections": shared.stats.connection_records(),
     }))
 }
 
 /// `POST /_web/faults`: arms one rule.
-async fn arm(State(shared): State<Arc<Shared>>, Body(rule): Body<Rule>) -> Answer {
+async fn arm(
+    State(shared): State<Arc<ServerState>>,
+    LenientJson(rule): LenientJson<FaultRule>,
+) -> JsonResult {
     match shared.faults.arm(rule) {
         Some(id) => Ok(Json(json!({ "id": id }))),
         None => {
             let reason = format!("at most {MAX_RULES} rules can be armed: DELETE /_web/faults");
-            Err(Problem(StatusCode::CONFLICT, reason))
+            Err(WebControlError(StatusCode::CONFLICT, reason))
         }
     }
 }
 
-async fn faults(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    Json(json!({ "faults": shared.faults.show() }))
+async fn faults(State(shared): State<Arc<ServerState>>) -> Json<Value> {
+    Json(json!({ "faults": shared.faults.to_json() }))
 }
 
 #[derive(Debug, Deserialize)]
-struct Which {
+struct DisarmQuery {
     id: Option<u64>,
 }
 
 /// `DELETE /_web/faults`, all or one by `?id=`.
-async fn disarm(State(shared): State<Arc<Shared>>, Query(which): Query<Which>) -> Json<Value> {
+async fn disarm(State(shared): State<Arc<ServerState>>, Query(which): Query<DisarmQuery>) -> Json<Value> {
     Json(json!({ "disarmed": shared.faults.disarm(which.id) }))
 }
 
 #[derive(Debug, Deserialize)]
-struct Restart {
+struct RestartRequest {
     #[serde(default)]
     rest_ms: u64,
 }
 
 /// `POST /_web/restart {"rest_ms"?}`: all sockets drop, and for so long no new ones are let in.
-async fn restart(State(shared): State<Arc<Shared>>, Body(restart): Body<Restart>) -> Json<Value> {
+async fn restart(
+    State(shared): State<Arc<ServerState>>,
+    LenientJson(restart): LenientJson<RestartRequest>,
+) -> Json<Value> {
     shared.restart(Duration::from_millis(restart.rest_ms));
     Json(json!({ "ok": true }))
 }
 
 #[derive(Debug, Deserialize)]
-struct NewGroup {
+struct CreateGroupRequest {
     subject: String,
     owner: String,
     #[serde(default)]
@@ -169,19 +176,22 @@ struct NewGroup {
 }
 
 /// `POST /_web/groups {"subject", "owner", "members"}`.
-async fn group(State(shared): State<Arc<Shared>>, Body(new): Body<NewGroup>) -> Answer {
-    let owner = phone_of(&shared, &new.owner)?;
+async fn create_group(
+    State(shared): State<Arc<ServerState>>,
+    LenientJson(new): LenientJson<CreateGroupRequest>,
+) -> JsonResult {
+    let owner = resolve_phone(&shared, &new.owner)?;
     let members =
-        new.members.iter().map(|number| phone_of(&shared, number)).collect::<Result<Vec<_>, _>>()?;
+        new.members.iter().map(|number| resolve_phone(&shared, number)).collect::<Result<Vec<_>, _>>()?;
     let members: Vec<&Phone> = members.iter().map(AsRef::as_ref).collect();
     let jid = WebHandle::create_group_in(&shared, &new.subject, &owner, &members);
     Ok(Json(json!({ "jid": jid.to_string() })))
 }
 
 /// `GET /_web/phones/{number}`: its devices and what it saw. Opens the account when there is none.
-async fn look(State(shared): State<Arc<Shared>>, Path(number): Path<String>) -> Answer {
-    let phone = phone_of(&shared, &number)?;
-    let seen: Vec<Value> = phone.seen().iter().map(|seen| show(seen)).collect();
+async fn get_phone(State(shared): State<Arc<ServerState>>, Path(number): Path<String>) -> JsonResult {
+    let phone = resolve_phone(&shared, &number)?;
+    let seen: Vec<Value> = phone.events().iter().map(|seen| event_to_json(seen)).collect();
     Ok(Json(json!({
         "jid": phone.jid().to_string(),
         "lid": phone.lid().to_string(),
@@ -190,77 +200,81 @@ async fn look(State(shared): State<Arc<Shared>>, Path(number): Path<String>) -> 
     })))
 }
 
-fn show(seen: &Seen) -> Value {
+fn event_to_json(seen: &PhoneEvent) -> Value {
     match seen {
-        Seen::Message(received) => json!({ "message": {
+        PhoneEvent::Message(received) => json!({ "message": {
             "id": received.id, "chat": received.chat.to_string(), "sender": received.sender.to_string(),
             "from_me": received.from_me, "edit": received.edit, "text": received.text(),
         }}),
-        Seen::Unreadable { id, sender, why } => {
+        PhoneEvent::Undecryptable { id, sender, why } => {
             json!({ "unreadable": { "id": id, "sender": sender.to_string(), "why": why } })
         }
-        Seen::Receipt { ids, kind, chat, reader } => json!({ "receipt": {
+        PhoneEvent::Receipt { ids, kind, chat, reader } => json!({ "receipt": {
             "ids": ids, "kind": kind, "chat": chat.to_string(), "reader": reader.to_string(),
         }}),
-        Seen::Typing { chat, sender, state, media } => json!({ "typing": {
+        PhoneEvent::Typing { chat, sender, state, media } => json!({ "typing": {
             "chat": chat.to_string(), "sender": sender.to_string(), "state": state, "media": media,
         }}),
-        Seen::Presence { who, available } => {
+        PhoneEvent::Presence { who, available } => {
             json!({ "presence": { "who": who.to_string(), "available": available } })
         }
-        Seen::CodeWanted => json!({ "code_wanted": {} }),
+        PhoneEvent::PairingCodeRequested => json!({ "code_wanted": {} }),
     }
 }
 
 #[derive(Debug, Deserialize)]
-struct Code {
+struct CodeInput {
     code: String,
 }
 
 /// `POST /_web/phones/{number}/scan {"code"}`: the content of a QR code.
 async fn scan(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<ServerState>>,
     Path(number): Path<String>,
-    Body(scan): Body<Code>,
-) -> Answer {
-    let device = phone_of(&shared, &number)?.scan(&scan.code)?;
+    LenientJson(scan): LenientJson<CodeInput>,
+) -> JsonResult {
+    let device = resolve_phone(&shared, &number)?.scan(&scan.code)?;
     Ok(Json(json!({ "device": device })))
 }
 
 /// `POST /_web/phones/{number}/code {"code"}`: the eight characters of a pairing code.
-async fn code(
-    State(shared): State<Arc<Shared>>,
+async fn enter_code(
+    State(shared): State<Arc<ServerState>>,
     Path(number): Path<String>,
-    Body(code): Body<Code>,
-) -> Answer {
-    phone_of(&shared, &number)?.type_code(&code.code).await?;
+    LenientJson(code): LenientJson<CodeInput>,
+) -> JsonResult {
+    resolve_phone(&shared, &number)?.enter_pairing_code(&code.code).await?;
     Ok(Json(json!({ "ok": true })))
 }
 
 #[derive(Debug, Deserialize)]
-struct Text {
+struct SayRequest {
     to: String,
     text: String,
 }
 
 /// `POST /_web/phones/{number}/say {"to", "text"}`: `to` is a number or a JID.
-async fn say(State(shared): State<Arc<Shared>>, Path(number): Path<String>, Body(say): Body<Text>) -> Answer {
-    let id = phone_of(&shared, &number)?.say(&parse_jid(&say.to)?, &say.text)?;
+async fn send_text(
+    State(shared): State<Arc<ServerState>>,
+    Path(number): Path<String>,
+    LenientJson(say): LenientJson<SayRequest>,
+) -> JsonResult {
+    let id = resolve_phone(&shared, &number)?.send_text(&parse_jid(&say.to)?, &say.text)?;
     Ok(Json(json!({ "id": id })))
 }
 
 #[derive(Debug, Deserialize)]
-struct Device {
+struct DeviceSelector {
     device: Option<u16>,
 }
 
 /// `POST /_web/phones/{number}/unlink {"device"}`.
 async fn unlink(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<ServerState>>,
     Path(number): Path<String>,
-    Body(which): Body<Device>,
-) -> Answer {
-    let phone = phone_of(&shared, &number)?;
+    LenientJson(which): LenientJson<DeviceSelector>,
+) -> JsonResult {
+    let phone = resolve_phone(&shared, &number)?;
     for device in
         phone.devices().into_iter().filter(|device| which.device.is_none_or(|which| which == *device))
     {
@@ -270,39 +284,39 @@ async fn unlink(
 }
 
 #[derive(Debug, Deserialize)]
-struct Eject {
+struct EjectRequest {
     device: Option<u16>,
     #[serde(default)]
-    how: Ejection,
+    how: Disconnection,
 }
 
 /// `POST /_web/phones/{number}/eject {"device"?, "how"?}`: `"cut"`, `"replaced"` or `{"error": 503}`.
-async fn eject(
-    State(shared): State<Arc<Shared>>,
+async fn disconnect(
+    State(shared): State<Arc<ServerState>>,
     Path(number): Path<String>,
-    Body(eject): Body<Eject>,
-) -> Answer {
-    let phone = phone_of(&shared, &number)?;
-    Ok(Json(json!({ "ejected": shared.eject(phone.account(), eject.device, eject.how) })))
+    LenientJson(eject): LenientJson<EjectRequest>,
+) -> JsonResult {
+    let phone = resolve_phone(&shared, &number)?;
+    Ok(Json(json!({ "ejected": shared.disconnect(phone.account(), eject.device, eject.how) })))
 }
 
 #[derive(Debug, Deserialize)]
-struct Mute {
+struct MuteRequest {
     device: Option<u16>,
-    #[serde(default = "yes")]
+    #[serde(default = "default_true")]
     muted: bool,
 }
 
-fn yes() -> bool {
+fn default_true() -> bool {
     true
 }
 
 /// `POST /_web/phones/{number}/mute {"device"?, "muted"?}`: its connections read and answer nothing.
 async fn mute(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<ServerState>>,
     Path(number): Path<String>,
-    Body(mute): Body<Mute>,
-) -> Answer {
-    let phone = phone_of(&shared, &number)?;
+    LenientJson(mute): LenientJson<MuteRequest>,
+) -> JsonResult {
+    let phone = resolve_phone(&shared, &number)?;
     Ok(Json(json!({ "muted": shared.mute(phone.account(), mute.device, mute.muted) })))
 }

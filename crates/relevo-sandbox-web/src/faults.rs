@@ -47,7 +47,7 @@ pub enum Fault {
 
 /// When faults strike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Moment {
+pub enum FaultStage {
     Login,
     /// A linked device sends a message.
     Message,
@@ -56,17 +56,17 @@ pub enum Moment {
 }
 
 impl Fault {
-    fn moment(&self) -> Moment {
+    fn stage(&self) -> FaultStage {
         match self {
-            Self::RefuseLogin { .. } | Self::BreakLogin { .. } | Self::IgnoreLogin => Moment::Login,
+            Self::RefuseLogin { .. } | Self::BreakLogin { .. } | Self::IgnoreLogin => FaultStage::Login,
             Self::Nack { .. }
             | Self::CutBefore
             | Self::CutUnacked
             | Self::CutAfter
             | Self::DelayAck { .. }
             | Self::LoseAck
-            | Self::Mute => Moment::Message,
-            Self::DeliverTwice | Self::DeliverLate | Self::DeliverGarbled => Moment::Delivery,
+            | Self::Mute => FaultStage::Message,
+            Self::DeliverTwice | Self::DeliverLate | Self::DeliverGarbled => FaultStage::Delivery,
         }
     }
 }
@@ -74,7 +74,7 @@ impl Fault {
 /// Whom a fault strikes. Absent fields match everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Match {
+pub struct DeviceMatch {
     /// The phone number of the account, digits only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phone: Option<String>,
@@ -88,18 +88,18 @@ pub struct Match {
 /// A fault for those who match, `times` times (for ever when absent).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Rule {
+pub struct FaultRule {
     #[serde(rename = "match", default)]
-    pub matching: Match,
+    pub matching: DeviceMatch,
     pub fault: Fault,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<NonZeroU32>,
 }
 
-impl Rule {
+impl FaultRule {
     /// The fault, once, for the devices of one account.
     pub fn once(phone: impl Into<String>, fault: Fault) -> Self {
-        let matching = Match { phone: Some(phone.into()), ..Match::default() };
+        let matching = DeviceMatch { phone: Some(phone.into()), ..DeviceMatch::default() };
         Self { matching, fault, times: Some(NonZeroU32::MIN) }
     }
 
@@ -110,21 +110,21 @@ impl Rule {
 }
 
 #[derive(Debug, Serialize)]
-pub struct Armed {
+pub struct ArmedRule {
     pub id: u64,
     #[serde(flatten)]
-    pub rule: Rule,
+    pub rule: FaultRule,
     /// How often it matched, before `every`.
     pub seen: u32,
     pub struck: u32,
 }
 
-impl Armed {
-    fn strikes(&mut self, moment: Moment, phone: &str, device: u16) -> bool {
+impl ArmedRule {
+    fn try_trigger(&mut self, moment: FaultStage, phone: &str, device: u16) -> bool {
         let wanted = &self.rule.matching;
         let spent = self.rule.times.is_some_and(|times| self.struck >= times.get());
         if spent
-            || self.rule.fault.moment() != moment
+            || self.rule.fault.stage() != moment
             || wanted.phone.as_deref().is_some_and(|wanted| wanted != phone)
             || wanted.device.is_some_and(|wanted| wanted != device)
         {
@@ -142,7 +142,7 @@ impl Armed {
 #[derive(Debug, Default)]
 struct Inner {
     last_id: u64,
-    armed: Vec<Armed>,
+    armed: Vec<ArmedRule>,
 }
 
 /// The armed rules; the first that matches strikes.
@@ -155,14 +155,14 @@ impl Faults {
     }
 
     /// Arms a rule behind those that are; `None` when there are [`MAX_RULES`].
-    pub fn arm(&self, rule: Rule) -> Option<u64> {
+    pub fn arm(&self, rule: FaultRule) -> Option<u64> {
         let mut inner = self.lock();
         if inner.armed.len() >= MAX_RULES {
             return None;
         }
         inner.last_id += 1;
         let id = inner.last_id;
-        inner.armed.push(Armed { id, rule, seen: 0, struck: 0 });
+        inner.armed.push(ArmedRule { id, rule, seen: 0, struck: 0 });
         Some(id)
     }
 
@@ -175,19 +175,21 @@ impl Faults {
     }
 
     /// How often the rule with this id has struck; 0 when there is none.
-    pub fn struck(&self, id: u64) -> u32 {
+    pub fn trigger_count(&self, id: u64) -> u32 {
         self.lock().armed.iter().find(|armed| armed.id == id).map_or(0, |armed| armed.struck)
     }
 
     /// What the control plane shows of them.
-    pub fn show(&self) -> serde_json::Value {
+    pub fn to_json(&self) -> serde_json::Value {
         serde_json::to_value(&self.lock().armed).unwrap_or_default()
     }
 
-    pub fn strike(&self, moment: Moment, phone: &str, device: u16) -> Option<Fault> {
+    pub fn trigger(&self, moment: FaultStage, phone: &str, device: u16) -> Option<Fault> {
         let mut inner = self.lock();
-        let armed =
-            inner.armed.iter_mut().find_map(|armed| armed.strikes(moment, phone, device).then_some(armed))?;
+        let armed = inner
+            .armed
+            .iter_mut()
+            .find_map(|armed| armed.try_trigger(moment, phone, device).then_some(armed))?;
         Some(armed.rule.fault.clone())
     }
 }
@@ -197,28 +199,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rule_strikes_whom_it_names_and_as_often_as_told() {
+    fn rule_triggers_for_matching_devices_up_to_times() {
         let faults = Faults::default();
-        faults.arm(Rule::once("1", Fault::LoseAck)).unwrap();
-        assert_eq!(faults.strike(Moment::Message, "2", 1), None);
-        assert_eq!(faults.strike(Moment::Login, "1", 1), None);
-        assert_eq!(faults.strike(Moment::Message, "1", 1), Some(Fault::LoseAck));
-        assert_eq!(faults.strike(Moment::Message, "1", 1), None);
+        faults.arm(FaultRule::once("1", Fault::LoseAck)).unwrap();
+        assert_eq!(faults.trigger(FaultStage::Message, "2", 1), None);
+        assert_eq!(faults.trigger(FaultStage::Login, "1", 1), None);
+        assert_eq!(faults.trigger(FaultStage::Message, "1", 1), Some(Fault::LoseAck));
+        assert_eq!(faults.trigger(FaultStage::Message, "1", 1), None);
     }
 
     #[test]
-    fn every_counts_what_matches() {
+    fn every_counts_matching_calls() {
         let faults = Faults::default();
         let rule = r#"{"match":{"device":3,"every":2},"fault":{"nack":{"code":463}}}"#;
         faults.arm(serde_json::from_str(rule).unwrap()).unwrap();
-        let struck: Vec<bool> = (0..4).map(|_| faults.strike(Moment::Message, "1", 3).is_some()).collect();
+        let struck: Vec<bool> =
+            (0..4).map(|_| faults.trigger(FaultStage::Message, "1", 3).is_some()).collect();
         assert_eq!(struck, [false, true, false, true]);
         assert_eq!(faults.disarm(None), 1);
     }
 
     #[test]
-    fn a_misspelt_rule_is_refused() {
-        assert!(serde_json::from_str::<Rule>(r#"{"fault":"deliver_thrice"}"#).is_err());
-        assert!(serde_json::from_str::<Rule>(r#"{"fault":"mute","time":1}"#).is_err());
+    fn rule_with_unknown_field_is_refused() {
+        assert!(serde_json::from_str::<FaultRule>(r#"{"fault":"deliver_thrice"}"#).is_err());
+        assert!(serde_json::from_str::<FaultRule>(r#"{"fault":"mute","time":1}"#).is_err());
     }
 }

@@ -6,57 +6,57 @@ use futures_util::SinkExt as _;
 use relevo_linked_device::client::wacore_binary::consts::WA_CONN_HEADER;
 
 /// The largest frame that is taken: a group message with keys for a thousand devices is a fifth of it.
-pub const LARGEST_FRAME: usize = 2 << 20;
+pub const MAX_FRAME_BYTES: usize = 2 << 20;
 
 /// The pre-introduction of clients that were told how to be routed: `ED`, version, then routing data.
-const ROUTING: &[u8] = b"ED\0\x01";
+const ROUTING_HEADER: &[u8] = b"ED\0\x01";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the client hung up")]
-    HungUp,
+    Closed,
     #[error("the socket broke: {0}")]
     Socket(#[from] axum::Error),
-    #[error("a frame of {0} bytes is longer than {LARGEST_FRAME}")]
+    #[error("a frame of {0} bytes is longer than {MAX_FRAME_BYTES}")]
     TooLong(usize),
     #[error("this does not begin as WhatsApp Web does")]
-    Header,
+    InvalidHeader,
 }
 
 /// A socket that gives and takes frames.
-pub struct Frames {
+pub struct FrameSocket {
     socket: WebSocket,
     buffer: BytesMut,
-    greeted: bool,
+    header_skipped: bool,
 }
 
-impl Frames {
+impl FrameSocket {
     pub fn new(socket: WebSocket) -> Self {
-        Self { socket, buffer: BytesMut::new(), greeted: false }
+        Self { socket, buffer: BytesMut::new(), header_skipped: false }
     }
 
     /// The next frame. Can be cancelled: what has arrived stays.
     pub async fn next(&mut self) -> Result<BytesMut, Error> {
         loop {
-            if let Some(frame) = self.split()? {
+            if let Some(frame) = self.split_frame()? {
                 return Ok(frame);
             }
             match self.socket.recv().await {
                 Some(Ok(Message::Binary(bytes))) => self.buffer.extend_from_slice(&bytes),
-                Some(Ok(Message::Close(_))) | None => return Err(Error::HungUp),
+                Some(Ok(Message::Close(_))) | None => return Err(Error::Closed),
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(error.into()),
             }
         }
     }
 
-    fn split(&mut self) -> Result<Option<BytesMut>, Error> {
-        if !self.greeted && !self.skip_header()? {
+    fn split_frame(&mut self) -> Result<Option<BytesMut>, Error> {
+        if !self.header_skipped && !self.skip_header()? {
             return Ok(None);
         }
         let [high, middle, low, ..] = self.buffer[..] else { return Ok(None) };
         let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
-        if length > LARGEST_FRAME {
+        if length > MAX_FRAME_BYTES {
             return Err(Error::TooLong(length));
         }
         if self.buffer.len() < 3 + length {
@@ -73,25 +73,25 @@ impl Frames {
 
     /// Takes the header off; false when it has not arrived whole.
     fn skip_header(&mut self) -> Result<bool, Error> {
-        if let Some(routed) = self.buffer.strip_prefix(ROUTING) {
+        if let Some(routed) = self.buffer.strip_prefix(ROUTING_HEADER) {
             let [high, middle, low, ..] = routed[..] else { return Ok(false) };
             let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
-            if length > LARGEST_FRAME {
+            if length > MAX_FRAME_BYTES {
                 return Err(Error::TooLong(length));
             }
             if routed.len() < 3 + length {
                 return Ok(false);
             }
-            self.buffer.advance(ROUTING.len() + 3 + length);
+            self.buffer.advance(ROUTING_HEADER.len() + 3 + length);
         }
         if self.buffer.len() < WA_CONN_HEADER.len() {
             return Ok(false);
         }
         if !self.buffer.starts_with(&WA_CONN_HEADER) {
-            return Err(Error::Header);
+            return Err(Error::InvalidHeader);
         }
         self.buffer.advance(WA_CONN_HEADER.len());
-        self.greeted = true;
+        self.header_skipped = true;
         Ok(true)
     }
 

@@ -12,21 +12,21 @@ use tokio_util::sync::DropGuard;
 use url::Url;
 
 use crate::accounts::{AccountId, DeviceId};
-use crate::faults::Rule;
+use crate::faults::FaultRule;
 use crate::groups::{self, Group, Role};
-use crate::hub::LinkId;
-use crate::journal::Entry;
-use crate::login::{conflict, stream_error};
+use crate::journal::JournaledMessage;
+use crate::login::{conflict_error, stream_error};
 use crate::phone::Phone;
-use crate::shared::Shared;
-use crate::stats::Moment;
-use crate::{Error, Options, Result, membership, server};
+use crate::registry::ConnectionId;
+use crate::server_state::ServerState;
+use crate::stats::ConnectionRecord;
+use crate::{Error, Options, Result, group_members, server};
 use relevo_clock::Clock;
 
 /// How a connection is ended from outside.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Ejection {
+pub enum Disconnection {
     /// Without a word.
     #[default]
     Cut,
@@ -48,12 +48,12 @@ impl WebServer {
     pub fn start(listener: TcpListener, clock: Clock, options: Options) -> Result<WebHandle> {
         let address = listener.local_addr()?;
         if !address.ip().is_loopback() {
-            return Err(Error::Remote(address));
+            return Err(Error::NotLoopback(address));
         }
         if options.max_connections == 0 {
-            return Err(Error::Empty);
+            return Err(Error::ZeroConnections);
         }
-        let shared = Arc::new(Shared::new(&options, clock, address));
+        let shared = Arc::new(ServerState::new(&options, clock, address));
         let stops = Arc::new(shared.closing.clone().drop_guard());
         tokio::spawn(server::run(listener, Arc::clone(&shared)));
         Ok(WebHandle { shared, _stops: stops })
@@ -63,7 +63,7 @@ impl WebServer {
 /// Holds the server. Cheap to clone; the server stops when the last clone is dropped.
 #[derive(Debug, Clone)]
 pub struct WebHandle {
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
     _stops: Arc<DropGuard>,
 }
 
@@ -87,25 +87,30 @@ impl WebHandle {
         Self::create_group_in(&self.shared, subject, owner, members)
     }
 
-    pub(super) fn create_group_in(shared: &Shared, subject: &str, owner: &Phone, members: &[&Phone]) -> Jid {
+    pub(super) fn create_group_in(
+        shared: &ServerState,
+        subject: &str,
+        owner: &Phone,
+        members: &[&Phone],
+    ) -> Jid {
         let members: Vec<AccountId> = members.iter().map(|member| member.account()).collect();
         let group = Group::new(subject, owner.account(), &members, shared.seconds());
-        groups::insert(&mut shared.hub(), group)
+        groups::insert_group(&mut shared.registry(), group)
     }
 
     /// Takes a member into a group, or gives one another role; the group's members hear of it. False when there is
     /// no such group.
-    pub fn admit(&self, group: &Jid, member: &Phone, role: Role) -> bool {
-        membership::admit(&self.shared, group, member.account(), role)
+    pub fn add_group_member(&self, group: &Jid, member: &Phone, role: Role) -> bool {
+        group_members::add_member(&self.shared, group, member.account(), role)
     }
 
     /// Takes a member out of a group; the others hear of it. False when it was not in it.
-    pub fn dismiss(&self, group: &Jid, member: &Phone) -> bool {
-        membership::dismiss(&self.shared, group, member.account())
+    pub fn remove_group_member(&self, group: &Jid, member: &Phone) -> bool {
+        group_members::remove_member(&self.shared, group, member.account())
     }
 
     /// Arms a fault; `None` when there are too many.
-    pub fn arm(&self, rule: Rule) -> Option<u64> {
+    pub fn arm(&self, rule: FaultRule) -> Option<u64> {
         self.shared.faults.arm(rule)
     }
 
@@ -115,13 +120,13 @@ impl WebHandle {
     }
 
     /// How often the rule with this id has struck.
-    pub fn struck(&self, id: u64) -> u32 {
-        self.shared.faults.struck(id)
+    pub fn trigger_count(&self, id: u64) -> u32 {
+        self.shared.faults.trigger_count(id)
     }
 
     /// Ends the connections of an account's device, or of all its devices. Says how many that were.
-    pub fn eject(&self, phone: &Phone, device: Option<u16>, how: Ejection) -> usize {
-        self.shared.eject(phone.account(), device, how)
+    pub fn disconnect(&self, phone: &Phone, device: Option<u16>, how: Disconnection) -> usize {
+        self.shared.disconnect(phone.account(), device, how)
     }
 
     /// Makes connections deaf and dumb, or lets them hear again; their sockets stay open. Says how many that were.
@@ -135,23 +140,23 @@ impl WebHandle {
     }
 
     /// Takes a new Noise key: clients that remember the old one must fall back to a full handshake.
-    pub fn renew_noise_key(&self) {
-        self.shared.renew_identity();
+    pub fn rotate_noise_key(&self) {
+        self.shared.rotate_identity();
     }
 
     /// The accepted messages, oldest first.
-    pub fn journal(&self) -> Vec<Entry> {
+    pub fn journal(&self) -> Vec<JournaledMessage> {
         self.shared.journal.all()
     }
 
     /// The newest message with this id.
-    pub fn entry(&self, id: &str) -> Option<Entry> {
+    pub fn journal_entry(&self, id: &str) -> Option<JournaledMessage> {
         self.shared.journal.find(id)
     }
 
     /// What happened to connections, oldest first.
-    pub fn connections(&self) -> Vec<Moment> {
-        self.shared.stats.moments()
+    pub fn connection_records(&self) -> Vec<ConnectionRecord> {
+        self.shared.stats.connection_records()
     }
 
     /// How many logins succeeded so far.
@@ -165,18 +170,18 @@ impl WebHandle {
     }
 
     /// How many devices are logged in and receive.
-    pub fn online(&self) -> usize {
-        self.shared.hub().online()
+    pub fn online_count(&self) -> usize {
+        self.shared.registry().online_count()
     }
 
     /// Whether an account's device is logged in and receives.
     pub fn is_online(&self, phone: &Phone, device: u16) -> bool {
-        self.shared.hub().is_online(DeviceId { account: phone.account(), number: device })
+        self.shared.registry().is_online(DeviceId { account: phone.account(), number: device })
     }
 
     /// How many stanzas wait for a device, or were sent to it and not acknowledged.
-    pub fn waiting(&self, phone: &Phone, device: u16) -> usize {
-        let hub = self.shared.hub();
+    pub fn queue_len(&self, phone: &Phone, device: u16) -> usize {
+        let hub = self.shared.registry();
         let device = hub.directory.device(DeviceId { account: phone.account(), number: device });
         device.map_or(0, |device| device.queue.len())
     }
@@ -187,7 +192,7 @@ impl WebHandle {
     }
 
     /// Waits until a condition on this handle holds. It is asked after every change.
-    pub async fn until(&self, mut condition: impl FnMut(&Self) -> bool) {
+    pub async fn wait_until(&self, mut condition: impl FnMut(&Self) -> bool) {
         loop {
             // Listens before it looks, so that no change goes unnoticed in between.
             let changed = self.shared.changed.notified();
@@ -201,30 +206,30 @@ impl WebHandle {
     }
 }
 
-impl Shared {
-    fn links_of(&self, account: AccountId, device: Option<u16>) -> Vec<LinkId> {
-        let hub = self.hub();
+impl ServerState {
+    fn connections_of(&self, account: AccountId, device: Option<u16>) -> Vec<ConnectionId> {
+        let hub = self.registry();
         let devices = hub.directory.account(account).devices.iter();
         let wanted = devices.filter(|(number, _)| device.is_none_or(|device| device == **number));
-        wanted.filter_map(|(_, device)| device.link).collect()
+        wanted.filter_map(|(_, device)| device.connection).collect()
     }
 
-    pub(super) fn eject(&self, account: AccountId, device: Option<u16>, how: Ejection) -> usize {
-        let links = self.links_of(account, device);
-        let mut hub = self.hub();
+    pub(super) fn disconnect(&self, account: AccountId, device: Option<u16>, how: Disconnection) -> usize {
+        let links = self.connections_of(account, device);
+        let mut hub = self.registry();
         for link in &links {
             match how {
-                Ejection::Cut => hub.cut(*link),
-                Ejection::Replaced => hub.close(*link, Some(conflict("replaced"))),
-                Ejection::Error(code) => hub.close(*link, Some(stream_error(code))),
+                Disconnection::Cut => hub.cut(*link),
+                Disconnection::Replaced => hub.close(*link, Some(conflict_error("replaced"))),
+                Disconnection::Error(code) => hub.close(*link, Some(stream_error(code))),
             }
         }
         links.len()
     }
 
     pub(super) fn mute(&self, account: AccountId, device: Option<u16>, muted: bool) -> usize {
-        let links = self.links_of(account, device);
-        let mut hub = self.hub();
+        let links = self.connections_of(account, device);
+        let mut hub = self.registry();
         for link in &links {
             hub.mute(*link, muted);
         }
@@ -232,7 +237,7 @@ impl Shared {
     }
 
     pub(super) fn restart(&self, rest: Duration) {
-        self.rest_for(rest);
-        self.hub().cut_all();
+        self.set_unavailable_for(rest);
+        self.registry().cut_all();
     }
 }

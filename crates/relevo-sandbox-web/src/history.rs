@@ -18,7 +18,7 @@ use crate::media;
 use crate::phone::{Error, Phone, Result};
 
 /// The longest block that zlib stores without compressing. Source: RFC 1951, 3.2.4.
-const STORED_BLOCK: usize = 0xffff;
+const MAX_STORED_BLOCK_BYTES: usize = 0xffff;
 
 impl Phone {
     /// Gives a linked device texts of the past, each from the user of its chat: uploaded as a file, and announced
@@ -39,7 +39,7 @@ impl Phone {
             ..Default::default()
         };
         let failed = |error: &dyn std::fmt::Display| Error::Media(error.to_string());
-        let sealed = encrypt_media(&zlib(&history.encode_to_vec()), MediaType::History)
+        let sealed = encrypt_media(&zlib_stored(&history.encode_to_vec()), MediaType::History)
             .map_err(|error| failed(&error))?;
         let path = media::direct_path(MediaType::History.mms_type(), &media::token(&sealed.file_enc_sha256));
         let length = sealed.data_to_upload.len() as u64;
@@ -65,7 +65,7 @@ impl Phone {
         let message = Message { protocol_message: MessageField::some(protocol), ..Default::default() };
         let to = DeviceId { account: self.account(), number: device };
         let stanza = self.peer_message(&shared, to, &message)?;
-        self.transmit(&shared, stanza);
+        self.send_stanza(&shared, stanza);
         Ok(())
     }
 }
@@ -91,9 +91,9 @@ fn conversation(chat: &Jid, number: usize, text: &str, seconds: u64) -> Conversa
 }
 
 /// A zlib stream that stores without compressing. Source: RFC 1950 and 1951.
-fn zlib(plain: &[u8]) -> Vec<u8> {
+fn zlib_stored(plain: &[u8]) -> Vec<u8> {
     let mut stream = vec![0x78, 0x01];
-    let blocks = plain.chunks(STORED_BLOCK);
+    let blocks = plain.chunks(MAX_STORED_BLOCK_BYTES);
     let last = blocks.len().saturating_sub(1);
     for (n, block) in blocks.enumerate() {
         let length = u16::try_from(block.len()).unwrap_or(u16::MAX);

@@ -10,7 +10,7 @@ use relevo_domain::Timestamp;
 
 /// A message that reached the server.
 #[derive(Debug, Clone, Serialize)]
-pub struct Entry {
+pub struct JournaledMessage {
     /// Its place among all that are journaled, from 1 on.
     pub seq: u64,
     pub id: String,
@@ -35,7 +35,7 @@ pub struct Entry {
 
 /// A message stanza as it arrives.
 #[derive(Debug, Clone, Copy)]
-pub struct Arrival<'a> {
+pub struct MessageArrival<'a> {
     pub sender: DeviceId,
     pub id: &'a str,
     pub from: &'a str,
@@ -48,8 +48,8 @@ pub struct Arrival<'a> {
 #[derive(Debug, Default)]
 struct Inner {
     /// Entries that are no longer kept.
-    forgotten: u64,
-    kept: VecDeque<(DeviceId, Entry)>,
+    evicted: u64,
+    entries: VecDeque<(DeviceId, JournaledMessage)>,
     by_id: HashMap<(DeviceId, Box<str>), u64>,
 }
 
@@ -57,12 +57,12 @@ struct Inner {
 #[derive(Debug)]
 pub struct Journal {
     inner: Mutex<Inner>,
-    keep: usize,
+    max_entries: usize,
 }
 
 impl Journal {
     pub fn new(keep: usize) -> Self {
-        Self { inner: Mutex::default(), keep: keep.max(1) }
+        Self { inner: Mutex::default(), max_entries: keep.max(1) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -70,7 +70,7 @@ impl Journal {
     }
 
     /// Notes that a message arrived, for the first time or again.
-    pub fn received(&self, arrival: Arrival<'_>, refused: Option<u16>) {
+    pub fn record_received(&self, arrival: MessageArrival<'_>, refused: Option<u16>) {
         let mut inner = self.lock();
         let key = (arrival.sender, Box::from(arrival.id));
         if let Some(seq) = inner.by_id.get(&key).copied()
@@ -80,17 +80,17 @@ impl Journal {
             entry.refused = refused;
             return;
         }
-        if inner.kept.len() >= self.keep
-            && let Some((sender, oldest)) = inner.kept.pop_front()
+        if inner.entries.len() >= self.max_entries
+            && let Some((sender, oldest)) = inner.entries.pop_front()
         {
             inner.by_id.remove(&(sender, oldest.id.into()));
-            inner.forgotten += 1;
+            inner.evicted += 1;
         }
-        let seq = inner.forgotten + inner.kept.len() as u64 + 1;
+        let seq = inner.evicted + inner.entries.len() as u64 + 1;
         inner.by_id.insert(key, seq);
-        inner.kept.push_back((
+        inner.entries.push_back((
             arrival.sender,
-            Entry {
+            JournaledMessage {
                 seq,
                 id: arrival.id.to_owned(),
                 from: arrival.from.to_owned(),
@@ -107,7 +107,7 @@ impl Journal {
     }
 
     /// Notes that a message goes to a device; false when it went there before.
-    pub fn goes_to(&self, sender: DeviceId, id: &str, device: DeviceId) -> bool {
+    pub fn record_delivery(&self, sender: DeviceId, id: &str, device: DeviceId) -> bool {
         let mut inner = self.lock();
         let Some(seq) = inner.by_id.get(&(sender, Box::from(id))).copied() else { return true };
         let Some(entry) = inner.entry(seq) else { return true };
@@ -120,32 +120,32 @@ impl Journal {
     }
 
     /// Entries after the sequence number `after`, oldest first, at most `limit` of them.
-    pub fn page(&self, after: u64, limit: usize) -> Vec<Entry> {
+    pub fn page(&self, after: u64, limit: usize) -> Vec<JournaledMessage> {
         let inner = self.lock();
-        let skip = usize::try_from(after.saturating_sub(inner.forgotten)).unwrap_or(usize::MAX);
-        inner.kept.iter().skip(skip).take(limit).map(|(_, entry)| entry.clone()).collect()
+        let skip = usize::try_from(after.saturating_sub(inner.evicted)).unwrap_or(usize::MAX);
+        inner.entries.iter().skip(skip).take(limit).map(|(_, entry)| entry.clone()).collect()
     }
 
     /// All kept entries, oldest first.
-    pub fn all(&self) -> Vec<Entry> {
+    pub fn all(&self) -> Vec<JournaledMessage> {
         self.page(0, usize::MAX)
     }
 
     /// The newest kept entry with this id, whoever sent it.
-    pub fn find(&self, id: &str) -> Option<Entry> {
-        self.lock().kept.iter().rev().find(|(_, entry)| entry.id == id).map(|(_, entry)| entry.clone())
+    pub fn find(&self, id: &str) -> Option<JournaledMessage> {
+        self.lock().entries.iter().rev().find(|(_, entry)| entry.id == id).map(|(_, entry)| entry.clone())
     }
 
     /// How many messages were accepted in all, those that are no longer kept among them.
-    pub fn count(&self) -> u64 {
+    pub fn accepted_count(&self) -> u64 {
         let inner = self.lock();
-        inner.forgotten + inner.kept.iter().filter(|(_, entry)| entry.refused.is_none()).count() as u64
+        inner.evicted + inner.entries.iter().filter(|(_, entry)| entry.refused.is_none()).count() as u64
     }
 }
 
 impl Inner {
-    fn entry(&mut self, seq: u64) -> Option<&mut Entry> {
-        let index = usize::try_from(seq.checked_sub(self.forgotten + 1)?).ok()?;
-        self.kept.get_mut(index).map(|(_, entry)| entry)
+    fn entry(&mut self, seq: u64) -> Option<&mut JournaledMessage> {
+        let index = usize::try_from(seq.checked_sub(self.evicted + 1)?).ok()?;
+        self.entries.get_mut(index).map(|(_, entry)| entry)
     }
 }

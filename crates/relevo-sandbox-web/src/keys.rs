@@ -7,59 +7,59 @@ use relevo_linked_device::client::wacore_binary::builder::NodeBuilder;
 use relevo_linked_device::client::wacore_binary::node::Node;
 use relevo_linked_device::client::waproto::whatsapp::client_payload::DevicePairingRegistrationData;
 
-use crate::stanza::{child_bytes, children, leaf, number};
+use crate::stanza::{bytes_node, child_bytes, children, parse_be_u32};
 
 /// One-time keys that are kept for a device. Clients publish 812 at once; a server of many idle devices keeps
 /// fewer and asks for more.
-pub const ONE_TIME_KEPT: usize = 128;
+pub const MAX_ONE_TIME_PRE_KEYS: usize = 128;
 
 /// With fewer one-time keys than this a device is asked for more.
-pub const ONE_TIME_LOW: usize = 10;
+pub const LOW_ONE_TIME_PRE_KEYS: usize = 10;
 
 /// The type of all keys here. Source: libsignal, Curve25519.
-const CURVE: u8 = 5;
+const CURVE25519_TYPE: u8 = 5;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SignedKey {
+pub struct SignedPreKey {
     pub id: u32,
     pub key: [u8; 32],
     pub signature: Vec<u8>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OneTimeKey {
+pub struct OneTimePreKey {
     pub id: u32,
     pub key: [u8; 32],
 }
 
 /// What a linked device has published.
 #[derive(Debug)]
-pub struct Keys {
+pub struct DeviceKeys {
     pub registration: u32,
     pub identity: [u8; 32],
-    pub signed: SignedKey,
-    pub one_time: VecDeque<OneTimeKey>,
+    pub signed: SignedPreKey,
+    pub one_time: VecDeque<OneTimePreKey>,
 }
 
 /// What somebody gets who wants to open a session with one device.
 #[derive(Debug, Clone)]
-pub struct Bundle {
+pub struct DeviceKeyBundle {
     pub registration: u32,
     pub identity: [u8; 32],
-    pub signed: SignedKey,
-    pub one_time: Option<OneTimeKey>,
+    pub signed: SignedPreKey,
+    pub one_time: Option<OneTimePreKey>,
 }
 
-impl Keys {
+impl DeviceKeys {
     /// The keys with which a device introduces itself while pairing.
-    pub fn registered(data: &DevicePairingRegistrationData) -> Option<Self> {
-        let signed = SignedKey {
-            id: number(data.e_skey_id.as_deref()?)?,
+    pub fn from_registration(data: &DevicePairingRegistrationData) -> Option<Self> {
+        let signed = SignedPreKey {
+            id: parse_be_u32(data.e_skey_id.as_deref()?)?,
             key: data.e_skey_val.as_deref()?.try_into().ok()?,
             signature: data.e_skey_sig.clone()?,
         };
         Some(Self {
-            registration: number(data.e_regid.as_deref()?)?,
+            registration: parse_be_u32(data.e_regid.as_deref()?)?,
             identity: data.e_ident.as_deref()?.try_into().ok()?,
             signed,
             one_time: VecDeque::new(),
@@ -69,21 +69,21 @@ impl Keys {
     /// Takes in what `<iq xmlns="encrypt" type="set">` publishes.
     pub fn publish(&mut self, query: &Node) -> Option<()> {
         if let Some(signed) = query.get_optional_child("skey") {
-            self.signed = signed_key(signed)?;
+            self.signed = parse_signed_pre_key(signed)?;
         }
         let list = query.get_optional_child("list").map(children).unwrap_or_default();
-        let fresh = list.iter().map(one_time_key).collect::<Option<Vec<_>>>()?;
+        let fresh = list.iter().map(parse_one_time_pre_key).collect::<Option<Vec<_>>>()?;
         // Keys that were published twice are handed out once.
         self.one_time.retain(|kept| fresh.iter().all(|key| key.id != kept.id));
         self.one_time.extend(fresh);
-        let surplus = self.one_time.len().saturating_sub(ONE_TIME_KEPT);
+        let surplus = self.one_time.len().saturating_sub(MAX_ONE_TIME_PRE_KEYS);
         self.one_time.drain(..surplus);
         Some(())
     }
 
     /// Hands out a one-time key, which is then gone.
-    pub fn bundle(&mut self) -> Bundle {
-        Bundle {
+    pub fn take_bundle(&mut self) -> DeviceKeyBundle {
+        DeviceKeyBundle {
             registration: self.registration,
             identity: self.identity,
             signed: self.signed.clone(),
@@ -92,41 +92,43 @@ impl Keys {
     }
 }
 
-impl Bundle {
+impl DeviceKeyBundle {
     /// `<user>` in the answer to a query for keys; linked devices add how they prove themselves.
     pub fn into_node(self, jid: Jid, device_identity: Option<Vec<u8>>) -> Node {
-        let SignedKey { id, key, signature } = self.signed;
+        let SignedPreKey { id, key, signature } = self.signed;
         let mut parts = vec![
-            leaf("registration", self.registration.to_be_bytes()),
-            leaf("type", [CURVE]),
-            leaf("identity", self.identity),
+            bytes_node("registration", self.registration.to_be_bytes()),
+            bytes_node("type", [CURVE25519_TYPE]),
+            bytes_node("identity", self.identity),
             key_node("skey", id, &key, Some(signature)),
         ];
         parts.extend(self.one_time.map(|key| key_node("key", key.id, &key.key, None)));
-        parts.extend(device_identity.map(|identity| leaf("device-identity", identity)));
+        parts.extend(device_identity.map(|identity| bytes_node("device-identity", identity)));
         NodeBuilder::new("user").attr("jid", jid).children(parts).build()
     }
 }
 
 fn key_node(tag: &'static str, id: u32, key: &[u8; 32], signature: Option<Vec<u8>>) -> Node {
     // Ids have three bytes.
-    let mut parts =
-        vec![leaf("id", id.to_be_bytes().into_iter().skip(1).collect::<Vec<_>>()), leaf("value", *key)];
-    parts.extend(signature.map(|signature| leaf("signature", signature)));
+    let mut parts = vec![
+        bytes_node("id", id.to_be_bytes().into_iter().skip(1).collect::<Vec<_>>()),
+        bytes_node("value", *key),
+    ];
+    parts.extend(signature.map(|signature| bytes_node("signature", signature)));
     NodeBuilder::new(tag).children(parts).build()
 }
 
-pub fn signed_key(node: &Node) -> Option<SignedKey> {
-    Some(SignedKey {
-        id: number(child_bytes(node, "id")?)?,
+pub fn parse_signed_pre_key(node: &Node) -> Option<SignedPreKey> {
+    Some(SignedPreKey {
+        id: parse_be_u32(child_bytes(node, "id")?)?,
         key: child_bytes(node, "value")?.try_into().ok()?,
         signature: child_bytes(node, "signature")?.to_vec(),
     })
 }
 
-pub fn one_time_key(node: &Node) -> Option<OneTimeKey> {
-    Some(OneTimeKey {
-        id: number(child_bytes(node, "id")?)?,
+pub fn parse_one_time_pre_key(node: &Node) -> Option<OneTimePreKey> {
+    Some(OneTimePreKey {
+        id: parse_be_u32(child_bytes(node, "id")?)?,
         key: child_bytes(node, "value")?.try_into().ok()?,
     })
 }

@@ -17,40 +17,40 @@
 //! Its certificates are signed by nobody. It listens on loopback alone, and exists only in builds with the feature
 //! `linked-sandbox`, whose clients believe it and speak to this machine alone.
 
+mod account_signature;
 mod accounts;
+mod app_state;
 mod control;
+mod device_list;
 mod faults;
 mod frames;
+mod group_members;
 mod groups;
 mod handle;
 mod history;
-mod hub;
-mod inbox;
 mod iq;
 mod journal;
 mod keys;
 mod link_code;
 mod login;
 mod media;
-mod membership;
 mod noise;
 mod pairing;
 mod phone;
+mod phone_events;
+mod phone_receive;
+mod phone_send;
 mod queue;
-mod ratchets;
-mod reading;
 mod receipts;
+mod registry;
 mod routing;
 mod server;
-mod settings;
-mod shared;
+mod server_state;
+mod signal;
 mod socket;
 mod stanza;
 mod stats;
-mod topology;
 mod usync;
-mod vouching;
-mod writing;
 
 #[cfg(test)]
 mod tests;
@@ -59,14 +59,14 @@ use std::net::SocketAddr;
 
 use relevo_domain::ErrorKind;
 
-pub use faults::{Fault, Match, Rule};
+pub use faults::{DeviceMatch, Fault, FaultRule};
 pub use groups::Role;
-pub use handle::{Ejection, WebHandle, WebServer};
-pub use inbox::{Received, Seen};
-pub use journal::Entry;
+pub use handle::{Disconnection, WebHandle, WebServer};
+pub use journal::JournaledMessage;
 pub use pairing::Error as PairingError;
-pub use phone::{Error as PhoneError, Phone, Watch};
-pub use stats::{Moment, Turn};
+pub use phone::{Error as PhoneError, Phone, PhoneEventStream};
+pub use phone_events::{PhoneEvent, PhoneMessage};
+pub use stats::{ConnectionRecord, ConnectionTransition};
 
 /// How the server behaves.
 #[derive(Debug, Clone)]
@@ -91,17 +91,17 @@ pub enum Error {
     #[error(
         "the sandbox's WhatsApp Web will not listen on {0}: it is for this machine alone. Use a loopback address"
     )]
-    Remote(SocketAddr),
+    NotLoopback(SocketAddr),
     #[error("the listener has no address: {0}")]
     Listener(#[from] std::io::Error),
     #[error("max_connections must be at least 1")]
-    Empty,
+    ZeroConnections,
 }
 
 impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Remote(_) | Self::Empty => ErrorKind::Invalid,
+            Self::NotLoopback(_) | Self::ZeroConnections => ErrorKind::Invalid,
             Self::Listener(_) => ErrorKind::Unavailable,
         }
     }

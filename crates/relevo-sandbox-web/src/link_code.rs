@@ -12,77 +12,89 @@ use relevo_linked_device::client::wacore_binary::builder::NodeBuilder;
 use relevo_linked_device::client::wacore_binary::node::Node;
 
 use crate::accounts::is_phone_number;
-use crate::hub::LinkId;
-use crate::inbox::Seen;
 use crate::pairing::{self, CodeRequest, Error};
 use crate::phone::{self, Phone};
-use crate::shared::Shared;
-use crate::stanza::{attr, child_bytes, error, jid, leaf, result};
+use crate::phone_events::PhoneEvent;
+use crate::registry::ConnectionId;
+use crate::server_state::ServerState;
+use crate::stanza::{attr, bytes_node, child_bytes, error_iq, jid_attr, result_iq};
 
 /// Names of both halves of the derivation. Source: the client's `wacore::pair_code`.
-const BUNDLE_KEY: &[u8] = b"link_code_pairing_key_bundle_encryption_key";
-const SECRET: &[u8] = b"adv_secret";
+const BUNDLE_KEY_INFO: &[u8] = b"link_code_pairing_key_bundle_encryption_key";
+const ADV_SECRET_INFO: &[u8] = b"adv_secret";
 
 /// A typed code, until the device has answered it.
-pub struct Typed {
+pub struct EnteredCode {
     reference: Vec<u8>,
-    ours: KeyPair,
-    theirs: PublicKey,
+    own_key_pair: KeyPair,
+    companion_key: PublicKey,
 }
 
 /// Answers both queries of a device that wants to be linked by a code.
-pub fn answer(shared: &Arc<Shared>, link: LinkId, query: &Node) -> Option<Node> {
+pub fn answer(shared: &Arc<ServerState>, link: ConnectionId, query: &Node) -> Option<Node> {
     let Some(asked) = query.get_optional_child("link_code_companion_reg") else {
-        return Some(error(query, 400, "bad-request"));
+        return Some(error_iq(query, 400, "bad-request"));
     };
-    let Some(number) = jid(asked, "jid").map(|jid| jid.user.to_string()).filter(|user| is_phone_number(user))
+    let Some(number) =
+        jid_attr(asked, "jid").map(|jid| jid.user.to_string()).filter(|user| is_phone_number(user))
     else {
-        return Some(error(query, 400, "bad-request"));
+        return Some(error_iq(query, 400, "bad-request"));
     };
     match attr(asked, "stage").as_ref() {
-        "companion_hello" => Some(hello(shared, link, &number, query, asked)),
+        "companion_hello" => Some(companion_hello(shared, link, &number, query, asked)),
         "companion_finish" => {
-            shared.hub().reply(link, result(query, []));
-            if let Err(error) = finish(shared, link, &number, asked) {
+            shared.registry().reply(link, result_iq(query, []));
+            if let Err(error) = companion_finish(shared, link, &number, asked) {
                 tracing::info!(%error, "a virtual phone does not link a device by its code");
             }
             None
         }
-        _ => Some(error(query, 400, "bad-request")),
+        _ => Some(error_iq(query, 400, "bad-request")),
     }
 }
 
-fn hello(shared: &Arc<Shared>, link: LinkId, number: &str, query: &Node, asked: &Node) -> Node {
+fn companion_hello(
+    shared: &Arc<ServerState>,
+    link: ConnectionId,
+    number: &str,
+    query: &Node,
+    asked: &Node,
+) -> Node {
     let Some(wrapped) = child_bytes(asked, "link_code_pairing_wrapped_companion_ephemeral_pub") else {
-        return error(query, 400, "bad-request");
+        return error_iq(query, 400, "bad-request");
     };
     let reference = rand::random::<[u8; 16]>().to_vec();
-    let request = CodeRequest { link, reference: reference.clone(), wrapped: wrapped.to_vec() };
+    let request = CodeRequest { connection: link, reference: reference.clone(), wrapped: wrapped.to_vec() };
     let account = shared.account(number);
     let phone = {
-        let mut hub = shared.hub();
-        hub.codes.insert(number.into(), request);
+        let mut hub = shared.registry();
+        hub.code_requests.insert(number.into(), request);
         Arc::clone(&hub.directory.account(account).phone)
     };
-    phone.inbox.write(Seen::CodeWanted);
+    phone.event_log.write(PhoneEvent::PairingCodeRequested);
     let answer = NodeBuilder::new("link_code_companion_reg")
         .attr("stage", "companion_hello")
-        .children([leaf("link_code_pairing_ref", reference)]);
-    result(query, [answer.build()])
+        .children([bytes_node("link_code_pairing_ref", reference)]);
+    result_iq(query, [answer.build()])
 }
 
-fn finish(shared: &Arc<Shared>, link: LinkId, number: &str, asked: &Node) -> Result<(), Error> {
+fn companion_finish(
+    shared: &Arc<ServerState>,
+    link: ConnectionId,
+    number: &str,
+    asked: &Node,
+) -> Result<(), Error> {
     let missing = || Error::Crypto("the device's answer is incomplete".into());
     let wrapped = child_bytes(asked, "link_code_pairing_wrapped_key_bundle").ok_or_else(missing)?;
     let reference = child_bytes(asked, "link_code_pairing_ref").ok_or_else(missing)?;
     let phone = {
-        let hub = shared.hub();
-        let account = hub.directory.find(number).ok_or(Error::NotAsked)?;
+        let hub = shared.registry();
+        let account = hub.directory.find(number).ok_or(Error::CodeNotRequested)?;
         Arc::clone(&hub.directory.account(account).phone)
     };
-    let typed = phone.state().typed.take().filter(|typed| typed.reference == reference);
-    let (identity, secret) = phone.open_key_bundle(&typed.ok_or(Error::NotAsked)?, wrapped)?;
-    pairing::vouch(shared, &phone, link, &identity, &secret)?;
+    let typed = phone.state().entered_code.take().filter(|typed| typed.reference == reference);
+    let (identity, secret) = phone.decrypt_key_bundle(&typed.ok_or(Error::CodeNotRequested)?, wrapped)?;
+    pairing::approve_device(shared, &phone, link, &identity, &secret)?;
     Ok(())
 }
 
@@ -94,14 +106,19 @@ impl Phone {
     ///
     /// # Errors
     /// When no device asked for it, or it has gone since.
-    pub async fn type_code(self: &Arc<Self>, code: &str) -> phone::Result<()> {
+    pub async fn enter_pairing_code(self: &Arc<Self>, code: &str) -> phone::Result<()> {
         let shared = self.server()?;
-        let request = shared.hub().codes.get(self.phone_number()).cloned().ok_or(Error::NotAsked)?;
+        let request = shared
+            .registry()
+            .code_requests
+            .get(self.phone_number())
+            .cloned()
+            .ok_or(Error::CodeNotRequested)?;
         let code: String =
             code.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_uppercase();
         let wrapped = request.wrapped.clone();
         let ours = KeyPair::generate(&mut rand::make_rng::<rand::rngs::StdRng>());
-        let own_key: [u8; 32] = raw(&ours.public_key)?;
+        let own_key: [u8; 32] = public_key_bytes(&ours.public_key)?;
         let derived = tokio::task::spawn_blocking(move || {
             let theirs = PairCodeUtils::decrypt_primary_ephemeral_pub(&wrapped, &code);
             theirs.map(|theirs| (theirs, PairCodeUtils::encrypt_ephemeral_pub(&own_key, &code)))
@@ -113,34 +130,39 @@ impl Phone {
         };
         let theirs = PublicKey::from_djb_public_key_bytes(&theirs)
             .map_err(|error| Error::Crypto(error.to_string()))?;
-        self.state().typed = Some(Typed { reference: request.reference.clone(), ours, theirs });
+        self.state().entered_code = Some(EnteredCode {
+            reference: request.reference.clone(),
+            own_key_pair: ours,
+            companion_key: theirs,
+        });
         let hello = NodeBuilder::new("link_code_companion_reg").attr("stage", "primary_hello").children([
-            leaf("link_code_pairing_wrapped_primary_ephemeral_pub", wrapped),
-            leaf("primary_identity_pub", raw(&self.key().public_key)?),
-            leaf("link_code_pairing_ref", request.reference),
+            bytes_node("link_code_pairing_wrapped_primary_ephemeral_pub", wrapped),
+            bytes_node("primary_identity_pub", public_key_bytes(&self.key().public_key)?),
+            bytes_node("link_code_pairing_ref", request.reference),
         ]);
-        let mut hub = shared.hub();
+        let mut hub = shared.registry();
         let seconds = shared.seconds();
         let notification = hub.notification("link_code_companion_reg", seconds, hello.build());
-        hub.reply(request.link, (*notification).clone());
+        hub.reply(request.connection, (*notification).clone());
         Ok(())
     }
 
     /// The device's identity, and the secret that is now shared with it.
-    fn open_key_bundle(&self, typed: &Typed, wrapped: &[u8]) -> Result<([u8; 32], [u8; 32]), Error> {
+    fn decrypt_key_bundle(&self, typed: &EnteredCode, wrapped: &[u8]) -> Result<([u8; 32], [u8; 32]), Error> {
         let failed = |what: &str| Error::Crypto(format!("the device's key bundle {what}"));
         let (salt, rest) = wrapped.split_first_chunk::<32>().ok_or_else(|| failed("is too short"))?;
         let (nonce, sealed) = rest.split_first_chunk::<12>().ok_or_else(|| failed("is too short"))?;
-        let agreed = typed.ours.private_key.calculate_agreement(&typed.theirs);
+        let agreed = typed.own_key_pair.private_key.calculate_agreement(&typed.companion_key);
         let agreed = agreed.map_err(|_| failed("has an impossible key"))?;
         let mut key = [0; 32];
-        hkdf_sha256_into(&agreed, Some(salt), BUNDLE_KEY, &mut key).map_err(|_| failed("derives no key"))?;
+        hkdf_sha256_into(&agreed, Some(salt), BUNDLE_KEY_INFO, &mut key)
+            .map_err(|_| failed("derives no key"))?;
         let mut bundle = Vec::new();
         aes_256_gcm_decrypt(&key, nonce, b"", sealed, &mut bundle)
             .map_err(|_| failed("does not open: the code was wrong"))?;
         let (identity, rest) = bundle.split_first_chunk::<32>().ok_or_else(|| failed("is too short"))?;
         let (own_identity, random) = rest.split_first_chunk::<32>().ok_or_else(|| failed("is too short"))?;
-        if *own_identity != raw(&self.key().public_key)? {
+        if *own_identity != public_key_bytes(&self.key().public_key)? {
             return Err(failed("is for another phone"));
         }
         let theirs =
@@ -148,12 +170,12 @@ impl Phone {
         let known = self.key().private_key.calculate_agreement(&theirs);
         let known = known.map_err(|_| failed("has an impossible key"))?;
         let mut secret = [0; 32];
-        hkdf_sha256_into(&[&agreed[..], &known, random].concat(), None, SECRET, &mut secret)
+        hkdf_sha256_into(&[&agreed[..], &known, random].concat(), None, ADV_SECRET_INFO, &mut secret)
             .map_err(|_| failed("derives no secret"))?;
         Ok((*identity, secret))
     }
 }
 
-fn raw(key: &PublicKey) -> Result<[u8; 32], Error> {
+fn public_key_bytes(key: &PublicKey) -> Result<[u8; 32], Error> {
     key.public_key_bytes().try_into().map_err(|_| Error::Crypto("a key has not 32 bytes".into()))
 }

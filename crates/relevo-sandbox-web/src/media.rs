@@ -13,10 +13,10 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::shared::Shared;
+use crate::server_state::ServerState;
 
 /// The largest file. Source: WhatsApp, documents of up to 2 GB; a sandbox keeps them in memory and takes less.
-pub const LARGEST_FILE: usize = 128 << 20;
+pub const MAX_FILE_BYTES: usize = 128 << 20;
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -27,12 +27,12 @@ struct Inner {
 
 /// The files, by their direct path. Bounded: the oldest make room.
 #[derive(Debug)]
-pub struct Media {
+pub struct EncryptedMediaStore {
     inner: Mutex<Inner>,
     limit: usize,
 }
 
-impl Media {
+impl EncryptedMediaStore {
     pub fn new(limit: usize) -> Self {
         Self { inner: Mutex::default(), limit }
     }
@@ -84,27 +84,27 @@ pub fn token(file_enc_sha256: &[u8]) -> String {
 }
 
 #[derive(Debug, Deserialize)]
-pub struct Upload {
+pub struct UploadQuery {
     /// Asks how much of the file is here already.
     resume: Option<String>,
 }
 
-fn located(shared: &Shared, path: &str) -> Value {
+fn location_json(shared: &ServerState, path: &str) -> Value {
     json!({ "url": format!("https://{}{path}", shared.address), "direct_path": path })
 }
 
 /// `POST /mms/{kind}/{token}`. Large files are asked for first (`resume=1`).
 pub async fn upload(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<ServerState>>,
     Path((kind, token)): Path<(String, String)>,
-    Query(upload): Query<Upload>,
+    Query(upload): Query<UploadQuery>,
     file: Bytes,
 ) -> Response {
     let path = direct_path(&kind, &token);
     if upload.resume.is_some() {
         return match shared.media.get(&path) {
             Some(_) => {
-                let mut answer = located(&shared, &path);
+                let mut answer = location_json(&shared, &path);
                 if let Value::Object(answer) = &mut answer {
                     answer.insert("resume".into(), "complete".into());
                 }
@@ -116,12 +116,12 @@ pub async fn upload(
     if !shared.media.put(&path, file) {
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     }
-    Json(located(&shared, &path)).into_response()
+    Json(location_json(&shared, &path)).into_response()
 }
 
 /// `GET /v/{kind}/{token}`.
 pub async fn download(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<ServerState>>,
     Path((kind, token)): Path<(String, String)>,
 ) -> Response {
     match shared.media.get(&direct_path(&kind, &token)) {

@@ -32,26 +32,26 @@ pub enum Error {
     #[error("a frame holds no stanza: {0}")]
     Stanza(#[from] BinaryError),
     #[error("the tunnel has carried all the frames it can")]
-    WornOut,
+    CounterExhausted,
 }
 
 /// Who the server says it is. Clients remember the key for Noise IK.
-pub struct Identity {
+pub struct ServerIdentity {
     key: KeyPair,
-    chain: Vec<u8>,
+    certificate_chain: Vec<u8>,
 }
 
-impl Identity {
+impl ServerIdentity {
     /// A new key with a chain of certificates that holds from long ago until far away.
     pub fn generate() -> Self {
         let key = KeyPair::generate(&mut rand::make_rng::<StdRng>());
-        let chain = certificates(key.public_key.public_key_bytes());
-        Self { key, chain }
+        let certificate_chain = certificate_chain(key.public_key.public_key_bytes());
+        Self { key, certificate_chain }
     }
 }
 
 /// A leaf for the server's key under an intermediate one, both unsigned. WhatsApp's root has the serial 0.
-fn certificates(server_key: &[u8]) -> Vec<u8> {
+fn certificate_chain(server_key: &[u8]) -> Vec<u8> {
     const NOT_BEFORE: u64 = 1_000_000_000;
     const NOT_AFTER: u64 = 4_000_000_000;
     let certificate = |serial, issuer_serial, key: Vec<u8>| {
@@ -73,33 +73,33 @@ fn certificates(server_key: &[u8]) -> Vec<u8> {
 }
 
 /// What the first message of a client leads to.
-pub enum Opening {
+pub enum HandshakeStep {
     /// IK: this answer completes it.
-    Complete { answer: Vec<u8>, tunnel: Tunnel, payload: Vec<u8> },
+    Complete { answer: Vec<u8>, tunnel: NoiseTransport, payload: Vec<u8> },
     /// XX or XXfallback: this answer, then the client's second message.
-    Half { answer: Vec<u8>, rest: Box<Finish> },
+    AwaitFinish { answer: Vec<u8>, rest: Box<PendingHandshake> },
 }
 
 /// Reads a client's first message.
-pub fn open(identity: &Identity, frame: &[u8]) -> Result<Opening, Error> {
+pub fn read_client_hello(identity: &ServerIdentity, frame: &[u8]) -> Result<HandshakeStep, Error> {
     let hello = HandshakeMessage::decode_from_slice(frame)?
         .client_hello
         .into_option()
         .ok_or(Error::Incomplete("a client hello"))?;
     let ephemeral = hello.ephemeral.clone().ok_or(Error::Incomplete("the client's ephemeral key"))?;
     if hello.r#static.is_none() || hello.payload.is_none() {
-        return half(identity, NOISE_PATTERN_XX, &ephemeral);
+        return respond_xx(identity, NOISE_PATTERN_XX, &ephemeral);
     }
-    match resume(identity, &ephemeral, &hello) {
+    match respond_ik(identity, &ephemeral, &hello) {
         Err(Error::Handshake(HandshakeError::Noise(NoiseError::Decrypt(_)))) => {
-            half(identity, NOISE_PATTERN_XXFALLBACK, &ephemeral)
+            respond_xx(identity, NOISE_PATTERN_XXFALLBACK, &ephemeral)
         }
         opened => opened,
     }
 }
 
 /// Noise IK: `-> e, es, s, ss` then `<- e, ee, se`.
-fn resume(identity: &Identity, theirs: &[u8], hello: &ClientHello) -> Result<Opening, Error> {
+fn respond_ik(identity: &ServerIdentity, theirs: &[u8], hello: &ClientHello) -> Result<HandshakeStep, Error> {
     let ours = KeyPair::generate(&mut rand::make_rng::<StdRng>());
     let mut noise = NoiseHandshake::new(NOISE_PATTERN_IK, &WA_CONN_HEADER)?;
     noise.authenticate(identity.key.public_key.public_key_bytes());
@@ -111,13 +111,13 @@ fn resume(identity: &Identity, theirs: &[u8], hello: &ClientHello) -> Result<Ope
     noise.authenticate(ours.public_key.public_key_bytes());
     noise.mix_shared_secret(ours.private_key.serialize(), theirs)?;
     noise.mix_shared_secret(ours.private_key.serialize(), &client_key)?;
-    let chain = noise.encrypt(&identity.chain)?;
+    let chain = noise.encrypt(&identity.certificate_chain)?;
     let answer = server_hello(&ours, None, chain);
-    Ok(Opening::Complete { answer, tunnel: Tunnel::new(noise)?, payload })
+    Ok(HandshakeStep::Complete { answer, tunnel: NoiseTransport::new(noise)?, payload })
 }
 
 /// Noise XX: `-> e` then `<- e, ee, s, es`. XXfallback takes the ephemeral key of the failed IK for its first.
-fn half(identity: &Identity, pattern: &str, theirs: &[u8]) -> Result<Opening, Error> {
+fn respond_xx(identity: &ServerIdentity, pattern: &str, theirs: &[u8]) -> Result<HandshakeStep, Error> {
     let ours = KeyPair::generate(&mut rand::make_rng::<StdRng>());
     let mut noise = NoiseHandshake::new(pattern, &WA_CONN_HEADER)?;
     noise.authenticate(theirs);
@@ -125,9 +125,9 @@ fn half(identity: &Identity, pattern: &str, theirs: &[u8]) -> Result<Opening, Er
     noise.mix_shared_secret(ours.private_key.serialize(), theirs)?;
     let server_key = noise.encrypt(identity.key.public_key.public_key_bytes())?;
     noise.mix_shared_secret(identity.key.private_key.serialize(), theirs)?;
-    let chain = noise.encrypt(&identity.chain)?;
+    let chain = noise.encrypt(&identity.certificate_chain)?;
     let answer = server_hello(&ours, Some(server_key), chain);
-    Ok(Opening::Half { answer, rest: Box::new(Finish { noise, ours }) })
+    Ok(HandshakeStep::AwaitFinish { answer, rest: Box::new(PendingHandshake { noise, own_key_pair: ours }) })
 }
 
 fn server_hello(ours: &KeyPair, server_key: Option<Vec<u8>>, chain: Vec<u8>) -> Vec<u8> {
@@ -141,34 +141,34 @@ fn server_hello(ours: &KeyPair, server_key: Option<Vec<u8>>, chain: Vec<u8>) -> 
 }
 
 /// A handshake that waits for the client's second message.
-pub struct Finish {
+pub struct PendingHandshake {
     noise: NoiseHandshake,
-    ours: KeyPair,
+    own_key_pair: KeyPair,
 }
 
-impl Finish {
+impl PendingHandshake {
     /// `-> s, se`: the tunnel, and the client's payload.
-    pub fn read(mut self, frame: &[u8]) -> Result<(Tunnel, Vec<u8>), Error> {
+    pub fn complete(mut self, frame: &[u8]) -> Result<(NoiseTransport, Vec<u8>), Error> {
         let finish = HandshakeMessage::decode_from_slice(frame)?
             .client_finish
             .into_option()
             .ok_or(Error::Incomplete("a client finish"))?;
         let client_key = self.noise.decrypt(finish.r#static.as_deref().unwrap_or_default())?;
-        self.noise.mix_shared_secret(self.ours.private_key.serialize(), &client_key)?;
+        self.noise.mix_shared_secret(self.own_key_pair.private_key.serialize(), &client_key)?;
         let payload = self.noise.decrypt(finish.payload.as_deref().unwrap_or_default())?;
-        Ok((Tunnel::new(self.noise)?, payload))
+        Ok((NoiseTransport::new(self.noise)?, payload))
     }
 }
 
 /// Both directions of an established tunnel.
-pub struct Tunnel {
+pub struct NoiseTransport {
     inward: NoiseCipher,
     outward: NoiseCipher,
     received: u32,
     sent: u32,
 }
 
-impl Tunnel {
+impl NoiseTransport {
     fn new(noise: NoiseHandshake) -> Result<Self, Error> {
         // What the client writes with is what we read with.
         let (inward, outward) = noise.finish()?;
@@ -178,14 +178,14 @@ impl Tunnel {
     /// The stanza in a frame.
     pub fn decrypt(&mut self, mut frame: BytesMut) -> Result<Node, Error> {
         self.inward.decrypt_in_place_with_counter(self.received, &mut frame)?;
-        self.received = self.received.checked_add(1).ok_or(Error::WornOut)?;
+        self.received = self.received.checked_add(1).ok_or(Error::CounterExhausted)?;
         let stanza = unpack(&frame)?;
         Ok(unmarshal_ref(&stanza)?.to_owned())
     }
 
     pub fn encrypt(&mut self, stanza: &Node) -> Result<Bytes, Error> {
         let frame = self.outward.encrypt_with_counter(self.sent, &marshal(stanza)?)?;
-        self.sent = self.sent.checked_add(1).ok_or(Error::WornOut)?;
+        self.sent = self.sent.checked_add(1).ok_or(Error::CounterExhausted)?;
         Ok(frame.into())
     }
 }

@@ -10,17 +10,17 @@ use relevo_linked_device::client::wacore_binary::Jid;
 use relevo_linked_device::client::wacore_binary::node::Node;
 use relevo_linked_device::client::waproto::whatsapp::Message;
 
-use crate::accounts::{AccountId, DeviceId, Naming};
-use crate::inbox::{Inbox, Received, Seen};
-use crate::keys::Bundle;
-use crate::link_code::Typed;
+use crate::accounts::{AccountId, AddressingMode, DeviceId};
+use crate::keys::DeviceKeyBundle;
+use crate::link_code::EnteredCode;
 use crate::pairing;
-use crate::ratchets::{self, Ratchets};
+use crate::phone_events::{PhoneEvent, PhoneEventLog, PhoneMessage};
 use crate::routing;
-use crate::shared::Shared;
+use crate::server_state::ServerState;
+use crate::signal::{self, SignalState};
 
 /// Sent messages that a phone keeps in case a device could not read them.
-const KEPT: usize = 1000;
+const MAX_SENT_MESSAGES: usize = 1000;
 
 /// Why a phone could not do what it was told.
 #[derive(Debug, thiserror::Error)]
@@ -28,11 +28,11 @@ pub enum Error {
     #[error("the server has stopped")]
     Stopped,
     #[error("{0} is no address of an account or group")]
-    Nobody(Jid),
+    UnknownRecipient(Jid),
     #[error(transparent)]
     Pairing(#[from] pairing::Error),
     #[error("the message cannot be sealed: {0}")]
-    Sealing(#[from] ratchets::Error),
+    Encryption(#[from] signal::Error),
     #[error("the media cannot be sealed: {0}")]
     Media(String),
     #[error("the account has no linked device {0}")]
@@ -42,7 +42,7 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A message as it was sent, for a device that asks for it again.
-pub(super) struct Sent {
+pub(super) struct PhoneSentMessage {
     pub id: String,
     pub chat: Jid,
     pub message: Box<Message>,
@@ -50,19 +50,19 @@ pub(super) struct Sent {
 
 /// What changes as a phone works.
 pub(super) struct State {
-    pub ratchets: Ratchets,
+    pub signal: SignalState,
     /// The devices that know the phone's sender key, by group.
-    pub told: HashMap<String, HashSet<DeviceId>>,
-    pub sent: VecDeque<Sent>,
+    pub sender_key_recipients: HashMap<String, HashSet<DeviceId>>,
+    pub sent: VecDeque<PhoneSentMessage>,
     /// How often a message was asked for again, by its id.
-    pub asked: HashMap<String, u8>,
+    pub retry_counts: HashMap<String, u8>,
     /// A device's code that was typed in and not yet answered.
-    pub typed: Option<Typed>,
+    pub entered_code: Option<EnteredCode>,
 }
 
 impl State {
-    pub fn remember(&mut self, sent: Sent) {
-        if self.sent.len() == KEPT {
+    pub fn record_sent(&mut self, sent: PhoneSentMessage) {
+        if self.sent.len() == MAX_SENT_MESSAGES {
             self.sent.pop_front();
         }
         self.sent.push_back(sent);
@@ -76,11 +76,11 @@ pub struct Phone {
     account: AccountId,
     phone_number: Box<str>,
     lid: Box<str>,
-    server: Weak<Shared>,
+    server: Weak<ServerState>,
     key: KeyPair,
-    bundle: Bundle,
+    bundle: DeviceKeyBundle,
     pub(super) state: Mutex<State>,
-    pub(super) inbox: Inbox,
+    pub(super) event_log: PhoneEventLog,
 }
 
 impl std::fmt::Debug for Phone {
@@ -92,15 +92,15 @@ impl std::fmt::Debug for Phone {
 impl Phone {
     /// # Panics
     /// Never: curves that are made of random numbers can be signed with.
-    pub(super) fn new(server: Weak<Shared>, account: AccountId, phone_number: &str, lid: &str) -> Self {
+    pub(super) fn new(server: Weak<ServerState>, account: AccountId, phone_number: &str, lid: &str) -> Self {
         #[expect(clippy::expect_used, reason = "keys that were just made are keys")]
-        let (ratchets, key, bundle) = Ratchets::generate().expect("fresh keys");
+        let (ratchets, key, bundle) = SignalState::generate().expect("fresh keys");
         let state = State {
-            ratchets,
-            told: HashMap::new(),
+            signal: ratchets,
+            sender_key_recipients: HashMap::new(),
             sent: VecDeque::new(),
-            asked: HashMap::new(),
-            typed: None,
+            retry_counts: HashMap::new(),
+            entered_code: None,
         };
         Self {
             account,
@@ -110,7 +110,7 @@ impl Phone {
             key,
             bundle,
             state: Mutex::new(state),
-            inbox: Inbox::default(),
+            event_log: PhoneEventLog::default(),
         }
     }
 
@@ -118,7 +118,7 @@ impl Phone {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn server(&self) -> Result<Arc<Shared>> {
+    pub(super) fn server(&self) -> Result<Arc<ServerState>> {
         self.server.upgrade().ok_or(Error::Stopped)
     }
 
@@ -136,14 +136,14 @@ impl Phone {
     }
 
     /// What others need to open a session with the phone.
-    pub(super) fn bundle(&self) -> Bundle {
+    pub(super) fn bundle(&self) -> DeviceKeyBundle {
         self.bundle.clone()
     }
 
-    pub(super) fn own_jid(&self, naming: Naming) -> Jid {
+    pub(super) fn own_jid(&self, naming: AddressingMode) -> Jid {
         match naming {
-            Naming::PhoneNumber => Jid::pn(&*self.phone_number),
-            Naming::Lid => Jid::lid(&*self.lid),
+            AddressingMode::PhoneNumber => Jid::pn(&*self.phone_number),
+            AddressingMode::Lid => Jid::lid(&*self.lid),
         }
     }
 
@@ -156,9 +156,9 @@ impl Phone {
     }
 
     /// Sends a stanza of the phone's own.
-    pub(super) fn transmit(&self, shared: &Arc<Shared>, stanza: Node) {
-        let mail = routing::accept(shared, self.device(), stanza);
-        shared.hand_out(mail);
+    pub(super) fn send_stanza(&self, shared: &Arc<ServerState>, stanza: Node) {
+        let mail = routing::route_stanza(shared, self.device(), stanza);
+        shared.deliver_to_phones(mail);
     }
 
     /// Digits only.
@@ -168,12 +168,12 @@ impl Phone {
 
     /// The account's address under its phone number.
     pub fn jid(&self) -> Jid {
-        self.own_jid(Naming::PhoneNumber)
+        self.own_jid(AddressingMode::PhoneNumber)
     }
 
     /// The account's address under its LID.
     pub fn lid(&self) -> Jid {
-        self.own_jid(Naming::Lid)
+        self.own_jid(AddressingMode::Lid)
     }
 
     /// Scans the QR code that a device shows, and so links it. Returns the device's number; the device comes back
@@ -183,7 +183,7 @@ impl Phone {
     /// When no device shows this code, or the account can have no more devices.
     pub fn scan(&self, code: &str) -> Result<u16> {
         let shared = self.server()?;
-        let device = pairing::scan(&shared, self, code)?;
+        let device = pairing::scan_qr_code(&shared, self, code)?;
         Ok(device.number)
     }
 
@@ -192,7 +192,7 @@ impl Phone {
     /// # Errors
     /// When the account has no such device.
     pub fn unlink(&self, device: u16) -> Result<()> {
-        if pairing::unlink(&self.server()?, self.account, device) {
+        if pairing::unlink_device(&self.server()?, self.account, device) {
             Ok(())
         } else {
             Err(Error::NoDevice(device))
@@ -202,53 +202,53 @@ impl Phone {
     /// The numbers of the linked devices.
     pub fn devices(&self) -> Vec<u16> {
         let Ok(shared) = self.server() else { return Vec::new() };
-        let hub = shared.hub();
+        let hub = shared.registry();
         hub.directory.account(self.account).devices.keys().copied().collect()
     }
 
     /// All that the phone remembers having seen, oldest first.
-    pub fn seen(&self) -> Vec<Arc<Seen>> {
-        self.inbox.all()
+    pub fn events(&self) -> Vec<Arc<PhoneEvent>> {
+        self.event_log.all()
     }
 
     /// Follows what the phone sees, from its first day on.
-    pub fn watch(self: &Arc<Self>) -> Watch {
-        Watch { phone: Arc::clone(self), place: 0 }
+    pub fn watch(self: &Arc<Self>) -> PhoneEventStream {
+        PhoneEventStream { phone: Arc::clone(self), position: 0 }
     }
 
     /// Follows what the phone sees from now on.
-    pub fn watch_from_now(self: &Arc<Self>) -> Watch {
-        Watch { phone: Arc::clone(self), place: self.inbox.len() }
+    pub fn watch_from_now(self: &Arc<Self>) -> PhoneEventStream {
+        PhoneEventStream { phone: Arc::clone(self), position: self.event_log.len() }
     }
 }
 
 /// Follows what a phone sees. Nothing is missed, and nothing is shown twice.
 #[derive(Debug)]
-pub struct Watch {
+pub struct PhoneEventStream {
     phone: Arc<Phone>,
-    place: u64,
+    position: u64,
 }
 
-impl Watch {
+impl PhoneEventStream {
     /// What the phone sees next. Can be cancelled.
-    pub async fn next(&mut self) -> Arc<Seen> {
-        self.phone.inbox.next(&mut self.place).await
+    pub async fn next(&mut self) -> Arc<PhoneEvent> {
+        self.phone.event_log.next(&mut self.position).await
     }
 
     /// The next message, whatever else is seen before it.
-    pub async fn message(&mut self) -> Received {
+    pub async fn message(&mut self) -> PhoneMessage {
         loop {
-            if let Seen::Message(received) = &*self.next().await {
+            if let PhoneEvent::Message(received) = &*self.next().await {
                 return received.clone();
             }
         }
     }
 
     /// The next receipt of this kind for a message: `delivered`, `read` or `played`.
-    pub async fn receipt(&mut self, id: &str, kind: &str) -> Arc<Seen> {
+    pub async fn receipt(&mut self, id: &str, kind: &str) -> Arc<PhoneEvent> {
         loop {
             let seen = self.next().await;
-            if let Seen::Receipt { ids, kind: seen_kind, .. } = &*seen
+            if let PhoneEvent::Receipt { ids, kind: seen_kind, .. } = &*seen
                 && seen_kind == kind
                 && ids.iter().any(|seen_id| seen_id == id)
             {

@@ -5,43 +5,43 @@ use std::sync::Arc;
 
 use relevo_linked_device::client::wacore_binary::node::Node;
 
-use crate::stanza::{attr, maybe};
+use crate::stanza::{attr, optional_attr};
 
 /// Stanzas that wait for one device at most; later ones are not taken.
 pub const QUEUE_LIMIT: usize = 20_000;
 
 /// A stanza with its place in the line.
 #[derive(Debug)]
-struct Pending {
-    order: u64,
+struct QueuedStanza {
+    sequence: u64,
     stanza: Arc<Node>,
 }
 
 /// A device's line: messages, receipts and notifications in the order in which they reached the server.
 #[derive(Debug, Default)]
-pub struct Queue {
+pub struct DeviceQueue {
     last: u64,
-    pending: VecDeque<Pending>,
+    pending: VecDeque<QueuedStanza>,
     /// A message that a fault keeps back until another one overtakes it.
-    held: Option<Arc<Node>>,
+    delayed: Option<Arc<Node>>,
 }
 
-impl Queue {
+impl DeviceQueue {
     /// Takes a stanza in; false when the line is full.
     pub fn push(&mut self, stanza: Arc<Node>) -> bool {
         if self.pending.len() >= QUEUE_LIMIT {
             return false;
         }
         self.append(stanza);
-        if let Some(held) = self.held.take() {
+        if let Some(held) = self.delayed.take() {
             self.append(held);
         }
         true
     }
 
     /// Takes a stanza in behind whatever comes next.
-    pub fn hold(&mut self, stanza: Arc<Node>) {
-        match self.held.replace(stanza) {
+    pub fn push_delayed(&mut self, stanza: Arc<Node>) {
+        match self.delayed.replace(stanza) {
             None => {}
             Some(earlier) => self.append(earlier),
         }
@@ -49,13 +49,13 @@ impl Queue {
 
     fn append(&mut self, stanza: Arc<Node>) {
         self.last += 1;
-        self.pending.push_back(Pending { order: self.last, stanza });
+        self.pending.push_back(QueuedStanza { sequence: self.last, stanza });
     }
 
     /// The first stanza behind `order`, with its own order.
     pub fn after(&self, order: u64) -> Option<(u64, &Arc<Node>)> {
-        let start = self.pending.partition_point(|pending| pending.order <= order);
-        self.pending.get(start).map(|pending| (pending.order, &pending.stanza))
+        let start = self.pending.partition_point(|pending| pending.sequence <= order);
+        self.pending.get(start).map(|pending| (pending.sequence, &pending.stanza))
     }
 
     pub fn last(&self) -> u64 {
@@ -72,21 +72,21 @@ impl Queue {
     }
 
     /// Takes the message with this id out of the line. A device says so with a receipt.
-    pub fn received(&mut self, id: &str) {
+    pub fn remove_received(&mut self, id: &str) {
         self.remove(|stanza| stanza.tag == "message" && attr(stanza, "id") == id);
     }
 
     /// Takes out what an `<ack>` acknowledges: same class, id and type; the participant where it names one.
-    pub fn acknowledged(&mut self, ack: &Node) {
+    pub fn remove_acknowledged(&mut self, ack: &Node) {
         let class = attr(ack, "class");
         let same = |stanza: &Node| {
             stanza.tag == class
                 && attr(stanza, "id") == attr(ack, "id")
                 && (class == "message" || attr(stanza, "type") == attr(ack, "type"))
         };
-        let participant = maybe(ack, "participant");
+        let participant = optional_attr(ack, "participant");
         let exact = |stanza: &Node| {
-            same(stanza) && participant.is_some() && maybe(stanza, "participant") == participant
+            same(stanza) && participant.is_some() && optional_attr(stanza, "participant") == participant
         };
         if !self.remove(exact) {
             self.remove(same);
@@ -109,34 +109,34 @@ mod tests {
         Arc::new(NodeBuilder::new("message").attr("id", id).build())
     }
 
-    fn ids(queue: &Queue) -> Vec<String> {
+    fn ids(queue: &DeviceQueue) -> Vec<String> {
         queue.pending.iter().map(|pending| attr(&pending.stanza, "id").into_owned()).collect()
     }
 
     #[test]
-    fn what_was_received_leaves_and_the_rest_keeps_its_order() {
-        let mut queue = Queue::default();
+    fn received_message_is_removed_and_order_is_kept() {
+        let mut queue = DeviceQueue::default();
         for id in ["a", "b", "c"] {
             assert!(queue.push(message(id)));
         }
-        queue.received("b");
+        queue.remove_received("b");
         assert_eq!(ids(&queue), ["a", "c"]);
         assert_eq!(queue.after(1).map(|(order, _)| order), Some(3));
         assert!(queue.after(3).is_none());
     }
 
     #[test]
-    fn a_held_message_comes_behind_the_next() {
-        let mut queue = Queue::default();
-        queue.hold(message("first"));
+    fn delayed_message_follows_the_next_one() {
+        let mut queue = DeviceQueue::default();
+        queue.push_delayed(message("first"));
         assert_eq!(queue.len(), 0);
         queue.push(message("second"));
         assert_eq!(ids(&queue), ["second", "first"]);
     }
 
     #[test]
-    fn an_ack_takes_the_receipt_of_its_type_and_participant() {
-        let mut queue = Queue::default();
+    fn ack_removes_the_receipt_of_its_type_and_participant() {
+        let mut queue = DeviceQueue::default();
         let receipt = |kind: &str, who: &str| {
             let node =
                 NodeBuilder::new("receipt").attr("id", "m").attr("type", kind).attr("participant", who);
@@ -146,7 +146,7 @@ mod tests {
             queue.push(receipt(kind, who));
         }
         let ack = NodeBuilder::new("ack").attr("class", "receipt").attr("id", "m").attr("type", "read");
-        queue.acknowledged(&ack.attr("participant", "2@lid").build());
+        queue.remove_acknowledged(&ack.attr("participant", "2@lid").build());
         let left: Vec<_> =
             queue.pending.iter().map(|p| (attr(&p.stanza, "type"), attr(&p.stanza, "participant"))).collect();
         assert_eq!(left, [("read".into(), "1@lid".into()), ("played".into(), "2@lid".into())]);

@@ -14,20 +14,20 @@ use axum::serve::Listener;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::frames::LARGEST_FRAME;
-use crate::shared::Shared;
+use crate::frames::MAX_FRAME_BYTES;
+use crate::server_state::ServerState;
 use crate::{control, media, socket};
 
 /// Buffers of a socket; small, because most are idle. Longer frames are read and written in several goes.
 const SOCKET_BUFFER: usize = 4096;
 
 /// How long to wait when a connection cannot be accepted, usually for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// Serves until the shared state says that it closes.
-pub async fn run(listener: TcpListener, shared: Arc<Shared>) {
+pub async fn run(listener: TcpListener, shared: Arc<ServerState>) {
     let closing = shared.closing.clone();
-    let served = axum::serve(Loopback(listener), routes(shared));
+    let served = axum::serve(NoDelayListener(listener), routes(shared));
     tokio::select! {
         served = served => if let Err(error) = served {
             tracing::error!(%error, "the sandbox's WhatsApp Web stopped serving");
@@ -36,9 +36,9 @@ pub async fn run(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-struct Loopback(TcpListener);
+struct NoDelayListener(TcpListener);
 
-impl Listener for Loopback {
+impl Listener for NoDelayListener {
     type Io = TcpStream;
     type Addr = std::net::SocketAddr;
 
@@ -51,7 +51,7 @@ impl Listener for Loopback {
                 Ok(accepted) => return accepted,
                 Err(error) => {
                     tracing::warn!(%error, "the sandbox's WhatsApp Web cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 }
             }
         }
@@ -62,24 +62,24 @@ impl Listener for Loopback {
     }
 }
 
-fn routes(shared: Arc<Shared>) -> Router {
+fn routes(shared: Arc<ServerState>) -> Router {
     Router::new()
-        .route("/ws/chat", get(chat))
-        .route("/mms/{kind}/{token}", post(media::upload).layer(DefaultBodyLimit::max(media::LARGEST_FILE)))
+        .route("/ws/chat", get(websocket))
+        .route("/mms/{kind}/{token}", post(media::upload).layer(DefaultBodyLimit::max(media::MAX_FILE_BYTES)))
         .route("/v/{kind}/{token}", get(media::download))
         .merge(control::routes())
         .with_state(shared)
 }
 
 /// `GET /ws/chat`: WhatsApp Web. 503 while the server pretends to restart, or has no room.
-async fn chat(State(shared): State<Arc<Shared>>, upgrade: WebSocketUpgrade) -> Response {
-    let Some(slot) = slot(&shared) else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
+async fn websocket(State(shared): State<Arc<ServerState>>, upgrade: WebSocketUpgrade) -> Response {
+    let Some(slot) = acquire_slot(&shared) else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
     upgrade
-        .max_message_size(LARGEST_FRAME)
-        .max_frame_size(LARGEST_FRAME)
+        .max_message_size(MAX_FRAME_BYTES)
+        .max_frame_size(MAX_FRAME_BYTES)
         .read_buffer_size(SOCKET_BUFFER)
         .write_buffer_size(SOCKET_BUFFER)
-        .max_write_buffer_size(LARGEST_FRAME + SOCKET_BUFFER)
+        .max_write_buffer_size(MAX_FRAME_BYTES + SOCKET_BUFFER)
         .on_failed_upgrade(|error| tracing::debug!(%error, "a socket was not opened"))
         .on_upgrade(|socket| async move {
             socket::serve(shared, socket).await;
@@ -87,8 +87,8 @@ async fn chat(State(shared): State<Arc<Shared>>, upgrade: WebSocketUpgrade) -> R
         })
 }
 
-fn slot(shared: &Shared) -> Option<OwnedSemaphorePermit> {
-    if shared.is_resting() {
+fn acquire_slot(shared: &ServerState) -> Option<OwnedSemaphorePermit> {
+    if shared.is_unavailable() {
         return None;
     }
     Arc::clone(&shared.slots).try_acquire_owned().ok()

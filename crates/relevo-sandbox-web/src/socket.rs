@@ -8,19 +8,19 @@ use relevo_linked_device::client::wacore_binary::node::Node;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::frames::{self, Frames};
-use crate::hub::{Ending, LinkId, Peer, Work};
-use crate::noise::{self, Opening, Tunnel};
-use crate::shared::Shared;
+use crate::frames::{self, FrameSocket};
+use crate::noise::{self, HandshakeStep, NoiseTransport};
+use crate::registry::{CloseMode, ConnectionId, ConnectionPeer, ConnectionWork};
+use crate::server_state::ServerState;
 use crate::stanza::attr;
-use crate::stats::Turn;
+use crate::stats::ConnectionTransition;
 use crate::{iq, login, routing};
 
 /// A handshake may take so long. The client's own patience is 20 s.
-const HANDSHAKE: Duration = Duration::from_secs(20);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A client that reads nothing for so long is gone.
-const WRITE: Duration = Duration::from_secs(20);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why a connection ended that nobody had told to end.
 #[derive(Debug, thiserror::Error)]
@@ -32,15 +32,15 @@ enum Error {
     #[error(transparent)]
     Login(#[from] login::Error),
     #[error("the client took too long")]
-    Slow,
+    Timeout,
 }
 
 /// Serves a connection until it ends.
-pub async fn serve(shared: Arc<Shared>, socket: WebSocket) {
-    shared.stats.turn(shared.clock.now(), Turn::Opened, None);
-    let mut frames = Frames::new(socket);
+pub async fn serve(shared: Arc<ServerState>, socket: WebSocket) {
+    shared.stats.record_connection(shared.clock.now(), ConnectionTransition::Opened, None);
+    let mut frames = FrameSocket::new(socket);
     let opened = tokio::select! {
-        opened = timeout(HANDSHAKE, open(&shared, &mut frames)) => opened.unwrap_or(Err(Error::Slow)),
+        opened = timeout(HANDSHAKE_TIMEOUT, handshake(&shared, &mut frames)) => opened.unwrap_or(Err(Error::Timeout)),
         () = shared.closing.cancelled() => return,
     };
     let (tunnel, payload) = match opened {
@@ -51,7 +51,7 @@ pub async fn serve(shared: Arc<Shared>, socket: WebSocket) {
         }
     };
     let wake = Arc::new(Notify::new());
-    let link = match login::admit(&shared, &payload, Arc::clone(&wake)) {
+    let link = match login::accept_client(&shared, &payload, Arc::clone(&wake)) {
         Ok(link) => link,
         Err(error) => {
             tracing::info!(%error, "a login to the sandbox's WhatsApp Web makes no sense");
@@ -59,71 +59,74 @@ pub async fn serve(shared: Arc<Shared>, socket: WebSocket) {
         }
     };
     // Also when this future is dropped.
-    let _forget = Forget { shared: Arc::clone(&shared), link };
-    let mut line = Line { shared: Arc::clone(&shared), link, frames, tunnel, wake };
+    let _forget = DisconnectGuard { shared: Arc::clone(&shared), link };
+    let mut line = SocketTask { shared: Arc::clone(&shared), link, frames, tunnel, wake };
     match line.run().await {
-        Ok(Ending::Polite) => line.frames.close().await,
-        Ok(Ending::Cut) | Err(Error::Frames(frames::Error::HungUp)) => {}
+        Ok(CloseMode::Graceful) => line.frames.close().await,
+        Ok(CloseMode::Cut) | Err(Error::Frames(frames::Error::Closed)) => {}
         Err(error) => tracing::info!(%error, "a connection to the sandbox's WhatsApp Web ended"),
     }
 }
 
-async fn open(shared: &Shared, frames: &mut Frames) -> Result<(Tunnel, Vec<u8>), Error> {
+async fn handshake(
+    shared: &ServerState,
+    frames: &mut FrameSocket,
+) -> Result<(NoiseTransport, Vec<u8>), Error> {
     let hello = frames.next().await?;
-    match noise::open(&shared.identity(), &hello)? {
-        Opening::Complete { answer, tunnel, payload } => {
+    match noise::read_client_hello(&shared.identity(), &hello)? {
+        HandshakeStep::Complete { answer, tunnel, payload } => {
             frames.feed(&answer).await?;
             frames.flush().await?;
             Ok((tunnel, payload))
         }
-        Opening::Half { answer, rest } => {
+        HandshakeStep::AwaitFinish { answer, rest } => {
             frames.feed(&answer).await?;
             frames.flush().await?;
             let finish = frames.next().await?;
-            Ok(rest.read(&finish)?)
+            Ok(rest.complete(&finish)?)
         }
     }
 }
 
 /// Takes a connection out of the hub when it ends, however it ends.
-struct Forget {
-    shared: Arc<Shared>,
-    link: LinkId,
+struct DisconnectGuard {
+    shared: Arc<ServerState>,
+    link: ConnectionId,
 }
 
-impl Drop for Forget {
+impl Drop for DisconnectGuard {
     fn drop(&mut self) {
-        login::leave(&self.shared, self.link);
+        login::handle_disconnect(&self.shared, self.link);
     }
 }
 
-struct Line {
-    shared: Arc<Shared>,
-    link: LinkId,
-    frames: Frames,
-    tunnel: Tunnel,
+struct SocketTask {
+    shared: Arc<ServerState>,
+    link: ConnectionId,
+    frames: FrameSocket,
+    tunnel: NoiseTransport,
     wake: Arc<Notify>,
 }
 
-impl Line {
-    async fn run(&mut self) -> Result<Ending, Error> {
+impl SocketTask {
+    async fn run(&mut self) -> Result<CloseMode, Error> {
         loop {
-            let work = self.shared.hub().take(self.link);
-            if let Some(ending) = work.end {
+            let work = self.shared.registry().next_work(self.link);
+            if let Some(ending) = work.close {
                 return Ok(ending);
             }
             if work.muted {
                 tokio::select! {
                     () = self.wake.notified() => continue,
-                    () = self.shared.closing.cancelled() => return Ok(Ending::Cut),
+                    () = self.shared.closing.cancelled() => return Ok(CloseMode::Cut),
                 }
             }
             if !work.stanzas.is_empty() {
-                timeout(WRITE, self.send(work)).await.unwrap_or(Err(Error::Slow))?;
+                timeout(WRITE_TIMEOUT, self.send(work)).await.unwrap_or(Err(Error::Timeout))?;
                 continue;
             }
             tokio::select! {
-                () = self.shared.closing.cancelled() => return Ok(Ending::Cut),
+                () = self.shared.closing.cancelled() => return Ok(CloseMode::Cut),
                 () = self.wake.notified() => {}
                 frame = self.frames.next() => {
                     let stanza = self.tunnel.decrypt(frame?)?;
@@ -133,7 +136,7 @@ impl Line {
         }
     }
 
-    async fn send(&mut self, work: Work) -> Result<(), Error> {
+    async fn send(&mut self, work: ConnectionWork) -> Result<(), Error> {
         for stanza in work.stanzas {
             tracing::trace!(link = ?self.link, stanza = ?stanza.tag, id = %attr(&stanza, "id"), "to a linked device");
             let frame = self.tunnel.encrypt(&stanza)?;
@@ -148,14 +151,14 @@ impl Line {
             iq::answer(&self.shared, self.link, &stanza);
             return;
         }
-        let peer = self.shared.hub().link(self.link).map(|link| match link.peer {
-            Peer::Device(device) => Some(device),
-            Peer::Newcomer(_) | Peer::Refused => None,
+        let peer = self.shared.registry().connection(self.link).map(|link| match link.peer {
+            ConnectionPeer::Device(device) => Some(device),
+            ConnectionPeer::Unpaired(_) | ConnectionPeer::Refused => None,
         });
         match peer.flatten() {
             Some(device) => {
-                let mail = routing::accept(&self.shared, device, stanza);
-                self.shared.hand_out(mail);
+                let mail = routing::route_stanza(&self.shared, device, stanza);
+                self.shared.deliver_to_phones(mail);
             }
             None => {
                 tracing::debug!(stanza = ?stanza.tag, "a stanza of a device that is not logged in is passed over")

@@ -12,16 +12,16 @@ pub fn attr<'a>(node: &'a Node, key: &str) -> Cow<'a, str> {
 }
 
 /// An attribute as text, when it is there.
-pub fn maybe<'a>(node: &'a Node, key: &str) -> Option<Cow<'a, str>> {
+pub fn optional_attr<'a>(node: &'a Node, key: &str) -> Option<Cow<'a, str>> {
     node.attrs.get(key).map(|value| value.as_str())
 }
 
 /// An attribute as an address, when it is there and is one.
-pub fn jid(node: &Node, key: &str) -> Option<Jid> {
+pub fn jid_attr(node: &Node, key: &str) -> Option<Jid> {
     node.attrs.get(key)?.to_jid()
 }
 
-pub fn bytes(node: &Node) -> Option<&[u8]> {
+pub fn content_bytes(node: &Node) -> Option<&[u8]> {
     match node.content.as_ref()? {
         NodeContent::Bytes(bytes) => Some(bytes),
         NodeContent::String(text) => Some(text.as_bytes()),
@@ -35,11 +35,11 @@ pub fn children(node: &Node) -> &[Node] {
 
 /// The bytes of the child `tag`.
 pub fn child_bytes<'a>(node: &'a Node, tag: &str) -> Option<&'a [u8]> {
-    node.get_optional_child(tag).and_then(bytes)
+    node.get_optional_child(tag).and_then(content_bytes)
 }
 
 /// A big-endian number of one to four bytes.
-pub fn number(bytes: &[u8]) -> Option<u32> {
+pub fn parse_be_u32(bytes: &[u8]) -> Option<u32> {
     if bytes.is_empty() || bytes.len() > 4 {
         return None;
     }
@@ -47,25 +47,25 @@ pub fn number(bytes: &[u8]) -> Option<u32> {
 }
 
 /// `<tag>bytes</tag>`.
-pub fn leaf(tag: &'static str, bytes: impl Into<Vec<u8>>) -> Node {
+pub fn bytes_node(tag: &'static str, bytes: impl Into<Vec<u8>>) -> Node {
     NodeBuilder::new(tag).bytes(bytes).build()
 }
 
 /// The answer to a query.
-pub fn result(query: &Node, children: impl IntoIterator<Item = Node>) -> Node {
+pub fn result_iq(query: &Node, children: impl IntoIterator<Item = Node>) -> Node {
     let mut children = children.into_iter().peekable();
     let answer = NodeBuilder::new("iq")
-        .attr("from", from_of(query))
+        .attr("from", response_sender(query))
         .attr("type", "result")
         .attr("id", attr(query, "id").as_ref());
     if children.peek().is_none() { answer.build() } else { answer.children(children).build() }
 }
 
 /// The refusal of a query.
-pub fn error(query: &Node, code: u16, text: &str) -> Node {
+pub fn error_iq(query: &Node, code: u16, text: &str) -> Node {
     let error = NodeBuilder::new("error").attr("code", code).attr("text", text).build();
     NodeBuilder::new("iq")
-        .attr("from", from_of(query))
+        .attr("from", response_sender(query))
         .attr("type", "error")
         .attr("id", attr(query, "id").as_ref())
         .children([error])
@@ -73,15 +73,15 @@ pub fn error(query: &Node, code: u16, text: &str) -> Node {
 }
 
 /// Whom an answer comes from: whoever was asked.
-fn from_of(query: &Node) -> String {
-    match maybe(query, "to") {
+fn response_sender(query: &Node) -> String {
+    match optional_attr(query, "to") {
         Some(to) if !to.is_empty() => to.into_owned(),
         _ => SERVER_JID.to_owned(),
     }
 }
 
 /// `<ib>`: information that asks for no answer.
-pub fn information(child: Node) -> Node {
+pub fn ib_stanza(child: Node) -> Node {
     NodeBuilder::new("ib").attr("from", SERVER_JID).children([child]).build()
 }
 

@@ -8,15 +8,15 @@ use serde::Serialize;
 use relevo_domain::Timestamp;
 
 /// How many moments of connections are kept; the oldest make room.
-const MOMENTS: usize = 20_000;
+const MAX_CONNECTION_RECORDS: usize = 20_000;
 
 /// How many kinds of queries are told apart; further ones count as `other`.
-const KINDS: usize = 256;
+const MAX_QUERY_KINDS: usize = 256;
 
 /// What happened to a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Turn {
+pub enum ConnectionTransition {
     /// A socket was opened.
     Opened,
     /// A device logged in.
@@ -29,9 +29,9 @@ pub enum Turn {
 
 /// Something that happened to a connection, and when.
 #[derive(Debug, Clone, Serialize)]
-pub struct Moment {
+pub struct ConnectionRecord {
     pub at_ms: u64,
-    pub turn: Turn,
+    pub turn: ConnectionTransition,
     /// Whose it was, where that is known.
     pub device: Option<String>,
 }
@@ -39,7 +39,7 @@ pub struct Moment {
 #[derive(Debug, Default)]
 struct Inner {
     queries: BTreeMap<String, u64>,
-    moments: VecDeque<Moment>,
+    connection_records: VecDeque<ConnectionRecord>,
     opened: u64,
     logins: u64,
 }
@@ -53,23 +53,23 @@ impl Stats {
     }
 
     /// Counts a query under `type xmlns child`.
-    pub fn query(&self, kind: String) {
+    pub fn record_query(&self, kind: String) {
         let mut inner = self.lock();
-        let known = inner.queries.len() < KINDS || inner.queries.contains_key(&kind);
+        let known = inner.queries.len() < MAX_QUERY_KINDS || inner.queries.contains_key(&kind);
         *inner.queries.entry(if known { kind } else { "other".into() }).or_default() += 1;
     }
 
-    pub fn turn(&self, at: Timestamp, turn: Turn, device: Option<String>) {
+    pub fn record_connection(&self, at: Timestamp, turn: ConnectionTransition, device: Option<String>) {
         let mut inner = self.lock();
         match turn {
-            Turn::Opened => inner.opened += 1,
-            Turn::LoggedIn => inner.logins += 1,
-            Turn::Refused | Turn::Closed => {}
+            ConnectionTransition::Opened => inner.opened += 1,
+            ConnectionTransition::LoggedIn => inner.logins += 1,
+            ConnectionTransition::Refused | ConnectionTransition::Closed => {}
         }
-        if inner.moments.len() == MOMENTS {
-            inner.moments.pop_front();
+        if inner.connection_records.len() == MAX_CONNECTION_RECORDS {
+            inner.connection_records.pop_front();
         }
-        inner.moments.push_back(Moment { at_ms: at.millis(), turn, device });
+        inner.connection_records.push_back(ConnectionRecord { at_ms: at.millis(), turn, device });
     }
 
     /// The queries that were seen, by kind.
@@ -78,8 +78,8 @@ impl Stats {
     }
 
     /// What happened to connections, oldest first.
-    pub fn moments(&self) -> Vec<Moment> {
-        self.lock().moments.iter().cloned().collect()
+    pub fn connection_records(&self) -> Vec<ConnectionRecord> {
+        self.lock().connection_records.iter().cloned().collect()
     }
 
     /// How many sockets were opened.

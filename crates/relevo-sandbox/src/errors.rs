@@ -59,7 +59,7 @@ impl GraphError {
     }
 
     /// No such object, or none that this token may see: code 100, subcode 33.
-    pub fn no_object(id: &str) -> Self {
+    pub fn object_not_found(id: &str) -> Self {
         let mut error = Self::new(code::PARAMETER).message(format!(
             "Unsupported request. Object with ID '{id}' does not exist, cannot be loaded due to missing permissions, or does not support this operation"
         ));
@@ -68,7 +68,7 @@ impl GraphError {
     }
 
     /// The sentence with its `(#code)`, as the body shows it. Token errors come without a number.
-    fn sentence(&self) -> String {
+    fn display_message(&self) -> String {
         match self.code {
             code::TOKEN | code::TOKEN_MISSING | code::UNKNOWN_PATH => self.message.clone().into_owned(),
             number => format!("(#{number}) {}", self.message),
@@ -77,41 +77,41 @@ impl GraphError {
 }
 
 #[derive(Serialize)]
-struct Body<'a> {
-    error: Inner<'a>,
+struct GraphErrorBody<'a> {
+    error: GraphErrorObject<'a>,
 }
 
 #[derive(Serialize)]
-struct Inner<'a> {
+struct GraphErrorObject<'a> {
     message: String,
     r#type: &'static str,
     code: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     error_subcode: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    error_data: Option<Data<'a>>,
+    error_data: Option<GraphErrorData<'a>>,
     fbtrace_id: String,
 }
 
 #[derive(Serialize)]
-struct Data<'a> {
+struct GraphErrorData<'a> {
     messaging_product: &'static str,
     details: &'a str,
 }
 
 impl IntoResponse for GraphError {
     fn into_response(self) -> Response {
-        let body = Body {
-            error: Inner {
-                message: self.sentence(),
+        let body = GraphErrorBody {
+            error: GraphErrorObject {
+                message: self.display_message(),
                 r#type: "OAuthException",
                 code: self.code,
                 error_subcode: self.subcode,
                 error_data: self
                     .details
                     .as_deref()
-                    .map(|details| Data { messaging_product: "whatsapp", details }),
-                fbtrace_id: ids::trace(),
+                    .map(|details| GraphErrorData { messaging_product: "whatsapp", details }),
+                fbtrace_id: ids::trace_id(),
             },
         };
         let mut response = (self.status, Json(body)).into_response();
@@ -125,29 +125,29 @@ impl IntoResponse for GraphError {
 
 /// Marks a response that must not be written: the server cuts the connection instead.
 #[derive(Debug, Clone, Copy)]
-pub struct HangUp;
+pub struct AbortConnection;
 
 /// Why a request did not get its ordinary answer.
 #[derive(Debug)]
-pub enum Refusal {
-    Graph(GraphError),
+pub enum GraphRejection {
+    Error(GraphError),
     /// The connection is cut without a byte of answer.
-    HangUp,
+    AbortConnection,
 }
 
-impl From<GraphError> for Refusal {
+impl From<GraphError> for GraphRejection {
     fn from(error: GraphError) -> Self {
-        Refusal::Graph(error)
+        GraphRejection::Error(error)
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for GraphRejection {
     fn into_response(self) -> Response {
         match self {
-            Refusal::Graph(error) => error.into_response(),
-            Refusal::HangUp => {
+            GraphRejection::Error(error) => error.into_response(),
+            GraphRejection::AbortConnection => {
                 let mut response = Response::default();
-                response.extensions_mut().insert(HangUp);
+                response.extensions_mut().insert(AbortConnection);
                 response
             }
         }

@@ -11,8 +11,8 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::errors::{GraphError, Refusal, code};
-use crate::pace::Meter;
+use crate::errors::{GraphError, GraphRejection, code};
+use crate::rate_limit::GcraLimiter;
 
 /// How many faults may be armed at once.
 pub const MAX_FAULTS: usize = 1000;
@@ -22,8 +22,8 @@ pub const MAX_FAULTS: usize = 1000;
 #[serde(deny_unknown_fields)]
 pub struct Fault {
     #[serde(rename = "match", default)]
-    pub matching: Match,
-    pub action: Action,
+    pub matching: RequestMatch,
+    pub action: FaultAction,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<NonZeroU64>,
 }
@@ -31,7 +31,7 @@ pub struct Fault {
 /// Which requests. Absent fields match everything; an absent `kind` matches messages of any type.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Match {
+pub struct RequestMatch {
     /// The recipient; punctuation is ignored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
@@ -46,7 +46,7 @@ pub struct Match {
 /// What goes wrong. Several may be combined: the delay comes first.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Action {
+pub struct FaultAction {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delay_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -55,9 +55,9 @@ pub struct Action {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub throttle: Option<Throttle>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub close: Option<Moment>,
+    pub close: Option<FaultPoint>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub hang: Option<Moment>,
+    pub hang: Option<FaultPoint>,
     pub drop_statuses: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fail_status: Option<FailStatus>,
@@ -66,7 +66,7 @@ pub struct Action {
 /// When a connection is cut or held, seen from the acceptance of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Moment {
+pub enum FaultPoint {
     /// Nothing is accepted.
     Before,
     /// It is accepted and stands in the journal, but the answer is not given.
@@ -89,14 +89,14 @@ pub struct ErrorAction {
 pub struct Throttle {
     pub per_second: f64,
     /// How many may pass at once; one when absent.
-    #[serde(default = "one")]
+    #[serde(default = "default_burst")]
     pub burst: NonZeroU32,
     /// 130429 when absent; 131056 is the limit of a pair.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<u32>,
 }
 
-fn one() -> NonZeroU32 {
+fn default_burst() -> NonZeroU32 {
     NonZeroU32::MIN
 }
 
@@ -113,63 +113,63 @@ pub struct FailStatus {
 
 /// What faults know about a request.
 #[derive(Debug, Clone, Copy)]
-pub enum Subject<'a> {
+pub enum RequestKind<'a> {
     Message { to: Option<&'a str>, kind: &'a str },
     Read,
     Media,
     Probe,
 }
 
-impl Match {
-    fn covers(&self, subject: Subject<'_>) -> bool {
+impl RequestMatch {
+    fn matches(&self, subject: RequestKind<'_>) -> bool {
         let kind = self.kind.as_deref().unwrap_or("message");
         match subject {
-            Subject::Message { to, kind: message } => {
+            RequestKind::Message { to, kind: message } => {
                 (kind == "message" || kind == message)
                     && self.to.as_deref().is_none_or(|wanted| Some(wanted) == to)
             }
-            Subject::Read => kind == "read" && self.to.is_none(),
-            Subject::Media => kind == "media" && self.to.is_none(),
-            Subject::Probe => kind == "probe" && self.to.is_none(),
+            RequestKind::Read => kind == "read" && self.to.is_none(),
+            RequestKind::Media => kind == "media" && self.to.is_none(),
+            RequestKind::Probe => kind == "probe" && self.to.is_none(),
         }
     }
 }
 
 #[derive(Debug)]
-struct Armed {
+struct ArmedFault {
     id: u64,
     fault: Fault,
-    action: Arc<Action>,
-    meter: Option<Meter>,
-    seen: u64,
-    struck: u64,
+    action: Arc<FaultAction>,
+    limiter: Option<GcraLimiter>,
+    matched: u64,
+    triggered: u64,
 }
 
-impl Armed {
+impl ArmedFault {
     /// Whether it strikes this request, which is then counted.
-    fn strikes(&mut self, subject: Subject<'_>, now: Instant) -> bool {
-        if self.spent() || !self.fault.matching.covers(subject) {
+    fn try_trigger(&mut self, subject: RequestKind<'_>, now: Instant) -> bool {
+        if self.is_exhausted() || !self.fault.matching.matches(subject) {
             return false;
         }
-        self.seen += 1;
-        if self.fault.matching.every.is_some_and(|every| self.seen % every != 0) {
+        self.matched += 1;
+        if self.fault.matching.every.is_some_and(|every| self.matched % every != 0) {
             return false;
         }
-        if self.meter.as_mut().is_some_and(|meter| meter.admit(now)) {
+        if self.limiter.as_mut().is_some_and(|meter| meter.try_acquire(now)) {
             return false;
         }
-        self.struck += 1;
+        self.triggered += 1;
         true
     }
 
-    fn spent(&self) -> bool {
-        self.fault.times.is_some_and(|times| self.struck >= times.get())
+    fn is_exhausted(&self) -> bool {
+        self.fault.times.is_some_and(|times| self.triggered >= times.get())
     }
 }
 
 /// A fault as the control plane shows it.
 #[derive(Debug, Serialize)]
-pub struct Shown {
+pub struct FaultView {
     pub id: u64,
     #[serde(flatten)]
     pub fault: Fault,
@@ -183,13 +183,13 @@ pub struct Shown {
 #[derive(Debug, Default)]
 struct Inner {
     next_id: u64,
-    armed: Vec<Armed>,
+    armed: Vec<ArmedFault>,
 }
 
 /// The armed faults. With none armed a request pays one atomic load.
 #[derive(Debug, Default)]
 pub struct Faults {
-    any: AtomicBool,
+    has_armed: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -203,7 +203,7 @@ impl Faults {
         let mut inner = self.lock();
         // Those that have done their work are shown until their place is needed.
         if inner.armed.len() + faults.len() > MAX_FAULTS {
-            inner.armed.retain(|armed| !armed.spent());
+            inner.armed.retain(|armed| !armed.is_exhausted());
         }
         if inner.armed.len() + faults.len() > MAX_FAULTS {
             return None;
@@ -212,14 +212,14 @@ impl Faults {
         for mut fault in faults {
             inner.next_id += 1;
             let id = inner.next_id;
-            fault.matching.to = fault.matching.to.map(|to| plain(&to).into_owned());
+            fault.matching.to = fault.matching.to.map(|to| strip_punctuation(&to).into_owned());
             let throttle = fault.action.throttle.as_ref();
-            let meter = throttle.map(|throttle| Meter::new(throttle.per_second, throttle.burst.get()));
+            let meter = throttle.map(|throttle| GcraLimiter::new(throttle.per_second, throttle.burst.get()));
             let action = Arc::new(fault.action.clone());
-            inner.armed.push(Armed { id, fault, action, meter, seen: 0, struck: 0 });
+            inner.armed.push(ArmedFault { id, fault, action, limiter: meter, matched: 0, triggered: 0 });
             ids.push(id);
         }
-        self.any.store(!inner.armed.is_empty(), Ordering::Release);
+        self.has_armed.store(!inner.armed.is_empty(), Ordering::Release);
         Some(ids)
     }
 
@@ -228,81 +228,82 @@ impl Faults {
         let mut inner = self.lock();
         let before = inner.armed.len();
         inner.armed.retain(|armed| id.is_some_and(|id| armed.id != id));
-        self.any.store(!inner.armed.is_empty(), Ordering::Release);
+        self.has_armed.store(!inner.armed.is_empty(), Ordering::Release);
         before - inner.armed.len()
     }
 
-    pub fn list(&self) -> Vec<Shown> {
-        let show = |armed: &Armed| Shown {
+    pub fn list(&self) -> Vec<FaultView> {
+        let show = |armed: &ArmedFault| FaultView {
             id: armed.id,
             fault: armed.fault.clone(),
-            seen: armed.seen,
-            struck: armed.struck,
-            spent: armed.spent(),
+            seen: armed.matched,
+            struck: armed.triggered,
+            spent: armed.is_exhausted(),
         };
         self.lock().armed.iter().map(show).collect()
     }
 
     /// The first fault that strikes this request, if any does.
-    pub fn strike(&self, subject: Subject<'_>) -> Strike {
-        if !self.any.load(Ordering::Acquire) {
-            return Strike(None);
+    pub fn trigger(&self, subject: RequestKind<'_>) -> TriggeredFault {
+        if !self.has_armed.load(Ordering::Acquire) {
+            return TriggeredFault(None);
         }
         let now = Instant::now();
         let mut inner = self.lock();
-        Strike(
+        TriggeredFault(
             inner
                 .armed
                 .iter_mut()
-                .find_map(|armed| armed.strikes(subject, now).then(|| Arc::clone(&armed.action))),
+                .find_map(|armed| armed.try_trigger(subject, now).then(|| Arc::clone(&armed.action))),
         )
     }
 }
 
 /// What strikes one request: perhaps nothing.
 #[derive(Debug, Clone)]
-pub struct Strike(Option<Arc<Action>>);
+pub struct TriggeredFault(Option<Arc<FaultAction>>);
 
-impl Strike {
+impl TriggeredFault {
     /// What happens before the request is looked at: delay, hang, cut, refuse.
-    pub async fn before(&self, closing: &CancellationToken) -> Result<(), Refusal> {
+    pub async fn apply_before(&self, closing: &CancellationToken) -> Result<(), GraphRejection> {
         let Some(action) = &self.0 else { return Ok(()) };
         if let Some(delay) = action.delay_ms {
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_millis(delay)) => {}
-                () = closing.cancelled() => return Err(Refusal::HangUp),
+                () = closing.cancelled() => return Err(GraphRejection::AbortConnection),
             }
         }
-        if action.hang == Some(Moment::Before) {
+        if action.hang == Some(FaultPoint::Before) {
             closing.cancelled().await;
-            return Err(Refusal::HangUp);
+            return Err(GraphRejection::AbortConnection);
         }
-        if action.close == Some(Moment::Before) {
-            return Err(Refusal::HangUp);
+        if action.close == Some(FaultPoint::Before) {
+            return Err(GraphRejection::AbortConnection);
         }
-        match action.refusal() {
+        match action.injected_error() {
             Some(error) => Err(error.into()),
             None => Ok(()),
         }
     }
 
     /// What happens once the request was accepted: its answer may be kept back.
-    pub async fn after(&self, closing: &CancellationToken) -> Result<(), Refusal> {
+    pub async fn apply_after(&self, closing: &CancellationToken) -> Result<(), GraphRejection> {
         let Some(action) = &self.0 else { return Ok(()) };
-        if action.hang == Some(Moment::After) {
+        if action.hang == Some(FaultPoint::After) {
             closing.cancelled().await;
-            return Err(Refusal::HangUp);
+            return Err(GraphRejection::AbortConnection);
         }
-        if action.close == Some(Moment::After) {
-            return Err(Refusal::HangUp);
+        if action.close == Some(FaultPoint::After) {
+            return Err(GraphRejection::AbortConnection);
         }
         Ok(())
     }
 
     /// Whether the answer will be given once the request is accepted.
-    pub fn answers(&self) -> bool {
-        let kept_back =
-            |action: &Arc<Action>| action.hang == Some(Moment::After) || action.close == Some(Moment::After);
+    pub fn sends_response(&self) -> bool {
+        let kept_back = |action: &Arc<FaultAction>| {
+            action.hang == Some(FaultPoint::After) || action.close == Some(FaultPoint::After)
+        };
         !self.0.as_ref().is_some_and(kept_back)
     }
 
@@ -315,8 +316,8 @@ impl Strike {
     }
 }
 
-impl Action {
-    fn refusal(&self) -> Option<GraphError> {
+impl FaultAction {
+    fn injected_error(&self) -> Option<GraphError> {
         if let Some(throttle) = &self.throttle {
             return Some(GraphError::new(throttle.code.unwrap_or(code::RATE_LIMIT)));
         }
@@ -333,13 +334,13 @@ impl Action {
 }
 
 /// A recipient without the punctuation that Meta tolerates in numbers.
-pub fn plain(to: &str) -> std::borrow::Cow<'_, str> {
+pub fn strip_punctuation(to: &str) -> std::borrow::Cow<'_, str> {
     let punctuation = |c: char| matches!(c, '+' | '-' | '(' | ')' | ' ');
     if to.contains(punctuation) { to.replace(punctuation, "").into() } else { to.into() }
 }
 
 /// The recipient that a request names, before anything about it was checked.
-pub fn recipient_of(body: &Value) -> Option<&str> {
+pub fn recipient_in(body: &Value) -> Option<&str> {
     body.get("to").and_then(Value::as_str).or_else(|| body.get("recipient").and_then(Value::as_str))
 }
 
@@ -351,59 +352,59 @@ mod tests {
         faults.arm(serde_json::from_str(json).unwrap()).unwrap();
     }
 
-    fn text(to: &str) -> Subject<'_> {
-        Subject::Message { to: Some(to), kind: "text" }
+    fn text_request(to: &str) -> RequestKind<'_> {
+        RequestKind::Message { to: Some(to), kind: "text" }
     }
 
-    fn struck(strike: &Strike) -> bool {
+    fn is_triggered(strike: &TriggeredFault) -> bool {
         strike.0.is_some()
     }
 
     #[test]
-    fn a_fault_strikes_what_it_matches_and_as_often_as_told() {
+    fn fault_triggers_on_matching_requests_up_to_times() {
         let faults = Faults::default();
         arm(&faults, r#"[{"match":{"to":"+1 (650) 555"},"action":{"error":{"code":131026}},"times":2}]"#);
-        assert!(!struck(&faults.strike(text("1651"))));
-        assert!(!struck(&faults.strike(Subject::Probe)));
-        assert_eq!((0..3).filter(|_| struck(&faults.strike(text("1650555")))).count(), 2);
+        assert!(!is_triggered(&faults.trigger(text_request("1651"))));
+        assert!(!is_triggered(&faults.trigger(RequestKind::Probe)));
+        assert_eq!((0..3).filter(|_| is_triggered(&faults.trigger(text_request("1650555")))).count(), 2);
         assert!(faults.list()[0].spent);
     }
 
     #[test]
-    fn every_counts_the_requests_that_match() {
+    fn every_counts_matching_requests() {
         let faults = Faults::default();
         arm(&faults, r#"[{"match":{"kind":"text","every":3},"action":{"close":"before"}}]"#);
-        let strikes: Vec<bool> = (0..6).map(|_| struck(&faults.strike(text("1")))).collect();
+        let strikes: Vec<bool> = (0..6).map(|_| is_triggered(&faults.trigger(text_request("1")))).collect();
         assert_eq!(strikes, [false, false, true, false, false, true]);
     }
 
     #[test]
-    fn kinds_keep_media_and_probes_apart_from_messages() {
+    fn fault_kind_separates_media_and_probes_from_messages() {
         let faults = Faults::default();
         arm(&faults, r#"[{"match":{"kind":"probe"},"action":{"error":{"code":190}}}]"#);
-        assert!(struck(&faults.strike(Subject::Probe)));
-        assert!(!struck(&faults.strike(Subject::Media)));
-        assert!(!struck(&faults.strike(text("1"))));
+        assert!(is_triggered(&faults.trigger(RequestKind::Probe)));
+        assert!(!is_triggered(&faults.trigger(RequestKind::Media)));
+        assert!(!is_triggered(&faults.trigger(text_request("1"))));
         assert_eq!(faults.disarm(None), 1);
-        assert!(!struck(&faults.strike(Subject::Probe)));
+        assert!(!is_triggered(&faults.trigger(RequestKind::Probe)));
     }
 
     #[test]
-    fn a_throttle_lets_the_burst_pass() {
+    fn throttle_allows_the_burst() {
         let faults = Faults::default();
         arm(&faults, r#"[{"action":{"throttle":{"per_second":0.001,"burst":2,"code":131056}}}]"#);
-        let strikes: Vec<bool> = (0..4).map(|_| struck(&faults.strike(text("1")))).collect();
+        let strikes: Vec<bool> = (0..4).map(|_| is_triggered(&faults.trigger(text_request("1")))).collect();
         assert_eq!(strikes, [false, false, true, true]);
     }
 
     #[test]
-    fn a_misspelt_fault_is_refused() {
+    fn fault_with_unknown_field_is_refused() {
         let wrong = serde_json::from_str::<Vec<Fault>>(r#"[{"action":{"eror":{"code":1}}}]"#);
         assert!(wrong.unwrap_err().to_string().contains("eror"));
     }
 
     #[test]
-    fn there_is_an_end_to_faults() {
+    fn armed_faults_are_limited() {
         let faults = Faults::default();
         let one = || serde_json::from_str::<Fault>(r#"{"action":{"delay_ms":1}}"#).unwrap();
         assert!(faults.arm(vec![one(); MAX_FAULTS]).is_some());
@@ -411,12 +412,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_delayed_error_comes_late_and_in_metas_words() {
+    async fn delayed_error_is_returned_after_the_delay() {
         let faults = Faults::default();
         arm(&faults, r#"[{"action":{"delay_ms":5000,"error":{"code":131056,"status":400}}}]"#);
         let start = Instant::now();
-        let refusal = faults.strike(text("1")).before(&CancellationToken::new()).await.unwrap_err();
+        let refusal =
+            faults.trigger(text_request("1")).apply_before(&CancellationToken::new()).await.unwrap_err();
         assert_eq!(start.elapsed(), Duration::from_secs(5));
-        assert!(matches!(refusal, Refusal::Graph(error) if error.code == 131_056));
+        assert!(matches!(refusal, GraphRejection::Error(error) if error.code == 131_056));
     }
 }

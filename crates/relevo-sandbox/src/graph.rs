@@ -10,23 +10,28 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 use subtle::ConstantTimeEq;
 
-use crate::errors::{GraphError, Refusal, code};
-use crate::faults::Subject;
+use crate::errors::{GraphError, GraphRejection, code};
+use crate::faults::RequestKind;
 use crate::ids;
 use crate::media;
-use crate::state::Shared;
+use crate::state::SandboxState;
 
 /// Checks version, object id and token, in the order in which Meta does.
-pub fn enter(shared: &Shared, version: &str, id: &str, headers: &HeaderMap) -> Result<(), GraphError> {
+pub fn check_access(
+    shared: &SandboxState,
+    version: &str,
+    id: &str,
+    headers: &HeaderMap,
+) -> Result<(), GraphError> {
     if !is_version(version) {
         return Err(
             GraphError::new(code::UNKNOWN_PATH).message(format!("Unknown path components: /{version}/{id}"))
         );
     }
-    authorise(shared, headers)?;
+    check_token(shared, headers)?;
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
     if id.is_empty() || id.len() > 64 || !id.bytes().all(is_plain) {
-        return Err(GraphError::no_object(id));
+        return Err(GraphError::object_not_found(id));
     }
     Ok(())
 }
@@ -39,7 +44,7 @@ fn is_version(text: &str) -> bool {
 }
 
 /// Checks the bearer token.
-pub fn authorise(shared: &Shared, headers: &HeaderMap) -> Result<(), GraphError> {
+pub fn check_token(shared: &SandboxState, headers: &HeaderMap) -> Result<(), GraphError> {
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let (scheme, token) = given.split_once(' ').unwrap_or_default();
     let token = token.trim();
@@ -55,15 +60,15 @@ pub fn authorise(shared: &Shared, headers: &HeaderMap) -> Result<(), GraphError>
 }
 
 /// `GET /{version}/{id}`: a phone number, or what is known of a media id.
-pub async fn look(
-    State(shared): State<Arc<Shared>>,
+pub async fn get_object(
+    State(shared): State<Arc<SandboxState>>,
     Path((version, id)): Path<(String, String)>,
     Query(query): Query<HashMap<String, String>>,
     headers: HeaderMap,
-) -> Result<Response, Refusal> {
-    let is_media = ids::looks_like_media(&id) || query.contains_key("phone_number_id");
+) -> Result<Response, GraphRejection> {
+    let is_media = ids::is_media_id(&id) || query.contains_key("phone_number_id");
     if is_media {
-        return media::look(
+        return media::get_metadata(
             &shared,
             &version,
             &id,
@@ -74,28 +79,28 @@ pub async fn look(
     }
     shared.stats.probes.add(1);
     let refuse = |error: GraphError| {
-        shared.stats.refuse(error.code);
-        Refusal::from(error)
+        shared.stats.record_refusal(error.code);
+        GraphRejection::from(error)
     };
-    enter(&shared, &version, &id, &headers).map_err(refuse)?;
-    let strike = shared.faults.strike(Subject::Probe);
-    strike.before(&shared.closing).await.inspect_err(|refusal| note(&shared, refusal))?;
+    check_access(&shared, &version, &id, &headers).map_err(refuse)?;
+    let strike = shared.faults.trigger(RequestKind::Probe);
+    strike.apply_before(&shared.closing).await.inspect_err(|refusal| record_rejection(&shared, refusal))?;
     let number = phone_number(&shared, &id);
-    let answer = select(number, query.get("fields").map(String::as_str)).map_err(refuse)?;
-    strike.after(&shared.closing).await?;
+    let answer = select_fields(number, query.get("fields").map(String::as_str)).map_err(refuse)?;
+    strike.apply_after(&shared.closing).await?;
     Ok(Json(answer).into_response())
 }
 
 /// Counts a refusal that a fault brought about.
-pub fn note(shared: &Shared, refusal: &Refusal) {
+pub fn record_rejection(shared: &SandboxState, refusal: &GraphRejection) {
     match refusal {
-        Refusal::Graph(error) => shared.stats.refuse(error.code),
-        Refusal::HangUp => shared.stats.dropped.add(1),
+        GraphRejection::Error(error) => shared.stats.record_refusal(error.code),
+        GraphRejection::AbortConnection => shared.stats.dropped.add(1),
     }
 }
 
 /// Everything that can be asked about a phone number.
-fn phone_number(shared: &Shared, id: &str) -> Map<String, Value> {
+fn phone_number(shared: &SandboxState, id: &str) -> Map<String, Value> {
     let fields = [
         ("verified_name", json!(shared.options.verified_name)),
         ("display_phone_number", json!(format!("+{}", shared.options.display_phone_number))),
@@ -115,7 +120,7 @@ fn phone_number(shared: &Shared, id: &str) -> Map<String, Value> {
 }
 
 /// Fields that a number has at Meta and that have no value here; Graph leaves such ones out.
-const UNSET: &[&str] = &[
+const UNSET_FIELDS: &[&str] = &[
     "certificate",
     "conversational_automation",
     "country_code",
@@ -134,13 +139,16 @@ const UNSET: &[&str] = &[
 ];
 
 /// The fields that were asked for and always the id; without `fields` all of them.
-fn select(mut all: Map<String, Value>, fields: Option<&str>) -> Result<Map<String, Value>, GraphError> {
+fn select_fields(
+    mut all: Map<String, Value>,
+    fields: Option<&str>,
+) -> Result<Map<String, Value>, GraphError> {
     let Some(fields) = fields.filter(|fields| !fields.is_empty()) else { return Ok(all) };
     let mut chosen = Map::new();
     for name in fields.split(',').map(str::trim).chain(["id"]) {
         match all.remove(name) {
             Some(value) => drop(chosen.insert(name.to_owned(), value)),
-            None if chosen.contains_key(name) || UNSET.contains(&name) => {}
+            None if chosen.contains_key(name) || UNSET_FIELDS.contains(&name) => {}
             None => {
                 return Err(GraphError::new(code::PARAMETER)
                     .message(format!("Tried accessing nonexisting field ({name})")));
@@ -151,7 +159,7 @@ fn select(mut all: Map<String, Value>, fields: Option<&str>) -> Result<Map<Strin
 }
 
 /// Everything else: paths that the Graph API has and the sandbox does not, and those that nobody has.
-pub async fn unknown(method: Method, uri: Uri) -> GraphError {
+pub async fn unknown_path(method: Method, uri: Uri) -> GraphError {
     GraphError::new(code::UNKNOWN_PATH).message(format!(
         "Unknown path components: {} (the sandbox does not serve {method} here; GET / lists what it serves)",
         uri.path()
@@ -163,13 +171,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_version_is_one() {
+    fn graph_version_is_v_and_two_numbers() {
         assert!(["v1.0", "v25.0", "v999.9"].into_iter().all(is_version));
         assert!(!["25.0", "v25", "v25.", "vx.0", "v.0", "_sandbox"].into_iter().any(is_version));
     }
 
     #[test]
-    fn fields_are_chosen_and_unknown_ones_refused() {
+    fn select_fields_returns_requested_fields_and_refuses_unknown_ones() {
         let all = || {
             Map::from_iter([
                 ("id".to_owned(), json!("1")),
@@ -177,9 +185,12 @@ mod tests {
                 ("b".to_owned(), json!(3)),
             ])
         };
-        assert_eq!(select(all(), None).unwrap().len(), 3);
-        assert_eq!(Value::Object(select(all(), Some("a")).unwrap()), json!({ "id": "1", "a": 2 }));
-        assert_eq!(Value::Object(select(all(), Some("a,id, a")).unwrap()), json!({ "id": "1", "a": 2 }));
-        assert_eq!(select(all(), Some("nonsense")).unwrap_err().code, 100);
+        assert_eq!(select_fields(all(), None).unwrap().len(), 3);
+        assert_eq!(Value::Object(select_fields(all(), Some("a")).unwrap()), json!({ "id": "1", "a": 2 }));
+        assert_eq!(
+            Value::Object(select_fields(all(), Some("a,id, a")).unwrap()),
+            json!({ "id": "1", "a": 2 })
+        );
+        assert_eq!(select_fields(all(), Some("nonsense")).unwrap_err().code, 100);
     }
 }

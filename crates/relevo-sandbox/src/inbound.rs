@@ -10,23 +10,23 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::control::{Body, Problem, report};
+use crate::control::{ControlError, LenientJson, with_delivery};
 use crate::faults;
-use crate::ids::{self, Direction};
+use crate::ids::{self, WamidDirection};
 use crate::media;
-use crate::media_store::Origin;
-use crate::payloads;
-use crate::state::Shared;
+use crate::media_store::MediaOrigin;
+use crate::state::SandboxState;
+use crate::webhook_body;
 
 /// A user's message: a text, a file, any other type with its object under its name, or a whole message.
 #[derive(Debug, Deserialize)]
-pub struct Inbound {
+pub struct InboundRequest {
     from: String,
     name: Option<String>,
     /// The number that is written to.
-    #[serde(default = "some_number")]
+    #[serde(default = "default_phone_number_id")]
     phone_number_id: String,
-    #[serde(default = "text")]
+    #[serde(default = "default_type")]
     r#type: String,
     text: Option<Value>,
     caption: Option<String>,
@@ -40,32 +40,34 @@ pub struct Inbound {
     more: Map<String, Value>,
 }
 
-fn text() -> String {
+fn default_type() -> String {
     "text".into()
 }
 
-fn some_number() -> String {
+fn default_phone_number_id() -> String {
     "106540352242922".into()
 }
 
 pub async fn post(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<SandboxState>>,
     headers: HeaderMap,
-    Body(inbound): Body<Inbound>,
-) -> Result<Json<Value>, Problem> {
-    let wa_id = faults::plain(&inbound.from).into_owned();
+    LenientJson(inbound): LenientJson<InboundRequest>,
+) -> Result<Json<Value>, ControlError> {
+    let wa_id = faults::strip_punctuation(&inbound.from).into_owned();
     if wa_id.is_empty() || wa_id.len() > 64 {
-        return Err(Problem::invalid("from: must be the user's phone number, for example \"16505551234\""));
+        return Err(ControlError::invalid(
+            "from: must be the user's phone number, for example \"16505551234\"",
+        ));
     }
-    if !shared.courier.has_receiver() {
-        return Err(Problem::no_receiver());
+    if !shared.webhook_sender.has_receiver() {
+        return Err(ControlError::no_receiver());
     }
     let user_id = ids::user_id(&wa_id);
     let mut message = match &inbound.message {
         Some(message) => message.clone(),
-        None => inbound.compose(&shared, &headers)?,
+        None => inbound.build_message(&shared, &headers)?,
     };
-    let wamid = || json!(shared.ids.wamid(&wa_id, Direction::Inbound));
+    let wamid = || json!(shared.ids.wamid(&wa_id, WamidDirection::Inbound));
     let id = message.entry("id").or_insert_with(wamid).clone();
     message.entry("from").or_insert_with(|| json!(wa_id));
     message.entry("from_user_id").or_insert_with(|| json!(user_id));
@@ -73,30 +75,43 @@ pub async fn post(
     let content = message.get("type").and_then(|kind| message.get(kind.as_str()?));
     let media_id = content.and_then(|content| content.get("id")).cloned();
     let name = inbound.name.as_deref().unwrap_or("Sandbox user");
-    let value = payloads::inbound(&shared, &inbound.phone_number_id, name, &wa_id, &user_id, message.into());
-    let body = payloads::change(&shared, "messages", &value).map_err(Problem::internal)?;
+    let value = webhook_body::inbound_value(
+        &shared,
+        &inbound.phone_number_id,
+        name,
+        &wa_id,
+        &user_id,
+        message.into(),
+    );
+    let body = webhook_body::change_body(&shared, "messages", &value).map_err(ControlError::internal)?;
     shared.stats.inbound.add(1);
-    let delivery = shared.courier.deliver(&shared, body.into(), 1).await;
+    let delivery = shared.webhook_sender.deliver(&shared, body.into(), 1).await;
     let mut answer = json!({ "wamid": id });
     if let (Some(answer), Some(media_id)) = (answer.as_object_mut(), media_id) {
         answer.insert("media_id".into(), media_id);
     }
-    Ok(Json(report(delivery, answer)))
+    Ok(Json(with_delivery(delivery, answer)))
 }
 
-impl Inbound {
-    fn compose(&self, shared: &Shared, headers: &HeaderMap) -> Result<Map<String, Value>, Problem> {
+impl InboundRequest {
+    fn build_message(
+        &self,
+        shared: &SandboxState,
+        headers: &HeaderMap,
+    ) -> Result<Map<String, Value>, ControlError> {
         let kind = self.r#type.as_str();
         let content = match (kind, &self.text, self.more.get(kind)) {
             ("text", Some(Value::String(body)), _) => json!({ "body": body }),
             ("text", Some(object), _) => object.clone(),
-            ("text", None, _) => return Err(Problem::invalid("text: what the user writes is missing")),
+            ("text", None, _) => return Err(ControlError::invalid("text: what the user writes is missing")),
             (_, _, Some(content)) => content.clone(),
-            ("image" | "audio" | "video" | "document" | "sticker", ..) => self.file(shared, headers)?,
+            ("image" | "audio" | "video" | "document" | "sticker", ..) => {
+                self.store_attachment(shared, headers)?
+            }
             _ => {
                 let reason =
                     format!("{kind}: put the message's object under this name, as the webhook has it");
-                return Err(Problem::invalid(reason));
+                return Err(ControlError::invalid(reason));
             }
         };
         let mut message = Map::new();
@@ -109,21 +124,24 @@ impl Inbound {
     }
 
     /// Stores the file, so that it can be fetched, and describes it as the webhook does.
-    fn file(&self, shared: &Shared, headers: &HeaderMap) -> Result<Value, Problem> {
+    fn store_attachment(&self, shared: &SandboxState, headers: &HeaderMap) -> Result<Value, ControlError> {
         let kind = self.r#type.as_str();
-        let (usual_type, sample) = sample(kind);
+        let (usual_type, sample) = sample_file(kind);
         let bytes = match &self.data {
             Some(data) => STANDARD
                 .decode(data)
-                .map_err(|error| Problem::invalid(format!("data: not base64: {error}")))?,
+                .map_err(|error| ControlError::invalid(format!("data: not base64: {error}")))?,
             None => sample.to_vec(),
         };
         let mime_type = self.mime_type.as_deref().unwrap_or(usual_type);
-        let id = media::keep(shared, &self.phone_number_id, mime_type, bytes.into(), Origin::Received)
-            .ok_or_else(|| Problem::invalid("data: larger than all the media that the sandbox keeps"))?;
+        let id =
+            media::store_file(shared, &self.phone_number_id, mime_type, bytes.into(), MediaOrigin::Received)
+                .ok_or_else(|| {
+                    ControlError::invalid("data: larger than all the media that the sandbox keeps")
+                })?;
         let sha256 = shared.media.get(&id, None, shared.clock.now()).map(|file| file.sha256);
         let mut file = json!({
-            "id": id, "mime_type": mime_type, "sha256": sha256, "url": media::address(shared, &id, headers),
+            "id": id, "mime_type": mime_type, "sha256": sha256, "url": media::download_url(shared, &id, headers),
         });
         let extra = [
             ("caption", self.caption.as_ref().map(|caption| json!(caption))),
@@ -150,7 +168,7 @@ const PNG: &[u8] = &[
 ];
 
 /// The type that users usually send of a kind, and a stand-in for a file of it. Only the image is a real one.
-fn sample(kind: &str) -> (&'static str, &'static [u8]) {
+fn sample_file(kind: &str) -> (&'static str, &'static [u8]) {
     match kind {
         "image" => ("image/png", PNG),
         "audio" => ("audio/ogg; codecs=opus", b"OggS sample"),

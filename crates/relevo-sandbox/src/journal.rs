@@ -11,15 +11,15 @@ use crate::ids;
 use relevo_domain::Timestamp;
 
 /// How many different callback data are told apart, 16 bytes each or so. Beyond it `exact` becomes false.
-const CALLBACK_IDS: usize = 8_000_000;
+const MAX_CALLBACK_IDS: usize = 8_000_000;
 
 /// What an entry costs besides its body, roughly.
-const ENTRY_BYTES: usize = 256;
+const ENTRY_OVERHEAD_BYTES: usize = 256;
 
 /// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(tag = "outcome", content = "code", rename_all = "snake_case")]
-pub enum Outcome {
+pub enum RequestOutcome {
     Accepted,
     /// Refused under this code.
     Refused(u32),
@@ -29,7 +29,7 @@ pub enum Outcome {
 
 /// One request to `/messages`.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub struct JournalEntry {
     pub at: Timestamp,
     pub phone_number_id: Box<str>,
     /// The recipient without punctuation; absent when the request named none.
@@ -37,7 +37,7 @@ pub struct Entry {
     pub kind: Box<str>,
     pub wamid: Option<Box<str>>,
     pub callback_data: Option<Box<str>>,
-    pub outcome: Outcome,
+    pub outcome: RequestOutcome,
     /// False when a fault kept the answer back although the message was accepted.
     pub answered: bool,
     /// The body as it came, when it was JSON.
@@ -47,8 +47,8 @@ pub struct Entry {
 #[derive(Debug, Default)]
 struct Inner {
     /// Sequence number of the first kept entry less one; entries are numbered from 1, without gaps.
-    forgotten: u64,
-    kept: VecDeque<Arc<Entry>>,
+    evicted: u64,
+    entries: VecDeque<Arc<JournalEntry>>,
     bytes: usize,
     callback_ids: HashSet<u64>,
     duplicates: u64,
@@ -67,7 +67,7 @@ pub struct Journal {
 
 /// How often callback data came back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct CallbackData {
+pub struct CallbackDataStats {
     pub distinct: usize,
     pub duplicates: u64,
     /// False when there were too many to tell apart; the counts are then lower bounds.
@@ -75,12 +75,12 @@ pub struct CallbackData {
 }
 
 /// A page of entries with their sequence numbers.
-pub struct Page {
-    pub entries: Vec<(u64, Arc<Entry>)>,
+pub struct JournalPage {
+    pub entries: Vec<(u64, Arc<JournalEntry>)>,
     /// The last sequence number that was looked at: where the next page begins.
     pub last: u64,
     /// How many of the oldest entries are no longer kept.
-    pub forgotten: u64,
+    pub evicted: u64,
     /// Whether there is more behind `last`.
     pub more: bool,
 }
@@ -94,23 +94,23 @@ impl Journal {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn write(&self, entry: Entry) {
+    pub fn write(&self, entry: JournalEntry) {
         let callback = match (&entry.callback_data, entry.outcome) {
-            (Some(data), Outcome::Accepted) => Some(ids::digest(data)),
+            (Some(data), RequestOutcome::Accepted) => Some(ids::hash64(data)),
             _ => None,
         };
         let entry = Arc::new(entry);
         let mut inner = self.lock();
         if let Some(callback) = callback {
-            inner.count(callback);
+            inner.count_callback(callback);
         }
-        inner.bytes += entry.cost();
-        inner.kept.push_back(entry);
+        inner.bytes += entry.size_bytes();
+        inner.entries.push_back(entry);
         let mut retired = None;
-        while inner.kept.len() > self.keep_messages || inner.bytes > self.keep_bytes {
-            let Some(oldest) = inner.kept.pop_front() else { break };
-            inner.bytes -= oldest.cost();
-            inner.forgotten += 1;
+        while inner.entries.len() > self.keep_messages || inner.bytes > self.keep_bytes {
+            let Some(oldest) = inner.entries.pop_front() else { break };
+            inner.bytes -= oldest.size_bytes();
+            inner.evicted += 1;
             // Freed after the lock: usually exactly one entry leaves for one that came.
             retired = Some(oldest);
         }
@@ -120,14 +120,14 @@ impl Journal {
     }
 
     /// Entries after the sequence number `after`, oldest first, at most `limit` of them.
-    pub fn page(&self, after: u64, limit: usize, wanted: impl Fn(&Entry) -> bool) -> Page {
+    pub fn page(&self, after: u64, limit: usize, wanted: impl Fn(&JournalEntry) -> bool) -> JournalPage {
         let inner = self.lock();
-        let start = after.max(inner.forgotten);
-        let skip = usize::try_from(start - inner.forgotten).unwrap_or(usize::MAX);
-        let total = inner.forgotten + inner.kept.len() as u64;
+        let start = after.max(inner.evicted);
+        let skip = usize::try_from(start - inner.evicted).unwrap_or(usize::MAX);
+        let total = inner.evicted + inner.entries.len() as u64;
         let mut page =
-            Page { entries: Vec::new(), last: start.min(total), forgotten: inner.forgotten, more: false };
-        for (number, entry) in (start + 1..).zip(inner.kept.iter().skip(skip)) {
+            JournalPage { entries: Vec::new(), last: start.min(total), evicted: inner.evicted, more: false };
+        for (number, entry) in (start + 1..).zip(inner.entries.iter().skip(skip)) {
             if page.entries.len() == limit {
                 page.more = true;
                 break;
@@ -140,9 +140,9 @@ impl Journal {
         page
     }
 
-    pub fn callback_data(&self) -> CallbackData {
+    pub fn callback_data(&self) -> CallbackDataStats {
         let inner = self.lock();
-        CallbackData {
+        CallbackDataStats {
             distinct: inner.callback_ids.len(),
             duplicates: inner.duplicates,
             exact: !inner.overflowed,
@@ -156,10 +156,10 @@ impl Journal {
 }
 
 impl Inner {
-    fn count(&mut self, callback: u64) {
+    fn count_callback(&mut self, callback: u64) {
         if self.callback_ids.contains(&callback) {
             self.duplicates += 1;
-        } else if self.callback_ids.len() < CALLBACK_IDS {
+        } else if self.callback_ids.len() < MAX_CALLBACK_IDS {
             self.callback_ids.insert(callback);
         } else {
             self.overflowed = true;
@@ -167,15 +167,15 @@ impl Inner {
     }
 }
 
-impl Entry {
-    fn cost(&self) -> usize {
-        self.body.len() + ENTRY_BYTES
+impl JournalEntry {
+    fn size_bytes(&self) -> usize {
+        self.body.len() + ENTRY_OVERHEAD_BYTES
     }
 }
 
 /// An entry as the control plane shows it.
 #[derive(Serialize)]
-pub struct Shown<'a> {
+pub struct JournalEntryView<'a> {
     seq: u64,
     at_ms: u64,
     phone_number_id: &'a str,
@@ -184,13 +184,13 @@ pub struct Shown<'a> {
     wamid: Option<&'a str>,
     biz_opaque_callback_data: Option<&'a str>,
     #[serde(flatten)]
-    outcome: Outcome,
+    outcome: RequestOutcome,
     answered: bool,
     body: Option<&'a RawValue>,
 }
 
-impl<'a> Shown<'a> {
-    pub fn new(seq: u64, entry: &'a Entry) -> Self {
+impl<'a> JournalEntryView<'a> {
+    pub fn new(seq: u64, entry: &'a JournalEntry) -> Self {
         Self {
             seq,
             at_ms: entry.at.millis(),
@@ -210,26 +210,26 @@ impl<'a> Shown<'a> {
 mod tests {
     use super::*;
 
-    fn entry(to: &str, callback: Option<&str>) -> Entry {
-        Entry {
+    fn entry(to: &str, callback: Option<&str>) -> JournalEntry {
+        JournalEntry {
             at: Timestamp(1),
             phone_number_id: "1".into(),
             to: Some(to.into()),
             kind: "text".into(),
             wamid: None,
             callback_data: callback.map(Into::into),
-            outcome: Outcome::Accepted,
+            outcome: RequestOutcome::Accepted,
             answered: true,
             body: "{}".into(),
         }
     }
 
-    fn numbers(page: &Page) -> Vec<u64> {
+    fn numbers(page: &JournalPage) -> Vec<u64> {
         page.entries.iter().map(|(number, _)| *number).collect()
     }
 
     #[test]
-    fn pages_follow_each_other_without_gaps() {
+    fn journal_pages_have_no_gaps() {
         let journal = Journal::new(10, 1 << 20);
         (0..5).for_each(|_| journal.write(entry("1", None)));
         let first = journal.page(0, 2, |_| true);
@@ -240,22 +240,22 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_make_room_and_keep_their_numbers() {
+    fn journal_evicts_oldest_entries_and_keeps_sequence_numbers() {
         let journal = Journal::new(3, 1 << 20);
         (0..5).for_each(|_| journal.write(entry("1", None)));
         let page = journal.page(0, 10, |_| true);
-        assert_eq!((numbers(&page), page.forgotten), (vec![3, 4, 5], 2));
+        assert_eq!((numbers(&page), page.evicted), (vec![3, 4, 5], 2));
     }
 
     #[test]
-    fn bodies_are_bounded_too() {
-        let journal = Journal::new(100, 3 * (ENTRY_BYTES + 2));
+    fn journal_evicts_entries_over_the_byte_limit() {
+        let journal = Journal::new(100, 3 * (ENTRY_OVERHEAD_BYTES + 2));
         (0..5).for_each(|_| journal.write(entry("1", None)));
-        assert_eq!(journal.page(0, 10, |_| true).forgotten, 2);
+        assert_eq!(journal.page(0, 10, |_| true).evicted, 2);
     }
 
     #[test]
-    fn a_filtered_page_moves_on_past_what_it_left_out() {
+    fn filtered_page_advances_past_skipped_entries() {
         let journal = Journal::new(10, 1 << 20);
         ["1", "2", "1"].into_iter().for_each(|to| journal.write(entry(to, None)));
         let page = journal.page(0, 10, |entry| entry.to.as_deref() == Some("2"));
@@ -263,10 +263,10 @@ mod tests {
     }
 
     #[test]
-    fn duplicates_of_callback_data_are_counted_among_the_accepted() {
+    fn duplicate_callback_data_is_counted_for_accepted_messages() {
         let journal = Journal::new(1, 1 << 20);
         ["a", "b", "a", "a"].into_iter().for_each(|data| journal.write(entry("1", Some(data))));
-        journal.write(Entry { outcome: Outcome::Refused(100), ..entry("1", Some("b")) });
-        assert_eq!(journal.callback_data(), CallbackData { distinct: 2, duplicates: 2, exact: true });
+        journal.write(JournalEntry { outcome: RequestOutcome::Refused(100), ..entry("1", Some("b")) });
+        assert_eq!(journal.callback_data(), CallbackDataStats { distinct: 2, duplicates: 2, exact: true });
     }
 }

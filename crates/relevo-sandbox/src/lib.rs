@@ -24,19 +24,19 @@ mod graph;
 mod ids;
 mod inbound;
 mod journal;
+mod json_path;
 mod media;
 mod media_store;
 mod messages;
-mod pace;
-mod payloads;
+mod rate_limit;
 mod server;
 mod state;
 mod stats;
-mod timeline;
+mod status_schedule;
 mod validate;
-mod validate_at;
 mod validate_interactive;
 mod validate_template;
+mod webhook_body;
 mod webhooks;
 
 #[cfg(test)]
@@ -52,8 +52,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::state::Shared;
-use crate::webhooks::Tracked;
+use crate::state::SandboxState;
+use crate::webhooks::TrackedMessage;
 use relevo_clock::Clock;
 use relevo_domain::{ErrorKind, Secret};
 
@@ -141,23 +141,23 @@ pub enum Error {
     #[error(
         "the sandbox will not listen on {0}: its control plane has no password. Use a loopback address, or allow remote access explicitly"
     )]
-    Remote(SocketAddr),
+    NotLoopback(SocketAddr),
     #[error("webhook_batch is {0}: it must be between 1 and {MAX_WEBHOOK_BATCH}")]
-    Batch(usize),
+    WebhookBatch(usize),
     #[error("webhook_queue and max_connections must be at least 1")]
-    Empty,
+    ZeroLimit,
     #[error("cannot listen on {address}: {source}")]
     Listen { address: SocketAddr, source: std::io::Error },
     #[error("cannot build the HTTP client for webhooks: {0}")]
-    Client(#[from] reqwest::Error),
+    HttpClient(#[from] reqwest::Error),
 }
 
 impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Remote(_) | Error::Batch(_) | Error::Empty => ErrorKind::Invalid,
+            Error::NotLoopback(_) | Error::WebhookBatch(_) | Error::ZeroLimit => ErrorKind::Invalid,
             Error::Listen { .. } => ErrorKind::Unavailable,
-            Error::Client(_) => ErrorKind::Internal,
+            Error::HttpClient(_) => ErrorKind::Internal,
         }
     }
 }
@@ -169,8 +169,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Sandbox {
     listener: TcpListener,
     address: SocketAddr,
-    shared: Arc<Shared>,
-    accepted: mpsc::Receiver<Tracked>,
+    shared: Arc<SandboxState>,
+    accepted: mpsc::Receiver<TrackedMessage>,
 }
 
 impl Sandbox {
@@ -182,19 +182,19 @@ impl Sandbox {
     /// cannot be had.
     pub async fn bind(options: Options, clock: Clock) -> Result<Self> {
         if !options.listen.ip().is_loopback() && !options.allow_remote {
-            return Err(Error::Remote(options.listen));
+            return Err(Error::NotLoopback(options.listen));
         }
         if !(1..=MAX_WEBHOOK_BATCH).contains(&options.webhook_batch) {
-            return Err(Error::Batch(options.webhook_batch));
+            return Err(Error::WebhookBatch(options.webhook_batch));
         }
         if options.webhook_queue == 0 || options.max_connections == 0 {
-            return Err(Error::Empty);
+            return Err(Error::ZeroLimit);
         }
         let address = options.listen;
         let listen = |source| Error::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        let (shared, accepted) = Shared::new(options, clock)?;
+        let (shared, accepted) = SandboxState::new(options, clock)?;
         Ok(Self { listener, address, shared: Arc::new(shared), accepted })
     }
 
@@ -212,7 +212,7 @@ impl Sandbox {
         let dispatcher = tokio::spawn(webhooks::dispatch(Arc::clone(&shared), accepted));
         if let Some(verify_token) = shared.options.verify_token.clone() {
             let shared = Arc::clone(&shared);
-            tokio::spawn(async move { webhooks::greet(&shared, &verify_token).await });
+            tokio::spawn(async move { webhooks::verify_receiver(&shared, &verify_token).await });
         }
         server::run(listener, Arc::clone(&shared), shutdown).await;
         if let Err(error) = dispatcher.await {

@@ -14,22 +14,22 @@ use bytes::{Bytes, BytesMut};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::errors::{GraphError, Refusal, code};
-use crate::faults::Subject;
+use crate::errors::{GraphError, GraphRejection, code};
+use crate::faults::RequestKind;
 use crate::graph;
-use crate::media_store::{File, Origin};
-use crate::state::Shared;
+use crate::media_store::{MediaOrigin, StoredMedia};
+use crate::state::SandboxState;
 
 /// The largest file that is taken at all: a document. Source: Meta, "Media", "Supported media types".
-pub const LARGEST_FILE: usize = 100 << 20;
+pub const MAX_FILE_BYTES: usize = 100 << 20;
 
 /// How long the address of a file is good. Source: Meta, "Media".
-const ADDRESS_FOR: Duration = Duration::from_secs(5 * 60);
+const URL_LIFETIME: Duration = Duration::from_secs(5 * 60);
 
 const MIB: usize = 1 << 20;
 
 /// MIME types and how large a file of each may be. Source: Meta, "Media", "Supported media types".
-const TYPES: &[(&str, usize)] = &[
+const MEDIA_TYPES: &[(&str, usize)] = &[
     ("audio/aac", 16 * MIB),
     ("audio/amr", 16 * MIB),
     ("audio/mpeg", 16 * MIB),
@@ -40,59 +40,69 @@ const TYPES: &[(&str, usize)] = &[
     ("image/webp", 500 << 10),
     ("video/mp4", 16 * MIB),
     ("video/3gpp", 16 * MIB),
-    ("text/plain", LARGEST_FILE),
-    ("application/pdf", LARGEST_FILE),
-    ("application/msword", LARGEST_FILE),
-    ("application/vnd.ms-excel", LARGEST_FILE),
-    ("application/vnd.ms-powerpoint", LARGEST_FILE),
-    ("application/vnd.openxmlformats-officedocument.wordprocessingml.document", LARGEST_FILE),
-    ("application/vnd.openxmlformats-officedocument.spreadsheetml.sheet", LARGEST_FILE),
-    ("application/vnd.openxmlformats-officedocument.presentationml.presentation", LARGEST_FILE),
+    ("text/plain", MAX_FILE_BYTES),
+    ("application/pdf", MAX_FILE_BYTES),
+    ("application/msword", MAX_FILE_BYTES),
+    ("application/vnd.ms-excel", MAX_FILE_BYTES),
+    ("application/vnd.ms-powerpoint", MAX_FILE_BYTES),
+    ("application/vnd.openxmlformats-officedocument.wordprocessingml.document", MAX_FILE_BYTES),
+    ("application/vnd.openxmlformats-officedocument.spreadsheetml.sheet", MAX_FILE_BYTES),
+    ("application/vnd.openxmlformats-officedocument.presentationml.presentation", MAX_FILE_BYTES),
 ];
 
 /// The largest sticker that does not move.
-const STATIC_STICKER: usize = 100 << 10;
+const MAX_STATIC_STICKER_BYTES: usize = 100 << 10;
 
 /// `POST /{version}/{phone_number_id}/media`.
 pub async fn upload(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<SandboxState>>,
     Path((version, number)): Path<(String, String)>,
     headers: HeaderMap,
     form: Result<Multipart, MultipartRejection>,
-) -> Result<Response, Refusal> {
-    let refuse = |error: GraphError| refused(&shared, error);
-    graph::enter(&shared, &version, &number, &headers).map_err(refuse)?;
-    let strike = shared.faults.strike(Subject::Media);
-    strike.before(&shared.closing).await.inspect_err(|refusal| graph::note(&shared, refusal))?;
-    let form = form.map_err(|rejection| refuse(bad_form(&rejection.body_text())))?;
+) -> Result<Response, GraphRejection> {
+    let refuse = |error: GraphError| record_refusal(&shared, error);
+    graph::check_access(&shared, &version, &number, &headers).map_err(refuse)?;
+    let strike = shared.faults.trigger(RequestKind::Media);
+    strike
+        .apply_before(&shared.closing)
+        .await
+        .inspect_err(|refusal| graph::record_rejection(&shared, refusal))?;
+    let form = form.map_err(|rejection| refuse(invalid_form(&rejection.body_text())))?;
     // Closed never: the permit is there for the memory that an upload takes.
-    let _permit = shared.uploads.acquire().await;
+    let _permit = shared.upload_permits.acquire().await;
     let upload = read_form(form).await.map_err(refuse)?;
     check_size(&upload).map_err(refuse)?;
-    let id = keep(&shared, &number, &upload.mime_type, upload.bytes, Origin::Uploaded).ok_or_else(|| {
-        refuse(
-            GraphError::new(code::SERVICE)
-                .details("The file is larger than all the media that the sandbox keeps."),
-        )
-    })?;
+    let id = store_file(&shared, &number, &upload.mime_type, upload.bytes, MediaOrigin::Uploaded)
+        .ok_or_else(|| {
+            refuse(
+                GraphError::new(code::SERVICE)
+                    .details("The file is larger than all the media that the sandbox keeps."),
+            )
+        })?;
     shared.stats.media_uploads.add(1);
-    strike.after(&shared.closing).await?;
+    strike.apply_after(&shared.closing).await?;
     Ok(Json(json!({ "id": id })).into_response())
 }
 
-fn refused(shared: &Shared, error: GraphError) -> Refusal {
-    shared.stats.refuse(error.code);
+fn record_refusal(shared: &SandboxState, error: GraphError) -> GraphRejection {
+    shared.stats.record_refusal(error.code);
     error.into()
 }
 
-fn bad_form(reason: &str) -> GraphError {
+fn invalid_form(reason: &str) -> GraphError {
     GraphError::new(code::PARAMETER).details(format!("The multipart form could not be read: {reason}"))
 }
 
 /// Stores a file for a phone number and returns its id; `None` when there can never be room for it.
-pub fn keep(shared: &Shared, number: &str, mime_type: &str, bytes: Bytes, origin: Origin) -> Option<String> {
-    let id = shared.ids.media();
-    let file = File {
+pub fn store_file(
+    shared: &SandboxState,
+    number: &str,
+    mime_type: &str,
+    bytes: Bytes,
+    origin: MediaOrigin,
+) -> Option<String> {
+    let id = shared.ids.media_id();
+    let file = StoredMedia {
         phone_number_id: number.into(),
         mime_type: mime_type.into(),
         sha256: hex_digest(&bytes).into(),
@@ -111,22 +121,22 @@ fn hex_digest(bytes: &[u8]) -> String {
 }
 
 #[derive(Debug)]
-struct Upload {
+struct UploadForm {
     mime_type: String,
     bytes: Bytes,
 }
 
-async fn read_form(mut form: Multipart) -> Result<Upload, GraphError> {
+async fn read_form(mut form: Multipart) -> Result<UploadForm, GraphError> {
     let (mut product, mut named_type, mut part_type, mut bytes) = (None, None, None, None);
-    while let Some(field) = form.next_field().await.map_err(|error| bad_form(&error.body_text()))? {
+    while let Some(field) = form.next_field().await.map_err(|error| invalid_form(&error.body_text()))? {
         match field.name() {
             Some("messaging_product") => product = Some(short_text(field).await?),
             Some("type") => named_type = Some(short_text(field).await?),
             Some("file") => {
                 part_type = field.content_type().map(str::to_owned);
-                bytes = Some(read_limited(field, LARGEST_FILE).await?);
+                bytes = Some(read_limited(field, MAX_FILE_BYTES).await?);
             }
-            _ => drop(read_limited(field, LARGEST_FILE).await?),
+            _ => drop(read_limited(field, MAX_FILE_BYTES).await?),
         }
     }
     let missing =
@@ -139,17 +149,17 @@ async fn read_form(mut form: Multipart) -> Result<Upload, GraphError> {
     let bytes = bytes.ok_or_else(|| missing("file"))?;
     let given = named_type.filter(|name| name.contains('/')).or(part_type).unwrap_or_default();
     let mime_type = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    Ok(Upload { mime_type, bytes })
+    Ok(UploadForm { mime_type, bytes })
 }
 
 async fn short_text(field: Field<'_>) -> Result<String, GraphError> {
     let bytes = read_limited(field, 1024).await?;
-    String::from_utf8(bytes.into()).map_err(|_| bad_form("a text field is not UTF-8"))
+    String::from_utf8(bytes.into()).map_err(|_| invalid_form("a text field is not UTF-8"))
 }
 
 async fn read_limited(mut field: Field<'_>, limit: usize) -> Result<Bytes, GraphError> {
     let mut bytes = BytesMut::new();
-    while let Some(chunk) = field.chunk().await.map_err(|error| bad_form(&error.body_text()))? {
+    while let Some(chunk) = field.chunk().await.map_err(|error| invalid_form(&error.body_text()))? {
         if bytes.len() + chunk.len() > limit {
             return Err(too_large(limit));
         }
@@ -163,9 +173,9 @@ fn too_large(limit: usize) -> GraphError {
         .details(format!("The file is larger than the {limit} bytes permitted for its type."))
 }
 
-fn check_size(upload: &Upload) -> Result<(), GraphError> {
-    let Some((_, limit)) = TYPES.iter().find(|(mime_type, _)| *mime_type == upload.mime_type) else {
-        let names: Vec<&str> = TYPES.iter().map(|(name, _)| *name).collect();
+fn check_size(upload: &UploadForm) -> Result<(), GraphError> {
+    let Some((_, limit)) = MEDIA_TYPES.iter().find(|(mime_type, _)| *mime_type == upload.mime_type) else {
+        let names: Vec<&str> = MEDIA_TYPES.iter().map(|(name, _)| *name).collect();
         return Err(GraphError::new(code::PARAMETER).message(format!(
             "Param file must be a file with one of the following types: {}. Received file of type '{}'.",
             names.join(", "),
@@ -173,7 +183,7 @@ fn check_size(upload: &Upload) -> Result<(), GraphError> {
         )));
     };
     let is_static_sticker = upload.mime_type == "image/webp" && !is_animated(&upload.bytes);
-    let limit = if is_static_sticker { STATIC_STICKER } else { *limit };
+    let limit = if is_static_sticker { MAX_STATIC_STICKER_BYTES } else { *limit };
     if upload.bytes.is_empty() {
         return Err(GraphError::new(code::MEDIA_UPLOAD).details("The file is empty."));
     }
@@ -187,48 +197,56 @@ fn is_animated(webp: &[u8]) -> bool {
 }
 
 /// `GET /{version}/{media_id}`.
-pub async fn look(
-    shared: &Shared,
+pub async fn get_metadata(
+    shared: &SandboxState,
     version: &str,
     id: &str,
     number: Option<&str>,
     headers: &HeaderMap,
-) -> Result<Response, Refusal> {
-    let refuse = |error: GraphError| refused(shared, error);
-    graph::enter(shared, version, id, headers).map_err(refuse)?;
-    let strike = shared.faults.strike(Subject::Media);
-    strike.before(&shared.closing).await.inspect_err(|refusal| graph::note(shared, refusal))?;
-    let file =
-        shared.media.get(id, number, shared.clock.now()).ok_or_else(|| refuse(GraphError::no_object(id)))?;
+) -> Result<Response, GraphRejection> {
+    let refuse = |error: GraphError| record_refusal(shared, error);
+    graph::check_access(shared, version, id, headers).map_err(refuse)?;
+    let strike = shared.faults.trigger(RequestKind::Media);
+    strike
+        .apply_before(&shared.closing)
+        .await
+        .inspect_err(|refusal| graph::record_rejection(shared, refusal))?;
+    let file = shared
+        .media
+        .get(id, number, shared.clock.now())
+        .ok_or_else(|| refuse(GraphError::object_not_found(id)))?;
     let answer = json!({
         "messaging_product": "whatsapp",
-        "url": address(shared, id, headers),
+        "url": download_url(shared, id, headers),
         "mime_type": file.mime_type,
         "sha256": file.sha256,
         "file_size": file.bytes.len(),
         "id": id,
     });
-    strike.after(&shared.closing).await?;
+    strike.apply_after(&shared.closing).await?;
     Ok(Json(answer).into_response())
 }
 
 /// Where a file can be fetched for the next minutes: at the name by which the caller knows this server.
-pub fn address(shared: &Shared, id: &str, headers: &HeaderMap) -> String {
+pub fn download_url(shared: &SandboxState, id: &str, headers: &HeaderMap) -> String {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
-    let until = (shared.clock.now() + ADDRESS_FOR).seconds();
+    let until = (shared.clock.now() + URL_LIFETIME).seconds();
     format!("http://{host}/whatsapp_business/attachments/{id}?ext={until}")
 }
 
 /// `GET /whatsapp_business/attachments/{media_id}`: the bytes.
-pub async fn fetch(
-    State(shared): State<Arc<Shared>>,
+pub async fn download(
+    State(shared): State<Arc<SandboxState>>,
     Path(id): Path<String>,
     Query(query): Query<HashMap<String, String>>,
     headers: HeaderMap,
-) -> Result<Response, Refusal> {
-    graph::authorise(&shared, &headers).map_err(|error| refused(&shared, error))?;
-    let strike = shared.faults.strike(Subject::Media);
-    strike.before(&shared.closing).await.inspect_err(|refusal| graph::note(&shared, refusal))?;
+) -> Result<Response, GraphRejection> {
+    graph::check_token(&shared, &headers).map_err(|error| record_refusal(&shared, error))?;
+    let strike = shared.faults.trigger(RequestKind::Media);
+    strike
+        .apply_before(&shared.closing)
+        .await
+        .inspect_err(|refusal| graph::record_rejection(&shared, refusal))?;
     let now = shared.clock.now();
     let in_time = query
         .get("ext")
@@ -239,26 +257,29 @@ pub async fn fetch(
         return Ok((StatusCode::NOT_FOUND, "Not found: ask for a new address").into_response());
     };
     shared.stats.media_downloads.add(1);
-    strike.after(&shared.closing).await?;
+    strike.apply_after(&shared.closing).await?;
     Ok(([(header::CONTENT_TYPE, file.mime_type.to_string())], file.bytes).into_response())
 }
 
 /// `DELETE /{version}/{media_id}`.
 pub async fn delete(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<SandboxState>>,
     Path((version, id)): Path<(String, String)>,
     Query(query): Query<HashMap<String, String>>,
     headers: HeaderMap,
-) -> Result<Response, Refusal> {
-    let refuse = |error: GraphError| refused(&shared, error);
-    graph::enter(&shared, &version, &id, &headers).map_err(refuse)?;
-    let strike = shared.faults.strike(Subject::Media);
-    strike.before(&shared.closing).await.inspect_err(|refusal| graph::note(&shared, refusal))?;
+) -> Result<Response, GraphRejection> {
+    let refuse = |error: GraphError| record_refusal(&shared, error);
+    graph::check_access(&shared, &version, &id, &headers).map_err(refuse)?;
+    let strike = shared.faults.trigger(RequestKind::Media);
+    strike
+        .apply_before(&shared.closing)
+        .await
+        .inspect_err(|refusal| graph::record_rejection(&shared, refusal))?;
     let number = query.get("phone_number_id").map(String::as_str);
     if !shared.media.delete(&id, number, shared.clock.now()) {
-        return Err(refuse(GraphError::no_object(&id)));
+        return Err(refuse(GraphError::object_not_found(&id)));
     }
-    strike.after(&shared.closing).await?;
+    strike.apply_after(&shared.closing).await?;
     Ok(Json(json!({ "success": true })).into_response())
 }
 
@@ -267,11 +288,13 @@ mod tests {
     use super::*;
 
     fn check(mime_type: &str, bytes: Vec<u8>) -> Option<u32> {
-        check_size(&Upload { mime_type: mime_type.into(), bytes: bytes.into() }).err().map(|error| error.code)
+        check_size(&UploadForm { mime_type: mime_type.into(), bytes: bytes.into() })
+            .err()
+            .map(|error| error.code)
     }
 
     #[test]
-    fn files_are_held_to_the_size_of_their_type() {
+    fn file_size_is_limited_by_media_type() {
         assert_eq!(check("image/png", vec![0; 5 * MIB]), None);
         assert_eq!(check("image/png", vec![0; 5 * MIB + 1]), Some(131_053));
         assert_eq!(check("image/gif", vec![0; 1]), Some(100));
@@ -279,8 +302,8 @@ mod tests {
     }
 
     #[test]
-    fn a_sticker_that_moves_may_be_larger() {
-        let mut webp = vec![0; STATIC_STICKER + 1];
+    fn animated_sticker_may_be_larger() {
+        let mut webp = vec![0; MAX_STATIC_STICKER_BYTES + 1];
         assert_eq!(check("image/webp", webp.clone()), Some(131_053));
         webp[12..16].copy_from_slice(b"VP8X");
         webp[20] = 0b10;

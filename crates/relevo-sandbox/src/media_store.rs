@@ -9,13 +9,13 @@ use bytes::Bytes;
 use relevo_domain::Timestamp;
 
 /// How long an uploaded file can be used. Source: Meta, "Media".
-const UPLOADED_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
+const UPLOAD_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// How long a file that a user sent can be fetched. Source: Meta, "Media".
-const RECEIVED_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
+const RECEIVED_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 
 #[derive(Debug, Clone)]
-pub struct File {
+pub struct StoredMedia {
     pub phone_number_id: Box<str>,
     pub mime_type: Box<str>,
     /// In hexadecimal.
@@ -26,23 +26,23 @@ pub struct File {
 
 /// Where a file came from, which decides how long it lives.
 #[derive(Debug, Clone, Copy)]
-pub enum Origin {
+pub enum MediaOrigin {
     Uploaded,
     Received,
 }
 
-impl Origin {
+impl MediaOrigin {
     pub fn lifetime(self) -> Duration {
         match self {
-            Origin::Uploaded => UPLOADED_FOR,
-            Origin::Received => RECEIVED_FOR,
+            MediaOrigin::Uploaded => UPLOAD_LIFETIME,
+            MediaOrigin::Received => RECEIVED_LIFETIME,
         }
     }
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    files: HashMap<Box<str>, File>,
+    files: HashMap<Box<str>, StoredMedia>,
     /// Ids in order of arrival; those of deleted files stay until their turn comes.
     order: VecDeque<Box<str>>,
     bytes: usize,
@@ -57,7 +57,7 @@ pub struct MediaStore {
 
 /// How full the store is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fill {
+pub struct StoreUsage {
     pub files: usize,
     pub bytes: usize,
     pub evicted: u64,
@@ -76,7 +76,7 @@ impl MediaStore {
     }
 
     /// Keeps a file; false when it is larger than all the room there is.
-    pub fn put(&self, id: &str, file: File) -> bool {
+    pub fn put(&self, id: &str, file: StoredMedia) -> bool {
         if file.bytes.len() > self.limit {
             return false;
         }
@@ -95,7 +95,7 @@ impl MediaStore {
     }
 
     /// A file that is there and has not expired. With a phone number id it must be that number's.
-    pub fn get(&self, id: &str, phone_number_id: Option<&str>, now: Timestamp) -> Option<File> {
+    pub fn get(&self, id: &str, phone_number_id: Option<&str>, now: Timestamp) -> Option<StoredMedia> {
         let inner = self.lock();
         inner.find(id, phone_number_id, now).cloned()
     }
@@ -117,9 +117,9 @@ impl MediaStore {
         true
     }
 
-    pub fn fill(&self) -> Fill {
+    pub fn usage(&self) -> StoreUsage {
         let inner = self.lock();
-        Fill { files: inner.files.len(), bytes: inner.bytes, evicted: inner.evicted }
+        StoreUsage { files: inner.files.len(), bytes: inner.bytes, evicted: inner.evicted }
     }
 
     pub fn clear(&self) {
@@ -129,7 +129,7 @@ impl MediaStore {
 }
 
 impl Inner {
-    fn find(&self, id: &str, phone_number_id: Option<&str>, now: Timestamp) -> Option<&File> {
+    fn find(&self, id: &str, phone_number_id: Option<&str>, now: Timestamp) -> Option<&StoredMedia> {
         let file = self.files.get(id)?;
         let is_owner = phone_number_id.is_none_or(|number| *number == *file.phone_number_id);
         (is_owner && now < file.expires).then_some(file)
@@ -140,8 +140,8 @@ impl Inner {
 mod tests {
     use super::*;
 
-    fn file(size: usize) -> File {
-        File {
+    fn file(size: usize) -> StoredMedia {
+        StoredMedia {
             phone_number_id: "1".into(),
             mime_type: "text/plain".into(),
             sha256: "".into(),
@@ -151,16 +151,16 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_makes_room() {
+    fn media_store_evicts_oldest_file() {
         let store = MediaStore::new(10);
         assert!(store.put("a", file(6)) && store.put("b", file(4)) && store.put("c", file(1)));
         assert!(store.get("a", None, Timestamp(0)).is_none());
-        assert_eq!(store.fill(), Fill { files: 2, bytes: 5, evicted: 1 });
+        assert_eq!(store.usage(), StoreUsage { files: 2, bytes: 5, evicted: 1 });
         assert!(!store.put("d", file(11)));
     }
 
     #[test]
-    fn a_file_belongs_to_a_number_and_expires() {
+    fn stored_media_belongs_to_a_number_and_expires() {
         let store = MediaStore::new(10);
         store.put("a", file(1));
         assert!(store.get("a", Some("1"), Timestamp(99)).is_some());
@@ -168,6 +168,6 @@ mod tests {
         assert!(store.get("a", Some("1"), Timestamp(100)).is_none());
         assert!(!store.delete("a", Some("2"), Timestamp(0)));
         assert!(store.delete("a", None, Timestamp(0)) && !store.delete("a", None, Timestamp(0)));
-        assert_eq!(store.fill().bytes, 0);
+        assert_eq!(store.usage().bytes, 0);
     }
 }

@@ -11,26 +11,26 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::errors::{GraphError, Refusal, code};
-use crate::faults::{self, Strike, Subject};
+use crate::errors::{GraphError, GraphRejection, code};
+use crate::faults::{self, RequestKind, TriggeredFault};
 use crate::graph;
-use crate::ids::Direction;
-use crate::journal::{Entry, Outcome};
-use crate::state::Shared;
-use crate::timeline::Course;
-use crate::validate::{self, Addressee, Context, Outgoing, Request};
-use crate::webhooks::Tracked;
+use crate::ids::WamidDirection;
+use crate::journal::{JournalEntry, RequestOutcome};
+use crate::state::SandboxState;
+use crate::status_schedule::StatusPlan;
+use crate::validate::{self, Addressee, ValidMessage, ValidRequest, ValidationContext};
+use crate::webhooks::TrackedMessage;
 use relevo_domain::Timestamp;
 
 #[derive(Serialize)]
-struct Answer<'a> {
+struct MessageSendResponse<'a> {
     messaging_product: &'static str,
-    contacts: [Contact<'a>; 1],
-    messages: [Message<'a>; 1],
+    contacts: [ResponseContact<'a>; 1],
+    messages: [ResponseMessage<'a>; 1],
 }
 
 #[derive(Serialize)]
-struct Contact<'a> {
+struct ResponseContact<'a> {
     input: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     wa_id: Option<&'a str>,
@@ -39,39 +39,39 @@ struct Contact<'a> {
 }
 
 #[derive(Serialize)]
-struct Message<'a> {
+struct ResponseMessage<'a> {
     id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     message_status: Option<&'static str>,
 }
 
 pub async fn post(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<SandboxState>>,
     Path((version, number)): Path<(String, String)>,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<Response, Refusal> {
+) -> Result<Response, GraphRejection> {
     shared.stats.received.add(1);
     let value: Option<Value> = serde_json::from_slice(&body).ok();
-    let arrival = Arrival::new(&shared, &number, &body, value.as_ref());
-    graph::enter(&shared, &version, &number, &headers).map_err(|error| arrival.refuse(error))?;
+    let arrival = GraphMessageRequest::new(&shared, &number, &body, value.as_ref());
+    graph::check_access(&shared, &version, &number, &headers).map_err(|error| arrival.refuse(error))?;
     let Some(value) = &value else {
         let error = GraphError::new(code::PARAMETER).details("The request body is not valid JSON.");
         return Err(arrival.refuse(error));
     };
-    let strike = shared.faults.strike(arrival.subject());
-    strike.before(&shared.closing).await.map_err(|refusal| arrival.interrupt(refusal))?;
+    let strike = shared.faults.trigger(arrival.request_kind());
+    strike.apply_before(&shared.closing).await.map_err(|refusal| arrival.reject_by_fault(refusal))?;
     let answer = match arrival.check(value).map_err(|error| arrival.refuse(error))? {
-        Request::Read => arrival.read(&strike),
-        Request::Send(outgoing) => arrival.accept(&outgoing, &strike),
+        ValidRequest::MarkRead => arrival.accept_read(&strike),
+        ValidRequest::Send(outgoing) => arrival.accept_message(&outgoing, &strike),
     };
-    strike.after(&shared.closing).await?;
+    strike.apply_after(&shared.closing).await?;
     Ok(answer)
 }
 
 /// A request on its way to an outcome. Every way ends in the journal.
-struct Arrival<'a> {
-    shared: &'a Arc<Shared>,
+struct GraphMessageRequest<'a> {
+    shared: &'a Arc<SandboxState>,
     at: Timestamp,
     number: &'a str,
     body: &'a [u8],
@@ -82,8 +82,8 @@ struct Arrival<'a> {
     callback_data: Option<&'a str>,
 }
 
-impl<'a> Arrival<'a> {
-    fn new(shared: &'a Arc<Shared>, number: &'a str, body: &'a [u8], value: Option<&'a Value>) -> Self {
+impl<'a> GraphMessageRequest<'a> {
+    fn new(shared: &'a Arc<SandboxState>, number: &'a str, body: &'a [u8], value: Option<&'a Value>) -> Self {
         let text = |key: &str| value.and_then(|value| value.get(key)).and_then(Value::as_str);
         let is_read = value.is_some_and(|value| value.get("status").is_some());
         Self {
@@ -91,35 +91,37 @@ impl<'a> Arrival<'a> {
             at: shared.clock.now(),
             number,
             body,
-            to: value.and_then(faults::recipient_of).map(|to| faults::plain(to).into()),
+            to: value.and_then(faults::recipient_in).map(|to| faults::strip_punctuation(to).into()),
             kind: if is_read { "read" } else { text("type").unwrap_or("text") },
             is_read,
             callback_data: text("biz_opaque_callback_data"),
         }
     }
 
-    fn subject(&self) -> Subject<'_> {
+    fn request_kind(&self) -> RequestKind<'_> {
         if self.is_read {
-            Subject::Read
+            RequestKind::Read
         } else {
-            Subject::Message { to: self.to.as_deref(), kind: self.kind }
+            RequestKind::Message { to: self.to.as_deref(), kind: self.kind }
         }
     }
 
-    fn check(&self, value: &'a Value) -> Result<Request<'a>, GraphError> {
+    fn check(&self, value: &'a Value) -> Result<ValidRequest<'a>, GraphError> {
         let shared = self.shared;
         let media = |id: &str| shared.media.mime_type(id, self.number, shared.clock.now());
-        let context = Context { own_number: &shared.options.display_phone_number, media: &media };
-        let request = validate::request(value, &context)?;
-        if matches!(request, Request::Send(_)) && !shared.throughput.admit(self.number, Instant::now()) {
+        let context = ValidationContext { own_number: &shared.options.display_phone_number, media: &media };
+        let request = validate::check_request(value, &context)?;
+        if matches!(request, ValidRequest::Send(_))
+            && !shared.throughput.try_acquire(self.number, Instant::now())
+        {
             return Err(GraphError::new(code::RATE_LIMIT)
                 .details("Message failed to send because there were too many messages sent from this phone number in a short period of time."));
         }
         Ok(request)
     }
 
-    fn write(&self, outcome: Outcome, wamid: Option<&str>, answered: bool) {
-        self.shared.journal.write(Entry {
+    fn record(&self, outcome: RequestOutcome, wamid: Option<&str>, answered: bool) {
+        self.shared.journal.write(JournalEntry {
             at: self.at,
             phone_number_id: self.number.into(),
             to: self.to.clone(),
@@ -132,69 +134,69 @@ impl<'a> Arrival<'a> {
         });
     }
 
-    fn refuse(&self, error: GraphError) -> Refusal {
-        self.shared.stats.refuse(error.code);
-        self.write(Outcome::Refused(error.code), None, true);
+    fn refuse(&self, error: GraphError) -> GraphRejection {
+        self.shared.stats.record_refusal(error.code);
+        self.record(RequestOutcome::Refused(error.code), None, true);
         error.into()
     }
 
     /// A fault came in between.
-    fn interrupt(&self, refusal: Refusal) -> Refusal {
+    fn reject_by_fault(&self, refusal: GraphRejection) -> GraphRejection {
         match refusal {
-            Refusal::Graph(error) => self.refuse(error),
-            Refusal::HangUp => {
+            GraphRejection::Error(error) => self.refuse(error),
+            GraphRejection::AbortConnection => {
                 self.shared.stats.dropped.add(1);
-                self.write(Outcome::Dropped, None, false);
-                Refusal::HangUp
+                self.record(RequestOutcome::Dropped, None, false);
+                GraphRejection::AbortConnection
             }
         }
     }
 
-    fn read(&self, strike: &Strike) -> Response {
+    fn accept_read(&self, strike: &TriggeredFault) -> Response {
         self.shared.stats.reads.add(1);
-        self.write(Outcome::Accepted, None, strike.answers());
+        self.record(RequestOutcome::Accepted, None, strike.sends_response());
         Json(json!({ "success": true })).into_response()
     }
 
-    fn accept(&self, outgoing: &Outgoing<'_>, strike: &Strike) -> Response {
+    fn accept_message(&self, outgoing: &ValidMessage<'_>, strike: &TriggeredFault) -> Response {
         let shared = self.shared;
         let addressee = &outgoing.addressee;
-        let wamid = shared.ids.wamid(addressee.id(), Direction::Outbound);
+        let wamid = shared.ids.wamid(addressee.id(), WamidDirection::Outbound);
         shared.stats.accepted.add(1);
-        self.write(Outcome::Accepted, Some(&wamid), strike.answers());
+        self.record(RequestOutcome::Accepted, Some(&wamid), strike.sends_response());
         let (wa_id, user_id) = match addressee {
             Addressee::Phone(id) | Addressee::Group(id) => (Some(id.as_str()), None),
             Addressee::User(id) => (None, Some(id.as_str())),
         };
         let is_template = outgoing.kind == "template";
-        let answer = Answer {
+        let answer = MessageSendResponse {
             messaging_product: "whatsapp",
-            contacts: [Contact { input: outgoing.input, wa_id, user_id }],
-            messages: [Message { id: &wamid, message_status: is_template.then_some("accepted") }],
+            contacts: [ResponseContact { input: outgoing.input, wa_id, user_id }],
+            messages: [ResponseMessage { id: &wamid, message_status: is_template.then_some("accepted") }],
         };
         let response = Json(answer).into_response();
-        if !strike.drops_statuses() && shared.courier.has_receiver() {
+        if !strike.drops_statuses() && shared.webhook_sender.has_receiver() {
             self.track(wamid, outgoing, strike);
         }
         response
     }
 
-    fn track(&self, wamid: String, outgoing: &Outgoing<'_>, strike: &Strike) {
+    fn track(&self, wamid: String, outgoing: &ValidMessage<'_>, strike: &TriggeredFault) {
         let failure = strike.fail_status();
         let course = match (&failure, outgoing.kind) {
-            (Some(_), _) => Course::Fails,
-            (None, "reaction") => Course::SentOnly,
-            (None, _) => Course::Whole,
+            (Some(_), _) => StatusPlan::SentThenFailed,
+            (None, "reaction") => StatusPlan::SentOnly,
+            (None, _) => StatusPlan::UntilRead,
         };
-        self.shared.courier.track(Tracked {
+        self.shared.webhook_sender.track(TrackedMessage {
             wamid,
             phone_number_id: self.number.into(),
             addressee: outgoing.addressee.clone(),
             callback_data: outgoing.callback_data.map(Into::into),
             is_template: outgoing.kind == "template",
-            course,
+            status_plan: course,
             failure,
-            generation: self.shared.courier.generation(),
+            generation: self.shared.webhook_sender.generation(),
         });
     }
 }

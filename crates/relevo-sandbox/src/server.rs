@@ -22,21 +22,21 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-use crate::errors::HangUp;
-use crate::state::Shared;
+use crate::errors::AbortConnection;
+use crate::state::SandboxState;
 use crate::{control, graph, inbound, media, messages};
 
 /// The largest message and the largest request to the control plane.
-const LARGEST_BODY: usize = 4 << 20;
+const MAX_BODY_BYTES: usize = 4 << 20;
 
 /// How long requests in hand may take once the server closes.
-const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long to wait when a connection cannot be accepted, usually for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// Serves until `shutdown`, and then for as long as requests in hand need, [`CLOSE_WITHIN`] at most.
-pub async fn run(listener: TcpListener, shared: Arc<Shared>, shutdown: CancellationToken) {
+pub async fn run(listener: TcpListener, shared: Arc<SandboxState>, shutdown: CancellationToken) {
     let closing = shared.closing.clone();
     let slots = Arc::new(Semaphore::new(shared.options.max_connections));
     let router = routes(shared);
@@ -47,7 +47,7 @@ pub async fn run(listener: TcpListener, shared: Arc<Shared>, shutdown: Cancellat
                 Ok(next) => next,
                 Err(error) => {
                     tracing::warn!(%error, "the sandbox cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                     continue;
                 }
             },
@@ -57,7 +57,7 @@ pub async fn run(listener: TcpListener, shared: Arc<Shared>, shutdown: Cancellat
     }
     drop(listener);
     closing.cancel();
-    if tokio::time::timeout(CLOSE_WITHIN, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(SHUTDOWN_TIMEOUT, graceful.shutdown()).await.is_err() {
         tracing::debug!("the sandbox closed with requests in hand");
     }
 }
@@ -75,7 +75,7 @@ async fn next_connection(
 async fn serve(stream: TcpStream, slot: OwnedSemaphorePermit, router: Router, watcher: Watcher) {
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
         let answer = router.clone().call(request);
-        async move { write_or_hang_up(answer.await) }
+        async move { response_or_abort(answer.await) }
     });
     let connection =
         http1::Builder::new().pipeline_flush(true).serve_connection(TokioIo::new(stream), service);
@@ -85,9 +85,9 @@ async fn serve(stream: TcpStream, slot: OwnedSemaphorePermit, router: Router, wa
     drop(slot);
 }
 
-fn write_or_hang_up(answer: Result<Response, Infallible>) -> Result<Response, HungUp> {
+fn response_or_abort(answer: Result<Response, Infallible>) -> Result<Response, ConnectionAborted> {
     match answer {
-        Ok(response) if response.extensions().get::<HangUp>().is_some() => Err(HungUp),
+        Ok(response) if response.extensions().get::<AbortConnection>().is_some() => Err(ConnectionAborted),
         Ok(response) => Ok(response),
         Err(never) => match never {},
     }
@@ -95,34 +95,34 @@ fn write_or_hang_up(answer: Result<Response, Infallible>) -> Result<Response, Hu
 
 /// Tells hyper to drop the connection.
 #[derive(Debug)]
-struct HungUp;
+struct ConnectionAborted;
 
-impl fmt::Display for HungUp {
+impl fmt::Display for ConnectionAborted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("cut on purpose")
     }
 }
 
-impl std::error::Error for HungUp {}
+impl std::error::Error for ConnectionAborted {}
 
-fn routes(shared: Arc<Shared>) -> Router {
+fn routes(shared: Arc<SandboxState>) -> Router {
     // Room for the form around the largest file; the file itself is held to its own limit.
-    let upload = post(media::upload).layer(DefaultBodyLimit::max(media::LARGEST_FILE + LARGEST_BODY));
+    let upload = post(media::upload).layer(DefaultBodyLimit::max(media::MAX_FILE_BYTES + MAX_BODY_BYTES));
     Router::new()
         .route("/", get(control::index))
         .route("/{version}/{id}/messages", post(messages::post))
         .route("/{version}/{id}/media", upload)
-        .route("/{version}/{id}", get(graph::look).delete(media::delete))
-        .route("/whatsapp_business/attachments/{id}", get(media::fetch))
+        .route("/{version}/{id}", get(graph::get_object).delete(media::delete))
+        .route("/whatsapp_business/attachments/{id}", get(media::download))
         .route("/_sandbox/messages", get(control::messages))
         .route("/_sandbox/stats", get(control::stats))
         .route("/_sandbox/reset", post(control::reset))
         .route("/_sandbox/inbound", post(inbound::post))
-        .route("/_sandbox/statuses", post(control::raw))
-        .route("/_sandbox/webhook", post(control::webhook))
+        .route("/_sandbox/statuses", post(control::post_statuses))
+        .route("/_sandbox/webhook", post(control::set_webhook))
         .route("/_sandbox/faults", post(control::arm).get(control::faults).delete(control::disarm))
-        .fallback(graph::unknown)
-        .method_not_allowed_fallback(graph::unknown)
-        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .fallback(graph::unknown_path)
+        .method_not_allowed_fallback(graph::unknown_path)
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(shared)
 }

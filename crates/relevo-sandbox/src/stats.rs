@@ -56,7 +56,7 @@ pub struct Stats {
 }
 
 impl Stats {
-    pub fn refuse(&self, code: u32) {
+    pub fn record_refusal(&self, code: u32) {
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(code).or_default() += 1;
     }
 
@@ -83,7 +83,7 @@ impl Stats {
     }
 
     /// The counters as the control plane shows them.
-    pub fn show(&self) -> Value {
+    pub fn to_json(&self) -> Value {
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone();
         json!({
             "received": self.received.get(),

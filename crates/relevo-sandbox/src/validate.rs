@@ -7,19 +7,19 @@ use serde_json::Value;
 use crate::errors::{GraphError, code};
 use crate::faults;
 use crate::ids;
-use crate::validate_at::At;
+use crate::json_path::JsonPath;
 use crate::{validate_interactive, validate_template};
 
 /// A request that Meta would take.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Request<'a> {
-    Send(Outgoing<'a>),
+pub enum ValidRequest<'a> {
+    Send(ValidMessage<'a>),
     /// Mark a message as read, perhaps showing that we are typing.
-    Read,
+    MarkRead,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub struct Outgoing<'a> {
+pub struct ValidMessage<'a> {
     /// The recipient as the caller wrote it.
     pub input: &'a str,
     pub addressee: Addressee,
@@ -55,14 +55,14 @@ impl Addressee {
 }
 
 /// What the validator must know beyond the request.
-pub struct Context<'a> {
+pub struct ValidationContext<'a> {
     /// The sender's own number, digits only.
     pub own_number: &'a str,
     /// The MIME type of an uploaded file that the sending number may use.
     pub media: &'a dyn Fn(&str) -> Option<String>,
 }
 
-const TYPES: &[&str] = &[
+const MESSAGE_TYPES: &[&str] = &[
     "text",
     "image",
     "video",
@@ -80,17 +80,20 @@ const TYPES: &[&str] = &[
 ///
 /// # Errors
 /// The refusal that Meta would give.
-pub fn request<'a>(body: &'a Value, context: &Context<'_>) -> Result<Request<'a>, GraphError> {
-    let root = At::root(body);
+pub fn check_request<'a>(
+    body: &'a Value,
+    context: &ValidationContext<'_>,
+) -> Result<ValidRequest<'a>, GraphError> {
+    let root = JsonPath::root(body);
     if !body.is_object() {
         return Err(GraphError::new(code::PARAMETER).details("The request body must be a JSON object."));
     }
     root.require("messaging_product")?.one_of(&["whatsapp"])?;
     if let Some(status) = root.get("status") {
         status.one_of(&["read"])?;
-        return read(&root);
+        return check_mark_read(&root);
     }
-    let (input, addressee) = addressee(&root)?;
+    let (input, addressee) = parse_addressee(&root)?;
     if matches!(&addressee, Addressee::Phone(number) if number == context.own_number) {
         return Err(GraphError::new(code::SELF_MESSAGE));
     }
@@ -99,21 +102,21 @@ pub fn request<'a>(body: &'a Value, context: &Context<'_>) -> Result<Request<'a>
     }
     let callback_data = root.optional_text("biz_opaque_callback_data", 0..=512)?;
     // Without a type Meta takes the message for a text.
-    let kind = root.get("type").map_or(Ok("text"), |kind| kind.one_of(TYPES))?;
-    content(&root, kind, context)?;
-    Ok(Request::Send(Outgoing { input, addressee, kind, callback_data }))
+    let kind = root.get("type").map_or(Ok("text"), |kind| kind.one_of(MESSAGE_TYPES))?;
+    check_content(&root, kind, context)?;
+    Ok(ValidRequest::Send(ValidMessage { input, addressee, kind, callback_data }))
 }
 
-fn read<'a>(root: &At<'a, '_>) -> Result<Request<'a>, GraphError> {
+fn check_mark_read<'a>(root: &JsonPath<'a, '_>) -> Result<ValidRequest<'a>, GraphError> {
     root.required_text("message_id", 1..=512)?;
     if root.get("typing_indicator").is_some() {
         root.object("typing_indicator")?.require("type")?.one_of(&["text"])?;
     }
-    Ok(Request::Read)
+    Ok(ValidRequest::MarkRead)
 }
 
 /// `to` wins over `recipient`.
-fn addressee<'a>(root: &At<'a, '_>) -> Result<(&'a str, Addressee), GraphError> {
+fn parse_addressee<'a>(root: &JsonPath<'a, '_>) -> Result<(&'a str, Addressee), GraphError> {
     let group = match root.get("recipient_type") {
         Some(kind) => kind.one_of(&["individual", "group"])? == "group",
         None => false,
@@ -123,11 +126,11 @@ fn addressee<'a>(root: &At<'a, '_>) -> Result<(&'a str, Addressee), GraphError> 
         if group {
             return Ok((input, Addressee::Group(input.to_owned())));
         }
-        let digits = faults::plain(input);
+        let digits = faults::strip_punctuation(input);
         let is_number = (5..=15).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
         if !is_number {
             return Err(to
-                .coded(code::PARAMETER_VALUE)
+                .with_code(code::PARAMETER_VALUE)
                 .invalid("must be a phone number with its country code."));
         }
         return Ok((input, Addressee::Phone(digits.into_owned())));
@@ -135,7 +138,7 @@ fn addressee<'a>(root: &At<'a, '_>) -> Result<(&'a str, Addressee), GraphError> 
     let recipient = root.get("recipient").ok_or_else(|| root.missing("to"))?;
     let input = recipient.text(1..=140)?;
     if !is_user_id(input) {
-        return Err(recipient.coded(code::PARAMETER_VALUE).invalid("must be a business-scoped user id."));
+        return Err(recipient.with_code(code::PARAMETER_VALUE).invalid("must be a business-scoped user id."));
     }
     Ok((input, Addressee::User(input.to_owned())))
 }
@@ -150,28 +153,36 @@ fn is_user_id(text: &str) -> bool {
         && rest.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
-fn content(root: &At<'_, '_>, kind: &str, context: &Context<'_>) -> Result<(), GraphError> {
+fn check_content(
+    root: &JsonPath<'_, '_>,
+    kind: &str,
+    context: &ValidationContext<'_>,
+) -> Result<(), GraphError> {
     match kind {
-        "contacts" => contacts(&root.require("contacts")?.coded(code::PARAMETER_VALUE)),
+        "contacts" => check_contacts(&root.require("contacts")?.with_code(code::PARAMETER_VALUE)),
         "text" => root.object("text")?.required_text("body", 1..=4096).map(drop),
-        "location" => location(&root.object("location")?),
-        "reaction" => reaction(&root.object("reaction")?.coded(code::PARAMETER_VALUE)),
-        "template" => validate_template::template(&root.object("template")?, context),
-        "interactive" => validate_interactive::interactive(
-            &root.object("interactive")?.coded(code::PARAMETER_VALUE),
+        "location" => check_location(&root.object("location")?),
+        "reaction" => check_reaction(&root.object("reaction")?.with_code(code::PARAMETER_VALUE)),
+        "template" => validate_template::check_template(&root.object("template")?, context),
+        "interactive" => validate_interactive::check_interactive(
+            &root.object("interactive")?.with_code(code::PARAMETER_VALUE),
             context,
         ),
-        media => file(&root.object(media)?, media, context),
+        media => check_media(&root.object(media)?, media, context),
     }
 }
 
 /// A file by id or by link, with what its kind permits beside it.
-pub fn file(at: &At<'_, '_>, kind: &str, context: &Context<'_>) -> Result<(), GraphError> {
+pub fn check_media(
+    at: &JsonPath<'_, '_>,
+    kind: &str,
+    context: &ValidationContext<'_>,
+) -> Result<(), GraphError> {
     match (at.get("id"), at.get("link")) {
         (Some(_), Some(_)) => return Err(at.invalid("must have either 'id' or 'link', not both.")),
         (None, None) => return Err(at.missing("id or link")),
-        (None, Some(link)) => drop(link.web_address()?),
-        (Some(id), None) => uploaded(&id, kind, context)?,
+        (None, Some(link)) => drop(link.http_url()?),
+        (Some(id), None) => check_uploaded_media(&id, kind, context)?,
     }
     if let Some(caption) = at.get("caption") {
         if !matches!(kind, "image" | "video" | "document") {
@@ -193,7 +204,11 @@ pub fn file(at: &At<'_, '_>, kind: &str, context: &Context<'_>) -> Result<(), Gr
     Ok(())
 }
 
-fn uploaded(id: &At<'_, '_>, kind: &str, context: &Context<'_>) -> Result<(), GraphError> {
+fn check_uploaded_media(
+    id: &JsonPath<'_, '_>,
+    kind: &str,
+    context: &ValidationContext<'_>,
+) -> Result<(), GraphError> {
     let refuse = |details: String| GraphError::new(code::MEDIA_UPLOAD).details(details);
     let given = id.text(1..=128)?;
     let Some(mime) = (context.media)(given) else {
@@ -214,7 +229,7 @@ fn uploaded(id: &At<'_, '_>, kind: &str, context: &Context<'_>) -> Result<(), Gr
     }
 }
 
-fn location(at: &At<'_, '_>) -> Result<(), GraphError> {
+fn check_location(at: &JsonPath<'_, '_>) -> Result<(), GraphError> {
     for (name, limit) in [("latitude", 90.0), ("longitude", 180.0)] {
         let degrees = at.require(name)?;
         let number = match degrees.value() {
@@ -234,7 +249,7 @@ fn location(at: &At<'_, '_>) -> Result<(), GraphError> {
 /// Name parts of which one must stand beside `formatted_name`.
 const NAME_PARTS: &[&str] = &["first_name", "last_name", "middle_name", "suffix", "prefix"];
 
-fn contacts(at: &At<'_, '_>) -> Result<(), GraphError> {
+fn check_contacts(at: &JsonPath<'_, '_>) -> Result<(), GraphError> {
     for contact in at.items(1..=5)? {
         let name = contact.object("name")?;
         name.required_text("formatted_name", 1..=1024)?;
@@ -258,7 +273,7 @@ fn contacts(at: &At<'_, '_>) -> Result<(), GraphError> {
     Ok(())
 }
 
-fn reaction(at: &At<'_, '_>) -> Result<(), GraphError> {
+fn check_reaction(at: &JsonPath<'_, '_>) -> Result<(), GraphError> {
     at.required_text("message_id", 1..=512)?;
     let emoji = at.require("emoji")?;
     // One emoji, which may be several code points long; an empty one takes the reaction back.
@@ -273,13 +288,14 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn check(body: &Value) -> Result<Request<'_>, u32> {
+    fn check(body: &Value) -> Result<ValidRequest<'_>, u32> {
         let media = |id: &str| match id {
             "1" => Some("image/png".to_owned()),
             "2" => Some("audio/ogg".to_owned()),
             _ => None,
         };
-        request(body, &Context { own_number: "15550783881", media: &media }).map_err(|error| error.code)
+        check_request(body, &ValidationContext { own_number: "15550783881", media: &media })
+            .map_err(|error| error.code)
     }
 
     fn message(kind: &str, content: Value) -> Value {
@@ -287,98 +303,109 @@ mod tests {
     }
 
     #[track_caller]
-    fn taken(body: &Value) {
+    fn assert_accepted(body: &Value) {
         assert!(check(body).is_ok(), "{:?}: {body}", check(body));
     }
 
     #[track_caller]
-    fn refused(code: u32, body: &Value) {
+    fn assert_refused(code: u32, body: &Value) {
         assert_eq!(check(body).err(), Some(code), "{body}");
     }
 
     #[test]
-    fn a_number_loses_its_punctuation_and_an_input_keeps_it() {
+    fn phone_number_is_normalized_and_input_is_preserved() {
         let body = message("text", json!({ "body": "hi" }));
-        let Ok(Request::Send(outgoing)) = check(&body) else { panic!("refused") };
+        let Ok(ValidRequest::Send(outgoing)) = check(&body) else { panic!("refused") };
         assert_eq!(outgoing.input, "+1 (650) 555-1234");
         assert_eq!(outgoing.addressee, Addressee::Phone("16505551234".into()));
     }
 
     #[test]
-    fn what_every_message_needs() {
-        refused(100, &json!([]));
-        refused(100, &json!({ "to": "1650555", "type": "text", "text": { "body": "hi" } }));
-        refused(100, &json!({ "messaging_product": "whatsapp", "type": "text", "text": { "body": "hi" } }));
-        refused(131_009, &json!({ "messaging_product": "whatsapp", "to": "me", "text": { "body": "hi" } }));
-        refused(
+    fn message_requires_common_fields() {
+        assert_refused(100, &json!([]));
+        assert_refused(100, &json!({ "to": "1650555", "type": "text", "text": { "body": "hi" } }));
+        assert_refused(
+            100,
+            &json!({ "messaging_product": "whatsapp", "type": "text", "text": { "body": "hi" } }),
+        );
+        assert_refused(
+            131_009,
+            &json!({ "messaging_product": "whatsapp", "to": "me", "text": { "body": "hi" } }),
+        );
+        assert_refused(
             131_021,
             &json!({ "messaging_product": "whatsapp", "to": "15550783881", "text": { "body": "hi" } }),
         );
-        refused(100, &message("fax", json!({})));
-        refused(100, &json!({ "messaging_product": "whatsapp", "to": "1650555", "type": "image" }));
-        taken(&json!({ "messaging_product": "whatsapp", "to": "1650555", "text": { "body": "no type" } }));
-        taken(
+        assert_refused(100, &message("fax", json!({})));
+        assert_refused(100, &json!({ "messaging_product": "whatsapp", "to": "1650555", "type": "image" }));
+        assert_accepted(
+            &json!({ "messaging_product": "whatsapp", "to": "1650555", "text": { "body": "no type" } }),
+        );
+        assert_accepted(
             &json!({ "messaging_product": "whatsapp", "recipient": "US.13491208655302741918", "text": { "body": "x" } }),
         );
-        refused(
+        assert_refused(
             131_009,
             &json!({ "messaging_product": "whatsapp", "recipient": "us.1", "text": { "body": "x" } }),
         );
     }
 
     #[test]
-    fn texts_and_callback_data_have_an_end() {
-        taken(&message("text", json!({ "body": "ñ".repeat(4096) })));
-        refused(100, &message("text", json!({ "body": "x".repeat(4097) })));
-        refused(100, &message("text", json!({ "body": "" })));
-        refused(131_008, &message("text", json!({})));
+    fn text_and_callback_data_lengths_are_limited() {
+        assert_accepted(&message("text", json!({ "body": "ñ".repeat(4096) })));
+        assert_refused(100, &message("text", json!({ "body": "x".repeat(4097) })));
+        assert_refused(100, &message("text", json!({ "body": "" })));
+        assert_refused(131_008, &message("text", json!({})));
         let mut body = message("text", json!({ "body": "x" }));
         body["biz_opaque_callback_data"] = json!("x".repeat(513));
-        refused(100, &body);
+        assert_refused(100, &body);
     }
 
     #[test]
-    fn files_come_by_id_or_by_link() {
-        taken(&message("image", json!({ "id": "1", "caption": "a" })));
-        taken(&message("image", json!({ "link": "https://example.com/a.png" })));
-        refused(100, &message("image", json!({ "id": "1", "link": "https://example.com/a.png" })));
-        refused(131_008, &message("image", json!({ "caption": "a" })));
-        refused(131_053, &message("image", json!({ "id": "9" })));
-        refused(131_053, &message("image", json!({ "id": "2" })));
-        refused(100, &message("image", json!({ "link": "file:///etc/passwd" })));
-        refused(100, &message("audio", json!({ "id": "2", "caption": "a" })));
-        taken(&message("audio", json!({ "id": "2", "voice": true })));
-        refused(100, &message("image", json!({ "id": "1", "caption": "x".repeat(1025) })));
+    fn media_is_given_by_id_or_link() {
+        assert_accepted(&message("image", json!({ "id": "1", "caption": "a" })));
+        assert_accepted(&message("image", json!({ "link": "https://example.com/a.png" })));
+        assert_refused(100, &message("image", json!({ "id": "1", "link": "https://example.com/a.png" })));
+        assert_refused(131_008, &message("image", json!({ "caption": "a" })));
+        assert_refused(131_053, &message("image", json!({ "id": "9" })));
+        assert_refused(131_053, &message("image", json!({ "id": "2" })));
+        assert_refused(100, &message("image", json!({ "link": "file:///etc/passwd" })));
+        assert_refused(100, &message("audio", json!({ "id": "2", "caption": "a" })));
+        assert_accepted(&message("audio", json!({ "id": "2", "voice": true })));
+        assert_refused(100, &message("image", json!({ "id": "1", "caption": "x".repeat(1025) })));
     }
 
     #[test]
-    fn places_people_and_reactions() {
-        taken(&message("location", json!({ "latitude": -3.7, "longitude": "40.4", "name": "x" })));
-        refused(100, &message("location", json!({ "latitude": 91, "longitude": 0 })));
-        taken(&message(
+    fn locations_contacts_and_reactions_are_checked() {
+        assert_accepted(&message("location", json!({ "latitude": -3.7, "longitude": "40.4", "name": "x" })));
+        assert_refused(100, &message("location", json!({ "latitude": 91, "longitude": 0 })));
+        assert_accepted(&message(
             "contacts",
             json!([{ "name": { "formatted_name": "A B", "first_name": "A" }, "birthday": "1999-12-31" }]),
         ));
-        refused(131_009, &message("contacts", json!([])));
-        refused(131_009, &message("contacts", json!([{ "name": { "formatted_name": "A B" } }])));
-        refused(131_008, &message("contacts", json!([{ "name": { "first_name": "A" } }])));
-        refused(
+        assert_refused(131_009, &message("contacts", json!([])));
+        assert_refused(131_009, &message("contacts", json!([{ "name": { "formatted_name": "A B" } }])));
+        assert_refused(131_008, &message("contacts", json!([{ "name": { "first_name": "A" } }])));
+        assert_refused(
             131_009,
             &message(
                 "contacts",
                 json!([{ "name": { "formatted_name": "A", "first_name": "A" }, "birthday": "31.12.1999" }]),
             ),
         );
-        taken(&message("reaction", json!({ "message_id": "wamid.x", "emoji": "👩‍👩‍👧‍👦" })));
-        taken(&message("reaction", json!({ "message_id": "wamid.x", "emoji": "" })));
-        refused(131_009, &message("reaction", json!({ "message_id": "wamid.x", "emoji": "ok" })));
+        assert_accepted(&message("reaction", json!({ "message_id": "wamid.x", "emoji": "👩‍👩‍👧‍👦" })));
+        assert_accepted(&message("reaction", json!({ "message_id": "wamid.x", "emoji": "" })));
+        assert_refused(131_009, &message("reaction", json!({ "message_id": "wamid.x", "emoji": "ok" })));
     }
 
     #[test]
-    fn reading_and_typing() {
+    fn mark_as_read_and_typing_are_checked() {
         let read = json!({ "messaging_product": "whatsapp", "status": "read", "message_id": "wamid.x", "typing_indicator": { "type": "text" } });
-        assert_eq!(check(&read), Ok(Request::Read));
-        refused(100, &json!({ "messaging_product": "whatsapp", "status": "read" }));
-        refused(100, &json!({ "messaging_product": "whatsapp", "status": "delivered", "message_id": "x" }));
+        assert_eq!(check(&read), Ok(ValidRequest::MarkRead));
+        assert_refused(100, &json!({ "messaging_product": "whatsapp", "status": "read" }));
+        assert_refused(
+            100,
+            &json!({ "messaging_product": "whatsapp", "status": "delivered", "message_id": "x" }),
+        );
     }
 }

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::ops::RangeInclusive;
 
 use crate::errors::GraphError;
-use crate::validate::{self, Context};
-use crate::validate_at::At;
+use crate::json_path::JsonPath;
+use crate::validate::{self, ValidationContext};
 
-type Checked = Result<(), GraphError>;
+type CheckResult = Result<(), GraphError>;
 
-const TYPES: &[&str] = &[
+const INTERACTIVE_TYPES: &[&str] = &[
     "button",
     "list",
     "cta_url",
@@ -29,25 +29,25 @@ const TYPES: &[&str] = &[
 
 /// What may stand above the body.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Header {
-    None,
+enum HeaderPolicy {
+    Forbidden,
     Text,
     /// A text is needed.
     TextRequired,
     TextOrMedia,
 }
 
-pub fn interactive(at: &At<'_, '_>, context: &Context<'_>) -> Checked {
-    let kind = at.require("type")?.one_of(TYPES)?;
+pub fn check_interactive(at: &JsonPath<'_, '_>, context: &ValidationContext<'_>) -> CheckResult {
+    let kind = at.require("type")?.one_of(INTERACTIVE_TYPES)?;
     let action = at.object("action");
     let header = match kind {
-        "button" | "cta_url" | "flow" | "order_details" => Header::TextOrMedia,
-        "list" => Header::Text,
-        "product_list" => Header::TextRequired,
+        "button" | "cta_url" | "flow" | "order_details" => HeaderPolicy::TextOrMedia,
+        "list" => HeaderPolicy::Text,
+        "product_list" => HeaderPolicy::TextRequired,
         "product" | "catalog_message" | "location_request_message" | "address_message" | "carousel" => {
-            Header::None
+            HeaderPolicy::Forbidden
         }
-        _ => Header::TextOrMedia,
+        _ => HeaderPolicy::TextOrMedia,
     };
     check_header(at, header, context)?;
     let longest = if kind == "list" { 4096 } else { 1024 };
@@ -60,76 +60,80 @@ pub fn interactive(at: &At<'_, '_>, context: &Context<'_>) -> Checked {
     }
     let action = action?;
     match kind {
-        "button" => buttons(&action),
-        "list" => list(&action),
-        "cta_url" => cta_url(&action),
-        "flow" => flow(&action),
+        "button" => check_buttons(&action),
+        "list" => check_list(&action),
+        "cta_url" => check_cta_url(&action),
+        "flow" => check_flow(&action),
         "product" => {
             action.required_text("catalog_id", 1..=100)?;
             action.required_text("product_retailer_id", 1..=100).map(drop)
         }
-        "product_list" => product_list(&action),
-        "location_request_message" => named(&action, "send_location"),
+        "product_list" => check_product_list(&action),
+        "location_request_message" => check_action_name(&action, "send_location"),
         "address_message" => {
-            named(&action, "address_message")?;
+            check_action_name(&action, "address_message")?;
             action.object("parameters")?.required_text("country", 2..=2).map(drop)
         }
         "carousel" => action.require("cards")?.items(2..=10).map(drop),
-        "order_details" => with_parameters(&action, "review_and_pay"),
-        "order_status" => with_parameters(&action, "review_order"),
+        "order_details" => check_action_with_parameters(&action, "review_and_pay"),
+        "order_status" => check_action_with_parameters(&action, "review_order"),
         // The action of the others is called like the message.
-        name => named(&action, name),
+        name => check_action_name(&action, name),
     }
 }
 
-fn named(action: &At<'_, '_>, name: &str) -> Checked {
+fn check_action_name(action: &JsonPath<'_, '_>, name: &str) -> CheckResult {
     action.require("name")?.one_of(&[name]).map(drop)
 }
 
-fn with_parameters(action: &At<'_, '_>, name: &str) -> Checked {
-    named(action, name)?;
+fn check_action_with_parameters(action: &JsonPath<'_, '_>, name: &str) -> CheckResult {
+    check_action_name(action, name)?;
     action.object("parameters").map(drop)
 }
 
-fn check_header(at: &At<'_, '_>, permitted: Header, context: &Context<'_>) -> Checked {
+fn check_header(
+    at: &JsonPath<'_, '_>,
+    permitted: HeaderPolicy,
+    context: &ValidationContext<'_>,
+) -> CheckResult {
     let Some(given) = at.get("header") else {
-        return if permitted == Header::TextRequired { Err(at.missing("header")) } else { Ok(()) };
+        return if permitted == HeaderPolicy::TextRequired { Err(at.missing("header")) } else { Ok(()) };
     };
     let types: &[&str] = match permitted {
-        Header::None => return Err(given.invalid("is not supported for this type of message.")),
-        Header::Text | Header::TextRequired => &["text"],
-        Header::TextOrMedia => &["text", "image", "video", "document"],
+        HeaderPolicy::Forbidden => return Err(given.invalid("is not supported for this type of message.")),
+        HeaderPolicy::Text | HeaderPolicy::TextRequired => &["text"],
+        HeaderPolicy::TextOrMedia => &["text", "image", "video", "document"],
     };
     match given.require("type")?.one_of(types)? {
         "text" => given.required_text("text", 1..=60).map(drop),
-        media => validate::file(&given.object(media)?, media, context),
+        media => validate::check_media(&given.object(media)?, media, context),
     }
 }
 
-fn buttons(action: &At<'_, '_>) -> Checked {
+fn check_buttons(action: &JsonPath<'_, '_>) -> CheckResult {
     let list = action.require("buttons")?;
     let (mut ids, mut titles) = (HashSet::new(), HashSet::new());
     for button in list.items(1..=3)? {
         button.require("type")?.one_of(&["reply"])?;
         let reply = button.object("reply")?;
-        unique(&reply, "id", 1..=256, &mut ids)?;
-        unique(&reply, "title", 1..=20, &mut titles)?;
+        check_unique(&reply, "id", 1..=256, &mut ids)?;
+        check_unique(&reply, "title", 1..=20, &mut titles)?;
     }
     Ok(())
 }
 
 /// A text that no neighbour has already.
-fn unique<'v>(
-    at: &At<'v, '_>,
+fn check_unique<'v>(
+    at: &JsonPath<'v, '_>,
     key: &str,
     length: RangeInclusive<usize>,
     seen: &mut HashSet<&'v str>,
-) -> Checked {
+) -> CheckResult {
     let member = at.require(key)?;
     if seen.insert(member.text(length)?) { Ok(()) } else { Err(member.invalid("must be unique.")) }
 }
 
-fn list(action: &At<'_, '_>) -> Checked {
+fn check_list(action: &JsonPath<'_, '_>) -> CheckResult {
     action.required_text("button", 1..=20)?;
     let list = action.require("sections")?;
     let sections = list.items(1..=10)?;
@@ -137,11 +141,11 @@ fn list(action: &At<'_, '_>) -> Checked {
     let mut ids = HashSet::new();
     let mut total = 0;
     for section in sections {
-        section_title(&section, several)?;
+        check_section_title(&section, several)?;
         let rows = section.require("rows")?;
         for row in rows.items(1..=10)? {
             total += 1;
-            unique(&row, "id", 1..=200, &mut ids)?;
+            check_unique(&row, "id", 1..=200, &mut ids)?;
             row.required_text("title", 1..=24)?;
             row.optional_text("description", 0..=72)?;
         }
@@ -152,22 +156,22 @@ fn list(action: &At<'_, '_>) -> Checked {
     Ok(())
 }
 
-fn section_title(section: &At<'_, '_>, several: bool) -> Checked {
+fn check_section_title(section: &JsonPath<'_, '_>, several: bool) -> CheckResult {
     match section.optional_text("title", 0..=24)? {
         None | Some("") if several => Err(section.missing("title")),
         _ => Ok(()),
     }
 }
 
-fn cta_url(action: &At<'_, '_>) -> Checked {
-    named(action, "cta_url")?;
+fn check_cta_url(action: &JsonPath<'_, '_>) -> CheckResult {
+    check_action_name(action, "cta_url")?;
     let parameters = action.object("parameters")?;
     parameters.required_text("display_text", 1..=20)?;
-    parameters.require("url")?.web_address().map(drop)
+    parameters.require("url")?.http_url().map(drop)
 }
 
-fn flow(action: &At<'_, '_>) -> Checked {
-    named(action, "flow")?;
+fn check_flow(action: &JsonPath<'_, '_>) -> CheckResult {
+    check_action_name(action, "flow")?;
     let parameters = action.object("parameters")?;
     let version = parameters.require("flow_message_version")?;
     if version.value() != "3" && version.value() != 3 {
@@ -193,14 +197,14 @@ fn flow(action: &At<'_, '_>) -> Checked {
     Ok(())
 }
 
-fn product_list(action: &At<'_, '_>) -> Checked {
+fn check_product_list(action: &JsonPath<'_, '_>) -> CheckResult {
     action.required_text("catalog_id", 1..=100)?;
     let list = action.require("sections")?;
     let sections = list.items(1..=10)?;
     let several = sections.len() > 1;
     let mut total = 0;
     for section in sections {
-        section_title(&section, several)?;
+        check_section_title(&section, several)?;
         let items = section.require("product_items")?;
         for item in items.items(1..=30)? {
             total += 1;
@@ -223,10 +227,12 @@ mod tests {
         let mut body = json!({ "type": kind, "body": { "text": "Hello" }, "action": action });
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let body = json!({ "interactive": body });
-        let root = At::root(&body);
-        let at = root.get("interactive").unwrap().coded(code::PARAMETER_VALUE);
+        let root = JsonPath::root(&body);
+        let at = root.get("interactive").unwrap().with_code(code::PARAMETER_VALUE);
         let media = |_: &str| None;
-        interactive(&at, &Context { own_number: "", media: &media }).err().map(|error| error.code)
+        check_interactive(&at, &ValidationContext { own_number: "", media: &media })
+            .err()
+            .map(|error| error.code)
     }
 
     fn button(id: &str, title: &str) -> Value {
@@ -238,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn buttons_are_one_to_three_and_differ() {
+    fn buttons_are_limited_to_three_and_unique() {
         let none = json!({});
         let of = |buttons: Vec<Value>| check("button", &json!({ "buttons": buttons }), &none);
         assert_eq!(of(vec![button("a", "A"), button("b", "B"), button("c", "C")]), None);
@@ -251,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_have_ten_rows_in_all() {
+    fn list_has_at_most_ten_rows() {
         let of =
             |sections: Value| check("list", &json!({ "button": "Open", "sections": sections }), &json!({}));
         assert_eq!(of(json!([{ "rows": rows(10) }])), None);
@@ -269,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_has_a_longer_body_and_only_a_text_header() {
+    fn list_allows_a_longer_body_and_only_a_text_header() {
         let action = json!({ "button": "Open", "sections": [{ "rows": rows(1) }] });
         assert_eq!(check("list", &action, &json!({ "body": { "text": "x".repeat(4096) } })), None);
         assert_eq!(check("list", &action, &json!({ "header": { "type": "text", "text": "x" } })), None);
@@ -289,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn links_flows_and_requests() {
+    fn cta_urls_flows_and_location_requests_are_checked() {
         let none = json!({});
         let link =
             |url: &str| json!({ "name": "cta_url", "parameters": { "display_text": "Go", "url": url } });
@@ -310,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn products_need_their_catalogue() {
+    fn product_list_requires_catalog_and_header() {
         let sections = json!([{ "title": "a", "product_items": [{ "product_retailer_id": "1" }] }]);
         let list = json!({ "catalog_id": "1", "sections": sections });
         let header = json!({ "header": { "type": "text", "text": "x" } });

@@ -1,14 +1,14 @@
 //! Template messages. Which templates exist is not known here: every name is taken.
 
 use crate::errors::{GraphError, code};
-use crate::validate::{self, Context};
-use crate::validate_at::At;
+use crate::json_path::JsonPath;
+use crate::validate::{self, ValidationContext};
 
-type Checked = Result<(), GraphError>;
+type CheckResult = Result<(), GraphError>;
 
-const COMPONENTS: &[&str] =
+const COMPONENT_TYPES: &[&str] =
     &["header", "body", "footer", "button", "carousel", "limited_time_offer", "order_status"];
-const BUTTONS: &[&str] = &[
+const BUTTON_TYPES: &[&str] = &[
     "quick_reply",
     "url",
     "catalog",
@@ -21,7 +21,7 @@ const BUTTONS: &[&str] = &[
     "call_permission_request",
 ];
 
-pub fn template(at: &At<'_, '_>, context: &Context<'_>) -> Checked {
+pub fn check_template(at: &JsonPath<'_, '_>, context: &ValidationContext<'_>) -> CheckResult {
     at.required_text("name", 1..=512)?;
     at.object("language")?.required_text("code", 2..=15)?;
     if let Some(components) = at.get("components") {
@@ -32,16 +32,17 @@ pub fn template(at: &At<'_, '_>, context: &Context<'_>) -> Checked {
     Ok(())
 }
 
-fn check_component(at: &At<'_, '_>, context: &Context<'_>) -> Checked {
+fn check_component(at: &JsonPath<'_, '_>, context: &ValidationContext<'_>) -> CheckResult {
     let kind = at.require("type")?;
     // Meta takes these in either case.
-    if !kind.str().is_ok_and(|kind| COMPONENTS.iter().any(|known| kind.eq_ignore_ascii_case(known))) {
-        return kind.one_of(COMPONENTS).map(drop);
+    if !kind.str().is_ok_and(|kind| COMPONENT_TYPES.iter().any(|known| kind.eq_ignore_ascii_case(known))) {
+        return kind.one_of(COMPONENT_TYPES).map(drop);
     }
     if kind.str()?.eq_ignore_ascii_case("button") {
         let sub_type = at.require("sub_type")?;
-        if !sub_type.str().is_ok_and(|kind| BUTTONS.iter().any(|known| kind.eq_ignore_ascii_case(known))) {
-            return sub_type.one_of(BUTTONS).map(drop);
+        if !sub_type.str().is_ok_and(|kind| BUTTON_TYPES.iter().any(|known| kind.eq_ignore_ascii_case(known)))
+        {
+            return sub_type.one_of(BUTTON_TYPES).map(drop);
         }
         let index = at.require("index")?;
         let number =
@@ -58,10 +59,10 @@ fn check_component(at: &At<'_, '_>, context: &Context<'_>) -> Checked {
     Ok(())
 }
 
-fn check_parameter(at: &At<'_, '_>, context: &Context<'_>) -> Checked {
+fn check_parameter(at: &JsonPath<'_, '_>, context: &ValidationContext<'_>) -> CheckResult {
     let kind = at.require("type")?;
     match kind.str()? {
-        "text" => plain_text(&at.require("text")?),
+        "text" => check_parameter_text(&at.require("text")?),
         "payload" => at.required_text("payload", 1..=512).map(drop),
         "coupon_code" => at.required_text("coupon_code", 1..=20).map(drop),
         "currency" => {
@@ -72,9 +73,9 @@ fn check_parameter(at: &At<'_, '_>, context: &Context<'_>) -> Checked {
             if amount.value().is_number() { Ok(()) } else { Err(amount.invalid("must be a number.")) }
         }
         "date_time" => at.object("date_time")?.required_text("fallback_value", 1..=1024).map(drop),
-        media @ ("image" | "video" | "document") => validate::file(&at.object(media)?, media, context),
+        media @ ("image" | "video" | "document") => validate::check_media(&at.object(media)?, media, context),
         // Sent as a video that repeats.
-        "gif" => validate::file(&at.object("gif")?, "video", context),
+        "gif" => validate::check_media(&at.object("gif")?, "video", context),
         other @ ("action" | "location" | "product" | "limited_time_offer" | "order_status"
         | "order_details") => at.object(other).map(drop),
         _ => Err(kind.invalid("is not a type of template parameter.")),
@@ -82,11 +83,11 @@ fn check_parameter(at: &At<'_, '_>, context: &Context<'_>) -> Checked {
 }
 
 /// A text that stands inside a line of the template.
-fn plain_text(at: &At<'_, '_>) -> Checked {
+fn check_parameter_text(at: &JsonPath<'_, '_>) -> CheckResult {
     let text = at.text(1..=32_768)?;
     if text.contains(['\n', '\r', '\t']) || text.contains("     ") {
         return Err(at
-            .coded(code::TEMPLATE_PARAMETER_TEXT)
+            .with_code(code::TEMPLATE_PARAMETER_TEXT)
             .invalid("cannot have new-line/tab characters or more than 4 consecutive spaces."));
     }
     Ok(())
@@ -99,15 +100,15 @@ mod tests {
 
     fn check(components: &Value) -> Option<u32> {
         let body = json!({ "template": { "name": "hello", "language": { "code": "es" }, "components": components } });
-        let root = At::root(&body);
+        let root = JsonPath::root(&body);
         let media = |_: &str| None;
-        template(&root.get("template").unwrap(), &Context { own_number: "", media: &media })
+        check_template(&root.get("template").unwrap(), &ValidationContext { own_number: "", media: &media })
             .err()
             .map(|error| error.code)
     }
 
     #[test]
-    fn components_and_their_parameters() {
+    fn template_components_and_parameters_are_checked() {
         let text = |text: &str| json!([{ "type": "body", "parameters": [{ "type": "text", "text": text }] }]);
         assert_eq!(check(&text("Ana")), None);
         assert_eq!(check(&text("a\nb")), Some(132_018));
@@ -138,11 +139,11 @@ mod tests {
     }
 
     #[test]
-    fn a_template_has_a_name_and_a_language() {
+    fn template_requires_name_and_language() {
         let body = json!({ "template": { "name": "hello" } });
-        let root = At::root(&body);
+        let root = JsonPath::root(&body);
         let media = |_: &str| None;
-        let context = Context { own_number: "", media: &media };
-        assert_eq!(template(&root.get("template").unwrap(), &context).unwrap_err().code, 131_008);
+        let context = ValidationContext { own_number: "", media: &media };
+        assert_eq!(check_template(&root.get("template").unwrap(), &context).unwrap_err().code, 131_008);
     }
 }

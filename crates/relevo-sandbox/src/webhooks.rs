@@ -17,32 +17,32 @@ use tokio_util::task::TaskTracker;
 use url::Url;
 
 use crate::faults::FailStatus;
-use crate::payloads;
-use crate::state::Shared;
+use crate::state::SandboxState;
 use crate::stats::Stats;
-use crate::timeline::{Course, Timeline};
+use crate::status_schedule::{StatusPlan, StatusSchedule};
 use crate::validate::Addressee;
+use crate::webhook_body;
 use crate::{Options, Result};
 use relevo_domain::Secret;
 
 /// How long a receiver may take for one webhook.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest pause between two attempts.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(60);
 
 /// Webhooks that wait for another attempt at once.
-const RETRIES_AT_ONCE: usize = 64;
+const MAX_CONCURRENT_RETRIES: usize = 64;
 
 /// An accepted message whose statuses are to be told.
 #[derive(Debug)]
-pub struct Tracked {
+pub struct TrackedMessage {
     pub wamid: String,
     pub phone_number_id: Arc<str>,
     pub addressee: Addressee,
     pub callback_data: Option<Box<str>>,
     pub is_template: bool,
-    pub course: Course,
+    pub status_plan: StatusPlan,
     pub failure: Option<FailStatus>,
     /// The reset after which it was accepted; statuses of an earlier generation are dropped.
     pub generation: u64,
@@ -50,21 +50,21 @@ pub struct Tracked {
 
 /// Where webhooks go, and with which secret they are signed.
 #[derive(Debug, Clone)]
-pub struct Receiver {
+pub struct WebhookReceiver {
     pub url: Url,
     pub app_secret: Option<Secret>,
 }
 
 /// Brings webhooks to the receiver.
 #[derive(Debug)]
-pub struct Courier {
+pub struct WebhookSender {
     client: reqwest::Client,
-    receiver: RwLock<Option<Arc<Receiver>>>,
-    queue: mpsc::Sender<Tracked>,
+    receiver: RwLock<Option<Arc<WebhookReceiver>>>,
+    queue: mpsc::Sender<TrackedMessage>,
     generation: AtomicU64,
     /// Messages whose statuses are still to be told, as the dispatcher last saw it.
-    waiting: AtomicUsize,
-    retries: Arc<Semaphore>,
+    pending: AtomicUsize,
+    retry_permits: Arc<Semaphore>,
     tracker: TaskTracker,
     attempts: u32,
     retry_after: Duration,
@@ -73,16 +73,16 @@ pub struct Courier {
 
 /// What became of a webhook in its first attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Delivery {
-    Taken,
+pub enum DeliveryResult {
+    Accepted,
     /// Not taken: by which answer, if there was one. It is tried again unless it was given up.
-    Refused(Option<StatusCode>),
+    Rejected(Option<StatusCode>),
     /// There is no receiver.
-    Nowhere,
+    NoReceiver,
 }
 
-impl Courier {
-    pub fn new(options: &Options, stats: Arc<Stats>) -> Result<(Self, mpsc::Receiver<Tracked>)> {
+impl WebhookSender {
+    pub fn new(options: &Options, stats: Arc<Stats>) -> Result<(Self, mpsc::Receiver<TrackedMessage>)> {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             // Fails only when another thread was faster, and then there is one.
             let _ = rustls::crypto::ring::default_provider().install_default();
@@ -91,21 +91,21 @@ impl Courier {
             .no_proxy()
             .redirect(Policy::none())
             .tcp_nodelay(true)
-            .timeout(ANSWER_WITHIN)
+            .timeout(RESPONSE_TIMEOUT)
             .user_agent("facebookexternalua")
             .build()?;
         let receiver = options
             .webhook_url
             .clone()
-            .map(|url| Arc::new(Receiver { url, app_secret: options.app_secret.clone() }));
+            .map(|url| Arc::new(WebhookReceiver { url, app_secret: options.app_secret.clone() }));
         let (queue, accepted) = mpsc::channel(options.webhook_queue);
         let courier = Self {
             client,
             receiver: RwLock::new(receiver),
             queue,
             generation: AtomicU64::new(0),
-            waiting: AtomicUsize::new(0),
-            retries: Arc::new(Semaphore::new(RETRIES_AT_ONCE)),
+            pending: AtomicUsize::new(0),
+            retry_permits: Arc::new(Semaphore::new(MAX_CONCURRENT_RETRIES)),
             tracker: TaskTracker::new(),
             attempts: options.webhook_attempts.max(1),
             retry_after: options.webhook_retry_after,
@@ -114,11 +114,11 @@ impl Courier {
         Ok((courier, accepted))
     }
 
-    pub fn receiver(&self) -> Option<Arc<Receiver>> {
+    pub fn receiver(&self) -> Option<Arc<WebhookReceiver>> {
         self.receiver.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub fn set_receiver(&self, receiver: Option<Receiver>) {
+    pub fn set_receiver(&self, receiver: Option<WebhookReceiver>) {
         *self.receiver.write().unwrap_or_else(PoisonError::into_inner) = receiver.map(Arc::new);
     }
 
@@ -132,17 +132,17 @@ impl Courier {
     }
 
     /// Messages whose statuses are still to be told.
-    pub fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed) + self.queue.max_capacity() - self.queue.capacity()
+    pub fn pending_count(&self) -> usize {
+        self.pending.load(Ordering::Relaxed) + self.queue.max_capacity() - self.queue.capacity()
     }
 
     /// Drops all statuses that wait.
-    pub fn forget(&self) {
+    pub fn discard_pending(&self) {
         self.generation.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Has the statuses of a message told. Never waits: when too many do, they are left out and counted.
-    pub fn track(&self, message: Tracked) {
+    pub fn track(&self, message: TrackedMessage) {
         if self.queue.try_send(message).is_err() {
             self.stats.tracking_skipped.add(1);
         }
@@ -150,84 +150,90 @@ impl Courier {
 
     /// Sends a webhook with so many updates: once, once more at once, and then, in the background, with
     /// growing pauses until the attempts are used up. When too many are being repeated already it is given up.
-    pub async fn deliver(&self, shared: &Arc<Shared>, body: Bytes, updates: usize) -> Delivery {
-        let delivery = self.try_twice(&body, updates).await;
-        if matches!(delivery, Delivery::Refused(_)) {
-            match Arc::clone(&self.retries).try_acquire_owned() {
-                Ok(permit) => self.retry_later(shared, body, updates, permit),
-                Err(_) => self.give_up(updates),
+    pub async fn deliver(&self, shared: &Arc<SandboxState>, body: Bytes, updates: usize) -> DeliveryResult {
+        let delivery = self.attempt_twice(&body, updates).await;
+        if matches!(delivery, DeliveryResult::Rejected(_)) {
+            match Arc::clone(&self.retry_permits).try_acquire_owned() {
+                Ok(permit) => self.spawn_retries(shared, body, updates, permit),
+                Err(_) => self.record_undelivered(updates),
             }
         }
         delivery
     }
 
     /// The same, but waits when too many are being repeated: meanwhile updates gather behind this one.
-    async fn deliver_patiently(&self, shared: &Arc<Shared>, body: Bytes, updates: usize) {
-        if matches!(self.try_twice(&body, updates).await, Delivery::Refused(_)) {
-            match Arc::clone(&self.retries).acquire_owned().await {
-                Ok(permit) => self.retry_later(shared, body, updates, permit),
-                Err(_) => self.give_up(updates),
+    async fn deliver_with_backpressure(&self, shared: &Arc<SandboxState>, body: Bytes, updates: usize) {
+        if matches!(self.attempt_twice(&body, updates).await, DeliveryResult::Rejected(_)) {
+            match Arc::clone(&self.retry_permits).acquire_owned().await {
+                Ok(permit) => self.spawn_retries(shared, body, updates, permit),
+                Err(_) => self.record_undelivered(updates),
             }
         }
     }
 
-    async fn try_twice(&self, body: &Bytes, updates: usize) -> Delivery {
-        let Some(receiver) = self.receiver() else { return Delivery::Nowhere };
+    async fn attempt_twice(&self, body: &Bytes, updates: usize) -> DeliveryResult {
+        let Some(receiver) = self.receiver() else { return DeliveryResult::NoReceiver };
         let mut answer = None;
         for _ in 0..self.attempts.min(2) {
             answer = self.attempt(&receiver, body).await;
             if answer == Some(StatusCode::OK) {
-                self.taken(updates);
-                return Delivery::Taken;
+                self.record_delivered(updates);
+                return DeliveryResult::Accepted;
             }
         }
-        Delivery::Refused(answer)
+        DeliveryResult::Rejected(answer)
     }
 
-    fn taken(&self, updates: usize) {
+    fn record_delivered(&self, updates: usize) {
         self.stats.webhooks_sent.add(1);
         self.stats.updates_sent.add(updates);
     }
 
-    fn give_up(&self, updates: usize) {
+    fn record_undelivered(&self, updates: usize) {
         self.stats.webhooks_given_up.add(1);
         self.stats.updates_given_up.add(updates);
     }
 
-    fn retry_later(&self, shared: &Arc<Shared>, body: Bytes, updates: usize, permit: OwnedSemaphorePermit) {
+    fn spawn_retries(
+        &self,
+        shared: &Arc<SandboxState>,
+        body: Bytes,
+        updates: usize,
+        permit: OwnedSemaphorePermit,
+    ) {
         if self.attempts <= 2 {
-            self.give_up(updates);
+            self.record_undelivered(updates);
             return;
         }
         let shared = Arc::clone(shared);
         self.tracker.spawn(async move {
             let _permit = permit;
             let closing = shared.closing.clone();
-            closing.run_until_cancelled(shared.courier.keep_trying(body, updates)).await
+            closing.run_until_cancelled(shared.webhook_sender.retry_with_backoff(body, updates)).await
         });
     }
 
-    async fn keep_trying(&self, body: Bytes, updates: usize) {
+    async fn retry_with_backoff(&self, body: Bytes, updates: usize) {
         let generation = self.generation();
         let mut pause = self.retry_after;
         for _ in 2..self.attempts {
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pause = (pause * 2).min(MAX_RETRY_DELAY);
             // The receiver may have moved meanwhile.
             let Some(receiver) = self.receiver() else { break };
             if generation != self.generation() {
                 return;
             }
             if self.attempt(&receiver, &body).await == Some(StatusCode::OK) {
-                self.taken(updates);
+                self.record_delivered(updates);
                 return;
             }
         }
-        self.give_up(updates);
+        self.record_undelivered(updates);
     }
 
     /// One POST; the status of the answer, if there was one.
-    async fn attempt(&self, receiver: &Receiver, body: &Bytes) -> Option<StatusCode> {
+    async fn attempt(&self, receiver: &WebhookReceiver, body: &Bytes) -> Option<StatusCode> {
         let mut request =
             self.client.post(receiver.url.clone()).header(header::CONTENT_TYPE, "application/json");
         if let Some(secret) = &receiver.app_secret {
@@ -237,7 +243,7 @@ impl Courier {
             Ok(response) => {
                 let status = response.status();
                 // Read to the end, so that the connection can be used again.
-                drain(response).await;
+                drain_response(response).await;
                 Some(status)
             }
             Err(error) => {
@@ -283,13 +289,13 @@ impl Courier {
 }
 
 /// The most of a receiver's answer that is read.
-const LONGEST_ANSWER: usize = 64 << 10;
+const MAX_RESPONSE_BYTES: usize = 64 << 10;
 
-async fn drain(mut response: reqwest::Response) {
+async fn drain_response(mut response: reqwest::Response) {
     let mut read = 0;
     while let Ok(Some(chunk)) = response.chunk().await {
         read += chunk.len();
-        if read > LONGEST_ANSWER {
+        if read > MAX_RESPONSE_BYTES {
             return;
         }
     }
@@ -313,18 +319,18 @@ pub fn signature(secret: &Secret, body: &[u8]) -> String {
 ///
 /// One webhook is under way at a time: that keeps statuses in order, and lets them gather into batches exactly
 /// when the receiver is slower than the sender.
-pub async fn dispatch(shared: Arc<Shared>, mut accepted: mpsc::Receiver<Tracked>) {
+pub async fn dispatch(shared: Arc<SandboxState>, mut accepted: mpsc::Receiver<TrackedMessage>) {
     let closing = shared.closing.clone();
-    closing.run_until_cancelled(follow(&shared, &mut accepted)).await;
-    shared.courier.tracker.close();
-    shared.courier.tracker.wait().await;
+    closing.run_until_cancelled(run_dispatch(&shared, &mut accepted)).await;
+    shared.webhook_sender.tracker.close();
+    shared.webhook_sender.tracker.wait().await;
 }
 
-async fn follow(shared: &Arc<Shared>, accepted: &mut mpsc::Receiver<Tracked>) {
+async fn run_dispatch(shared: &Arc<SandboxState>, accepted: &mut mpsc::Receiver<TrackedMessage>) {
     let options = &shared.options;
-    let courier = &shared.courier;
+    let courier = &shared.webhook_sender;
     let room = options.webhook_queue;
-    let mut timeline = Timeline::new(options.sent_after, options.delivered_after, options.read_after);
+    let mut timeline = StatusSchedule::new(options.sent_after, options.delivered_after, options.read_after);
     let mut generation = courier.generation();
     loop {
         let next_due = timeline.next_due();
@@ -352,13 +358,13 @@ async fn follow(shared: &Arc<Shared>, accepted: &mut mpsc::Receiver<Tracked>) {
                 generation = courier.generation();
                 timeline.retain(|message| message.generation == generation);
             }
-            courier.waiting.store(timeline.len(), Ordering::Relaxed);
+            courier.pending.store(timeline.len(), Ordering::Relaxed);
             let updates = timeline.take_due(now, options.webhook_batch);
             if updates.is_empty() {
                 break;
             }
-            match payloads::statuses(shared, &updates, shared.clock.now()) {
-                Ok(body) => courier.deliver_patiently(shared, body.into(), updates.len()).await,
+            match webhook_body::statuses_body(shared, &updates, shared.clock.now()) {
+                Ok(body) => courier.deliver_with_backpressure(shared, body.into(), updates.len()).await,
                 Err(error) => tracing::error!(%error, "statuses could not be written as JSON"),
             }
         }
@@ -366,9 +372,9 @@ async fn follow(shared: &Arc<Shared>, accepted: &mut mpsc::Receiver<Tracked>) {
 }
 
 /// Makes Meta's verification request to the configured receiver and says in the log how it went.
-pub async fn greet(shared: &Shared, verify_token: &Secret) {
-    let Some(receiver) = shared.courier.receiver() else { return };
-    match shared.courier.verify(&receiver.url, verify_token).await {
+pub async fn verify_receiver(shared: &SandboxState, verify_token: &Secret) {
+    let Some(receiver) = shared.webhook_sender.receiver() else { return };
+    match shared.webhook_sender.verify(&receiver.url, verify_token).await {
         Ok(()) => tracing::info!(url = %receiver.url, "the webhook receiver passed verification"),
         Err(reason) => {
             tracing::warn!(url = %receiver.url, %reason, "the webhook receiver failed verification")
@@ -381,7 +387,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signatures_are_hmac_sha256_in_hexadecimal() {
+    fn signature_is_hmac_sha256_in_hexadecimal() {
         // RFC 4231, test case 2.
         let signed = signature(&Secret::new("Jefe"), b"what do ya want for nothing?");
         assert_eq!(signed, "sha256=5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");

@@ -10,8 +10,8 @@ use sha2::{Digest, Sha256};
 
 use relevo_domain::{BlobRef, Timestamp};
 
-use super::folder::write_durably;
-use super::{Error, Folder};
+use super::data_folder::write_durably;
+use super::{DataFolder, Error};
 
 /// Media that was accepted with a message: files named by their content, in two levels of folders.
 ///
@@ -22,7 +22,7 @@ pub struct Blobs {
     root: PathBuf,
     /// Held where a file that exists is either renewed or removed, so that `put` never answers for one that is
     /// being removed.
-    fate: Arc<Mutex<()>>,
+    files_lock: Arc<Mutex<()>>,
 }
 
 /// Blobs that are needed. Holds eight bytes of each name: two that share them are both kept, which harms nobody.
@@ -31,30 +31,30 @@ pub struct BlobSet(HashSet<u64>);
 
 impl BlobSet {
     pub fn insert(&mut self, blob: &BlobRef) {
-        self.0.extend(start_of(&blob.sha256));
+        self.0.extend(name_prefix(&blob.sha256));
     }
 
     fn contains(&self, sha256: &str) -> bool {
-        start_of(sha256).is_some_and(|start| self.0.contains(&start))
+        name_prefix(sha256).is_some_and(|start| self.0.contains(&start))
     }
 }
 
-fn start_of(sha256: &str) -> Option<u64> {
+fn name_prefix(sha256: &str) -> Option<u64> {
     u64::from_str_radix(sha256.get(..16)?, 16).ok()
 }
 
 /// What a sweep removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Swept {
+pub struct SweepReport {
     pub files: u64,
     pub bytes: u64,
 }
 
 impl Blobs {
-    pub fn open(folder: &Folder) -> Result<Self, Error> {
+    pub fn open(folder: &DataFolder) -> Result<Self, Error> {
         let root = folder.path().join("blobs");
         std::fs::create_dir_all(&root).map_err(|cause| Error::io("cannot create", &root, cause))?;
-        Ok(Self { root, fate: Arc::default() })
+        Ok(Self { root, files_lock: Arc::default() })
     }
 
     /// Keeps `bytes`; when this answers, they are on the disk. The same content is kept once.
@@ -66,7 +66,7 @@ impl Blobs {
 
     /// The bytes of a blob that was kept.
     pub async fn get(&self, blob: &BlobRef) -> Result<Bytes, Error> {
-        let path = path_of(&self.root, &blob.sha256);
+        let path = blob_path(&self.root, &blob.sha256);
         match tokio::fs::read(&path).await {
             Ok(bytes) => Ok(Bytes::from(bytes)),
             Err(cause) => Err(Error::io("cannot read", path, cause)),
@@ -75,7 +75,7 @@ impl Blobs {
 
     /// The file of a blob that was kept, for reading piece by piece what is too large to hold.
     pub async fn file(&self, blob: &BlobRef) -> Result<tokio::fs::File, Error> {
-        let path = path_of(&self.root, &blob.sha256);
+        let path = blob_path(&self.root, &blob.sha256);
         tokio::fs::File::open(&path).await.map_err(|cause| Error::io("cannot read", path, cause))
     }
 
@@ -84,19 +84,19 @@ impl Blobs {
     ///
     /// `needed` is to be gathered before the call, and `before` must leave everybody the time between putting a
     /// file and writing down what needs it.
-    pub fn sweep(&self, needed: &BlobSet, before: Timestamp) -> Result<Swept, Error> {
+    pub fn sweep(&self, needed: &BlobSet, before: Timestamp) -> Result<SweepReport, Error> {
         let before = UNIX_EPOCH + Duration::from_millis(before.millis());
-        let mut swept = Swept::default();
-        for folder in listed(&self.root)? {
+        let mut swept = SweepReport::default();
+        for folder in list_dir(&self.root)? {
             if !folder.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
             }
-            for entry in listed(&folder.path())? {
+            for entry in list_dir(&folder.path())? {
                 // Drafts that a crash left have names of their own, which nobody needs.
                 if entry.file_name().to_str().is_some_and(|name| needed.contains(name)) {
                     continue;
                 }
-                let _fate = self.decide();
+                let _fate = self.lock_files();
                 let Ok(file) = entry.metadata() else { continue };
                 if file.is_file() && file.modified().is_ok_and(|at| at < before) {
                     fs::remove_file(entry.path())
@@ -113,11 +113,11 @@ impl Blobs {
         let root = &self.root;
         let digest = Sha256::digest(bytes);
         let sha256: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        let path = path_of(root, &sha256);
+        let path = blob_path(root, &sha256);
         let size = bytes.len() as u64;
         let folder = path.parent().unwrap_or(root);
         let sync = |folder: &Path| fs::File::open(folder)?.sync_all();
-        let kept = if self.renew(&path, size) {
+        let kept = if self.touch(&path, size) {
             // Whoever wrote it may not have come to sync its name yet.
             sync(folder).and_then(|()| sync(root))
         } else {
@@ -128,8 +128,8 @@ impl Blobs {
     }
 
     /// Whether the file is there whole; it then counts as put just now.
-    fn renew(&self, path: &Path, size: u64) -> bool {
-        let _fate = self.decide();
+    fn touch(&self, path: &Path, size: u64) -> bool {
+        let _fate = self.lock_files();
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         let now = Timestamps { last_access: now, last_modification: now };
         let file = fs::File::open(path);
@@ -138,17 +138,17 @@ impl Blobs {
         })
     }
 
-    fn decide(&self) -> MutexGuard<'_, ()> {
-        self.fate.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_files(&self) -> MutexGuard<'_, ()> {
+        self.files_lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn listed(folder: &Path) -> Result<impl Iterator<Item = fs::DirEntry>, Error> {
+fn list_dir(folder: &Path) -> Result<impl Iterator<Item = fs::DirEntry>, Error> {
     let entries = fs::read_dir(folder).map_err(|cause| Error::io("cannot read", folder, cause))?;
     Ok(entries.flatten())
 }
 
-fn path_of(root: &Path, sha256: &str) -> PathBuf {
+fn blob_path(root: &Path, sha256: &str) -> PathBuf {
     root.join(sha256.get(..2).unwrap_or("00")).join(sha256)
 }
 
@@ -157,9 +157,9 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn content_is_kept_once_and_comes_back() {
+    async fn same_content_is_stored_once() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(dir.path()).unwrap();
+        let folder = DataFolder::open(dir.path()).unwrap();
         let blobs = Blobs::open(&folder).unwrap();
         let first = blobs.put(Bytes::from_static(b"hola"), "text/plain").await.unwrap();
         let again = blobs.put(Bytes::from_static(b"hola"), "text/plain").await.unwrap();
@@ -169,14 +169,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_nobody_needs_and_nobody_put_lately_is_removed() {
+    async fn sweep_removes_old_unreferenced_blobs() {
         let dir = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(&Folder::open(dir.path()).unwrap()).unwrap();
+        let blobs = Blobs::open(&DataFolder::open(dir.path()).unwrap()).unwrap();
         let mut put = Vec::new();
         for content in ["needed", "left over", "put again", "young"] {
             put.push(blobs.put(Bytes::from(content), "text/plain").await.unwrap());
         }
-        let path = |blob: &BlobRef| path_of(&blobs.root, &blob.sha256);
+        let path = |blob: &BlobRef| blob_path(&blobs.root, &blob.sha256);
         let day = Duration::from_secs(24 * 3600);
         let made = fs::metadata(path(&put[3])).unwrap().modified().unwrap();
         for blob in &put[..3] {
@@ -190,7 +190,7 @@ mod tests {
 
         let hour_ago = (made - Duration::from_secs(3600)).duration_since(UNIX_EPOCH).unwrap();
         let before = Timestamp(u64::try_from(hour_ago.as_millis()).unwrap());
-        assert_eq!(blobs.sweep(&needed, before).unwrap(), Swept { files: 2, bytes: 9 });
+        assert_eq!(blobs.sweep(&needed, before).unwrap(), SweepReport { files: 2, bytes: 9 });
         let there: Vec<bool> = put.iter().map(|blob| path(blob).exists()).collect();
         assert_eq!(there, [true, false, true, true]);
         assert!(!draft.exists());

@@ -9,54 +9,58 @@ use tokio::sync::{oneshot, watch};
 
 use relevo_metrics::Metrics;
 
-use super::lanes::{Entrance, Finish, Haste, Task, lanes};
-use super::tx::{Change, Entry, failed};
-use super::writer::{Gauges, Writer};
-use super::{Error, Folder, Key, Options, Space, Tx};
+use super::scheduler::{Completion, Priority, Submitter, Task, scheduler_channel};
+use super::tx::{KeyValue, ValueChange, from_sled};
+use super::writer::{Writer, WriterStatus};
+use super::{DataFolder, Error, Key, Options, Space, Tx};
 
 /// A handle on the store. Cheap to clone; the last one to go closes the database.
 #[derive(Clone)]
 pub struct Store {
     db: sled::Db,
-    entrance: Entrance,
-    gauges: Arc<Gauges>,
+    submitter: Submitter,
+    writer_status: Arc<WriterStatus>,
 }
 
 /// Tells of the end of the writer's thread, after every [`Store`] is dropped.
 #[derive(Debug)]
-pub struct Closing(oneshot::Receiver<()>);
+pub struct WriterExit(oneshot::Receiver<()>);
 
 impl Store {
     /// Opens the database in a folder that this process holds.
-    pub fn open(folder: &Folder, options: &Options, metrics: Metrics) -> Result<(Self, Closing), Error> {
+    pub fn open(
+        folder: &DataFolder,
+        options: &Options,
+        metrics: Metrics,
+    ) -> Result<(Self, WriterExit), Error> {
         let path = folder.path().join("db");
-        forget_unfinished_snapshots(&path)?;
+        remove_unfinished_snapshots(&path)?;
         let config = sled::Config::new().path(&path).cache_capacity(options.cache_capacity);
-        let db = match open_when_free(&config) {
+        let db = match open_with_retry(&config) {
             Ok(Ok(db)) => db,
             Ok(Err(sled::Error::Io(cause))) => return Err(Error::io("cannot open", path, cause)),
             Ok(Err(cause)) => return Err(Error::Damaged { path, cause: cause.to_string() }),
             Err(_) => return Err(Error::Damaged { path, cause: "it could not be parsed".to_owned() }),
         };
         // The first flush creates the file; until it is synced with its folder, a power cut could forget it.
-        db.flush().map_err(failed)?;
+        db.flush().map_err(from_sled)?;
         let file = File::open(path.join("db")).map_err(|cause| Error::io("cannot open", &path, cause))?;
         let sync = |file: &File| file.sync_all().map_err(|cause| Error::io("cannot sync", &path, cause));
         sync(&file)?;
         for dir in [path.as_path(), folder.path()] {
             sync(&File::open(dir).map_err(|cause| Error::io("cannot open", dir, cause))?)?;
         }
-        let (entrance, lanes) = lanes();
-        let gauges = Arc::new(Gauges::default());
+        let (entrance, lanes) = scheduler_channel();
+        let gauges = Arc::new(WriterStatus::default());
         // Everything that was found is on the disk by now.
-        gauges.tails.publish(tails_of(&db)?);
+        gauges.tails_watch.publish(read_tails(&db)?);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let writer = Writer {
             runtime: runtime.map_err(|cause| Error::Failed(cause.to_string()))?,
             db: db.clone(),
             file,
-            lanes,
-            gauges: gauges.clone(),
+            scheduler: lanes,
+            status: gauges.clone(),
             min_free_space: options.min_free_space,
             metrics,
         };
@@ -67,7 +71,7 @@ impl Store {
         };
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(run);
         thread.map_err(|cause| Error::Failed(cause.to_string()))?;
-        Ok((Self { db, entrance, gauges }, Closing(closing)))
+        Ok((Self { db, submitter: entrance, writer_status: gauges }, WriterExit(closing)))
     }
 
     /// Runs `work` on the writer's thread and calls `done` once everything it changed is durable, or nothing is.
@@ -81,22 +85,22 @@ impl Store {
         W: FnOnce(&mut Tx) -> Result<T, Error> + Send + 'static,
         D: FnOnce(Result<T, Error>) + Send + 'static,
     {
-        self.submit_with(Haste::Now, work, done).await;
+        self.submit_with_priority(Priority::Normal, work, done).await;
     }
 
     /// [`submit`](Self::submit), for what is to be durable sooner or later than others.
-    pub async fn submit_with<T, W, D>(&self, haste: Haste, work: W, done: D)
+    pub async fn submit_with_priority<T, W, D>(&self, haste: Priority, work: W, done: D)
     where
         T: Send + 'static,
         W: FnOnce(&mut Tx) -> Result<T, Error> + Send + 'static,
         D: FnOnce(Result<T, Error>) + Send + 'static,
     {
-        let run = move |tx: &mut Tx| -> Finish {
-            let outcome = tx.attempt(work);
+        let run = move |tx: &mut Tx| -> Completion {
+            let outcome = tx.run_closure(work);
             Box::new(move |failure| done(failure.map_or(outcome, Err)))
         };
         // Where the writer is gone, `done` is dropped: whoever waits on it sees the store closed.
-        self.entrance.submit(Task { haste, run: Box::new(run) }).await;
+        self.submitter.submit(Task { priority: haste, run: Box::new(run) }).await;
     }
 
     /// Runs `work` and waits until what it changed is durable.
@@ -112,7 +116,7 @@ impl Store {
 
     /// One value, as the writer last applied it; the newest may still be on its way to the disk.
     pub fn get(&self, key: &Key) -> Result<Option<Vec<u8>>, Error> {
-        Ok(self.db.get(key).map_err(failed)?.map(|value| value.to_vec()))
+        Ok(self.db.get(key).map_err(from_sled)?.map(|value| value.to_vec()))
     }
 
     /// Entries from `start` up to but not including `end`, in key order, lazily. Reads the disk when pages are not
@@ -121,25 +125,25 @@ impl Store {
         &self,
         start: &Key,
         end: &Key,
-    ) -> impl DoubleEndedIterator<Item = Result<Entry, Error>> + use<> {
+    ) -> impl DoubleEndedIterator<Item = Result<KeyValue, Error>> + use<> {
         let entries = self.db.range(start.as_slice()..end.as_slice());
-        entries.map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(failed))
+        entries.map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(from_sled))
     }
 
     /// The tail of an event log as it is on the disk: unlike [`get`](Self::get), nothing that a crash could take back.
     /// Looks at memory only.
     pub fn durable_tail(&self, key: &Key) -> Option<Vec<u8>> {
-        self.gauges.tails.get(key)
+        self.writer_status.tails_watch.get(key)
     }
 
     /// Changes after every commit that moved this tail of an event log.
     pub fn watch_tail(&self, key: &Key) -> watch::Receiver<()> {
-        self.gauges.tails.watch(key)
+        self.writer_status.tails_watch.watch(key)
     }
 
     /// Changes after every commit that moved the tail of an event log, whichever.
     pub fn watch_tails(&self) -> watch::Receiver<()> {
-        self.gauges.tails.watch_all()
+        self.writer_status.tails_watch.watch_all()
     }
 
     /// Changes the database as a commit does before it is synced. For tests: readers must not take it for durable.
@@ -147,29 +151,29 @@ impl Store {
     #[expect(clippy::unwrap_used, reason = "tests alone call it")]
     pub fn apply_unsynced(&self, work: impl FnOnce(&mut Tx) -> Result<(), Error>) {
         let mut tx = Tx::new(&self.db);
-        tx.attempt(work).unwrap();
+        tx.run_closure(work).unwrap();
         self.db.apply_batch(tx.into_batch().unwrap()).unwrap();
     }
 
     /// Whether the disk is too full to accept anything new.
     pub fn is_full(&self) -> bool {
-        self.gauges.full.load(Ordering::Relaxed)
+        self.writer_status.full.load(Ordering::Relaxed)
     }
 
     /// Whether something goes first now and then, as of the last commit: it waits for whole closures, which should be
     /// short then.
-    pub fn is_hurried(&self) -> bool {
-        self.gauges.hurried.load(Ordering::Relaxed)
+    pub fn is_contended(&self) -> bool {
+        self.writer_status.contended.load(Ordering::Relaxed)
     }
 
     /// Whether a commit failed; nothing can be written before a restart.
     pub fn has_failed(&self) -> bool {
-        self.gauges.failed.load(Ordering::Relaxed)
+        self.writer_status.failed.load(Ordering::Relaxed)
     }
 
     /// Commits made durable since the start.
     pub fn commits(&self) -> u64 {
-        self.gauges.commits.load(Ordering::Relaxed)
+        self.writer_status.commits.load(Ordering::Relaxed)
     }
 
     /// Bytes that the database occupies.
@@ -179,41 +183,41 @@ impl Store {
 }
 
 /// The tails of the event logs.
-fn tails_of(db: &sled::Db) -> Result<Vec<(Vec<u8>, Change)>, Error> {
+fn read_tails(db: &sled::Db) -> Result<Vec<(Vec<u8>, ValueChange)>, Error> {
     let entries = db.scan_prefix(Key::new(Space::EventTail));
     entries
         .map(|entry| entry.map(|(key, value)| (key.to_vec(), Some(value.to_vec()))))
         .collect::<Result<_, _>>()
-        .map_err(failed)
+        .map_err(from_sled)
 }
 
 /// sled's own threads may hold on to its file for a moment after the last user of the database in this process has gone.
 /// Nobody else can have it, because we hold the folder, so it is worth waiting for.
-fn open_when_free(config: &sled::Config) -> std::thread::Result<sled::Result<sled::Db>> {
+fn open_with_retry(config: &sled::Config) -> std::thread::Result<sled::Result<sled::Db>> {
     let mut looks = 0;
     loop {
         let opened = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()));
         match &opened {
-            Ok(Err(sled::Error::Io(cause))) if is_held(cause) && looks < LOOKS => looks += 1,
+            Ok(Err(sled::Error::Io(cause))) if is_locked(cause) && looks < OPEN_RETRIES => looks += 1,
             _ => return opened,
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(OPEN_RETRY_DELAY);
     }
 }
 
 /// How often, and after which pause, a database that is held is tried again: 5 s in all.
-const LOOKS: u32 = 500;
-const LOOK: Duration = Duration::from_millis(10);
+const OPEN_RETRIES: u32 = 500;
+const OPEN_RETRY_DELAY: Duration = Duration::from_millis(10);
 
 /// sled wraps the cause in a text of its own (0.34.7, `config.rs`, `try_lock`).
-fn is_held(cause: &std::io::Error) -> bool {
+fn is_locked(cause: &std::io::Error) -> bool {
     cause.kind() == std::io::ErrorKind::WouldBlock || cause.to_string().contains("could not acquire lock")
 }
 
 /// sled writes a snapshot as `snap.<lsn>.generating` and renames it when it is whole. A start that was cut short or
 /// found no space leaves such a file, and the next one takes it for the newest snapshot and calls the database
 /// corrupt (0.34.7, `pagecache/snapshot.rs`). It is unfinished by its name, and everything in it is in the log.
-fn forget_unfinished_snapshots(db: &Path) -> Result<(), Error> {
+fn remove_unfinished_snapshots(db: &Path) -> Result<(), Error> {
     let entries = match std::fs::read_dir(db) {
         Ok(entries) => entries,
         Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -231,7 +235,7 @@ fn forget_unfinished_snapshots(db: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-impl Closing {
+impl WriterExit {
     /// Waits until the writer has committed everything it was given and the database is closed. No thread waits with it:
     /// a runtime could not end before that thread, and may itself hold the task that is the last to use the store.
     pub async fn wait(self) {
@@ -245,28 +249,28 @@ mod tests {
     use super::*;
 
     fn key(n: u64) -> Key {
-        Key::new(Space::Meta).u64(n)
+        Key::new(Space::NodeCounters).u64(n)
     }
 
     #[tokio::test]
-    async fn what_was_answered_is_there_after_a_restart() {
+    async fn acknowledged_write_survives_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         {
-            let folder = Folder::open(dir.path()).unwrap();
+            let folder = DataFolder::open(dir.path()).unwrap();
             let (store, closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
             store.write(|tx| tx.put(key(1), b"one".to_vec())).await.unwrap();
             drop(store);
             closing.wait().await;
         }
-        let folder = Folder::open(dir.path()).unwrap();
+        let folder = DataFolder::open(dir.path()).unwrap();
         let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
         assert_eq!(store.get(&key(1)).unwrap().as_deref(), Some(&b"one"[..]));
     }
 
     #[tokio::test]
-    async fn concurrent_writers_share_commits_and_see_each_other() {
+    async fn concurrent_writes_share_commits_and_see_each_other() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(dir.path()).unwrap();
+        let folder = DataFolder::open(dir.path()).unwrap();
         let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
         let mut writers = tokio::task::JoinSet::new();
         for _ in 0..500 {
@@ -286,9 +290,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_goes_first_is_in_time_for_the_commit_under_way() {
+    async fn urgent_task_joins_the_commit_under_way() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(dir.path()).unwrap();
+        let folder = DataFolder::open(dir.path()).unwrap();
         let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
         let (begin, begun) = oneshot::channel();
         let (go, gone) = std::sync::mpsc::channel();
@@ -304,7 +308,7 @@ mod tests {
         });
         begun.await.unwrap();
         let seen = |tx: &mut Tx| Ok((tx.get(&key(1))?, tx.put(key(1), vec![2])?));
-        store.submit_with(Haste::First, seen, |outcome| answer.send(outcome).unwrap()).await;
+        store.submit_with_priority(Priority::Urgent, seen, |outcome| answer.send(outcome).unwrap()).await;
         go.send(()).unwrap();
         slow.await.unwrap();
         assert_eq!(answered.await.unwrap().unwrap().0, Some(vec![1]));
@@ -312,9 +316,9 @@ mod tests {
     }
 
     #[test]
-    fn a_runtime_ends_although_one_of_its_tasks_never_lets_go_of_the_store() {
+    fn runtime_shuts_down_while_a_task_holds_the_store() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(dir.path()).unwrap();
+        let folder = DataFolder::open(dir.path()).unwrap();
         let runtime = || tokio::runtime::Builder::new_multi_thread().build().unwrap();
         let (store, closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
         let first = runtime();
@@ -332,14 +336,14 @@ mod tests {
     async fn an_unfinished_snapshot_does_not_make_the_database_look_damaged() {
         let dir = tempfile::tempdir().unwrap();
         {
-            let folder = Folder::open(dir.path()).unwrap();
+            let folder = DataFolder::open(dir.path()).unwrap();
             let (store, closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
             store.write(|tx| tx.put(key(1), b"one".to_vec())).await.unwrap();
             drop(store);
             closing.wait().await;
         }
         std::fs::write(dir.path().join("db").join("snap.00000000FFFFFFFF.generating"), b"").unwrap();
-        let folder = Folder::open(dir.path()).unwrap();
+        let folder = DataFolder::open(dir.path()).unwrap();
         let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
         assert_eq!(store.get(&key(1)).unwrap().as_deref(), Some(&b"one"[..]));
     }
@@ -347,7 +351,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_disk_is_reported() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(dir.path()).unwrap();
+        let folder = DataFolder::open(dir.path()).unwrap();
         let options = Options { min_free_space: u64::MAX, ..Options::default() };
         let (store, _closing) = Store::open(&folder, &options, Metrics::default()).unwrap();
         store.write(|tx| tx.put(key(1), vec![1])).await.unwrap();

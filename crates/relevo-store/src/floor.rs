@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 
 use crate::Error;
-use crate::tx::failed;
+use crate::tx::from_sled;
 
 /// A database without the store's rules and bookkeeping.
 pub struct BareSled {
@@ -18,8 +18,8 @@ impl BareSled {
     /// # Errors
     /// sled cannot open it.
     pub fn open(folder: &Path) -> Result<Self, Error> {
-        let db = sled::Config::new().path(folder).cache_capacity(16 << 20).open().map_err(failed)?;
-        db.flush().map_err(failed)?;
+        let db = sled::Config::new().path(folder).cache_capacity(16 << 20).open().map_err(from_sled)?;
+        db.flush().map_err(from_sled)?;
         let path = folder.join("db");
         let file = File::open(&path).map_err(|cause| Error::io("open", path, cause))?;
         Ok(Self { db, file })
@@ -32,8 +32,8 @@ impl BareSled {
     pub fn commit<'a>(&self, keys: impl Iterator<Item = &'a [u8]>, value: &[u8]) -> Result<(), Error> {
         let mut batch = sled::Batch::default();
         keys.for_each(|key| batch.insert(key, value));
-        self.db.apply_batch(batch).map_err(failed)?;
-        self.db.flush().map_err(failed)?;
+        self.db.apply_batch(batch).map_err(from_sled)?;
+        self.db.flush().map_err(from_sled)?;
         self.file.sync_data().map_err(|cause| Error::io("sync", "db", cause))
     }
 }

@@ -12,9 +12,9 @@ pub enum Space {
     /// Jobs outside any lane until they are due. instance · due · message id → nothing (`queue`).
     Due = b'D',
     /// Attempts under way. instance · class · lane → record (`queue`).
-    Flight = b'F',
+    InFlight = b'F',
     /// Counters of an instance's queue, and how far its arrivals were read. instance → record (`queue`).
-    Book = b'B',
+    QueueCounters = b'B',
     /// Where a message stands and its history. message id → row (`queue`).
     Ledger = b'S',
     /// Our id for a provider's id. instance · hash → message id (`queue`).
@@ -28,7 +28,7 @@ pub enum Space {
     /// Instances. number → configuration and wanted state (`instance`).
     Instance = b'N',
     /// Counters of the node itself: one byte each (`queue`, `instance`).
-    Meta = b'M',
+    NodeCounters = b'M',
     /// Media already at a provider. account · content hash → media id (`provider`).
     MediaId = b'U',
     /// The event log. instance · sequence → envelope (`events`).
@@ -36,9 +36,9 @@ pub enum Space {
     /// The end of an event log: its last sequence, and the bytes ever appended. instance → numbers (`events`).
     EventTail = b'T',
     /// Inbound duplicates. time · hash → nothing, hash → time (`inbound`).
-    Seen = b'Y',
+    InboundDedupe = b'Y',
     /// Inbound bodies that could not be understood. time · random → body (`inbound`).
-    Raw = b'R',
+    Quarantine = b'R',
     /// Webhook endpoints. endpoint id → configuration (`webhook`).
     Endpoint = b'H',
     /// How far an endpoint was told. endpoint id · instance → sequence (`webhook`).
@@ -59,12 +59,12 @@ pub enum Space {
     /// Bulk jobs. job → record (`bulk`).
     BulkJob = b'j',
     /// How rows of bulk jobs ended, until their job took note. job → its first message, job · row → outcome (`queue`).
-    Outcome = b'o',
+    ItemOutcome = b'o',
     /// Whom a linked device knows, and its first contacts. instance · table · hash → nothing or numbers (`provider`).
     LinkedContact = b'c',
     /// What a linked device remembers of its latest messages and polls. instance · ring · slot → name, instance · ring ·
     /// name → note (`provider`).
-    LinkedIndex = b'i',
+    LinkedMessageCache = b'i',
     /// The keys of a linked device, and what the protocol makes it remember. instance · table · hash → record in pieces
     /// (`provider`).
     LinkedDevice = b'd',

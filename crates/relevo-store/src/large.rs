@@ -51,12 +51,12 @@ pub fn get_large(
 
 /// The beginning of a value that [`put_large`] wrote, out of what a range shows under its key: all of it, or the
 /// first 4 KB of what goes on in parts.
-pub fn head_of_large(value: &[u8]) -> Result<&[u8], Error> {
+pub fn large_prefix(value: &[u8]) -> Result<&[u8], Error> {
     part_count(value).map(|_| value.get(HEADER..).unwrap_or_default())
 }
 
 /// A value that [`put_large`] wrote, out of what lies under its key, if it has no parts.
-pub fn whole_of_large(value: &[u8]) -> Result<Option<&[u8]>, Error> {
+pub fn single_part_large(value: &[u8]) -> Result<Option<&[u8]>, Error> {
     let whole = part_count(value)? == 0;
     Ok(value.get(HEADER..).filter(|_| whole))
 }
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_size_comes_back_and_leaves_nothing() {
+    fn large_values_of_any_size_round_trip_and_are_deleted_whole() {
         let db = sled::Config::new().temporary(true).open().unwrap();
         let mut tx = Tx::new(&db);
         let key = || Key::new(Space::Job).u8(1);

@@ -15,31 +15,31 @@
 
 mod blobs;
 mod codec;
+mod data_folder;
 mod db;
 #[doc(hidden)]
 pub mod floor;
-mod folder;
 mod keys;
-mod lanes;
 mod large;
-mod scratch;
-mod tails;
+mod scheduler;
+mod test_store;
 mod tx;
+mod watch;
 mod writer;
 
 use std::path::PathBuf;
 
 use relevo_domain::ErrorKind;
 
-pub use blobs::{BlobSet, Blobs, Swept};
+pub use blobs::{BlobSet, Blobs, SweepReport};
 pub use codec::{decode, encode};
-pub use db::{Closing, Store};
-pub use folder::Folder;
+pub use data_folder::DataFolder;
+pub use db::{Store, WriterExit};
 pub use keys::{Key, Space};
-pub use lanes::Haste;
-pub use large::{delete_large, get_large, head_of_large, put_large, whole_of_large};
-pub use scratch::Scratch;
-pub use tx::{Entry, Tx};
+pub use large::{delete_large, get_large, large_prefix, put_large, single_part_large};
+pub use scheduler::Priority;
+pub use test_store::TestStore;
+pub use tx::{KeyValue, Tx};
 
 /// How the store is opened.
 #[derive(Debug, Clone)]

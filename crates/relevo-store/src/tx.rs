@@ -8,19 +8,19 @@ use super::{Error, Key};
 pub const MAX_VALUE: usize = 4096;
 
 /// A key with its value.
-pub type Entry = (Vec<u8>, Vec<u8>);
+pub type KeyValue = (Vec<u8>, Vec<u8>);
 
 /// The new value of a key; `None` deletes it.
-pub(super) type Change = Option<Vec<u8>>;
+pub(super) type ValueChange = Option<Vec<u8>>;
 
 /// A change in the making: reads see the store with everything that earlier closures of the same group and this
 /// one have changed.
 pub struct Tx<'a> {
     tree: &'a sled::Tree,
     /// What this group will write.
-    changes: BTreeMap<Vec<u8>, Change>,
+    changes: BTreeMap<Vec<u8>, ValueChange>,
     /// What `changes` held before this closure touched it, so that a failed closure leaves no trace.
-    undo: Vec<(Vec<u8>, Option<Change>)>,
+    undo: Vec<(Vec<u8>, Option<ValueChange>)>,
 }
 
 impl<'a> Tx<'a> {
@@ -31,7 +31,7 @@ impl<'a> Tx<'a> {
     pub fn get(&self, key: &Key) -> Result<Option<Vec<u8>>, Error> {
         match self.changes.get(key.as_slice()) {
             Some(change) => Ok(change.clone()),
-            None => Ok(self.tree.get(key).map_err(failed)?.map(|value| value.to_vec())),
+            None => Ok(self.tree.get(key).map_err(from_sled)?.map(|value| value.to_vec())),
         }
     }
 
@@ -60,19 +60,22 @@ impl<'a> Tx<'a> {
         &'t self,
         start: &Key,
         end: &Key,
-    ) -> impl Iterator<Item = Result<Entry, Error>> + use<'t, 'a> {
+    ) -> impl Iterator<Item = Result<KeyValue, Error>> + use<'t, 'a> {
         let stored = self.tree.range(start.as_slice()..end.as_slice());
         let changed = self.changes.range(start.as_slice().to_vec()..end.as_slice().to_vec());
-        Merge { stored: stored.peekable(), changed: changed.peekable() }
+        OverlayIter { stored: stored.peekable(), changed: changed.peekable() }
     }
 
     /// The first entry from `start` up to but not including `end`.
-    pub fn first(&self, start: &Key, end: &Key) -> Result<Option<Entry>, Error> {
+    pub fn first(&self, start: &Key, end: &Key) -> Result<Option<KeyValue>, Error> {
         self.range(start, end).next().transpose()
     }
 
     /// Runs one closure; when it fails, everything that it changed is undone.
-    pub(super) fn attempt<T>(&mut self, work: impl FnOnce(&mut Tx) -> Result<T, Error>) -> Result<T, Error> {
+    pub(super) fn run_closure<T>(
+        &mut self,
+        work: impl FnOnce(&mut Tx) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         self.undo.clear();
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(self)));
         let outcome = outcome.unwrap_or(Err(Error::Panicked));
@@ -88,7 +91,7 @@ impl<'a> Tx<'a> {
     }
 
     /// What will change under `prefix`.
-    pub(super) fn changes_under(&self, prefix: &Key) -> Vec<(Vec<u8>, Change)> {
+    pub(super) fn changes_under(&self, prefix: &Key) -> Vec<(Vec<u8>, ValueChange)> {
         let from = self.changes.range(prefix.as_slice().to_vec()..);
         let under = from.take_while(|(key, _)| key.starts_with(prefix.as_slice()));
         under.map(|(key, change)| (key.clone(), change.clone())).collect()
@@ -110,13 +113,13 @@ impl<'a> Tx<'a> {
 }
 
 /// The stored entries with the changes laid over them.
-struct Merge<'t, C: Iterator<Item = (&'t Vec<u8>, &'t Change)>> {
+struct OverlayIter<'t, C: Iterator<Item = (&'t Vec<u8>, &'t ValueChange)>> {
     stored: Peekable<sled::Iter>,
     changed: Peekable<C>,
 }
 
-impl<'t, C: Iterator<Item = (&'t Vec<u8>, &'t Change)>> Iterator for Merge<'t, C> {
-    type Item = Result<Entry, Error>;
+impl<'t, C: Iterator<Item = (&'t Vec<u8>, &'t ValueChange)>> Iterator for OverlayIter<'t, C> {
+    type Item = Result<KeyValue, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
@@ -132,10 +135,9 @@ impl<'t, C: Iterator<Item = (&'t Vec<u8>, &'t Change)>> Iterator for Merge<'t, C
                 (None, _) => false,
             };
             if stored_first {
-                return self
-                    .stored
-                    .next()
-                    .map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(failed));
+                return self.stored.next().map(|entry| {
+                    entry.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(from_sled)
+                });
             }
             if let (key, Some(value)) = self.changed.next()? {
                 return Some(Ok((key.clone(), value.clone())));
@@ -144,7 +146,7 @@ impl<'t, C: Iterator<Item = (&'t Vec<u8>, &'t Change)>> Iterator for Merge<'t, C
     }
 }
 
-pub(super) fn failed(cause: sled::Error) -> Error {
+pub(super) fn from_sled(cause: sled::Error) -> Error {
     Error::Failed(cause.to_string())
 }
 
@@ -154,16 +156,16 @@ mod tests {
     use crate::Space;
 
     fn key(n: u8) -> Key {
-        Key::new(Space::Meta).u8(n)
+        Key::new(Space::NodeCounters).u8(n)
     }
 
-    fn seen(tx: &Tx) -> Vec<u8> {
-        let entries = tx.range(&Key::new(Space::Meta), &Key::new(Space::Meta).after_prefix());
+    fn stored_keys(tx: &Tx) -> Vec<u8> {
+        let entries = tx.range(&Key::new(Space::NodeCounters), &Key::new(Space::NodeCounters).after_prefix());
         entries.map(|entry| entry.unwrap().0[1]).collect()
     }
 
     #[test]
-    fn ranges_show_the_store_with_the_changes_laid_over_it() {
+    fn range_merges_stored_and_changed_entries() {
         let db = sled::Config::new().temporary(true).open().unwrap();
         for n in [1, 3, 5] {
             db.insert(key(n), vec![n]).unwrap();
@@ -174,33 +176,33 @@ mod tests {
         tx.put(key(5), vec![50]).unwrap();
         tx.put(key(9), vec![9]).unwrap();
         tx.delete(key(9));
-        assert_eq!(seen(&tx), [1, 2, 5]);
+        assert_eq!(stored_keys(&tx), [1, 2, 5]);
         assert_eq!(tx.get(&key(5)).unwrap(), Some(vec![50]));
         assert_eq!(tx.get(&key(3)).unwrap(), None);
     }
 
     #[test]
-    fn a_failed_closure_leaves_no_trace_and_the_others_stay() {
+    fn failed_closure_is_rolled_back_alone() {
         let db = sled::Config::new().temporary(true).open().unwrap();
         let mut tx = Tx::new(&db);
-        tx.attempt(|tx| tx.put(key(1), vec![1])).unwrap();
-        let failed: Result<(), Error> = tx.attempt(|tx| {
+        tx.run_closure(|tx| tx.put(key(1), vec![1])).unwrap();
+        let failed: Result<(), Error> = tx.run_closure(|tx| {
             tx.put(key(1), vec![9])?;
             tx.put(key(2), vec![2])?;
             Err(Error::Closed)
         });
         assert!(failed.is_err());
-        let panicked: Result<(), Error> = tx.attempt(|tx| {
+        let panicked: Result<(), Error> = tx.run_closure(|tx| {
             tx.delete(key(1));
             panic!("boom")
         });
         assert!(matches!(panicked, Err(Error::Panicked)));
-        assert_eq!(seen(&tx), [1]);
+        assert_eq!(stored_keys(&tx), [1]);
         assert_eq!(tx.get(&key(1)).unwrap(), Some(vec![1]));
     }
 
     #[test]
-    fn a_value_that_would_endanger_the_database_is_refused() {
+    fn oversized_value_is_refused() {
         let db = sled::Config::new().temporary(true).open().unwrap();
         let mut tx = Tx::new(&db);
         assert!(tx.put(key(1), vec![0; MAX_VALUE]).is_ok());

@@ -2,22 +2,22 @@
 
 use uuid::Uuid;
 
-use super::world::{Fate, World, job, phone, two};
-use crate::bulk::{Error, Kind, ListCursor, ListFilter, NewJob, Options, Plan, RowStatus, Status};
-use crate::queue::tests::bench::ONE;
+use super::fixture::{BulkFixture, SendResult, job, phone, two};
+use crate::bulk::{Error, JobKind, JobStatus, ListCursor, ListFilter, NewJob, Options, Plan, RowStatus};
+use crate::queue::tests::fixture::ONE;
 use relevo_domain::{BlobRef, Content, Media, MediaKind, MediaSource, Status as Sent};
 use relevo_store::{BlobSet, Key, Space};
 
 #[tokio::test]
-async fn a_cancelled_job_sends_nothing_more() {
-    let world = World::with(Options { window: 50, ..Options::default() }).await;
+async fn cancelled_job_sends_no_more_rows() {
+    let world = BulkFixture::with_options(Options { window: 50, ..Options::default() }).await;
     let id = world.create(job(), 200).await;
-    world.until(id, |progress| progress.taken >= 50).await;
+    world.wait_until(id, |progress| progress.taken >= 50).await;
     let view = world.handle.cancel(id).await.unwrap();
-    assert_eq!(view.progress.status, Status::Cancelled);
-    let progress = world.until(id, |progress| progress.counts.cancelled >= 50).await;
+    assert_eq!(view.progress.status, JobStatus::Cancelled);
+    let progress = world.wait_until(id, |progress| progress.counts.cancelled >= 50).await;
     assert_eq!((progress.counts.cancelled, progress.counts.sent), (50, 0));
-    world.play_both();
+    world.run_both_instances();
     assert!(world.bench.handle.lease(ONE, 9, 9).await.unwrap().leases.is_empty());
     let results = world.results(id).await;
     assert_eq!(results[0].status, RowStatus::Message(Sent::Cancelled));
@@ -26,27 +26,27 @@ async fn a_cancelled_job_sends_nothing_more() {
 }
 
 #[tokio::test]
-async fn a_paused_job_waits_over_a_crash_and_goes_on_without_a_gap() {
-    let mut world = World::with(Options { window: 50, ..Options::default() }).await;
+async fn paused_job_survives_a_crash_and_resumes_without_gaps() {
+    let mut world = BulkFixture::with_options(Options { window: 50, ..Options::default() }).await;
     let id = world.create(job(), 120).await;
-    world.until(id, |progress| progress.taken >= 50).await;
-    assert_eq!(world.handle.pause(id).await.unwrap().progress.status, Status::Paused);
+    world.wait_until(id, |progress| progress.taken >= 50).await;
+    assert_eq!(world.handle.pause(id).await.unwrap().progress.status, JobStatus::Paused);
     assert_eq!(world.bench.handle.depth(ONE).unwrap().total(), 0, "nothing waits in the queue");
     world.crash().await;
-    assert_eq!(world.view(id).progress.status, Status::Paused);
-    world.play_both();
+    assert_eq!(world.view(id).progress.status, JobStatus::Paused);
+    world.run_both_instances();
     world.handle.pause(id).await.unwrap();
-    assert!(world.times().is_empty());
+    assert!(world.attempt_counts().is_empty());
     world.handle.resume(id).await.unwrap();
-    let progress = world.until_completed(id).await;
+    let progress = world.wait_completed(id).await;
     assert_eq!((progress.counts.sent, progress.counts.cancelled), (120, 0));
-    assert_eq!(world.times(), vec![1; 120]);
+    assert_eq!(world.attempt_counts(), vec![1; 120]);
 }
 
 #[tokio::test]
-async fn rows_that_came_back_are_read_again_with_their_own_values_however_long_they_are() {
+async fn withdrawn_rows_are_reread_with_their_values() {
     const ROWS: u32 = 60;
-    let world = World::open().await;
+    let world = BulkFixture::open().await;
     let mut upload = world.handle.upload().unwrap();
     // Some megabytes, which are read in several pages.
     let filling = "x".repeat(60_000);
@@ -54,50 +54,50 @@ async fn rows_that_came_back_are_read_again_with_their_own_values_however_long_t
         upload.write(format!("{}|{row}|{filling}\n", phone(row)).into()).await.unwrap();
     }
     let rows = upload.finish().await.unwrap();
-    let file = NewJob { kind: Kind::File, plan: Plan::Text("@valor1".to_owned()), ..job() };
+    let file = NewJob { kind: JobKind::File, plan: Plan::Text("@valor1".to_owned()), ..job() };
     let id = world.handle.create(file, rows).await.unwrap().id;
-    world.until(id, |progress| progress.taken == ROWS).await;
+    world.wait_until(id, |progress| progress.taken == ROWS).await;
     world.handle.pause(id).await.unwrap();
     assert_eq!(world.bench.handle.depth(ONE).unwrap().total(), 0);
     for number in [ONE, two()] {
-        world.play(number, |lease| {
-            let Content::Text { body, .. } = &lease.message.content else { return Fate::Failed };
+        world.run_instance(number, |lease| {
+            let Content::Text { body, .. } = &lease.message.content else { return SendResult::Failed };
             let row = lease.id.item().unwrap().row;
             let is_right = *body == row.to_string() && lease.message.to == phone(row).parse().unwrap();
-            if is_right { Fate::Sent } else { Fate::Failed }
+            if is_right { SendResult::Sent } else { SendResult::Failed }
         });
     }
     world.handle.resume(id).await.unwrap();
-    assert_eq!(world.until_completed(id).await.counts.sent, ROWS);
-    assert_eq!(world.times(), vec![1; ROWS as usize]);
+    assert_eq!(world.wait_completed(id).await.counts.sent, ROWS);
+    assert_eq!(world.attempt_counts(), vec![1; ROWS as usize]);
 }
 
 #[tokio::test]
-async fn a_job_whose_source_was_cut_off_ends_with_the_reason() {
-    let world = World::open().await;
+async fn job_with_a_truncated_source_fails_with_the_reason() {
+    let world = BulkFixture::open().await;
     let id = world.create(job(), 60).await;
-    world.until(id, |progress| progress.taken == 60).await;
+    world.wait_until(id, |progress| progress.taken == 60).await;
     world.handle.pause(id).await.unwrap();
     let source = world.dir.path().join("jobs").join(id.to_string()).join("source");
     std::fs::File::options().write(true).open(source).unwrap().set_len(0).unwrap();
-    world.play_both();
+    world.run_both_instances();
     world.handle.resume(id).await.unwrap();
-    let ended = world.until(id, |progress| progress.status == Status::Failed).await;
+    let ended = world.wait_until(id, |progress| progress.status == JobStatus::Failed).await;
     assert!(ended.error.unwrap().contains("the source has no row 0 any more"));
-    assert!(world.times().is_empty());
+    assert!(world.attempt_counts().is_empty());
 }
 
 #[tokio::test]
-async fn failed_rows_are_sent_again_and_no_others() {
-    let mut world = World::open().await;
+async fn retry_failed_resends_failed_rows_only() {
+    let mut world = BulkFixture::open().await;
     let fails = |lease: &crate::queue::Lease| match lease.id.item().unwrap().row % 10 {
-        0 => Fate::Failed,
-        1 => Fate::Unknown,
-        _ => Fate::Sent,
+        0 => SendResult::Failed,
+        1 => SendResult::Ambiguous,
+        _ => SendResult::Sent,
     };
-    let players = [world.play(ONE, fails), world.play(two(), fails)];
+    let players = [world.run_instance(ONE, fails), world.run_instance(two(), fails)];
     let id = world.create(job(), 1_200).await;
-    let counts = world.until_completed(id).await.counts;
+    let counts = world.wait_completed(id).await.counts;
     assert_eq!((counts.sent, counts.failed, counts.ambiguous), (960, 240, 120));
     for player in players {
         player.abort();
@@ -105,37 +105,37 @@ async fn failed_rows_are_sent_again_and_no_others() {
     }
     world.handle.retry_failed(id).await.unwrap();
     world.crash().await;
-    world.play_both();
-    let counts = world.until(id, |progress| progress.counts.sent == 1_080).await.counts;
+    world.run_both_instances();
+    let counts = world.wait_until(id, |progress| progress.counts.sent == 1_080).await.counts;
     assert_eq!((counts.failed, counts.ambiguous), (120, 120));
-    world.until_completed(id).await;
+    world.wait_completed(id).await;
     let expected: Vec<_> = (0..1_200).map(|row| if row % 10 == 0 { 2 } else { 1 }).collect();
-    assert_eq!(world.times(), expected);
+    assert_eq!(world.attempt_counts(), expected);
 }
 
 #[tokio::test]
-async fn a_deleted_job_leaves_nothing() {
-    let world = World::open().await;
-    world.play_both();
+async fn deleted_job_leaves_no_files_or_records() {
+    let world = BulkFixture::open().await;
+    world.run_both_instances();
     let id = world.create(job(), 30).await;
-    world.until_completed(id).await;
+    world.wait_completed(id).await;
     world.handle.delete(id).await.unwrap();
     assert!(matches!(world.handle.get(id), Err(Error::Unknown(_))));
     assert_eq!(std::fs::read_dir(world.dir.path().join("jobs")).unwrap().count(), 0);
-    for space in [Space::BulkJob, Space::Outcome, Space::ProviderId, Space::Job, Space::Ledger] {
+    for space in [Space::BulkJob, Space::ItemOutcome, Space::ProviderId, Space::Job, Space::Ledger] {
         let (start, end) = (Key::new(space), Key::new(space).after_prefix());
         assert_eq!(world.bench.store.range(&start, &end).count(), 0, "{space:?}");
     }
     let again = world.create(job(), 3).await;
-    assert_eq!(world.until_completed(again).await.counts.sent, 3, "its place is free for others");
+    assert_eq!(world.wait_completed(again).await.counts.sent, 3, "its place is free for others");
 }
 
 #[tokio::test]
 async fn jobs_are_listed_newest_first() {
-    let world = World::open().await;
+    let world = BulkFixture::open().await;
     let mut ids = Vec::new();
     for n in 0..3 {
-        ids.push(world.handle.create(job(), world.rows([phone(n)])).await.unwrap());
+        ids.push(world.handle.create(job(), world.draft([phone(n)])).await.unwrap());
     }
     ids.sort_by_key(|view| std::cmp::Reverse((view.created_at, view.id)));
     let expected: Vec<_> = ids.iter().map(|view| view.id).collect();
@@ -144,13 +144,13 @@ async fn jobs_are_listed_newest_first() {
     let after = ListCursor { created_at: ids[0].created_at, id: ids[0].id };
     let rest = world.handle.list(&ListFilter::default(), Some(after), 1).unwrap();
     assert_eq!(rest[0].id, expected[1]);
-    let done = ListFilter { status: Some(Status::Completed), ..ListFilter::default() };
+    let done = ListFilter { status: Some(JobStatus::Completed), ..ListFilter::default() };
     assert!(world.handle.list(&done, None, 10).unwrap().is_empty());
 }
 
 #[tokio::test]
-async fn a_job_needs_its_pictures_until_it_is_deleted() {
-    let world = World::open().await;
+async fn job_references_its_blobs_until_it_is_deleted() {
+    let world = BulkFixture::open().await;
     let blob = |digit: &str| BlobRef { sha256: digit.repeat(64), size: 1, mime: "image/png".to_owned() };
     let picture = |digit: &str| {
         let (kind, source) = (MediaKind::Image, MediaSource::Blob(blob(digit)));
@@ -173,7 +173,7 @@ async fn a_job_needs_its_pictures_until_it_is_deleted() {
     assert_eq!(needed, all);
 
     world.handle.cancel(Uuid::from_u128(1)).await.unwrap();
-    world.until(Uuid::from_u128(1), |progress| progress.counts.cancelled == 2).await;
+    world.wait_until(Uuid::from_u128(1), |progress| progress.counts.cancelled == 2).await;
     world.handle.delete(Uuid::from_u128(1)).await.unwrap();
     let mut needed = BlobSet::default();
     world.handle.referenced_blobs(&mut needed).unwrap();

@@ -1,5 +1,5 @@
 mod commands;
-mod running;
-mod shares;
-mod times;
-mod world;
+mod fixture;
+mod lifecycle;
+mod schedule;
+mod senders;

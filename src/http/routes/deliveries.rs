@@ -8,15 +8,15 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::{EndpointName, EventName, QueryOf};
+use crate::http::extract::{EndpointIdPath, EventPath, QueryParams};
 use crate::http::page;
-use crate::webhook::{Delivery, DeliveryState, EndpointId};
-use relevo_domain::{InstanceId, InstanceNumber, Invalid};
+use crate::webhook::{DeliveryState, EndpointId, EventDelivery};
+use relevo_domain::{InstanceId, InstanceNumber, ValidationError};
 
-use super::replays::named;
+use super::replays::resolve_event;
 
 /// The most deliveries of a page: the webhook room looks at no more at once.
-const MOST: usize = 100;
+const MAX_DELIVERIES: usize = 100;
 
 /// An event that an endpoint wants, and where it stands with it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -53,7 +53,7 @@ pub struct DeliveryPage {
 
 /// A delivery with what is sent.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct DeliveryAnswer {
+pub struct DeliveryResponse {
     success: bool,
     data: DeliveryDetail,
 }
@@ -74,7 +74,7 @@ struct DeliveryDetail {
 /// Which deliveries.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct Asked {
+pub struct DeliveryQuery {
     /// Whose events. Required for an endpoint of all instances.
     instance: Option<String>,
     /// The `next` of the page before, or a sequence.
@@ -85,27 +85,29 @@ pub struct Asked {
     limit: Option<usize>,
 }
 
-impl Asked {
-    fn state(&self) -> Result<Option<DeliveryState>, Invalid> {
+impl DeliveryQuery {
+    fn state_filter(&self) -> Result<Option<DeliveryState>, ValidationError> {
         let Some(name) = &self.state else { return Ok(None) };
         let known = DeliveryState::ALL.into_iter().find(|state| state.as_str() == name);
-        known.map(Some).ok_or_else(|| Invalid::new("state", "is delivered, pending, retrying or parked"))
+        known
+            .map(Some)
+            .ok_or_else(|| ValidationError::new("state", "is delivered, pending, retrying or parked"))
     }
 
-    fn instance(&self, state: &AppState, endpoint: EndpointId) -> Result<InstanceNumber, ApiError> {
+    fn resolve_instance(&self, state: &AppState, endpoint: EndpointId) -> Result<InstanceNumber, ApiError> {
         match &self.instance {
             Some(name) => Ok(state.services.instances.get(&name.parse::<InstanceId>()?)?.number),
             None => state.services.webhooks.only_instance(endpoint)?.ok_or_else(|| {
                 let reason = "every instance counts its events for itself; name one";
-                Invalid::new("instance", reason).into()
+                ValidationError::new("instance", reason).into()
             }),
         }
     }
 }
 
-impl From<Delivery> for DeliveryEntry {
-    fn from(delivery: Delivery) -> Self {
-        let (attempts, error) = delivery.trouble.unzip();
+impl From<EventDelivery> for DeliveryEntry {
+    fn from(delivery: EventDelivery) -> Self {
+        let (attempts, error) = delivery.failures.unzip();
         Self {
             sequence: delivery.sequence,
             kind: delivery.event.kind,
@@ -120,22 +122,22 @@ impl From<Delivery> for DeliveryEntry {
 
 /// The events that an endpoint wants, as long as the log keeps them, with what became of each.
 #[utoipa::path(get, path = "/webhooks/{endpoint_id}/deliveries", operation_id = "list_deliveries",
-    tag = "webhooks", params(Asked), responses(
+    tag = "webhooks", params(DeliveryQuery), responses(
         (status = 200, description = "A page of them.", body = DeliveryPage),
         (status = 400, description = "A parameter is wrong.", body = ErrorBody),
         (status = 404, description = "No such endpoint, or it does not serve the instance.", body = ErrorBody),
     ))]
 pub async fn list(
     State(state): State<AppState>,
-    EndpointName(id): EndpointName,
-    QueryOf(asked): QueryOf<Asked>,
+    EndpointIdPath(id): EndpointIdPath,
+    QueryParams(asked): QueryParams<DeliveryQuery>,
 ) -> Result<Json<DeliveryPage>, ApiError> {
-    let limit = page::limit(asked.limit)?.min(MOST);
-    let (instance, wanted) = (asked.instance(&state, id)?, asked.state()?);
+    let limit = page::validate_limit(asked.limit)?.min(MAX_DELIVERIES);
+    let (instance, wanted) = (asked.resolve_instance(&state, id)?, asked.state_filter()?);
     let found = state.services.webhooks.deliveries(id, instance, asked.after, wanted, limit).await?;
     Ok(Json(DeliveryPage {
         success: true,
-        data: found.found.into_iter().map(DeliveryEntry::from).collect(),
+        data: found.deliveries.into_iter().map(DeliveryEntry::from).collect(),
         next: found.next.map(|sequence| sequence.to_string()),
     }))
 }
@@ -143,18 +145,18 @@ pub async fn list(
 /// One event at an endpoint, with the body that its receiver gets.
 #[utoipa::path(get, path = "/webhooks/{endpoint_id}/deliveries/{instance_id}/{sequence}",
     operation_id = "get_delivery", tag = "webhooks", responses(
-        (status = 200, description = "The delivery.", body = DeliveryAnswer),
+        (status = 200, description = "The delivery.", body = DeliveryResponse),
         (status = 404, description = "No such endpoint or event, or the endpoint does not want it.",
             body = ErrorBody),
     ))]
 pub async fn get(
     State(state): State<AppState>,
-    EndpointName(id): EndpointName,
-    name: EventName,
-) -> Result<Json<DeliveryAnswer>, ApiError> {
-    let found = state.services.webhooks.delivery(id, named(&state, &name)?).await?;
+    EndpointIdPath(id): EndpointIdPath,
+    name: EventPath,
+) -> Result<Json<DeliveryResponse>, ApiError> {
+    let found = state.services.webhooks.delivery(id, resolve_event(&state, &name)?).await?;
     let event_data = found.delivery.event.data.clone();
     let entry = DeliveryEntry::from(found.delivery);
     let data = DeliveryDetail { entry, webhook_id: found.webhook_id, body: found.body, event_data };
-    Ok(Json(DeliveryAnswer { success: true, data }))
+    Ok(Json(DeliveryResponse { success: true, data }))
 }

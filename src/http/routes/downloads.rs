@@ -16,14 +16,14 @@ use utoipa::ToSchema;
 
 use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::{MediaName, MessageName, Target, TargetOfLink};
-use crate::http::flask::RefusalBody;
+use crate::http::extract::{LinkTargetInstance, MediaIdPath, MessageIdPath, TargetInstance};
+use crate::http::flask::ApplicationErrorBody;
 use crate::instance;
-use crate::media::{self, File};
+use crate::media::{self, MediaFile};
 
 /// Where a file is.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct MediaAddress {
+pub struct GetMediaUrlResponse {
     success: bool,
     /// At WhatsApp: good for five minutes, and only for who shows the account's token.
     #[schema(example = "https://lookaside.fbsbx.com/whatsapp_business/attachments/?mid=123456789")]
@@ -35,7 +35,7 @@ pub struct MediaAddress {
 
 /// There is no such file.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct NoAddress {
+pub struct MediaUrlNotFoundResponse {
     #[schema(example = false)]
     success: bool,
     #[schema(example = "No se pudo obtener la URL del archivo")]
@@ -48,24 +48,25 @@ pub struct NoAddress {
         ("instance_id" = Option<String>, Query, description = "The same, for links; the header wins."),
     ),
     responses(
-        (status = 200, description = "Where it is.", body = MediaAddress),
-        (status = 404, description = "WhatsApp has no such file.", body = NoAddress),
-        (status = 424, description = "WhatsApp does not accept the account.", body = RefusalBody),
-        (status = 503, description = "WhatsApp cannot be reached.", body = RefusalBody),
+        (status = 200, description = "Where it is.", body = GetMediaUrlResponse),
+        (status = 404, description = "WhatsApp has no such file.", body = MediaUrlNotFoundResponse),
+        (status = 424, description = "WhatsApp does not accept the account.", body = ApplicationErrorBody),
+        (status = 503, description = "WhatsApp cannot be reached.", body = ApplicationErrorBody),
     ))]
-pub async fn address(
+pub async fn media_url(
     State(state): State<AppState>,
-    TargetOfLink(instance): TargetOfLink,
-    MediaName(media_id): MediaName,
+    LinkTargetInstance(instance): LinkTargetInstance,
+    MediaIdPath(media_id): MediaIdPath,
 ) -> Result<Response, ApiError> {
-    match state.services.instances.media_address(&instance, &media_id).await {
+    match state.services.instances.media_url(&instance, &media_id).await {
         Ok(url) => {
             let download_url = format!("/api/media/{media_id}/download?instance_id={instance}");
-            let answer = MediaAddress { success: true, media_url: url.into(), download_url };
+            let answer = GetMediaUrlResponse { success: true, media_url: url.into(), download_url };
             Ok(Json(answer).into_response())
         }
         Err(instance::Error::Media(media::Error::Gone(_))) => {
-            let answer = NoAddress { success: false, error: "No se pudo obtener la URL del archivo" };
+            let answer =
+                MediaUrlNotFoundResponse { success: false, error: "No se pudo obtener la URL del archivo" };
             Ok((StatusCode::NOT_FOUND, Json(answer)).into_response())
         }
         Err(error) => Err(error.into()),
@@ -81,19 +82,19 @@ pub async fn address(
         (status = 200, description = "The file.", content_type = "application/octet-stream", body = Vec<u8>),
         (status = 206, description = "The range that was asked for."),
         (status = 304, description = "The caller has it."),
-        (status = 410, description = "WhatsApp does not have it, or no longer.", body = RefusalBody),
+        (status = 410, description = "WhatsApp does not have it, or no longer.", body = ApplicationErrorBody),
         (status = 416, description = "The file ends before that range."),
-        (status = 424, description = "WhatsApp does not accept the account.", body = RefusalBody),
-        (status = 503, description = "WhatsApp cannot be reached.", body = RefusalBody),
+        (status = 424, description = "WhatsApp does not accept the account.", body = ApplicationErrorBody),
+        (status = 503, description = "WhatsApp cannot be reached.", body = ApplicationErrorBody),
     ))]
-pub async fn by_media_id(
+pub async fn download_media(
     State(state): State<AppState>,
-    TargetOfLink(instance): TargetOfLink,
-    MediaName(media_id): MediaName,
+    LinkTargetInstance(instance): LinkTargetInstance,
+    MediaIdPath(media_id): MediaIdPath,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let file = state.services.instances.media(&instance, &media_id).await?;
-    Ok(give(&file, None, &headers))
+    Ok(file_response(&file, None, &headers))
 }
 
 /// The file of a received message, by WhatsApp's id of the message. One range of it can be asked for.
@@ -108,18 +109,18 @@ pub async fn by_media_id(
         (status = 424, description = "WhatsApp does not accept the account.", body = ErrorBody),
         (status = 503, description = "WhatsApp cannot be reached.", body = ErrorBody),
     ))]
-pub async fn of_message(
+pub async fn download_message_media(
     State(state): State<AppState>,
-    Target(instance): Target,
-    MessageName(message): MessageName,
+    TargetInstance(instance): TargetInstance,
+    MessageIdPath(message): MessageIdPath,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let (file, name) = state.services.instances.media_of_message(&instance, &message.parse()?).await?;
-    Ok(give(&file, name.as_deref(), &headers))
+    Ok(file_response(&file, name.as_deref(), &headers))
 }
 
 /// The answer with a file: all of it, or the one range that was asked for.
-fn give(file: &File, name: Option<&str>, asked: &HeaderMap) -> Response {
+fn file_response(file: &MediaFile, name: Option<&str>, asked: &HeaderMap) -> Response {
     let etag = format!("\"{}\"", file.sha256());
     let text = |name| asked.get(name).and_then(|value| value.to_str().ok());
     let unchanged = |list: &str| list.split(',').map(str::trim).any(|tag| tag == "*" || tag == etag);
@@ -128,41 +129,41 @@ fn give(file: &File, name: Option<&str>, asked: &HeaderMap) -> Response {
     } else {
         // Of a file that changed meanwhile, a part would not fit the others.
         let wanted = text(RANGE).filter(|_| text(IF_RANGE).is_none_or(|tag| tag == etag));
-        match wanted.map_or(Part::Whole, |range| part(range, file.size())) {
-            Part::Whole => content(file, name, 0..file.size()),
-            Part::Range(range) => {
+        match wanted.map_or(RangeRequest::Whole, |range| parse_range(range, file.size())) {
+            RangeRequest::Whole => content_response(file, name, 0..file.size()),
+            RangeRequest::Range(range) => {
                 let said = format!("bytes {}-{}/{}", range.start, range.end.saturating_sub(1), file.size());
-                let mut response = content(file, name, range);
+                let mut response = content_response(file, name, range);
                 *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-                insert(&mut response, CONTENT_RANGE, &said);
+                insert_header(&mut response, CONTENT_RANGE, &said);
                 response
             }
-            Part::Beyond => {
+            RangeRequest::Unsatisfiable => {
                 let mut response = StatusCode::RANGE_NOT_SATISFIABLE.into_response();
-                insert(&mut response, CONTENT_RANGE, &format!("bytes */{}", file.size()));
+                insert_header(&mut response, CONTENT_RANGE, &format!("bytes */{}", file.size()));
                 response
             }
         }
     };
-    insert(&mut response, ETAG, &etag);
-    insert(&mut response, ACCEPT_RANGES, "bytes");
-    insert(&mut response, CACHE_CONTROL, "private");
+    insert_header(&mut response, ETAG, &etag);
+    insert_header(&mut response, ACCEPT_RANGES, "bytes");
+    insert_header(&mut response, CACHE_CONTROL, "private");
     response
 }
 
 /// A user chose the bytes, their type and their name: a browser must neither guess nor show them as a page.
-fn content(file: &File, name: Option<&str>, range: Range<u64>) -> Response {
+fn content_response(file: &MediaFile, name: Option<&str>, range: Range<u64>) -> Response {
     let length = range.end.saturating_sub(range.start);
     let mut response = Body::from_stream(file.read(range)).into_response();
-    insert(&mut response, CONTENT_TYPE, file.mime());
-    insert(&mut response, CONTENT_LENGTH, &length.to_string());
-    insert(&mut response, CONTENT_DISPOSITION, &disposition(name));
-    insert(&mut response, X_CONTENT_TYPE_OPTIONS, "nosniff");
+    insert_header(&mut response, CONTENT_TYPE, file.mime());
+    insert_header(&mut response, CONTENT_LENGTH, &length.to_string());
+    insert_header(&mut response, CONTENT_DISPOSITION, &content_disposition(name));
+    insert_header(&mut response, X_CONTENT_TYPE_OPTIONS, "nosniff");
     response
 }
 
 /// What cannot stand in a header is left out.
-fn insert(response: &mut Response, name: axum::http::HeaderName, value: &str) {
+fn insert_header(response: &mut Response, name: axum::http::HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);
     }
@@ -170,30 +171,30 @@ fn insert(response: &mut Response, name: axum::http::HeaderName, value: &str) {
 
 /// Which part of a file a `Range` header asks for (RFC 9110 §14.2).
 #[derive(Debug, PartialEq, Eq)]
-enum Part {
+enum RangeRequest {
     Whole,
     Range(Range<u64>),
-    Beyond,
+    Unsatisfiable,
 }
 
 /// More than one range, and what is no range, asks for the whole file.
-fn part(header: &str, size: u64) -> Part {
+fn parse_range(header: &str, size: u64) -> RangeRequest {
     let Some((first, last)) = header.trim().strip_prefix("bytes=").and_then(|spec| spec.split_once('-'))
     else {
-        return Part::Whole;
+        return RangeRequest::Whole;
     };
     let number = |text: &str| text.trim().parse::<u64>().ok();
     let range = match (number(first), number(last)) {
         (Some(first), Some(last)) if first <= last => first..last.saturating_add(1).min(size),
         (Some(first), None) if last.trim().is_empty() => first..size,
         (None, Some(count)) if first.trim().is_empty() => size.saturating_sub(count)..size,
-        _ => return Part::Whole,
+        _ => return RangeRequest::Whole,
     };
-    if range.start < range.end { Part::Range(range) } else { Part::Beyond }
+    if range.start < range.end { RangeRequest::Range(range) } else { RangeRequest::Unsatisfiable }
 }
 
 /// The file is to be saved, under a name that is a name and no path (RFC 6266, RFC 8187).
-fn disposition(name: Option<&str>) -> String {
+fn content_disposition(name: Option<&str>) -> String {
     let name = name.and_then(|name| name.rsplit(['/', '\\']).next()).unwrap_or_default();
     let name: String = name.chars().filter(|c| !c.is_control()).collect();
     let name = name.trim_matches(|c: char| c == '.' || c.is_whitespace());
@@ -207,11 +208,11 @@ fn disposition(name: Option<&str>) -> String {
     if plain == name {
         return format!("attachment; filename=\"{plain}\"");
     }
-    let encoded: String = name.bytes().map(percent_encoded).collect();
+    let encoded: String = name.bytes().map(percent_encode).collect();
     format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{encoded}")
 }
 
-fn percent_encoded(byte: u8) -> String {
+fn percent_encode(byte: u8) -> String {
     if byte.is_ascii_alphanumeric() || b"._-".contains(&byte) {
         char::from(byte).to_string()
     } else {
@@ -224,30 +225,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_range_is_within_the_file_or_refused() {
+    fn range_is_within_the_file_or_unsatisfiable() {
         for (header, expected) in [
-            ("bytes=0-0", Part::Range(0..1)),
-            ("bytes=2-5", Part::Range(2..6)),
-            ("bytes=2-", Part::Range(2..10)),
-            ("bytes=-3", Part::Range(7..10)),
-            ("bytes=-30", Part::Range(0..10)),
-            ("bytes=5-99999999999999999999", Part::Whole),
-            ("bytes=5-18446744073709551615", Part::Range(5..10)),
-            ("bytes=10-", Part::Beyond),
-            ("bytes=-0", Part::Beyond),
-            ("bytes=5-2", Part::Whole),
-            ("bytes=0-1,3-4", Part::Whole),
-            ("bytes=-", Part::Whole),
-            ("bytes=a-b", Part::Whole),
-            ("lines=1-2", Part::Whole),
+            ("bytes=0-0", RangeRequest::Range(0..1)),
+            ("bytes=2-5", RangeRequest::Range(2..6)),
+            ("bytes=2-", RangeRequest::Range(2..10)),
+            ("bytes=-3", RangeRequest::Range(7..10)),
+            ("bytes=-30", RangeRequest::Range(0..10)),
+            ("bytes=5-99999999999999999999", RangeRequest::Whole),
+            ("bytes=5-18446744073709551615", RangeRequest::Range(5..10)),
+            ("bytes=10-", RangeRequest::Unsatisfiable),
+            ("bytes=-0", RangeRequest::Unsatisfiable),
+            ("bytes=5-2", RangeRequest::Whole),
+            ("bytes=0-1,3-4", RangeRequest::Whole),
+            ("bytes=-", RangeRequest::Whole),
+            ("bytes=a-b", RangeRequest::Whole),
+            ("lines=1-2", RangeRequest::Whole),
         ] {
-            assert_eq!(part(header, 10), expected, "{header}");
+            assert_eq!(parse_range(header, 10), expected, "{header}");
         }
-        assert_eq!(part("bytes=0-", 0), Part::Beyond);
+        assert_eq!(parse_range("bytes=0-", 0), RangeRequest::Unsatisfiable);
     }
 
     #[test]
-    fn a_name_is_a_name_and_nothing_else() {
+    fn file_name_of_a_download_is_sanitized() {
         for (name, expected) in [
             (None, "attachment"),
             (Some(""), "attachment"),
@@ -258,7 +259,7 @@ mod tests {
             (Some("a\"\r\nb"), "attachment; filename=\"a_b\"; filename*=UTF-8''a%22b"),
             (Some("año.pdf"), "attachment; filename=\"a_o.pdf\"; filename*=UTF-8''a%C3%B1o.pdf"),
         ] {
-            assert_eq!(disposition(name), expected, "{name:?}");
+            assert_eq!(content_disposition(name), expected, "{name:?}");
         }
     }
 }

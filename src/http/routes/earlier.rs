@@ -9,16 +9,16 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::{JsonBody, Sending, Target};
+use crate::http::extract::{JsonBody, SendOptions, TargetInstance};
 use crate::http::{AppState, json};
-use crate::instance::Read;
-use relevo_domain::{Content, Invalid, Manner, Recipient};
+use crate::instance::ReadMessage;
+use relevo_domain::{Content, MessageOptions, Recipient, ValidationError};
 
-use super::sending::{self, Draft, SendAnswers, filled, message_ref, required};
+use super::sending::{self, MessageDraft, SendResponses, non_empty, parse_message_ref, required_text};
 
 /// What an earlier message says from now on.
 #[derive(Debug, Deserialize, ToSchema)]
-pub struct Edit<'a> {
+pub struct EditRequest<'a> {
     /// Who is in the chat of the message. Also read: `to`, `jid`, `chat_jid`, `number`.
     #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
     #[schema(required = true, example = "573001234567")]
@@ -35,7 +35,7 @@ pub struct Edit<'a> {
 
 /// A message to take back.
 #[derive(Debug, Deserialize, ToSchema)]
-pub struct Revocation<'a> {
+pub struct RevokeRequest<'a> {
     /// Who is in the chat of the message. Also read: `to`, `jid`, `chat_jid`, `number`.
     #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
     #[schema(required = true, example = "573001234567")]
@@ -48,7 +48,7 @@ pub struct Revocation<'a> {
 
 /// A received message that was read.
 #[derive(Debug, Deserialize, ToSchema)]
-pub struct Mark {
+pub struct MarkReadBody {
     /// WhatsApp's id of it.
     #[serde(default)]
     #[schema(required = true)]
@@ -67,7 +67,7 @@ pub struct Mark {
 
 /// Its sender sees that it was read.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Marked {
+pub struct MarkReadResponse {
     success: bool,
     message_id: String,
     #[schema(example = "read")]
@@ -76,49 +76,57 @@ pub struct Marked {
 
 /// Changes what an earlier message of this instance says. Linked devices alone.
 #[utoipa::path(post, path = "/instances/{id}/messages/edit", operation_id = "edit_message", tag = "messages",
-    request_body = Edit, responses(SendAnswers))]
+    request_body = EditRequest, responses(SendResponses))]
 pub async fn edit(
     State(state): State<AppState>,
-    Target(instance): Target,
-    sending: Sending,
+    TargetInstance(instance): TargetInstance,
+    sending: SendOptions,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
-    let request: Edit<'_> = json::parse(&body)?;
+    let request: EditRequest<'_> = json::parse(&body)?;
     let to = request.phone.parse()?;
-    let message = message_ref("message_id", &required("message_id", request.message_id)?)?;
-    let text = required("new_text", request.new_text)?;
-    let message_id = sending::provider_id(&state, &instance, "message_id", message)?.as_str().to_owned();
-    let draft = about(to, Content::Edit { message_id, body: text }, &sending, "edit", &body);
-    sending::deliver(&state, &instance, draft, sending.asynchronous).await
+    let message = parse_message_ref("message_id", &required_text("message_id", request.message_id)?)?;
+    let text = required_text("new_text", request.new_text)?;
+    let message_id =
+        sending::resolve_provider_id(&state, &instance, "message_id", message)?.as_str().to_owned();
+    let draft = build_draft(to, Content::Edit { message_id, body: text }, &sending, "edit", &body);
+    sending::submit_message(&state, &instance, draft, sending.asynchronous).await
 }
 
 /// Takes an earlier message of this instance back, for everybody in the chat. Linked devices alone.
 #[utoipa::path(post, path = "/instances/{id}/messages/revoke", operation_id = "revoke_message", tag = "messages",
-    request_body = Revocation, responses(SendAnswers))]
+    request_body = RevokeRequest, responses(SendResponses))]
 pub async fn revoke(
     State(state): State<AppState>,
-    Target(instance): Target,
-    sending: Sending,
+    TargetInstance(instance): TargetInstance,
+    sending: SendOptions,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
-    let request: Revocation<'_> = json::parse(&body)?;
+    let request: RevokeRequest<'_> = json::parse(&body)?;
     let to = request.phone.parse()?;
-    let message = message_ref("message_id", &required("message_id", request.message_id)?)?;
-    let message_id = sending::provider_id(&state, &instance, "message_id", message)?.as_str().to_owned();
-    let draft = about(to, Content::Revoke { message_id }, &sending, "revoke", &body);
-    sending::deliver(&state, &instance, draft, sending.asynchronous).await
+    let message = parse_message_ref("message_id", &required_text("message_id", request.message_id)?)?;
+    let message_id =
+        sending::resolve_provider_id(&state, &instance, "message_id", message)?.as_str().to_owned();
+    let draft = build_draft(to, Content::Revoke { message_id }, &sending, "revoke", &body);
+    sending::submit_message(&state, &instance, draft, sending.asynchronous).await
 }
 
-fn about(to: Recipient, content: Content, sending: &Sending, route: &str, body: &[u8]) -> Draft {
-    let idempotency = sending.idempotency(route, body);
-    let manner = Manner::default();
-    Draft { to, content, quote: None, manner, expires_in: None, send_at: None, idempotency }
+fn build_draft(
+    to: Recipient,
+    content: Content,
+    sending: &SendOptions,
+    route: &str,
+    body: &[u8],
+) -> MessageDraft {
+    let idempotency = sending.idempotency_key(route, body);
+    let manner = MessageOptions::default();
+    MessageDraft { to, content, quote: None, manner, expires_in: None, send_at: None, idempotency }
 }
 
 /// Tells the sender of a received message that it was read.
 #[utoipa::path(post, path = "/instances/{id}/messages/mark-read", operation_id = "mark_message_read",
-    tag = "messages", request_body = Mark, responses(
-        (status = 200, description = "WhatsApp took it.", body = Marked),
+    tag = "messages", request_body = MarkReadBody, responses(
+        (status = 200, description = "WhatsApp took it.", body = MarkReadResponse),
         (status = 400, description = "The request breaks a rule; `field` names what.", body = ErrorBody),
         (status = 404, description = "No such instance.", body = ErrorBody),
         (status = 409, description = "The instance is not meant to be connected.", body = ErrorBody),
@@ -127,21 +135,21 @@ fn about(to: Recipient, content: Content, sending: &Sending, route: &str, body: 
     ))]
 pub async fn mark_read(
     State(state): State<AppState>,
-    Target(instance): Target,
+    TargetInstance(instance): TargetInstance,
     JsonBody(body): JsonBody,
-) -> Result<Json<Marked>, ApiError> {
-    let request: Mark = json::parse(&body)?;
-    let message_id = required("message_id", request.message_id)?;
+) -> Result<Json<MarkReadResponse>, ApiError> {
+    let request: MarkReadBody = json::parse(&body)?;
+    let message_id = required_text("message_id", request.message_id)?;
     let named = |field: &'static str, name: Option<String>| {
         let parse = |name: String| name.parse::<Recipient>();
-        let wrong = |invalid: Invalid| Invalid::new(field, invalid.reason);
-        filled(name).map(parse).transpose().map_err(wrong)
+        let wrong = |invalid: ValidationError| ValidationError::new(field, invalid.reason);
+        non_empty(name).map(parse).transpose().map_err(wrong)
     };
-    let read = Read {
+    let read = ReadMessage {
         message: message_id.parse()?,
         chat: named("chat_jid", request.chat_jid)?.or(named("phone", request.phone)?),
         sender: named("sender_jid", request.sender_jid)?,
     };
     state.services.instances.mark_read(&instance, read, request.typing).await?;
-    Ok(Json(Marked { success: true, message_id, status: "read" }))
+    Ok(Json(MarkReadResponse { success: true, message_id, status: "read" }))
 }

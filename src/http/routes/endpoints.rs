@@ -8,12 +8,12 @@ use url::Url;
 use utoipa::ToSchema;
 
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::{EndpointName, JsonBody, Target};
+use crate::http::extract::{EndpointIdPath, JsonBody, TargetInstance};
 use crate::http::{AppState, json};
-use crate::webhook::{EndpointConfig, EndpointUpdate, EndpointView, Events, Lag, MASK, Scope};
-use relevo_domain::{InstanceId, InstanceNumber, Invalid, Secret};
+use crate::webhook::{EndpointConfig, EndpointScope, EndpointUpdate, EndpointView, Events, Lag, SECRET_MASK};
+use relevo_domain::{InstanceId, InstanceNumber, Secret, ValidationError};
 
-use super::settings::{given, web_address};
+use super::settings::{double_option, parse_http_url};
 
 /// A new endpoint.
 #[derive(Deserialize, ToSchema)]
@@ -35,7 +35,7 @@ pub struct EndpointChanges {
     url: Option<String>,
     events: Option<Vec<String>>,
     /// `null`, or an empty text, takes it away.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "double_option")]
     #[schema(value_type = Option<String>)]
     secret: Option<Option<String>>,
     enabled: Option<bool>,
@@ -58,11 +58,11 @@ pub struct Endpoint {
     secret: Option<&'static str>,
     enabled: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    disabled: Option<DisabledSince>,
+    disabled: Option<EndpointDisabled>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    trouble: Option<Trouble>,
-    counts: Counts,
-    lag: Behind,
+    trouble: Option<EndpointFailure>,
+    counts: EndpointCounts,
+    lag: EndpointLag,
     /// RFC 3339, as all times here.
     created_at: String,
     updated_at: String,
@@ -70,7 +70,7 @@ pub struct Endpoint {
 
 /// Since when, and why, an endpoint gets nothing. What it misses is kept for it as long as events are kept.
 #[derive(Debug, Serialize, ToSchema)]
-struct DisabledSince {
+struct EndpointDisabled {
     at: String,
     /// `requested`, or what its receiver did for so long.
     reason: String,
@@ -78,7 +78,7 @@ struct DisabledSince {
 
 /// An event that the receiver does not take.
 #[derive(Debug, Serialize, ToSchema)]
-struct Trouble {
+struct EndpointFailure {
     #[serde(skip_serializing_if = "Option::is_none")]
     instance_id: Option<String>,
     since: String,
@@ -90,7 +90,7 @@ struct Trouble {
 
 /// What happened since the node started.
 #[derive(Debug, Serialize, ToSchema)]
-struct Counts {
+struct EndpointCounts {
     delivered: u64,
     /// Attempts that failed.
     failed: u64,
@@ -102,7 +102,7 @@ struct Counts {
 
 /// How far an endpoint is behind.
 #[derive(Debug, Serialize, ToSchema)]
-struct Behind {
+struct EndpointLag {
     /// Events that it was not told of yet, wanted or not.
     events: u64,
     /// The age of the oldest of them.
@@ -112,7 +112,7 @@ struct Behind {
 
 /// One endpoint.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct EndpointAnswer {
+pub struct EndpointResponse {
     success: bool,
     data: Endpoint,
 }
@@ -127,26 +127,26 @@ pub struct EndpointList {
 
 /// It was done.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Success {
+pub struct SuccessResponse {
     success: bool,
 }
 
-impl EndpointAnswer {
-    pub fn of(data: Endpoint) -> Self {
+impl EndpointResponse {
+    pub fn new(data: Endpoint) -> Self {
         Self { success: true, data }
     }
 }
 
-impl Success {
-    pub fn answer() -> Json<Self> {
+impl SuccessResponse {
+    pub fn json() -> Json<Self> {
         Json(Self { success: true })
     }
 }
 
 impl NewEndpoint {
-    pub fn into_config(self) -> Result<EndpointConfig, Invalid> {
+    pub fn into_config(self) -> Result<EndpointConfig, ValidationError> {
         Ok(EndpointConfig {
-            url: address(self.url)?,
+            url: required_url(self.url)?,
             secret: self.secret.map(Secret::new),
             events: Events::parse(self.events)?,
             enabled: self.enabled.unwrap_or(true),
@@ -155,15 +155,15 @@ impl NewEndpoint {
 
     /// Whether the secret is what was shown in its place: the one that is there is meant.
     pub fn keeps_secret(&self) -> bool {
-        self.secret.as_deref() == Some(MASK)
+        self.secret.as_deref() == Some(SECRET_MASK)
     }
 }
 
 impl EndpointChanges {
-    fn into_update(self) -> Result<EndpointUpdate, Invalid> {
-        let secret = self.secret.filter(|secret| secret.as_deref() != Some(MASK));
+    fn into_update(self) -> Result<EndpointUpdate, ValidationError> {
+        let secret = self.secret.filter(|secret| secret.as_deref() != Some(SECRET_MASK));
         Ok(EndpointUpdate {
-            url: self.url.map(address).transpose()?,
+            url: self.url.map(required_url).transpose()?,
             secret: secret.map(|secret| secret.map(Secret::new)),
             events: self.events.map(Events::parse).transpose()?,
             enabled: self.enabled,
@@ -171,59 +171,62 @@ impl EndpointChanges {
     }
 }
 
-fn address(text: String) -> Result<Url, Invalid> {
-    web_address("url", Some(text))?.ok_or_else(|| Invalid::new("url", "url es requerido"))
+fn required_url(text: String) -> Result<Url, ValidationError> {
+    parse_http_url("url", Some(text))?.ok_or_else(|| ValidationError::new("url", "url es requerido"))
 }
 
 /// Shows an endpoint with how far it is behind.
-pub(super) async fn shown(state: &AppState, view: EndpointView) -> Result<Endpoint, ApiError> {
+pub(super) async fn load_endpoint(state: &AppState, view: EndpointView) -> Result<Endpoint, ApiError> {
     let Lag { events, oldest } = state.services.webhooks.lag(view.id).await?;
-    let name = |number| name_of(state, number).map(String::from);
+    let name = |number| instance_name(state, number).map(String::from);
     Ok(Endpoint {
         endpoint_id: view.id.to_string(),
         instance_id: match view.scope {
-            Scope::Instance(number) => name(number),
-            Scope::All => None,
+            EndpointScope::Instance(number) => name(number),
+            EndpointScope::All => None,
         },
         primary: view.primary,
         url: view.url.into(),
         events: view.events.names(),
         secret: view.secret,
         enabled: view.disabled.is_none(),
-        disabled: view.disabled.map(|it| DisabledSince { at: it.at.to_string(), reason: it.reason }),
-        trouble: view.trouble.map(|it| Trouble {
+        disabled: view.disabled.map(|it| EndpointDisabled { at: it.at.to_string(), reason: it.reason }),
+        trouble: view.failures.map(|it| EndpointFailure {
             instance_id: name(it.instance),
             since: it.since.to_string(),
             attempts: it.attempts,
             error: it.error,
             next_attempt_at: it.next_attempt.to_string(),
         }),
-        counts: Counts {
+        counts: EndpointCounts {
             delivered: view.counts.delivered,
             failed: view.counts.failed,
             parked: view.counts.parked,
             missed: view.counts.missed,
         },
-        lag: Behind { events, oldest_seconds: oldest.map(|age| age.as_secs()) },
+        lag: EndpointLag { events, oldest_seconds: oldest.map(|age| age.as_secs()) },
         created_at: view.created_at.to_string(),
         updated_at: view.updated_at.to_string(),
     })
 }
 
-fn name_of(state: &AppState, number: InstanceNumber) -> Option<InstanceId> {
+fn instance_name(state: &AppState, number: InstanceNumber) -> Option<InstanceId> {
     let names = state.services.instances.names().borrow().clone();
     names.iter().find(|(known, _)| *known == number).map(|(_, name)| name.clone())
 }
 
-async fn answer(state: &AppState, view: EndpointView) -> Result<Json<EndpointAnswer>, ApiError> {
-    Ok(Json(EndpointAnswer::of(shown(state, view).await?)))
+async fn endpoint_response(state: &AppState, view: EndpointView) -> Result<Json<EndpointResponse>, ApiError> {
+    Ok(Json(EndpointResponse::new(load_endpoint(state, view).await?)))
 }
 
-async fn listed(state: &AppState, scope: Option<Scope>) -> Result<Json<EndpointList>, ApiError> {
+async fn list_endpoints(
+    state: &AppState,
+    scope: Option<EndpointScope>,
+) -> Result<Json<EndpointList>, ApiError> {
     let mut data = Vec::new();
     for view in state.services.webhooks.list(scope) {
         let id = view.id;
-        match shown(state, view).await {
+        match load_endpoint(state, view).await {
             Ok(endpoint) => data.push(endpoint),
             // Deleted since the list was made.
             Err(_) if state.services.webhooks.get(id).is_err() => {}
@@ -233,31 +236,31 @@ async fn listed(state: &AppState, scope: Option<Scope>) -> Result<Json<EndpointL
     Ok(Json(EndpointList { success: true, total: data.len(), data }))
 }
 
-async fn created(
+async fn create_endpoint(
     state: &AppState,
-    scope: Scope,
+    scope: EndpointScope,
     body: &[u8],
-) -> Result<(StatusCode, Json<EndpointAnswer>), ApiError> {
+) -> Result<(StatusCode, Json<EndpointResponse>), ApiError> {
     let config = json::parse::<NewEndpoint>(body)?.into_config()?;
     let view = state.services.webhooks.create(scope, config).await?;
-    Ok((StatusCode::CREATED, answer(state, view).await?))
+    Ok((StatusCode::CREATED, endpoint_response(state, view).await?))
 }
 
 /// Creates one more endpoint for an instance. It is told of what happens from now on.
 #[utoipa::path(post, path = "/instances/{id}/webhooks", operation_id = "create_instance_endpoint", tag = "webhooks",
     request_body = NewEndpoint, responses(
-        (status = 201, description = "It exists, durably.", body = EndpointAnswer),
+        (status = 201, description = "It exists, durably.", body = EndpointResponse),
         (status = 400, description = "The URL, an event's name or the secret is wrong.", body = ErrorBody),
         (status = 404, description = "No such instance.", body = ErrorBody),
         (status = 409, description = "There are as many as there may be.", body = ErrorBody),
     ))]
 pub async fn create_for_instance(
     State(state): State<AppState>,
-    Target(id): Target,
+    TargetInstance(id): TargetInstance,
     JsonBody(body): JsonBody,
-) -> Result<(StatusCode, Json<EndpointAnswer>), ApiError> {
+) -> Result<(StatusCode, Json<EndpointResponse>), ApiError> {
     let number = state.services.instances.get(&id)?.number;
-    created(&state, Scope::Instance(number), &body).await
+    create_endpoint(&state, EndpointScope::Instance(number), &body).await
 }
 
 /// The endpoints of one instance alone.
@@ -266,26 +269,26 @@ pub async fn create_for_instance(
         (status = 200, description = "Its endpoints.", body = EndpointList),
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
-pub async fn list_of_instance(
+pub async fn list_for_instance(
     State(state): State<AppState>,
-    Target(id): Target,
+    TargetInstance(id): TargetInstance,
 ) -> Result<Json<EndpointList>, ApiError> {
     let number = state.services.instances.get(&id)?.number;
-    listed(&state, Some(Scope::Instance(number))).await
+    list_endpoints(&state, Some(EndpointScope::Instance(number))).await
 }
 
 /// Creates an endpoint for the events of all instances, also of those that are created later.
 #[utoipa::path(post, path = "/webhooks", operation_id = "create_endpoint", tag = "webhooks",
     request_body = NewEndpoint, responses(
-        (status = 201, description = "It exists, durably.", body = EndpointAnswer),
+        (status = 201, description = "It exists, durably.", body = EndpointResponse),
         (status = 400, description = "The URL, an event's name or the secret is wrong.", body = ErrorBody),
         (status = 409, description = "There are as many as there may be.", body = ErrorBody),
     ))]
 pub async fn create(
     State(state): State<AppState>,
     JsonBody(body): JsonBody,
-) -> Result<(StatusCode, Json<EndpointAnswer>), ApiError> {
-    created(&state, Scope::All, &body).await
+) -> Result<(StatusCode, Json<EndpointResponse>), ApiError> {
+    create_endpoint(&state, EndpointScope::All, &body).await
 }
 
 /// Every endpoint of the node.
@@ -293,62 +296,62 @@ pub async fn create(
     (status = 200, description = "All endpoints.", body = EndpointList),
 ))]
 pub async fn list(State(state): State<AppState>) -> Result<Json<EndpointList>, ApiError> {
-    listed(&state, None).await
+    list_endpoints(&state, None).await
 }
 
 /// One endpoint.
 #[utoipa::path(get, path = "/webhooks/{endpoint_id}", operation_id = "get_endpoint", tag = "webhooks", responses(
-    (status = 200, description = "The endpoint.", body = EndpointAnswer),
+    (status = 200, description = "The endpoint.", body = EndpointResponse),
     (status = 404, description = "No such endpoint.", body = ErrorBody),
 ))]
 pub async fn get(
     State(state): State<AppState>,
-    EndpointName(id): EndpointName,
-) -> Result<Json<EndpointAnswer>, ApiError> {
-    answer(&state, state.services.webhooks.get(id)?).await
+    EndpointIdPath(id): EndpointIdPath,
+) -> Result<Json<EndpointResponse>, ApiError> {
+    endpoint_response(&state, state.services.webhooks.get(id)?).await
 }
 
 /// Changes an endpoint. It keeps its place, and is attempted anew.
 #[utoipa::path(put, path = "/webhooks/{endpoint_id}", operation_id = "update_endpoint", tag = "webhooks",
     request_body = EndpointChanges, responses(
-        (status = 200, description = "It is changed, durably.", body = EndpointAnswer),
+        (status = 200, description = "It is changed, durably.", body = EndpointResponse),
         (status = 400, description = "The URL, an event's name or the secret is wrong.", body = ErrorBody),
         (status = 404, description = "No such endpoint.", body = ErrorBody),
     ))]
 pub async fn update(
     State(state): State<AppState>,
-    EndpointName(id): EndpointName,
+    EndpointIdPath(id): EndpointIdPath,
     JsonBody(body): JsonBody,
-) -> Result<Json<EndpointAnswer>, ApiError> {
+) -> Result<Json<EndpointResponse>, ApiError> {
     let changes = json::parse::<EndpointChanges>(&body)?.into_update()?;
     let view = state.services.webhooks.update(id, changes).await?;
-    answer(&state, view).await
+    endpoint_response(&state, view).await
 }
 
 /// Deletes an endpoint with its place and what it has parked.
 #[utoipa::path(delete, path = "/webhooks/{endpoint_id}", operation_id = "delete_endpoint", tag = "webhooks",
     responses(
-        (status = 200, description = "It is gone.", body = Success),
+        (status = 200, description = "It is gone.", body = SuccessResponse),
         (status = 404, description = "No such endpoint.", body = ErrorBody),
     ))]
 pub async fn delete(
     State(state): State<AppState>,
-    EndpointName(id): EndpointName,
-) -> Result<Json<Success>, ApiError> {
+    EndpointIdPath(id): EndpointIdPath,
+) -> Result<Json<SuccessResponse>, ApiError> {
     state.services.webhooks.delete(id).await?;
-    Ok(Success::answer())
+    Ok(SuccessResponse::json())
 }
 
 /// Enables an endpoint; it gets what it missed. One that is enabled is attempted at once.
 #[utoipa::path(post, path = "/webhooks/{endpoint_id}/enable", operation_id = "enable_endpoint", tag = "webhooks",
     responses(
-        (status = 200, description = "It is enabled.", body = EndpointAnswer),
+        (status = 200, description = "It is enabled.", body = EndpointResponse),
         (status = 404, description = "No such endpoint.", body = ErrorBody),
     ))]
 pub async fn enable(
     State(state): State<AppState>,
-    EndpointName(id): EndpointName,
-) -> Result<Json<EndpointAnswer>, ApiError> {
+    EndpointIdPath(id): EndpointIdPath,
+) -> Result<Json<EndpointResponse>, ApiError> {
     let view = state.services.webhooks.enable(id).await?;
-    answer(&state, view).await
+    endpoint_response(&state, view).await
 }

@@ -8,7 +8,7 @@ use url::Url;
 use utoipa::ToSchema;
 
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::{JsonBody, Target};
+use crate::http::extract::{JsonBody, TargetInstance};
 use crate::http::{AppState, json};
 use crate::instance::InstanceView;
 use crate::queue::Depth;
@@ -103,7 +103,7 @@ pub struct LinkedDeviceView {
 
 /// One instance.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct InstanceAnswer {
+pub struct InstanceResponse {
     success: bool,
     data: Instance,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -120,14 +120,14 @@ pub struct InstanceList {
 
 /// Something was done.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Done {
+pub struct InstanceDeletedResponse {
     success: bool,
     message: &'static str,
 }
 
 /// What an instance is doing.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct StatusAnswer {
+pub struct InstanceStatusResponse {
     success: bool,
     instance_id: String,
     #[schema(example = "connected")]
@@ -148,13 +148,13 @@ pub struct QueueDepth {
 }
 
 impl QueueDepth {
-    pub(super) fn of(depth: Depth) -> Self {
+    pub(super) fn new(depth: Depth) -> Self {
         Self { transactional: depth.transactional, bulk: depth.bulk, total: depth.total() }
     }
 }
 
 impl Instance {
-    fn of(view: InstanceView, depth: Depth, webhook_url: Option<Url>) -> Self {
+    fn new(view: InstanceView, depth: Depth, webhook_url: Option<Url>) -> Self {
         let InstanceView { config, state, account, .. } = view;
         let phone = account.as_ref().and_then(|account| account.phone()).map(str::to_owned);
         let (jid, lid, shown) =
@@ -171,11 +171,11 @@ impl Instance {
             reason: StateReason { code: state.reason.code, text: state.reason.text },
             next_attempt_at: state.next_attempt_at.map(|at| at.to_string()),
             restarts: state.restarts,
-            cloud_api: config.cloud_api.map(CloudApiView::of),
-            linked_device: config.linked_device.map(LinkedDeviceView::of),
+            cloud_api: config.cloud_api.map(CloudApiView::new),
+            linked_device: config.linked_device.map(LinkedDeviceView::new),
             webhook_url: webhook_url.map(String::from),
             sync_history: config.sync_history,
-            rate_limit: config.rate_limit.map(Rate::of),
+            rate_limit: config.rate_limit.map(Rate::new),
             workers: config.workers.map(u32::from),
             on_ambiguous: config.on_ambiguous.map(OnAmbiguous::from),
             queue_depth: depth.total(),
@@ -187,7 +187,7 @@ impl Instance {
 }
 
 impl CloudApiView {
-    fn of(settings: CloudApiSettings) -> Self {
+    fn new(settings: CloudApiSettings) -> Self {
         Self {
             phone_number_id: settings.phone_number_id,
             base_url: settings.base_url.into(),
@@ -200,30 +200,30 @@ impl CloudApiView {
 }
 
 impl LinkedDeviceView {
-    fn of(settings: LinkedDeviceSettings) -> Self {
+    fn new(settings: LinkedDeviceSettings) -> Self {
         let LinkedDeviceSettings { proxy, first_contacts_per_day } = settings;
         Self { has_proxy: proxy.is_some(), first_contacts_per_day }
     }
 }
 
 /// Shows an instance with what waits in its queue.
-fn shown(state: &AppState, view: InstanceView) -> Result<Instance, ApiError> {
+fn load_instance(state: &AppState, view: InstanceView) -> Result<Instance, ApiError> {
     let depth = state.services.instances.depth(&view.config.id)?;
     let webhook = state.services.webhooks.primary(view.number);
-    Ok(Instance::of(view, depth, webhook.map(|endpoint| endpoint.url)))
+    Ok(Instance::new(view, depth, webhook.map(|endpoint| endpoint.url)))
 }
 
-pub(super) fn answer(
+pub(super) fn instance_response(
     state: &AppState,
     view: InstanceView,
     message: Option<&'static str>,
-) -> Result<Json<InstanceAnswer>, ApiError> {
-    Ok(Json(InstanceAnswer { success: true, data: shown(state, view)?, message }))
+) -> Result<Json<InstanceResponse>, ApiError> {
+    Ok(Json(InstanceResponse { success: true, data: load_instance(state, view)?, message }))
 }
 
 /// Creates an instance. One on the Cloud API connects at once; a linked device when it is asked to, or for its code.
 #[utoipa::path(post, path = "/instances", operation_id = "create_instance", tag = "instances", request_body = CreateInstance, responses(
-    (status = 201, description = "It exists, durably.", body = InstanceAnswer),
+    (status = 201, description = "It exists, durably.", body = InstanceResponse),
     (status = 400, description = "A setting is missing or wrong.", body = ErrorBody),
     (status = 409, description = "An instance of that name exists.", body = ErrorBody),
     (status = 501, description = "This node does not have that provider.", body = ErrorBody),
@@ -231,15 +231,15 @@ pub(super) fn answer(
 pub async fn create(
     State(state): State<AppState>,
     JsonBody(body): JsonBody,
-) -> Result<(StatusCode, Json<InstanceAnswer>), ApiError> {
+) -> Result<(StatusCode, Json<InstanceResponse>), ApiError> {
     let config = json::parse::<CreateInstance>(&body)?.into_config(&state.cloud_defaults)?;
     let url = config.webhook_url.clone();
-    primary::check(&state, url.as_ref()).await?;
+    primary::check_webhook_url(&state, url.as_ref()).await?;
     let view = state.services.instances.create(config).await?;
     if url.is_some() {
-        primary::aim(&state, view.number, url).await?;
+        primary::set_webhook(&state, view.number, url).await?;
     }
-    Ok((StatusCode::CREATED, answer(&state, view, Some("Instancia creada exitosamente"))?))
+    Ok((StatusCode::CREATED, instance_response(&state, view, Some("Instancia creada exitosamente"))?))
 }
 
 /// Every instance.
@@ -248,138 +248,141 @@ pub async fn create(
 ))]
 pub async fn list(State(state): State<AppState>) -> Result<Json<InstanceList>, ApiError> {
     let views = state.services.instances.list();
-    let data = views.into_iter().map(|view| shown(&state, view)).collect::<Result<Vec<_>, _>>()?;
+    let data = views.into_iter().map(|view| load_instance(&state, view)).collect::<Result<Vec<_>, _>>()?;
     Ok(Json(InstanceList { success: true, total: data.len(), data }))
 }
 
 /// One instance.
 #[utoipa::path(get, path = "/instances/{id}", operation_id = "get_instance", tag = "instances",
     responses(
-        (status = 200, description = "The instance.", body = InstanceAnswer),
+        (status = 200, description = "The instance.", body = InstanceResponse),
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
 pub async fn get(
     State(state): State<AppState>,
-    Target(id): Target,
-) -> Result<Json<InstanceAnswer>, ApiError> {
+    TargetInstance(id): TargetInstance,
+) -> Result<Json<InstanceResponse>, ApiError> {
     let view = state.services.instances.get(&id)?;
-    answer(&state, view, None)
+    instance_response(&state, view, None)
 }
 
 /// Changes an instance: fields that are left out stay as they are.
 #[utoipa::path(put, path = "/instances/{id}", operation_id = "update_instance", tag = "instances", request_body = UpdateInstance,
     responses(
-        (status = 200, description = "It is changed, durably.", body = InstanceAnswer),
+        (status = 200, description = "It is changed, durably.", body = InstanceResponse),
         (status = 400, description = "A setting is wrong.", body = ErrorBody),
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
 pub async fn update(
     State(state): State<AppState>,
-    Target(id): Target,
+    TargetInstance(id): TargetInstance,
     JsonBody(body): JsonBody,
-) -> Result<Json<InstanceAnswer>, ApiError> {
+) -> Result<Json<InstanceResponse>, ApiError> {
     let changes: UpdateInstance = json::parse(&body)?;
-    let aims = changes.names_webhook();
+    let aims = changes.sets_webhook();
     let config = changes.apply(state.services.instances.get(&id)?.config)?;
     let url = config.webhook_url.clone().filter(|_| aims);
-    primary::check(&state, url.as_ref()).await?;
+    primary::check_webhook_url(&state, url.as_ref()).await?;
     let view = state.services.instances.update(config).await?;
     if aims {
-        primary::aim(&state, view.number, url).await?;
+        primary::set_webhook(&state, view.number, url).await?;
     }
-    answer(&state, view, Some("Instancia actualizada exitosamente"))
+    instance_response(&state, view, Some("Instancia actualizada exitosamente"))
 }
 
 /// Deletes an instance with its queue, its events, its keys and its webhook endpoints. A linked device is unlinked first.
 #[utoipa::path(delete, path = "/instances/{id}", operation_id = "delete_instance", tag = "instances",
     responses(
-        (status = 200, description = "It is gone.", body = Done),
+        (status = 200, description = "It is gone.", body = InstanceDeletedResponse),
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
-pub async fn delete(State(state): State<AppState>, Target(id): Target) -> Result<Json<Done>, ApiError> {
+pub async fn delete(
+    State(state): State<AppState>,
+    TargetInstance(id): TargetInstance,
+) -> Result<Json<InstanceDeletedResponse>, ApiError> {
     let number = state.services.instances.get(&id)?.number;
     state.services.instances.delete(id).await?;
     // Should the process die here, its endpoints stay, get nothing, and can be deleted by their ids.
-    state.services.webhooks.forget_instance(number).await?;
-    Ok(Json(Done { success: true, message: "Instancia eliminada exitosamente" }))
+    state.services.webhooks.delete_instance(number).await?;
+    Ok(Json(InstanceDeletedResponse { success: true, message: "Instancia eliminada exitosamente" }))
 }
 
 /// Asks an instance to be connected, now and after every restart of the node.
 #[utoipa::path(post, path = "/instances/{id}/connect", operation_id = "connect_instance", tag = "instances",
     responses(
-        (status = 200, description = "It connects; `status` tells how far it is.", body = InstanceAnswer),
+        (status = 200, description = "It connects; `status` tells how far it is.", body = InstanceResponse),
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
 pub async fn connect(
     State(state): State<AppState>,
-    Target(id): Target,
-) -> Result<Json<InstanceAnswer>, ApiError> {
+    TargetInstance(id): TargetInstance,
+) -> Result<Json<InstanceResponse>, ApiError> {
     let view = state.services.instances.connect(id).await?;
-    answer(&state, view, Some("Conexión iniciada"))
+    instance_response(&state, view, Some("Conexión iniciada"))
 }
 
 /// Asks an instance to stay away from WhatsApp. What is queued waits, and what comes is queued. A linked device stays
 /// linked.
 #[utoipa::path(post, path = "/instances/{id}/disconnect", operation_id = "disconnect_instance", tag = "instances",
     responses(
-        (status = 200, description = "It is disconnected.", body = InstanceAnswer),
+        (status = 200, description = "It is disconnected.", body = InstanceResponse),
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
 pub async fn disconnect(
     State(state): State<AppState>,
-    Target(id): Target,
-) -> Result<Json<InstanceAnswer>, ApiError> {
+    TargetInstance(id): TargetInstance,
+) -> Result<Json<InstanceResponse>, ApiError> {
     let view = state.services.instances.disconnect(id).await?;
-    answer(&state, view, Some("Instancia desconectada"))
+    instance_response(&state, view, Some("Instancia desconectada"))
 }
 
 /// Replaces an instance's client, whatever state it is in.
 #[utoipa::path(post, path = "/instances/{id}/restart", operation_id = "restart_instance", tag = "instances",
     responses(
-        (status = 200, description = "A new client connects.", body = InstanceAnswer),
+        (status = 200, description = "A new client connects.", body = InstanceResponse),
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
 pub async fn restart(
     State(state): State<AppState>,
-    Target(id): Target,
-) -> Result<Json<InstanceAnswer>, ApiError> {
+    TargetInstance(id): TargetInstance,
+) -> Result<Json<InstanceResponse>, ApiError> {
     let view = state.services.instances.restart(id).await?;
-    answer(&state, view, Some("Instancia reiniciada"))
+    instance_response(&state, view, Some("Instancia reiniciada"))
 }
 
 /// Resumes an instance that paused, for example because its account was blocked; its queue goes on.
 #[utoipa::path(post, path = "/instances/{id}/resume", operation_id = "resume_instance", tag = "instances",
     responses(
-        (status = 200, description = "It connects again.", body = InstanceAnswer),
+        (status = 200, description = "It connects again.", body = InstanceResponse),
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
 pub async fn resume(
     State(state): State<AppState>,
-    Target(id): Target,
-) -> Result<Json<InstanceAnswer>, ApiError> {
+    TargetInstance(id): TargetInstance,
+) -> Result<Json<InstanceResponse>, ApiError> {
     let view = state.services.instances.connect(id).await?;
-    answer(&state, view, Some("Instancia reanudada"))
+    instance_response(&state, view, Some("Instancia reanudada"))
 }
 
 /// What an instance is doing, why, and what waits in its queue.
 #[utoipa::path(get, path = "/instances/{id}/status", operation_id = "get_instance_status", tag = "instances",
     responses(
-        (status = 200, description = "Its state.", body = StatusAnswer),
+        (status = 200, description = "Its state.", body = InstanceStatusResponse),
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
 pub async fn status(
     State(state): State<AppState>,
-    Target(id): Target,
-) -> Result<Json<StatusAnswer>, ApiError> {
+    TargetInstance(id): TargetInstance,
+) -> Result<Json<InstanceStatusResponse>, ApiError> {
     let view = state.services.instances.get(&id)?;
     let depth = state.services.instances.depth(&id)?;
-    Ok(Json(StatusAnswer {
+    Ok(Json(InstanceStatusResponse {
         success: true,
         instance_id: id.into(),
         status: view.state.state.as_str(),
         state: view.state.state.as_str(),
         reason: StateReason { code: view.state.reason.code, text: view.state.reason.text },
         restarts: view.state.restarts,
-        queue: QueueDepth::of(depth),
+        queue: QueueDepth::new(depth),
     }))
 }

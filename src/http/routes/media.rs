@@ -9,17 +9,19 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::http::error::ApiError;
-use crate::http::extract::{MediaBody, Sending, Target};
-use crate::http::media::{self, Described, Source};
-use crate::http::moment::Moment;
+use crate::http::extract::{MediaBody, SendOptions, TargetInstance};
+use crate::http::media::{self, MediaFields, MediaInput};
+use crate::http::timestamp::RequestTimestamp;
 use crate::http::{AppState, json};
 use crate::queue::IdempotencyKey;
-use relevo_domain::{Content, Invalid, Manner, Media, MediaKind, MediaSource, MessageRef, Recipient};
+use relevo_domain::{
+    Content, Media, MediaKind, MediaSource, MessageOptions, MessageRef, Recipient, ValidationError,
+};
 
-use super::sending::{self, Draft, SendAnswers, filled, quote};
+use super::sending::{self, MessageDraft, SendResponses, non_empty, parse_quote};
 
 /// Bodies from this size on are understood beside the threads that serve requests, in bytes.
-const HEAVY: usize = 64 << 10;
+const OFF_THREAD_BYTES: usize = 64 << 10;
 
 /// An image, video, audio, document or sticker.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -51,16 +53,16 @@ pub struct MediaMessage<'a> {
     expires_in: Option<u64>,
     /// Not before this moment, at most a year from now: RFC 3339 or Unix seconds. Answered with 202.
     #[schema(value_type = Option<String>, example = "2026-01-31T15:00:00Z")]
-    send_at: Option<Moment>,
+    send_at: Option<RequestTimestamp>,
 }
 
 /// Sends an image, with or without a caption.
 #[utoipa::path(post, path = "/instances/{id}/messages/image", tag = "messages", request_body = MediaMessage,
-    responses(SendAnswers))]
+    responses(SendResponses))]
 pub async fn send_image(
     State(state): State<AppState>,
-    target: Target,
-    sending: Sending,
+    target: TargetInstance,
+    sending: SendOptions,
     body: MediaBody,
 ) -> Result<Response, ApiError> {
     send_media(state, target, sending, body, MediaKind::Image).await
@@ -68,11 +70,11 @@ pub async fn send_image(
 
 /// Sends a video, with or without a caption.
 #[utoipa::path(post, path = "/instances/{id}/messages/video", tag = "messages", request_body = MediaMessage,
-    responses(SendAnswers))]
+    responses(SendResponses))]
 pub async fn send_video(
     State(state): State<AppState>,
-    target: Target,
-    sending: Sending,
+    target: TargetInstance,
+    sending: SendOptions,
     body: MediaBody,
 ) -> Result<Response, ApiError> {
     send_media(state, target, sending, body, MediaKind::Video).await
@@ -80,11 +82,11 @@ pub async fn send_video(
 
 /// Sends a sound file or, with `voice`, a voice note.
 #[utoipa::path(post, path = "/instances/{id}/messages/audio", tag = "messages", request_body = MediaMessage,
-    responses(SendAnswers))]
+    responses(SendResponses))]
 pub async fn send_audio(
     State(state): State<AppState>,
-    target: Target,
-    sending: Sending,
+    target: TargetInstance,
+    sending: SendOptions,
     body: MediaBody,
 ) -> Result<Response, ApiError> {
     send_media(state, target, sending, body, MediaKind::Audio).await
@@ -92,11 +94,11 @@ pub async fn send_audio(
 
 /// Sends a document, with or without a caption.
 #[utoipa::path(post, path = "/instances/{id}/messages/document", tag = "messages", request_body = MediaMessage,
-    responses(SendAnswers))]
+    responses(SendResponses))]
 pub async fn send_document(
     State(state): State<AppState>,
-    target: Target,
-    sending: Sending,
+    target: TargetInstance,
+    sending: SendOptions,
     body: MediaBody,
 ) -> Result<Response, ApiError> {
     send_media(state, target, sending, body, MediaKind::Document).await
@@ -104,83 +106,91 @@ pub async fn send_document(
 
 /// Sends a sticker.
 #[utoipa::path(post, path = "/instances/{id}/messages/sticker", tag = "messages", request_body = MediaMessage,
-    responses(SendAnswers))]
+    responses(SendResponses))]
 pub async fn send_sticker(
     State(state): State<AppState>,
-    target: Target,
-    sending: Sending,
+    target: TargetInstance,
+    sending: SendOptions,
     body: MediaBody,
 ) -> Result<Response, ApiError> {
     send_media(state, target, sending, body, MediaKind::Sticker).await
 }
 
 /// A media message as it was asked for; bytes that came with it are not kept yet.
-struct Understood {
+struct ParsedMedia {
     to: Recipient,
-    source: Source,
+    source: MediaInput,
     caption: Option<String>,
     file_name: Option<String>,
     voice: bool,
     quote: Option<MessageRef>,
     expires_in: Option<u64>,
-    send_at: Option<Moment>,
+    send_at: Option<RequestTimestamp>,
     idempotency: Option<IdempotencyKey>,
 }
 
-fn understand(kind: MediaKind, body: &[u8], sending: &Sending) -> Result<Understood, Invalid> {
+fn parse_request(
+    kind: MediaKind,
+    body: &[u8],
+    sending: &SendOptions,
+) -> Result<ParsedMedia, ValidationError> {
     let request: MediaMessage<'_> = json::parse(body)?;
     let to = request.phone.parse()?;
-    let file_name = filled(request.file_name);
-    let source = media::find(&Described {
+    let file_name = non_empty(request.file_name);
+    let source = media::parse_media(&MediaFields {
         kind,
         media_url: &request.media_url,
         media_id: &request.media_id,
         mime_type: &request.mime_type,
         file_name: file_name.as_deref(),
     })?;
-    Ok(Understood {
+    Ok(ParsedMedia {
         to,
         source,
-        caption: filled(request.caption),
+        caption: non_empty(request.caption),
         file_name,
         voice: request.voice && kind == MediaKind::Audio,
-        quote: quote(request.reply_to)?,
+        quote: parse_quote(request.reply_to)?,
         expires_in: request.expires_in,
         send_at: request.send_at,
-        idempotency: sending.idempotency(kind.as_str(), body),
+        idempotency: sending.idempotency_key(kind.as_str(), body),
     })
 }
 
 /// The same, without holding up other requests while much is decoded.
-async fn understand_aside(kind: MediaKind, body: Bytes, sending: Sending) -> Result<Understood, ApiError> {
-    if body.len() < HEAVY {
-        return Ok(understand(kind, &body, &sending)?);
+async fn parse_off_thread(
+    kind: MediaKind,
+    body: Bytes,
+    sending: SendOptions,
+) -> Result<ParsedMedia, ApiError> {
+    if body.len() < OFF_THREAD_BYTES {
+        return Ok(parse_request(kind, &body, &sending)?);
     }
-    let task = tokio::task::spawn_blocking(move || understand(kind, &body, &sending));
-    Ok(task.await.map_err(|_| ApiError::panicked())??)
+    let task = tokio::task::spawn_blocking(move || parse_request(kind, &body, &sending));
+    Ok(task.await.map_err(|_| ApiError::handler_panicked())??)
 }
 
 async fn send_media(
     state: AppState,
-    Target(instance): Target,
-    sending: Sending,
+    TargetInstance(instance): TargetInstance,
+    sending: SendOptions,
     MediaBody(body): MediaBody,
     kind: MediaKind,
 ) -> Result<Response, ApiError> {
     // Asked before anything is kept: nobody would ever send it.
     state.services.instances.get(&instance)?;
     let asynchronous = sending.asynchronous;
-    let asked = understand_aside(kind, body.bytes, sending).await?;
+    let asked = parse_off_thread(kind, body.bytes, sending).await?;
     let source = match asked.source {
-        Source::Link(url) => MediaSource::Link(url),
-        Source::ProviderId(id) => MediaSource::ProviderId(id),
-        Source::Inline { bytes, mime } => {
-            MediaSource::Blob(state.services.instances.keep_media(bytes, &mime).await?)
+        MediaInput::Link(url) => MediaSource::Link(url),
+        MediaInput::ProviderId(id) => MediaSource::ProviderId(id),
+        MediaInput::Inline { bytes, mime } => {
+            MediaSource::Blob(state.services.instances.store_media(bytes, &mime).await?)
         }
     };
     // From here on the bytes are on the disk; others may have the room.
-    drop(body.room);
-    let draft = Draft {
+    drop(body.memory_permit);
+    let draft = MessageDraft {
         to: asked.to,
         content: Content::Media(Media {
             kind,
@@ -190,10 +200,10 @@ async fn send_media(
             voice: asked.voice,
         }),
         quote: asked.quote,
-        manner: Manner::default(),
+        manner: MessageOptions::default(),
         expires_in: asked.expires_in,
         send_at: asked.send_at,
         idempotency: asked.idempotency,
     };
-    sending::deliver(&state, &instance, draft, asynchronous).await
+    sending::submit_message(&state, &instance, draft, asynchronous).await
 }

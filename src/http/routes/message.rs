@@ -6,24 +6,24 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoResponses, ToSchema};
 
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::{JsonBody, MessageName, Target};
-use crate::http::moment::Moment;
+use crate::http::extract::{JsonBody, MessageIdPath, TargetInstance};
+use crate::http::timestamp::RequestTimestamp;
 use crate::http::{AppState, json};
-use crate::queue::{MessageView, Step};
-use relevo_domain::{ErrorKind, Failure, InstanceId, Invalid, MessageId, MessageRef};
+use crate::queue::{LedgerStep, MessageView};
+use relevo_domain::{ErrorKind, Failure, InstanceId, MessageId, MessageRef, ValidationError};
 
-use super::sending::ahead;
+use super::sending::validate_send_at;
 
 /// Where a message stands.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct MessageAnswer {
+pub struct MessageResponse {
     success: bool,
-    data: Message,
+    data: MessageBody,
 }
 
 /// A message and its whole story.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Message {
+pub struct MessageBody {
     #[schema(example = "msg_019ab2f05f6b800080000040000a1b2c")]
     message_id: String,
     #[schema(example = "019ab2f0-5f6b-8000-8000-0040000a1b2c")]
@@ -60,19 +60,19 @@ pub struct Message {
 
 /// Another moment for a scheduled message.
 #[derive(Debug, Deserialize, ToSchema)]
-pub struct Reschedule {
+pub struct RescheduleRequest {
     /// At most a year from now: RFC 3339 or Unix seconds.
     #[schema(value_type = String, example = "2026-01-31T15:00:00Z")]
-    send_at: Moment,
+    send_at: RequestTimestamp,
 }
 
 /// Every answer to taking a message back.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "it documents the answers; nobody makes one")]
-pub(super) enum CancelAnswers {
+pub(super) enum CancelResponses {
     /// It will not be sent.
     #[response(status = 200)]
-    Cancelled(MessageAnswer),
+    Cancelled(MessageResponse),
     /// No such instance, or no such message in it.
     #[response(status = 404)]
     NotFound(ErrorBody),
@@ -106,7 +106,7 @@ fn is_zero(n: &u32) -> bool {
     *n == 0
 }
 
-impl From<MessageView> for Message {
+impl From<MessageView> for MessageBody {
     fn from(view: MessageView) -> Self {
         Self {
             message_id: view.id.to_string(),
@@ -132,8 +132,8 @@ impl From<Failure> for MessageError {
     }
 }
 
-impl From<Step> for HistoryStep {
-    fn from(step: Step) -> Self {
+impl From<LedgerStep> for HistoryStep {
+    fn from(step: LedgerStep) -> Self {
         Self { status: step.status.as_str(), at: step.at.to_string(), code: step.code, detail: step.text }
     }
 }
@@ -141,15 +141,15 @@ impl From<Step> for HistoryStep {
 /// Where a message stands, and how it came there.
 #[utoipa::path(get, path = "/instances/{id}/messages/{message_id}", operation_id = "get_message", tag = "messages",
     responses(
-        (status = 200, description = "The message.", body = MessageAnswer),
+        (status = 200, description = "The message.", body = MessageResponse),
         (status = 404, description = "No such instance, or no such message in it.", body = ErrorBody),
     ))]
-pub async fn find(
+pub async fn get(
     State(state): State<AppState>,
-    Target(instance): Target,
-    MessageName(name): MessageName,
-) -> Result<Json<MessageAnswer>, ApiError> {
-    Ok(answer(named(&state, &instance, &name)?))
+    TargetInstance(instance): TargetInstance,
+    MessageIdPath(name): MessageIdPath,
+) -> Result<Json<MessageResponse>, ApiError> {
+    Ok(message_response(find_message(&state, &instance, &name)?))
 }
 
 /// Takes a message back that was not attempted yet, queued or scheduled.
@@ -158,20 +158,20 @@ pub async fn find(
     path = "/instances/{id}/messages/{message_id}/cancel",
     operation_id = "cancel_message",
     tag = "messages",
-    responses(CancelAnswers)
+    responses(CancelResponses)
 )]
 pub async fn cancel(
     State(state): State<AppState>,
-    Target(instance): Target,
-    MessageName(name): MessageName,
-) -> Result<Json<MessageAnswer>, ApiError> {
-    let message = named(&state, &instance, &name)?.id;
+    TargetInstance(instance): TargetInstance,
+    MessageIdPath(name): MessageIdPath,
+) -> Result<Json<MessageResponse>, ApiError> {
+    let message = find_message(&state, &instance, &name)?.id;
     if state.services.queue.withdraw(message).await? {
-        return shown(&state, &instance, message);
+        return load_response(&state, &instance, message);
     }
-    let status = named(&state, &instance, &name)?.status.as_str();
+    let status = find_message(&state, &instance, &name)?.status.as_str();
     let details = format!("the message is {status}: what was attempted once cannot be taken back");
-    Err(ApiError::new(ErrorKind::Conflict, details).about(message, status))
+    Err(ApiError::new(ErrorKind::Conflict, details).with_message(message, status))
 }
 
 /// The same as `cancel`.
@@ -180,62 +180,66 @@ pub async fn cancel(
     path = "/instances/{id}/messages/{message_id}",
     operation_id = "delete_message",
     tag = "messages",
-    responses(CancelAnswers)
+    responses(CancelResponses)
 )]
 pub async fn delete(
     state: State<AppState>,
-    target: Target,
-    name: MessageName,
-) -> Result<Json<MessageAnswer>, ApiError> {
+    target: TargetInstance,
+    name: MessageIdPath,
+) -> Result<Json<MessageResponse>, ApiError> {
     cancel(state, target, name).await
 }
 
 /// Moves a scheduled message to another moment. What `expires_in` said stays: it counts from the first moment.
 #[utoipa::path(patch, path = "/instances/{id}/messages/{message_id}", operation_id = "reschedule_message",
-    tag = "messages", request_body = Reschedule, responses(
-        (status = 200, description = "It waits for that moment, durably.", body = MessageAnswer),
+    tag = "messages", request_body = RescheduleRequest, responses(
+        (status = 200, description = "It waits for that moment, durably.", body = MessageResponse),
         (status = 400, description = "The moment is not ahead, or too far ahead.", body = ErrorBody),
         (status = 404, description = "No such instance, or no such message in it.", body = ErrorBody),
         (status = 409, description = "The message is not scheduled.", body = ErrorBody),
     ))]
 pub async fn reschedule(
     State(state): State<AppState>,
-    Target(instance): Target,
-    MessageName(name): MessageName,
+    TargetInstance(instance): TargetInstance,
+    MessageIdPath(name): MessageIdPath,
     JsonBody(body): JsonBody,
-) -> Result<Json<MessageAnswer>, ApiError> {
-    let message = named(&state, &instance, &name)?.id;
-    let asked: Reschedule = json::parse(&body)?;
-    let at = ahead(asked.send_at, state.services.clock.now())?;
+) -> Result<Json<MessageResponse>, ApiError> {
+    let message = find_message(&state, &instance, &name)?.id;
+    let asked: RescheduleRequest = json::parse(&body)?;
+    let at = validate_send_at(asked.send_at, state.services.clock.now())?;
     if state.services.queue.reschedule(message, at).await? {
-        return shown(&state, &instance, message);
+        return load_response(&state, &instance, message);
     }
-    let status = named(&state, &instance, &name)?.status.as_str();
+    let status = find_message(&state, &instance, &name)?.status.as_str();
     let details = format!("the message is {status}; only scheduled messages have a moment that can be moved");
-    Err(ApiError::new(ErrorKind::Conflict, details).about(message, status))
+    Err(ApiError::new(ErrorKind::Conflict, details).with_message(message, status))
 }
 
 /// The message of an instance that a caller names.
-pub(super) fn named(state: &AppState, instance: &InstanceId, name: &str) -> Result<MessageView, ApiError> {
+pub(super) fn find_message(
+    state: &AppState,
+    instance: &InstanceId,
+    name: &str,
+) -> Result<MessageView, ApiError> {
     let unknown = |_| ApiError::new(ErrorKind::NotFound, "no message can have this id");
     let message = name.parse().map_err(unknown)?;
     Ok(state.services.instances.message(instance, &message)?)
 }
 
 /// Where a message stands now that something was done about it.
-pub(super) fn shown(
+pub(super) fn load_response(
     state: &AppState,
     instance: &InstanceId,
     id: MessageId,
-) -> Result<Json<MessageAnswer>, ApiError> {
-    Ok(answer(state.services.instances.message(instance, &MessageRef::Ours(id))?))
+) -> Result<Json<MessageResponse>, ApiError> {
+    Ok(message_response(state.services.instances.message(instance, &MessageRef::Ours(id))?))
 }
 
 /// The message behind which a page begins.
-pub(super) fn cursor(text: &str) -> Result<MessageId, Invalid> {
-    text.parse().map_err(|_| Invalid::new("after", "must be the `next` of the page before"))
+pub(super) fn parse_cursor(text: &str) -> Result<MessageId, ValidationError> {
+    text.parse().map_err(|_| ValidationError::new("after", "must be the `next` of the page before"))
 }
 
-fn answer(view: MessageView) -> Json<MessageAnswer> {
-    Json(MessageAnswer { success: true, data: view.into() })
+fn message_response(view: MessageView) -> Json<MessageResponse> {
+    Json(MessageResponse { success: true, data: view.into() })
 }

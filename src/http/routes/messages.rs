@@ -10,12 +10,14 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::http::error::ApiError;
-use crate::http::extract::{JsonBody, Sending, Target};
-use crate::http::moment::Moment;
+use crate::http::extract::{JsonBody, SendOptions, TargetInstance};
+use crate::http::timestamp::RequestTimestamp;
 use crate::http::{AppState, json, vcard};
-use relevo_domain::{Content, Invalid, Location, Manner, Poll, Recipient};
+use relevo_domain::{Content, Location, MessageOptions, Poll, Recipient, ValidationError};
 
-use super::sending::{self, Draft, SendAnswers, filled, message_ref, quote, required};
+use super::sending::{
+    self, MessageDraft, SendResponses, non_empty, parse_message_ref, parse_quote, required_text,
+};
 
 /// A text message.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -40,12 +42,12 @@ pub struct TextMessage<'a> {
     expires_in: Option<u64>,
     /// Not before this moment, at most a year from now: RFC 3339 or Unix seconds. Answered with 202.
     #[schema(value_type = Option<String>, example = "2026-01-31T15:00:00Z")]
-    send_at: Option<Moment>,
+    send_at: Option<RequestTimestamp>,
 }
 
 /// A text message before which the recipient is shown that it is being written.
 #[derive(Debug, Deserialize, ToSchema)]
-pub struct TypedMessage<'a> {
+pub struct TextWithTypingMessage<'a> {
     /// A number in international format, or a JID. Also read: `to`, `jid`, `chat_jid`, `number`.
     #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
     #[schema(required = true, example = "573001234567")]
@@ -64,7 +66,7 @@ pub struct TypedMessage<'a> {
     expires_in: Option<u64>,
     /// Not before this moment, at most a year from now: RFC 3339 or Unix seconds. Answered with 202.
     #[schema(value_type = Option<String>, example = "2026-01-31T15:00:00Z")]
-    send_at: Option<Moment>,
+    send_at: Option<RequestTimestamp>,
 }
 
 /// A question with answers to tick.
@@ -92,7 +94,7 @@ pub struct PollMessage<'a> {
     expires_in: Option<u64>,
     /// Not before this moment, at most a year from now: RFC 3339 or Unix seconds. Answered with 202.
     #[schema(value_type = Option<String>, example = "2026-01-31T15:00:00Z")]
-    send_at: Option<Moment>,
+    send_at: Option<RequestTimestamp>,
 }
 
 fn one() -> u32 {
@@ -120,7 +122,7 @@ pub struct LocationMessage<'a> {
     expires_in: Option<u64>,
     /// Not before this moment, at most a year from now: RFC 3339 or Unix seconds. Answered with 202.
     #[schema(value_type = Option<String>, example = "2026-01-31T15:00:00Z")]
-    send_at: Option<Moment>,
+    send_at: Option<RequestTimestamp>,
 }
 
 /// A contact card, or several.
@@ -144,12 +146,12 @@ pub struct ContactMessage<'a> {
     expires_in: Option<u64>,
     /// Not before this moment, at most a year from now: RFC 3339 or Unix seconds. Answered with 202.
     #[schema(value_type = Option<String>, example = "2026-01-31T15:00:00Z")]
-    send_at: Option<Moment>,
+    send_at: Option<RequestTimestamp>,
 }
 
 /// A reaction to a message.
 #[derive(Debug, Deserialize, ToSchema)]
-pub struct Reaction<'a> {
+pub struct ReactionMessage<'a> {
     /// Who is in the chat of the message. Also read: `to`, `jid`, `chat_jid`, `number`.
     #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
     #[schema(required = true, example = "573001234567")]
@@ -166,75 +168,77 @@ pub struct Reaction<'a> {
     expires_in: Option<u64>,
     /// Not before this moment, at most a year from now: RFC 3339 or Unix seconds. Answered with 202.
     #[schema(value_type = Option<String>, example = "2026-01-31T15:00:00Z")]
-    send_at: Option<Moment>,
+    send_at: Option<RequestTimestamp>,
 }
 
 /// Sends a text message.
 #[utoipa::path(post, path = "/instances/{id}/messages/text", tag = "messages", request_body = TextMessage,
-    responses(SendAnswers))]
+    responses(SendResponses))]
 pub async fn send_text(
     State(state): State<AppState>,
-    Target(instance): Target,
-    sending: Sending,
+    TargetInstance(instance): TargetInstance,
+    sending: SendOptions,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let request: TextMessage<'_> = json::parse(&body)?;
-    let draft = Draft {
+    let draft = MessageDraft {
         to: request.phone.parse()?,
         content: Content::Text {
-            body: required("message", request.message)?,
+            body: required_text("message", request.message)?,
             preview_url: request.preview_url,
         },
-        quote: quote(request.reply_to)?,
-        manner: Manner { mentions: mentions(&request.mentions)?, ..Manner::default() },
+        quote: parse_quote(request.reply_to)?,
+        manner: MessageOptions { mentions: parse_mentions(&request.mentions)?, ..MessageOptions::default() },
         expires_in: request.expires_in,
         send_at: request.send_at,
-        idempotency: sending.idempotency("text", &body),
+        idempotency: sending.idempotency_key("text", &body),
     };
-    sending::deliver(&state, &instance, draft, sending.asynchronous).await
+    sending::submit_message(&state, &instance, draft, sending.asynchronous).await
 }
 
-fn mentions(phones: &[String]) -> Result<Vec<Recipient>, Invalid> {
+fn parse_mentions(phones: &[String]) -> Result<Vec<Recipient>, ValidationError> {
     let named = |(n, phone): (usize, &String)| {
-        phone.parse().map_err(|invalid: Invalid| Invalid::new(format!("mentions[{n}]"), invalid.reason))
+        phone.parse().map_err(|invalid: ValidationError| {
+            ValidationError::new(format!("mentions[{n}]"), invalid.reason)
+        })
     };
     phones.iter().enumerate().map(named).collect()
 }
 
 /// Sends a text message after showing the recipient that it is being written. Linked devices alone.
 #[utoipa::path(post, path = "/instances/{id}/messages/text-with-typing", tag = "messages",
-    request_body = TypedMessage, responses(SendAnswers))]
+    request_body = TextWithTypingMessage, responses(SendResponses))]
 pub async fn send_text_with_typing(
     State(state): State<AppState>,
-    Target(instance): Target,
-    sending: Sending,
+    TargetInstance(instance): TargetInstance,
+    sending: SendOptions,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
-    let request: TypedMessage<'_> = json::parse(&body)?;
-    let text = required("message", request.message)?;
-    let typing = typing_time(request.typing_duration, &text)?;
-    let draft = Draft {
+    let request: TextWithTypingMessage<'_> = json::parse(&body)?;
+    let text = required_text("message", request.message)?;
+    let typing = typing_duration(request.typing_duration, &text)?;
+    let draft = MessageDraft {
         to: request.phone.parse()?,
         content: Content::Text { body: text, preview_url: false },
-        quote: quote(request.reply_to)?,
-        manner: Manner { typing, ..Manner::default() },
+        quote: parse_quote(request.reply_to)?,
+        manner: MessageOptions { typing, ..MessageOptions::default() },
         expires_in: request.expires_in,
         send_at: request.send_at,
-        idempotency: sending.idempotency("text-with-typing", &body),
+        idempotency: sending.idempotency_key("text-with-typing", &body),
     };
-    sending::deliver(&state, &instance, draft, sending.asynchronous).await
+    sending::submit_message(&state, &instance, draft, sending.asynchronous).await
 }
 
 /// The longest time for which somebody may seem to write, in milliseconds: an attempt has to end.
-const LONGEST_TYPING: u64 = 25_000;
+const MAX_TYPING_MILLIS: u64 = 25_000;
 
 /// The asked time. Clients send 0 when they mean "as long as it takes": documented as 50 ms a character, half a second to
 /// five.
-fn typing_time(asked: Option<u64>, text: &str) -> Result<Duration, Invalid> {
+fn typing_duration(asked: Option<u64>, text: &str) -> Result<Duration, ValidationError> {
     let millis = match asked.filter(|millis| *millis > 0) {
-        Some(millis) if millis > LONGEST_TYPING => {
-            let reason = format!("is {millis}; it must be at most {LONGEST_TYPING} milliseconds");
-            return Err(Invalid::new("typing_duration", reason));
+        Some(millis) if millis > MAX_TYPING_MILLIS => {
+            let reason = format!("is {millis}; it must be at most {MAX_TYPING_MILLIS} milliseconds");
+            return Err(ValidationError::new("typing_duration", reason));
         }
         Some(millis) => millis,
         None => {
@@ -247,64 +251,64 @@ fn typing_time(asked: Option<u64>, text: &str) -> Result<Duration, Invalid> {
 
 /// Sends a poll. Linked devices alone.
 #[utoipa::path(post, path = "/instances/{id}/messages/poll", tag = "messages", request_body = PollMessage,
-    responses(SendAnswers))]
+    responses(SendResponses))]
 pub async fn send_poll(
     State(state): State<AppState>,
-    Target(instance): Target,
-    sending: Sending,
+    TargetInstance(instance): TargetInstance,
+    sending: SendOptions,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let request: PollMessage<'_> = json::parse(&body)?;
-    let draft = Draft {
+    let draft = MessageDraft {
         to: request.phone.parse()?,
         content: Content::Poll(Poll {
-            question: required("question", request.question)?,
+            question: required_text("question", request.question)?,
             options: request.options,
             selectable: request.selectable_count,
         }),
-        quote: quote(request.reply_to)?,
-        manner: Manner::default(),
+        quote: parse_quote(request.reply_to)?,
+        manner: MessageOptions::default(),
         expires_in: request.expires_in,
         send_at: request.send_at,
-        idempotency: sending.idempotency("poll", &body),
+        idempotency: sending.idempotency_key("poll", &body),
     };
-    sending::deliver(&state, &instance, draft, sending.asynchronous).await
+    sending::submit_message(&state, &instance, draft, sending.asynchronous).await
 }
 
 /// Sends a place.
 #[utoipa::path(post, path = "/instances/{id}/messages/location", tag = "messages",
-    request_body = LocationMessage, responses(SendAnswers))]
+    request_body = LocationMessage, responses(SendResponses))]
 pub async fn send_location(
     State(state): State<AppState>,
-    Target(instance): Target,
-    sending: Sending,
+    TargetInstance(instance): TargetInstance,
+    sending: SendOptions,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let request: LocationMessage<'_> = json::parse(&body)?;
-    let draft = Draft {
+    let draft = MessageDraft {
         to: request.phone.parse()?,
         content: Content::Location(Location {
             latitude: request.latitude,
             longitude: request.longitude,
-            name: filled(request.name),
-            address: filled(request.address),
+            name: non_empty(request.name),
+            address: non_empty(request.address),
         }),
-        quote: quote(request.reply_to)?,
-        manner: Manner::default(),
+        quote: parse_quote(request.reply_to)?,
+        manner: MessageOptions::default(),
         expires_in: request.expires_in,
         send_at: request.send_at,
-        idempotency: sending.idempotency("location", &body),
+        idempotency: sending.idempotency_key("location", &body),
     };
-    sending::deliver(&state, &instance, draft, sending.asynchronous).await
+    sending::submit_message(&state, &instance, draft, sending.asynchronous).await
 }
 
 /// Sends a contact card as a vCard, or cards in the form of the Cloud API.
 #[utoipa::path(post, path = "/instances/{id}/messages/contact", tag = "messages",
-    request_body = ContactMessage, responses(SendAnswers))]
+    request_body = ContactMessage, responses(SendResponses))]
 pub async fn send_contact(
     state: State<AppState>,
-    target: Target,
-    sending: Sending,
+    target: TargetInstance,
+    sending: SendOptions,
     body: JsonBody,
 ) -> Result<Response, ApiError> {
     send_cards(state, target, sending, body).await
@@ -312,11 +316,11 @@ pub async fn send_contact(
 
 /// The same as `contact`.
 #[utoipa::path(post, path = "/instances/{id}/messages/contacts", tag = "messages",
-    request_body = ContactMessage, responses(SendAnswers))]
+    request_body = ContactMessage, responses(SendResponses))]
 pub async fn send_contacts(
     state: State<AppState>,
-    target: Target,
-    sending: Sending,
+    target: TargetInstance,
+    sending: SendOptions,
     body: JsonBody,
 ) -> Result<Response, ApiError> {
     send_cards(state, target, sending, body).await
@@ -324,53 +328,55 @@ pub async fn send_contacts(
 
 async fn send_cards(
     State(state): State<AppState>,
-    Target(instance): Target,
-    sending: Sending,
+    TargetInstance(instance): TargetInstance,
+    sending: SendOptions,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let request: ContactMessage<'_> = json::parse(&body)?;
     let mut contacts = request.contacts;
-    if let Some(card) = filled(request.vcard) {
-        contacts.push(vcard::contact(&card, request.display_name.as_deref())?);
+    if let Some(card) = non_empty(request.vcard) {
+        contacts.push(vcard::parse_contact(&card, request.display_name.as_deref())?);
     }
     if contacts.is_empty() {
-        return Err(Invalid::new("vcard", "phone y vcard son requeridos: give vcard or contacts").into());
+        return Err(
+            ValidationError::new("vcard", "phone y vcard son requeridos: give vcard or contacts").into()
+        );
     }
-    let draft = Draft {
+    let draft = MessageDraft {
         to: request.phone.parse()?,
         content: Content::Contacts { contacts },
-        quote: quote(request.reply_to)?,
-        manner: Manner::default(),
+        quote: parse_quote(request.reply_to)?,
+        manner: MessageOptions::default(),
         expires_in: request.expires_in,
         send_at: request.send_at,
-        idempotency: sending.idempotency("contacts", &body),
+        idempotency: sending.idempotency_key("contacts", &body),
     };
-    sending::deliver(&state, &instance, draft, sending.asynchronous).await
+    sending::submit_message(&state, &instance, draft, sending.asynchronous).await
 }
 
 /// Reacts to a message, or takes a reaction back.
-#[utoipa::path(post, path = "/instances/{id}/messages/react", operation_id = "send_reaction", tag = "messages", request_body = Reaction,
-    responses(SendAnswers))]
+#[utoipa::path(post, path = "/instances/{id}/messages/react", operation_id = "send_reaction", tag = "messages", request_body = ReactionMessage,
+    responses(SendResponses))]
 pub async fn react(
     State(state): State<AppState>,
-    Target(instance): Target,
-    sending: Sending,
+    TargetInstance(instance): TargetInstance,
+    sending: SendOptions,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
-    let request: Reaction<'_> = json::parse(&body)?;
+    let request: ReactionMessage<'_> = json::parse(&body)?;
     let to = request.phone.parse()?;
-    let message = message_ref("message_id", &required("message_id", request.message_id)?)?;
-    let message_id = sending::provider_id(&state, &instance, "message_id", message)?;
-    let draft = Draft {
+    let message = parse_message_ref("message_id", &required_text("message_id", request.message_id)?)?;
+    let message_id = sending::resolve_provider_id(&state, &instance, "message_id", message)?;
+    let draft = MessageDraft {
         to,
         content: Content::Reaction { message_id: message_id.as_str().to_owned(), emoji: request.emoji },
         quote: None,
-        manner: Manner::default(),
+        manner: MessageOptions::default(),
         expires_in: request.expires_in,
         send_at: request.send_at,
-        idempotency: sending.idempotency("reaction", &body),
+        idempotency: sending.idempotency_key("reaction", &body),
     };
-    sending::deliver(&state, &instance, draft, sending.asynchronous).await
+    sending::submit_message(&state, &instance, draft, sending.asynchronous).await
 }
 
 #[cfg(test)]
@@ -378,8 +384,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_types_for_ever_and_zero_is_as_long_as_it_takes() {
-        let time = |asked, text: &str| typing_time(asked, text).map(|time| time.as_millis());
+    fn typing_duration_is_bounded_and_zero_is_automatic() {
+        let time = |asked, text: &str| typing_duration(asked, text).map(|time| time.as_millis());
         assert_eq!(time(Some(1500), "x"), Ok(1500));
         for automatic in [None, Some(0)] {
             assert_eq!(time(automatic, "Hola"), Ok(500));
@@ -390,9 +396,9 @@ mod tests {
     }
 
     #[test]
-    fn a_mention_that_is_nobody_is_named() {
+    fn invalid_mention_is_named() {
         let phones = ["573001234567".to_owned(), "ana".to_owned()];
-        assert_eq!(mentions(&phones).unwrap_err().field, "mentions[1]");
-        assert_eq!(mentions(&phones[..1]).unwrap()[0].to_string(), "573001234567");
+        assert_eq!(parse_mentions(&phones).unwrap_err().field, "mentions[1]");
+        assert_eq!(parse_mentions(&phones[..1]).unwrap()[0].to_string(), "573001234567");
     }
 }

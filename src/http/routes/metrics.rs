@@ -8,7 +8,7 @@ use crate::http::AppState;
 use crate::http::error::ApiError;
 
 /// OpenMetrics 1.0, "Overall Structure".
-const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const OPENMETRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// What Prometheus scrapes. It names the instances, so it needs the key.
 #[utoipa::path(get, path = "/metrics", operation_id = "get_metrics", tag = "node", responses(
@@ -17,6 +17,6 @@ const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 ))]
 pub async fn metrics(State(state): State<AppState>) -> Result<impl IntoResponse, ApiError> {
     let reading = tokio::task::spawn_blocking(move || (state.services.metrics)());
-    let text = reading.await.map_err(|_| ApiError::panicked())?;
-    Ok(([(CONTENT_TYPE, TEXT)], text))
+    let text = reading.await.map_err(|_| ApiError::handler_panicked())?;
+    Ok(([(CONTENT_TYPE, OPENMETRICS_TYPE)], text))
 }

@@ -11,17 +11,17 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::{JsonBody, Target};
-use crate::http::qr::{self, Form};
+use crate::http::extract::{JsonBody, TargetInstance};
+use crate::http::qr::{self, QrFormat};
 use crate::http::{AppState, json};
 use crate::instance::{self, InstanceView};
 use relevo_domain::ErrorKind;
 
-use super::instances::{InstanceAnswer, answer};
+use super::instances::{InstanceResponse, instance_response};
 
 /// What a phone scans.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct QrAnswer {
+pub struct QrResponse {
     success: bool,
     #[schema(example = "shop")]
     instance_id: String,
@@ -48,7 +48,7 @@ pub struct PairCodeRequest {
 
 /// What is typed in on the phone.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct PairCodeAnswer {
+pub struct PairCodeResponse {
     success: bool,
     #[schema(example = "ABCD1234")]
     code: String,
@@ -59,7 +59,7 @@ pub struct PairCodeAnswer {
 
 /// How far connecting is.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Progress {
+pub struct ConnectProgressResponse {
     success: bool,
     #[schema(example = "shop")]
     instance_id: String,
@@ -75,7 +75,7 @@ pub struct Progress {
 /// until it is asked for again. By `Accept` the code comes as JSON with a PNG in base64, as `image/png`, as
 /// `image/svg+xml`, or as its bare text (`text/plain`).
 #[utoipa::path(get, path = "/instances/{id}/qr", operation_id = "get_qr", tag = "instances", responses(
-    (status = 200, description = "The code.", body = QrAnswer),
+    (status = 200, description = "The code.", body = QrResponse),
     (status = 400, description = "It is linked to an account already.", body = ErrorBody),
     (status = 404, description = "No such instance.", body = ErrorBody),
     (status = 408, description = "WhatsApp gave no code in time.", body = ErrorBody),
@@ -84,25 +84,25 @@ pub struct Progress {
 ))]
 pub async fn qr(
     State(state): State<AppState>,
-    Target(id): Target,
+    TargetInstance(id): TargetInstance,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let code = state.services.instances.code(&id).await.map_err(no_code)?;
+    let code = state.services.instances.qr_code(&id).await.map_err(pairing_error)?;
     let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let failed = |cause: qr::Error| ApiError::internal(&cause);
     let typed = |kind: &'static str, body: Vec<u8>| ([(CONTENT_TYPE, kind)], body).into_response();
-    let mut response = match Form::accepted(accept) {
-        Form::Png => typed("image/png", qr::png(&code.qr).map_err(failed)?),
-        Form::Svg => typed("image/svg+xml", qr::svg(&code.qr).map_err(failed)?.into_bytes()),
-        Form::Text => typed("text/plain; charset=utf-8", code.qr.into_bytes()),
-        Form::Json => Json(QrAnswer {
+    let mut response = match QrFormat::from_accept(accept) {
+        QrFormat::Png => typed("image/png", qr::png(&code.text).map_err(failed)?),
+        QrFormat::Svg => typed("image/svg+xml", qr::svg(&code.text).map_err(failed)?.into_bytes()),
+        QrFormat::Text => typed("text/plain; charset=utf-8", code.text.into_bytes()),
+        QrFormat::Json => Json(QrResponse {
             success: true,
             instance_id: id.into(),
-            qr_code: STANDARD.encode(qr::png(&code.qr).map_err(failed)?),
+            qr_code: STANDARD.encode(qr::png(&code.text).map_err(failed)?),
             format: "base64",
             image_type: "png",
             expires_at: code.expires_at.to_string(),
-            code: code.qr,
+            code: code.text,
         })
         .into_response(),
     };
@@ -115,7 +115,7 @@ pub async fn qr(
 /// answer is typed in.
 #[utoipa::path(post, path = "/instances/{id}/pair-code", operation_id = "get_pair_code", tag = "instances",
     request_body = PairCodeRequest, responses(
-        (status = 200, description = "The code, and for how many seconds it is good.", body = PairCodeAnswer),
+        (status = 200, description = "The code, and for how many seconds it is good.", body = PairCodeResponse),
         (status = 400, description = "The number is wrong, or the instance is linked already.", body = ErrorBody),
         (status = 404, description = "No such instance.", body = ErrorBody),
         (status = 408, description = "WhatsApp was not ready in time.", body = ErrorBody),
@@ -125,44 +125,52 @@ pub async fn qr(
     ))]
 pub async fn pair_code(
     State(state): State<AppState>,
-    Target(id): Target,
+    TargetInstance(id): TargetInstance,
     JsonBody(body): JsonBody,
-) -> Result<Json<PairCodeAnswer>, ApiError> {
+) -> Result<Json<PairCodeResponse>, ApiError> {
     let phone = json::parse::<PairCodeRequest>(&body)?.phone.parse()?;
-    let pair = state.services.instances.pair_code(&id, &phone).await.map_err(no_code)?;
-    Ok(Json(PairCodeAnswer { success: true, code: pair.code, expires_in: pair.lasts.as_secs() }))
+    let pair = state.services.instances.request_pairing_code(&id, &phone).await.map_err(pairing_error)?;
+    Ok(Json(PairCodeResponse { success: true, code: pair.code, expires_in: pair.valid_for.as_secs() }))
 }
 
 /// Connects an instance that nobody asked to connect, and tells at once how far it is: for clients that draw the code
 /// themselves and ask again until `status` is `connected`.
 #[utoipa::path(get, path = "/instances/{id}/connect", operation_id = "get_connect", tag = "instances", responses(
-    (status = 200, description = "The code, when there is one, and the state.", body = Progress),
+    (status = 200, description = "The code, when there is one, and the state.", body = ConnectProgressResponse),
     (status = 404, description = "No such instance.", body = ErrorBody),
 ))]
-pub async fn progress(State(state): State<AppState>, Target(id): Target) -> Result<Json<Progress>, ApiError> {
-    let InstanceView { state: view, .. } = state.services.instances.wake(&id).await?;
-    let code = view.code.map(|code| code.qr);
-    Ok(Json(Progress { success: true, instance_id: id.into(), code, status: view.state.as_str() }))
+pub async fn progress(
+    State(state): State<AppState>,
+    TargetInstance(id): TargetInstance,
+) -> Result<Json<ConnectProgressResponse>, ApiError> {
+    let InstanceView { state: view, .. } = state.services.instances.connect_if_idle(&id).await?;
+    let code = view.qr_code.map(|code| code.text);
+    Ok(Json(ConnectProgressResponse {
+        success: true,
+        instance_id: id.into(),
+        code,
+        status: view.state.as_str(),
+    }))
 }
 
 /// Ends the link between the instance and its phone, and forgets the keys; what is queued waits. An instance that only
 /// is to stay away is disconnected instead.
 #[utoipa::path(post, path = "/instances/{id}/logout", operation_id = "logout_instance", tag = "instances",
     responses(
-        (status = 200, description = "It is nobody's device any more.", body = InstanceAnswer),
+        (status = 200, description = "It is nobody's device any more.", body = InstanceResponse),
         (status = 404, description = "No such instance.", body = ErrorBody),
         (status = 501, description = "The provider of this instance has no phone to be linked to.", body = ErrorBody),
     ))]
 pub async fn logout(
     State(state): State<AppState>,
-    Target(id): Target,
-) -> Result<Json<InstanceAnswer>, ApiError> {
+    TargetInstance(id): TargetInstance,
+) -> Result<Json<InstanceResponse>, ApiError> {
     let view = state.services.instances.logout(&id).await?;
-    answer(&state, view, Some("Sesión cerrada"))
+    instance_response(&state, view, Some("Sesión cerrada"))
 }
 
 /// An instance in a state in which no phone can be linked.
-fn no_code(error: instance::Error) -> ApiError {
+fn pairing_error(error: instance::Error) -> ApiError {
     match error {
         instance::Error::NotConnected { .. } => {
             ApiError::new(ErrorKind::Unavailable, format!("QR no disponible: {error}"))

@@ -7,16 +7,16 @@ use url::Url;
 use utoipa::ToSchema;
 
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::{JsonBody, Target};
+use crate::http::extract::{JsonBody, TargetInstance};
 use crate::http::{AppState, json};
 use crate::webhook::{EndpointConfig, EndpointUpdate, EndpointView, Events};
 use relevo_domain::{ErrorKind, InstanceId, InstanceNumber};
 
-use super::endpoints::{self, EndpointAnswer, NewEndpoint, Success};
+use super::endpoints::{self, EndpointResponse, NewEndpoint, SuccessResponse};
 
 /// An instance's webhook.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Webhook {
+pub struct InstanceWebhook {
     #[schema(example = "shop")]
     instance_id: String,
     #[schema(example = "https://example.com/events")]
@@ -31,8 +31,8 @@ pub struct Webhook {
     updated_at: String,
 }
 
-impl Webhook {
-    fn of(instance: InstanceId, view: EndpointView) -> Self {
+impl InstanceWebhook {
+    fn new(instance: InstanceId, view: EndpointView) -> Self {
         Self {
             instance_id: instance.into(),
             url: view.url.into(),
@@ -48,15 +48,15 @@ impl Webhook {
 /// Sets an instance's webhook. It replaces the one before, whose backlog it gets.
 #[utoipa::path(post, path = "/instances/{id}/webhook", operation_id = "set_webhook", tag = "webhooks",
     request_body = NewEndpoint, responses(
-        (status = 200, description = "It is set, durably.", body = EndpointAnswer),
+        (status = 200, description = "It is set, durably.", body = EndpointResponse),
         (status = 400, description = "The URL, an event's name or the secret is wrong.", body = ErrorBody),
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
 pub async fn set(
     State(state): State<AppState>,
-    Target(id): Target,
+    TargetInstance(id): TargetInstance,
     JsonBody(body): JsonBody,
-) -> Result<Json<EndpointAnswer>, ApiError> {
+) -> Result<Json<EndpointResponse>, ApiError> {
     let number = state.services.instances.get(&id)?.number;
     let asked: NewEndpoint = json::parse(&body)?;
     let webhooks = &state.services.webhooks;
@@ -71,42 +71,52 @@ pub async fn set(
             webhooks.update(present.id, update).await?
         }
     };
-    Ok(Json(EndpointAnswer::of(endpoints::shown(&state, view).await?)))
+    Ok(Json(EndpointResponse::new(endpoints::load_endpoint(&state, view).await?)))
 }
 
 /// An instance's webhook.
 #[utoipa::path(get, path = "/instances/{id}/webhook", operation_id = "get_webhook", tag = "webhooks", responses(
-    (status = 200, description = "The webhook.", body = Webhook),
+    (status = 200, description = "The webhook.", body = InstanceWebhook),
     (status = 404, description = "No such instance, or it has no webhook.", body = ErrorBody),
 ))]
-pub async fn get(State(state): State<AppState>, Target(id): Target) -> Result<Json<Webhook>, ApiError> {
+pub async fn get(
+    State(state): State<AppState>,
+    TargetInstance(id): TargetInstance,
+) -> Result<Json<InstanceWebhook>, ApiError> {
     let number = state.services.instances.get(&id)?.number;
-    let view = state.services.webhooks.primary(number).ok_or_else(none)?;
-    Ok(Json(Webhook::of(id, view)))
+    let view = state.services.webhooks.primary(number).ok_or_else(webhook_not_found)?;
+    Ok(Json(InstanceWebhook::new(id, view)))
 }
 
 /// Deletes an instance's webhook, with its backlog.
 #[utoipa::path(delete, path = "/instances/{id}/webhook", operation_id = "delete_webhook", tag = "webhooks",
     responses(
-        (status = 200, description = "It is gone.", body = Success),
+        (status = 200, description = "It is gone.", body = SuccessResponse),
         (status = 404, description = "No such instance, or it has no webhook.", body = ErrorBody),
     ))]
-pub async fn delete(State(state): State<AppState>, Target(id): Target) -> Result<Json<Success>, ApiError> {
+pub async fn delete(
+    State(state): State<AppState>,
+    TargetInstance(id): TargetInstance,
+) -> Result<Json<SuccessResponse>, ApiError> {
     let number = state.services.instances.get(&id)?.number;
     match state.services.webhooks.remove_primary(number).await? {
-        true => Ok(Success::answer()),
-        false => Err(none()),
+        true => Ok(SuccessResponse::json()),
+        false => Err(webhook_not_found()),
     }
 }
 
-fn none() -> ApiError {
+fn webhook_not_found() -> ApiError {
     let details = "this instance has no webhook; set one with POST /instances/{id}/webhook";
     ApiError::new(ErrorKind::NotFound, details)
 }
 
 /// What `webhook_url` of an instance asks for: an endpoint for every event, or for the one that is there another
 /// URL, or none any more.
-pub(super) async fn aim(state: &AppState, number: InstanceNumber, url: Option<Url>) -> Result<(), ApiError> {
+pub(super) async fn set_webhook(
+    state: &AppState,
+    number: InstanceNumber,
+    url: Option<Url>,
+) -> Result<(), ApiError> {
     let webhooks = &state.services.webhooks;
     match (webhooks.primary(number), url) {
         (_, None) => webhooks.remove_primary(number).await.map(drop),
@@ -120,19 +130,19 @@ pub(super) async fn aim(state: &AppState, number: InstanceNumber, url: Option<Ur
             webhooks.update(present.id, update).await.map(drop)
         }
     }
-    .map_err(at_webhook_url)
+    .map_err(with_webhook_url_field)
 }
 
 /// Refuses a `webhook_url` before anything else is done.
-pub(super) async fn check(state: &AppState, url: Option<&Url>) -> Result<(), ApiError> {
+pub(super) async fn check_webhook_url(state: &AppState, url: Option<&Url>) -> Result<(), ApiError> {
     match url {
-        Some(url) => state.services.webhooks.permits(url).await.map_err(at_webhook_url),
+        Some(url) => state.services.webhooks.check_url(url).await.map_err(with_webhook_url_field),
         None => Ok(()),
     }
 }
 
-fn at_webhook_url(error: crate::webhook::Error) -> ApiError {
+fn with_webhook_url_field(error: crate::webhook::Error) -> ApiError {
     let wrong = error.kind() == ErrorKind::Invalid;
     let error = ApiError::from(error);
-    if wrong { error.at("webhook_url") } else { error }
+    if wrong { error.with_field("webhook_url") } else { error }
 }

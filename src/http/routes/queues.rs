@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::Target;
+use crate::http::extract::TargetInstance;
 use crate::queue::{LaneStats, QueueStats};
 use relevo_domain::{InstanceId, InstanceNumber, Timestamp};
 
@@ -15,7 +15,7 @@ use super::instances::QueueDepth;
 
 /// What waits in one queue.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct QueueAnswer {
+pub struct QueueResponse {
     success: bool,
     data: Queue,
 }
@@ -64,22 +64,22 @@ struct Lane {
 }
 
 impl Queue {
-    fn of(instance: InstanceId, stats: QueueStats, now: Timestamp) -> Self {
+    fn new(instance: InstanceId, stats: QueueStats, now: Timestamp) -> Self {
         Self {
             instance_id: instance.into(),
-            depth: QueueDepth::of(stats.depth),
+            depth: QueueDepth::new(stats.depth),
             oldest_at: stats.oldest.map(|oldest| oldest.to_string()),
             oldest_age_seconds: stats.oldest.map(|oldest| now.since(oldest).as_secs()),
             in_flight: stats.in_flight,
             held: stats.held,
             due_later: stats.due_later,
-            lanes: stats.lanes.into_iter().map(|lane| Lane::of(lane, now)).collect(),
+            lanes: stats.lanes.into_iter().map(|lane| Lane::new(lane, now)).collect(),
         }
     }
 }
 
 impl Lane {
-    fn of(lane: LaneStats, now: Timestamp) -> Self {
+    fn new(lane: LaneStats, now: Timestamp) -> Self {
         Self {
             to: lane.to.to_string(),
             class: lane.class.as_str(),
@@ -90,32 +90,32 @@ impl Lane {
     }
 }
 
-async fn counted(state: &AppState, id: InstanceId, number: InstanceNumber) -> Result<Queue, ApiError> {
+async fn load_queue(state: &AppState, id: InstanceId, number: InstanceNumber) -> Result<Queue, ApiError> {
     let stats = state.services.queue.stats(number).await?;
-    Ok(Queue::of(id, stats, state.services.clock.now()))
+    Ok(Queue::new(id, stats, state.services.clock.now()))
 }
 
 /// What waits in an instance's queue, and for whom.
 #[utoipa::path(get, path = "/instances/{id}/queue", operation_id = "get_queue", tag = "queue", responses(
-    (status = 200, description = "The queue.", body = QueueAnswer),
+    (status = 200, description = "The queue.", body = QueueResponse),
     (status = 404, description = "No such instance.", body = ErrorBody),
 ))]
-pub async fn of_instance(
+pub async fn get_for_instance(
     State(state): State<AppState>,
-    Target(id): Target,
-) -> Result<Json<QueueAnswer>, ApiError> {
+    TargetInstance(id): TargetInstance,
+) -> Result<Json<QueueResponse>, ApiError> {
     let number = state.services.instances.get(&id)?.number;
-    Ok(Json(QueueAnswer { success: true, data: counted(&state, id, number).await? }))
+    Ok(Json(QueueResponse { success: true, data: load_queue(&state, id, number).await? }))
 }
 
 /// What waits in all queues.
 #[utoipa::path(get, path = "/queue", operation_id = "list_queues", tag = "queue", responses(
     (status = 200, description = "All queues, by the names of their instances.", body = QueueList),
 ))]
-pub async fn of_all(State(state): State<AppState>) -> Result<Json<QueueList>, ApiError> {
+pub async fn list_all(State(state): State<AppState>) -> Result<Json<QueueList>, ApiError> {
     let mut data = Vec::new();
     for view in state.services.instances.list() {
-        data.push(counted(&state, view.config.id, view.number).await?);
+        data.push(load_queue(&state, view.config.id, view.number).await?);
     }
     let total = data.iter().map(|queue| queue.depth.total).sum();
     Ok(Json(QueueList { success: true, data, total }))

@@ -6,14 +6,14 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::http::AppState;
-use crate::http::flask::{Refusal, RefusalBody};
+use crate::http::flask::{ApplicationError, ApplicationErrorBody};
 
 /// How the push is doing.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct RelayStatusAnswer {
+pub struct RelayStatusResponse {
     success: bool,
     status: RelayStatus,
-    queue_lengths: Lengths,
+    queue_lengths: QueueLengths,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -32,33 +32,33 @@ struct RelayStatus {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
-struct Lengths {
+struct QueueLengths {
     /// Messages that wait, the one in hand included.
     pending: u64,
 }
 
 /// How many messages wait.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct LengthsAnswer {
+pub struct QueueLengthsResponse {
     success: bool,
-    queue_lengths: Lengths,
+    queue_lengths: QueueLengths,
 }
 
 /// What waited is gone.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct QueueClearedAnswer {
+pub struct QueueClearedResponse {
     success: bool,
-    result: QueueCleared,
+    result: QueueClearResult,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
-struct QueueCleared {
+struct QueueClearResult {
     cleared: u64,
 }
 
 /// A message that says that it is a test.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-struct TestMessage {
+struct RelayTestMessage {
     #[schema(example = "test_user")]
     from: &'static str,
     #[serde(rename = "type")]
@@ -72,14 +72,14 @@ struct TestMessage {
 
 /// The test message joined the line.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct TestAnswer {
+pub struct RelayTestResponse {
     success: bool,
-    result: TestResult,
-    test_message: TestMessage,
+    result: RelayTestResult,
+    test_message: RelayTestMessage,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
-struct TestResult {
+struct RelayTestResult {
     success: bool,
     #[schema(example = "fifo_queue")]
     method: &'static str,
@@ -87,23 +87,23 @@ struct TestResult {
 
 /// The first message is tried now.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct RetryAnswer {
+pub struct RelayRetryResponse {
     success: bool,
-    result: RelayTold,
+    result: RelayActionResponse,
 }
 
 /// What was done.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct RelayTold {
+pub struct RelayActionResponse {
     success: bool,
     message: &'static str,
 }
 
 /// Tells how the push is doing; connects to the server to see whether it is there, for up to five seconds.
 #[utoipa::path(get, path = "/api/queue/status", operation_id = "get_relay_status", tag = "relay", responses(
-    (status = 200, description = "How it is doing.", body = RelayStatusAnswer),
+    (status = 200, description = "How it is doing.", body = RelayStatusResponse),
 ))]
-pub async fn status(State(state): State<AppState>) -> Result<Json<RelayStatusAnswer>, Refusal> {
+pub async fn status(State(state): State<AppState>) -> Result<Json<RelayStatusResponse>, ApplicationError> {
     let health = state.services.relay.health().await?;
     let status = RelayStatus {
         websocket_available: health.available,
@@ -113,62 +113,64 @@ pub async fn status(State(state): State<AppState>) -> Result<Json<RelayStatusAns
         queue_size: health.waiting,
         queue_healthy: health.healthy,
     };
-    let queue_lengths = Lengths { pending: health.waiting };
-    Ok(Json(RelayStatusAnswer { success: true, status, queue_lengths }))
+    let queue_lengths = QueueLengths { pending: health.waiting };
+    Ok(Json(RelayStatusResponse { success: true, status, queue_lengths }))
 }
 
 /// Tells how many messages wait.
 #[utoipa::path(get, path = "/api/queue/lengths", operation_id = "get_relay_lengths", tag = "relay", responses(
-    (status = 200, description = "So many.", body = LengthsAnswer),
+    (status = 200, description = "So many.", body = QueueLengthsResponse),
 ))]
-pub async fn lengths(State(state): State<AppState>) -> Result<Json<LengthsAnswer>, Refusal> {
+pub async fn lengths(State(state): State<AppState>) -> Result<Json<QueueLengthsResponse>, ApplicationError> {
     let pending = state.services.relay.waiting()?;
-    Ok(Json(LengthsAnswer { success: true, queue_lengths: Lengths { pending } }))
+    Ok(Json(QueueLengthsResponse { success: true, queue_lengths: QueueLengths { pending } }))
 }
 
 /// Throws away what waits. What is being pushed at this moment may arrive all the same.
 #[utoipa::path(delete, path = "/api/queue/clear", operation_id = "clear_relay", tag = "relay", responses(
-    (status = 200, description = "It is gone.", body = QueueClearedAnswer),
+    (status = 200, description = "It is gone.", body = QueueClearedResponse),
 ))]
-pub async fn clear(State(state): State<AppState>) -> Result<Json<QueueClearedAnswer>, Refusal> {
+pub async fn clear(State(state): State<AppState>) -> Result<Json<QueueClearedResponse>, ApplicationError> {
     let cleared = state.services.relay.clear().await?;
-    Ok(Json(QueueClearedAnswer { success: true, result: QueueCleared { cleared } }))
+    Ok(Json(QueueClearedResponse { success: true, result: QueueClearResult { cleared } }))
 }
 
 /// Puts a test message at the end of the line.
 #[utoipa::path(post, path = "/api/queue/test", operation_id = "test_relay", tag = "relay", responses(
-    (status = 200, description = "It waits, durably.", body = TestAnswer),
-    (status = 503, description = "Nothing is relayed, or there is no room.", body = RefusalBody),
+    (status = 200, description = "It waits, durably.", body = RelayTestResponse),
+    (status = 503, description = "Nothing is relayed, or there is no room.", body = ApplicationErrorBody),
 ))]
-pub async fn test(State(state): State<AppState>) -> Result<Json<TestAnswer>, Refusal> {
-    let test_message = TestMessage {
+pub async fn test(State(state): State<AppState>) -> Result<Json<RelayTestResponse>, ApplicationError> {
+    let test_message = RelayTestMessage {
         from: "test_user",
         kind: "text",
         text: "Mensaje de prueba del sistema de colas",
         timestamp: state.services.clock.now().seconds().to_string(),
     };
     state.services.relay.push(test_message.clone()).await?;
-    let result = TestResult { success: true, method: "fifo_queue" };
-    Ok(Json(TestAnswer { success: true, result, test_message }))
+    let result = RelayTestResult { success: true, method: "fifo_queue" };
+    Ok(Json(RelayTestResponse { success: true, result, test_message }))
 }
 
 /// Ends the pause after a failed attempt. Messages are tried again without it, too.
 #[utoipa::path(post, path = "/api/queue/retry_failed", operation_id = "retry_relay", tag = "relay", responses(
-    (status = 200, description = "The first message is tried now.", body = RetryAnswer),
-    (status = 503, description = "Nothing is relayed.", body = RefusalBody),
+    (status = 200, description = "The first message is tried now.", body = RelayRetryResponse),
+    (status = 503, description = "Nothing is relayed.", body = ApplicationErrorBody),
 ))]
-pub async fn retry_failed(State(state): State<AppState>) -> Result<Json<RetryAnswer>, Refusal> {
-    state.services.relay.hurry()?;
-    let result = RelayTold { success: true, message: "FIFO queue reintenta automáticamente" };
-    Ok(Json(RetryAnswer { success: true, result }))
+pub async fn retry_failed(
+    State(state): State<AppState>,
+) -> Result<Json<RelayRetryResponse>, ApplicationError> {
+    state.services.relay.retry_now()?;
+    let result = RelayActionResponse { success: true, message: "FIFO queue reintenta automáticamente" };
+    Ok(Json(RelayRetryResponse { success: true, result }))
 }
 
 /// Replaces whoever pushes. A message that is being pushed at this moment is pushed again.
 #[utoipa::path(post, path = "/api/queue/restart", operation_id = "restart_relay", tag = "relay", responses(
-    (status = 200, description = "Another one is at work.", body = RelayTold),
-    (status = 503, description = "Nothing is relayed.", body = RefusalBody),
+    (status = 200, description = "Another one is at work.", body = RelayActionResponse),
+    (status = 503, description = "Nothing is relayed.", body = ApplicationErrorBody),
 ))]
-pub async fn restart(State(state): State<AppState>) -> Result<Json<RelayTold>, Refusal> {
+pub async fn restart(State(state): State<AppState>) -> Result<Json<RelayActionResponse>, ApplicationError> {
     state.services.relay.restart().await?;
-    Ok(Json(RelayTold { success: true, message: "Procesador en funcionamiento" }))
+    Ok(Json(RelayActionResponse { success: true, message: "Procesador en funcionamiento" }))
 }

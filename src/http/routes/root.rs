@@ -13,7 +13,7 @@ use relevo_domain::InstanceState;
 
 /// Who answers here.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Service {
+pub struct ServiceInfo {
     #[schema(example = "relevo")]
     service: &'static str,
     version: &'static str,
@@ -22,9 +22,9 @@ pub struct Service {
 }
 
 /// Who answers here.
-#[utoipa::path(get, path = "/", operation_id = "get_service", tag = "node", responses((status = 200, description = "It runs.", body = Service)))]
-pub async fn root() -> Json<Service> {
-    Json(Service { service: "relevo", version: env!("CARGO_PKG_VERSION"), status: "running" })
+#[utoipa::path(get, path = "/", operation_id = "get_service", tag = "node", responses((status = 200, description = "It runs.", body = ServiceInfo)))]
+pub async fn service_info() -> Json<ServiceInfo> {
+    Json(ServiceInfo { service: "relevo", version: env!("CARGO_PKG_VERSION"), status: "running" })
 }
 
 /// The node's health, part by part.
@@ -33,14 +33,14 @@ pub struct HealthReport {
     /// `healthy` or `unhealthy`.
     #[schema(example = "healthy")]
     status: &'static str,
-    store: Part,
-    disk: Part,
+    store: ComponentHealth,
+    disk: ComponentHealth,
     /// How many instances are in which state. They do not make the node unhealthy: each has a state of its own.
     instances: InstanceCounts,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
-struct Part {
+struct ComponentHealth {
     /// `ok` or `error`.
     #[schema(example = "ok")]
     status: &'static str,
@@ -61,14 +61,14 @@ struct InstanceCounts {
     failed: usize,
 }
 
-impl Part {
-    fn of(failed: bool, reason: &'static str) -> Self {
+impl ComponentHealth {
+    fn new(failed: bool, reason: &'static str) -> Self {
         Self { status: if failed { "error" } else { "ok" }, reason: failed.then_some(reason) }
     }
 }
 
 impl InstanceCounts {
-    fn of(states: impl Iterator<Item = InstanceState>) -> Self {
+    fn from_states(states: impl Iterator<Item = InstanceState>) -> Self {
         let mut counts = Self::default();
         for state in states {
             counts.total += 1;
@@ -96,29 +96,34 @@ pub async fn health(State(state): State<AppState>) -> (StatusCode, Json<HealthRe
     let ok = !health.store_failed && !health.disk_full;
     let report = HealthReport {
         status: if ok { "healthy" } else { "unhealthy" },
-        store: Part::of(health.store_failed, "the database failed; restart the node, and see its log"),
-        disk: Part::of(
+        store: ComponentHealth::new(
+            health.store_failed,
+            "the database failed; restart the node, and see its log",
+        ),
+        disk: ComponentHealth::new(
             health.disk_full,
             "the disk is nearly full; free some space, and messages are accepted again",
         ),
-        instances: InstanceCounts::of(state.services.instances.list().iter().map(|view| view.state.state)),
+        instances: InstanceCounts::from_states(
+            state.services.instances.list().iter().map(|view| view.state.state),
+        ),
     };
     (if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(report))
 }
 
 /// The process answers.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Alive {
+pub struct LivenessResponse {
     #[schema(example = "alive")]
     status: &'static str,
 }
 
 /// Whether the process answers at all. Where this fails, a restart helps.
 #[utoipa::path(get, path = "/health/live", operation_id = "get_liveness", tag = "node", responses(
-    (status = 200, description = "It does.", body = Alive),
+    (status = 200, description = "It does.", body = LivenessResponse),
 ))]
-pub async fn live() -> Json<Alive> {
-    Json(Alive { status: "alive" })
+pub async fn live() -> Json<LivenessResponse> {
+    Json(LivenessResponse { status: "alive" })
 }
 
 /// Whether the node accepts messages; the same as `/health`.
@@ -134,6 +139,6 @@ pub async fn ready(state: State<AppState>) -> (StatusCode, Json<HealthReport>) {
 #[utoipa::path(get, path = "/openapi.json", operation_id = "get_openapi", tag = "node", responses(
     (status = 200, description = "The OpenAPI document of this API.", body = Object),
 ))]
-pub async fn document(State(state): State<AppState>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "application/json")], state.document.get().cloned().unwrap_or_default())
+pub async fn openapi_document(State(state): State<AppState>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], state.openapi_document.get().cloned().unwrap_or_default())
 }

@@ -8,8 +8,8 @@ use utoipa::ToSchema;
 
 use crate::http::CloudDefaults;
 use relevo_domain::{
-    AmbiguousPolicy, CloudApiSettings, InstanceConfig, InstanceId, Invalid, LinkedDeviceSettings,
-    ProviderKind, RateLimit, Secret,
+    AmbiguousPolicy, CloudApiSettings, InstanceConfig, InstanceId, LinkedDeviceSettings, ProviderKind,
+    RateLimit, Secret, ValidationError,
 };
 
 /// A new instance. All but `instance_id` and its provider's credentials may be left out.
@@ -41,26 +41,26 @@ pub struct UpdateInstance {
     /// Fields that are left out stay; new credentials resume an instance that paused because of the old ones.
     cloud_api: Option<CloudApi>,
     linked_device: Option<LinkedDevice>,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "double_option")]
     #[schema(value_type = Option<String>)]
     name: Option<Option<String>>,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "double_option")]
     #[schema(value_type = Option<String>)]
     webhook_url: Option<Option<String>>,
     sync_history: Option<bool>,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "double_option")]
     #[schema(value_type = Option<Rate>)]
     rate_limit: Option<Option<Rate>>,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "double_option")]
     #[schema(value_type = Option<u32>, minimum = 1)]
     workers: Option<Option<NonZeroU32>>,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "double_option")]
     #[schema(value_type = Option<OnAmbiguous>)]
     on_ambiguous: Option<Option<OnAmbiguous>>,
 }
 
 /// Tells `null` from a field that is not there.
-pub(super) fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+pub(super) fn double_option<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     from: D,
 ) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(from).map(Some)
@@ -96,11 +96,11 @@ impl std::fmt::Debug for CloudApi {
 pub struct LinkedDevice {
     /// Its way to WhatsApp: `http://` or `socks5://`, with user and password where the proxy asks for them. Never given
     /// back.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "double_option")]
     #[schema(value_type = Option<String>, example = "socks5://user:password@proxy.example:1080")]
     proxy: Option<Option<String>>,
     /// People whom it may write to first within a day; 0 is any number.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "double_option")]
     #[schema(value_type = Option<u32>, example = 100)]
     first_contacts_per_day: Option<Option<u32>>,
 }
@@ -116,7 +116,7 @@ impl std::fmt::Debug for LinkedDevice {
 impl LinkedDevice {
     fn apply(self, mut settings: LinkedDeviceSettings) -> LinkedDeviceSettings {
         if let Some(proxy) = self.proxy {
-            settings.proxy = secret(proxy);
+            settings.proxy = non_empty_secret(proxy);
         }
         if let Some(limit) = self.first_contacts_per_day {
             settings.first_contacts_per_day = limit;
@@ -156,20 +156,20 @@ pub enum OnAmbiguous {
 }
 
 impl CreateInstance {
-    pub fn into_config(self, defaults: &CloudDefaults) -> Result<InstanceConfig, Invalid> {
+    pub fn into_config(self, defaults: &CloudDefaults) -> Result<InstanceConfig, ValidationError> {
         let id: InstanceId = self.instance_id.parse()?;
         let provider = match (self.provider, &self.cloud_api) {
             (Some(ProviderName::CloudApi), None) => {
-                return Err(Invalid::new("cloud_api", "is required for the provider cloud_api"));
+                return Err(ValidationError::new("cloud_api", "is required for the provider cloud_api"));
             }
             (Some(ProviderName::LinkedDevice), Some(_)) => {
-                return Err(Invalid::new("cloud_api", "does not go with the provider linked_device"));
+                return Err(ValidationError::new("cloud_api", "does not go with the provider linked_device"));
             }
             (_, Some(_)) => ProviderKind::CloudApi,
             (_, None) => ProviderKind::LinkedDevice,
         };
         if self.linked_device.is_some() && provider != ProviderKind::LinkedDevice {
-            return Err(Invalid::new("linked_device", "does not go with the provider cloud_api"));
+            return Err(ValidationError::new("linked_device", "does not go with the provider cloud_api"));
         }
         let linked = |settings: LinkedDevice| settings.apply(LinkedDeviceSettings::default());
         Ok(InstanceConfig {
@@ -178,8 +178,8 @@ impl CreateInstance {
             provider,
             cloud_api: self.cloud_api.map(|cloud| cloud.into_settings(defaults)).transpose()?,
             linked_device: self.linked_device.map(linked),
-            webhook_url: webhook_url(self.webhook_url)?,
-            rate_limit: self.rate_limit.map(Rate::checked).transpose()?,
+            webhook_url: parse_webhook_url(self.webhook_url)?,
+            rate_limit: self.rate_limit.map(Rate::into_rate_limit).transpose()?,
             workers: self.workers,
             sync_history: self.sync_history.unwrap_or_default(),
             on_ambiguous: self.on_ambiguous.map(AmbiguousPolicy::from),
@@ -189,22 +189,22 @@ impl CreateInstance {
 
 impl UpdateInstance {
     /// Whether it says where events are sent.
-    pub fn names_webhook(&self) -> bool {
+    pub fn sets_webhook(&self) -> bool {
         self.webhook_url.is_some()
     }
 
     /// `config` with everything changed that was given.
-    pub fn apply(self, mut config: InstanceConfig) -> Result<InstanceConfig, Invalid> {
+    pub fn apply(self, mut config: InstanceConfig) -> Result<InstanceConfig, ValidationError> {
         if let Some(changes) = self.cloud_api {
             let Some(settings) = config.cloud_api.take() else {
                 let reason = format!("does not go with the provider {}", config.provider.as_str());
-                return Err(Invalid::new("cloud_api", reason));
+                return Err(ValidationError::new("cloud_api", reason));
             };
             config.cloud_api = Some(changes.apply(settings)?);
         }
         if let Some(changes) = self.linked_device {
             if config.provider != ProviderKind::LinkedDevice {
-                return Err(Invalid::new("linked_device", "does not go with the provider cloud_api"));
+                return Err(ValidationError::new("linked_device", "does not go with the provider cloud_api"));
             }
             config.linked_device = Some(changes.apply(config.linked_device.unwrap_or_default()));
         }
@@ -212,13 +212,13 @@ impl UpdateInstance {
             config.name = name.filter(|name| !name.is_empty());
         }
         if let Some(url) = self.webhook_url {
-            config.webhook_url = webhook_url(url)?;
+            config.webhook_url = parse_webhook_url(url)?;
         }
         if let Some(sync_history) = self.sync_history {
             config.sync_history = sync_history;
         }
         if let Some(rate) = self.rate_limit {
-            config.rate_limit = rate.map(Rate::checked).transpose()?;
+            config.rate_limit = rate.map(Rate::into_rate_limit).transpose()?;
         }
         if let Some(workers) = self.workers {
             config.workers = workers;
@@ -231,42 +231,42 @@ impl UpdateInstance {
 }
 
 impl CloudApi {
-    fn into_settings(self, defaults: &CloudDefaults) -> Result<CloudApiSettings, Invalid> {
+    fn into_settings(self, defaults: &CloudDefaults) -> Result<CloudApiSettings, ValidationError> {
         let required = |field: &str, text: Option<String>| {
             let text = text.filter(|text| !text.trim().is_empty());
-            text.ok_or_else(|| Invalid::new(format!("cloud_api.{field}"), "is required"))
+            text.ok_or_else(|| ValidationError::new(format!("cloud_api.{field}"), "is required"))
         };
         Ok(CloudApiSettings {
             phone_number_id: required("phone_number_id", self.phone_number_id)?,
             access_token: Secret::new(required("access_token", self.access_token)?),
-            app_secret: secret(self.app_secret).or_else(|| defaults.app_secret.clone()),
-            verify_token: secret(self.verify_token),
-            base_url: base_url(self.base_url)?.unwrap_or_else(|| defaults.base_url.clone()),
-            api_version: api_version(self.api_version)?.unwrap_or_else(|| defaults.api_version.clone()),
+            app_secret: non_empty_secret(self.app_secret).or_else(|| defaults.app_secret.clone()),
+            verify_token: non_empty_secret(self.verify_token),
+            base_url: parse_base_url(self.base_url)?.unwrap_or_else(|| defaults.base_url.clone()),
+            api_version: parse_api_version(self.api_version)?.unwrap_or_else(|| defaults.api_version.clone()),
         })
     }
 
-    fn apply(self, settings: CloudApiSettings) -> Result<CloudApiSettings, Invalid> {
+    fn apply(self, settings: CloudApiSettings) -> Result<CloudApiSettings, ValidationError> {
         let text = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
         Ok(CloudApiSettings {
             phone_number_id: text(self.phone_number_id).unwrap_or(settings.phone_number_id),
-            access_token: secret(self.access_token).unwrap_or(settings.access_token),
-            app_secret: secret(self.app_secret).or(settings.app_secret),
-            verify_token: secret(self.verify_token).or(settings.verify_token),
-            base_url: base_url(self.base_url)?.unwrap_or(settings.base_url),
-            api_version: api_version(self.api_version)?.unwrap_or(settings.api_version),
+            access_token: non_empty_secret(self.access_token).unwrap_or(settings.access_token),
+            app_secret: non_empty_secret(self.app_secret).or(settings.app_secret),
+            verify_token: non_empty_secret(self.verify_token).or(settings.verify_token),
+            base_url: parse_base_url(self.base_url)?.unwrap_or(settings.base_url),
+            api_version: parse_api_version(self.api_version)?.unwrap_or(settings.api_version),
         })
     }
 }
 
 impl Rate {
-    pub fn of(rate: RateLimit) -> Self {
+    pub fn new(rate: RateLimit) -> Self {
         Self { per_second: rate.per_second, burst: rate.burst }
     }
 
-    fn checked(self) -> Result<RateLimit, Invalid> {
+    fn into_rate_limit(self) -> Result<RateLimit, ValidationError> {
         if !self.per_second.is_finite() || self.per_second <= 0.0 {
-            return Err(Invalid::new("rate_limit.per_second", "must be more than 0"));
+            return Err(ValidationError::new("rate_limit.per_second", "must be more than 0"));
         }
         Ok(RateLimit { per_second: self.per_second, burst: self.burst })
     }
@@ -299,35 +299,35 @@ impl From<ProviderKind> for ProviderName {
     }
 }
 
-fn secret(text: Option<String>) -> Option<Secret> {
+fn non_empty_secret(text: Option<String>) -> Option<Secret> {
     text.filter(|text| !text.trim().is_empty()).map(Secret::new)
 }
 
-fn webhook_url(text: Option<String>) -> Result<Option<Url>, Invalid> {
-    web_address("webhook_url", text)
+fn parse_webhook_url(text: Option<String>) -> Result<Option<Url>, ValidationError> {
+    parse_http_url("webhook_url", text)
 }
 
-fn base_url(text: Option<String>) -> Result<Option<Url>, Invalid> {
-    web_address("cloud_api.base_url", text)
+fn parse_base_url(text: Option<String>) -> Result<Option<Url>, ValidationError> {
+    parse_http_url("cloud_api.base_url", text)
 }
 
 /// An http(s) address; none for an empty text.
-pub(super) fn web_address(field: &str, text: Option<String>) -> Result<Option<Url>, Invalid> {
+pub(super) fn parse_http_url(field: &str, text: Option<String>) -> Result<Option<Url>, ValidationError> {
     let Some(text) = text.filter(|text| !text.trim().is_empty()) else { return Ok(None) };
     match Url::parse(text.trim()) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(Some(url)),
-        _ => Err(Invalid::new(field, "must be an address that begins with https:// or http://")),
+        _ => Err(ValidationError::new(field, "must be an address that begins with https:// or http://")),
     }
 }
 
 /// `v` and a version number; none for an empty text.
-fn api_version(text: Option<String>) -> Result<Option<String>, Invalid> {
+fn parse_api_version(text: Option<String>) -> Result<Option<String>, ValidationError> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
     let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     let version = text.strip_prefix('v').and_then(|rest| rest.split_once('.'));
     match version {
         Some((major, minor)) if number(major) && number(minor) => Ok(Some(text)),
-        _ => Err(Invalid::new("cloud_api.api_version", "must look like v25.0")),
+        _ => Err(ValidationError::new("cloud_api.api_version", "must look like v25.0")),
     }
 }
 
@@ -346,18 +346,18 @@ mod tests {
         }
     }
 
-    fn created(body: Value) -> Result<InstanceConfig, Invalid> {
+    fn parse_config(body: Value) -> Result<InstanceConfig, ValidationError> {
         serde_json::from_value::<CreateInstance>(body).unwrap().into_config(&defaults())
     }
 
-    fn shop() -> InstanceConfig {
+    fn sample_config() -> InstanceConfig {
         let cloud_api = json!({ "phone_number_id": "1", "access_token": "t" });
-        created(json!({ "instance_id": "shop", "cloud_api": cloud_api })).unwrap()
+        parse_config(json!({ "instance_id": "shop", "cloud_api": cloud_api })).unwrap()
     }
 
     #[test]
-    fn what_is_left_out_comes_from_the_node() {
-        let config = shop();
+    fn omitted_settings_use_the_defaults_of_the_node() {
+        let config = sample_config();
         assert_eq!(config.provider, ProviderKind::CloudApi);
         let cloud = config.cloud_api.unwrap();
         assert_eq!(cloud.base_url.as_str(), "https://graph.facebook.com/");
@@ -368,16 +368,17 @@ mod tests {
     }
 
     #[test]
-    fn the_names_that_clients_use_are_read() {
+    fn instance_id_aliases_are_read() {
         for name in ["instance_id", "id", "instanceName", "instanceID"] {
-            let config = created(json!({ name: "shop", "webhook_url": "", "sync_history": true })).unwrap();
+            let config =
+                parse_config(json!({ name: "shop", "webhook_url": "", "sync_history": true })).unwrap();
             assert_eq!(config.id.as_str(), "shop");
             assert_eq!((config.provider, config.webhook_url), (ProviderKind::LinkedDevice, None));
         }
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn invalid_setting_is_named() {
         let cloud = json!({ "phone_number_id": "1", "access_token": "t" });
         for (field, body) in [
             ("instance_id", json!({})),
@@ -389,13 +390,13 @@ mod tests {
             ("webhook_url", json!({ "id": "a", "webhook_url": "example.com" })),
             ("rate_limit.per_second", json!({ "id": "a", "rate_limit": { "per_second": 0.0, "burst": 1 } })),
         ] {
-            assert_eq!(created(body.clone()).unwrap_err().field, field, "{body}");
+            assert_eq!(parse_config(body.clone()).unwrap_err().field, field, "{body}");
         }
     }
 
     #[test]
-    fn a_linked_device_is_told_its_way_and_its_limit() {
-        let config = created(json!({
+    fn linked_device_proxy_and_limit_are_set() {
+        let config = parse_config(json!({
             "id": "a", "linked_device": { "proxy": "socks5://p:1080", "first_contacts_per_day": 5 },
         }))
         .unwrap();
@@ -409,23 +410,24 @@ mod tests {
         expected.proxy = None;
         assert_eq!(config.linked_device, Some(expected));
         let update = serde_json::from_value::<UpdateInstance>(json!({ "linked_device": {} })).unwrap();
-        assert_eq!(update.apply(shop()).unwrap_err().field, "linked_device");
+        assert_eq!(update.apply(sample_config()).unwrap_err().field, "linked_device");
     }
 
     #[test]
-    fn an_update_changes_what_it_names_and_nothing_else() {
+    fn update_changes_only_the_given_fields() {
         let update =
             |body: Value, config| serde_json::from_value::<UpdateInstance>(body).unwrap().apply(config);
-        let mut expected = shop();
-        let config = update(json!({ "cloud_api": { "access_token": "new" }, "workers": 3 }), shop()).unwrap();
+        let mut expected = sample_config();
+        let config =
+            update(json!({ "cloud_api": { "access_token": "new" }, "workers": 3 }), sample_config()).unwrap();
         expected.workers = NonZeroU32::new(3);
         expected.cloud_api.as_mut().unwrap().access_token = Secret::new("new");
         assert_eq!(config, expected);
         let config =
             update(json!({ "workers": null, "cloud_api": { "access_token": "t" } }), config).unwrap();
-        assert_eq!(config, shop());
+        assert_eq!(config, sample_config());
         assert_eq!(
-            update(json!({ "cloud_api": { "base_url": "x" } }), shop()).unwrap_err().field,
+            update(json!({ "cloud_api": { "base_url": "x" } }), sample_config()).unwrap_err().field,
             "cloud_api.base_url"
         );
     }

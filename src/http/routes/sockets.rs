@@ -10,18 +10,18 @@ use serde_json::{Value, json};
 
 use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::{QueryOf, Target};
-use crate::http::feed::{Feed, Scope, Told};
-use crate::http::socket::{self, End, Frames};
+use crate::http::extract::{QueryParams, TargetInstance};
+use crate::http::feed::{EventReader, EventScope, StreamedEvent};
+use crate::http::socket::{self, CloseReason, FrameSource};
 
-use super::events::{Asked, feed};
+use super::events::{EventQuery, open_reader};
 
 /// The longest place that a reason repeats, so that both fit a control frame.
-const LONGEST_PLACE: usize = 40;
+const MAX_CURSOR_LENGTH: usize = 40;
 
 /// A frame: the documented two fields, and where to go on behind it.
 #[derive(Serialize)]
-struct Frame {
+struct EventFrame {
     #[serde(rename = "type")]
     kind: String,
     payload: Value,
@@ -32,14 +32,14 @@ struct Frame {
     cursor: String,
 }
 
-impl Frame {
-    fn of(told: Told) -> Self {
+impl EventFrame {
+    fn new(told: StreamedEvent) -> Self {
         let event = told.item.envelope.event;
-        let (kind, instance, data) = (event.kind, told.name, event.data);
+        let (kind, instance, data) = (event.kind, told.instance_id, event.data);
         let payload = match kind.as_str() {
             "status" => json!({ "instance_id": instance, "status": data.get("status") }),
             "qr" => json!({ "instance_id": instance, "qr": data.get("qr") }),
-            "presence" => json!({ "instance_id": instance, "data": presence(data) }),
+            "presence" => json!({ "instance_id": instance, "data": presence_payload(data) }),
             _ => json!({ "instance_id": instance, "data": data }),
         };
         let (sequence, timestamp) = (told.item.envelope.sequence, event.at.seconds());
@@ -48,7 +48,7 @@ impl Frame {
 }
 
 /// What webhooks call `state` is `type` here.
-fn presence(mut data: Value) -> Value {
+fn presence_payload(mut data: Value) -> Value {
     if let Some(fields) = data.as_object_mut()
         && let Some(state) = fields.remove("state")
     {
@@ -58,47 +58,52 @@ fn presence(mut data: Value) -> Value {
 }
 
 /// What one client is told.
-struct Telling {
-    feed: Feed,
+struct EventFrameSource {
+    reader: EventReader,
     /// The places behind the last frame that left, and behind the one that was handed out last.
-    taken: String,
-    handed: String,
+    sent_cursor: String,
+    pending_cursor: String,
 }
 
-impl Frames for Telling {
-    async fn next(&mut self) -> Result<String, End> {
-        self.taken.clone_from(&self.handed);
-        match self.feed.next().await {
+impl FrameSource for EventFrameSource {
+    async fn next_frame(&mut self) -> Result<String, CloseReason> {
+        self.sent_cursor.clone_from(&self.pending_cursor);
+        match self.reader.next().await {
             Ok(Some(told)) => {
-                self.handed.clone_from(&told.cursor);
-                Ok(serde_json::to_string(&Frame::of(told)).unwrap_or_default())
+                self.pending_cursor.clone_from(&told.cursor);
+                Ok(serde_json::to_string(&EventFrame::new(told)).unwrap_or_default())
             }
-            Ok(None) => Err(End::new(socket::NORMAL, "the instance is gone")),
+            Ok(None) => Err(CloseReason::new(socket::CLOSE_NORMAL, "the instance is gone")),
             Err(error) => {
                 tracing::error!(%error, "a WebSocket ends because the log cannot be read");
-                Err(End::new(socket::FAILED, "the events cannot be read"))
+                Err(CloseReason::new(socket::CLOSE_INTERNAL_ERROR, "the events cannot be read"))
             }
         }
     }
 
-    fn resume(&self) -> String {
-        match self.taken.as_str() {
-            place if place.len() <= LONGEST_PLACE => format!("resume with after={place}"),
+    fn resume_hint(&self) -> String {
+        match self.sent_cursor.as_str() {
+            place if place.len() <= MAX_CURSOR_LENGTH => format!("resume with after={place}"),
             _ => "resume with the last cursor as after".to_owned(),
         }
     }
 }
 
-async fn open(
+async fn open_socket(
     state: &AppState,
-    scope: Scope,
-    asked: &Asked,
+    scope: EventScope,
+    asked: &EventQuery,
     headers: &HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
-    let feed = feed(state, scope, asked.kinds()?, asked.after.as_deref()).await?;
+    let feed = open_reader(state, scope, asked.kinds()?, asked.after.as_deref()).await?;
     let place = feed.cursor();
-    socket::open(state, headers, upgrade, Telling { feed, taken: place.clone(), handed: place })
+    socket::accept_upgrade(
+        state,
+        headers,
+        upgrade,
+        EventFrameSource { reader: feed, sent_cursor: place.clone(), pending_cursor: place },
+    )
 }
 
 /// What happens to an instance, as WebSocket frames `{"type","payload","sequence","timestamp","cursor"}`. The payload
@@ -106,54 +111,54 @@ async fn open(
 /// begins with what comes next. A reader that falls silent or takes nothing is disconnected, with the place to resume
 /// from.
 #[utoipa::path(get, path = "/instances/{id}/ws", operation_id = "instance_socket", tag = "events",
-    params(Asked), responses(
+    params(EventQuery), responses(
         (status = 101, description = "Frames follow."),
         (status = 400, description = "A parameter is wrong, or it is no upgrade.", body = ErrorBody),
         (status = 404, description = "No such instance.", body = ErrorBody),
         (status = 503, description = "There are as many streams as there may be.", body = ErrorBody),
     ))]
-pub async fn of_instance(
+pub async fn open_for_instance(
     State(state): State<AppState>,
-    Target(id): Target,
-    QueryOf(asked): QueryOf<Asked>,
+    TargetInstance(id): TargetInstance,
+    QueryParams(asked): QueryParams<EventQuery>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
-    let scope = Scope::Instance(state.services.instances.get(&id)?.number);
-    open(&state, scope, &asked, &headers, upgrade).await
+    let scope = EventScope::Instance(state.services.instances.get(&id)?.number);
+    open_socket(&state, scope, &asked, &headers, upgrade).await
 }
 
 /// The same for all instances.
 #[utoipa::path(get, path = "/ws", operation_id = "socket", tag = "events",
-    params(Asked), responses(
+    params(EventQuery), responses(
         (status = 101, description = "Frames follow."),
         (status = 400, description = "A parameter is wrong, or it is no upgrade.", body = ErrorBody),
         (status = 503, description = "There are as many streams as there may be.", body = ErrorBody),
     ))]
-pub async fn of_all(
+pub async fn open_for_all(
     State(state): State<AppState>,
-    QueryOf(asked): QueryOf<Asked>,
+    QueryParams(asked): QueryParams<EventQuery>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
-    open(&state, Scope::All, &asked, &headers, upgrade).await
+    open_socket(&state, EventScope::All, &asked, &headers, upgrade).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::{Envelope, Event, Item};
+    use crate::events::{Envelope, Event, LogItem};
     use relevo_domain::{InstanceNumber, Timestamp};
 
     fn frame(kind: &str, data: Value) -> Value {
         let event = Event { kind: kind.to_owned(), at: Timestamp(1_700_000_000_900), data };
-        let item = Item { instance: InstanceNumber::FIRST, envelope: Envelope { sequence: 7, event } };
-        let told = Told { item, name: "shop".parse().unwrap(), cursor: "7".to_owned() };
-        serde_json::to_value(Frame::of(told)).unwrap()
+        let item = LogItem { instance: InstanceNumber::FIRST, envelope: Envelope { sequence: 7, event } };
+        let told = StreamedEvent { item, instance_id: "shop".parse().unwrap(), cursor: "7".to_owned() };
+        serde_json::to_value(EventFrame::new(told)).unwrap()
     }
 
     #[test]
-    fn frames_are_the_documented_ones_and_tell_where_to_resume() {
+    fn frame_has_the_documented_form_and_a_cursor() {
         let expected = |kind: &str, payload: Value| {
             let (sequence, timestamp) = (7, 1_700_000_000);
             json!({

@@ -11,26 +11,26 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::{QueryOf, Target};
-use crate::http::page::{self, Page};
+use crate::http::extract::{QueryParams, TargetInstance};
+use crate::http::page::{self, PageResponse};
 use crate::http::{AppState, body};
-use crate::inbound::{self, Account, Kept, KeptPlace};
-use relevo_domain::{InstanceId, Invalid, Timestamp};
+use crate::inbound::{self, QuarantineId, QuarantinedBody, WebhookAccount};
+use relevo_domain::{InstanceId, Timestamp, ValidationError};
 
 /// The largest delivery that is taken, in bytes. Meta's are up to 3 MB (developers.facebook.com, WhatsApp
 /// webhooks).
 const BODY_LIMIT: usize = 4 << 20;
 
 /// The most kept deliveries of a page.
-const MOST_KEPT: usize = 10;
+const MAX_QUARANTINED: usize = 10;
 
 /// Carries `sha256=` and the HMAC of the body under the app secret.
-const SIGNATURE: &str = "x-hub-signature-256";
+const SIGNATURE_HEADER: &str = "x-hub-signature-256";
 
 /// What Meta asks when the webhook's address is entered.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct Verification {
+pub struct VerificationQuery {
     /// `subscribe`.
     #[serde(rename = "hub.mode", default)]
     #[param(required = true)]
@@ -47,7 +47,7 @@ pub struct Verification {
 
 /// The delivery is durable.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Taken {
+pub struct WebhookReceivedResponse {
     success: bool,
     /// Always the same words, which callers of the documented system know.
     #[schema(example = "Webhook enviado al WebSocket")]
@@ -56,7 +56,7 @@ pub struct Taken {
 
 /// A delivery that nobody understood, as it came.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct KeptBody {
+pub struct QuarantinedWebhook {
     received_at: String,
     /// What about it made no sense, and where.
     reason: String,
@@ -73,7 +73,7 @@ pub struct KeptBody {
 /// Which page of kept deliveries.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct Wanted {
+pub struct QuarantineQuery {
     /// The `next` of the page before.
     after: Option<String>,
     /// 1 to 500, of which at most 10 are given at once; each may have megabytes.
@@ -81,21 +81,21 @@ pub struct Wanted {
 }
 
 /// Answers Meta's verification of this address.
-#[utoipa::path(get, path = "/webhook", operation_id = "verify_webhook", tag = "webhook", params(Verification), responses(
+#[utoipa::path(get, path = "/webhook", operation_id = "verify_webhook", tag = "webhook", params(VerificationQuery), responses(
     (status = 200, description = "The challenge.", body = String, content_type = "text/plain"),
     (status = 400, description = "There is no challenge.", body = ErrorBody),
     (status = 403, description = "The word is not one of ours.", body = String, content_type = "text/plain"),
 ))]
 pub async fn verify(
     State(state): State<AppState>,
-    query: Result<Query<Verification>, QueryRejection>,
+    query: Result<Query<VerificationQuery>, QueryRejection>,
 ) -> Response {
-    challenge(&state, &state.services.instances.accounts(), query)
+    answer_challenge(&state, &state.services.instances.accounts(), query)
 }
 
 /// Answers Meta's verification of one instance's own address.
 #[utoipa::path(get, path = "/instances/{id}/cloud-webhook", operation_id = "verify_cloud_webhook", tag = "webhook",
-    params(("id" = String, Path, description = "The instance's name."), Verification), responses(
+    params(("id" = String, Path, description = "The instance's name."), VerificationQuery), responses(
         (status = 200, description = "The challenge.", body = String, content_type = "text/plain"),
         (status = 400, description = "There is no challenge.", body = ErrorBody),
         (status = 403, description = "The word is neither the instance's nor the node's.", body = String,
@@ -105,11 +105,11 @@ pub async fn verify(
     ))]
 pub async fn verify_for_instance(
     State(state): State<AppState>,
-    Target(id): Target,
-    query: Result<Query<Verification>, QueryRejection>,
+    TargetInstance(id): TargetInstance,
+    query: Result<Query<VerificationQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
-    let account = account_of(&state, &id);
-    let answer = challenge(&state, account.as_slice(), query);
+    let account = find_account(&state, &id);
+    let answer = answer_challenge(&state, account.as_slice(), query);
     // Who does not know a word is not told who exists.
     if account.is_none() && answer.status() != StatusCode::FORBIDDEN {
         return Err(ApiError::unknown_instance(id.as_str()));
@@ -117,19 +117,19 @@ pub async fn verify_for_instance(
     Ok(answer)
 }
 
-fn challenge(
+fn answer_challenge(
     state: &AppState,
-    accounts: &[Account],
-    query: Result<Query<Verification>, QueryRejection>,
+    accounts: &[WebhookAccount],
+    query: Result<Query<VerificationQuery>, QueryRejection>,
 ) -> Response {
     let known = query.ok().filter(|Query(asked)| {
         let node_token = state.cloud_defaults.verify_token.as_ref();
-        inbound::verify(accounts, node_token, &asked.mode, &asked.verify_token)
+        inbound::verify_subscription(accounts, node_token, &asked.mode, &asked.verify_token)
     });
     match known {
         None => (StatusCode::FORBIDDEN, "Error de verificación").into_response(),
         Some(Query(asked)) if asked.challenge.is_empty() => {
-            ApiError::from(Invalid::new("hub.challenge", "is missing")).into_response()
+            ApiError::from(ValidationError::new("hub.challenge", "is missing")).into_response()
         }
         Some(Query(asked)) => asked.challenge.into_response(),
     }
@@ -141,7 +141,7 @@ fn challenge(
     params(("X-Hub-Signature-256" = String, Header,
         description = "`sha256=` and the HMAC-SHA256 of the body under the app secret.")),
     responses(
-        (status = 200, description = "It is durable; Meta may forget it.", body = Taken),
+        (status = 200, description = "It is durable; Meta may forget it.", body = WebhookReceivedResponse),
         (status = 400, description = "The body broke off.", body = ErrorBody),
         (status = 403, description = "The signature is missing or wrong.", body = ErrorBody),
         (status = 413, description = "It is larger than Meta's webhooks are.", body = ErrorBody),
@@ -150,9 +150,9 @@ fn challenge(
 pub async fn receive(
     State(state): State<AppState>,
     headers: HeaderMap,
-    Delivery(delivery): Delivery,
-) -> Result<Json<Taken>, ApiError> {
-    take(&state, &state.services.instances.accounts(), &headers, delivery).await
+    RawWebhook(delivery): RawWebhook,
+) -> Result<Json<WebhookReceivedResponse>, ApiError> {
+    receive_delivery(&state, &state.services.instances.accounts(), &headers, delivery).await
 }
 
 /// The same for one instance: what concerns another one is kept, and nobody is told of it. For an instance that there
@@ -162,7 +162,7 @@ pub async fn receive(
     params(("id" = String, Path, description = "The instance's name."), ("X-Hub-Signature-256" = String, Header,
         description = "`sha256=` and the HMAC-SHA256 of the body under the app secret.")),
     responses(
-        (status = 200, description = "It is durable; Meta may forget it.", body = Taken),
+        (status = 200, description = "It is durable; Meta may forget it.", body = WebhookReceivedResponse),
         (status = 400, description = "The body broke off.", body = ErrorBody),
         (status = 403, description = "The signature is missing or wrong, or there is no such instance on the Cloud API.",
             body = ErrorBody),
@@ -171,63 +171,63 @@ pub async fn receive(
     ))]
 pub async fn receive_for_instance(
     State(state): State<AppState>,
-    Target(id): Target,
+    TargetInstance(id): TargetInstance,
     headers: HeaderMap,
-    Delivery(delivery): Delivery,
-) -> Result<Json<Taken>, ApiError> {
-    match account_of(&state, &id) {
-        Some(account) => take(&state, &[account], &headers, delivery).await,
-        None => Err(state.services.inbound.refused_for_address().into()),
+    RawWebhook(delivery): RawWebhook,
+) -> Result<Json<WebhookReceivedResponse>, ApiError> {
+    match find_account(&state, &id) {
+        Some(account) => receive_delivery(&state, &[account], &headers, delivery).await,
+        None => Err(state.services.inbound.reject_unknown_instance().into()),
     }
 }
 
-async fn take(
+async fn receive_delivery(
     state: &AppState,
-    accounts: &[Account],
+    accounts: &[WebhookAccount],
     headers: &HeaderMap,
-    delivery: body::Arrived,
-) -> Result<Json<Taken>, ApiError> {
-    let signature = headers.get(SIGNATURE).and_then(|value| value.to_str().ok());
+    delivery: body::ReceivedBody,
+) -> Result<Json<WebhookReceivedResponse>, ApiError> {
+    let signature = headers.get(SIGNATURE_HEADER).and_then(|value| value.to_str().ok());
     let received = state.services.inbound.receive(accounts, delivery.bytes, signature).await?;
     tracing::debug!(?received, "webhook");
-    Ok(Json(Taken { success: true, message: "Webhook enviado al WebSocket" }))
+    Ok(Json(WebhookReceivedResponse { success: true, message: "Webhook enviado al WebSocket" }))
 }
 
-fn account_of(state: &AppState, id: &InstanceId) -> Option<Account> {
+fn find_account(state: &AppState, id: &InstanceId) -> Option<WebhookAccount> {
     let accounts = state.services.instances.accounts();
     accounts.iter().find(|account| account.name == *id).cloned()
 }
 
 /// Deliveries that nobody understood, the newest first. The newest 200 are kept.
-#[utoipa::path(get, path = "/webhook/kept", operation_id = "list_kept_webhooks", tag = "webhook", params(Wanted),
+#[utoipa::path(get, path = "/webhook/kept", operation_id = "list_kept_webhooks", tag = "webhook", params(QuarantineQuery),
     responses(
-        (status = 200, description = "A page of them.", body = Page<KeptBody>),
+        (status = 200, description = "A page of them.", body = PageResponse<QuarantinedWebhook>),
         (status = 400, description = "A parameter is wrong.", body = ErrorBody),
     ))]
-pub async fn kept(
+pub async fn list_quarantined(
     State(state): State<AppState>,
-    QueryOf(wanted): QueryOf<Wanted>,
-) -> Result<Json<Page<KeptBody>>, ApiError> {
-    let limit = page::limit(wanted.limit)?.min(MOST_KEPT);
-    let after = wanted.after.as_deref().map(place).transpose()?;
-    let found = state.services.inbound.kept(after, limit).await?;
-    let cursor = |kept: &Kept| Some(format!("{}.{}", kept.place.at.millis(), kept.place.nonce));
-    Ok(Json(Page::of(found, limit, cursor)))
+    QueryParams(wanted): QueryParams<QuarantineQuery>,
+) -> Result<Json<PageResponse<QuarantinedWebhook>>, ApiError> {
+    let limit = page::validate_limit(wanted.limit)?.min(MAX_QUARANTINED);
+    let after = wanted.after.as_deref().map(parse_cursor).transpose()?;
+    let found = state.services.inbound.list_quarantined(after, limit).await?;
+    let cursor = |kept: &QuarantinedBody| Some(format!("{}.{}", kept.id.at.millis(), kept.id.nonce));
+    Ok(Json(PageResponse::new(found, limit, cursor)))
 }
 
 /// The place that a page's `next` names.
-fn place(cursor: &str) -> Result<KeptPlace, Invalid> {
+fn parse_cursor(cursor: &str) -> Result<QuarantineId, ValidationError> {
     let parts = cursor.split_once('.').and_then(|(at, nonce)| {
-        Some(KeptPlace { at: Timestamp(at.parse().ok()?), nonce: nonce.parse().ok()? })
+        Some(QuarantineId { at: Timestamp(at.parse().ok()?), nonce: nonce.parse().ok()? })
     });
-    parts.ok_or_else(|| Invalid::new("after", "must be the `next` of the page before"))
+    parts.ok_or_else(|| ValidationError::new("after", "must be the `next` of the page before"))
 }
 
-impl From<Kept> for KeptBody {
-    fn from(kept: Kept) -> Self {
+impl From<QuarantinedBody> for QuarantinedWebhook {
+    fn from(kept: QuarantinedBody) -> Self {
         let text = std::str::from_utf8(&kept.body).ok().map(str::to_owned);
         Self {
-            received_at: kept.place.at.to_string(),
+            received_at: kept.id.at.to_string(),
             reason: kept.reason,
             bytes: kept.size,
             body_base64: text.is_none().then(|| STANDARD.encode(&kept.body)),
@@ -237,16 +237,16 @@ impl From<Kept> for KeptBody {
 }
 
 /// The raw bytes of a webhook: they are what is signed.
-pub(in crate::http) struct Delivery(body::Arrived);
+pub(in crate::http) struct RawWebhook(body::ReceivedBody);
 
-impl FromRequest<AppState> for Delivery {
+impl FromRequest<AppState> for RawWebhook {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
-        let arrived = body::receive(request, BODY_LIMIT, state).await;
+        let arrived = body::receive_body(request, BODY_LIMIT, state).await;
         arrived.map(Self).inspect_err(|refusal| {
             if refusal.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                state.services.inbound.refused_for_size();
+                state.services.inbound.count_too_large();
             }
         })
     }

@@ -1,7 +1,7 @@
 //! Linked devices without a network: supervisor, actors and the doors around them, on a real store, with clients that do
 //! what the test says.
 
-mod pace;
+mod fixture;
+mod messages;
 mod pairing;
-mod sending;
-mod world;
+mod rate_limit;

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use proptest::sample::Index;
 
-use crate::queue::tests::world::{Stand, World, number};
-use crate::queue::upkeep::Upkeep;
+use crate::queue::retention::RetentionPage;
+use crate::queue::tests::reference_model::{ModelState, QueueModel, number};
 use crate::queue::{
-    Lease, Outcome, ReceiptReport, Recorded, accept, dead, dispatch, later, receipts, settle, upkeep,
+    Lease, ReceiptReport, ReceiptResult, SendOutcome, accept, dead_letters, dispatch, receipts, retention,
+    schedule, settle,
 };
 use relevo_domain::{
-    AmbiguousPolicy, BuryReason, Failure, Mode, ProviderMessageId, Receipt, Status, Timestamp, Verdict,
+    AmbiguousPolicy, BuryReason, Failure, Mode, ProviderMessageId, Receipt, RetryDecision, Status, Timestamp,
 };
 
 /// How long an attempt may stay unsettled, and an unknown outcome held.
@@ -22,128 +23,129 @@ fn provider_id(message: usize, other: bool) -> ProviderMessageId {
     format!("wamid.{}{message}", if other { "other." } else { "" }).parse().unwrap()
 }
 
-impl World<'_> {
+impl QueueModel<'_> {
     /// The message of a lease, if the lease is still its live one.
-    fn live(&self, lease: &Lease) -> Option<usize> {
-        let message = self.place(lease.id);
-        match self.messages[message].stand {
-            Stand::Flying { attempt, at, .. } if (attempt, at) == (lease.attempt, lease.leased_at) => {
+    fn live_message(&self, lease: &Lease) -> Option<usize> {
+        let message = self.index_of(lease.id);
+        match self.messages[message].state {
+            ModelState::InFlight { attempt, at, .. } if (attempt, at) == (lease.attempt, lease.leased_at) => {
                 Some(message)
             }
             _ => None,
         }
     }
 
-    fn picked_lease(&self, index: Index) -> Option<Lease> {
+    fn pick_lease(&self, index: Index) -> Option<Lease> {
         // The last ones more often: they are the live ones.
         let from = self.leases.len().saturating_sub(6);
         let recent = &self.leases[from..];
         (!recent.is_empty()).then(|| recent[index.index(recent.len())].clone())
     }
 
-    pub fn sent(&mut self, lease: Index) {
-        if let Some(lease) = self.picked_lease(lease) {
-            self.sent_lease(&lease);
+    pub fn mark_sent(&mut self, lease: Index) {
+        if let Some(lease) = self.pick_lease(lease) {
+            self.mark_lease_sent(&lease);
         }
     }
 
-    pub fn sent_lease(&mut self, lease: &Lease) {
-        let (id, now) = (provider_id(self.place(lease.id), false), self.now);
-        let outcome = self.scratch.write(|tx| settle::sent(tx, lease, &id, now)).unwrap();
-        let Some(message) = self.live(lease) else {
+    pub fn mark_lease_sent(&mut self, lease: &Lease) {
+        let (id, now) = (provider_id(self.index_of(lease.id), false), self.now);
+        let outcome = self.store.write(|tx| settle::record_sent(tx, lease, &id, now)).unwrap();
+        let Some(message) = self.live_message(lease) else {
             assert_eq!(outcome, None, "a lease that is over moved something");
             return;
         };
-        assert_eq!(outcome, Some(Outcome::Sent(id.clone())));
+        assert_eq!(outcome, Some(SendOutcome::Sent(id.clone())));
         let known = &mut self.messages[message];
-        known.attempted(lease.attempt, now);
+        known.record_attempt(lease.attempt, now);
         known.provider_id.get_or_insert(id);
-        known.announced();
-        known.end(Status::Sent, now);
-        self.settled(message, Status::Sent);
+        known.count_ack();
+        known.settle(Status::Sent, now);
+        self.expect_settled_outcome(message, Status::Sent);
     }
 
     /// A message came to its end; if it is a row, with an outcome and nothing else.
-    fn settled(&mut self, message: usize, status: Status) {
-        if self.is_nobodys(message) {
+    fn expect_settled_outcome(&mut self, message: usize, status: Status) {
+        if self.is_orphaned(message) {
             self.messages[message].provider_id = None;
         }
         let name = self.messages[message].provider_id.clone();
-        self.told(message, status, name.as_ref());
+        self.expect_outcome(message, status, name.as_ref());
     }
 
     pub fn postpone(&mut self, lease: Index, delay: Duration) {
-        let Some(lease) = self.picked_lease(lease) else { return };
+        let Some(lease) = self.pick_lease(lease) else { return };
         let (now, until) = (self.now, self.now + delay);
-        self.scratch.write(|tx| settle::postpone(tx, &lease, until, now)).unwrap();
-        if let Some(message) = self.live(&lease) {
-            self.messages[message].waits(until, now);
+        self.store.write(|tx| settle::postpone(tx, &lease, until, now)).unwrap();
+        if let Some(message) = self.live_message(&lease) {
+            self.messages[message].requeue(until, now);
         }
     }
 
-    pub fn judge(&mut self, lease: Index, verdict: Verdict) {
-        if let Some(lease) = self.picked_lease(lease) {
-            self.judge_lease(&lease, verdict);
+    pub fn apply_decision(&mut self, lease: Index, verdict: RetryDecision) {
+        if let Some(lease) = self.pick_lease(lease) {
+            self.apply_decision_to_lease(&lease, verdict);
         }
     }
 
-    fn judge_lease(&mut self, lease: &Lease, verdict: Verdict) {
+    fn apply_decision_to_lease(&mut self, lease: &Lease, verdict: RetryDecision) {
         let now = self.now;
         let failure = Failure::transient("no").with_code(7);
-        let outcome = self.scratch.write(|tx| settle::judged(tx, lease, verdict, &failure, now)).unwrap();
-        let Some(message) = self.live(lease) else {
+        let outcome =
+            self.store.write(|tx| settle::apply_decision(tx, lease, verdict, &failure, now)).unwrap();
+        let Some(message) = self.live_message(lease) else {
             assert_eq!(outcome, None, "a lease that is over moved something");
             return;
         };
         let known = &mut self.messages[message];
-        known.attempted(lease.attempt, now);
+        known.record_attempt(lease.attempt, now);
         let expected = match verdict {
-            Verdict::Retry { after, counted } => {
+            RetryDecision::Retry { after, counted } => {
                 known.failures += u32::from(counted);
-                known.waits(now + after, now);
+                known.requeue(now + after, now);
                 None
             }
-            Verdict::Defer { after } => {
+            RetryDecision::Defer { after } => {
                 if known.status == Status::Ambiguous {
                     known.step(Status::Queued, now);
                 }
-                known.stand = Stand::Deferred(now + after);
+                known.state = ModelState::Deferred(now + after);
                 known.step(Status::Deferred, now);
                 None
             }
-            Verdict::Hold { wait } => {
-                if let Stand::Flying { held_until, .. } = &mut known.stand {
+            RetryDecision::Hold { wait } => {
+                if let ModelState::InFlight { held_until, .. } = &mut known.state {
                     *held_until = Some(now + wait);
                 }
                 known.step(Status::Ambiguous, now);
                 let name = known.provider_id.clone();
-                self.told(message, Status::Ambiguous, name.as_ref());
-                Some(Outcome::Unknown)
+                self.expect_outcome(message, Status::Ambiguous, name.as_ref());
+                Some(SendOutcome::Unknown)
             }
-            Verdict::Bury(reason) => {
-                known.end(Status::DeadLetter, now);
-                known.announced();
+            RetryDecision::Bury(reason) => {
+                known.settle(Status::DeadLetter, now);
+                known.count_ack();
                 let unknown = reason == BuryReason::Ambiguous;
                 if unknown {
-                    self.told_unknown(message);
+                    self.expect_unknown_outcome(message);
                 } else {
-                    self.settled(message, Status::DeadLetter);
+                    self.expect_settled_outcome(message, Status::DeadLetter);
                 }
-                Some(if unknown { Outcome::Unknown } else { Outcome::Failed(failure) })
+                Some(if unknown { SendOutcome::Unknown } else { SendOutcome::Failed(failure) })
             }
-            Verdict::Fail => {
-                known.end(Status::Failed, now);
-                known.announced();
+            RetryDecision::Fail => {
+                known.settle(Status::Failed, now);
+                known.count_ack();
                 self.free_key(message);
-                self.settled(message, Status::Failed);
-                Some(Outcome::Failed(failure))
+                self.expect_settled_outcome(message, Status::Failed);
+                Some(SendOutcome::Failed(failure))
             }
         };
         assert_eq!(outcome, expected);
     }
 
     pub fn report(&mut self, message: Index, receipt: Receipt, with_our_id: bool, other_id: bool) {
-        let Some(message) = self.picked(message) else { return };
+        let Some(message) = self.pick(message) else { return };
         if self.purged[self.messages[message].instance] {
             return;
         }
@@ -158,109 +160,111 @@ impl World<'_> {
             at: now,
             failure: None,
         };
-        let (recorded, outcome) = self.scratch.write(|tx| receipts::record(tx, &report, now)).unwrap();
+        let (recorded, outcome) = self.store.write(|tx| receipts::record(tx, &report, now)).unwrap();
         // Rows of jobs have no place in the index; whoever looks for them asks their outcomes and their jobs.
         let is_indexed = known.id.item().is_none() && known.provider_id.as_ref() == Some(&named);
         let found = with_our_id || is_indexed;
-        if !found || known.forgotten {
-            assert_eq!((recorded, outcome), (Recorded::Unknown, None));
+        if !found || known.entry_deleted {
+            assert_eq!((recorded, outcome), (ReceiptResult::Unknown, None));
             return;
         }
         let status = Status::from(receipt);
         if known.is_open() {
-            if let Stand::Flying { attempt, .. } = known.stand {
-                known.attempted(attempt, now);
+            if let ModelState::InFlight { attempt, .. } = known.state {
+                known.record_attempt(attempt, now);
             } else {
                 known.step(Status::Queued, now);
                 known.step(Status::Sending, now);
             }
-            known.end(status, now);
-            known.announced();
+            known.settle(status, now);
+            known.count_ack();
             known.provider_id.get_or_insert(named);
-            assert_eq!(recorded, Recorded::Moved(known.id));
-            assert_eq!(matches!(outcome, Some(Outcome::Failed(_))), receipt == Receipt::Failed);
+            assert_eq!(recorded, ReceiptResult::Advanced(known.id));
+            assert_eq!(matches!(outcome, Some(SendOutcome::Failed(_))), receipt == Receipt::Failed);
             assert!(outcome.is_some());
             if receipt == Receipt::Failed {
                 self.free_key(message);
             }
-            self.settled(message, status);
+            self.expect_settled_outcome(message, status);
         } else if known.id.item().is_some() {
-            assert_eq!((recorded, outcome), (self.told_by_report(message, status, &named), None));
+            assert_eq!((recorded, outcome), (self.expect_reported_outcome(message, status, &named), None));
         } else if known.status.may_become(status) {
-            assert_eq!((recorded, outcome), (Recorded::Moved(known.id), None));
+            assert_eq!((recorded, outcome), (ReceiptResult::Advanced(known.id), None));
             let corrects = matches!(known.status, Status::DeadLetter | Status::Failed);
             known.acks += usize::from(corrects || receipt == Receipt::Failed);
             known.step(status, now);
             known.provider_id.get_or_insert(named);
         } else {
-            assert_eq!((recorded, outcome), (Recorded::Unchanged(known.id), None));
+            assert_eq!((recorded, outcome), (ReceiptResult::Unchanged(known.id), None));
         }
     }
 
     pub fn withdraw(&mut self, message: Index) {
-        let Some(message) = self.picked(message) else { return };
+        let Some(message) = self.pick(message) else { return };
         let (id, now) = (self.messages[message].id, self.now);
-        let withdrawn = self.scratch.write(|tx| accept::withdraw(tx, id, now)).unwrap();
+        let withdrawn = self.store.write(|tx| accept::withdraw(tx, id, now)).unwrap();
         let known = &mut self.messages[message];
-        let may = matches!(known.stand, Stand::Waiting | Stand::Deferred(_));
+        let may = matches!(known.state, ModelState::Waiting | ModelState::Deferred(_));
         assert_eq!(withdrawn, may, "{known:?}");
         if withdrawn {
-            known.end(Status::Cancelled, now);
+            known.settle(Status::Cancelled, now);
             self.free_key(message);
-            self.settled(message, Status::Cancelled);
+            self.expect_settled_outcome(message, Status::Cancelled);
         }
     }
 
     pub fn reschedule(&mut self, message: Index, delay: Duration) {
-        let Some(message) = self.picked(message) else { return };
+        let Some(message) = self.pick(message) else { return };
         let at = self.now + delay;
         let known = &mut self.messages[message];
         if self.purged[known.instance] {
             return;
         }
-        let moved = self.scratch.write(|tx| later::reschedule(tx, known.id, at)).unwrap();
+        let moved = self.store.write(|tx| schedule::reschedule(tx, known.id, at)).unwrap();
         assert_eq!(moved, known.status == Status::Scheduled);
         if moved {
-            known.stand = Stand::Deferred(at);
+            known.state = ModelState::Deferred(at);
         }
     }
 
     pub fn redrive(&mut self, message: Index) {
         // A dead letter, if there is one.
         let dead: Vec<_> = (0..self.messages.len()).filter(|&place| self.is_dead_letter(place)).collect();
-        let picked = if dead.is_empty() { self.picked(message) } else { Some(*message.get(&dead)) };
+        let picked = if dead.is_empty() { self.pick(message) } else { Some(*message.get(&dead)) };
         let Some(message) = picked else { return };
-        let (now, joined, is_kept) = (self.now, self.stamp(), !dead.is_empty());
+        let (now, joined, is_kept) = (self.now, self.next_order(), !dead.is_empty());
         let known = &mut self.messages[message];
         let ids = [known.id, known.id];
-        let redriven = self.scratch.write(|tx| dead::redrive(tx, &ids, now)).unwrap();
+        let redriven = self.store.write(|tx| dead_letters::redrive(tx, &ids, now)).unwrap();
         assert_eq!(redriven, usize::from(is_kept));
         if is_kept {
-            known.waits(Timestamp(0), now);
-            (known.joined, known.rejoined) = (joined, true);
+            known.requeue(Timestamp(0), now);
+            (known.lane_order, known.rejoined) = (joined, true);
             (known.mode, known.expires_at, known.failures) = (Mode::Async, None, 0);
         }
     }
 
     pub fn discard(&mut self, message: Index) {
-        let Some(message) = self.picked(message) else { return };
+        let Some(message) = self.pick(message) else { return };
         let is_kept = self.is_dead_letter(message);
         let known = &mut self.messages[message];
-        let discarded = self.scratch.write(|tx| dead::discard(tx, &[known.id])).unwrap();
+        let discarded = self.store.write(|tx| dead_letters::discard(tx, &[known.id])).unwrap();
         assert_eq!(discarded, usize::from(is_kept));
         known.discarded |= is_kept;
     }
 
     pub fn is_dead_letter(&self, message: usize) -> bool {
         let known = &self.messages[message];
-        let gone =
-            known.forgotten || known.discarded || self.purged[known.instance] || known.id.item().is_some();
+        let gone = known.entry_deleted
+            || known.discarded
+            || self.purged[known.instance]
+            || known.id.item().is_some();
         known.status == Status::DeadLetter && !gone
     }
 
-    pub fn pass(&mut self, time: Duration) {
+    pub fn advance_time(&mut self, time: Duration) {
         self.now = self.now + time;
-        self.high = self.high.max(self.now);
+        self.latest = self.latest.max(self.now);
     }
 
     pub fn step_back(&mut self, time: Duration) {
@@ -274,15 +278,15 @@ impl World<'_> {
     /// What `retry` does every second.
     pub fn sweep(&mut self) {
         let (now, run) = (self.now, self.run);
-        let found = self.scratch.write(|tx| dispatch::overdue(tx, now, run, LEASE_TIMEOUT, 200)).unwrap();
+        let found = self.store.write(|tx| dispatch::find_overdue(tx, now, run, LEASE_TIMEOUT, 200)).unwrap();
         let named: BTreeSet<_> = found.iter().map(|(lease, held)| (lease.id, *held)).collect();
         let mut expected = BTreeSet::new();
         for known in &self.messages {
-            match known.stand {
-                Stand::Flying { held_until: Some(until), .. } if until <= now => {
+            match known.state {
+                ModelState::InFlight { held_until: Some(until), .. } if until <= now => {
                     expected.insert((known.id, true));
                 }
-                Stand::Flying { held_until: None, run: of, at, .. }
+                ModelState::InFlight { held_until: None, run: of, at, .. }
                     if of != run || at + LEASE_TIMEOUT <= now =>
                 {
                     expected.insert((known.id, false));
@@ -294,24 +298,24 @@ impl World<'_> {
         for (lease, held) in found {
             let resend = lease.on_ambiguous == AmbiguousPolicy::Resend && lease.mode == Mode::Async;
             let verdict = match (held, resend) {
-                (false, _) => Verdict::Hold { wait: HOLD },
-                (true, true) => Verdict::Retry { after: Duration::ZERO, counted: true },
-                (true, false) => Verdict::Bury(BuryReason::Ambiguous),
+                (false, _) => RetryDecision::Hold { wait: HOLD },
+                (true, true) => RetryDecision::Retry { after: Duration::ZERO, counted: true },
+                (true, false) => RetryDecision::Bury(BuryReason::Ambiguous),
             };
-            self.judge_lease(&lease, verdict);
+            self.apply_decision_to_lease(&lease, verdict);
         }
     }
 
-    pub fn upkeep(&mut self, keep: Duration) {
-        self.upkeep_with(self.now - keep, Timestamp(0));
+    pub fn run_retention(&mut self, keep: Duration) {
+        self.run_retention_with(self.now - keep, Timestamp(0));
     }
 
-    pub fn upkeep_with(&mut self, ledger_before: Timestamp, events_before: Timestamp) {
+    pub fn run_retention_with(&mut self, ledger_before: Timestamp, events_before: Timestamp) {
         let now = self.now;
         let mut from = None;
         loop {
-            let page = Upkeep { event_log_size: u64::MAX, now, ledger_before, events_before, from };
-            from = self.scratch.write(|tx| upkeep::page(tx, &page)).unwrap();
+            let page = RetentionPage { event_log_size: u64::MAX, now, ledger_before, events_before, from };
+            from = self.store.write(|tx| retention::delete_page(tx, &page)).unwrap();
             if from.is_none() {
                 break;
             }
@@ -319,9 +323,9 @@ impl World<'_> {
         for known in &mut self.messages {
             if !known.is_open()
                 && known.id.item().is_none()
-                && known.id.accepted_at().max(known.changed) < ledger_before
+                && known.id.accepted_at().max(known.last_step_at) < ledger_before
             {
-                (known.forgotten, known.provider_id) = (true, None);
+                (known.entry_deleted, known.provider_id) = (true, None);
             }
         }
         self.keys.retain(|_, &mut (.., expires)| expires >= now);
@@ -329,21 +333,21 @@ impl World<'_> {
 
     pub fn purge(&mut self, instance: usize) {
         let now = self.now;
-        while self.scratch.write(|tx| upkeep::purge(tx, number(instance), now)).unwrap() {}
+        while self.store.write(|tx| retention::purge(tx, number(instance), now)).unwrap() {}
         self.purged[instance] = true;
         for message in 0..self.messages.len() {
             let known = &mut self.messages[message];
             if known.instance != instance {
                 continue;
             }
-            let (was_open, was_flying) = (known.is_open(), known.is_flying());
-            (known.stand, known.provider_id) = (Stand::Over, None);
+            let (was_open, was_flying) = (known.is_open(), known.is_in_flight());
+            (known.state, known.provider_id) = (ModelState::Settled, None);
             if was_open && known.id.item().is_some() {
                 known.status = if was_flying { Status::DeadLetter } else { Status::Cancelled };
                 if was_flying {
-                    self.told_unknown(message);
+                    self.expect_unknown_outcome(message);
                 } else {
-                    self.told(message, Status::Cancelled, None);
+                    self.expect_outcome(message, Status::Cancelled, None);
                 }
             }
         }

@@ -4,26 +4,26 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::events;
 use crate::queue::keys;
-use crate::queue::record::{Book, Flight, Row};
-use crate::queue::tests::world::{Known, Stand, World, number};
+use crate::queue::records::{InFlight, LedgerEntry, QueueCounters};
+use crate::queue::tests::reference_model::{ModelMessage, ModelState, QueueModel, number};
 use relevo_domain::{Class, MessageId, Status, Timestamp};
-use relevo_store::{self as store, Entry, Key, Space};
+use relevo_store::{self as store, Key, KeyValue, Space};
 
 /// What waits in each lane: order, message, and when it may go.
-type Lanes = BTreeMap<Vec<u8>, Vec<(u64, MessageId, Option<Timestamp>)>>;
+type LaneContents = BTreeMap<Vec<u8>, Vec<(u64, MessageId, Option<Timestamp>)>>;
 
-type Flights = BTreeMap<Vec<u8>, Flight>;
+type Flights = BTreeMap<Vec<u8>, InFlight>;
 
 /// The store's records by space.
-struct Records(BTreeMap<u8, Vec<Entry>>);
+struct RecordsBySpace(BTreeMap<u8, Vec<KeyValue>>);
 
-impl Records {
-    fn of(&self, space: Space) -> &[Entry] {
+impl RecordsBySpace {
+    fn in_space(&self, space: Space) -> &[KeyValue] {
         self.0.get(&(space as u8)).map_or(&[], Vec::as_slice)
     }
 }
 
-fn id_at_end(key: &[u8]) -> MessageId {
+fn trailing_id(key: &[u8]) -> MessageId {
     keys::trailing_id(key).unwrap()
 }
 
@@ -32,17 +32,17 @@ fn lane_bytes(key: &[u8]) -> Vec<u8> {
     key[1..14].to_vec()
 }
 
-impl World<'_> {
-    fn records(&self) -> Records {
-        let mut records: BTreeMap<u8, Vec<Entry>> = BTreeMap::new();
-        for entry in self.scratch.entries() {
+impl QueueModel<'_> {
+    fn records(&self) -> RecordsBySpace {
+        let mut records: BTreeMap<u8, Vec<KeyValue>> = BTreeMap::new();
+        for entry in self.store.entries() {
             records.entry(entry.0[0]).or_default().push(entry);
         }
-        Records(records)
+        RecordsBySpace(records)
     }
 
-    fn book(&self, instance: usize) -> Book {
-        self.scratch.write(|tx| Book::read(tx, number(instance))).unwrap()
+    fn counters(&self, instance: usize) -> QueueCounters {
+        self.store.write(|tx| QueueCounters::read(tx, number(instance))).unwrap()
     }
 
     /// Everything that must be true between any two commits.
@@ -52,27 +52,29 @@ impl World<'_> {
         self.audit_lanes(&records);
         self.audit_rows(&records);
         self.audit_keys(&records);
-        self.audit_outcomes(records.of(Space::Outcome));
+        self.audit_outcomes(records.in_space(Space::ItemOutcome));
         audit_parts(&records);
     }
 
-    fn audit_jobs(&self, records: &Records) {
-        let jobs: BTreeSet<_> = records.of(Space::Job).iter().map(|(key, _)| id_at_end(key)).collect();
+    fn audit_jobs(&self, records: &RecordsBySpace) {
+        let jobs: BTreeSet<_> =
+            records.in_space(Space::Job).iter().map(|(key, _)| trailing_id(key)).collect();
         let open: BTreeSet<_> =
             self.messages.iter().filter(|known| known.is_open()).map(|known| known.id).collect();
         assert_eq!(jobs, open, "jobs are exactly the open messages");
         for instance in 0..2 {
-            let mut book = self.book(instance);
+            let mut book = self.counters(instance);
             for class in Class::ALL {
                 let open = self.open(instance).filter(|known| known.id.class() == class).count();
                 assert_eq!(*book.depth(class), open as u64, "depth of {class:?}");
             }
         }
-        for (_, bytes) in records.of(Space::DeadLetter) {
+        for (_, bytes) in records.in_space(Space::DeadLetter) {
             // Whole jobs, which can be sent again.
             assert!(bytes.len() > 2);
         }
-        let dead: BTreeSet<_> = records.of(Space::DeadLetter).iter().map(|(key, _)| id_at_end(key)).collect();
+        let dead: BTreeSet<_> =
+            records.in_space(Space::DeadLetter).iter().map(|(key, _)| trailing_id(key)).collect();
         let expected: BTreeSet<_> = (0..self.messages.len())
             .filter(|&message| self.is_dead_letter(message))
             .map(|message| self.messages[message].id)
@@ -81,19 +83,19 @@ impl World<'_> {
     }
 
     /// Every open message is in exactly one place, and every lane that may go on will be woken.
-    fn audit_lanes(&self, records: &Records) {
+    fn audit_lanes(&self, records: &RecordsBySpace) {
         let mut flights: Flights = Flights::new();
-        for (key, value) in records.of(Space::Flight) {
+        for (key, value) in records.in_space(Space::InFlight) {
             flights.insert(lane_bytes(key), store::decode(value).unwrap());
         }
-        let mut lanes: Lanes = Lanes::new();
-        for (key, value) in records.of(Space::Lane) {
+        let mut lanes: LaneContents = LaneContents::new();
+        for (key, value) in records.in_space(Space::Lane) {
             let (id, not_before) = keys::parse_waiting(value).unwrap();
             let place = (keys::trailing_order(key).unwrap(), id, not_before);
             lanes.entry(lane_bytes(key)).or_default().push(place);
         }
         let dues: BTreeMap<_, _> = records
-            .of(Space::Due)
+            .in_space(Space::Due)
             .iter()
             .map(|(key, _)| keys::parse_due(key).unwrap())
             .map(|(at, id)| (id, at))
@@ -102,7 +104,7 @@ impl World<'_> {
             self.audit_place(known, &flights, &lanes, &dues);
         }
         for instance in (0..2).filter(|&instance| !self.purged[instance]) {
-            let mut book = self.book(instance);
+            let mut book = self.counters(instance);
             for class in Class::ALL {
                 let prefix =
                     [&number(instance).get().to_be_bytes()[..], &[u8::from(class == Class::Bulk)]].concat();
@@ -121,12 +123,12 @@ impl World<'_> {
 
     fn audit_place(
         &self,
-        known: &Known,
+        known: &ModelMessage,
         flights: &Flights,
-        lanes: &Lanes,
+        lanes: &LaneContents,
         dues: &BTreeMap<MessageId, Timestamp>,
     ) {
-        let unread = !known.scheduled && !self.book(known.instance).has_read(known.id);
+        let unread = !known.scheduled && !self.counters(known.instance).has_read_arrival(known.id);
         let flight = flights.iter().find(|(_, flight)| flight.id == known.id);
         let waits: Vec<_> = lanes
             .iter()
@@ -134,8 +136,8 @@ impl World<'_> {
             .filter(|(_, job)| job.1 == known.id)
             .collect();
         let due = dues.get(&known.id).copied();
-        match &known.stand {
-            Stand::Flying { attempt, at, run, held_until } => {
+        match &known.state {
+            ModelState::InFlight { attempt, at, run, held_until } => {
                 let (lane, flight) = flight.unwrap();
                 let expected = (*attempt, *at, *run, *held_until, known.failures);
                 assert_eq!(
@@ -150,24 +152,24 @@ impl World<'_> {
                     "a flight is first in its lane"
                 );
             }
-            Stand::Waiting => {
+            ModelState::Waiting => {
                 assert!(flight.is_none() && due.is_none(), "{known:?}");
                 assert_eq!(usize::from(unread) + waits.len(), 1, "in one place: {known:?}");
                 let not_before = waits.first().and_then(|(_, job)| job.2).unwrap_or_default();
                 assert_eq!(not_before, known.not_before, "{known:?}");
             }
             // One whose moment has come lies there until the next look.
-            Stand::Deferred(at) => {
+            ModelState::Deferred(at) => {
                 assert!(flight.is_none() && waits.is_empty() && !unread, "{known:?}");
                 assert_eq!(due, Some(*at));
             }
-            Stand::Over => panic!("an open message that is over"),
+            ModelState::Settled => panic!("an open message that is over"),
         }
     }
 
-    fn audit_wakes(&self, records: &Records, flights: &Flights, lanes: &Lanes) {
+    fn audit_wakes(&self, records: &RecordsBySpace, flights: &Flights, lanes: &LaneContents) {
         let mut wakes: BTreeMap<Vec<u8>, Vec<Timestamp>> = BTreeMap::new();
-        for (key, _) in records.of(Space::Wake) {
+        for (key, _) in records.in_space(Space::Wake) {
             let (due, lane) = keys::parse_wake(key).unwrap();
             let lane = [&key[1..6], &lane.0.to_be_bytes()[..]].concat();
             wakes.entry(lane).or_default().push(due);
@@ -178,21 +180,21 @@ impl World<'_> {
                 .get(lane)
                 .into_iter()
                 .flatten()
-                .any(|&due| due >= not_before && (due == not_before || due <= self.high));
+                .any(|&due| due >= not_before && (due == not_before || due <= self.latest));
             assert!(soon, "a lane that nobody will wake: {jobs:?}");
         }
         for (lane, dues) in wakes {
             let head = lanes.get(&lane).filter(|_| !flights.contains_key(&lane)).and_then(|jobs| jobs[0].2);
             for due in dues {
-                assert!(due <= self.high || Some(due) == head, "a wake-up for nobody");
+                assert!(due <= self.latest || Some(due) == head, "a wake-up for nobody");
             }
         }
     }
 
-    fn audit_rows(&self, records: &Records) {
-        let mut rows: BTreeMap<MessageId, Row> = BTreeMap::new();
-        for (key, value) in records.of(Space::Ledger) {
-            rows.insert(id_at_end(key), store::decode(value).unwrap());
+    fn audit_rows(&self, records: &RecordsBySpace) {
+        let mut rows: BTreeMap<MessageId, LedgerEntry> = BTreeMap::new();
+        for (key, value) in records.in_space(Space::Ledger) {
+            rows.insert(trailing_id(key), store::decode(value).unwrap());
         }
         let mut named = BTreeMap::new();
         for known in &self.messages {
@@ -203,12 +205,12 @@ impl World<'_> {
             let Some(row) = rows.remove(&known.id) else {
                 let plain = known.status == Status::Queued && known.attempts == 0;
                 assert!(
-                    plain || known.forgotten || self.purged[known.instance],
+                    plain || known.entry_deleted || self.purged[known.instance],
                     "a row is missing: {known:?}"
                 );
                 continue;
             };
-            assert!(!known.forgotten, "a row stayed: {known:?}");
+            assert!(!known.entry_deleted, "a row stayed: {known:?}");
             let mut status = Status::Queued;
             if known.scheduled {
                 status = Status::Scheduled;
@@ -237,14 +239,14 @@ impl World<'_> {
         }
         assert!(rows.is_empty(), "rows of nobody");
         let index: BTreeMap<_, _> = records
-            .of(Space::ProviderId)
+            .in_space(Space::ProviderId)
             .iter()
             .map(|(key, value)| (key.clone(), keys::message_id(value).unwrap()))
             .collect();
         assert_eq!(index, named, "the index of provider ids");
     }
 
-    fn audit_keys(&self, records: &Records) {
+    fn audit_keys(&self, records: &RecordsBySpace) {
         let (mut answers, mut expiries) = (Vec::new(), Vec::new());
         for (&(instance, key), &(_, _, expires)) in &self.keys {
             let (instance, key) = (number(instance), [key; 16]);
@@ -252,12 +254,13 @@ impl World<'_> {
             expiries.push(keys::idempotency_expiry(expires, instance, &key).as_slice().to_vec());
         }
         expiries.sort();
-        let stored: Vec<_> = records.of(Space::Idempotency).iter().map(|(key, _)| key.clone()).collect();
+        let stored: Vec<_> =
+            records.in_space(Space::Idempotency).iter().map(|(key, _)| key.clone()).collect();
         assert_eq!(stored, answers, "idempotency keys");
         // A deleted instance leaves these to time.
         let purged =
             |key: &[u8]| (0..2).any(|at| self.purged[at] && key[9..13] == number(at).get().to_be_bytes());
-        let stored = records.of(Space::IdempotencyExpiry).iter().map(|(key, _)| key.clone());
+        let stored = records.in_space(Space::IdempotencyExpiry).iter().map(|(key, _)| key.clone());
         assert_eq!(
             stored.filter(|key| !purged(key)).collect::<Vec<_>>(),
             expiries,
@@ -269,9 +272,9 @@ impl World<'_> {
     pub fn check_announcements(&self) {
         let records = self.records();
         let mut acks: BTreeMap<String, usize> = BTreeMap::new();
-        for (key, _) in records.of(Space::Event) {
+        for (key, _) in records.in_space(Space::Event) {
             let key = Key::from(key.clone());
-            let bytes = self.scratch.write(|tx| store::get_large(&key, |key| tx.get(key))).unwrap().unwrap();
+            let bytes = self.store.write(|tx| store::get_large(&key, |key| tx.get(key))).unwrap().unwrap();
             let event = events::decode(&bytes).unwrap();
             if event.kind == "message_ack" {
                 let id = event.data["correlation_id"].as_str().unwrap().to_owned();
@@ -285,33 +288,33 @@ impl World<'_> {
     }
 
     pub fn check_only_counters_are_left(&self) {
-        let expected = [Space::Book, Space::Meta, Space::EventTail].map(|space| space as u8);
-        for (key, _) in self.scratch.entries() {
+        let expected = [Space::QueueCounters, Space::NodeCounters, Space::EventTail].map(|space| space as u8);
+        for (key, _) in self.store.entries() {
             assert!(expected.contains(&key[0]), "left behind: {:?}", String::from_utf8_lossy(&key));
         }
         for instance in 0..2 {
-            let book = self.book(instance);
+            let book = self.counters(instance);
             assert_eq!((book.depth, book.waiting), ([0, 0], [0, 0]));
         }
     }
 
     pub fn check_only_the_node_is_left(&self) {
-        for (key, _) in self.scratch.entries() {
-            assert_eq!(key[0], Space::Meta as u8, "left behind: {:?}", String::from_utf8_lossy(&key));
+        for (key, _) in self.store.entries() {
+            assert_eq!(key[0], Space::NodeCounters as u8, "left behind: {:?}", String::from_utf8_lossy(&key));
         }
     }
 }
 
 /// Every part of a large value belongs to one that is there.
-fn audit_parts(records: &Records) {
+fn audit_parts(records: &RecordsBySpace) {
     let owners: BTreeSet<&[u8]> = records.0.values().flatten().map(|(key, _)| key.as_slice()).collect();
-    for (key, _) in records.of(Space::Part) {
+    for (key, _) in records.in_space(Space::Part) {
         let owner = &key[1..key.len() - 2];
         assert!(owners.contains(owner), "a part of nothing");
     }
-    for (key, value) in records.of(Space::Job) {
+    for (key, value) in records.in_space(Space::Job) {
         let parts = u16::from_be_bytes(*value.first_chunk().unwrap());
-        let mut found = records.of(Space::Part).iter().filter(|(part, _)| part[1..].starts_with(key));
+        let mut found = records.in_space(Space::Part).iter().filter(|(part, _)| part[1..].starts_with(key));
         assert_eq!(found.by_ref().count(), usize::from(parts));
     }
 }

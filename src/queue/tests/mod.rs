@@ -1,10 +1,10 @@
 mod attempts;
 mod audit;
-pub(crate) mod bench;
-mod items;
+mod bulk_rows;
+pub(crate) mod fixture;
+mod lease_next;
 mod model;
-mod next;
-mod rows;
+mod model_bulk_rows;
+mod reference_model;
 mod scenarios;
 mod storage;
-mod world;

@@ -10,33 +10,33 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{RngSeed, TestRunner};
 
-use crate::queue::tests::items::SLOTS;
-use crate::queue::tests::world::{Request, World};
-use relevo_domain::{BuryReason, Receipt, Verdict};
-use relevo_store::Scratch;
+use crate::queue::tests::model_bulk_rows::SLOTS;
+use crate::queue::tests::reference_model::{ModelRequest, QueueModel};
+use relevo_domain::{BuryReason, Receipt, RetryDecision};
+use relevo_store::TestStore;
 
 /// One thing that happens to the queue.
 #[derive(Debug, Clone)]
 enum Op {
-    Accept(Request),
-    AcceptItems { slot: u16, again: Option<Index>, fails: bool, requests: Vec<Request> },
+    Accept(ModelRequest),
+    AcceptItems { slot: u16, again: Option<Index>, fails: bool, requests: Vec<ModelRequest> },
     ReadOutcomes(u16, usize),
     NoteOutcomes(u16),
     ForgetJob(u16),
     Lease { instance: usize, max: usize, max_bulk: usize },
     Sent(Index),
     Postpone(Index, u64),
-    Judge(Index, Verdict),
+    ApplyDecision(Index, RetryDecision),
     Report { message: Index, receipt: Receipt, with_our_id: bool, other_id: bool },
     Withdraw(Index),
     Reschedule(Index, u64),
     Redrive(Index),
     Discard(Index),
-    Pass(u64),
+    AdvanceTime(u64),
     StepBack(u64),
     Sweep,
     Restart,
-    Upkeep,
+    RunRetention,
     Purge(usize),
 }
 
@@ -44,26 +44,26 @@ fn millis() -> impl Strategy<Value = u64> {
     prop_oneof![Just(0), Just(1), Just(500), Just(5_000), Just(60_000)]
 }
 
-fn verdict() -> impl Strategy<Value = Verdict> {
+fn decision() -> impl Strategy<Value = RetryDecision> {
     let after = || millis().prop_map(Duration::from_millis);
     prop_oneof![
-        4 => (after(), any::<bool>()).prop_map(|(after, counted)| Verdict::Retry { after, counted }),
-        2 => after().prop_map(|after| Verdict::Defer { after }),
-        2 => after().prop_map(|wait| Verdict::Hold { wait }),
-        2 => Just(Verdict::Bury(BuryReason::Permanent)),
-        1 => Just(Verdict::Bury(BuryReason::Exhausted)),
-        2 => Just(Verdict::Fail),
+        4 => (after(), any::<bool>()).prop_map(|(after, counted)| RetryDecision::Retry { after, counted }),
+        2 => after().prop_map(|after| RetryDecision::Defer { after }),
+        2 => after().prop_map(|wait| RetryDecision::Hold { wait }),
+        2 => Just(RetryDecision::Bury(BuryReason::Permanent)),
+        1 => Just(RetryDecision::Bury(BuryReason::Exhausted)),
+        2 => Just(RetryDecision::Fail),
     ]
 }
 
-fn request() -> impl Strategy<Value = Request> {
+fn request() -> impl Strategy<Value = ModelRequest> {
     let key = prop::option::weighted(0.4, (0..3u8, 0..2u8));
     let ttl = prop::option::weighted(0.25, prop_oneof![Just(1), Just(700), Just(30_000)]);
     let later = prop::option::weighted(0.15, millis());
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), prop::bool::weighted(0.15));
     (0..2usize, 0..3usize, flags, key, ttl, later).prop_map(|(instance, to, flags, key, ttl, later)| {
         let (bulk, sync, resend, large) = flags;
-        Request { instance, to, bulk, sync, resend, large, key, ttl, later }
+        ModelRequest { instance, to, bulk, sync, resend, large, key, ttl, delay: later }
     })
 }
 
@@ -89,7 +89,7 @@ fn op() -> impl Strategy<Value = Op> {
         }),
         5 => any::<Index>().prop_map(Op::Sent),
         2 => (any::<Index>(), millis()).prop_map(|(lease, delay)| Op::Postpone(lease, delay)),
-        6 => (any::<Index>(), verdict()).prop_map(|(lease, verdict)| Op::Judge(lease, verdict)),
+        6 => (any::<Index>(), decision()).prop_map(|(lease, verdict)| Op::ApplyDecision(lease, verdict)),
         4 => report.prop_map(|(message, receipt, with_our_id, other_id)| {
             Op::Report { message, receipt, with_our_id, other_id }
         }),
@@ -97,27 +97,27 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (any::<Index>(), millis()).prop_map(|(message, delay)| Op::Reschedule(message, delay)),
         2 => any::<Index>().prop_map(Op::Redrive),
         1 => any::<Index>().prop_map(Op::Discard),
-        5 => prop_oneof![Just(1), Just(700), Just(10_000), Just(100_000)].prop_map(Op::Pass),
+        5 => prop_oneof![Just(1), Just(700), Just(10_000), Just(100_000)].prop_map(Op::AdvanceTime),
         1 => prop_oneof![Just(1), Just(2_000), Just(90_000)].prop_map(Op::StepBack),
         2 => Just(Op::Sweep),
         1 => Just(Op::Restart),
-        1 => Just(Op::Upkeep),
+        1 => Just(Op::RunRetention),
         1 => (0..40usize).prop_map(Op::Purge),
     ]
 }
 
-fn apply(world: &mut World, op: Op) {
+fn apply(world: &mut QueueModel, op: Op) {
     match op {
         Op::Accept(request) => world.accept(request),
         Op::AcceptItems { slot, again, fails, requests } => world.accept_items(slot, again, fails, requests),
         Op::ReadOutcomes(slot, limit) => world.read_outcomes(slot, limit),
         Op::NoteOutcomes(slot) => world.note_outcomes(slot),
-        Op::ForgetJob(slot) if slot < SLOTS => world.forget_job(slot),
+        Op::ForgetJob(slot) if slot < SLOTS => world.delete_job(slot),
         Op::ForgetJob(_) => {}
         Op::Lease { instance, max, max_bulk } => world.lease(instance, max, max_bulk),
-        Op::Sent(lease) => world.sent(lease),
+        Op::Sent(lease) => world.mark_sent(lease),
         Op::Postpone(lease, delay) => world.postpone(lease, Duration::from_millis(delay)),
-        Op::Judge(lease, verdict) => world.judge(lease, verdict),
+        Op::ApplyDecision(lease, verdict) => world.apply_decision(lease, verdict),
         Op::Report { message, receipt, with_our_id, other_id } => {
             world.report(message, receipt, with_our_id, other_id);
         }
@@ -125,11 +125,11 @@ fn apply(world: &mut World, op: Op) {
         Op::Reschedule(message, delay) => world.reschedule(message, Duration::from_millis(delay)),
         Op::Redrive(message) => world.redrive(message),
         Op::Discard(message) => world.discard(message),
-        Op::Pass(millis) => world.pass(Duration::from_millis(millis)),
+        Op::AdvanceTime(millis) => world.advance_time(Duration::from_millis(millis)),
         Op::StepBack(millis) => world.step_back(Duration::from_millis(millis)),
         Op::Sweep => world.sweep(),
         Op::Restart => world.restart(),
-        Op::Upkeep => world.upkeep(Duration::from_secs(60)),
+        Op::RunRetention => world.run_retention(Duration::from_secs(60)),
         // Rarely: it ends the story of half the world.
         Op::Purge(instance) if instance < 2 => world.purge(instance),
         Op::Purge(_) => {}
@@ -137,24 +137,24 @@ fn apply(world: &mut World, op: Op) {
 }
 
 #[test]
-fn any_history_keeps_every_promise() {
+fn random_histories_match_the_model() {
     let config = ProptestConfig {
         // Each run tests the same histories; PROPTEST_CASES asks for more of them.
         rng_seed: RngSeed::Fixed(0x7265_6c65_766f),
         failure_persistence: None,
         ..ProptestConfig::default()
     };
-    let scratch = Scratch::new();
+    let scratch = TestStore::new();
     let histories = prop::collection::vec(op(), 1..90);
     let outcome = TestRunner::new(config).run(&histories, |history| {
         scratch.clear();
-        let mut world = World::new(&scratch);
+        let mut world = QueueModel::new(&scratch);
         for op in history {
             apply(&mut world, op);
             world.audit();
         }
         world.drain();
-        world.end();
+        world.delete_everything();
         Ok(())
     });
     outcome.unwrap();

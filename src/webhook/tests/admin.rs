@@ -1,24 +1,24 @@
 //! Endpoints as their owners handle them.
 
-use super::world::*;
-use crate::webhook::{EndpointConfig, EndpointUpdate, Error, Events, MASK, Options, Scope};
+use super::fixture::*;
+use crate::webhook::{EndpointConfig, EndpointScope, EndpointUpdate, Error, Events, Options, SECRET_MASK};
 use relevo_domain::{ErrorKind, Secret};
 use relevo_store::{Key, Space};
 
 #[tokio::test]
-async fn the_primary_endpoint_is_replaced_and_its_backlog_goes_along() {
-    let world = World::new(quick()).await;
-    let (wrong, right) = (Receiver::answering(500).await, Receiver::answering(200).await);
+async fn replaced_primary_endpoint_keeps_its_backlog() {
+    let world = WebhookFixture::new(fast_options()).await;
+    let (wrong, right) = (StubReceiver::with_status(500).await, StubReceiver::with_status(200).await);
     assert!(world.handle.primary(ONE).is_none());
     assert!(!world.handle.remove_primary(ONE).await.unwrap());
     let first = world.handle.set_primary(ONE, config(&wrong.url)).await.unwrap();
-    assert_eq!((first.secret, first.primary), (Some(MASK), true));
+    assert_eq!((first.secret, first.primary), (Some(SECRET_MASK), true));
     world.append(ONE, "message", 1..=2).await;
-    wrong.until("a failure", |attempts| !attempts.is_empty()).await;
+    wrong.wait_until("a failure", |attempts| !attempts.is_empty()).await;
 
     let second = world.handle.set_primary(ONE, config(&right.url)).await.unwrap();
     assert_eq!((second.id, second.created_at), (first.id, first.created_at));
-    right.until("the backlog", |attempts| attempts.len() >= 2).await;
+    right.wait_until("the backlog", |attempts| attempts.len() >= 2).await;
     assert_eq!(right.numbers(), [1, 2]);
     assert_eq!(world.handle.list(None).len(), 1);
     assert!(world.handle.primary(two()).is_none());
@@ -31,28 +31,28 @@ async fn the_primary_endpoint_is_replaced_and_its_backlog_goes_along() {
 }
 
 #[tokio::test]
-async fn urls_and_secrets_are_judged_when_they_are_given() {
-    let world = World::with(quick(), false).await;
+async fn urls_and_secrets_are_validated_on_creation() {
+    let world = WebhookFixture::with_options(fast_options(), false).await;
     for url in ["http://127.0.0.1:9/", "http://169.254.169.254/", "ftp://example.com/", "http://u:p@8.8.8.8/"]
     {
         let error = world.handle.set_primary(ONE, config(&url.parse().unwrap())).await.unwrap_err();
-        assert!(matches!(error, Error::Link(_)), "{url}: {error}");
+        assert!(matches!(error, Error::Url(_)), "{url}: {error}");
         assert_eq!(error.kind(), ErrorKind::Invalid, "{url}");
     }
     let bad = EndpointConfig {
         secret: Some(Secret::new("whsec_***")),
         ..config(&"http://8.8.8.8/".parse().unwrap())
     };
-    let error = world.handle.create(Scope::All, bad).await.unwrap_err();
+    let error = world.handle.create(EndpointScope::All, bad).await.unwrap_err();
     assert_eq!(error.invalid().unwrap().field, "secret");
     assert!(world.handle.list(None).is_empty());
 }
 
 #[tokio::test]
-async fn a_disabled_endpoint_keeps_its_place() {
-    let world = World::new(quick()).await;
-    let receiver = Receiver::answering(200).await;
-    let id = world.endpoint(Scope::Instance(ONE), &receiver).await.id;
+async fn disabled_endpoint_keeps_its_cursor() {
+    let world = WebhookFixture::new(fast_options()).await;
+    let receiver = StubReceiver::with_status(200).await;
+    let id = world.endpoint(EndpointScope::Instance(ONE), &receiver).await.id;
     let off = EndpointUpdate { enabled: Some(false), ..EndpointUpdate::default() };
     let view = world.handle.update(id, off).await.unwrap();
     assert_eq!(view.disabled.unwrap().reason, "requested");
@@ -67,24 +67,25 @@ async fn a_disabled_endpoint_keeps_its_place() {
         ..EndpointUpdate::default()
     };
     world.handle.update(id, on).await.unwrap();
-    receiver.until("what it missed", |attempts| attempts.len() >= 3).await;
+    receiver.wait_until("what it missed", |attempts| attempts.len() >= 3).await;
     assert_eq!(receiver.numbers(), [1, 2, 3]);
 }
 
 #[tokio::test]
-async fn a_deleted_instance_takes_everything_along() {
-    let world = World::new(quick()).await;
+async fn deleted_instance_deletes_its_endpoints_and_cursors() {
+    let world = WebhookFixture::new(fast_options()).await;
     let receiver =
-        Receiver::new(|attempt| Answer::Status(if attempt.n() % 2 == 0 { 404 } else { 200 })).await;
-    let own = world.endpoint(Scope::Instance(ONE), &receiver).await.id;
-    let of_all = world.endpoint(Scope::All, &receiver).await.id;
-    let others = world.endpoint(Scope::Instance(two()), &receiver).await.id;
+        StubReceiver::new(|attempt| ReceiverAction::Status(if attempt.n() % 2 == 0 { 404 } else { 200 }))
+            .await;
+    let own = world.endpoint(EndpointScope::Instance(ONE), &receiver).await.id;
+    let of_all = world.endpoint(EndpointScope::All, &receiver).await.id;
+    let others = world.endpoint(EndpointScope::Instance(two()), &receiver).await.id;
     world.append(ONE, "message", 1..=3).await;
-    let both = |attempts: &[Attempt]| attempts.iter().filter(|attempt| attempt.n() == 3).count() == 2;
-    receiver.until("both got there", both).await;
+    let both = |attempts: &[ReceivedRequest]| attempts.iter().filter(|attempt| attempt.n() == 3).count() == 2;
+    receiver.wait_until("both got there", both).await;
 
     world.remove_instance(ONE);
-    world.handle.forget_instance(ONE).await.unwrap();
+    world.handle.delete_instance(ONE).await.unwrap();
     let mut left: Vec<_> = world.handle.list(None).iter().map(|view| view.id).collect();
     left.sort();
     let mut expected = vec![of_all, others];
@@ -105,14 +106,14 @@ async fn a_deleted_instance_takes_everything_along() {
     })
     .await;
     world.append(two(), "message", 5..=5).await;
-    receiver.until("life goes on", |attempts| attempts.iter().filter(|a| a.n() == 5).count() == 2).await;
+    receiver.wait_until("life goes on", |attempts| attempts.iter().filter(|a| a.n() == 5).count() == 2).await;
 }
 
 #[tokio::test]
-async fn what_a_crash_left_of_a_deleted_endpoint_is_swept_away() {
-    let world = World::new(quick()).await;
-    let receiver = Receiver::answering(200).await;
-    let kept = world.endpoint(Scope::All, &receiver).await.id;
+async fn orphans_of_a_deleted_endpoint_are_purged_at_startup() {
+    let world = WebhookFixture::new(fast_options()).await;
+    let receiver = StubReceiver::with_status(200).await;
+    let kept = world.endpoint(EndpointScope::All, &receiver).await.id;
     let orphan = |space| Key::new(space).bytes(&[7; 16]).u32(1).u64(1);
     let plant = move |tx: &mut relevo_store::Tx| {
         tx.put(orphan(Space::EndpointCursor), vec![1])?;
@@ -126,19 +127,21 @@ async fn what_a_crash_left_of_a_deleted_endpoint_is_swept_away() {
     })
     .await;
     world.append(ONE, "message", 1..=1).await;
-    receiver.until("the other lives", |attempts| attempts.len() == 1).await;
+    receiver.wait_until("the other lives", |attempts| attempts.len() == 1).await;
     assert!(world.handle.get(kept).is_ok());
 }
 
 #[tokio::test]
 async fn endpoints_are_limited_per_scope() {
-    let world = World::new(Options { max_endpoints: 2, ..quick() }).await;
-    let receiver = Receiver::answering(200).await;
-    for scope in [Scope::All, Scope::Instance(ONE), Scope::All, Scope::Instance(ONE)] {
+    let world = WebhookFixture::new(Options { max_endpoints: 2, ..fast_options() }).await;
+    let receiver = StubReceiver::with_status(200).await;
+    for scope in
+        [EndpointScope::All, EndpointScope::Instance(ONE), EndpointScope::All, EndpointScope::Instance(ONE)]
+    {
         world.endpoint(scope, &receiver).await;
     }
-    let error = world.handle.create(Scope::All, config(&receiver.url)).await.unwrap_err();
+    let error = world.handle.create(EndpointScope::All, config(&receiver.url)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
-    world.endpoint(Scope::Instance(two()), &receiver).await;
-    assert_eq!(world.handle.list(Some(Scope::All)).len(), 2);
+    world.endpoint(EndpointScope::Instance(two()), &receiver).await;
+    assert_eq!(world.handle.list(Some(EndpointScope::All)).len(), 2);
 }

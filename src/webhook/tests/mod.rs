@@ -1,6 +1,6 @@
 //! The dispatcher against a receiver on loopback that does as it is told.
 
 mod admin;
+mod delivery;
 mod failures;
-mod ordinary;
-mod world;
+mod fixture;

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use relevo_sandbox_web::{Ejection, Fault, Phone, Rule, WebHandle};
+use relevo_sandbox_web::{Disconnection, Fault, FaultRule, Phone, WebHandle};
 use reqwest::header::ACCEPT;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
@@ -175,15 +175,15 @@ async fn two_devices_talk_through_kills_and_a_bad_network() {
     for round in 1..=KILLS {
         // After so many more messages have reached WhatsApp, not after a time.
         let goal = round * 2 * MESSAGES / (KILLS + 2);
-        let reached = web.until(|web| web.journal().len() >= goal);
+        let reached = web.wait_until(|web| web.journal().len() >= goal);
         tokio::time::timeout(PATIENCE, reached).await.expect("the conversation to go on");
         let phone = &phones[round % 2];
         match trouble.next().unwrap_or_default() {
-            0 => drop(web.eject(phone, None, Ejection::Cut)),
+            0 => drop(web.disconnect(phone, None, Disconnection::Cut)),
             1 => drop(web.mute(phone, None, true)),
             2 => web.restart(Duration::from_millis(300)),
-            3 => drop(web.arm(Rule::once(phone.phone_number(), Fault::CutUnacked))),
-            _ => drop(web.arm(Rule::once(phone.phone_number(), Fault::LoseAck))),
+            3 => drop(web.arm(FaultRule::once(phone.phone_number(), Fault::CutUnacked))),
+            _ => drop(web.arm(FaultRule::once(phone.phone_number(), Fault::LoseAck))),
         }
         node.kill();
         node = start(address, data.path(), &web);

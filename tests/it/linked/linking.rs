@@ -78,7 +78,9 @@ async fn a_code_is_typed_in_instead() {
     let asked = linked.world.post("/instances/shop/pair-code", json!({ "phone": "573001112233" })).await;
     assert_eq!(asked.status, 200, "{asked:?}");
     let phone = linked.web.phone("573001112233");
-    soon("the code to be taken", phone.type_code(asked.body["code"].as_str().unwrap())).await.unwrap();
+    soon("the code to be taken", phone.enter_pairing_code(asked.body["code"].as_str().unwrap()))
+        .await
+        .unwrap();
     linked.world.until_state("shop", "connected").await;
 }
 
@@ -94,7 +96,7 @@ async fn a_device_that_is_sent_away_is_not_the_phones_any_more() {
 
     let out = linked.world.post("/instances/shop/logout", json!({})).await;
     assert_eq!(out.status, 200, "{out:?}");
-    soon("the device to be gone", linked.web.until(|_| phone.devices().is_empty())).await;
+    soon("the device to be gone", linked.web.wait_until(|_| phone.devices().is_empty())).await;
 
     // It can be linked anew, to another phone as well.
     linked.web.phone("573009998877").scan(&linked.code("shop").await).unwrap();
@@ -104,7 +106,7 @@ async fn a_device_that_is_sent_away_is_not_the_phones_any_more() {
     let phone = linked.web.phone("573009998877");
     let gone = Answer::of(linked.world.request(Method::DELETE, "/instances/shop")).await;
     assert_eq!(gone.status, 200, "{gone:?}");
-    soon("the device to be gone", linked.web.until(|_| phone.devices().is_empty())).await;
+    soon("the device to be gone", linked.web.wait_until(|_| phone.devices().is_empty())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

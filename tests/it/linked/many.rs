@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use relevo_sandbox_web::Turn;
+use relevo_sandbox_web::ConnectionTransition;
 use reqwest::Method;
 use serde_json::json;
 
@@ -26,15 +26,15 @@ async fn all_come_back_after_a_restart_of_whatsapp_and_not_at_once() {
     }
     all_are_there(&linked, "after pairing").await;
 
-    let before = linked.web.connections().len();
+    let before = linked.web.connection_records().len();
     linked.web.restart(Duration::from_millis(500));
     all_are_there(&linked, "after the restart").await;
     let logins: Vec<u64> = linked
         .web
-        .connections()
+        .connection_records()
         .iter()
         .skip(before)
-        .filter(|moment| moment.turn == Turn::LoggedIn)
+        .filter(|moment| moment.turn == ConnectionTransition::LoggedIn)
         .map(|moment| moment.at_ms)
         .collect();
     let first = logins.iter().min().copied().unwrap_or_default();
@@ -48,11 +48,11 @@ async fn all_come_back_after_a_restart_of_whatsapp_and_not_at_once() {
 
 /// Waits for all devices; if in vain, tells what the node knows of those that are missing.
 async fn all_are_there(linked: &Linked, when: &str) {
-    let online = linked.web.until(|web| web.online() == MANY);
+    let online = linked.web.wait_until(|web| web.online_count() == MANY);
     if tokio::time::timeout(PATIENCE, online).await.is_err() {
         let body = linked.world.get("/instances").await.body;
         let all = body["data"].as_array().unwrap().iter();
         let missing: Vec<_> = all.filter(|instance| instance["status"] != "connected").collect();
-        panic!("{when} {} are online; not connected: {missing:#?}", linked.web.online());
+        panic!("{when} {} are online; not connected: {missing:#?}", linked.web.online_count());
     }
 }

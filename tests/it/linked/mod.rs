@@ -27,7 +27,7 @@ pub const VERSION: (u32, u32, u32) = (2, 3000, 1);
 /// A WhatsApp Web on loopback.
 pub async fn whatsapp() -> WebHandle {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    WebServer::start(listener, Clock::machine(), Options::default()).unwrap()
+    WebServer::start(listener, Clock::system(), Options::default()).unwrap()
 }
 
 /// A node whose linked devices belong to phones of that WhatsApp.

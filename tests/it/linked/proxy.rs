@@ -87,7 +87,7 @@ async fn a_device_pairs_and_talks_through_its_proxy() {
         let phone = linked.web.phone(number);
         phone.scan(&linked.code(id).await).unwrap();
         linked.world.until_state(id, "connected").await;
-        friend.say(&phone.jid(), "Hola").unwrap();
+        friend.send_text(&phone.jid(), "Hola").unwrap();
         linked.events(id, "message", 1).await;
         // At least once to be paired and once to log in.
         assert!(proxy.used.load(Ordering::SeqCst) >= 2, "{scheme}");
@@ -107,5 +107,5 @@ async fn a_device_whose_proxy_is_gone_goes_no_other_way() {
         })
         .await;
     }
-    assert!(linked.web.connections().is_empty());
+    assert!(linked.web.connection_records().is_empty());
 }

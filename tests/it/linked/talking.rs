@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use relevo_sandbox_web::{Phone, Received, Watch};
+use relevo_sandbox_web::{Phone, PhoneEventStream, PhoneMessage};
 use serde_json::{Value, json};
 
 use super::{Linked, soon};
@@ -15,7 +15,7 @@ struct Talk {
     shop: Arc<Phone>,
     ana: Arc<Phone>,
     /// What Ana sees.
-    seen: Watch,
+    seen: PhoneEventStream,
 }
 
 impl Talk {
@@ -28,7 +28,7 @@ impl Talk {
     }
 
     /// Sends and waits for what Ana sees of it.
-    async fn send(&mut self, kind: &str, mut body: Value) -> (String, Received) {
+    async fn send(&mut self, kind: &str, mut body: Value) -> (String, PhoneMessage) {
         body["phone"] = json!(ANA);
         let sent = self.linked.world.post(&format!("/instances/shop/messages/{kind}"), body).await;
         assert_eq!(sent.status, 200, "{kind}: {sent:?}");
@@ -44,7 +44,7 @@ async fn a_text_arrives_is_delivered_and_read() {
     assert_eq!(received.text(), Some("Hola"));
     assert_eq!(received.id, id, "the id of the stanza is WhatsApp's id of the message");
     talk.linked.world.until_status(&id, &["delivered"]).await;
-    talk.ana.read(&[&received]).unwrap();
+    talk.ana.mark_read(&[&received]).unwrap();
     let view = talk.linked.world.until_status(&id, &["read"]).await;
     assert!(view["history"].as_array().is_some_and(|history| history.len() >= 3), "{view}");
     talk.linked.events("shop", "receipt", 2).await;
@@ -54,7 +54,7 @@ async fn a_text_arrives_is_delivered_and_read() {
 async fn what_others_write_becomes_events_once_and_in_order() {
     let talk = Talk::new().await;
     for n in 0..20 {
-        talk.ana.say(&talk.shop.jid(), &format!("{n}")).unwrap();
+        talk.ana.send_text(&talk.shop.jid(), &format!("{n}")).unwrap();
     }
     let events = talk.linked.events("shop", "message", 20).await;
     let texts: Vec<_> = events.iter().map(|event| event["data"]["text"].as_str().unwrap()).collect();
@@ -103,7 +103,7 @@ async fn media_goes_both_ways() {
     let (_, received) = talk.send("image", json!({ "media_url": link, "caption": "foto" })).await;
     let image = received.message.image_message.as_option().unwrap();
     assert_eq!(image.caption.as_deref(), Some("foto"));
-    assert_eq!(talk.ana.open_media(image).unwrap(), picture);
+    assert_eq!(talk.ana.download_media(image).unwrap(), picture);
 
     let id = talk.ana.send_image(&talk.shop.jid(), &picture, "otra").unwrap();
     let events = talk.linked.events("shop", "message", 1).await;
@@ -124,7 +124,7 @@ async fn a_group_is_written_to_and_writes() {
     let received = soon("the group's message", talk.seen.message()).await;
     assert_eq!((received.text(), &received.chat), (Some("a todos"), &group));
 
-    talk.ana.say(&group, "gracias").unwrap();
+    talk.ana.send_text(&group, "gracias").unwrap();
     let events = talk.linked.events("shop", "message", 1).await;
     let data = &events[0]["data"];
     assert_eq!((&data["is_group"], &data["text"]), (&json!(true), &json!("gracias")), "{data}");

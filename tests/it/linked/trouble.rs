@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use relevo_sandbox_web::{Ejection, Fault, Rule, Turn, WebHandle};
+use relevo_sandbox_web::{ConnectionTransition, Disconnection, Fault, FaultRule, WebHandle};
 use serde_json::json;
 
 use super::{Linked, soon};
@@ -21,12 +21,12 @@ async fn a_lost_connection_comes_back_and_nothing_is_lost_or_doubled() {
     let mut seen = linked.web.phone(ANA).watch();
     let faults = [Fault::CutBefore, Fault::CutUnacked, Fault::CutAfter, Fault::LoseAck];
     for (n, fault) in faults.into_iter().enumerate() {
-        linked.web.arm(Rule::once(SHOP, fault)).unwrap();
+        linked.web.arm(FaultRule::once(SHOP, fault)).unwrap();
         let queued = send(&linked, &n.to_string()).await;
         linked.world.until_status(&queued.id(), &["sent", "delivered"]).await;
         assert_eq!(soon("the message", seen.message()).await.text(), Some(n.to_string().as_str()));
     }
-    linked.web.eject(&shop, None, Ejection::Cut);
+    linked.web.disconnect(&shop, None, Disconnection::Cut);
     let last = send(&linked, "last").await;
     linked.world.until_status(&last.id(), &["sent", "delivered"]).await;
     assert_eq!(soon("the last message", seen.message()).await.text(), Some("last"));
@@ -59,8 +59,11 @@ async fn each_refusal_is_a_state_of_its_own_and_nobody_hammers() {
     {
         let linked = Linked::new().await;
         let shop = linked.pair("shop", SHOP).await;
-        linked.web.arm(Rule::always(SHOP, Fault::RefuseLogin { reason, expires_in_s: Some(3600) })).unwrap();
-        linked.web.eject(&shop, None, Ejection::Cut);
+        linked
+            .web
+            .arm(FaultRule::always(SHOP, Fault::RefuseLogin { reason, expires_in_s: Some(3600) }))
+            .unwrap();
+        linked.web.disconnect(&shop, None, Disconnection::Cut);
         let instance = linked.world.until_state("shop", state).await;
         assert_eq!(instance["reason"]["code"], code, "{instance}");
         assert_eq!(send(&linked, "later").await.status, 202);
@@ -71,7 +74,7 @@ async fn each_refusal_is_a_state_of_its_own_and_nobody_hammers() {
 async fn a_second_client_takes_over_and_the_first_waits() {
     let linked = Linked::new().await;
     let shop = linked.pair("shop", SHOP).await;
-    linked.web.eject(&shop, None, Ejection::Replaced);
+    linked.web.disconnect(&shop, None, Disconnection::Replaced);
     let instance = linked.world.until_state("shop", "paused").await;
     assert_eq!(instance["reason"]["code"], "replaced", "{instance}");
     linked.world.post("/instances/shop/resume", json!({})).await;
@@ -83,7 +86,7 @@ async fn strangers_wait_when_whatsapp_says_that_it_is_enough() {
     let linked = Linked::new().await;
     linked.pair("shop", SHOP).await;
     linked.web.phone(ANA);
-    linked.web.arm(Rule::once(SHOP, Fault::Nack { code: 463 })).unwrap();
+    linked.web.arm(FaultRule::once(SHOP, Fault::Nack { code: 463 })).unwrap();
     let queued = send(&linked, "Hola").await;
     let view = linked.world.until_status(&queued.id(), &["deferred"]).await;
     assert!(view.to_string().contains("463"), "{view}");
@@ -94,13 +97,13 @@ async fn what_is_delivered_badly_is_told_once_and_whole() {
     let linked = Linked::new().await;
     let shop = linked.pair("shop", SHOP).await;
     let ana = linked.web.phone(ANA);
-    let said = |n: usize| ana.say(&shop.jid(), &n.to_string()).unwrap();
+    let said = |n: usize| ana.send_text(&shop.jid(), &n.to_string()).unwrap();
     said(0);
     for (fault, numbers) in
         [(Fault::DeliverTwice, 1..2), (Fault::DeliverLate, 2..4), (Fault::DeliverGarbled, 4..5)]
     {
         let known = numbers.end;
-        linked.web.arm(Rule::once(SHOP, fault)).unwrap();
+        linked.web.arm(FaultRule::once(SHOP, fault)).unwrap();
         numbers.for_each(|n| drop(said(n)));
         linked.events("shop", "message", known).await;
     }
@@ -118,18 +121,18 @@ async fn whatsapp_keeps_messages_for_which_there_is_no_room() {
     let shop = linked.pair("shop", SHOP).await;
     linked.world.settings.store.min_free_space = u64::MAX / 2;
     linked.world.restart_node().await;
-    let before = linked.web.connections().len();
-    linked.web.phone(ANA).say(&shop.jid(), "Hola").unwrap();
+    let before = linked.web.connection_records().len();
+    linked.web.phone(ANA).send_text(&shop.jid(), "Hola").unwrap();
     // The node gives up a connection on which something came that it could not keep.
     let turned_away = |web: &WebHandle| {
-        let later = web.connections().into_iter().skip(before);
-        later.filter(|moment| moment.turn == Turn::Closed).count() >= 2
+        let later = web.connection_records().into_iter().skip(before);
+        later.filter(|moment| moment.turn == ConnectionTransition::Closed).count() >= 2
     };
-    soon("two attempts", linked.web.until(turned_away)).await;
+    soon("two attempts", linked.web.wait_until(turned_away)).await;
     assert_eq!(linked.events("shop", "message", 0).await.len(), 0);
 
     linked.world.settings.store.min_free_space = 0;
     linked.world.restart_node().await;
     assert_eq!(linked.events("shop", "message", 1).await[0]["data"]["text"], "Hola");
-    soon("the acknowledgement", linked.web.until(|web| web.waiting(&shop, 1) == 0)).await;
+    soon("the acknowledgement", linked.web.wait_until(|web| web.queue_len(&shop, 1) == 0)).await;
 }

@@ -1,7 +1,7 @@
 use super::*;
-use relevo_domain::{BlobRef, ListRow, Location, Manner};
+use relevo_domain::{BlobRef, ListRow, Location, MessageOptions};
 
-fn refused(content: Content) -> String {
+fn rejected_field(content: Content) -> String {
     check_content(&content).err().map(|invalid| invalid.field).unwrap_or_default()
 }
 
@@ -48,9 +48,9 @@ fn buttons(titles: &[&str]) -> Content {
 
 #[test]
 fn characters_are_counted_not_bytes() {
-    assert_eq!(refused(text(4096)), "");
-    assert_eq!(refused(text(4097)), "body");
-    assert_eq!(refused(text(0)), "body");
+    assert_eq!(rejected_field(text(4096)), "");
+    assert_eq!(rejected_field(text(4097)), "body");
+    assert_eq!(rejected_field(text(0)), "body");
     let error = check_content(&text(4097)).unwrap_err();
     assert_eq!(error.reason, "has 4097 characters; WhatsApp takes at most 4096");
 }
@@ -71,7 +71,7 @@ fn media_has_a_format_and_a_size_for_each_kind() {
         (Sticker, "image/webp", 500 << 10, ""),
         (Sticker, "image/png", 10, "media"),
     ] {
-        assert_eq!(refused(Content::Media(media(kind, blob(mime, size)))), field, "{mime} {size}");
+        assert_eq!(rejected_field(Content::Media(media(kind, blob(mime, size)))), field, "{mime} {size}");
     }
 }
 
@@ -79,21 +79,21 @@ fn media_has_a_format_and_a_size_for_each_kind() {
 fn captions_and_voice_notes_have_their_rules() {
     let caption = |kind, length: usize| {
         let source = MediaSource::ProviderId("1".to_owned());
-        refused(Content::Media(Media { caption: Some("c".repeat(length)), ..media(kind, source) }))
+        rejected_field(Content::Media(Media { caption: Some("c".repeat(length)), ..media(kind, source) }))
     };
     assert_eq!(caption(MediaKind::Image, 1024), "");
     assert_eq!(caption(MediaKind::Image, 1025), "caption");
     assert_eq!(caption(MediaKind::Audio, 1), "caption");
     assert_eq!(caption(MediaKind::Audio, 0), "");
     let voice = |mime| Content::Media(Media { voice: true, ..media(MediaKind::Audio, blob(mime, 9)) });
-    assert_eq!(refused(voice("audio/ogg")), "");
-    assert_eq!(refused(voice("audio/mpeg")), "media");
+    assert_eq!(rejected_field(voice("audio/ogg")), "");
+    assert_eq!(rejected_field(voice("audio/mpeg")), "media");
 }
 
 #[test]
-fn locations_lie_on_the_globe() {
+fn location_has_valid_coordinates() {
     let location = |latitude, longitude| {
-        refused(Content::Location(Location { latitude, longitude, name: None, address: None }))
+        rejected_field(Content::Location(Location { latitude, longitude, name: None, address: None }))
     };
     assert_eq!(location(90.0, -180.0), "");
     assert_eq!(location(90.1, 0.0), "latitude");
@@ -102,42 +102,45 @@ fn locations_lie_on_the_globe() {
 }
 
 #[test]
-fn buttons_are_few_short_and_different() {
-    assert_eq!(refused(buttons(&["a", "b", "c"])), "");
-    assert_eq!(refused(buttons(&[])), "buttons");
-    assert_eq!(refused(buttons(&["a", "b", "c", "d"])), "buttons");
-    assert_eq!(refused(buttons(&["a", &"t".repeat(21)])), "buttons[1].title");
-    assert_eq!(refused(buttons(&["a", "a"])), "buttons[1].title");
-    assert_eq!(refused(buttons(&[" "])), "buttons[0].title");
+fn buttons_are_limited_and_unique() {
+    assert_eq!(rejected_field(buttons(&["a", "b", "c"])), "");
+    assert_eq!(rejected_field(buttons(&[])), "buttons");
+    assert_eq!(rejected_field(buttons(&["a", "b", "c", "d"])), "buttons");
+    assert_eq!(rejected_field(buttons(&["a", &"t".repeat(21)])), "buttons[1].title");
+    assert_eq!(rejected_field(buttons(&["a", "a"])), "buttons[1].title");
+    assert_eq!(rejected_field(buttons(&[" "])), "buttons[0].title");
 }
 
 #[test]
 fn a_list_has_ten_rows_in_all() {
-    assert_eq!(refused(list(vec![section("", rows(0, 10))])), "");
-    assert_eq!(refused(list(vec![section("a", rows(0, 5)), section("b", rows(1, 5))])), "");
+    assert_eq!(rejected_field(list(vec![section("", rows(0, 10))])), "");
+    assert_eq!(rejected_field(list(vec![section("a", rows(0, 5)), section("b", rows(1, 5))])), "");
     assert_eq!(
-        refused(list(vec![section("a", rows(0, 5)), section("b", rows(1, 6))])),
+        rejected_field(list(vec![section("a", rows(0, 5)), section("b", rows(1, 6))])),
         "sections[1].rows[5]"
     );
-    assert_eq!(refused(list(vec![])), "sections");
-    assert_eq!(refused(list(vec![section("a", vec![])])), "sections[0].rows");
-    assert_eq!(refused(list(vec![section("a", rows(0, 1)), section("", rows(1, 1))])), "sections[1].title");
+    assert_eq!(rejected_field(list(vec![])), "sections");
+    assert_eq!(rejected_field(list(vec![section("a", vec![])])), "sections[0].rows");
     assert_eq!(
-        refused(list(vec![section("a", rows(0, 1)), section("b", rows(0, 1))])),
+        rejected_field(list(vec![section("a", rows(0, 1)), section("", rows(1, 1))])),
+        "sections[1].title"
+    );
+    assert_eq!(
+        rejected_field(list(vec![section("a", rows(0, 1)), section("b", rows(0, 1))])),
         "sections[1].rows[0].id"
     );
     let mut long = rows(0, 4);
     long[3].title = "t".repeat(25);
-    assert_eq!(refused(list(vec![section("a", long)])), "sections[0].rows[3].title");
+    assert_eq!(rejected_field(list(vec![section("a", long)])), "sections[0].rows[3].title");
     let mut long = rows(0, 1);
     long[0].description = Some("d".repeat(73));
-    assert_eq!(refused(list(vec![section("a", long)])), "sections[0].rows[0].description");
+    assert_eq!(rejected_field(list(vec![section("a", long)])), "sections[0].rows[0].description");
 }
 
 #[test]
-fn headers_and_footers_are_checked_in_every_frame() {
+fn headers_and_footers_are_checked() {
     let cta = |header, footer: &str, display_text: &str, url: &str| {
-        refused(Content::Interactive(Interactive::CtaUrl {
+        rejected_field(Content::Interactive(Interactive::CtaUrl {
             header,
             body: "b".to_owned(),
             footer: Some(footer.to_owned()),
@@ -160,13 +163,17 @@ fn headers_and_footers_are_checked_in_every_frame() {
 #[test]
 fn contacts_and_templates_have_names() {
     let contacts = |contacts: serde_json::Value| {
-        refused(Content::Contacts { contacts: contacts.as_array().unwrap().clone() })
+        rejected_field(Content::Contacts { contacts: contacts.as_array().unwrap().clone() })
     };
     assert_eq!(contacts(serde_json::json!([{ "name": { "formatted_name": "Ana" } }])), "");
     assert_eq!(contacts(serde_json::json!([])), "contacts");
     assert_eq!(contacts(serde_json::json!([{ "name": "Ana" }])), "contacts[0].name.formatted_name");
     let template = |name: &str, components: Vec<Value>| {
-        refused(Content::Template(Template { name: name.to_owned(), language: "es".to_owned(), components }))
+        rejected_field(Content::Template(Template {
+            name: name.to_owned(),
+            language: "es".to_owned(),
+            components,
+        }))
     };
     assert_eq!(template("hello_world", vec![]), "");
     assert_eq!(template("", vec![]), "template.name");
@@ -174,13 +181,13 @@ fn contacts_and_templates_have_names() {
 }
 
 #[test]
-fn recipients_that_the_network_lacks_are_unsupported() {
+fn unknown_recipient_kinds_are_unsupported() {
     let to = |to: &str| {
         check(&OutboundMessage {
             to: to.parse().unwrap(),
             content: text(1),
             quote: None,
-            manner: Manner::default(),
+            options: MessageOptions::default(),
         })
     };
     for good in ["573001234567", "US.13491208655302741918", "120363025246125486@g.us"] {
@@ -188,5 +195,5 @@ fn recipients_that_the_network_lacks_are_unsupported() {
     }
     let error = to("120363025246125486@newsletter").unwrap_err();
     assert_eq!(error.to_string(), "cloud_api cannot send to newsletters");
-    assert!(matches!(to("123456789012345@lid"), Err(Refusal::Unsupported { .. })));
+    assert!(matches!(to("123456789012345@lid"), Err(CheckError::Unsupported { .. })));
 }

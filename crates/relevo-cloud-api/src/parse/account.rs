@@ -8,7 +8,7 @@ use super::text;
 
 /// Meta's names of the fields that webhooks are subscribed to, and the kinds of event that they become. From the
 /// reference of the WhatsApp Business webhooks.
-const KINDS: &[(&str, &str)] = &[
+const EVENT_KINDS: &[(&str, &str)] = &[
     ("message_template_status_update", "template_status"),
     ("message_template_quality_update", "template_quality"),
     ("message_template_components_update", "template_components"),
@@ -40,7 +40,7 @@ const RAW: &str = "raw";
 
 /// A change that is neither a message nor a status, as it came.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Change {
+pub struct AccountChange {
     /// The business account.
     pub account: Option<String>,
     /// The number that it concerns, if it concerns one.
@@ -57,26 +57,26 @@ pub struct Change {
 
 /// What a user said in WhatsApp's settings about marketing messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Preference {
-    pub who: Identity,
+pub struct MarketingPreference {
+    pub user: Identity,
     /// `false`: they want them again.
-    pub stop: bool,
+    pub opted_out: bool,
 }
 
 /// The kind of event that a change of this field becomes; `raw` for a field that is not known.
-pub(super) fn kind_of(field: &str, value: &Value) -> &'static str {
+pub(super) fn event_kind(field: &str, value: &Value) -> &'static str {
     if field == "messages" && value.get("errors").is_some_and(Value::is_array) {
         return ACCOUNT_ERROR;
     }
-    KINDS.iter().find(|(name, _)| *name == field).map_or(RAW, |(_, kind)| kind)
+    EVENT_KINDS.iter().find(|(name, _)| *name == field).map_or(RAW, |(_, kind)| kind)
 }
 
-impl Change {
+impl AccountChange {
     /// What receivers of the event are told: Meta's value, and beside it the field, the business account and the
     /// time, where the value has none of its own under these names. Of a change that is not understood, the value is
     /// told untouched.
     pub fn data(&self) -> Value {
-        let Change { account, at, field, value, kind, .. } = self;
+        let AccountChange { account, at, field, value, kind, .. } = self;
         let mut data = match value {
             Value::Object(value) if *kind != RAW => value.clone(),
             value => return json!({ "field": field, "value": value }),
@@ -93,14 +93,14 @@ impl Change {
     }
 
     /// Who wants marketing messages no more, or again. What is not understood says nothing.
-    pub fn preferences(&self) -> Vec<Preference> {
+    pub fn preferences(&self) -> Vec<MarketingPreference> {
         let listed = self.value.get(USER_PREFERENCES).and_then(Value::as_array);
         let listed = listed.filter(|_| self.kind == USER_PREFERENCES).into_iter().flatten();
-        listed.filter_map(Value::as_object).filter_map(preference).collect()
+        listed.filter_map(Value::as_object).filter_map(parse_preference).collect()
     }
 }
 
-fn preference(said: &Map<String, Value>) -> Option<Preference> {
+fn parse_preference(said: &Map<String, Value>) -> Option<MarketingPreference> {
     let named = |name: &str| said.get(name).and_then(text);
     if said.get("category").is_some_and(|category| category != "marketing_messages") {
         return None;
@@ -111,5 +111,5 @@ fn preference(said: &Map<String, Value>) -> Option<Preference> {
         _ => return None,
     };
     let who = Identity::new(named("wa_id").as_deref(), named("user_id").as_deref())?;
-    Some(Preference { who, stop })
+    Some(MarketingPreference { user: who, opted_out: stop })
 }

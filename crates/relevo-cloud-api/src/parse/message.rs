@@ -7,14 +7,14 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use relevo_domain::{
-    ButtonReply, Chat, Context, Identity, InboundContent, InboundLocation, InboundMedia, InboundMediaKind,
-    InboundMessage, Invalid, Order, Reaction, Reply, Sender, SystemNotice,
+    ButtonReply, Chat, Identity, InboundContent, InboundLocation, InboundMedia, InboundMediaKind,
+    InboundMessage, InteractiveReply, MessageContext, Order, Reaction, Sender, SystemNotice, ValidationError,
 };
 
-use super::{moment, text};
+use super::{text, timestamp};
 
 /// Reads a message that a user wrote; `contact` is what the webhook says about that user.
-pub(super) fn read(message: &Value, contact: Option<&Value>) -> Result<InboundMessage, String> {
+pub(super) fn parse_message(message: &Value, contact: Option<&Value>) -> Result<InboundMessage, String> {
     let named = |name: &str| message.get(name).and_then(text);
     let told = |place: &str| contact.and_then(|contact| contact.pointer(place)).and_then(text);
     let phone = named("from").or_else(|| told("/wa_id"));
@@ -22,11 +22,11 @@ pub(super) fn read(message: &Value, contact: Option<&Value>) -> Result<InboundMe
     let identity = identity(phone.as_deref(), user_id.as_deref(), "from")?;
     let sender = Sender { identity, name: told("/profile/name"), username: told("/profile/username") };
     let chat = named("group_id").map_or(Chat::Direct, Chat::Group);
-    of(message, sender, chat)
+    build_message(message, sender, chat)
 }
 
 /// Reads a message that the number's owner wrote with the application on the phone.
-pub(super) fn read_echo(message: &Value, contact: Option<&Value>) -> Result<InboundMessage, String> {
+pub(super) fn parse_echo(message: &Value, contact: Option<&Value>) -> Result<InboundMessage, String> {
     let named = |name: &str| message.get(name).and_then(text);
     let told = |name: &str| contact.and_then(|contact| contact.get(name)).and_then(text);
     let sender = Sender {
@@ -36,11 +36,11 @@ pub(super) fn read_echo(message: &Value, contact: Option<&Value>) -> Result<Inbo
     };
     let user_id = named("to_user_id").or_else(|| told("user_id"));
     let to = identity(named("to").as_deref(), user_id.as_deref(), "to")?;
-    of(message, sender, Chat::FromMe(to))
+    build_message(message, sender, Chat::FromMe(to))
 }
 
 /// Which contact of a webhook is the author of a message. `alone`: there is one message and one contact.
-pub(super) fn contact_at(message: &Value, contacts: &[Value], alone: bool) -> Option<usize> {
+pub(super) fn find_contact(message: &Value, contacts: &[Value], alone: bool) -> Option<usize> {
     let same = |contact: &Value, theirs: &str, ours: &str| {
         let theirs = contact.get(theirs);
         theirs.is_some() && theirs == message.get(ours)
@@ -57,16 +57,16 @@ fn identity(phone: Option<&str>, user_id: Option<&str>, field: &str) -> Result<I
     Identity::new(phone, user_id).ok_or_else(|| format!("names nobody in {field}"))
 }
 
-fn of(message: &Value, sender: Sender, chat: Chat) -> Result<InboundMessage, String> {
+fn build_message(message: &Value, sender: Sender, chat: Chat) -> Result<InboundMessage, String> {
     let id = message.get("id").and_then(text).ok_or("has no id")?;
     let list = |name: &str| message.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
     Ok(InboundMessage {
-        scope: None,
-        id: id.parse().map_err(|invalid: Invalid| invalid.to_string())?,
+        id_scope: None,
+        id: id.parse().map_err(|invalid: ValidationError| invalid.to_string())?,
         sender,
         chat,
-        at: message.get("timestamp").and_then(moment).ok_or("has no timestamp")?,
-        context: message.get("context").and_then(read_as::<Context>),
+        at: message.get("timestamp").and_then(timestamp).ok_or("has no timestamp")?,
+        context: message.get("context").and_then(parse_as::<MessageContext>),
         referral: message.get("referral").filter(|referral| referral.is_object()).cloned(),
         content: content(message, true),
         errors: list("errors"),
@@ -80,20 +80,20 @@ fn content(message: &Value, outermost: bool) -> InboundContent {
     let original = || body.get("original_message_id").and_then(text);
     let known = match kind {
         "text" => body.get("body").and_then(Value::as_str).map(|body| InboundContent::Text(body.to_owned())),
-        "location" => read_as::<InboundLocation>(body).map(InboundContent::Location),
+        "location" => parse_as::<InboundLocation>(body).map(InboundContent::Location),
         "contacts" => body.as_array().cloned().map(InboundContent::Contacts),
-        "interactive" => read_as::<Reply>(body).map(InboundContent::Interactive),
-        "button" => read_as::<ButtonReply>(body).map(InboundContent::Button),
-        "order" => read_as::<Order>(body).map(InboundContent::Order),
-        "reaction" => read_as::<Reaction>(body).map(reaction),
-        "system" => read_as::<SystemNotice>(body).map(InboundContent::System),
+        "interactive" => parse_as::<InteractiveReply>(body).map(InboundContent::Interactive),
+        "button" => parse_as::<ButtonReply>(body).map(InboundContent::Button),
+        "order" => parse_as::<Order>(body).map(InboundContent::Order),
+        "reaction" => parse_as::<Reaction>(body).map(reaction),
+        "system" => parse_as::<SystemNotice>(body).map(InboundContent::System),
         "revoke" => original().map(|original| InboundContent::Revoke { original }),
         "edit" if outermost => original().zip(body.get("message")).map(|(original, message)| {
             InboundContent::Edit { original, now: Box::new(content(message, false)) }
         }),
         "unsupported" | "unknown" => Some(InboundContent::Unsupported),
         _ => media_kind(kind)
-            .and_then(|kind| Some(InboundContent::Media(kind, read_as::<InboundMedia>(body)?))),
+            .and_then(|kind| Some(InboundContent::Media(kind, parse_as::<InboundMedia>(body)?))),
     };
     known.unwrap_or_else(|| InboundContent::Unknown(message.clone()))
 }
@@ -108,6 +108,6 @@ fn media_kind(name: &str) -> Option<InboundMediaKind> {
     InboundMediaKind::ALL.into_iter().find(|kind| kind.as_str() == name)
 }
 
-fn read_as<'a, T: Deserialize<'a>>(value: &'a Value) -> Option<T> {
+fn parse_as<'a, T: Deserialize<'a>>(value: &'a Value) -> Option<T> {
     T::deserialize(value).ok()
 }

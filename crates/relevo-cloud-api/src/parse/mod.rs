@@ -10,23 +10,23 @@ mod tests;
 
 use serde_json::{Map, Value};
 
-use relevo_domain::{InboundMessage, Invalid, StatusUpdate, Timestamp};
+use relevo_domain::{InboundMessage, StatusUpdate, Timestamp, ValidationError};
 
-pub use account::{Change, Preference};
+pub use account::{AccountChange, MarketingPreference};
 pub use split::{count_messages, first_sender, split_messages, without_messages};
 
 /// The field of messages and statuses.
 const MESSAGES: &str = "messages";
 
 /// The field of what the number's owner wrote on the phone.
-const ECHOES: &str = "smb_message_echoes";
+const MESSAGE_ECHOES: &str = "smb_message_echoes";
 
 /// One thing that a webhook reports. One delivery may carry a thousand.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Update {
     Status(Box<ReceivedStatus>),
     Message(Box<ReceivedMessage>),
-    Change(Change),
+    Change(AccountChange),
     /// A part that does not make sense, with its place and the reason; the other parts are not affected.
     Malformed(String),
 }
@@ -62,22 +62,23 @@ impl Update {
 /// # Errors
 ///
 /// The body is not JSON, or not a webhook at all. A part that is wrong is a [`Update::Malformed`].
-pub fn parse_webhook(body: &[u8]) -> Result<Vec<Update>, Invalid> {
+pub fn parse_webhook(body: &[u8]) -> Result<Vec<Update>, ValidationError> {
     let body: Value = serde_json::from_slice(body)
-        .map_err(|cause| Invalid::new("body", format!("is not JSON: {cause}")))?;
-    let Some(entries) = take(body, "entry").and_then(into_list) else {
-        return Err(Invalid::new("entry", "must be a list, as in every webhook of Meta"));
+        .map_err(|cause| ValidationError::new("body", format!("is not JSON: {cause}")))?;
+    let Some(entries) = remove_field(body, "entry").and_then(into_list) else {
+        return Err(ValidationError::new("entry", "must be a list, as in every webhook of Meta"));
     };
     let mut updates = Vec::with_capacity(entries.len());
     for (n, mut entry) in entries.into_iter().enumerate() {
         let place = format!("entry[{n}]");
         let account = entry.get("id").and_then(text);
-        let at = entry.get("time").and_then(moment);
+        let at = entry.get("time").and_then(timestamp);
         match entry.get_mut("changes").map(Value::take).and_then(into_list) {
             Some(changes) => {
                 for (n, change) in changes.into_iter().enumerate() {
-                    let source = Source { place: format!("{place}.changes[{n}]"), account: &account, at };
-                    read_change(&source, change, &mut updates);
+                    let source =
+                        ChangeSource { path: format!("{place}.changes[{n}]"), account: &account, at };
+                    parse_change(&source, change, &mut updates);
                 }
             }
             None => updates.push(Update::Malformed(format!("{place}: has no list of changes"))),
@@ -87,30 +88,30 @@ pub fn parse_webhook(body: &[u8]) -> Result<Vec<Update>, Invalid> {
 }
 
 /// Where a change stands in the body, and what its entry says.
-struct Source<'a> {
-    place: String,
+struct ChangeSource<'a> {
+    path: String,
     account: &'a Option<String>,
     at: Option<Timestamp>,
 }
 
-impl Source<'_> {
+impl ChangeSource<'_> {
     fn change(&self, phone_number_id: Option<&str>, field: &str, value: Value) -> Update {
-        Update::Change(Change {
+        Update::Change(AccountChange {
             account: self.account.clone(),
             phone_number_id: phone_number_id.map(str::to_owned),
             at: self.at,
             field: field.to_owned(),
-            kind: account::kind_of(field, &value),
+            kind: account::event_kind(field, &value),
             value,
         })
     }
 
     fn malformed(&self, what: &str) -> Update {
-        Update::Malformed(format!("{}{what}", self.place))
+        Update::Malformed(format!("{}{what}", self.path))
     }
 }
 
-fn read_change(source: &Source, change: Value, updates: &mut Vec<Update>) {
+fn parse_change(source: &ChangeSource, change: Value, updates: &mut Vec<Update>) {
     let Value::Object(mut change) = change else {
         return updates.push(source.malformed(": is not an object"));
     };
@@ -122,24 +123,25 @@ fn read_change(source: &Source, change: Value, updates: &mut Vec<Update>) {
     let phone = phone_number_id.as_deref();
     match field.as_str() {
         MESSAGES => {
-            let (messages, statuses) = (extract(&mut value, "messages"), extract(&mut value, "statuses"));
+            let (messages, statuses) =
+                (take_field(&mut value, "messages"), take_field(&mut value, "statuses"));
             let split = messages.is_some() || statuses.is_some();
-            statuses.into_iter().for_each(|list| read_statuses(source, phone, &value, list, updates));
-            messages.into_iter().for_each(|list| read_messages(source, phone, &value, list, updates));
+            statuses.into_iter().for_each(|list| parse_statuses(source, phone, &value, list, updates));
+            messages.into_iter().for_each(|list| parse_messages(source, phone, &value, list, updates));
             if !split || value.get("errors").is_some() {
                 updates.push(source.change(phone, &field, value));
             }
         }
-        ECHOES => match extract(&mut value, "message_echoes") {
-            Some(list) => read_echoes(source, phone, &value, list, updates),
+        MESSAGE_ECHOES => match take_field(&mut value, "message_echoes") {
+            Some(list) => parse_echoes(source, phone, &value, list, updates),
             None => updates.push(source.change(phone, &field, value)),
         },
         _ => updates.push(source.change(phone, &field, value)),
     }
 }
 
-fn read_statuses(
-    source: &Source,
+fn parse_statuses(
+    source: &ChangeSource,
     phone: Option<&str>,
     value: &Value,
     statuses: Value,
@@ -149,7 +151,7 @@ fn read_statuses(
         return updates.push(source.malformed(".value.statuses: is not a list"));
     };
     for (n, status) in statuses.into_iter().enumerate() {
-        updates.push(match status::read(phone, &status) {
+        updates.push(match status::parse_status(phone, &status) {
             Ok(Some(update)) => Update::Status(Box::new(update)),
             Ok(None) => source.change(phone, MESSAGES, with_status(value.get("metadata"), status)),
             Err(reason) => source.malformed(&format!(".value.statuses[{n}]: {reason}")),
@@ -165,30 +167,30 @@ fn with_status(metadata: Option<&Value>, status: Value) -> Value {
     Value::Object(value)
 }
 
-fn read_messages(
-    source: &Source,
+fn parse_messages(
+    source: &ChangeSource,
     phone: Option<&str>,
     value: &Value,
     messages: Value,
     updates: &mut Vec<Update>,
 ) {
     let list = "messages";
-    read_list(source, phone, value, (list, messages), message::read, updates);
+    parse_list(source, phone, value, (list, messages), message::parse_message, updates);
 }
 
-fn read_echoes(
-    source: &Source,
+fn parse_echoes(
+    source: &ChangeSource,
     phone: Option<&str>,
     value: &Value,
     echoes: Value,
     updates: &mut Vec<Update>,
 ) {
     let list = "message_echoes";
-    read_list(source, phone, value, (list, echoes), message::read_echo, updates);
+    parse_list(source, phone, value, (list, echoes), message::parse_echo, updates);
 }
 
-fn read_list(
-    source: &Source,
+fn parse_list(
+    source: &ChangeSource,
     phone: Option<&str>,
     value: &Value,
     (list, messages): (&str, Value),
@@ -201,7 +203,7 @@ fn read_list(
     let contacts = value.get("contacts").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let alone = messages.len() == 1 && contacts.len() == 1;
     let contact =
-        |message: &Value| message::contact_at(message, contacts, alone).and_then(|at| contacts.get(at));
+        |message: &Value| message::find_contact(message, contacts, alone).and_then(|at| contacts.get(at));
     for (n, message) in messages.iter().enumerate() {
         let read = match phone {
             Some(phone) => read(message, contact(message))
@@ -215,11 +217,11 @@ fn read_list(
     }
 }
 
-fn extract(value: &mut Value, name: &str) -> Option<Value> {
+fn take_field(value: &mut Value, name: &str) -> Option<Value> {
     value.as_object_mut()?.remove(name)
 }
 
-fn take(value: Value, name: &str) -> Option<Value> {
+fn remove_field(value: Value, name: &str) -> Option<Value> {
     match value {
         Value::Object(mut object) => object.remove(name),
         _ => None,
@@ -243,7 +245,7 @@ fn text(value: &Value) -> Option<String> {
 }
 
 /// Seconds since the epoch, as a number or, as in messages and statuses, as text.
-fn moment(value: &Value) -> Option<Timestamp> {
+fn timestamp(value: &Value) -> Option<Timestamp> {
     let seconds = value.as_u64().or_else(|| value.as_str()?.parse().ok())?;
     seconds.checked_mul(1000).map(Timestamp)
 }

@@ -9,34 +9,34 @@ use serde_json::value::RawValue;
 
 use relevo_domain::ProviderMessageId;
 
-use super::message::contact_at;
+use super::message::find_contact;
 
 /// How many messages of users a webhook holds, readable or not.
 pub fn count_messages(webhook: &RawValue) -> usize {
-    let entries = Object::read(webhook).list("entry");
-    let changes = entries.into_iter().flat_map(|entry| Object::read(entry).list("changes"));
-    changes.map(|change| messages_of(&Object::read(change)).len()).sum()
+    let entries = RawObject::parse(webhook).list("entry");
+    let changes = entries.into_iter().flat_map(|entry| RawObject::parse(entry).list("changes"));
+    changes.map(|change| messages_of(&RawObject::parse(change)).len()).sum()
 }
 
 /// Who sent the first message of a webhook.
 pub fn first_sender(webhook: &RawValue) -> Option<String> {
-    let entries = Object::read(webhook).list("entry");
-    let mut changes = entries.into_iter().flat_map(|entry| Object::read(entry).list("changes"));
-    let first = changes.find_map(|change| messages_of(&Object::read(change)).first().copied())?;
-    serde_json::from_str(Object::read(first).get("from")?.get()).ok()
+    let entries = RawObject::parse(webhook).list("entry");
+    let mut changes = entries.into_iter().flat_map(|entry| RawObject::parse(entry).list("changes"));
+    let first = changes.find_map(|change| messages_of(&RawObject::parse(change)).first().copied())?;
+    serde_json::from_str(RawObject::parse(first).get("from")?.get()).ok()
 }
 
 /// For each message of a webhook its id and a webhook that holds this message, and what was said about its author,
 /// and nothing else. Messages without an id are left out.
 pub fn split_messages(webhook: &RawValue) -> Vec<(ProviderMessageId, Box<RawValue>)> {
     let mut split = Vec::new();
-    let webhook = Object::read(webhook);
-    for entry in webhook.list("entry").into_iter().map(Object::read) {
-        for change in entry.list("changes").into_iter().map(Object::read) {
+    let webhook = RawObject::parse(webhook);
+    for entry in webhook.list("entry").into_iter().map(RawObject::parse) {
+        for change in entry.list("changes").into_iter().map(RawObject::parse) {
             for (id, value) in split_value(&change) {
-                let change = change.with(&[("value", Some(value))]);
-                let entry = entry.with(&[("changes", Some(format!("[{change}]")))]);
-                let webhook = webhook.with(&[("entry", Some(format!("[{entry}]")))]);
+                let change = change.with_members(&[("value", Some(value))]);
+                let entry = entry.with_members(&[("changes", Some(format!("[{change}]")))]);
+                let webhook = webhook.with_members(&[("entry", Some(format!("[{entry}]")))]);
                 split.extend(RawValue::from_string(webhook).ok().map(|webhook| (id, webhook)));
             }
         }
@@ -45,16 +45,16 @@ pub fn split_messages(webhook: &RawValue) -> Vec<(ProviderMessageId, Box<RawValu
 }
 
 /// The value of a change once for each of its messages.
-fn split_value(change: &Object) -> Vec<(ProviderMessageId, String)> {
+fn split_value(change: &RawObject) -> Vec<(ProviderMessageId, String)> {
     let (value, messages) = (change.object("value"), messages_of(change));
     let contacts = value.list("contacts");
-    let known: Vec<Value> = contacts.iter().map(|contact| parsed(contact)).collect();
+    let known: Vec<Value> = contacts.iter().map(|contact| parse_value(contact)).collect();
     let alone = messages.len() == 1 && contacts.len() == 1;
     let one = |message: &&RawValue| {
-        let read = parsed(message);
+        let read = parse_value(message);
         let id = read.get("id")?.as_str()?.parse().ok()?;
-        let contact = contact_at(&read, &known, alone).and_then(|at| contacts.get(at));
-        let one = value.with(&[
+        let contact = find_contact(&read, &known, alone).and_then(|at| contacts.get(at));
+        let one = value.with_members(&[
             ("messages", Some(format!("[{message}]"))),
             ("contacts", contact.map(|contact| format!("[{contact}]"))),
             ("statuses", None),
@@ -66,42 +66,46 @@ fn split_value(change: &Object) -> Vec<(ProviderMessageId, String)> {
 
 /// The webhook without the messages of users, if it holds anything else.
 pub fn without_messages(webhook: &RawValue) -> Option<Box<RawValue>> {
-    let webhook = Object::read(webhook);
-    let of_change = |change: &RawValue| {
-        let object = Object::read(change);
-        if messages_of(&object).is_empty() {
-            return Some(change.to_string());
-        }
-        let value = object.object("value");
-        value.get("statuses")?;
-        Some(object.with(&[("value", Some(value.with(&[("messages", None), ("contacts", None)])))]))
-    };
+    let webhook = RawObject::parse(webhook);
+    let of_change =
+        |change: &RawValue| {
+            let object = RawObject::parse(change);
+            if messages_of(&object).is_empty() {
+                return Some(change.to_string());
+            }
+            let value = object.object("value");
+            value.get("statuses")?;
+            Some(object.with_members(&[(
+                "value",
+                Some(value.with_members(&[("messages", None), ("contacts", None)])),
+            )]))
+        };
     let of_entry = |entry: &RawValue| {
-        let object = Object::read(entry);
+        let object = RawObject::parse(entry);
         let changes: Vec<_> = object.list("changes").into_iter().filter_map(of_change).collect();
         let changes = (!changes.is_empty()).then(|| format!("[{}]", changes.join(",")));
-        changes.map(|changes| object.with(&[("changes", Some(changes))]))
+        changes.map(|changes| object.with_members(&[("changes", Some(changes))]))
     };
     let entries: Vec<_> = webhook.list("entry").into_iter().filter_map(of_entry).collect();
     let entries = (!entries.is_empty()).then(|| format!("[{}]", entries.join(",")))?;
-    RawValue::from_string(webhook.with(&[("entry", Some(entries))])).ok()
+    RawValue::from_string(webhook.with_members(&[("entry", Some(entries))])).ok()
 }
 
-fn messages_of<'a>(change: &Object<'a>) -> Vec<&'a RawValue> {
+fn messages_of<'a>(change: &RawObject<'a>) -> Vec<&'a RawValue> {
     let holds = change.get("field").is_some_and(|field| field.get() == "\"messages\"");
     if holds { change.object("value").list("messages") } else { Vec::new() }
 }
 
-fn parsed(json: &RawValue) -> Value {
+fn parse_value(json: &RawValue) -> Value {
     serde_json::from_str(json.get()).unwrap_or_default()
 }
 
 /// The members of an object as they are written, in their order. What is no object has none.
 #[derive(Default)]
-struct Object<'a>(Vec<(&'a RawValue, &'a RawValue)>);
+struct RawObject<'a>(Vec<(&'a RawValue, &'a RawValue)>);
 
-impl<'a> Object<'a> {
-    fn read(json: &'a RawValue) -> Self {
+impl<'a> RawObject<'a> {
+    fn parse(json: &'a RawValue) -> Self {
         serde_json::from_str(json.get()).unwrap_or_default()
     }
 
@@ -111,7 +115,7 @@ impl<'a> Object<'a> {
     }
 
     fn object(&self, name: &str) -> Self {
-        self.get(name).map(Self::read).unwrap_or_default()
+        self.get(name).map(Self::parse).unwrap_or_default()
     }
 
     /// The elements of a list; what is no list has none.
@@ -120,7 +124,7 @@ impl<'a> Object<'a> {
     }
 
     /// The object with other values under these names, or without them.
-    fn with(&self, changed: &[(&str, Option<String>)]) -> String {
+    fn with_members(&self, changed: &[(&str, Option<String>)]) -> String {
         let member = |(key, value): &(&RawValue, &RawValue)| {
             let value = match changed.iter().find(|(name, _)| is_named(key, name)) {
                 Some((_, other)) => other.as_deref()?,
@@ -137,11 +141,11 @@ fn is_named(key: &RawValue, name: &str) -> bool {
     key.get().strip_prefix('"').and_then(|key| key.strip_suffix('"')) == Some(name)
 }
 
-impl<'de> Deserialize<'de> for Object<'de> {
+impl<'de> Deserialize<'de> for RawObject<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Members;
         impl<'de> Visitor<'de> for Members {
-            type Value = Object<'de>;
+            type Value = RawObject<'de>;
 
             fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
                 formatter.write_str("an object")
@@ -152,7 +156,7 @@ impl<'de> Deserialize<'de> for Object<'de> {
                 while let Some(member) = map.next_entry()? {
                     members.push(member);
                 }
-                Ok(Object(members))
+                Ok(RawObject(members))
             }
         }
         deserializer.deserialize_map(Members)

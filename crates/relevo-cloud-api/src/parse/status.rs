@@ -4,30 +4,33 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::errors::GraphError;
-use relevo_domain::{Failure, Invalid, Receipt, StatusUpdate};
+use relevo_domain::{Failure, Receipt, StatusUpdate, ValidationError};
 
-use super::{ReceivedStatus, moment, text};
+use super::{ReceivedStatus, text, timestamp};
 
 /// `None` for a status that reports something other than the fate of a message.
-pub(super) fn read(phone_number_id: Option<&str>, status: &Value) -> Result<Option<ReceivedStatus>, String> {
+pub(super) fn parse_status(
+    phone_number_id: Option<&str>,
+    status: &Value,
+) -> Result<Option<ReceivedStatus>, String> {
     let field = |name: &str| status.get(name).and_then(text);
     let required = |name: &str| field(name).ok_or_else(|| format!("has no {name}"));
-    let Some(receipt) = receipt_of(&required("status")?) else { return Ok(None) };
-    let provider_id = required("id")?.parse().map_err(|invalid: Invalid| invalid.to_string())?;
+    let Some(receipt) = parse_receipt(&required("status")?) else { return Ok(None) };
+    let provider_id = required("id")?.parse().map_err(|invalid: ValidationError| invalid.to_string())?;
     let phone_number_id = phone_number_id.ok_or("the change names no phone_number_id")?.to_owned();
     let status = StatusUpdate {
         provider_id,
         our_id: field("biz_opaque_callback_data").and_then(|id| id.parse().ok()),
         receipt,
-        at: status.get("timestamp").and_then(moment).ok_or("has no timestamp")?,
+        at: status.get("timestamp").and_then(timestamp).ok_or("has no timestamp")?,
         recipient: field("recipient_id").or_else(|| field("recipient_user_id")),
         participant: field("recipient_participant_id"),
-        failure: (receipt == Receipt::Failed).then(|| failure_of(status)),
+        failure: (receipt == Receipt::Failed).then(|| parse_failure(status)),
     };
     Ok(Some(ReceivedStatus { phone_number_id, status }))
 }
 
-fn receipt_of(status: &str) -> Option<Receipt> {
+fn parse_receipt(status: &str) -> Option<Receipt> {
     match status {
         "sent" => Some(Receipt::Sent),
         "delivered" => Some(Receipt::Delivered),
@@ -39,9 +42,9 @@ fn receipt_of(status: &str) -> Option<Receipt> {
 }
 
 /// The first error that can be read: the same table classifies it as classifies a refused request.
-fn failure_of(status: &Value) -> Failure {
+fn parse_failure(status: &Value) -> Failure {
     let errors = status.get("errors").and_then(Value::as_array).into_iter().flatten();
     let known = errors.filter_map(|error| GraphError::deserialize(error).ok());
-    let failure = known.map(|error| error.failure(None)).next();
+    let failure = known.map(|error| error.to_failure(None)).next();
     failure.unwrap_or_else(|| Failure::permanent("WhatsApp reported a failure without a reason"))
 }

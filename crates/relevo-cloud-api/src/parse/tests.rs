@@ -30,7 +30,7 @@ fn only_status(body: &Value) -> StatusUpdate {
 }
 
 #[test]
-fn a_status_is_a_fact_about_our_message() {
+fn status_becomes_an_update_of_our_message() {
     let instance = InstanceNumber::FIRST;
     let id = MessageId::new(Timestamp(1_763_800_000_000), 1, instance, Class::Bulk, 7);
     let mut delivered = status("delivered");
@@ -50,7 +50,7 @@ fn a_status_is_a_fact_about_our_message() {
 }
 
 #[test]
-fn a_hidden_number_and_a_group_member_are_named() {
+fn status_names_hidden_user_and_group_participant() {
     let mut read = status("read");
     read["recipient_id"].take();
     read["recipient_user_id"] = json!("US.134");
@@ -61,7 +61,7 @@ fn a_hidden_number_and_a_group_member_are_named() {
 }
 
 #[test]
-fn a_failure_is_classified_like_a_refused_request() {
+fn failed_status_is_classified_like_a_failed_request() {
     let mut failed = status("failed");
     failed["errors"] = json!([{
         "code": 131_049, "title": "t", "message": "m", "error_data": { "details": "Kept back" },
@@ -75,7 +75,7 @@ fn a_failure_is_classified_like_a_refused_request() {
 }
 
 #[test]
-fn everything_else_is_passed_on_as_it_came() {
+fn other_fields_are_passed_through_unchanged() {
     let template = json!({ "field": "message_template_status_update", "value": { "event": "PAUSED" } });
     let invented =
         json!({ "field": "holograms", "value": { "metadata": { "phone_number_id": "1065" }, "n": 1 } });
@@ -115,7 +115,7 @@ fn every_field_that_meta_documents_has_a_kind() {
 }
 
 #[test]
-fn errors_of_no_message_are_news_of_the_account() {
+fn errors_without_a_message_become_account_errors() {
     let errors = json!({ "errors": [{ "code": 130_429, "title": "Rate limit hit" }] });
     let updates = parse(&webhook(json!([messages(errors.clone())])));
     let [Update::Change(news)] = updates.as_slice() else { panic!("{updates:?}") };
@@ -123,7 +123,7 @@ fn errors_of_no_message_are_news_of_the_account() {
 }
 
 #[test]
-fn preferences_are_understood_where_they_are_clear() {
+fn marketing_preferences_are_parsed_when_valid() {
     let said = |value: &str, category: &str| json!({ "wa_id": "573001234567", "user_id": "CO.1", "value": value, "category": category });
     let list = json!([
         said("stop", "marketing_messages"),
@@ -137,13 +137,13 @@ fn preferences_are_understood_where_they_are_clear() {
     let updates = parse(&webhook(json!([change])));
     let [Update::Change(change)] = updates.as_slice() else { panic!("{updates:?}") };
     let understood: Vec<_> =
-        change.preferences().iter().map(|said| (said.who.to_string(), said.stop)).collect();
+        change.preferences().iter().map(|said| (said.user.to_string(), said.opted_out)).collect();
     let who = "573001234567@s.whatsapp.net".to_owned();
     assert_eq!(understood, [(who.clone(), true), (who, false)]);
 }
 
 #[test]
-fn statuses_and_messages_of_one_change_part_ways() {
+fn statuses_and_messages_of_one_change_are_separated() {
     let both = messages(
         json!({ "statuses": [status("sent")], "messages": [message("text", json!({ "body": "a" }))] }),
     );
@@ -167,7 +167,7 @@ fn only_message(body: &Value) -> InboundMessage {
 }
 
 #[test]
-fn somebody_is_found_in_the_message_and_in_its_contact() {
+fn sender_is_found_in_message_and_contact() {
     let contact = json!({ "profile": { "name": "Ana", "username": "ana.b" }, "user_id": "CO.1" });
     let stranger = json!({ "profile": { "name": "Eva" }, "wa_id": "573009999999", "user_id": "CO.2" });
     let mut hidden = message("text", json!({ "body": "Hola" }));
@@ -191,7 +191,7 @@ fn somebody_is_found_in_the_message_and_in_its_contact() {
 }
 
 #[test]
-fn what_the_owner_wrote_is_an_echo_to_its_recipient() {
+fn echo_is_from_the_owner_to_its_recipient() {
     let mut echo = message("text", json!({ "body": "Ya va" }));
     echo["from"] = json!("15550001111");
     echo["to"] = json!("573001234567");
@@ -202,7 +202,7 @@ fn what_the_owner_wrote_is_an_echo_to_its_recipient() {
 }
 
 #[test]
-fn a_malformed_message_leaves_the_others_alone_and_odd_contents_are_not_lost() {
+fn malformed_message_does_not_affect_others_and_unknown_content_is_kept() {
     let good = message("text", json!({ "body": "Hola" }));
     let without = |field: &str| {
         let mut message = good.clone();
@@ -237,7 +237,7 @@ fn a_malformed_message_leaves_the_others_alone_and_odd_contents_are_not_lost() {
 }
 
 #[test]
-fn an_edit_holds_no_further_edit() {
+fn nested_edit_is_not_parsed() {
     let mut text = message("text", json!({ "body": "x" }));
     for _ in 0..40 {
         text = message("edit", json!({ "original_message_id": "wamid.O", "message": text }));
@@ -265,7 +265,7 @@ fn a_thousand_updates_are_all_found_in_their_order() {
 }
 
 #[test]
-fn a_status_of_an_unknown_kind_is_not_lost() {
+fn unknown_status_is_passed_through() {
     let updates = parse(&webhook(json!([messages(json!({ "statuses": [status("warning")] }))])));
     let [Update::Change(raw)] = updates.as_slice() else { panic!("{updates:?}") };
     assert_eq!(raw.value["statuses"][0]["status"], "warning");
@@ -273,7 +273,7 @@ fn a_status_of_an_unknown_kind_is_not_lost() {
 }
 
 #[test]
-fn a_malformed_part_leaves_the_others_alone() {
+fn malformed_part_does_not_affect_others() {
     let statuses = json!([
         status("sent"),
         { "status": "sent", "timestamp": "1" },
@@ -310,7 +310,7 @@ fn a_malformed_part_leaves_the_others_alone() {
 }
 
 #[test]
-fn what_is_no_webhook_is_refused_whole() {
+fn body_that_is_no_webhook_is_rejected() {
     for body in ["", "{", "[]", "null", "{}", r#"{"entry":{}}"#] {
         assert!(parse_webhook(body.as_bytes()).is_err(), "{body}");
     }

@@ -1,22 +1,22 @@
 use serde_json::json;
 
 use super::*;
-use relevo_domain::{BlobRef, Class, InstanceNumber, Manner, Timestamp};
+use relevo_domain::{BlobRef, Class, InstanceNumber, MessageOptions, Timestamp};
 
 fn id() -> MessageId {
     MessageId::new(Timestamp(1_763_800_000_123), 0, InstanceNumber::FIRST, Class::Transactional, 0)
 }
 
-fn written(to: &str, content: Content, uploaded: Option<&str>) -> Value {
+fn serialize(to: &str, content: Content, uploaded: Option<&str>) -> Value {
     let message =
-        OutboundMessage { to: to.parse().unwrap(), content, quote: None, manner: Manner::default() };
-    serde_json::to_value(Message::new(id(), &message, uploaded)).unwrap()
+        OutboundMessage { to: to.parse().unwrap(), content, quote: None, options: MessageOptions::default() };
+    serde_json::to_value(MessageRequest::new(id(), &message, uploaded)).unwrap()
 }
 
 /// What is written for a content, without the envelope that all of them share.
 fn body(content: Content) -> Value {
     let kind = content.kind();
-    let mut whole = written("573001234567", content, Some("MEDIA-1"));
+    let mut whole = serialize("573001234567", content, Some("MEDIA-1"));
     assert_eq!(whole["type"], kind);
     whole[kind].take()
 }
@@ -38,29 +38,29 @@ fn some(text: &str) -> Option<String> {
 }
 
 #[test]
-fn a_text_is_written_whole() {
+fn text_message_is_serialized_as_documented() {
     let message = OutboundMessage {
         to: "573001234567".parse().unwrap(),
         content: text(),
         quote: Some("wamid.Q".parse().unwrap()),
-        manner: Manner::default(),
+        options: MessageOptions::default(),
     };
     let expected = format!(
         r#"{{"messaging_product":"whatsapp","recipient_type":"individual","to":"+573001234567","context":{{"message_id":"wamid.Q"}},"biz_opaque_callback_data":"{}","type":"text","text":{{"body":"Hola","preview_url":true}}}}"#,
         id()
     );
-    assert_eq!(serde_json::to_string(&Message::new(id(), &message, None)).unwrap(), expected);
+    assert_eq!(serde_json::to_string(&MessageRequest::new(id(), &message, None)).unwrap(), expected);
 }
 
 #[test]
-fn every_kind_of_recipient_has_its_field() {
-    let user = written("US.13491208655302741918", text(), None);
+fn recipient_kind_selects_its_field() {
+    let user = serialize("US.13491208655302741918", text(), None);
     assert_eq!(
         (&user["recipient"], &user["recipient_type"]),
         (&json!("US.13491208655302741918"), &json!("individual"))
     );
     assert!(user.get("to").is_none());
-    let group = written("120363025246125486@g.us", text(), None);
+    let group = serialize("120363025246125486@g.us", text(), None);
     assert_eq!((&group["to"], &group["recipient_type"]), (&json!("120363025246125486"), &json!("group")));
     assert!(group.get("recipient").is_none());
 }
@@ -83,7 +83,7 @@ fn media_is_a_link_or_an_id() {
 }
 
 #[test]
-fn plain_contents_are_written_as_documented() {
+fn plain_contents_are_serialized_as_documented() {
     let location = Location { latitude: 4.6, longitude: -74.1, name: some("Bogotá"), address: None };
     assert_eq!(
         body(Content::Location(location)),
@@ -104,7 +104,7 @@ fn plain_contents_are_written_as_documented() {
 }
 
 #[test]
-fn interactive_messages_are_written_as_documented() {
+fn interactive_messages_are_serialized_as_documented() {
     let buttons = Interactive::Buttons {
         header: Some(Header::Media { kind: MediaKind::Image, source: blob() }),
         body: "B".to_owned(),
@@ -146,7 +146,7 @@ fn interactive_messages_are_written_as_documented() {
 }
 
 #[test]
-fn lists_and_flows_are_written_as_documented() {
+fn lists_and_flows_are_serialized_as_documented() {
     let row = |id: &str, description| ListRow { id: id.to_owned(), title: "T".to_owned(), description };
     let list = Interactive::List {
         header: some("H"),
@@ -200,9 +200,9 @@ fn the_file_to_upload_is_found_in_bodies_and_headers() {
 }
 
 #[test]
-fn a_read_mark_may_show_that_an_answer_is_being_written() {
+fn mark_read_object_may_carry_a_typing_indicator() {
     let message = "wamid.R".parse().unwrap();
-    let mark = |typing| serde_json::to_value(ReadMark::new(&message, typing)).unwrap();
+    let mark = |typing| serde_json::to_value(MarkReadObject::new(&message, typing)).unwrap();
     let plain = json!({ "messaging_product": "whatsapp", "status": "read", "message_id": "wamid.R" });
     assert_eq!(mark(false), plain);
     assert_eq!(mark(true)["typing_indicator"], json!({ "type": "text" }));

@@ -6,20 +6,20 @@ use whatsapp_rust::waproto::codec;
 use whatsapp_rust::waproto::whatsapp as wa;
 use whatsapp_rust::waproto::whatsapp::message::protocol_message::Type as ProtocolType;
 
-use crate::address::shown;
-use crate::index::poll_of;
-use crate::media::Reference;
-use crate::wrapping::unwrapped;
+use crate::jid::bare_jid;
+use crate::media::MediaReference;
+use crate::message_cache::poll_creation;
+use crate::unwrap_message::unwrap_message;
 use relevo_domain::{
-    ButtonReply, Choice, Context, FormReply, InboundContent, InboundLocation, InboundMedia, InboundMediaKind,
-    InboundPoll, MediaKind, PollVote, Reaction, Reply,
+    ButtonReply, Choice, FormReply, InboundContent, InboundLocation, InboundMedia, InboundMediaKind,
+    InboundPoll, InteractiveReply, MediaKind, MessageContext, PollVote, Reaction,
 };
 
 /// Forwarded so often, a message counts as forwarded many times; WhatsApp shows two arrows from there on.
-const MANY_FORWARDS: u32 = 5;
+const FREQUENTLY_FORWARDED_SCORE: u32 = 5;
 
 /// A message of an unknown type is passed on as it came up to this size, in bytes as WhatsApp encodes it.
-const LARGEST_UNKNOWN: usize = 2048;
+const MAX_UNKNOWN_BYTES: usize = 2048;
 
 /// What a message says. `None` for what says nothing to anybody: keys, settings and the like between devices.
 ///
@@ -28,60 +28,60 @@ pub(super) fn content(
     message: &wa::Message,
     vote: impl Fn(&wa::message::PollUpdateMessage) -> Option<Vec<String>>,
 ) -> Option<InboundContent> {
-    let message = unwrapped(message);
+    let message = unwrap_message(message);
     if let Some(protocol) = message.protocol_message.as_option() {
-        return of_protocol(protocol);
+        return protocol_content(protocol);
     }
     if let Some(update) = message.poll_update_message.as_option() {
-        let poll_message_id = id_of(&update.poll_creation_message_key)?;
+        let poll_message_id = message_id(&update.poll_creation_message_key)?;
         return Some(InboundContent::PollVote(PollVote { poll_message_id, options: vote(update) }));
     }
-    said(message)
+    plain_content(message)
 }
 
 /// What a message says by itself; an edit's new content is one, too.
-fn said(message: &wa::Message) -> Option<InboundContent> {
-    let found = of_text(message)
-        .or_else(|| of_media(message))
-        .or_else(|| of_place(message))
-        .or_else(|| of_contacts(message))
-        .or_else(|| of_reply(message))
-        .or_else(|| of_reaction(message))
-        .or_else(|| of_poll(message));
-    found.or_else(|| of_unknown(message))
+fn plain_content(message: &wa::Message) -> Option<InboundContent> {
+    let found = text_content(message)
+        .or_else(|| media_content(message))
+        .or_else(|| location_content(message))
+        .or_else(|| contacts_content(message))
+        .or_else(|| reply_content(message))
+        .or_else(|| reaction_content(message))
+        .or_else(|| poll_content(message));
+    found.or_else(|| unknown_content(message))
 }
 
-fn of_text(message: &wa::Message) -> Option<InboundContent> {
+fn text_content(message: &wa::Message) -> Option<InboundContent> {
     let extended = message.extended_text_message.as_option().and_then(|text| text.text.as_ref());
     message.conversation.as_ref().or(extended).map(|text| InboundContent::Text(text.clone()))
 }
 
-fn of_media(message: &wa::Message) -> Option<InboundContent> {
+fn media_content(message: &wa::Message) -> Option<InboundContent> {
     // The fields that every kind of file has, under the same names.
     macro_rules! file {
         ($file:expr, $kind:ident, $usual:literal) => {{
             let file = $file;
             let mime =
                 file.mimetype.clone().filter(|mime| !mime.is_empty()).unwrap_or_else(|| $usual.to_owned());
-            let reference = Reference {
+            let reference = MediaReference {
                 kind: MediaKind::$kind,
                 path: file.direct_path.clone().unwrap_or_default(),
                 key: file.media_key.clone(),
-                sealed_sha256: file.media_key.as_ref().and(file.file_enc_sha256.clone()),
+                encrypted_sha256: file.media_key.as_ref().and(file.file_enc_sha256.clone()),
                 sha256: file.file_sha256.clone().unwrap_or_default(),
                 length: file.file_length.unwrap_or_default(),
                 mime,
-                made: file.media_key_timestamp,
+                key_timestamp: file.media_key_timestamp,
             };
-            described(InboundMediaKind::$kind, reference)
+            inbound_media(InboundMediaKind::$kind, reference)
         }};
     }
     if let Some(image) = message.image_message.as_option() {
-        return Some(captioned(file!(image, Image, "image/jpeg"), image.caption.as_deref()));
+        return Some(with_caption(file!(image, Image, "image/jpeg"), image.caption.as_deref()));
     }
     let video = message.video_message.as_option().or(message.ptv_message.as_option());
     if let Some(video) = video {
-        return Some(captioned(file!(video, Video, "video/mp4"), video.caption.as_deref()));
+        return Some(with_caption(file!(video, Video, "video/mp4"), video.caption.as_deref()));
     }
     if let Some(audio) = message.audio_message.as_option() {
         let (kind, media) = file!(audio, Audio, "audio/ogg");
@@ -94,7 +94,7 @@ fn of_media(message: &wa::Message) -> Option<InboundContent> {
         let (kind, media) = file!(document, Document, "application/octet-stream");
         let name = document.file_name.as_ref().or(document.title.as_ref());
         let media = InboundMedia { filename: name.cloned().filter(|name| !name.is_empty()), ..media };
-        return Some(captioned((kind, media), document.caption.as_deref()));
+        return Some(with_caption((kind, media), document.caption.as_deref()));
     }
     let sticker = message.sticker_message.as_option()?;
     let (kind, media) = file!(sticker, Sticker, "image/webp");
@@ -102,7 +102,7 @@ fn of_media(message: &wa::Message) -> Option<InboundContent> {
     Some(InboundContent::Media(kind, InboundMedia { animated, ..media }))
 }
 
-fn described(kind: InboundMediaKind, reference: Reference) -> (InboundMediaKind, InboundMedia) {
+fn inbound_media(kind: InboundMediaKind, reference: MediaReference) -> (InboundMediaKind, InboundMedia) {
     use base64::Engine as _;
     let sha256 = base64::engine::general_purpose::STANDARD.encode(&reference.sha256);
     let media = InboundMedia {
@@ -118,12 +118,12 @@ fn described(kind: InboundMediaKind, reference: Reference) -> (InboundMediaKind,
     (kind, media)
 }
 
-fn captioned((kind, media): (InboundMediaKind, InboundMedia), caption: Option<&str>) -> InboundContent {
+fn with_caption((kind, media): (InboundMediaKind, InboundMedia), caption: Option<&str>) -> InboundContent {
     let caption = caption.filter(|caption| !caption.is_empty()).map(str::to_owned);
     InboundContent::Media(kind, InboundMedia { caption, ..media })
 }
 
-fn of_place(message: &wa::Message) -> Option<InboundContent> {
+fn location_content(message: &wa::Message) -> Option<InboundContent> {
     if let Some(place) = message.location_message.as_option() {
         return Some(InboundContent::Location(InboundLocation {
             latitude: place.degrees_latitude?,
@@ -143,7 +143,7 @@ fn of_place(message: &wa::Message) -> Option<InboundContent> {
     }))
 }
 
-fn of_contacts(message: &wa::Message) -> Option<InboundContent> {
+fn contacts_content(message: &wa::Message) -> Option<InboundContent> {
     let card = |card: &wa::message::ContactMessage| json!({ "name": { "formatted_name": card.display_name }, "vcard": card.vcard });
     if let Some(one) = message.contact_message.as_option() {
         return Some(InboundContent::Contacts(vec![card(one)]));
@@ -152,7 +152,7 @@ fn of_contacts(message: &wa::Message) -> Option<InboundContent> {
     Some(InboundContent::Contacts(list.contacts.iter().map(card).collect()))
 }
 
-fn of_reply(message: &wa::Message) -> Option<InboundContent> {
+fn reply_content(message: &wa::Message) -> Option<InboundContent> {
     use wa::message::buttons_response_message::Response;
     use wa::message::interactive_response_message::InteractiveResponseMessage as Interactive;
     if let Some(pressed) = message.buttons_response_message.as_option() {
@@ -162,13 +162,13 @@ fn of_reply(message: &wa::Message) -> Option<InboundContent> {
         };
         let id = pressed.selected_button_id.clone().unwrap_or_default();
         let button_reply = Choice { id, title, description: None };
-        return Some(InboundContent::Interactive(Reply::ButtonReply { button_reply }));
+        return Some(InboundContent::Interactive(InteractiveReply::ButtonReply { button_reply }));
     }
     if let Some(picked) = message.list_response_message.as_option() {
         let row = picked.single_select_reply.as_option().and_then(|row| row.selected_row_id.clone());
         let (title, description) = (picked.title.clone().unwrap_or_default(), picked.description.clone());
         let list_reply = Choice { id: row.unwrap_or_default(), title, description };
-        return Some(InboundContent::Interactive(Reply::ListReply { list_reply }));
+        return Some(InboundContent::Interactive(InteractiveReply::ListReply { list_reply }));
     }
     if let Some(tapped) = message.template_button_reply_message.as_option() {
         return Some(InboundContent::Button(ButtonReply {
@@ -185,19 +185,19 @@ fn of_reply(message: &wa::Message) -> Option<InboundContent> {
         body: answer.body.as_option().and_then(|body| body.text.clone()),
         response_json: flow.params_json.clone().unwrap_or_default(),
     };
-    Some(InboundContent::Interactive(Reply::NfmReply { nfm_reply }))
+    Some(InboundContent::Interactive(InteractiveReply::NfmReply { nfm_reply }))
 }
 
-fn of_reaction(message: &wa::Message) -> Option<InboundContent> {
+fn reaction_content(message: &wa::Message) -> Option<InboundContent> {
     let reaction = message.reaction_message.as_option()?;
     Some(InboundContent::Reaction(Reaction {
-        message_id: id_of(&reaction.key)?,
+        message_id: message_id(&reaction.key)?,
         emoji: reaction.text.clone().filter(|emoji| !emoji.is_empty()),
     }))
 }
 
-fn of_poll(message: &wa::Message) -> Option<InboundContent> {
-    let poll = poll_of(message)?;
+fn poll_content(message: &wa::Message) -> Option<InboundContent> {
+    let poll = poll_creation(message)?;
     Some(InboundContent::Poll(InboundPoll {
         question: poll.name.clone().unwrap_or_default(),
         options: poll.options.iter().filter_map(|option| option.option_name.clone()).collect(),
@@ -206,23 +206,23 @@ fn of_poll(message: &wa::Message) -> Option<InboundContent> {
 }
 
 /// Edits and revocations; all else here is the business of devices.
-fn of_protocol(protocol: &wa::message::ProtocolMessage) -> Option<InboundContent> {
+fn protocol_content(protocol: &wa::message::ProtocolMessage) -> Option<InboundContent> {
     match protocol.r#type {
-        Some(ProtocolType::REVOKE) => Some(InboundContent::Revoke { original: id_of(&protocol.key)? }),
+        Some(ProtocolType::REVOKE) => Some(InboundContent::Revoke { original: message_id(&protocol.key)? }),
         Some(ProtocolType::MESSAGE_EDIT) => {
-            let now = said(unwrapped(protocol.edited_message.as_option()?))?;
-            Some(InboundContent::Edit { original: id_of(&protocol.key)?, now: Box::new(now) })
+            let now = plain_content(unwrap_message(protocol.edited_message.as_option()?))?;
+            Some(InboundContent::Edit { original: message_id(&protocol.key)?, now: Box::new(now) })
         }
         _ => None,
     }
 }
 
-fn id_of(key: &MessageField<wa::MessageKey>) -> Option<String> {
+fn message_id(key: &MessageField<wa::MessageKey>) -> Option<String> {
     key.as_option()?.id.clone().filter(|id| !id.is_empty())
 }
 
 /// What has no place of its own, as it came. `None` when there is nothing beside what devices tell each other.
-fn of_unknown(message: &wa::Message) -> Option<InboundContent> {
+fn unknown_content(message: &wa::Message) -> Option<InboundContent> {
     if message.placeholder_message.is_set() {
         return Some(InboundContent::Unsupported);
     }
@@ -238,23 +238,23 @@ fn of_unknown(message: &wa::Message) -> Option<InboundContent> {
     // By way of a table of functions: for each of hundreds of types, code of its own would take as long to build as the
     // rest of this room.
     let rest: &dyn erased_serde::Serialize = &rest;
-    let whole = || erased_serde::serialize(rest, serde_json::value::Serializer).ok().map(without_nulls);
-    let raw = if size <= LARGEST_UNKNOWN { whole() } else { None };
+    let whole = || erased_serde::serialize(rest, serde_json::value::Serializer).ok().map(strip_nulls);
+    let raw = if size <= MAX_UNKNOWN_BYTES { whole() } else { None };
     Some(InboundContent::Unknown(raw.unwrap_or_else(|| json!({ "bytes": size }))))
 }
 
-fn without_nulls(value: Value) -> Value {
+fn strip_nulls(value: Value) -> Value {
     match value {
         Value::Object(fields) => {
-            let fields = fields.into_iter().map(|(name, value)| (name, without_nulls(value)));
-            fields.filter(|(_, value)| !is_nothing(value)).collect::<serde_json::Map<_, _>>().into()
+            let fields = fields.into_iter().map(|(name, value)| (name, strip_nulls(value)));
+            fields.filter(|(_, value)| !is_empty_value(value)).collect::<serde_json::Map<_, _>>().into()
         }
-        Value::Array(values) => values.into_iter().map(without_nulls).collect(),
+        Value::Array(values) => values.into_iter().map(strip_nulls).collect(),
         other => other,
     }
 }
 
-fn is_nothing(value: &Value) -> bool {
+fn is_empty_value(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Array(values) => values.is_empty(),
@@ -264,19 +264,19 @@ fn is_nothing(value: &Value) -> bool {
 }
 
 /// What a message refers to.
-pub(super) fn context(message: &wa::Message) -> Option<Context> {
-    let info = context_info(unwrapped(message))?;
+pub(super) fn context(message: &wa::Message) -> Option<MessageContext> {
+    let info = context_info(unwrap_message(message))?;
     let score = info.forwarding_score.unwrap_or_default();
-    let address = |name: &String| name.parse().map_or_else(|_| name.clone(), |jid| shown(&jid));
-    let context = Context {
+    let address = |name: &String| name.parse().map_or_else(|_| name.clone(), |jid| bare_jid(&jid));
+    let context = MessageContext {
         from: info.participant.as_ref().filter(|_| info.stanza_id.is_some()).map(address),
         id: info.stanza_id.clone(),
         forwarded: info.is_forwarded == Some(true) || score > 0,
-        frequently_forwarded: score >= MANY_FORWARDS,
+        frequently_forwarded: score >= FREQUENTLY_FORWARDED_SCORE,
         mentions: info.mentioned_jid.iter().map(address).collect(),
         referred_product: None,
     };
-    (context != Context::default()).then_some(context)
+    (context != MessageContext::default()).then_some(context)
 }
 
 fn context_info(message: &wa::Message) -> Option<&wa::ContextInfo> {
@@ -285,7 +285,7 @@ fn context_info(message: &wa::Message) -> Option<&wa::ContextInfo> {
             [$(message.$field.as_option().and_then(|inner| inner.context_info.as_option())),*].into_iter().flatten().next()
         };
     }
-    let polled = || poll_of(message).and_then(|poll| poll.context_info.as_option());
+    let polled = || poll_creation(message).and_then(|poll| poll.context_info.as_option());
     first!(
         extended_text_message,
         image_message,

@@ -13,19 +13,19 @@ use whatsapp_rust::types::message::MessageSource;
 use whatsapp_rust::types::presence::{ChatPresence, ChatPresenceMedia, ReceiptType};
 use whatsapp_rust::wacore_binary::JidExt as _;
 
-use crate::address::{is_person, shown};
-use crate::names::Names;
+use crate::jid::{bare_jid, is_person};
+use crate::lid_mapping::LidMapping;
 use relevo_domain::{self as domain, MessageId, StatusUpdate, Timestamp};
-use relevo_provider::Happening;
+use relevo_provider::ConnectionEvent;
 
 /// What an event tells the instance. `ours` names our message behind a stanza; `now` stands in for events that have no
 /// time of their own.
-pub(crate) fn happenings(
+pub(crate) fn connection_events(
     event: &Event,
     now: Timestamp,
-    names: &Names,
+    names: &LidMapping,
     ours: impl Fn(&str) -> Option<MessageId>,
-) -> Vec<Happening> {
+) -> Vec<ConnectionEvent> {
     let news = match event {
         Event::Receipt(receipt) => return statuses(receipt, names, ours).into_iter().collect(),
         Event::ChatPresence(presence) => {
@@ -37,40 +37,44 @@ pub(crate) fn happenings(
                 ChatPresenceMedia::Text => "",
                 ChatPresenceMedia::Audio => "audio",
             };
-            let from = shown(&presence.source.chat);
+            let from = bare_jid(&presence.source.chat);
             let data = json!({ "from": from, "state": state, "media": media });
-            News::now(
+            OtherEvent::new(
                 "presence",
                 now,
-                names.add_to(data, &presence.source.sender, presence.source.sender_alt.as_ref()),
+                names.add_identity(data, &presence.source.sender, presence.source.sender_alt.as_ref()),
             )
         }
         Event::Presence(presence) => {
             let state = if presence.unavailable { "unavailable" } else { "available" };
             let last_seen = presence.last_seen.map(|at| at.timestamp());
-            let data =
-                json!({ "from": shown(&presence.from), "state": state, "media": "", "last_seen": last_seen });
-            News::now("presence", now, names.add_to(data, &presence.from, None))
+            let data = json!({ "from": bare_jid(&presence.from), "state": state, "media": "", "last_seen": last_seen });
+            OtherEvent::new("presence", now, names.add_identity(data, &presence.from, None))
         }
         Event::IncomingCall(call) => {
-            return call_news(call, names).map(Happening::from).into_iter().collect();
+            return call_event(call, names).map(ConnectionEvent::from).into_iter().collect();
         }
-        Event::MissedCall(call) => ended_call(names, &call.from, &call.call_id, "missed", call.timestamp),
+        Event::MissedCall(call) => {
+            ended_call_event(names, &call.from, &call.call_id, "missed", call.timestamp)
+        }
         Event::CallEndedElsewhere(call) => {
             let status = match call.outcome {
                 ElsewhereOutcome::Accepted => "accepted_elsewhere",
                 _ => "rejected_elsewhere",
             };
-            ended_call(names, &call.from, &call.call_id, status, call.timestamp)
+            ended_call_event(names, &call.from, &call.call_id, status, call.timestamp)
         }
-        Event::GroupUpdate(update) => group(update, names),
-        Event::UndecryptableMessage(message) => undecryptable(message, names),
-        Event::HistorySync(sync) => News::now("sync_progress", now, progress(sync)),
+        Event::GroupUpdate(update) => group_event(update, names),
+        Event::UndecryptableMessage(message) => undecryptable_event(message, names),
+        Event::HistorySync(sync) => OtherEvent::new("sync_progress", now, sync_progress(sync)),
         Event::NewsletterLiveUpdate(update) => {
-            let data = json!({ "newsletter": shown(&update.newsletter_jid), "messages": update.messages });
-            News::now("newsletter", now, data)
+            let data = json!({ "newsletter": bare_jid(&update.newsletter_jid), "messages": update.messages });
+            OtherEvent::new("newsletter", now, data)
         }
-        other => match contact(other, now, names).or_else(|| chat(other)).or_else(|| pairing(other, now)) {
+        other => match contact_event(other, now, names)
+            .or_else(|| chat_event(other))
+            .or_else(|| pairing_event(other, now))
+        {
             Some(news) => news,
             None => return Vec::new(),
         },
@@ -79,34 +83,34 @@ pub(crate) fn happenings(
 }
 
 /// Something that readers of events may want to know.
-struct News {
+struct OtherEvent {
     kind: &'static str,
     at: Timestamp,
     data: Value,
 }
 
-impl News {
-    fn now(kind: &'static str, at: Timestamp, data: Value) -> Self {
+impl OtherEvent {
+    fn new(kind: &'static str, at: Timestamp, data: Value) -> Self {
         Self { kind, at, data }
     }
 
-    fn at(kind: &'static str, at: DateTime<Utc>, data: Value) -> Self {
-        Self { kind, at: moment(at), data }
+    fn from_datetime(kind: &'static str, at: DateTime<Utc>, data: Value) -> Self {
+        Self { kind, at: timestamp(at), data }
     }
 }
 
-impl From<News> for Happening {
-    fn from(News { kind, at, data }: News) -> Self {
-        Self::News { kind, at, data }
+impl From<OtherEvent> for ConnectionEvent {
+    fn from(OtherEvent { kind, at, data }: OtherEvent) -> Self {
+        Self::Other { kind, at, data }
     }
 }
 
-fn moment(at: DateTime<Utc>) -> Timestamp {
+fn timestamp(at: DateTime<Utc>) -> Timestamp {
     Timestamp(u64::try_from(at.timestamp_millis()).unwrap_or(0))
 }
 
 /// The people whose other names are worth knowing before an event is told.
-pub(crate) fn people(event: &Event) -> Vec<Jid> {
+pub(crate) fn people_in_event(event: &Event) -> Vec<Jid> {
     let who = match event {
         Event::Receipt(receipt) => &receipt.source.sender,
         Event::ChatPresence(presence) => &presence.source.sender,
@@ -130,7 +134,11 @@ pub(crate) fn people(event: &Event) -> Vec<Jid> {
 }
 
 /// Receipts of our messages. Those of our own other devices say nothing about a recipient.
-fn statuses(receipt: &Receipt, names: &Names, ours: impl Fn(&str) -> Option<MessageId>) -> Option<Happening> {
+fn statuses(
+    receipt: &Receipt,
+    names: &LidMapping,
+    ours: impl Fn(&str) -> Option<MessageId>,
+) -> Option<ConnectionEvent> {
     let fact = match receipt.r#type {
         ReceiptType::Delivered => domain::Receipt::Delivered,
         ReceiptType::Read => domain::Receipt::Read,
@@ -139,24 +147,24 @@ fn statuses(receipt: &Receipt, names: &Names, ours: impl Fn(&str) -> Option<Mess
     };
     let MessageSource { chat, sender, sender_alt, .. } = &receipt.source;
     let by = names.identity(sender, sender_alt.as_ref())?.to_string();
-    let (recipient, participant) = if is_person(chat) { (by, None) } else { (shown(chat), Some(by)) };
+    let (recipient, participant) = if is_person(chat) { (by, None) } else { (bare_jid(chat), Some(by)) };
     let update = |id: &String| {
         Some(StatusUpdate {
             provider_id: id.parse().ok()?,
             our_id: ours(id),
             receipt: fact,
-            at: moment(receipt.timestamp),
+            at: timestamp(receipt.timestamp),
             recipient: Some(recipient.clone()),
             participant: participant.clone(),
             failure: None,
         })
     };
     let updates: Vec<_> = receipt.message_ids.iter().filter_map(update).collect();
-    (!updates.is_empty()).then_some(Happening::Statuses(updates))
+    (!updates.is_empty()).then_some(ConnectionEvent::Statuses(updates))
 }
 
 /// The steps of a call that people notice; the rest is between the telephones.
-fn call_news(call: &IncomingCall, names: &Names) -> Option<News> {
+fn call_event(call: &IncomingCall, names: &LidMapping) -> Option<OtherEvent> {
     let (status, is_video, group) = match &call.action {
         CallAction::Offer { is_video, group_jid, .. } => ("incoming", *is_video, group_jid.as_ref()),
         CallAction::OfferNotice { is_video, .. } => ("incoming", *is_video, None),
@@ -170,60 +178,70 @@ fn call_news(call: &IncomingCall, names: &Names) -> Option<News> {
         _ => None,
     };
     let data = json!({
-        "from": shown(&call.from),
+        "from": bare_jid(&call.from),
         "call_id": call.action.call_id(),
         "timestamp": call.timestamp.timestamp(),
         "is_video": is_video,
         "status": status,
-        "group_id": group.map(shown),
+        "group_id": group.map(bare_jid),
     });
-    Some(News::at("call", call.timestamp, names.add_to(data, &call.from, other)))
+    Some(OtherEvent::from_datetime("call", call.timestamp, names.add_identity(data, &call.from, other)))
 }
 
-fn ended_call(names: &Names, from: &Jid, call_id: &str, status: &str, at: DateTime<Utc>) -> News {
+fn ended_call_event(
+    names: &LidMapping,
+    from: &Jid,
+    call_id: &str,
+    status: &str,
+    at: DateTime<Utc>,
+) -> OtherEvent {
     let data = json!({
-        "from": shown(from),
+        "from": bare_jid(from),
         "call_id": call_id,
         "timestamp": at.timestamp(),
         "is_video": false,
         "status": status,
     });
-    News::at("call", at, names.add_to(data, from, None))
+    OtherEvent::from_datetime("call", at, names.add_identity(data, from, None))
 }
 
-fn group(update: &GroupUpdate, names: &Names) -> News {
+fn group_event(update: &GroupUpdate, names: &LidMapping) -> OtherEvent {
     let author =
         update.participant.as_ref().and_then(|who| names.identity(who, update.participant_pn.as_ref()));
     let data = json!({
-        "group_id": shown(&update.group_jid),
+        "group_id": bare_jid(&update.group_jid),
         "author": author.map(|identity| identity.to_string()),
         "timestamp": update.timestamp.timestamp(),
         "action": update.action.wire_tag(),
         "details": update.action,
     });
-    News::at("group", update.timestamp, data)
+    OtherEvent::from_datetime("group", update.timestamp, data)
 }
 
 /// WhatsApp asks its sender to encrypt it anew, so it may still come, as a message with the same id.
-fn undecryptable(message: &UndecryptableMessage, names: &Names) -> News {
+fn undecryptable_event(message: &UndecryptableMessage, names: &LidMapping) -> OtherEvent {
     let info = &message.info;
     let source = &info.source;
     let reason = if message.is_unavailable { "only_on_the_phone" } else { "keys" };
     let data = json!({
         "message_id": info.id,
-        "from": shown(&source.sender),
-        "to": shown(&source.chat),
+        "from": bare_jid(&source.sender),
+        "to": bare_jid(&source.chat),
         "is_group": source.chat.is_group(),
         "is_from_me": source.is_from_me,
         "timestamp": info.timestamp.timestamp(),
         "reason": reason,
         "unavailable": message.is_unavailable.then_some(message.unavailable_type.as_str()),
     });
-    News::at("undecryptable", info.timestamp, names.add_to(data, &source.sender, source.sender_alt.as_ref()))
+    OtherEvent::from_datetime(
+        "undecryptable",
+        info.timestamp,
+        names.add_identity(data, &source.sender, source.sender_alt.as_ref()),
+    )
 }
 
 /// Source of the names: `HistorySyncType` of WhatsApp Web.
-fn progress(sync: &LazyHistorySync) -> Value {
+fn sync_progress(sync: &LazyHistorySync) -> Value {
     let kind = match sync.sync_type() {
         0 => "initial_bootstrap",
         1 => "initial_status_v3",
@@ -238,32 +256,32 @@ fn progress(sync: &LazyHistorySync) -> Value {
 }
 
 /// What changed about a person.
-fn contact(event: &Event, now: Timestamp, names: &Names) -> Option<News> {
+fn contact_event(event: &Event, now: Timestamp, names: &LidMapping) -> Option<OtherEvent> {
     let changed = |who: &Jid, other: Option<&Jid>, change: &str, details: Value, at: Timestamp| {
-        let data = json!({ "contact": shown(who), "change": change, "details": details });
-        News::now("contact", at, names.add_to(data, who, other))
+        let data = json!({ "contact": bare_jid(who), "change": change, "details": details });
+        OtherEvent::new("contact", at, names.add_identity(data, who, other))
     };
     Some(match event {
         Event::PictureUpdate(update) => {
-            let author = update.author.as_ref().map(shown);
+            let author = update.author.as_ref().map(bare_jid);
             let details =
                 json!({ "removed": update.removed, "picture_id": update.picture_id, "author": author });
-            changed(&update.jid, None, "picture", details, moment(update.timestamp))
+            changed(&update.jid, None, "picture", details, timestamp(update.timestamp))
         }
         Event::UserAboutUpdate(update) => {
-            changed(&update.jid, None, "about", json!({ "text": update.status }), moment(update.timestamp))
+            changed(&update.jid, None, "about", json!({ "text": update.status }), timestamp(update.timestamp))
         }
         Event::ContactUpdated(update) => {
-            changed(&update.jid, None, "profile", Value::Null, moment(update.timestamp))
+            changed(&update.jid, None, "profile", Value::Null, timestamp(update.timestamp))
         }
         Event::ContactNumberChanged(update) => {
-            let details = json!({ "old": shown(&update.old_jid), "new": shown(&update.new_jid) });
-            changed(&update.new_jid, update.new_lid.as_ref(), "number", details, moment(update.timestamp))
+            let details = json!({ "old": bare_jid(&update.old_jid), "new": bare_jid(&update.new_jid) });
+            changed(&update.new_jid, update.new_lid.as_ref(), "number", details, timestamp(update.timestamp))
         }
         Event::ContactUpdate(update) if !update.from_full_sync => {
             let action = &update.action;
             let details = json!({ "full_name": action.full_name, "first_name": action.first_name });
-            changed(&update.jid, None, "saved", details, moment(update.timestamp))
+            changed(&update.jid, None, "saved", details, timestamp(update.timestamp))
         }
         Event::PushNameUpdate(update) => {
             let details = json!({ "old": update.old_push_name, "new": update.new_push_name });
@@ -272,27 +290,31 @@ fn contact(event: &Event, now: Timestamp, names: &Names) -> Option<News> {
         Event::SelfPushNameUpdated(update) => {
             let data =
                 json!({ "contact": null, "change": "own_name", "details": { "new": update.new_name } });
-            News::now("contact", now, data)
+            OtherEvent::new("contact", now, data)
         }
         Event::IdentityChange(update) => {
             changed(&update.user, update.lid_user.as_ref(), "security_code", Value::Null, now)
         }
         Event::BusinessStatusUpdate(update) => {
             let details = json!({ "type": update.update_type, "verified_name": update.verified_name });
-            changed(&update.jid, None, "business", details, moment(update.timestamp))
+            changed(&update.jid, None, "business", details, timestamp(update.timestamp))
         }
         Event::DisappearingModeChanged(update) => {
             let details = json!({ "seconds": update.duration });
-            changed(&update.from, None, "disappearing_messages", details, moment(update.setting_timestamp))
+            changed(&update.from, None, "disappearing_messages", details, timestamp(update.setting_timestamp))
         }
         _ => return None,
     })
 }
 
 /// What the account's owner did to a chat on another device.
-fn chat(event: &Event) -> Option<News> {
+fn chat_event(event: &Event) -> Option<OtherEvent> {
     let changed = |chat: &Jid, change: &str, details: Value, at: DateTime<Utc>| {
-        News::at("chat", at, json!({ "chat": shown(chat), "change": change, "details": details }))
+        OtherEvent::from_datetime(
+            "chat",
+            at,
+            json!({ "chat": bare_jid(chat), "change": change, "details": details }),
+        )
     };
     Some(match event {
         Event::PinUpdate(update) if !update.from_full_sync => {
@@ -330,14 +352,14 @@ fn chat(event: &Event) -> Option<News> {
             let details =
                 json!({ "name": update.action.name, "deleted": update.action.deleted == Some(true) });
             let data = json!({ "label_id": update.label_id, "change": "label_edit", "details": details });
-            News::at("chat", update.timestamp, data)
+            OtherEvent::from_datetime("chat", update.timestamp, data)
         }
         _ => return None,
     })
 }
 
 /// What whoever pairs the device has to know or to do.
-fn pairing(event: &Event, now: Timestamp) -> Option<News> {
+fn pairing_event(event: &Event, now: Timestamp) -> Option<OtherEvent> {
     let (kind, data) = match event {
         Event::PairPasskeyRequest(request) => {
             let options: Value = serde_json::from_str(&request.request_options_json)
@@ -366,7 +388,7 @@ fn pairing(event: &Event, now: Timestamp) -> Option<News> {
         }
         _ => return None,
     };
-    Some(News::now(kind, now, data))
+    Some(OtherEvent::new(kind, now, data))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 mod content;
 mod events;
-mod votes;
+mod poll_votes;
 
 use serde_json::{Map, Value, json};
 use whatsapp_rust::Jid;
@@ -14,40 +14,44 @@ use whatsapp_rust::types::message::MessageInfo;
 use whatsapp_rust::wacore_binary::JidExt as _;
 use whatsapp_rust::waproto::whatsapp as wa;
 
-use super::address::{is_person, is_status, shown};
-use super::index::PollNote;
-use super::names::Names;
+use super::jid::{bare_jid, is_person, is_status_broadcast};
+use super::lid_mapping::LidMapping;
+use super::message_cache::CachedPoll;
 use relevo_domain::{Chat, InboundContent, InboundMedia, InboundMessage, Sender, Timestamp};
-use relevo_provider::Happening;
+use relevo_provider::ConnectionEvent;
 
-pub(super) use events::{happenings, people};
+pub(super) use events::{connection_events, people_in_event};
 
 /// The people whose other names are worth knowing before a message is read.
-pub(super) fn people_of(info: &MessageInfo) -> impl Iterator<Item = &Jid> {
+pub(super) fn people_in_message(info: &MessageInfo) -> impl Iterator<Item = &Jid> {
     [&info.source.sender, &info.source.chat].into_iter().filter(|jid| is_person(jid))
 }
 
 /// A received message. `None` for what is none: status updates, and what devices tell each other.
 ///
 /// `poll` finds what opens the votes of a poll.
-pub(super) fn message(
+pub(super) fn parse_message(
     info: &MessageInfo,
     message: &wa::Message,
-    names: &Names,
-    poll: impl Fn(&str) -> Option<PollNote>,
+    names: &LidMapping,
+    poll: impl Fn(&str) -> Option<CachedPoll>,
 ) -> Option<InboundMessage> {
-    if is_status(&info.source.chat) {
+    if is_status_broadcast(&info.source.chat) {
         return None;
     }
-    understood(info, message, names, poll)
+    build_message(info, message, names, poll)
 }
 
 /// A status update that somebody posted. `None` for all other messages.
-pub(super) fn status_update(info: &MessageInfo, message: &wa::Message, names: &Names) -> Option<Happening> {
-    if !is_status(&info.source.chat) || info.source.is_from_me {
+pub(super) fn status_update(
+    info: &MessageInfo,
+    message: &wa::Message,
+    names: &LidMapping,
+) -> Option<ConnectionEvent> {
+    if !is_status_broadcast(&info.source.chat) || info.source.is_from_me {
         return None;
     }
-    let post = understood(info, message, names, |_| None)?;
+    let post = build_message(info, message, names, |_| None)?;
     let mut data = Map::new();
     data.insert("message_id".to_owned(), json!(post.id));
     data.insert("from".to_owned(), json!(post.sender.identity.to_string()));
@@ -68,28 +72,28 @@ pub(super) fn status_update(info: &MessageInfo, message: &wa::Message, names: &N
         }
         _ => {}
     }
-    Some(Happening::News { kind: "status_update", at: post.at, data: data.into() })
+    Some(ConnectionEvent::Other { kind: "status_update", at: post.at, data: data.into() })
 }
 
-fn understood(
+fn build_message(
     info: &MessageInfo,
     message: &wa::Message,
-    names: &Names,
-    poll: impl Fn(&str) -> Option<PollNote>,
+    names: &LidMapping,
+    poll: impl Fn(&str) -> Option<CachedPoll>,
 ) -> Option<InboundMessage> {
-    let content = content::content(message, |update| votes::open(info, update, names, &poll))?;
+    let content = content::content(message, |update| poll_votes::decrypt_vote(info, update, names, &poll))?;
     let errors = match &content {
-        InboundContent::Unsupported => vec![only_on_the_phone()],
-        InboundContent::Media(_, InboundMedia { id, .. }) if id.is_empty() => vec![cannot_be_fetched()],
+        InboundContent::Unsupported => vec![unsupported_error()],
+        InboundContent::Media(_, InboundMedia { id, .. }) if id.is_empty() => vec![missing_media_error()],
         _ => Vec::new(),
     };
     Some(InboundMessage {
         id: info.id.parse().ok()?,
         // Whoever writes chooses the id.
-        scope: Some(format!("{} {}", info.source.chat, info.source.sender.to_non_ad())),
+        id_scope: Some(format!("{} {}", info.source.chat, info.source.sender.to_non_ad())),
         sender: sender(info, names)?,
         chat: chat(info, names)?,
-        at: at(info),
+        at: timestamp(info),
         context: content::context(message),
         referral: None,
         content,
@@ -97,28 +101,28 @@ fn understood(
     })
 }
 
-fn only_on_the_phone() -> Value {
+fn unsupported_error() -> Value {
     json!({ "title": "WhatsApp shows this message on the phone only" })
 }
 
-fn cannot_be_fetched() -> Value {
+fn missing_media_error() -> Value {
     json!({ "title": "the sender did not say where the file is" })
 }
 
-fn sender(info: &MessageInfo, names: &Names) -> Option<Sender> {
+fn sender(info: &MessageInfo, names: &LidMapping) -> Option<Sender> {
     let business = || info.verified_name.as_ref().and_then(|verified| verified.name.clone());
     let name = Some(info.push_name.clone()).filter(|name| !name.is_empty() && name != "-").or_else(business);
     let identity = names.identity(&info.source.sender, info.source.sender_alt.as_ref())?;
     Some(Sender { identity, name, username: None })
 }
 
-fn chat(info: &MessageInfo, names: &Names) -> Option<Chat> {
+fn chat(info: &MessageInfo, names: &LidMapping) -> Option<Chat> {
     let (source, chat) = (&info.source, &info.source.chat);
     Some(if chat.is_group() {
-        let group = shown(chat);
+        let group = bare_jid(chat);
         if source.is_from_me { Chat::GroupFromMe(group) } else { Chat::Group(group) }
     } else if chat.is_newsletter() {
-        Chat::Newsletter(shown(chat))
+        Chat::Newsletter(bare_jid(chat))
     } else if source.is_from_me {
         let other = source.recipient_alt.as_ref().or(info.peer_recipient_pn.as_ref());
         Chat::FromMe(names.identity(chat, other)?)
@@ -127,24 +131,27 @@ fn chat(info: &MessageInfo, names: &Names) -> Option<Chat> {
     })
 }
 
-fn at(info: &MessageInfo) -> Timestamp {
+fn timestamp(info: &MessageInfo) -> Timestamp {
     Timestamp(u64::try_from(info.timestamp.timestamp_millis()).unwrap_or(0))
 }
 
 /// Under which addresses whoever wrote a message can be written to; those who write to everybody are not met by it.
-pub(super) fn addresses(info: &MessageInfo, names: &Names) -> impl Iterator<Item = String> + use<> {
+pub(super) fn contact_addresses(
+    info: &MessageInfo,
+    names: &LidMapping,
+) -> impl Iterator<Item = String> + use<> {
     let source = &info.source;
     let wrote_to_us = is_person(&source.chat) && !source.is_from_me;
     // Whom the account's owner wrote to on the phone is no stranger either.
     let people = if source.is_from_me {
         let told = source.recipient_alt.as_ref().or(info.peer_recipient_pn.as_ref());
-        [Some(&source.chat), names.other(&source.chat, told)]
+        [Some(&source.chat), names.alternate(&source.chat, told)]
     } else if wrote_to_us {
-        [Some(&source.sender), names.other(&source.sender, source.sender_alt.as_ref())]
+        [Some(&source.sender), names.alternate(&source.sender, source.sender_alt.as_ref())]
     } else {
         [None; 2]
     };
-    let addresses: Vec<_> = people.into_iter().flatten().filter(|jid| is_person(jid)).map(shown).collect();
+    let addresses: Vec<_> = people.into_iter().flatten().filter(|jid| is_person(jid)).map(bare_jid).collect();
     addresses.into_iter()
 }
 

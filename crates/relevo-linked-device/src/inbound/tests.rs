@@ -30,8 +30,8 @@ fn hello() -> wa::Message {
     wa::Message { conversation: Some("hola".to_owned()), ..Default::default() }
 }
 
-fn read(info: &MessageInfo, message: &wa::Message) -> Option<InboundMessage> {
-    super::message(info, message, &Names::default(), |_| None)
+fn parse(info: &MessageInfo, message: &wa::Message) -> Option<InboundMessage> {
+    super::parse_message(info, message, &LidMapping::default(), |_| None)
 }
 
 const PHONE: &str = "573001234567:2@s.whatsapp.net";
@@ -39,10 +39,10 @@ const HIDDEN: &str = "123456789012345@lid";
 const GROUP: &str = "120363025246125486@g.us";
 
 #[test]
-fn a_message_says_who_wrote_it_by_every_name() {
+fn message_names_sender_by_phone_and_lid() {
     let mut info = info(HIDDEN, HIDDEN, false);
     info.source.sender_alt = Some(jid(PHONE));
-    let message = read(&info, &hello()).unwrap();
+    let message = parse(&info, &hello()).unwrap();
     assert_eq!(message.chat, Chat::Direct);
     assert_eq!(message.sender.identity.phone(), Some("573001234567"));
     assert_eq!(message.sender.identity.user_id(), Some(HIDDEN));
@@ -50,21 +50,22 @@ fn a_message_says_who_wrote_it_by_every_name() {
     assert_eq!(message.at.seconds(), 1_763_800_000);
     assert_eq!(message.content, InboundContent::Text("hola".to_owned()));
     assert_eq!(
-        addresses(&info, &Names::default()).collect::<Vec<_>>(),
+        contact_addresses(&info, &LidMapping::default()).collect::<Vec<_>>(),
         [HIDDEN, "573001234567@s.whatsapp.net"]
     );
 }
 
 #[test]
-fn a_number_that_was_learnt_earlier_is_told_with_the_hidden_id() {
-    let (info, names) = (info(HIDDEN, HIDDEN, false), Names::of(HIDDEN, "573001234567@s.whatsapp.net"));
-    let message = super::message(&info, &hello(), &names, |_| None).unwrap();
+fn known_phone_is_added_to_the_lid() {
+    let (info, names) =
+        (info(HIDDEN, HIDDEN, false), LidMapping::from_pair(HIDDEN, "573001234567@s.whatsapp.net"));
+    let message = super::parse_message(&info, &hello(), &names, |_| None).unwrap();
     assert_eq!(message.sender.identity.phone(), Some("573001234567"));
-    assert_eq!(addresses(&info, &names).last().as_deref(), Some("573001234567@s.whatsapp.net"));
+    assert_eq!(contact_addresses(&info, &names).last().as_deref(), Some("573001234567@s.whatsapp.net"));
 }
 
 #[test]
-fn a_business_that_shows_no_name_is_named_by_its_certificate() {
+fn business_without_push_name_is_named_by_its_certificate() {
     let mut info = info(PHONE, PHONE, false);
     let certificate = |name: &str| VerifiedName {
         name: Some(name.to_owned()),
@@ -73,17 +74,17 @@ fn a_business_that_shows_no_name_is_named_by_its_certificate() {
         certificate: None,
     };
     info.verified_name = Some(Box::new(certificate("Tienda Sur")));
-    let name = |info: &MessageInfo| read(info, &hello()).unwrap().sender.name;
+    let name = |info: &MessageInfo| parse(info, &hello()).unwrap().sender.name;
     assert_eq!(name(&info).as_deref(), Some("Ana"));
     info.push_name = String::new();
     assert_eq!(name(&info).as_deref(), Some("Tienda Sur"));
 }
 
 #[test]
-fn every_place_has_its_kind_of_chat() {
+fn chat_kind_follows_the_jid() {
     let newsletter = "120363025246125486@newsletter";
     let own = "573009999999:5@s.whatsapp.net";
-    let chat = |chat, sender, from_me| read(&info(chat, sender, from_me), &hello()).unwrap().chat;
+    let chat = |chat, sender, from_me| parse(&info(chat, sender, from_me), &hello()).unwrap().chat;
     assert_eq!(chat(GROUP, PHONE, false), Chat::Group(GROUP.to_owned()));
     assert_eq!(chat(GROUP, own, true), Chat::GroupFromMe(GROUP.to_owned()));
     assert_eq!(chat(newsletter, newsletter, false), Chat::Newsletter(newsletter.to_owned()));
@@ -92,9 +93,9 @@ fn every_place_has_its_kind_of_chat() {
 }
 
 #[test]
-fn only_those_who_wrote_to_us_are_met() {
+fn only_direct_senders_become_contacts() {
     let met = |chat, sender, from_me| {
-        addresses(&info(chat, sender, from_me), &Names::default()).collect::<Vec<_>>()
+        contact_addresses(&info(chat, sender, from_me), &LidMapping::default()).collect::<Vec<_>>()
     };
     assert_eq!(met(GROUP, PHONE, false), [""; 0]);
     assert_eq!(met("status@broadcast", PHONE, false), [""; 0]);
@@ -107,8 +108,10 @@ fn only_those_who_wrote_to_us_are_met() {
 #[test]
 fn a_status_update_is_an_event_and_no_message() {
     let info = info("status@broadcast", PHONE, false);
-    assert_eq!(read(&info, &hello()), None);
-    let Some(Happening::News { kind, data, .. }) = status_update(&info, &hello(), &Names::default()) else {
+    assert_eq!(parse(&info, &hello()), None);
+    let Some(ConnectionEvent::Other { kind, data, .. }) =
+        status_update(&info, &hello(), &LidMapping::default())
+    else {
         panic!()
     };
     assert_eq!(kind, "status_update");
@@ -122,27 +125,27 @@ fn a_status_update_is_an_event_and_no_message() {
         "text": "hola",
     });
     assert_eq!(data, expected);
-    assert!(status_update(&self::info(PHONE, PHONE, false), &hello(), &Names::default()).is_none());
+    assert!(status_update(&self::info(PHONE, PHONE, false), &hello(), &LidMapping::default()).is_none());
 }
 
 #[test]
-fn what_the_phone_alone_shows_is_reported_as_such() {
+fn phone_only_message_is_reported_as_unsupported() {
     let placeholder = wa::Message {
         placeholder_message: MessageField::some(wa::message::PlaceholderMessage::default()),
         ..Default::default()
     };
-    let message = read(&info(PHONE, PHONE, false), &placeholder).unwrap();
+    let message = parse(&info(PHONE, PHONE, false), &placeholder).unwrap();
     assert_eq!(message.content, InboundContent::Unsupported);
-    assert_eq!(message.errors, [only_on_the_phone()]);
+    assert_eq!(message.errors, [unsupported_error()]);
 }
 
 #[test]
-fn a_file_without_a_place_is_told_of_with_the_reason() {
+fn media_without_a_path_is_reported_with_an_error() {
     let image = wa::Message {
         image_message: MessageField::some(wa::message::ImageMessage::default()),
         ..Default::default()
     };
-    let message = read(&info(PHONE, PHONE, false), &image).unwrap();
+    let message = parse(&info(PHONE, PHONE, false), &image).unwrap();
     assert_eq!(message.media().unwrap().id, "");
-    assert_eq!(message.errors, [cannot_be_fetched()]);
+    assert_eq!(message.errors, [missing_media_error()]);
 }

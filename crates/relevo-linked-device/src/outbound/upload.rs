@@ -16,153 +16,174 @@ use whatsapp_rust::upload::UploadResponse;
 use whatsapp_rust::wacore::upload::{MediaEncryptor, UploadSource, encrypt_media_streaming, encrypted_len};
 use whatsapp_rust::{Client, anyhow};
 
-use crate::check;
-use crate::media::{Reference, media_type};
-use relevo_domain::{BlobRef, ErrorKind, Failure, FailureKind, Media, MediaKind, MediaSource, Scope};
+use crate::limits;
+use crate::media::{MediaReference, media_type};
+use relevo_domain::{BlobRef, ErrorKind, Failure, FailureKind, FailureScope, Media, MediaKind, MediaSource};
 use relevo_egress as egress;
-use relevo_provider::Shared;
+use relevo_provider::ProviderResources;
 use relevo_provider::limits::essence;
 
 /// Uploads that are remembered, so that a file for many goes to WhatsApp once. It keeps files for weeks.
-const REMEMBERED: usize = 64;
-const BLOB_IS_FRESH: Duration = Duration::from_secs(12 * 3600);
+const MAX_CACHED_UPLOADS: usize = 64;
+const BLOB_UPLOAD_TTL: Duration = Duration::from_secs(12 * 3600);
 /// What an address leads to may change.
-const LINK_IS_FRESH: Duration = Duration::from_secs(10 * 60);
+const LINK_UPLOAD_TTL: Duration = Duration::from_secs(10 * 60);
 
 /// Redirects that are followed from an address that a user gave.
-const REDIRECTS: usize = 3;
+const MAX_REDIRECTS: usize = 3;
 
 /// Bytes that are encrypted at a time.
 const CHUNK: usize = 64 << 10;
 
 /// What a message says about its file.
 #[derive(Debug, Clone)]
-pub(crate) struct Uploaded {
-    pub file: Reference,
+pub(crate) struct UploadedMedia {
+    pub file: MediaReference,
     /// Lets phones play the file while it loads.
     pub sidecar: Option<Vec<u8>>,
 }
 
 /// The uploads of one instance. Cheap to clone.
 #[derive(Clone, Default)]
-pub(crate) struct Uploads(Arc<Mutex<HashMap<Content, Flight>>>);
+pub(crate) struct Uploads(Arc<Mutex<HashMap<UploadKey, CachedUpload>>>);
 
 /// The same bytes for the same purpose.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Content {
+struct UploadKey {
     kind: MediaKind,
     voice: bool,
-    source: Source,
+    source: SourceKey,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Source {
+enum SourceKey {
     /// By content and media type.
     Blob(String, String),
     Link(Url),
 }
 
 /// An upload that was begun; whoever needs the same waits for it.
-struct Flight {
-    begun: Instant,
-    uploaded: Arc<OnceCell<Uploaded>>,
+struct CachedUpload {
+    started_at: Instant,
+    uploaded: Arc<OnceCell<UploadedMedia>>,
 }
 
 impl Uploads {
     /// The file of a message at WhatsApp, uploaded now if need be. No failure is ambiguous: a second upload does no harm.
-    pub async fn of(&self, client: &Client, shared: &Shared, media: &Media) -> Result<Uploaded, Failure> {
+    pub async fn upload(
+        &self,
+        client: &Client,
+        shared: &ProviderResources,
+        media: &Media,
+    ) -> Result<UploadedMedia, Failure> {
         let source = match &media.source {
             MediaSource::ProviderId(id) => {
-                return Ok(Uploaded { file: Reference::parse(id)?, sidecar: None });
+                return Ok(UploadedMedia { file: MediaReference::parse(id)?, sidecar: None });
             }
-            MediaSource::Blob(blob) => Source::Blob(blob.sha256.clone(), blob.mime.clone()),
-            MediaSource::Link(url) => Source::Link(url.clone()),
+            MediaSource::Blob(blob) => SourceKey::Blob(blob.sha256.clone(), blob.mime.clone()),
+            MediaSource::Link(url) => SourceKey::Link(url.clone()),
         };
-        let cell = self.flight(Content { kind: media.kind, voice: media.voice, source });
+        let cell = self.cached_upload(UploadKey { kind: media.kind, voice: media.voice, source });
         cell.get_or_try_init(|| upload(client, shared, media)).await.cloned()
     }
 
-    fn flight(&self, content: Content) -> Arc<OnceCell<Uploaded>> {
+    fn cached_upload(&self, content: UploadKey) -> Arc<OnceCell<UploadedMedia>> {
         let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        flights.retain(|content, flight| flight.begun.elapsed() < content.freshness());
+        flights.retain(|content, flight| flight.started_at.elapsed() < content.ttl());
         if let Some(flight) = flights.get(&content) {
             return Arc::clone(&flight.uploaded);
         }
-        if flights.len() >= REMEMBERED {
-            let oldest =
-                flights.iter().min_by_key(|(_, flight)| flight.begun).map(|(content, _)| content.clone());
+        if flights.len() >= MAX_CACHED_UPLOADS {
+            let oldest = flights
+                .iter()
+                .min_by_key(|(_, flight)| flight.started_at)
+                .map(|(content, _)| content.clone());
             oldest.and_then(|oldest| flights.remove(&oldest));
         }
         let uploaded = Arc::<OnceCell<_>>::default();
-        flights.insert(content, Flight { begun: Instant::now(), uploaded: Arc::clone(&uploaded) });
+        flights.insert(content, CachedUpload { started_at: Instant::now(), uploaded: Arc::clone(&uploaded) });
         uploaded
     }
 }
 
-impl Content {
-    fn freshness(&self) -> Duration {
+impl UploadKey {
+    fn ttl(&self) -> Duration {
         match self.source {
-            Source::Blob(..) => BLOB_IS_FRESH,
-            Source::Link(_) => LINK_IS_FRESH,
+            SourceKey::Blob(..) => BLOB_UPLOAD_TTL,
+            SourceKey::Link(_) => LINK_UPLOAD_TTL,
         }
     }
 }
 
-async fn upload(client: &Client, shared: &Shared, media: &Media) -> Result<Uploaded, Failure> {
+async fn upload(
+    client: &Client,
+    shared: &ProviderResources,
+    media: &Media,
+) -> Result<UploadedMedia, Failure> {
     let (plain, mime) = match &media.source {
-        MediaSource::Blob(blob) => from_disk(shared, blob).await?,
-        MediaSource::Link(url) => from_web(shared, media, url).await?,
+        MediaSource::Blob(blob) => open_blob(shared, blob).await?,
+        MediaSource::Link(url) => fetch_link(shared, media, url).await?,
         MediaSource::ProviderId(_) => return Err(Failure::permanent("the file is at WhatsApp already")),
     };
     let kind = media_type(media.kind);
-    let sealing = tokio::task::spawn_blocking(move || seal(plain, kind));
+    let sealing = tokio::task::spawn_blocking(move || encrypt_for_upload(plain, kind));
     let sealed = sealing.await.unwrap_or_else(|_| Err(anyhow::anyhow!("the encryption failed")));
     let (info, source) =
-        sealed.map_err(|cause| again(format!("the file could not be encrypted: {cause:#}")))?;
+        sealed.map_err(|cause| limited_transient(format!("the file could not be encrypted: {cause:#}")))?;
     let response = client.upload_stream(source, info, kind).await;
-    let response =
-        response.map_err(|cause| again(format!("the file could not be uploaded to WhatsApp: {cause:#}")))?;
-    Ok(uploaded(media, mime, response))
+    let response = response.map_err(|cause| {
+        limited_transient(format!("the file could not be uploaded to WhatsApp: {cause:#}"))
+    })?;
+    Ok(uploaded_media(media, mime, response))
 }
 
-fn uploaded(media: &Media, mime: String, response: UploadResponse) -> Uploaded {
+fn uploaded_media(media: &Media, mime: String, response: UploadResponse) -> UploadedMedia {
     let voice = media.kind == MediaKind::Audio && media.voice;
-    let file = Reference {
+    let file = MediaReference {
         kind: media.kind,
         path: response.direct_path,
         key: Some(response.media_key.to_vec()),
-        sealed_sha256: Some(response.file_enc_sha256.to_vec()),
+        encrypted_sha256: Some(response.file_enc_sha256.to_vec()),
         sha256: response.file_sha256.to_vec(),
         length: response.file_length,
         // Phones play voice notes of this type alone.
         mime: if voice { "audio/ogg; codecs=opus".to_owned() } else { mime },
-        made: Some(response.media_key_timestamp),
+        key_timestamp: Some(response.media_key_timestamp),
     };
-    Uploaded { file, sidecar: response.streaming_sidecar }
+    UploadedMedia { file, sidecar: response.streaming_sidecar }
 }
 
-async fn from_disk(shared: &Shared, blob: &BlobRef) -> Result<(Plain, String), Failure> {
+async fn open_blob(shared: &ProviderResources, blob: &BlobRef) -> Result<(PlaintextFile, String), Failure> {
     let file = shared.blobs.file(blob).await;
-    let file = file.map_err(|cause| again(format!("the message's file is not readable: {cause}")))?;
-    Ok((Plain::File(file.into_std().await, blob.size), blob.mime.clone()))
+    let file =
+        file.map_err(|cause| limited_transient(format!("the message's file is not readable: {cause}")))?;
+    Ok((PlaintextFile::File(file.into_std().await, blob.size), blob.mime.clone()))
 }
 
-async fn from_web(shared: &Shared, media: &Media, url: &Url) -> Result<(Plain, String), Failure> {
+async fn fetch_link(
+    shared: &ProviderResources,
+    media: &Media,
+    url: &Url,
+) -> Result<(PlaintextFile, String), Failure> {
     let kind = media.kind;
-    let limit = usize::try_from(check::max_size(kind)).unwrap_or(usize::MAX);
-    let fetched = shared.egress.get_bounded(url, limit, REDIRECTS).await.map_err(|cause| of_fetch(&cause))?;
+    let limit = usize::try_from(limits::max_size(kind)).unwrap_or(usize::MAX);
+    let fetched = shared
+        .egress
+        .get_bounded(url, limit, MAX_REDIRECTS)
+        .await
+        .map_err(|cause| failure_from_fetch(&cause))?;
     if fetched.bytes.is_empty() {
         return Err(Failure::permanent("the media address leads to an empty file"));
     }
-    let mime = named_type(kind, fetched.content_type);
+    let mime = resolve_mime_type(kind, fetched.content_type);
     let format = essence(&mime);
-    check::check_format(kind, media.voice, &format)
+    limits::check_format(kind, media.voice, &format)
         .map_err(|reason| Failure::permanent(format!("what the media address leads to {reason}")))?;
-    Ok((Plain::Bytes(fetched.bytes), mime))
+    Ok((PlaintextFile::Bytes(fetched.bytes), mime))
 }
 
 /// The type that the server names, or the usual one where it names none.
-fn named_type(kind: MediaKind, named: Option<String>) -> String {
+fn resolve_mime_type(kind: MediaKind, named: Option<String>) -> String {
     let named = named.filter(|named| {
         !matches!(essence(named).as_str(), "" | "application/octet-stream" | "binary/octet-stream")
     });
@@ -176,39 +197,39 @@ fn named_type(kind: MediaKind, named: Option<String>) -> String {
     named.unwrap_or_else(|| usual.to_owned())
 }
 
-fn of_fetch(cause: &egress::Error) -> Failure {
+fn failure_from_fetch(cause: &egress::Error) -> Failure {
     let said = format!("the media address could not be fetched: {cause}");
     match cause.kind() {
-        ErrorKind::Unavailable | ErrorKind::Internal => again(said),
+        ErrorKind::Unavailable | ErrorKind::Internal => limited_transient(said),
         _ => Failure::permanent(said),
     }
 }
 
 /// Certainly not sent; a few attempts tell whether it is worth more.
-fn again(said: String) -> Failure {
-    Failure::new(FailureKind::Transient { max_attempts: Some(5) }, Scope::Message, said)
+fn limited_transient(said: String) -> Failure {
+    Failure::new(FailureKind::Transient { max_attempts: Some(5) }, FailureScope::Message, said)
 }
 
 /// A file before it is encrypted.
-enum Plain {
+enum PlaintextFile {
     Bytes(Bytes),
     /// With its size in bytes.
     File(File, u64),
 }
 
-impl Plain {
+impl PlaintextFile {
     fn len(&self) -> u64 {
         match self {
-            Plain::Bytes(bytes) => bytes.len() as u64,
-            Plain::File(_, size) => *size,
+            PlaintextFile::Bytes(bytes) => bytes.len() as u64,
+            PlaintextFile::File(_, size) => *size,
         }
     }
 
     /// From its beginning. Attempts follow one another, so they may share the file's place.
     fn reader(&self) -> io::Result<Box<dyn Read + Send>> {
         match self {
-            Plain::Bytes(bytes) => Ok(Box::new(bytes.clone().reader())),
-            Plain::File(file, _) => {
+            PlaintextFile::Bytes(bytes) => Ok(Box::new(bytes.clone().reader())),
+            PlaintextFile::File(file, _) => {
                 let mut file = file.try_clone()?;
                 file.rewind()?;
                 Ok(Box::new(file))
@@ -219,23 +240,23 @@ impl Plain {
 
 /// A file that is encrypted anew, with the same key, whenever it is read: its digests are asked for before its first
 /// byte, and it need not be kept twice.
-struct Sealed {
-    plain: Plain,
+struct EncryptedUpload {
+    plain: PlaintextFile,
     key: [u8; 32],
     kind: MediaType,
 }
 
 /// Reads the file once for its digests. Blocks.
-fn seal(
-    plain: Plain,
+fn encrypt_for_upload(
+    plain: PlaintextFile,
     kind: MediaType,
-) -> anyhow::Result<(whatsapp_rust::wacore::upload::EncryptedMediaInfo, Sealed)> {
+) -> anyhow::Result<(whatsapp_rust::wacore::upload::EncryptedMediaInfo, EncryptedUpload)> {
     let info = encrypt_media_streaming(plain.reader()?, io::sink(), kind)?;
     let key = info.media_key;
-    Ok((info, Sealed { plain, key, kind }))
+    Ok((info, EncryptedUpload { plain, key, kind }))
 }
 
-impl UploadSource for Sealed {
+impl UploadSource for EncryptedUpload {
     fn len(&self) -> u64 {
         let plain = usize::try_from(self.plain.len()).unwrap_or(usize::MAX);
         encrypted_len(plain) as u64
@@ -243,46 +264,50 @@ impl UploadSource for Sealed {
 
     fn reader_from(&self, offset: u64) -> io::Result<Box<dyn Read + Send>> {
         let encryptor = MediaEncryptor::with_key(self.key, self.kind).map_err(io::Error::other)?;
-        let mut sealing =
-            Sealing { plain: self.plain.reader()?, encryptor: Some(encryptor), ready: Vec::new(), read: 0 };
+        let mut sealing = EncryptReader {
+            plain: self.plain.reader()?,
+            encryptor: Some(encryptor),
+            encrypted: Vec::new(),
+            read: 0,
+        };
         io::copy(&mut sealing.by_ref().take(offset), &mut io::sink())?;
         Ok(Box::new(sealing))
     }
 }
 
-struct Sealing {
+struct EncryptReader {
     plain: Box<dyn Read + Send>,
     /// Gone when the file has ended.
     encryptor: Option<MediaEncryptor>,
     /// Encrypted, of which `read` bytes were taken.
-    ready: Vec<u8>,
+    encrypted: Vec<u8>,
     read: usize,
 }
 
-impl Sealing {
+impl EncryptReader {
     /// Encrypts the next bytes, or the end.
-    fn advance(&mut self) -> io::Result<()> {
+    fn fill(&mut self) -> io::Result<()> {
         let Some(mut encryptor) = self.encryptor.take() else { return Ok(()) };
-        self.ready.clear();
+        self.encrypted.clear();
         self.read = 0;
         let mut chunk = vec![0; CHUNK];
         let length = self.plain.read(&mut chunk)?;
         if length == 0 {
-            encryptor.finalize(&mut self.ready).map_err(io::Error::other)?;
+            encryptor.finalize(&mut self.encrypted).map_err(io::Error::other)?;
         } else {
-            encryptor.update(chunk.get(..length).unwrap_or_default(), &mut self.ready);
+            encryptor.update(chunk.get(..length).unwrap_or_default(), &mut self.encrypted);
             self.encryptor = Some(encryptor);
         }
         Ok(())
     }
 }
 
-impl Read for Sealing {
+impl Read for EncryptReader {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        while self.read == self.ready.len() && self.encryptor.is_some() {
-            self.advance()?;
+        while self.read == self.encrypted.len() && self.encryptor.is_some() {
+            self.fill()?;
         }
-        let taken = self.ready.get(self.read..).unwrap_or_default().read(into)?;
+        let taken = self.encrypted.get(self.read..).unwrap_or_default().read(into)?;
         self.read += taken;
         Ok(taken)
     }
@@ -296,20 +321,20 @@ mod tests {
 
     use super::*;
 
-    fn read(source: &Sealed, offset: u64) -> Vec<u8> {
+    fn read(source: &EncryptedUpload, offset: u64) -> Vec<u8> {
         let mut bytes = Vec::new();
         source.reader_from(offset).unwrap().read_to_end(&mut bytes).unwrap();
         bytes
     }
 
     #[test]
-    fn what_is_uploaded_is_what_was_announced_wherever_reading_begins() {
+    fn encrypted_upload_is_identical_from_any_offset() {
         let content: Vec<u8> = (0..200_001_u32).map(|n| u8::try_from(n % 251).unwrap()).collect();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&content).unwrap();
         let size = content.len() as u64;
-        for plain in [Plain::Bytes(Bytes::from(content.clone())), Plain::File(file, size)] {
-            let (info, source) = seal(plain, MediaType::Video).unwrap();
+        for plain in [PlaintextFile::Bytes(Bytes::from(content.clone())), PlaintextFile::File(file, size)] {
+            let (info, source) = encrypt_for_upload(plain, MediaType::Video).unwrap();
             let mut whole = read(&source, 0);
             assert_eq!((whole.len() as u64, info.file_length), (source.len(), size));
             assert_eq!(read(&source, 100_000), whole.get(100_000..).unwrap());
@@ -322,29 +347,29 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_names_no_type_is_believed_to_give_the_usual_one() {
-        let named = |kind, named: Option<&str>| named_type(kind, named.map(str::to_owned));
+    fn missing_content_type_falls_back_to_default() {
+        let named = |kind, named: Option<&str>| resolve_mime_type(kind, named.map(str::to_owned));
         assert_eq!(named(MediaKind::Image, Some("image/png")), "image/png");
         assert_eq!(named(MediaKind::Image, Some("application/octet-stream")), "image/jpeg");
         assert_eq!(named(MediaKind::Audio, None), "audio/ogg");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_same_file_is_uploaded_once_for_a_while() {
+    async fn upload_is_cached_until_its_ttl() {
         let uploads = Uploads::default();
-        let content = |n: usize| Content {
+        let content = |n: usize| UploadKey {
             kind: MediaKind::Image,
             voice: false,
-            source: Source::Blob(n.to_string(), "image/png".to_owned()),
+            source: SourceKey::Blob(n.to_string(), "image/png".to_owned()),
         };
-        let first = uploads.flight(content(0));
-        assert!(Arc::ptr_eq(&first, &uploads.flight(content(0))));
-        assert!(!Arc::ptr_eq(&first, &uploads.flight(content(1))));
-        tokio::time::advance(BLOB_IS_FRESH).await;
-        assert!(!Arc::ptr_eq(&first, &uploads.flight(content(0))));
-        for n in 0..=REMEMBERED {
-            uploads.flight(content(n));
+        let first = uploads.cached_upload(content(0));
+        assert!(Arc::ptr_eq(&first, &uploads.cached_upload(content(0))));
+        assert!(!Arc::ptr_eq(&first, &uploads.cached_upload(content(1))));
+        tokio::time::advance(BLOB_UPLOAD_TTL).await;
+        assert!(!Arc::ptr_eq(&first, &uploads.cached_upload(content(0))));
+        for n in 0..=MAX_CACHED_UPLOADS {
+            uploads.cached_upload(content(n));
         }
-        assert_eq!(uploads.0.lock().unwrap().len(), REMEMBERED);
+        assert_eq!(uploads.0.lock().unwrap().len(), MAX_CACHED_UPLOADS);
     }
 }

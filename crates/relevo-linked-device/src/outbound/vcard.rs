@@ -3,33 +3,33 @@
 use serde_json::Value;
 
 /// A card and the name that it is shown under.
-pub(super) fn card(contact: &Value) -> (String, String) {
+pub(super) fn to_vcard(contact: &Value) -> (String, String) {
     let named =
         |part: &str| contact.pointer(&format!("/name/{part}")).and_then(Value::as_str).unwrap_or_default();
     let full = named("formatted_name");
     let mut lines = vec!["BEGIN:VCARD".to_owned(), "VERSION:3.0".to_owned()];
     let parts =
-        ["last_name", "first_name", "middle_name", "prefix", "suffix"].map(|part| escaped(named(part)));
+        ["last_name", "first_name", "middle_name", "prefix", "suffix"].map(|part| escape(named(part)));
     lines.push(format!("N:{}", parts.join(";")));
-    lines.push(format!("FN:{}", escaped(full)));
+    lines.push(format!("FN:{}", escape(full)));
     organisation(contact, &mut lines);
-    for phone in listed(contact, "phones") {
+    for phone in list_items(contact, "phones") {
         lines.extend(telephone(phone));
     }
     for (list, name, field) in [("emails", "EMAIL", "email"), ("urls", "URL", "url")] {
-        for entry in listed(contact, list) {
+        for entry in list_items(contact, list) {
             if let Some(value) = text(entry, field) {
-                lines.push(format!("{name}{}:{}", place(entry), escaped(value)));
+                lines.push(format!("{name}{}:{}", type_parameter(entry), escape(value)));
             }
         }
     }
-    for address in listed(contact, "addresses") {
+    for address in list_items(contact, "addresses") {
         let parts = ["street", "city", "state", "zip", "country"];
-        let parts = parts.map(|part| escaped(text(address, part).unwrap_or_default()));
-        lines.push(format!("ADR{}:;;{}", place(address), parts.join(";")));
+        let parts = parts.map(|part| escape(text(address, part).unwrap_or_default()));
+        lines.push(format!("ADR{}:;;{}", type_parameter(address), parts.join(";")));
     }
     if let Some(birthday) = text(contact, "birthday") {
-        lines.push(format!("BDAY:{}", escaped(birthday)));
+        lines.push(format!("BDAY:{}", escape(birthday)));
     }
     lines.push("END:VCARD".to_owned());
     (full.to_owned(), lines.join("\r\n"))
@@ -37,12 +37,12 @@ pub(super) fn card(contact: &Value) -> (String, String) {
 
 fn organisation(contact: &Value, lines: &mut Vec<String>) {
     let Some(organisation) = contact.get("org") else { return };
-    let parts = ["company", "department"].map(|part| escaped(text(organisation, part).unwrap_or_default()));
+    let parts = ["company", "department"].map(|part| escape(text(organisation, part).unwrap_or_default()));
     if parts.iter().any(|part| !part.is_empty()) {
         lines.push(format!("ORG:{}", parts.join(";")));
     }
     if let Some(title) = text(organisation, "title") {
-        lines.push(format!("TITLE:{}", escaped(title)));
+        lines.push(format!("TITLE:{}", escape(title)));
     }
 }
 
@@ -52,10 +52,10 @@ fn telephone(phone: &Value) -> Option<String> {
     let digits = |number: &str| number.chars().filter(char::is_ascii_digit).collect::<String>();
     let account = digits(text(phone, "wa_id").unwrap_or(number));
     let kind = text(phone, "type").filter(|kind| is_word(kind)).unwrap_or("CELL");
-    Some(format!("TEL;type={kind};waid={account}:{}", escaped(number)))
+    Some(format!("TEL;type={kind};waid={account}:{}", escape(number)))
 }
 
-fn place(entry: &Value) -> String {
+fn type_parameter(entry: &Value) -> String {
     let kind = text(entry, "type").filter(|kind| is_word(kind));
     kind.map(|kind| format!(";type={kind}")).unwrap_or_default()
 }
@@ -65,7 +65,7 @@ fn is_word(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
-fn listed<'a>(contact: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
+fn list_items<'a>(contact: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
     contact.get(name).and_then(Value::as_array).into_iter().flatten()
 }
 
@@ -73,7 +73,7 @@ fn text<'a>(value: &'a Value, name: &str) -> Option<&'a str> {
     value.get(name)?.as_str().map(str::trim).filter(|text| !text.is_empty())
 }
 
-fn escaped(text: &str) -> String {
+fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.trim().chars() {
         match c {
@@ -107,16 +107,16 @@ mod tests {
                         TITLE:Jefa\r\nTEL;type=WORK;waid=573001234567:+57 300 123 4567\r\nTEL;type=CELL;waid=123:123\r\n\
                         EMAIL;type=HOME:ana@example.com\r\nURL:https://example.com\r\n\
                         ADR:;;Calle 1;Bogotá;;;Colombia\r\nBDAY:1990-01-31\r\nEND:VCARD";
-        assert_eq!(card(&contact), ("Ana Pérez".to_owned(), expected.to_owned()));
+        assert_eq!(to_vcard(&contact), ("Ana Pérez".to_owned(), expected.to_owned()));
     }
 
     #[test]
-    fn nobody_smuggles_lines_into_a_card() {
+    fn vcard_values_are_escaped() {
         let contact = json!({
             "name": { "formatted_name": "Ana\nTEL:1" },
             "phones": [{ "phone": "1\r\nEND:VCARD", "type": "X:Y\n" }],
         });
-        let (_, card) = card(&contact);
+        let (_, card) = to_vcard(&contact);
         assert!(card.contains("FN:Ana\\nTEL:1\r\n"), "{card}");
         assert!(card.contains("TEL;type=CELL;waid=1:1\\nEND:VCARD\r\n"), "{card}");
     }

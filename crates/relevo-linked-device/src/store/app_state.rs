@@ -7,28 +7,29 @@ use whatsapp_rust::wacore::store::traits::{AppStateSyncKey, AppSyncStore};
 use relevo_store::{self as store, Key};
 
 use super::tables::{Table, digest};
-use super::{SledBackend, delete_some, failed};
+use super::{SledBackend, delete_some, store_error};
 
 impl SledBackend {
     fn mac_key(&self, collection: &str, index_mac: &[u8]) -> Key {
-        self.place.named(Table::MutationMac, collection).bytes(&digest([index_mac]))
+        self.keyspace.name_key(Table::MutationMac, collection).bytes(&digest([index_mac]))
     }
 }
 
 #[async_trait]
 impl AppSyncStore for SledBackend {
     async fn get_sync_key(&self, key_id: &[u8]) -> Result<Option<AppStateSyncKey>> {
-        self.get_record(self.place.table(Table::SyncKey).bytes(&digest([key_id]))).await
+        self.get_record(self.keyspace.table_key(Table::SyncKey).bytes(&digest([key_id]))).await
     }
 
     async fn set_sync_key(&self, key_id: &[u8], key: AppStateSyncKey) -> Result<()> {
-        let place = self.place.table(Table::SyncKey).bytes(&digest([key_id]));
-        let record = store::encode(&key).map_err(failed)?;
-        self.put_all(vec![(place, record), (self.place.table(Table::LatestSyncKey), key_id.to_vec())]).await
+        let place = self.keyspace.table_key(Table::SyncKey).bytes(&digest([key_id]));
+        let record = store::encode(&key).map_err(store_error)?;
+        self.put_all(vec![(place, record), (self.keyspace.table_key(Table::LatestSyncKey), key_id.to_vec())])
+            .await
     }
 
     async fn get_version(&self, name: &str) -> Result<HashState> {
-        match self.get_record(self.place.named(Table::Version, name)).await {
+        match self.get_record(self.keyspace.name_key(Table::Version, name)).await {
             Ok(version) => Ok(version.unwrap_or_default()),
             Err(StoreError::Serialization(cause)) => {
                 // Then the client fetches the collection from its beginning, which is better than never again.
@@ -40,7 +41,7 @@ impl AppSyncStore for SledBackend {
     }
 
     async fn set_version(&self, name: &str, state: HashState) -> Result<()> {
-        self.put_record(self.place.named(Table::Version, name), &state).await
+        self.put_record(self.keyspace.name_key(Table::Version, name), &state).await
     }
 
     async fn put_mutation_macs(
@@ -66,11 +67,11 @@ impl AppSyncStore for SledBackend {
     }
 
     async fn clear_mutation_macs(&self, name: &str) -> Result<()> {
-        let all = self.place.named(Table::MutationMac, name);
+        let all = self.keyspace.name_key(Table::MutationMac, name);
         self.write(move |tx| delete_some(tx, &all, &all.clone().after_prefix(), usize::MAX)).await
     }
 
     async fn get_latest_sync_key_id(&self) -> Result<Option<Vec<u8>>> {
-        self.get(self.place.table(Table::LatestSyncKey)).await
+        self.get(self.keyspace.table_key(Table::LatestSyncKey)).await
     }
 }

@@ -10,16 +10,16 @@ use whatsapp_rust::wacore::store::traits::DeviceStore;
 use relevo_store as store;
 
 use super::tables::Table;
-use super::{SledBackend, delete_between, failed};
+use super::{SledBackend, delete_between, store_error};
 
 #[async_trait]
 impl DeviceStore for SledBackend {
     async fn save(&self, device: &Device) -> Result<()> {
-        self.put_record(self.place.table(Table::Device), device).await
+        self.put_record(self.keyspace.table_key(Table::Device), device).await
     }
 
     async fn load(&self) -> Result<Option<Device>> {
-        let mut device: Option<Device> = self.get_record(self.place.table(Table::Device)).await?;
+        let mut device: Option<Device> = self.get_record(self.keyspace.table_key(Table::Device)).await?;
         if let Some(device) = &mut device {
             // These are not part of the record, and what stands in for them is empty; a new device has these.
             device.device_props = Arc::new(DEVICE_PROPS.clone());
@@ -29,23 +29,23 @@ impl DeviceStore for SledBackend {
 
     /// Also makes this client the holder of the keys: it is the first thing that a client asks, before it reads any.
     async fn exists(&self) -> Result<bool> {
-        let (place, name) = (self.place, self.holder);
+        let (place, name) = (self.keyspace, self.holder);
         let take = self.store.write(move |tx| {
-            store::put_large(tx, place.table(Table::Holder), &name)?;
-            Ok(tx.get(&place.table(Table::Device))?.is_some())
+            store::put_large(tx, place.table_key(Table::Holder), &name)?;
+            Ok(tx.get(&place.table_key(Table::Device))?.is_some())
         });
-        take.await.map_err(failed)
+        take.await.map_err(store_error)
     }
 
     async fn create(&self) -> Result<i32> {
-        let key = self.place.table(Table::Device);
-        if self.store.get(&key).map_err(failed)?.is_none() {
+        let key = self.keyspace.table_key(Table::Device);
+        if self.store.get(&key).map_err(store_error)?.is_none() {
             // What was not deleted with the device before must not be mixed with the keys of this one.
-            let end = self.place.all().after_prefix();
-            delete_between(&self.store, key.clone(), end).await.map_err(failed)?;
+            let end = self.keyspace.prefix().after_prefix();
+            delete_between(&self.store, key.clone(), end).await.map_err(store_error)?;
             self.put_record(key, &Device::new()).await?;
         }
-        Ok(self.place.0.get().cast_signed())
+        Ok(self.keyspace.0.get().cast_signed())
     }
 
     async fn resource_report(&self) -> StorageResourceReport {

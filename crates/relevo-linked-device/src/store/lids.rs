@@ -4,30 +4,30 @@ use whatsapp_rust::wacore::store::traits::LidPnMappingEntry;
 
 use relevo_store::{self as store, Key, Tx};
 
-use super::Stored;
-use super::tables::{Place, Table};
+use super::StoreResult;
+use super::tables::{DeviceKeyspace, Table};
 
-pub(super) fn key(place: Place, lid: &str) -> Key {
-    place.named(Table::Lid, lid)
+pub(super) fn key(place: DeviceKeyspace, lid: &str) -> Key {
+    place.name_key(Table::Lid, lid)
 }
 
 /// Under it lies the newest LID of a phone number.
-pub(super) fn phone_key(place: Place, phone: &str) -> Key {
-    place.named(Table::Phone, phone)
+pub(super) fn phone_key(place: DeviceKeyspace, phone: &str) -> Key {
+    place.name_key(Table::Phone, phone)
 }
 
-pub(super) fn put(tx: &mut Tx, place: Place, entry: &LidPnMappingEntry) -> Stored<()> {
+pub(super) fn put(tx: &mut Tx, place: DeviceKeyspace, entry: &LidPnMappingEntry) -> StoreResult<()> {
     let (key, phone_key) = (key(place, &entry.lid), phone_key(place, &entry.phone_number));
     if let Some(bytes) = store::get_large(&key, |key| tx.get(key))? {
         let before: LidPnMappingEntry = store::decode(&bytes)?;
-        leave_phone(tx, place, &before)?;
+        detach_phone(tx, place, &before)?;
     }
     store::put_large(tx, phone_key, entry.lid.as_bytes())?;
     store::put_large(tx, key, &store::encode(entry)?)
 }
 
 /// A phone number that another LID has meanwhile is left alone.
-fn leave_phone(tx: &mut Tx, place: Place, mapping: &LidPnMappingEntry) -> Stored<()> {
+fn detach_phone(tx: &mut Tx, place: DeviceKeyspace, mapping: &LidPnMappingEntry) -> StoreResult<()> {
     let key = phone_key(place, &mapping.phone_number);
     let newest = store::get_large(&key, |key| tx.get(key))?;
     if newest.as_deref() == Some(mapping.lid.as_bytes()) {

@@ -7,37 +7,37 @@ use whatsapp_rust::wacore::time::now_secs;
 
 use relevo_store as store;
 
-use super::dated::{BASE_KEYS, PENDING, SENT, parse};
+use super::expiry::{BASE_KEYS, PENDING, SENT, parse_row};
 use super::tables::{Table, digest};
-use super::{SledBackend, delete_some, failed, lids, sender_keys, tc_tokens};
+use super::{SledBackend, delete_some, lids, sender_keys, store_error, tc_tokens};
 
 /// Dates are by the client's clock, [`now_secs`]: it is the client that says what is over, by the same clock.
 #[async_trait]
 impl ProtocolStore for SledBackend {
     async fn get_sender_key_devices(&self, group_jid: &str) -> Result<Vec<(String, bool)>> {
-        self.list(sender_keys::group(self.place, group_jid), |_, status| store::decode(status)).await
+        self.list(sender_keys::group_key(self.keyspace, group_jid), |_, status| store::decode(status)).await
     }
 
     async fn set_sender_key_status(&self, group_jid: &str, entries: &[(&str, bool)]) -> Result<()> {
-        let (place, group) = (self.place, group_jid.to_owned());
+        let (place, group) = (self.keyspace, group_jid.to_owned());
         let statuses: Vec<_> =
             entries.iter().map(|(device, has_key)| ((*device).to_owned(), *has_key)).collect();
-        self.write(move |tx| sender_keys::set(tx, place, &group, &statuses)).await
+        self.write(move |tx| sender_keys::set_statuses(tx, place, &group, &statuses)).await
     }
 
     async fn clear_sender_key_devices(&self, group_jid: &str) -> Result<()> {
-        let (place, group) = (self.place, group_jid.to_owned());
+        let (place, group) = (self.keyspace, group_jid.to_owned());
         self.write(move |tx| sender_keys::clear_group(tx, place, &group)).await
     }
 
     async fn delete_sender_key_device_rows(&self, device_jids: &[&str]) -> Result<()> {
-        let place = self.place;
+        let place = self.keyspace;
         let devices: Vec<_> = device_jids.iter().map(|device| digest([device.as_bytes()])).collect();
         self.write(move |tx| sender_keys::delete_devices(tx, place, &devices)).await
     }
 
     async fn clear_all_sender_key_devices(&self) -> Result<()> {
-        let tables = [Table::GroupDevice, Table::DeviceGroup].map(|table| self.place.table(table));
+        let tables = [Table::GroupDevice, Table::DeviceGroup].map(|table| self.keyspace.table_key(table));
         self.write(move |tx| {
             let clear = |table| delete_some(tx, &table, &table.clone().after_prefix(), usize::MAX);
             tables.into_iter().try_for_each(clear)
@@ -46,11 +46,11 @@ impl ProtocolStore for SledBackend {
     }
 
     async fn get_lid_mapping(&self, lid: &str) -> Result<Option<LidPnMappingEntry>> {
-        self.get_record(lids::key(self.place, lid)).await
+        self.get_record(lids::key(self.keyspace, lid)).await
     }
 
     async fn get_pn_mapping(&self, phone: &str) -> Result<Option<LidPnMappingEntry>> {
-        let Some(lid) = self.get(lids::phone_key(self.place, phone)).await? else { return Ok(None) };
+        let Some(lid) = self.get(lids::phone_key(self.keyspace, phone)).await? else { return Ok(None) };
         self.get_lid_mapping(&String::from_utf8_lossy(&lid)).await
     }
 
@@ -59,16 +59,16 @@ impl ProtocolStore for SledBackend {
     }
 
     async fn put_lid_mappings(&self, entries: &[LidPnMappingEntry]) -> Result<()> {
-        let (place, entries) = (self.place, entries.to_vec());
+        let (place, entries) = (self.keyspace, entries.to_vec());
         self.write(move |tx| entries.iter().try_for_each(|entry| lids::put(tx, place, entry))).await
     }
 
     async fn get_all_lid_mappings(&self) -> Result<Vec<LidPnMappingEntry>> {
-        self.list(self.place.table(Table::Lid), |_, mapping| store::decode(mapping)).await
+        self.list(self.keyspace.table_key(Table::Lid), |_, mapping| store::decode(mapping)).await
     }
 
     async fn save_base_key(&self, address: &str, message_id: &str, base_key: &[u8]) -> Result<()> {
-        let row = BASE_KEYS.row(self.place, [address, message_id]);
+        let row = BASE_KEYS.row(self.keyspace, [address, message_id]);
         let (now, base_key) = (now_secs(), base_key.to_vec());
         self.write(move |tx| row.put(tx, now, &base_key)).await
     }
@@ -79,13 +79,13 @@ impl ProtocolStore for SledBackend {
         message_id: &str,
         current_base_key: &[u8],
     ) -> Result<bool> {
-        let row = BASE_KEYS.row(self.place, [address, message_id]);
-        let kept = self.get(row.key()).await?.map(parse).transpose().map_err(failed)?;
+        let row = BASE_KEYS.row(self.keyspace, [address, message_id]);
+        let kept = self.get(row.key()).await?.map(parse_row).transpose().map_err(store_error)?;
         Ok(kept.is_some_and(|(_, base_key)| base_key == current_base_key))
     }
 
     async fn delete_base_key(&self, address: &str, message_id: &str) -> Result<()> {
-        let row = BASE_KEYS.row(self.place, [address, message_id]);
+        let row = BASE_KEYS.row(self.keyspace, [address, message_id]);
         self.write(move |tx| row.delete(tx)).await
     }
 
@@ -95,54 +95,55 @@ impl ProtocolStore for SledBackend {
 
     async fn update_device_lists(&self, records: Vec<DeviceListRecord>) -> Result<()> {
         let values = records.iter().map(|record| {
-            let key = self.place.named(Table::DeviceList, &record.user);
-            Ok((key, store::encode(record).map_err(failed)?))
+            let key = self.keyspace.name_key(Table::DeviceList, &record.user);
+            Ok((key, store::encode(record).map_err(store_error)?))
         });
         self.put_all(values.collect::<Result<_>>()?).await
     }
 
     async fn get_devices(&self, user: &str) -> Result<Option<DeviceListRecord>> {
-        self.get_record(self.place.named(Table::DeviceList, user)).await
+        self.get_record(self.keyspace.name_key(Table::DeviceList, user)).await
     }
 
     async fn delete_devices(&self, user: &str) -> Result<()> {
-        self.delete(self.place.named(Table::DeviceList, user)).await
+        self.delete(self.keyspace.name_key(Table::DeviceList, user)).await
     }
 
     async fn get_group_metadata(&self, group_jid: &str) -> Result<Option<Vec<u8>>> {
-        self.get(self.place.named(Table::Group, group_jid)).await
+        self.get(self.keyspace.name_key(Table::Group, group_jid)).await
     }
 
     async fn put_group_metadata(&self, group_jid: &str, blob: &[u8]) -> Result<()> {
-        self.put(self.place.named(Table::Group, group_jid), blob.to_vec()).await
+        self.put(self.keyspace.name_key(Table::Group, group_jid), blob.to_vec()).await
     }
 
     async fn delete_group_metadata(&self, group_jid: &str) -> Result<()> {
-        self.delete(self.place.named(Table::Group, group_jid)).await
+        self.delete(self.keyspace.name_key(Table::Group, group_jid)).await
     }
 
     async fn get_tc_token(&self, jid: &str) -> Result<Option<TcTokenEntry>> {
-        let row: Option<tc_tokens::Row> = self.get_record(tc_tokens::key(self.place, jid)).await?;
+        let row: Option<tc_tokens::TcTokenRow> = self.get_record(tc_tokens::key(self.keyspace, jid)).await?;
         Ok(row.map(|row| row.entry))
     }
 
     async fn put_tc_token(&self, jid: &str, entry: &TcTokenEntry) -> Result<()> {
-        let (place, row) = (self.place, tc_tokens::Row { jid: jid.to_owned(), entry: entry.clone() });
+        let (place, row) =
+            (self.keyspace, tc_tokens::TcTokenRow { jid: jid.to_owned(), entry: entry.clone() });
         self.write(move |tx| tc_tokens::put(tx, place, &row)).await
     }
 
     async fn delete_tc_token(&self, jid: &str) -> Result<()> {
-        self.delete(tc_tokens::key(self.place, jid)).await
+        self.delete(tc_tokens::key(self.keyspace, jid)).await
     }
 
     async fn get_all_tc_token_jids(&self) -> Result<Vec<String>> {
-        let jid = |_: &[u8], row: &[u8]| store::decode::<tc_tokens::Row>(row).map(|row| row.jid);
-        self.list(self.place.table(Table::TcToken), jid).await
+        let jid = |_: &[u8], row: &[u8]| store::decode::<tc_tokens::TcTokenRow>(row).map(|row| row.jid);
+        self.list(self.keyspace.table_key(Table::TcToken), jid).await
     }
 
     async fn delete_expired_tc_tokens(&self, token_cutoff: i64, sender_cutoff: i64) -> Result<u32> {
-        let place = self.place;
-        let (mut swept, mut next) = (0, Some(place.table(Table::TcToken)));
+        let place = self.keyspace;
+        let (mut swept, mut next) = (0, Some(place.table_key(Table::TcToken)));
         while let Some(from) = next.take() {
             let step =
                 move |tx: &mut store::Tx| tc_tokens::sweep(tx, place, &from, token_cutoff, sender_cutoff);
@@ -154,17 +155,17 @@ impl ProtocolStore for SledBackend {
     }
 
     async fn touch_tc_token_sender_timestamp(&self, jid: &str, sender_timestamp: i64) -> Result<()> {
-        let (place, jid) = (self.place, jid.to_owned());
-        self.write(move |tx| tc_tokens::sent(tx, place, jid, sender_timestamp)).await
+        let (place, jid) = (self.keyspace, jid.to_owned());
+        self.write(move |tx| tc_tokens::record_sent(tx, place, jid, sender_timestamp)).await
     }
 
     async fn store_received_tc_token(&self, jid: &str, token: &[u8], token_timestamp: i64) -> Result<()> {
-        let (place, jid, token) = (self.place, jid.to_owned(), token.to_vec());
-        self.write(move |tx| tc_tokens::received(tx, place, jid, token, token_timestamp)).await
+        let (place, jid, token) = (self.keyspace, jid.to_owned(), token.to_vec());
+        self.write(move |tx| tc_tokens::record_received(tx, place, jid, token, token_timestamp)).await
     }
 
     async fn store_sent_message(&self, chat_jid: &str, message_id: &str, payload: &[u8]) -> Result<()> {
-        let row = SENT.row(self.place, [chat_jid, message_id]);
+        let row = SENT.row(self.keyspace, [chat_jid, message_id]);
         let (now, payload) = (now_secs(), payload.to_vec());
         self.write(move |tx| row.put(tx, now, &payload)).await
     }
@@ -172,8 +173,8 @@ impl ProtocolStore for SledBackend {
     /// Nothing is taken away: whoever asks for a message asks again when a crash came before the answer. It is swept
     /// with the others.
     async fn take_sent_message(&self, chat_jid: &str, message_id: &str) -> Result<Option<Vec<u8>>> {
-        let row = SENT.row(self.place, [chat_jid, message_id]);
-        let kept = self.get(row.key()).await?.map(parse).transpose().map_err(failed)?;
+        let row = SENT.row(self.keyspace, [chat_jid, message_id]);
+        let kept = self.get(row.key()).await?.map(parse_row).transpose().map_err(store_error)?;
         Ok(kept.map(|(_, payload)| payload))
     }
 
@@ -187,9 +188,9 @@ impl ProtocolStore for SledBackend {
 
     async fn get_pending_inbound(&self, chat: &str, sender: &str, id: &str) -> Result<Option<Vec<u8>>> {
         // Asked for a message that was opened before.
-        self.arrivals.noted(id);
-        let row = PENDING.row(self.place, [chat, sender, id]);
-        let kept = self.get(row.key()).await?.map(parse).transpose().map_err(failed)?;
+        self.pending_decrypts.complete(id);
+        let row = PENDING.row(self.keyspace, [chat, sender, id]);
+        let kept = self.get(row.key()).await?.map(parse_row).transpose().map_err(store_error)?;
         Ok(kept.map(|(_, message)| message))
     }
 
@@ -205,7 +206,7 @@ impl ProtocolStore for SledBackend {
     }
 
     async fn store_pending_inbound_batch(&self, rows: &[PendingInboundRow<'_>]) -> Result<()> {
-        let (place, now) = (self.place, now_secs());
+        let (place, now) = (self.keyspace, now_secs());
         let pending = rows.iter().map(|row| {
             let message = row.message.to_vec();
             (PENDING.row(place, [row.chat, row.sender, row.id]), message)
@@ -213,14 +214,14 @@ impl ProtocolStore for SledBackend {
         let pending: Vec<_> = pending.collect();
         let put =
             move |tx: &mut store::Tx| pending.iter().try_for_each(|(row, message)| row.put(tx, now, message));
-        self.write_behind(put, || rows.iter().for_each(|row| self.arrivals.noted(row.id))).await
+        self.write_with_hook(put, || rows.iter().for_each(|row| self.pending_decrypts.complete(row.id))).await
     }
 
     /// Not waited for: see the top of this module.
     async fn delete_pending_inbound_batch(&self, keys: &[PendingInboundKey<'_>]) -> Result<()> {
         let rows: Vec<_> =
-            keys.iter().map(|key| PENDING.row(self.place, [key.chat, key.sender, key.id])).collect();
-        self.write_soon(move |tx| rows.into_iter().try_for_each(|row| row.delete(tx))).await;
+            keys.iter().map(|key| PENDING.row(self.keyspace, [key.chat, key.sender, key.id])).collect();
+        self.write_detached(move |tx| rows.into_iter().try_for_each(|row| row.delete(tx))).await;
         Ok(())
     }
 }

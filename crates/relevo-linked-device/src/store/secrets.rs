@@ -7,38 +7,38 @@ use whatsapp_rust::wacore::store::traits::{
 
 use relevo_store::{self as store, Tx};
 
-use super::dated::{SECRETS, parse};
-use super::tables::Place;
-use super::{STEP, SledBackend, Stored, failed};
+use super::expiry::{SECRETS, parse_row};
+use super::tables::DeviceKeyspace;
+use super::{BATCH_ROWS, SledBackend, StoreResult, store_error};
 
 /// The secret of a message. Its date is when it is not needed any more.
 #[derive(Debug, Serialize, Deserialize)]
-struct Secret {
+struct MessageSecretRecord {
     secret: MessageSecret,
     /// When the message was written, in Unix seconds; 0 where that is unknown.
     message_ts: i64,
 }
 
 /// Writes a secret; a later end and a known time of the one before it stay.
-fn merge(tx: &mut Tx, place: Place, entry: &MsgSecretEntry) -> Stored<()> {
+fn merge_secret(tx: &mut Tx, place: DeviceKeyspace, entry: &MsgSecretEntry) -> StoreResult<()> {
     let row = SECRETS.row(place, [&entry.chat, &entry.sender, &entry.msg_id]);
     let (mut end, mut message_ts) = (entry.expires_at, entry.message_ts);
     if let Some((end_before, content)) = row.get(tx)? {
-        let before: Secret = store::decode(&content)?;
+        let before: MessageSecretRecord = store::decode(&content)?;
         end = merge_msg_secret_expiry(end_before, end);
         message_ts = merge_msg_secret_message_ts(before.message_ts, message_ts);
     }
-    row.put(tx, end, &store::encode(&Secret { secret: entry.secret, message_ts })?)
+    row.put(tx, end, &store::encode(&MessageSecretRecord { secret: entry.secret, message_ts })?)
 }
 
 #[async_trait]
 impl MsgSecretStore for SledBackend {
     /// In steps: the history of an account brings tens of thousands, and no two depend on each other.
     async fn put_msg_secrets(&self, entries: Vec<MsgSecretEntry>) -> Result<usize> {
-        let place = self.place;
-        for step in entries.chunks(STEP) {
+        let place = self.keyspace;
+        for step in entries.chunks(BATCH_ROWS) {
             let step = step.to_vec();
-            self.write(move |tx| step.iter().try_for_each(|entry| merge(tx, place, entry))).await?;
+            self.write(move |tx| step.iter().try_for_each(|entry| merge_secret(tx, place, entry))).await?;
         }
         Ok(entries.len())
     }
@@ -53,10 +53,11 @@ impl MsgSecretStore for SledBackend {
         sender: &str,
         msg_id: &str,
     ) -> Result<Option<(Vec<u8>, i64)>> {
-        let row = SECRETS.row(self.place, [chat, sender, msg_id]);
+        let row = SECRETS.row(self.keyspace, [chat, sender, msg_id]);
         let Some(bytes) = self.get(row.key()).await? else { return Ok(None) };
-        let secret =
-            parse(bytes).and_then(|(_, content)| store::decode::<Secret>(&content)).map_err(failed)?;
+        let secret = parse_row(bytes)
+            .and_then(|(_, content)| store::decode::<MessageSecretRecord>(&content))
+            .map_err(store_error)?;
         Ok(Some((secret.secret.to_vec(), secret.message_ts)))
     }
 

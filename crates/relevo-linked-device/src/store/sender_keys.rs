@@ -3,18 +3,23 @@
 
 use relevo_store::{self as store, Key, Tx};
 
-use super::Stored;
-use super::tables::{Digest, Place, Table, digest, last_digest};
+use super::StoreResult;
+use super::tables::{DeviceKeyspace, NameDigest, Table, digest, last_digest};
 
 /// A row: the device, and whether it has the key.
-pub(super) type Status = (String, bool);
+pub(super) type SenderKeyStatus = (String, bool);
 
 /// Begins the keys of a group's devices.
-pub(super) fn group(place: Place, group: &str) -> Key {
-    place.named(Table::GroupDevice, group)
+pub(super) fn group_key(place: DeviceKeyspace, group: &str) -> Key {
+    place.name_key(Table::GroupDevice, group)
 }
 
-pub(super) fn set(tx: &mut Tx, place: Place, group: &str, statuses: &[Status]) -> Stored<()> {
+pub(super) fn set_statuses(
+    tx: &mut Tx,
+    place: DeviceKeyspace,
+    group: &str,
+    statuses: &[SenderKeyStatus],
+) -> StoreResult<()> {
     let group = digest([group.as_bytes()]);
     for status in statuses {
         let (one, other) = keys(place, group, digest([status.0.as_bytes()]));
@@ -24,32 +29,32 @@ pub(super) fn set(tx: &mut Tx, place: Place, group: &str, statuses: &[Status]) -
     Ok(())
 }
 
-pub(super) fn clear_group(tx: &mut Tx, place: Place, of: &str) -> Stored<()> {
-    let devices = digests_under(tx, &group(place, of))?;
+pub(super) fn clear_group(tx: &mut Tx, place: DeviceKeyspace, of: &str) -> StoreResult<()> {
+    let devices = digests_under(tx, &group_key(place, of))?;
     devices.into_iter().try_for_each(|device| delete(tx, place, digest([of.as_bytes()]), device))
 }
 
 /// Forgets these devices in every group.
-pub(super) fn delete_devices(tx: &mut Tx, place: Place, devices: &[Digest]) -> Stored<()> {
+pub(super) fn delete_devices(tx: &mut Tx, place: DeviceKeyspace, devices: &[NameDigest]) -> StoreResult<()> {
     for device in devices {
-        let groups = digests_under(tx, &place.table(Table::DeviceGroup).bytes(device))?;
+        let groups = digests_under(tx, &place.table_key(Table::DeviceGroup).bytes(device))?;
         groups.into_iter().try_for_each(|group| delete(tx, place, group, *device))?;
     }
     Ok(())
 }
 
-fn delete(tx: &mut Tx, place: Place, group: Digest, device: Digest) -> Stored<()> {
+fn delete(tx: &mut Tx, place: DeviceKeyspace, group: NameDigest, device: NameDigest) -> StoreResult<()> {
     let (one, other) = keys(place, group, device);
     store::delete_large(tx, one)?;
     store::delete_large(tx, other)
 }
 
-fn keys(place: Place, group: Digest, device: Digest) -> (Key, Key) {
-    let one = place.table(Table::GroupDevice).bytes(&group).bytes(&device);
-    (one, place.table(Table::DeviceGroup).bytes(&device).bytes(&group))
+fn keys(place: DeviceKeyspace, group: NameDigest, device: NameDigest) -> (Key, Key) {
+    let one = place.table_key(Table::GroupDevice).bytes(&group).bytes(&device);
+    (one, place.table_key(Table::DeviceGroup).bytes(&device).bytes(&group))
 }
 
-fn digests_under(tx: &Tx, prefix: &Key) -> Stored<Vec<Digest>> {
+fn digests_under(tx: &Tx, prefix: &Key) -> StoreResult<Vec<NameDigest>> {
     let entries = tx.range(prefix, &prefix.clone().after_prefix());
     entries.map(|entry| entry.map(|(key, _)| last_digest(&key))).collect()
 }

@@ -55,10 +55,10 @@ pub(super) enum Table {
 }
 
 /// The first half of a SHA-256: names of any length become keys of one length.
-pub(super) type Digest = [u8; 16];
+pub(super) type NameDigest = [u8; 16];
 
 /// The digest of a name, or of several that name something together.
-pub(super) fn digest<const N: usize>(names: [&[u8]; N]) -> Digest {
+pub(super) fn digest<const N: usize>(names: [&[u8]; N]) -> NameDigest {
     let mut hash = Sha256::new();
     for name in names {
         // With its length, so that no two lists of names run together into the same bytes.
@@ -70,37 +70,37 @@ pub(super) fn digest<const N: usize>(names: [&[u8]; N]) -> Digest {
 }
 
 /// The digest at the end of a key.
-pub(super) fn last_digest(key: &[u8]) -> Digest {
+pub(super) fn last_digest(key: &[u8]) -> NameDigest {
     key.last_chunk().copied().unwrap_or_default()
 }
 
 /// Where the keys of one device lie.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place(pub InstanceNumber);
+pub(super) struct DeviceKeyspace(pub InstanceNumber);
 
-impl Place {
+impl DeviceKeyspace {
     /// Begins every key.
-    pub fn all(self) -> Key {
+    pub fn prefix(self) -> Key {
         Key::new(Space::LinkedDevice).u32(self.0.get())
     }
 
     /// Begins every key of a table; of a table of one row, that row.
-    pub fn table(self, table: Table) -> Key {
-        self.all().u8(table as u8)
+    pub fn table_key(self, table: Table) -> Key {
+        self.prefix().u8(table as u8)
     }
 
-    pub fn named(self, table: Table, name: &str) -> Key {
-        self.table(table).bytes(&digest([name.as_bytes()]))
+    pub fn name_key(self, table: Table, name: &str) -> Key {
+        self.table_key(table).bytes(&digest([name.as_bytes()]))
     }
 
-    pub fn numbered(self, table: Table, id: u32) -> Key {
-        self.table(table).u32(id)
+    pub fn id_key(self, table: Table, id: u32) -> Key {
+        self.table_key(table).u32(id)
     }
 
     /// A Signal address, `user[:device]@server.0`, under its user.
-    pub fn address(self, table: Table, address: &str) -> Key {
+    pub fn address_key(self, table: Table, address: &str) -> Key {
         let user = address.split([':', '@']).next().unwrap_or_default();
-        self.named(table, user).bytes(&digest([address.as_bytes()]))
+        self.name_key(table, user).bytes(&digest([address.as_bytes()]))
     }
 }
 
@@ -109,22 +109,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_do_not_run_together() {
+    fn digest_separates_names() {
         assert_ne!(digest([b"ab", b"c"]), digest([b"a", b"bc"]));
         assert_ne!(digest([b"ab", b""]), digest([b"ab"]));
     }
 
     #[test]
-    fn addresses_lie_under_their_user_and_no_other() {
-        let place = Place(InstanceNumber::FIRST);
-        let user = place.named(Table::Session, "573000000001");
+    fn address_keys_are_prefixed_by_their_user() {
+        let place = DeviceKeyspace(InstanceNumber::FIRST);
+        let user = place.name_key(Table::Session, "573000000001");
         for address in ["573000000001@c.us.0", "573000000001:7@c.us.0"] {
             assert!(
-                place.address(Table::Session, address).as_slice().starts_with(user.as_slice()),
+                place.address_key(Table::Session, address).as_slice().starts_with(user.as_slice()),
                 "{address}"
             );
         }
-        let longer = place.address(Table::Session, "5730000000011@c.us.0");
+        let longer = place.address_key(Table::Session, "5730000000011@c.us.0");
         assert!(!longer.as_slice().starts_with(user.as_slice()));
     }
 }

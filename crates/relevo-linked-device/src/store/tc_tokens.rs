@@ -6,31 +6,31 @@ use whatsapp_rust::wacore::store::traits::TcTokenEntry;
 
 use relevo_store::{self as store, Key, Tx};
 
-use super::tables::{Place, Table};
-use super::{STEP, Stored};
+use super::tables::{DeviceKeyspace, Table};
+use super::{BATCH_ROWS, StoreResult};
 
 /// A row: its name is needed because the key has only its digest.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Row {
+pub(super) struct TcTokenRow {
     pub jid: String,
     pub entry: TcTokenEntry,
 }
 
-pub(super) fn key(place: Place, jid: &str) -> Key {
-    place.named(Table::TcToken, jid)
+pub(super) fn key(place: DeviceKeyspace, jid: &str) -> Key {
+    place.name_key(Table::TcToken, jid)
 }
 
-pub(super) fn put(tx: &mut Tx, place: Place, row: &Row) -> Stored<()> {
+pub(super) fn put(tx: &mut Tx, place: DeviceKeyspace, row: &TcTokenRow) -> StoreResult<()> {
     store::put_large(tx, key(place, &row.jid), &store::encode(row)?)
 }
 
-fn get(tx: &Tx, place: Place, jid: &str) -> Stored<Option<TcTokenEntry>> {
+fn get(tx: &Tx, place: DeviceKeyspace, jid: &str) -> StoreResult<Option<TcTokenEntry>> {
     let bytes = store::get_large(&key(place, jid), |key| tx.get(key))?;
-    Ok(bytes.map(|bytes| store::decode::<Row>(&bytes)).transpose()?.map(|row| row.entry))
+    Ok(bytes.map(|bytes| store::decode::<TcTokenRow>(&bytes)).transpose()?.map(|row| row.entry))
 }
 
 /// Notes when our token was given; never an earlier time than is known.
-pub(super) fn sent(tx: &mut Tx, place: Place, jid: String, time: i64) -> Stored<()> {
+pub(super) fn record_sent(tx: &mut Tx, place: DeviceKeyspace, jid: String, time: i64) -> StoreResult<()> {
     let entry = match get(tx, place, &jid)? {
         Some(entry) => {
             let time = entry.sender_timestamp.map_or(time, |before| before.max(time));
@@ -38,21 +38,31 @@ pub(super) fn sent(tx: &mut Tx, place: Place, jid: String, time: i64) -> Stored<
         }
         None => TcTokenEntry { token: Vec::new(), token_timestamp: time, sender_timestamp: Some(time) },
     };
-    put(tx, place, &Row { jid, entry })
+    put(tx, place, &TcTokenRow { jid, entry })
 }
 
 /// Keeps a token that was received, unless a newer one is known.
-pub(super) fn received(tx: &mut Tx, place: Place, jid: String, token: Vec<u8>, time: i64) -> Stored<()> {
+pub(super) fn record_received(
+    tx: &mut Tx,
+    place: DeviceKeyspace,
+    jid: String,
+    token: Vec<u8>,
+    time: i64,
+) -> StoreResult<()> {
     let before = get(tx, place, &jid)?;
     if before.as_ref().is_some_and(|before| !before.token.is_empty() && time < before.token_timestamp) {
         return Ok(());
     }
     let sender_timestamp = before.and_then(|before| before.sender_timestamp);
-    put(tx, place, &Row { jid, entry: TcTokenEntry { token, token_timestamp: time, sender_timestamp } })
+    put(
+        tx,
+        place,
+        &TcTokenRow { jid, entry: TcTokenEntry { token, token_timestamp: time, sender_timestamp } },
+    )
 }
 
 /// What a step of a sweep did.
-pub(super) struct Swept {
+pub(super) struct SweepStep {
     pub rows: u32,
     /// Where the next step begins; `None` after the last.
     pub next: Option<Key>,
@@ -61,19 +71,19 @@ pub(super) struct Swept {
 /// Looks at some rows and deletes those of which both halves are over.
 pub(super) fn sweep(
     tx: &mut Tx,
-    place: Place,
+    place: DeviceKeyspace,
     from: &Key,
     token_cutoff: i64,
     sender_cutoff: i64,
-) -> Stored<Swept> {
-    let end = place.table(Table::TcToken).after_prefix();
-    let keys = tx.range(from, &end).take(STEP).map(|entry| entry.map(|(key, _)| Key::from(key)));
-    let keys: Vec<_> = keys.collect::<Stored<_>>()?;
-    let next = keys.get(STEP - 1).map(|last| last.clone().successor());
+) -> StoreResult<SweepStep> {
+    let end = place.table_key(Table::TcToken).after_prefix();
+    let keys = tx.range(from, &end).take(BATCH_ROWS).map(|entry| entry.map(|(key, _)| Key::from(key)));
+    let keys: Vec<_> = keys.collect::<StoreResult<_>>()?;
+    let next = keys.get(BATCH_ROWS - 1).map(|last| last.clone().successor());
     let mut rows = 0;
     for key in keys {
         let Some(bytes) = store::get_large(&key, |key| tx.get(key))? else { continue };
-        let entry = store::decode::<Row>(&bytes)?.entry;
+        let entry = store::decode::<TcTokenRow>(&bytes)?.entry;
         let token_counts = !entry.token.is_empty() && entry.token_timestamp >= token_cutoff;
         let sender_counts = entry.sender_timestamp.is_some_and(|time| time >= sender_cutoff);
         if !token_counts && !sender_counts {
@@ -81,5 +91,5 @@ pub(super) fn sweep(
             rows += 1;
         }
     }
-    Ok(Swept { rows, next })
+    Ok(SweepStep { rows, next })
 }

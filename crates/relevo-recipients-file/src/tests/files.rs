@@ -1,7 +1,8 @@
 //! Files as people send them: from Excel, Google Sheets, pandas, ad managers, and by hand.
 
 use crate::{
-    BadFile, BadRow, Checker, Document, Foreign, Format, MAX_LINE, MAX_SAMPLE, Place, Separator, Template,
+    BadFile, BadRow, Checker, DocumentType, EncodingFault, Format, MAX_LINE, MAX_SAMPLE, Position, Separator,
+    TextTemplate,
 };
 use relevo_domain::ErrorKind;
 
@@ -10,12 +11,12 @@ use super::{check, rows};
 use Separator::{Comma, Pipe, Semicolon, Tab};
 
 /// A file that is taken, and what each of its rows says: the recipient or `!line`, then the values.
-type Taken = (&'static str, &'static [u8], Separator, bool, &'static [&'static [&'static str]]);
+type AcceptedFile = (&'static str, &'static [u8], Separator, bool, &'static [&'static [&'static str]]);
 
 const A: &str = "51987654321";
 const B: &str = "51987654322";
 
-const TAKEN: &[Taken] = &[
+const ACCEPTED: &[AcceptedFile] = &[
     ("no header", b"51987654321|ana\n51987654322|leo\n", Pipe, false, &[&[A, "ana"], &[B, "leo"]]),
     ("no line end at the end", b"phone|x\n51987654321|ana", Pipe, true, &[&[A, "ana"]]),
     ("CR LF", b"phone|x\r\n51987654321|ana\r\n51987654322|leo\r\n", Pipe, true, &[&[A, "ana"], &[B, "leo"]]),
@@ -185,8 +186,8 @@ const TAKEN: &[Taken] = &[
 ];
 
 #[test]
-fn odd_files_are_read_as_they_are_meant() {
-    for (name, file, separator, header, expected) in TAKEN {
+fn files_from_common_programs_are_parsed() {
+    for (name, file, separator, header, expected) in ACCEPTED {
         let checked = check(file).unwrap_or_else(|bad| panic!("{name}: {bad}"));
         assert_eq!(checked.format.separator, *separator, "{name}");
         assert_eq!(checked.format.header.is_some(), *header, "{name}");
@@ -205,7 +206,7 @@ fn odd_files_are_read_as_they_are_meant() {
 }
 
 #[test]
-fn what_is_no_list_of_recipients_is_refused_with_its_place() {
+fn unusable_files_are_refused_with_line_and_column() {
     let encoding = |line, column, found| BadFile::Encoding { line, column, found };
     let long = |bytes: &[u8]| bytes.repeat(MAX_LINE / bytes.len() + 1);
     let refused: Vec<(&str, Vec<u8>, BadFile)> = vec![
@@ -216,22 +217,30 @@ fn what_is_no_list_of_recipients_is_refused_with_its_place() {
         ("only a header", b"phone|@valor1|@valor2\n".to_vec(), BadFile::OnlyHeader),
         ("only a header, then blanks", b"telefono,nombre\r\n,\r\n".to_vec(), BadFile::OnlyHeader),
         ("only prose", b"hola".to_vec(), BadFile::OnlyHeader),
-        ("UTF-16, little end first", b"\xFF\xFE5\x001\0".to_vec(), encoding(1, 1, Foreign::Utf16)),
-        ("UTF-16, big end first", b"\xFE\xFF\x005\x001".to_vec(), encoding(1, 1, Foreign::Utf16)),
-        ("UTF-16 without a mark", b"5\x001\0|\0a\0\n\0".to_vec(), encoding(1, 2, Foreign::Zero)),
-        ("a zero byte", b"51987654321|ana\n51987654322|l\0o\n".to_vec(), encoding(2, 14, Foreign::Zero)),
-        ("Latin-1", b"phone|x\n51987654321|Jos\xE9\n".to_vec(), encoding(2, 16, Foreign::Byte(0xE9))),
+        ("UTF-16, little end first", b"\xFF\xFE5\x001\0".to_vec(), encoding(1, 1, EncodingFault::Utf16)),
+        ("UTF-16, big end first", b"\xFE\xFF\x005\x001".to_vec(), encoding(1, 1, EncodingFault::Utf16)),
+        ("UTF-16 without a mark", b"5\x001\0|\0a\0\n\0".to_vec(), encoding(1, 2, EncodingFault::NulByte)),
+        (
+            "a zero byte",
+            b"51987654321|ana\n51987654322|l\0o\n".to_vec(),
+            encoding(2, 14, EncodingFault::NulByte),
+        ),
+        ("Latin-1", b"phone|x\n51987654321|Jos\xE9\n".to_vec(), encoding(2, 16, EncodingFault::Byte(0xE9))),
         (
             "Latin-1 in the header",
             b"tel\xE9fono|x\n51987654321|a\n".to_vec(),
-            encoding(1, 4, Foreign::Byte(0xE9)),
+            encoding(1, 4, EncodingFault::Byte(0xE9)),
         ),
         (
             "columns count characters, lines count within quotes",
             b"51987654321|\"a\r\n\xC3\xB1\xC3\xB1\xF1\"\n".to_vec(),
-            encoding(2, 3, Foreign::Byte(0xF1)),
+            encoding(2, 3, EncodingFault::Byte(0xF1)),
         ),
-        ("text cut within a character", b"51987654321|\xC3".to_vec(), encoding(1, 13, Foreign::Byte(0xC3))),
+        (
+            "text cut within a character",
+            b"51987654321|\xC3".to_vec(),
+            encoding(1, 13, EncodingFault::Byte(0xC3)),
+        ),
         (
             "quotes that nobody closes",
             b"51987654321|a\n51987654322|\"leo\n51987654323|eva\n".to_vec(),
@@ -258,13 +267,13 @@ fn what_is_no_list_of_recipients_is_refused_with_its_place() {
             b"51987654321,ana\n51987654322;leo\n".to_vec(),
             BadFile::AmbiguousSeparator { line: 2, first: Semicolon, second: Comma },
         ),
-        ("a workbook", b"PK\x03\x04\x14\0".to_vec(), BadFile::NotText(Document::Workbook)),
-        ("an old workbook", b"\xD0\xCF\x11\xE0\xA1".to_vec(), BadFile::NotText(Document::OldWorkbook)),
-        ("a PDF", b"%PDF-1.7\n".to_vec(), BadFile::NotText(Document::Pdf)),
-        ("gzip", b"\x1F\x8B\x08".to_vec(), BadFile::NotText(Document::Gzip)),
-        ("RTF", b"{\\rtf1 51987654321}".to_vec(), BadFile::NotText(Document::Rtf)),
-        ("a web page called .xls", b"\n<table><tr>".to_vec(), BadFile::NotText(Document::Markup)),
-        ("JSON", b"[{\"phone\": \"51987654321\"}]".to_vec(), BadFile::NotText(Document::Json)),
+        ("a workbook", b"PK\x03\x04\x14\0".to_vec(), BadFile::NotText(DocumentType::Workbook)),
+        ("an old workbook", b"\xD0\xCF\x11\xE0\xA1".to_vec(), BadFile::NotText(DocumentType::OldWorkbook)),
+        ("a PDF", b"%PDF-1.7\n".to_vec(), BadFile::NotText(DocumentType::Pdf)),
+        ("gzip", b"\x1F\x8B\x08".to_vec(), BadFile::NotText(DocumentType::Gzip)),
+        ("RTF", b"{\\rtf1 51987654321}".to_vec(), BadFile::NotText(DocumentType::Rtf)),
+        ("a web page called .xls", b"\n<table><tr>".to_vec(), BadFile::NotText(DocumentType::Markup)),
+        ("JSON", b"[{\"phone\": \"51987654321\"}]".to_vec(), BadFile::NotText(DocumentType::Json)),
     ];
     for (name, file, expected) in refused {
         assert_eq!(check(&file), Err(expected), "{name}");
@@ -272,7 +281,7 @@ fn what_is_no_list_of_recipients_is_refused_with_its_place() {
 }
 
 #[test]
-fn texts_say_what_is_wrong_where_and_what_to_do() {
+fn error_texts_name_the_problem_the_place_and_the_remedy() {
     let text = |file: &[u8]| check(file).unwrap_err().to_string();
     let latin = text(b"phone|x\n51987654321|Jos\xE9\n");
     assert!(latin.starts_with("Encoding incorrecto: línea 2, columna 16: el byte 0xE9"), "{latin}");
@@ -283,7 +292,7 @@ fn texts_say_what_is_wrong_where_and_what_to_do() {
 }
 
 #[test]
-fn one_row_more_than_permitted_is_too_large() {
+fn one_row_over_the_limit_is_too_large() {
     let with = |file: &[u8]| {
         let mut checker = Checker::new(2);
         checker.push(file).and_then(|()| checker.finish())
@@ -296,7 +305,7 @@ fn one_row_more_than_permitted_is_too_large() {
 }
 
 #[test]
-fn a_million_rows_are_taken_and_one_more_is_not() {
+fn a_million_rows_are_accepted_and_one_more_is_not() {
     let mut checker = Checker::default();
     let thousand = b"51987654321|a\n".repeat(1000);
     for _ in 0..1000 {
@@ -318,9 +327,9 @@ fn bad_rows_are_counted_and_the_first_are_named() {
 }
 
 #[test]
-fn a_format_is_kept_with_the_job() {
+fn format_round_trips_through_messagepack() {
     let format = check(b"\xEF\xBB\xBFsep=,\r\nphone,@valor1\r\n51987654321,a\r\n").unwrap().format;
-    let start = Place { offset: 3 + 7 + 15, row: 0, line: 3 };
+    let start = Position { offset: 3 + 7 + 15, row: 0, line: 3 };
     let header = Some(vec!["phone".to_owned(), "@valor1".to_owned()]);
     assert_eq!(format, Format { separator: Comma, header, start });
     let kept = rmp_serde::to_vec_named(&format).unwrap();
@@ -333,7 +342,7 @@ fn a_file_that_changed_on_disk_is_an_error() {
     for changed in [&b"51987654321|a\n\xFF\n"[..], b"51987654321|\"a\n"] {
         let path = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(path.path(), changed).unwrap();
-        let mut source = crate::Source::open(path.path(), &checked.format).unwrap();
+        let mut source = crate::RowReader::open(path.path(), &checked.format).unwrap();
         let error = source.page(checked.format.start, 10).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
     }
@@ -346,7 +355,7 @@ fn the_documented_file_becomes_the_documented_messages() {
     let checked = check(file).unwrap();
     assert_eq!((checked.rows, checked.bad), (4, 0));
     let message = "Hola @valor1, tu pedido @valor2 ha sido procesado. Gracias @valor1!";
-    let template = Template::parse(message, &checked.format).unwrap();
+    let template = TextTemplate::parse(message, &checked.format).unwrap();
     let messages: Vec<String> = rows(file, &checked.format).iter().map(|row| template.render(row)).collect();
     assert_eq!(
         messages,

@@ -4,21 +4,21 @@ mod templates;
 
 use std::io::Write;
 
-use super::{BadFile, Checked, Checker, Format, Place, Row, Source};
+use super::{BadFile, Checker, FileSummary, Format, Position, RecipientRow, RowReader};
 
 /// The verdict on a file that comes in one piece.
-fn check(file: &[u8]) -> Result<Checked, BadFile> {
+fn check(file: &[u8]) -> Result<FileSummary, BadFile> {
     let mut checker = Checker::default();
     checker.push(file)?;
     checker.finish()
 }
 
 /// All rows of a file, in pages of `limit`.
-fn rows_by(limit: usize, file: &[u8], format: &Format) -> Vec<Row> {
+fn rows_in_pages(limit: usize, file: &[u8], format: &Format) -> Vec<RecipientRow> {
     let mut on_disk = tempfile::NamedTempFile::new().unwrap();
     on_disk.write_all(file).unwrap();
-    let mut source = Source::open(on_disk.path(), format).unwrap();
-    let mut next: Option<Place> = Some(format.start);
+    let mut source = RowReader::open(on_disk.path(), format).unwrap();
+    let mut next: Option<Position> = Some(format.start);
     let mut rows = Vec::new();
     while let Some(from) = next {
         let page = source.page(from, limit).unwrap();
@@ -30,6 +30,6 @@ fn rows_by(limit: usize, file: &[u8], format: &Format) -> Vec<Row> {
     rows
 }
 
-fn rows(file: &[u8], format: &Format) -> Vec<Row> {
-    rows_by(usize::MAX, file, format)
+fn rows(file: &[u8], format: &Format) -> Vec<RecipientRow> {
+    rows_in_pages(usize::MAX, file, format)
 }

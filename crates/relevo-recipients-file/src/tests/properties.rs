@@ -4,9 +4,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::{BadFile, Checked, Checker, MAX_SAMPLE, Separator};
+use crate::{BadFile, Checker, FileSummary, MAX_SAMPLE, Separator};
 
-use super::{check, rows, rows_by};
+use super::{check, rows, rows_in_pages};
 
 /// The parts of which nasty files are made.
 const PARTS: [&str; 28] = [
@@ -40,12 +40,12 @@ const PARTS: [&str; 28] = [
     "\n51987654322;",
 ];
 
-fn nasty() -> impl Strategy<Value = Vec<u8>> {
+fn arbitrary_file() -> impl Strategy<Value = Vec<u8>> {
     vec(select(PARTS.as_slice()), 0..60).prop_map(|parts| parts.concat().into_bytes())
 }
 
 /// Rows that are taken, so that what is said of rows is said of something.
-fn tidy() -> impl Strategy<Value = Vec<u8>> {
+fn well_formed_file() -> impl Strategy<Value = Vec<u8>> {
     let row =
         (select(vec!["51987654321", "12", "+51 987 654 322"]), vec("[a-z ñ]{0,6}|\"[a-z|\r\n]{0,6}\"", 0..4));
     let ending = select(vec!["\n", "\r\n", "\r", "\n\n", "\n||\n"]);
@@ -57,7 +57,7 @@ fn tidy() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-fn in_pieces(file: &[u8], sizes: &[usize]) -> Result<Checked, BadFile> {
+fn check_in_chunks(file: &[u8], sizes: &[usize]) -> Result<FileSummary, BadFile> {
     let mut checker = Checker::default();
     let mut rest = file;
     for size in sizes.iter().cycle() {
@@ -72,7 +72,7 @@ fn in_pieces(file: &[u8], sizes: &[usize]) -> Result<Checked, BadFile> {
 }
 
 /// Checker and Source tell the same of a file.
-fn agree(file: &[u8], checked: &Checked) {
+fn assert_reader_agrees(file: &[u8], checked: &FileSummary) {
     let rows = rows(file, &checked.format);
     assert_eq!(rows.len(), checked.rows as usize);
     assert!(rows.iter().enumerate().all(|(at, row)| row.number as usize == at));
@@ -85,26 +85,26 @@ fn agree(file: &[u8], checked: &Checked) {
 
 proptest! {
     #[test]
-    fn pieces_do_not_matter(file in prop_oneof![nasty(), tidy()], sizes in vec(1..9_usize, 1..6)) {
-        prop_assert_eq!(in_pieces(&file, &sizes), check(&file));
+    fn pieces_do_not_matter(file in prop_oneof![arbitrary_file(), well_formed_file()], sizes in vec(1..9_usize, 1..6)) {
+        prop_assert_eq!(check_in_chunks(&file, &sizes), check(&file));
     }
 
     #[test]
-    fn what_was_checked_is_what_is_read(file in nasty()) {
+    fn what_was_checked_is_what_is_read(file in arbitrary_file()) {
         if let Ok(checked) = check(&file) {
-            agree(&file, &checked);
+            assert_reader_agrees(&file, &checked);
         }
     }
 
     #[test]
-    fn pages_put_together_are_the_file(file in tidy(), limit in 1..7_usize) {
+    fn pages_put_together_are_the_file(file in well_formed_file(), limit in 1..7_usize) {
         let checked = check(&file).unwrap();
-        agree(&file, &checked);
-        prop_assert_eq!(rows_by(limit, &file, &checked.format), rows(&file, &checked.format));
+        assert_reader_agrees(&file, &checked);
+        prop_assert_eq!(rows_in_pages(limit, &file, &checked.format), rows(&file, &checked.format));
     }
 
     #[test]
-    fn lines_are_those_of_an_editor(file in tidy()) {
+    fn lines_are_those_of_an_editor(file in well_formed_file()) {
         let text = String::from_utf8(file.clone()).unwrap().replace("\r\n", "\n").replace('\r', "\n");
         let lines: Vec<&str> = text.split('\n').collect();
         for row in rows(&file, &check(&file).unwrap().format) {
@@ -114,7 +114,7 @@ proptest! {
 
     #[test]
     fn bytes_at_random_never_panic(file in vec(any::<u8>(), 0..300), size in 1..50_usize) {
-        prop_assert_eq!(in_pieces(&file, &[size]), check(&file));
+        prop_assert_eq!(check_in_chunks(&file, &[size]), check(&file));
     }
 
     #[test]
@@ -148,9 +148,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn pieces_do_not_matter_beyond_the_sample(tail in nasty(), size in 1..5000_usize) {
+    fn pieces_do_not_matter_beyond_the_sample(tail in arbitrary_file(), size in 1..5000_usize) {
         let file = [b"51987654321|ana|lima\r\n".repeat(3100), tail].concat();
-        prop_assert_eq!(in_pieces(&file, &[size]), check(&file));
+        prop_assert_eq!(check_in_chunks(&file, &[size]), check(&file));
     }
 }
 
@@ -161,7 +161,7 @@ fn wide_rows_make_short_pages() {
     let checked = check(&file).unwrap();
     let path = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(path.path(), &file).unwrap();
-    let mut source = crate::Source::open(path.path(), &checked.format).unwrap();
+    let mut source = crate::RowReader::open(path.path(), &checked.format).unwrap();
     let page = source.page(checked.format.start, 1000).unwrap();
     assert!((10..20).contains(&page.rows.len()), "{}", page.rows.len());
     assert_eq!(page.next.unwrap().row as usize, page.rows.len());

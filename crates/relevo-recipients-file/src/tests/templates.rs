@@ -3,21 +3,25 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::{BadTemplate, Format, Place, Row, Separator, Template};
+use crate::{BadTemplate, Format, Position, RecipientRow, Separator, TextTemplate};
 
 fn format(header: &[&str]) -> Format {
     let header = header.iter().map(|name| (*name).to_owned()).collect();
-    Format { separator: Separator::Pipe, header: Some(header), start: Place { offset: 0, row: 0, line: 1 } }
+    Format {
+        separator: Separator::Pipe,
+        header: Some(header),
+        start: Position { offset: 0, row: 0, line: 1 },
+    }
 }
 
-fn row(values: &[&str]) -> Row {
+fn row(values: &[&str]) -> RecipientRow {
     let values = values.iter().map(|value| (*value).to_owned()).collect();
     let cell = "51987654321".to_owned();
-    Row { number: 0, line: 1, offset: 0, to: Ok(cell.parse().unwrap()), cell, values }
+    RecipientRow { number: 0, line: 1, offset: 0, to: Ok(cell.parse().unwrap()), cell, values }
 }
 
 fn render(header: &[&str], message: &str, values: &[&str]) -> String {
-    Template::parse(message, &format(header)).unwrap().render(&row(values))
+    TextTemplate::parse(message, &format(header)).unwrap().render(&row(values))
 }
 
 #[test]
@@ -73,13 +77,13 @@ fn missing_and_empty_values_are_dashes() {
     assert_eq!(render(&["phone", "a", "b", "c"], "@a|@b|@c", &["", "x"]), "---|x|---");
     let mut nobody = row(&[]);
     nobody.to = Err(crate::BadPhone::Invalid { reason: String::new() });
-    assert_eq!(Template::parse("@phone", &format(&["phone"])).unwrap().render(&nobody), "---");
+    assert_eq!(TextTemplate::parse("@phone", &format(&["phone"])).unwrap().render(&nobody), "---");
 }
 
 #[test]
 fn a_message_without_text_is_refused() {
     for message in ["", " \n"] {
-        let error = Template::parse(message, &format(&[])).unwrap_err();
+        let error = TextTemplate::parse(message, &format(&[])).unwrap_err();
         assert_eq!(error, BadTemplate::Empty);
         assert!(error.to_string().contains("requerido"));
     }
@@ -110,10 +114,10 @@ proptest! {
 }
 
 #[test]
-fn no_row_gets_less_than_the_least() {
-    let template = Template::parse("Hola @valor1, tu pedido @valor2 (@valor3)", &format(&[])).unwrap();
-    assert_eq!(template.least(), "Hola x, tu pedido x (x)");
+fn no_row_is_shorter_than_the_minimal_text() {
+    let template = TextTemplate::parse("Hola @valor1, tu pedido @valor2 (@valor3)", &format(&[])).unwrap();
+    assert_eq!(template.minimal_text(), "Hola x, tu pedido x (x)");
     for values in [&[][..], &["a", "b", "c"], &["", "b"]] {
-        assert!(template.render(&row(values)).chars().count() >= template.least().chars().count());
+        assert!(template.render(&row(values)).chars().count() >= template.minimal_text().chars().count());
     }
 }

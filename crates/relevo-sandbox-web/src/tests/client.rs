@@ -22,15 +22,15 @@ use url::Url;
 use crate::{Phone, WebHandle};
 
 /// Nothing here takes so long unless it fails.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Clone)]
-struct Sockets(Url);
+struct TestTransportFactory(Url);
 
-struct Socket(mpsc::Sender<Option<Bytes>>);
+struct TestTransport(mpsc::Sender<Option<Bytes>>);
 
 #[async_trait]
-impl Transport for Socket {
+impl Transport for TestTransport {
     async fn send(&self, data: Bytes) -> anyhow::Result<()> {
         self.0.send(Some(data)).await.context("the socket is closed")
     }
@@ -41,7 +41,7 @@ impl Transport for Socket {
 }
 
 #[async_trait]
-impl TransportFactory for Sockets {
+impl TransportFactory for TestTransportFactory {
     async fn create_transport(&self) -> anyhow::Result<(Arc<dyn Transport>, Receiver<TransportEvent>)> {
         let stream = TcpStream::connect(&*self.0.socket_addrs(|| None)?).await?;
         let (socket, _) = tokio_tungstenite::client_async(self.0.as_str(), stream).await?;
@@ -72,15 +72,15 @@ impl TransportFactory for Sockets {
             };
             let _ = inward.send(TransportEvent::Disconnected(reason)).await;
         });
-        Ok((Arc::new(Socket(outward)), events))
+        Ok((Arc::new(TestTransport(outward)), events))
     }
 }
 
 /// Media hosts of the server's are asked without TLS.
-struct Plain(reqwest::Client);
+struct PlainHttpClient(reqwest::Client);
 
 #[async_trait]
-impl HttpClient for Plain {
+impl HttpClient for PlainHttpClient {
     async fn execute(&self, request: HttpRequest) -> anyhow::Result<HttpResponse> {
         let url = request.url.replacen("https://", "http://", 1);
         let response = match request.body {
@@ -94,14 +94,14 @@ impl HttpClient for Plain {
 }
 
 /// What asks over HTTP.
-pub fn http() -> reqwest::Client {
+pub fn http_client() -> reqwest::Client {
     // The first caller in the process wins; every caller installs the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::new()
 }
 
 /// A client and what it has to tell.
-pub struct Client {
+pub struct TestClient {
     pub bot: BotHandle,
     events: Receiver<Arc<Event>>,
     backend: Arc<InMemoryBackend>,
@@ -110,23 +110,28 @@ pub struct Client {
     texts: Mutex<VecDeque<(String, Jid, String)>>,
 }
 
-impl Client {
+impl TestClient {
     /// A client of its own, without an account yet.
     pub async fn start(web: &WebHandle, name: &str) -> Self {
-        Self::on(web, Arc::new(InMemoryBackend::new()), name, false).await
+        Self::start_with_backend(web, Arc::new(InMemoryBackend::new()), name, false).await
     }
 
     /// One that takes the history that a phone gives it.
     pub async fn with_history(web: &WebHandle, name: &str) -> Self {
-        Self::on(web, Arc::new(InMemoryBackend::new()), name, true).await
+        Self::start_with_backend(web, Arc::new(InMemoryBackend::new()), name, true).await
     }
 
-    async fn on(web: &WebHandle, backend: Arc<InMemoryBackend>, name: &str, history: bool) -> Self {
+    async fn start_with_backend(
+        web: &WebHandle,
+        backend: Arc<InMemoryBackend>,
+        name: &str,
+        history: bool,
+    ) -> Self {
         let (handler, events) = ChannelEventHandler::new();
         let builder = Bot::builder()
             .with_backend_arc(Arc::clone(&backend) as _)
-            .with_transport_factory(Sockets(web.url()))
-            .with_http_client(Plain(http()))
+            .with_transport_factory(TestTransportFactory(web.url()))
+            .with_http_client(PlainHttpClient(http_client()))
             .with_version((2, 3000, 1))
             .with_push_name(name)
             .with_wanted_pre_key_count(30);
@@ -137,22 +142,22 @@ impl Client {
     }
 
     /// The same device in a new process, as it were.
-    pub async fn again(self, web: &WebHandle) -> Self {
+    pub async fn restart(self, web: &WebHandle) -> Self {
         let Self { bot, backend, name, .. } = self;
         bot.shutdown().await;
-        Self::on(web, backend, &name, false).await
+        Self::start_with_backend(web, backend, &name, false).await
     }
 
     /// A client that the phone has linked by its QR code and that is connected.
     pub async fn paired(web: &WebHandle, phone: &Phone) -> Self {
         let client = Self::start(web, phone.phone_number()).await;
-        let code = client.qr().await;
+        let code = client.wait_for_qr_code().await;
         phone.scan(&code).unwrap();
-        client.connected().await;
+        client.wait_connected().await;
         client
     }
 
-    pub async fn qr(&self) -> String {
+    pub async fn wait_for_qr_code(&self) -> String {
         self.wait("a QR code", |event| match event {
             Event::PairingQrCode(code) => Some(code.code.clone()),
             _ => None,
@@ -160,14 +165,14 @@ impl Client {
         .await
     }
 
-    pub async fn connected(&self) {
+    pub async fn wait_connected(&self) {
         self.wait("a connection", |event| matches!(event, Event::Connected(_)).then_some(())).await;
     }
 
     /// The first event that tells what is waited for; earlier ones are gone.
     pub async fn wait<T>(&self, what: &str, mut tells: impl FnMut(&Event) -> Option<T>) -> T {
         let mut passed = Vec::new();
-        let found = tokio::time::timeout(PATIENCE, async {
+        let found = tokio::time::timeout(TEST_TIMEOUT, async {
             loop {
                 let event = self.events.recv().await.expect("the client goes on telling");
                 passed.push(format!("{:?}", event.kind()));
@@ -183,7 +188,7 @@ impl Client {
     }
 
     /// The next text: its id, sender and words.
-    pub async fn text(&self) -> (String, Jid, String) {
+    pub async fn next_text(&self) -> (String, Jid, String) {
         if let Some(text) = self.texts.lock().unwrap().pop_front() {
             return text;
         }
@@ -200,7 +205,7 @@ impl Client {
     }
 
     /// The acknowledgement of a message: its error, when it was refused.
-    pub async fn acknowledged(&self, id: &str) -> Option<String> {
+    pub async fn wait_for_ack(&self, id: &str) -> Option<String> {
         self.wait("an acknowledgement", |event| match event {
             Event::ServerAck(ack) if ack.id == id && ack.class.as_deref() == Some("message") => {
                 Some(ack.error.clone())
@@ -210,11 +215,11 @@ impl Client {
         .await
     }
 
-    pub async fn say(&self, to: &Jid, text: &str) -> String {
+    pub async fn send_text(&self, to: &Jid, text: &str) -> String {
         self.bot.client().send_message(to, wa::Message::text(text)).await.unwrap().message_id
     }
 
-    pub async fn say_as(&self, to: &Jid, id: &str, text: &str) {
+    pub async fn send_text_with_id(&self, to: &Jid, id: &str, text: &str) {
         let options = SendOptions::default().with_message_id(id);
         self.bot.client().send_message_with_options(to, wa::Message::text(text), options).await.unwrap();
     }

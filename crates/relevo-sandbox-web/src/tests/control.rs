@@ -2,15 +2,15 @@
 
 use serde_json::{Value, json};
 
-use super::client::http;
-use super::{ALICE, BOB, Client, web};
+use super::client::http_client;
+use super::{ALICE, BOB, TestClient, start_web};
 
-struct Plane {
+struct ControlClient {
     http: reqwest::Client,
     base: String,
 }
 
-impl Plane {
+impl ControlClient {
     async fn post(&self, path: &str, body: Value) -> (u16, Value) {
         let request = self.http.post(format!("{}{path}", self.base)).body(body.to_string());
         let response = request.send().await.unwrap();
@@ -23,28 +23,28 @@ impl Plane {
 }
 
 #[tokio::test]
-async fn a_device_is_linked_told_something_and_unlinked_over_http() {
-    let web = web().await;
-    let client = Client::start(&web, "http").await;
+async fn device_is_linked_messaged_and_unlinked_over_http() {
+    let web = start_web().await;
+    let client = TestClient::start(&web, "http").await;
     let base = web.url().as_str().replace("ws://", "http://").replace("/ws/chat", "");
-    let plane = Plane { http: http(), base };
+    let plane = ControlClient { http: http_client(), base };
     let index = plane.http.get(&plane.base).send().await.unwrap().text().await.unwrap();
     assert!(index.contains("/_web/phones/{number}/scan"));
 
-    let code = client.qr().await;
+    let code = client.wait_for_qr_code().await;
     let (status, linked) = plane.post("/_web/phones/+15550000001/scan", json!({ "code": code })).await;
     assert_eq!((status, linked), (200, json!({ "device": 1 })));
-    client.connected().await;
+    client.wait_connected().await;
     let (status, said) =
         plane.post(&format!("/_web/phones/{BOB}/say"), json!({ "to": ALICE, "text": "over HTTP" })).await;
     assert_eq!(status, 200);
-    let (id, _, text) = client.text().await;
+    let (id, _, text) = client.next_text().await;
     assert_eq!((json!({ "id": id }), text.as_str()), (said, "over HTTP"));
 
     let fault = json!({ "match": { "phone": ALICE }, "fault": { "nack": { "code": 479 } }, "times": 1 });
     assert_eq!(plane.post("/_web/faults", fault).await, (200, json!({ "id": 1 })));
-    let id = client.say(&web.phone(BOB).jid(), "no").await;
-    assert_eq!(client.acknowledged(&id).await.as_deref(), Some("479"));
+    let id = client.send_text(&web.phone(BOB).jid(), "no").await;
+    assert_eq!(client.wait_for_ack(&id).await.as_deref(), Some("479"));
     assert_eq!(plane.get("/_web/faults").await["faults"][0]["struck"], 1);
     let journal = plane.get("/_web/journal").await;
     let refused = journal["messages"].as_array().unwrap().iter().find(|entry| entry["id"] == id.as_str());
@@ -56,17 +56,17 @@ async fn a_device_is_linked_told_something_and_unlinked_over_http() {
     assert_eq!(status, 200, "{group}");
     let to = group["jid"].clone();
     plane.post(&format!("/_web/phones/{BOB}/say"), json!({ "to": to, "text": "to all" })).await;
-    assert_eq!(client.text().await.2, "to all");
+    assert_eq!(client.next_text().await.2, "to all");
 
     let (_, left) = plane.post(&format!("/_web/phones/{ALICE}/unlink"), json!({})).await;
     assert_eq!(left, json!({ "devices": [] }));
 }
 
 #[tokio::test]
-async fn the_control_plane_says_what_is_wrong() {
-    let web = web().await;
+async fn control_plane_reports_invalid_requests() {
+    let web = start_web().await;
     let base = web.url().as_str().replace("ws://", "http://").replace("/ws/chat", "");
-    let plane = Plane { http: http(), base };
+    let plane = ControlClient { http: http_client(), base };
     for (path, body, status, reason) in [
         ("/_web/phones/abc/say", json!({ "to": ALICE, "text": "x" }), 400, "1 to 15 digits"),
         ("/_web/phones/1/say", json!({ "to": "@", "text": "x" }), 400, "neither a phone number nor a JID"),

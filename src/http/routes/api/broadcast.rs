@@ -8,92 +8,104 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::bulk::{self, NewJob, OnSuppressed, Plan, Progress, RowResult, RowStatus, Senders};
-use crate::http::body::Arrived;
+use crate::bulk::{self, JobProgress, NewJob, OnSuppressed, Plan, RowResult, RowStatus, SenderSelection};
+use crate::http::body::ReceivedBody;
 use crate::http::error::ApiError;
-use crate::http::extract::Sending;
-use crate::http::flask::Refusal;
+use crate::http::extract::SendOptions;
+use crate::http::flask::ApplicationError;
 use crate::http::{AppState, body};
 use crate::instance;
 use crate::queue::IdempotencyKey;
-use relevo_domain::{Content, ErrorKind, Header, InstanceId, InstanceState, Manner, OutboundMessage};
+use relevo_domain::{Content, ErrorKind, Header, InstanceId, InstanceState, MessageOptions, OutboundMessage};
 
-use super::answers::{Counts, Done, ManySent};
-use super::contents::Frame;
-use super::fields::{self, Fields};
-use super::many::{Letters, Many, Own, Said};
-use super::sending::{Incoming, aside, chosen};
+use super::bulk_kind::{BulkContent, BulkKind, BulkRequest, RecipientContent};
+use super::content::InteractiveFrame;
+use super::json_fields::{self, JsonFields};
+use super::responses::{BulkSendResponse, SendMessageResponse, TaskCounts};
+use super::sending::{IncomingRequest, off_thread, target_instance};
 
 /// Where the second of the two documents sends directly unless it is asked for a queue.
-const DIRECT: &str = "/api/messages/";
+const DIRECT_SEND_PREFIX: &str = "/api/messages/";
 
 /// Rows that are read at once for an answer.
-const AT_ONCE: u32 = 1_000;
+const ROWS_PER_READ: u32 = 1_000;
 
 /// Failures that an answer names; the others are counted, and listed at `/jobs/{id}/errors`.
-const MOST_ERRORS: usize = 1_000;
+const MAX_ERRORS: usize = 1_000;
 
 /// A request for many messages, as it was understood.
-struct Asked {
+struct ParsedBulkRequest {
     instance: Option<String>,
-    letters: Letters,
+    bulk: BulkRequest,
     queued: bool,
     key: Option<IdempotencyKey>,
 }
 
 /// What each recipient gets, with every file on the disk.
-enum Kept {
+enum StoredBulkContent {
     Common(Content),
     /// Put together one at a time: a frame may be a thousand times as long as what it is around.
     Framed {
-        frame: Frame<Header>,
-        own: Vec<Own>,
+        frame: InteractiveFrame<Header>,
+        own: Vec<RecipientContent>,
     },
     Each(Vec<Content>),
 }
 
-impl Kept {
+impl StoredBulkContent {
     /// What the `n`th recipient gets and others do not.
-    fn own(&self, n: usize) -> Option<Cow<'_, Content>> {
+    fn content_of_recipient(&self, n: usize) -> Option<Cow<'_, Content>> {
         match self {
-            Kept::Common(_) => None,
-            Kept::Framed { frame, own } => own.get(n).map(|own| Cow::Owned(own.within(frame.clone()))),
-            Kept::Each(contents) => contents.get(n).map(Cow::Borrowed),
+            StoredBulkContent::Common(_) => None,
+            StoredBulkContent::Framed { frame, own } => {
+                own.get(n).map(|own| Cow::Owned(own.to_content(frame.clone())))
+            }
+            StoredBulkContent::Each(contents) => contents.get(n).map(Cow::Borrowed),
         }
     }
 }
 
 /// Sends one message to each of many, or queues them.
-pub(super) async fn many(state: &AppState, incoming: Incoming, kind: Many) -> Result<Response, Refusal> {
-    let Incoming { instance: header, sending, request } = incoming;
-    let queues = !(kind.is_announcement() && request.uri().path().starts_with(DIRECT));
-    let Arrived { bytes, room } = body::receive(request, state.options.media_body_limit, state).await?;
-    let asked = aside(bytes.len(), move || understand(kind, &bytes, &sending, queues)).await?;
-    let instance = chosen(state, header.or(asked.instance))?;
+pub(super) async fn submit_bulk(
+    state: &AppState,
+    incoming: IncomingRequest,
+    kind: BulkKind,
+) -> Result<Response, ApplicationError> {
+    let IncomingRequest { instance: header, sending, request } = incoming;
+    let queues = !(kind.is_announcement() && request.uri().path().starts_with(DIRECT_SEND_PREFIX));
+    let ReceivedBody { bytes, memory_permit: room } =
+        body::receive_body(request, state.options.media_body_limit, state).await?;
+    let asked = off_thread(bytes.len(), move || parse_request(kind, &bytes, &sending, queues)).await?;
+    let instance = target_instance(state, header.or(asked.instance))?;
     let id = job_id(&instance, asked.key);
     if !asked.queued {
-        must_be_connected(state, &instance)?;
+        require_connected(state, &instance)?;
     }
-    let Letters { phones, said } = asked.letters;
-    let kept = keep(said, &state.services.instances).await?;
+    let BulkRequest { phones, content: said } = asked.bulk;
+    let kept = store_media(said, &state.services.instances).await?;
     // From here on files that came inside are on the disk; others may have the room.
     drop(room);
     let (phones, kept) = (Arc::new(phones), Arc::new(kept));
-    check(state, &instance, kind, &phones, &kept).await?;
-    create(state, &instance, kind, id, phones, kept).await?;
+    check_messages(state, &instance, kind, &phones, &kept).await?;
+    create_job(state, &instance, kind, id, phones, kept).await?;
     if asked.queued {
-        return Ok(Json(Done::job(kind.words().1, id)).into_response());
+        return Ok(Json(SendMessageResponse::queued_job(kind.success_messages().1, id)).into_response());
     }
-    wait(state, kind, id).await
+    wait_for_job(state, kind, id).await
 }
 
-fn understand(kind: Many, body: &[u8], sending: &Sending, queues: bool) -> Result<Asked, Refusal> {
-    let map = fields::parse(body)?;
-    let fields = Fields::new(&map);
-    let letters = kind.read(fields)?;
+fn parse_request(
+    kind: BulkKind,
+    body: &[u8],
+    sending: &SendOptions,
+    queues: bool,
+) -> Result<ParsedBulkRequest, ApplicationError> {
+    let map = json_fields::parse(body)?;
+    let fields = JsonFields::new(&map);
+    let letters = kind.parse(fields)?;
     let queued = fields.flag("use_queue", queues)?;
-    let key = sending.idempotency(kind.as_str(), body);
-    Ok(Asked { instance: fields.optional("instance_id")?, letters, queued, key })
+    let key = sending.idempotency_key(kind.as_str(), body);
+    Ok(ParsedBulkRequest { instance: fields.optional("instance_id")?, bulk: letters, queued, key })
 }
 
 /// The id of a request's job. The same request to the same instance is the same job (a version 8 UUID, RFC 9562 §5.8).
@@ -105,7 +117,7 @@ fn job_id(instance: &InstanceId, key: Option<IdempotencyKey>) -> Uuid {
 }
 
 /// Whoever waits for the end should not wait for an instance that nobody lets go on.
-fn must_be_connected(state: &AppState, instance: &InstanceId) -> Result<(), Refusal> {
+fn require_connected(state: &AppState, instance: &InstanceId) -> Result<(), ApplicationError> {
     let view = state.services.instances.get(instance)?;
     let (now, reason) = (view.state.state, view.state.reason);
     match now {
@@ -114,80 +126,92 @@ fn must_be_connected(state: &AppState, instance: &InstanceId) -> Result<(), Refu
     }
 }
 
-async fn keep(said: Said, instances: &instance::Handle) -> Result<Kept, instance::Error> {
+async fn store_media(
+    said: BulkContent,
+    instances: &instance::Handle,
+) -> Result<StoredBulkContent, instance::Error> {
     Ok(match said {
-        Said::Common(draft) => Kept::Common(draft.keep(instances).await?),
-        Said::Framed { frame, own } => Kept::Framed { frame: frame.keep(instances).await?, own },
-        Said::Each(drafts) => {
+        BulkContent::Common(draft) => StoredBulkContent::Common(draft.store_media(instances).await?),
+        BulkContent::Framed { frame, own } => {
+            StoredBulkContent::Framed { frame: frame.store_media(instances).await?, own }
+        }
+        BulkContent::Each(drafts) => {
             let mut contents = Vec::with_capacity(drafts.len());
             for draft in drafts {
-                contents.push(draft.keep(instances).await?);
+                contents.push(draft.store_media(instances).await?);
             }
-            Kept::Each(contents)
+            StoredBulkContent::Each(contents)
         }
     })
 }
 
 /// Refuses the request when its instance would refuse one of the messages, before any is sent. A phone that is none
 /// costs its own message and is reported with the others that failed.
-async fn check(
+async fn check_messages(
     state: &AppState,
     instance: &InstanceId,
-    kind: Many,
+    kind: BulkKind,
     phones: &[String],
-    kept: &Kept,
-) -> Result<(), Refusal> {
-    let mut gate = state.services.instances.gate(instance)?;
+    kept: &StoredBulkContent,
+) -> Result<(), ApplicationError> {
+    let mut gate = state.services.instances.message_checker(instance)?;
     let refused = |error: instance::Error| match error.invalid() {
-        Some(invalid) => Refusal::from(kind.of_each().about(invalid)),
-        None => Refusal::from(error),
+        Some(invalid) => ApplicationError::from(kind.message_kind().with_field_name(invalid)),
+        None => ApplicationError::from(error),
     };
     for (n, phone) in phones.iter().enumerate() {
         // Others are served between two of many.
         tokio::task::consume_budget().await;
         let Ok(to) = phone.parse() else { continue };
-        if let Kept::Common(content) = kept {
-            let message =
-                OutboundMessage { to, content: content.clone(), quote: None, manner: Manner::default() };
-            return gate.check(&message).await.map_err(|error| refused(error).while_sending());
+        if let StoredBulkContent::Common(content) = kept {
+            let message = OutboundMessage {
+                to,
+                content: content.clone(),
+                quote: None,
+                options: MessageOptions::default(),
+            };
+            return gate.check(&message).await.map_err(|error| refused(error).with_send_prefix());
         }
-        let Some(content) = kept.own(n).map(Cow::into_owned) else { continue };
-        let checked =
-            gate.check(&OutboundMessage { to, content, quote: None, manner: Manner::default() }).await;
-        checked.map_err(|error| refused(error).within(&format!("recipients[{n}]")).while_sending())?;
+        let Some(content) = kept.content_of_recipient(n).map(Cow::into_owned) else { continue };
+        let checked = gate
+            .check(&OutboundMessage { to, content, quote: None, options: MessageOptions::default() })
+            .await;
+        checked.map_err(|error| {
+            refused(error).with_field_prefix(&format!("recipients[{n}]")).with_send_prefix()
+        })?;
     }
     Ok(())
 }
 
-async fn create(
+async fn create_job(
     state: &AppState,
     instance: &InstanceId,
-    kind: Many,
+    kind: BulkKind,
     id: Uuid,
     phones: Arc<Vec<String>>,
-    kept: Arc<Kept>,
-) -> Result<(), Refusal> {
+    kept: Arc<StoredBulkContent>,
+) -> Result<(), ApplicationError> {
     let plan = match kept.as_ref() {
-        Kept::Common(content) => Plan::Common(content.clone()),
-        Kept::Framed { .. } | Kept::Each(_) => Plan::PerRow,
+        StoredBulkContent::Common(content) => Plan::Common(content.clone()),
+        StoredBulkContent::Framed { .. } | StoredBulkContent::Each(_) => Plan::PerRow,
     };
     let bulk = state.services.bulk.clone();
     let write = move || {
         let mut list = bulk.list_draft()?;
         for (n, phone) in phones.iter().enumerate() {
-            list.push(phone, kept.own(n).as_deref())?;
+            list.push(phone, kept.content_of_recipient(n).as_deref())?;
         }
         list.finish()
     };
-    let written = tokio::task::spawn_blocking(write).await.map_err(|_| ApiError::panicked())?;
+    let written = tokio::task::spawn_blocking(write).await.map_err(|_| ApiError::handler_panicked())?;
     let draft = written.map_err(ApiError::from)?;
     let suppressed = if kind.is_announcement() { OnSuppressed::Skip } else { OnSuppressed::Send };
     let job = NewJob {
         id,
-        kind: bulk::Kind::List,
+        kind: bulk::JobKind::List,
         file_name: None,
         plan,
-        senders: Senders::Named(vec![instance.clone()]),
+        senders: SenderSelection::Named(vec![instance.clone()]),
         send_at: None,
         window: None,
         suppressed,
@@ -200,34 +224,40 @@ async fn create(
 }
 
 /// Waits for the end of a job and tells how it went.
-async fn wait(state: &AppState, kind: Many, id: Uuid) -> Result<Response, Refusal> {
+async fn wait_for_job(state: &AppState, kind: BulkKind, id: Uuid) -> Result<Response, ApplicationError> {
     let mut progress = state.services.bulk.watch(id).map_err(ApiError::from)?;
     let ending = progress.wait_for(|progress| progress.status.is_finished());
     let ended = tokio::time::timeout(state.options.broadcast_wait, ending).await.is_ok_and(|end| end.is_ok());
     if !ended {
         let details = format!("the messages are still being sent; ask for them: GET /api/task-status/{id}");
-        return Err(Refusal::from(ApiError::new(ErrorKind::Ambiguous, details)).unsuccessful().task(id));
+        return Err(ApplicationError::from(ApiError::new(ErrorKind::Ambiguous, details))
+            .with_success_false()
+            .with_task_id(id));
     }
     let progress = state.services.bulk.get(id).map_err(ApiError::from)?.progress;
-    let result = counts(&state.services.bulk, id, &progress).await?;
-    Ok(Json(ManySent::new(kind.words().0, id, result)).into_response())
+    let result = job_counts(&state.services.bulk, id, &progress).await?;
+    Ok(Json(BulkSendResponse::new(kind.success_messages().0, id, result)).into_response())
 }
 
 /// How many messages of a job ended how, and why the failed ones did, in the order of the request.
-pub(super) async fn counts(bulk: &bulk::Handle, id: Uuid, progress: &Progress) -> Result<Counts, ApiError> {
+pub(super) async fn job_counts(
+    bulk: &bulk::Handle,
+    id: Uuid,
+    progress: &JobProgress,
+) -> Result<TaskCounts, ApiError> {
     let counts = progress.counts;
     let not_sent = counts.failed + counts.skipped + counts.cancelled;
     let mut errors = Vec::new();
     let mut next = (not_sent > 0).then_some(0);
-    while let Some(from) = next.filter(|_| errors.len() < MOST_ERRORS.min(not_sent as usize)) {
-        let page = bulk.results(id, from, AT_ONCE).await?;
-        errors.extend(page.rows.iter().filter_map(error_of));
+    while let Some(from) = next.filter(|_| errors.len() < MAX_ERRORS.min(not_sent as usize)) {
+        let page = bulk.results(id, from, ROWS_PER_READ).await?;
+        errors.extend(page.rows.iter().filter_map(row_error));
         next = page.next;
     }
-    errors.truncate(MOST_ERRORS);
-    let errors_truncated = (not_sent as usize > MOST_ERRORS).then_some(true);
+    errors.truncate(MAX_ERRORS);
+    let errors_truncated = (not_sent as usize > MAX_ERRORS).then_some(true);
     let sent = u64::from(counts.sent);
-    Ok(Counts {
+    Ok(TaskCounts {
         total: u64::from(progress.total),
         successful: sent,
         sent,
@@ -238,7 +268,7 @@ pub(super) async fn counts(bulk: &bulk::Handle, id: Uuid, progress: &Progress) -
 }
 
 /// What `errors` says of a row that was not sent.
-fn error_of(row: &RowResult) -> Option<String> {
+fn row_error(row: &RowResult) -> Option<String> {
     let cause = match row.status {
         RowStatus::Skipped => "está en la lista de supresión".to_owned(),
         status if status.is_failure() || status.as_str() == "cancelled" => {

@@ -2,14 +2,14 @@
 //!
 //! Errors are [`Refusal`](crate::http::flask::Refusal)s; the texts are those of the documents.
 
-pub(in crate::http) mod answers;
 mod broadcast;
-mod contents;
-mod fields;
-mod kind;
-mod many;
+mod bulk_kind;
+mod content;
+mod json_fields;
+mod message_kind;
 pub(in crate::http) mod messages;
 mod requests;
+pub(in crate::http) mod responses;
 mod sending;
 pub(in crate::http) mod status;
 pub(in crate::http) mod tasks;

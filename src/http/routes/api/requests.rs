@@ -5,9 +5,9 @@
 use serde_json::Value;
 use utoipa::{IntoResponses, ToSchema};
 
-use crate::http::flask::RefusalBody;
+use crate::http::flask::ApplicationErrorBody;
 
-use super::answers::{Done, ManySent};
+use super::responses::{BulkSendResponse, SendMessageResponse};
 
 /// A text message.
 #[derive(ToSchema)]
@@ -92,21 +92,21 @@ pub(in crate::http) struct SendList {
     footer_text: String,
     #[schema(max_length = 20)]
     button_text: String,
-    sections: Vec<SectionOfList>,
+    sections: Vec<SendListSection>,
     #[schema(default = false)]
     use_queue: Option<bool>,
     instance_id: Option<String>,
 }
 
 #[derive(ToSchema)]
-pub(in crate::http) struct SectionOfList {
+pub(in crate::http) struct SendListSection {
     #[schema(max_length = 24)]
     title: String,
-    rows: Vec<RowOfList>,
+    rows: Vec<SendListRow>,
 }
 
 #[derive(ToSchema)]
-pub(in crate::http) struct RowOfList {
+pub(in crate::http) struct SendListRow {
     /// Unique in the message.
     #[schema(max_length = 200)]
     id: String,
@@ -191,31 +191,31 @@ pub(in crate::http) struct SendReaction {
 
 /// Every answer to a message that is to be sent.
 #[derive(IntoResponses)]
-pub(in crate::http) enum SingleAnswers {
+pub(in crate::http) enum SingleSendResponses {
     /// WhatsApp took the message (`data`), or it is queued, durably (`task_id`).
     #[response(status = 200)]
-    Done(Done),
+    Done(SendMessageResponse),
     /// Something is missing or breaks a limit, or WhatsApp refused the message.
     #[response(status = 400)]
-    Refused(RefusalBody),
+    Refused(ApplicationErrorBody),
     /// No such instance.
     #[response(status = 404)]
-    NotFound(RefusalBody),
+    NotFound(ApplicationErrorBody),
     /// The `Idempotency-Key` was used for a different request.
     #[response(status = 409)]
-    Conflict(RefusalBody),
+    Conflict(ApplicationErrorBody),
     /// The body is larger than permitted.
     #[response(status = 413)]
-    TooLarge(RefusalBody),
+    TooLarge(ApplicationErrorBody),
     /// Too fast: the queue is full, the rate does not allow it in time, or WhatsApp asked to slow down.
     #[response(status = 429)]
-    Throttled(RefusalBody),
+    Throttled(ApplicationErrorBody),
     /// It was not sent: no instance, not connected, or WhatsApp cannot be reached.
     #[response(status = 503)]
-    Unavailable(RefusalBody),
+    Unavailable(ApplicationErrorBody),
     /// It went out, and nobody knows yet whether WhatsApp took it. Do not send it again: ask for `task_id`.
     #[response(status = 504)]
-    Ambiguous(RefusalBody),
+    Ambiguous(ApplicationErrorBody),
 }
 
 /// A text of their own for each.
@@ -359,7 +359,7 @@ pub(in crate::http) struct SendBroadcastTemplate {
 #[derive(ToSchema)]
 pub(in crate::http) struct SendPersonalized {
     /// A `button_url` of one recipient counts instead of the common one.
-    recipients: Vec<PersonalRecipient>,
+    recipients: Vec<PersonalizedRecipient>,
     header_type: Option<String>,
     header_content: Option<String>,
     #[schema(default = "Ver más", max_length = 20)]
@@ -374,7 +374,7 @@ pub(in crate::http) struct SendPersonalized {
 }
 
 #[derive(ToSchema)]
-pub(in crate::http) struct PersonalRecipient {
+pub(in crate::http) struct PersonalizedRecipient {
     #[schema(example = "573123456789")]
     phone: String,
     body_text: String,
@@ -383,27 +383,27 @@ pub(in crate::http) struct PersonalRecipient {
 
 /// Every answer to messages to many.
 #[derive(IntoResponses)]
-pub(in crate::http) enum ManyAnswers {
+pub(in crate::http) enum BulkSendResponses {
     /// They were sent, those that could be; or with `use_queue` they are queued, durably, and there is a `task_id`
     /// and no `result`.
     #[response(status = 200)]
-    Sent(ManySent),
+    Sent(BulkSendResponse),
     /// The request breaks a rule. Nothing was sent.
     #[response(status = 400)]
-    Invalid(RefusalBody),
+    Invalid(ApplicationErrorBody),
     /// The instance that is named does not exist.
     #[response(status = 404)]
-    NotFound(RefusalBody),
+    NotFound(ApplicationErrorBody),
     /// The body is larger than permitted.
     #[response(status = 413)]
-    TooLarge(RefusalBody),
+    TooLarge(ApplicationErrorBody),
     /// As many jobs as there may be wait or run.
     #[response(status = 429)]
-    Throttled(RefusalBody),
+    Throttled(ApplicationErrorBody),
     /// The instance is not connected, or the node cannot accept messages now.
     #[response(status = 503)]
-    Unavailable(RefusalBody),
+    Unavailable(ApplicationErrorBody),
     /// They are still being sent: ask for `task_id`.
     #[response(status = 504)]
-    Unfinished(RefusalBody),
+    Unfinished(ApplicationErrorBody),
 }

@@ -4,40 +4,41 @@ use axum::Json;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::response::{IntoResponse, Response};
 
-use crate::http::body::Arrived;
+use crate::http::body::ReceivedBody;
 use crate::http::error::ApiError;
-use crate::http::extract::Sending;
-use crate::http::flask::Refusal;
-use crate::http::routes::sending::{message_ref, not_in_time, provider_id};
+use crate::http::extract::SendOptions;
+use crate::http::flask::ApplicationError;
+use crate::http::routes::sending::{parse_message_ref, resolve_provider_id, withdrawn_error};
 use crate::http::{AppState, body};
-use crate::instance::{self, Send, Sent};
+use crate::instance::{self, SendRequest, SyncSendOutcome};
 use crate::queue::IdempotencyKey;
 use relevo_domain::{
-    Class, ErrorKind, InstanceId, Invalid, Manner, MessageId, MessageRef, OutboundMessage, Recipient, Status,
+    Class, ErrorKind, InstanceId, MessageId, MessageOptions, MessageRef, OutboundMessage, Recipient, Status,
+    ValidationError,
 };
 
-use super::answers::{Data, Done};
-use super::contents::Draft;
-use super::fields::{self, Fields};
-use super::kind::Kind;
+use super::content::ContentDraft;
+use super::json_fields::{self, JsonFields};
+use super::message_kind::MessageKind;
+use super::responses::{GraphSendResponse, SendMessageResponse};
 
 /// Bodies from this size on are read beside the threads that serve requests, in bytes.
-const HEAVY: usize = 64 << 10;
+const OFF_THREAD_BYTES: usize = 64 << 10;
 
 /// A request for one message whose body has not arrived yet.
-pub(in crate::http) struct Incoming {
+pub(in crate::http) struct IncomingRequest {
     /// `X-Instance-Id`.
     pub(super) instance: Option<String>,
-    pub(super) sending: Sending,
+    pub(super) sending: SendOptions,
     pub(super) request: Request,
 }
 
-impl FromRequest<AppState> for Incoming {
+impl FromRequest<AppState> for IncomingRequest {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
         let (mut parts, body) = request.into_parts();
-        let sending = Sending::from_request_parts(&mut parts, state).await?;
+        let sending = SendOptions::from_request_parts(&mut parts, state).await?;
         let name = parts.headers.get("x-instance-id");
         let instance = name.map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned());
         Ok(Self { instance, sending, request: Request::from_parts(parts, body) })
@@ -45,52 +46,60 @@ impl FromRequest<AppState> for Incoming {
 }
 
 /// A message as its request asks for it.
-struct Asked {
+struct ParsedRequest {
     instance: Option<String>,
     /// The recipient as it was spelled, and as it was understood.
     input: String,
     to: Recipient,
-    draft: Draft,
+    draft: ContentDraft,
     quote: Option<MessageRef>,
     queued: bool,
     idempotency: Option<IdempotencyKey>,
 }
 
 /// Sends one message, or queues it.
-pub(super) async fn single(state: &AppState, incoming: Incoming, kind: Kind) -> Result<Response, Refusal> {
-    let Incoming { instance: header, sending, request } = incoming;
+pub(super) async fn submit_single(
+    state: &AppState,
+    incoming: IncomingRequest,
+    kind: MessageKind,
+) -> Result<Response, ApplicationError> {
+    let IncomingRequest { instance: header, sending, request } = incoming;
     let options = &state.options;
-    let limit = if kind.may_carry_a_file() { options.media_body_limit } else { options.json_body_limit };
-    let Arrived { bytes, room } = body::receive(request, limit, state).await?;
-    let asked = aside(bytes.len(), move || understand(kind, &bytes, &sending)).await?;
-    let instance = chosen(state, header.or(asked.instance))?;
-    let content = asked.draft.keep(&state.services.instances).await?;
+    let limit = if kind.may_carry_media() { options.media_body_limit } else { options.json_body_limit };
+    let ReceivedBody { bytes, memory_permit: room } = body::receive_body(request, limit, state).await?;
+    let asked = off_thread(bytes.len(), move || parse_request(kind, &bytes, &sending)).await?;
+    let instance = target_instance(state, header.or(asked.instance))?;
+    let content = asked.draft.store_media(&state.services.instances).await?;
     // From here on a file that came inside is on the disk; others may have the room.
     drop(room);
     let quote = match asked.quote {
-        Some(message) => Some(provider_id(state, &instance, "context_message_id", message)?),
+        Some(message) => Some(resolve_provider_id(state, &instance, "context_message_id", message)?),
         None => None,
     };
-    let letter = Letter {
+    let letter = PreparedMessage {
         kind,
         input: asked.input,
-        message: OutboundMessage { to: asked.to, content, quote, manner: Manner::default() },
+        message: OutboundMessage { to: asked.to, content, quote, options: MessageOptions::default() },
         idempotency: asked.idempotency,
     };
-    if asked.queued { queue(state, &instance, letter).await } else { send(state, &instance, letter).await }
+    if asked.queued {
+        enqueue_message(state, &instance, letter).await
+    } else {
+        send_message(state, &instance, letter).await
+    }
 }
 
 /// A message that is ready to go.
-struct Letter {
-    kind: Kind,
+struct PreparedMessage {
+    kind: MessageKind,
     input: String,
     message: OutboundMessage,
     idempotency: Option<IdempotencyKey>,
 }
 
-impl Letter {
-    fn to_send(&self) -> Send {
-        Send {
+impl PreparedMessage {
+    fn to_send(&self) -> SendRequest {
+        SendRequest {
             message: self.message.clone(),
             class: Class::Transactional,
             idempotency: self.idempotency.clone(),
@@ -100,102 +109,129 @@ impl Letter {
     }
 }
 
-async fn queue(state: &AppState, instance: &InstanceId, letter: Letter) -> Result<Response, Refusal> {
+async fn enqueue_message(
+    state: &AppState,
+    instance: &InstanceId,
+    letter: PreparedMessage,
+) -> Result<Response, ApplicationError> {
     let accepted = state.services.instances.enqueue(instance, letter.to_send()).await;
-    let id = accepted.map_err(|error| refused(letter.kind, error))?.id();
-    let (_, message) = letter.kind.words();
-    Ok(Json(Done::queued(message, id)).into_response())
+    let id = accepted.map_err(|error| instance_error(letter.kind, error))?.id();
+    let (_, message) = letter.kind.success_messages();
+    Ok(Json(SendMessageResponse::queued(message, id)).into_response())
 }
 
-async fn send(state: &AppState, instance: &InstanceId, letter: Letter) -> Result<Response, Refusal> {
+async fn send_message(
+    state: &AppState,
+    instance: &InstanceId,
+    letter: PreparedMessage,
+) -> Result<Response, ApplicationError> {
     let outcome = state.services.instances.send_now(instance, letter.to_send()).await;
-    let (id, sent) = outcome.map_err(|error| refused(letter.kind, error))?;
+    let (id, sent) = outcome.map_err(|error| instance_error(letter.kind, error))?;
     let provider_id = match sent {
-        Sent::Sent(provider_id) => provider_id,
-        Sent::Failed(failure) => return Err(Refusal::not_sent(&failure).about(id, "failed")),
-        Sent::NotInTime(view) => {
-            return Err(Refusal::from(not_in_time(view)).unsuccessful().about(id, "cancelled"));
+        SyncSendOutcome::Sent(provider_id) => provider_id,
+        SyncSendOutcome::Failed(failure) => {
+            return Err(ApplicationError::from_failure(&failure).with_message(id, "failed"));
         }
-        Sent::Unknown => {
+        SyncSendOutcome::NotStarted(view) => {
+            return Err(ApplicationError::from(withdrawn_error(view))
+                .with_success_false()
+                .with_message(id, "cancelled"));
+        }
+        SyncSendOutcome::Unknown => {
             let view = state.services.instances.message(instance, &MessageRef::Ours(id))?;
             // A status may have told it since.
             let taken =
                 matches!(view.status, Status::Sent | Status::Delivered | Status::Read | Status::Played);
-            view.provider_id.filter(|_| taken).ok_or_else(|| unknown(id, view.status))?
+            view.provider_id.filter(|_| taken).ok_or_else(|| unknown_outcome(id, view.status))?
         }
     };
-    let (message, _) = letter.kind.words();
-    Ok(Json(Done::sent(message, Data::new(letter.input, &letter.message.to, &provider_id))).into_response())
+    let (message, _) = letter.kind.success_messages();
+    Ok(Json(SendMessageResponse::sent(
+        message,
+        GraphSendResponse::new(letter.input, &letter.message.to, &provider_id),
+    ))
+    .into_response())
 }
 
 /// It went out, and nobody knows whether WhatsApp took it.
-fn unknown(id: MessageId, status: Status) -> Refusal {
+fn unknown_outcome(id: MessageId, status: Status) -> ApplicationError {
     let details = format!(
         "the message went out and no answer came in time; do not send it again, ask for it: \
          GET /api/task-status/{}",
         id.correlation_id()
     );
-    Refusal::from(ApiError::new(ErrorKind::Ambiguous, details)).unsuccessful().about(id, status.as_str())
+    ApplicationError::from(ApiError::new(ErrorKind::Ambiguous, details))
+        .with_success_false()
+        .with_message(id, status.as_str())
 }
 
 /// Why an instance did not take a message, with its fields under the names that the caller knows.
-fn refused(kind: Kind, error: instance::Error) -> Refusal {
+fn instance_error(kind: MessageKind, error: instance::Error) -> ApplicationError {
     match error.invalid() {
-        Some(invalid) => Refusal::from(kind.about(invalid)),
-        None => Refusal::from(error),
+        Some(invalid) => ApplicationError::from(kind.with_field_name(invalid)),
+        None => ApplicationError::from(error),
     }
-    .while_sending()
+    .with_send_prefix()
 }
 
 /// The instance that the request names, else the node's default.
-pub(super) fn chosen(state: &AppState, named: Option<String>) -> Result<InstanceId, Refusal> {
-    let Some(name) = named else { return default(state) };
+pub(super) fn target_instance(
+    state: &AppState,
+    named: Option<String>,
+) -> Result<InstanceId, ApplicationError> {
+    let Some(name) = named else { return default_instance(state) };
     let id = name.parse().map_err(|_| ApiError::unknown_instance(&name))?;
     // Asked before anything is kept: nobody would ever send it.
     state.services.instances.get(&id)?;
     Ok(id)
 }
 
-fn default(state: &AppState) -> Result<InstanceId, Refusal> {
+fn default_instance(state: &AppState) -> Result<InstanceId, ApplicationError> {
     let id = state.options.default_instance.clone().ok_or_else(|| {
-        Refusal::unavailable(
+        ApplicationError::unavailable(
             "this node has no default_instance; set one, or name an instance with X-Instance-Id or instance_id",
         )
     })?;
     state.services.instances.get(&id).map_err(|_| {
-        Refusal::unavailable(format!("no instance is called {id}; create it with POST /instances"))
+        ApplicationError::unavailable(format!("no instance is called {id}; create it with POST /instances"))
     })?;
     Ok(id)
 }
 
-fn understand(kind: Kind, body: &[u8], sending: &Sending) -> Result<Asked, Refusal> {
-    let map = fields::parse(body)?;
-    let fields = Fields::new(&map);
-    let draft = kind.read(fields)?;
+fn parse_request(
+    kind: MessageKind,
+    body: &[u8],
+    sending: &SendOptions,
+) -> Result<ParsedRequest, ApplicationError> {
+    let map = json_fields::parse(body)?;
+    let fields = JsonFields::new(&map);
+    let draft = kind.parse(fields)?;
     let queued = fields.flag("use_queue", false)?;
     let input = fields.string("phone")?;
-    let to = input.parse().map_err(|invalid| Refusal::from(at_phone(invalid)).while_sending())?;
+    let to = input
+        .parse()
+        .map_err(|invalid| ApplicationError::from(with_phone_field(invalid)).with_send_prefix())?;
     let quoted = match kind {
-        Kind::Text | Kind::Media => fields.optional("context_message_id")?,
+        MessageKind::Text | MessageKind::Media => fields.optional("context_message_id")?,
         _ => None,
     };
-    let quote = quoted.map(|id| message_ref("context_message_id", &id)).transpose()?;
-    let idempotency = sending.idempotency(kind.as_str(), body);
+    let quote = quoted.map(|id| parse_message_ref("context_message_id", &id)).transpose()?;
+    let idempotency = sending.idempotency_key(kind.as_str(), body);
     let instance = fields.optional("instance_id")?;
-    Ok(Asked { instance, input, to, draft, quote, queued, idempotency })
+    Ok(ParsedRequest { instance, input, to, draft, quote, queued, idempotency })
 }
 
-fn at_phone(invalid: Invalid) -> Invalid {
-    Invalid::new("phone", invalid.reason)
+fn with_phone_field(invalid: ValidationError) -> ValidationError {
+    ValidationError::new("phone", invalid.reason)
 }
 
 /// Reads a body of so many bytes without holding up other requests while much is decoded.
-pub(super) async fn aside<T: std::marker::Send + 'static>(
+pub(super) async fn off_thread<T: std::marker::Send + 'static>(
     bytes: usize,
-    read: impl FnOnce() -> Result<T, Refusal> + std::marker::Send + 'static,
-) -> Result<T, Refusal> {
-    if bytes < HEAVY {
+    read: impl FnOnce() -> Result<T, ApplicationError> + std::marker::Send + 'static,
+) -> Result<T, ApplicationError> {
+    if bytes < OFF_THREAD_BYTES {
         return read();
     }
-    tokio::task::spawn_blocking(read).await.unwrap_or_else(|_| Err(ApiError::panicked().into()))
+    tokio::task::spawn_blocking(read).await.unwrap_or_else(|_| Err(ApiError::handler_panicked().into()))
 }

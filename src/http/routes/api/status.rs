@@ -16,11 +16,11 @@ pub(in crate::http) struct ServiceReport {
     /// `healthy`, or `degraded` when one of them is down.
     #[schema(example = "healthy")]
     status: &'static str,
-    services: Services,
+    services: ServiceAvailability,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
-struct Services {
+struct ServiceAvailability {
     /// What Meta reports can be taken in.
     webhook: bool,
     /// The default instance is connected; where there is no default, any instance is.
@@ -38,13 +38,13 @@ struct Services {
 ))]
 pub async fn status(State(state): State<AppState>) -> (StatusCode, Json<ServiceReport>) {
     let health = (state.services.health)();
-    let services = Services {
+    let services = ServiceAvailability {
         webhook: !health.store_failed,
         whatsapp_service: is_connected(&state),
         queue_service: !health.store_failed && !health.disk_full,
-        websocket_service: is_relayed(&state).await,
+        websocket_service: is_relay_available(&state).await,
     };
-    let Services { webhook, whatsapp_service, queue_service, websocket_service } = services;
+    let ServiceAvailability { webhook, whatsapp_service, queue_service, websocket_service } = services;
     let (code, status) = match webhook && whatsapp_service && queue_service && websocket_service {
         true => (StatusCode::OK, "healthy"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "degraded"),
@@ -52,9 +52,9 @@ pub async fn status(State(state): State<AppState>) -> (StatusCode, Json<ServiceR
     (code, Json(ServiceReport { status, services }))
 }
 
-async fn is_relayed(state: &AppState) -> bool {
+async fn is_relay_available(state: &AppState) -> bool {
     let relay = &state.services.relay;
-    !relay.is_on() || relay.health().await.is_ok_and(|health| health.available)
+    !relay.is_enabled() || relay.health().await.is_ok_and(|health| health.available)
 }
 
 fn is_connected(state: &AppState) -> bool {
@@ -68,15 +68,15 @@ fn is_connected(state: &AppState) -> bool {
 
 /// The process answers.
 #[derive(Debug, Serialize, ToSchema)]
-pub(in crate::http) struct Answering {
+pub(in crate::http) struct ApiHealthResponse {
     #[schema(example = "ok")]
     status: &'static str,
 }
 
 /// Whether the process answers at all.
 #[utoipa::path(get, path = "/api/health", operation_id = "api_health", tag = "api", responses(
-    (status = 200, description = "It does.", body = Answering),
+    (status = 200, description = "It does.", body = ApiHealthResponse),
 ))]
-pub async fn health() -> Json<Answering> {
-    Json(Answering { status: "ok" })
+pub async fn health() -> Json<ApiHealthResponse> {
+    Json(ApiHealthResponse { status: "ok" })
 }

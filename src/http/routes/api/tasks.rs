@@ -6,16 +6,16 @@ use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::bulk::{self, JobView, Progress};
+use crate::bulk::{self, JobProgress, JobView};
 use crate::http::AppState;
 use crate::http::error::ApiError;
-use crate::http::extract::TaskName;
-use crate::http::flask::{Refusal, RefusalBody, upstream_text};
-use crate::queue::{MessageView, Step};
+use crate::http::extract::TaskIdPath;
+use crate::http::flask::{ApplicationError, ApplicationErrorBody, upstream_error_text};
+use crate::queue::{LedgerStep, MessageView};
 use relevo_domain::{ErrorKind, Failure, MessageId, MessageRef, Status, Timestamp};
 
-use super::answers::{Counts, Data, error_for};
 use super::broadcast;
+use super::responses::{GraphSendResponse, TaskCounts, recipient_error};
 
 /// A task, and where it stands.
 #[derive(Debug, Serialize, ToSchema)]
@@ -53,58 +53,58 @@ pub(in crate::http) struct TaskResult {
     success: Option<bool>,
     /// Of a single message that was sent.
     #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<Data>,
+    data: Option<GraphSendResponse>,
     /// Of a single message that was not.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     #[serde(flatten)]
-    counts: Counts,
+    counts: TaskCounts,
 }
 
 /// Where a task stands: the `task_id` of an answer, for as long as the message is kept.
 #[utoipa::path(get, path = "/api/task-status/{task_id}", operation_id = "api_task_status", tag = "api", responses(
     (status = 200, description = "The task.", body = Task),
-    (status = 404, description = "No such task.", body = RefusalBody),
+    (status = 404, description = "No such task.", body = ApplicationErrorBody),
 ))]
 pub async fn status(
     State(state): State<AppState>,
-    TaskName(task_id): TaskName,
-) -> Result<Json<Task>, Refusal> {
+    TaskIdPath(task_id): TaskIdPath,
+) -> Result<Json<Task>, ApplicationError> {
     if let Some(job) = task_id.parse().ok().and_then(|id| state.services.bulk.get(id).ok()) {
-        return Ok(Json(Task::of_job(&state, job).await?));
+        return Ok(Json(Task::from_job(&state, job).await?));
     }
-    let id: MessageId = task_id.parse().map_err(|_| no_task())?;
+    let id: MessageId = task_id.parse().map_err(|_| task_not_found())?;
     match state.services.queue.find(id.instance(), &MessageRef::Ours(id)) {
-        Ok(view) => Ok(Json(Task::of(view))),
-        Err(error) if error.kind() == ErrorKind::NotFound => Err(no_task()),
+        Ok(view) => Ok(Json(Task::from_message(view))),
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(task_not_found()),
         Err(error) => Err(ApiError::from(error).into()),
     }
 }
 
-fn no_task() -> Refusal {
-    Refusal::new(StatusCode::NOT_FOUND, "Tarea no encontrada")
+fn task_not_found() -> ApplicationError {
+    ApplicationError::new(StatusCode::NOT_FOUND, "Tarea no encontrada")
 }
 
 impl Task {
     /// A single message as a task.
-    fn of(view: MessageView) -> Self {
+    fn from_message(view: MessageView) -> Self {
         let task_id = view.id.correlation_id().to_string();
         let created_at = view.id.accepted_at().to_string();
         let completed_at = settled_at(&view.history).map(|at| at.to_string());
-        let status = TaskState::of(&view);
-        Self { task_id, status, result: TaskResult::of(status, view), created_at, completed_at }
+        let status = TaskState::from_message(&view);
+        Self { task_id, status, result: TaskResult::from_message(status, view), created_at, completed_at }
     }
 }
 
 impl Task {
     /// Messages to many as a task; what came of it so far while it runs.
-    async fn of_job(state: &AppState, job: JobView) -> Result<Self, ApiError> {
+    async fn from_job(state: &AppState, job: JobView) -> Result<Self, ApiError> {
         let progress = &job.progress;
-        let status = TaskState::of_job(progress);
+        let status = TaskState::from_job(progress);
         let result = match status {
             TaskState::Pending => None,
             _ => {
-                let counts = broadcast::counts(&state.services.bulk, job.id, progress).await?;
+                let counts = broadcast::job_counts(&state.services.bulk, job.id, progress).await?;
                 Some(TaskResult { success: None, data: None, error: progress.error.clone(), counts })
             }
         };
@@ -120,17 +120,19 @@ impl Task {
 
 impl TaskState {
     /// A job that ended without any message that was sent has failed.
-    fn of_job(progress: &Progress) -> Self {
+    fn from_job(progress: &JobProgress) -> Self {
         match progress.status {
-            bulk::Status::Pending => TaskState::Pending,
-            bulk::Status::Processing if progress.taken == 0 => TaskState::Pending,
-            bulk::Status::Processing | bulk::Status::Paused => TaskState::Started,
-            bulk::Status::Completed if progress.counts.sent > 0 => TaskState::Success,
-            bulk::Status::Completed | bulk::Status::Failed | bulk::Status::Cancelled => TaskState::Failure,
+            bulk::JobStatus::Pending => TaskState::Pending,
+            bulk::JobStatus::Processing if progress.taken == 0 => TaskState::Pending,
+            bulk::JobStatus::Processing | bulk::JobStatus::Paused => TaskState::Started,
+            bulk::JobStatus::Completed if progress.counts.sent > 0 => TaskState::Success,
+            bulk::JobStatus::Completed | bulk::JobStatus::Failed | bulk::JobStatus::Cancelled => {
+                TaskState::Failure
+            }
         }
     }
 
-    fn of(view: &MessageView) -> Self {
+    fn from_message(view: &MessageView) -> Self {
         match view.status {
             Status::Scheduled => TaskState::Pending,
             Status::Queued if view.attempts == 0 => TaskState::Pending,
@@ -143,19 +145,19 @@ impl TaskState {
 }
 
 impl TaskResult {
-    fn of(state: TaskState, view: MessageView) -> Option<Self> {
+    fn from_message(state: TaskState, view: MessageView) -> Option<Self> {
         match state {
             TaskState::Pending | TaskState::Started | TaskState::Retry => None,
             TaskState::Success => {
                 let id = view.provider_id.as_ref();
-                let data = id.map(|id| Data::new(view.to.to_string(), &view.to, id));
-                Some(Self { success: Some(true), data, error: None, counts: Counts::of_one_sent() })
+                let data = id.map(|id| GraphSendResponse::new(view.to.to_string(), &view.to, id));
+                Some(Self { success: Some(true), data, error: None, counts: TaskCounts::one_sent() })
             }
             TaskState::Failure => {
                 let unexplained = || Failure::permanent(format!("the message is {}", view.status));
                 let failure = view.failure.clone().unwrap_or_else(unexplained);
-                let counts = Counts::of_one_failed(error_for(&view.to, &failure));
-                let error = Some(upstream_text(&failure));
+                let counts = TaskCounts::one_failed(recipient_error(&view.to, &failure));
+                let error = Some(upstream_error_text(&failure));
                 Some(Self { success: Some(false), data: None, error, counts })
             }
         }
@@ -163,7 +165,7 @@ impl TaskResult {
 }
 
 /// When it was settled: what follows are facts about it.
-fn settled_at(history: &[Step]) -> Option<Timestamp> {
+fn settled_at(history: &[LedgerStep]) -> Option<Timestamp> {
     let mut at = None;
     for step in history {
         at = if step.status.is_settled() { at.or(Some(step.at)) } else { None };
@@ -194,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn every_status_is_a_state_and_only_ends_have_a_result() {
+    fn message_status_maps_to_task_state_and_only_final_states_have_a_result() {
         for (status, attempts, state) in [
             (Status::Scheduled, 0, TaskState::Pending),
             (Status::Queued, 0, TaskState::Pending),
@@ -212,9 +214,9 @@ mod tests {
             (Status::DeadLetter, 1, TaskState::Failure),
         ] {
             let view = view(status, attempts);
-            assert_eq!(TaskState::of(&view), state, "{status}");
+            assert_eq!(TaskState::from_message(&view), state, "{status}");
             let ended = matches!(state, TaskState::Success | TaskState::Failure);
-            let result = TaskResult::of(state, view);
+            let result = TaskResult::from_message(state, view);
             assert_eq!(result.is_some(), ended, "{status}");
             let success = result.and_then(|result| result.success);
             assert_eq!(success, ended.then_some(state == TaskState::Success), "{status}");
@@ -222,8 +224,8 @@ mod tests {
     }
 
     #[test]
-    fn a_job_waits_runs_and_succeeds_if_anything_was_sent() {
-        use bulk::Status::*;
+    fn job_succeeds_if_any_message_was_sent() {
+        use bulk::JobStatus::*;
         for (status, taken, sent, state) in [
             (Pending, 0, 0, TaskState::Pending),
             (Processing, 0, 0, TaskState::Pending),
@@ -234,9 +236,9 @@ mod tests {
             (Failed, 2, 1, TaskState::Failure),
             (Cancelled, 2, 1, TaskState::Failure),
         ] {
-            let progress = Progress {
+            let progress = JobProgress {
                 status,
-                counts: bulk::Counts { sent, ..bulk::Counts::default() },
+                counts: bulk::RowCounts { sent, ..bulk::RowCounts::default() },
                 total: 2,
                 taken,
                 last: None,
@@ -247,15 +249,15 @@ mod tests {
                 ended_at: None,
                 senders: Vec::new(),
             };
-            assert_eq!(TaskState::of_job(&progress), state, "{status} {taken} {sent}");
+            assert_eq!(TaskState::from_job(&progress), state, "{status} {taken} {sent}");
         }
     }
 
     #[test]
-    fn a_task_is_complete_when_its_message_was_settled_for_the_last_time() {
+    fn completed_at_is_the_last_settlement_of_the_message() {
         let history = |steps: &[(Status, u64)]| {
             settled_at(
-                &steps.iter().map(|&(status, at)| Step::new(status, Timestamp(at))).collect::<Vec<_>>(),
+                &steps.iter().map(|&(status, at)| LedgerStep::new(status, Timestamp(at))).collect::<Vec<_>>(),
             )
         };
         use Status::*;

@@ -7,20 +7,20 @@ use utoipa::{IntoResponses, ToSchema};
 
 use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::JobName;
+use crate::http::extract::JobIdPath;
 
 use super::Job;
 
 /// The job as it stands now.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct JobAnswer {
+pub struct JobResponse {
     success: bool,
     data: Job,
 }
 
 /// It is gone.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct DeletedAnswer {
+pub struct JobDeletedResponse {
     success: bool,
     message: &'static str,
 }
@@ -28,10 +28,10 @@ pub struct DeletedAnswer {
 /// Answers to a command.
 #[derive(IntoResponses)]
 #[expect(dead_code, clippy::large_enum_variant, reason = "it documents the answers; nobody makes one")]
-pub(in crate::http) enum CommandAnswers {
+pub(in crate::http) enum JobCommandResponses {
     /// It is done, durably.
     #[response(status = 200)]
-    Done(JobAnswer),
+    Done(JobResponse),
     /// No such job.
     #[response(status = 404)]
     NotFound(ErrorBody),
@@ -46,13 +46,13 @@ pub(in crate::http) enum CommandAnswers {
     path = "/jobs/{job_id}/cancel",
     operation_id = "cancel_job",
     tag = "jobs",
-    responses(CommandAnswers)
+    responses(JobCommandResponses)
 )]
 pub async fn cancel(
     State(state): State<AppState>,
-    JobName(id): JobName,
-) -> Result<Json<JobAnswer>, ApiError> {
-    Ok(answer(state.services.bulk.cancel(id).await?.into()))
+    JobIdPath(id): JobIdPath,
+) -> Result<Json<JobResponse>, ApiError> {
+    Ok(job_response(state.services.bulk.cancel(id).await?.into()))
 }
 
 /// Stops a job until it is resumed.
@@ -61,10 +61,13 @@ pub async fn cancel(
     path = "/jobs/{job_id}/pause",
     operation_id = "pause_job",
     tag = "jobs",
-    responses(CommandAnswers)
+    responses(JobCommandResponses)
 )]
-pub async fn pause(State(state): State<AppState>, JobName(id): JobName) -> Result<Json<JobAnswer>, ApiError> {
-    Ok(answer(state.services.bulk.pause(id).await?.into()))
+pub async fn pause(
+    State(state): State<AppState>,
+    JobIdPath(id): JobIdPath,
+) -> Result<Json<JobResponse>, ApiError> {
+    Ok(job_response(state.services.bulk.pause(id).await?.into()))
 }
 
 /// Lets a paused job go on.
@@ -73,13 +76,13 @@ pub async fn pause(State(state): State<AppState>, JobName(id): JobName) -> Resul
     path = "/jobs/{job_id}/resume",
     operation_id = "resume_job",
     tag = "jobs",
-    responses(CommandAnswers)
+    responses(JobCommandResponses)
 )]
 pub async fn resume(
     State(state): State<AppState>,
-    JobName(id): JobName,
-) -> Result<Json<JobAnswer>, ApiError> {
-    Ok(answer(state.services.bulk.resume(id).await?.into()))
+    JobIdPath(id): JobIdPath,
+) -> Result<Json<JobResponse>, ApiError> {
+    Ok(job_response(state.services.bulk.resume(id).await?.into()))
 }
 
 /// Sends the rows of a finished job again that failed for certain; ambiguous ones may have been sent, and are left
@@ -89,29 +92,29 @@ pub async fn resume(
     path = "/jobs/{job_id}/retry-failed",
     operation_id = "retry_failed_of_job",
     tag = "jobs",
-    responses(CommandAnswers)
+    responses(JobCommandResponses)
 )]
 pub async fn retry_failed(
     State(state): State<AppState>,
-    JobName(id): JobName,
-) -> Result<Json<JobAnswer>, ApiError> {
-    Ok(answer(state.services.bulk.retry_failed(id).await?.into()))
+    JobIdPath(id): JobIdPath,
+) -> Result<Json<JobResponse>, ApiError> {
+    Ok(job_response(state.services.bulk.retry_failed(id).await?.into()))
 }
 
 /// Deletes a finished job with its file and its results.
 #[utoipa::path(delete, path = "/jobs/{job_id}", operation_id = "delete_job", tag = "jobs", responses(
-    (status = 200, description = "It is gone.", body = DeletedAnswer),
+    (status = 200, description = "It is gone.", body = JobDeletedResponse),
     (status = 404, description = "No such job.", body = ErrorBody),
     (status = 409, description = "It has not finished; cancel it first.", body = ErrorBody),
 ))]
 pub async fn delete(
     State(state): State<AppState>,
-    JobName(id): JobName,
-) -> Result<Json<DeletedAnswer>, ApiError> {
+    JobIdPath(id): JobIdPath,
+) -> Result<Json<JobDeletedResponse>, ApiError> {
     state.services.bulk.delete(id).await?;
-    Ok(Json(DeletedAnswer { success: true, message: "Job eliminado" }))
+    Ok(Json(JobDeletedResponse { success: true, message: "Job eliminado" }))
 }
 
-fn answer(data: Job) -> Json<JobAnswer> {
-    Json(JobAnswer { success: true, data })
+fn job_response(data: Job) -> Json<JobResponse> {
+    Json(JobResponse { success: true, data })
 }

@@ -6,28 +6,28 @@ use axum::extract::multipart::{Field, Multipart};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::bulk::{Draft, Kind, NewJob, OnSuppressed, Plan, Senders, Upload, Window};
+use crate::bulk::{FileUpload, JobDraft, JobKind, NewJob, OnSuppressed, Plan, SenderSelection, SendingHours};
 use crate::http::error::ApiError;
-use crate::http::moment::Moment;
-use crate::http::routes::sending::ahead;
-use relevo_domain::{InstanceId, Invalid, Timestamp};
+use crate::http::routes::sending::validate_send_at;
+use crate::http::timestamp::RequestTimestamp;
+use relevo_domain::{InstanceId, Timestamp, ValidationError};
 
 /// Instances that share a job when nobody says how many (bulk-file-jobs.md).
-const DEVICES: u8 = 5;
+const DEFAULT_DEVICES: u8 = 5;
 
 /// The longest text of a field, in bytes. WhatsApp takes 4096 characters; a template may be longer than what becomes
 /// of it.
-const LONGEST_TEXT: usize = 64 << 10;
+const MAX_TEXT_BYTES: usize = 64 << 10;
 
 /// The file of a form, on the disk.
-pub(super) struct File {
+pub(super) struct UploadedFile {
     pub name: String,
-    pub draft: Draft,
+    pub draft: JobDraft,
 }
 
 /// The other fields of a form; what is empty counts as left out.
 #[derive(Default)]
-pub(super) struct Fields {
+pub(super) struct FormFields {
     message: Option<String>,
     devices_limit: Option<String>,
     pub instances: Option<String>,
@@ -40,18 +40,18 @@ pub(super) struct Fields {
 }
 
 /// What the caller wants done.
-pub(super) enum Wanted {
+pub(super) enum FormRequest {
     DryRun {
         text: String,
-        senders: Senders,
+        senders: SenderSelection,
     },
     /// With its text.
     Job(String, Box<NewJob>),
 }
 
-impl Fields {
+impl FormFields {
     /// The place of a field, if there is such a field.
-    fn place(&mut self, name: &str) -> Option<&mut Option<String>> {
+    fn field_mut(&mut self, name: &str) -> Option<&mut Option<String>> {
         Some(match name {
             "message" => &mut self.message,
             "devices_limit" => &mut self.devices_limit,
@@ -66,176 +66,189 @@ impl Fields {
         })
     }
 
-    pub fn into_job(self, id: Uuid, file_name: String, now: Timestamp) -> Result<Wanted, Invalid> {
+    pub fn into_job(
+        self,
+        id: Uuid,
+        file_name: String,
+        now: Timestamp,
+    ) -> Result<FormRequest, ValidationError> {
         let text = self.message.as_deref().unwrap_or_default();
         if text.trim().is_empty() {
-            return Err(Invalid::new(
+            return Err(ValidationError::new(
                 "message",
                 "es requerido; escriba el texto, con @valor1, @valor2… donde van las columnas",
             ));
         }
         let (text, senders) = (text.to_owned(), self.senders()?);
-        let send_at = self.send_at.as_deref().map(|text| moment(text, now)).transpose()?;
+        let send_at = self.send_at.as_deref().map(|text| parse_send_at(text, now)).transpose()?;
         let window = self.window()?;
-        if flag("dry_run", self.dry_run.as_deref())? {
-            return Ok(Wanted::DryRun { text, senders });
+        if parse_flag("dry_run", self.dry_run.as_deref())? {
+            return Ok(FormRequest::DryRun { text, senders });
         }
-        let suppressed = match flag("include_suppressed", self.include_suppressed.as_deref())? {
+        let suppressed = match parse_flag("include_suppressed", self.include_suppressed.as_deref())? {
             true => OnSuppressed::Send,
             false => OnSuppressed::Skip,
         };
-        let (kind, plan, file_name) = (Kind::File, Plan::Text(text.clone()), Some(file_name));
+        let (kind, plan, file_name) = (JobKind::File, Plan::Text(text.clone()), Some(file_name));
         let job = NewJob { id, kind, file_name, plan, senders, send_at, window, suppressed };
-        Ok(Wanted::Job(text, Box::new(job)))
+        Ok(FormRequest::Job(text, Box::new(job)))
     }
 
-    fn senders(&self) -> Result<Senders, Invalid> {
+    fn senders(&self) -> Result<SenderSelection, ValidationError> {
         if let Some(names) = &self.instances {
             let named = names.split(',').map(str::trim).filter(|name| !name.is_empty());
             let parse = |name: &str| {
                 name.parse::<InstanceId>()
-                    .map_err(|wrong| Invalid::new("instances", format!("{name:?} {}", wrong.reason)))
+                    .map_err(|wrong| ValidationError::new("instances", format!("{name:?} {}", wrong.reason)))
             };
             let mut named = named.map(parse).collect::<Result<Vec<_>, _>>()?;
             named.dedup();
-            return Ok(Senders::Named(named));
+            return Ok(SenderSelection::Named(named));
         }
         let limit = match self.devices_limit.as_deref() {
-            None => DEVICES,
+            None => DEFAULT_DEVICES,
             Some(text) => match text.trim().parse() {
                 Ok(limit @ 1..) => limit,
-                _ => return Err(Invalid::new("devices_limit", "must be a number from 1 to 255")),
+                _ => return Err(ValidationError::new("devices_limit", "must be a number from 1 to 255")),
             },
         };
-        Ok(Senders::Any { limit })
+        Ok(SenderSelection::Any { limit })
     }
 
-    fn window(&self) -> Result<Option<Window>, Invalid> {
+    fn window(&self) -> Result<Option<SendingHours>, ValidationError> {
         match (&self.window_from, &self.window_to) {
             (Some(from), Some(to)) => {
-                Window::new(from, to, self.window_timezone.as_deref().unwrap_or("UTC")).map(Some)
+                SendingHours::new(from, to, self.window_timezone.as_deref().unwrap_or("UTC")).map(Some)
             }
             (None, None) => Ok(None),
-            (Some(_), None) => Err(Invalid::new("window_to", "is missing beside window_from")),
-            (None, Some(_)) => Err(Invalid::new("window_from", "is missing beside window_to")),
+            (Some(_), None) => Err(ValidationError::new("window_to", "is missing beside window_from")),
+            (None, Some(_)) => Err(ValidationError::new("window_from", "is missing beside window_to")),
         }
     }
 }
 
-fn moment(text: &str, now: Timestamp) -> Result<Timestamp, Invalid> {
-    let moment: Moment = serde_json::from_value(serde_json::Value::from(text))
-        .map_err(|cause| Invalid::new("send_at", cause.to_string()))?;
-    ahead(moment, now)
+fn parse_send_at(text: &str, now: Timestamp) -> Result<Timestamp, ValidationError> {
+    let moment: RequestTimestamp = serde_json::from_value(serde_json::Value::from(text))
+        .map_err(|cause| ValidationError::new("send_at", cause.to_string()))?;
+    validate_send_at(moment, now)
 }
 
-fn flag(field: &str, text: Option<&str>) -> Result<bool, Invalid> {
+fn parse_flag(field: &str, text: Option<&str>) -> Result<bool, ValidationError> {
     match text.map(|text| text.trim().to_ascii_lowercase()).as_deref() {
         None | Some("false" | "0" | "no") => Ok(false),
         Some("true" | "1" | "yes" | "on" | "sí" | "si") => Ok(true),
-        Some(_) => Err(Invalid::new(field, "must be true or false")),
+        Some(_) => Err(ValidationError::new(field, "must be true or false")),
     }
 }
 
 /// A form on its way in.
-pub(super) struct Arriving {
+pub(super) struct FormReader {
     /// Bytes that the form may have.
     pub limit: usize,
     /// How long a piece may take.
-    pub patience: Duration,
-    pub arrived: usize,
+    pub read_timeout: Duration,
+    pub received_bytes: usize,
     /// Of everything that arrives, where a repetition must be recognised.
     pub digest: Option<Sha256>,
 }
 
-impl Arriving {
+impl FormReader {
     pub async fn read(
         &mut self,
         mut form: Multipart,
-        upload: Upload,
-    ) -> Result<(Fields, Option<File>), ApiError> {
-        let (mut fields, mut file, mut upload) = (Fields::default(), None, Some(upload));
-        let (patience, slow) = (self.patience, self.patience);
+        upload: FileUpload,
+    ) -> Result<(FormFields, Option<UploadedFile>), ApiError> {
+        let (mut fields, mut file, mut upload) = (FormFields::default(), None, Some(upload));
+        let (patience, slow) = (self.read_timeout, self.read_timeout);
         while let Some(mut field) = tokio::time::timeout(patience, form.next_field())
             .await
-            .map_err(|_| ApiError::too_slow(slow))?
-            .map_err(|_| broken())?
+            .map_err(|_| ApiError::request_timeout(slow))?
+            .map_err(|_| incomplete_form())?
         {
             let name = field.name().unwrap_or_default().to_owned();
-            self.note(name.as_bytes());
+            self.update_digest(name.as_bytes());
             if name == "file" {
                 let Some(upload) = upload.take() else {
-                    return Err(Invalid::new("file", "is given twice; send one file a job").into());
+                    return Err(ValidationError::new("file", "is given twice; send one file a job").into());
                 };
-                file = Some(self.file(&mut field, upload).await?);
-            } else if let Some(place) = fields.place(&name) {
-                let text = self.text(&mut field, &name).await?;
+                file = Some(self.read_file(&mut field, upload).await?);
+            } else if let Some(place) = fields.field_mut(&name) {
+                let text = self.read_text(&mut field, &name).await?;
                 *place = Some(text).filter(|text| !text.trim().is_empty());
             } else {
                 // Clients add fields of their own; they are read off.
-                while self.piece(&mut field).await?.is_some() {}
+                while self.read_chunk(&mut field).await?.is_some() {}
             }
         }
         Ok((fields, file))
     }
 
-    async fn file(&mut self, field: &mut Field<'_>, mut upload: Upload) -> Result<File, ApiError> {
+    async fn read_file(
+        &mut self,
+        field: &mut Field<'_>,
+        mut upload: FileUpload,
+    ) -> Result<UploadedFile, ApiError> {
         let name = field.file_name().unwrap_or("archivo.csv").to_owned();
-        while let Some(piece) = self.piece(field).await? {
+        while let Some(piece) = self.read_chunk(field).await? {
             upload.write(piece).await?;
         }
-        Ok(File { name, draft: upload.finish().await? })
+        Ok(UploadedFile { name, draft: upload.finish().await? })
     }
 
-    async fn text(&mut self, field: &mut Field<'_>, name: &str) -> Result<String, ApiError> {
+    async fn read_text(&mut self, field: &mut Field<'_>, name: &str) -> Result<String, ApiError> {
         let mut bytes = Vec::new();
-        while let Some(piece) = self.piece(field).await? {
-            if bytes.len() + piece.len() > LONGEST_TEXT {
-                return Err(
-                    Invalid::new(name, format!("must not be longer than {LONGEST_TEXT} bytes")).into()
-                );
+        while let Some(piece) = self.read_chunk(field).await? {
+            if bytes.len() + piece.len() > MAX_TEXT_BYTES {
+                return Err(ValidationError::new(
+                    name,
+                    format!("must not be longer than {MAX_TEXT_BYTES} bytes"),
+                )
+                .into());
             }
             bytes.extend_from_slice(&piece);
         }
-        String::from_utf8(bytes).map_err(|_| Invalid::new(name, "is not UTF-8").into())
+        String::from_utf8(bytes).map_err(|_| ValidationError::new(name, "is not UTF-8").into())
     }
 
-    async fn piece(&mut self, field: &mut Field<'_>) -> Result<Option<bytes::Bytes>, ApiError> {
-        let piece = tokio::time::timeout(self.patience, field.chunk()).await;
-        let piece = piece.map_err(|_| ApiError::too_slow(self.patience))?.map_err(|_| broken())?;
+    async fn read_chunk(&mut self, field: &mut Field<'_>) -> Result<Option<bytes::Bytes>, ApiError> {
+        let piece = tokio::time::timeout(self.read_timeout, field.chunk()).await;
+        let piece = piece
+            .map_err(|_| ApiError::request_timeout(self.read_timeout))?
+            .map_err(|_| incomplete_form())?;
         if let Some(piece) = &piece {
-            self.arrived += piece.len();
-            if self.arrived > self.limit {
-                return Err(ApiError::too_large(self.limit));
+            self.received_bytes += piece.len();
+            if self.received_bytes > self.limit {
+                return Err(ApiError::payload_too_large(self.limit));
             }
-            self.note(piece);
+            self.update_digest(piece);
         }
         Ok(piece)
     }
 
-    fn note(&mut self, bytes: &[u8]) {
+    fn update_digest(&mut self, bytes: &[u8]) {
         if let Some(digest) = &mut self.digest {
             digest.update(bytes);
         }
     }
 }
 
-fn broken() -> ApiError {
-    Invalid::new("body", "the form broke off, or is no multipart/form-data").into()
+fn incomplete_form() -> ApiError {
+    ValidationError::new("body", "the form broke off, or is no multipart/form-data").into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn fields(given: &[(&str, &str)]) -> Fields {
-        let mut fields = Fields::default();
+    fn fields(given: &[(&str, &str)]) -> FormFields {
+        let mut fields = FormFields::default();
         for (name, text) in given {
-            *fields.place(name).unwrap() = Some((*text).to_owned());
+            *fields.field_mut(name).unwrap() = Some((*text).to_owned());
         }
         fields
     }
 
-    fn wrong(given: &[(&str, &str)]) -> String {
+    fn invalid_field(given: &[(&str, &str)]) -> String {
         let mut all = vec![("message", "hola")];
         all.extend(given);
         match fields(&all).into_job(Uuid::nil(), String::new(), Timestamp(1_768_000_000_000)) {
@@ -245,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn every_field_is_read_or_named() {
+    fn invalid_form_field_is_named() {
         for (given, field) in [
             (vec![("devices_limit", "0")], "devices_limit"),
             (vec![("devices_limit", "256")], "devices_limit"),
@@ -263,16 +276,16 @@ mod tests {
             (vec![("message", " ")], "message"),
             (vec![("devices_limit", " 3 "), ("include_suppressed", "1")], ""),
         ] {
-            assert_eq!(wrong(&given), field, "{given:?}");
+            assert_eq!(invalid_field(&given), field, "{given:?}");
         }
     }
 
     #[test]
-    fn instances_may_be_named_with_commas() {
-        let Ok(Senders::Named(named)) = fields(&[("instances", "uno, dos,")]).senders() else {
+    fn instances_are_split_at_commas() {
+        let Ok(SenderSelection::Named(named)) = fields(&[("instances", "uno, dos,")]).senders() else {
             panic!("not named")
         };
         assert_eq!(named.iter().map(ToString::to_string).collect::<Vec<_>>(), ["uno", "dos"]);
-        assert_eq!(fields(&[]).senders(), Ok(Senders::Any { limit: 5 }));
+        assert_eq!(fields(&[]).senders(), Ok(SenderSelection::Any { limit: 5 }));
     }
 }

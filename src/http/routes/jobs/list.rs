@@ -7,22 +7,22 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
-use crate::bulk::{JobView, Kind, ListCursor, ListFilter};
+use crate::bulk::{JobKind, JobView, ListCursor, ListFilter};
 use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::{JobName, QueryOf};
+use crate::http::extract::{JobIdPath, QueryParams};
 use crate::http::page;
-use relevo_domain::{Invalid, Timestamp};
+use relevo_domain::{Timestamp, ValidationError};
 
-use super::{Job, status_named};
+use super::{Job, parse_status};
 
 /// Where the next page begins; the list itself is a bare array.
-const NEXT: HeaderName = HeaderName::from_static("x-next-after");
+const NEXT_AFTER_HEADER: HeaderName = HeaderName::from_static("x-next-after");
 
 /// Which jobs, and which page of them.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct Wanted {
+pub struct JobQuery {
     /// `pending`, `processing`, `paused`, `completed`, `failed` or `cancelled`.
     status: Option<String>,
     /// `file` (without it), `list` for the broadcasts of `/api`, or `all`.
@@ -34,21 +34,22 @@ pub struct Wanted {
 }
 
 /// Bulk jobs, newest first, as a bare array. When there are more, `X-Next-After` is the `after` of the next page.
-#[utoipa::path(get, path = "/jobs", operation_id = "list_jobs", tag = "jobs", params(Wanted), responses(
+#[utoipa::path(get, path = "/jobs", operation_id = "list_jobs", tag = "jobs", params(JobQuery), responses(
     (status = 200, description = "A page of them.", body = Vec<Job>,
         headers(("X-Next-After" = String, description = "The `after` of the next page."))),
     (status = 400, description = "A parameter is wrong.", body = ErrorBody),
 ))]
 pub async fn list(
     State(state): State<AppState>,
-    QueryOf(wanted): QueryOf<Wanted>,
+    QueryParams(wanted): QueryParams<JobQuery>,
 ) -> Result<(HeaderMap, Json<Vec<Job>>), ApiError> {
-    let limit = page::limit(wanted.limit)?;
-    let after = wanted.after.as_deref().map(parse).transpose()?;
+    let limit = page::validate_limit(wanted.limit)?;
+    let after = wanted.after.as_deref().map(parse_cursor).transpose()?;
     let found = state.services.bulk.list(&wanted.filter()?, after, limit)?;
     let mut headers = HeaderMap::new();
-    let last = found.last().filter(|_| found.len() == limit).map(cursor);
-    headers.extend(last.and_then(|last| HeaderValue::try_from(last).ok()).map(|last| (NEXT, last)));
+    let last = found.last().filter(|_| found.len() == limit).map(encode_cursor);
+    headers
+        .extend(last.and_then(|last| HeaderValue::try_from(last).ok()).map(|last| (NEXT_AFTER_HEADER, last)));
     Ok((headers, Json(found.into_iter().map(Job::from).collect())))
 }
 
@@ -57,32 +58,32 @@ pub async fn list(
     (status = 200, description = "It.", body = Job),
     (status = 404, description = "No such job.", body = ErrorBody),
 ))]
-pub async fn get(State(state): State<AppState>, JobName(id): JobName) -> Result<Json<Job>, ApiError> {
+pub async fn get(State(state): State<AppState>, JobIdPath(id): JobIdPath) -> Result<Json<Job>, ApiError> {
     Ok(Json(state.services.bulk.get(id)?.into()))
 }
 
-impl Wanted {
-    fn filter(&self) -> Result<ListFilter, Invalid> {
+impl JobQuery {
+    fn filter(&self) -> Result<ListFilter, ValidationError> {
         let kind = match self.kind.as_deref() {
-            None | Some("file") => Some(Kind::File),
-            Some("list") => Some(Kind::List),
+            None | Some("file") => Some(JobKind::File),
+            Some("list") => Some(JobKind::List),
             Some("all") => None,
-            Some(_) => return Err(Invalid::new("kind", "must be file, list or all")),
+            Some(_) => return Err(ValidationError::new("kind", "must be file, list or all")),
         };
         let unknown = "must be pending, processing, paused, completed, failed or cancelled";
-        let named = |name| status_named(name).ok_or_else(|| Invalid::new("status", unknown));
+        let named = |name| parse_status(name).ok_or_else(|| ValidationError::new("status", unknown));
         Ok(ListFilter { kind, status: self.status.as_deref().map(named).transpose()? })
     }
 }
 
 /// The moment in milliseconds, a dash, and the job.
-fn cursor(job: &JobView) -> String {
+fn encode_cursor(job: &JobView) -> String {
     format!("{}-{}", job.created_at.millis(), job.id.as_simple())
 }
 
-fn parse(text: &str) -> Result<ListCursor, Invalid> {
+fn parse_cursor(text: &str) -> Result<ListCursor, ValidationError> {
     let parts = text.split_once('-').and_then(|(at, id)| {
         Some(ListCursor { created_at: Timestamp(at.parse().ok()?), id: Uuid::try_parse(id).ok()? })
     });
-    parts.ok_or_else(|| Invalid::new("after", "must be the X-Next-After of the page before"))
+    parts.ok_or_else(|| ValidationError::new("after", "must be the X-Next-After of the page before"))
 }

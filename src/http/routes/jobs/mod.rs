@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use crate::bulk::{Counts, JobView, Plan, Progress, Senders, Status};
+use crate::bulk::{JobProgress, JobStatus, JobView, Plan, RowCounts, SenderSelection};
 
 /// A bulk job.
 #[derive(Debug, Serialize, ToSchema)]
@@ -45,7 +45,7 @@ pub struct Job {
     #[serde(skip_serializing_if = "Option::is_none")]
     send_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    window: Option<Hours>,
+    window: Option<SendingHoursBody>,
     /// Why it failed, or what it waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -82,7 +82,7 @@ pub struct ProgressBody {
 
 /// The hours of the day in which a job may be sent.
 #[derive(Debug, Serialize, ToSchema)]
-struct Hours {
+struct SendingHoursBody {
     #[schema(example = "09:00")]
     from: String,
     #[schema(example = "20:00")]
@@ -91,12 +91,12 @@ struct Hours {
     timezone: String,
 }
 
-impl From<&Progress> for ProgressBody {
-    fn from(progress: &Progress) -> Self {
-        let Counts { sent, delivered, read, failed, ambiguous, invalid, skipped, cancelled } =
+impl From<&JobProgress> for ProgressBody {
+    fn from(progress: &JobProgress) -> Self {
+        let RowCounts { sent, delivered, read, failed, ambiguous, invalid, skipped, cancelled } =
             progress.counts;
         let (total, percentage) = (progress.total, progress.percentage());
-        let cancelled = cancelled + untouched(progress);
+        let cancelled = cancelled + unprocessed_rows(progress);
         Self { sent, failed, total, percentage, ambiguous, invalid, skipped, cancelled, delivered, read }
     }
 }
@@ -105,12 +105,12 @@ impl From<JobView> for Job {
     fn from(job: JobView) -> Self {
         let progress = job.progress;
         let instances: Vec<_> = match (&job.senders, progress.senders.is_empty()) {
-            (Senders::Named(named), true) => named.iter().map(ToString::to_string).collect(),
+            (SenderSelection::Named(named), true) => named.iter().map(ToString::to_string).collect(),
             _ => progress.senders.iter().map(|sender| sender.id.to_string()).collect(),
         };
         let devices_limit = match &job.senders {
-            Senders::Named(named) => named.len(),
-            Senders::Any { limit } => usize::from(*limit),
+            SenderSelection::Named(named) => named.len(),
+            SenderSelection::Any { limit } => usize::from(*limit),
         };
         Self {
             id: job.id.to_string(),
@@ -129,33 +129,33 @@ impl From<JobView> for Job {
             devices_limit,
             instances,
             send_at: job.send_at.map(|at| at.to_string()),
-            window: job.window.map(|window| Hours {
+            window: job.window.map(|window| SendingHoursBody {
                 from: window.from(),
                 to: window.to(),
                 timezone: window.zone().to_owned(),
             }),
             error: progress.error.clone(),
-            results: results_of(&progress),
+            results: results_json(&progress),
             progress: ProgressBody::from(&progress),
         }
     }
 }
 
 /// Rows of a cancelled job that nobody came to.
-fn untouched(progress: &Progress) -> u32 {
+fn unprocessed_rows(progress: &JobProgress) -> u32 {
     match progress.status {
-        Status::Cancelled => progress.total.saturating_sub(progress.taken),
+        JobStatus::Cancelled => progress.total.saturating_sub(progress.taken),
         _ => 0,
     }
 }
 
 /// What a job came to, once it has.
-fn results_of(progress: &Progress) -> Value {
+fn results_json(progress: &JobProgress) -> Value {
     if !progress.status.is_finished() {
         return Value::Object(Map::new());
     }
-    let Counts { sent, failed, ambiguous, skipped, cancelled, .. } = progress.counts;
-    let (total, cancelled) = (progress.total, cancelled + untouched(progress));
+    let RowCounts { sent, failed, ambiguous, skipped, cancelled, .. } = progress.counts;
+    let (total, cancelled) = (progress.total, cancelled + unprocessed_rows(progress));
     json!({
         "sent": sent, "failed": failed, "total": total,
         "ambiguous": ambiguous, "skipped": skipped, "cancelled": cancelled,
@@ -163,6 +163,6 @@ fn results_of(progress: &Progress) -> Value {
 }
 
 /// Every status by its name.
-fn status_named(name: &str) -> Option<Status> {
-    Status::ALL.into_iter().find(|status| status.as_str() == name)
+fn parse_status(name: &str) -> Option<JobStatus> {
+    JobStatus::ALL.into_iter().find(|status| status.as_str() == name)
 }

@@ -14,15 +14,15 @@ use uuid::Uuid;
 use crate::bulk::{self, RowError, RowResult, RowStatus};
 use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::{JobName, QueryOf};
+use crate::http::extract::{JobIdPath, QueryParams};
 use crate::http::page;
-use relevo_domain::{Invalid, Status};
+use relevo_domain::{Status, ValidationError};
 
 /// Rows that are read at once for a download.
-const AT_ONCE: u32 = 1_000;
+const ROWS_PER_READ: u32 = 1_000;
 
 /// The head of a download.
-const COLUMNS: &str = "line,phone,status,ambiguous,timestamp,provider_id,code,error,instance_id\r\n";
+const CSV_HEADER: &str = "line,phone,status,ambiguous,timestamp,provider_id,code,error,instance_id\r\n";
 
 /// What became of one row.
 #[derive(Debug, Serialize, ToSchema)]
@@ -81,7 +81,7 @@ pub struct ErrorsPage {
 /// Which results, and in which form.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct Wanted {
+pub struct ResultsQuery {
     /// `json` (without it), or `csv` for everything at once.
     format: Option<String>,
     /// The `next` of the page before.
@@ -93,7 +93,7 @@ pub struct Wanted {
 /// Which errors.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct Errors {
+pub struct ErrorsQuery {
     /// The `next` of the page before.
     after: Option<String>,
     /// 1 to 500; 50 without it.
@@ -101,7 +101,7 @@ pub struct Errors {
 }
 
 /// What became of each row: a page as JSON, or with `format=csv` the whole as a download.
-#[utoipa::path(get, path = "/jobs/{job_id}/results", operation_id = "job_results", tag = "jobs", params(Wanted),
+#[utoipa::path(get, path = "/jobs/{job_id}/results", operation_id = "job_results", tag = "jobs", params(ResultsQuery),
     responses(
         (status = 200, description = "A page of them, or a file.", content(
             (ResultsPage = "application/json"), (String = "text/csv"))),
@@ -110,26 +110,26 @@ pub struct Errors {
     ))]
 pub async fn results(
     State(state): State<AppState>,
-    JobName(id): JobName,
-    QueryOf(wanted): QueryOf<Wanted>,
+    JobIdPath(id): JobIdPath,
+    QueryParams(wanted): QueryParams<ResultsQuery>,
 ) -> Result<Response, ApiError> {
     match wanted.format.as_deref() {
         None | Some("json") => {
-            let from = number(wanted.after.as_deref())?;
-            let from = u32::try_from(from).map_err(|_| Invalid::new("after", "is past every row"))?;
-            let limit = u32::try_from(page::limit(wanted.limit)?).unwrap_or(u32::MAX);
+            let from = parse_cursor(wanted.after.as_deref())?;
+            let from = u32::try_from(from).map_err(|_| ValidationError::new("after", "is past every row"))?;
+            let limit = u32::try_from(page::validate_limit(wanted.limit)?).unwrap_or(u32::MAX);
             let page = state.services.bulk.results(id, from, limit).await?;
             let next = page.next.map(|next| next.to_string());
             let data = page.rows.into_iter().map(RowBody::from).collect();
             Ok(Json(ResultsPage { success: true, data, next }).into_response())
         }
-        Some("csv") => download(&state, id).await,
-        Some(_) => Err(Invalid::new("format", "must be json or csv").into()),
+        Some("csv") => download_csv(&state, id).await,
+        Some(_) => Err(ValidationError::new("format", "must be json or csv").into()),
     }
 }
 
 /// What went wrong, in the order in which it did: each error once, and what comes later behind `next`.
-#[utoipa::path(get, path = "/jobs/{job_id}/errors", operation_id = "job_errors", tag = "jobs", params(Errors),
+#[utoipa::path(get, path = "/jobs/{job_id}/errors", operation_id = "job_errors", tag = "jobs", params(ErrorsQuery),
     responses(
         (status = 200, description = "A page of them.", body = ErrorsPage),
         (status = 400, description = "A parameter is wrong.", body = ErrorBody),
@@ -137,20 +137,21 @@ pub async fn results(
     ))]
 pub async fn errors(
     State(state): State<AppState>,
-    JobName(id): JobName,
-    QueryOf(wanted): QueryOf<Errors>,
+    JobIdPath(id): JobIdPath,
+    QueryParams(wanted): QueryParams<ErrorsQuery>,
 ) -> Result<Json<ErrorsPage>, ApiError> {
-    let limit = u32::try_from(page::limit(wanted.limit)?).unwrap_or(u32::MAX);
-    let (errors, next) = state.services.bulk.errors(id, number(wanted.after.as_deref())?, limit).await?;
+    let limit = u32::try_from(page::validate_limit(wanted.limit)?).unwrap_or(u32::MAX);
+    let (errors, next) =
+        state.services.bulk.errors(id, parse_cursor(wanted.after.as_deref())?, limit).await?;
     let data = errors.into_iter().map(ErrorRow::from).collect();
     Ok(Json(ErrorsPage { success: true, data, next: next.to_string() }))
 }
 
-fn number(after: Option<&str>) -> Result<u64, Invalid> {
+fn parse_cursor(after: Option<&str>) -> Result<u64, ValidationError> {
     match after {
         None | Some("") => Ok(0),
         Some(text) => {
-            text.parse().map_err(|_| Invalid::new("after", "must be the `next` of the page before"))
+            text.parse().map_err(|_| ValidationError::new("after", "must be the `next` of the page before"))
         }
     }
 }
@@ -159,7 +160,7 @@ impl From<RowResult> for RowBody {
     fn from(row: RowResult) -> Self {
         Self {
             line: row.line,
-            status: word(&row),
+            status: row_status(&row),
             phone: row.phone,
             ambiguous: row.ambiguous,
             timestamp: row.at.map(|at| at.to_string()),
@@ -173,7 +174,7 @@ impl From<RowResult> for RowBody {
 }
 
 /// Where a row stands, in the words of a job: its rows are no dead letters that somebody could redrive.
-fn word(row: &RowResult) -> &'static str {
+fn row_status(row: &RowResult) -> &'static str {
     match row.status {
         RowStatus::Message(Status::DeadLetter) if row.ambiguous => Status::Ambiguous.as_str(),
         RowStatus::Message(Status::DeadLetter) => Status::Failed.as_str(),
@@ -197,17 +198,17 @@ impl From<RowError> for ErrorRow {
 }
 
 /// The whole, page by page, as fast as the caller takes it.
-async fn download(state: &AppState, id: Uuid) -> Result<Response, ApiError> {
+async fn download_csv(state: &AppState, id: Uuid) -> Result<Response, ApiError> {
     // The first page is read before the answer begins, so that an error can still be said.
-    let first = state.services.bulk.results(id, 0, AT_ONCE).await?;
-    let beginning = [Bytes::from_static(COLUMNS.as_bytes()), lines(&first.rows)];
+    let first = state.services.bulk.results(id, 0, ROWS_PER_READ).await?;
+    let beginning = [Bytes::from_static(CSV_HEADER.as_bytes()), csv_lines(&first.rows)];
     let handle = state.services.bulk.clone();
     let rest = stream::unfold(first.next, move |from| {
         let handle = handle.clone();
         async move {
-            let page = handle.results(id, from?, AT_ONCE).await;
+            let page = handle.results(id, from?, ROWS_PER_READ).await;
             Some(match page {
-                Ok(page) => (Ok(lines(&page.rows)), page.next),
+                Ok(page) => (Ok(csv_lines(&page.rows)), page.next),
                 // The answer breaks off, so that nobody takes it for the whole.
                 Err(error) => (Err(error), None),
             })
@@ -219,19 +220,19 @@ async fn download(state: &AppState, id: Uuid) -> Result<Response, ApiError> {
     Ok((headers, Body::from_stream(all)).into_response())
 }
 
-fn lines(rows: &[RowResult]) -> Bytes {
+fn csv_lines(rows: &[RowResult]) -> Bytes {
     let mut writer = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(Vec::new());
     for row in rows {
         // Writing to memory does not fail.
         let _ = writer.write_record([
             row.line.to_string(),
-            harmless(&row.phone),
-            word(row).to_owned(),
+            escape_formula(&row.phone),
+            row_status(row).to_owned(),
             row.ambiguous.to_string(),
             row.at.map(|at| at.to_string()).unwrap_or_default(),
             row.provider_id.as_ref().map(ToString::to_string).unwrap_or_default(),
             row.code.map(|code| code.to_string()).unwrap_or_default(),
-            harmless(row.error.as_deref().unwrap_or_default()),
+            escape_formula(row.error.as_deref().unwrap_or_default()),
             row.instance.as_ref().map(ToString::to_string).unwrap_or_default(),
         ]);
     }
@@ -240,7 +241,7 @@ fn lines(rows: &[RowResult]) -> Bytes {
 
 /// Spreadsheets run cells that begin like formulas; those came from whoever wrote the file (OWASP, "CSV Injection").
 /// A telephone number with its plus is none.
-fn harmless(cell: &str) -> String {
+fn escape_formula(cell: &str) -> String {
     let number = cell.strip_prefix('+').is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()));
     if !number && cell.starts_with(['=', '+', '-', '@', '\t', '\r']) {
         format!("'{cell}")
@@ -270,17 +271,17 @@ mod tests {
     }
 
     #[test]
-    fn what_was_given_up_is_failed_or_ambiguous() {
+    fn dead_letter_row_is_failed_or_ambiguous() {
         let given_up = RowResult { status: RowStatus::Message(Status::DeadLetter), ..row("1", None) };
-        assert_eq!(word(&given_up), "failed");
-        assert_eq!(word(&RowResult { ambiguous: true, ..given_up }), "ambiguous");
-        assert_eq!(word(&row("1", None)), "invalid");
+        assert_eq!(row_status(&given_up), "failed");
+        assert_eq!(row_status(&RowResult { ambiguous: true, ..given_up }), "ambiguous");
+        assert_eq!(row_status(&row("1", None)), "invalid");
     }
 
     #[test]
-    fn cells_that_would_run_are_defused() {
+    fn formula_cell_is_escaped() {
         let rows = [row("+51123123123", None), row("=cmd|' /C calc'!A0", Some("a \"b\", c"))];
-        let text = String::from_utf8(lines(&rows).to_vec()).unwrap();
+        let text = String::from_utf8(csv_lines(&rows).to_vec()).unwrap();
         assert_eq!(
             text,
             "2,+51123123123,invalid,false,,,,,\r\n2,'=cmd|' /C calc'!A0,invalid,false,,,,\"a \"\"b\"\", c\",\r\n"

@@ -16,25 +16,25 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::bulk::{self, LastRow, Progress, RowError, Status};
+use crate::bulk::{self, JobProgress, JobStatus, LastRow, RowError};
 use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::JobName;
-use crate::http::socket::{self, End, Frames};
+use crate::http::extract::JobIdPath;
+use crate::http::socket::{self, CloseReason, FrameSource};
 
-use super::{ProgressBody, results_of};
+use super::{ProgressBody, results_json};
 
 /// Progress frames of one socket.
-const PER_SECOND: u32 = 20;
+const MAX_FRAMES_PER_SECOND: u32 = 20;
 
 /// Errors that are read at once.
-const ERRORS: u32 = 200;
+const ERRORS_PER_READ: u32 = 200;
 
 /// Rows of one of the chunks that are spoken of (bulk-file-jobs.md, "chunks de 1,000").
-const CHUNK: u32 = 1_000;
+const CHUNK_ROWS: u32 = 1_000;
 
 /// Closes sockets that ask for a job that does not exist; 4000 to 4999 are for applications (RFC 6455 §7.4.2).
-const NO_SUCH_JOB: u16 = 4404;
+const CLOSE_JOB_NOT_FOUND: u16 = 4404;
 
 /// The progress of a job, as WebSocket frames: `subscribed`, `job_started`, `chunk_processing`, `progress`, `error`,
 /// `job_paused`, `job_completed`, `job_failed`, `job_cancelled`. A socket that asks for an unknown job is closed with
@@ -46,115 +46,123 @@ const NO_SUCH_JOB: u16 = 4404;
 ))]
 pub async fn open(
     State(state): State<AppState>,
-    job: Result<JobName, ApiError>,
+    job: Result<JobIdPath, ApiError>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let bulk = state.services.bulk.clone();
     // Browsers do not see the status of a refused upgrade, so the socket is opened to say it.
-    let feed = job.ok().and_then(|JobName(id)| Feed::new(bulk, id));
-    socket::open(&state, &headers, upgrade, feed)
+    let feed = job.ok().and_then(|JobIdPath(id)| JobFrameSource::new(bulk, id));
+    socket::accept_upgrade(&state, &headers, upgrade, feed)
 }
 
 /// What one subscriber was told.
-struct Feed {
+struct JobFrameSource {
     bulk: bulk::Handle,
     id: Uuid,
-    progress: watch::Receiver<Progress>,
+    progress: watch::Receiver<JobProgress>,
     /// The state as it was last told.
-    told: Option<Progress>,
+    last_sent: Option<JobProgress>,
     /// The place behind the last error that was told.
-    errors: u64,
+    errors_cursor: u64,
     /// Progress is not told again before.
     not_before: Instant,
-    waiting: VecDeque<Value>,
+    pending_frames: VecDeque<Value>,
 }
 
-impl Frames for Option<Feed> {
-    async fn next(&mut self) -> Result<String, End> {
+impl FrameSource for Option<JobFrameSource> {
+    async fn next_frame(&mut self) -> Result<String, CloseReason> {
         match self {
             Some(feed) => feed.next().await,
-            None => Err(End::new(NO_SUCH_JOB, "Job no encontrado")),
+            None => Err(CloseReason::new(CLOSE_JOB_NOT_FOUND, "Job no encontrado")),
         }
     }
 
-    fn resume(&self) -> String {
+    fn resume_hint(&self) -> String {
         "subscribe again; the present state comes first".to_owned()
     }
 }
 
-impl Feed {
+impl JobFrameSource {
     fn new(bulk: bulk::Handle, id: Uuid) -> Option<Self> {
         let progress = bulk.watch(id).ok()?;
         let message = format!("Suscrito a las actualizaciones del job {id}");
         let subscribed = json!({ "type": "subscribed", "job_id": id, "message": message });
         let waiting = VecDeque::from([subscribed]);
-        Some(Self { bulk, id, progress, told: None, errors: 0, not_before: Instant::now(), waiting })
+        Some(Self {
+            bulk,
+            id,
+            progress,
+            last_sent: None,
+            errors_cursor: 0,
+            not_before: Instant::now(),
+            pending_frames: waiting,
+        })
     }
 
     /// The next frame. Nothing is lost when this is dropped before it answers.
-    async fn next(&mut self) -> Result<String, End> {
+    async fn next(&mut self) -> Result<String, CloseReason> {
         loop {
-            if let Some(frame) = self.waiting.pop_front() {
+            if let Some(frame) = self.pending_frames.pop_front() {
                 return Ok(frame.to_string());
             }
-            let news = self.told.as_ref() != Some(&*self.progress.borrow_and_update());
+            let news = self.last_sent.as_ref() != Some(&*self.progress.borrow_and_update());
             if news {
                 tokio::time::sleep_until(self.not_before).await;
-                self.look().await?;
+                self.collect_frames().await?;
             } else if self.progress.changed().await.is_err() {
-                return Err(End::new(socket::NORMAL, "the job was deleted"));
+                return Err(CloseReason::new(socket::CLOSE_NORMAL, "the job was deleted"));
             }
         }
     }
 
     /// Makes frames of what is new.
-    async fn look(&mut self) -> Result<(), End> {
+    async fn collect_frames(&mut self) -> Result<(), CloseReason> {
         let now = self.progress.borrow().clone();
-        let gone = |_| End::new(socket::NORMAL, "the job was deleted");
-        let (errors, behind) = match self.errors < now.errors_end {
-            true => self.bulk.errors(self.id, self.errors, ERRORS).await.map_err(gone)?,
-            false => (Vec::new(), self.errors),
+        let gone = |_| CloseReason::new(socket::CLOSE_NORMAL, "the job was deleted");
+        let (errors, behind) = match self.errors_cursor < now.errors_end {
+            true => self.bulk.errors(self.id, self.errors_cursor, ERRORS_PER_READ).await.map_err(gone)?,
+            false => (Vec::new(), self.errors_cursor),
         };
         let body = ProgressBody::from(&now);
-        self.tell_beginning(&now);
+        self.push_start_frames(&now);
         for error in &errors {
-            self.waiting.push_back(self.error(error, &body));
+            self.pending_frames.push_back(self.error_frame(error, &body));
         }
-        self.errors = behind;
+        self.errors_cursor = behind;
         if behind < now.errors_end {
             // More errors follow; the state is told behind the last of them.
             return Ok(());
         }
-        self.waiting.push_back(self.row(&now, &body));
-        if self.told.as_ref().map(|told| told.status) != Some(now.status) {
-            self.waiting.extend(self.turn(&now));
+        self.pending_frames.push_back(self.progress_frame(&now, &body));
+        if self.last_sent.as_ref().map(|told| told.status) != Some(now.status) {
+            self.pending_frames.extend(self.status_frame(&now));
         }
-        self.told = Some(now);
-        self.not_before = Instant::now() + Duration::from_secs(1) / PER_SECOND;
+        self.last_sent = Some(now);
+        self.not_before = Instant::now() + Duration::from_secs(1) / MAX_FRAMES_PER_SECOND;
         Ok(())
     }
 
     /// That the job began, and the chunks it came to since the last look.
-    fn tell_beginning(&mut self, now: &Progress) {
-        let before = self.told.as_ref();
+    fn push_start_frames(&mut self, now: &JobProgress) {
+        let before = self.last_sent.as_ref();
         if now.started_at.is_some() && before.is_none_or(|told| told.started_at.is_none()) {
             let message = format!("Iniciando envío masivo de {} mensajes", now.total);
             let started = json!({ "type": "job_started", "job_id": self.id, "message": message });
-            self.waiting.push_back(started);
+            self.pending_frames.push_back(started);
         }
         if now.taken == 0 || before.is_some_and(|told| told.taken == now.taken) {
             return;
         }
-        let last = (now.taken - 1) / CHUNK;
+        let last = (now.taken - 1) / CHUNK_ROWS;
         let first = match before {
             // Who comes late is told of the present chunk alone.
             None => last,
-            Some(told) => told.taken.div_ceil(CHUNK),
+            Some(told) => told.taken.div_ceil(CHUNK_ROWS),
         };
         for chunk in first..=last {
-            let (start, end) = (chunk * CHUNK, ((chunk + 1) * CHUNK).min(now.total));
-            self.waiting.push_back(json!({
+            let (start, end) = (chunk * CHUNK_ROWS, ((chunk + 1) * CHUNK_ROWS).min(now.total));
+            self.pending_frames.push_back(json!({
                 "type": "chunk_processing",
                 "job_id": self.id,
                 "chunk_start": start,
@@ -165,7 +173,7 @@ impl Feed {
         }
     }
 
-    fn row(&self, now: &Progress, body: &ProgressBody) -> Value {
+    fn progress_frame(&self, now: &JobProgress, body: &ProgressBody) -> Value {
         let moved = now.last.as_ref().map(|LastRow { phone, status, device_id, instance, .. }| {
             json!({
                 "type": "progress",
@@ -180,7 +188,7 @@ impl Feed {
         moved.unwrap_or_else(|| json!({ "type": "progress", "job_id": self.id, "progress": body }))
     }
 
-    fn error(&self, error: &RowError, body: &ProgressBody) -> Value {
+    fn error_frame(&self, error: &RowError, body: &ProgressBody) -> Value {
         json!({
             "type": "error",
             "job_id": self.id,
@@ -196,16 +204,16 @@ impl Feed {
     }
 
     /// That the job took a turn.
-    fn turn(&self, now: &Progress) -> Option<Value> {
+    fn status_frame(&self, now: &JobProgress) -> Option<Value> {
         let (job_id, status) = (self.id, now.status.as_str());
         let ended =
-            |kind| json!({ "type": kind, "job_id": job_id, "status": status, "results": results_of(now) });
+            |kind| json!({ "type": kind, "job_id": job_id, "status": status, "results": results_json(now) });
         match now.status {
-            Status::Pending | Status::Processing => None,
-            Status::Paused => Some(json!({ "type": "job_paused", "job_id": job_id, "status": status })),
-            Status::Completed => Some(ended("job_completed")),
-            Status::Cancelled => Some(ended("job_cancelled")),
-            Status::Failed => {
+            JobStatus::Pending | JobStatus::Processing => None,
+            JobStatus::Paused => Some(json!({ "type": "job_paused", "job_id": job_id, "status": status })),
+            JobStatus::Completed => Some(ended("job_completed")),
+            JobStatus::Cancelled => Some(ended("job_cancelled")),
+            JobStatus::Failed => {
                 let error = now.error.as_deref().unwrap_or("El job falló");
                 let message = format!("El job no pudo continuar: {error}");
                 Some(json!({ "type": "job_failed", "job_id": job_id, "error": error, "message": message }))

@@ -13,21 +13,21 @@ use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::bulk::{self, Draft, NewJob, Preview, PreviewRow, Senders};
+use crate::bulk::{self, JobDraft, NewJob, Preview, PreviewRow, SenderSelection};
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::Sending;
+use crate::http::extract::SendOptions;
 use crate::http::{AppState, body};
-use relevo_domain::Invalid;
+use relevo_domain::ValidationError;
 
 use super::Job;
-use super::form::{Arriving, File, Wanted};
+use super::form::{FormReader, FormRequest, UploadedFile};
 
 /// Rows that a dry run shows.
-const SHOWN: usize = 10;
+const PREVIEW_ROWS: usize = 10;
 
 /// A job was created.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct CreatedAnswer {
+pub struct JobCreatedResponse {
     #[schema(example = "success")]
     status: &'static str,
     #[schema(example = "Job creado y en proceso. Procesando 1000 mensajes desde archivo 'clientes.csv'.")]
@@ -36,27 +36,27 @@ pub struct CreatedAnswer {
     /// Rows whose telephone is bad: they are listed among the errors and do not stop the others.
     invalid_rows: u32,
     /// The first of them.
-    invalid_sample: Vec<BadLine>,
+    invalid_sample: Vec<InvalidRow>,
 }
 
 /// A row that nobody can be written to at.
 #[derive(Debug, Serialize, ToSchema)]
-struct BadLine {
+struct InvalidRow {
     line: u64,
     reason: String,
 }
 
 /// What a job would do.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct DryRunAnswer {
+pub struct DryRunResponse {
     #[schema(example = "success")]
     status: &'static str,
     dry_run: bool,
     total_numbers: u32,
     invalid_rows: u32,
-    invalid_sample: Vec<BadLine>,
+    invalid_sample: Vec<InvalidRow>,
     /// The first rows as they would be sent.
-    preview: Vec<Rendered>,
+    preview: Vec<RenderedRow>,
     /// The instances that would send.
     instances: Vec<String>,
     /// How long it takes at their rates, when they send nothing else.
@@ -64,7 +64,7 @@ pub struct DryRunAnswer {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
-struct Rendered {
+struct RenderedRow {
     line: u32,
     phone: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,7 +76,7 @@ struct Rendered {
 /// What the form holds.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "it documents the form; nobody makes one")]
-pub struct BulkForm {
+pub struct BulkFileForm {
     /// `.csv` or `.txt` in UTF-8: a recipient per row, the telephone first, columns separated by `|`, `;`, `,` or
     /// tabs, with or without a header.
     #[schema(value_type = String, format = Binary)]
@@ -105,14 +105,14 @@ pub struct BulkForm {
 /// Starts a job for the recipients of a file. It goes on by itself over restarts; follow it at `/ws/job/{job_id}` or
 /// `GET /jobs/{job_id}`. With an `Idempotency-Key`, the same request starts nothing twice.
 #[utoipa::path(post, path = "/messages/send-bulk-file", operation_id = "send_bulk_file", tag = "jobs",
-    request_body(content = BulkForm, content_type = "multipart/form-data"),
+    request_body(content = BulkFileForm, content_type = "multipart/form-data"),
     params(
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 characters, chosen by the caller."),
         ("X-Instance-Id" = Option<String>, Header, description = "The one instance that sends."),
     ),
     responses(
         (status = 200, description = "The job is durable, or with `dry_run` what it would do.", content(
-            (CreatedAnswer = "application/json"), (DryRunAnswer = "application/json"))),
+            (JobCreatedResponse = "application/json"), (DryRunResponse = "application/json"))),
         (status = 400, description = "The file or a field is wrong, or no instance is connected.", body = ErrorBody),
         (status = 404, description = "An instance that is named does not exist.", body = ErrorBody),
         (status = 408, description = "The file did not arrive in time.", body = ErrorBody),
@@ -126,9 +126,9 @@ pub async fn send(State(state): State<AppState>, request: Request) -> Result<Res
 
 /// The same by its shorter name.
 #[utoipa::path(post, path = "/send-bulk-file", operation_id = "send_bulk_file_short", tag = "jobs",
-    request_body(content = BulkForm, content_type = "multipart/form-data"),
+    request_body(content = BulkFileForm, content_type = "multipart/form-data"),
     responses(
-        (status = 200, description = "See `/messages/send-bulk-file`.", body = CreatedAnswer),
+        (status = 200, description = "See `/messages/send-bulk-file`.", body = JobCreatedResponse),
         (status = 400, description = "See there.", body = ErrorBody),
     ))]
 pub async fn send_short(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
@@ -137,70 +137,82 @@ pub async fn send_short(State(state): State<AppState>, request: Request) -> Resu
 
 async fn submit(state: &AppState, request: Request) -> Result<Response, ApiError> {
     let limit = state.options.upload_limit;
-    if length(request.headers()).is_some_and(|length| length > limit) {
+    if content_length(request.headers()).is_some_and(|length| length > limit) {
         body::discard(request, limit);
-        return Err(ApiError::too_large(limit));
+        return Err(ApiError::payload_too_large(limit));
     }
-    let key = Sending::of(request.headers())?.key();
+    let key = SendOptions::from_headers(request.headers())?.key_digest();
     let named = request
         .headers()
         .get("x-instance-id")
         .map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned());
     let form = Multipart::from_request(request, state).await;
-    let form = form.map_err(|refused| Invalid::new("body", refused.body_text()))?;
+    let form = form.map_err(|refused| ValidationError::new("body", refused.body_text()))?;
     let upload = state.services.bulk.upload()?;
     let patience = state.options.read_timeout;
-    let mut arriving = Arriving { limit, patience, arrived: 0, digest: key.map(Sha256::new_with_prefix) };
+    let mut arriving = FormReader {
+        limit,
+        read_timeout: patience,
+        received_bytes: 0,
+        digest: key.map(Sha256::new_with_prefix),
+    };
     let (mut fields, file) = arriving.read(form, upload).await?;
     if fields.instances.is_none() {
         fields.instances = named;
     }
-    let Some(File { name, draft }) = file else {
-        return Err(
-            Invalid::new("file", "es requerido; envíe el archivo en el campo file del formulario").into()
-        );
+    let Some(UploadedFile { name, draft }) = file else {
+        return Err(ValidationError::new(
+            "file",
+            "es requerido; envíe el archivo en el campo file del formulario",
+        )
+        .into());
     };
-    let id = arriving.digest.map_or_else(Uuid::new_v4, id_of);
+    let id = arriving.digest.map_or_else(Uuid::new_v4, job_id_from_digest);
     let wanted = fields.into_job(id, name, state.services.clock.now())?;
     match wanted {
-        Wanted::DryRun { text, senders } => {
-            check(state, &text, &senders, &draft).await?;
+        FormRequest::DryRun { text, senders } => {
+            check_message(state, &text, &senders, &draft).await?;
             dry_run(state, &text, &senders, draft).await
         }
-        Wanted::Job(text, job) => {
-            check(state, &text, &job.senders, &draft).await?;
-            create(state, *job, draft).await
+        FormRequest::Job(text, job) => {
+            check_message(state, &text, &job.senders, &draft).await?;
+            create_job(state, *job, draft).await
         }
     }
 }
 
 /// Refuses a text that an instance could send to nobody, whatever values its rows bring. A row whose values make a
 /// message that WhatsApp does not take costs that row.
-async fn check(state: &AppState, text: &str, senders: &Senders, draft: &Draft) -> Result<(), ApiError> {
-    let Some(least) = state.services.bulk.least(text, senders, draft).await? else { return Ok(()) };
+async fn check_message(
+    state: &AppState,
+    text: &str,
+    senders: &SenderSelection,
+    draft: &JobDraft,
+) -> Result<(), ApiError> {
+    let Some(least) = state.services.bulk.minimal_message(text, senders, draft).await? else { return Ok(()) };
     for instance in &least.senders {
-        let mut gate = state.services.instances.gate(instance)?;
+        let mut gate = state.services.instances.message_checker(instance)?;
         gate.check(&least.message).await.map_err(|error| match error.invalid() {
-            Some(invalid) => Invalid::new("message", invalid.reason.clone()).into(),
+            Some(invalid) => ValidationError::new("message", invalid.reason.clone()).into(),
             None => ApiError::from(error),
         })?;
     }
     Ok(())
 }
 
-fn length(headers: &HeaderMap) -> Option<usize> {
+fn content_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// The job of a request with an idempotency key: the same request is the same job (a version 8 UUID, RFC 9562 §5.8).
-fn id_of(digest: Sha256) -> Uuid {
+fn job_id_from_digest(digest: Sha256) -> Uuid {
     let digest: [u8; 32] = digest.finalize().into();
     uuid::Builder::from_custom_bytes(digest.first_chunk().copied().unwrap_or_default()).into_uuid()
 }
 
-async fn create(state: &AppState, job: NewJob, draft: Draft) -> Result<Response, ApiError> {
+async fn create_job(state: &AppState, job: NewJob, draft: JobDraft) -> Result<Response, ApiError> {
     let (id, name) = (job.id, job.file_name.clone().unwrap_or_default());
-    let (invalid_rows, invalid_sample) = bad_lines(&draft);
+    let (invalid_rows, invalid_sample) = collect_invalid_rows(&draft);
     let view = match state.services.bulk.create(job, draft).await {
         // The request came before, and its job stands.
         Err(bulk::Error::Exists(_)) => state.services.bulk.get(id)?,
@@ -208,39 +220,40 @@ async fn create(state: &AppState, job: NewJob, draft: Draft) -> Result<Response,
     };
     let total = view.progress.total;
     let message = format!("Job creado y en proceso. Procesando {total} mensajes desde archivo '{name}'.");
-    let answer = CreatedAnswer { status: "success", message, job: view.into(), invalid_rows, invalid_sample };
+    let answer =
+        JobCreatedResponse { status: "success", message, job: view.into(), invalid_rows, invalid_sample };
     Ok(Json(answer).into_response())
 }
 
 async fn dry_run(
     state: &AppState,
     text: &str,
-    senders: &Senders,
-    draft: Draft,
+    senders: &SenderSelection,
+    draft: JobDraft,
 ) -> Result<Response, ApiError> {
-    let (invalid_rows, invalid_sample) = bad_lines(&draft);
+    let (invalid_rows, invalid_sample) = collect_invalid_rows(&draft);
     let Preview { total, rows, senders, duration } =
-        state.services.bulk.preview(text, senders, draft, SHOWN).await?;
-    let answer = DryRunAnswer {
+        state.services.bulk.preview(text, senders, draft, PREVIEW_ROWS).await?;
+    let answer = DryRunResponse {
         status: "success",
         dry_run: true,
         total_numbers: total,
         invalid_rows,
         invalid_sample,
-        preview: rows.into_iter().map(Rendered::from).collect(),
+        preview: rows.into_iter().map(RenderedRow::from).collect(),
         instances: senders.iter().map(ToString::to_string).collect(),
         estimated_seconds: duration.as_secs(),
     };
     Ok(Json(answer).into_response())
 }
 
-fn bad_lines(draft: &Draft) -> (u32, Vec<BadLine>) {
+fn collect_invalid_rows(draft: &JobDraft) -> (u32, Vec<InvalidRow>) {
     let (count, sample) = draft.bad();
-    let shown = sample.iter().map(|bad| BadLine { line: bad.line, reason: bad.reason.clone() });
+    let shown = sample.iter().map(|bad| InvalidRow { line: bad.line, reason: bad.reason.clone() });
     (count, shown.collect())
 }
 
-impl From<PreviewRow> for Rendered {
+impl From<PreviewRow> for RenderedRow {
     fn from(row: PreviewRow) -> Self {
         let (message, error) = match row.message {
             Ok(message) => (Some(message), None),

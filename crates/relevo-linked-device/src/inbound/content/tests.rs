@@ -3,7 +3,7 @@ use whatsapp_rust::waproto::whatsapp::message::ProtocolMessage;
 use super::*;
 use relevo_domain::MediaKind;
 
-fn read(message: &wa::Message) -> Option<InboundContent> {
+fn parse(message: &wa::Message) -> Option<InboundContent> {
     content(message, |_| None)
 }
 
@@ -20,18 +20,18 @@ fn key(id: &str) -> MessageField<wa::MessageKey> {
 }
 
 #[test]
-fn a_text_is_a_text_however_it_is_wrapped() {
+fn wrapped_text_is_parsed_as_text() {
     let extended = wa::message::ExtendedTextMessage { text: Some("hola".to_owned()), ..Default::default() };
     let extended = wa::Message { extended_text_message: field(extended), ..Default::default() };
     let wrapper = wa::message::FutureProofMessage { message: field(extended.clone()) };
     let gone = wa::Message { ephemeral_message: field(wrapper), ..Default::default() };
     for message in [text("hola"), extended, gone] {
-        assert_eq!(read(&message), Some(InboundContent::Text("hola".to_owned())));
+        assert_eq!(parse(&message), Some(InboundContent::Text("hola".to_owned())));
     }
 }
 
 #[test]
-fn a_message_names_what_it_quotes_and_whom_it_names() {
+fn context_names_quote_and_mentions() {
     let info = wa::ContextInfo {
         stanza_id: Some("A".to_owned()),
         participant: Some("573001234567:4@s.whatsapp.net".to_owned()),
@@ -45,7 +45,7 @@ fn a_message_names_what_it_quotes_and_whom_it_names() {
         ..Default::default()
     };
     let message = wa::Message { extended_text_message: field(quoting), ..Default::default() };
-    let expected = Context {
+    let expected = MessageContext {
         from: Some("573001234567@s.whatsapp.net".to_owned()),
         id: Some("A".to_owned()),
         forwarded: true,
@@ -58,7 +58,7 @@ fn a_message_names_what_it_quotes_and_whom_it_names() {
 }
 
 #[test]
-fn every_kind_of_file_has_an_id_that_leads_to_it() {
+fn media_id_round_trips_for_every_kind() {
     macro_rules! holds {
         ($type:ident, $field:ident, $kind:ident, $mime:literal, { $($more:ident: $value:expr),* }) => {{
             let file = wa::message::$type {
@@ -73,18 +73,18 @@ fn every_kind_of_file_has_an_id_that_leads_to_it() {
                 ..Default::default()
             };
             let message = wa::Message { $field: field(file), ..Default::default() };
-            let Some(InboundContent::Media(InboundMediaKind::$kind, media)) = read(&message) else { panic!() };
-            let reference = Reference {
+            let Some(InboundContent::Media(InboundMediaKind::$kind, media)) = parse(&message) else { panic!() };
+            let reference = MediaReference {
                 kind: MediaKind::$kind,
                 path: "/v/1.enc?oe=1".to_owned(),
                 key: Some(vec![1; 32]),
-                sealed_sha256: Some(vec![2; 32]),
+                encrypted_sha256: Some(vec![2; 32]),
                 sha256: vec![3; 32],
                 length: 4096,
                 mime: $mime.to_owned(),
-                made: Some(5),
+                key_timestamp: Some(5),
             };
-            assert_eq!(Reference::parse(&media.id), Ok(reference));
+            assert_eq!(MediaReference::parse(&media.id), Ok(reference));
             assert_eq!(media.sha256.as_deref(), Some("AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM="));
             assert_eq!(media.mime_type, $mime);
             media
@@ -107,7 +107,7 @@ fn every_kind_of_file_has_an_id_that_leads_to_it() {
 }
 
 #[test]
-fn places_and_cards_are_read() {
+fn locations_and_contacts_are_parsed() {
     let place = wa::message::LocationMessage {
         degrees_latitude: Some(4.6),
         degrees_longitude: Some(-74.1),
@@ -115,7 +115,7 @@ fn places_and_cards_are_read() {
         address: Some(String::new()),
         ..Default::default()
     };
-    let read_place = read(&wa::Message { location_message: field(place), ..Default::default() });
+    let read_place = parse(&wa::Message { location_message: field(place), ..Default::default() });
     let expected = InboundLocation {
         latitude: 4.6,
         longitude: -74.1,
@@ -129,7 +129,7 @@ fn places_and_cards_are_read() {
         degrees_longitude: Some(2.0),
         ..Default::default()
     };
-    let live = read(&wa::Message { live_location_message: field(live), ..Default::default() });
+    let live = parse(&wa::Message { live_location_message: field(live), ..Default::default() });
     assert!(matches!(live, Some(InboundContent::Location(_))), "{live:?}");
     let card = wa::message::ContactMessage {
         display_name: Some("Ana".to_owned()),
@@ -138,14 +138,14 @@ fn places_and_cards_are_read() {
     };
     let expected = json!({ "name": { "formatted_name": "Ana" }, "vcard": "BEGIN:VCARD" });
     let one = wa::Message { contact_message: field(card.clone()), ..Default::default() };
-    assert_eq!(read(&one), Some(InboundContent::Contacts(vec![expected.clone()])));
+    assert_eq!(parse(&one), Some(InboundContent::Contacts(vec![expected.clone()])));
     let list = wa::message::ContactsArrayMessage { contacts: vec![card.clone(), card], ..Default::default() };
     let list = wa::Message { contacts_array_message: field(list), ..Default::default() };
-    assert_eq!(read(&list), Some(InboundContent::Contacts(vec![expected.clone(), expected])));
+    assert_eq!(parse(&list), Some(InboundContent::Contacts(vec![expected.clone(), expected])));
 }
 
 #[test]
-fn answers_to_buttons_and_lists_are_read() {
+fn button_and_list_replies_are_parsed() {
     let pressed = wa::message::ButtonsResponseMessage {
         selected_button_id: Some("si".to_owned()),
         response: Some(wa::message::buttons_response_message::Response::SelectedDisplayText("Sí".to_owned())),
@@ -154,8 +154,10 @@ fn answers_to_buttons_and_lists_are_read() {
     let choice =
         |id: &str, title: &str| Choice { id: id.to_owned(), title: title.to_owned(), description: None };
     assert_eq!(
-        read(&wa::Message { buttons_response_message: field(pressed), ..Default::default() }),
-        Some(InboundContent::Interactive(Reply::ButtonReply { button_reply: choice("si", "Sí") }))
+        parse(&wa::Message { buttons_response_message: field(pressed), ..Default::default() }),
+        Some(InboundContent::Interactive(InteractiveReply::ButtonReply {
+            button_reply: choice("si", "Sí")
+        }))
     );
     let row = wa::message::list_response_message::SingleSelectReply { selected_row_id: Some("1".to_owned()) };
     let picked = wa::message::ListResponseMessage {
@@ -164,8 +166,8 @@ fn answers_to_buttons_and_lists_are_read() {
         ..Default::default()
     };
     assert_eq!(
-        read(&wa::Message { list_response_message: field(picked), ..Default::default() }),
-        Some(InboundContent::Interactive(Reply::ListReply { list_reply: choice("1", "Uno") }))
+        parse(&wa::Message { list_response_message: field(picked), ..Default::default() }),
+        Some(InboundContent::Interactive(InteractiveReply::ListReply { list_reply: choice("1", "Uno") }))
     );
     let tapped = wa::message::TemplateButtonReplyMessage {
         selected_id: Some("baja".to_owned()),
@@ -173,20 +175,20 @@ fn answers_to_buttons_and_lists_are_read() {
         ..Default::default()
     };
     assert_eq!(
-        read(&wa::Message { template_button_reply_message: field(tapped), ..Default::default() }),
+        parse(&wa::Message { template_button_reply_message: field(tapped), ..Default::default() }),
         Some(InboundContent::Button(ButtonReply { payload: "baja".to_owned(), text: "BAJA".to_owned() }))
     );
 }
 
 #[test]
-fn reactions_polls_and_votes_are_read() {
+fn reactions_polls_and_votes_are_parsed() {
     let reaction = |emoji: &str| {
         let reaction = wa::message::ReactionMessage {
             key: key("A"),
             text: Some(emoji.to_owned()),
             ..Default::default()
         };
-        read(&wa::Message { reaction_message: field(reaction), ..Default::default() })
+        parse(&wa::Message { reaction_message: field(reaction), ..Default::default() })
     };
     let emoji = |emoji: Option<&str>| {
         Some(InboundContent::Reaction(Reaction {
@@ -211,7 +213,7 @@ fn reactions_polls_and_votes_are_read() {
         selectable: 1,
     };
     let poll = wa::Message { poll_creation_message_v3: field(poll), ..Default::default() };
-    assert_eq!(read(&poll), Some(InboundContent::Poll(expected)));
+    assert_eq!(parse(&poll), Some(InboundContent::Poll(expected)));
     let vote =
         wa::message::PollUpdateMessage { poll_creation_message_key: key("POLL"), ..Default::default() };
     let vote = wa::Message { poll_update_message: field(vote), ..Default::default() };
@@ -224,7 +226,7 @@ fn reactions_polls_and_votes_are_read() {
 
 #[test]
 fn edits_and_revocations_name_their_message() {
-    let protocol = |protocol| read(&wa::Message { protocol_message: field(protocol), ..Default::default() });
+    let protocol = |protocol| parse(&wa::Message { protocol_message: field(protocol), ..Default::default() });
     let edit = ProtocolMessage {
         key: key("A"),
         r#type: Some(ProtocolType::MESSAGE_EDIT),
@@ -240,7 +242,7 @@ fn edits_and_revocations_name_their_message() {
 }
 
 #[test]
-fn what_devices_tell_each_other_is_no_message() {
+fn device_to_device_message_is_ignored() {
     let keys = wa::message::SenderKeyDistributionMessage::default();
     let context = wa::MessageContextInfo { message_secret: Some(vec![1; 32]), ..Default::default() };
     let settings = ProtocolMessage { r#type: Some(ProtocolType::EPHEMERAL_SETTING), ..Default::default() };
@@ -253,19 +255,19 @@ fn what_devices_tell_each_other_is_no_message() {
         },
         wa::Message { protocol_message: field(settings), ..Default::default() },
     ] {
-        assert_eq!(read(&noise), None);
+        assert_eq!(parse(&noise), None);
     }
 }
 
 #[test]
-fn what_is_not_known_is_passed_on_as_it_came_unless_it_is_large() {
+fn unknown_message_is_kept_unless_large() {
     let invite = |name: &str| {
         let invite = wa::message::GroupInviteMessage {
             group_jid: Some("120363025246125486@g.us".to_owned()),
             group_name: Some(name.to_owned()),
             ..Default::default()
         };
-        read(&wa::Message { group_invite_message: field(invite), ..Default::default() })
+        parse(&wa::Message { group_invite_message: field(invite), ..Default::default() })
     };
     let Some(InboundContent::Unknown(raw)) = invite("Grupo") else { panic!() };
     let expected = json!({ "group_jid": "120363025246125486@g.us", "group_name": "Grupo" });

@@ -31,13 +31,13 @@ fn ours() -> MessageId {
     MessageId::new(NOW, 1, InstanceNumber::FIRST, Class::Transactional, 0)
 }
 
-fn told(event: &Event) -> Vec<Happening> {
-    happenings(event, NOW, &Names::default(), |stanza| (stanza == "OURS").then(ours))
+fn events_of(event: &Event) -> Vec<ConnectionEvent> {
+    connection_events(event, NOW, &LidMapping::default(), |stanza| (stanza == "OURS").then(ours))
 }
 
-fn news(event: &Event) -> (&'static str, Value) {
-    match told(event).pop() {
-        Some(Happening::News { kind, data, .. }) => (kind, data),
+fn single_event(event: &Event) -> (&'static str, Value) {
+    match events_of(event).pop() {
+        Some(ConnectionEvent::Other { kind, data, .. }) => (kind, data),
         other => panic!("{other:?}"),
     }
 }
@@ -50,9 +50,9 @@ fn receipt(source: MessageSource, r#type: ReceiptType) -> Event {
 }
 
 #[test]
-fn receipts_are_facts_about_each_message() {
+fn receipt_becomes_one_status_update_per_message() {
     let event = receipt(source(ANA, "573001234567:3@s.whatsapp.net", None), ReceiptType::Read);
-    let Some(Happening::Statuses(updates)) = told(&event).pop() else { panic!() };
+    let Some(ConnectionEvent::Statuses(updates)) = events_of(&event).pop() else { panic!() };
     let [first, second] = updates.as_slice() else { panic!("{updates:?}") };
     assert_eq!((first.our_id, second.our_id), (Some(ours()), None));
     assert_eq!((first.provider_id.as_str(), second.provider_id.as_str()), ("OURS", "THEIRS"));
@@ -61,22 +61,22 @@ fn receipts_are_facts_about_each_message() {
 }
 
 #[test]
-fn in_groups_each_participant_is_named_by_number_where_it_is_known() {
+fn group_receipt_names_participant_by_phone() {
     let event = receipt(source(GROUP, "1234567890@lid", Some(ANA)), ReceiptType::Delivered);
-    let Some(Happening::Statuses(updates)) = told(&event).pop() else { panic!() };
+    let Some(ConnectionEvent::Statuses(updates)) = events_of(&event).pop() else { panic!() };
     assert_eq!(updates[0].recipient.as_deref(), Some(GROUP));
     assert_eq!(updates[0].participant.as_deref(), Some(ANA));
 }
 
 #[test]
-fn receipts_between_our_own_devices_tell_nothing() {
+fn receipts_of_own_devices_are_ignored() {
     for r#type in [ReceiptType::Sender, ReceiptType::ReadSelf, ReceiptType::Retry, ReceiptType::PeerMsg] {
-        assert!(told(&receipt(source(ANA, ANA, None), r#type.clone())).is_empty(), "{type:?}");
+        assert!(events_of(&receipt(source(ANA, ANA, None), r#type.clone())).is_empty(), "{type:?}");
     }
 }
 
 #[test]
-fn whoever_types_is_shown_in_the_documented_way() {
+fn presence_event_has_documented_fields() {
     let presence = ChatPresenceUpdate::builder()
         .source(source("1234567890@lid", "1234567890@lid", Some(ANA)))
         .state(ChatPresence::Composing)
@@ -89,16 +89,16 @@ fn whoever_types_is_shown_in_the_documented_way() {
         "phone": "573001234567",
         "user_id": "1234567890@lid",
     });
-    assert_eq!(news(&Event::ChatPresence(presence)), ("presence", expected));
+    assert_eq!(single_event(&Event::ChatPresence(presence)), ("presence", expected));
     let presence = PresenceUpdate::builder().from(jid(ANA)).unavailable(true).last_seen(at()).build();
     let expected = json!({
         "from": ANA, "state": "unavailable", "media": "", "last_seen": 1_763_800_000, "phone": "573001234567",
     });
-    assert_eq!(news(&Event::Presence(presence)), ("presence", expected));
+    assert_eq!(single_event(&Event::Presence(presence)), ("presence", expected));
 }
 
 #[test]
-fn a_call_is_told_in_the_documented_way() {
+fn call_event_has_documented_fields() {
     let offer = CallAction::Offer {
         call_id: "CALL".to_owned(),
         call_creator: jid(ANA),
@@ -120,14 +120,14 @@ fn a_call_is_told_in_the_documented_way() {
         "group_id": null,
         "phone": "573001234567",
     });
-    assert_eq!(news(&Event::IncomingCall(call)), ("call", expected));
+    assert_eq!(single_event(&Event::IncomingCall(call)), ("call", expected));
     let relay = CallAction::RelayLatency { call_id: "CALL".to_owned(), call_creator: jid(ANA) };
     let relay = IncomingCall::new_for_test(jid(ANA), "S".to_owned(), at(), relay);
-    assert!(told(&Event::IncomingCall(relay)).is_empty());
+    assert!(events_of(&Event::IncomingCall(relay)).is_empty());
 }
 
 #[test]
-fn a_change_of_a_group_is_told_with_its_author() {
+fn group_event_names_its_author() {
     let update = GroupUpdate::builder()
         .group_jid(jid(GROUP))
         .participant(jid("1234567890@lid"))
@@ -136,13 +136,13 @@ fn a_change_of_a_group_is_told_with_its_author() {
         .is_lid_addressing_mode(true)
         .action(whatsapp_rust::wacore::stanza::groups::GroupNotificationAction::Announce)
         .build();
-    let (kind, data) = news(&Event::GroupUpdate(update));
+    let (kind, data) = single_event(&Event::GroupUpdate(update));
     assert_eq!((kind, &data["group_id"], &data["author"]), ("group", &json!(GROUP), &json!(ANA)));
     assert_eq!(data["action"], "announcement");
 }
 
 #[test]
-fn a_message_that_cannot_be_read_is_told_and_may_still_come() {
+fn undecryptable_message_is_reported() {
     let mut info = MessageInfo { id: "A".to_owned(), timestamp: at(), ..MessageInfo::default() };
     info.source = source(ANA, ANA, None);
     let message = UndecryptableMessage::builder()
@@ -162,11 +162,11 @@ fn a_message_that_cannot_be_read_is_told_and_may_still_come() {
         "unavailable": null,
         "phone": "573001234567",
     });
-    assert_eq!(news(&Event::UndecryptableMessage(message)), ("undecryptable", expected));
+    assert_eq!(single_event(&Event::UndecryptableMessage(message)), ("undecryptable", expected));
 }
 
 #[test]
-fn what_changes_about_people_is_told_and_a_first_synchronisation_is_not() {
+fn contact_change_is_reported_except_during_full_sync() {
     let name = PushNameUpdate::builder()
         .jid(jid(ANA))
         .message(Box::default())
@@ -176,25 +176,25 @@ fn what_changes_about_people_is_told_and_a_first_synchronisation_is_not() {
     let expected = json!({
         "contact": ANA, "change": "name", "details": { "old": "Ana", "new": "Ana P." }, "phone": "573001234567",
     });
-    assert_eq!(news(&Event::PushNameUpdate(name)), ("contact", expected));
+    assert_eq!(single_event(&Event::PushNameUpdate(name)), ("contact", expected));
     let saved = |from_full_sync| {
         let action =
             wa::sync_action_value::ContactAction { full_name: Some("Ana".to_owned()), ..Default::default() };
         let update = ContactUpdate::builder().jid(jid(ANA)).timestamp(at()).action(Box::new(action));
-        told(&Event::ContactUpdate(update.from_full_sync(from_full_sync).build())).len()
+        events_of(&Event::ContactUpdate(update.from_full_sync(from_full_sync).build())).len()
     };
     assert_eq!((saved(false), saved(true)), (1, 0));
 }
 
 #[test]
-fn a_passkey_is_asked_for_with_its_options() {
+fn passkey_request_carries_its_options() {
     let request_options_json = r#"{"challenge":"abc"}"#.to_owned();
     let request = PairPasskeyRequest::builder().request_options_json(request_options_json).build();
     let expected = json!({ "stage": "request", "options": { "challenge": "abc" } });
-    assert_eq!(news(&Event::PairPasskeyRequest(request)), ("passkey", expected));
+    assert_eq!(single_event(&Event::PairPasskeyRequest(request)), ("passkey", expected));
 }
 
 #[test]
-fn the_sessions_own_business_is_not_told_here() {
-    assert!(told(&Event::Connected(Connected::builder().build())).is_empty());
+fn connection_state_events_are_ignored() {
+    assert!(events_of(&Event::Connected(Connected::builder().build())).is_empty());
 }

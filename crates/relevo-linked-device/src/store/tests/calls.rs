@@ -15,7 +15,7 @@ use whatsapp_rust::wacore::store::Device;
 use whatsapp_rust::wacore::time::now_secs;
 
 #[derive(Debug, Clone)]
-pub struct Call {
+pub struct BackendCall {
     method: &'static str,
     who: usize,
     what: usize,
@@ -60,27 +60,27 @@ const READS: &str = "
 ";
 
 /// One call of any method that writes.
-pub fn any_write() -> impl Strategy<Value = Call> {
+pub fn any_write() -> impl Strategy<Value = BackendCall> {
     let method = prop::sample::select(WRITES.split_whitespace().collect::<Vec<_>>());
     let (size, number) = (prop::sample::select(SIZES.to_vec()), prop::sample::select(NUMBERS.to_vec()));
     let arguments = (method, 0..4_usize, 0..4_usize, size, number);
-    arguments.prop_map(|(method, who, what, size, number)| Call { method, who, what, size, number })
+    arguments.prop_map(|(method, who, what, size, number)| BackendCall { method, who, what, size, number })
 }
 
 /// A call of every method that writes something down.
-pub fn every_write() -> impl Iterator<Item = Call> {
+pub fn every_write() -> impl Iterator<Item = BackendCall> {
     let keeps = |method: &&str| {
         ["put", "set", "store", "update", "save", "touch"].iter().any(|start| method.starts_with(start))
     };
     let calls = WRITES.split_whitespace().filter(keeps).zip(0..);
-    calls.map(|(method, n)| Call { method, who: n % 4, what: n % 3, size: 20_000, number: 1000 })
+    calls.map(|(method, n)| BackendCall { method, who: n % 4, what: n % 3, size: 20_000, number: 1000 })
 }
 
 /// Everything that can be asked.
-pub fn every_question() -> impl Iterator<Item = Call> {
+pub fn every_read() -> impl Iterator<Item = BackendCall> {
     let arguments = (0..4).flat_map(|who| (0..4).map(move |what| (who, what)));
     arguments.flat_map(|(who, what)| {
-        READS.split_whitespace().map(move |method| Call { method, who, what, size: 7, number: 0 })
+        READS.split_whitespace().map(move |method| BackendCall { method, who, what, size: 7, number: 0 })
     })
 }
 
@@ -92,12 +92,12 @@ fn sorted<T: Debug>(list: impl IntoIterator<Item = T>) -> String {
 }
 
 /// Makes a call and says what was answered.
-pub async fn answer(call: &Call, to: &dyn Backend) -> String {
+pub async fn run_call(call: &BackendCall, to: &dyn Backend) -> String {
     let next = (call.who + 1) % 4;
     let value = vec![u8::try_from(call.what * 16 + call.who).unwrap(); call.size];
     match call.method {
         "create" => to.create().await.map(|_| String::new()).unwrap(),
-        "save" => said(to.save(&device(call)).await),
+        "save" => debug_result(to.save(&device(call)).await),
         "load" => match to.load().await.unwrap() {
             Some(device) => {
                 format!("{} {:?}", serde_json::to_string(&device).unwrap(), device.device_props.os)
@@ -118,90 +118,95 @@ pub async fn answer(call: &Call, to: &dyn Backend) -> String {
     }
 }
 
-fn said<T: Debug, E: Debug>(outcome: Result<T, E>) -> String {
+fn debug_result<T: Debug, E: Debug>(outcome: Result<T, E>) -> String {
     format!("{:?}", outcome.unwrap())
 }
 
-fn device(call: &Call) -> Device {
+fn device(call: &BackendCall) -> Device {
     Device { push_name: format!("{}{}", USERS[call.who], "x".repeat(call.size)), ..DEVICE.clone() }
 }
 
-async fn signal(call: &Call, to: &dyn Backend, value: &[u8], next: usize) -> Option<String> {
+async fn signal(call: &BackendCall, to: &dyn Backend, value: &[u8], next: usize) -> Option<String> {
     let (address, other) = (ADDRESSES[call.who], ADDRESSES[next]);
     let id = u32::try_from(call.what * 300).unwrap();
     let bytes = Bytes::copy_from_slice(value);
     let key = [u8::try_from(call.what).unwrap(); 32];
     let both: [(Arc<str>, Bytes); 2] = [(address.into(), bytes.clone()), (other.into(), bytes.clone())];
     Some(match call.method {
-        "put_identity" => said(to.put_identity(address, key).await),
+        "put_identity" => debug_result(to.put_identity(address, key).await),
         "put_identities_batch" => {
-            said(to.put_identities_batch(&[(address.into(), key), (other.into(), key)]).await)
+            debug_result(to.put_identities_batch(&[(address.into(), key), (other.into(), key)]).await)
         }
-        "load_identity" => said(to.load_identity(address).await),
-        "delete_identity" => said(to.delete_identity(address).await),
-        "put_session" => said(to.put_session(address, value).await),
-        "put_sessions_batch" => said(to.put_sessions_batch(&both).await),
-        "get_session" => said(to.get_session(address).await),
-        "has_session" => said(to.has_session(address).await),
-        "delete_session" => said(to.delete_session(address).await),
-        "has_signal_state_for_user" => said(to.has_signal_state_for_user(USERS[call.who]).await),
-        "store_prekey" => said(to.store_prekey(id, value, false).await),
+        "load_identity" => debug_result(to.load_identity(address).await),
+        "delete_identity" => debug_result(to.delete_identity(address).await),
+        "put_session" => debug_result(to.put_session(address, value).await),
+        "put_sessions_batch" => debug_result(to.put_sessions_batch(&both).await),
+        "get_session" => debug_result(to.get_session(address).await),
+        "has_session" => debug_result(to.has_session(address).await),
+        "delete_session" => debug_result(to.delete_session(address).await),
+        "has_signal_state_for_user" => debug_result(to.has_signal_state_for_user(USERS[call.who]).await),
+        "store_prekey" => debug_result(to.store_prekey(id, value, false).await),
         "store_prekeys_batch" => {
-            said(to.store_prekeys_batch(&[(id, bytes.clone()), (id + 1, bytes)], false).await)
+            debug_result(to.store_prekeys_batch(&[(id, bytes.clone()), (id + 1, bytes)], false).await)
         }
-        "mark_prekeys_uploaded" => said(to.mark_prekeys_uploaded(&[id, id + 1]).await),
-        "load_prekey" => said(to.load_prekey(id).await),
-        "load_prekeys_batch" => said(to.load_prekeys_batch(&[id, id + 1, id + 2]).await),
-        "remove_prekey" => said(to.remove_prekey(id).await),
-        "get_max_prekey_id" => said(to.get_max_prekey_id().await),
-        "store_signed_prekey" => said(to.store_signed_prekey(id, &value[..call.size.min(70)]).await),
-        "load_signed_prekey" => said(to.load_signed_prekey(id).await),
+        "mark_prekeys_uploaded" => debug_result(to.mark_prekeys_uploaded(&[id, id + 1]).await),
+        "load_prekey" => debug_result(to.load_prekey(id).await),
+        "load_prekeys_batch" => debug_result(to.load_prekeys_batch(&[id, id + 1, id + 2]).await),
+        "remove_prekey" => debug_result(to.remove_prekey(id).await),
+        "get_max_prekey_id" => debug_result(to.get_max_prekey_id().await),
+        "store_signed_prekey" => debug_result(to.store_signed_prekey(id, &value[..call.size.min(70)]).await),
+        "load_signed_prekey" => debug_result(to.load_signed_prekey(id).await),
         "load_all_signed_prekeys" => sorted(to.load_all_signed_prekeys().await.unwrap()),
-        "remove_signed_prekey" => said(to.remove_signed_prekey(id).await),
-        "put_sender_key" => said(to.put_sender_key(address, value).await),
-        "put_sender_keys_batch" => said(to.put_sender_keys_batch(&both).await),
-        "get_sender_key" => said(to.get_sender_key(address).await),
-        "delete_sender_key" => said(to.delete_sender_key(address).await),
+        "remove_signed_prekey" => debug_result(to.remove_signed_prekey(id).await),
+        "put_sender_key" => debug_result(to.put_sender_key(address, value).await),
+        "put_sender_keys_batch" => debug_result(to.put_sender_keys_batch(&both).await),
+        "get_sender_key" => debug_result(to.get_sender_key(address).await),
+        "delete_sender_key" => debug_result(to.delete_sender_key(address).await),
         _ => return None,
     })
 }
 
-async fn app_state(call: &Call, to: &dyn Backend, value: &[u8]) -> Option<String> {
+async fn app_state(call: &BackendCall, to: &dyn Backend, value: &[u8]) -> Option<String> {
     let (collection, id) = (["regular", "critical"][call.who % 2], IDS[call.what].as_bytes());
     let index = |n: usize| [u8::try_from(n).unwrap(); 32];
     Some(match call.method {
         "set_sync_key" => {
             let key =
                 AppStateSyncKey { key_data: value.to_vec(), fingerprint: vec![1], timestamp: call.number };
-            said(to.set_sync_key(id, key).await)
+            debug_result(to.set_sync_key(id, key).await)
         }
-        "get_sync_key" => said(to.get_sync_key(id).await),
-        "get_latest_sync_key_id" => said(to.get_latest_sync_key_id().await),
+        "get_sync_key" => debug_result(to.get_sync_key(id).await),
+        "get_latest_sync_key_id" => debug_result(to.get_latest_sync_key_id().await),
         "set_version" => {
             let mut state =
                 HashState { version: 7 + call.what as u64, hash: [9; 128], ..HashState::default() };
             state.index_value_map.insert("index".to_owned(), value.to_vec());
-            said(to.set_version(collection, state).await)
+            debug_result(to.set_version(collection, state).await)
         }
-        "get_version" => said(to.get_version(collection).await),
+        "get_version" => debug_result(to.get_version(collection).await),
         "put_mutation_macs" => {
             let macs = [call.what, call.who]
                 .map(|n| AppStateMutationMAC { index_mac: index(n).to_vec(), value_mac: value.to_vec() });
-            said(to.put_mutation_macs(collection, 1, &macs).await)
+            debug_result(to.put_mutation_macs(collection, 1, &macs).await)
         }
-        "get_mutation_mac" => said(to.get_mutation_mac(collection, &index(call.what)).await),
+        "get_mutation_mac" => debug_result(to.get_mutation_mac(collection, &index(call.what)).await),
         "get_mutation_macs" => {
             sorted(to.get_mutation_macs(collection, &[index(call.what), index(call.who)]).await.unwrap())
         }
         "delete_mutation_macs" => {
-            said(to.delete_mutation_macs(collection, &[index(call.what).to_vec()]).await)
+            debug_result(to.delete_mutation_macs(collection, &[index(call.what).to_vec()]).await)
         }
-        "clear_mutation_macs" => said(to.clear_mutation_macs(collection).await),
+        "clear_mutation_macs" => debug_result(to.clear_mutation_macs(collection).await),
         _ => return None,
     })
 }
 
-async fn groups_and_devices(call: &Call, to: &dyn Backend, value: &[u8], next: usize) -> Option<String> {
+async fn groups_and_devices(
+    call: &BackendCall,
+    to: &dyn Backend,
+    value: &[u8],
+    next: usize,
+) -> Option<String> {
     let (chat, user) = (CHATS[call.who], USERS[call.who]);
     let (one, other) = (ADDRESSES[call.what], ADDRESSES[next]);
     let mapping = |n: usize| LidPnMappingEntry {
@@ -221,48 +226,56 @@ async fn groups_and_devices(call: &Call, to: &dyn Backend, value: &[u8], next: u
     Some(match call.method {
         "set_sender_key_status" => {
             let statuses = [(one, call.number > 0), (other, true)];
-            said(to.set_sender_key_status(chat, &statuses).await)
+            debug_result(to.set_sender_key_status(chat, &statuses).await)
         }
         "get_sender_key_devices" => sorted(to.get_sender_key_devices(chat).await.unwrap()),
-        "clear_sender_key_devices" => said(to.clear_sender_key_devices(chat).await),
-        "delete_sender_key_device_rows" => said(to.delete_sender_key_device_rows(&[one, "nobody"]).await),
-        "clear_all_sender_key_devices" => said(to.clear_all_sender_key_devices().await),
-        "put_lid_mapping" => said(to.put_lid_mapping(&mapping(call.who)).await),
-        "put_lid_mappings" => said(to.put_lid_mappings(&[mapping(call.who), mapping(call.what)]).await),
-        "get_lid_mapping" => said(to.get_lid_mapping(MAPPINGS[call.who].0).await),
-        "get_pn_mapping" => said(to.get_pn_mapping(MAPPINGS[call.who].1).await),
+        "clear_sender_key_devices" => debug_result(to.clear_sender_key_devices(chat).await),
+        "delete_sender_key_device_rows" => {
+            debug_result(to.delete_sender_key_device_rows(&[one, "nobody"]).await)
+        }
+        "clear_all_sender_key_devices" => debug_result(to.clear_all_sender_key_devices().await),
+        "put_lid_mapping" => debug_result(to.put_lid_mapping(&mapping(call.who)).await),
+        "put_lid_mappings" => {
+            debug_result(to.put_lid_mappings(&[mapping(call.who), mapping(call.what)]).await)
+        }
+        "get_lid_mapping" => debug_result(to.get_lid_mapping(MAPPINGS[call.who].0).await),
+        "get_pn_mapping" => debug_result(to.get_pn_mapping(MAPPINGS[call.who].1).await),
         "get_all_lid_mappings" => sorted(to.get_all_lid_mappings().await.unwrap()),
-        "update_device_list" => said(to.update_device_list(list(call.who)).await),
-        "update_device_lists" => said(to.update_device_lists(vec![list(call.who), list(next)]).await),
-        "get_devices" => said(to.get_devices(user).await),
-        "delete_devices" => said(to.delete_devices(user).await),
-        "put_group_metadata" => said(to.put_group_metadata(chat, value).await),
-        "get_group_metadata" => said(to.get_group_metadata(chat).await),
-        "delete_group_metadata" => said(to.delete_group_metadata(chat).await),
+        "update_device_list" => debug_result(to.update_device_list(list(call.who)).await),
+        "update_device_lists" => debug_result(to.update_device_lists(vec![list(call.who), list(next)]).await),
+        "get_devices" => debug_result(to.get_devices(user).await),
+        "delete_devices" => debug_result(to.delete_devices(user).await),
+        "put_group_metadata" => debug_result(to.put_group_metadata(chat, value).await),
+        "get_group_metadata" => debug_result(to.get_group_metadata(chat).await),
+        "delete_group_metadata" => debug_result(to.delete_group_metadata(chat).await),
         _ => return None,
     })
 }
 
-async fn tokens(call: &Call, to: &dyn Backend, value: &[u8]) -> Option<String> {
+async fn tokens(call: &BackendCall, to: &dyn Backend, value: &[u8]) -> Option<String> {
     let (user, number) = (USERS[call.who], call.number);
     let token = &value[..call.size.min(40)];
     Some(match call.method {
         "put_tc_token" => {
             let sender_timestamp = Some(number).filter(|_| call.what > 1);
             let entry = TcTokenEntry { token: token.to_vec(), token_timestamp: number, sender_timestamp };
-            said(to.put_tc_token(user, &entry).await)
+            debug_result(to.put_tc_token(user, &entry).await)
         }
-        "get_tc_token" => said(to.get_tc_token(user).await),
-        "delete_tc_token" => said(to.delete_tc_token(user).await),
+        "get_tc_token" => debug_result(to.get_tc_token(user).await),
+        "delete_tc_token" => debug_result(to.delete_tc_token(user).await),
         "get_all_tc_token_jids" => sorted(to.get_all_tc_token_jids().await.unwrap()),
-        "delete_expired_tc_tokens" => said(to.delete_expired_tc_tokens(number, NUMBERS[call.what + 1]).await),
-        "touch_tc_token_sender_timestamp" => said(to.touch_tc_token_sender_timestamp(user, number).await),
-        "store_received_tc_token" => said(to.store_received_tc_token(user, token, number).await),
+        "delete_expired_tc_tokens" => {
+            debug_result(to.delete_expired_tc_tokens(number, NUMBERS[call.what + 1]).await)
+        }
+        "touch_tc_token_sender_timestamp" => {
+            debug_result(to.touch_tc_token_sender_timestamp(user, number).await)
+        }
+        "store_received_tc_token" => debug_result(to.store_received_tc_token(user, token, number).await),
         _ => return None,
     })
 }
 
-async fn messages(call: &Call, to: &dyn Backend, value: &[u8], next: usize) -> Option<String> {
+async fn messages(call: &BackendCall, to: &dyn Backend, value: &[u8], next: usize) -> Option<String> {
     let (chat, sender, id) = (CHATS[call.who], ADDRESSES[call.what], IDS[call.what]);
     let address = ADDRESSES[call.who];
     // Whatever a call wrote down was written now, in the one store perhaps a second later than in the other.
@@ -278,7 +291,7 @@ async fn messages(call: &Call, to: &dyn Backend, value: &[u8], next: usize) -> O
         message_ts: number.max(0),
     };
     Some(match call.method {
-        "save_base_key" => said(to.save_base_key(address, id, value).await),
+        "save_base_key" => debug_result(to.save_base_key(address, id, value).await),
         "has_same_base_key" => {
             let mut answers = Vec::new();
             for size in SIZES {
@@ -287,21 +300,21 @@ async fn messages(call: &Call, to: &dyn Backend, value: &[u8], next: usize) -> O
             }
             format!("{answers:?}")
         }
-        "delete_base_key" => said(to.delete_base_key(address, id).await),
-        "store_sent_message" => said(to.store_sent_message(chat, id, value).await),
-        "take_sent_message" => said(to.take_sent_message(chat, id).await),
-        "delete_expired_sent_messages" => said(to.delete_expired_sent_messages(cutoff).await),
-        "store_pending_inbound" => said(to.store_pending_inbound(chat, sender, id, value).await),
+        "delete_base_key" => debug_result(to.delete_base_key(address, id).await),
+        "store_sent_message" => debug_result(to.store_sent_message(chat, id, value).await),
+        "take_sent_message" => debug_result(to.take_sent_message(chat, id).await),
+        "delete_expired_sent_messages" => debug_result(to.delete_expired_sent_messages(cutoff).await),
+        "store_pending_inbound" => debug_result(to.store_pending_inbound(chat, sender, id, value).await),
         "store_pending_inbound_batch" => {
-            said(to.store_pending_inbound_batch(&[row(chat, value), row(CHATS[next], value)]).await)
+            debug_result(to.store_pending_inbound_batch(&[row(chat, value), row(CHATS[next], value)]).await)
         }
-        "get_pending_inbound" => said(to.get_pending_inbound(chat, sender, id).await),
-        "delete_pending_inbound" => said(to.delete_pending_inbound(chat, sender, id).await),
+        "get_pending_inbound" => debug_result(to.get_pending_inbound(chat, sender, id).await),
+        "delete_pending_inbound" => debug_result(to.delete_pending_inbound(chat, sender, id).await),
         "delete_pending_inbound_batch" => {
-            said(to.delete_pending_inbound_batch(&[key(chat), key(CHATS[next])]).await)
+            debug_result(to.delete_pending_inbound_batch(&[key(chat), key(CHATS[next])]).await)
         }
         "delete_expired_pending_inbound" => {
-            let swept = said(to.delete_expired_pending_inbound(cutoff).await);
+            let swept = debug_result(to.delete_expired_pending_inbound(cutoff).await);
             if call.number > 0 {
                 // With ours, old base keys go at the same time.
                 for (address, id) in ADDRESSES.into_iter().flat_map(|address| IDS.map(|id| (address, id))) {
@@ -310,13 +323,13 @@ async fn messages(call: &Call, to: &dyn Backend, value: &[u8], next: usize) -> O
             }
             swept
         }
-        "put_msg_secret" => said(to.put_msg_secret(chat, sender, id, &[3; 32]).await),
+        "put_msg_secret" => debug_result(to.put_msg_secret(chat, sender, id, &[3; 32]).await),
         "put_msg_secrets" => {
             let entries = vec![secret(call.who, call.number), secret(next, call.number + 1)];
-            said(to.put_msg_secrets(entries).await)
+            debug_result(to.put_msg_secrets(entries).await)
         }
-        "get_msg_secret_with_ts" => said(to.get_msg_secret_with_ts(chat, sender, id).await),
-        "delete_expired_msg_secrets" => said(to.delete_expired_msg_secrets(call.number).await),
+        "get_msg_secret_with_ts" => debug_result(to.get_msg_secret_with_ts(chat, sender, id).await),
+        "delete_expired_msg_secrets" => debug_result(to.delete_expired_msg_secrets(call.number).await),
         _ => return None,
     })
 }

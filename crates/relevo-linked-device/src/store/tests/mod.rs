@@ -12,10 +12,10 @@ use whatsapp_rust::wacore::store::{Device, InMemoryBackend};
 use whatsapp_rust::wacore::time::now_secs;
 
 use relevo_metrics::Metrics;
-use relevo_store::{Closing, Entry, Folder, Options, Space};
+use relevo_store::{DataFolder, KeyValue, Options, Space, WriterExit};
 
 use super::*;
-use calls::{answer, any_write, every_question, every_write};
+use calls::{any_write, every_read, every_write, run_call};
 
 const ONE: InstanceNumber = InstanceNumber::FIRST;
 
@@ -24,15 +24,15 @@ fn two() -> InstanceNumber {
 }
 
 /// A store on the disk.
-struct Disk {
+struct DiskStore {
     store: Store,
-    closing: Closing,
-    _folder: Folder,
+    closing: WriterExit,
+    _folder: DataFolder,
 }
 
-impl Disk {
+impl DiskStore {
     fn open(dir: &TempDir) -> Self {
-        let folder = Folder::open(dir.path()).unwrap();
+        let folder = DataFolder::open(dir.path()).unwrap();
         let (store, closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
         Self { store, closing, _folder: folder }
     }
@@ -50,15 +50,15 @@ impl Disk {
     }
 
     /// Everything that is kept of an instance, with the pieces of large values.
-    fn entries(&self, instance: InstanceNumber) -> Vec<Entry> {
-        let whole = Place(instance).all();
+    fn entries(&self, instance: InstanceNumber) -> Vec<KeyValue> {
+        let whole = DeviceKeyspace(instance).prefix();
         let parts = Key::new(Space::Part).bytes(whole.as_slice());
         let under = |prefix: Key| self.store.range(&prefix, &prefix.clone().after_prefix());
-        under(whole).chain(under(parts)).map(Stored::unwrap).collect()
+        under(whole).chain(under(parts)).map(StoreResult::unwrap).collect()
     }
 
     /// Waits for what was not waited for.
-    async fn settle(&self) {
+    async fn flush(&self) {
         self.store.write(|_| Ok(())).await.unwrap();
     }
 }
@@ -77,7 +77,7 @@ proptest! {
         calls in prop::collection::vec((any_write(), any::<bool>()), 1..100)
     ) {
         let dir = tempfile::tempdir().unwrap();
-        let disk = Disk::open(&dir);
+        let disk = DiskStore::open(&dir);
         block_on(async {
             let ours = [disk.client(ONE).await, disk.client(two()).await];
             let theirs = [InMemoryBackend::new(), InMemoryBackend::new()];
@@ -88,18 +88,18 @@ proptest! {
             }
             for (call, second) in &calls {
                 let n = usize::from(*second);
-                prop_assert_eq!(answer(call, &ours[n]).await, answer(call, &theirs[n]).await, "{:?}", call);
-                disk.settle().await;
+                prop_assert_eq!(run_call(call, &ours[n]).await, run_call(call, &theirs[n]).await, "{:?}", call);
+                disk.flush().await;
             }
             for n in 0..2 {
-                for question in every_question() {
-                    let (our, their) = (answer(&question, &ours[n]).await, answer(&question, &theirs[n]).await);
+                for question in every_read() {
+                    let (our, their) = (run_call(&question, &ours[n]).await, run_call(&question, &theirs[n]).await);
                     prop_assert_eq!(our, their, "{:?}", question);
                 }
             }
             let others = disk.entries(two());
-            forget(&disk.store, ONE).await.unwrap();
-            prop_assert_eq!(disk.entries(ONE), Vec::<Entry>::new());
+            delete_device(&disk.store, ONE).await.unwrap();
+            prop_assert_eq!(disk.entries(ONE), Vec::<KeyValue>::new());
             prop_assert!(disk.entries(two()) == others);
             Ok(())
         })?;
@@ -107,30 +107,30 @@ proptest! {
 }
 
 #[tokio::test]
-async fn a_restart_finds_everything() {
+async fn store_survives_a_restart() {
     let dir = tempfile::tempdir().unwrap();
-    let disk = Disk::open(&dir);
+    let disk = DiskStore::open(&dir);
     let client = disk.client(ONE).await;
     for call in every_write() {
-        answer(&call, &client).await;
+        run_call(&call, &client).await;
     }
     let mut before = Vec::new();
-    for question in every_question() {
-        before.push(answer(&question, &client).await);
+    for question in every_read() {
+        before.push(run_call(&question, &client).await);
     }
     drop(client);
     disk.close().await;
-    let disk = Disk::open(&dir);
+    let disk = DiskStore::open(&dir);
     let client = disk.client(ONE).await;
-    for (question, before) in every_question().zip(before) {
-        assert_eq!(answer(&question, &client).await, before, "{question:?}");
+    for (question, before) in every_read().zip(before) {
+        assert_eq!(run_call(&question, &client).await, before, "{question:?}");
     }
 }
 
 #[tokio::test]
 async fn a_batch_is_one_commit() {
     let dir = tempfile::tempdir().unwrap();
-    let disk = Disk::open(&dir);
+    let disk = DiskStore::open(&dir);
     let client = disk.client(ONE).await;
     let before = disk.store.commits();
     let names: Vec<String> = (0..60).map(|n| format!("57300{n}@c.us.0")).collect();
@@ -165,7 +165,7 @@ async fn a_batch_is_one_commit() {
 #[tokio::test]
 async fn only_the_newest_client_writes() {
     let dir = tempfile::tempdir().unwrap();
-    let disk = Disk::open(&dir);
+    let disk = DiskStore::open(&dir);
     let old = disk.client(ONE).await;
     old.put_session("1@lid.0", b"old").await.unwrap();
     old.store_pending_inbound("1@lid", "1@lid", "A", b"old").await.unwrap();
@@ -175,24 +175,24 @@ async fn only_the_newest_client_writes() {
     assert!(old.put_session("1@lid.0", b"older").await.is_err());
     assert!(old.delete_session("1@lid.0").await.is_err());
     old.delete_pending_inbound("1@lid", "1@lid", "A").await.unwrap();
-    disk.settle().await;
+    disk.flush().await;
     assert!(disk.entries(ONE) == entries);
     new.put_session("1@lid.0", b"newer").await.unwrap();
 
-    forget(&disk.store, ONE).await.unwrap();
+    delete_device(&disk.store, ONE).await.unwrap();
     assert!(new.put_session("1@lid.0", b"late").await.is_err());
     assert!(new.save(&Device::new()).await.is_err());
     assert_eq!(disk.entries(ONE), []);
 }
 
 #[tokio::test]
-async fn what_a_deletion_left_behind_goes_before_another_device_is_made() {
+async fn leftovers_of_a_deletion_are_removed_before_a_new_device() {
     let dir = tempfile::tempdir().unwrap();
-    let disk = Disk::open(&dir);
+    let disk = DiskStore::open(&dir);
     let client = disk.client(ONE).await;
     client.create().await.unwrap();
     client.put_session("1@lid.0", &[1; 9000]).await.unwrap();
-    let (start, end) = (Place(ONE).all(), Place(ONE).all().after_prefix());
+    let (start, end) = (DeviceKeyspace(ONE).prefix(), DeviceKeyspace(ONE).prefix().after_prefix());
     disk.store.write(move |tx| delete_some(tx, &start, &end, 2)).await.unwrap();
     assert!(client.load().await.unwrap().is_none());
     assert!(client.get_session("1@lid.0").await.unwrap().is_some());
@@ -208,15 +208,15 @@ async fn what_a_deletion_left_behind_goes_before_another_device_is_made() {
 }
 
 #[tokio::test]
-async fn a_device_is_what_it_was_and_may_have_more_than_is_known_today() {
+async fn device_record_round_trips_and_ignores_unknown_fields() {
     #[derive(Serialize)]
-    struct Later<'a> {
+    struct ExtendedDevice<'a> {
         #[serde(flatten)]
         device: &'a Device,
         more: u32,
     }
     let dir = tempfile::tempdir().unwrap();
-    let disk = Disk::open(&dir);
+    let disk = DiskStore::open(&dir);
     let client = disk.client(ONE).await;
     let mut device = Device::new();
     device.pn = Some("573000000001:7@s.whatsapp.net".parse().unwrap());
@@ -230,14 +230,20 @@ async fn a_device_is_what_it_was_and_may_have_more_than_is_known_today() {
     // What the record does not hold, a phone is shown when it links this device.
     assert!(loaded.device_props.history_sync_config.is_set());
 
-    client.put_record(Place(ONE).table(Table::Device), &Later { device: &device, more: 1 }).await.unwrap();
+    client
+        .put_record(
+            DeviceKeyspace(ONE).table_key(Table::Device),
+            &ExtendedDevice { device: &device, more: 1 },
+        )
+        .await
+        .unwrap();
     assert_eq!(json(&client.load().await.unwrap().unwrap()), json(&device));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_value_is_read_whole_while_it_is_rewritten() {
     let dir = tempfile::tempdir().unwrap();
-    let disk = Disk::open(&dir);
+    let disk = DiskStore::open(&dir);
     let client = Arc::new(disk.client(ONE).await);
     client.put_session("1@lid.0", &[0; 20_000]).await.unwrap();
     let writer = Arc::clone(&client);
@@ -254,9 +260,9 @@ async fn a_large_value_is_read_whole_while_it_is_rewritten() {
 }
 
 #[tokio::test]
-async fn sweeps_go_on_until_nothing_is_over() {
+async fn sweep_deletes_all_expired_rows() {
     let dir = tempfile::tempdir().unwrap();
-    let disk = Disk::open(&dir);
+    let disk = DiskStore::open(&dir);
     let client = disk.client(ONE).await;
     let kept = disk.entries(ONE);
     let names: Vec<String> = (0..1200).map(|n| n.to_string()).collect();
@@ -271,10 +277,11 @@ async fn sweeps_go_on_until_nothing_is_over() {
     assert_eq!(client.delete_expired_pending_inbound(now_secs() + 1000).await.unwrap(), 1200);
     assert!(!client.has_same_base_key("1@lid.0", "A", b"key").await.unwrap());
 
-    let place = client.place;
+    let place = client.keyspace;
     let tokens = move |tx: &mut Tx| {
-        (0..1200)
-            .try_for_each(|n| tc_tokens::sent(tx, place, n.to_string(), if n % 400 == 0 { 9 } else { 1 }))
+        (0..1200).try_for_each(|n| {
+            tc_tokens::record_sent(tx, place, n.to_string(), if n % 400 == 0 { 9 } else { 1 })
+        })
     };
     client.write(tokens).await.unwrap();
     assert_eq!(client.delete_expired_tc_tokens(5, 5).await.unwrap(), 1197);
@@ -284,9 +291,9 @@ async fn sweeps_go_on_until_nothing_is_over() {
 }
 
 #[tokio::test]
-async fn what_was_sent_can_be_asked_for_again_until_it_is_swept() {
+async fn sent_message_is_readable_until_swept() {
     let dir = tempfile::tempdir().unwrap();
-    let disk = Disk::open(&dir);
+    let disk = DiskStore::open(&dir);
     let client = disk.client(ONE).await;
     client.store_sent_message("1@lid", "A", b"hola").await.unwrap();
     for _ in 0..2 {
@@ -297,9 +304,9 @@ async fn what_was_sent_can_be_asked_for_again_until_it_is_swept() {
 }
 
 #[tokio::test]
-async fn a_lid_that_leaves_a_phone_does_not_take_it_from_another() {
+async fn lid_that_moves_keeps_the_newer_mapping_of_its_old_phone() {
     let dir = tempfile::tempdir().unwrap();
-    let disk = Disk::open(&dir);
+    let disk = DiskStore::open(&dir);
     let client = disk.client(ONE).await;
     let mapping = |lid: &str, phone: &str| LidPnMappingEntry {
         lid: lid.to_owned(),

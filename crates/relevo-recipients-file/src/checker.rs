@@ -1,0 +1,205 @@
+//! The pass over a file while it streams in.
+
+use serde::{Deserialize, Serialize};
+
+use super::dialect::{self, SAMPLE_BYTES};
+use super::error::EncodingFault;
+use super::parser::{Cells, RecordSplitter, is_blank};
+use super::{BadFile, Format, MAX_ROWS, MAX_SAMPLE, Position, Separator, phone};
+
+/// What a file was found to hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileSummary {
+    pub format: Format,
+    /// Rows, the bad ones too.
+    pub rows: u32,
+    /// Rows whose telephone is bad.
+    pub bad: u32,
+    /// The first [`MAX_SAMPLE`] of them.
+    pub bad_sample: Vec<BadRow>,
+}
+
+/// A row that cannot be sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadRow {
+    /// From 1, as an editor counts.
+    pub line: u64,
+    pub reason: String,
+}
+
+/// Checks a file that comes in pieces of any size. Holds one record (64 KiB) and the first 64 KiB at most, and
+/// finds the same whatever the pieces are.
+#[derive(Debug)]
+pub struct Checker {
+    max_rows: u32,
+    stage: CheckStage,
+}
+
+#[derive(Debug)]
+enum CheckStage {
+    /// The beginning, until there is enough of it to choose a separator.
+    Sample(Vec<u8>),
+    Rows(Box<RowChecker>),
+}
+
+impl Default for Checker {
+    fn default() -> Self {
+        Self::new(MAX_ROWS)
+    }
+}
+
+impl Checker {
+    /// `max_rows`: the most rows that are accepted.
+    pub fn new(max_rows: u32) -> Self {
+        Self { max_rows, stage: CheckStage::Sample(Vec::new()) }
+    }
+
+    /// Takes the next piece of the file. After an error the checker has nothing more to say.
+    pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), BadFile> {
+        if let CheckStage::Sample(sample) = &mut self.stage {
+            let missing = SAMPLE_BYTES.saturating_sub(sample.len()).min(bytes.len());
+            let (taken, rest) = bytes.split_at_checked(missing).unwrap_or((bytes, &[]));
+            sample.extend_from_slice(taken);
+            bytes = rest;
+            if sample.len() < SAMPLE_BYTES {
+                return Ok(());
+            }
+            let sample = std::mem::take(sample);
+            self.stage = CheckStage::Rows(RowChecker::new(&sample, false, self.max_rows)?);
+        }
+        match &mut self.stage {
+            CheckStage::Rows(reading) => reading.push(bytes),
+            CheckStage::Sample(_) => Ok(()),
+        }
+    }
+
+    /// The file is complete.
+    pub fn finish(self) -> Result<FileSummary, BadFile> {
+        match self.stage {
+            CheckStage::Sample(sample) => RowChecker::new(&sample, true, self.max_rows)?.finish(),
+            CheckStage::Rows(reading) => reading.finish(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct RowChecker {
+    max_rows: u32,
+    separator: Separator,
+    header: Option<Vec<String>>,
+    /// Where rows begin, as far as that is known.
+    start: Position,
+    /// A record that is not blank was seen.
+    seen_first_record: bool,
+    splitter: RecordSplitter,
+    /// The beginning of a record whose end has not come yet.
+    partial_record: Vec<u8>,
+    /// Where the current record begins.
+    position: Position,
+    bad: u32,
+    bad_sample: Vec<BadRow>,
+}
+
+impl RowChecker {
+    fn new(sample: &[u8], whole: bool, max_rows: u32) -> Result<Box<Self>, BadFile> {
+        let (separator, start) = dialect::detect_dialect(sample, whole)?;
+        let mut reading = Box::new(Self {
+            max_rows,
+            separator,
+            header: None,
+            start,
+            seen_first_record: false,
+            splitter: RecordSplitter::new(separator, start.line),
+            partial_record: Vec::new(),
+            position: start,
+            bad: 0,
+            bad_sample: Vec::new(),
+        });
+        let skipped = usize::try_from(start.offset).unwrap_or(usize::MAX);
+        reading.push(sample.get(skipped..).unwrap_or_default())?;
+        Ok(reading)
+    }
+
+    fn push(&mut self, mut bytes: &[u8]) -> Result<(), BadFile> {
+        while let Some(end) = self.splitter.record_end(bytes)? {
+            let (record, rest) = bytes.split_at_checked(end).unwrap_or((bytes, &[]));
+            bytes = rest;
+            if self.partial_record.is_empty() {
+                self.check_record(record)?;
+            } else {
+                let mut carried = std::mem::take(&mut self.partial_record);
+                carried.extend_from_slice(record);
+                self.check_record(&carried)?;
+                carried.clear();
+                self.partial_record = carried;
+            }
+        }
+        self.partial_record.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<FileSummary, BadFile> {
+        self.splitter.finish()?;
+        let last = std::mem::take(&mut self.partial_record);
+        self.check_record(&last)?;
+        match self.position.row {
+            0 if self.header.is_some() => Err(BadFile::OnlyHeader),
+            0 => Err(BadFile::Empty),
+            rows => Ok(FileSummary {
+                format: Format { separator: self.separator, header: self.header, start: self.start },
+                rows,
+                bad: self.bad,
+                bad_sample: self.bad_sample,
+            }),
+        }
+    }
+
+    /// Judges one record, its line end included, and moves past it.
+    fn check_record(&mut self, record: &[u8]) -> Result<(), BadFile> {
+        let line = self.position.line;
+        let text = decode_text(record, line)?;
+        self.position.offset = self.position.offset.saturating_add(record.len() as u64);
+        self.position.line = self.splitter.line();
+        if is_blank(text, self.separator) {
+            return Ok(());
+        }
+        let first = Cells::new(text, self.separator).next().unwrap_or_default();
+        if !std::mem::replace(&mut self.seen_first_record, true) && dialect::is_header(&first) {
+            self.header = Some(Cells::new(text, self.separator).map(String::from).collect());
+            self.start = self.position;
+            return Ok(());
+        }
+        if self.position.row >= self.max_rows {
+            return Err(BadFile::TooManyRows { limit: self.max_rows, line });
+        }
+        self.position.row = self.position.row.saturating_add(1);
+        if let Err(bad) = phone::parse(&first) {
+            self.bad = self.bad.saturating_add(1);
+            if self.bad_sample.len() < MAX_SAMPLE {
+                self.bad_sample.push(BadRow { line, reason: bad.to_string() });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The record as text, or where it stops being text.
+fn decode_text(record: &[u8], line: u64) -> Result<&str, BadFile> {
+    let (valid, bad) = match std::str::from_utf8(record) {
+        Ok(text) => (text, None),
+        Err(error) => {
+            let (valid, rest) = record.split_at_checked(error.valid_up_to()).unwrap_or((record, &[]));
+            (std::str::from_utf8(valid).unwrap_or_default(), rest.first().copied().map(EncodingFault::Byte))
+        }
+    };
+    let zero = valid.split_once('\0').map(|(before, _)| (before, EncodingFault::NulByte));
+    let Some((before, found)) = zero.or(bad.map(|found| (valid, found))) else { return Ok(valid) };
+    let breaks = before.replace("\r\n", "\n");
+    let mut lines = breaks.split(['\n', '\r']);
+    let last = lines.next_back().unwrap_or_default();
+    Err(BadFile::Encoding {
+        line: line.saturating_add(lines.count() as u64),
+        column: (last.chars().count() as u64).saturating_add(1),
+        found,
+    })
+}

@@ -1,0 +1,178 @@
+//! What the beginning of a file tells about the rest.
+
+use super::error::{DocumentType, EncodingFault};
+use super::parser::{Cells, RecordSplitter, is_blank};
+use super::{BadFile, Position, Separator, phone};
+
+/// How much of a file is looked at, in bytes and in rows.
+pub(super) const SAMPLE_BYTES: usize = 64 * 1024;
+const SAMPLE_ROWS: usize = 100;
+
+const BOM: &[u8] = b"\xEF\xBB\xBF";
+
+/// First bytes of files that people take for CSV.
+const MAGIC: [(&[u8], DocumentType); 5] = [
+    (b"PK\x03\x04", DocumentType::Workbook),
+    (b"\xD0\xCF\x11\xE0", DocumentType::OldWorkbook),
+    (b"%PDF", DocumentType::Pdf),
+    (b"\x1F\x8B", DocumentType::Gzip),
+    (b"{\\rtf", DocumentType::Rtf),
+];
+
+/// Words for a column of telephone numbers.
+const PHONE_WORDS: [&str; 21] = [
+    "phone",
+    "phones",
+    "telephone",
+    "mobile",
+    "cell",
+    "cellphone",
+    "number",
+    "whatsapp",
+    "wa",
+    "to",
+    "recipient",
+    "telefono",
+    "teléfono",
+    "telefonos",
+    "teléfonos",
+    "tel",
+    "cel",
+    "celular",
+    "movil",
+    "móvil",
+    "destinatario",
+];
+const NUMBER_WORDS: [&str; 5] = ["numero", "número", "nro", "num", "contacto"];
+
+/// The separator, and where the first record begins. `whole`: `sample` is the entire file.
+pub(super) fn detect_dialect(sample: &[u8], whole: bool) -> Result<(Separator, Position), BadFile> {
+    reject_documents(sample)?;
+    let mut start = Position { offset: 0, row: 0, line: 1 };
+    let mut text = sample;
+    if let Some(rest) = text.strip_prefix(BOM) {
+        text = rest;
+        start.offset = 3;
+    }
+    if let Some((separator, length)) = declared_separator(text) {
+        start.offset = start.offset.saturating_add(length as u64);
+        start.line = 2;
+        return Ok((separator, start));
+    }
+    Ok((guess_separator(text, whole)?, start))
+}
+
+/// Whether the first cell of the first row names its column.
+pub(super) fn is_header(cell: &str) -> bool {
+    if !cell.chars().any(char::is_alphabetic) || phone::parse(cell).is_ok() {
+        return false;
+    }
+    match cell.chars().filter(|c| c.is_numeric()).count() {
+        0 => true,
+        1 | 2 => cell.split(|c: char| !c.is_alphabetic()).any(|word| {
+            let word = word.to_lowercase();
+            PHONE_WORDS.contains(&word.as_str()) || NUMBER_WORDS.contains(&word.as_str())
+        }),
+        _ => false,
+    }
+}
+
+fn reject_documents(sample: &[u8]) -> Result<(), BadFile> {
+    if sample.starts_with(b"\xFF\xFE") || sample.starts_with(b"\xFE\xFF") {
+        return Err(BadFile::Encoding { line: 1, column: 1, found: EncodingFault::Utf16 });
+    }
+    if let Some((_, document)) = MAGIC.iter().find(|(magic, _)| sample.starts_with(magic)) {
+        return Err(BadFile::NotText(*document));
+    }
+    let text = sample.strip_prefix(BOM).unwrap_or(sample).trim_ascii_start();
+    match text.first() {
+        Some(b'<') => Err(BadFile::NotText(DocumentType::Markup)),
+        Some(b'{' | b'[') => Err(BadFile::NotText(DocumentType::Json)),
+        _ => Ok(()),
+    }
+}
+
+/// The `sep=;` line that Excel understands, with its length.
+fn declared_separator(text: &[u8]) -> Option<(Separator, usize)> {
+    let end = text.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(text.len());
+    let (line, rest) = text.split_at_checked(end)?;
+    let line = line.strip_prefix(b"\"").and_then(|line| line.strip_suffix(b"\"")).unwrap_or(line);
+    let (key, value) = line.split_at_checked(4)?;
+    let separator = Separator::ALL.into_iter().find(|separator| value == [separator.byte()])?;
+    let ending = if rest.starts_with(b"\r\n") { 2 } else { rest.len().min(1) };
+    key.eq_ignore_ascii_case(b"sep=").then(|| (separator, end.saturating_add(ending)))
+}
+
+/// How well a separator explains the first rows.
+#[derive(Debug, Clone, Copy)]
+struct SeparatorScore {
+    separator: Separator,
+    /// It stands in the first row.
+    in_first: bool,
+    /// It stands after the first cell of a header.
+    after_header: bool,
+    /// Rows in which it stands after a telephone number, and the line of the first of them.
+    matches: usize,
+    line: u64,
+}
+
+fn guess_separator(text: &[u8], whole: bool) -> Result<Separator, BadFile> {
+    let tallies = Separator::ALL.map(|separator| score_separator(text, whole, separator));
+    let pipe = tallies.iter().find(|tally| tally.separator == Separator::Pipe && tally.in_first);
+    let most = tallies.iter().map(|tally| tally.matches).max().unwrap_or_default();
+    if most == 0 {
+        // No row can be sent to. Whatever is chosen, its rows are reported as bad.
+        let guess = tallies.iter().find(|tally| tally.after_header);
+        let guess = pipe.or(guess).or_else(|| tallies.iter().find(|tally| tally.in_first));
+        return Ok(guess.map_or(Separator::Pipe, |tally| tally.separator));
+    }
+    if pipe.is_some_and(|pipe| pipe.matches > 0) {
+        return Ok(Separator::Pipe);
+    }
+    let mut best = tallies.iter().filter(|tally| tally.matches == most);
+    match (best.next(), best.next()) {
+        (Some(first), Some(second)) => Err(BadFile::AmbiguousSeparator {
+            line: first.line.max(second.line),
+            first: first.separator,
+            second: second.separator,
+        }),
+        (first, _) => Ok(first.map_or(Separator::Pipe, |tally| tally.separator)),
+    }
+}
+
+fn score_separator(text: &[u8], whole: bool, separator: Separator) -> SeparatorScore {
+    let mut tally = SeparatorScore { separator, in_first: false, after_header: false, matches: 0, line: 1 };
+    let mut cutter = RecordSplitter::new(separator, 1);
+    let mut rest = text;
+    let mut rows = 0;
+    while rows < SAMPLE_ROWS && !rest.is_empty() {
+        let line = cutter.line();
+        // A file that cannot be cut this way may still be cut another way.
+        let Ok(cut) = cutter.record_end(rest) else { break };
+        if cut.is_none() && !whole {
+            break;
+        }
+        let Some((record, after)) = rest.split_at_checked(cut.unwrap_or(rest.len())) else { break };
+        rest = after;
+        let Some(record) = std::str::from_utf8(record).ok().filter(|record| !is_blank(record, separator))
+        else {
+            continue;
+        };
+        rows = rows.saturating_add(1);
+        let mut cells = Cells::new(record, separator);
+        let first = cells.next().unwrap_or_default();
+        if cells.next().is_none() {
+            continue;
+        }
+        if rows == 1 {
+            tally.in_first = true;
+            tally.after_header = is_header(&first)
+                && !Separator::ALL.iter().any(|other| first.contains(char::from(other.byte())));
+        }
+        if phone::parse(&first).is_ok() {
+            tally.line = if tally.matches == 0 { line } else { tally.line };
+            tally.matches = tally.matches.saturating_add(1);
+        }
+    }
+    tally
+}

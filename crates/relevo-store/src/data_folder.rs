@@ -1,0 +1,127 @@
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::Error;
+
+/// The layout of the data folder and of the records in it. Raised when an older binary could not read them.
+const FORMAT: u32 = 1;
+
+/// The data folder, held by this process alone and readable by its user alone.
+///
+/// `VERSION` (the format), `lock`, `db/` (sled), `blobs/` (media), `api_key` (when one was generated).
+#[derive(Debug)]
+pub struct DataFolder {
+    path: PathBuf,
+    /// Locked for as long as this lives.
+    lock: File,
+}
+
+impl Drop for DataFolder {
+    fn drop(&mut self) {
+        // Closing alone is not enough: a program that this process is just starting holds a copy of the file for a
+        // moment, and the lock with it. Nothing can be done when it fails.
+        let _ = flock(&self.lock, FlockOperation::Unlock);
+    }
+}
+
+impl DataFolder {
+    /// Creates or opens the folder, takes its lock and checks its format.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let io = |action: &'static str| move |cause: std::io::Error| Error::io(action, path, cause);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io("cannot create"))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(io("cannot protect"))?;
+        let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(path.join("lock"));
+        let lock = lock.map_err(io("cannot write to"))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|_| Error::InUse { path: path.to_owned() })?;
+        let folder = Self { path: path.to_owned(), lock };
+        folder.check_format()?;
+        Ok(folder)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn check_format(&self) -> Result<(), Error> {
+        match self.read("VERSION")? {
+            None => self.write("VERSION", &format!("{FORMAT}\n")),
+            Some(text) if text.trim().parse::<u32>().is_ok_and(|found| found <= FORMAT) => Ok(()),
+            Some(text) => {
+                Err(Error::TooNew { path: self.path.clone(), found: text.trim().to_owned(), known: FORMAT })
+            }
+        }
+    }
+
+    /// A small text file of the folder, if it exists.
+    pub fn read(&self, name: &str) -> Result<Option<String>, Error> {
+        let path = self.path.join(name);
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(cause) => Err(Error::io("cannot read", path, cause)),
+        }
+    }
+
+    /// Writes a small text file, durably, readable by this user alone.
+    pub fn write(&self, name: &str, text: &str) -> Result<(), Error> {
+        let path = self.path.join(name);
+        write_durably(&path, text.as_bytes()).map_err(|cause| Error::io("cannot write", path, cause))
+    }
+}
+
+/// Writes beside the target, syncs, renames, and syncs the folder: the file is there whole or not at all.
+pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write as _;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut draft = create_temp_file(folder)?;
+    draft.1.write_all(bytes)?;
+    draft.1.sync_all()?;
+    fs::rename(&draft.0, path)?;
+    File::open(folder)?.sync_all()
+}
+
+fn create_temp_file(folder: &Path) -> std::io::Result<(PathBuf, File)> {
+    let path = folder.join(format!(".draft-{}", uuid::Uuid::new_v4().as_simple()));
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+    Ok((path, file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locked_folder_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DataFolder::open(dir.path()).unwrap();
+        let second = DataFolder::open(dir.path()).unwrap_err();
+        assert!(matches!(second, Error::InUse { .. }), "{second}");
+        // As in a program that is being started.
+        let copy = first.lock.try_clone().unwrap();
+        drop(first);
+        DataFolder::open(dir.path()).unwrap();
+        drop(copy);
+    }
+
+    #[test]
+    fn a_newer_format_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("VERSION"), "99\n").unwrap();
+        let error = DataFolder::open(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("newer relevo"), "{error}");
+    }
+
+    #[test]
+    fn folder_is_private_to_its_user() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = DataFolder::open(&dir.path().join("data")).unwrap();
+        folder.write("api_key", "k").unwrap();
+        let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(folder.path().to_owned()), 0o700);
+        assert_eq!(mode(folder.path().join("api_key")), 0o600);
+    }
+}

@@ -1,0 +1,123 @@
+//! Phones from a file, one a line, while it arrives: the file is never in memory as a whole.
+
+use relevo_domain::Recipient;
+
+/// A longer line is no phone with a few columns behind it, in bytes.
+const MAX_LINE_LENGTH: usize = 4096;
+
+/// The longest cell that is shown in a reason, in characters.
+const MAX_SHOWN_CHARS: usize = 40;
+
+/// Cuts what arrives into lines.
+#[derive(Default)]
+pub(super) struct PhoneListParser {
+    /// The part of a line that arrived.
+    pending: Vec<u8>,
+    /// Lines that were read.
+    line_number: u64,
+    /// The rest of the pending line is thrown away.
+    overlong: bool,
+}
+
+/// What a line says.
+#[derive(Debug, PartialEq)]
+pub(super) enum PhoneLine {
+    Phone(Recipient),
+    Invalid { line: u64, reason: String },
+}
+
+impl PhoneListParser {
+    /// Reads the lines that are complete with this.
+    pub fn push(&mut self, chunk: &[u8], each: &mut impl FnMut(PhoneLine)) {
+        let mut rest = chunk;
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let (line, behind) = rest.split_at(end);
+            self.append_pending(line);
+            self.finish(each);
+            rest = behind.get(1..).unwrap_or_default();
+        }
+        self.append_pending(rest);
+    }
+
+    /// Reads the last line, which needs no end.
+    pub fn finish(&mut self, each: &mut impl FnMut(PhoneLine)) {
+        let line = std::mem::take(&mut self.pending);
+        let overlong = std::mem::take(&mut self.overlong);
+        self.line_number += 1;
+        if overlong {
+            let reason = format!("the line is longer than {MAX_LINE_LENGTH} bytes");
+            return each(PhoneLine::Invalid { line: self.line_number, reason });
+        }
+        let text = String::from_utf8_lossy(&line);
+        let cell = first_cell(&text);
+        // Blank lines, and a heading, say nothing.
+        if cell.is_empty() || (self.line_number == 1 && !cell.chars().any(|c| c.is_ascii_digit())) {
+            return;
+        }
+        each(match cell.parse() {
+            Ok(recipient) => PhoneLine::Phone(recipient),
+            Err(wrong) => {
+                let shown: String = cell.chars().take(MAX_SHOWN_CHARS).collect();
+                PhoneLine::Invalid { line: self.line_number, reason: format!("{shown:?}: {}", wrong.reason) }
+            }
+        });
+    }
+
+    fn append_pending(&mut self, part: &[u8]) {
+        if self.pending.len() + part.len() > MAX_LINE_LENGTH {
+            self.overlong = true;
+            self.pending.clear();
+        }
+        if !self.overlong {
+            self.pending.extend_from_slice(part);
+        }
+    }
+}
+
+/// The first column, whatever separates it from the others, without quotes and a byte order mark.
+fn first_cell(line: &str) -> &str {
+    let line = line.trim_start_matches('\u{feff}');
+    let cell = line.split([',', ';', '\t']).next().unwrap_or_default();
+    cell.trim_matches(|c: char| c.is_whitespace() || matches!(c, '"' | '\''))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(chunks: &[&[u8]]) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut each = |line| {
+            found.push(match line {
+                PhoneLine::Phone(phone) => phone.to_string(),
+                PhoneLine::Invalid { line, reason } => format!("{line}: {reason}"),
+            });
+        };
+        let mut lines = PhoneListParser::default();
+        for chunk in chunks {
+            lines.push(chunk, &mut each);
+        }
+        lines.finish(&mut each);
+        found
+    }
+
+    #[test]
+    fn first_column_is_read_from_spreadsheet_exports() {
+        let file =
+            "\u{feff}Teléfono;Nombre\r\n\"+57 300 123 4567\";Ana\r\n\r\n573001234568\tx\n 573001234569 ,y";
+        let expected = ["573001234567", "573001234568", "573001234569"];
+        assert_eq!(read(&[file.as_bytes()]), expected);
+        let bytes: Vec<&[u8]> = file.as_bytes().chunks(1).collect();
+        assert_eq!(read(&bytes), expected, "whatever way it is cut");
+    }
+
+    #[test]
+    fn invalid_line_is_reported_by_its_number() {
+        let long = format!("573001234567\n{}\nana\n12,x\n", "9".repeat(MAX_LINE_LENGTH + 1));
+        let found = read(&[long.as_bytes()]);
+        assert_eq!(found.len(), 4, "{found:?}");
+        assert_eq!(found[1], "2: the line is longer than 4096 bytes");
+        assert!(found[2].starts_with("3: \"ana\": ") && found[3].starts_with("4: \"12\": "), "{found:?}");
+        assert_eq!(read(&[]), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,230 @@
+//! The kinds of messages that `/api` sends to many at once: what their requests say, read in the documented order,
+//! and the documented words about each.
+
+use serde_json::Value;
+
+use crate::http::flask::ApplicationError;
+use relevo_domain::{Content, Header, ValidationError};
+
+use super::content::{self, ContentDraft, HeaderDraft, InteractiveAction, InteractiveFrame};
+use super::json_fields::{self, JsonFields};
+use super::message_kind::MessageKind;
+
+/// One route for messages to many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BulkKind {
+    Bulk,
+    BulkList,
+    BulkInteractive,
+    BulkButton,
+    BulkTemplate,
+    Broadcast,
+    BroadcastTemplate,
+    Personalized,
+}
+
+/// Who gets what; files that came with the request are not kept yet.
+#[derive(Debug)]
+pub(super) struct BulkRequest {
+    /// As they are spelled; a bad one costs its own message and no other.
+    pub phones: Vec<String>,
+    pub content: BulkContent,
+}
+
+/// What the recipients of one request get.
+#[derive(Debug)]
+pub(super) enum BulkContent {
+    /// All the same.
+    Common(ContentDraft),
+    /// Each a text of their own in the frame of all.
+    Framed { frame: InteractiveFrame<HeaderDraft>, own: Vec<RecipientContent> },
+    /// Each something of their own.
+    Each(Vec<ContentDraft>),
+}
+
+/// What one recipient gets inside the frame of all.
+#[derive(Debug)]
+pub(super) struct RecipientContent {
+    pub body: String,
+    /// Instead of the address of the common button.
+    pub url: Option<String>,
+}
+
+impl RecipientContent {
+    /// The recipient's message.
+    pub fn to_content(&self, mut frame: InteractiveFrame<Header>) -> Content {
+        if let (InteractiveAction::Url { url, .. }, Some(own)) = (&mut frame.action, &self.url) {
+            url.clone_from(own);
+        }
+        frame.with_body(self.body.clone())
+    }
+}
+
+const NO_PHONES: &str = "Se requiere el campo 'phones' con un array de números telefónicos";
+const NO_RECIPIENTS: &str = "Se requiere el campo 'recipients' con un array de destinatarios";
+const MISSING_RECIPIENTS: &str = "Falta parámetro: recipients es requerido";
+
+impl BulkKind {
+    /// What `message` says when all were sent, and when they are queued.
+    pub fn success_messages(self) -> (&'static str, &'static str) {
+        match self {
+            BulkKind::Bulk => ("Envío masivo completado", "Envío masivo enviado a cola"),
+            BulkKind::BulkList => {
+                ("Envío masivo de listas completado", "Envío masivo de listas enviado a cola")
+            }
+            BulkKind::BulkInteractive => {
+                ("Envío masivo interactivo completado", "Envío masivo interactivo enviado a cola")
+            }
+            BulkKind::BulkButton => {
+                ("Envío masivo de botones completado", "Envío masivo de botones enviado a cola")
+            }
+            BulkKind::BulkTemplate => {
+                ("Envío masivo de plantillas completado", "Envío masivo de plantillas enviado a cola")
+            }
+            BulkKind::Broadcast => ("Mensaje broadcast procesado", "Mensaje broadcast enviado a cola"),
+            BulkKind::BroadcastTemplate => {
+                ("Broadcast de plantilla procesado", "Broadcast de plantilla enviado a cola")
+            }
+            BulkKind::Personalized => {
+                ("Broadcast personalizado procesado", "Broadcast personalizado enviado a cola")
+            }
+        }
+    }
+
+    /// Tells requests of one kind from those of another where they share an idempotency key.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            BulkKind::Bulk => "api/bulk",
+            BulkKind::BulkList => "api/bulk-list",
+            BulkKind::BulkInteractive => "api/bulk-interactive",
+            BulkKind::BulkButton => "api/bulk-button",
+            BulkKind::BulkTemplate => "api/bulk-template",
+            BulkKind::Broadcast => "api/broadcast",
+            BulkKind::BroadcastTemplate => "api/broadcast-template",
+            BulkKind::Personalized => "api/personalized-broadcast",
+        }
+    }
+
+    /// Whether it is an announcement, which those who opted out do not get. The others are messages that somebody
+    /// wrote to each recipient.
+    pub fn is_announcement(self) -> bool {
+        matches!(self, BulkKind::Broadcast | BulkKind::BroadcastTemplate | BulkKind::Personalized)
+    }
+
+    /// The kind of message that each recipient gets.
+    pub fn message_kind(self) -> MessageKind {
+        match self {
+            BulkKind::Bulk => MessageKind::Text,
+            BulkKind::BulkList => MessageKind::List,
+            BulkKind::BulkInteractive | BulkKind::Broadcast | BulkKind::Personalized => {
+                MessageKind::Interactive
+            }
+            BulkKind::BulkButton => MessageKind::Buttons,
+            BulkKind::BulkTemplate | BulkKind::BroadcastTemplate => MessageKind::AdvancedTemplate,
+        }
+    }
+
+    /// What a request says, or the first thing that is wrong with it, in the documented order.
+    pub fn parse(self, fields: JsonFields<'_>) -> Result<BulkRequest, ApplicationError> {
+        match self {
+            BulkKind::Bulk => parse_each(fields, "message", |fields| {
+                Ok(ContentDraft::Ready(Content::Text { body: fields.string("message")?, preview_url: false }))
+            }),
+            BulkKind::BulkTemplate => parse_each(fields, "template_name", |fields| {
+                content::advanced_template(fields).map(ContentDraft::Ready)
+            }),
+            BulkKind::BulkInteractive => parse_each(fields, "body_text", |fields| {
+                let (frame, body) = (content::url_frame(fields)?, fields.string("body_text")?);
+                Ok(ContentDraft::Interactive { frame, body })
+            }),
+            BulkKind::BulkList => parse_framed(fields, content::list_frame),
+            BulkKind::BulkButton => parse_framed(fields, content::button_frame),
+            BulkKind::Personalized => parse_framed(fields, content::url_frame),
+            BulkKind::Broadcast => parse_common(fields, "body_text", |fields| {
+                let (frame, body) = (content::url_frame(fields)?, fields.string("body_text")?);
+                Ok(ContentDraft::Interactive { frame, body })
+            }),
+            BulkKind::BroadcastTemplate => parse_common(fields, "template_name", |fields| {
+                content::advanced_template(fields).map(ContentDraft::Ready)
+            }),
+        }
+    }
+}
+
+/// The same to every phone of `phones`.
+fn parse_common(
+    fields: JsonFields<'_>,
+    required: &str,
+    read: impl FnOnce(JsonFields<'_>) -> Result<ContentDraft, ApplicationError>,
+) -> Result<BulkRequest, ApplicationError> {
+    require_fields_present(fields)?;
+    let found = fields.list("phones").ok_or_else(|| ApplicationError::invalid(NO_PHONES))?;
+    content::require_fields(fields, &[required])?;
+    let phone = |(n, value): (usize, &Value)| match value {
+        Value::String(phone) => Ok(phone.clone()),
+        Value::Number(phone) => Ok(phone.to_string()),
+        _ => Err(ValidationError::new(format!("phones[{n}]"), "must be a text")),
+    };
+    let phones = found.iter().enumerate().map(phone).collect::<Result<_, _>>()?;
+    Ok(BulkRequest { phones, content: BulkContent::Common(read(fields)?) })
+}
+
+/// To every one of `recipients` a `body_text` in the frame of all.
+fn parse_framed(
+    fields: JsonFields<'_>,
+    frame: impl FnOnce(JsonFields<'_>) -> Result<InteractiveFrame<HeaderDraft>, ApplicationError>,
+) -> Result<BulkRequest, ApplicationError> {
+    require_fields_present(fields)?;
+    let found = fields.list("recipients").ok_or_else(|| ApplicationError::invalid(NO_RECIPIENTS))?;
+    let (mut phones, mut own) = (Vec::with_capacity(found.len()), Vec::with_capacity(found.len()));
+    for (n, value) in found.iter().enumerate() {
+        let recipient = JsonFields::from_value(value)
+            .ok_or_else(|| ApplicationError::invalid("Cada recipient debe ser un objeto"))?;
+        for name in ["phone", "body_text"] {
+            if recipient.get(name).is_none() {
+                return Err(ApplicationError::invalid(format!("Cada recipient debe tener un '{name}'")));
+            }
+        }
+        let at = |invalid: ValidationError| {
+            ValidationError::new(recipient_field(n, &invalid.field), invalid.reason)
+        };
+        phones.push(recipient.string("phone").map_err(at)?);
+        let (body, url) = (recipient.string("body_text"), recipient.optional("button_url"));
+        own.push(RecipientContent { body: body.map_err(at)?, url: url.map_err(at)? });
+    }
+    Ok(BulkRequest { phones, content: BulkContent::Framed { frame: frame(fields)?, own } })
+}
+
+/// To every one of `recipients` a message of their own.
+fn parse_each(
+    fields: JsonFields<'_>,
+    required: &str,
+    read: impl Fn(JsonFields<'_>) -> Result<ContentDraft, ApplicationError>,
+) -> Result<BulkRequest, ApplicationError> {
+    let found = fields.list("recipients").ok_or_else(|| ApplicationError::invalid(MISSING_RECIPIENTS))?;
+    let lacking = || ApplicationError::invalid(format!("Cada recipient debe tener 'phone' y '{required}'"));
+    let recipients = found.iter().map(|value| {
+        JsonFields::from_value(value)
+            .filter(|recipient| recipient.has(&["phone", required]))
+            .ok_or_else(lacking)
+    });
+    let recipients = recipients.collect::<Result<Vec<_>, _>>()?;
+    let (mut phones, mut drafts) = (Vec::with_capacity(found.len()), Vec::with_capacity(found.len()));
+    for (n, recipient) in recipients.into_iter().enumerate() {
+        let at = |invalid: ValidationError| {
+            ValidationError::new(recipient_field(n, &invalid.field), invalid.reason)
+        };
+        phones.push(recipient.string("phone").map_err(at)?);
+        drafts
+            .push(read(recipient).map_err(|refusal| refusal.with_field_prefix(&format!("recipients[{n}]")))?);
+    }
+    Ok(BulkRequest { phones, content: BulkContent::Each(drafts) })
+}
+
+fn require_fields_present(fields: JsonFields<'_>) -> Result<(), ApplicationError> {
+    if fields.is_empty() { Err(ApplicationError::invalid(json_fields::EMPTY_BODY_ERROR)) } else { Ok(()) }
+}
+
+fn recipient_field(n: usize, field: &str) -> String {
+    format!("recipients[{n}].{field}")
+}

@@ -1,0 +1,131 @@
+//! What `/api` answers of messages that went well, and how many did.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use relevo_domain::{MessageId, ProviderMessageId, Recipient};
+
+/// A message was sent, or is queued.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::http) struct SendMessageResponse {
+    success: bool,
+    #[schema(example = "Mensaje enviado exitosamente")]
+    message: &'static str,
+    /// Of a message that was sent: WhatsApp's answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<GraphSendResponse>,
+    /// Of a message that was queued: ask for it at `/api/task-status/{task_id}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "019ab2f0-5f6b-8000-8000-0040000a1b2c")]
+    task_id: Option<String>,
+}
+
+impl SendMessageResponse {
+    pub fn sent(message: &'static str, data: GraphSendResponse) -> Self {
+        Self { success: true, message, data: Some(data), task_id: None }
+    }
+
+    pub fn queued(message: &'static str, id: MessageId) -> Self {
+        Self { success: true, message, data: None, task_id: Some(id.correlation_id().to_string()) }
+    }
+
+    /// Messages to many are queued.
+    pub fn queued_job(message: &'static str, id: Uuid) -> Self {
+        Self { success: true, message, data: None, task_id: Some(id.to_string()) }
+    }
+}
+
+/// Messages to many were sent.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::http) struct BulkSendResponse {
+    /// Whether any was sent.
+    success: bool,
+    #[schema(example = "Mensaje broadcast procesado")]
+    message: &'static str,
+    result: TaskCounts,
+    /// The same as `result.sent`, where clients look for it.
+    sent_count: u64,
+    task_id: String,
+}
+
+impl BulkSendResponse {
+    pub fn new(message: &'static str, id: Uuid, result: TaskCounts) -> Self {
+        let sent_count = result.sent;
+        Self { success: sent_count > 0, message, result, sent_count, task_id: id.to_string() }
+    }
+}
+
+/// The answer of the Graph API to a message that it took.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::http) struct GraphSendResponse {
+    #[schema(example = "whatsapp")]
+    messaging_product: &'static str,
+    contacts: [GraphContact; 1],
+    messages: [GraphMessageId; 1],
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct GraphContact {
+    /// The number as it was given.
+    #[schema(example = "573123456789")]
+    input: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "573123456789")]
+    wa_id: Option<String>,
+    /// Instead of `wa_id`, for people known by user id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_id: Option<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct GraphMessageId {
+    #[schema(example = "wamid.HBgMNTczMDAxMjM0NTY3FQIAERgS")]
+    id: String,
+}
+
+impl GraphSendResponse {
+    /// `input` is the recipient as the caller spelled it.
+    pub fn new(input: String, to: &Recipient, message: &ProviderMessageId) -> Self {
+        let (wa_id, user_id) = match to {
+            Recipient::User(user) => (None, Some(user.as_str().to_owned())),
+            Recipient::Phone(_) | Recipient::Jid(_) => (Some(to.to_string()), None),
+        };
+        Self {
+            messaging_product: "whatsapp",
+            contacts: [GraphContact { input, wa_id, user_id }],
+            messages: [GraphMessageId { id: message.as_str().to_owned() }],
+        }
+    }
+}
+
+/// How many messages of a task ended how. The documents disagree about the names, so it has both.
+#[derive(Debug, Default, PartialEq, Serialize, ToSchema)]
+pub(in crate::http) struct TaskCounts {
+    pub total: u64,
+    /// The same as `sent`.
+    pub successful: u64,
+    pub sent: u64,
+    pub failed: u64,
+    /// One text for each that failed, in the order of the request; the first 1,000.
+    #[schema(example = json!(["Error para 573001234567: Message undeliverable (131026)"]))]
+    pub errors: Vec<String>,
+    /// `true` where more failed than `errors` names; `/jobs/{task_id}/errors` lists them all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub errors_truncated: Option<bool>,
+}
+
+impl TaskCounts {
+    pub fn one_sent() -> Self {
+        Self { total: 1, successful: 1, sent: 1, ..Self::default() }
+    }
+
+    pub fn one_failed(error: String) -> Self {
+        Self { total: 1, failed: 1, errors: vec![error], ..Self::default() }
+    }
+}
+
+/// A text of [`Counts::errors`].
+pub(super) fn recipient_error(to: &Recipient, cause: &dyn std::fmt::Display) -> String {
+    format!("Error para {to}: {cause}")
+}

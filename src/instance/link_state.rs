@@ -1,0 +1,149 @@
+//! How the link between a device and its account stands, and what that means for the instance.
+
+use std::time::Duration;
+
+use ractor::ActorProcessingErr;
+
+use relevo_domain::{Reason, Timestamp};
+use relevo_provider::{LinkEnd, LinkEvent};
+
+use super::actor::{Report, State};
+use super::directory::{DesiredState, QrCode};
+
+impl State {
+    /// The client says how its link stands.
+    pub fn on_link_event(&mut self, news: LinkEvent) {
+        if self.stopped {
+            return;
+        }
+        if let LinkEvent::Connected(account) = news {
+            return self.on_connected(Some(account));
+        }
+        if self.connected {
+            self.arguments.metrics.record_client_loss("connection");
+        }
+        self.connected = false;
+        self.stop_probing();
+        // What has not begun waits in the queue instead of failing one after the other.
+        self.return_leases();
+        let report = report_for(news, self.arguments.clock.now());
+        self.stopped = matches!(report, Report::Stopped(_));
+        (self.arguments.report)(report);
+    }
+
+    /// The client ended without saying that it would.
+    pub fn on_connection_lost(&self) -> Result<(), ActorProcessingErr> {
+        if self.stopped { Ok(()) } else { Err("the client of the linked device ended without a word".into()) }
+    }
+}
+
+/// What news of the link mean for the instance.
+fn report_for(news: LinkEvent, now: Timestamp) -> Report {
+    match news {
+        LinkEvent::Connecting => {
+            Report::Connecting(Reason::new("connecting", "connecting to WhatsApp"), None)
+        }
+        LinkEvent::QrCode { qr, valid_for: lasts } => {
+            Report::QrCode(QrCode { text: qr, expires_at: now + lasts })
+        }
+        LinkEvent::QrCodesExhausted => Report::Stopped(DesiredState::Unpaired(Reason::new(
+            "pairing_timeout",
+            "no phone scanned a code in time; ask for a new one: GET /instances/{id}/qr",
+        ))),
+        LinkEvent::Linked(account) => Report::Linked(account),
+        LinkEvent::Connected(account) => Report::Connected(Some(account)),
+        LinkEvent::Disconnected { reason: why, retry_in } => {
+            let text = format!("{why}; the next attempt is in {}", format_seconds(retry_in));
+            Report::Connecting(Reason::new("unreachable", text), Some(now + retry_in))
+        }
+        LinkEvent::Ended(refused) => Report::Stopped(desired_state_after(refused)),
+    }
+}
+
+/// What an instance is that WhatsApp wants nothing of. Nobody tries again before somebody asks for it.
+fn desired_state_after(refused: LinkEnd) -> DesiredState {
+    match refused {
+        LinkEnd::LoggedOut => DesiredState::LoggedOut(Reason::new(
+            "logged_out",
+            "the phone or WhatsApp removed this device; link it again: GET /instances/{id}/qr",
+        )),
+        LinkEnd::Replaced => DesiredState::Paused(Reason::new(
+            "replaced",
+            "another client connected with the keys of this device; stop that one, then resume the instance",
+        )),
+        LinkEnd::Banned { until, reason } => {
+            let text = match until {
+                Some(until) => {
+                    format!("WhatsApp banned the account until {until}: {reason}; resume it after that")
+                }
+                None => format!(
+                    "WhatsApp banned the account: {reason}; settle it on the phone, then resume the instance"
+                ),
+            };
+            DesiredState::Paused(Reason::new("banned", text))
+        }
+        LinkEnd::ClientOutdated => DesiredState::Paused(Reason::new(
+            "client_outdated",
+            "WhatsApp no longer speaks with this version of WhatsApp Web; set linked_device.version to a newer one, \
+             or update relevo, then resume the instance",
+        )),
+        LinkEnd::PairingFailed(cause) => {
+            let text = format!("the phone could not be linked: {cause}; try again: GET /instances/{{id}}/qr");
+            DesiredState::Unpaired(Reason::new("pairing_failed", text))
+        }
+    }
+}
+
+/// A pause in words.
+fn format_seconds(pause: Duration) -> String {
+    format!("{:.1} s", pause.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use relevo_domain::InstanceState;
+
+    fn idle_state_after(news: LinkEvent) -> (InstanceState, Reason) {
+        match report_for(news, Timestamp(0)) {
+            Report::Stopped(wanted) => wanted.idle_state().unwrap(),
+            report => panic!("{report:?}"),
+        }
+    }
+
+    #[test]
+    fn each_link_end_maps_to_its_own_state() {
+        use InstanceState::{Disconnected, LoggedOut, Paused};
+        let banned = |until| LinkEnd::Banned { until, reason: "spam".to_owned() };
+        for (refused, state, code) in [
+            (LinkEnd::LoggedOut, LoggedOut, "logged_out"),
+            (LinkEnd::Replaced, Paused, "replaced"),
+            (banned(None), Paused, "banned"),
+            (LinkEnd::ClientOutdated, Paused, "client_outdated"),
+            (LinkEnd::PairingFailed("401".to_owned()), Disconnected, "pairing_failed"),
+        ] {
+            let (found, reason) = idle_state_after(LinkEvent::Ended(refused));
+            assert_eq!((found, reason.code.as_str()), (state, code));
+        }
+        let (state, reason) = idle_state_after(LinkEvent::QrCodesExhausted);
+        assert_eq!((state, reason.code.as_str()), (Disconnected, "pairing_timeout"));
+        let (_, reason) = idle_state_after(LinkEvent::Ended(banned(Some(Timestamp(1_763_800_000_000)))));
+        assert!(reason.text.contains("until 2025-11-22T08:26:40.000Z: spam"), "{}", reason.text);
+    }
+
+    #[test]
+    fn lost_connection_reports_the_next_attempt() {
+        let lost =
+            LinkEvent::Disconnected { reason: "reset".to_owned(), retry_in: Duration::from_millis(2500) };
+        let Report::Connecting(reason, next) = report_for(lost, Timestamp(1_000)) else { panic!() };
+        assert_eq!((reason.code.as_str(), next), ("unreachable", Some(Timestamp(3_500))));
+        assert_eq!(reason.text, "reset; the next attempt is in 2.5 s");
+    }
+
+    #[test]
+    fn qr_code_expires_after_its_lifetime() {
+        let code = LinkEvent::QrCode { qr: "2@x".to_owned(), valid_for: Duration::from_secs(20) };
+        let Report::QrCode(code) = report_for(code, Timestamp(1_000)) else { panic!() };
+        assert_eq!(code, QrCode { text: "2@x".to_owned(), expires_at: Timestamp(21_000) });
+    }
+}

@@ -1,0 +1,173 @@
+//! Taking messages in: one at a time, whole pages of rows, and those that somebody waits for.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use ractor::{ActorRef, RpcReplyPort};
+
+use crate::queue::accept::{self, EnqueueContext, EnqueueRefusal};
+use crate::queue::dispatch::{self, LeaseResult};
+use crate::queue::{Acceptance, Error, LeaseBatch, SendOutcome, Submission, bulk_rows};
+use relevo_domain::{Class, MessageId, Mode, Timestamp};
+use relevo_store::{Error as StoreError, Priority, Tx};
+
+use super::{CommitHook, Msg, QueueReply, State};
+
+/// Why a submission was not taken, for its sender and for the metrics.
+fn refusal_error(why: EnqueueRefusal, terms: EnqueueContext) -> (Error, &'static str) {
+    match why {
+        EnqueueRefusal::Full => (Error::Full { capacity: terms.capacity }, "queue_full"),
+        EnqueueRefusal::KeyReused => (Error::KeyReused, "key_reused"),
+    }
+}
+
+impl State {
+    fn enqueue_context(&self) -> EnqueueContext {
+        let (now, options) = (self.now(), &self.arguments.options);
+        EnqueueContext {
+            now,
+            capacity: options.capacity,
+            idempotency_expires: now + options.idempotency_ttl,
+            random: rand::random(),
+        }
+    }
+
+    /// Says when the message is too old to be sent, where its sender did not.
+    fn set_default_expiry(&self, submission: &mut Submission, now: Timestamp) {
+        if let Some(expiry) = self.arguments.options.expiry(submission.class()) {
+            let begins = submission.send_at.map_or(now, |at| at.max(now));
+            submission.expires_at.get_or_insert(begins + expiry);
+        }
+    }
+
+    /// Whoever waits for this submission.
+    fn take_next_waiter(&mut self, submission: &Submission) -> Option<QueueReply<LeaseBatch>> {
+        let is_awaited = submission.class() == Class::Transactional && submission.send_at.is_none();
+        is_awaited.then(|| self.next_waiters.remove(&submission.instance)).flatten()
+    }
+
+    /// Takes a submission in and hands the durable result to `done`, on the writer's thread. Where its instance waits for
+    /// it, it is leased by the same commit.
+    async fn accept(
+        &mut self,
+        me: ActorRef<Msg>,
+        mut submission: Submission,
+        done: impl FnOnce(Result<Acceptance, Error>) + Send + 'static,
+    ) {
+        let metrics = self.arguments.metrics.clone();
+        if self.arguments.store.is_full() {
+            metrics.record_refused("disk_full");
+            return done(Err(Error::DiskFull));
+        }
+        let (terms, nudges, instance) =
+            (self.enqueue_context(), self.arguments.notifier.clone(), submission.instance);
+        self.set_default_expiry(&mut submission, terms.now);
+        let (class, mode, began) = (submission.class(), submission.mode.as_str(), Instant::now());
+        let next = self.take_next_waiter(&submission).map(|next| self.lease_reply(me, next, terms.now));
+        let request =
+            dispatch::LeaseRequest { instance, max: 1, max_bulk: 0, now: terms.now, run: self.arguments.run };
+        let is_awaited = next.is_some();
+        let work = move |tx: &mut Tx| {
+            let accepted = accept::accept(tx, submission, terms)?;
+            let leases = is_awaited && matches!(accepted, Ok(Acceptance::New(_)));
+            let found = if leases { dispatch::lease(tx, request)? } else { LeaseResult::default() };
+            Ok((accepted, found))
+        };
+        let finish = move |outcome: Result<(Result<Acceptance, EnqueueRefusal>, LeaseResult), StoreError>| {
+            let (accepted, found) = match outcome {
+                Ok((accepted, found)) => (accepted.map_err(|why| refusal_error(why, terms)), found),
+                Err(error) => (Err((Error::from(error), "store")), LeaseResult::default()),
+            };
+            let is_leased = |id| found.batch.leases.iter().any(|lease| lease.id == id);
+            let is_looked_for = !matches!(&accepted, Ok(accepted) if is_leased(accepted.id()));
+            match &accepted {
+                Ok(Acceptance::New(_)) => metrics.record_accepted(class.as_str(), mode, began.elapsed()),
+                Ok(Acceptance::Duplicate(_)) => metrics.record_refused("duplicate"),
+                Err((_, reason)) => metrics.record_refused(reason),
+            }
+            done(accepted.map_err(|(error, _)| error));
+            if let Some(next) = next {
+                next.send(Ok(found));
+            }
+            if is_looked_for {
+                nudges.notify(instance, class);
+            }
+        };
+        self.arguments.store.submit_with_priority(Priority::Urgent, work, finish).await;
+    }
+
+    pub(super) async fn enqueue(
+        &mut self,
+        me: ActorRef<Msg>,
+        submission: Submission,
+        reply: QueueReply<Acceptance>,
+    ) {
+        self.accept(me, submission, move |accepted| drop(reply.send(accepted))).await;
+    }
+
+    pub(super) async fn enqueue_items(
+        &self,
+        mut submissions: Vec<Submission>,
+        with: CommitHook,
+        reply: QueueReply<Vec<MessageId>>,
+    ) {
+        let (metrics, terms, began) =
+            (self.arguments.metrics.clone(), self.enqueue_context(), Instant::now());
+        if self.arguments.store.is_full() {
+            metrics.record_refused("disk_full");
+            return drop(reply.send(Err(Error::DiskFull)));
+        }
+        for submission in &mut submissions {
+            self.set_default_expiry(submission, terms.now);
+        }
+        let nudges = self.arguments.notifier.clone();
+        let work = move |tx: &mut Tx| {
+            let accepted = bulk_rows::accept(tx, submissions, terms)?;
+            if accepted.is_ok() {
+                with(tx)?;
+            }
+            Ok(accepted)
+        };
+        let done = move |outcome: Result<Result<Vec<MessageId>, EnqueueRefusal>, StoreError>| {
+            let accepted = match outcome {
+                Ok(Ok(ids)) => Ok(ids),
+                Ok(Err(why)) => Err(refusal_error(why, terms)),
+                Err(error) => Err((Error::from(error), "store")),
+            };
+            let mut instances = BTreeSet::new();
+            match &accepted {
+                Ok(ids) => {
+                    let (class, mode) = (Class::Bulk.as_str(), Mode::Async.as_str());
+                    ids.iter().for_each(|_| metrics.record_accepted(class, mode, began.elapsed()));
+                    instances.extend(ids.iter().map(|id| id.instance()));
+                }
+                Err((_, reason)) => metrics.record_refused(reason),
+            }
+            let _ = reply.send(accepted.map_err(|(error, _)| error));
+            instances.into_iter().for_each(|instance| nudges.notify(instance, Class::Bulk));
+        };
+        self.arguments.store.submit_with_priority(Priority::Background, work, done).await;
+    }
+
+    pub(super) async fn send_now(
+        &mut self,
+        me: ActorRef<Msg>,
+        mut submission: Submission,
+        wait: Duration,
+        reply: QueueReply<Acceptance>,
+        outcome: RpcReplyPort<SendOutcome>,
+    ) {
+        let end = self.now() + wait;
+        submission.expires_at = Some(submission.expires_at.map_or(end, |expires| expires.min(end)));
+        let queue = me.clone();
+        let done = move |accepted: Result<Acceptance, Error>| {
+            if let Ok(accepted) = accepted {
+                // Told to the actor before anybody has the lease or is nudged, so that the end cannot come before the
+                // waiting.
+                let _ = queue.cast(Msg::AddWaiter(accepted, outcome));
+            }
+            let _ = reply.send(accepted);
+        };
+        self.accept(me, submission, done).await;
+    }
+}
