@@ -14,7 +14,7 @@ use utoipa_axum::router::UtoipaMethodRouter;
 use super::AppState;
 use super::error::ErrorBody;
 use super::flask::{self, ApplicationErrorBody};
-use super::routes::api::responses::BulkSendResponse;
+use super::routes::api::responses::{BulkSendResponse, SendMessageResponse};
 use super::routes::jobs::commands::JobResponse;
 use super::routes::sending::{QueuedResponse, SentResponse};
 
@@ -48,7 +48,7 @@ const MESSAGES_TAG: &str = "messages";
         (name = "relay", description = "The strict-order push of inbound messages to one WebSocket."),
         (name = "webhook", description = "Where Meta reports."),
     ),
-    components(schemas(ErrorBody, ApplicationErrorBody, SentResponse, QueuedResponse, JobResponse, BulkSendResponse)),
+    components(schemas(ErrorBody, ApplicationErrorBody, SentResponse, QueuedResponse, JobResponse, BulkSendResponse, SendMessageResponse)),
 )]
 struct BaseDocument;
 

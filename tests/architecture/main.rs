@@ -2,9 +2,12 @@
 //! and the source with them.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may")]
 
+mod source;
+
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+
+use source::{lines_of, rust_files};
 
 /// The crates, lowest first. A crate may depend on the crates that its row names; its manifest names the same ones.
 const CRATES: &[(&str, &[&str])] = &[
@@ -28,11 +31,11 @@ const PROVIDER: &[&str] = &["clock", "domain", "egress", "metrics", "provider", 
 /// every named module stands above it in this list.
 const ROOMS: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
-    ("supervision", &[]),
+    ("supervisor", &[]),
     ("provider", &["relevo_domain", "relevo_provider", "relevo_cloud_api", "relevo_linked_device"]),
     ("events", &["relevo_domain", "relevo_metrics", "relevo_store"]),
-    ("queue", &["relevo_domain", "relevo_clock", "relevo_metrics", "relevo_store", "supervision", "events"]),
-    ("retry", &["relevo_domain", "supervision", "queue"]),
+    ("queue", &["relevo_domain", "relevo_clock", "relevo_metrics", "relevo_store", "supervisor", "events"]),
+    ("retry", &["relevo_domain", "supervisor", "queue"]),
     ("contacts", &["relevo_domain", "relevo_clock", "relevo_metrics", "relevo_store"]),
     (
         "relay",
@@ -42,7 +45,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "relevo_metrics",
             "relevo_store",
             "relevo_egress",
-            "supervision",
+            "supervisor",
             "contacts",
         ],
     ),
@@ -71,7 +74,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "relevo_store",
             "relevo_egress",
             "relevo_provider",
-            "supervision",
+            "supervisor",
             "provider",
             "events",
             "queue",
@@ -87,7 +90,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "relevo_clock",
             "relevo_store",
             "relevo_recipients_file",
-            "supervision",
+            "supervisor",
             "events",
             "queue",
             "instance",
@@ -101,7 +104,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "relevo_metrics",
             "relevo_store",
             "relevo_egress",
-            "supervision",
+            "supervisor",
             "events",
         ],
     ),
@@ -151,7 +154,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "relevo_provider",
             "relevo_sandbox",
             "relevo_sandbox_web",
-            "supervision",
+            "supervisor",
             "events",
             "queue",
             "retry",
@@ -275,7 +278,7 @@ fn actors_are_found_by_handles() {
 
 #[test]
 fn files_stay_small() {
-    for path in ["src", "crates"].iter().flat_map(|folder| files_under(Path::new(folder))) {
+    for path in rust_files(&["src", "crates"]) {
         let lines = fs::read_to_string(&path).unwrap().lines().count();
         assert!(lines <= 520, "{path} has {lines} lines; does it hold one concept?");
     }
@@ -322,46 +325,4 @@ fn imports_of(line: &str) -> Vec<String> {
         }
     }
     found
-}
-
-/// Every statement of a room that is not a comment, with its place. Statements that rustfmt broke are joined.
-fn lines_of(room: &str) -> Vec<(String, String)> {
-    let mut all = Vec::new();
-    for path in files_of(room) {
-        let text = fs::read_to_string(&path).unwrap();
-        let mut pending: Option<(usize, String)> = None;
-        for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
-            let (first, mut statement) = pending.take().unwrap_or((n + 1, String::new()));
-            statement.push_str(line.trim());
-            if statement.contains("crate::{") && !statement.contains(';') {
-                pending = Some((first, statement));
-            } else {
-                all.push((format!("{path}:{first}"), statement));
-            }
-        }
-    }
-    all
-}
-
-fn files_of(room: &str) -> Vec<String> {
-    let folder = Path::new("src").join(room);
-    let file = folder.with_extension("rs");
-    let files: Vec<_> =
-        [folder, file].iter().filter(|path| path.exists()).flat_map(|path| files_under(path)).collect();
-    assert!(!files.is_empty(), "the table names {room}, but src has no such module");
-    files
-}
-
-/// The Rust files in a folder and its folders, or the file itself.
-fn files_under(path: &Path) -> Vec<String> {
-    let mut files = Vec::new();
-    if path.is_dir() {
-        for entry in fs::read_dir(path).unwrap() {
-            files.extend(files_under(&entry.unwrap().path()));
-        }
-    } else if path.extension().is_some_and(|extension| extension == "rs") {
-        files.push(path.display().to_string());
-    }
-    files.sort();
-    files
 }
