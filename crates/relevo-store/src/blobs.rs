@@ -1,3 +1,5 @@
+//! Media files, stored once by content, and the sweep that removes unreferenced ones.
+
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,23 +15,25 @@ use relevo_domain::{BlobRef, Timestamp};
 use super::data_folder::write_durably;
 use super::{DataFolder, Error};
 
-/// Media that was accepted with a message: files named by their content, in two levels of folders.
+/// Media files of accepted messages, named by their SHA-256, in two levels of folders.
 ///
-/// Nobody counts who needs a file. It is removed by [`sweep`](Self::sweep), when nobody who could need it says so
-/// and it was not put for a while; until then it may lie about, also after a crash.
+/// There are no reference counts. [`sweep`](Self::sweep) removes files that no record references and that were not put
+/// recently; until then unreferenced files stay, also after a crash.
 #[derive(Debug, Clone)]
 pub struct Blobs {
     root: PathBuf,
-    /// Held where a file that exists is either renewed or removed, so that `put` never answers for one that is
-    /// being removed.
+    /// Held while an existing file is either touched or removed, so that `put` never returns a file that the sweep is
+    /// removing.
     files_lock: Arc<Mutex<()>>,
 }
 
-/// Blobs that are needed. Holds eight bytes of each name: two that share them are both kept, which harms nobody.
+/// The set of referenced blobs. It holds eight bytes of each name; when two blobs share them, both are retained, which
+/// is harmless.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub struct BlobSet(HashSet<u64>);
 
 impl BlobSet {
+    /// Adds a referenced blob.
     pub fn insert(&mut self, blob: &BlobRef) {
         self.0.extend(name_prefix(&blob.sha256));
     }
@@ -39,32 +43,45 @@ impl BlobSet {
     }
 }
 
+/// The first eight bytes of a file name.
 fn name_prefix(sha256: &str) -> Option<u64> {
     u64::from_str_radix(sha256.get(..16)?, 16).ok()
 }
 
-/// What a sweep removed.
+/// Files that a sweep removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SweepReport {
+    /// Number of removed files.
     pub files: u64,
+    /// Their sizes, summed.
     pub bytes: u64,
 }
 
 impl Blobs {
+    /// Opens the folder of blobs, and creates it if needed.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the folder cannot be created.
     pub fn open(folder: &DataFolder) -> Result<Self, Error> {
         let root = folder.path().join("blobs");
         std::fs::create_dir_all(&root).map_err(|cause| Error::io("cannot create", &root, cause))?;
         Ok(Self { root, files_lock: Arc::default() })
     }
 
-    /// Keeps `bytes`; when this answers, they are on the disk. The same content is kept once.
+    /// Stores `bytes` durably. Stores the same content only once.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file system refuses.
     pub async fn put(&self, bytes: Bytes, mime: &str) -> Result<BlobRef, Error> {
         let (blobs, mime) = (self.clone(), mime.to_owned());
         let task = tokio::task::spawn_blocking(move || blobs.put_blocking(&bytes, mime));
         task.await.unwrap_or(Err(Error::Panicked))
     }
 
-    /// The bytes of a blob that was kept.
+    /// Reads a stored blob.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file does not exist or cannot be read.
     pub async fn get(&self, blob: &BlobRef) -> Result<Bytes, Error> {
         let path = blob_path(&self.root, &blob.sha256);
         match tokio::fs::read(&path).await {
@@ -73,40 +90,46 @@ impl Blobs {
         }
     }
 
-    /// The file of a blob that was kept, for reading piece by piece what is too large to hold.
+    /// Opens the file of a stored blob, for streaming.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file does not exist or cannot be opened.
     pub async fn file(&self, blob: &BlobRef) -> Result<tokio::fs::File, Error> {
         let path = blob_path(&self.root, &blob.sha256);
         tokio::fs::File::open(&path).await.map_err(|cause| Error::io("cannot read", path, cause))
     }
 
-    /// Removes every file that is not in `needed` and that nobody put since `before`. Blocks, for as long as there
-    /// are many files.
+    /// Removes every file that is not in `referenced` and was last put before `before`. Blocks; takes longer with more
+    /// files.
     ///
-    /// `needed` is to be gathered before the call, and `before` must leave everybody the time between putting a
-    /// file and writing down what needs it.
-    pub fn sweep(&self, needed: &BlobSet, before: Timestamp) -> Result<SweepReport, Error> {
+    /// The caller collects `referenced` before the call. `before` must leave every caller of [`put`](Self::put) the time
+    /// to commit the record that references its file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a folder cannot be listed or a file cannot be removed.
+    pub fn sweep(&self, referenced: &BlobSet, before: Timestamp) -> Result<SweepReport, Error> {
         let before = UNIX_EPOCH + Duration::from_millis(before.millis());
-        let mut swept = SweepReport::default();
+        let mut report = SweepReport::default();
         for folder in list_dir(&self.root)? {
             if !folder.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
             }
             for entry in list_dir(&folder.path())? {
-                // Drafts that a crash left have names of their own, which nobody needs.
-                if entry.file_name().to_str().is_some_and(|name| needed.contains(name)) {
+                // Temporary files of a crash have other names and are never referenced, so they are removed as well.
+                if entry.file_name().to_str().is_some_and(|name| referenced.contains(name)) {
                     continue;
                 }
-                let _fate = self.lock_files();
+                let _files = self.lock_files();
                 let Ok(file) = entry.metadata() else { continue };
-                if file.is_file() && file.modified().is_ok_and(|at| at < before) {
+                if file.is_file() && file.modified().is_ok_and(|modified| modified < before) {
                     fs::remove_file(entry.path())
                         .map_err(|cause| Error::io("cannot remove", entry.path(), cause))?;
-                    swept.files += 1;
-                    swept.bytes += file.len();
+                    report.files += 1;
+                    report.bytes += file.len();
                 }
             }
         }
-        Ok(swept)
+        Ok(report)
     }
 
     fn put_blocking(&self, bytes: &[u8], mime: String) -> Result<BlobRef, Error> {
@@ -117,19 +140,19 @@ impl Blobs {
         let size = bytes.len() as u64;
         let folder = path.parent().unwrap_or(root);
         let sync = |folder: &Path| fs::File::open(folder)?.sync_all();
-        let kept = if self.touch(&path, size) {
-            // Whoever wrote it may not have come to sync its name yet.
+        let stored = if self.touch(&path, size) {
+            // The concurrent `put` that wrote the file may not have synced its folder yet.
             sync(folder).and_then(|()| sync(root))
         } else {
             fs::create_dir_all(folder).and_then(|()| sync(root)).and_then(|()| write_durably(&path, bytes))
         };
-        kept.map_err(|cause| Error::io("cannot write", &path, cause))?;
+        stored.map_err(|cause| Error::io("cannot write", &path, cause))?;
         Ok(BlobRef { sha256, size, mime })
     }
 
-    /// Whether the file is there whole; it then counts as put just now.
+    /// Sets the modification time of an existing complete file to now, and returns whether there is one.
     fn touch(&self, path: &Path, size: u64) -> bool {
-        let _fate = self.lock_files();
+        let _files = self.lock_files();
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         let now = Timestamps { last_access: now, last_modification: now };
         let file = fs::File::open(path);
@@ -173,7 +196,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(&DataFolder::open(dir.path()).unwrap()).unwrap();
         let mut put = Vec::new();
-        for content in ["needed", "left over", "put again", "young"] {
+        for content in ["referenced", "unreferenced", "put again", "recent"] {
             put.push(blobs.put(Bytes::from(content), "text/plain").await.unwrap());
         }
         let path = |blob: &BlobRef| blob_path(&blobs.root, &blob.sha256);
@@ -184,18 +207,18 @@ mod tests {
         }
         let draft = path(&put[0]).with_file_name(".draft-1");
         fs::File::create(&draft).unwrap().set_modified(made - day).unwrap();
-        let mut needed = BlobSet::default();
-        needed.insert(&put[0]);
+        let mut referenced = BlobSet::default();
+        referenced.insert(&put[0]);
         assert_eq!(blobs.put(Bytes::from("put again"), "text/plain").await.unwrap(), put[2]);
 
         let hour_ago = (made - Duration::from_secs(3600)).duration_since(UNIX_EPOCH).unwrap();
         let before = Timestamp(u64::try_from(hour_ago.as_millis()).unwrap());
-        assert_eq!(blobs.sweep(&needed, before).unwrap(), SweepReport { files: 2, bytes: 9 });
-        let there: Vec<bool> = put.iter().map(|blob| path(blob).exists()).collect();
-        assert_eq!(there, [true, false, true, true]);
+        assert_eq!(blobs.sweep(&referenced, before).unwrap(), SweepReport { files: 2, bytes: 12 });
+        let exists: Vec<bool> = put.iter().map(|blob| path(blob).exists()).collect();
+        assert_eq!(exists, [true, false, true, true]);
         assert!(!draft.exists());
-        // What was removed can be put anew.
-        blobs.put(Bytes::from("left over"), "text/plain").await.unwrap();
-        assert_eq!(blobs.get(&put[1]).await.unwrap(), "left over");
+        // Removed content can be put again.
+        blobs.put(Bytes::from("unreferenced"), "text/plain").await.unwrap();
+        assert_eq!(blobs.get(&put[1]).await.unwrap(), "unreferenced");
     }
 }

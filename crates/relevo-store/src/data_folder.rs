@@ -1,3 +1,5 @@
+//! The data folder: its lock, its format version, and small text files in it.
+
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -6,29 +8,33 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::Error;
 
-/// The layout of the data folder and of the records in it. Raised when an older binary could not read them.
+/// Version of the layout of the data folder and of its records. Raised when older binaries cannot read the new layout.
 const FORMAT: u32 = 1;
 
-/// The data folder, held by this process alone and readable by its user alone.
+/// The data folder, locked by this process and readable only by its user.
 ///
-/// `VERSION` (the format), `lock`, `db/` (sled), `blobs/` (media), `api_key` (when one was generated).
+/// Contents: `VERSION` (the format), `lock`, `db/` (sled), `blobs/` (media), `api_key` (when the node generated one).
 #[derive(Debug)]
 pub struct DataFolder {
     path: PathBuf,
-    /// Locked for as long as this lives.
+    /// Holds the lock until this value is dropped.
     lock: File,
 }
 
 impl Drop for DataFolder {
     fn drop(&mut self) {
-        // Closing alone is not enough: a program that this process is just starting holds a copy of the file for a
-        // moment, and the lock with it. Nothing can be done when it fails.
+        // Closing the file is not enough: a child process that is being started holds a copy of the descriptor, and
+        // with it the lock, until its `exec`. A failure cannot be handled here.
         let _ = flock(&self.lock, FlockOperation::Unlock);
     }
 }
 
 impl DataFolder {
     /// Creates or opens the folder, takes its lock and checks its format.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] when another process holds the lock, [`Error::TooNew`] when a newer binary wrote the folder,
+    /// [`Error::Io`] when the file system refuses.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let io = |action: &'static str| move |cause: std::io::Error| Error::io(action, path, cause);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io("cannot create"))?;
@@ -42,6 +48,7 @@ impl DataFolder {
         Ok(folder)
     }
 
+    /// The path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -56,7 +63,10 @@ impl DataFolder {
         }
     }
 
-    /// A small text file of the folder, if it exists.
+    /// Reads a small text file of the folder; `None` when it does not exist.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file exists but cannot be read.
     pub fn read(&self, name: &str) -> Result<Option<String>, Error> {
         let path = self.path.join(name);
         match fs::read_to_string(&path) {
@@ -66,14 +76,17 @@ impl DataFolder {
         }
     }
 
-    /// Writes a small text file, durably, readable by this user alone.
+    /// Writes a small text file durably, readable only by this user.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file system refuses; the previous file is then unchanged.
     pub fn write(&self, name: &str, text: &str) -> Result<(), Error> {
         let path = self.path.join(name);
         write_durably(&path, text.as_bytes()).map_err(|cause| Error::io("cannot write", path, cause))
     }
 }
 
-/// Writes beside the target, syncs, renames, and syncs the folder: the file is there whole or not at all.
+/// Writes a file atomically and durably: writes a temporary file, syncs it, renames it to `path`, and syncs the folder.
 pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::io::Write as _;
     let folder = path.parent().unwrap_or(Path::new("."));
@@ -100,7 +113,7 @@ mod tests {
         let first = DataFolder::open(dir.path()).unwrap();
         let second = DataFolder::open(dir.path()).unwrap_err();
         assert!(matches!(second, Error::InUse { .. }), "{second}");
-        // As in a program that is being started.
+        // Stands for the copy that a starting child process holds.
         let copy = first.lock.try_clone().unwrap();
         drop(first);
         DataFolder::open(dir.path()).unwrap();
@@ -108,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_format_is_refused() {
+    fn newer_format_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("VERSION"), "99\n").unwrap();
         let error = DataFolder::open(dir.path()).unwrap_err();

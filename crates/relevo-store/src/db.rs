@@ -1,3 +1,5 @@
+//! The handle on the store: opening, submitting closures, and reading.
+
 use std::fs::File;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
@@ -14,7 +16,7 @@ use super::tx::{KeyValue, ValueChange, from_sled};
 use super::writer::{Writer, WriterStatus};
 use super::{DataFolder, Error, Key, Options, Space, Tx};
 
-/// A handle on the store. Cheap to clone; the last one to go closes the database.
+/// A handle on the store. Cheap to clone; dropping the last handle closes the database.
 #[derive(Clone)]
 pub struct Store {
     db: sled::Db,
@@ -22,12 +24,16 @@ pub struct Store {
     writer_status: Arc<WriterStatus>,
 }
 
-/// Tells of the end of the writer's thread, after every [`Store`] is dropped.
+/// Completes when the writer thread has ended, which happens after every [`Store`] is dropped.
 #[derive(Debug)]
 pub struct WriterExit(oneshot::Receiver<()>);
 
 impl Store {
-    /// Opens the database in a folder that this process holds.
+    /// Opens the database in a locked data folder and starts the writer thread.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when sled cannot open the database, [`Error::Io`] when the file system refuses,
+    /// [`Error::Failed`] when the writer thread cannot start.
     pub fn open(
         folder: &DataFolder,
         options: &Options,
@@ -40,9 +46,11 @@ impl Store {
             Ok(Ok(db)) => db,
             Ok(Err(sled::Error::Io(cause))) => return Err(Error::io("cannot open", path, cause)),
             Ok(Err(cause)) => return Err(Error::Damaged { path, cause: cause.to_string() }),
-            Err(_) => return Err(Error::Damaged { path, cause: "it could not be parsed".to_owned() }),
+            Err(_) => {
+                return Err(Error::Damaged { path, cause: "sled panicked while opening it".to_owned() });
+            }
         };
-        // The first flush creates the file; until it is synced with its folder, a power cut could forget it.
+        // The first flush creates the file. Before it and its folder are synced, a power cut can lose the file.
         db.flush().map_err(from_sled)?;
         let file = File::open(path.join("db")).map_err(|cause| Error::io("cannot open", &path, cause))?;
         let sync = |file: &File| file.sync_all().map_err(|cause| Error::io("cannot sync", &path, cause));
@@ -50,35 +58,34 @@ impl Store {
         for dir in [path.as_path(), folder.path()] {
             sync(&File::open(dir).map_err(|cause| Error::io("cannot open", dir, cause))?)?;
         }
-        let (entrance, lanes) = scheduler_channel();
-        let gauges = Arc::new(WriterStatus::default());
-        // Everything that was found is on the disk by now.
-        gauges.tails_watch.publish(read_tails(&db)?);
+        let (submitter, scheduler) = scheduler_channel();
+        let writer_status = Arc::new(WriterStatus::default());
+        // All contents are durable at this point.
+        writer_status.tails_watch.publish(read_tails(&db)?);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let writer = Writer {
             runtime: runtime.map_err(|cause| Error::Failed(cause.to_string()))?,
             db: db.clone(),
             file,
-            scheduler: lanes,
-            status: gauges.clone(),
+            scheduler,
+            status: writer_status.clone(),
             min_free_space: options.min_free_space,
             metrics,
         };
-        let (ended, closing) = oneshot::channel();
+        let (exit_tx, exit_rx) = oneshot::channel();
         let run = move || {
             writer.run();
-            let _ = ended.send(());
+            let _ = exit_tx.send(());
         };
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(run);
         thread.map_err(|cause| Error::Failed(cause.to_string()))?;
-        Ok((Self { db, submitter: entrance, writer_status: gauges }, WriterExit(closing)))
+        Ok((Self { db, submitter, writer_status }, WriterExit(exit_rx)))
     }
 
-    /// Runs `work` on the writer's thread and calls `done` once everything it changed is durable, or nothing is.
+    /// Runs `work` on the writer thread, and calls `done` when its changes are durable or have been rolled back.
     ///
-    /// Returns as soon as the closure has its place in line: closures run in the order in which this was called, after
-    /// those that go first.
-    /// `done` runs on the writer's thread and must not block.
+    /// Returns when the closure is queued. Closures run in the order of the calls, after urgent ones. `done` runs on the
+    /// writer thread and must not block. It is dropped without a call when the writer thread has ended.
     pub async fn submit<T, W, D>(&self, work: W, done: D)
     where
         T: Send + 'static,
@@ -88,8 +95,8 @@ impl Store {
         self.submit_with_priority(Priority::Normal, work, done).await;
     }
 
-    /// [`submit`](Self::submit), for what is to be durable sooner or later than others.
-    pub async fn submit_with_priority<T, W, D>(&self, haste: Priority, work: W, done: D)
+    /// [`submit`](Self::submit) with a priority other than [`Priority::Normal`].
+    pub async fn submit_with_priority<T, W, D>(&self, priority: Priority, work: W, done: D)
     where
         T: Send + 'static,
         W: FnOnce(&mut Tx) -> Result<T, Error> + Send + 'static,
@@ -99,28 +106,35 @@ impl Store {
             let outcome = tx.run_closure(work);
             Box::new(move |failure| done(failure.map_or(outcome, Err)))
         };
-        // Where the writer is gone, `done` is dropped: whoever waits on it sees the store closed.
-        self.submitter.submit(Task { priority: haste, run: Box::new(run) }).await;
+        // When the writer has ended, `done` is dropped, and a caller that waits on it reports a closed store.
+        self.submitter.submit(Task { priority, run: Box::new(run) }).await;
     }
 
-    /// Runs `work` and waits until what it changed is durable.
+    /// Runs `work` and waits until its changes are durable.
+    ///
+    /// # Errors
+    /// The error of `work` (its changes were rolled back), [`Error::Panicked`] when `work` panicked, the error of a
+    /// failed commit, or [`Error::Closed`] when the writer thread has ended.
     pub async fn write<T, W>(&self, work: W) -> Result<T, Error>
     where
         T: Send + 'static,
         W: FnOnce(&mut Tx) -> Result<T, Error> + Send + 'static,
     {
-        let (answer, answered) = oneshot::channel();
-        self.submit(work, move |outcome| drop(answer.send(outcome))).await;
-        answered.await.unwrap_or(Err(Error::Closed))
+        let (outcome_tx, outcome_rx) = oneshot::channel();
+        self.submit(work, move |outcome| drop(outcome_tx.send(outcome))).await;
+        outcome_rx.await.unwrap_or(Err(Error::Closed))
     }
 
-    /// One value, as the writer last applied it; the newest may still be on its way to the disk.
+    /// Reads one value as the writer last applied it. The newest value may not be durable yet.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when sled cannot read.
     pub fn get(&self, key: &Key) -> Result<Option<Vec<u8>>, Error> {
         Ok(self.db.get(key).map_err(from_sled)?.map(|value| value.to_vec()))
     }
 
-    /// Entries from `start` up to but not including `end`, in key order, lazily. Reads the disk when pages are not
-    /// cached: long scans belong on a blocking thread.
+    /// Entries from `start` (inclusive) to `end` (exclusive), in key order, read lazily. Blocks on the disk when pages
+    /// are not cached: run long scans on a blocking thread.
     pub fn range(
         &self,
         start: &Key,
@@ -130,59 +144,60 @@ impl Store {
         entries.map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(from_sled))
     }
 
-    /// The tail of an event log as it is on the disk: unlike [`get`](Self::get), nothing that a crash could take back.
-    /// Looks at memory only.
+    /// The durable tail of an event log: unlike [`get`](Self::get), never a value that a crash can undo. Reads only
+    /// memory.
     pub fn durable_tail(&self, key: &Key) -> Option<Vec<u8>> {
         self.writer_status.tails_watch.get(key)
     }
 
-    /// Changes after every commit that moved this tail of an event log.
+    /// A receiver that is notified after every commit that changed this tail of an event log.
     pub fn watch_tail(&self, key: &Key) -> watch::Receiver<()> {
         self.writer_status.tails_watch.watch(key)
     }
 
-    /// Changes after every commit that moved the tail of an event log, whichever.
+    /// A receiver that is notified after every commit that changed the tail of any event log.
     pub fn watch_tails(&self) -> watch::Receiver<()> {
         self.writer_status.tails_watch.watch_all()
     }
 
-    /// Changes the database as a commit does before it is synced. For tests: readers must not take it for durable.
+    /// Applies changes without a sync, as a commit does before its sync. Tests check that readers of durable state do
+    /// not see them.
     #[doc(hidden)]
-    #[expect(clippy::unwrap_used, reason = "tests alone call it")]
+    #[expect(clippy::unwrap_used, reason = "only tests call it")]
     pub fn apply_unsynced(&self, work: impl FnOnce(&mut Tx) -> Result<(), Error>) {
         let mut tx = Tx::new(&self.db);
         tx.run_closure(work).unwrap();
         self.db.apply_batch(tx.into_batch().unwrap()).unwrap();
     }
 
-    /// Whether the disk is too full to accept anything new.
+    /// Whether the disk has less free space than [`Options::min_free_space`].
     pub fn is_full(&self) -> bool {
         self.writer_status.full.load(Ordering::Relaxed)
     }
 
-    /// Whether something goes first now and then, as of the last commit: it waits for whole closures, which should be
-    /// short then.
+    /// Whether urgent tasks were run recently, as of the last commit. Callers use it as a hint for their page size:
+    /// an urgent task waits until the running closure returns, so closures should be short while this is true.
     pub fn is_contended(&self) -> bool {
         self.writer_status.contended.load(Ordering::Relaxed)
     }
 
-    /// Whether a commit failed; nothing can be written before a restart.
+    /// Whether a commit failed; the store then accepts no changes before a restart.
     pub fn has_failed(&self) -> bool {
         self.writer_status.failed.load(Ordering::Relaxed)
     }
 
-    /// Commits made durable since the start.
+    /// Number of commits made durable since the start.
     pub fn commits(&self) -> u64 {
         self.writer_status.commits.load(Ordering::Relaxed)
     }
 
-    /// Bytes that the database occupies.
+    /// Number of bytes that the database occupies on disk.
     pub fn size_on_disk(&self) -> u64 {
         self.db.size_on_disk().unwrap_or(0)
     }
 }
 
-/// The tails of the event logs.
+/// The stored tails of all event logs.
 fn read_tails(db: &sled::Db) -> Result<Vec<(Vec<u8>, ValueChange)>, Error> {
     let entries = db.scan_prefix(Key::new(Space::EventTail));
     entries
@@ -191,32 +206,33 @@ fn read_tails(db: &sled::Db) -> Result<Vec<(Vec<u8>, ValueChange)>, Error> {
         .map_err(from_sled)
 }
 
-/// sled's own threads may hold on to its file for a moment after the last user of the database in this process has gone.
-/// Nobody else can have it, because we hold the folder, so it is worth waiting for.
+/// Opens the database; retries while its file is locked. sled's background threads can hold the file for a moment after
+/// the last handle in this process is dropped. No other process can hold it, because this process holds the folder.
 fn open_with_retry(config: &sled::Config) -> std::thread::Result<sled::Result<sled::Db>> {
-    let mut looks = 0;
+    let mut retries = 0;
     loop {
         let opened = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()));
         match &opened {
-            Ok(Err(sled::Error::Io(cause))) if is_locked(cause) && looks < OPEN_RETRIES => looks += 1,
+            Ok(Err(sled::Error::Io(cause))) if is_locked(cause) && retries < OPEN_RETRIES => retries += 1,
             _ => return opened,
         }
         std::thread::sleep(OPEN_RETRY_DELAY);
     }
 }
 
-/// How often, and after which pause, a database that is held is tried again: 5 s in all.
+/// Retries while the database file is locked, and the pause before each: 5 s in all.
 const OPEN_RETRIES: u32 = 500;
 const OPEN_RETRY_DELAY: Duration = Duration::from_millis(10);
 
-/// sled wraps the cause in a text of its own (0.34.7, `config.rs`, `try_lock`).
+/// Whether the file is locked. sled wraps the cause in another error (0.34.7, `config.rs`, `try_lock`).
 fn is_locked(cause: &std::io::Error) -> bool {
     cause.kind() == std::io::ErrorKind::WouldBlock || cause.to_string().contains("could not acquire lock")
 }
 
-/// sled writes a snapshot as `snap.<lsn>.generating` and renames it when it is whole. A start that was cut short or
-/// found no space leaves such a file, and the next one takes it for the newest snapshot and calls the database
-/// corrupt (0.34.7, `pagecache/snapshot.rs`). It is unfinished by its name, and everything in it is in the log.
+/// Removes snapshot files that sled did not finish. sled writes a snapshot as `snap.<lsn>.generating` and renames it
+/// when it is complete. A start that was interrupted or found no space leaves such a file; the next start reads it as
+/// the newest snapshot and reports the database as corrupt (0.34.7, `pagecache/snapshot.rs`). Removing it loses
+/// nothing, because its contents are in the log.
 fn remove_unfinished_snapshots(db: &Path) -> Result<(), Error> {
     let entries = match std::fs::read_dir(db) {
         Ok(entries) => entries,
@@ -227,7 +243,7 @@ fn remove_unfinished_snapshots(db: &Path) -> Result<(), Error> {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         if name.starts_with("snap.") && name.ends_with(".generating") {
-            tracing::warn!(file = %name, "an unfinished snapshot of the database is removed");
+            tracing::warn!(file = %name, "database snapshot incomplete; removing it");
             std::fs::remove_file(entry.path())
                 .map_err(|cause| Error::io("cannot remove", entry.path(), cause))?;
         }
@@ -236,10 +252,10 @@ fn remove_unfinished_snapshots(db: &Path) -> Result<(), Error> {
 }
 
 impl WriterExit {
-    /// Waits until the writer has committed everything it was given and the database is closed. No thread waits with it:
-    /// a runtime could not end before that thread, and may itself hold the task that is the last to use the store.
+    /// Waits until the writer has run all submitted closures and closed the database. It blocks no thread: a runtime
+    /// that waits for its blocking threads could then not shut down while one of its tasks holds the last handle.
     pub async fn wait(self) {
-        // A writer that panicked has ended as well.
+        // An error means that the writer panicked, so it has ended too.
         let _ = self.0.await;
     }
 }
@@ -294,24 +310,25 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = DataFolder::open(dir.path()).unwrap();
         let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
-        let (begin, begun) = oneshot::channel();
-        let (go, gone) = std::sync::mpsc::channel();
-        let (answer, answered) = oneshot::channel();
-        let slow = store.clone();
-        let slow = tokio::spawn(async move {
+        let (begin_tx, begin_rx) = oneshot::channel();
+        let (resume_tx, resume_rx) = std::sync::mpsc::channel();
+        let (outcome_tx, outcome_rx) = oneshot::channel();
+        let slow_store = store.clone();
+        let slow_write = tokio::spawn(async move {
             let work = move |tx: &mut Tx| {
-                begin.send(()).unwrap();
-                gone.recv().unwrap();
+                begin_tx.send(()).unwrap();
+                resume_rx.recv().unwrap();
                 tx.put(key(1), vec![1])
             };
-            slow.write(work).await.unwrap();
+            slow_store.write(work).await.unwrap();
         });
-        begun.await.unwrap();
-        let seen = |tx: &mut Tx| Ok((tx.get(&key(1))?, tx.put(key(1), vec![2])?));
-        store.submit_with_priority(Priority::Urgent, seen, |outcome| answer.send(outcome).unwrap()).await;
-        go.send(()).unwrap();
-        slow.await.unwrap();
-        assert_eq!(answered.await.unwrap().unwrap().0, Some(vec![1]));
+        begin_rx.await.unwrap();
+        let read_and_write = |tx: &mut Tx| Ok((tx.get(&key(1))?, tx.put(key(1), vec![2])?));
+        let done = |outcome| outcome_tx.send(outcome).unwrap();
+        store.submit_with_priority(Priority::Urgent, read_and_write, done).await;
+        resume_tx.send(()).unwrap();
+        slow_write.await.unwrap();
+        assert_eq!(outcome_rx.await.unwrap().unwrap().0, Some(vec![1]));
         assert_eq!((store.get(&key(1)).unwrap(), store.commits()), (Some(vec![2]), 1));
     }
 
@@ -333,7 +350,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_unfinished_snapshot_does_not_make_the_database_look_damaged() {
+    async fn unfinished_snapshot_is_removed_on_open() {
         let dir = tempfile::tempdir().unwrap();
         {
             let folder = DataFolder::open(dir.path()).unwrap();
@@ -349,7 +366,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_disk_is_reported() {
+    async fn full_disk_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let folder = DataFolder::open(dir.path()).unwrap();
         let options = Options { min_free_space: u64::MAX, ..Options::default() };

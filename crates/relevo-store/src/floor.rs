@@ -1,4 +1,4 @@
-//! The cheapest durable commit that sled allows. Benchmarks compare the store with it in the same run.
+//! The cheapest durable commit that sled allows: the baseline with which benchmarks compare the store in the same run.
 
 use std::fs::File;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::Error;
 use crate::tx::from_sled;
 
-/// A database without the store's rules and bookkeeping.
+/// A sled database without the store's limits, grouping and scheduling.
 pub struct BareSled {
     db: sled::Db,
     file: File,
@@ -16,7 +16,7 @@ impl BareSled {
     /// Opens the database in `folder`.
     ///
     /// # Errors
-    /// sled cannot open it.
+    /// sled or the file system cannot open it.
     pub fn open(folder: &Path) -> Result<Self, Error> {
         let db = sled::Config::new().path(folder).cache_capacity(16 << 20).open().map_err(from_sled)?;
         db.flush().map_err(from_sled)?;
@@ -25,10 +25,10 @@ impl BareSled {
         Ok(Self { db, file })
     }
 
-    /// Puts `value` under every key and waits until the disk has it.
+    /// Writes `value` under every key and returns when the batch is durable.
     ///
     /// # Errors
-    /// sled or the disk refuses.
+    /// sled or `fdatasync` fails.
     pub fn commit<'a>(&self, keys: impl Iterator<Item = &'a [u8]>, value: &[u8]) -> Result<(), Error> {
         let mut batch = sled::Batch::default();
         keys.for_each(|key| batch.insert(key, value));

@@ -1,17 +1,16 @@
-//! The durable memory of the node: one sled tree behind one writer, and a folder of blobs.
+//! The durable store of the node: one sled tree behind one writer thread, and a folder of blobs.
 //!
-//! What it promises: when [`Store::write`] answers `Ok`, the change is on the disk and survives `kill -9` and a
-//! power cut; everything one closure changed is there or none of it is; closures run one after another, each
-//! seeing what the earlier ones did, so a room can read, decide and write without locks.
+//! Guarantees: when [`Store::write`] returns `Ok`, the change is durable and survives `kill -9` and a power cut.
+//! A closure's changes are committed together or not at all. Closures run one after another, and each reads the
+//! changes of the earlier ones, so a caller reads, decides and writes without locks.
 //!
-//! sled 0.34.7 keeps that promise only under the rules that this room enforces and no other room needs to know:
-//! its `flush` does not sync on Linux (spacejam/sled#1351), so every commit is followed by `fdatasync` on its
-//! file; no value is larger than 4 KB, because large ones spill into files that are never synced; one dedicated
-//! thread does all writing and flushing; opening a damaged database can panic, which is caught.
+//! sled 0.34.7 gives these guarantees only under rules that this crate enforces for all callers: sled's `flush` does
+//! not fsync on Linux (spacejam/sled#1351), so `fdatasync` on sled's file follows every flush; no value is larger
+//! than 4 KB, because sled moves larger ones into files that it never syncs; one dedicated thread writes and flushes;
+//! opening a damaged database can panic, which this crate catches.
 //!
-//! Commits are grouped: closures that arrive while a commit is being synced share the next one; those that nobody waits
-//! for let the writer rest for as long as it worked, and what carries one message to somebody who waits for it goes
-//! before all others ([`Haste`]).
+//! Commits are grouped: closures that arrive while a commit is synced share the next commit. [`Priority`] decides
+//! which closures go first, and which ones wait for others.
 
 mod blobs;
 mod codec;
@@ -41,12 +40,13 @@ pub use scheduler::Priority;
 pub use test_store::TestStore;
 pub use tx::{KeyValue, Tx};
 
-/// How the store is opened.
+/// Settings of the store.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Bytes of memory for cached pages. The store's own bookkeeping comes on top.
+    /// Bytes of memory for cached pages. sled's page table needs memory in addition.
     pub cache_capacity: u64,
-    /// Below this many free bytes on the disk nothing new is accepted; what was accepted goes on.
+    /// Minimum number of free bytes on the disk. Below it the store reports a full disk ([`Store::is_full`]), and the
+    /// node accepts no new messages; messages that it has accepted are still sent.
     pub min_free_space: u64,
 }
 
@@ -56,41 +56,51 @@ impl Default for Options {
     }
 }
 
-/// Why the store could not do what it was asked.
+/// Failures of the store.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
+    /// Another process holds the lock of the data folder.
     #[error(
         "the data folder {path} is in use by another relevo process; stop it, or choose another data_dir"
     )]
     InUse { path: PathBuf },
+    /// The data folder has a format that this binary does not read.
     #[error(
-        "the data folder {path} was written by a newer relevo (format {found}, this binary knows {known}); \
+        "the data folder {path} was written by a newer relevo (format {found}, this binary reads up to {known}); \
          upgrade the binary, or choose another data_dir"
     )]
     TooNew { path: PathBuf, found: String, known: u32 },
+    /// sled cannot open the database.
     #[error(
         "the database in {path} is damaged and cannot be opened ({cause}); move that folder aside to start with an \
          empty queue, and keep it: its messages may still be recovered"
     )]
     Damaged { path: PathBuf, cause: String },
+    /// An operation on the file system failed.
     #[error("{action} {path}: {cause}")]
     Io { action: &'static str, path: PathBuf, cause: String },
-    #[error("the store failed and needs a restart: {0}")]
+    /// A commit or a read failed. After a failed commit the store accepts no changes until the node restarts.
+    #[error("the store failed; restart the node: {0}")]
     Failed(String),
+    /// The writer thread has ended.
     #[error("the store is closed")]
     Closed,
-    #[error("a record could not be read: {0}")]
+    /// A stored record has an unexpected encoding.
+    #[error("a record cannot be decoded: {0}")]
     Codec(String),
-    #[error("a record of {size} bytes under {space:?} is over the limit of {limit}")]
+    /// A value is larger than its space allows.
+    #[error("a record of {size} bytes in space {space:?} exceeds the limit of {limit} bytes")]
     TooLarge { space: char, size: usize, limit: usize },
-    /// A room keeps as much as it may; the change was undone.
+    /// A collection has reached its limit; the closure was rolled back.
     #[error("{what} holds {limit} entries, which is its limit; try again later")]
     Full { what: &'static str, limit: u64 },
-    #[error("a change panicked and was undone")]
+    /// A closure panicked; its changes were rolled back.
+    #[error("a change panicked and was rolled back")]
     Panicked,
 }
 
 impl Error {
+    /// The category that decides the HTTP status.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Failed(_)
@@ -103,7 +113,7 @@ impl Error {
         }
     }
 
-    /// A failure of the file system while `action` was done to `path`.
+    /// A failed file system operation: `action` (such as "cannot write") on `path`.
     pub fn io(action: &'static str, path: impl Into<PathBuf>, cause: impl std::fmt::Display) -> Self {
         Self::Io { action, path: path.into(), cause: cause.to_string() }
     }

@@ -1,21 +1,23 @@
-//! A store for tests.
-#![expect(clippy::unwrap_used, reason = "tests alone use it")]
+//! An in-process store for tests, without a writer thread.
+#![expect(clippy::unwrap_used, reason = "only tests use it")]
 
 use super::tx::{KeyValue, from_sled};
 use super::{Error, Tx};
 
-/// A store for tests of what other rooms keep in it: every change is applied at once, none is synced, and all of
-/// it can be looked at.
+/// A store for unit tests of storage functions: applies every closure at once, syncs nothing, and lists all entries.
 pub struct TestStore(sled::Db);
 
 impl TestStore {
-    /// An empty store in a temporary folder.
-    #[expect(clippy::new_without_default, reason = "it opens a database")]
+    /// Opens an empty store in a temporary folder.
+    #[expect(clippy::new_without_default, reason = "opens a database")]
     pub fn new() -> Self {
         Self(sled::Config::new().temporary(true).open().unwrap())
     }
 
-    /// Runs one closure in a commit of its own.
+    /// Runs one closure and applies its changes.
+    ///
+    /// # Errors
+    /// The closure's error, after its changes were rolled back, or [`Error::Failed`] from sled.
     pub fn write<T>(&self, work: impl FnOnce(&mut Tx) -> Result<T, Error>) -> Result<T, Error> {
         let mut tx = Tx::new(&self.0);
         let outcome = tx.run_closure(work)?;
@@ -25,7 +27,7 @@ impl TestStore {
         Ok(outcome)
     }
 
-    /// Everything there is, in key order.
+    /// All entries as they are stored, in key order.
     pub fn entries(&self) -> Vec<KeyValue> {
         self.0.iter().map(|entry| entry.unwrap()).map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
     }

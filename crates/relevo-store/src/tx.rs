@@ -1,10 +1,12 @@
+//! The transaction: an overlay of uncommitted changes over the stored tree, shared by all closures of a commit.
+
 use std::collections::BTreeMap;
 use std::iter::Peekable;
 
 use super::{Error, Key};
 
-/// The largest value that may be written, in bytes. Above about 7.5 KB sled moves values into files that it never
-/// syncs; at 4 KB none appeared in any of our power cuts.
+/// Maximum size of one stored value, in bytes. Above about 7.5 KB sled moves values into files that it never syncs; at
+/// 4 KB none of these files appeared in the power-cut tests.
 pub const MAX_VALUE: usize = 4096;
 
 /// A key with its value.
@@ -13,13 +15,14 @@ pub type KeyValue = (Vec<u8>, Vec<u8>);
 /// The new value of a key; `None` deletes it.
 pub(super) type ValueChange = Option<Vec<u8>>;
 
-/// A change in the making: reads see the store with everything that earlier closures of the same group and this
-/// one have changed.
+/// The changes of one commit. Reads return the store's contents with the changes of earlier closures of the same commit
+/// and of the running closure.
 pub struct Tx<'a> {
     tree: &'a sled::Tree,
-    /// What this group will write.
+    /// Changes that the commit will write.
     changes: BTreeMap<Vec<u8>, ValueChange>,
-    /// What `changes` held before this closure touched it, so that a failed closure leaves no trace.
+    /// Entries of `changes` before the running closure overwrote them, in order. A failed closure is rolled back with
+    /// them.
     undo: Vec<(Vec<u8>, Option<ValueChange>)>,
 }
 
@@ -28,6 +31,10 @@ impl<'a> Tx<'a> {
         Self { tree, changes: BTreeMap::new(), undo: Vec::new() }
     }
 
+    /// Reads one value.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when sled cannot read.
     pub fn get(&self, key: &Key) -> Result<Option<Vec<u8>>, Error> {
         match self.changes.get(key.as_slice()) {
             Some(change) => Ok(change.clone()),
@@ -36,6 +43,9 @@ impl<'a> Tx<'a> {
     }
 
     /// Writes a value of at most 4096 bytes.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] when the value is larger.
     pub fn put(&mut self, key: Key, value: Vec<u8>) -> Result<(), Error> {
         if value.len() > MAX_VALUE {
             let space = key.as_slice().first().map_or('?', |&space| char::from(space));
@@ -45,6 +55,7 @@ impl<'a> Tx<'a> {
         Ok(())
     }
 
+    /// Deletes a key; a no-op when it does not exist.
     pub fn delete(&mut self, key: Key) {
         self.change(key, None);
     }
@@ -55,7 +66,7 @@ impl<'a> Tx<'a> {
         self.undo.push((key, before));
     }
 
-    /// Entries from `start` up to but not including `end`, in key order, lazily.
+    /// Entries from `start` (inclusive) to `end` (exclusive), in key order, read lazily.
     pub fn range<'t>(
         &'t self,
         start: &Key,
@@ -66,12 +77,15 @@ impl<'a> Tx<'a> {
         OverlayIter { stored: stored.peekable(), changed: changed.peekable() }
     }
 
-    /// The first entry from `start` up to but not including `end`.
+    /// The first entry from `start` (inclusive) to `end` (exclusive).
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when sled cannot read.
     pub fn first(&self, start: &Key, end: &Key) -> Result<Option<KeyValue>, Error> {
         self.range(start, end).next().transpose()
     }
 
-    /// Runs one closure; when it fails, everything that it changed is undone.
+    /// Runs one closure. When it fails or panics, all of its changes are rolled back.
     pub(super) fn run_closure<T>(
         &mut self,
         work: impl FnOnce(&mut Tx) -> Result<T, Error>,
@@ -90,13 +104,14 @@ impl<'a> Tx<'a> {
         outcome
     }
 
-    /// What will change under `prefix`.
+    /// The changes of keys that begin with `prefix`.
     pub(super) fn changes_under(&self, prefix: &Key) -> Vec<(Vec<u8>, ValueChange)> {
         let from = self.changes.range(prefix.as_slice().to_vec()..);
         let under = from.take_while(|(key, _)| key.starts_with(prefix.as_slice()));
         under.map(|(key, change)| (key.clone(), change.clone())).collect()
     }
 
+    /// The changes as one atomic batch; `None` when there are none.
     pub(super) fn into_batch(self) -> Option<sled::Batch> {
         if self.changes.is_empty() {
             return None;
@@ -112,7 +127,7 @@ impl<'a> Tx<'a> {
     }
 }
 
-/// The stored entries with the changes laid over them.
+/// Merges stored entries with the changes, in key order. A change hides the stored entry of the same key.
 struct OverlayIter<'t, C: Iterator<Item = (&'t Vec<u8>, &'t ValueChange)>> {
     stored: Peekable<sled::Iter>,
     changed: Peekable<C>,
@@ -146,6 +161,7 @@ impl<'t, C: Iterator<Item = (&'t Vec<u8>, &'t ValueChange)>> Iterator for Overla
     }
 }
 
+/// Converts a failure of sled.
 pub(super) fn from_sled(cause: sled::Error) -> Error {
     Error::Failed(cause.to_string())
 }

@@ -1,7 +1,8 @@
-//! The tails of the event logs as the disk has them, for those who wait for events.
+//! The durable tails of the event logs, and notifications for their readers.
 //!
-//! They are published after the commit that moved them was synced, and before anybody is answered: what is seen here
-//! cannot be taken back, and whoever was told of a change sees it here.
+//! The writer publishes tails after it has synced the commit that changed them, and before it completes the commit's
+//! callers. A published tail is therefore never undone by a crash, and a caller whose write has completed reads its own
+//! change here.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,11 +12,11 @@ use tokio::sync::watch;
 use super::Key;
 use super::tx::ValueChange;
 
-/// A mutex, because a look takes as long as a look into a map.
+/// Durable tails by key, with their watchers. A mutex suffices, because every access is one map operation.
 #[derive(Debug, Default)]
 pub(super) struct TailWatch {
     tails: Mutex<HashMap<Vec<u8>, WatchedTail>>,
-    /// Changes whenever one of them did.
+    /// Notified whenever any tail changes.
     any_changed: watch::Sender<()>,
 }
 
@@ -26,33 +27,36 @@ struct WatchedTail {
 }
 
 impl TailWatch {
-    /// Publishes what a commit has made durable.
+    /// Publishes the tails that a commit has made durable, and notifies their watchers.
     pub fn publish(&self, changes: Vec<(Vec<u8>, ValueChange)>) {
         if changes.is_empty() {
             return;
         }
-        let mut each = self.lock_tails();
+        let mut tails = self.lock_tails();
         for (key, value) in changes {
-            let tail = each.entry(key.clone()).or_default();
-            let gone = value.is_none();
+            let tail = tails.entry(key.clone()).or_default();
+            let deleted = value.is_none();
             tail.value = value;
             tail.changed.send_replace(());
-            if gone && tail.changed.receiver_count() == 0 {
-                each.remove(&key);
+            if deleted && tail.changed.receiver_count() == 0 {
+                tails.remove(&key);
             }
         }
-        drop(each);
+        drop(tails);
         self.any_changed.send_replace(());
     }
 
+    /// The durable value of a tail.
     pub fn get(&self, key: &Key) -> Option<Vec<u8>> {
         self.lock_tails().get(key.as_slice()).and_then(|tail| tail.value.clone())
     }
 
+    /// A receiver that is notified when this tail changes.
     pub fn watch(&self, key: &Key) -> watch::Receiver<()> {
         self.lock_tails().entry(key.as_slice().to_vec()).or_default().changed.subscribe()
     }
 
+    /// A receiver that is notified when any tail changes.
     pub fn watch_all(&self) -> watch::Receiver<()> {
         self.any_changed.subscribe()
     }
@@ -80,8 +84,8 @@ mod tests {
         let tails = TailWatch::default();
         let (one, two, any) = (tails.watch(&key(1)), tails.watch(&key(2)), tails.watch_all());
         tails.publish(vec![change(1, Some(7))]);
-        let moved = [&one, &two, &any].map(|tail| tail.has_changed().unwrap());
-        assert_eq!(moved, [true, false, true]);
+        let notified = [&one, &two, &any].map(|tail| tail.has_changed().unwrap());
+        assert_eq!(notified, [true, false, true]);
         assert_eq!((tails.get(&key(1)), tails.get(&key(2))), (Some(vec![7]), None));
         tails.publish(Vec::new());
         assert!(!tails.watch_all().has_changed().unwrap());
@@ -90,11 +94,11 @@ mod tests {
     #[test]
     fn deleted_tail_without_watchers_is_removed() {
         let tails = TailWatch::default();
-        let waiting = tails.watch(&key(1));
+        let watcher = tails.watch(&key(1));
         tails.publish(vec![change(1, Some(1)), change(2, Some(1))]);
         tails.publish(vec![change(1, None), change(2, None)]);
-        assert!(waiting.has_changed().unwrap());
-        let known: Vec<_> = tails.lock_tails().keys().cloned().collect();
-        assert_eq!(known, [key(1).as_slice()]);
+        assert!(watcher.has_changed().unwrap());
+        let remaining: Vec<_> = tails.lock_tails().keys().cloned().collect();
+        assert_eq!(remaining, [key(1).as_slice()]);
     }
 }

@@ -1,3 +1,5 @@
+//! The writer thread: runs closures in groups and makes each group durable.
+
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,30 +14,30 @@ use super::tx::{ValueChange, from_sled};
 use super::watch::TailWatch;
 use super::{Error, Key, Space, Tx};
 
-/// How often the free space of the disk is looked at while there is writing.
+/// Minimum time between two checks of the disk's free space. The writer checks it only before commits.
 const SPACE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What others may see of the writer.
+/// State of the writer that the handles read.
 #[derive(Debug, Default)]
 pub(super) struct WriterStatus {
     /// Commits made durable since the start.
     pub commits: AtomicU64,
     /// The disk has less free space than configured.
     pub full: AtomicBool,
-    /// A commit failed; nothing can be written before a restart.
+    /// A commit failed; the store accepts no changes before a restart.
     pub failed: AtomicBool,
-    /// Something went first now and then, lately.
+    /// Urgent tasks were run recently ([`Store::is_contended`](super::Store::is_contended)).
     pub contended: AtomicBool,
-    /// The tails of the event logs as they are on the disk.
+    /// The durable tails of the event logs.
     pub tails_watch: TailWatch,
 }
 
-/// The one thread that writes.
+/// The state of the writer thread, the only thread that writes to sled.
 pub(super) struct Writer {
-    /// What this thread waits with.
+    /// Runs the thread's timers and channel waits.
     pub runtime: Runtime,
     pub db: sled::Db,
-    /// sled's own file, opened once: `fdatasync` on it is what makes a flush durable.
+    /// sled's data file, opened once: `fdatasync` on it makes a flush durable.
     pub file: File,
     pub scheduler: Scheduler,
     pub status: Arc<WriterStatus>,
@@ -44,42 +46,42 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Works until every handle is gone.
+    /// Commits until every handle is dropped and all submitted tasks have run.
     pub fn run(mut self) {
         let mut failure: Option<Error> = None;
-        let mut space_checked: Option<Instant> = None;
+        let mut space_checked_at: Option<Instant> = None;
         while self.runtime.block_on(self.scheduler.wait()) {
-            if space_checked.is_none_or(|at| at.elapsed() >= SPACE_CHECK_INTERVAL) {
+            if space_checked_at.is_none_or(|checked_at| checked_at.elapsed() >= SPACE_CHECK_INTERVAL) {
                 self.check_space();
-                space_checked = Some(Instant::now());
+                space_checked_at = Some(Instant::now());
             }
             let began = Instant::now();
-            let mut answers = Vec::new();
-            let outcome = self.commit(&mut answers, failure.is_none());
+            let mut completions = Vec::new();
+            let outcome = self.commit(&mut completions, failure.is_none());
             if let Err(cause) = outcome {
-                tracing::error!(%cause, "a commit failed; nothing more is accepted until the node restarts");
+                tracing::error!(%cause, "commit failed; the store accepts no changes until the node restarts");
                 self.status.failed.store(true, Ordering::Relaxed);
                 failure = Some(cause);
             }
             let took = began.elapsed();
-            self.metrics.record_commit(answers.len(), took);
-            for answer in answers {
-                answer(failure.clone());
+            self.metrics.record_commit(completions.len(), took);
+            for completion in completions {
+                completion(failure.clone());
             }
             self.scheduler.record_commit(took);
         }
     }
 
-    /// Runs closures and makes what they changed durable. `answers` has one for each that was run, whatever becomes of
-    /// the commit. Where an earlier one failed, nothing is written.
-    fn commit(&mut self, answers: &mut Vec<Completion>, writable: bool) -> Result<(), Error> {
+    /// Runs closures and makes their changes durable. Adds the completion of every closure that ran to `completions`,
+    /// also when the commit fails. Writes nothing when an earlier commit failed (`writable` is false).
+    fn commit(&mut self, completions: &mut Vec<Completion>, writable: bool) -> Result<(), Error> {
         let mut tx = Tx::new(&self.db);
-        answers.extend(self.scheduler.run(&mut tx));
+        completions.extend(self.scheduler.run(&mut tx));
         let mut tails = Vec::new();
         let applied = if writable { self.apply(tx, &mut tails) } else { Ok(false) };
-        // What goes first and came meanwhile is in time for the same sync.
+        // Urgent tasks that arrived meanwhile share the same sync.
         let mut late = Tx::new(&self.db);
-        answers.extend(self.scheduler.run_late_urgent(&mut late));
+        completions.extend(self.scheduler.run_late_urgent(&mut late));
         self.status.contended.store(self.scheduler.is_contended(), Ordering::Relaxed);
         let is_changed = applied?;
         if (writable && self.apply(late, &mut tails)?) || is_changed {
@@ -91,7 +93,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Tells whether anything was changed, and of the changed tails in `tails`.
+    /// Applies the changes to sled, adds changed tails to `tails`, and returns whether there were any changes.
     fn apply(&self, tx: Tx, tails: &mut Vec<(Vec<u8>, ValueChange)>) -> Result<bool, Error> {
         tails.extend(tx.changes_under(&Key::new(Space::EventTail)));
         let Some(batch) = tx.into_batch() else { return Ok(false) };
@@ -106,7 +108,7 @@ impl Writer {
                 tracing::warn!(
                     full,
                     min_free_space = self.min_free_space,
-                    "the disk's free space crossed the limit"
+                    "free disk space crossed the limit; while full, the node accepts no new messages"
                 );
             }
         }
