@@ -14,6 +14,7 @@
 
 mod blobs;
 mod codec;
+mod commit_planner;
 mod data_folder;
 mod db;
 #[doc(hidden)]

@@ -1,207 +1,142 @@
-//! What waits for the writer, and what goes into its next commit.
+//! Queues submitted tasks and runs those of each commit. [`CommitPlanner`] decides; this module moves tasks between the
+//! channels and the planner, reads the clock and waits.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::commit_planner::{CommitPlanner, MAX_GROUP, Step};
 use super::{Error, Tx};
 
-/// How soon a change is to be durable.
+/// How soon a change becomes durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Priority {
-    /// Before everything else: somebody waits for this one message. Most often in commits that carry nothing else, or with
-    /// the commit under way while that is not yet being synced. It may run before others that were submitted
-    /// earlier, and never after others that were submitted later.
+    /// Before all other tasks: a caller waits for this one message. The task joins the commit under way while that is
+    /// not yet applied; otherwise it runs in the next commit, most often with urgent tasks alone. It may run before
+    /// other tasks that were submitted earlier, and never runs after others that were submitted later.
     Urgent,
-    /// With the next commit: somebody waits.
+    /// In the next commit: a caller waits.
     Normal,
-    /// Together with others: it can wait for as long as the last commit took. So what nobody waits for keeps the writer
-    /// and the disk busy for half of the time at most, and shares its commits, which cost more than what is in them.
+    /// Together with others: no caller waits. The task can wait for as long as the last commit took. Background tasks
+    /// alone therefore keep the writer and the disk busy for at most half of the time, and share their commits, whose
+    /// fixed cost exceeds that of their contents.
     Background,
 }
 
-/// One closure with its caller: runs against the transaction, and answers once the fate of the commit is known.
+/// One submitted closure: it runs against the transaction and returns what reports the commit's outcome to the caller.
 pub(super) struct Task {
     pub priority: Priority,
     pub run: Box<dyn FnOnce(&mut Tx) -> Completion + Send>,
 }
 
+/// Reports the outcome to the caller. The argument is the failure of the commit, if it failed.
 pub(super) type Completion = Box<dyn FnOnce(Option<Error>) + Send>;
 
-/// The most closures that wait in each lane to share the next commit, so that a flood cannot put off everybody's answer.
-const MAX_GROUP: usize = 1024;
-
-/// Closures, submitted and not yet looked at, that do not hold up whoever submits.
+/// Number of deferrable tasks that can be submitted before `submit` waits, beyond those that the planner holds.
 const SUBMIT_BUFFER: usize = 4096;
 
-/// While something goes first now and then, the others are run for so long in one commit: what goes first next comes at
-/// any moment, and waits until that commit has ended.
-const CONTENDED_BUDGET: Duration = Duration::from_micros(250);
-
-/// When nothing went first for so long, the others have no share but all of a commit.
-const CONTENTION_WINDOW: Duration = Duration::from_secs(1);
-
-/// A message goes first two or three times: accepted, leased (by the same commit or another), settled. So long after each
-/// the others wait for what follows, which would otherwise come when they have just begun. A little more than the way
-/// through the actors takes.
-const FOLLOW_UP_DELAY: Duration = Duration::from_micros(500);
-
-/// For so long others are passed over; then they go along.
-const MAX_DEFERRAL: Duration = Duration::from_millis(5);
-
-/// Where closures are handed in.
+/// The sending end.
 #[derive(Clone)]
 pub(super) struct Submitter {
-    urgent: mpsc::Sender<Task>,
-    others: mpsc::Sender<Task>,
+    urgent_tx: mpsc::Sender<Task>,
+    deferrable_tx: mpsc::Sender<Task>,
 }
 
 impl Submitter {
-    /// Puts a closure into its lane. It is dropped when the writer is gone.
+    /// Queues a task. Drops it when the writer has ended.
     pub async fn submit(&self, task: Task) {
-        let lane = match task.priority {
-            Priority::Urgent => &self.urgent,
-            Priority::Normal | Priority::Background => &self.others,
+        let queue = match task.priority {
+            Priority::Urgent => &self.urgent_tx,
+            Priority::Normal | Priority::Background => &self.deferrable_tx,
         };
-        let _ = lane.send(task).await;
+        let _ = queue.send(task).await;
     }
 }
 
-/// The writer's end: two lanes, each first come, first served.
+/// The writer's end: the two channels and the planner.
 pub(super) struct Scheduler {
     urgent_rx: mpsc::Receiver<Task>,
-    others_rx: mpsc::Receiver<Task>,
-    urgent: VecDeque<Task>,
-    others: VecDeque<Task>,
-    /// Of the others, those that somebody waits for.
-    normal_count: usize,
-    /// Since when the others see commits go without them.
-    deferred_since: Option<Instant>,
-    /// Until then the others have a share only.
-    contended_until: Option<Instant>,
-    /// Something went first in the commit under way.
-    ran_urgent: bool,
-    /// The others wait until then for what follows.
-    follow_up_until: Option<Instant>,
-    /// Until then what nobody waits for lets the writer rest.
-    rest_until: Option<Instant>,
+    deferrable_rx: mpsc::Receiver<Task>,
+    planner: CommitPlanner<Task>,
 }
 
+/// The two ends of a new scheduler.
 pub(super) fn scheduler_channel() -> (Submitter, Scheduler) {
-    let (first, first_in) = mpsc::channel(MAX_GROUP);
-    let (others, others_in) = mpsc::channel(SUBMIT_BUFFER);
-    let lanes = Scheduler {
-        urgent_rx: first_in,
-        others_rx: others_in,
-        urgent: VecDeque::new(),
-        others: VecDeque::new(),
-        normal_count: 0,
-        deferred_since: None,
-        contended_until: None,
-        ran_urgent: false,
-        follow_up_until: None,
-        rest_until: None,
-    };
-    (Submitter { urgent: first, others }, lanes)
+    let (urgent_tx, urgent_rx) = mpsc::channel(MAX_GROUP);
+    let (deferrable_tx, deferrable_rx) = mpsc::channel(SUBMIT_BUFFER);
+    let scheduler = Scheduler { urgent_rx, deferrable_rx, planner: CommitPlanner::new() };
+    (Submitter { urgent_tx, deferrable_tx }, scheduler)
 }
 
 impl Scheduler {
-    /// Waits until there is something for a commit. `false` when everything was run and nobody is left who could
-    /// submit more.
+    /// Waits until a commit begins. Returns `false` when all tasks have run and every [`Submitter`] is dropped.
     pub async fn wait(&mut self) -> bool {
         loop {
             self.receive_submitted();
-            let now = Instant::now();
-            let patient_until = self.deferred_since.map(|since| since + MAX_DEFERRAL);
-            if !self.urgent.is_empty() {
-                self.contended_until = Some(now + CONTENTION_WINDOW);
-                let pass_over = !self.others.is_empty() && patient_until.is_none_or(|until| now < until);
-                self.deferred_since = pass_over.then(|| self.deferred_since.unwrap_or(now));
-                return true;
-            }
-            let can_rest = self.normal_count == 0 && self.others.len() < MAX_GROUP;
-            let turn =
-                if can_rest { self.follow_up_until.max(self.rest_until) } else { self.follow_up_until };
-            let turn = turn.map_or(now, |turn| patient_until.map_or(turn, |until| until.min(turn)));
-            if !self.others.is_empty() && now >= turn {
-                self.deferred_since = None;
-                return true;
-            }
+            let wake_at = match self.planner.next_step(Instant::now()) {
+                Step::Commit => return true,
+                Step::Wait { until } => until,
+            };
             tokio::select! {
                 biased;
-                Some(task) = self.urgent_rx.recv() => self.urgent.push_back(task),
-                Some(task) = self.others_rx.recv() => self.push_other(task),
-                () = tokio::time::sleep_until(turn), if !self.others.is_empty() => {}
+                Some(task) = self.urgent_rx.recv() => self.planner.submit(task.priority, task),
+                Some(task) = self.deferrable_rx.recv() => self.planner.submit(task.priority, task),
+                () = tokio::time::sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => {}
                 else => return false,
             }
         }
     }
 
-    /// Runs what goes into this commit.
+    /// Runs the tasks of the commit.
     pub fn run(&mut self, tx: &mut Tx) -> Vec<Completion> {
-        let began = Instant::now();
-        self.ran_urgent = !self.urgent.is_empty();
-        let mut answers: Vec<_> = self.urgent.drain(..).map(|task| (task.run)(tx)).collect();
-        if self.deferred_since.is_some() {
-            return answers;
-        }
-        let others_began = Instant::now();
-        // No less than what went first had: a flood of it leaves half to the others.
-        let share = self.is_contended().then(|| CONTENDED_BUDGET.max(others_began - began));
-        while share.is_none_or(|share| others_began.elapsed() < share)
-            && let Some(task) = self.others.pop_front()
-        {
-            self.normal_count -= usize::from(task.priority == Priority::Normal);
-            answers.push((task.run)(tx));
-        }
-        answers
+        self.planner.commit_began(Instant::now());
+        self.run_tasks(tx)
     }
 
-    /// Runs what goes first and has come since the commit began.
+    fn run_tasks(&mut self, tx: &mut Tx) -> Vec<Completion> {
+        let mut completions = Vec::new();
+        while let Some(task) = self.planner.next_task(Instant::now()) {
+            completions.push((task.run)(tx));
+        }
+        completions
+    }
+
+    /// Runs the urgent tasks that were submitted since the commit began.
     pub fn run_late_urgent(&mut self, tx: &mut Tx) -> Vec<Completion> {
-        let mut answers = Vec::new();
-        for _ in 0..self.urgent_rx.len() {
-            answers.extend(self.urgent_rx.try_recv().map(|task| (task.run)(tx)));
-        }
-        if !answers.is_empty() {
-            self.ran_urgent = true;
-            self.contended_until = Some(Instant::now() + CONTENTION_WINDOW);
-        }
-        answers
+        self.receive_urgent();
+        self.planner.admit_late_urgent(Instant::now());
+        self.run_tasks(tx)
     }
 
-    /// Whether the others had a share only, in the commit under way.
+    /// Whether urgent tasks were run recently, so that deferrable ones have a budget.
     pub fn is_contended(&self) -> bool {
-        self.contended_until.is_some_and(|until| Instant::now() < until)
+        self.planner.is_contended(Instant::now())
     }
 
-    /// The commit has ended, and took so long.
+    /// Records the end of a commit and its duration.
     pub fn record_commit(&mut self, took: Duration) {
-        let now = Instant::now();
-        self.rest_until = Some(now + took);
-        if self.ran_urgent {
-            self.follow_up_until = Some(now + FOLLOW_UP_DELAY);
-        }
+        self.planner.commit_ended(Instant::now(), took);
     }
 
-    /// Takes in what was submitted: the others before those that go first, so that none of these is seen later than
-    /// others that were submitted after it.
+    /// Moves submitted tasks to the planner: deferrable before urgent ones, so that the planner has every urgent task
+    /// that was submitted before a deferrable one that it holds.
     fn receive_submitted(&mut self) {
-        while self.others.len() < MAX_GROUP
-            && let Ok(task) = self.others_rx.try_recv()
+        while self.planner.has_room()
+            && let Ok(task) = self.deferrable_rx.try_recv()
         {
-            self.push_other(task);
+            self.planner.submit(task.priority, task);
         }
-        for _ in 0..self.urgent_rx.len() {
-            self.urgent.extend(self.urgent_rx.try_recv());
-        }
+        self.receive_urgent();
     }
 
-    fn push_other(&mut self, task: Task) {
-        self.normal_count += usize::from(task.priority == Priority::Normal);
-        self.others.push_back(task);
+    fn receive_urgent(&mut self) {
+        // Only the tasks that are queued now: a flood must not keep this loop busy.
+        for _ in 0..self.urgent_rx.len() {
+            if let Ok(task) = self.urgent_rx.try_recv() {
+                self.planner.submit(task.priority, task);
+            }
+        }
     }
 }
 
@@ -210,10 +145,11 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
+    use crate::commit_planner::{CONTENDED_BUDGET, CONTENTION_WINDOW, FOLLOW_UP_DELAY, MAX_DEFERRAL};
 
     const REST: Duration = Duration::from_millis(2);
 
-    /// Lanes whose closures tell that they ran.
+    /// A scheduler whose tasks record their names when they run.
     struct TestScheduler {
         submitter: Submitter,
         scheduler: Scheduler,
@@ -226,22 +162,22 @@ mod tests {
             Self { submitter, scheduler, ran: Arc::default() }
         }
 
-        /// A closure that keeps the writer busy for so long.
-        fn task(&self, haste: Priority, name: &'static str, busy: Duration) -> Task {
+        /// A task that blocks the writer for `busy`.
+        fn task(&self, priority: Priority, name: &'static str, busy: Duration) -> Task {
             let ran = self.ran.clone();
             let run = move |_: &mut Tx| -> Completion {
                 std::thread::sleep(busy);
                 ran.lock().unwrap().push(name);
                 Box::new(|_| {})
             };
-            Task { priority: haste, run: Box::new(run) }
+            Task { priority, run: Box::new(run) }
         }
 
-        async fn submit(&self, haste: Priority, name: &'static str) {
-            self.submitter.submit(self.task(haste, name, Duration::ZERO)).await;
+        async fn submit(&self, priority: Priority, name: &'static str) {
+            self.submitter.submit(self.task(priority, name, Duration::ZERO)).await;
         }
 
-        /// What goes into the next commit, which takes so long.
+        /// The names of the tasks of the next commit, whose duration is `took`.
         async fn commit(&mut self, took: Duration) -> Vec<&'static str> {
             assert!(self.scheduler.wait().await);
             let ran = self.run();
@@ -251,9 +187,9 @@ mod tests {
 
         fn run(&mut self) -> Vec<&'static str> {
             let db = sled::Config::new().temporary(true).open().unwrap();
-            let answers = self.scheduler.run(&mut Tx::new(&db)).len();
+            let completions = self.scheduler.run(&mut Tx::new(&db)).len();
             let ran = std::mem::take(&mut *self.ran.lock().unwrap());
-            assert_eq!(ran.len(), answers);
+            assert_eq!(ran.len(), completions);
             ran
         }
     }
@@ -262,20 +198,21 @@ mod tests {
     async fn background_tasks_wait_for_the_rest_period_or_a_normal_task() {
         let mut world = TestScheduler::new();
         let began = Instant::now();
-        world.submit(Priority::Normal, "somebody").await;
-        assert_eq!(world.commit(REST).await, ["somebody"]);
-        // Nothing but time comes.
+        world.submit(Priority::Normal, "normal").await;
+        assert_eq!(world.commit(REST).await, ["normal"]);
+        // Without a normal task, a background task waits for the duration of the last commit.
         world.submit(Priority::Background, "a").await;
         assert_eq!((world.commit(Duration::ZERO).await, began.elapsed()), (vec!["a"], REST));
-        // The writer has rested.
+        // The rest period has passed.
         world.submit(Priority::Background, "b").await;
         assert_eq!((world.commit(9 * REST).await, began.elapsed()), (vec!["b"], REST));
-        // Somebody comes who does not wait, and takes along who does.
+        // A normal task takes the waiting background task with it.
         world.submit(Priority::Background, "c").await;
-        let (entrance, hasty) = (world.submitter.clone(), world.task(Priority::Normal, "d", Duration::ZERO));
+        let (submitter, normal) =
+            (world.submitter.clone(), world.task(Priority::Normal, "d", Duration::ZERO));
         tokio::spawn(async move {
             tokio::time::sleep(REST).await;
-            entrance.submit(hasty).await;
+            submitter.submit(normal).await;
         });
         assert_eq!((world.commit(REST).await, began.elapsed()), (vec!["c", "d"], 2 * REST));
     }
@@ -283,8 +220,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn scheduler_runs_every_task_before_it_ends() {
         let mut world = TestScheduler::new();
-        for (haste, name) in [(Priority::Background, "a"), (Priority::Urgent, "b")] {
-            world.submit(haste, name).await;
+        for (priority, name) in [(Priority::Background, "a"), (Priority::Urgent, "b")] {
+            world.submit(priority, name).await;
         }
         world.submitter = scheduler_channel().0;
         assert_eq!(world.commit(REST).await, ["b"]);
@@ -296,8 +233,8 @@ mod tests {
     async fn urgent_tasks_commit_alone_until_others_reach_max_deferral() {
         let mut world = TestScheduler::new();
         let began = Instant::now();
-        for haste in [Priority::Normal, Priority::Background] {
-            world.submit(haste, "other").await;
+        for priority in [Priority::Normal, Priority::Background] {
+            world.submit(priority, "other").await;
             for _ in 0..2 {
                 let began = Instant::now();
                 while began.elapsed() < MAX_DEFERRAL {
@@ -307,8 +244,8 @@ mod tests {
                 }
                 world.submit(Priority::Urgent, "first").await;
                 assert_eq!(world.commit(9 * MAX_DEFERRAL).await, ["first", "other"]);
-                // Patience begins anew.
-                world.submit(haste, "other").await;
+                // The deferral begins again.
+                world.submit(priority, "other").await;
             }
             world.submit(Priority::Urgent, "first").await;
             assert_eq!(world.commit(9 * MAX_DEFERRAL).await, ["first"]);
@@ -325,12 +262,12 @@ mod tests {
         world.submit(Priority::Urgent, "accepted").await;
         assert_eq!(world.commit(REST).await, ["accepted"]);
         world.submit(Priority::Normal, "other").await;
-        let (entrance, next) =
+        let (submitter, next) =
             (world.submitter.clone(), world.task(Priority::Urgent, "leased", Duration::ZERO));
-        tokio::spawn(async move { entrance.submit(next).await });
+        tokio::spawn(async move { submitter.submit(next).await });
         assert_eq!((world.commit(REST).await, began.elapsed()), (vec!["leased"], Duration::ZERO));
         assert_eq!(world.commit(REST).await, ["other"]);
-        // A timer's smallest step is a millisecond.
+        // tokio's timers have a resolution of one millisecond.
         assert!(began.elapsed() >= FOLLOW_UP_DELAY && began.elapsed() <= Duration::from_millis(1));
     }
 
@@ -341,7 +278,7 @@ mod tests {
         world.submit(Priority::Normal, "b").await;
         assert_eq!(world.commit(REST).await, ["a"]);
         assert_eq!(world.commit(REST).await, ["b"]);
-        // Nor where more has come than goes into one commit.
+        // Also when the urgent channel is full.
         for _ in 0..MAX_GROUP {
             world.submit(Priority::Urgent, "a").await;
         }
@@ -370,7 +307,7 @@ mod tests {
             }
         };
         submit_long(&world).await;
-        assert_eq!(world.commit(REST).await, ["a", "b", "c"], "nothing goes first: there is no hurry");
+        assert_eq!(world.commit(REST).await, ["a", "b", "c"], "without urgent tasks there is no budget");
         assert!(!world.scheduler.is_contended());
         world.submit(Priority::Urgent, "first").await;
         assert_eq!(world.commit(REST).await, ["first"]);
