@@ -305,11 +305,13 @@ mod tests {
         assert!(store.commits() < 500, "{} commits for 500 concurrent writes", store.commits());
     }
 
-    #[tokio::test]
-    async fn urgent_task_joins_the_commit_under_way() {
-        let dir = tempfile::tempdir().unwrap();
-        let folder = DataFolder::open(dir.path()).unwrap();
-        let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
+    /// Submits an urgent closure while a normal one that writes 1 under `key(1)` and as a tail runs, and returns the
+    /// outcome of the urgent one.
+    async fn join_slow_commit<T, W>(store: &Store, late_work: W) -> Result<T, Error>
+    where
+        T: Send + std::fmt::Debug + 'static,
+        W: FnOnce(&mut Tx) -> Result<T, Error> + Send + 'static,
+    {
         let (begin_tx, begin_rx) = oneshot::channel();
         let (resume_tx, resume_rx) = std::sync::mpsc::channel();
         let (outcome_tx, outcome_rx) = oneshot::channel();
@@ -318,18 +320,55 @@ mod tests {
             let work = move |tx: &mut Tx| {
                 begin_tx.send(()).unwrap();
                 resume_rx.recv().unwrap();
+                tx.put(tail(), vec![1])?;
                 tx.put(key(1), vec![1])
             };
             slow_store.write(work).await.unwrap();
         });
         begin_rx.await.unwrap();
-        let read_and_write = |tx: &mut Tx| Ok((tx.get(&key(1))?, tx.put(key(1), vec![2])?));
         let done = |outcome| outcome_tx.send(outcome).unwrap();
-        store.submit_with_priority(Priority::Urgent, read_and_write, done).await;
+        store.submit_with_priority(Priority::Urgent, late_work, done).await;
         resume_tx.send(()).unwrap();
         slow_write.await.unwrap();
-        assert_eq!(outcome_rx.await.unwrap().unwrap().0, Some(vec![1]));
+        outcome_rx.await.unwrap()
+    }
+
+    fn tail() -> Key {
+        Key::new(Space::EventTail).u32(1)
+    }
+
+    #[tokio::test]
+    async fn urgent_task_joins_the_commit_under_way_before_anything_is_applied() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = DataFolder::open(dir.path()).unwrap();
+        let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
+        let reader = store.clone();
+        let late_work = move |tx: &mut Tx| {
+            let seen = (tx.get(&key(1))?, reader.get(&key(1))?, reader.durable_tail(&tail()));
+            tx.put(tail(), vec![2])?;
+            tx.put(key(1), vec![2])?;
+            Ok(seen)
+        };
+        let seen = join_slow_commit(&store, late_work).await.unwrap();
+        assert_eq!(seen, (Some(vec![1]), None, None), "the overlay has the change, sled has not");
         assert_eq!((store.get(&key(1)).unwrap(), store.commits()), (Some(vec![2]), 1));
+        assert_eq!(store.durable_tail(&tail()), Some(vec![2]));
+    }
+
+    #[tokio::test]
+    async fn failed_late_task_is_rolled_back_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = DataFolder::open(dir.path()).unwrap();
+        let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
+        let late_work = |tx: &mut Tx| {
+            tx.put(tail(), vec![2])?;
+            tx.put(key(1), vec![2])?;
+            tx.put(key(2), vec![2])?;
+            Err::<(), _>(Error::Full { what: "a test", limit: 1 })
+        };
+        assert!(join_slow_commit(&store, late_work).await.is_err());
+        assert_eq!((store.get(&key(1)).unwrap(), store.get(&key(2)).unwrap()), (Some(vec![1]), None));
+        assert_eq!((store.durable_tail(&tail()), store.commits()), (Some(vec![1]), 1));
     }
 
     #[test]

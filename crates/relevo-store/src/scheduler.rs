@@ -102,7 +102,7 @@ impl Scheduler {
         completions
     }
 
-    /// Runs the urgent tasks that were submitted since the commit began.
+    /// Runs the urgent tasks that were submitted since the commit began, over the same transaction.
     pub fn run_late_urgent(&mut self, tx: &mut Tx) -> Vec<Completion> {
         self.receive_urgent();
         self.planner.admit_late_urgent(Instant::now());

@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 use relevo_metrics::Metrics;
 
 use super::scheduler::{Completion, Scheduler};
-use super::tx::{ValueChange, from_sled};
+use super::tx::from_sled;
 use super::watch::TailWatch;
 use super::{Error, Key, Space, Tx};
 
@@ -72,33 +72,25 @@ impl Writer {
         }
     }
 
-    /// Runs closures and makes their changes durable. Adds the completion of every closure that ran to `completions`,
-    /// also when the commit fails. Writes nothing when an earlier commit failed (`writable` is false).
+    /// Runs closures over one transaction and makes their changes durable. Adds the completion of every closure that ran
+    /// to `completions`, also when the commit fails. Writes nothing when an earlier commit failed (`writable` is false).
     fn commit(&mut self, completions: &mut Vec<Completion>, writable: bool) -> Result<(), Error> {
         let mut tx = Tx::new(&self.db);
         completions.extend(self.scheduler.run(&mut tx));
-        let mut tails = Vec::new();
-        let applied = if writable { self.apply(tx, &mut tails) } else { Ok(false) };
-        // Urgent tasks that arrived meanwhile share the same sync.
-        let mut late = Tx::new(&self.db);
-        completions.extend(self.scheduler.run_late_urgent(&mut late));
+        // Urgent tasks that arrived meanwhile read and extend the same changes; nothing is applied yet.
+        completions.extend(self.scheduler.run_late_urgent(&mut tx));
         self.status.contended.store(self.scheduler.is_contended(), Ordering::Relaxed);
-        let is_changed = applied?;
-        if (writable && self.apply(late, &mut tails)?) || is_changed {
-            self.db.flush().map_err(from_sled)?;
-            self.file.sync_data().map_err(|cause| Error::Failed(cause.to_string()))?;
-            self.status.commits.fetch_add(1, Ordering::Relaxed);
-            self.status.tails_watch.publish(tails);
+        if !writable {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    /// Applies the changes to sled, adds changed tails to `tails`, and returns whether there were any changes.
-    fn apply(&self, tx: Tx, tails: &mut Vec<(Vec<u8>, ValueChange)>) -> Result<bool, Error> {
-        tails.extend(tx.changes_under(&Key::new(Space::EventTail)));
-        let Some(batch) = tx.into_batch() else { return Ok(false) };
+        let tails = tx.changes_under(&Key::new(Space::EventTail));
+        let Some(batch) = tx.into_batch() else { return Ok(()) };
         self.db.apply_batch(batch).map_err(from_sled)?;
-        Ok(true)
+        self.db.flush().map_err(from_sled)?;
+        self.file.sync_data().map_err(|cause| Error::Failed(cause.to_string()))?;
+        self.status.commits.fetch_add(1, Ordering::Relaxed);
+        self.status.tails_watch.publish(tails);
+        Ok(())
     }
 
     fn check_space(&self) {
