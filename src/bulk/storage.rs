@@ -95,7 +95,7 @@ impl Checkpoint {
     }
 
     pub fn put(&self, tx: &mut Tx, slot: u16) -> Result<(), Error> {
-        store::put_large(tx, key(slot, CHECKPOINT), &store::encode(self)?)
+        tx.put(key(slot, CHECKPOINT), store::encode(self)?)
     }
 }
 
@@ -110,20 +110,20 @@ fn key(slot: u16, part: u8) -> Key {
 pub(super) fn create(tx: &mut Tx, record: &JobRecord, standing: &Checkpoint) -> Result<Option<u16>, Error> {
     let mut free = None;
     for slot in 0..BulkItem::JOBS {
-        if tx.get(&key(slot, RECORD))?.is_none() {
+        if !tx.contains(&key(slot, RECORD))? {
             free = Some(slot);
             break;
         }
     }
     let Some(slot) = free else { return Ok(None) };
-    store::put_large(tx, key(slot, RECORD), &store::encode(record)?)?;
+    tx.put(key(slot, RECORD), store::encode(record)?)?;
     standing.put(tx, slot)?;
     Ok(Some(slot))
 }
 
 pub(super) fn delete(tx: &mut Tx, slot: u16) -> Result<(), Error> {
-    store::delete_large(tx, key(slot, RECORD))?;
-    store::delete_large(tx, key(slot, CHECKPOINT))
+    tx.delete(key(slot, RECORD))?;
+    tx.delete(key(slot, CHECKPOINT))
 }
 
 /// Every job that is written down. Reads the disk.
@@ -152,6 +152,6 @@ pub(super) fn load_checkpoint(store: &Store, slot: u16) -> Result<Option<Checkpo
 }
 
 fn load_value<T: serde::de::DeserializeOwned>(store: &Store, key: &Key) -> Result<Option<T>, Error> {
-    let bytes = store::get_large(key, |key| store.get(key))?;
+    let bytes = store.get(key)?;
     bytes.map(|bytes| store::decode(&bytes)).transpose()
 }

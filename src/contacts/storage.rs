@@ -59,7 +59,7 @@ pub fn find_in(tx: &Tx, phone: &str) -> Result<Option<AddressBookEntry>, Error> 
     if phone.is_empty() {
         return Ok(None);
     }
-    match store::get_large(&entry_key(phone), |key| tx.get(key))? {
+    match tx.get(&entry_key(phone))? {
         Some(bytes) => Ok(Some(decode_entry(phone, store::decode(&bytes)?)?)),
         None => Ok(None),
     }
@@ -78,7 +78,7 @@ pub(super) fn put(tx: &mut Tx, number: &AddressBookEntry) -> Result<bool, Error>
         created_at: number.created_at,
         updated_at: number.updated_at,
     };
-    store::put_large(tx, entry_key(&number.phone), &store::encode(&record)?)?;
+    tx.put(entry_key(&number.phone), store::encode(&record)?)?;
     tx.put(order_key(book.change), number.phone.clone().into_bytes())?;
     tx.put(meta_key(), store::encode(&book)?)?;
     Ok(replaced)
@@ -86,10 +86,10 @@ pub(super) fn put(tx: &mut Tx, number: &AddressBookEntry) -> Result<bool, Error>
 
 /// Removes an entry. Tells whether there was one.
 pub(super) fn delete(tx: &mut Tx, phone: &str) -> Result<bool, Error> {
-    let Some(bytes) = store::get_large(&entry_key(phone), |key| tx.get(key))? else { return Ok(false) };
+    let Some(bytes) = tx.get(&entry_key(phone))? else { return Ok(false) };
     let record: AddressBookRecord = store::decode(&bytes)?;
-    store::delete_large(tx, entry_key(phone))?;
-    tx.delete(order_key(record.change));
+    tx.delete(entry_key(phone))?;
+    tx.delete(order_key(record.change))?;
     let mut book = read_meta(|key| tx.get(key))?;
     book.total = book.total.saturating_sub(1);
     tx.put(meta_key(), store::encode(&book)?)?;
@@ -121,20 +121,9 @@ pub(super) fn get(store: &Store, phone: &str) -> Result<Option<AddressBookEntry>
     if phone.is_empty() {
         return Ok(None);
     }
-    match read_whole(store, &entry_key(phone))? {
+    match store.get(&entry_key(phone))? {
         Some(bytes) => Ok(Some(decode_entry(phone, store::decode(&bytes)?)?)),
         None => Ok(None),
-    }
-}
-
-/// A record in one piece. Its parts are read one by one; when the record changed meanwhile, they are read again.
-fn read_whole(store: &Store, key: &Key) -> Result<Option<Vec<u8>>, Error> {
-    loop {
-        let before = store.get(key)?;
-        let bytes = store::get_large(key, |key| store.get(key));
-        if store.get(key)? == before {
-            return bytes;
-        }
     }
 }
 
@@ -153,7 +142,7 @@ pub(super) fn list(store: &Store, after: Option<u64>, limit: usize) -> Result<Ad
         let (order, phone) = entry?;
         let phone = phone_from_bytes(phone)?;
         // Gone since the order was read, or moved to the front: not a part of this page either way.
-        let Some(stored) = read_whole(store, &entry_key(&phone))? else { continue };
+        let Some(stored) = store.get(&entry_key(&phone))? else { continue };
         let record: AddressBookRecord = store::decode(&stored)?;
         if order_key(record.change).as_slice() == order {
             bytes += stored.len();

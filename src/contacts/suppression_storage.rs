@@ -58,7 +58,7 @@ pub fn release(tx: &mut Tx, who: &Recipient) -> Result<bool, Error> {
     let key = key_of(who);
     let there = tx.get(&key)?.is_some();
     if there {
-        tx.delete(key);
+        tx.delete(key)?;
     }
     Ok(there)
 }

@@ -105,7 +105,7 @@ pub fn append(tx: &mut Tx, instance: InstanceNumber, event: &Event) -> Result<u6
     let record = record::encode(event, bytes)?;
     let size = u64::try_from(record.len()).unwrap_or(u64::MAX);
     tx.put(tail, LogTail { sequence, bytes: bytes.saturating_add(size) }.to_vec())?;
-    store::put_large(tx, event_key(instance, sequence), &record)?;
+    tx.put(event_key(instance, sequence), record)?;
     Ok(sequence)
 }
 
@@ -135,7 +135,7 @@ pub fn trim(
     for entry in tx.range(&event_key(instance, 0), &log_end(instance)).take(limit) {
         let (key, value) = entry?;
         // What cannot be read is of use to nobody; it goes when its turn comes.
-        let needless = EventHeader::read(store::large_prefix(&value)?)
+        let needless = EventHeader::read(&value)
             .is_none_or(|head| head.at < keep.since || tail.bytes.saturating_sub(head.offset) > keep.bytes);
         if !needless {
             break;
@@ -143,7 +143,7 @@ pub fn trim(
         old.push(Key::from(key));
     }
     let deleted = old.len();
-    old.into_iter().try_for_each(|key| store::delete_large(tx, key))?;
+    old.into_iter().try_for_each(|key| tx.delete(key))?;
     Ok(deleted)
 }
 

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use relevo_domain::{InstanceNumber, Timestamp};
-use relevo_store::{self as store, Error, Key, KeyValue, Store};
+use relevo_store::{Error, Key, KeyValue, Store};
 
 use super::record::{self, EventHeader, event_key, sequence_of};
 use super::{Envelope, EventFilter, LogCursor, last_sequence};
@@ -158,7 +158,7 @@ impl LogScan {
 
 impl ScannedEntry {
     fn read((key, value): KeyValue) -> Result<Self, Error> {
-        let head = EventHeader::read(store::large_prefix(&value)?);
+        let head = EventHeader::read(&value);
         let head = head.ok_or_else(|| Error::Codec("an event's head is cut short".to_owned()))?;
         Ok(ScannedEntry::Event { sequence: sequence_of(&key), key: Key::from(key), head })
     }
@@ -189,12 +189,7 @@ impl ScannedEntry {
         match self {
             ScannedEntry::Gap(envelope) => Ok(Some((envelope, 0))),
             ScannedEntry::Event { key, sequence, .. } => {
-                // A part may go between the head and the rest: then the head is gone by now, too.
-                let record = match store::get_large(&key, |key| store.get(key)) {
-                    Err(_) if store.get(&key)?.is_none() => None,
-                    record => record?,
-                };
-                let Some(record) = record else { return Ok(None) };
+                let Some(record) = store.get(&key)? else { return Ok(None) };
                 let event = record::decode(&record)?;
                 Ok(Some((Envelope { sequence, event }, record.len())))
             }

@@ -90,9 +90,9 @@ fn delete_expired(tx: &mut Tx, now: Timestamp) -> Result<(), Error> {
     for key in expired {
         // Space, kind and time come first; instance and digest are the rest.
         if let Some(rest) = key.get(10..) {
-            tx.delete(Key::new(Space::InboundDedupe).u8(BY_KEY).bytes(rest));
+            tx.delete(Key::new(Space::InboundDedupe).u8(BY_KEY).bytes(rest))?;
         }
-        tx.delete(key.into());
+        tx.delete(key.into())?;
     }
     Ok(())
 }

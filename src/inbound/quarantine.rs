@@ -58,7 +58,7 @@ impl NewQuarantineEntry {
         };
         let excess = (kept.len() + 1).saturating_sub(MAX_ENTRIES);
         for key in kept.into_iter().take(excess) {
-            store::delete_large(tx, key)?;
+            tx.delete(key)?;
         }
         let label = QuarantineHeader { reason: self.reason.clone(), size: self.body.len() };
         let mut record =
@@ -66,7 +66,7 @@ impl NewQuarantineEntry {
         record.push(b'\n');
         let limit = if self.signed { usize::MAX } else { MAX_UNSIGNED_BYTES };
         record.extend(self.body.iter().take(limit));
-        store::put_large(tx, place.key(), &record)
+        tx.put(place.key(), record)
     }
 }
 
@@ -108,7 +108,7 @@ fn read_page(
             break;
         }
         let key = Key::from(entry?.0);
-        let record = get_whole(&key, |key| store.get(key))?;
+        let record = store.get(&key)?;
         page.extend(
             record
                 .zip(QuarantineId::from_key(key.as_slice()))
@@ -116,17 +116,6 @@ fn read_page(
         );
     }
     Ok(page)
-}
-
-/// A record with all of its parts; `None` when it was forgotten meanwhile, maybe between two of them.
-fn get_whole(
-    key: &Key,
-    get: impl Fn(&Key) -> Result<Option<Vec<u8>>, store::Error>,
-) -> Result<Option<Vec<u8>>, store::Error> {
-    match store::get_large(key, &get) {
-        Err(_) if get(key)?.is_none() => Ok(None),
-        record => record,
-    }
 }
 
 fn decode_entry(place: QuarantineId, record: Vec<u8>) -> QuarantinedBody {
@@ -143,8 +132,6 @@ fn decode_entry(place: QuarantineId, record: Vec<u8>) -> QuarantinedBody {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
     use super::*;
     use relevo_store::TestStore;
 
@@ -159,7 +146,7 @@ mod tests {
         let mut kept = Vec::new();
         for (key, _) in scratch.entries().into_iter().filter(|(key, _)| key[0] == Space::Quarantine as u8) {
             let place = QuarantineId::from_key(&key).unwrap();
-            let record = scratch.write(|tx| store::get_large(&place.key(), |key| tx.get(key))).unwrap();
+            let record = scratch.write(|tx| tx.get(&place.key())).unwrap();
             kept.push(decode_entry(place, record.unwrap()));
         }
         kept
@@ -176,19 +163,6 @@ mod tests {
         assert_eq!(found[0].reason, "is\nodd");
         let parts = scratch.entries().len() / found.len();
         assert_eq!(scratch.entries().len(), parts * found.len());
-    }
-
-    #[test]
-    fn entry_deleted_during_a_read_is_skipped() {
-        let scratch = TestStore::new();
-        insert_body(&scratch, 1, 10_000, true);
-        let key = QuarantineId { at: Timestamp(1), nonce: 7 }.key();
-        let head = scratch.write(|tx| tx.get(&key)).unwrap();
-        let reads = Cell::new(0);
-        let forgotten_after_its_head = |_: &Key| Ok(head.clone().filter(|_| reads.replace(1) == 0));
-        assert_eq!(get_whole(&key, forgotten_after_its_head).unwrap(), None);
-        let damaged = |asked: &Key| Ok(head.clone().filter(|_| *asked == key));
-        assert!(get_whole(&key, damaged).is_err(), "a part that is missing alone is damage");
     }
 
     #[test]

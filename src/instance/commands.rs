@@ -43,7 +43,7 @@ impl State {
         let write = move |tx: &mut Tx| {
             let number = directory::next_number(tx)?;
             if let Some(number) = number {
-                store::put_large(tx, directory::record_key(number), &bytes)?;
+                tx.put(directory::record_key(number), bytes)?;
             }
             Ok(number)
         };
@@ -131,7 +131,7 @@ impl State {
                 return;
             }
             let purged = queue.purge(number).await;
-            let remove = move |tx: &mut Tx| store::delete_large(tx, directory::record_key(number));
+            let remove = move |tx: &mut Tx| tx.delete(directory::record_key(number));
             let removed = match purged {
                 Ok(()) => store.write(remove).await.map_err(Error::from),
                 Err(error) => Err(error.into()),

@@ -112,7 +112,7 @@ pub(super) fn load(store: &Store) -> Result<Vec<(InstanceNumber, InstanceRecord)
     for entry in store.range(&all, &all.clone().after_prefix()) {
         let key = Key::from(entry?.0);
         let number = key.as_slice().last_chunk::<4>().and_then(|bytes| InstanceNumber::from_be_bytes(*bytes));
-        let bytes = store::get_large(&key, |key| store.get(key))?;
+        let bytes = store.get(&key)?;
         if let (Some(number), Some(bytes)) = (number, bytes) {
             records.push((number, store::decode(&bytes)?));
         }

@@ -300,7 +300,7 @@ impl State {
         record: InstanceRecord,
     ) -> Result<(), Error> {
         let bytes = store::encode(&record)?;
-        let write = move |tx: &mut Tx| store::put_large(tx, directory::record_key(number), &bytes);
+        let write = move |tx: &mut Tx| tx.put(directory::record_key(number), bytes);
         self.arguments.store.write(write).await?;
         self.register(number, record)
     }

@@ -54,7 +54,7 @@ pub fn record_location(
     let key = by_message(&name);
     if let Some(earlier) = tx.get(&key)? {
         let earlier: MediaLocation = store::decode(&earlier)?;
-        tx.delete(by_time(earlier.at).bytes(&name));
+        tx.delete(by_time(earlier.at).bytes(&name))?;
     }
     tx.put(key, store::encode(&kept)?)?;
     tx.put(by_time(note.at).bytes(&name), Vec::new())
@@ -81,9 +81,9 @@ pub(super) fn expire(tx: &mut Tx, before: Timestamp) -> Result<bool, Error> {
     for key in page {
         // Space, kind and time come first; the name is the rest.
         if let Some(name) = key.get(10..) {
-            tx.delete(by_message(name));
+            tx.delete(by_message(name))?;
         }
-        tx.delete(key.into());
+        tx.delete(key.into())?;
     }
     Ok(full)
 }

@@ -60,7 +60,7 @@ pub(super) fn accept(
     }
     if let Some(ended) = ended {
         // The key begins a new life; the end of its old one must not cut that short.
-        tx.delete(ended);
+        tx.delete(ended)?;
     }
     let id = insert_job(tx, submission, terms)?;
     *book.depth(class) += 1;
@@ -131,8 +131,8 @@ pub(super) fn free_key(tx: &mut Tx, id: MessageId, job: &Job) -> Result<(), Erro
     if let Some(bytes) = tx.get(&stored)? {
         let answer: IdempotencyRecord = store::decode(&bytes)?;
         if answer.id == id {
-            tx.delete(stored);
-            tx.delete(keys::idempotency_expiry(answer.expires, id.instance(), key));
+            tx.delete(stored)?;
+            tx.delete(keys::idempotency_expiry(answer.expires, id.instance(), key))?;
         }
     }
     Ok(())
@@ -153,10 +153,10 @@ pub(super) fn withdraw(tx: &mut Tx, id: MessageId, now: Timestamp) -> Result<boo
     let mut book = QueueCounters::read(tx, id.instance())?;
     leave_lane(tx, &mut book, &job, id, now)?;
     if let Some(due) = row.due.take() {
-        tx.delete(keys::due(id, due));
+        tx.delete(keys::due(id, due))?;
     }
     free_key(tx, id, &job)?;
-    store::delete_large(tx, keys::job(id))?;
+    tx.delete(keys::job(id))?;
     *book.depth(id.class()) = book.depth(id.class()).saturating_sub(1);
     book.write(tx, id.instance())?;
     row.persist(tx, id)?;
@@ -189,12 +189,12 @@ pub(super) fn leave_lane(
         first = false;
     }
     let Some((order, not_before)) = place else { return Ok(()) };
-    tx.delete(lane.waiting_at(order));
+    tx.delete(lane.waiting_at(order))?;
     *book.waiting(lane.class) -= 1;
     if first && tx.get(&lane.in_flight())?.is_none() {
         // The lane's wake-up was its head's. One that is due already is noticed and forgotten with the next look.
         if let Some(moment) = not_before {
-            tx.delete(lane.wake(moment));
+            tx.delete(lane.wake(moment))?;
         }
         if lane_head(tx, lane)?.is_some() {
             tx.put(lane.wake(now), Vec::new())?;

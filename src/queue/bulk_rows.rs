@@ -169,7 +169,7 @@ pub(super) fn persist(
 ) -> Result<(), Error> {
     let is_settled = row.status.is_settled();
     if is_settled {
-        tx.delete(keys::ledger(id));
+        tx.delete(keys::ledger(id))?;
     } else {
         row.write(tx, id)?;
     }
@@ -208,7 +208,7 @@ pub(super) fn end_orphan(tx: &mut Tx, id: MessageId, now: Timestamp) -> Result<(
     let (Some(item), Some(job)) = (id.item(), Job::read(tx, id)?) else { return Ok(()) };
     let known = LedgerEntry::read(tx, id)?;
     let flight = InFlight::read(tx, job.lane(id))?.filter(|flight| flight.id == id);
-    tx.delete(keys::ledger(id));
+    tx.delete(keys::ledger(id))?;
     if !is_current(tx, item, id)? {
         return Ok(());
     }
@@ -242,7 +242,7 @@ pub(super) fn outcomes(store: &Store, job: u16, limit: usize) -> Result<Vec<Item
 pub(super) fn delete_noted(tx: &mut Tx, noted: &[ItemOutcome]) -> Result<(), Error> {
     for outcome in noted {
         if ItemOutcome::read(tx, outcome.item)?.as_ref() == Some(outcome) {
-            tx.delete(keys::outcome(outcome.item));
+            tx.delete(keys::outcome(outcome.item))?;
         }
     }
     Ok(())
@@ -311,6 +311,6 @@ pub(super) fn delete_slot(tx: &mut Tx, job: u16) -> Result<bool, Error> {
     let page = tx.range(&slot, &slot.clone().after_prefix()).take(DELETE_PAGE);
     let page: Vec<_> = page.map(|entry| entry.map(|(key, _)| key)).collect::<Result<_, _>>()?;
     let is_full = page.len() == DELETE_PAGE;
-    page.into_iter().for_each(|key| tx.delete(key.into()));
+    page.into_iter().try_for_each(|key| tx.delete(key.into()))?;
     Ok(is_full)
 }

@@ -55,7 +55,7 @@ pub(super) fn page(
 
 /// One dead letter.
 pub(super) fn dead_letter(store: &Store, id: MessageId) -> Result<Option<DeadLetter>, Error> {
-    let Some(bytes) = store::get_large(&keys::dead_letter(id), |key| store.get(key))? else {
+    let Some(bytes) = store.get(&keys::dead_letter(id))? else {
         return Ok(None);
     };
     let job: Job = store::decode(&bytes)?;
@@ -68,7 +68,7 @@ pub(super) fn dead_letter(store: &Store, id: MessageId) -> Result<Option<DeadLet
 pub(super) fn redrive(tx: &mut Tx, ids: &[MessageId], now: Timestamp) -> Result<usize, Error> {
     let mut redriven = 0;
     for &id in ids {
-        let Some(bytes) = store::get_large(&keys::dead_letter(id), |key| tx.get(key))? else { continue };
+        let Some(bytes) = tx.get(&keys::dead_letter(id))? else { continue };
         let job: Job = store::decode(&bytes)?;
         // Nobody waits for it any more, and what made it expire is not what made it die.
         let job = Job { mode: Mode::Async, expires_at: None, ..job };
@@ -76,7 +76,7 @@ pub(super) fn redrive(tx: &mut Tx, ids: &[MessageId], now: Timestamp) -> Result<
         row.requeue(now);
         (row.failures, row.buried, row.due, row.mode) = (0, None, None, Mode::Async);
         row.write(tx, id)?;
-        store::delete_large(tx, keys::dead_letter(id))?;
+        tx.delete(keys::dead_letter(id))?;
         job.write(tx, keys::job(id))?;
         let mut book = QueueCounters::read(tx, id.instance())?;
         *book.depth(id.class()) += 1;
@@ -91,8 +91,8 @@ pub(super) fn redrive(tx: &mut Tx, ids: &[MessageId], now: Timestamp) -> Result<
 pub(super) fn discard(tx: &mut Tx, ids: &[MessageId]) -> Result<usize, Error> {
     let mut discarded = 0;
     for &id in ids {
-        if tx.get(&keys::dead_letter(id))?.is_some() {
-            store::delete_large(tx, keys::dead_letter(id))?;
+        if tx.contains(&keys::dead_letter(id))? {
+            tx.delete(keys::dead_letter(id))?;
             discarded += 1;
         }
     }

@@ -91,7 +91,7 @@ impl LeaseSearch<'_, '_> {
         };
         for key in due {
             let id = keys::parse_due(&key).map(|(_, id)| id);
-            self.tx.delete(key.into());
+            self.tx.delete(key.into())?;
             let Some(id) = id else { continue };
             let Some(job) = Job::read(self.tx, id)? else { continue };
             let mut row = LedgerEntry::read(self.tx, id)?.unwrap_or_else(|| LedgerEntry::new(&job));
@@ -130,7 +130,7 @@ impl LeaseSearch<'_, '_> {
         let end = keys::wakes_until(instance, class, Timestamp(self.request.now.millis() + 1));
         while let Some((key, _)) = self.tx.first(&keys::wakes(instance, class), &end)? {
             let woken = keys::parse_wake(&key);
-            self.tx.delete(key.into());
+            self.tx.delete(key.into())?;
             let Some((_, lane)) = woken else { continue };
             if self.lease_head(keys::LaneKey { instance, class, lane })? {
                 return Ok(true);
@@ -153,7 +153,7 @@ impl LeaseSearch<'_, '_> {
                 return Ok(false);
             }
             let Some(job) = Job::read(self.tx, id)? else {
-                self.delete_waiting(lane, order);
+                self.delete_waiting(lane, order)?;
                 continue;
             };
             if self.is_expired(&job) {
@@ -162,7 +162,7 @@ impl LeaseSearch<'_, '_> {
                     self.tx.put(lane.wake(self.request.now), Vec::new())?;
                     return Ok(false);
                 }
-                self.delete_waiting(lane, order);
+                self.delete_waiting(lane, order)?;
                 self.expire(id, &job)?;
                 continue;
             }
@@ -249,10 +249,11 @@ impl LeaseSearch<'_, '_> {
         Ok(())
     }
 
-    fn delete_waiting(&mut self, lane: keys::LaneKey, order: u64) {
-        self.tx.delete(lane.waiting_at(order));
+    fn delete_waiting(&mut self, lane: keys::LaneKey, order: u64) -> Result<(), Error> {
+        self.tx.delete(lane.waiting_at(order))?;
         let waiting = self.counters.waiting(lane.class);
         *waiting = waiting.saturating_sub(1);
+        Ok(())
     }
 
     /// The earliest moment at which something that waits now may go. Bulk messages for which there is no room wait

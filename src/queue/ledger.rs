@@ -53,7 +53,7 @@ pub(super) fn find(
 
 pub(super) fn view(store: &Store, id: MessageId) -> Result<Option<MessageView>, Error> {
     // The job first: a message that is settled between the two reads then shows its row.
-    let job = store::get_large(&keys::job(id), |key| store.get(key))?;
+    let job = store.get(&keys::job(id))?;
     let job: Option<Job> = job.map(|bytes| store::decode(&bytes)).transpose()?;
     let row: Option<LedgerEntry> = read(store, &keys::ledger(id))?;
     let row = match (row, &job) {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use relevo_domain::{Failure, MessageId, Receipt, Status, Timestamp};
-use relevo_store::{self as store, Error, Tx};
+use relevo_store::{Error, Tx};
 
 use super::records::{InFlight, Job, LedgerEntry, LedgerStep, QueueCounters};
 use super::{ReceiptReport, ReceiptResult, SendOutcome, accept, bulk_rows, keys, settle};
@@ -49,7 +49,7 @@ fn record_for_settled(
     match was {
         Status::DeadLetter | Status::Failed => {
             // It arrived after all; nothing is left to redrive.
-            store::delete_large(tx, keys::dead_letter(id))?;
+            tx.delete(keys::dead_letter(id))?;
             row.buried = None;
             row.failure = None;
             settle::emit_sent(tx, id, &report.provider_id, now)?;
@@ -85,9 +85,9 @@ fn record_for_open(
             let mut book = QueueCounters::read(tx, id.instance())?;
             accept::leave_lane(tx, &mut book, job, id, now)?;
             if let Some(due) = row.due {
-                tx.delete(keys::due(id, due));
+                tx.delete(keys::due(id, due))?;
             }
-            store::delete_large(tx, keys::job(id))?;
+            tx.delete(keys::job(id))?;
             *book.depth(id.class()) = book.depth(id.class()).saturating_sub(1);
             book.write(tx, id.instance())?;
             row.requeue(report.at);

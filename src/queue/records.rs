@@ -34,12 +34,12 @@ pub(super) struct Job {
 
 impl Job {
     pub fn read(tx: &Tx, id: MessageId) -> Result<Option<Self>, Error> {
-        let bytes = store::get_large(&keys::job(id), |key| tx.get(key))?;
+        let bytes = tx.get(&keys::job(id))?;
         bytes.map(|bytes| store::decode(&bytes)).transpose()
     }
 
     pub fn write(&self, tx: &mut Tx, key: Key) -> Result<(), Error> {
-        store::put_large(tx, key, &store::encode(self)?)
+        tx.put(key, store::encode(self)?)
     }
 
     pub fn lane(&self, id: MessageId) -> keys::LaneKey {

@@ -2,7 +2,7 @@
 
 use crate::events;
 use relevo_domain::{InstanceNumber, MessageId, Timestamp};
-use relevo_store::{self as store, Error, Key, Space, Tx};
+use relevo_store::{Error, Key, Space, Tx};
 
 use super::records::LedgerEntry;
 use super::{bulk_rows, keys};
@@ -43,9 +43,9 @@ fn delete_expired_keys(tx: &mut Tx, now: Timestamp) -> Result<bool, Error> {
     let full = page.len() == PAGE;
     for key in page {
         if let Some(rest) = key.as_slice().get(9..) {
-            tx.delete(Key::new(Space::Idempotency).bytes(rest));
+            tx.delete(Key::new(Space::Idempotency).bytes(rest))?;
         }
-        tx.delete(key);
+        tx.delete(key)?;
     }
     Ok(full)
 }
@@ -74,7 +74,7 @@ fn delete_ledger_entries(tx: &mut Tx, upkeep: &RetentionPage) -> Result<Option<M
         last = Some(id);
         let Some(row) = LedgerEntry::read(tx, id)? else { continue };
         // A row that is not settled waits for its job. Only a deleted instance leaves one without.
-        if !row.status.is_settled() && tx.get(&keys::job(id))?.is_some() {
+        if !row.status.is_settled() && tx.contains(&keys::job(id))? {
             continue;
         }
         if row.history.last().is_some_and(|step| step.at >= upkeep.ledger_before) {
@@ -82,10 +82,10 @@ fn delete_ledger_entries(tx: &mut Tx, upkeep: &RetentionPage) -> Result<Option<M
             continue;
         }
         if let Some(provider_id) = &row.provider_id {
-            tx.delete(keys::provider_id(id.instance(), provider_id));
+            tx.delete(keys::provider_id(id.instance(), provider_id))?;
         }
-        store::delete_large(tx, keys::dead_letter(id))?;
-        tx.delete(key);
+        tx.delete(keys::dead_letter(id))?;
+        tx.delete(key)?;
     }
     Ok(last)
 }
@@ -117,12 +117,12 @@ pub(super) fn purge(tx: &mut Tx, instance: InstanceNumber, now: Timestamp) -> Re
                 }
             }
             if !page.is_empty() {
-                page.into_iter().for_each(|key| tx.delete(key));
+                page.into_iter().try_for_each(|key| tx.delete(key))?;
                 return Ok(true);
             }
         }
     }
-    tx.delete(keys::counters(instance));
+    tx.delete(keys::counters(instance))?;
     Ok(false)
 }
 

@@ -23,7 +23,7 @@ pub(super) fn reschedule(tx: &mut Tx, id: MessageId, at: Timestamp) -> Result<bo
         return Ok(false);
     };
     if let Some(before) = row.due.replace(at) {
-        tx.delete(keys::due(id, before));
+        tx.delete(keys::due(id, before))?;
     }
     tx.put(keys::due(id, at), Vec::new())?;
     row.write(tx, id)?;

@@ -6,7 +6,7 @@ use crate::events::{self, Event};
 use relevo_domain::{
     BuryReason, Failure, MessageId, Mode, ProviderMessageId, RetryDecision, Status, Timestamp,
 };
-use relevo_store::{self as store, Error, Tx};
+use relevo_store::{Error, Tx};
 
 use super::records::{InFlight, Job, LedgerEntry, LedgerStep, QueueCounters, lane_head};
 use super::{Lease, SendOutcome, accept, keys};
@@ -164,7 +164,7 @@ pub(super) fn expire(
         // Its caller was refused, and may ask again.
         accept::free_key(tx, id, job)?;
     }
-    store::delete_large(tx, keys::job(id))?;
+    tx.delete(keys::job(id))?;
     *book.depth(id.class()) = book.depth(id.class()).saturating_sub(1);
     emit_failure(tx, id, &Failure::permanent("the message expired before it could be sent"), None, now)
 }
@@ -178,7 +178,7 @@ pub(super) fn end_attempt(
 ) -> Result<(), Error> {
     let mut book = QueueCounters::read(tx, lane.instance)?;
     release_lane(tx, &mut book, lane, flight, now)?;
-    store::delete_large(tx, keys::job(flight.id))?;
+    tx.delete(keys::job(flight.id))?;
     *book.depth(lane.class) = book.depth(lane.class).saturating_sub(1);
     book.write(tx, lane.instance)
 }
@@ -191,9 +191,9 @@ fn release_lane(
     flight: &InFlight,
     now: Timestamp,
 ) -> Result<(), Error> {
-    tx.delete(lane.in_flight());
+    tx.delete(lane.in_flight())?;
     if flight.waits {
-        tx.delete(lane.waiting_at(flight.order));
+        tx.delete(lane.waiting_at(flight.order))?;
         *book.waiting(lane.class) = book.waiting(lane.class).saturating_sub(1);
     }
     if *book.waiting(lane.class) > 0 && lane_head(tx, lane)?.is_some() {
@@ -204,7 +204,7 @@ fn release_lane(
 
 /// Back to the head of the lane, which may go on at `due`.
 fn return_to_lane(tx: &mut Tx, lane: keys::LaneKey, flight: &InFlight, due: Timestamp) -> Result<(), Error> {
-    tx.delete(lane.in_flight());
+    tx.delete(lane.in_flight())?;
     if !flight.waits {
         let mut book = QueueCounters::read(tx, lane.instance)?;
         *book.waiting(lane.class) += 1;

@@ -91,7 +91,7 @@ fn lanes(store: &Store, instance: InstanceNumber, class: Class) -> Result<Vec<La
     found.sort_by_key(|(waiting, _)| std::cmp::Reverse(*waiting));
     let mut lanes = Vec::new();
     for (waiting, head) in found.into_iter().take(MAX_LANES) {
-        let Some(bytes) = store::get_large(&keys::job(head), |key| store.get(key))? else { continue };
+        let Some(bytes) = store.get(&keys::job(head))? else { continue };
         let job: Job = store::decode(&bytes)?;
         lanes.push(LaneStats { to: job.message.to, class, waiting, oldest: head.accepted_at() });
     }

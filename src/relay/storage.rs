@@ -41,14 +41,14 @@ pub(super) fn push(tx: &mut Tx, frame: &RelayFrame, capacity: u64) -> Result<(),
     }
     book.last += 1;
     book.waiting += 1;
-    store::put_large(tx, frame_key(book.last), &store::encode(frame)?)?;
+    tx.put(frame_key(book.last), store::encode(frame)?)?;
     write_meta(tx, &book)
 }
 
 pub(super) fn head(tx: &Tx) -> Result<Option<QueueHead>, Error> {
     let Some((key, _)) = tx.first(&first_key(), &end_key())? else { return Ok(None) };
     let order = order_of(&key)?;
-    let bytes = store::get_large(&key.into(), |key| tx.get(key))?;
+    let bytes = tx.get(&key.into())?;
     let frame = store::decode(&bytes.unwrap_or_default())?;
     let (failed, attempts) = read_meta(|key| tx.get(key))?.failed;
     Ok(Some(QueueHead { order, frame, attempts: if failed == order { attempts } else { 0 } }))
@@ -56,10 +56,10 @@ pub(super) fn head(tx: &Tx) -> Result<Option<QueueHead>, Error> {
 
 /// Takes a frame out. Tells whether it was still there.
 pub(super) fn remove(tx: &mut Tx, order: u64) -> Result<bool, Error> {
-    if tx.get(&frame_key(order))?.is_none() {
+    if !tx.contains(&frame_key(order))? {
         return Ok(false);
     }
-    store::delete_large(tx, frame_key(order))?;
+    tx.delete(frame_key(order))?;
     let mut book = read_meta(|key| tx.get(key))?;
     book.waiting = book.waiting.saturating_sub(1);
     write_meta(tx, &book)?;
@@ -94,7 +94,7 @@ pub(super) fn read_meta(get: impl Fn(&Key) -> Result<Option<Vec<u8>>, Error>) ->
 /// When the first of the line joined it.
 pub(super) fn oldest(store: &Store) -> Result<Option<Timestamp>, Error> {
     let Some((key, _)) = store.range(&first_key(), &end_key()).next().transpose()? else { return Ok(None) };
-    match store::get_large(&key.into(), |key| store.get(key)) {
+    match store.get(&key.into()) {
         Ok(Some(bytes)) => Ok(Some(store::decode::<RelayFrame>(&bytes)?.queued_at)),
         // It left the line while it was read.
         Ok(None) | Err(Error::Codec(_)) => Ok(None),

@@ -228,7 +228,7 @@ impl Handle {
         let delete = move |tx: &mut store::Tx| {
             let key = storage::parked_key(id, place);
             let parked = tx.get(&key)?.is_some();
-            tx.delete(key);
+            tx.delete(key)?;
             Ok(parked)
         };
         if self.shared.store.write(delete).await? { Ok(()) } else { Err(Error::NotParked(place)) }

@@ -97,7 +97,7 @@ pub(super) fn load(store: &Store) -> Result<Vec<(EndpointId, Endpoint)>, Error> 
     let mut found = Vec::new();
     for entry in store.range(&all, &all.clone().after_prefix()) {
         let key = Key::from(entry?.0);
-        let bytes = store::get_large(&key, |key| store.get(key))?;
+        let bytes = store.get(&key)?;
         if let (Some(id), Some(bytes)) = (endpoint_id_of_key(key.as_slice()), bytes) {
             found.push((id, store::decode(&bytes)?));
         }
@@ -106,12 +106,12 @@ pub(super) fn load(store: &Store) -> Result<Vec<(EndpointId, Endpoint)>, Error> 
 }
 
 pub(super) fn put_endpoint(tx: &mut Tx, id: EndpointId, endpoint: &Endpoint) -> Result<(), Error> {
-    store::put_large(tx, endpoint_key(id), &store::encode(endpoint)?)
+    tx.put(endpoint_key(id), store::encode(endpoint)?)
 }
 
 /// Deletes the endpoint itself; what it leaves behind is for [`purge`].
 pub(super) fn delete_endpoint(tx: &mut Tx, id: EndpointId) -> Result<(), Error> {
-    store::delete_large(tx, endpoint_key(id))
+    tx.delete(endpoint_key(id))
 }
 
 /// The cursor of a stream that begins. An instance that came after its endpoint is told from its first event;
@@ -124,7 +124,7 @@ pub(super) fn load_or_create_cursor(
     if let Some(bytes) = tx.get(&cursor_key(id, instance))? {
         return Ok(Some(store::decode(&bytes)?));
     }
-    if tx.get(&endpoint_key(id))?.is_none() {
+    if !tx.contains(&endpoint_key(id))? {
         return Ok(None);
     }
     let cursor = Cursor::default();
@@ -201,7 +201,7 @@ pub(super) fn park(
         let keys = tx.range(&start, &end).take(EXPIRED_PER_PARKED).map(|entry| entry.map(|(key, _)| key));
         keys.collect::<Result<Vec<_>, _>>()?
     };
-    old.into_iter().for_each(|key| tx.delete(key.into()));
+    old.into_iter().try_for_each(|key| tx.delete(key.into()))?;
     tx.put(parked_key(id, place), store::encode(parked)?)
 }
 
@@ -250,7 +250,7 @@ fn delete_page(tx: &mut Tx, prefix: &Key) -> Result<usize, Error> {
         entries.map(|entry| entry.map(|(key, _)| key)).collect::<Result<Vec<_>, _>>()?
     };
     let deleted = page.len();
-    page.into_iter().for_each(|key| tx.delete(key.into()));
+    page.into_iter().try_for_each(|key| tx.delete(key.into()))?;
     Ok(deleted)
 }
 
@@ -262,7 +262,7 @@ pub(super) fn orphans(store: &Store) -> Result<Vec<EndpointId>, Error> {
         let mut start = Key::new(space);
         while let Some((key, _)) = store.range(&start, &end).next().transpose()? {
             let Some(id) = endpoint_id_of_key(&key) else { break };
-            if store.get(&endpoint_key(id))?.is_none() && !found.contains(&id) {
+            if !store.contains(&endpoint_key(id))? && !found.contains(&id) {
                 found.push(id);
             }
             start = Key::new(space).bytes(id.as_bytes()).after_prefix();

@@ -70,7 +70,7 @@ impl Uploads {
         let (key, id) = (self.0.key(blob), id.to_owned());
         let forgotten = self.0.shared.store.write(move |tx| {
             if decode_record(tx.get(&key)?).is_some_and(|uploaded| uploaded.id == id) {
-                tx.delete(key);
+                tx.delete(key)?;
             }
             Ok(())
         });
@@ -158,7 +158,7 @@ fn sweep(tx: &mut Tx, key: &Key, end: &Key, now: Timestamp) -> Result<(), StoreE
     let next: Vec<_> = tx.range(key, end).take(SWEEP_BATCH).collect::<Result<_, _>>()?;
     for (key, record) in next {
         if decode_record(Some(record)).is_none_or(|uploaded| now.since(uploaded.at) >= TTL) {
-            tx.delete(Key::from(key));
+            tx.delete(Key::from(key))?;
         }
     }
     Ok(())

@@ -185,7 +185,7 @@ pub(super) async fn delete_all(store: &Store, instance: InstanceNumber, space: S
                 .map(|entry| entry.map(|(key, _)| key))
                 .collect::<Result<_, _>>()?;
             let full = page.len() == DELETE_BATCH;
-            page.into_iter().for_each(|key| tx.delete(key.into()));
+            page.into_iter().try_for_each(|key| tx.delete(key.into()))?;
             Ok(full)
         };
         if !store.write(page).await? {
@@ -248,7 +248,7 @@ impl Ring {
             tx.get(&counter)?.and_then(|bytes| Some(u32::from_be_bytes(*bytes.first_chunk()?))).unwrap_or(0);
         let slot = self.key(instance, b's').u32(next);
         if let Some(oldest) = tx.get(&slot)? {
-            tx.delete(self.key(instance, b'e').bytes(&oldest));
+            tx.delete(self.key(instance, b'e').bytes(&oldest))?;
         }
         tx.put(slot, name)?;
         tx.put(key, note)?;

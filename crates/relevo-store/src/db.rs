@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
@@ -12,9 +12,9 @@ use tokio::sync::{oneshot, watch};
 use relevo_metrics::Metrics;
 
 use super::scheduler::{Completion, Priority, Submitter, Task, scheduler_channel};
-use super::tx::{KeyValue, ValueChange, from_sled};
+use super::tx::{KeyValue, ValueChange, from_sled, range_entry};
 use super::writer::{Writer, WriterStatus};
-use super::{DataFolder, Error, Key, Options, Space, Tx};
+use super::{DataFolder, Error, Key, Options, Space, Tx, large};
 
 /// A handle on the store. Cheap to clone; dropping the last handle closes the database.
 #[derive(Clone)]
@@ -128,20 +128,42 @@ impl Store {
     /// Reads one value as the writer last applied it. The newest value may not be durable yet.
     ///
     /// # Errors
-    /// [`Error::Failed`] when sled cannot read.
+    /// [`Error::Failed`] when sled cannot read, [`Error::Codec`] when a part of a large value is missing.
     pub fn get(&self, key: &Key) -> Result<Option<Vec<u8>>, Error> {
-        Ok(self.db.get(key).map_err(from_sled)?.map(|value| value.to_vec()))
+        let Some(stored) = self.db.get(key).map_err(from_sled)? else { return Ok(None) };
+        if !key.is_large() {
+            return Ok(Some(stored.to_vec()));
+        }
+        if large::part_count(&stored)? == 0 {
+            return Ok(Some(large::first_part(&stored).to_vec()));
+        }
+        // Only a value with further parts needs the lock. The head is read again under it.
+        let _joining = self.writer_status.apply_lock.read().unwrap_or_else(PoisonError::into_inner);
+        let get_stored = |key: &Key| Ok(self.db.get(key).map_err(from_sled)?.map(|stored| stored.to_vec()));
+        let Some(head) = get_stored(key)? else { return Ok(None) };
+        large::join(key, &head, get_stored).map(Some)
+    }
+
+    /// Whether a key exists, as the writer last applied it.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when sled cannot read.
+    pub fn contains(&self, key: &Key) -> Result<bool, Error> {
+        self.db.contains_key(key).map_err(from_sled)
     }
 
     /// Entries from `start` (inclusive) to `end` (exclusive), in key order, read lazily. Blocks on the disk when pages
     /// are not cached: run long scans on a blocking thread.
+    ///
+    /// In the spaces of large values, each value of the range is cut to its first 4094 bytes; [`get`](Self::get) reads it
+    /// whole.
     pub fn range(
         &self,
         start: &Key,
         end: &Key,
     ) -> impl DoubleEndedIterator<Item = Result<KeyValue, Error>> + use<> {
         let entries = self.db.range(start.as_slice()..end.as_slice());
-        entries.map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(from_sled))
+        entries.map(range_entry)
     }
 
     /// The durable tail of an event log: unlike [`get`](Self::get), never a value that a crash can undo. Reads only
@@ -167,7 +189,7 @@ impl Store {
     pub fn apply_unsynced(&self, work: impl FnOnce(&mut Tx) -> Result<(), Error>) {
         let mut tx = Tx::new(&self.db);
         tx.run_closure(work).unwrap();
-        self.db.apply_batch(tx.into_batch().unwrap()).unwrap();
+        self.writer_status.apply(&self.db, tx.into_batch().unwrap()).unwrap();
     }
 
     /// Whether the disk has less free space than [`Options::min_free_space`].
@@ -402,6 +424,36 @@ mod tests {
         let folder = DataFolder::open(dir.path()).unwrap();
         let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
         assert_eq!(store.get(&key(1)).unwrap().as_deref(), Some(&b"one"[..]));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn readers_never_join_parts_of_two_values() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = DataFolder::open(dir.path()).unwrap();
+        let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
+        let large_key = || Key::new(Space::BulkJob).u8(1);
+        let reader = store.clone();
+        let (end_tx, end_rx) = std::sync::mpsc::channel::<()>();
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut reads = 0u32;
+            while end_rx.try_recv() != Err(std::sync::mpsc::TryRecvError::Disconnected) {
+                if let Some(value) = reader.get(&large_key()).unwrap() {
+                    assert!(value.iter().all(|byte| *byte == value[0]), "a mixture of {} bytes", value.len());
+                    reads += 1;
+                }
+            }
+            reads
+        });
+        for round in 0..150u8 {
+            let size = [30_000, 9_000, 30_000, 3_000][usize::from(round % 4)];
+            let change = move |tx: &mut Tx| match round % 7 {
+                6 => tx.delete(large_key()),
+                _ => tx.put(large_key(), vec![round; size]),
+            };
+            store.write(change).await.unwrap();
+        }
+        drop(end_tx);
+        assert!(reading.await.unwrap() > 0);
     }
 
     #[tokio::test]

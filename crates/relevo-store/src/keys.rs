@@ -1,6 +1,11 @@
 //! Key spaces and the construction of keys.
 
+use super::Error;
+
 /// The key spaces of the tree. Each is the first byte of its keys; the one list keeps them distinct.
+///
+/// The spaces of `LARGE_SPACES` allow values of up to about 268 MB, which the store splits into parts; the others
+/// allow 4096 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Space {
@@ -60,9 +65,11 @@ pub enum Space {
     InboundMedia = b'C',
     /// Bulk jobs. job → record (`bulk`).
     BulkJob = b'j',
-    /// Outcomes of rows of bulk jobs, until their job has recorded them. job → its first message, job · row → outcome (`queue`).
+    /// Outcomes of rows of bulk jobs, until their job has recorded them. job → its first message, job · row → outcome
+    /// (`queue`).
     ItemOutcome = b'o',
-    /// Recipients known to a linked device, and its first contacts. instance · table · hash → nothing or numbers (`provider`).
+    /// Recipients known to a linked device, and its first contacts. instance · table · hash → nothing or numbers
+    /// (`provider`).
     LinkedContact = b'c',
     /// A linked device's cache of its latest messages and polls. instance · ring · slot → name, instance · ring ·
     /// name → entry (`provider`).
@@ -72,6 +79,21 @@ pub enum Space {
     /// The further parts of values that exceed 4 KB. key · number → bytes (`store`).
     Part = b'Z',
 }
+
+/// Spaces whose values are stored in parts. Data folders depend on this list: a space must never join or leave it once
+/// it has been written.
+const LARGE_SPACES: [Space; 10] = [
+    Space::Job,
+    Space::DeadLetter,
+    Space::Instance,
+    Space::Event,
+    Space::Quarantine,
+    Space::Endpoint,
+    Space::Contact,
+    Space::Relay,
+    Space::BulkJob,
+    Space::LinkedDevice,
+];
 
 /// A key: the byte of its space, then its parts. Numbers are big-endian, so that keys sort by them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,6 +138,18 @@ impl Key {
         &self.0
     }
 
+    /// Whether the value under this key is stored in parts. A key that is only the byte of a space holds counters, which
+    /// are never stored in parts.
+    pub(super) fn is_large(&self) -> bool {
+        is_large_key(&self.0)
+    }
+
+    /// The error of a value of `size` bytes under this key.
+    pub(super) fn too_large(&self, size: usize, limit: usize) -> Error {
+        let space = self.0.first().map_or('?', |&space| char::from(space));
+        Error::TooLarge { space, size, limit }
+    }
+
     pub(super) fn into_bytes(self) -> Vec<u8> {
         self.0
     }
@@ -139,6 +173,14 @@ impl Key {
     }
 }
 
+/// See [`Key::is_large`].
+pub(super) fn is_large_key(key: &[u8]) -> bool {
+    match key {
+        [] | [_] => false,
+        [first, ..] => LARGE_SPACES.iter().any(|space| *space as u8 == *first),
+    }
+}
+
 impl From<Vec<u8>> for Key {
     fn from(bytes: Vec<u8>) -> Self {
         Self(bytes)
@@ -148,5 +190,19 @@ impl From<Vec<u8>> for Key {
 impl AsRef<[u8]> for Key {
     fn as_ref(&self) -> &[u8] {
         &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Existing data folders depend on this list.
+    #[test]
+    fn spaces_of_large_values_never_change() {
+        let bytes = LARGE_SPACES.map(|space| space as u8);
+        assert_eq!(&bytes, b"QXNVRHAJjd");
+        let (counters, record) = (Key::new(Space::Contact), Key::new(Space::Contact).u8(0));
+        assert!(!counters.is_large() && record.is_large());
     }
 }

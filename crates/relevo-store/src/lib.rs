@@ -6,7 +6,8 @@
 //!
 //! sled 0.34.7 gives these guarantees only under rules that this crate enforces for all callers: sled's `flush` does
 //! not fsync on Linux (spacejam/sled#1351), so `fdatasync` on sled's file follows every flush; no value is larger
-//! than 4 KB, because sled moves larger ones into files that it never syncs; one dedicated thread writes and flushes;
+//! than 4 KB, because sled moves larger ones into files that it never syncs (this crate splits larger values of the
+//! spaces that allow them, [`Space`]); one dedicated thread writes and flushes;
 //! opening a damaged database can panic, which this crate catches.
 //!
 //! Commits are grouped: closures that arrive while a commit is synced share the next commit. [`Priority`] decides
@@ -36,7 +37,6 @@ pub use codec::{decode, encode};
 pub use data_folder::DataFolder;
 pub use db::{Store, WriterExit};
 pub use keys::{Key, Space};
-pub use large::{delete_large, get_large, large_prefix, put_large, single_part_large};
 pub use scheduler::Priority;
 pub use test_store::TestStore;
 pub use tx::{KeyValue, Tx};

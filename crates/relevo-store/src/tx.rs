@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::iter::Peekable;
 
-use super::{Error, Key};
+use super::keys::is_large_key;
+use super::{Error, Key, large};
 
 /// Maximum size of one stored value, in bytes. Above about 7.5 KB sled moves values into files that it never syncs; at
 /// 4 KB none of these files appeared in the power-cut tests.
@@ -34,30 +35,88 @@ impl<'a> Tx<'a> {
     /// Reads one value.
     ///
     /// # Errors
-    /// [`Error::Failed`] when sled cannot read.
+    /// [`Error::Failed`] when sled cannot read, [`Error::Codec`] when a part of a large value is missing.
     pub fn get(&self, key: &Key) -> Result<Option<Vec<u8>>, Error> {
-        match self.changes.get(key.as_slice()) {
-            Some(change) => Ok(change.clone()),
-            None => Ok(self.tree.get(key).map_err(from_sled)?.map(|value| value.to_vec())),
+        let Some(stored) = self.get_stored(key)? else { return Ok(None) };
+        if key.is_large() {
+            large::join(key, &stored, |part| self.get_stored(part)).map(Some)
+        } else {
+            Ok(Some(stored))
         }
     }
 
-    /// Writes a value of at most 4096 bytes.
+    /// Whether a key exists.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] when the value is larger.
+    /// [`Error::Failed`] when sled cannot read.
+    pub fn contains(&self, key: &Key) -> Result<bool, Error> {
+        match self.changes.get(key.as_slice()) {
+            Some(change) => Ok(change.is_some()),
+            None => self.tree.contains_key(key).map_err(from_sled),
+        }
+    }
+
+    /// Writes a value: up to 4096 bytes, in the spaces of large values up to about 268 MB.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] when the value is larger. In the spaces of large values also [`Error::Failed`] when sled cannot
+    /// read the previous value, and [`Error::Codec`] when that is damaged.
     pub fn put(&mut self, key: Key, value: Vec<u8>) -> Result<(), Error> {
+        if key.is_large() {
+            return self.put_large(key, &value);
+        }
         if value.len() > MAX_VALUE {
-            let space = key.as_slice().first().map_or('?', |&space| char::from(space));
-            return Err(Error::TooLarge { space, size: value.len(), limit: MAX_VALUE });
+            return Err(key.too_large(value.len(), MAX_VALUE));
         }
         self.change(key, Some(value));
         Ok(())
     }
 
-    /// Deletes a key; a no-op when it does not exist.
-    pub fn delete(&mut self, key: Key) {
+    fn put_large(&mut self, key: Key, value: &[u8]) -> Result<(), Error> {
+        let parts_before = self.part_count(&key)?.unwrap_or(0);
+        let split = large::split(&key, value)?;
+        let mut count = 0;
+        for part in split.parts {
+            self.change(large::part_key(&key, count), Some(part.to_vec()));
+            count += 1;
+        }
+        for number in count..parts_before {
+            self.change(large::part_key(&key, number), None);
+        }
+        self.change(key, Some(split.head));
+        Ok(())
+    }
+
+    /// Deletes a value with all of its parts; a no-op when it does not exist.
+    ///
+    /// # Errors
+    /// Only in the spaces of large values: [`Error::Failed`] when sled cannot read the value, [`Error::Codec`] when it is
+    /// damaged.
+    pub fn delete(&mut self, key: Key) -> Result<(), Error> {
+        if key.is_large() {
+            let Some(count) = self.part_count(&key)? else { return Ok(()) };
+            for number in 0..count {
+                self.change(large::part_key(&key, number), None);
+            }
+        }
         self.change(key, None);
+        Ok(())
+    }
+
+    /// The number of further parts of a large value, if it exists.
+    fn part_count(&self, key: &Key) -> Result<Option<u16>, Error> {
+        match self.changes.get(key.as_slice()) {
+            Some(change) => change.as_deref().map(large::part_count).transpose(),
+            None => self.tree.get(key).map_err(from_sled)?.as_deref().map(large::part_count).transpose(),
+        }
+    }
+
+    /// Reads one entry as it is stored.
+    fn get_stored(&self, key: &Key) -> Result<Option<Vec<u8>>, Error> {
+        match self.changes.get(key.as_slice()) {
+            Some(change) => Ok(change.clone()),
+            None => Ok(self.tree.get(key).map_err(from_sled)?.map(|value| value.to_vec())),
+        }
     }
 
     fn change(&mut self, key: Key, value: Option<Vec<u8>>) {
@@ -67,6 +126,9 @@ impl<'a> Tx<'a> {
     }
 
     /// Entries from `start` (inclusive) to `end` (exclusive), in key order, read lazily.
+    ///
+    /// In the spaces of large values, each value of the range is cut to its first 4094 bytes; [`get`](Self::get) reads it
+    /// whole.
     pub fn range<'t>(
         &'t self,
         start: &Key,
@@ -77,7 +139,7 @@ impl<'a> Tx<'a> {
         OverlayIter { stored: stored.peekable(), changed: changed.peekable() }
     }
 
-    /// The first entry from `start` (inclusive) to `end` (exclusive).
+    /// The first entry of [`range`](Self::range).
     ///
     /// # Errors
     /// [`Error::Failed`] when sled cannot read.
@@ -150,15 +212,23 @@ impl<'t, C: Iterator<Item = (&'t Vec<u8>, &'t ValueChange)>> Iterator for Overla
                 (None, _) => false,
             };
             if stored_first {
-                return self.stored.next().map(|entry| {
-                    entry.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(from_sled)
-                });
+                return self.stored.next().map(range_entry);
             }
             if let (key, Some(value)) = self.changed.next()? {
-                return Some(Ok((key.clone(), value.clone())));
+                return Some(Ok(key_value(key, value)));
             }
         }
     }
+}
+
+/// An entry of a range, as it is returned to callers.
+pub(super) fn range_entry(entry: sled::Result<(sled::IVec, sled::IVec)>) -> Result<KeyValue, Error> {
+    entry.map(|(key, stored)| key_value(&key, &stored)).map_err(from_sled)
+}
+
+fn key_value(key: &[u8], stored: &[u8]) -> KeyValue {
+    let value = if is_large_key(key) { large::first_part(stored) } else { stored };
+    (key.to_vec(), value.to_vec())
 }
 
 /// Converts a failure of sled.
@@ -187,11 +257,11 @@ mod tests {
             db.insert(key(n), vec![n]).unwrap();
         }
         let mut tx = Tx::new(&db);
-        tx.delete(key(3));
+        tx.delete(key(3)).unwrap();
         tx.put(key(2), vec![2]).unwrap();
         tx.put(key(5), vec![50]).unwrap();
         tx.put(key(9), vec![9]).unwrap();
-        tx.delete(key(9));
+        tx.delete(key(9)).unwrap();
         assert_eq!(stored_keys(&tx), [1, 2, 5]);
         assert_eq!(tx.get(&key(5)).unwrap(), Some(vec![50]));
         assert_eq!(tx.get(&key(3)).unwrap(), None);
@@ -209,7 +279,7 @@ mod tests {
         });
         assert!(failed.is_err());
         let panicked: Result<(), Error> = tx.run_closure(|tx| {
-            tx.delete(key(1));
+            tx.delete(key(1)).unwrap();
             panic!("boom")
         });
         assert!(matches!(panicked, Err(Error::Panicked)));

@@ -1,8 +1,8 @@
 //! The writer thread: runs closures in groups and makes each group durable.
 
 use std::fs::File;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
@@ -28,8 +28,19 @@ pub(super) struct WriterStatus {
     pub failed: AtomicBool,
     /// Urgent tasks were run recently ([`Store::is_contended`](super::Store::is_contended)).
     pub contended: AtomicBool,
+    /// Held by the writer while it applies a batch, and by readers while they join the parts of a large value, so that no
+    /// reader joins parts of two values.
+    pub apply_lock: RwLock<()>,
     /// The durable tails of the event logs.
     pub tails_watch: TailWatch,
+}
+
+impl WriterStatus {
+    /// Applies a batch atomically for all readers.
+    pub fn apply(&self, db: &sled::Db, batch: sled::Batch) -> Result<(), Error> {
+        let _applying = self.apply_lock.write().unwrap_or_else(PoisonError::into_inner);
+        db.apply_batch(batch).map_err(from_sled)
+    }
 }
 
 /// The state of the writer thread, the only thread that writes to sled.
@@ -85,7 +96,7 @@ impl Writer {
         }
         let tails = tx.changes_under(&Key::new(Space::EventTail));
         let Some(batch) = tx.into_batch() else { return Ok(()) };
-        self.db.apply_batch(batch).map_err(from_sled)?;
+        self.status.apply(&self.db, batch)?;
         self.db.flush().map_err(from_sled)?;
         self.file.sync_data().map_err(|cause| Error::Failed(cause.to_string()))?;
         self.status.commits.fetch_add(1, Ordering::Relaxed);

@@ -274,7 +274,7 @@ impl QueueModel<'_> {
         let mut acks: BTreeMap<String, usize> = BTreeMap::new();
         for (key, _) in records.in_space(Space::Event) {
             let key = Key::from(key.clone());
-            let bytes = self.store.write(|tx| store::get_large(&key, |key| tx.get(key))).unwrap().unwrap();
+            let bytes = self.store.write(|tx| tx.get(&key)).unwrap().unwrap();
             let event = events::decode(&bytes).unwrap();
             if event.kind == "message_ack" {
                 let id = event.data["correlation_id"].as_str().unwrap().to_owned();

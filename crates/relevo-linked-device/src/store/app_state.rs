@@ -63,7 +63,7 @@ impl AppSyncStore for SledBackend {
 
     async fn delete_mutation_macs(&self, name: &str, index_macs: &[Vec<u8>]) -> Result<()> {
         let keys: Vec<_> = index_macs.iter().map(|index_mac| self.mac_key(name, index_mac)).collect();
-        self.write(move |tx| keys.into_iter().try_for_each(|key| store::delete_large(tx, key))).await
+        self.write(move |tx| keys.into_iter().try_for_each(|key| tx.delete(key))).await
     }
 
     async fn clear_mutation_macs(&self, name: &str) -> Result<()> {

@@ -7,8 +7,6 @@ use whatsapp_rust::wacore::store::device::DEVICE_PROPS;
 use whatsapp_rust::wacore::store::error::Result;
 use whatsapp_rust::wacore::store::traits::DeviceStore;
 
-use relevo_store as store;
-
 use super::tables::Table;
 use super::{SledBackend, delete_between, store_error};
 
@@ -31,15 +29,15 @@ impl DeviceStore for SledBackend {
     async fn exists(&self) -> Result<bool> {
         let (place, name) = (self.keyspace, self.holder);
         let take = self.store.write(move |tx| {
-            store::put_large(tx, place.table_key(Table::Holder), &name)?;
-            Ok(tx.get(&place.table_key(Table::Device))?.is_some())
+            tx.put(place.table_key(Table::Holder), name.to_vec())?;
+            tx.contains(&place.table_key(Table::Device))
         });
         take.await.map_err(store_error)
     }
 
     async fn create(&self) -> Result<i32> {
         let key = self.keyspace.table_key(Table::Device);
-        if self.store.get(&key).map_err(store_error)?.is_none() {
+        if !self.store.contains(&key).map_err(store_error)? {
             // What was not deleted with the device before must not be mixed with the keys of this one.
             let end = self.keyspace.prefix().after_prefix();
             delete_between(&self.store, key.clone(), end).await.map_err(store_error)?;

@@ -50,8 +50,8 @@ impl ExpiryTable {
         let mut swept = 0;
         for date in due {
             let name = last_digest(&date);
-            store::delete_large(tx, ExpiryRow { table: self, keyspace: place, name }.key())?;
-            store::delete_large(tx, date.into())?;
+            tx.delete(ExpiryRow { table: self, keyspace: place, name }.key())?;
+            tx.delete(date.into())?;
             swept += 1;
         }
         Ok(swept)
@@ -71,24 +71,24 @@ impl ExpiryRow {
     pub fn put(self, tx: &mut Tx, date: i64, content: &[u8]) -> StoreResult<()> {
         self.delete_date(tx)?;
         if date != NO_EXPIRY {
-            store::put_large(tx, self.date_key(date), &[])?;
+            tx.put(self.date_key(date), Vec::new())?;
         }
-        store::put_large(tx, self.key(), &[&date.to_be_bytes(), content].concat())
+        tx.put(self.key(), [&date.to_be_bytes(), content].concat())
     }
 
     pub fn get(self, tx: &Tx) -> StoreResult<Option<(i64, Vec<u8>)>> {
-        store::get_large(&self.key(), |key| tx.get(key))?.map(parse_row).transpose()
+        tx.get(&self.key())?.map(parse_row).transpose()
     }
 
     pub fn delete(self, tx: &mut Tx) -> StoreResult<()> {
         self.delete_date(tx)?;
-        store::delete_large(tx, self.key())
+        tx.delete(self.key())
     }
 
     fn delete_date(self, tx: &mut Tx) -> StoreResult<()> {
         let Some(value) = tx.get(&self.key())? else { return Ok(()) };
-        let date = store::large_prefix(&value)?.first_chunk().ok_or_else(missing_date)?;
-        store::delete_large(tx, self.date_key(i64::from_be_bytes(*date)))
+        let date = value.first_chunk().ok_or_else(missing_date)?;
+        tx.delete(self.date_key(i64::from_be_bytes(*date)))
     }
 }
 

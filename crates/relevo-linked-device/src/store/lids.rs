@@ -18,20 +18,20 @@ pub(super) fn phone_key(place: DeviceKeyspace, phone: &str) -> Key {
 
 pub(super) fn put(tx: &mut Tx, place: DeviceKeyspace, entry: &LidPnMappingEntry) -> StoreResult<()> {
     let (key, phone_key) = (key(place, &entry.lid), phone_key(place, &entry.phone_number));
-    if let Some(bytes) = store::get_large(&key, |key| tx.get(key))? {
+    if let Some(bytes) = tx.get(&key)? {
         let before: LidPnMappingEntry = store::decode(&bytes)?;
         detach_phone(tx, place, &before)?;
     }
-    store::put_large(tx, phone_key, entry.lid.as_bytes())?;
-    store::put_large(tx, key, &store::encode(entry)?)
+    tx.put(phone_key, entry.lid.as_bytes().to_vec())?;
+    tx.put(key, store::encode(entry)?)
 }
 
 /// A phone number that another LID has meanwhile is left alone.
 fn detach_phone(tx: &mut Tx, place: DeviceKeyspace, mapping: &LidPnMappingEntry) -> StoreResult<()> {
     let key = phone_key(place, &mapping.phone_number);
-    let newest = store::get_large(&key, |key| tx.get(key))?;
+    let newest = tx.get(&key)?;
     if newest.as_deref() == Some(mapping.lid.as_bytes()) {
-        store::delete_large(tx, key)?;
+        tx.delete(key)?;
     }
     Ok(())
 }

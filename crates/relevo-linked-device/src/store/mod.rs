@@ -82,7 +82,7 @@ async fn delete_between(store: &Store, start: Key, end: Key) -> StoreResult<()> 
 fn delete_some(tx: &mut Tx, start: &Key, end: &Key, limit: usize) -> StoreResult<()> {
     let keys = tx.range(start, end).take(limit).map(|entry| entry.map(|(key, _)| key));
     let keys: Vec<_> = keys.collect::<StoreResult<_>>()?;
-    keys.into_iter().try_for_each(|key| store::delete_large(tx, key.into()))
+    keys.into_iter().try_for_each(|key| tx.delete(key.into()))
 }
 
 impl SledBackend {
@@ -135,7 +135,7 @@ impl SledBackend {
     {
         let (place, name) = (self.keyspace, self.holder);
         move |tx| {
-            let holder = store::get_large(&place.table_key(Table::Holder), |key| tx.get(key))?;
+            let holder = tx.get(&place.table_key(Table::Holder))?;
             if holder.as_deref() == Some(name.as_slice()) { work(tx).map(Some) } else { Ok(None) }
         }
     }
@@ -154,18 +154,13 @@ impl SledBackend {
             return Ok(());
         }
         self.write(move |tx| {
-            values.into_iter().try_for_each(|(key, value)| store::put_large(tx, key, value.as_ref()))
+            values.into_iter().try_for_each(|(key, value)| tx.put(key, value.as_ref().to_vec()))
         })
         .await
     }
 
     async fn get(&self, key: Key) -> Result<Option<Vec<u8>>> {
-        let Some(value) = self.store.get(&key).map_err(store_error)? else { return Ok(None) };
-        if let Some(whole) = store::single_part_large(&value).map_err(store_error)? {
-            return Ok(Some(whole.to_vec()));
-        }
-        // Beside the writer, the parts of two values could be read as one.
-        self.store.write(move |tx| store::get_large(&key, |key| tx.get(key))).await.map_err(store_error)
+        self.store.get(&key).map_err(store_error)
     }
 
     async fn get_record<T: DeserializeOwned>(&self, key: Key) -> Result<Option<T>> {
@@ -173,7 +168,7 @@ impl SledBackend {
     }
 
     async fn delete(&self, key: Key) -> Result<()> {
-        self.write(move |tx| store::delete_large(tx, key)).await
+        self.write(move |tx| tx.delete(key)).await
     }
 
     /// Whether any key begins so.
@@ -193,7 +188,7 @@ impl SledBackend {
         let listed = tokio::task::spawn_blocking(move || {
             let rows = entries.map(|entry| {
                 let (key, value) = entry?;
-                read(&key, store::large_prefix(&value)?)
+                read(&key, &value)
             });
             rows.collect::<StoreResult<Vec<_>>>()
         });

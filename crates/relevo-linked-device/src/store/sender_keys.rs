@@ -23,8 +23,8 @@ pub(super) fn set_statuses(
     let group = digest([group.as_bytes()]);
     for status in statuses {
         let (one, other) = keys(place, group, digest([status.0.as_bytes()]));
-        store::put_large(tx, one, &store::encode(status)?)?;
-        store::put_large(tx, other, &[])?;
+        tx.put(one, store::encode(status)?)?;
+        tx.put(other, Vec::new())?;
     }
     Ok(())
 }
@@ -45,8 +45,8 @@ pub(super) fn delete_devices(tx: &mut Tx, place: DeviceKeyspace, devices: &[Name
 
 fn delete(tx: &mut Tx, place: DeviceKeyspace, group: NameDigest, device: NameDigest) -> StoreResult<()> {
     let (one, other) = keys(place, group, device);
-    store::delete_large(tx, one)?;
-    store::delete_large(tx, other)
+    tx.delete(one)?;
+    tx.delete(other)
 }
 
 fn keys(place: DeviceKeyspace, group: NameDigest, device: NameDigest) -> (Key, Key) {

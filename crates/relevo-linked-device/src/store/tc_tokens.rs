@@ -21,11 +21,11 @@ pub(super) fn key(place: DeviceKeyspace, jid: &str) -> Key {
 }
 
 pub(super) fn put(tx: &mut Tx, place: DeviceKeyspace, row: &TcTokenRow) -> StoreResult<()> {
-    store::put_large(tx, key(place, &row.jid), &store::encode(row)?)
+    tx.put(key(place, &row.jid), store::encode(row)?)
 }
 
 fn get(tx: &Tx, place: DeviceKeyspace, jid: &str) -> StoreResult<Option<TcTokenEntry>> {
-    let bytes = store::get_large(&key(place, jid), |key| tx.get(key))?;
+    let bytes = tx.get(&key(place, jid))?;
     Ok(bytes.map(|bytes| store::decode::<TcTokenRow>(&bytes)).transpose()?.map(|row| row.entry))
 }
 
@@ -82,12 +82,12 @@ pub(super) fn sweep(
     let next = keys.get(BATCH_ROWS - 1).map(|last| last.clone().successor());
     let mut rows = 0;
     for key in keys {
-        let Some(bytes) = store::get_large(&key, |key| tx.get(key))? else { continue };
+        let Some(bytes) = tx.get(&key)? else { continue };
         let entry = store::decode::<TcTokenRow>(&bytes)?.entry;
         let token_counts = !entry.token.is_empty() && entry.token_timestamp >= token_cutoff;
         let sender_counts = entry.sender_timestamp.is_some_and(|time| time >= sender_cutoff);
         if !token_counts && !sender_counts {
-            store::delete_large(tx, key)?;
+            tx.delete(key)?;
             rows += 1;
         }
     }
