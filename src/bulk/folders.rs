@@ -1,4 +1,5 @@
-//! The folder of jobs: `jobs/<uuid>/` with the files of one job, `jobs/.draft-<uuid>/` with those of one to be.
+//! The folders of jobs: `jobs/<uuid>/` holds the files of one job, `jobs/.draft-<uuid>/` the rows of a job that does not
+//! exist yet. A draft is deleted when it is dropped, and when the node starts.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write as _;
@@ -19,30 +20,30 @@ use relevo_recipients_file::{BadRow, Checker, FileSummary};
 
 const DRAFT: &str = ".draft-";
 
-/// Where the files of all jobs lie.
+/// The folder that holds the folders of all jobs.
 #[derive(Debug, Clone)]
 pub(super) struct JobFolders {
     root: PathBuf,
 }
 
-/// Where the files of one job lie.
+/// The folder of one job.
 #[derive(Debug, Clone)]
 pub(super) struct JobFolder {
     pub(super) path: PathBuf,
 }
 
 impl JobFolders {
-    /// Creates the folder, and clears away drafts that nobody finished.
+    /// Creates the folder and deletes leftover drafts.
     pub fn open(data: &Path) -> Result<Self, Error> {
         let root = data.join("jobs");
-        let io = |action: &'static str| move |path: &Path, cause| Error::io(action, path, cause);
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&root)
             .and_then(|()| sync_folder(data))
-            .map_err(|cause| io("cannot create")(&root, cause))?;
-        for entry in fs::read_dir(&root).map_err(|cause| io("cannot read")(&root, cause))?.flatten() {
+            .map_err(|cause| Error::io("cannot create", &root, cause))?;
+        let entries = fs::read_dir(&root).map_err(|cause| Error::io("cannot read", &root, cause))?;
+        for entry in entries.flatten() {
             if entry.file_name().to_string_lossy().starts_with(DRAFT) {
                 remove_folder(&entry.path());
             }
@@ -54,7 +55,7 @@ impl JobFolders {
         JobFolder { path: self.root.join(id.to_string()) }
     }
 
-    /// The jobs that have files.
+    /// The ids of the jobs that have a folder.
     pub fn existing_ids(&self) -> Vec<Uuid> {
         let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
         entries.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok()).collect()
@@ -72,14 +73,14 @@ impl JobFolders {
         Ok(DraftFolder(path))
     }
 
-    /// A place for a file of up to `max_rows` rows.
+    /// Creates a draft for a file of up to `max_rows` rows.
     pub fn create_upload(&self, max_rows: u32) -> Result<FileUpload, Error> {
         let folder = self.create_draft()?;
         let file = create_source(&folder)?;
         Ok(FileUpload { folder, inner: Some((file, Checker::new(max_rows))) })
     }
 
-    /// A place for up to `max_rows` recipients of one request.
+    /// Creates a draft for up to `max_rows` recipients of one request.
     pub fn create_list(&self, max_rows: u32) -> Result<RecipientListWriter, Error> {
         let folder = self.create_draft()?;
         let file = create_source(&folder)?;
@@ -116,7 +117,7 @@ fn create_source(folder: &DraftFolder) -> Result<File, Error> {
     file.map_err(|cause| Error::io("cannot create", &path, cause))
 }
 
-/// A draft's folder: deleted with everything in it, unless it became a job's.
+/// The folder of a draft. Deleted on drop, unless it was renamed to the folder of a job.
 #[derive(Debug)]
 struct DraftFolder(PathBuf);
 
@@ -128,7 +129,7 @@ impl Drop for DraftFolder {
     }
 }
 
-/// The recipients of one request, on their way to the disk. Blocks; a request's worth is short.
+/// Writes the recipients of one request to a draft. Its methods block; the recipients of one request are few.
 #[derive(Debug)]
 pub struct RecipientListWriter {
     folder: DraftFolder,
@@ -138,11 +139,11 @@ pub struct RecipientListWriter {
 }
 
 impl RecipientListWriter {
-    /// Adds a recipient as the caller spells it, with what only they get.
+    /// Adds a recipient as the caller spells it, with the recipient's own content.
     ///
     /// # Errors
     ///
-    /// [`Error::TooManyRows`] before anything beyond the limit is written; a disk that takes no more.
+    /// [`Error::TooManyRows`] before a row beyond the limit is written; the disk cannot be written.
     pub fn push(&mut self, to: &str, content: Option<&Content>) -> Result<(), Error> {
         if self.total >= self.max_rows {
             return Err(Error::TooManyRows { limit: self.max_rows });
@@ -153,7 +154,11 @@ impl RecipientListWriter {
         Ok(())
     }
 
-    /// Everybody is there. Blocks until it is on the disk.
+    /// Ends the list. Blocks until it is durable.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Empty`]; the disk cannot be written.
     pub fn finish(self) -> Result<JobDraft, Error> {
         if self.total == 0 {
             return Err(Error::Empty);
@@ -171,20 +176,20 @@ impl RecipientListWriter {
     }
 }
 
-/// An uploaded file, on its way to the disk: checked as it comes.
+/// Writes an uploaded file to a draft and checks it on the way.
 #[derive(Debug)]
 pub struct FileUpload {
     folder: DraftFolder,
-    /// Away while a blocking thread has it.
+    /// `None` while a blocking thread uses it, and after an error.
     inner: Option<(File, Checker)>,
 }
 
 impl FileUpload {
-    /// Takes the next piece of the file.
+    /// Checks and writes the next piece of the file.
     ///
     /// # Errors
     ///
-    /// What is wrong with the file, as soon as that is known. Then it is refused as a whole.
+    /// The reason why the whole file is refused, as early as possible; the disk cannot be written.
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), Error> {
         let Some((mut file, mut checker)) = self.inner.take() else { return Err(Error::Empty) };
         let path = self.folder.0.clone();
@@ -197,7 +202,11 @@ impl FileUpload {
         Ok(())
     }
 
-    /// The file is complete. When this answers, it is on the disk.
+    /// Ends the file. When this returns, the file is durable.
+    ///
+    /// # Errors
+    ///
+    /// The reason why the whole file is refused; the disk cannot be written.
     pub async fn finish(mut self) -> Result<JobDraft, Error> {
         let Some((file, checker)) = self.inner.take() else { return Err(Error::Empty) };
         let path = self.folder.0.clone();
@@ -212,7 +221,7 @@ impl FileUpload {
     }
 }
 
-/// The rows of a job that does not exist yet, on the disk. Deleted if nothing comes of it.
+/// The durable rows of a job that does not exist yet. Deleted on drop, unless a job was created from it.
 #[derive(Debug)]
 pub struct JobDraft {
     folder: DraftFolder,
@@ -223,23 +232,23 @@ pub struct JobDraft {
 }
 
 impl JobDraft {
-    /// Where the rows can be read before the job exists.
+    /// The file with the rows, before the job exists.
     pub(super) fn source(&self) -> PathBuf {
         self.folder.0.join("source")
     }
 
-    /// Rows of an uploaded file whose telephone is bad, and the first of them. Of a list they are not known before
-    /// the job runs.
+    /// The number of rows of an uploaded file whose phone number is bad, and the first of them. For a list both are empty:
+    /// its phone numbers are checked when the job runs.
     pub fn bad(&self) -> (u32, &[BadRow]) {
         (self.bad, &self.bad_sample)
     }
 
-    /// How many rows there are, the bad ones included.
+    /// The number of rows, including the bad ones.
     pub fn total(&self) -> u32 {
         self.total
     }
 
-    /// Makes it the files of a job, durably. Blocks.
+    /// Turns the draft into the folder of a job. Blocks until that is durable.
     pub(super) fn persist(self, jobs: &JobFolders, id: Uuid) -> Result<(), Error> {
         let files = jobs.folder(id);
         let folder = &self.folder.0;
@@ -260,7 +269,7 @@ fn sync_folder(path: &Path) -> std::io::Result<()> {
 fn remove_folder(path: &Path) {
     match fs::remove_dir_all(path) {
         Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!(path = %path.display(), %cause, "files of a bulk job could not be deleted");
+            tracing::warn!(path = %path.display(), %cause, "bulk job folder not deleted");
         }
         _ => {}
     }
@@ -284,9 +293,9 @@ mod tests {
         let page = SourceFormat::Lines.page(&jobs.folder(id).source(), SourcePosition::START, 9).unwrap();
         assert_eq!(page.rows.len(), 1);
 
-        let mut given_up = jobs.create_list(2).unwrap();
-        given_up.push("573001234567", None).unwrap();
-        drop(given_up.finish().unwrap());
+        let mut dropped = jobs.create_list(2).unwrap();
+        dropped.push("573001234567", None).unwrap();
+        drop(dropped.finish().unwrap());
         assert_eq!(fs::read_dir(dir.path().join("jobs")).unwrap().count(), 1);
         jobs.remove(id);
         assert!(jobs.existing_ids().is_empty());

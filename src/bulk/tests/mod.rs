@@ -1,3 +1,5 @@
+//! Tests of bulk jobs on a real queue and real files, with simulated instances.
+
 mod commands;
 mod fixture;
 mod lifecycle;
