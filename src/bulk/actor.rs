@@ -15,11 +15,12 @@ use crate::queue::ItemOutcome;
 use relevo_domain::{InstanceNumber, MessageId, Timestamp};
 use relevo_store as store;
 
-use super::handle::JobEntry;
+use super::commands::JobCommand;
+use super::context::JobContext;
+use super::directory::JobEntry;
 use super::job::{JobStatus, LastRow};
 use super::job_files::{JobFiles, OpenRow};
 use super::storage::{self, Checkpoint, JobRecord};
-use super::supervisor::{JobCommand, JobContext};
 use super::{Error, planner};
 
 /// Rows of one commit, when they are handed over and when it is noted how they ended, while single messages come that
@@ -44,7 +45,7 @@ pub(super) struct JobActor;
 
 pub(super) struct Arguments {
     pub job: Arc<JobEntry>,
-    pub shared: JobContext,
+    pub context: JobContext,
     /// A look is on its way.
     pub poll_pending: Arc<AtomicBool>,
     /// Tells the supervisor that there is nothing to do, after so many commands.
@@ -98,7 +99,7 @@ impl Actor for JobActor {
         // Counting a large job takes a moment, and the supervisor waits for this to return.
         me.cast(Msg::Poll)?;
         let slot = arguments.job.slot;
-        let store = &arguments.shared.store;
+        let store = &arguments.context.store;
         let (Some(record), Some(standing)) =
             (storage::load_record(store, slot)?, storage::load_checkpoint(store, slot)?)
         else {
@@ -164,12 +165,12 @@ impl State {
     }
 
     pub fn now(&self) -> Timestamp {
-        self.arguments.shared.clock.now()
+        self.arguments.context.clock.now()
     }
 
     /// How many rows share a commit now.
     pub fn page_size(&self) -> usize {
-        if self.arguments.shared.store.is_contended() { CONTENDED_PAGE } else { UNCONTENDED_PAGE }
+        if self.arguments.context.store.is_contended() { CONTENDED_PAGE } else { UNCONTENDED_PAGE }
     }
 
     /// Opens the files, counts them, and finds the open rows in the queue.
@@ -177,7 +178,7 @@ impl State {
         if self.files.is_some() {
             return Ok(());
         }
-        let files = self.arguments.shared.folders.folder(self.record.id);
+        let files = self.arguments.context.folders.folder(self.record.id);
         let (record, standing) = (self.record.clone(), self.checkpoint.clone());
         let opened = tokio::task::spawn_blocking(move || JobFiles::open(record, files, &standing)).await;
         let (book, census) = opened.unwrap_or(Err(Error::Store(store::Error::Panicked)))?;
@@ -192,7 +193,7 @@ impl State {
             return Ok(());
         }
         for sender in self.checkpoint.senders.clone() {
-            let (mut after, queue) = (None, self.arguments.shared.queue.clone());
+            let (mut after, queue) = (None, self.arguments.context.queue.clone());
             loop {
                 let ids = queue.open_items(sender.number, self.slot(), after, UNCONTENDED_PAGE).await?;
                 for &id in &ids {
@@ -256,7 +257,7 @@ impl State {
     /// Notes a page of outcomes.
     async fn record_outcomes(&mut self) -> Result<OutcomePage, Error> {
         let page = self.page_size();
-        let outcomes = self.arguments.shared.queue.outcomes(self.slot(), page)?;
+        let outcomes = self.arguments.context.queue.outcomes(self.slot(), page)?;
         if outcomes.is_empty() {
             return Ok(OutcomePage::Empty);
         }
@@ -280,7 +281,7 @@ impl State {
             })
             .await?;
         let (slot, commit) = (self.slot(), next.clone());
-        self.arguments.shared.queue.note_outcomes(outcomes, move |tx| commit.put(tx, slot)).await?;
+        self.arguments.context.queue.note_outcomes(outcomes, move |tx| commit.put(tx, slot)).await?;
         self.checkpoint = next;
         self.closed_since_fill += noted.closed.len();
         for row in noted.closed {
@@ -310,7 +311,7 @@ impl State {
     /// Makes `next` the checkpoint.
     pub async fn commit(&mut self, next: Checkpoint) -> Result<(), Error> {
         let (slot, commit) = (self.slot(), next.clone());
-        self.arguments.shared.store.write(move |tx| commit.put(tx, slot)).await?;
+        self.arguments.context.store.write(move |tx| commit.put(tx, slot)).await?;
         self.checkpoint = next;
         Ok(())
     }
@@ -331,7 +332,7 @@ impl State {
     /// Takes back what no attempt has begun for. What comes back is told as outcomes.
     pub async fn withdraw(&self, ids: Vec<MessageId>) -> Result<(), Error> {
         for page in ids.chunks(CONTENDED_PAGE) {
-            self.arguments.shared.queue.withdraw_items(page.to_vec()).await?;
+            self.arguments.context.queue.withdraw_items(page.to_vec()).await?;
         }
         Ok(())
     }
@@ -343,48 +344,16 @@ impl State {
     async fn command(&mut self, command: JobCommand) -> Result<(), Error> {
         // What is noted later must not be judged by the new status: a row that came back under the old one waits.
         while self.record_outcomes().await? == OutcomePage::Full {}
-        let status = self.checkpoint.status;
-        let now = self.now();
-        let mut next = self.checkpoint.clone();
-        next.updated_at = now;
-        let refuse = |why| Err(Error::State { status, why });
+        let Some(mut next) = command.apply(&self.checkpoint, self.now())? else { return Ok(()) };
         match command {
-            JobCommand::Pause => match status {
-                JobStatus::Paused => return Ok(()),
-                JobStatus::Pending | JobStatus::Processing => next.status = JobStatus::Paused,
-                _ => return refuse("only a job that is not finished can be paused"),
-            },
-            JobCommand::Resume => match status {
-                JobStatus::Pending | JobStatus::Processing => return Ok(()),
-                JobStatus::Paused if next.started_at.is_some() => next.status = JobStatus::Processing,
-                JobStatus::Paused => next.status = JobStatus::Pending,
-                _ => return refuse("only a paused job can be resumed"),
-            },
-            JobCommand::Cancel => match status {
-                JobStatus::Cancelled => return Ok(()),
-                JobStatus::Completed | JobStatus::Failed => return refuse("it has ended already"),
-                _ => {
-                    (next.status, next.ended_at, next.retry) = (JobStatus::Cancelled, Some(now), None);
-                    let rows = std::mem::take(&mut next.returned);
-                    next = self
-                        .with_files(move |book| {
-                            book.cancel(&rows, &mut next)?;
-                            Ok(next)
-                        })
-                        .await?;
-                }
-            },
-            JobCommand::RetryFailed => match status {
-                JobStatus::Completed | JobStatus::Failed if next.pass == u8::MAX => {
-                    return refuse("its failed rows were tried again too often");
-                }
-                JobStatus::Completed | JobStatus::Failed => {
-                    (next.status, next.ended_at, next.error) = (JobStatus::Processing, None, None);
-                    (next.pass, next.retry) = (next.pass + 1, Some(0));
-                    next = self.with_files(move |book| book.rebuild_index(&next).map(|()| next)).await?;
-                }
-                _ => return refuse("only a job that has ended can be tried again"),
-            },
+            JobCommand::Pause | JobCommand::Resume => {}
+            JobCommand::Cancel => {
+                let rows = std::mem::take(&mut next.returned);
+                next = self.with_files(move |files| files.cancel(&rows, &mut next).map(|()| next)).await?;
+            }
+            JobCommand::RetryFailed => {
+                next = self.with_files(move |files| files.rebuild_index(&next).map(|()| next)).await?;
+            }
         }
         self.commit(next).await?;
         if matches!(command, JobCommand::Pause | JobCommand::Cancel) {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use relevo_domain::{ProviderMessageId, Timestamp};
 use relevo_store as store;
 
-use super::results::{RowRecord, StoredId};
+use super::row_record::{RowRecord, StoredId};
 
 /// Maximum length of a stored text, in bytes.
 const MAX_TEXT_BYTES: usize = 1024;

@@ -1,22 +1,23 @@
 //! The interface of bulk jobs. Reading never waits for an actor; changes are durable when they are answered.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::queue::BulkRowLookup;
 use crate::supervisor::ActorSlot;
 use relevo_domain::{MessageId, Timestamp};
 use relevo_store::Store;
 
-use super::folders::{FileUpload, JobFolders, RecipientListWriter};
-use super::job::{JobProgress, JobStatus, JobView, NewJob, RowError, RowResult};
+use super::commands::JobCommand;
+use super::directory::{JobDirectory, JobEntry};
+use super::drafts::{FileUpload, JobDraft, RecipientListWriter};
+use super::folders::{JobFolder, JobFolders};
+use super::job::{JobProgress, JobView, ListCursor, ListFilter, NewJob, ResultPage, RowError, RowResult};
+use super::messages::Msg;
 use super::senders::InstanceLister;
-use super::supervisor::{JobCommand, Msg};
-use super::{Error, JobDraft, provider_id_index, report, storage};
+use super::{Error, report, storage};
 
 /// Maximum number of rows of a page.
 const MAX_PAGE: u32 = 1_000;
@@ -30,40 +31,6 @@ pub struct Handle {
     pub(super) folders: JobFolders,
     pub(super) max_rows: u32,
     pub(super) instances: InstanceLister,
-}
-
-/// All jobs, by id.
-pub(super) type JobDirectory = BTreeMap<Uuid, Arc<JobEntry>>;
-
-/// A job in the directory.
-#[derive(Debug)]
-pub(super) struct JobEntry {
-    pub id: Uuid,
-    pub slot: u16,
-    pub created_at: Timestamp,
-    pub progress: watch::Sender<JobProgress>,
-}
-
-/// Which jobs are listed.
-#[derive(Debug, Clone, Default)]
-pub struct ListFilter {
-    pub kind: Option<super::JobKind>,
-    pub status: Option<JobStatus>,
-}
-
-/// Where a list of jobs goes on: after this job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ListCursor {
-    pub created_at: Timestamp,
-    pub id: Uuid,
-}
-
-/// A page of a job's results.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ResultPage {
-    pub rows: Vec<RowResult>,
-    /// The row with which the next page begins; `None` after the last one.
-    pub next: Option<u32>,
 }
 
 impl Handle {
@@ -274,10 +241,7 @@ impl Handle {
         })
     }
 
-    fn load_job(
-        &self,
-        id: Uuid,
-    ) -> Result<(storage::JobRecord, storage::Checkpoint, super::folders::JobFolder), Error> {
+    fn load_job(&self, id: Uuid) -> Result<(storage::JobRecord, storage::Checkpoint, JobFolder), Error> {
         let job = self.entry(id)?;
         let record = storage::load_record(&self.store, job.slot)?.filter(|record| record.id == id);
         let checkpoint = storage::load_checkpoint(&self.store, job.slot)?;
@@ -286,29 +250,6 @@ impl Handle {
             _ => Err(Error::Unknown(id)),
         }
     }
-}
-
-/// Finds rows by their provider message ids, after their jobs recorded that they were sent. Reads a few bytes of each job
-/// for which the instance sends.
-pub(super) fn provider_id_lookup(
-    directory: watch::Receiver<Arc<JobDirectory>>,
-    folders: JobFolders,
-) -> BulkRowLookup {
-    // The queue stores the closure. It must not capture a queue handle, which would keep the queue alive.
-    Arc::new(move |instance, id| {
-        let jobs = directory.borrow().clone();
-        for job in jobs.values() {
-            if !job.progress.borrow().senders.iter().any(|sender| sender.number == instance) {
-                continue;
-            }
-            // Errors are ignored: the job is being deleted, or reading its results reports the error.
-            let found = provider_id_index::find_message(&folders.folder(job.id), id).ok().flatten();
-            if let Some(message) = found.filter(|message| message.instance() == instance) {
-                return Some(message);
-            }
-        }
-        None
-    })
 }
 
 /// Runs `read` on a blocking thread.

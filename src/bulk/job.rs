@@ -89,6 +89,13 @@ pub struct JobSender {
     pub id: InstanceId,
 }
 
+impl JobSender {
+    /// The sender with a `device_id`; `None` for 0, which means no instance.
+    pub(super) fn find(senders: &[JobSender], device_id: u8) -> Option<&JobSender> {
+        senders.get(usize::from(device_id).checked_sub(1)?)
+    }
+}
+
 /// The status of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -329,4 +336,31 @@ pub struct RowError {
     pub device_id: Option<u8>,
     /// The instance that sent the row.
     pub instance: Option<InstanceId>,
+}
+
+/// Which jobs a list contains.
+#[derive(Debug, Clone, Default)]
+pub struct ListFilter {
+    /// Only jobs of this kind.
+    pub kind: Option<JobKind>,
+    /// Only jobs with this status.
+    pub status: Option<JobStatus>,
+}
+
+/// A position in the list of jobs: after this job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ListCursor {
+    /// When the job was created.
+    pub created_at: Timestamp,
+    /// Id of the job.
+    pub id: Uuid,
+}
+
+/// A page of a job's results.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ResultPage {
+    /// In the order of the source.
+    pub rows: Vec<RowResult>,
+    /// The first row of the next page; `None` after the last one.
+    pub next: Option<u32>,
 }

@@ -6,16 +6,16 @@
 use std::sync::Arc;
 
 use crate::queue::ItemOutcome;
-use relevo_domain::{
-    self as domain, Content, LaneId, MessageId, MessageOptions, OutboundMessage, Recipient, Timestamp,
-};
+use relevo_domain::{self as domain, Content, LaneId, MessageId, MessageOptions, OutboundMessage, Timestamp};
 
 use super::Error;
+use super::context::SuppressionCheck;
 use super::error_log::{ErrorLog, ErrorLogEntry};
 use super::folders::JobFolder;
-use super::job::{LastRow, Plan, RowStatus};
+use super::job::{JobSender, LastRow, Plan, RowStatus};
 use super::provider_id_index::ProviderIdIndex;
-use super::results::{ResultFile, ResultSummary, RowRecord, StoredId};
+use super::results::{ResultFile, ResultSummary};
+use super::row_record::{RowRecord, StoredId};
 use super::source::{RowPayload, SourceRow};
 use super::storage::{Checkpoint, JobRecord};
 use relevo_recipients_file::TextTemplate;
@@ -65,9 +65,6 @@ pub(super) struct Batch {
     pub outgoing: Vec<OutgoingRow>,
     pub next: Checkpoint,
 }
-
-/// Tells who must not be written to unasked. Reads the disk.
-pub type SuppressionCheck = Arc<dyn Fn(&Recipient) -> Result<bool, relevo_store::Error> + Send + Sync>;
 
 impl JobFiles {
     /// Opens the files, cuts off what lies behind the checkpoint, and counts the rest.
@@ -294,7 +291,7 @@ fn error_text(outcome: &ItemOutcome) -> String {
 }
 
 fn last_row(row: u32, record: &RowRecord, phone: String, standing: &Checkpoint) -> LastRow {
-    let sender = super::report::sender(&standing.senders, record.device);
+    let sender = JobSender::find(&standing.senders, record.device);
     LastRow {
         row,
         phone,

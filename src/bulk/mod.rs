@@ -17,18 +17,23 @@
 
 mod actor;
 mod blobs;
-mod deletion;
+mod commands;
+mod context;
+mod directory;
+mod drafts;
 mod error_log;
 mod folders;
 mod handle;
 mod job;
 mod job_files;
 mod json_lines;
+mod messages;
 mod planner;
 mod preview;
 mod provider_id_index;
 mod report;
 mod results;
+mod row_record;
 mod senders;
 mod sending_hours;
 mod source;
@@ -47,17 +52,18 @@ use relevo_domain::{ErrorKind, ValidationError};
 use relevo_recipients_file as recipients_file;
 use relevo_store as store;
 
-pub use folders::{FileUpload, JobDraft, RecipientListWriter};
-pub use handle::{Handle, ListCursor, ListFilter, ResultPage};
+pub use context::{Dependencies, SuppressionCheck};
+pub use drafts::{FileUpload, JobDraft, RecipientListWriter};
+pub use handle::Handle;
 pub use job::{
-    JobKind, JobProgress, JobSender, JobStatus, JobView, LastRow, NewJob, OnSuppressed, Plan, RowCounts,
-    RowError, RowResult, RowStatus, SenderSelection,
+    JobKind, JobProgress, JobSender, JobStatus, JobView, LastRow, ListCursor, ListFilter, NewJob,
+    OnSuppressed, Plan, ResultPage, RowCounts, RowError, RowResult, RowStatus, SenderSelection,
 };
-pub use job_files::SuppressionCheck;
+pub use messages::Msg;
 pub use preview::{MinimalMessage, Preview, PreviewRow};
 pub use senders::{InstanceLister, SenderInstance, instance_lister};
 pub use sending_hours::SendingHours;
-pub use supervisor::{Arguments, BulkSupervisor, Dependencies, Msg};
+pub use supervisor::{Arguments, BulkSupervisor};
 
 /// Limits and retention of jobs.
 #[derive(Debug, Clone)]

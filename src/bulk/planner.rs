@@ -72,8 +72,8 @@ fn is_source_exhausted(state: &State) -> bool {
 
 /// Who may send now. What those who may not had not begun is taken back, if there is somebody to take it over.
 async fn refresh_pool(state: &mut State, now: Timestamp) -> Result<Vec<SenderInstance>, Error> {
-    let devices = (state.arguments.shared.instances)();
-    let patience = state.arguments.shared.options.instance_patience;
+    let devices = (state.arguments.context.instances)();
+    let patience = state.arguments.context.options.instance_patience;
     let is_connected = |number| {
         let mut found = devices.iter().filter(|device| device.number == number);
         found.any(|device| device.state == relevo_domain::InstanceState::Connected)
@@ -119,7 +119,7 @@ async fn fill_window(
     let more =
         if state.open_rows.len() < LOOKAHEAD_POLLS * ended { 2 * ended } else { ended + ended / 8 + 1 };
     let grown = state.open_rows.len() + more;
-    let window = usize::try_from(state.arguments.shared.options.window).unwrap_or(usize::MAX);
+    let window = usize::try_from(state.arguments.context.options.window).unwrap_or(usize::MAX);
     let most = grown.max(INITIAL_WINDOW).min(window);
     loop {
         let room = most.saturating_sub(state.open_rows.len());
@@ -127,7 +127,7 @@ async fn fill_window(
             return Ok(true);
         }
         let (standing, now) = (state.checkpoint.clone(), state.now());
-        let suppressed = state.arguments.shared.is_suppressed.clone();
+        let suppressed = state.arguments.context.is_suppressed.clone();
         let limit = u32::try_from(room.min(state.page_size())).unwrap_or(CHUNK_ROWS);
         let taken = state.with_files(move |book| book.next_batch(&standing, limit, now, &suppressed)).await;
         match taken {
@@ -168,7 +168,7 @@ async fn enqueue_batch(
             idempotency: None,
             expires_at: closes,
             send_at: None,
-            on_ambiguous: device.on_ambiguous.unwrap_or(state.arguments.shared.on_ambiguous),
+            on_ambiguous: device.on_ambiguous.unwrap_or(state.arguments.context.on_ambiguous),
             repeatable: device.repeatable,
             item: Some(BulkItem { job: state.slot(), row }),
         });
@@ -178,7 +178,7 @@ async fn enqueue_batch(
         return Ok(true);
     }
     let (slot, commit) = (state.slot(), next.clone());
-    let queue = state.arguments.shared.queue.clone();
+    let queue = state.arguments.context.queue.clone();
     match queue.enqueue_items(submissions, move |tx| commit.put(tx, slot)).await {
         Ok(ids) => {
             state.checkpoint = next;
@@ -237,7 +237,7 @@ async fn announce(state: &mut State, next: Checkpoint, kind: &'static str) -> Re
         }
         commit.put(tx, slot)
     };
-    state.arguments.shared.store.write(write).await?;
+    state.arguments.context.store.write(write).await?;
     state.checkpoint = next;
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use relevo_domain::{Content, InstanceId, MessageOptions, OutboundMessage};
 
-use super::folders::JobDraft;
+use super::drafts::JobDraft;
 use super::job::{JobSender, SenderSelection};
 use super::source::RowPayload;
 use super::{Error, Handle, senders};

@@ -7,13 +7,17 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 
+use crate::queue::BulkRowLookup;
 use relevo_domain::{MessageId, ProviderMessageId};
 
+use super::directory::JobDirectory;
 use super::error_log::ErrorLog;
-use super::folders::JobFolder;
+use super::folders::{JobFolder, JobFolders};
 use super::results::ResultFile;
 
 /// Size of an entry: 32 bits of the id's hash, and the row plus one. All zeros: the entry is free.
@@ -151,11 +155,34 @@ pub(super) fn find_message(folder: &JobFolder, id: &ProviderMessageId) -> std::i
     Ok(None)
 }
 
+/// Finds rows by their provider message ids, after their jobs recorded that they were sent. Reads a few bytes of each job
+/// for which the instance sends.
+pub(super) fn bulk_row_lookup(
+    directory: watch::Receiver<Arc<JobDirectory>>,
+    folders: JobFolders,
+) -> BulkRowLookup {
+    // The queue stores the closure. It must not capture a queue handle, which would keep the queue alive.
+    Arc::new(move |instance, id| {
+        let jobs = directory.borrow().clone();
+        for job in jobs.values() {
+            if !job.progress.borrow().senders.iter().any(|sender| sender.number == instance) {
+                continue;
+            }
+            // Errors are ignored: the job is being deleted, or reading its results reports the error.
+            let found = find_message(&folders.folder(job.id), id).ok().flatten();
+            if let Some(message) = found.filter(|message| message.instance() == instance) {
+                return Some(message);
+            }
+        }
+        None
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::bulk::job::RowStatus;
-    use crate::bulk::results::{RowRecord, StoredId};
+    use crate::bulk::row_record::{RowRecord, StoredId};
     use crate::bulk::source::SourcePosition;
     use relevo_domain::{Status, Timestamp};
 

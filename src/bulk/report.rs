@@ -5,9 +5,9 @@ use relevo_domain as domain;
 use super::Error;
 use super::error_log::ErrorLog;
 use super::folders::JobFolder;
-use super::handle::ResultPage;
-use super::job::{JobSender, JobStatus, RowError, RowResult, RowStatus};
-use super::results::{self, RowRecord};
+use super::job::{JobSender, JobStatus, ResultPage, RowError, RowResult, RowStatus};
+use super::results::ResultFile;
+use super::row_record::RowRecord;
 use super::source::{SourcePosition, SourceRow};
 use super::storage::{Checkpoint, JobRecord};
 
@@ -23,7 +23,7 @@ pub(super) fn results(
     limit: u32,
 ) -> Result<ResultPage, Error> {
     let results_error = |cause| Error::io("cannot read the results in", &folder.results(), cause);
-    let records = results::ResultFile::read_only(&folder.results())
+    let records = ResultFile::read_only(&folder.results())
         .and_then(|file| file.page(from, limit))
         .map_err(results_error)?;
     let source = folder.source();
@@ -95,7 +95,7 @@ fn row_result(
         None => None,
     };
     let provider_id = error_log.provider_id_of(&record)?;
-    let sender = sender(senders, record.device);
+    let sender = JobSender::find(senders, record.device);
     Ok(RowResult {
         row: row.position.row,
         line: row.position.line,
@@ -109,10 +109,6 @@ fn row_result(
         device_id: sender.map(|_| record.device),
         instance: sender.map(|sender| sender.id.clone()),
     })
-}
-
-pub(super) fn sender(senders: &[JobSender], device: u8) -> Option<&JobSender> {
-    senders.get(usize::from(device).checked_sub(1)?)
 }
 
 /// Up to `limit` errors between the offsets `after` and `end`, and the offset of the next page. Blocks.
@@ -131,7 +127,7 @@ pub(super) fn errors(
         offset = next;
         // Entries without an error store long provider ids.
         let Some(error) = entry.error else { continue };
-        let sender = sender(&checkpoint.senders, entry.device);
+        let sender = JobSender::find(&checkpoint.senders, entry.device);
         found.push(RowError {
             row: entry.row,
             line: entry.line,
