@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn ambiguous_phone_numbers_are_refused() {
-        for (cell, says) in [
+        for (cell, expected) in [
             ("", "requerido"),
             ("12", "corto"),
             ("51987654321 / 51987654322", "dígitos"),
@@ -134,7 +134,7 @@ mod tests {
             ("=HOY()", "dígitos"),
         ] {
             let bad = parse(cell).unwrap_err().to_string();
-            assert!(bad.contains(says), "{cell}: {bad}");
+            assert!(bad.contains(expected), "{cell}: {bad}");
         }
     }
 }

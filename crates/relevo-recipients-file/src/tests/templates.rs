@@ -98,10 +98,10 @@ proptest! {
 
     #[test]
     fn values_are_inserted_literally(values in vec("[a@1-9valor ]{1,12}", 1..5)) {
-        let places: Vec<String> = (1..=values.len()).map(|n| format!("<@valor{n}>")).collect();
+        let placeholders: Vec<String> = (1..=values.len()).map(|n| format!("<@valor{n}>")).collect();
         let expected: String = values.iter().map(|value| format!("<{value}>")).collect();
         let values: Vec<&str> = values.iter().map(String::as_str).collect();
-        prop_assert_eq!(render(&["phone", "a", "valor"], &places.concat(), &values), expected);
+        prop_assert_eq!(render(&["phone", "a", "valor"], &placeholders.concat(), &values), expected);
     }
 
     #[test]
