@@ -34,6 +34,7 @@ mod provider_id_index;
 mod report;
 mod results;
 mod row_record;
+mod row_selection;
 mod senders;
 mod sending_hours;
 mod source;

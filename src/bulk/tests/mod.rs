@@ -3,5 +3,6 @@
 mod commands;
 mod fixture;
 mod lifecycle;
+mod planner_model;
 mod schedule;
 mod senders;

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::fixture::{BulkFixture, job};
+use super::fixture::{BulkFixture, job, two};
 use crate::bulk::{JobProgress, JobStatus, NewJob, Options, SendingHours};
-use crate::queue::tests::fixture::ONE;
+use crate::queue::tests::fixture::{ONE, provider_id};
 
 /// Maximum number of steps before a test fails.
 const MAX_STEPS: usize = 200_000;
@@ -61,4 +61,21 @@ async fn unsent_rows_wait_for_the_next_sending_hours() {
     let done = fixture.advance_until(id, |progress| progress.status == JobStatus::Completed).await;
     assert_eq!((done.counts.sent, done.counts.failed), (25, 0));
     assert_eq!(fixture.attempt_counts(), vec![1; 25]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn job_completes_when_its_last_outcome_arrives_after_the_sending_hours() {
+    let fixture = BulkFixture::open().await;
+    let window = Some(SendingHours::new("08:00", "08:30", "UTC").unwrap());
+    let id = fixture.create(NewJob { window, ..job() }, 1).await;
+    fixture.advance_until(id, |progress| progress.taken == 1).await;
+    let mut leases = fixture.queue.handle.lease(ONE, 9, 9).await.unwrap().leases;
+    leases.extend(fixture.queue.handle.lease(two(), 9, 9).await.unwrap().leases);
+    fixture.queue.advance_time(Duration::from_secs(200)).await;
+    fixture.advance_until(id, |progress| progress.error.is_some()).await;
+    for lease in leases {
+        fixture.queue.handle.record_sent(lease, provider_id("wamid.0")).unwrap();
+    }
+    let done = fixture.advance_until(id, |progress| progress.status == JobStatus::Completed).await;
+    assert_eq!((done.counts.sent, done.error), (1, None));
 }
