@@ -1,9 +1,11 @@
-//! One job at work: notes how its rows ended, and keeps its window of open rows filled.
+//! The actor of one job: executes what the [`planner`](super::planner) decides, records outcomes, and carries out commands.
 //!
-//! The actor alone writes the job's files and its checkpoint. Whatever it knows, it can read again: an error ends it,
-//! and its successor begins with the files and the checkpoint.
+//! Only the actor writes the job's files and its checkpoint. It can load its whole state again: an error ends it, and the
+//! supervisor starts a successor from the files and the checkpoint.
 
-use std::collections::{BTreeMap, HashMap};
+mod steps;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,76 +14,71 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::task::JoinHandle;
 
 use crate::queue::ItemOutcome;
-use relevo_domain::{InstanceNumber, MessageId, Timestamp};
+use relevo_domain::{MessageId, Timestamp};
 use relevo_store as store;
 
-use super::handle::JobEntry;
-use super::job::{JobStatus, LastRow};
-use super::job_files::{JobFiles, OpenRow};
+use super::Error;
+use super::commands::JobCommand;
+use super::context::JobContext;
+use super::directory::JobEntry;
+use super::job::LastRow;
+use super::job_files::JobFiles;
+use super::planner::{self, CONTENDED_PAGE, OpenRow, Planner, UNCONTENDED_PAGE};
 use super::storage::{self, Checkpoint, JobRecord};
-use super::supervisor::{JobCommand, JobContext};
-use super::{Error, planner};
 
-/// Rows of one commit, when they are handed over and when it is noted how they ended, while single messages come that
-/// somebody waits for: they may stand behind all of the rows, several times.
-const CONTENDED_PAGE: usize = 32;
-
-/// Rows of one commit while nobody waits: what a page costs is shared by more of them.
-pub(super) const UNCONTENDED_PAGE: usize = 256;
-
-/// How long a finished job's actor waits for facts that arrive late.
+/// How long the actor of an ended job waits for late outcomes before it is idle.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What the actor is told.
+/// A message to the actor.
 pub(super) enum Msg {
-    /// From its supervisor and its own timer: there may be something to do.
+    /// From the supervisor and the actor's own timer: record outcomes and run a round of the planner.
     Poll,
-    /// From a handle: do this, and answer when it is durable.
+    /// From a handle: carry out a command. Its effect is durable when this is answered.
     Command(JobCommand, RpcReplyPort<Result<(), Error>>),
 }
 
+/// The actor of one job.
 pub(super) struct JobActor;
 
+/// The arguments of the actor.
 pub(super) struct Arguments {
     pub job: Arc<JobEntry>,
-    pub shared: JobContext,
-    /// A look is on its way.
+    pub context: JobContext,
+    /// Whether a [`Msg::Poll`] of the supervisor is in the mailbox.
     pub poll_pending: Arc<AtomicBool>,
-    /// Tells the supervisor that there is nothing to do, after so many commands.
+    /// Reports to the supervisor that the actor is idle, with the number of commands that it has processed.
     pub on_idle: Box<dyn Fn(u64) + Send + Sync>,
 }
 
+/// The state of the actor.
 pub(super) struct State {
-    pub me: ActorRef<Msg>,
-    pub arguments: Arguments,
-    pub record: Arc<JobRecord>,
+    me: ActorRef<Msg>,
+    arguments: Arguments,
+    record: Arc<JobRecord>,
     /// The checkpoint, as it was committed last.
-    pub checkpoint: Checkpoint,
-    /// The job's files; away while a blocking thread works on them.
-    pub files: Option<JobFiles>,
-    /// Rows that the queue has.
-    pub open_rows: BTreeMap<u32, OpenRow>,
-    /// Rows that have left the queue since others were put in their place.
-    pub closed_since_fill: usize,
-    /// Since when instances are not connected.
-    pub disconnected_since: HashMap<InstanceNumber, Timestamp>,
-    pub last_row: Option<LastRow>,
-    /// What the job waits for, for people.
-    pub waits_for: Option<String>,
-    /// Commands that were carried out.
+    checkpoint: Checkpoint,
+    planner: Planner,
+    /// `None` before the first message, and while a blocking thread uses the files.
+    files: Option<JobFiles>,
+    /// The rows that are in the queue.
+    open_rows: BTreeMap<u32, OpenRow>,
+    last_row: Option<LastRow>,
+    /// What the job waits for, as the API shows it.
+    waits_for: Option<String>,
+    /// Number of processed commands.
     commands_done: u64,
-    /// Since when there is nothing to do.
+    /// Since when an ended job has no late outcomes.
     idle_since: Option<Timestamp>,
     timer: Option<JoinHandle<()>>,
 }
 
-/// What there was to note.
+/// How many outcomes were recorded.
 #[derive(Debug, PartialEq)]
 enum OutcomePage {
     Empty,
-    /// All that was there; what arrives meanwhile wakes the job again.
+    /// All that were there. A later outcome causes another poll.
     Partial,
-    /// A full page. There may be more.
+    /// A full page; there may be more.
     Full,
 }
 
@@ -95,24 +92,23 @@ impl Actor for JobActor {
         me: ActorRef<Msg>,
         arguments: Arguments,
     ) -> Result<Option<State>, ActorProcessingErr> {
-        // Counting a large job takes a moment, and the supervisor waits for this to return.
+        // The files are loaded with the first message: it takes time for a large job, and the supervisor waits for this.
         me.cast(Msg::Poll)?;
         let slot = arguments.job.slot;
-        let store = &arguments.shared.store;
-        let (Some(record), Some(standing)) =
+        let store = &arguments.context.store;
+        let (Some(record), Some(checkpoint)) =
             (storage::load_record(store, slot)?, storage::load_checkpoint(store, slot)?)
         else {
-            return Err("the job's record is gone".into());
+            return Err("the record of the job does not exist".into());
         };
         Ok(Some(State {
             me,
             arguments,
             record: Arc::new(record),
-            checkpoint: standing,
+            checkpoint,
+            planner: Planner::default(),
             files: None,
             open_rows: BTreeMap::new(),
-            closed_since_fill: 0,
-            disconnected_since: HashMap::new(),
             last_row: None,
             waits_for: None,
             commands_done: 0,
@@ -132,19 +128,19 @@ impl Actor for JobActor {
         match message {
             Msg::Poll => {
                 state.arguments.poll_pending.store(false, Ordering::Release);
-                state.run_step().await?;
+                state.poll().await?;
             }
             Msg::Command(command, reply) => {
                 state.commands_done += 1;
                 let outcome = state.command(command).await;
-                let is_refusal = matches!(outcome, Ok(()) | Err(Error::State { .. }));
-                // Whoever hears the answer looks at once.
+                let is_answer = matches!(outcome, Ok(()) | Err(Error::State { .. }));
+                // The caller reads the progress when it receives the answer.
                 state.publish();
                 let _ = reply.send(outcome.clone());
-                if !is_refusal {
+                if !is_answer {
                     outcome?;
                 }
-                state.run_step().await?;
+                state.poll().await?;
             }
         }
         Ok(())
@@ -158,46 +154,50 @@ impl Actor for JobActor {
     }
 }
 
+/// Loading and the loop.
 impl State {
-    pub fn slot(&self) -> u16 {
+    fn slot(&self) -> u16 {
         self.arguments.job.slot
     }
 
-    pub fn now(&self) -> Timestamp {
-        self.arguments.shared.clock.now()
+    fn now(&self) -> Timestamp {
+        self.arguments.context.clock.now()
     }
 
-    /// How many rows share a commit now.
-    pub fn page_size(&self) -> usize {
-        if self.arguments.shared.store.is_contended() { CONTENDED_PAGE } else { UNCONTENDED_PAGE }
+    fn page_size(&self) -> usize {
+        planner::page_size(self.arguments.context.store.is_contended())
     }
 
-    /// Opens the files, counts them, and finds the open rows in the queue.
+    /// Opens the files, counts the rows, and finds the messages of the open rows in the queue.
     async fn load(&mut self) -> Result<(), Error> {
         if self.files.is_some() {
             return Ok(());
         }
-        let files = self.arguments.shared.folders.folder(self.record.id);
-        let (record, standing) = (self.record.clone(), self.checkpoint.clone());
-        let opened = tokio::task::spawn_blocking(move || JobFiles::open(record, files, &standing)).await;
-        let (book, census) = opened.unwrap_or(Err(Error::Store(store::Error::Panicked)))?;
-        self.checkpoint.counts = census.counts;
-        self.checkpoint.errors_end = book.errors_end();
-        self.open_rows = census.open_rows.into_iter().map(|row| (row, OpenRow::default())).collect();
+        let folder = self.arguments.context.folders.folder(self.record.id);
+        let (record, checkpoint) = (self.record.clone(), self.checkpoint.clone());
+        let opened = tokio::task::spawn_blocking(move || JobFiles::open(record, folder, &checkpoint)).await;
+        let (files, summary) = opened.unwrap_or(Err(Error::Store(store::Error::Panicked)))?;
+        self.checkpoint.counts = summary.counts;
+        self.checkpoint.errors_end = files.errors_end();
+        self.open_rows = summary.open_rows.into_iter().map(|row| (row, OpenRow::default())).collect();
         for row in &self.checkpoint.returned {
             self.open_rows.remove(row);
         }
-        self.files = Some(book);
+        self.files = Some(files);
         if self.open_rows.is_empty() {
             return Ok(());
         }
+        let (queue, slot) = (self.arguments.context.queue.clone(), self.slot());
         for sender in self.checkpoint.senders.clone() {
-            let (mut after, queue) = (None, self.arguments.shared.queue.clone());
+            let mut after = None;
             loop {
-                let ids = queue.open_items(sender.number, self.slot(), after, UNCONTENDED_PAGE).await?;
+                let ids = queue.open_items(sender.number, slot, after, UNCONTENDED_PAGE).await?;
                 for &id in &ids {
-                    let row = id.item().and_then(|item| self.open_rows.get_mut(&item.row));
-                    row.into_iter().for_each(|open| open.message = Some(id));
+                    if let Some(item) = id.item()
+                        && let Some(open) = self.open_rows.get_mut(&item.row)
+                    {
+                        open.message = Some(id);
+                    }
                 }
                 after = ids.last().copied();
                 if ids.len() < UNCONTENDED_PAGE {
@@ -208,40 +208,38 @@ impl State {
         Ok(())
     }
 
-    /// Does what there is to do, tells how far the job is, and sees to it that it is looked at again.
-    async fn run_step(&mut self) -> Result<(), Error> {
-        let mut any_noted = false;
-        let again = loop {
-            let noted = self.record_outcomes().await?;
-            any_noted |= noted != OutcomePage::Empty;
-            // In the place of rows that have ended, others are handed over before more are noted.
-            let again = match self.checkpoint.status {
-                JobStatus::Pending | JobStatus::Processing => planner::advance(self).await?,
-                JobStatus::Paused | JobStatus::Completed | JobStatus::Failed | JobStatus::Cancelled => None,
-            };
+    /// Records outcomes, runs rounds of the planner, publishes the progress, and sets the timer for the next poll.
+    async fn poll(&mut self) -> Result<(), Error> {
+        let mut any_recorded = false;
+        let next_poll = loop {
+            let recorded = self.record_outcomes().await?;
+            any_recorded |= recorded != OutcomePage::Empty;
+            // New rows replace the closed ones before more outcomes are recorded.
+            let next_poll = self.run_round().await?;
             self.publish();
-            if noted != OutcomePage::Full {
-                break again;
+            if recorded != OutcomePage::Full {
+                break next_poll;
             }
         };
-        let again = if self.checkpoint.status.is_finished() { self.check_idle(any_noted) } else { again };
+        let is_finished = self.checkpoint.status.is_finished();
+        let next_poll = if is_finished { self.check_idle(any_recorded) } else { next_poll };
         if let Some(timer) = self.timer.take() {
             timer.abort();
         }
-        self.timer = again.map(|after| {
+        self.timer = next_poll.map(|delay| {
             let me = self.me.clone();
             tokio::spawn(async move {
-                tokio::time::sleep(after).await;
+                tokio::time::sleep(delay).await;
                 let _ = me.cast(Msg::Poll);
             })
         });
         Ok(())
     }
 
-    /// A finished job stays in memory while facts about it arrive.
-    fn check_idle(&mut self, noted: bool) -> Option<Duration> {
+    /// The actor of an ended job stays until no late outcome arrives for [`IDLE_TIMEOUT`].
+    fn check_idle(&mut self, any_recorded: bool) -> Option<Duration> {
         let now = self.now();
-        if noted || !self.open_rows.is_empty() {
+        if any_recorded || !self.open_rows.is_empty() {
             self.idle_since = None;
         }
         let since = *self.idle_since.get_or_insert(now);
@@ -253,142 +251,111 @@ impl State {
         None
     }
 
-    /// Notes a page of outcomes.
-    async fn record_outcomes(&mut self) -> Result<OutcomePage, Error> {
-        let page = self.page_size();
-        let outcomes = self.arguments.shared.queue.outcomes(self.slot(), page)?;
-        if outcomes.is_empty() {
-            return Ok(OutcomePage::Empty);
-        }
-        let noted = if outcomes.len() < page { OutcomePage::Partial } else { OutcomePage::Full };
-        self.record_page(outcomes).await?;
-        Ok(noted)
-    }
-
-    async fn record_page(&mut self, outcomes: Vec<ItemOutcome>) -> Result<(), Error> {
-        let mut next = self.checkpoint.clone();
-        next.updated_at = self.now();
-        let phones = |outcome: &ItemOutcome| {
-            let phone = self.open_rows.get(&outcome.item.row).map(|open| open.phone.clone());
-            (outcome.clone(), phone.unwrap_or_default())
-        };
-        let known: Vec<_> = outcomes.iter().map(phones).collect();
-        let (noted, next) = self
-            .with_files(move |book| {
-                let noted = book.record_outcomes(&known, &mut next)?;
-                Ok((noted, next))
-            })
-            .await?;
-        let (slot, commit) = (self.slot(), next.clone());
-        self.arguments.shared.queue.note_outcomes(outcomes, move |tx| commit.put(tx, slot)).await?;
-        self.checkpoint = next;
-        self.closed_since_fill += noted.closed.len();
-        for row in noted.closed {
-            self.open_rows.remove(&row);
-        }
-        if noted.last_row.is_some() {
-            self.last_row = noted.last_row;
-        }
-        Ok(())
-    }
-
-    /// Lets a blocking thread work on the job's files. When it fails, the files are not used any more.
-    pub async fn with_files<T: Send + 'static>(
-        &mut self,
-        work: impl FnOnce(&mut JobFiles) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        let Some(mut book) = self.files.take() else { return Err(Error::Store(store::Error::Closed)) };
-        let task = tokio::task::spawn_blocking(move || {
-            let outcome = work(&mut book);
-            (book, outcome)
-        });
-        let (book, outcome) = task.await.map_err(|_| Error::Store(store::Error::Panicked))?;
-        self.files = Some(book);
-        outcome
-    }
-
-    /// Makes `next` the checkpoint.
-    pub async fn commit(&mut self, next: Checkpoint) -> Result<(), Error> {
-        let (slot, commit) = (self.slot(), next.clone());
-        self.arguments.shared.store.write(move |tx| commit.put(tx, slot)).await?;
-        self.checkpoint = next;
-        Ok(())
-    }
-
-    pub fn publish(&self) {
+    fn publish(&self) {
         let mut progress = self.checkpoint.progress(self.record.total);
         progress.last.clone_from(&self.last_row);
         if progress.error.is_none() {
             progress.error.clone_from(&self.waits_for);
         }
-        self.arguments.job.progress.send_if_modified(|shown| {
-            let changed = *shown != progress;
-            *shown = progress;
-            changed
+        self.arguments.job.progress.send_if_modified(|published| {
+            let is_changed = *published != progress;
+            *published = progress;
+            is_changed
         });
     }
 
-    /// Takes back what no attempt has begun for. What comes back is told as outcomes.
-    pub async fn withdraw(&self, ids: Vec<MessageId>) -> Result<(), Error> {
+    /// Runs `work` on a blocking thread. If the thread panics, the files are not used again.
+    async fn with_files<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut JobFiles) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let Some(mut files) = self.files.take() else { return Err(Error::Store(store::Error::Closed)) };
+        let task = tokio::task::spawn_blocking(move || {
+            let outcome = work(&mut files);
+            (files, outcome)
+        });
+        let (files, outcome) = task.await.map_err(|_| Error::Store(store::Error::Panicked))?;
+        self.files = Some(files);
+        outcome
+    }
+
+    /// Commits `next` as the checkpoint.
+    async fn commit(&mut self, next: Checkpoint) -> Result<(), Error> {
+        let (slot, checkpoint) = (self.slot(), next.clone());
+        self.arguments.context.store.write(move |tx| checkpoint.put(tx, slot)).await?;
+        self.checkpoint = next;
+        Ok(())
+    }
+
+    /// Withdraws messages without an attempt. They come back as outcomes.
+    async fn withdraw(&self, ids: Vec<MessageId>) -> Result<(), Error> {
         for page in ids.chunks(CONTENDED_PAGE) {
-            self.arguments.shared.queue.withdraw_items(page.to_vec()).await?;
+            self.arguments.context.queue.withdraw_items(page.to_vec()).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Outcomes and commands.
+impl State {
+    /// Records one page of outcomes.
+    async fn record_outcomes(&mut self) -> Result<OutcomePage, Error> {
+        let page_size = self.page_size();
+        let outcomes = self.arguments.context.queue.outcomes(self.slot(), page_size)?;
+        if outcomes.is_empty() {
+            return Ok(OutcomePage::Empty);
+        }
+        let page = if outcomes.len() < page_size { OutcomePage::Partial } else { OutcomePage::Full };
+        self.record_page(outcomes).await?;
+        Ok(page)
+    }
+
+    async fn record_page(&mut self, outcomes: Vec<ItemOutcome>) -> Result<(), Error> {
+        let mut next = Checkpoint { updated_at: self.now(), ..self.checkpoint.clone() };
+        let phone_of = |outcome: &ItemOutcome| match self.open_rows.get(&outcome.item.row) {
+            Some(open) => open.phone.clone(),
+            None => String::new(),
+        };
+        let with_phones: Vec<_> =
+            outcomes.iter().map(|outcome| (outcome.clone(), phone_of(outcome))).collect();
+        let (recorded, next) = self
+            .with_files(move |files| {
+                let recorded = files.record_outcomes(&with_phones, &mut next)?;
+                Ok((recorded, next))
+            })
+            .await?;
+        let (slot, checkpoint) = (self.slot(), next.clone());
+        self.arguments.context.queue.note_outcomes(outcomes, move |tx| checkpoint.put(tx, slot)).await?;
+        self.checkpoint = next;
+        self.planner.on_rows_closed(recorded.closed.len());
+        for row in recorded.closed {
+            self.open_rows.remove(&row);
+        }
+        if recorded.last_row.is_some() {
+            self.last_row = recorded.last_row;
         }
         Ok(())
     }
 
-    pub fn open_messages(&self) -> Vec<MessageId> {
-        self.open_rows.values().filter_map(|open| open.message).collect()
-    }
-
     async fn command(&mut self, command: JobCommand) -> Result<(), Error> {
-        // What is noted later must not be judged by the new status: a row that came back under the old one waits.
+        // Earlier outcomes are recorded under the status in which they occurred: a row that came back to a running job is
+        // handed over again, one that came back to a cancelled job is cancelled.
         while self.record_outcomes().await? == OutcomePage::Full {}
-        let status = self.checkpoint.status;
-        let now = self.now();
-        let mut next = self.checkpoint.clone();
-        next.updated_at = now;
-        let refuse = |why| Err(Error::State { status, why });
+        let Some(mut next) = command.apply(&self.checkpoint, self.now())? else { return Ok(()) };
         match command {
-            JobCommand::Pause => match status {
-                JobStatus::Paused => return Ok(()),
-                JobStatus::Pending | JobStatus::Processing => next.status = JobStatus::Paused,
-                _ => return refuse("only a job that is not finished can be paused"),
-            },
-            JobCommand::Resume => match status {
-                JobStatus::Pending | JobStatus::Processing => return Ok(()),
-                JobStatus::Paused if next.started_at.is_some() => next.status = JobStatus::Processing,
-                JobStatus::Paused => next.status = JobStatus::Pending,
-                _ => return refuse("only a paused job can be resumed"),
-            },
-            JobCommand::Cancel => match status {
-                JobStatus::Cancelled => return Ok(()),
-                JobStatus::Completed | JobStatus::Failed => return refuse("it has ended already"),
-                _ => {
-                    (next.status, next.ended_at, next.retry) = (JobStatus::Cancelled, Some(now), None);
-                    let rows = std::mem::take(&mut next.returned);
-                    next = self
-                        .with_files(move |book| {
-                            book.cancel(&rows, &mut next)?;
-                            Ok(next)
-                        })
-                        .await?;
-                }
-            },
-            JobCommand::RetryFailed => match status {
-                JobStatus::Completed | JobStatus::Failed if next.pass == u8::MAX => {
-                    return refuse("its failed rows were tried again too often");
-                }
-                JobStatus::Completed | JobStatus::Failed => {
-                    (next.status, next.ended_at, next.error) = (JobStatus::Processing, None, None);
-                    (next.pass, next.retry) = (next.pass + 1, Some(0));
-                    next = self.with_files(move |book| book.rebuild_index(&next).map(|()| next)).await?;
-                }
-                _ => return refuse("only a job that has ended can be tried again"),
-            },
+            JobCommand::Pause | JobCommand::Resume => {}
+            JobCommand::Cancel => {
+                let rows = std::mem::take(&mut next.returned);
+                next = self.with_files(move |files| files.cancel(&rows, &mut next).map(|()| next)).await?;
+            }
+            JobCommand::RetryFailed => {
+                next = self.with_files(move |files| files.rebuild_index(&next).map(|()| next)).await?;
+            }
         }
         self.commit(next).await?;
         if matches!(command, JobCommand::Pause | JobCommand::Cancel) {
-            self.withdraw(self.open_messages()).await?;
+            let open = self.open_rows.values().filter_map(|open| open.message).collect();
+            self.withdraw(open).await?;
         }
         Ok(())
     }

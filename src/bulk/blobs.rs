@@ -1,4 +1,4 @@
-//! Which blobs the jobs need.
+//! The blobs that jobs refer to, for the retention of blobs.
 
 use relevo_store::{BlobSet, Error};
 
@@ -7,15 +7,19 @@ use super::job::Plan;
 use super::source::RowPayload;
 use super::storage;
 
-/// Rows that are read at once.
+/// Number of rows that are read at once.
 const PAGE_ROWS: usize = 1_000;
 
 impl Handle {
-    /// Adds every blob that a row of a job may need, sent or not: failed rows can be sent again for as long as the job
-    /// is kept. Reads the disk for as long as it takes.
+    /// Adds every blob that a row of a job refers to, sent or not: failed rows can be retried as long as the job is kept.
+    /// Blocks while it reads all rows.
+    ///
+    /// # Errors
+    ///
+    /// A record or a source cannot be read.
     pub fn referenced_blobs(&self, found: &mut BlobSet) -> Result<(), Error> {
-        let known: Vec<_> = self.directory.borrow().values().cloned().collect();
-        for job in known {
+        let jobs: Vec<_> = self.directory.borrow().values().cloned().collect();
+        for job in jobs {
             let record = storage::load_record(&self.store, job.slot)?.filter(|record| record.id == job.id);
             let Some(record) = record else { continue };
             match &record.plan {
@@ -29,11 +33,11 @@ impl Handle {
 
     fn add_row_blobs(&self, record: &storage::JobRecord, found: &mut BlobSet) -> Result<(), Error> {
         let source = self.folders.folder(record.id).source();
-        let mut place = record.format.start();
+        let mut position = record.format.start();
         loop {
-            let page = match record.format.page(&source, place, PAGE_ROWS) {
+            let page = match record.format.page(&source, position, PAGE_ROWS) {
                 Ok(page) => page,
-                // Deleted while this read.
+                // The job was deleted in the meantime.
                 Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(()),
                 Err(cause) => {
                     return Err(Error::Io { action: "cannot read", path: source, cause: cause.to_string() });
@@ -47,7 +51,7 @@ impl Handle {
                     content.blob().into_iter().for_each(|blob| found.insert(blob));
                 }
             }
-            place = page.next;
+            position = page.next;
         }
     }
 }

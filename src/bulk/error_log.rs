@@ -1,7 +1,7 @@
-//! What went wrong with the rows of a job, in the order in which it did: a log that only grows.
+//! The error log of a job: an append-only file of the errors of its rows, in the order in which they occurred.
 //!
-//! An entry is its length in two bytes and a record. Readers keep their own place and never see half an entry: what a
-//! crash left unfinished, or unmentioned by the result file, is cut off before the log grows again.
+//! An entry is its length (two bytes) and a record. Readers keep their own offset and never see a partial entry: an entry
+//! that a crash left incomplete, or that the result file does not refer to, is truncated before the log grows again.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -12,13 +12,14 @@ use serde::{Deserialize, Serialize};
 use relevo_domain::{ProviderMessageId, Timestamp};
 use relevo_store as store;
 
-use super::results::{RowRecord, StoredId};
+use super::row_record::{RowRecord, StoredId};
 
-/// The longest text that is kept, in bytes.
+/// Maximum length of a stored text, in bytes.
 const MAX_TEXT_BYTES: usize = 1024;
+/// Size of an entry's length field.
 const HEADER_BYTES: usize = 2;
 
-/// One entry.
+/// An entry of the log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct ErrorLogEntry {
     #[serde(rename = "r")]
@@ -28,7 +29,7 @@ pub(super) struct ErrorLogEntry {
     /// The recipient as the source spells it.
     #[serde(rename = "p")]
     pub phone: String,
-    /// `None`: nothing went wrong; the entry keeps a long provider id.
+    /// `None`: not an error; the entry stores a provider id that is too long for the result file.
     #[serde(rename = "e")]
     pub error: Option<String>,
     #[serde(rename = "c", default)]
@@ -43,27 +44,29 @@ pub(super) struct ErrorLogEntry {
     pub id: Option<ProviderMessageId>,
 }
 
+/// The file of the log.
 #[derive(Debug)]
 pub(super) struct ErrorLog {
     file: File,
-    /// Something was written that is not synced.
+    /// Whether entries were written since the last sync.
     dirty: bool,
-    /// Where the next entry goes.
+    /// Offset of the next entry.
     end: u64,
 }
 
 impl ErrorLog {
+    /// Creates an empty log.
     pub fn create(path: &Path) -> std::io::Result<Self> {
         let file = OpenOptions::new().create_new(true).read(true).write(true).mode(0o600).open(path)?;
         file.sync_all()?;
         Ok(Self { file, dirty: false, end: 0 })
     }
 
-    /// For the one who writes. `last` is the last entry that the result file mentions; what follows it is cut off.
+    /// Opens the log for writing. `last` is the last entry that the result file refers to; later entries are truncated.
     pub fn open(path: &Path, last: Option<u64>) -> std::io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         let end = match last {
-            Some(at) => at + HEADER_BYTES as u64 + u64::from(length_at(&file, at)?.unwrap_or(0)),
+            Some(last) => last + HEADER_BYTES as u64 + u64::from(length_at(&file, last)?.unwrap_or(0)),
             None => 0,
         };
         if file.metadata()?.len() > end {
@@ -72,38 +75,41 @@ impl ErrorLog {
         Ok(Self { file, dirty: false, end })
     }
 
-    /// For those who read.
+    /// Opens the log for reading.
     pub fn read_only(path: &Path) -> std::io::Result<Self> {
         let file = File::open(path)?;
         let end = file.metadata()?.len();
         Ok(Self { file, dirty: false, end })
     }
 
+    /// Offset of the next entry.
     pub fn end(&self) -> u64 {
         self.end
     }
 
-    /// What was added behind `end` is not wanted: the next entry goes there.
+    /// Discards entries after `end`; the next entry is written there.
     pub fn rewind(&mut self, end: u64) {
         self.end = self.end.min(end);
     }
 
-    /// Adds an entry and tells where it is; durable after [`sync`](Self::sync).
-    pub fn append(&mut self, mut note: ErrorLogEntry) -> std::io::Result<u64> {
-        note.error.iter_mut().for_each(truncate_text);
-        truncate_text(&mut note.phone);
-        let body = store::encode(&note).map_err(std::io::Error::other)?;
+    /// Appends an entry and returns its offset. It is durable after [`sync`](Self::sync).
+    pub fn append(&mut self, mut entry: ErrorLogEntry) -> std::io::Result<u64> {
+        if let Some(error) = &mut entry.error {
+            truncate_text(error);
+        }
+        truncate_text(&mut entry.phone);
+        let body = store::encode(&entry).map_err(std::io::Error::other)?;
         let length = u16::try_from(body.len()).map_err(std::io::Error::other)?;
         let mut bytes = length.to_be_bytes().to_vec();
         bytes.extend(body);
-        let at = self.end;
+        let offset = self.end;
         self.dirty = true;
-        self.file.write_all_at(&bytes, at)?;
-        self.end = at + bytes.len() as u64;
-        Ok(at)
+        self.file.write_all_at(&bytes, offset)?;
+        self.end = offset + bytes.len() as u64;
+        Ok(offset)
     }
 
-    /// Makes durable what was added since.
+    /// Makes the appended entries durable.
     pub fn sync(&mut self) -> std::io::Result<()> {
         if self.dirty {
             self.file.sync_data()?;
@@ -112,38 +118,39 @@ impl ErrorLog {
         Ok(())
     }
 
-    /// The entry at `at`, and where the next one begins. `None` where the log ends.
-    pub fn get(&self, at: u64) -> std::io::Result<Option<(ErrorLogEntry, u64)>> {
-        let Some(length) = length_at(&self.file, at)? else { return Ok(None) };
+    /// The entry at `offset`, and the offset of the next one. `None` at the end of the log.
+    pub fn get(&self, offset: u64) -> std::io::Result<Option<(ErrorLogEntry, u64)>> {
+        let Some(length) = length_at(&self.file, offset)? else { return Ok(None) };
         let mut body = vec![0; usize::from(length)];
-        let begins = at + HEADER_BYTES as u64;
-        if begins + u64::from(length) > self.end {
+        let start = offset + HEADER_BYTES as u64;
+        if start + u64::from(length) > self.end {
             return Ok(None);
         }
-        self.file.read_exact_at(&mut body, begins)?;
-        let note = store::decode(&body).map_err(std::io::Error::other)?;
-        Ok(Some((note, begins + u64::from(length))))
+        self.file.read_exact_at(&mut body, start)?;
+        let entry = store::decode(&body).map_err(std::io::Error::other)?;
+        Ok(Some((entry, start + u64::from(length))))
     }
 
-    /// WhatsApp's id of a row, wherever it is kept.
+    /// The provider message id of a row, from its record or from the log.
     pub fn provider_id_of(&self, record: &RowRecord) -> std::io::Result<Option<ProviderMessageId>> {
         Ok(match (&record.provider_id, record.log_offset) {
             (StoredId::Inline(id), _) => Some(id.clone()),
-            (StoredId::InErrorLog, Some(at)) => self.get(at)?.and_then(|(note, _)| note.id),
+            (StoredId::InErrorLog, Some(offset)) => self.get(offset)?.and_then(|(entry, _)| entry.id),
             (StoredId::InErrorLog, None) | (StoredId::None, _) => None,
         })
     }
 }
 
-/// Cuts a text that is too long between two letters.
+/// Truncates a text to [`MAX_TEXT_BYTES`], at a character boundary.
 fn truncate_text(text: &mut String) {
     let end = (0..=MAX_TEXT_BYTES.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
     text.truncate(end.unwrap_or(0));
 }
 
-fn length_at(file: &File, at: u64) -> std::io::Result<Option<u16>> {
+/// The length of the entry at `offset`; `None` at the end of the file.
+fn length_at(file: &File, offset: u64) -> std::io::Result<Option<u16>> {
     let mut header = [0; HEADER_BYTES];
-    match file.read_exact_at(&mut header, at) {
+    match file.read_exact_at(&mut header, offset) {
         Ok(()) => Ok(Some(u16::from_be_bytes(header))),
         Err(cause) if cause.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
         Err(cause) => Err(cause),
@@ -168,7 +175,7 @@ pub(super) mod tests {
         }
     }
 
-    /// A note that keeps a long id.
+    /// An entry that stores a long provider id.
     pub fn entry_with_long_id(row: u32, id: &ProviderMessageId) -> ErrorLogEntry {
         ErrorLogEntry { error: None, id: Some(id.clone()), ..entry(row, "") }
     }
@@ -177,35 +184,35 @@ pub(super) mod tests {
     fn entries_come_back_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notes");
-        let mut notes = ErrorLog::create(&path).unwrap();
-        let places: Vec<_> = (0..3).map(|row| notes.append(entry(row, "undeliverable")).unwrap()).collect();
+        let mut log = ErrorLog::create(&path).unwrap();
+        let offsets: Vec<_> = (0..3).map(|row| log.append(entry(row, "undeliverable")).unwrap()).collect();
         let reader = ErrorLog::read_only(&path).unwrap();
         let (first, next) = reader.get(0).unwrap().unwrap();
-        assert_eq!((first, next), (entry(0, "undeliverable"), places[1]));
-        assert_eq!(reader.get(places[2]).unwrap().unwrap().1, notes.end());
-        assert_eq!(reader.get(notes.end()).unwrap(), None);
+        assert_eq!((first, next), (entry(0, "undeliverable"), offsets[1]));
+        assert_eq!(reader.get(offsets[2]).unwrap().unwrap().1, log.end());
+        assert_eq!(reader.get(log.end()).unwrap(), None);
     }
 
     #[test]
     fn unreferenced_entries_are_truncated_on_open() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notes");
-        let mut notes = ErrorLog::create(&path).unwrap();
-        let kept = notes.append(entry(0, "one")).unwrap();
-        let lost = notes.append(entry(1, "two")).unwrap();
-        let mut again = ErrorLog::open(&path, Some(kept)).unwrap();
-        assert_eq!(again.end(), lost);
-        assert_eq!(again.get(lost).unwrap(), None);
-        assert_eq!(again.append(entry(2, "three")).unwrap(), lost);
+        let mut log = ErrorLog::create(&path).unwrap();
+        let referenced = log.append(entry(0, "one")).unwrap();
+        let truncated = log.append(entry(1, "two")).unwrap();
+        let mut reopened = ErrorLog::open(&path, Some(referenced)).unwrap();
+        assert_eq!(reopened.end(), truncated);
+        assert_eq!(reopened.get(truncated).unwrap(), None);
+        assert_eq!(reopened.append(entry(2, "three")).unwrap(), truncated);
         assert_eq!(ErrorLog::open(&path, None).unwrap().end(), 0);
     }
 
     #[test]
     fn long_text_is_truncated_at_a_char_boundary() {
         let dir = tempfile::tempdir().unwrap();
-        let mut notes = ErrorLog::create(&dir.path().join("notes")).unwrap();
-        notes.append(entry(0, &"ñ".repeat(5_000))).unwrap();
-        let (back, _) = notes.get(0).unwrap().unwrap();
+        let mut log = ErrorLog::create(&dir.path().join("notes")).unwrap();
+        log.append(entry(0, &"ñ".repeat(5_000))).unwrap();
+        let (back, _) = log.get(0).unwrap().unwrap();
         assert_eq!(back.error.unwrap().len(), MAX_TEXT_BYTES);
     }
 }

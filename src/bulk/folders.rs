@@ -1,48 +1,41 @@
-//! The folder of jobs: `jobs/<uuid>/` with the files of one job, `jobs/.draft-<uuid>/` with those of one to be.
+//! The folders of jobs: `jobs/<uuid>/` holds the files of one job, `jobs/.draft-<uuid>/` the rows of a job that does not
+//! exist yet ([`drafts`](super::drafts)). Leftover drafts are deleted when the node starts.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
 use uuid::Uuid;
 
-use relevo_domain::Content;
+use super::Error;
 
-use super::error_log::ErrorLog;
-use super::provider_id_index::ProviderIdIndex;
-use super::results::ResultFile;
-use super::source::SourceFormat;
-use super::{Error, json_lines};
-use relevo_recipients_file::{BadRow, Checker, FileSummary};
-
+/// Prefix of the folders of drafts.
 const DRAFT: &str = ".draft-";
 
-/// Where the files of all jobs lie.
+/// The folder that holds the folders of all jobs.
 #[derive(Debug, Clone)]
 pub(super) struct JobFolders {
     root: PathBuf,
 }
 
-/// Where the files of one job lie.
+/// The folder of one job.
 #[derive(Debug, Clone)]
 pub(super) struct JobFolder {
     pub(super) path: PathBuf,
 }
 
 impl JobFolders {
-    /// Creates the folder, and clears away drafts that nobody finished.
+    /// Creates the folder and deletes leftover drafts.
     pub fn open(data: &Path) -> Result<Self, Error> {
         let root = data.join("jobs");
-        let io = |action: &'static str| move |path: &Path, cause| Error::io(action, path, cause);
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&root)
             .and_then(|()| sync_folder(data))
-            .map_err(|cause| io("cannot create")(&root, cause))?;
-        for entry in fs::read_dir(&root).map_err(|cause| io("cannot read")(&root, cause))?.flatten() {
+            .map_err(|cause| Error::io("cannot create", &root, cause))?;
+        let entries = fs::read_dir(&root).map_err(|cause| Error::io("cannot read", &root, cause))?;
+        for entry in entries.flatten() {
             if entry.file_name().to_string_lossy().starts_with(DRAFT) {
                 remove_folder(&entry.path());
             }
@@ -50,206 +43,57 @@ impl JobFolders {
         Ok(Self { root })
     }
 
+    /// The folder of a job.
     pub fn folder(&self, id: Uuid) -> JobFolder {
         JobFolder { path: self.root.join(id.to_string()) }
     }
 
-    /// The jobs that have files.
+    /// The ids of the jobs that have a folder.
     pub fn existing_ids(&self) -> Vec<Uuid> {
         let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
         entries.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok()).collect()
+    }
+
+    /// Creates an empty folder for a draft.
+    pub fn create_draft_folder(&self) -> Result<PathBuf, Error> {
+        let path = self.root.join(format!("{DRAFT}{}", Uuid::new_v4()));
+        let created = DirBuilder::new().mode(0o700).create(&path);
+        created.map_err(|cause| Error::io("cannot create", &path, cause))?;
+        Ok(path)
+    }
+
+    /// Renames the folder of a draft to that of a job. Blocks until that is durable.
+    pub fn adopt(&self, draft: &Path, id: Uuid) -> std::io::Result<()> {
+        sync_folder(draft)?;
+        fs::rename(draft, self.folder(id).path)?;
+        sync_folder(&self.root)
     }
 
     /// Deletes the files of a job.
     pub fn remove(&self, id: Uuid) {
         remove_folder(&self.folder(id).path);
     }
-
-    fn create_draft(&self) -> Result<DraftFolder, Error> {
-        let path = self.root.join(format!("{DRAFT}{}", Uuid::new_v4()));
-        let created = DirBuilder::new().mode(0o700).create(&path);
-        created.map_err(|cause| Error::io("cannot create", &path, cause))?;
-        Ok(DraftFolder(path))
-    }
-
-    /// A place for a file of up to `max_rows` rows.
-    pub fn create_upload(&self, max_rows: u32) -> Result<FileUpload, Error> {
-        let folder = self.create_draft()?;
-        let file = create_source(&folder)?;
-        Ok(FileUpload { folder, inner: Some((file, Checker::new(max_rows))) })
-    }
-
-    /// A place for up to `max_rows` recipients of one request.
-    pub fn create_list(&self, max_rows: u32) -> Result<RecipientListWriter, Error> {
-        let folder = self.create_draft()?;
-        let file = create_source(&folder)?;
-        Ok(RecipientListWriter {
-            folder,
-            file: std::io::BufWriter::with_capacity(64 << 10, file),
-            total: 0,
-            max_rows,
-        })
-    }
 }
 
 impl JobFolder {
+    /// The rows: the uploaded file, or one line of JSON per recipient.
     pub fn source(&self) -> PathBuf {
         self.path.join("source")
     }
 
+    /// One record of fixed width per row.
     pub fn results(&self) -> PathBuf {
         self.path.join("results")
     }
 
+    /// The errors of rows.
     pub fn error_log(&self) -> PathBuf {
         self.path.join("notes")
     }
 
+    /// The index from provider message ids to rows.
     pub fn provider_ids(&self) -> PathBuf {
         self.path.join("names")
-    }
-}
-
-fn create_source(folder: &DraftFolder) -> Result<File, Error> {
-    let path = folder.0.join("source");
-    let file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&path);
-    file.map_err(|cause| Error::io("cannot create", &path, cause))
-}
-
-/// A draft's folder: deleted with everything in it, unless it became a job's.
-#[derive(Debug)]
-struct DraftFolder(PathBuf);
-
-impl Drop for DraftFolder {
-    fn drop(&mut self) {
-        if self.0.exists() {
-            remove_folder(&self.0);
-        }
-    }
-}
-
-/// The recipients of one request, on their way to the disk. Blocks; a request's worth is short.
-#[derive(Debug)]
-pub struct RecipientListWriter {
-    folder: DraftFolder,
-    file: std::io::BufWriter<File>,
-    total: u32,
-    max_rows: u32,
-}
-
-impl RecipientListWriter {
-    /// Adds a recipient as the caller spells it, with what only they get.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::TooManyRows`] before anything beyond the limit is written; a disk that takes no more.
-    pub fn push(&mut self, to: &str, content: Option<&Content>) -> Result<(), Error> {
-        if self.total >= self.max_rows {
-            return Err(Error::TooManyRows { limit: self.max_rows });
-        }
-        let written = json_lines::encode_line(to, content).and_then(|line| self.file.write_all(&line));
-        written.map_err(|cause| Error::io("cannot write to", &self.folder.0, cause))?;
-        self.total = self.total.saturating_add(1);
-        Ok(())
-    }
-
-    /// Everybody is there. Blocks until it is on the disk.
-    pub fn finish(self) -> Result<JobDraft, Error> {
-        if self.total == 0 {
-            return Err(Error::Empty);
-        }
-        let file = self.file.into_inner().map_err(|cause| cause.into_error());
-        file.and_then(|file| file.sync_all())
-            .map_err(|cause| Error::io("cannot write to", &self.folder.0, cause))?;
-        Ok(JobDraft {
-            folder: self.folder,
-            format: SourceFormat::Lines,
-            total: self.total,
-            bad: 0,
-            bad_sample: Vec::new(),
-        })
-    }
-}
-
-/// An uploaded file, on its way to the disk: checked as it comes.
-#[derive(Debug)]
-pub struct FileUpload {
-    folder: DraftFolder,
-    /// Away while a blocking thread has it.
-    inner: Option<(File, Checker)>,
-}
-
-impl FileUpload {
-    /// Takes the next piece of the file.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong with the file, as soon as that is known. Then it is refused as a whole.
-    pub async fn write(&mut self, bytes: Bytes) -> Result<(), Error> {
-        let Some((mut file, mut checker)) = self.inner.take() else { return Err(Error::Empty) };
-        let path = self.folder.0.clone();
-        let task = tokio::task::spawn_blocking(move || {
-            checker.push(&bytes)?;
-            file.write_all(&bytes).map_err(|cause| Error::io("cannot write to", &path, cause))?;
-            Ok((file, checker))
-        });
-        self.inner = Some(task.await.unwrap_or(Err(Error::Store(relevo_store::Error::Panicked)))?);
-        Ok(())
-    }
-
-    /// The file is complete. When this answers, it is on the disk.
-    pub async fn finish(mut self) -> Result<JobDraft, Error> {
-        let Some((file, checker)) = self.inner.take() else { return Err(Error::Empty) };
-        let path = self.folder.0.clone();
-        let task = tokio::task::spawn_blocking(move || {
-            let checked = checker.finish()?;
-            file.sync_all().map_err(|cause| Error::io("cannot write to", &path, cause))?;
-            Ok(checked)
-        });
-        let checked = task.await.unwrap_or(Err(Error::Store(relevo_store::Error::Panicked)))?;
-        let FileSummary { format, rows, bad, bad_sample } = checked;
-        Ok(JobDraft { folder: self.folder, format: SourceFormat::File(format), total: rows, bad, bad_sample })
-    }
-}
-
-/// The rows of a job that does not exist yet, on the disk. Deleted if nothing comes of it.
-#[derive(Debug)]
-pub struct JobDraft {
-    folder: DraftFolder,
-    pub(super) format: SourceFormat,
-    pub(super) total: u32,
-    bad: u32,
-    bad_sample: Vec<BadRow>,
-}
-
-impl JobDraft {
-    /// Where the rows can be read before the job exists.
-    pub(super) fn source(&self) -> PathBuf {
-        self.folder.0.join("source")
-    }
-
-    /// Rows of an uploaded file whose telephone is bad, and the first of them. Of a list they are not known before
-    /// the job runs.
-    pub fn bad(&self) -> (u32, &[BadRow]) {
-        (self.bad, &self.bad_sample)
-    }
-
-    /// How many rows there are, the bad ones included.
-    pub fn total(&self) -> u32 {
-        self.total
-    }
-
-    /// Makes it the files of a job, durably. Blocks.
-    pub(super) fn persist(self, jobs: &JobFolders, id: Uuid) -> Result<(), Error> {
-        let files = jobs.folder(id);
-        let folder = &self.folder.0;
-        let made = ResultFile::create(&folder.join("results"))
-            .and_then(|_| ErrorLog::create(&folder.join("notes")))
-            .and_then(|_| ProviderIdIndex::create(&folder.join("names"), self.total))
-            .and_then(|_| sync_folder(folder))
-            .and_then(|()| fs::rename(folder, &files.path))
-            .and_then(|()| sync_folder(&jobs.root));
-        made.map_err(|cause| Error::io("cannot create", &files.path, cause))
     }
 }
 
@@ -257,66 +101,12 @@ fn sync_folder(path: &Path) -> std::io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-fn remove_folder(path: &Path) {
+/// Deletes a folder with its files; an error is logged.
+pub(super) fn remove_folder(path: &Path) {
     match fs::remove_dir_all(path) {
         Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!(path = %path.display(), %cause, "files of a bulk job could not be deleted");
+            tracing::warn!(path = %path.display(), %cause, "bulk job folder not deleted");
         }
         _ => {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::bulk::source::SourcePosition;
-
-    #[test]
-    fn draft_becomes_a_job_or_is_deleted() {
-        let dir = tempfile::tempdir().unwrap();
-        let jobs = JobFolders::open(dir.path()).unwrap();
-        let mut list = jobs.create_list(2).unwrap();
-        list.push("573001234567", None).unwrap();
-        let draft = list.finish().unwrap();
-        let id = Uuid::from_u128(7);
-        draft.persist(&jobs, id).unwrap();
-        assert_eq!(jobs.existing_ids(), [id]);
-        let page = SourceFormat::Lines.page(&jobs.folder(id).source(), SourcePosition::START, 9).unwrap();
-        assert_eq!(page.rows.len(), 1);
-
-        let mut given_up = jobs.create_list(2).unwrap();
-        given_up.push("573001234567", None).unwrap();
-        drop(given_up.finish().unwrap());
-        assert_eq!(fs::read_dir(dir.path().join("jobs")).unwrap().count(), 1);
-        jobs.remove(id);
-        assert!(jobs.existing_ids().is_empty());
-    }
-
-    #[test]
-    fn leftover_drafts_are_deleted_on_open() {
-        let dir = tempfile::tempdir().unwrap();
-        let jobs = JobFolders::open(dir.path()).unwrap();
-        std::mem::forget(jobs.create_list(2).unwrap());
-        assert_eq!(fs::read_dir(dir.path().join("jobs")).unwrap().count(), 1);
-        JobFolders::open(dir.path()).unwrap();
-        assert_eq!(fs::read_dir(dir.path().join("jobs")).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn list_is_limited_to_max_rows() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut list = JobFolders::open(dir.path()).unwrap().create_list(2).unwrap();
-        list.push("573001234567", None).unwrap();
-        list.push("573001234568", None).unwrap();
-        let refused = list.push("573001234569", None);
-        assert!(matches!(refused, Err(Error::TooManyRows { limit: 2 })));
-        assert_eq!(list.finish().unwrap().total(), 2);
-    }
-
-    #[test]
-    fn empty_list_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let jobs = JobFolders::open(dir.path()).unwrap();
-        assert!(matches!(jobs.create_list(2).unwrap().finish(), Err(Error::Empty)));
     }
 }

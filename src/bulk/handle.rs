@@ -1,25 +1,28 @@
-use std::collections::BTreeMap;
+//! The interface of bulk jobs. Reading never waits for an actor; changes are durable when they are answered.
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::queue::BulkRowLookup;
 use crate::supervisor::ActorSlot;
 use relevo_domain::{MessageId, Timestamp};
 use relevo_store::Store;
 
-use super::folders::{FileUpload, JobFolders, RecipientListWriter};
-use super::job::{JobProgress, JobStatus, JobView, NewJob, RowError, RowResult};
+use super::commands::JobCommand;
+use super::directory::{JobDirectory, JobEntry};
+use super::drafts::{FileUpload, JobDraft, RecipientListWriter};
+use super::folders::{JobFolder, JobFolders};
+use super::job::{JobProgress, JobView, ListCursor, ListFilter, NewJob, ResultPage, RowError, RowResult};
+use super::messages::Msg;
 use super::senders::InstanceLister;
-use super::supervisor::{JobCommand, Msg};
-use super::{Error, JobDraft, provider_id_index, report, storage};
+use super::{Error, report, storage};
 
-/// The most rows of one page.
+/// Maximum number of rows of a page.
 const MAX_PAGE: u32 = 1_000;
 
-/// The way to the jobs. Cheap to clone; reading never waits for an actor.
+/// The interface of the jobs. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
     pub(super) slot: ActorSlot<Msg>,
@@ -30,68 +33,52 @@ pub struct Handle {
     pub(super) instances: InstanceLister,
 }
 
-/// The jobs that exist, by id.
-pub(super) type JobDirectory = BTreeMap<Uuid, Arc<JobEntry>>;
-
-/// A job, as readers find it.
-#[derive(Debug)]
-pub(super) struct JobEntry {
-    pub id: Uuid,
-    pub slot: u16,
-    pub created_at: Timestamp,
-    pub progress: watch::Sender<JobProgress>,
-}
-
-/// Which jobs are listed.
-#[derive(Debug, Clone, Default)]
-pub struct ListFilter {
-    pub kind: Option<super::JobKind>,
-    pub status: Option<JobStatus>,
-}
-
-/// Where a list of jobs goes on: after this job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ListCursor {
-    pub created_at: Timestamp,
-    pub id: Uuid,
-}
-
-/// A page of a job's results.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ResultPage {
-    pub rows: Vec<RowResult>,
-    /// The row with which the next page begins; `None` after the last one.
-    pub next: Option<u32>,
-}
-
 impl Handle {
-    /// A place on the disk for an uploaded file.
+    /// Creates a draft for an uploaded file.
+    ///
+    /// # Errors
+    ///
+    /// The disk cannot be written.
     pub fn upload(&self) -> Result<FileUpload, Error> {
         self.folders.create_upload(self.max_rows)
     }
 
-    /// A place on the disk for the recipients of one request. Blocks.
+    /// Creates a draft for the recipients of one request. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// The disk cannot be written.
     pub fn list_draft(&self) -> Result<RecipientListWriter, Error> {
         self.folders.create_list(self.max_rows)
     }
 
-    /// Creates a job from rows that are on the disk; when this answers, the job is, too.
+    /// Creates a job from a draft. The job is durable when this returns. Does not check whether the instances would accept
+    /// the messages; the caller does that before.
     ///
     /// # Errors
     ///
-    /// [`Error::NoDevices`] when no instance is named and none is connected; too many rows or jobs; a named instance
-    /// that does not exist. Whether the instances would take the messages is for the caller to ask before.
+    /// [`Error::NoDevices`]: no instance is named and none is connected. [`Error::TooManyRows`], [`Error::TooManyJobs`],
+    /// [`Error::Exists`]. [`Error::Instance`]: a named instance does not exist. [`Error::Template`].
     pub async fn create(&self, job: NewJob, rows: JobDraft) -> Result<JobView, Error> {
         let id = job.id;
         self.slot.call(|reply| Msg::Create(Box::new(job), rows, reply)).await??;
         self.get(id)
     }
 
+    /// A job.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unknown`]; the store cannot be read.
     pub fn get(&self, id: Uuid) -> Result<JobView, Error> {
         self.view(&*self.entry(id)?)
     }
 
-    /// Jobs, newest first, up to `limit`, after `after`.
+    /// Up to `limit` jobs after `after`, newest first.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read.
     pub fn list(
         &self,
         filter: &ListFilter,
@@ -99,19 +86,19 @@ impl Handle {
         limit: usize,
     ) -> Result<Vec<JobView>, Error> {
         let directory = self.directory.borrow().clone();
-        let place = |known: &JobEntry| ListCursor { created_at: known.created_at, id: known.id };
+        let cursor_of = |job: &JobEntry| ListCursor { created_at: job.created_at, id: job.id };
         let mut found: Vec<_> = directory
             .values()
-            .filter(|known| after.is_none_or(|after| place(known) < after))
-            .filter(|known| filter.status.is_none_or(|status| known.progress.borrow().status == status))
+            .filter(|job| after.is_none_or(|after| cursor_of(job) < after))
+            .filter(|job| filter.status.is_none_or(|status| job.progress.borrow().status == status))
             .collect();
-        found.sort_by_key(|known| std::cmp::Reverse(place(known)));
+        found.sort_by_key(|job| std::cmp::Reverse(cursor_of(job)));
         let mut views = Vec::new();
-        for known in found {
+        for job in found {
             if views.len() == limit {
                 break;
             }
-            match self.view(known) {
+            match self.view(job) {
                 Ok(view) if filter.kind.is_none_or(|kind| view.kind == kind) => views.push(view),
                 Ok(_) | Err(Error::Unknown(_)) => {}
                 Err(error) => return Err(error),
@@ -120,78 +107,112 @@ impl Handle {
         Ok(views)
     }
 
-    /// Ends a job: what no attempt has begun for is not sent.
+    /// Ends a job. Rows without an attempt are not sent.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::State`]: the job has completed or failed. [`Error::Unknown`].
     pub async fn cancel(&self, id: Uuid) -> Result<JobView, Error> {
         self.command(id, JobCommand::Cancel).await
     }
 
-    /// Stops a job until it is resumed; what is under way ends.
+    /// Stops a job until it is resumed. Attempts in flight finish.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::State`]: the job has ended. [`Error::Unknown`].
     pub async fn pause(&self, id: Uuid) -> Result<JobView, Error> {
         self.command(id, JobCommand::Pause).await
     }
 
-    /// Lets a paused job go on.
+    /// Continues a paused job.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::State`]: the job has ended. [`Error::Unknown`].
     pub async fn resume(&self, id: Uuid) -> Result<JobView, Error> {
         self.command(id, JobCommand::Resume).await
     }
 
-    /// Sends the rows of a finished job again that failed for certain. What is ambiguous may have been sent, and is
-    /// left alone; what is invalid or suppressed stays so.
+    /// Sends the rows of an ended job again that failed for certain. Ambiguous rows may have been sent and are not retried;
+    /// invalid and suppressed rows neither.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::State`]: the job has not ended, was cancelled, or was retried too often. [`Error::Unknown`].
     pub async fn retry_failed(&self, id: Uuid) -> Result<JobView, Error> {
         self.command(id, JobCommand::RetryFailed).await
     }
 
-    /// Deletes a finished job with everything it left.
+    /// Deletes an ended job with its record, its files and its outcomes in the queue.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::State`]: the job has not ended. [`Error::Unknown`]. The queue or the store failed; then the job still exists.
     pub async fn delete(&self, id: Uuid) -> Result<(), Error> {
         self.slot.call(|reply| Msg::Delete(id, reply)).await?
     }
 
-    /// Up to `limit` rows from `from` on, at most 1,000. A whole job is read page by page.
+    /// Reads up to `limit` results (at most 1,000) from the row `from`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unknown`]; the files of the job cannot be read.
     pub async fn results(&self, id: Uuid, from: u32, limit: u32) -> Result<ResultPage, Error> {
-        let (record, standing, files) = self.load_job(id)?;
+        let (record, checkpoint, folder) = self.load_job(id)?;
         let limit = limit.clamp(1, MAX_PAGE);
-        run_blocking(move || report::results(&record, &standing, &files, from, limit)).await
+        run_blocking(move || report::results(&record, &checkpoint, &folder, from, limit)).await
     }
 
-    /// What went wrong with the rows of a job, from the place `after` on (0 at first), up to `limit`, at most 1,000,
-    /// and the place where the next page begins. Each error is told once.
+    /// Reads up to `limit` errors (at most 1,000) of a job's rows from the offset `after` (0 at first), and the offset of the
+    /// next page. Each error is returned once.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unknown`]; the files of the job cannot be read.
     pub async fn errors(&self, id: Uuid, after: u64, limit: u32) -> Result<(Vec<RowError>, u64), Error> {
-        let (_, standing, files) = self.load_job(id)?;
+        let (_, checkpoint, folder) = self.load_job(id)?;
         let end = self.entry(id)?.progress.borrow().errors_end;
         let limit = limit.clamp(1, MAX_PAGE);
-        run_blocking(move || report::errors(&standing, &files, after, end, limit)).await
+        run_blocking(move || report::errors(&checkpoint, &folder, after, end, limit)).await
     }
 
-    /// How far a job is, whenever that changes. Readers that are slow skip what lies between. Ends when the job is
-    /// deleted.
+    /// The progress of a job, whenever it changes. A slow reader skips intermediate values. The channel closes when the job
+    /// is deleted.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unknown`].
     pub fn watch(&self, id: Uuid) -> Result<watch::Receiver<JobProgress>, Error> {
         Ok(self.entry(id)?.progress.subscribe())
     }
 
-    /// How far every job is, with the moment at which it was created.
+    /// The creation time and the progress of every job.
     pub fn progress_of_all(&self) -> Vec<(Timestamp, JobProgress)> {
         let directory = self.directory.borrow().clone();
-        directory.values().map(|known| (known.created_at, known.progress.borrow().clone())).collect()
+        directory.values().map(|job| (job.created_at, job.progress.borrow().clone())).collect()
     }
 
-    /// The job and the row that a message is, if it is one.
+    /// The job and the row of a message; `None` if it is not a row of an existing job.
+    ///
+    /// # Errors
+    ///
+    /// The files of the job cannot be read.
     pub async fn find(&self, message: MessageId) -> Result<Option<(Uuid, RowResult)>, Error> {
         let Some(item) = message.item() else { return Ok(None) };
         let directory = self.directory.borrow().clone();
-        let is_its =
-            |known: &&Arc<JobEntry>| known.slot == item.job && known.created_at <= message.accepted_at();
-        let Some(id) = directory.values().find(is_its).map(|known| known.id) else { return Ok(None) };
+        // Slots are reused: a job that was created after the message is another one.
+        let is_its_job =
+            |job: &&Arc<JobEntry>| job.slot == item.job && job.created_at <= message.accepted_at();
+        let Some(id) = directory.values().find(is_its_job).map(|job| job.id) else { return Ok(None) };
         let page = self.results(id, item.row, 1).await?;
         Ok(page.rows.into_iter().next().map(|row| (id, row)))
     }
 
-    /// Resolves when no job does anything any more, or when `deadline` has passed.
+    /// Stops the actors of all jobs; returns when they have stopped, or after `deadline`. Jobs continue at the next start.
     pub async fn drain(&self, deadline: Duration) {
         if tokio::time::timeout(deadline, self.slot.call(Msg::Drain)).await.is_err() {
-            tracing::warn!(
-                ?deadline,
-                "bulk jobs were still at work at the deadline; they go on with the next start"
-            );
+            tracing::warn!(?deadline, "bulk drain timed out; jobs continue at the next start");
         }
     }
 
@@ -204,9 +225,9 @@ impl Handle {
         self.directory.borrow().get(&id).cloned().ok_or(Error::Unknown(id))
     }
 
-    fn view(&self, known: &JobEntry) -> Result<JobView, Error> {
-        let record = storage::load_record(&self.store, known.slot)?.filter(|record| record.id == known.id);
-        let record = record.ok_or(Error::Unknown(known.id))?;
+    fn view(&self, job: &JobEntry) -> Result<JobView, Error> {
+        let record = storage::load_record(&self.store, job.slot)?.filter(|record| record.id == job.id);
+        let record = record.ok_or(Error::Unknown(job.id))?;
         Ok(JobView {
             id: record.id,
             kind: record.kind,
@@ -216,48 +237,24 @@ impl Handle {
             created_at: record.created_at,
             send_at: record.send_at,
             window: record.window,
-            progress: known.progress.borrow().clone(),
+            progress: job.progress.borrow().clone(),
         })
     }
 
-    fn load_job(
-        &self,
-        id: Uuid,
-    ) -> Result<(storage::JobRecord, storage::Checkpoint, super::folders::JobFolder), Error> {
-        let known = self.entry(id)?;
-        let record = storage::load_record(&self.store, known.slot)?.filter(|record| record.id == id);
-        let standing = storage::load_checkpoint(&self.store, known.slot)?;
-        match (record, standing) {
-            (Some(record), Some(standing)) => Ok((record, standing, self.folders.folder(id))),
+    fn load_job(&self, id: Uuid) -> Result<(storage::JobRecord, storage::Checkpoint, JobFolder), Error> {
+        let job = self.entry(id)?;
+        let record = storage::load_record(&self.store, job.slot)?.filter(|record| record.id == id);
+        let checkpoint = storage::load_checkpoint(&self.store, job.slot)?;
+        match (record, checkpoint) {
+            (Some(record), Some(checkpoint)) => Ok((record, checkpoint, self.folders.folder(id))),
             _ => Err(Error::Unknown(id)),
         }
     }
 }
 
-/// Finds rows by the ids that WhatsApp gave them, once their jobs have noted that they were sent. Reads a few bytes of
-/// each of the instance's jobs.
-pub(super) fn provider_id_lookup(
-    directory: watch::Receiver<Arc<JobDirectory>>,
-    jobs: JobFolders,
-) -> BulkRowLookup {
-    // Nothing but this: the queue keeps it, and whatever it held would keep the queue.
-    Arc::new(move |instance, id| {
-        let known = directory.borrow().clone();
-        let sent_for = |known: &&Arc<JobEntry>| {
-            known.progress.borrow().senders.iter().any(|sender| sender.number == instance)
-        };
-        // One that cannot be read is being deleted, or will say so when it is asked for its results.
-        let find = |known: &Arc<JobEntry>| {
-            provider_id_index::find_message(&jobs.folder(known.id), id).ok().flatten()
-        };
-        known.values().filter(sent_for).filter_map(find).find(|message| message.instance() == instance)
-    })
-}
-
-/// Reads files where that delays nobody.
+/// Runs `read` on a blocking thread.
 pub(super) async fn run_blocking<T: Send + 'static>(
     read: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    let reading = tokio::task::spawn_blocking(read);
-    reading.await.unwrap_or(Err(Error::Store(relevo_store::Error::Panicked)))
+    tokio::task::spawn_blocking(read).await.unwrap_or(Err(Error::Store(relevo_store::Error::Panicked)))
 }

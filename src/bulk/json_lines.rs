@@ -1,4 +1,4 @@
-//! The source of a list job: a line of JSON for each recipient, written by this node.
+//! The source of a list job: one line of JSON per recipient, written by this node.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
@@ -10,9 +10,10 @@ use relevo_domain::Content;
 
 use super::source::{RowPayload, SourcePage, SourcePosition, SourceRow};
 
-/// Bytes that are read ahead.
+/// Size of the read buffer, in bytes.
 const BUFFER: usize = 64 << 10;
 
+/// A line to write.
 #[derive(Serialize)]
 struct JsonLineRef<'a> {
     to: &'a str,
@@ -20,6 +21,7 @@ struct JsonLineRef<'a> {
     content: Option<&'a Content>,
 }
 
+/// A line that was read.
 #[derive(Deserialize)]
 struct JsonLine {
     to: String,
@@ -27,18 +29,18 @@ struct JsonLine {
     content: Option<Content>,
 }
 
-/// One recipient as a line: `to` as the caller spells it, and what only they get.
+/// Encodes one recipient as a line: `to` as the caller spells it, and the recipient's own content.
 pub(super) fn encode_line(to: &str, content: Option<&Content>) -> std::io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(&JsonLineRef { to, content })?;
     line.push(b'\n');
     Ok(line)
 }
 
-/// Up to `limit` rows from `from` on.
+/// Reads up to `limit` rows from `from`.
 pub(super) fn page(path: &Path, from: SourcePosition, limit: usize) -> std::io::Result<SourcePage> {
     let mut reader = BufReader::with_capacity(BUFFER, File::open(path)?);
     reader.seek(SeekFrom::Start(from.offset))?;
-    let (mut rows, mut place, mut line) = (Vec::new(), from, Vec::new());
+    let (mut rows, mut position, mut line) = (Vec::new(), from, Vec::new());
     while rows.len() < limit {
         line.clear();
         let length = reader.read_until(b'\n', &mut line)?;
@@ -48,11 +50,14 @@ pub(super) fn page(path: &Path, from: SourcePosition, limit: usize) -> std::io::
         let JsonLine { to, content } = serde_json::from_slice(&line)?;
         let body = content.map_or(RowPayload::Nothing, |content| RowPayload::Content(Box::new(content)));
         let parsed = to.parse().map_err(|invalid: relevo_domain::ValidationError| invalid.reason);
-        rows.push(SourceRow { position: place, to: parsed, phone: to, payload: body });
-        place =
-            SourcePosition { offset: place.offset + length as u64, row: place.row + 1, line: place.line + 1 };
+        rows.push(SourceRow { position, to: parsed, phone: to, payload: body });
+        position = SourcePosition {
+            offset: position.offset + length as u64,
+            row: position.row + 1,
+            line: position.line + 1,
+        };
     }
-    Ok(SourcePage { rows, next: place })
+    Ok(SourcePage { rows, next: position })
 }
 
 #[cfg(test)]

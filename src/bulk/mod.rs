@@ -1,34 +1,40 @@
 //! Bulk jobs: one message, or one template, to many recipients.
 //!
-//! What it promises:
-//! - *Accepted means durable.* A job is answered after its rows and its record are on the disk; it goes on by itself
-//!   after a crash, a power cut or an upgrade.
-//! - *Every row once.* A row is taken from the source, marked in the result file and handed to the queue under one
-//!   checkpoint: what lies before the checkpoint was handed over, what lies behind it was not. How a row ended is in the
-//!   result file, synced, before the queue forgets it.
-//! - *Bounded memory.* A job keeps a window of open rows and nothing else; rows, results and errors are read from its
-//!   files page by page.
-//! - *Sticky and shared.* The rows of one recipient go through one instance, each instance gets its share by its rate,
-//!   and what an instance that is gone had not begun moves to the others.
+//! Guarantees:
+//! - *Accepted means durable.* A request is answered after the rows and the record of the job are on the disk. The job
+//!   continues by itself after a crash, a power cut or an upgrade.
+//! - *Every row once.* A row is read from the source, marked in the result file and handed over to the queue under one
+//!   checkpoint: rows before the checkpoint were handed over, rows after it were not. The outcome of a row is in the result
+//!   file, synced, before the queue deletes it.
+//! - *Bounded memory.* A job holds only its window of open rows in memory. Rows, results and errors are read from its files
+//!   page by page.
+//! - *Sticky senders.* All rows of a recipient go through one instance. Each instance gets a share in proportion to its
+//!   rate. Rows of an unavailable instance that have no attempt move to the others.
 //!
-//! A job's files lie in `jobs/<uuid>/` of the data folder: `source` (what was uploaded, or a line of JSON per
-//! recipient), `results` (one record of fixed width per row), `notes` (what went wrong, in the order in which it did)
-//! and `names` (rows by WhatsApp's ids). Its place in the queue is a slot ([`domain::BulkItem`](relevo_domain::BulkItem)).
+//! The files of a job are in `jobs/<uuid>/` of the data folder: `source` (the uploaded file, or one line of JSON per
+//! recipient), `results` (one record of fixed width per row), `notes` (the error log) and `names` (the index from provider
+//! message ids to rows). The queue knows a job by its slot ([`BulkItem`](relevo_domain::BulkItem)).
 
 mod actor;
 mod blobs;
-mod deletion;
+mod commands;
+mod context;
+mod directory;
+mod drafts;
 mod error_log;
 mod folders;
 mod handle;
 mod job;
 mod job_files;
 mod json_lines;
+mod messages;
 mod planner;
 mod preview;
 mod provider_id_index;
 mod report;
 mod results;
+mod row_record;
+mod row_selection;
 mod senders;
 mod sending_hours;
 mod source;
@@ -47,32 +53,33 @@ use relevo_domain::{ErrorKind, ValidationError};
 use relevo_recipients_file as recipients_file;
 use relevo_store as store;
 
-pub use folders::{FileUpload, JobDraft, RecipientListWriter};
-pub use handle::{Handle, ListCursor, ListFilter, ResultPage};
+pub use context::{Dependencies, SuppressionCheck};
+pub use drafts::{FileUpload, JobDraft, RecipientListWriter};
+pub use handle::Handle;
 pub use job::{
-    JobKind, JobProgress, JobSender, JobStatus, JobView, LastRow, NewJob, OnSuppressed, Plan, RowCounts,
-    RowError, RowResult, RowStatus, SenderSelection,
+    JobKind, JobProgress, JobSender, JobStatus, JobView, LastRow, ListCursor, ListFilter, NewJob,
+    OnSuppressed, Plan, ResultPage, RowCounts, RowError, RowResult, RowStatus, SenderSelection,
 };
-pub use job_files::SuppressionCheck;
+pub use messages::Msg;
 pub use preview::{MinimalMessage, Preview, PreviewRow};
 pub use senders::{InstanceLister, SenderInstance, instance_lister};
 pub use sending_hours::SendingHours;
-pub use supervisor::{Arguments, BulkSupervisor, Dependencies, Msg};
+pub use supervisor::{Arguments, BulkSupervisor};
 
-/// How jobs run and how long they are kept.
+/// Limits and retention of jobs.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Rows of one job that are in the queue at once.
+    /// Maximum number of open rows of a job: rows that are in the queue.
     pub window: u32,
-    /// Rows that a job may have; at most [`BulkItem::ROWS`](relevo_domain::BulkItem::ROWS).
+    /// Maximum number of rows of a job; at most [`BulkItem::ROWS`](relevo_domain::BulkItem::ROWS).
     pub max_rows: u32,
-    /// Jobs that may wait or run at once.
+    /// Maximum number of jobs that have not ended.
     pub max_active: usize,
-    /// An instance that has been connecting for this long is not waited for any more.
+    /// An instance that has been connecting for longer counts as unavailable.
     pub instance_patience: Duration,
-    /// How long a finished file job is kept.
+    /// How long an ended file job is kept.
     pub retention: Duration,
-    /// How long a finished broadcast is kept.
+    /// How long an ended broadcast (a list job) is kept.
     pub broadcast_retention: Duration,
 }
 
@@ -90,18 +97,18 @@ impl Default for Options {
     }
 }
 
-/// Why a job was not created, changed or read.
+/// Why a job could not be created, changed or read.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    #[error("no job has the id {0}")]
+    #[error("job {0} does not exist")]
     Unknown(Uuid),
-    #[error("a job with the id {0} exists")]
+    #[error("job {0} exists already")]
     Exists(Uuid),
     #[error(transparent)]
     Invalid(#[from] ValidationError),
     #[error("Se requiere al menos un número telefónico")]
     Empty,
-    /// The uploaded file is refused as a whole.
+    /// The whole uploaded file is refused.
     #[error(transparent)]
     File(#[from] recipients_file::BadFile),
     #[error(transparent)]
@@ -110,12 +117,12 @@ pub enum Error {
     TooManyRows { limit: u32 },
     #[error("No hay devices disponibles")]
     NoDevices,
-    #[error("{limit} jobs wait or run already; try again when one has finished")]
+    #[error("{limit} jobs are active, which is the limit; try again when one has ended")]
     TooManyJobs { limit: usize },
     #[error("the job is {status}: {why}")]
     State { status: JobStatus, why: &'static str },
-    /// The rows cannot be read.
-    #[error("the job's rows cannot be read: {0}")]
+    /// The rows of the job cannot be read.
+    #[error("cannot read the job's rows: {0}")]
     Source(String),
     #[error("{action} {path}: {cause}")]
     Io { action: &'static str, path: std::path::PathBuf, cause: String },
@@ -130,6 +137,7 @@ pub enum Error {
 }
 
 impl Error {
+    /// The class of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Unknown(_) => ErrorKind::NotFound,
@@ -146,7 +154,7 @@ impl Error {
         }
     }
 
-    /// The field of the request that is wrong, when one is.
+    /// The invalid field of the request, if the error is about one.
     pub fn invalid(&self) -> Option<&ValidationError> {
         match self {
             Error::Invalid(invalid) => Some(invalid),

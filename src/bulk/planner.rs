@@ -1,243 +1,325 @@
-//! The way of a job from its source into the queue.
+//! The planner of a job: decides what its actor does next. Pure: time, instances and contention are arguments, and the actor
+//! does the I/O.
+//!
+//! The actor runs *rounds*: it calls [`Planner::begin_round`] and executes the steps of [`Planner::next_step`] until one
+//! ends the round. A round runs when outcomes arrive, after a command, and when the wait of the previous round is over.
+//!
+//! Guarantees:
+//! - At most [`Options::window`] rows are open.
+//! - Rows are handed over only while the job is processing, after `send_at` and within the sending hours.
+//! - The job completes when no row is left to hand over and no row is open.
+//! - A round ends after a bounded number of steps, and its last step says when the next round is due.
 
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::json;
+use relevo_domain::{InstanceNumber, InstanceState, LaneId, MessageId, Timestamp};
 
-use crate::events::{self, Event};
-use crate::queue::{self, Submission};
-use relevo_domain::{BulkItem, Class, MessageId, Mode, Timestamp};
-use relevo_store as store;
-
-use super::Error;
-use super::actor::{State, UNCONTENDED_PAGE};
-use super::job::JobStatus;
-use super::job_files::{Batch, CHUNK_ROWS, OpenRow, OutgoingRow};
+use super::Options;
+use super::job::{JobSender, JobStatus};
+use super::row_selection::{CHUNK_ROWS, RowGroup};
 use super::senders::{self, SenderInstance};
 use super::sending_hours::HoursState;
-use super::storage::Checkpoint;
+use super::storage::{Checkpoint, JobRecord};
 
-/// How often a running job looks which instances live, and whether a full queue has room again.
+/// Number of rows per commit while the store is contended: single messages may have to wait behind a page, several times.
+pub(super) const CONTENDED_PAGE: usize = 32;
+
+/// Number of rows per commit otherwise. A larger page has a lower cost per row.
+pub(super) const UNCONTENDED_PAGE: usize = 256;
+
+/// Interval at which a running job checks its instances, and retries after the queue was full.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// For so many looks, rows should be in the queue: a job that waits for rows is slow.
+/// The queue should have rows for this many polls. Otherwise the job is limited by its window.
 const LOOKAHEAD_POLLS: usize = 4;
 
-/// Rows in the queue that a job begins with.
+/// Maximum number of open rows at the start of a job.
 const INITIAL_WINDOW: usize = UNCONTENDED_PAGE;
 
-/// A moment that is further away is looked at again before, because the clock may be set.
+/// Maximum wait. The wall clock may be changed in the meantime.
 const MAX_SLEEP: Duration = Duration::from_secs(600);
 
-/// Takes a job as far as it can go now. Tells after how long there is more to do, if nothing happens before.
-pub(super) async fn advance(state: &mut State) -> Result<Option<Duration>, Error> {
-    let now = state.now();
-    state.waits_for = None;
-    if let Some(at) = state.record.send_at.filter(|at| *at > now) {
-        return Ok(Some(at.since(now).min(MAX_SLEEP)));
-    }
-    let closes = match state.record.window.as_ref().map(|window| window.state_at(now)) {
-        Some(HoursState::Closed { opens }) => {
-            state.withdraw(state.open_messages()).await?;
-            state.waits_for = Some(format!("the sending window opens at {opens}"));
-            return Ok(Some(opens.since(now).min(MAX_SLEEP)));
-        }
-        Some(HoursState::Open { closes }) => Some(closes),
-        None => None,
-    };
-    if state.checkpoint.status == JobStatus::Pending {
-        start_job(state, now).await?;
-    }
-    let pool = refresh_pool(state, now).await?;
-    if pool.is_empty() && !is_source_exhausted(state) {
-        state.waits_for = Some("none of the job's instances is connected".to_owned());
-        return Ok(Some(POLL_INTERVAL));
-    }
-    let more = fill_window(state, &pool, closes).await?;
-    if !more && state.open_rows.is_empty() && state.checkpoint.returned.is_empty() {
-        if !state.checkpoint.status.is_finished() {
-            finish_job(state, JobStatus::Completed, None).await?;
-        }
-        return Ok(None);
-    }
-    let until_close = closes.map(|closes| closes.since(state.now()).max(Duration::from_millis(1)));
-    Ok(Some(until_close.map_or(POLL_INTERVAL, |left| left.min(POLL_INTERVAL))))
+/// Minimum wait before the round after the sending hours have ended.
+const MIN_SLEEP: Duration = Duration::from_millis(1);
+
+/// The number of rows per commit.
+pub(super) fn page_size(is_contended: bool) -> usize {
+    if is_contended { CONTENDED_PAGE } else { UNCONTENDED_PAGE }
 }
 
-/// Whether nothing is left to be handed over.
-fn is_source_exhausted(state: &State) -> bool {
-    let standing = &state.checkpoint;
-    standing.returned.is_empty() && standing.retry.is_none() && standing.cursor.row >= state.record.total
+/// A row that is in the queue.
+#[derive(Debug, Clone, Default)]
+pub(super) struct OpenRow {
+    /// `None`: the row has an outcome that is not recorded yet.
+    pub message: Option<MessageId>,
+    /// The recipient as the source spells it; empty after a restart.
+    pub phone: String,
 }
 
-/// Who may send now. What those who may not had not begun is taken back, if there is somebody to take it over.
-async fn refresh_pool(state: &mut State, now: Timestamp) -> Result<Vec<SenderInstance>, Error> {
-    let devices = (state.arguments.shared.instances)();
-    let patience = state.arguments.shared.options.instance_patience;
-    let is_connected = |number| {
-        let mut found = devices.iter().filter(|device| device.number == number);
-        found.any(|device| device.state == relevo_domain::InstanceState::Connected)
-    };
-    state.disconnected_since.retain(|number, _| !is_connected(*number));
-    for sender in &state.checkpoint.senders {
-        if !is_connected(sender.number) {
-            state.disconnected_since.entry(sender.number).or_insert(now);
-        }
-    }
-    let alive: Vec<_> = {
-        let unconnected = |device: &SenderInstance| {
-            now.since(state.disconnected_since.get(&device.number).copied().unwrap_or(now))
-        };
-        let is_alive =
-            |device: &&SenderInstance| senders::is_available(device, unconnected(device), patience);
-        devices.iter().filter(is_alive).map(|device| device.number).collect()
-    };
-    let is_alive = |device: &SenderInstance| alive.contains(&device.number);
-    let mut senders = state.checkpoint.senders.clone();
-    let pool = senders::sender_pool(&state.record.senders, &mut senders, &devices, is_alive);
-    if senders != state.checkpoint.senders {
-        let next = Checkpoint { senders, ..state.checkpoint.clone() };
-        state.commit(next).await?;
-    }
-    if !pool.is_empty() {
-        let dead = |id: &MessageId| !alive.contains(&id.instance());
-        let stranded: Vec<_> = state.open_messages().into_iter().filter(dead).collect();
-        state.withdraw(stranded).await?;
-    }
-    Ok(pool)
+/// What the planner decides from.
+pub(super) struct Inputs<'a> {
+    pub now: Timestamp,
+    pub record: &'a JobRecord,
+    /// As it was committed last.
+    pub checkpoint: &'a Checkpoint,
+    /// The rows that are in the queue.
+    pub open_rows: &'a BTreeMap<u32, OpenRow>,
+    /// The instances of the node, listed once per round.
+    pub instances: &'a [SenderInstance],
+    /// Whether urgent commits wait for the store.
+    pub is_contended: bool,
+    pub options: &'a Options,
 }
 
-/// Fills the window of open rows. Tells whether rows are left to be taken.
-async fn fill_window(
-    state: &mut State,
-    pool: &[SenderInstance],
-    closes: Option<Timestamp>,
-) -> Result<bool, Error> {
-    // A job that may run out of rows before it has looked a few times more gets twice as far ahead; any other slowly, so
-    // that it never comes with thousands at once.
-    let ended = std::mem::take(&mut state.closed_since_fill);
-    let more =
-        if state.open_rows.len() < LOOKAHEAD_POLLS * ended { 2 * ended } else { ended + ended / 8 + 1 };
-    let grown = state.open_rows.len() + more;
-    let window = usize::try_from(state.arguments.shared.options.window).unwrap_or(usize::MAX);
-    let most = grown.max(INITIAL_WINDOW).min(window);
-    loop {
-        let room = most.saturating_sub(state.open_rows.len());
-        if room == 0 {
-            return Ok(true);
+/// What the actor does next.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Step {
+    /// Set the status to processing, and the start time.
+    Start,
+    /// Commit these senders of the job.
+    SetSenders(Vec<JobSender>),
+    /// Withdraw these messages from the queue. Those without an attempt come back as outcomes.
+    Withdraw(Vec<MessageId>),
+    /// Read a batch of rows and enqueue it.
+    HandOver(HandOver),
+    /// All rows have an outcome: the job has completed.
+    Complete,
+    /// The rows cannot be read: the job has failed.
+    Fail(String),
+    /// End the round. The next one is due after this time, if nothing happens before.
+    Wait(Duration, Option<WaitReason>),
+    /// End the round. There is nothing to do until a command or an outcome arrives.
+    Rest,
+}
+
+/// A batch of rows to hand over.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct HandOver {
+    pub group: RowGroup,
+    /// Maximum number of rows.
+    pub limit: u32,
+    /// When the sending hours end.
+    pub expires_at: Option<Timestamp>,
+    /// The available senders; not empty.
+    pub pool: Arc<[SenderInstance]>,
+}
+
+impl HandOver {
+    /// The sender for a recipient.
+    pub fn sender_for(&self, recipient: LaneId) -> Option<&SenderInstance> {
+        senders::choose(&self.pool, recipient)
+    }
+}
+
+/// What a job waits for, as the API shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum WaitReason {
+    /// The sending hours start at this time.
+    SendingHours(Timestamp),
+    /// No instance of the job is available.
+    NoSender,
+    /// The queue did not accept rows; the text of its error.
+    QueueFull(String),
+}
+
+impl fmt::Display for WaitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WaitReason::SendingHours(opens) => write!(f, "the sending hours start at {opens}"),
+            WaitReason::NoSender => f.write_str("none of the job's instances is connected"),
+            WaitReason::QueueFull(error) => f.write_str(error),
         }
-        let (standing, now) = (state.checkpoint.clone(), state.now());
-        let suppressed = state.arguments.shared.is_suppressed.clone();
-        let limit = u32::try_from(room.min(state.page_size())).unwrap_or(CHUNK_ROWS);
-        let taken = state.with_files(move |book| book.next_batch(&standing, limit, now, &suppressed)).await;
-        match taken {
-            Ok(None) => return Ok(false),
-            Ok(Some(batch)) => {
-                if !enqueue_batch(state, batch, pool, closes).await? {
-                    return Ok(true);
-                }
+    }
+}
+
+/// The state of the planner. It is lost in a crash; its successor starts with [`Planner::default`].
+#[derive(Debug, Default)]
+pub(super) struct Planner {
+    /// Number of rows that were closed since the window was computed last.
+    closed_since_fill: usize,
+    /// Since when senders have not been connected.
+    disconnected_since: HashMap<InstanceNumber, Timestamp>,
+    phase: RoundPhase,
+}
+
+/// How far a round is.
+#[derive(Debug, Default)]
+enum RoundPhase {
+    /// The schedule and the senders are checked.
+    #[default]
+    Preparing,
+    /// Like `Preparing`; open rows were withdrawn because the sending hours have ended.
+    Withdrawn,
+    /// Rows are handed over until `window` rows are open.
+    Filling { pool: Arc<[SenderInstance]>, window: usize },
+    /// The queue did not accept rows.
+    QueueFull(String),
+    /// Rows could not be read.
+    SourceFailed(String),
+}
+
+impl Planner {
+    /// Begins a round.
+    pub fn begin_round(&mut self) {
+        self.phase = RoundPhase::Preparing;
+    }
+
+    /// `count` open rows were closed by outcomes.
+    pub fn on_rows_closed(&mut self, count: usize) {
+        self.closed_since_fill += count;
+    }
+
+    /// The queue did not accept the batch of this round; nothing was committed.
+    pub fn on_queue_full(&mut self, error: String) {
+        self.phase = RoundPhase::QueueFull(error);
+    }
+
+    /// The batch of this round could not be read.
+    pub fn on_source_failed(&mut self, cause: String) {
+        self.phase = RoundPhase::SourceFailed(cause);
+    }
+
+    /// The next step of the round. The caller executes it, and passes its effects as inputs of the next call.
+    pub fn next_step(&mut self, inputs: &Inputs<'_>) -> Step {
+        match inputs.checkpoint.status {
+            JobStatus::Pending | JobStatus::Processing => {}
+            JobStatus::Paused | JobStatus::Completed | JobStatus::Failed | JobStatus::Cancelled => {
+                return Step::Rest;
             }
-            Err(Error::Source(cause)) => {
-                finish_job(state, JobStatus::Failed, Some(cause)).await?;
-                return Ok(false);
-            }
-            Err(error) => return Err(error),
         }
-        state.publish();
+        match &self.phase {
+            RoundPhase::Preparing | RoundPhase::Withdrawn => self.prepare(inputs),
+            RoundPhase::Filling { pool, window } => fill(inputs, pool, *window),
+            RoundPhase::QueueFull(error) => {
+                Step::Wait(inputs.until_next_poll(), Some(WaitReason::QueueFull(error.clone())))
+            }
+            RoundPhase::SourceFailed(cause) => Step::Fail(cause.clone()),
+        }
     }
-}
 
-/// Gives rows to the queue, under the checkpoint that says so. `false` when the queue has no room for them now.
-async fn enqueue_batch(
-    state: &mut State,
-    batch: Batch,
-    pool: &[SenderInstance],
-    closes: Option<Timestamp>,
-) -> Result<bool, Error> {
-    let Batch { outgoing, next } = batch;
-    let mut submissions = Vec::with_capacity(outgoing.len());
-    let mut open = Vec::with_capacity(outgoing.len());
-    for OutgoingRow { row, phone, lane, message } in outgoing {
-        let Some(device) = senders::choose(pool, lane) else { return Ok(false) };
-        open.push((row, phone));
-        submissions.push(Submission {
-            instance: device.number,
-            message,
-            class: Class::Bulk,
-            mode: Mode::Async,
-            idempotency: None,
-            expires_at: closes,
-            send_at: None,
-            on_ambiguous: device.on_ambiguous.unwrap_or(state.arguments.shared.on_ambiguous),
-            repeatable: device.repeatable,
-            item: Some(BulkItem { job: state.slot(), row }),
+    /// Checks the schedule and the senders; then begins to fill the window.
+    fn prepare(&mut self, inputs: &Inputs<'_>) -> Step {
+        let Inputs { now, record, checkpoint, .. } = *inputs;
+        if let Some(send_at) = record.send_at
+            && send_at > now
+        {
+            return Step::Wait(send_at.since(now).min(MAX_SLEEP), None);
+        }
+        if checkpoint.status == JobStatus::Processing && inputs.is_done() {
+            return Step::Complete;
+        }
+        if let Some(HoursState::Closed { opens }) = inputs.hours() {
+            let open = inputs.open_messages();
+            if !open.is_empty() && !matches!(self.phase, RoundPhase::Withdrawn) {
+                self.phase = RoundPhase::Withdrawn;
+                return Step::Withdraw(open);
+            }
+            return Step::Wait(opens.since(now).min(MAX_SLEEP), Some(WaitReason::SendingHours(opens)));
+        }
+        if checkpoint.status == JobStatus::Pending {
+            return Step::Start;
+        }
+        let available = self.available_instances(inputs);
+        let is_available = |number: InstanceNumber| available.contains(&number);
+        let mut senders = checkpoint.senders.clone();
+        let pool = senders::sender_pool(&record.senders, &mut senders, inputs.instances, |instance| {
+            is_available(instance.number)
         });
-    }
-    if submissions.is_empty() {
-        state.commit(next).await?;
-        return Ok(true);
-    }
-    let (slot, commit) = (state.slot(), next.clone());
-    let queue = state.arguments.shared.queue.clone();
-    match queue.enqueue_items(submissions, move |tx| commit.put(tx, slot)).await {
-        Ok(ids) => {
-            state.checkpoint = next;
-            let open = open.into_iter().zip(ids);
-            state
-                .open_rows
-                .extend(open.map(|((row, phone), id)| (row, OpenRow { message: Some(id), phone })));
-            Ok(true)
+        if senders != checkpoint.senders {
+            return Step::SetSenders(senders);
         }
-        Err(error @ (queue::Error::Full { .. } | queue::Error::DiskFull)) => {
-            state.waits_for = Some(error.to_string());
-            Ok(false)
+        if pool.is_empty() && RowGroup::next(checkpoint, record.total).is_some() {
+            return Step::Wait(POLL_INTERVAL, Some(WaitReason::NoSender));
         }
-        Err(error) => Err(error.into()),
+        // Rows of unavailable instances move to the others, if there are any.
+        let mut stranded = inputs.open_messages();
+        stranded.retain(|message| !pool.is_empty() && !is_available(message.instance()));
+        let (pool, window) = (pool.into(), self.compute_window(inputs));
+        let step = if stranded.is_empty() { fill(inputs, &pool, window) } else { Step::Withdraw(stranded) };
+        self.phase = RoundPhase::Filling { pool, window };
+        step
+    }
+
+    /// Updates since when senders are disconnected; returns the instances that can send.
+    fn available_instances(&mut self, inputs: &Inputs<'_>) -> Vec<InstanceNumber> {
+        let is_connected = |number: InstanceNumber| {
+            inputs
+                .instances
+                .iter()
+                .any(|instance| instance.number == number && instance.state == InstanceState::Connected)
+        };
+        self.disconnected_since.retain(|number, _| !is_connected(*number));
+        for sender in &inputs.checkpoint.senders {
+            if !is_connected(sender.number) {
+                self.disconnected_since.entry(sender.number).or_insert(inputs.now);
+            }
+        }
+        let patience = inputs.options.instance_patience;
+        let mut available = Vec::new();
+        for instance in inputs.instances {
+            let since = self.disconnected_since.get(&instance.number).copied().unwrap_or(inputs.now);
+            if senders::is_available(instance, inputs.now.since(since), patience) {
+                available.push(instance.number);
+            }
+        }
+        available
+    }
+
+    /// The maximum number of open rows in this round. It grows with the rows that were closed since the last round: twice
+    /// as fast if the open rows may not last for [`LOOKAHEAD_POLLS`] rounds like the last one, otherwise slowly, so that
+    /// a job does not enqueue thousands of rows at once.
+    fn compute_window(&mut self, inputs: &Inputs<'_>) -> usize {
+        let closed = std::mem::take(&mut self.closed_since_fill);
+        let open = inputs.open_rows.len();
+        let growth = if open < LOOKAHEAD_POLLS * closed { 2 * closed } else { closed + closed / 8 + 1 };
+        let limit = usize::try_from(inputs.options.window).unwrap_or(usize::MAX);
+        (open + growth).max(INITIAL_WINDOW).min(limit)
     }
 }
 
-async fn start_job(state: &mut State, now: Timestamp) -> Result<(), Error> {
-    let next = Checkpoint {
-        status: JobStatus::Processing,
-        started_at: Some(state.checkpoint.started_at.unwrap_or(now)),
-        updated_at: now,
-        ..state.checkpoint.clone()
+/// Hands over rows until the window is full; completes the job when no row is left.
+fn fill(inputs: &Inputs<'_>, pool: &Arc<[SenderInstance]>, window: usize) -> Step {
+    let open = inputs.open_rows.len();
+    let Some(group) = RowGroup::next(inputs.checkpoint, inputs.record.total) else {
+        return if open == 0 { Step::Complete } else { Step::Wait(inputs.until_next_poll(), None) };
     };
-    announce(state, next, "job_started").await
-}
-
-/// Ends a job.
-async fn finish_job(state: &mut State, status: JobStatus, error: Option<String>) -> Result<(), Error> {
-    let now = state.now();
-    let kind = if status == JobStatus::Completed { "job_completed" } else { "job_failed" };
-    let next = Checkpoint { status, error, ended_at: Some(now), updated_at: now, ..state.checkpoint.clone() };
-    state.with_files(|book| book.sync_index()).await?;
-    tracing::info!(job = %state.record.id, %status, "a bulk job has ended");
-    announce(state, next, kind).await
-}
-
-/// Makes `next` the checkpoint and tells the log of the job's first instance, in one commit.
-async fn announce(state: &mut State, next: Checkpoint, kind: &'static str) -> Result<(), Error> {
-    let counts = next.counts;
-    let data = json!({
-        "job_id": state.record.id,
-        "status": next.status.as_str(),
-        "results": {
-            "sent": counts.sent, "failed": counts.failed, "ambiguous": counts.ambiguous,
-            "skipped": counts.skipped, "cancelled": counts.cancelled, "total": state.record.total,
-        },
-        "error": next.error,
-    });
-    let event = Event { kind: kind.to_owned(), at: next.updated_at, data };
-    let (slot, commit) = (state.slot(), next.clone());
-    let first = next.senders.first().map(|sender| sender.number);
-    let write = move |tx: &mut store::Tx| {
-        if let Some(instance) = first {
-            events::append(tx, instance, &event)?;
-        }
-        commit.put(tx, slot)
+    let room = window.saturating_sub(open);
+    if room == 0 {
+        return Step::Wait(inputs.until_next_poll(), None);
+    }
+    let expires_at = match inputs.hours() {
+        None => None,
+        Some(HoursState::Open { closes }) => Some(closes),
+        // The hours ended in this round. The next round withdraws the open rows.
+        Some(HoursState::Closed { .. }) => return Step::Wait(MIN_SLEEP, None),
     };
-    state.arguments.shared.store.write(write).await?;
-    state.checkpoint = next;
-    Ok(())
+    let limit = u32::try_from(room.min(page_size(inputs.is_contended))).unwrap_or(CHUNK_ROWS);
+    Step::HandOver(HandOver { group, limit, expires_at, pool: pool.clone() })
+}
+
+impl Inputs<'_> {
+    /// Whether no row is left to hand over, and none is open.
+    fn is_done(&self) -> bool {
+        RowGroup::next(self.checkpoint, self.record.total).is_none() && self.open_rows.is_empty()
+    }
+
+    fn hours(&self) -> Option<HoursState> {
+        self.record.window.as_ref().map(|hours| hours.state_at(self.now))
+    }
+
+    fn open_messages(&self) -> Vec<MessageId> {
+        self.open_rows.values().filter_map(|open| open.message).collect()
+    }
+
+    /// Until the poll interval or the sending hours end.
+    fn until_next_poll(&self) -> Duration {
+        match self.hours() {
+            None => POLL_INTERVAL,
+            Some(HoursState::Open { closes }) => closes.since(self.now).max(MIN_SLEEP).min(POLL_INTERVAL),
+            Some(HoursState::Closed { .. }) => MIN_SLEEP,
+        }
+    }
 }

@@ -1,54 +1,57 @@
-//! What a job would do, without doing it.
+//! Previews of jobs: the first messages and the duration, without sending anything.
 
 use std::time::Duration;
 
 use relevo_domain::{Content, InstanceId, MessageOptions, OutboundMessage};
 
-use super::folders::JobDraft;
-use super::job::SenderSelection;
+use super::drafts::JobDraft;
+use super::job::{JobSender, SenderSelection};
 use super::source::RowPayload;
 use super::{Error, Handle, senders};
 
-/// Rows among which a recipient is looked for.
+/// Number of rows in which a valid recipient is searched.
 const MAX_SCANNED_ROWS: usize = 100;
 
-/// What a job would do.
+/// The preview of a job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Preview {
+    /// Number of rows.
     pub total: u32,
     /// The first rows.
     pub rows: Vec<PreviewRow>,
     /// The instances that would send.
     pub senders: Vec<InstanceId>,
-    /// How long it takes at the rates of those instances, when nothing else is sent.
+    /// Estimated duration at the rates of those instances, if they send nothing else.
     pub duration: Duration,
 }
 
-/// What one row would get.
+/// The preview of one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PreviewRow {
-    /// The line of the file, from 1.
+    /// Line of the file, from 1.
     pub line: u32,
+    /// The recipient as the source spells it.
     pub phone: String,
-    /// The message, or why there is none.
+    /// The message, or why the row is invalid.
     pub message: Result<String, String>,
 }
 
-/// What every row of a job gets at least.
+/// The shortest message that a row of a job can have.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MinimalMessage {
+    /// The message, to the first valid recipient.
     pub message: OutboundMessage,
     /// The instances that would send it.
     pub senders: Vec<InstanceId>,
 }
 
 impl Handle {
-    /// A text with nearly nothing in the places of its values, to the first recipient of a draft: what an instance
-    /// refuses of it, it would refuse of every row. `None` when the draft names nobody among its first rows.
+    /// The shortest rendering of a text, addressed to the first valid recipient of a draft. If an instance refuses it, the
+    /// instance would refuse every row. `None`: the first rows of the draft have no valid recipient.
     ///
     /// # Errors
     ///
-    /// Those of [`Handle::create`] that can be known before.
+    /// Those errors of [`Handle::create`] that do not need the job.
     pub async fn minimal_message(
         &self,
         text: &str,
@@ -57,10 +60,10 @@ impl Handle {
     ) -> Result<Option<MinimalMessage>, Error> {
         let senders = senders::initial_senders(senders, &(self.instances)())?;
         let body = rows.format.template(text)?.minimal_text();
-        let (place, format) = (rows.source(), rows.format.clone());
+        let (source, format) = (rows.source(), rows.format.clone());
         let first = super::handle::run_blocking(move || {
-            let page = format.page(&place, format.start(), MAX_SCANNED_ROWS);
-            let page = page.map_err(|cause| Error::io("cannot read", &place, cause))?;
+            let page = format.page(&source, format.start(), MAX_SCANNED_ROWS);
+            let page = page.map_err(|cause| Error::io("cannot read", &source, cause))?;
             Ok(page.rows.into_iter().find_map(|row| row.to.ok()))
         });
         let Some(to) = first.await? else { return Ok(None) };
@@ -69,11 +72,11 @@ impl Handle {
         Ok(Some(MinimalMessage { message, senders: senders.into_iter().map(|sender| sender.id).collect() }))
     }
 
-    /// Renders the first `limit` rows of a draft and estimates the duration of its job. The draft is deleted.
+    /// Renders the first `limit` rows of a draft and estimates the duration of its job. Deletes the draft.
     ///
     /// # Errors
     ///
-    /// Those of [`Handle::create`] that can be known before.
+    /// Those errors of [`Handle::create`] that do not need the job.
     pub async fn preview(
         &self,
         text: &str,
@@ -81,19 +84,18 @@ impl Handle {
         rows: JobDraft,
         limit: usize,
     ) -> Result<Preview, Error> {
-        let devices = (self.instances)();
-        let senders = senders::initial_senders(senders, &devices)?;
+        let instances = (self.instances)();
+        let senders = senders::initial_senders(senders, &instances)?;
         let template = rows.format.template(text)?;
-        let rate_of =
-            |number| devices.iter().find(|device| device.number == number).map(|device| device.rate);
-        let rate: f64 = senders.iter().filter_map(|sender| rate_of(sender.number)).sum();
+        let find = |sender: &JobSender| instances.iter().find(|instance| instance.number == sender.number);
+        let rate: f64 = senders.iter().filter_map(find).map(|instance| instance.rate).sum();
         let total = rows.total;
         let seconds = f64::from(total) / rate.max(f64::MIN_POSITIVE);
         let duration = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
         let first = super::handle::run_blocking(move || {
-            let place = rows.source();
-            let page = rows.format.page(&place, rows.format.start(), limit);
-            let page = page.map_err(|cause| Error::io("cannot read", &place, cause))?;
+            let source = rows.source();
+            let page = rows.format.page(&source, rows.format.start(), limit);
+            let page = page.map_err(|cause| Error::io("cannot read", &source, cause))?;
             let render = |row: super::source::SourceRow| PreviewRow {
                 line: row.position.line,
                 message: row.to.map(|_| match &row.payload {

@@ -1,27 +1,32 @@
-//! Which row WhatsApp means by an id of its own: a hash table on the disk, so that a million ids cost no memory.
+//! The index from provider message ids to rows: a hash table on the disk, so that a million ids need no memory.
 //!
-//! Most reports carry our id, which says the row; failures may not (Meta promises it for sent, delivered and read), and
-//! are found here. An entry is a hint that the result file confirms. So what a power cut or another attempt leaves
-//! behind misleads nobody, and everything can be written anew from the results.
+//! Most receipts carry relevo's message id, which contains the row. Failures may not (Meta promises it for sent, delivered
+//! and read); this index finds their rows. An entry is a hint that the result file confirms. Stale entries (of a power cut
+//! or an earlier attempt) are therefore harmless, and the index can be rebuilt from the results.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 
+use crate::queue::BulkRowLookup;
 use relevo_domain::{MessageId, ProviderMessageId};
 
+use super::directory::JobDirectory;
 use super::error_log::ErrorLog;
-use super::folders::JobFolder;
+use super::folders::{JobFolder, JobFolders};
 use super::results::ResultFile;
 
-/// Bytes of an entry: a part of the id's hash, and the row plus one. Nothing but zeros: the place is free.
+/// Size of an entry: 32 bits of the id's hash, and the row plus one. All zeros: the entry is free.
 const ENTRY_BYTES: usize = 8;
-/// Entries that are read at once. An id lies in the bucket that its hash says, or behind that where it is full.
+/// Number of entries that are read at once. An id is in the bucket of its hash, or in the following ones if that is full.
 const ENTRIES_PER_BUCKET: usize = 16;
 const BUCKET_BYTES: usize = ENTRY_BYTES * ENTRIES_PER_BUCKET;
 
+/// The file of the index.
 #[derive(Debug)]
 pub(super) struct ProviderIdIndex {
     file: File,
@@ -29,7 +34,7 @@ pub(super) struct ProviderIdIndex {
 }
 
 impl ProviderIdIndex {
-    /// An empty table for the ids of so many rows, and as many again of later attempts. Sparse until written.
+    /// Creates an empty table for the ids of `rows` rows, and as many ids of later attempts. The file is sparse.
     pub fn create(path: &Path, rows: u32) -> std::io::Result<Self> {
         let file =
             OpenOptions::new().create(true).truncate(true).read(true).write(true).mode(0o600).open(path)?;
@@ -39,12 +44,12 @@ impl ProviderIdIndex {
         Ok(Self { file, buckets })
     }
 
-    /// For the one who writes.
+    /// Opens the table for writing.
     pub fn open(path: &Path) -> std::io::Result<Self> {
         Self::from_file(OpenOptions::new().read(true).write(true).open(path)?)
     }
 
-    /// For those who read.
+    /// Opens the table for reading.
     pub fn read_only(path: &Path) -> std::io::Result<Self> {
         Self::from_file(File::open(path)?)
     }
@@ -54,54 +59,55 @@ impl ProviderIdIndex {
         Ok(Self { file, buckets })
     }
 
-    /// Writes the table anew, from the rows before `end`. Readers find the old one until this one is whole and synced.
+    /// Rebuilds the table from the rows before `end`. Readers use the old table until the new one is complete and synced.
     pub fn rebuild(
-        files: &JobFolder,
+        folder: &JobFolder,
         rows: u32,
         results: &ResultFile,
-        notes: &ErrorLog,
+        error_log: &ErrorLog,
         end: u32,
     ) -> std::io::Result<Self> {
-        let draft = files.provider_ids().with_extension("new");
-        let names = Self::create(&draft, rows)?;
-        results.for_each(end, |row, record| match notes.provider_id_of(record)? {
-            Some(id) => names.insert(&id, row),
+        let draft = folder.provider_ids().with_extension("new");
+        let index = Self::create(&draft, rows)?;
+        results.for_each(end, |row, record| match error_log.provider_id_of(record)? {
+            Some(id) => index.insert(&id, row),
             None => Ok(()),
         })?;
-        names.sync()?;
-        std::fs::rename(&draft, files.provider_ids())?;
-        Ok(names)
+        index.sync()?;
+        std::fs::rename(&draft, folder.provider_ids())?;
+        Ok(index)
     }
 
-    /// Makes the row findable; durable after [`sync`](Self::sync). Nothing when it is, or when the table is full.
+    /// Adds an entry; durable after [`sync`](Self::sync). Does nothing if the entry exists or the table is full.
     pub fn insert(&self, id: &ProviderMessageId, row: u32) -> std::io::Result<()> {
-        let (bucket, print) = self.bucket_of(id);
+        let (bucket, fingerprint) = self.bucket_of(id);
         let mut free = None;
-        self.probe(bucket, |at, found| {
-            free = found.is_none().then_some(at);
-            found.is_none() || found == Some((print, row))
+        self.probe(bucket, |offset, entry| {
+            free = entry.is_none().then_some(offset);
+            entry.is_none() || entry == Some((fingerprint, row))
         })?;
-        let Some(at) = free else { return Ok(()) };
-        let entry = [print.to_be_bytes(), row.saturating_add(1).to_be_bytes()];
-        self.file.write_all_at(entry.as_flattened(), at)
+        let Some(offset) = free else { return Ok(()) };
+        let entry = [fingerprint.to_be_bytes(), row.saturating_add(1).to_be_bytes()];
+        self.file.write_all_at(entry.as_flattened(), offset)
     }
 
-    /// The rows that may be it; hardly ever more than one.
+    /// The rows that may have the id; rarely more than one.
     fn find(&self, id: &ProviderMessageId) -> std::io::Result<Vec<u32>> {
-        let (bucket, print) = self.bucket_of(id);
+        let (bucket, fingerprint) = self.bucket_of(id);
         let mut rows = Vec::new();
-        self.probe(bucket, |_, found| {
-            rows.extend(found.filter(|found| found.0 == print).map(|found| found.1));
-            found.is_none()
+        self.probe(bucket, |_, entry| {
+            rows.extend(entry.filter(|entry| entry.0 == fingerprint).map(|entry| entry.1));
+            entry.is_none()
         })?;
         Ok(rows)
     }
 
+    /// Makes the entries durable.
     pub fn sync(&self) -> std::io::Result<()> {
         self.file.sync_data()
     }
 
-    /// The bucket where an id lies, and what it is recognised by there.
+    /// The bucket of an id, and the fingerprint in its entry.
     fn bucket_of(&self, id: &ProviderMessageId) -> (u64, u32) {
         let digest: [u8; 32] = Sha256::digest(id.as_str()).into();
         let [head, ..] = digest.as_chunks::<8>().0 else { return (0, 0) };
@@ -109,20 +115,21 @@ impl ProviderIdIndex {
         (hash & self.buckets.saturating_sub(1), u32::try_from(hash >> 32).unwrap_or(0))
     }
 
-    /// Shows the entries from a bucket on, each with its place in the file, until `enough` says so.
+    /// Calls `is_done` with the entries from a bucket on, each with its offset in the file, until it returns true. `None` is
+    /// a free entry.
     fn probe(
         &self,
         from: u64,
-        mut enough: impl FnMut(u64, Option<(u32, u32)>) -> bool,
+        mut is_done: impl FnMut(u64, Option<(u32, u32)>) -> bool,
     ) -> std::io::Result<()> {
         let mut bytes = [0; BUCKET_BYTES];
         for step in 0..self.buckets {
-            let place = ((from + step) % self.buckets) * BUCKET_BYTES as u64;
-            self.file.read_exact_at(&mut bytes, place)?;
-            for (at, entry) in (place..).step_by(ENTRY_BYTES).zip(bytes.as_chunks::<ENTRY_BYTES>().0) {
-                let [print, row] = entry.as_chunks().0 else { continue };
-                let (print, row) = (u32::from_be_bytes(*print), u32::from_be_bytes(*row));
-                if enough(at, row.checked_sub(1).map(|row| (print, row))) {
+            let start = ((from + step) % self.buckets) * BUCKET_BYTES as u64;
+            self.file.read_exact_at(&mut bytes, start)?;
+            for (offset, entry) in (start..).step_by(ENTRY_BYTES).zip(bytes.as_chunks::<ENTRY_BYTES>().0) {
+                let [fingerprint, row] = entry.as_chunks().0 else { continue };
+                let (fingerprint, row) = (u32::from_be_bytes(*fingerprint), u32::from_be_bytes(*row));
+                if is_done(offset, row.checked_sub(1).map(|row| (fingerprint, row))) {
                     return Ok(());
                 }
             }
@@ -131,28 +138,51 @@ impl ProviderIdIndex {
     }
 }
 
-/// The message of a job that WhatsApp calls by this id. Reads a few hundred bytes.
-pub(super) fn find_message(files: &JobFolder, id: &ProviderMessageId) -> std::io::Result<Option<MessageId>> {
-    let rows = ProviderIdIndex::read_only(&files.provider_ids())?.find(id)?;
+/// The message of a job that has this provider message id. Reads a few hundred bytes.
+pub(super) fn find_message(folder: &JobFolder, id: &ProviderMessageId) -> std::io::Result<Option<MessageId>> {
+    let rows = ProviderIdIndex::read_only(&folder.provider_ids())?.find(id)?;
     if rows.is_empty() {
         return Ok(None);
     }
-    let (results, notes) =
-        (ResultFile::read_only(&files.results())?, ErrorLog::read_only(&files.error_log())?);
+    let results = ResultFile::read_only(&folder.results())?;
+    let error_log = ErrorLog::read_only(&folder.error_log())?;
     for row in rows {
         let Some(record) = results.get(row)? else { continue };
-        if notes.provider_id_of(&record)?.as_ref() == Some(id) {
+        if error_log.provider_id_of(&record)?.as_ref() == Some(id) {
             return Ok(record.message);
         }
     }
     Ok(None)
 }
 
+/// Finds rows by their provider message ids, after their jobs recorded that they were sent. Reads a few bytes of each job
+/// for which the instance sends.
+pub(super) fn bulk_row_lookup(
+    directory: watch::Receiver<Arc<JobDirectory>>,
+    folders: JobFolders,
+) -> BulkRowLookup {
+    // The queue stores the closure. It must not capture a queue handle, which would keep the queue alive.
+    Arc::new(move |instance, id| {
+        let jobs = directory.borrow().clone();
+        for job in jobs.values() {
+            if !job.progress.borrow().senders.iter().any(|sender| sender.number == instance) {
+                continue;
+            }
+            // Errors are ignored: the job is being deleted, or reading its results reports the error.
+            let found = find_message(&folders.folder(job.id), id).ok().flatten();
+            if let Some(message) = found.filter(|message| message.instance() == instance) {
+                return Some(message);
+            }
+        }
+        None
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::bulk::job::RowStatus;
-    use crate::bulk::results::{RowRecord, StoredId};
+    use crate::bulk::row_record::{RowRecord, StoredId};
     use crate::bulk::source::SourcePosition;
     use relevo_domain::{Status, Timestamp};
 
@@ -160,7 +190,7 @@ mod tests {
         format!("wamid.{n}").parse().unwrap()
     }
 
-    fn files(dir: &tempfile::TempDir) -> JobFolder {
+    fn folder(dir: &tempfile::TempDir) -> JobFolder {
         JobFolder { path: dir.path().to_owned() }
     }
 
@@ -168,55 +198,55 @@ mod tests {
     fn rows_are_found_by_their_provider_ids() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("names");
-        let names = ProviderIdIndex::create(&path, 5_000).unwrap();
-        // Twice as many as there are rows: every row got a name, and later another.
+        let index = ProviderIdIndex::create(&path, 5_000).unwrap();
+        // Twice as many ids as rows: every row got an id, and another one with a later attempt.
         for row in 0..10_000 {
-            names.insert(&id(row), row % 5_000).unwrap();
-            names.insert(&id(row), row % 5_000).unwrap();
+            index.insert(&id(row), row % 5_000).unwrap();
+            index.insert(&id(row), row % 5_000).unwrap();
         }
         let reader = ProviderIdIndex::read_only(&path).unwrap();
         for row in 0..10_000 {
             assert!(reader.find(&id(row)).unwrap().contains(&(row % 5_000)), "{row}");
         }
-        let strangers = (10_000..20_000).filter(|&row| !reader.find(&id(row)).unwrap().is_empty());
-        assert!(strangers.count() < 10);
+        let unknown = (10_000..20_000).filter(|&row| !reader.find(&id(row)).unwrap().is_empty());
+        assert!(unknown.count() < 10);
     }
 
     #[test]
     fn full_table_ignores_inserts_and_lookups_terminate() {
         let dir = tempfile::tempdir().unwrap();
-        let names = ProviderIdIndex::create(&dir.path().join("names"), 1).unwrap();
-        (0..100).for_each(|row| names.insert(&id(row), row).unwrap());
-        let found = (0..100).filter(|&row| names.find(&id(row)).unwrap() == [row]);
+        let index = ProviderIdIndex::create(&dir.path().join("names"), 1).unwrap();
+        (0..100).for_each(|row| index.insert(&id(row), row).unwrap());
+        let found = (0..100).filter(|&row| index.find(&id(row)).unwrap() == [row]);
         assert_eq!(found.count(), ENTRIES_PER_BUCKET);
     }
 
     #[test]
     fn rebuilt_index_matches_the_result_file() {
         let dir = tempfile::tempdir().unwrap();
-        let files = files(&dir);
-        let (mut results, mut notes) =
-            (ResultFile::create(&files.results()).unwrap(), ErrorLog::create(&files.error_log()).unwrap());
+        let folder = folder(&dir);
+        let mut results = ResultFile::create(&folder.results()).unwrap();
+        let mut error_log = ErrorLog::create(&folder.error_log()).unwrap();
         let message = |row: u8| Some(MessageId::from_bytes([row + 1; 16]));
         let record = |row: u8, id: &ProviderMessageId| {
-            let place = SourcePosition { row: row.into(), ..SourcePosition::START };
-            let taken = RowRecord::new(place, RowStatus::Message(Status::Sent), Timestamp(1));
-            RowRecord { message: message(row), provider_id: StoredId::new(Some(id)), ..taken }
+            let position = SourcePosition { row: row.into(), ..SourcePosition::START };
+            let sent = RowRecord::new(position, RowStatus::Message(Status::Sent), Timestamp(1));
+            RowRecord { message: message(row), provider_id: StoredId::new(Some(id)), ..sent }
         };
         let long: ProviderMessageId = "w".repeat(200).parse().unwrap();
-        let at = notes.append(crate::bulk::error_log::tests::entry_with_long_id(1, &long)).unwrap();
+        let offset = error_log.append(crate::bulk::error_log::tests::entry_with_long_id(1, &long)).unwrap();
         results.put(0, &record(0, &id(0))).unwrap();
-        results.put(1, &RowRecord { log_offset: Some(at), ..record(1, &long) }).unwrap();
+        results.put(1, &RowRecord { log_offset: Some(offset), ..record(1, &long) }).unwrap();
         results.put(2, &record(2, &id(2))).unwrap();
-        let names = ProviderIdIndex::rebuild(&files, 3, &results, &notes, 2).unwrap();
-        assert_eq!(find_message(&files, &id(0)).unwrap(), message(0));
-        assert_eq!(find_message(&files, &long).unwrap(), message(1));
-        assert_eq!(find_message(&files, &id(2)).unwrap(), None, "behind the checkpoint");
-        // The row was sent again, under another name.
+        let index = ProviderIdIndex::rebuild(&folder, 3, &results, &error_log, 2).unwrap();
+        assert_eq!(find_message(&folder, &id(0)).unwrap(), message(0));
+        assert_eq!(find_message(&folder, &long).unwrap(), message(1));
+        assert_eq!(find_message(&folder, &id(2)).unwrap(), None, "after the checkpoint");
+        // The row was sent again and has another id.
         results.put(0, &record(0, &id(7))).unwrap();
-        names.insert(&id(7), 0).unwrap();
+        index.insert(&id(7), 0).unwrap();
         assert_eq!(
-            (find_message(&files, &id(7)).unwrap(), find_message(&files, &id(0)).unwrap()),
+            (find_message(&folder, &id(7)).unwrap(), find_message(&folder, &id(0)).unwrap()),
             (message(0), None)
         );
     }

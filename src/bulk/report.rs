@@ -1,78 +1,81 @@
-//! Results and errors of a job, for people: read from its files, a page at a time.
+//! The results and errors of a job, read from its files page by page.
 
 use relevo_domain as domain;
 
 use super::Error;
 use super::error_log::ErrorLog;
 use super::folders::JobFolder;
-use super::handle::ResultPage;
-use super::job::{JobSender, JobStatus, RowError, RowResult, RowStatus};
-use super::results::{self, RowRecord};
+use super::job::{JobSender, JobStatus, ResultPage, RowError, RowResult, RowStatus};
+use super::results::ResultFile;
+use super::row_record::RowRecord;
 use super::source::{SourcePosition, SourceRow};
 use super::storage::{Checkpoint, JobRecord};
 
-/// Rows of a source that are read at once to come to the first that is wanted.
+/// Number of rows of a source that are read at once to reach the first row of a page.
 const SEEK_PAGE: usize = 1_000;
 
+/// Up to `limit` results from the row `from`. Blocks.
 pub(super) fn results(
     record: &JobRecord,
-    standing: &Checkpoint,
-    files: &JobFolder,
+    checkpoint: &Checkpoint,
+    folder: &JobFolder,
     from: u32,
     limit: u32,
 ) -> Result<ResultPage, Error> {
-    let io = |cause| Error::io("cannot read the results in", &files.results(), cause);
-    let known = results::ResultFile::read_only(&files.results())
+    let results_error = |cause| Error::io("cannot read the results in", &folder.results(), cause);
+    let records = ResultFile::read_only(&folder.results())
         .and_then(|file| file.page(from, limit))
-        .map_err(io)?;
-    let source = files.source();
-    let in_source = |cause| Error::io("cannot read the rows in", &source, cause);
-    let first = match known.first() {
+        .map_err(results_error)?;
+    let source = folder.source();
+    let source_error = |cause| Error::io("cannot read the rows in", &source, cause);
+    let first = match records.first() {
         Some(Some(row)) => row.position(from),
-        _ => seek(record, standing, files, from).map_err(in_source)?,
+        _ => seek(record, checkpoint, folder, from).map_err(source_error)?,
     };
-    let rows = record.format.page(&source, first, limit as usize).map_err(in_source)?.rows;
-    let notes = ErrorLog::read_only(&files.error_log()).map_err(io)?;
-    let mut known = known.into_iter();
+    let rows = record.format.page(&source, first, limit as usize).map_err(source_error)?.rows;
+    let error_log = ErrorLog::read_only(&folder.error_log()).map_err(results_error)?;
+    let mut records = records.into_iter();
     let mut found = Vec::with_capacity(rows.len());
     for row in rows {
-        let stands = known.next().flatten().filter(|_| row.position.row < standing.cursor.row);
-        let mut row = row_result(row, stands, &notes, &standing.senders).map_err(io)?;
-        if row.status == RowStatus::Waiting && standing.status == JobStatus::Cancelled {
-            row.status = RowStatus::Message(domain::Status::Cancelled);
+        // Records after the checkpoint are not committed.
+        let record = records.next().flatten().filter(|_| row.position.row < checkpoint.cursor.row);
+        let mut result = row_result(row, record, &error_log, &checkpoint.senders).map_err(results_error)?;
+        if result.status == RowStatus::Waiting && checkpoint.status == JobStatus::Cancelled {
+            result.status = RowStatus::Message(domain::Status::Cancelled);
         }
-        found.push(row);
+        found.push(result);
     }
     let next = found.last().map_or(record.total, |row| row.row + 1);
     Ok(ResultPage { rows: found, next: (next < record.total).then_some(next) })
 }
 
-/// The place of a row that nobody has come to yet.
+/// The position of a row that has no record yet.
 fn seek(
     record: &JobRecord,
-    standing: &Checkpoint,
-    files: &JobFolder,
-    wanted: u32,
+    checkpoint: &Checkpoint,
+    folder: &JobFolder,
+    row: u32,
 ) -> std::io::Result<SourcePosition> {
-    let mut place = if standing.cursor.row <= wanted { standing.cursor } else { record.format.start() };
-    while place.row < wanted {
-        let limit = SEEK_PAGE.min((wanted - place.row) as usize);
-        let page = record.format.page(&files.source(), place, limit)?;
+    let mut position = if checkpoint.cursor.row <= row { checkpoint.cursor } else { record.format.start() };
+    while position.row < row {
+        let limit = SEEK_PAGE.min((row - position.row) as usize);
+        let page = record.format.page(&folder.source(), position, limit)?;
         if page.rows.is_empty() {
             break;
         }
-        place = page.next;
+        position = page.next;
     }
-    Ok(place)
+    Ok(position)
 }
 
+/// The result of one row; `record` is `None` if the row was not handed over yet.
 fn row_result(
     row: SourceRow,
-    stands: Option<RowRecord>,
-    notes: &ErrorLog,
+    record: Option<RowRecord>,
+    error_log: &ErrorLog,
     senders: &[JobSender],
 ) -> std::io::Result<RowResult> {
-    let Some(record) = stands else {
+    let Some(record) = record else {
         return Ok(RowResult {
             row: row.position.row,
             line: row.position.line,
@@ -87,12 +90,12 @@ fn row_result(
             instance: None,
         });
     };
-    let note = match record.log_offset {
-        Some(at) => notes.get(at)?.map(|(note, _)| note),
+    let entry = match record.log_offset {
+        Some(offset) => error_log.get(offset)?.map(|(entry, _)| entry),
         None => None,
     };
-    let provider_id = notes.provider_id_of(&record)?;
-    let sender = sender(senders, record.device);
+    let provider_id = error_log.provider_id_of(&record)?;
+    let sender = JobSender::find(senders, record.device);
     Ok(RowResult {
         row: row.position.row,
         line: row.position.line,
@@ -101,43 +104,41 @@ fn row_result(
         ambiguous: record.ambiguous,
         at: Some(record.at),
         provider_id,
-        error: note.and_then(|note| note.error),
+        error: entry.and_then(|entry| entry.error),
         code: record.code,
         device_id: sender.map(|_| record.device),
         instance: sender.map(|sender| sender.id.clone()),
     })
 }
 
-pub(super) fn sender(senders: &[JobSender], device: u8) -> Option<&JobSender> {
-    senders.get(usize::from(device).checked_sub(1)?)
-}
-
+/// Up to `limit` errors between the offsets `after` and `end`, and the offset of the next page. Blocks.
 pub(super) fn errors(
-    standing: &Checkpoint,
-    files: &JobFolder,
+    checkpoint: &Checkpoint,
+    folder: &JobFolder,
     after: u64,
     end: u64,
     limit: u32,
 ) -> Result<(Vec<RowError>, u64), Error> {
-    let io = |cause| Error::io("cannot read the errors in", &files.error_log(), cause);
-    let notes = ErrorLog::read_only(&files.error_log()).map_err(io)?;
-    let (mut found, mut at) = (Vec::new(), after);
-    while found.len() < limit as usize && at < end {
-        let Some((note, next)) = notes.get(at).map_err(io)? else { break };
-        at = next;
-        let Some(error) = note.error else { continue };
-        let sender = sender(&standing.senders, note.device);
+    let io_error = |cause| Error::io("cannot read the errors in", &folder.error_log(), cause);
+    let error_log = ErrorLog::read_only(&folder.error_log()).map_err(io_error)?;
+    let (mut found, mut offset) = (Vec::new(), after);
+    while found.len() < limit as usize && offset < end {
+        let Some((entry, next)) = error_log.get(offset).map_err(io_error)? else { break };
+        offset = next;
+        // Entries without an error store long provider ids.
+        let Some(error) = entry.error else { continue };
+        let sender = JobSender::find(&checkpoint.senders, entry.device);
         found.push(RowError {
-            row: note.row,
-            line: note.line,
-            phone: note.phone,
+            row: entry.row,
+            line: entry.line,
+            phone: entry.phone,
             error,
-            code: note.code,
-            ambiguous: note.ambiguous,
-            at: note.at,
-            device_id: sender.map(|_| note.device),
+            code: entry.code,
+            ambiguous: entry.ambiguous,
+            at: entry.at,
+            device_id: sender.map(|_| entry.device),
             instance: sender.map(|sender| sender.id.clone()),
         });
     }
-    Ok((found, at))
+    Ok((found, offset))
 }

@@ -1,4 +1,4 @@
-//! The instances as jobs see them: which may send, how much, and who gets which recipient.
+//! The senders of jobs: which instances send for a job, and which of them sends to which recipient.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,35 +9,38 @@ use relevo_domain::{AmbiguousPolicy, InstanceId, InstanceNumber, InstanceState, 
 use super::Error;
 use super::job::{JobSender, SenderSelection};
 
-/// An instance that may send for jobs.
+/// An instance, as jobs see it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SenderInstance {
+    /// Its number, which message ids contain.
     pub number: InstanceNumber,
+    /// Its id, which the API uses.
     pub id: InstanceId,
+    /// Its current state.
     pub state: InstanceState,
-    /// Messages a second: its share of a job.
+    /// Rate limit in messages per second; the instance's share of a job is proportional to it.
     pub rate: f64,
-    /// Its own policy, where it has one.
+    /// The policy of the instance; `None`: the node's default applies.
     pub on_ambiguous: Option<AmbiguousPolicy>,
-    /// WhatsApp recognises its messages when they are sent again.
+    /// Whether WhatsApp deduplicates its messages when they are sent again.
     pub repeatable: bool,
 }
 
-/// Tells the instances that there are, at the moment it is asked. Must not block.
+/// Lists the current instances. Must not block.
 pub type InstanceLister = Arc<dyn Fn() -> Vec<SenderInstance> + Send + Sync>;
 
-/// Reads the instances of the node. `usual` tells the rate of those that have none of their own.
-pub fn instance_lister(instances: instance::Handle, usual: instance::Options) -> InstanceLister {
+/// Lists the instances of the node. `defaults` has the rate of instances without a rate of their own.
+pub fn instance_lister(instances: instance::Handle, defaults: instance::Options) -> InstanceLister {
     Arc::new(move || {
-        let device = |view: instance::InstanceView| SenderInstance {
+        let to_sender = |view: instance::InstanceView| SenderInstance {
             number: view.number,
-            rate: view.config.rate_limit.unwrap_or(usual.rate_limit_of(view.config.provider)).per_second,
+            rate: view.config.rate_limit.unwrap_or(defaults.rate_limit_of(view.config.provider)).per_second,
             on_ambiguous: view.config.on_ambiguous,
             repeatable: view.config.provider.deduplicates_resends(),
             state: view.state.state,
             id: view.config.id,
         };
-        instances.list().into_iter().map(device).collect()
+        instances.list().into_iter().map(to_sender).collect()
     })
 }
 
@@ -47,82 +50,87 @@ impl SenderInstance {
     }
 }
 
-/// The senders with which a job begins.
+/// The senders with which a job starts: the named instances, or the fastest connected ones.
 pub(super) fn initial_senders(
-    wanted: &SenderSelection,
-    devices: &[SenderInstance],
+    selection: &SenderSelection,
+    instances: &[SenderInstance],
 ) -> Result<Vec<JobSender>, Error> {
-    match wanted {
+    match selection {
         SenderSelection::Named(ids) => {
             let find = |id: &InstanceId| {
-                let device = devices.iter().find(|device| device.id == *id);
-                device.map(SenderInstance::sender).ok_or_else(|| instance::Error::Unknown(id.clone()).into())
+                let instance = instances.iter().find(|instance| instance.id == *id);
+                instance
+                    .map(SenderInstance::sender)
+                    .ok_or_else(|| instance::Error::Unknown(id.clone()).into())
             };
             let senders = ids.iter().map(find).collect::<Result<Vec<_>, Error>>()?;
             if senders.is_empty() { Err(Error::NoDevices) } else { Ok(senders) }
         }
         SenderSelection::Any { limit } => {
             let mut senders = Vec::new();
-            add_connected(&mut senders, usize::from(*limit), devices);
+            add_connected(&mut senders, usize::from(*limit), instances);
             if senders.is_empty() { Err(Error::NoDevices) } else { Ok(senders) }
         }
     }
 }
 
-/// Adds connected instances, the fastest first, until `wanted` were added.
-fn add_connected(senders: &mut Vec<JobSender>, wanted: usize, devices: &[SenderInstance]) {
-    let is_new = |device: &&SenderInstance| {
-        device.state == InstanceState::Connected
-            && !senders.iter().any(|sender| sender.number == device.number)
+/// Adds up to `count` connected instances, fastest first. A job has at most 255 senders.
+fn add_connected(senders: &mut Vec<JobSender>, count: usize, instances: &[SenderInstance]) {
+    let is_new = |instance: &&SenderInstance| {
+        instance.state == InstanceState::Connected
+            && !senders.iter().any(|sender| sender.number == instance.number)
     };
-    let mut free: Vec<_> = devices.iter().filter(is_new).collect();
-    free.sort_by(|one, other| other.rate.total_cmp(&one.rate).then_with(|| one.id.cmp(&other.id)));
+    let mut free: Vec<_> = instances.iter().filter(is_new).collect();
+    free.sort_by(|a, b| b.rate.total_cmp(&a.rate).then_with(|| a.id.cmp(&b.id)));
     let room = usize::from(u8::MAX).saturating_sub(senders.len());
-    senders.extend(free.into_iter().take(wanted.min(room)).map(SenderInstance::sender));
+    senders.extend(free.into_iter().take(count.min(room)).map(SenderInstance::sender));
 }
 
-/// Whether an instance is worth waiting for: `unconnected` is how long it has not been connected.
-pub(super) fn is_available(device: &SenderInstance, unconnected: Duration, patience: Duration) -> bool {
-    match device.state {
+/// Whether an instance can send: it is connected, or has been connecting for less than `patience`. `disconnected` is how
+/// long it has not been connected.
+pub(super) fn is_available(instance: &SenderInstance, disconnected: Duration, patience: Duration) -> bool {
+    match instance.state {
         InstanceState::Connected => true,
-        InstanceState::Connecting => unconnected < patience,
+        InstanceState::Connecting => disconnected < patience,
         _ => false,
     }
 }
 
-/// Who may send now: the living among the senders. Where a job asked for any, others are added for those that died.
+/// The available instances among the senders. If the job may use any instance, connected ones are added to `senders` in
+/// place of unavailable ones.
 pub(super) fn sender_pool(
-    wanted: &SenderSelection,
+    selection: &SenderSelection,
     senders: &mut Vec<JobSender>,
-    devices: &[SenderInstance],
-    is_alive: impl Fn(&SenderInstance) -> bool,
+    instances: &[SenderInstance],
+    is_available: impl Fn(&SenderInstance) -> bool,
 ) -> Vec<SenderInstance> {
-    let living = |senders: &[JobSender]| -> Vec<SenderInstance> {
-        let find = |sender: &JobSender| devices.iter().find(|device| device.number == sender.number);
-        senders.iter().filter_map(find).filter(|device| is_alive(device)).cloned().collect()
+    let available = |senders: &[JobSender]| -> Vec<SenderInstance> {
+        let find = |sender: &JobSender| instances.iter().find(|instance| instance.number == sender.number);
+        senders.iter().filter_map(find).filter(|instance| is_available(instance)).cloned().collect()
     };
-    let mut pool = living(senders);
-    if let SenderSelection::Any { limit } = wanted {
+    let mut pool = available(senders);
+    if let SenderSelection::Any { limit } = selection {
         let limit = usize::from(*limit);
         if pool.len() < limit {
-            add_connected(senders, limit - pool.len(), devices);
-            pool = living(senders);
+            add_connected(senders, limit - pool.len(), instances);
+            pool = available(senders);
         }
         pool.truncate(limit);
     }
     pool
 }
 
-/// The instance that a recipient's rows go through: the same one as long as it lives, each in proportion to its rate;
-/// when one goes, only its recipients move. Rendezvous hashing with weights (Schindelhauer and Schomaker, 2005).
+/// The instance that sends to a recipient. It is the same as long as the pool has it and no other joins; each instance
+/// gets recipients in proportion to its rate; when one leaves the pool, only its recipients move. Rendezvous hashing with
+/// weights (Schindelhauer and Schomaker, 2005).
 pub(super) fn choose(pool: &[SenderInstance], recipient: LaneId) -> Option<&SenderInstance> {
-    let distance = |device: &SenderInstance| {
-        let hash = mix(recipient.0 ^ mix(u64::from(device.number.get())));
-        // 53 bits, in the middle of their step: never 0 and never 1.
+    let distance = |instance: &SenderInstance| {
+        let hash = mix(recipient.0 ^ mix(u64::from(instance.number.get())));
+        // 53 bits plus one half: never 0 and never 1.
         let unit = ((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-        -unit.ln() / device.rate.max(f64::MIN_POSITIVE)
+        -unit.ln() / instance.rate.max(f64::MIN_POSITIVE)
     };
-    pool.iter().min_by(|one, other| distance(one).total_cmp(&distance(other)))
+    pool.iter().min_by(|a, b| distance(a).total_cmp(&distance(b)))
 }
 
 /// The finalizer of SplitMix64 (Steele, Lea and Flood, 2014).
@@ -137,7 +145,7 @@ fn mix(mut bits: u64) -> u64 {
 mod tests {
     use super::*;
 
-    fn device(name: &str, number: u32, rate: f64, state: InstanceState) -> SenderInstance {
+    fn instance(name: &str, number: u32, rate: f64, state: InstanceState) -> SenderInstance {
         let number = InstanceNumber::from_be_bytes(number.to_be_bytes()).unwrap();
         SenderInstance {
             number,
@@ -150,7 +158,7 @@ mod tests {
     }
 
     fn connected(name: &str, number: u32, rate: f64) -> SenderInstance {
-        device(name, number, rate, InstanceState::Connected)
+        instance(name, number, rate, InstanceState::Connected)
     }
 
     fn names(senders: &[JobSender]) -> Vec<&str> {
@@ -172,10 +180,10 @@ mod tests {
     #[test]
     fn only_recipients_of_an_unavailable_instance_move() {
         let all = [connected("a", 1, 80.0), connected("b", 2, 80.0), connected("c", 3, 40.0)];
-        let living = [all[0].clone(), all[2].clone()];
+        let rest = [all[0].clone(), all[2].clone()];
         for recipient in (0..5_000).map(LaneId) {
             let before = choose(&all, recipient).unwrap();
-            let after = choose(&living, recipient).unwrap();
+            let after = choose(&rest, recipient).unwrap();
             assert!(before.number == after.number || before.id.as_str() == "b");
         }
         assert_eq!(choose(&[], LaneId(1)), None);
@@ -183,55 +191,56 @@ mod tests {
 
     #[test]
     fn job_starts_with_the_fastest_connected_instances() {
-        let devices = [
+        let instances = [
             connected("slow", 1, 1.0),
             connected("fast", 2, 80.0),
-            device("away", 3, 99.0, InstanceState::Disconnected),
+            instance("away", 3, 99.0, InstanceState::Disconnected),
             connected("medium", 4, 20.0),
         ];
-        let senders = initial_senders(&SenderSelection::Any { limit: 2 }, &devices).unwrap();
+        let senders = initial_senders(&SenderSelection::Any { limit: 2 }, &instances).unwrap();
         assert_eq!(names(&senders), ["fast", "medium"]);
         let named = SenderSelection::Named(vec!["away".parse().unwrap()]);
-        assert_eq!(names(&initial_senders(&named, &devices).unwrap()), ["away"]);
-        let unknown = SenderSelection::Named(vec!["nobody".parse().unwrap()]);
+        assert_eq!(names(&initial_senders(&named, &instances).unwrap()), ["away"]);
+        let unknown = SenderSelection::Named(vec!["unknown".parse().unwrap()]);
         assert!(matches!(
-            initial_senders(&unknown, &devices),
+            initial_senders(&unknown, &instances),
             Err(Error::Instance(instance::Error::Unknown(_)))
         ));
         assert!(matches!(
-            initial_senders(&SenderSelection::Any { limit: 5 }, &devices[2..3]),
+            initial_senders(&SenderSelection::Any { limit: 5 }, &instances[2..3]),
             Err(Error::NoDevices)
         ));
     }
 
     #[test]
     fn unavailable_senders_are_replaced_unless_named() {
-        let mut devices = vec![connected("a", 1, 9.0), connected("b", 2, 8.0), connected("c", 3, 7.0)];
+        let mut instances = vec![connected("a", 1, 9.0), connected("b", 2, 8.0), connected("c", 3, 7.0)];
         let any = SenderSelection::Any { limit: 2 };
-        let mut senders = initial_senders(&any, &devices).unwrap();
-        devices[0].state = InstanceState::LoggedOut;
-        let alive = |device: &SenderInstance| is_available(device, Duration::ZERO, Duration::from_secs(30));
-        let now = sender_pool(&any, &mut senders, &devices, alive);
-        assert_eq!(now.iter().map(|device| device.id.as_str()).collect::<Vec<_>>(), ["b", "c"]);
-        assert_eq!(names(&senders), ["a", "b", "c"], "who sent keeps its place");
-        devices[0].state = InstanceState::Connected;
+        let mut senders = initial_senders(&any, &instances).unwrap();
+        instances[0].state = InstanceState::LoggedOut;
+        let available =
+            |instance: &SenderInstance| is_available(instance, Duration::ZERO, Duration::from_secs(30));
+        let pool = sender_pool(&any, &mut senders, &instances, available);
+        assert_eq!(pool.iter().map(|instance| instance.id.as_str()).collect::<Vec<_>>(), ["b", "c"]);
+        assert_eq!(names(&senders), ["a", "b", "c"], "earlier senders keep their device_id");
+        instances[0].state = InstanceState::Connected;
         assert_eq!(
-            sender_pool(&any, &mut senders, &devices, alive).len(),
+            sender_pool(&any, &mut senders, &instances, available).len(),
             2,
-            "the limit holds when one comes back"
+            "the limit holds when a sender returns"
         );
 
         let named = SenderSelection::Named(vec!["a".parse().unwrap()]);
-        let mut senders = initial_senders(&named, &devices).unwrap();
-        devices[0].state = InstanceState::Failed;
-        assert_eq!(sender_pool(&named, &mut senders, &devices, alive), []);
+        let mut senders = initial_senders(&named, &instances).unwrap();
+        instances[0].state = InstanceState::Failed;
+        assert_eq!(sender_pool(&named, &mut senders, &instances, available), []);
     }
 
     #[test]
     fn connecting_instance_is_available_until_patience_ends() {
-        let device = device("a", 1, 1.0, InstanceState::Connecting);
+        let instance = instance("a", 1, 1.0, InstanceState::Connecting);
         let patience = Duration::from_secs(30);
-        assert!(is_available(&device, Duration::from_secs(29), patience));
-        assert!(!is_available(&device, patience, patience));
+        assert!(is_available(&instance, Duration::from_secs(29), patience));
+        assert!(!is_available(&instance, patience, patience));
     }
 }

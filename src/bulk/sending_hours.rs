@@ -1,3 +1,5 @@
+//! The hours of the day in which a job sends. Daylight saving changes and midnight are handled by the time zone.
+
 use std::fmt;
 
 use jiff::civil::Time;
@@ -7,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use relevo_domain::{Timestamp, ValidationError};
 
-/// The hours of the day in which a job may be sent, where its recipients live.
+/// The hours of the day in which a job sends, in the time zone of its recipients.
 ///
-/// From `from` up to but not including `to`; a window that ends before it begins lasts over midnight.
+/// From `from` up to but not including `to`. If `to` is before `from`, the hours span midnight.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "SendingHoursText", into = "SendingHoursText")]
 pub struct SendingHours {
@@ -19,7 +21,7 @@ pub struct SendingHours {
     zone_name: String,
 }
 
-/// As a window is written down.
+/// The stored form of [`SendingHours`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct SendingHoursText {
     from: String,
@@ -27,45 +29,47 @@ struct SendingHoursText {
     zone: String,
 }
 
-/// Whether a window is open at a moment, and until when that is so.
+/// Whether a moment is within the sending hours, and until when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HoursState {
+    /// Within the hours, which end at `closes`.
     Open { closes: Timestamp },
+    /// Outside the hours; the next ones start at `opens`.
     Closed { opens: Timestamp },
 }
 
 impl SendingHours {
-    /// Times as `09:00`, the zone by its IANA name (`America/Bogota`).
+    /// Parses times like `09:00` and a time zone by its IANA name (`America/Bogota`).
     ///
     /// # Errors
     ///
-    /// What cannot be read, by the field that the caller knows it by.
+    /// The form field of the API that is wrong (`window_from`, `window_to`, `window_timezone`), and why.
     pub fn new(from: &str, to: &str, zone: &str) -> Result<Self, ValidationError> {
         let time = |field: &str, text: &str| {
             let wrong =
-                || ValidationError::new(field, format!("{text:?} is no time of day; write it as 09:00"));
+                || ValidationError::new(field, format!("{text:?} is not a time of day; write it as 09:00"));
             Time::strptime("%H:%M", text).map_err(|_| wrong())
         };
         let (from, to) = (time("window_from", from)?, time("window_to", to)?);
         if from == to {
-            return Err(ValidationError::new("window_to", "must not be the time at which the window opens"));
+            return Err(ValidationError::new("window_to", "must differ from window_from"));
         }
         let unknown = || {
             ValidationError::new(
                 "window_timezone",
-                format!("{zone:?} is no time zone; write it as America/Bogota"),
+                format!("{zone:?} is not an IANA time zone; write it as America/Bogota"),
             )
         };
         let found = TimeZone::get(zone).map_err(|_| unknown())?;
         Ok(Self { from, to, zone: found, zone_name: zone.to_owned() })
     }
 
-    /// `09:00`.
+    /// The first minute, like `09:00`.
     pub fn from(&self) -> String {
         self.from.strftime("%H:%M").to_string()
     }
 
-    /// `20:00`.
+    /// The end, like `20:00`.
     pub fn to(&self) -> String {
         self.to.strftime("%H:%M").to_string()
     }
@@ -75,24 +79,24 @@ impl SendingHours {
         &self.zone_name
     }
 
-    /// Whether it is open at `now`. What cannot be computed, at the ends of time, is open.
+    /// Whether `now` is within the hours. Times that cannot be computed (out of range) count as within.
     pub(super) fn state_at(&self, now: Timestamp) -> HoursState {
         self.compute_state(now).unwrap_or(HoursState::Open { closes: Timestamp(u64::MAX) })
     }
 
     fn compute_state(&self, now: Timestamp) -> Option<HoursState> {
-        let moment = jiff::Timestamp::from_millisecond(i64::try_from(now.millis()).ok()?).ok()?;
-        let here = moment.to_zoned(self.zone.clone());
-        // The window that began yesterday may still be open.
+        let utc = jiff::Timestamp::from_millisecond(i64::try_from(now.millis()).ok()?).ok()?;
+        let local = utc.to_zoned(self.zone.clone());
+        // The hours that began yesterday may span midnight.
         for day in -1..=2 {
-            let date = here.date().checked_add(Span::new().days(day)).ok()?;
+            let date = local.date().checked_add(Span::new().days(day)).ok()?;
             let begins = date.to_datetime(self.from).to_zoned(self.zone.clone()).ok()?;
             let last = if self.from < self.to { date } else { date.tomorrow().ok()? };
             let ends = last.to_datetime(self.to).to_zoned(self.zone.clone()).ok()?;
-            if here < begins {
+            if local < begins {
                 return Some(HoursState::Closed { opens: timestamp(&begins)? });
             }
-            if here < ends {
+            if local < ends {
                 return Some(HoursState::Open { closes: timestamp(&ends)? });
             }
         }
@@ -100,8 +104,8 @@ impl SendingHours {
     }
 }
 
-fn timestamp(moment: &Zoned) -> Option<Timestamp> {
-    u64::try_from(moment.timestamp().as_millisecond()).ok().map(Timestamp)
+fn timestamp(time: &Zoned) -> Option<Timestamp> {
+    u64::try_from(time.timestamp().as_millisecond()).ok().map(Timestamp)
 }
 
 impl fmt::Display for SendingHours {
@@ -112,14 +116,14 @@ impl fmt::Display for SendingHours {
 
 impl TryFrom<SendingHoursText> for SendingHours {
     type Error = ValidationError;
-    fn try_from(spelled: SendingHoursText) -> Result<Self, ValidationError> {
-        Self::new(&spelled.from, &spelled.to, &spelled.zone)
+    fn try_from(text: SendingHoursText) -> Result<Self, ValidationError> {
+        Self::new(&text.from, &text.to, &text.zone)
     }
 }
 
 impl From<SendingHours> for SendingHoursText {
-    fn from(window: SendingHours) -> Self {
-        Self { from: window.from(), to: window.to(), zone: window.zone_name }
+    fn from(hours: SendingHours) -> Self {
+        Self { from: hours.from(), to: hours.to(), zone: hours.zone_name }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The rows of a job, whatever they are written in, page by page from any place.
+//! The source of a job: its rows, in either format, read page by page from any position.
 
 use std::path::Path;
 
@@ -9,14 +9,14 @@ use relevo_domain::{Content, Recipient};
 use super::json_lines;
 use relevo_recipients_file::{self as recipients_file, TextTemplate};
 
-/// A place between two rows of a source, from which reading can go on.
+/// A position between two rows of a source, from which reading can continue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct SourcePosition {
-    /// Bytes before it.
+    /// Number of bytes before it.
     pub offset: u64,
-    /// Rows before it, which is the number of the next row.
+    /// Number of rows before it, which is the number of the next row.
     pub row: u32,
-    /// The line that begins here, from 1.
+    /// Number of the line that begins here, from 1.
     pub line: u32,
 }
 
@@ -24,26 +24,27 @@ impl SourcePosition {
     pub const START: SourcePosition = SourcePosition { offset: 0, row: 0, line: 1 };
 }
 
-/// One row.
+/// One row of a source.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct SourceRow {
     pub position: SourcePosition,
-    /// The recipient, or why there is none.
+    /// The recipient, or why it is invalid.
     pub to: Result<Recipient, String>,
     /// The recipient as the source spells it.
     pub phone: String,
     pub payload: RowPayload,
 }
 
-/// What a row brings beside its recipient.
+/// What a row has besides its recipient.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum RowPayload {
     Nothing,
-    /// Values for a template.
+    /// The values for a template.
     Cells(Box<recipients_file::RecipientRow>),
     Content(Box<Content>),
 }
 
+/// Consecutive rows of a source.
 #[derive(Debug, PartialEq)]
 pub(super) struct SourcePage {
     pub rows: Vec<SourceRow>,
@@ -51,18 +52,18 @@ pub(super) struct SourcePage {
     pub next: SourcePosition,
 }
 
-/// How the rows of a source are written.
+/// The format of a source.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum SourceFormat {
-    /// A line of JSON for each.
+    /// One line of JSON per row.
     Lines,
-    /// An uploaded file.
+    /// An uploaded CSV file.
     File(recipients_file::Format),
 }
 
 impl SourceFormat {
-    /// Where the first row begins.
+    /// The position of the first row.
     pub fn start(&self) -> SourcePosition {
         match self {
             SourceFormat::Lines => SourcePosition::START,
@@ -70,7 +71,7 @@ impl SourceFormat {
         }
     }
 
-    /// Up to `limit` rows from `from` on; none where the source ends.
+    /// Reads up to `limit` rows from `from`; the page is empty at the end of the source.
     pub fn page(&self, path: &Path, from: SourcePosition, limit: usize) -> std::io::Result<SourcePage> {
         match self {
             SourceFormat::Lines => json_lines::page(path, from, limit),
@@ -78,7 +79,7 @@ impl SourceFormat {
         }
     }
 
-    /// A text with places for the values of these rows.
+    /// Compiles a text with placeholders for the values of these rows.
     pub fn template(&self, message: &str) -> Result<TextTemplate, recipients_file::BadTemplate> {
         match self {
             SourceFormat::File(format) => TextTemplate::parse(message, format),
@@ -102,17 +103,18 @@ fn read_file_page(
     limit: usize,
 ) -> std::io::Result<SourcePage> {
     let mut source = recipients_file::RowReader::open(path, format)?;
-    let mut at = recipients_file::Position { offset: from.offset, row: from.row, line: u64::from(from.line) };
+    let mut position =
+        recipients_file::Position { offset: from.offset, row: from.row, line: u64::from(from.line) };
     loop {
-        let page = source.page(at, limit)?;
-        let last = page.rows.last().map_or(at, |row| recipients_file::Position {
+        let page = source.page(position, limit)?;
+        let last = page.rows.last().map_or(position, |row| recipients_file::Position {
             offset: row.offset,
             row: row.number.saturating_add(1),
             line: row.line,
         });
         match page.next {
-            // Many blank lines.
-            Some(next) if page.rows.is_empty() => at = next,
+            // Only blank lines.
+            Some(next) if page.rows.is_empty() => position = next,
             next => {
                 let rows = page.rows.into_iter().map(SourceRow::from).collect();
                 return Ok(SourcePage { rows, next: next.unwrap_or(last).into() });
@@ -122,17 +124,18 @@ fn read_file_page(
 }
 
 impl From<recipients_file::Position> for SourcePosition {
-    fn from(place: recipients_file::Position) -> Self {
-        Self { offset: place.offset, row: place.row, line: u32::try_from(place.line).unwrap_or(u32::MAX) }
+    fn from(position: recipients_file::Position) -> Self {
+        let line = u32::try_from(position.line).unwrap_or(u32::MAX);
+        Self { offset: position.offset, row: position.row, line }
     }
 }
 
 impl From<recipients_file::RecipientRow> for SourceRow {
     fn from(row: recipients_file::RecipientRow) -> Self {
-        let place = recipients_file::Position { offset: row.offset, row: row.number, line: row.line };
+        let position = recipients_file::Position { offset: row.offset, row: row.number, line: row.line };
         let to = row.to.clone().map_err(|bad| bad.to_string());
         Self {
-            position: place.into(),
+            position: position.into(),
             to,
             phone: row.cell.clone(),
             payload: RowPayload::Cells(Box::new(row)),

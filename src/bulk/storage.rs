@@ -1,4 +1,4 @@
-//! Jobs as they are written down: what was asked for, once, and how far it came, at every checkpoint.
+//! The stored records of jobs: the request, written once, and the checkpoint, written in every commit that advances it.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -12,7 +12,7 @@ use super::job::{
 use super::sending_hours::SendingHours;
 use super::source::{SourceFormat, SourcePosition};
 
-/// What was asked for. Never changes.
+/// The request of a job. Never changes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct JobRecord {
     pub id: Uuid,
@@ -29,30 +29,32 @@ pub(super) struct JobRecord {
 }
 
 impl JobRecord {
+    /// The record of a new job.
     pub fn new(job: NewJob, format: SourceFormat, total: u32, created_at: Timestamp) -> Self {
         let NewJob { id, kind, file_name, plan, senders, send_at, window, suppressed } = job;
         Self { id, kind, format, file_name, plan, senders, total, send_at, window, suppressed, created_at }
     }
 }
 
-/// How far a job came: the checkpoint. Written by the job's actor alone, in the commits that it describes.
+/// The progress of a job. Only the job's actor writes it, in the same commits as the changes that it describes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Checkpoint {
     pub status: JobStatus,
+    /// Why the job failed.
     pub error: Option<String>,
-    /// Rows before it were handed over, or need not be.
+    /// Rows before it were handed over to the queue, or need not be.
     pub cursor: SourcePosition,
-    /// How often failed rows were tried again.
+    /// Number of times that the failed rows were retried.
     pub pass: u8,
-    /// While they are: the rows before it were looked at.
+    /// During a retry of failed rows: rows before it were examined in this pass.
     pub retry: Option<u32>,
-    /// Rows before the cursor that the queue gave back, and that nobody has handed over again.
+    /// Rows before the cursor that came back from the queue and were not handed over again.
     pub returned: Vec<u32>,
-    /// The instances that sent for it so far; only grows.
+    /// The instances that sent for the job so far. Only grows.
     pub senders: Vec<JobSender>,
-    /// As of the last commit. While rows are open, the result file knows better after a crash.
+    /// Counts as of the last commit. After a crash they are counted again from the result file, which may be newer.
     pub counts: RowCounts,
-    /// Where the notes end.
+    /// Where the error log ends.
     #[serde(default)]
     pub errors_end: u64,
     pub updated_at: Timestamp,
@@ -61,6 +63,7 @@ pub(super) struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// The checkpoint of a new job.
     pub fn new(start: SourcePosition, senders: Vec<JobSender>, now: Timestamp) -> Self {
         Self {
             status: JobStatus::Pending,
@@ -78,6 +81,7 @@ impl Checkpoint {
         }
     }
 
+    /// The progress that readers see.
     pub fn progress(&self, total: u32) -> JobProgress {
         JobProgress {
             status: self.status,
@@ -94,6 +98,7 @@ impl Checkpoint {
         }
     }
 
+    /// Writes the checkpoint of the job in `slot`.
     pub fn put(&self, tx: &mut Tx, slot: u16) -> Result<(), Error> {
         tx.put(key(slot, CHECKPOINT), store::encode(self)?)
     }
@@ -106,8 +111,8 @@ fn key(slot: u16, part: u8) -> Key {
     Key::new(Space::BulkJob).bytes(&slot.to_be_bytes()).u8(part)
 }
 
-/// Writes a new job into a slot that no job has; `None` when all are taken.
-pub(super) fn create(tx: &mut Tx, record: &JobRecord, standing: &Checkpoint) -> Result<Option<u16>, Error> {
+/// Writes a new job into the first free slot; `None`: all slots are in use.
+pub(super) fn create(tx: &mut Tx, record: &JobRecord, checkpoint: &Checkpoint) -> Result<Option<u16>, Error> {
     let mut free = None;
     for slot in 0..BulkItem::JOBS {
         if !tx.contains(&key(slot, RECORD))? {
@@ -117,16 +122,17 @@ pub(super) fn create(tx: &mut Tx, record: &JobRecord, standing: &Checkpoint) -> 
     }
     let Some(slot) = free else { return Ok(None) };
     tx.put(key(slot, RECORD), store::encode(record)?)?;
-    standing.put(tx, slot)?;
+    checkpoint.put(tx, slot)?;
     Ok(Some(slot))
 }
 
+/// Deletes the job in `slot`.
 pub(super) fn delete(tx: &mut Tx, slot: u16) -> Result<(), Error> {
     tx.delete(key(slot, RECORD))?;
     tx.delete(key(slot, CHECKPOINT))
 }
 
-/// Every job that is written down. Reads the disk.
+/// Loads all jobs. Blocks.
 pub(super) fn load_all(store: &Store) -> Result<Vec<(u16, JobRecord, Checkpoint)>, Error> {
     let all = Key::new(Space::BulkJob);
     let mut jobs = Vec::new();
@@ -136,17 +142,19 @@ pub(super) fn load_all(store: &Store) -> Result<Vec<(u16, JobRecord, Checkpoint)
             continue;
         };
         let slot = u16::from_be_bytes([high, low]);
-        if let (Some(record), Some(standing)) = (load_record(store, slot)?, load_checkpoint(store, slot)?) {
-            jobs.push((slot, record, standing));
+        if let (Some(record), Some(checkpoint)) = (load_record(store, slot)?, load_checkpoint(store, slot)?) {
+            jobs.push((slot, record, checkpoint));
         }
     }
     Ok(jobs)
 }
 
+/// The request of the job in `slot`.
 pub(super) fn load_record(store: &Store, slot: u16) -> Result<Option<JobRecord>, Error> {
     load_value(store, &key(slot, RECORD))
 }
 
+/// The checkpoint of the job in `slot`.
 pub(super) fn load_checkpoint(store: &Store, slot: u16) -> Result<Option<Checkpoint>, Error> {
     load_value(store, &key(slot, CHECKPOINT))
 }

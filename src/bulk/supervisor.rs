@@ -1,7 +1,7 @@
-//! The parent of every job's actor.
+//! The supervisor of bulk jobs: creates and deletes jobs, starts and restarts their actors, and passes commands and signals
+//! to them. It publishes the directory of jobs.
 
 use std::collections::{HashMap, HashSet};
-use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,168 +12,110 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use crate::queue;
-use crate::supervisor::{ActorSlot, RestartPolicy};
-use relevo_clock::Clock;
-use relevo_domain::AmbiguousPolicy;
-use relevo_store::Store;
+use crate::supervisor::{ActorSlot, ActorUnavailable, RestartPolicy};
 
 use super::actor::{self, JobActor};
-use super::folders::{JobDraft, JobFolders};
-use super::handle::{JobDirectory, JobEntry, provider_id_lookup};
+use super::commands::JobCommand;
+use super::context::{Dependencies, JobContext};
+use super::directory::{JobDirectory, JobEntry};
+use super::drafts::JobDraft;
+use super::folders::JobFolders;
+use super::handle::Handle;
 use super::job::{JobKind, NewJob, Plan};
-use super::job_files::SuppressionCheck;
-use super::senders::InstanceLister;
+use super::messages::{Deletion, Msg, Reply};
+use super::provider_id_index::bulk_row_lookup;
 use super::storage::{self, Checkpoint, JobRecord};
-use super::{Error, Handle, Options, deletion, senders};
+use super::{Error, Options, senders};
 
-type Reply<T> = RpcReplyPort<Result<T, Error>>;
-
-/// The pauses before a crashed actor is replaced. It is replaced for ever: a job is owed its end.
+/// Delay before the first restart of a crashed actor. Restarts are not limited: every accepted job must end.
 const RESTART_DELAY: Duration = Duration::from_millis(200);
+/// Maximum delay before a restart.
 const RESTART_MAX_DELAY: Duration = Duration::from_secs(30);
 
-/// Outcomes that arrive within this time are noted together, unless so many arrive: the work that they make comes in
-/// small pieces then.
+/// Outcomes that arrive within this time are recorded together.
 const OUTCOME_BATCH_WAIT: Duration = Duration::from_millis(100);
+/// Number of outcomes that end the wait early, so that a batch stays small.
 const OUTCOME_BATCH_SIZE: u64 = 64;
 
-/// How often finished jobs are looked at, while outcomes arrive.
+/// Interval at which ended jobs are checked for late outcomes, while outcomes arrive.
 const LATE_OUTCOME_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often jobs are looked for that were kept long enough.
+/// Interval at which jobs after their retention are deleted.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// What the supervisor is told.
-pub enum Msg {
-    /// From handles. When they are answered, what they asked for is durable.
-    Create(Box<NewJob>, JobDraft, Reply<()>),
-    Command(Uuid, JobCommand, Reply<()>),
-    Delete(Uuid, Reply<()>),
-    /// From the node as it stops: answer when no job does anything any more.
-    Drain(RpcReplyPort<()>),
-    /// From its own tasks: running jobs may have outcomes to note; these finished ones have.
-    OutcomesAvailable,
-    LateOutcomes(Vec<Uuid>),
-    /// From a job's actor, with its incarnation and the commands that it carried out: it has nothing to do.
-    Idle(Uuid, u64, u64),
-    /// From its own timer, with the incarnation that crashed: it has waited long enough.
-    Start(Uuid, u64),
-    /// From its own task: a job is deleted, or still there, with all that remains of it.
-    Deleted(Uuid, Deletion),
-    /// From its own timer.
-    Sweep,
-}
-
-/// What a job can be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum JobCommand {
-    Cancel,
-    Pause,
-    Resume,
-    RetryFailed,
-}
-
-/// How a deletion ended, and who waits to hear.
-pub struct Deletion {
-    outcome: Result<(), Error>,
-    reply: Option<Reply<()>>,
-}
-
-/// What jobs need of the rest of the node.
-#[derive(Clone)]
-pub struct Dependencies {
-    pub store: Store,
-    pub clock: Clock,
-    pub queue: queue::Handle,
-    pub instances: InstanceLister,
-    pub is_suppressed: SuppressionCheck,
-    /// What becomes of rows whose outcome stays unknown, where their instance says nothing.
-    pub on_ambiguous: AmbiguousPolicy,
-}
-
-/// What every job's actor needs.
-#[derive(Clone)]
-pub(super) struct JobContext {
-    dependencies: Dependencies,
-    pub folders: JobFolders,
-    pub options: Arc<Options>,
-}
-
-impl Deref for JobContext {
-    type Target = Dependencies;
-    fn deref(&self) -> &Dependencies {
-        &self.dependencies
-    }
-}
-
-/// The parent of every job's actor.
+/// The supervisor of the actors of all jobs.
 pub struct BulkSupervisor;
 
+/// The arguments of the supervisor.
 #[derive(Clone)]
 pub struct Arguments {
-    pub(super) shared: JobContext,
+    context: JobContext,
     publish: Arc<watch::Sender<Arc<JobDirectory>>>,
 }
 
 impl Arguments {
-    /// What the supervisor is made of, and the handle that reads what it publishes. The jobs' files lie in `data`.
+    /// The arguments of the supervisor, and the handle of the jobs. `data` is the data folder.
     ///
     /// # Errors
     ///
-    /// The folder of jobs cannot be created or read.
+    /// The folder `jobs` of the data folder cannot be created or read.
     pub fn new(
         options: Options,
         data: &Path,
-        around: Dependencies,
+        dependencies: Dependencies,
         slot: ActorSlot<Msg>,
     ) -> Result<(Self, Handle), Error> {
-        let jobs = JobFolders::open(data)?;
+        let folders = JobFolders::open(data)?;
         let publish = Arc::new(watch::Sender::new(Arc::new(JobDirectory::new())));
         let handle = Handle {
             slot,
             directory: publish.subscribe(),
-            store: around.store.clone(),
-            folders: jobs.clone(),
+            store: dependencies.store.clone(),
+            folders: folders.clone(),
             max_rows: options.max_rows,
-            instances: around.instances.clone(),
+            instances: dependencies.instances.clone(),
         };
-        around.queue.set_bulk_row_lookup(provider_id_lookup(publish.subscribe(), jobs.clone()));
-        let shared = JobContext { dependencies: around, folders: jobs, options: Arc::new(options) };
-        Ok((Self { shared, publish }, handle))
+        dependencies.queue.set_bulk_row_lookup(bulk_row_lookup(publish.subscribe(), folders.clone()));
+        let context = JobContext { dependencies, folders, options: Arc::new(options) };
+        Ok((Self { context, publish }, handle))
     }
 }
 
+/// The state of the supervisor.
 pub struct State {
     arguments: Arguments,
     jobs: HashMap<Uuid, SupervisedJob>,
-    /// Grows with every actor that is started or stopped; tells an incarnation from those before it.
+    /// Number of the last incarnation of any actor. A number identifies one incarnation of a job's actor.
     incarnations: u64,
     draining: bool,
-    /// Those who listen for outcomes; they end with the supervisor.
+    /// Watch for outcomes; aborted with the supervisor.
     _outcome_watchers: [AbortOnDropHandle<()>; 2],
 }
 
+/// A job and its actor.
 struct SupervisedJob {
     job: Arc<JobEntry>,
     kind: JobKind,
+    /// `None` while the job is idle, its actor waits for a restart, or the job is being deleted.
     child: Option<JobChild>,
     restart_policy: RestartPolicy,
     incarnation: u64,
-    /// Commands that were passed on to this incarnation.
+    /// Number of commands that were sent to this incarnation.
     commands_sent: u64,
-    /// It is being deleted: nothing is started any more.
+    /// The job is being deleted; no actor is started.
     deleting: bool,
 }
 
+/// A running actor of a job.
 struct JobChild {
     actor: ActorRef<actor::Msg>,
     id: ActorId,
-    /// A look is on its way to it.
+    /// Whether a [`Poll`](actor::Msg::Poll) is in the actor's mailbox.
     poll_pending: Arc<AtomicBool>,
 }
 
 impl JobChild {
+    /// Sends a poll, unless one is pending.
     fn poll(&self) {
         if !self.poll_pending.swap(true, Ordering::AcqRel) {
             let _ = self.actor.cast(actor::Msg::Poll);
@@ -187,8 +129,8 @@ impl Actor for BulkSupervisor {
     type Arguments = Arguments;
 
     async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
-        let changed = arguments.shared.queue.subscribe_outcomes();
-        let listening = [
+        let changed = arguments.context.queue.subscribe_outcomes();
+        let watchers = [
             tokio::spawn(watch_outcomes(changed.clone(), me.clone())),
             tokio::spawn(watch_late_outcomes(changed, arguments.clone(), me.clone())),
         ];
@@ -197,11 +139,11 @@ impl Actor for BulkSupervisor {
             jobs: HashMap::new(),
             incarnations: 0,
             draining: false,
-            _outcome_watchers: listening.map(AbortOnDropHandle::new),
+            _outcome_watchers: watchers.map(AbortOnDropHandle::new),
         };
-        for (slot, record, standing) in storage::load_all(&state.arguments.shared.store)? {
-            let (id, is_finished) = (record.id, standing.status.is_finished());
-            state.register(slot, &record, &standing);
+        for (slot, record, checkpoint) in storage::load_all(&state.arguments.context.store)? {
+            let (id, is_finished) = (record.id, checkpoint.status.is_finished());
+            state.register(slot, &record, &checkpoint);
             if !is_finished {
                 state.start(&me, id).await;
             }
@@ -224,14 +166,18 @@ impl Actor for BulkSupervisor {
             Msg::Delete(id, reply) => state.delete(&me, id, Some(reply)),
             Msg::Drain(reply) => state.drain(reply),
             Msg::OutcomesAvailable => {
-                state.jobs.values().filter_map(|entry| entry.child.as_ref()).for_each(JobChild::poll);
+                for child in state.jobs.values().filter_map(|entry| entry.child.as_ref()) {
+                    child.poll();
+                }
             }
             Msg::LateOutcomes(ids) => {
                 for id in ids {
                     state.start(&me, id).await;
                 }
             }
-            Msg::Idle(id, incarnation, done) => state.stop_if_idle(id, incarnation, done),
+            Msg::Idle { job, incarnation, commands_done } => {
+                state.stop_if_idle(job, incarnation, commands_done);
+            }
             Msg::Start(id, incarnation) => {
                 if state.jobs.get(&id).is_some_and(|entry| entry.incarnation == incarnation) {
                     state.start(&me, id).await;
@@ -254,7 +200,7 @@ impl Actor for BulkSupervisor {
                 state.on_child_exit(&me, cell.get_id(), &cause.to_string())
             }
             SupervisionEvent::ActorTerminated(cell, _, reason) => {
-                state.on_child_exit(&me, cell.get_id(), reason.as_deref().unwrap_or("it stopped"));
+                state.on_child_exit(&me, cell.get_id(), reason.as_deref().unwrap_or("stopped"));
             }
             _ => {}
         }
@@ -262,19 +208,19 @@ impl Actor for BulkSupervisor {
     }
 }
 
-/// Tells running jobs of outcomes, at a bounded rate.
+/// Signals outcomes to the supervisor, at a bounded rate.
 async fn watch_outcomes(mut changed: watch::Receiver<u64>, supervisor: ActorRef<Msg>) {
     while changed.changed().await.is_ok() {
         let first = *changed.borrow_and_update();
-        let enough = changed.wait_for(|count| count.saturating_sub(first) >= OUTCOME_BATCH_SIZE);
-        let _ = tokio::time::timeout(OUTCOME_BATCH_WAIT, enough).await;
+        let batch_is_full = changed.wait_for(|count| count.saturating_sub(first) >= OUTCOME_BATCH_SIZE);
+        let _ = tokio::time::timeout(OUTCOME_BATCH_WAIT, batch_is_full).await;
         if supervisor.cast(Msg::OutcomesAvailable).is_err() {
             return;
         }
     }
 }
 
-/// Finds finished jobs of which something became known that they have not noted.
+/// Finds ended jobs with outcomes that they have not recorded, and reports them to the supervisor.
 async fn watch_late_outcomes(
     mut changed: watch::Receiver<u64>,
     arguments: Arguments,
@@ -282,12 +228,12 @@ async fn watch_late_outcomes(
 ) {
     let directory = arguments.publish.subscribe();
     loop {
-        let (queue, known) = (arguments.shared.queue.clone(), directory.borrow().clone());
-        let has_news = move |known: &&Arc<JobEntry>| {
-            let finished = known.progress.borrow().status.is_finished();
-            finished && queue.outcomes(known.slot, 1).is_ok_and(|outcomes| !outcomes.is_empty())
+        let (queue, jobs) = (arguments.context.queue.clone(), directory.borrow().clone());
+        let has_outcomes = move |job: &&Arc<JobEntry>| {
+            let is_finished = job.progress.borrow().status.is_finished();
+            is_finished && queue.outcomes(job.slot, 1).is_ok_and(|outcomes| !outcomes.is_empty())
         };
-        let find = move || known.values().filter(has_news).map(|known| known.id).collect::<Vec<_>>();
+        let find = move || jobs.values().filter(has_outcomes).map(|job| job.id).collect::<Vec<_>>();
         let late = tokio::task::spawn_blocking(find).await.unwrap_or_default();
         if !late.is_empty() && supervisor.cast(Msg::LateOutcomes(late)).is_err() {
             return;
@@ -301,20 +247,19 @@ async fn watch_late_outcomes(
 
 impl State {
     fn publish(&self) {
-        let shown = self.jobs.iter().filter(|(_, entry)| !entry.deleting);
-        let directory = shown.map(|(id, entry)| (*id, entry.job.clone())).collect();
+        let visible = self.jobs.iter().filter(|(_, entry)| !entry.deleting);
+        let directory = visible.map(|(id, entry)| (*id, entry.job.clone())).collect();
         self.arguments.publish.send_replace(Arc::new(directory));
     }
 
-    fn register(&mut self, slot: u16, record: &JobRecord, standing: &Checkpoint) {
-        let progress = watch::Sender::new(standing.progress(record.total));
-        let known = Arc::new(JobEntry { id: record.id, slot, created_at: record.created_at, progress });
-        let patience = RestartPolicy::new(RESTART_DELAY, RESTART_MAX_DELAY, u32::MAX);
+    fn register(&mut self, slot: u16, record: &JobRecord, checkpoint: &Checkpoint) {
+        let progress = watch::Sender::new(checkpoint.progress(record.total));
+        let job = Arc::new(JobEntry { id: record.id, slot, created_at: record.created_at, progress });
         let entry = SupervisedJob {
-            job: known,
+            job,
             kind: record.kind,
             child: None,
-            restart_policy: patience,
+            restart_policy: RestartPolicy::new(RESTART_DELAY, RESTART_MAX_DELAY, u32::MAX),
             incarnation: 0,
             commands_sent: 0,
             deleting: false,
@@ -322,19 +267,20 @@ impl State {
         self.jobs.insert(record.id, entry);
     }
 
-    /// Deletes the files of jobs that came to no record, or lost theirs.
+    /// Deletes folders without a record: a crash interrupted the creation or the deletion of their jobs.
     fn delete_orphan_folders(&self) {
-        let files = &self.arguments.shared.folders;
+        let folders = &self.arguments.context.folders;
         let known: HashSet<_> = self.jobs.keys().copied().collect();
-        files.existing_ids().into_iter().filter(|id| !known.contains(id)).for_each(|id| files.remove(id));
+        for id in folders.existing_ids() {
+            if !known.contains(&id) {
+                folders.remove(id);
+            }
+        }
     }
 
     async fn create(&mut self, me: &ActorRef<Msg>, job: NewJob, rows: JobDraft) -> Result<(), Error> {
-        let JobContext {
-            options,
-            folders: jobs,
-            dependencies: Dependencies { clock, store, instances: devices, .. },
-        } = &self.arguments.shared;
+        let JobContext { options, folders, dependencies } = self.arguments.context.clone();
+        let Dependencies { clock, store, instances, .. } = dependencies;
         let id = job.id;
         if self.jobs.contains_key(&id) {
             return Err(Error::Exists(id));
@@ -349,27 +295,30 @@ impl State {
         if let Plan::Text(text) = &job.plan {
             rows.format.template(text)?;
         }
-        let senders = senders::initial_senders(&job.senders, &devices())?;
+        let senders = senders::initial_senders(&job.senders, &instances())?;
         let now = clock.now();
         let record = JobRecord::new(job, rows.format.clone(), rows.total, now);
-        let standing = Checkpoint::new(record.format.start(), senders, now);
-        let place = jobs.clone();
-        let kept = tokio::task::spawn_blocking(move || rows.persist(&place, id)).await;
-        kept.unwrap_or(Err(Error::Store(relevo_store::Error::Panicked)))?;
+        let checkpoint = Checkpoint::new(record.format.start(), senders, now);
+        let target = folders.clone();
+        let persisted = tokio::task::spawn_blocking(move || rows.persist(&target, id)).await;
+        persisted.unwrap_or(Err(Error::Store(relevo_store::Error::Panicked)))?;
         let written = {
-            let (record, standing) = (record.clone(), standing.clone());
-            store.write(move |tx| storage::create(tx, &record, &standing)).await
+            let (record, checkpoint) = (record.clone(), checkpoint.clone());
+            store.write(move |tx| storage::create(tx, &record, &checkpoint)).await
         };
         let slot = match written {
             Ok(Some(slot)) => slot,
-            Ok(None) | Err(_) => {
-                jobs.remove(id);
-                written?;
+            Ok(None) => {
+                folders.remove(id);
                 return Err(Error::TooManyJobs { limit: usize::from(relevo_domain::BulkItem::JOBS) });
             }
+            Err(error) => {
+                folders.remove(id);
+                return Err(error.into());
+            }
         };
-        tracing::info!(job = %id, rows = record.total, "a bulk job was created");
-        self.register(slot, &record, &standing);
+        tracing::info!(job = %id, rows = record.total, "bulk job created");
+        self.register(slot, &record, &checkpoint);
         self.publish();
         self.start(me, id).await;
         Ok(())
@@ -382,13 +331,13 @@ impl State {
         self.start(me, id).await;
         let Some(entry) = self.jobs.get_mut(&id) else { return };
         let Some(child) = &entry.child else {
-            return drop(reply.send(Err(Error::Gone(crate::supervisor::ActorUnavailable))));
+            return drop(reply.send(Err(Error::Gone(ActorUnavailable))));
         };
         entry.commands_sent += 1;
         let _ = child.actor.cast(actor::Msg::Command(command, reply));
     }
 
-    /// Starts a job's actor, unless it has one.
+    /// Starts a job's actor, unless it runs.
     async fn start(&mut self, me: &ActorRef<Msg>, id: Uuid) {
         self.incarnations += 1;
         let incarnation = self.incarnations;
@@ -398,92 +347,109 @@ impl State {
         }
         (entry.incarnation, entry.commands_sent) = (incarnation, 0);
         let supervisor = me.clone();
-        let idle = move |done| drop(supervisor.cast(Msg::Idle(id, incarnation, done)));
-        let nudged = Arc::new(AtomicBool::new(false));
+        let on_idle = move |commands_done| {
+            let _ = supervisor.cast(Msg::Idle { job: id, incarnation, commands_done });
+        };
+        let poll_pending = Arc::new(AtomicBool::new(false));
         let arguments = actor::Arguments {
             job: entry.job.clone(),
-            shared: self.arguments.shared.clone(),
-            poll_pending: nudged.clone(),
-            on_idle: Box::new(idle),
+            context: self.arguments.context.clone(),
+            poll_pending: poll_pending.clone(),
+            on_idle: Box::new(on_idle),
         };
         match Actor::spawn_linked(None, JobActor, arguments, me.get_cell()).await {
             Ok((actor, _)) => {
-                entry.child = Some(JobChild { id: actor.get_id(), actor, poll_pending: nudged })
+                entry.child = Some(JobChild { id: actor.get_id(), actor, poll_pending });
             }
             Err(error) => self.schedule_restart(me, id, &error.to_string()),
         }
     }
 
-    /// A job's actor has nothing to do; it ends, unless it was asked for something meanwhile.
-    fn stop_if_idle(&mut self, id: Uuid, incarnation: u64, done: u64) {
+    /// Stops an idle actor, unless a command was sent to it that it has not processed.
+    fn stop_if_idle(&mut self, id: Uuid, incarnation: u64, commands_done: u64) {
         let Some(entry) = self.jobs.get_mut(&id) else { return };
         if entry.incarnation == incarnation
-            && entry.commands_sent == done
+            && entry.commands_sent == commands_done
             && let Some(child) = entry.child.take()
         {
-            child.actor.stop(Some("the job has nothing to do".to_owned()));
+            child.actor.stop(Some("the job is idle".to_owned()));
         }
     }
 
+    /// Begins to delete an ended job. `reply` is `None` for a deletion by the retention.
     fn delete(&mut self, me: &ActorRef<Msg>, id: Uuid, reply: Option<Reply<()>>) {
-        let found = self.jobs.get_mut(&id).filter(|entry| !entry.deleting).ok_or(Error::Unknown(id));
-        let refused = found.and_then(|entry| {
-            let status = entry.job.progress.borrow().status;
-            if status.is_finished() {
-                entry.deleting = true;
-                Ok((entry.job.clone(), entry.child.take()))
-            } else {
-                Err(Error::State { status, why: "cancel it before it is deleted" })
-            }
-        });
-        let (known, child) = match refused {
+        let (job, child) = match self.mark_deleting(id) {
             Ok(found) => found,
-            Err(error) => return reply.into_iter().for_each(|reply| drop(reply.send(Err(error.clone())))),
+            Err(error) => {
+                if let Some(reply) = reply {
+                    let _ = reply.send(Err(error));
+                }
+                return;
+            }
         };
         self.publish();
-        let (shared, supervisor) = (self.arguments.shared.clone(), me.clone());
+        let (context, supervisor) = (self.arguments.context.clone(), me.clone());
         tokio::spawn(async move {
             if let Some(child) = child {
                 let _ = child.actor.stop_and_wait(Some("the job is deleted".to_owned()), None).await;
             }
-            let outcome = deletion::delete(&shared, &known).await;
+            let outcome = delete_job(&context, &job).await;
             let _ = supervisor.cast(Msg::Deleted(id, Deletion { outcome, reply }));
         });
     }
 
+    /// Marks an ended job as being deleted; returns its entry and its actor.
+    fn mark_deleting(&mut self, id: Uuid) -> Result<(Arc<JobEntry>, Option<JobChild>), Error> {
+        let entry = self.jobs.get_mut(&id).filter(|entry| !entry.deleting).ok_or(Error::Unknown(id))?;
+        let status = entry.job.progress.borrow().status;
+        if !status.is_finished() {
+            return Err(Error::State { status, why: "cancel it before you delete it" });
+        }
+        entry.deleting = true;
+        Ok((entry.job.clone(), entry.child.take()))
+    }
+
     fn finish_deletion(&mut self, id: Uuid, Deletion { outcome, reply }: Deletion) {
         match &outcome {
-            Ok(()) => drop(self.jobs.remove(&id)),
+            Ok(()) => {
+                self.jobs.remove(&id);
+            }
             Err(error) => {
-                tracing::error!(job = %id, %error, "a bulk job could not be deleted");
-                self.jobs.get_mut(&id).into_iter().for_each(|entry| entry.deleting = false);
+                tracing::error!(job = %id, %error, "bulk job deletion failed");
+                if let Some(entry) = self.jobs.get_mut(&id) {
+                    entry.deleting = false;
+                }
                 self.publish();
             }
         }
-        reply.into_iter().for_each(|reply| drop(reply.send(outcome.clone())));
+        if let Some(reply) = reply {
+            let _ = reply.send(outcome);
+        }
     }
 
-    /// Deletes what was kept long enough.
+    /// Deletes jobs after their retention.
     fn sweep(&mut self, me: &ActorRef<Msg>) {
-        let JobContext { options, dependencies: around, .. } = &self.arguments.shared;
-        let now = around.clock.now();
-        let is_old = |entry: &SupervisedJob| {
-            let keep = match entry.kind {
+        let options = &self.arguments.context.options;
+        let now = self.arguments.context.clock.now();
+        let is_expired = |entry: &SupervisedJob| {
+            let retention = match entry.kind {
                 JobKind::File => options.retention,
                 JobKind::List => options.broadcast_retention,
             };
             let progress = entry.job.progress.borrow();
-            progress.status.is_finished() && progress.ended_at.is_some_and(|ended| ended + keep <= now)
+            progress.status.is_finished() && progress.ended_at.is_some_and(|ended| ended + retention <= now)
         };
-        let old: Vec<_> = self.jobs.iter().filter(|(_, entry)| is_old(entry)).map(|(id, _)| *id).collect();
-        for id in old {
+        let expired: Vec<_> =
+            self.jobs.iter().filter(|(_, entry)| is_expired(entry)).map(|(id, _)| *id).collect();
+        for id in expired {
             self.delete(me, id, None);
         }
     }
 
-    /// A child's end that nobody asked for.
+    /// Handles the end of an actor. Actors that the supervisor stopped are not children any more.
     fn on_child_exit(&mut self, me: &ActorRef<Msg>, child: ActorId, cause: &str) {
-        let is_child = |entry: &SupervisedJob| entry.child.as_ref().is_some_and(|known| known.id == child);
+        let is_child =
+            |entry: &SupervisedJob| entry.child.as_ref().is_some_and(|running| running.id == child);
         let found = self.jobs.iter().find(|(_, entry)| is_child(entry)).map(|(id, _)| *id);
         if let Some(id) = found {
             self.schedule_restart(me, id, cause);
@@ -493,10 +459,10 @@ impl State {
     fn schedule_restart(&mut self, me: &ActorRef<Msg>, id: Uuid, cause: &str) {
         let Some(entry) = self.jobs.get_mut(&id) else { return };
         entry.child = None;
-        let pause = entry.restart_policy.record_crash().unwrap_or(RESTART_MAX_DELAY);
-        tracing::error!(job = %id, cause, ?pause, "a bulk job's actor ended and will be replaced");
+        let delay = entry.restart_policy.record_crash().unwrap_or(RESTART_MAX_DELAY);
+        tracing::error!(job = %id, cause, ?delay, "bulk job actor stopped; restarting");
         let incarnation = entry.incarnation;
-        me.send_after(pause, move || Msg::Start(id, incarnation));
+        me.send_after(delay, move || Msg::Start(id, incarnation));
     }
 
     fn drain(&mut self, reply: RpcReplyPort<()>) {
@@ -508,4 +474,15 @@ impl State {
             let _ = reply.send(());
         });
     }
+}
+
+/// Deletes a job whose actor has stopped: its slot in the queue, its record, its files. Each step can be repeated after a
+/// crash. Without its record, the job is gone; leftover files are deleted at the next start.
+async fn delete_job(context: &JobContext, job: &JobEntry) -> Result<(), Error> {
+    let slot = job.slot;
+    context.queue.delete_job(slot).await?;
+    context.store.write(move |tx| storage::delete(tx, slot)).await?;
+    let (folders, id) = (context.folders.clone(), job.id);
+    let _ = tokio::task::spawn_blocking(move || folders.remove(id)).await;
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! The pass over a file while it streams in.
+//! The check of a file while it streams in: counts rows, finds bad phone numbers, and refuses files that cannot be read.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,28 +7,30 @@ use super::error::EncodingFault;
 use super::parser::{Cells, RecordSplitter, is_blank};
 use super::{BadFile, Format, MAX_ROWS, MAX_SAMPLE, Position, Separator, phone};
 
-/// What a file was found to hold.
+/// The result of a successful check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileSummary {
+    /// How the rows are read later.
     pub format: Format,
-    /// Rows, the bad ones too.
+    /// Number of rows, including the bad ones.
     pub rows: u32,
-    /// Rows whose telephone is bad.
+    /// Number of rows whose phone number is bad.
     pub bad: u32,
-    /// The first [`MAX_SAMPLE`] of them.
+    /// The first [`MAX_SAMPLE`] bad rows.
     pub bad_sample: Vec<BadRow>,
 }
 
-/// A row that cannot be sent.
+/// A row whose phone number is bad.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BadRow {
-    /// From 1, as an editor counts.
+    /// Line of the file, from 1, as an editor counts.
     pub line: u64,
+    /// Why the phone number is bad.
     pub reason: String,
 }
 
-/// Checks a file that comes in pieces of any size. Holds one record (64 KiB) and the first 64 KiB at most, and
-/// finds the same whatever the pieces are.
+/// Checks a file that arrives in pieces of any size. It buffers at most one record (64 KiB) or the first 64 KiB of the
+/// file. The result does not depend on the sizes of the pieces.
 #[derive(Debug)]
 pub struct Checker {
     max_rows: u32,
@@ -37,7 +39,7 @@ pub struct Checker {
 
 #[derive(Debug)]
 enum CheckStage {
-    /// The beginning, until there is enough of it to choose a separator.
+    /// The beginning of the file, until it suffices to choose a separator.
     Sample(Vec<u8>),
     Rows(Box<RowChecker>),
 }
@@ -49,12 +51,16 @@ impl Default for Checker {
 }
 
 impl Checker {
-    /// `max_rows`: the most rows that are accepted.
+    /// A checker that refuses files with more than `max_rows` rows.
     pub fn new(max_rows: u32) -> Self {
         Self { max_rows, stage: CheckStage::Sample(Vec::new()) }
     }
 
-    /// Takes the next piece of the file. After an error the checker has nothing more to say.
+    /// Checks the next piece of the file.
+    ///
+    /// # Errors
+    ///
+    /// The reason why the whole file is refused. The checker must not be used after an error.
     pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), BadFile> {
         if let CheckStage::Sample(sample) = &mut self.stage {
             let missing = SAMPLE_BYTES.saturating_sub(sample.len()).min(bytes.len());
@@ -68,16 +74,20 @@ impl Checker {
             self.stage = CheckStage::Rows(RowChecker::new(&sample, false, self.max_rows)?);
         }
         match &mut self.stage {
-            CheckStage::Rows(reading) => reading.push(bytes),
+            CheckStage::Rows(rows) => rows.push(bytes),
             CheckStage::Sample(_) => Ok(()),
         }
     }
 
-    /// The file is complete.
+    /// Ends the check of a complete file.
+    ///
+    /// # Errors
+    ///
+    /// The reason why the whole file is refused, for example [`BadFile::Empty`].
     pub fn finish(self) -> Result<FileSummary, BadFile> {
         match self.stage {
             CheckStage::Sample(sample) => RowChecker::new(&sample, true, self.max_rows)?.finish(),
-            CheckStage::Rows(reading) => reading.finish(),
+            CheckStage::Rows(rows) => rows.finish(),
         }
     }
 }
@@ -87,12 +97,12 @@ struct RowChecker {
     max_rows: u32,
     separator: Separator,
     header: Option<Vec<String>>,
-    /// Where rows begin, as far as that is known.
+    /// Where the first row begins, as far as it is known.
     start: Position,
-    /// A record that is not blank was seen.
+    /// Whether a record that is not blank was checked.
     seen_first_record: bool,
     splitter: RecordSplitter,
-    /// The beginning of a record whose end has not come yet.
+    /// The beginning of a record whose end has not arrived yet.
     partial_record: Vec<u8>,
     /// Where the current record begins.
     position: Position,
@@ -101,9 +111,9 @@ struct RowChecker {
 }
 
 impl RowChecker {
-    fn new(sample: &[u8], whole: bool, max_rows: u32) -> Result<Box<Self>, BadFile> {
-        let (separator, start) = dialect::detect_dialect(sample, whole)?;
-        let mut reading = Box::new(Self {
+    fn new(sample: &[u8], is_complete: bool, max_rows: u32) -> Result<Box<Self>, BadFile> {
+        let (separator, start) = dialect::detect_dialect(sample, is_complete)?;
+        let mut checker = Box::new(Self {
             max_rows,
             separator,
             header: None,
@@ -116,8 +126,8 @@ impl RowChecker {
             bad_sample: Vec::new(),
         });
         let skipped = usize::try_from(start.offset).unwrap_or(usize::MAX);
-        reading.push(sample.get(skipped..).unwrap_or_default())?;
-        Ok(reading)
+        checker.push(sample.get(skipped..).unwrap_or_default())?;
+        Ok(checker)
     }
 
     fn push(&mut self, mut bytes: &[u8]) -> Result<(), BadFile> {
@@ -154,7 +164,7 @@ impl RowChecker {
         }
     }
 
-    /// Judges one record, its line end included, and moves past it.
+    /// Checks one record, including its line end, and moves past it.
     fn check_record(&mut self, record: &[u8]) -> Result<(), BadFile> {
         let line = self.position.line;
         let text = decode_text(record, line)?;
@@ -183,7 +193,7 @@ impl RowChecker {
     }
 }
 
-/// The record as text, or where it stops being text.
+/// Decodes a record as UTF-8 text. The error has the line and column of the first bad byte.
 fn decode_text(record: &[u8], line: u64) -> Result<&str, BadFile> {
     let (valid, bad) = match std::str::from_utf8(record) {
         Ok(text) => (text, None),

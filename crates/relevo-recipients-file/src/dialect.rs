@@ -1,16 +1,16 @@
-//! What the beginning of a file tells about the rest.
+//! Detection of the dialect (separator, header, file type) from the beginning of a file.
 
 use super::error::{DocumentType, EncodingFault};
 use super::parser::{Cells, RecordSplitter, is_blank};
 use super::{BadFile, Position, Separator, phone};
 
-/// How much of a file is looked at, in bytes and in rows.
+/// Size of the sample, in bytes and in rows.
 pub(super) const SAMPLE_BYTES: usize = 64 * 1024;
 const SAMPLE_ROWS: usize = 100;
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
-/// First bytes of files that people take for CSV.
+/// First bytes of file types that users upload in place of CSV.
 const MAGIC: [(&[u8], DocumentType); 5] = [
     (b"PK\x03\x04", DocumentType::Workbook),
     (b"\xD0\xCF\x11\xE0", DocumentType::OldWorkbook),
@@ -19,7 +19,7 @@ const MAGIC: [(&[u8], DocumentType); 5] = [
     (b"{\\rtf", DocumentType::Rtf),
 ];
 
-/// Words for a column of telephone numbers.
+/// Names of a column with phone numbers.
 const PHONE_WORDS: [&str; 21] = [
     "phone",
     "phones",
@@ -45,8 +45,8 @@ const PHONE_WORDS: [&str; 21] = [
 ];
 const NUMBER_WORDS: [&str; 5] = ["numero", "número", "nro", "num", "contacto"];
 
-/// The separator, and where the first record begins. `whole`: `sample` is the entire file.
-pub(super) fn detect_dialect(sample: &[u8], whole: bool) -> Result<(Separator, Position), BadFile> {
+/// Detects the separator and where the first record begins. `is_complete`: `sample` is the entire file.
+pub(super) fn detect_dialect(sample: &[u8], is_complete: bool) -> Result<(Separator, Position), BadFile> {
     reject_documents(sample)?;
     let mut start = Position { offset: 0, row: 0, line: 1 };
     let mut text = sample;
@@ -59,10 +59,10 @@ pub(super) fn detect_dialect(sample: &[u8], whole: bool) -> Result<(Separator, P
         start.line = 2;
         return Ok((separator, start));
     }
-    Ok((guess_separator(text, whole)?, start))
+    Ok((guess_separator(text, is_complete)?, start))
 }
 
-/// Whether the first cell of the first row names its column.
+/// Whether the first cell of the first row is the name of a column.
 pub(super) fn is_header(cell: &str) -> bool {
     if !cell.chars().any(char::is_alphabetic) || phone::parse(cell).is_ok() {
         return false;
@@ -92,7 +92,7 @@ fn reject_documents(sample: &[u8]) -> Result<(), BadFile> {
     }
 }
 
-/// The `sep=;` line that Excel understands, with its length.
+/// The separator of a first line `sep=;` (an Excel convention), and the length of that line.
 fn declared_separator(text: &[u8]) -> Option<(Separator, usize)> {
     let end = text.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(text.len());
     let (line, rest) = text.split_at_checked(end)?;
@@ -103,56 +103,57 @@ fn declared_separator(text: &[u8]) -> Option<(Separator, usize)> {
     key.eq_ignore_ascii_case(b"sep=").then(|| (separator, end.saturating_add(ending)))
 }
 
-/// How well a separator explains the first rows.
+/// How well a separator fits the first rows.
 #[derive(Debug, Clone, Copy)]
 struct SeparatorScore {
     separator: Separator,
-    /// It stands in the first row.
+    /// The first row contains it.
     in_first: bool,
-    /// It stands after the first cell of a header.
+    /// It follows the first cell of a header.
     after_header: bool,
-    /// Rows in which it stands after a telephone number, and the line of the first of them.
+    /// Number of rows in which it follows a phone number.
     matches: usize,
+    /// Line of the first of those rows.
     line: u64,
 }
 
-fn guess_separator(text: &[u8], whole: bool) -> Result<Separator, BadFile> {
-    let tallies = Separator::ALL.map(|separator| score_separator(text, whole, separator));
-    let pipe = tallies.iter().find(|tally| tally.separator == Separator::Pipe && tally.in_first);
-    let most = tallies.iter().map(|tally| tally.matches).max().unwrap_or_default();
+fn guess_separator(text: &[u8], is_complete: bool) -> Result<Separator, BadFile> {
+    let scores = Separator::ALL.map(|separator| score_separator(text, is_complete, separator));
+    let pipe = scores.iter().find(|score| score.separator == Separator::Pipe && score.in_first);
+    let most = scores.iter().map(|score| score.matches).max().unwrap_or_default();
     if most == 0 {
-        // No row can be sent to. Whatever is chosen, its rows are reported as bad.
-        let guess = tallies.iter().find(|tally| tally.after_header);
-        let guess = pipe.or(guess).or_else(|| tallies.iter().find(|tally| tally.in_first));
-        return Ok(guess.map_or(Separator::Pipe, |tally| tally.separator));
+        // No row has a valid phone number. With any separator, all rows are reported as bad.
+        let guess = scores.iter().find(|score| score.after_header);
+        let guess = pipe.or(guess).or_else(|| scores.iter().find(|score| score.in_first));
+        return Ok(guess.map_or(Separator::Pipe, |score| score.separator));
     }
     if pipe.is_some_and(|pipe| pipe.matches > 0) {
         return Ok(Separator::Pipe);
     }
-    let mut best = tallies.iter().filter(|tally| tally.matches == most);
+    let mut best = scores.iter().filter(|score| score.matches == most);
     match (best.next(), best.next()) {
         (Some(first), Some(second)) => Err(BadFile::AmbiguousSeparator {
             line: first.line.max(second.line),
             first: first.separator,
             second: second.separator,
         }),
-        (first, _) => Ok(first.map_or(Separator::Pipe, |tally| tally.separator)),
+        (first, _) => Ok(first.map_or(Separator::Pipe, |score| score.separator)),
     }
 }
 
-fn score_separator(text: &[u8], whole: bool, separator: Separator) -> SeparatorScore {
-    let mut tally = SeparatorScore { separator, in_first: false, after_header: false, matches: 0, line: 1 };
-    let mut cutter = RecordSplitter::new(separator, 1);
+fn score_separator(text: &[u8], is_complete: bool, separator: Separator) -> SeparatorScore {
+    let mut score = SeparatorScore { separator, in_first: false, after_header: false, matches: 0, line: 1 };
+    let mut splitter = RecordSplitter::new(separator, 1);
     let mut rest = text;
     let mut rows = 0;
     while rows < SAMPLE_ROWS && !rest.is_empty() {
-        let line = cutter.line();
-        // A file that cannot be cut this way may still be cut another way.
-        let Ok(cut) = cutter.record_end(rest) else { break };
-        if cut.is_none() && !whole {
+        let line = splitter.line();
+        // A file that cannot be split with this separator may be valid with another one.
+        let Ok(end) = splitter.record_end(rest) else { break };
+        if end.is_none() && !is_complete {
             break;
         }
-        let Some((record, after)) = rest.split_at_checked(cut.unwrap_or(rest.len())) else { break };
+        let Some((record, after)) = rest.split_at_checked(end.unwrap_or(rest.len())) else { break };
         rest = after;
         let Some(record) = std::str::from_utf8(record).ok().filter(|record| !is_blank(record, separator))
         else {
@@ -165,14 +166,14 @@ fn score_separator(text: &[u8], whole: bool, separator: Separator) -> SeparatorS
             continue;
         }
         if rows == 1 {
-            tally.in_first = true;
-            tally.after_header = is_header(&first)
+            score.in_first = true;
+            score.after_header = is_header(&first)
                 && !Separator::ALL.iter().any(|other| first.contains(char::from(other.byte())));
         }
         if phone::parse(&first).is_ok() {
-            tally.line = if tally.matches == 0 { line } else { tally.line };
-            tally.matches = tally.matches.saturating_add(1);
+            score.line = if score.matches == 0 { line } else { score.line };
+            score.matches = score.matches.saturating_add(1);
         }
     }
-    tally
+    score
 }

@@ -1,4 +1,5 @@
-//! Why a file or a template is refused, in the words of the documented API: what, where, and what to do.
+//! The errors of files, phone numbers and templates. The texts are Spanish, as the documented API has them; each says
+//! what is wrong, where, and what to do.
 
 use std::fmt;
 
@@ -43,14 +44,14 @@ pub enum BadFile {
     NotText(DocumentType),
 }
 
-/// What stands where UTF-8 should.
+/// What was found in place of UTF-8 text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EncodingFault {
-    /// The byte order mark of UTF-16: what Excel calls “Unicode text”.
+    /// The byte order mark of UTF-16, the format that Excel calls “Unicode text”.
     Utf16,
-    /// A zero byte, which UTF-16 without a mark is full of.
+    /// A zero byte. UTF-16 text without a byte order mark has many of them.
     NulByte,
-    /// A byte that no UTF-8 text has in this place; Latin-1 and Windows-1252 write accents so.
+    /// A byte that is not valid UTF-8 at this position. Latin-1 and Windows-1252 encode accents as such bytes.
     Byte(u8),
 }
 
@@ -66,17 +67,17 @@ impl fmt::Display for EncodingFault {
     }
 }
 
-/// What a file is instead of rows of text.
+/// The type of a file that is not a text file with rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DocumentType {
     /// `.xlsx`, `.ods` or any other ZIP.
     Workbook,
-    /// `.xls`, and the other documents of old Office.
+    /// `.xls` and other documents of old Office versions.
     OldWorkbook,
     Pdf,
     Gzip,
     Rtf,
-    /// HTML or XML: what many sites offer as “export to Excel”.
+    /// HTML or XML, which many sites offer as “export to Excel”.
     Markup,
     Json,
 }
@@ -96,9 +97,10 @@ impl fmt::Display for DocumentType {
 }
 
 impl BadFile {
-    /// The part of the upload that is wrong.
+    /// Name of the form field that has the error.
     pub const FIELD: &'static str = "file";
 
+    /// The class of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
             BadFile::TooManyRows { .. } => ErrorKind::TooLarge,
@@ -107,10 +109,10 @@ impl BadFile {
     }
 }
 
-/// Why the first cell of a row is nobody's address. Costs the row, never the job.
+/// Why the first cell of a row is not a phone number. It makes the row bad, never the job.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadPhone {
-    /// The spreadsheet rounded the number: its last digits are lost, and no guess is made.
+    /// The spreadsheet rounded the number. Its last digits are lost and are not guessed.
     #[error(
         "{cell} es un número en notación científica: la hoja de cálculo perdió sus últimos dígitos; dé a la \
          columna el formato Texto, escriba el número de nuevo y exporte otra vez"
@@ -129,9 +131,10 @@ pub enum BadTemplate {
 }
 
 impl BadTemplate {
-    /// The part of the upload that is wrong.
+    /// Name of the form field that has the error.
     pub const FIELD: &'static str = "message";
 
+    /// The class of the error.
     pub fn kind(&self) -> ErrorKind {
         ErrorKind::Invalid
     }

@@ -1,18 +1,18 @@
-//! Files of recipients, and the message that is written to each of them.
+//! CSV files of recipients, and the template of the message that each recipient gets.
 //!
-//! A file is checked while it streams in ([`Checker`]), in bounded memory, and is read again page by page
-//! ([`Source`]) from any [`Place`] that a page named. Both see the same rows: they cut, split and judge by the
-//! same functions, and whatever was learned from the beginning of the file travels in the [`Format`].
+//! [`Checker`] checks a file while it streams in, in bounded memory. [`RowReader`] reads the checked file page by page,
+//! from any [`Position`] that a page returned. Both find the same rows: they share the functions that split and parse
+//! records, and the [`Format`] carries what the checker detected at the beginning of the file.
 //!
-//! - **Rows.** One record each, first the recipient, then the values. Records with nothing in them (blanks,
-//!   separators, empty quotes) are no rows. Cells lose surrounding blanks, and `="…"` around a value.
-//! - **Separator.** A first line `sep=;` decides, as it does for Excel. Otherwise it is the one of `|`, tab, `;`
-//!   and `,` before which most of the first rows have a telephone number; `|` is preferred where it stands in the
-//!   first row. Equal counts are refused as ambiguous. A file without separators has one column.
-//! - **Header.** The first row is one if its first cell has letters and no digit, or has a usual word for a
-//!   telephone (`Phone 1 - Value`) and at most two digits, and is no recipient. Anything else there is data, a
-//!   bad telephone too.
-//! - **Bad telephones** are counted and named with their line; they cost a row and never the file.
+//! - **Rows.** A row is one record: first the recipient, then the values. Empty records (blanks, separators, empty
+//!   quotes) are not rows. Surrounding blanks of a cell are removed, and `="…"` around a value.
+//! - **Separator.** A first line `sep=;` decides, as in Excel. Otherwise the separator is the one of `|`, tab, `;` and
+//!   `,` that follows a phone number in most of the first rows. `|` is preferred if the first row contains it. Equal
+//!   counts are refused as ambiguous. A file without separators has one column.
+//! - **Header.** The first row is a header if its first cell is no recipient and either has letters and no digit, or has
+//!   a usual word for a phone (`Phone 1 - Value`) and at most two digits. Any other first row is data, even with a bad
+//!   phone number.
+//! - **Bad phone numbers** are counted and reported with their line. They make a row bad, never the file.
 
 mod checker;
 mod dialect;
@@ -33,26 +33,27 @@ pub use error::{BadFile, BadPhone, BadTemplate, DocumentType, EncodingFault};
 pub use reader::{RecipientRow, RowPage, RowReader};
 pub use template::TextTemplate;
 
-/// The most rows of a file. Source: the documented API of bulk files.
+/// Maximum number of rows of a file. Source: the documented API of bulk files.
 pub const MAX_ROWS: u32 = 1_000_000;
 
-/// The longest record, in bytes.
+/// Maximum length of a record, in bytes.
 pub const MAX_LINE: usize = 64 * 1024;
 
-/// How many bad rows are named; the others are only counted.
+/// Maximum number of bad rows that are reported with line and reason; further ones are only counted.
 pub const MAX_SAMPLE: usize = 100;
 
-/// How the rows of one file are read: learned once, kept with the job.
+/// How the rows of one file are read. Detected once and stored with the job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Format {
+    /// What separates the columns.
     pub separator: Separator,
-    /// The names of all columns as they are written, that of the recipient first.
+    /// The names of all columns as the file spells them; the first is the recipient's.
     pub header: Option<Vec<String>>,
     /// Where the first row begins: after a byte order mark, a `sep=` line and the header.
     pub start: Position,
 }
 
-/// What stands between columns.
+/// The character between two columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Separator {
@@ -87,13 +88,13 @@ impl fmt::Display for Separator {
     }
 }
 
-/// A place between two records of a file, from which reading can go on.
+/// A position between two records of a file, from which reading can continue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
-    /// Bytes before it.
+    /// Number of bytes before it.
     pub offset: u64,
-    /// Rows before it, which is the number of the next row.
+    /// Number of rows before it, which is the number of the next row.
     pub row: u32,
-    /// The line that begins here, from 1.
+    /// Number of the line that begins here, from 1.
     pub line: u64,
 }

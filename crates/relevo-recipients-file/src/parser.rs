@@ -1,26 +1,26 @@
-//! Where records and cells end.
+//! Splitting of bytes into records, and of records into cells.
 //!
-//! One transition table serves the streaming [`Cutter`] and the [`Cells`] of a record, so that both agree about
-//! every byte. The dialect is RFC 4180 with what people write by hand: a quote opens a cell only at its start
-//! (blanks may precede it), is literal elsewhere, and a quoted cell that goes on after its closing quote on the
-//! same line (`"Tienda" Sur`) is taken as it stands. When the quotes span lines, the same is an error: an
-//! opening quote that nobody closed would otherwise swallow rows silently. LF, CR LF and CR end a record.
+//! The streaming [`RecordSplitter`] and the [`Cells`] of a record use one transition table, so that they agree about
+//! every byte. The dialect is RFC 4180, extended for files written by hand: a quote opens a quoted cell only at the
+//! start of the cell (blanks may precede it) and is literal elsewhere. A quoted cell that continues after its closing
+//! quote on the same line (`"Tienda" Sur`) is accepted literally. If the quotes span lines, such text is an error:
+//! otherwise an unclosed quote would silently consume the following rows. LF, CR LF and CR end a record.
 
 use std::borrow::Cow;
 
 use super::{BadFile, MAX_LINE, Separator};
 
-/// Where in a cell a byte stands.
+/// State of the parser within a cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Nothing but blanks so far.
+    /// Only blanks so far.
     Start,
     Plain,
     /// Within quotes.
     Quoted {
         spans: bool,
     },
-    /// Right after a quote that closes the cell, or is the first of a pair.
+    /// Directly after a quote that closes the cell or is the first of an escaped pair.
     Closed {
         spans: bool,
     },
@@ -30,11 +30,12 @@ enum State {
     },
 }
 
+/// What a byte does.
 enum Transition {
     To(State),
     CellEnd,
     RecordEnd,
-    /// Text after a closing quote whose opening is on another line.
+    /// Text after a closing quote whose opening quote is on another line.
     StrayText,
 }
 
@@ -68,20 +69,20 @@ impl State {
     }
 }
 
-/// Finds the ends of records in bytes that come in pieces of any size.
+/// Finds the ends of records in bytes that arrive in pieces of any size.
 #[derive(Debug)]
 pub(super) struct RecordSplitter {
     separator: u8,
     state: State,
-    /// Bytes of the record so far.
+    /// Length of the current record so far, in bytes.
     length: usize,
-    /// The physical line of the next byte, from 1.
+    /// Line of the next byte, from 1; line breaks within quotes count.
     line: u64,
-    /// Where the quotes of the cell were opened.
+    /// Line of the opening quote of the cell.
     quote_line: u64,
-    /// The last byte was a carriage return within quotes: a line feed belongs to it.
+    /// The last byte was a carriage return within quotes; a line feed that follows belongs to it.
     after_quoted_cr: bool,
-    /// The record ended with a carriage return: a line feed belongs to it.
+    /// The record ended with a carriage return; a line feed that follows belongs to it.
     after_record_cr: bool,
 }
 
@@ -98,12 +99,13 @@ impl RecordSplitter {
         }
     }
 
-    /// The line on which the next record begins, after a record was cut.
+    /// The line on which the next record begins.
     pub(super) fn line(&self) -> u64 {
         self.line
     }
 
-    /// How many of `bytes` complete the current record, its line end included; `None`: all, and it goes on.
+    /// Number of `bytes` that complete the current record, including its line end. `None`: the record continues after
+    /// `bytes`.
     pub(super) fn record_end(&mut self, bytes: &[u8]) -> Result<Option<usize>, BadFile> {
         for (at, &byte) in bytes.iter().enumerate() {
             if self.after_record_cr {
@@ -131,7 +133,7 @@ impl RecordSplitter {
         Ok(None)
     }
 
-    /// Nothing follows: the current record, if any, is complete.
+    /// Ends the current record at the end of the file.
     pub(super) fn finish(&mut self) -> Result<(), BadFile> {
         match self.state {
             State::Quoted { .. } => Err(BadFile::UnclosedQuote { line: self.quote_line }),
@@ -171,7 +173,7 @@ impl RecordSplitter {
     }
 }
 
-/// The cells of one record that a [`Cutter`] cut, without quotes and surrounding blanks.
+/// The cells of one record of a [`RecordSplitter`], without quotes and surrounding blanks.
 pub(super) struct Cells<'a> {
     rest: Option<&'a str>,
     separator: u8,
@@ -197,7 +199,7 @@ impl<'a> Iterator for Cells<'a> {
                     return text.get(..at).map(|cell| unquote(cell, state));
                 }
                 Transition::RecordEnd => return text.get(..at).map(|cell| unquote(cell, state)),
-                // A cutter refuses such a record.
+                // The splitter refuses such a record.
                 Transition::StrayText => state = State::Plain,
             }
         }
@@ -205,7 +207,7 @@ impl<'a> Iterator for Cells<'a> {
     }
 }
 
-/// What a cell says, from how it is written and the state in which it ended.
+/// The value of a cell, from its spelling and the state in which it ended.
 fn unquote(cell: &str, state: State) -> Cow<'_, str> {
     let cell = cell.trim();
     let quoted = || cell.strip_prefix('"')?.strip_suffix('"');
@@ -216,7 +218,7 @@ fn unquote(cell: &str, state: State) -> Cow<'_, str> {
     }
 }
 
-/// Whether a record says nothing: blanks, separators, empty quotes, marks that nobody sees.
+/// Whether a record is empty: only blanks, separators, quotes, control and invisible characters.
 pub(super) fn is_blank(record: &str, separator: Separator) -> bool {
     let separator = char::from(separator.byte());
     record
@@ -224,7 +226,7 @@ pub(super) fn is_blank(record: &str, separator: Separator) -> bool {
         .all(|c| c == separator || c == '"' || c.is_whitespace() || c.is_control() || is_invisible(c))
 }
 
-/// Zero-width characters and direction marks, which copying from a page or a chat brings along.
+/// Whether a character is a zero-width character or a direction mark. Copying from pages or chats inserts them.
 pub(super) fn is_invisible(c: char) -> bool {
     matches!(c, '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}' | '\u{2066}'..='\u{2069}' | '\u{FEFF}')
 }

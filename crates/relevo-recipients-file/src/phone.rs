@@ -1,4 +1,4 @@
-//! Telephone numbers as spreadsheets leave them.
+//! Parsing of phone numbers as spreadsheets export them.
 
 use std::borrow::Cow;
 
@@ -7,17 +7,17 @@ use relevo_domain::{Recipient, ValidationError};
 use super::BadPhone;
 use super::parser::is_invisible;
 
-/// What other programs write before a number: Facebook's lead files, Twilio's logs, links.
+/// Prefixes of phone numbers in Facebook's lead files, in links and in Twilio's logs.
 const PREFIXES: [&str; 3] = ["p:", "tel:", "whatsapp:"];
 
-/// The most of a bad cell that is shown again.
+/// Maximum number of characters of a bad cell that an error text repeats.
 const MAX_SHOWN_CHARS: usize = 40;
 
-/// Reads the first cell of a row.
+/// Parses the first cell of a row.
 ///
-/// Beyond what [`Recipient`] accepts: any kind of space and dash, full-width digits, invisible marks, a leading
+/// Accepts, beyond the forms of [`Recipient`]: any kind of space and dash, full-width digits, invisible marks, a leading
 /// apostrophe, `="…"`, a final `.0` or `,0`, and the prefixes `p:`, `tel:` and `whatsapp:`. Scientific notation
-/// is refused even where no digit seems lost, because nobody can see whether one was.
+/// is refused even if no digit seems lost, because lost digits cannot be detected.
 pub(super) fn parse(cell: &str) -> Result<Recipient, BadPhone> {
     let plain = to_ascii(cell);
     let text = strip_wrapping(plain.trim());
@@ -29,7 +29,7 @@ pub(super) fn parse(cell: &str) -> Result<Recipient, BadPhone> {
         .map_err(|invalid: ValidationError| BadPhone::Invalid { reason: invalid.reason })
 }
 
-/// The same text in plain ASCII spelling, as far as there is one.
+/// Replaces characters by their ASCII equivalents and removes invisible ones.
 fn to_ascii(cell: &str) -> Cow<'_, str> {
     if cell.is_ascii() {
         return Cow::Borrowed(cell);
@@ -39,7 +39,7 @@ fn to_ascii(cell: &str) -> Cow<'_, str> {
 
 fn ascii_char(c: char) -> char {
     match c {
-        // Full-width forms stand in the order of ASCII, 0xFEE0 above it.
+        // Full-width forms have the order of ASCII, 0xFEE0 above it.
         '\u{FF01}'..='\u{FF5E}' => u32::from(c).checked_sub(0xFEE0).and_then(char::from_u32).unwrap_or(c),
         '\u{2010}'..='\u{2015}' | '\u{2212}' => '-',
         '\u{2018}' | '\u{2019}' => '\'',
@@ -49,7 +49,7 @@ fn ascii_char(c: char) -> char {
     }
 }
 
-/// Without what makes a spreadsheet keep a number as text, and without a known prefix.
+/// Removes what makes a spreadsheet treat a number as text (`="…"`, apostrophes), and a known prefix.
 fn strip_wrapping(text: &str) -> &str {
     let text = text.strip_prefix('=').unwrap_or(text).trim();
     let inner = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
@@ -62,7 +62,7 @@ fn strip_wrapping(text: &str) -> &str {
     prefix.and_then(|prefix| text.get(prefix.len()..)).unwrap_or(text).trim()
 }
 
-/// Without the `.0` of a number that went through floating point.
+/// Removes the `.0` of a number that was stored as floating point.
 fn strip_zero_decimals(text: &str) -> &str {
     let head = text.strip_suffix(".0").or_else(|| text.strip_suffix(",0"));
     let digits = |head: &&str| {
@@ -72,7 +72,7 @@ fn strip_zero_decimals(text: &str) -> &str {
     head.filter(digits).unwrap_or(text)
 }
 
-/// `5.1987E+10`, with a point or a comma.
+/// Whether a text is like `5.1987E+10`, with a point or a comma.
 fn is_scientific(text: &str) -> bool {
     let text = text.strip_prefix(['+', '-']).unwrap_or(text);
     let Some((mantissa, exponent)) = text.split_once(['e', 'E']) else { return false };
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn ambiguous_phone_numbers_are_refused() {
-        for (cell, says) in [
+        for (cell, expected) in [
             ("", "requerido"),
             ("12", "corto"),
             ("51987654321 / 51987654322", "dígitos"),
@@ -134,7 +134,7 @@ mod tests {
             ("=HOY()", "dígitos"),
         ] {
             let bad = parse(cell).unwrap_err().to_string();
-            assert!(bad.contains(says), "{cell}: {bad}");
+            assert!(bad.contains(expected), "{cell}: {bad}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The rows of a checked file, page by page.
+//! Reading of the rows of a checked file, page by page.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
@@ -9,85 +9,96 @@ use relevo_domain::Recipient;
 use super::parser::{Cells, RecordSplitter, is_blank};
 use super::{BadPhone, Format, Position, Separator, phone};
 
-/// The most bytes of a file that one page covers, so that wide rows do not make pages large in memory.
+/// Maximum number of bytes of a file that one page covers; it bounds the memory of a page with wide rows.
 const MAX_PAGE_BYTES: u64 = 1024 * 1024;
 
+/// Size of the read buffer, in bytes.
 const BUFFER: usize = 64 * 1024;
 
-/// A checked file, open for reading. Reads block: call it where blocking is allowed.
+/// A checked file, open for reading. Reads block the thread.
 #[derive(Debug)]
 pub struct RowReader {
     file: BufReader<File>,
     separator: Separator,
 }
 
-/// Some rows in a row.
+/// Consecutive rows of a file.
 #[derive(Debug)]
 pub struct RowPage {
+    /// In the order of the file.
     pub rows: Vec<RecipientRow>,
-    /// Where the next page begins; `None` at the end of the file. A page may be empty before the end where many
-    /// lines are blank.
+    /// Where the next page begins; `None` at the end of the file. A page before the end may be empty if many lines are
+    /// blank.
     pub next: Option<Position>,
 }
 
 /// One row of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecipientRow {
-    /// From 0.
+    /// Number of the row, from 0.
     pub number: u32,
-    /// The line on which it begins, from 1.
+    /// Line on which it begins, from 1.
     pub line: u64,
-    /// Bytes of the file before it.
+    /// Number of bytes of the file before it.
     pub offset: u64,
-    /// The first cell as it is written.
+    /// The first cell as the file spells it.
     pub cell: String,
+    /// The recipient, parsed from the first cell.
     pub to: Result<Recipient, BadPhone>,
-    /// The cells after the first: `@valor1` is the first of them. Empty ones at the end are left out.
+    /// The cells after the first; `@valor1` is the first of them. Empty cells at the end are removed.
     pub values: Vec<String>,
 }
 
 impl RowReader {
-    /// Opens a file that a `Checker` passed, with the format that it found.
+    /// Opens a file that a [`Checker`](super::Checker) accepted, with the format that it detected.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be opened.
     pub fn open(path: &Path, format: &Format) -> io::Result<Self> {
         let file = BufReader::with_capacity(BUFFER, File::open(path)?);
         Ok(Self { file, separator: format.separator })
     }
 
-    /// Up to `limit` rows (at least 1) from a place that [`Format::start`] or an earlier page named; fewer where they are
-    /// large. Fails with `InvalidData` if the file is no longer what was checked.
+    /// Reads up to `limit` rows (at least 1) from `from`, which is [`Format::start`] or [`RowPage::next`] of an earlier
+    /// page. Returns fewer rows if they are large.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read. `InvalidData`: the file is no longer the one that was checked.
     pub fn page(&mut self, from: Position, limit: usize) -> io::Result<RowPage> {
         self.file.seek(SeekFrom::Start(from.offset))?;
-        let mut cutter = RecordSplitter::new(self.separator, from.line);
-        let mut place = from;
+        let mut splitter = RecordSplitter::new(self.separator, from.line);
+        let mut position = from;
         let mut rows = Vec::new();
         let mut record = Vec::new();
-        while rows.len() < limit && place.offset.saturating_sub(from.offset) < MAX_PAGE_BYTES {
+        while rows.len() < limit && position.offset.saturating_sub(from.offset) < MAX_PAGE_BYTES {
             record.clear();
-            self.read_record(&mut cutter, &mut record)?;
+            self.read_record(&mut splitter, &mut record)?;
             if record.is_empty() {
                 return Ok(RowPage { rows, next: None });
             }
             let text = std::str::from_utf8(&record).map_err(invalid_data)?;
-            let begins = place;
-            place.offset = place.offset.saturating_add(record.len() as u64);
-            place.line = cutter.line();
+            let start = position;
+            position.offset = position.offset.saturating_add(record.len() as u64);
+            position.line = splitter.line();
             if !is_blank(text, self.separator) {
-                rows.push(parse_row(text, self.separator, begins));
-                place.row = place.row.saturating_add(1);
+                rows.push(parse_row(text, self.separator, start));
+                position.row = position.row.saturating_add(1);
             }
         }
-        let ended = self.file.fill_buf()?.is_empty();
-        Ok(RowPage { rows, next: (!ended).then_some(place) })
+        let is_at_end = self.file.fill_buf()?.is_empty();
+        Ok(RowPage { rows, next: (!is_at_end).then_some(position) })
     }
 
-    /// Reads one record with its line end; nothing at the end of the file.
-    fn read_record(&mut self, cutter: &mut RecordSplitter, record: &mut Vec<u8>) -> io::Result<()> {
+    /// Appends one record with its line end to `record`; appends nothing at the end of the file.
+    fn read_record(&mut self, splitter: &mut RecordSplitter, record: &mut Vec<u8>) -> io::Result<()> {
         loop {
             let bytes = self.file.fill_buf()?;
             if bytes.is_empty() {
-                return cutter.finish().map_err(invalid_data);
+                return splitter.finish().map_err(invalid_data);
             }
-            let end = cutter.record_end(bytes).map_err(invalid_data)?;
+            let end = splitter.record_end(bytes).map_err(invalid_data)?;
             let used = end.unwrap_or(bytes.len());
             record.extend(bytes.iter().take(used));
             self.file.consume(used);
@@ -98,17 +109,17 @@ impl RowReader {
     }
 }
 
-fn parse_row(record: &str, separator: Separator, begins: Position) -> RecipientRow {
+fn parse_row(record: &str, separator: Separator, start: Position) -> RecipientRow {
     let mut cells = Cells::new(record, separator);
     let cell = cells.next().unwrap_or_default().trim().to_owned();
     let to = phone::parse(&cell);
     let mut values: Vec<String> = cells.map(|cell| strip_formula(&cell).to_owned()).collect();
     let filled = values.iter().rposition(|value| !value.is_empty()).map_or(0, |last| last.saturating_add(1));
     values.truncate(filled);
-    RecipientRow { number: begins.row, line: begins.line, offset: begins.offset, cell, to, values }
+    RecipientRow { number: start.row, line: start.line, offset: start.offset, cell, to, values }
 }
 
-/// `="00123"` is how exports keep Excel from rewriting a value.
+/// Removes `="…"`, which exports write around a value so that Excel does not reformat it.
 fn strip_formula(cell: &str) -> &str {
     let inner = cell.strip_prefix("=\"").and_then(|rest| rest.strip_suffix('"'));
     inner.map_or(cell, str::trim)

@@ -1,23 +1,23 @@
-//! A message with places for the values of a row.
+//! Message templates with placeholders for the values of a row.
 
 use super::{BadTemplate, Format, RecipientRow};
 
-/// What stands where a row has no value. Source: the documented API of bulk files.
+/// Replaces a missing value. Source: the documented API of bulk files.
 const MISSING_VALUE: &str = "---";
 
-/// The documented name of a column by its place, without its number.
+/// The documented placeholder of a column by its position, without the number.
 const COLUMN_PREFIX: &str = "valor";
 
 /// A message template, compiled once for all rows of a file.
 ///
-/// - `@valorN`, N from 1 and as many digits as follow: the N-th column after the recipient.
-/// - `@name` with a name from the header, whole (`@nombres` is not `@nombre`), without regard to case, the
-///   longest name that fits; not right after a letter or digit, so that `ana@nombre.com` stays an address. The
-///   name of the first column gives the recipient.
-/// - Any other `@word` stays as it is: it may be an address or a handle.
+/// - `@valorN`, with N from 1 and all digits that follow, is the N-th column after the recipient.
+/// - `@name` is the column that the header calls `name`. The whole name must match (`@nombres` is not `@nombre`), the
+///   case does not matter, and the longest matching name is used. It is not replaced directly after a letter or digit,
+///   so that `ana@nombre.com` stays an address. The name of the first column is replaced by the recipient.
+/// - Any other `@word` is literal text, for example an address or a handle.
 ///
-/// A value that is absent or empty is written `---`. Values are inserted as they are: what looks like a place in
-/// a value is not filled.
+/// An absent or empty value is rendered as `---`. Values are inserted literally: placeholders in a value are not
+/// replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextTemplate {
     parts: Vec<TemplatePart>,
@@ -28,31 +28,35 @@ enum TemplatePart {
     Text(String),
     /// The recipient's number.
     Recipient,
-    /// A place in [`Row::values`].
+    /// An index into [`RecipientRow::values`].
     Value(usize),
 }
 
 impl TextTemplate {
-    /// Refuses a message without any text.
+    /// Compiles a template for the rows of one file.
+    ///
+    /// # Errors
+    ///
+    /// [`BadTemplate::Empty`]: the message has no text.
     pub fn parse(message: &str, format: &Format) -> Result<Self, BadTemplate> {
         if message.trim().is_empty() {
             return Err(BadTemplate::Empty);
         }
         let names = ColumnNames::new(format);
-        let mut pieces = Vec::new();
+        let mut parts = Vec::new();
         let mut text = String::new();
         let mut rest = message;
         while let Some(at) = rest.find('@') {
             let (before, from) = rest.split_at_checked(at).unwrap_or((rest, ""));
             text.push_str(before);
             let word = from.strip_prefix('@').unwrap_or(from);
-            let within = text.chars().next_back().is_some_and(is_word);
-            match parse_numbered(word).or_else(|| names.find(word).filter(|_| !within)) {
-                Some((piece, after)) => {
+            let is_within_word = text.chars().next_back().is_some_and(is_word);
+            match parse_numbered(word).or_else(|| names.find(word).filter(|_| !is_within_word)) {
+                Some((part, after)) => {
                     if !text.is_empty() {
-                        pieces.push(TemplatePart::Text(std::mem::take(&mut text)));
+                        parts.push(TemplatePart::Text(std::mem::take(&mut text)));
                     }
-                    pieces.push(piece);
+                    parts.push(part);
                     rest = after;
                 }
                 None => {
@@ -63,25 +67,25 @@ impl TextTemplate {
         }
         text.push_str(rest);
         if !text.is_empty() {
-            pieces.push(TemplatePart::Text(text));
+            parts.push(TemplatePart::Text(text));
         }
-        Ok(Self { parts: pieces })
+        Ok(Self { parts })
     }
 
-    /// A message as short as any row's: one letter in the place of each value.
+    /// A message no longer than that of any row: each placeholder is replaced by one letter.
     pub fn minimal_text(&self) -> String {
-        let piece = |piece: &TemplatePart| match piece {
+        let render_part = |part: &TemplatePart| match part {
             TemplatePart::Text(text) => text.clone(),
             TemplatePart::Recipient | TemplatePart::Value(_) => "x".to_owned(),
         };
-        self.parts.iter().map(piece).collect()
+        self.parts.iter().map(render_part).collect()
     }
 
-    /// The message for one row, of any length.
+    /// Renders the message for one row. Its length is not limited.
     pub fn render(&self, row: &RecipientRow) -> String {
         let mut message = String::new();
-        for piece in &self.parts {
-            match piece {
+        for part in &self.parts {
+            match part {
                 TemplatePart::Text(text) => message.push_str(text),
                 TemplatePart::Recipient => match &row.to {
                     Ok(to) => message.push_str(&to.to_string()),
@@ -97,7 +101,7 @@ impl TextTemplate {
     }
 }
 
-/// `valor12…`: the piece and what follows it.
+/// Parses `valor12…`; returns the placeholder and the text after it.
 fn parse_numbered(word: &str) -> Option<(TemplatePart, &str)> {
     let (name, rest) = word.split_at_checked(COLUMN_PREFIX.len())?;
     let length = rest.bytes().take_while(u8::is_ascii_digit).count();
@@ -105,12 +109,12 @@ fn parse_numbered(word: &str) -> Option<(TemplatePart, &str)> {
     if !name.eq_ignore_ascii_case(COLUMN_PREFIX) || digits.is_empty() {
         return None;
     }
-    // A number beyond any column is a missing value like any other.
+    // A number without a column is a missing value.
     let column = digits.parse::<usize>().unwrap_or(usize::MAX);
     Some((TemplatePart::Value(column.checked_sub(1)?), after))
 }
 
-/// The names of the columns, the longest first.
+/// The names of the columns, longest first.
 struct ColumnNames<'a> {
     names: Vec<(&'a str, TemplatePart)>,
 }
@@ -123,20 +127,21 @@ impl<'a> ColumnNames<'a> {
             .filter(|(name, _)| !name.is_empty())
             .map(|(name, value)| (name, value.map_or(TemplatePart::Recipient, TemplatePart::Value)))
             .collect();
-        // Stable: of two columns with one name, the first is meant.
+        // The sort is stable: of two columns with the same name, the first is used.
         names.sort_by_key(|(name, _)| std::cmp::Reverse(name.chars().count()));
         Self { names }
     }
 
+    /// The column whose name begins `text`, and the text after the name.
     fn find<'t>(&self, text: &'t str) -> Option<(TemplatePart, &'t str)> {
-        self.names.iter().find_map(|(name, piece)| {
+        self.names.iter().find_map(|(name, part)| {
             let after = strip_name(text, name)?;
-            Some((piece.clone(), after))
+            Some((part.clone(), after))
         })
     }
 }
 
-/// What follows `name` at the beginning of `text`, if the word ends there.
+/// The text after `name` if `text` begins with it and the word ends there.
 fn strip_name<'t>(text: &'t str, name: &str) -> Option<&'t str> {
     let mut chars = text.chars();
     for expected in name.chars() {
@@ -150,7 +155,7 @@ fn strip_name<'t>(text: &'t str, name: &str) -> Option<&'t str> {
     ends.then_some(after)
 }
 
-/// Whether a character continues a word.
+/// Whether a character is part of a word.
 fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }

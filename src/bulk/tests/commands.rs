@@ -1,4 +1,4 @@
-//! What people may tell a job.
+//! Tests of the commands of jobs: cancel, pause, resume, retry, delete, list.
 
 use uuid::Uuid;
 
@@ -10,174 +10,174 @@ use relevo_store::{BlobSet, Key, Space};
 
 #[tokio::test]
 async fn cancelled_job_sends_no_more_rows() {
-    let world = BulkFixture::with_options(Options { window: 50, ..Options::default() }).await;
-    let id = world.create(job(), 200).await;
-    world.wait_until(id, |progress| progress.taken >= 50).await;
-    let view = world.handle.cancel(id).await.unwrap();
+    let fixture = BulkFixture::with_options(Options { window: 50, ..Options::default() }).await;
+    let id = fixture.create(job(), 200).await;
+    fixture.wait_until(id, |progress| progress.taken >= 50).await;
+    let view = fixture.handle.cancel(id).await.unwrap();
     assert_eq!(view.progress.status, JobStatus::Cancelled);
-    let progress = world.wait_until(id, |progress| progress.counts.cancelled >= 50).await;
+    let progress = fixture.wait_until(id, |progress| progress.counts.cancelled >= 50).await;
     assert_eq!((progress.counts.cancelled, progress.counts.sent), (50, 0));
-    world.run_both_instances();
-    assert!(world.bench.handle.lease(ONE, 9, 9).await.unwrap().leases.is_empty());
-    let results = world.results(id).await;
+    fixture.run_both_instances();
+    assert!(fixture.queue.handle.lease(ONE, 9, 9).await.unwrap().leases.is_empty());
+    let results = fixture.results(id).await;
     assert_eq!(results[0].status, RowStatus::Message(Sent::Cancelled));
     assert_eq!(results[199].status, RowStatus::Message(Sent::Cancelled));
-    assert!(matches!(world.handle.resume(id).await, Err(Error::State { .. })));
+    assert!(matches!(fixture.handle.resume(id).await, Err(Error::State { .. })));
 }
 
 #[tokio::test]
 async fn paused_job_survives_a_crash_and_resumes_without_gaps() {
-    let mut world = BulkFixture::with_options(Options { window: 50, ..Options::default() }).await;
-    let id = world.create(job(), 120).await;
-    world.wait_until(id, |progress| progress.taken >= 50).await;
-    assert_eq!(world.handle.pause(id).await.unwrap().progress.status, JobStatus::Paused);
-    assert_eq!(world.bench.handle.depth(ONE).unwrap().total(), 0, "nothing waits in the queue");
-    world.crash().await;
-    assert_eq!(world.view(id).progress.status, JobStatus::Paused);
-    world.run_both_instances();
-    world.handle.pause(id).await.unwrap();
-    assert!(world.attempt_counts().is_empty());
-    world.handle.resume(id).await.unwrap();
-    let progress = world.wait_completed(id).await;
+    let mut fixture = BulkFixture::with_options(Options { window: 50, ..Options::default() }).await;
+    let id = fixture.create(job(), 120).await;
+    fixture.wait_until(id, |progress| progress.taken >= 50).await;
+    assert_eq!(fixture.handle.pause(id).await.unwrap().progress.status, JobStatus::Paused);
+    assert_eq!(fixture.queue.handle.depth(ONE).unwrap().total(), 0, "the queue has no row of the job");
+    fixture.crash().await;
+    assert_eq!(fixture.view(id).progress.status, JobStatus::Paused);
+    fixture.run_both_instances();
+    fixture.handle.pause(id).await.unwrap();
+    assert!(fixture.attempt_counts().is_empty());
+    fixture.handle.resume(id).await.unwrap();
+    let progress = fixture.wait_completed(id).await;
     assert_eq!((progress.counts.sent, progress.counts.cancelled), (120, 0));
-    assert_eq!(world.attempt_counts(), vec![1; 120]);
+    assert_eq!(fixture.attempt_counts(), vec![1; 120]);
 }
 
 #[tokio::test]
 async fn withdrawn_rows_are_reread_with_their_values() {
     const ROWS: u32 = 60;
-    let world = BulkFixture::open().await;
-    let mut upload = world.handle.upload().unwrap();
-    // Some megabytes, which are read in several pages.
-    let filling = "x".repeat(60_000);
+    let fixture = BulkFixture::open().await;
+    let mut upload = fixture.handle.upload().unwrap();
+    // A few megabytes, so that the rows are read in several pages.
+    let padding = "x".repeat(60_000);
     for row in 0..ROWS {
-        upload.write(format!("{}|{row}|{filling}\n", phone(row)).into()).await.unwrap();
+        upload.write(format!("{}|{row}|{padding}\n", phone(row)).into()).await.unwrap();
     }
     let rows = upload.finish().await.unwrap();
     let file = NewJob { kind: JobKind::File, plan: Plan::Text("@valor1".to_owned()), ..job() };
-    let id = world.handle.create(file, rows).await.unwrap().id;
-    world.wait_until(id, |progress| progress.taken == ROWS).await;
-    world.handle.pause(id).await.unwrap();
-    assert_eq!(world.bench.handle.depth(ONE).unwrap().total(), 0);
+    let id = fixture.handle.create(file, rows).await.unwrap().id;
+    fixture.wait_until(id, |progress| progress.taken == ROWS).await;
+    fixture.handle.pause(id).await.unwrap();
+    assert_eq!(fixture.queue.handle.depth(ONE).unwrap().total(), 0);
     for number in [ONE, two()] {
-        world.run_instance(number, |lease| {
+        fixture.run_instance(number, |lease| {
             let Content::Text { body, .. } = &lease.message.content else { return SendResult::Failed };
             let row = lease.id.item().unwrap().row;
             let is_right = *body == row.to_string() && lease.message.to == phone(row).parse().unwrap();
             if is_right { SendResult::Sent } else { SendResult::Failed }
         });
     }
-    world.handle.resume(id).await.unwrap();
-    assert_eq!(world.wait_completed(id).await.counts.sent, ROWS);
-    assert_eq!(world.attempt_counts(), vec![1; ROWS as usize]);
+    fixture.handle.resume(id).await.unwrap();
+    assert_eq!(fixture.wait_completed(id).await.counts.sent, ROWS);
+    assert_eq!(fixture.attempt_counts(), vec![1; ROWS as usize]);
 }
 
 #[tokio::test]
 async fn job_with_a_truncated_source_fails_with_the_reason() {
-    let world = BulkFixture::open().await;
-    let id = world.create(job(), 60).await;
-    world.wait_until(id, |progress| progress.taken == 60).await;
-    world.handle.pause(id).await.unwrap();
-    let source = world.dir.path().join("jobs").join(id.to_string()).join("source");
+    let fixture = BulkFixture::open().await;
+    let id = fixture.create(job(), 60).await;
+    fixture.wait_until(id, |progress| progress.taken == 60).await;
+    fixture.handle.pause(id).await.unwrap();
+    let source = fixture.dir.path().join("jobs").join(id.to_string()).join("source");
     std::fs::File::options().write(true).open(source).unwrap().set_len(0).unwrap();
-    world.run_both_instances();
-    world.handle.resume(id).await.unwrap();
-    let ended = world.wait_until(id, |progress| progress.status == JobStatus::Failed).await;
-    assert!(ended.error.unwrap().contains("the source has no row 0 any more"));
-    assert!(world.attempt_counts().is_empty());
+    fixture.run_both_instances();
+    fixture.handle.resume(id).await.unwrap();
+    let ended = fixture.wait_until(id, |progress| progress.status == JobStatus::Failed).await;
+    assert!(ended.error.unwrap().contains("the source has no row 0"));
+    assert!(fixture.attempt_counts().is_empty());
 }
 
 #[tokio::test]
 async fn retry_failed_resends_failed_rows_only() {
-    let mut world = BulkFixture::open().await;
+    let mut fixture = BulkFixture::open().await;
     let fails = |lease: &crate::queue::Lease| match lease.id.item().unwrap().row % 10 {
         0 => SendResult::Failed,
         1 => SendResult::Ambiguous,
         _ => SendResult::Sent,
     };
-    let players = [world.run_instance(ONE, fails), world.run_instance(two(), fails)];
-    let id = world.create(job(), 1_200).await;
-    let counts = world.wait_completed(id).await.counts;
+    let instances = [fixture.run_instance(ONE, fails), fixture.run_instance(two(), fails)];
+    let id = fixture.create(job(), 1_200).await;
+    let counts = fixture.wait_completed(id).await.counts;
     assert_eq!((counts.sent, counts.failed, counts.ambiguous), (960, 240, 120));
-    for player in players {
-        player.abort();
-        let _ = player.await;
+    for instance in instances {
+        instance.abort();
+        let _ = instance.await;
     }
-    world.handle.retry_failed(id).await.unwrap();
-    world.crash().await;
-    world.run_both_instances();
-    let counts = world.wait_until(id, |progress| progress.counts.sent == 1_080).await.counts;
+    fixture.handle.retry_failed(id).await.unwrap();
+    fixture.crash().await;
+    fixture.run_both_instances();
+    let counts = fixture.wait_until(id, |progress| progress.counts.sent == 1_080).await.counts;
     assert_eq!((counts.failed, counts.ambiguous), (120, 120));
-    world.wait_completed(id).await;
+    fixture.wait_completed(id).await;
     let expected: Vec<_> = (0..1_200).map(|row| if row % 10 == 0 { 2 } else { 1 }).collect();
-    assert_eq!(world.attempt_counts(), expected);
+    assert_eq!(fixture.attempt_counts(), expected);
 }
 
 #[tokio::test]
 async fn deleted_job_leaves_no_files_or_records() {
-    let world = BulkFixture::open().await;
-    world.run_both_instances();
-    let id = world.create(job(), 30).await;
-    world.wait_completed(id).await;
-    world.handle.delete(id).await.unwrap();
-    assert!(matches!(world.handle.get(id), Err(Error::Unknown(_))));
-    assert_eq!(std::fs::read_dir(world.dir.path().join("jobs")).unwrap().count(), 0);
+    let fixture = BulkFixture::open().await;
+    fixture.run_both_instances();
+    let id = fixture.create(job(), 30).await;
+    fixture.wait_completed(id).await;
+    fixture.handle.delete(id).await.unwrap();
+    assert!(matches!(fixture.handle.get(id), Err(Error::Unknown(_))));
+    assert_eq!(std::fs::read_dir(fixture.dir.path().join("jobs")).unwrap().count(), 0);
     for space in [Space::BulkJob, Space::ItemOutcome, Space::ProviderId, Space::Job, Space::Ledger] {
         let (start, end) = (Key::new(space), Key::new(space).after_prefix());
-        assert_eq!(world.bench.store.range(&start, &end).count(), 0, "{space:?}");
+        assert_eq!(fixture.queue.store.range(&start, &end).count(), 0, "{space:?}");
     }
-    let again = world.create(job(), 3).await;
-    assert_eq!(world.wait_completed(again).await.counts.sent, 3, "its place is free for others");
+    let again = fixture.create(job(), 3).await;
+    assert_eq!(fixture.wait_completed(again).await.counts.sent, 3, "its slot can be reused");
 }
 
 #[tokio::test]
 async fn jobs_are_listed_newest_first() {
-    let world = BulkFixture::open().await;
+    let fixture = BulkFixture::open().await;
     let mut ids = Vec::new();
     for n in 0..3 {
-        ids.push(world.handle.create(job(), world.draft([phone(n)])).await.unwrap());
+        ids.push(fixture.handle.create(job(), fixture.draft([phone(n)])).await.unwrap());
     }
     ids.sort_by_key(|view| std::cmp::Reverse((view.created_at, view.id)));
     let expected: Vec<_> = ids.iter().map(|view| view.id).collect();
-    let all = world.handle.list(&ListFilter::default(), None, 10).unwrap();
+    let all = fixture.handle.list(&ListFilter::default(), None, 10).unwrap();
     assert_eq!(all.iter().map(|view| view.id).collect::<Vec<_>>(), expected);
     let after = ListCursor { created_at: ids[0].created_at, id: ids[0].id };
-    let rest = world.handle.list(&ListFilter::default(), Some(after), 1).unwrap();
+    let rest = fixture.handle.list(&ListFilter::default(), Some(after), 1).unwrap();
     assert_eq!(rest[0].id, expected[1]);
     let done = ListFilter { status: Some(JobStatus::Completed), ..ListFilter::default() };
-    assert!(world.handle.list(&done, None, 10).unwrap().is_empty());
+    assert!(fixture.handle.list(&done, None, 10).unwrap().is_empty());
 }
 
 #[tokio::test]
 async fn job_references_its_blobs_until_it_is_deleted() {
-    let world = BulkFixture::open().await;
+    let fixture = BulkFixture::open().await;
     let blob = |digit: &str| BlobRef { sha256: digit.repeat(64), size: 1, mime: "image/png".to_owned() };
     let picture = |digit: &str| {
         let (kind, source) = (MediaKind::Image, MediaSource::Blob(blob(digit)));
         Content::Media(Media { kind, source, caption: None, file_name: None, voice: false })
     };
-    let mut list = world.handle.list_draft().unwrap();
+    let mut list = fixture.handle.list_draft().unwrap();
     list.push("573001234567", Some(&picture("a"))).unwrap();
     list.push("573001234568", Some(&picture("b"))).unwrap();
     let own = NewJob { id: Uuid::from_u128(1), plan: Plan::PerRow, ..job() };
-    world.handle.create(own, list.finish().unwrap()).await.unwrap();
-    let mut list = world.handle.list_draft().unwrap();
+    fixture.handle.create(own, list.finish().unwrap()).await.unwrap();
+    let mut list = fixture.handle.list_draft().unwrap();
     list.push("573001234567", None).unwrap();
     let common = NewJob { id: Uuid::from_u128(2), plan: Plan::Common(picture("c")), ..job() };
-    world.handle.create(common, list.finish().unwrap()).await.unwrap();
+    fixture.handle.create(common, list.finish().unwrap()).await.unwrap();
 
-    let mut needed = BlobSet::default();
-    world.handle.referenced_blobs(&mut needed).unwrap();
+    let mut referenced = BlobSet::default();
+    fixture.handle.referenced_blobs(&mut referenced).unwrap();
     let mut all = BlobSet::default();
     ["a", "b", "c"].into_iter().for_each(|digit| all.insert(&blob(digit)));
-    assert_eq!(needed, all);
+    assert_eq!(referenced, all);
 
-    world.handle.cancel(Uuid::from_u128(1)).await.unwrap();
-    world.wait_until(Uuid::from_u128(1), |progress| progress.counts.cancelled == 2).await;
-    world.handle.delete(Uuid::from_u128(1)).await.unwrap();
-    let mut needed = BlobSet::default();
-    world.handle.referenced_blobs(&mut needed).unwrap();
-    let mut left = BlobSet::default();
-    left.insert(&blob("c"));
-    assert_eq!(needed, left);
+    fixture.handle.cancel(Uuid::from_u128(1)).await.unwrap();
+    fixture.wait_until(Uuid::from_u128(1), |progress| progress.counts.cancelled == 2).await;
+    fixture.handle.delete(Uuid::from_u128(1)).await.unwrap();
+    let mut referenced = BlobSet::default();
+    fixture.handle.referenced_blobs(&mut referenced).unwrap();
+    let mut expected = BlobSet::default();
+    expected.insert(&blob("c"));
+    assert_eq!(referenced, expected);
 }

@@ -1,4 +1,4 @@
-//! A supervisor with jobs on a real queue and real files. The instances are played by the test.
+//! The fixture of the tests: a supervisor of jobs on a real queue and real files, with simulated instances.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -17,20 +17,21 @@ use crate::queue::{self, Lease};
 use crate::supervisor::ActorSlot;
 use relevo_domain::{AmbiguousPolicy, Class, Content, Failure, InstanceNumber, InstanceState, RetryDecision};
 
-/// What an instance does with a message that it was given.
+/// What a simulated instance does with a leased message.
 pub enum SendResult {
     Sent,
     Failed,
     Ambiguous,
 }
 
+/// Decides what a simulated instance does with a lease.
 pub type SendBehaviour = Arc<dyn Fn(&Lease) -> SendResult + Send + Sync>;
 
-/// Who sent what: for each row that was attempted, by which instances, in order.
+/// For each attempted row, the instances that attempted it, in order.
 pub type Attempts = Arc<Mutex<BTreeMap<u32, Vec<InstanceNumber>>>>;
 
 pub struct BulkFixture {
-    pub bench: TestQueue,
+    pub queue: TestQueue,
     pub dir: tempfile::TempDir,
     pub instances: Arc<Mutex<Vec<SenderInstance>>>,
     pub suppressed: Arc<Mutex<HashSet<String>>>,
@@ -61,31 +62,35 @@ impl BulkFixture {
     }
 
     pub async fn with_options(options: Options) -> Self {
-        let bench = TestQueue::open();
-        bench.start().await;
+        let queue = TestQueue::open();
+        queue.start().await;
         let dir = tempfile::tempdir().unwrap();
-        let devices = Arc::new(Mutex::new(vec![sender_instance("one", ONE), sender_instance("two", two())]));
+        let instances =
+            Arc::new(Mutex::new(vec![sender_instance("one", ONE), sender_instance("two", two())]));
         let suppressed = Arc::default();
         let (handle, supervisor) =
-            start_supervisor(&bench, dir.path(), &options, &devices, &suppressed).await;
+            start_supervisor(&queue, dir.path(), &options, &instances, &suppressed).await;
         let attempts = Attempts::default();
-        Self { bench, dir, instances: devices, suppressed, attempts, options, handle, supervisor }
+        Self { queue, dir, instances: instances, suppressed, attempts, options, handle, supervisor }
     }
 
-    /// Kills the supervisor with all jobs in the middle of whatever they do, and starts another on what is there.
+    /// Kills the supervisor with all job actors and starts another one on the same data.
     pub async fn crash(&mut self) {
         self.supervisor.kill_and_wait(None).await.unwrap();
-        // What was on its way to the queue arrives before its dead sender's successor looks.
-        self.bench.handle.withdraw_items(Vec::new()).await.unwrap();
+        // A no-op request: when it completes, the queue has processed all requests of the killed actors.
+        self.queue.handle.withdraw_items(Vec::new()).await.unwrap();
         let started =
-            start_supervisor(&self.bench, self.dir.path(), &self.options, &self.instances, &self.suppressed)
+            start_supervisor(&self.queue, self.dir.path(), &self.options, &self.instances, &self.suppressed)
                 .await;
         (self.handle, self.supervisor) = started;
     }
 
     pub fn set_state(&self, number: InstanceNumber, state: InstanceState) {
-        let mut devices = self.instances.lock().unwrap();
-        devices.iter_mut().filter(|device| device.number == number).for_each(|device| device.state = state);
+        let mut instances = self.instances.lock().unwrap();
+        instances
+            .iter_mut()
+            .filter(|instance| instance.number == number)
+            .for_each(|instance| instance.state = state);
     }
 
     pub fn draft(&self, phones: impl IntoIterator<Item = String>) -> JobDraft {
@@ -99,14 +104,14 @@ impl BulkFixture {
         self.handle.create(job, rows).await.unwrap().id
     }
 
-    /// An instance that plays its part until the end of the test.
+    /// Runs a simulated instance until the end of the test.
     pub fn run_instance(
         &self,
         number: InstanceNumber,
-        play: impl Fn(&Lease) -> SendResult + Send + Sync + 'static,
+        behaviour: impl Fn(&Lease) -> SendResult + Send + Sync + 'static,
     ) -> JoinHandle<()> {
-        let (queue, attempts) = (self.bench.handle.clone(), self.attempts.clone());
-        tokio::spawn(instance_loop(queue, number, attempts, Arc::new(play)))
+        let (queue, attempts) = (self.queue.handle.clone(), self.attempts.clone());
+        tokio::spawn(instance_loop(queue, number, attempts, Arc::new(behaviour)))
     }
 
     pub fn run_both_instances(&self) {
@@ -124,7 +129,7 @@ impl BulkFixture {
         let found = tokio::time::timeout(limit, progress.wait_for(|progress| reached(progress))).await;
         match found {
             Ok(found) => found.unwrap().clone(),
-            Err(_) => panic!("never: {:?}", self.view(job)),
+            Err(_) => panic!("progress not reached: {:?}", self.view(job)),
         }
     }
 
@@ -148,30 +153,30 @@ impl BulkFixture {
         }
     }
 
-    /// How often each row was attempted.
+    /// Number of attempts of each attempted row.
     pub fn attempt_counts(&self) -> Vec<usize> {
         self.attempts.lock().unwrap().values().map(Vec::len).collect()
     }
 }
 
 async fn start_supervisor(
-    bench: &TestQueue,
+    queue: &TestQueue,
     data: &std::path::Path,
     options: &Options,
-    devices: &Arc<Mutex<Vec<SenderInstance>>>,
+    instances: &Arc<Mutex<Vec<SenderInstance>>>,
     suppressed: &Arc<Mutex<HashSet<String>>>,
 ) -> (Handle, ActorRef<Msg>) {
-    let (devices, suppressed) = (devices.clone(), suppressed.clone());
+    let (instances, suppressed) = (instances.clone(), suppressed.clone());
     let slot = ActorSlot::default();
     let (arguments, handle) = Arguments::new(
         options.clone(),
         data,
         Dependencies {
-            store: bench.store.clone(),
-            clock: bench.clock,
-            queue: bench.handle.clone(),
-            instances: Arc::new(move || devices.lock().unwrap().clone()),
-            is_suppressed: Arc::new(move |who| Ok(suppressed.lock().unwrap().contains(&who.to_string()))),
+            store: queue.store.clone(),
+            clock: queue.clock,
+            queue: queue.handle.clone(),
+            instances: Arc::new(move || instances.lock().unwrap().clone()),
+            is_suppressed: Arc::new(move |to| Ok(suppressed.lock().unwrap().contains(&to.to_string()))),
             on_ambiguous: AmbiguousPolicy::Hold,
         },
         slot.clone(),
@@ -186,24 +191,24 @@ async fn instance_loop(
     queue: queue::Handle,
     number: InstanceNumber,
     attempts: Attempts,
-    play: SendBehaviour,
+    behaviour: SendBehaviour,
 ) {
-    let mut nudges = queue.subscribe(number, Class::Bulk);
+    let mut notifications = queue.subscribe(number, Class::Bulk);
     loop {
         let leases = queue.lease(number, 50, 50).await.unwrap().leases;
-        if leases.is_empty() && nudges.changed().await.is_err() {
+        if leases.is_empty() && notifications.changed().await.is_err() {
             return;
         }
         for lease in leases {
             let row = lease.id.item().unwrap().row;
             attempts.lock().unwrap().entry(row).or_default().push(number);
             let id = provider_id(&format!("wamid.{row}"));
-            match play(&lease) {
+            match behaviour(&lease) {
                 SendResult::Sent => queue.record_sent(lease, id).unwrap(),
                 SendResult::Failed => {
                     let failure = Failure::permanent("undeliverable").with_code(131_026);
-                    let verdict = RetryDecision::Bury(relevo_domain::BuryReason::Permanent);
-                    queue.apply_decision(lease, verdict, failure).unwrap();
+                    let decision = RetryDecision::Bury(relevo_domain::BuryReason::Permanent);
+                    queue.apply_decision(lease, decision, failure).unwrap();
                 }
                 SendResult::Ambiguous => {
                     let wait = std::time::Duration::from_secs(3600);

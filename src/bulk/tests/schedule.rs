@@ -1,18 +1,18 @@
-//! When a job may be sent, and how long it is kept. Time stands still here, and the test moves it.
+//! Tests of `send_at` and the sending hours, under paused time that the tests advance.
 
 use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::fixture::{BulkFixture, job};
+use super::fixture::{BulkFixture, job, two};
 use crate::bulk::{JobProgress, JobStatus, NewJob, Options, SendingHours};
-use crate::queue::tests::fixture::ONE;
+use crate::queue::tests::fixture::{ONE, provider_id};
 
-/// More than enough steps for what a test waits for; it fails when they are used up.
+/// Maximum number of steps before a test fails.
 const MAX_STEPS: usize = 200_000;
 
 impl BulkFixture {
-    /// Lets time pass in small steps until the job is there.
+    /// Advances time in small steps until the progress satisfies `reached`.
     async fn advance_until(&self, job: Uuid, reached: impl Fn(&JobProgress) -> bool) -> JobProgress {
         for _ in 0..MAX_STEPS {
             let progress = self.view(job).progress;
@@ -22,7 +22,7 @@ impl BulkFixture {
             tokio::time::advance(Duration::from_millis(20)).await;
             std::thread::yield_now();
         }
-        panic!("never: {:?}", self.view(job));
+        panic!("progress not reached: {:?}", self.view(job));
     }
 }
 
@@ -30,35 +30,52 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 #[tokio::test(start_paused = true)]
 async fn job_starts_at_send_at() {
-    let world = BulkFixture::open().await;
-    world.run_both_instances();
-    let send_at = world.bench.clock.now() + HOUR;
-    let id = world.create(NewJob { send_at: Some(send_at), ..job() }, 3).await;
-    assert_eq!(world.view(id).progress.status, JobStatus::Pending);
-    let progress = world.advance_until(id, |progress| progress.status != JobStatus::Pending).await;
+    let fixture = BulkFixture::open().await;
+    fixture.run_both_instances();
+    let send_at = fixture.queue.clock.now() + HOUR;
+    let id = fixture.create(NewJob { send_at: Some(send_at), ..job() }, 3).await;
+    assert_eq!(fixture.view(id).progress.status, JobStatus::Pending);
+    let progress = fixture.advance_until(id, |progress| progress.status != JobStatus::Pending).await;
     assert!(progress.started_at.unwrap() >= send_at);
-    world.advance_until(id, |progress| progress.status == JobStatus::Completed).await;
+    fixture.advance_until(id, |progress| progress.status == JobStatus::Completed).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn unsent_rows_wait_for_the_next_sending_hours() {
-    // The clock of the bench starts on 22 November 2025 at 08:26:40 UTC.
-    let world = BulkFixture::with_options(Options { window: 10, ..Options::default() }).await;
+    // The clock of the test queue starts on 22 November 2025 at 08:26:40 UTC.
+    let fixture = BulkFixture::with_options(Options { window: 10, ..Options::default() }).await;
     let window = Some(SendingHours::new("08:00", "08:30", "UTC").unwrap());
-    let id = world.create(NewJob { window, ..job() }, 25).await;
-    world.advance_until(id, |progress| progress.taken == 10).await;
-    world.bench.advance_time(Duration::from_secs(200)).await;
-    let closed = world.advance_until(id, |progress| progress.error.is_some()).await;
+    let id = fixture.create(NewJob { window, ..job() }, 25).await;
+    fixture.advance_until(id, |progress| progress.taken == 10).await;
+    fixture.queue.advance_time(Duration::from_secs(200)).await;
+    let closed = fixture.advance_until(id, |progress| progress.error.is_some()).await;
     assert!(closed.error.unwrap().contains("2025-11-23T08:00:00"));
     assert!(
-        world.bench.handle.lease(ONE, 9, 9).await.unwrap().leases.is_empty(),
-        "the queue has nothing of it"
+        fixture.queue.handle.lease(ONE, 9, 9).await.unwrap().leases.is_empty(),
+        "the queue has no row of the job"
     );
-    world.run_both_instances();
-    world.bench.advance_time(22 * HOUR).await;
-    assert_eq!(world.view(id).progress.counts.sent, 0);
-    world.bench.advance_time(Duration::from_secs(6_000)).await;
-    let done = world.advance_until(id, |progress| progress.status == JobStatus::Completed).await;
+    fixture.run_both_instances();
+    fixture.queue.advance_time(22 * HOUR).await;
+    assert_eq!(fixture.view(id).progress.counts.sent, 0);
+    fixture.queue.advance_time(Duration::from_secs(6_000)).await;
+    let done = fixture.advance_until(id, |progress| progress.status == JobStatus::Completed).await;
     assert_eq!((done.counts.sent, done.counts.failed), (25, 0));
-    assert_eq!(world.attempt_counts(), vec![1; 25]);
+    assert_eq!(fixture.attempt_counts(), vec![1; 25]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn job_completes_when_its_last_outcome_arrives_after_the_sending_hours() {
+    let fixture = BulkFixture::open().await;
+    let window = Some(SendingHours::new("08:00", "08:30", "UTC").unwrap());
+    let id = fixture.create(NewJob { window, ..job() }, 1).await;
+    fixture.advance_until(id, |progress| progress.taken == 1).await;
+    let mut leases = fixture.queue.handle.lease(ONE, 9, 9).await.unwrap().leases;
+    leases.extend(fixture.queue.handle.lease(two(), 9, 9).await.unwrap().leases);
+    fixture.queue.advance_time(Duration::from_secs(200)).await;
+    fixture.advance_until(id, |progress| progress.error.is_some()).await;
+    for lease in leases {
+        fixture.queue.handle.record_sent(lease, provider_id("wamid.0")).unwrap();
+    }
+    let done = fixture.advance_until(id, |progress| progress.status == JobStatus::Completed).await;
+    assert_eq!((done.counts.sent, done.error), (1, None));
 }

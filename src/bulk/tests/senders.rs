@@ -1,4 +1,4 @@
-//! Several instances at one job.
+//! Tests of jobs with several instances.
 
 use super::fixture::{BulkFixture, job, phone, two};
 use crate::bulk::{NewJob, Options, SenderSelection};
@@ -7,19 +7,19 @@ use relevo_domain::InstanceState;
 
 #[tokio::test]
 async fn recipient_stays_with_one_instance_and_both_instances_send() {
-    let world = BulkFixture::open().await;
-    world.run_both_instances();
+    let fixture = BulkFixture::open().await;
+    fixture.run_both_instances();
     // Every recipient three times.
-    let rows = world.draft((0..900).map(|row| phone(row % 300)));
-    let id = world.handle.create(job(), rows).await.unwrap().id;
-    world.wait_completed(id).await;
-    let attempts = world.attempts.lock().unwrap().clone();
+    let rows = fixture.draft((0..900).map(|row| phone(row % 300)));
+    let id = fixture.handle.create(job(), rows).await.unwrap().id;
+    fixture.wait_completed(id).await;
+    let attempts = fixture.attempts.lock().unwrap().clone();
     for row in 0..300 {
         assert!(attempts[&row] == attempts[&(row + 300)] && attempts[&row] == attempts[&(row + 600)]);
     }
     let first = attempts.values().filter(|by| by[0] == ONE).count();
     assert!((300..600).contains(&first), "{first}");
-    let results = world.results(id).await;
+    let results = fixture.results(id).await;
     for row in &results {
         let name = if attempts[&row.row][0] == ONE { "one" } else { "two" };
         assert_eq!(row.instance.as_ref().unwrap().as_str(), name);
@@ -29,36 +29,36 @@ async fn recipient_stays_with_one_instance_and_both_instances_send() {
 
 #[tokio::test]
 async fn rows_of_a_logged_out_instance_move_to_the_others() {
-    let world = BulkFixture::with_options(Options { window: 100, ..Options::default() }).await;
-    world.run_instance(two(), |_| super::fixture::SendResult::Sent);
-    let id = world.create(job(), 400).await;
-    world.wait_until(id, |progress| progress.counts.sent > 0).await;
-    world.set_state(ONE, InstanceState::LoggedOut);
-    let progress = world.wait_completed(id).await;
+    let fixture = BulkFixture::with_options(Options { window: 100, ..Options::default() }).await;
+    fixture.run_instance(two(), |_| super::fixture::SendResult::Sent);
+    let id = fixture.create(job(), 400).await;
+    fixture.wait_until(id, |progress| progress.counts.sent > 0).await;
+    fixture.set_state(ONE, InstanceState::LoggedOut);
+    let progress = fixture.wait_completed(id).await;
     assert_eq!((progress.counts.sent, progress.counts.cancelled), (400, 0));
-    assert_eq!(world.attempt_counts(), vec![1; 400]);
+    assert_eq!(fixture.attempt_counts(), vec![1; 400]);
 }
 
 #[tokio::test]
 async fn only_named_instances_send() {
-    let world = BulkFixture::open().await;
-    world.run_both_instances();
+    let fixture = BulkFixture::open().await;
+    fixture.run_both_instances();
     let named = NewJob { senders: SenderSelection::Named(vec!["two".parse().unwrap()]), ..job() };
-    let id = world.create(named, 50).await;
-    world.wait_completed(id).await;
-    assert!(world.attempts.lock().unwrap().values().all(|by| *by == [two()]));
+    let id = fixture.create(named, 50).await;
+    fixture.wait_completed(id).await;
+    assert!(fixture.attempts.lock().unwrap().values().all(|by| *by == [two()]));
 }
 
 #[tokio::test]
 async fn job_without_a_connected_instance_waits_and_reports_it() {
-    let world = BulkFixture::open().await;
-    world.run_both_instances();
-    world.set_state(ONE, InstanceState::Disconnected);
+    let fixture = BulkFixture::open().await;
+    fixture.run_both_instances();
+    fixture.set_state(ONE, InstanceState::Disconnected);
     let named = NewJob { senders: SenderSelection::Named(vec!["one".parse().unwrap()]), ..job() };
-    let id = world.create(named, 5).await;
-    let progress = world.wait_until(id, |progress| progress.error.is_some()).await;
+    let id = fixture.create(named, 5).await;
+    let progress = fixture.wait_until(id, |progress| progress.error.is_some()).await;
     assert!(progress.error.unwrap().contains("none of the job's instances"));
-    world.set_state(ONE, InstanceState::Connected);
-    let progress = world.wait_completed(id).await;
+    fixture.set_state(ONE, InstanceState::Connected);
+    let progress = fixture.wait_completed(id).await;
     assert_eq!((progress.counts.sent, progress.error), (5, None));
 }

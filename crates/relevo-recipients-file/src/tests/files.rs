@@ -1,4 +1,4 @@
-//! Files as people send them: from Excel, Google Sheets, pandas, ad managers, and by hand.
+//! Tests with files as Excel, Google Sheets, pandas, ad managers and people write them.
 
 use crate::{
     BadFile, BadRow, Checker, DocumentType, EncodingFault, Format, MAX_LINE, MAX_SAMPLE, Position, Separator,
@@ -10,7 +10,8 @@ use super::{check, rows};
 
 use Separator::{Comma, Pipe, Semicolon, Tab};
 
-/// A file that is taken, and what each of its rows says: the recipient or `!line`, then the values.
+/// An accepted file: its name, its bytes, its separator, whether it has a header, and for each row the recipient (or
+/// `!line` of a bad one) and the values.
 type AcceptedFile = (&'static str, &'static [u8], Separator, bool, &'static [&'static [&'static str]]);
 
 const A: &str = "51987654321";
@@ -191,14 +192,14 @@ fn files_from_common_programs_are_parsed() {
         let checked = check(file).unwrap_or_else(|bad| panic!("{name}: {bad}"));
         assert_eq!(checked.format.separator, *separator, "{name}");
         assert_eq!(checked.format.header.is_some(), *header, "{name}");
-        let said: Vec<Vec<String>> = rows(file, &checked.format)
+        let found: Vec<Vec<String>> = rows(file, &checked.format)
             .into_iter()
             .map(|row| {
                 let to = row.to.map_or(format!("!{}", row.line), |to| to.to_string());
                 [vec![to], row.values].concat()
             })
             .collect();
-        assert_eq!(said, *expected, "{name}");
+        assert_eq!(found, *expected, "{name}");
         assert_eq!(checked.rows as usize, expected.len(), "{name}");
         let bad = expected.iter().filter(|row| row[0].starts_with('!')).count();
         assert_eq!((checked.bad as usize, checked.bad_sample.len()), (bad, bad), "{name}");
@@ -242,7 +243,7 @@ fn unusable_files_are_refused_with_line_and_column() {
             encoding(1, 13, EncodingFault::Byte(0xC3)),
         ),
         (
-            "quotes that nobody closes",
+            "unclosed quotes",
             b"51987654321|a\n51987654322|\"leo\n51987654323|eva\n".to_vec(),
             BadFile::UnclosedQuote { line: 2 },
         ),
@@ -252,13 +253,13 @@ fn unusable_files_are_refused_with_line_and_column() {
             BadFile::UnclosedQuote { line: 1 },
         ),
         (
-            "quotes that swallow the file",
+            "unclosed quotes until the line limit",
             [b"51987654321|\"leo\n".to_vec(), long(b"51987654322|eva\n")].concat(),
             BadFile::UnclosedQuote { line: 1 },
         ),
-        ("a line without end", long(b"51987654321,"), BadFile::LineTooLong { line: 1, limit: MAX_LINE }),
+        ("an overlong line", long(b"51987654321,"), BadFile::LineTooLong { line: 1, limit: MAX_LINE }),
         (
-            "a line without end further down",
+            "an overlong line that is not the first",
             [b"51987654321|a\n".to_vec(), long(b"x")].concat(),
             BadFile::LineTooLong { line: 2, limit: MAX_LINE },
         ),
@@ -292,7 +293,7 @@ fn error_texts_name_the_problem_the_place_and_the_remedy() {
 }
 
 #[test]
-fn one_row_over_the_limit_is_too_large() {
+fn file_over_the_row_limit_is_too_large() {
     let with = |file: &[u8]| {
         let mut checker = Checker::new(2);
         checker.push(file).and_then(|()| checker.finish())
@@ -305,7 +306,7 @@ fn one_row_over_the_limit_is_too_large() {
 }
 
 #[test]
-fn a_million_rows_are_accepted_and_one_more_is_not() {
+fn default_limit_is_one_million_rows() {
     let mut checker = Checker::default();
     let thousand = b"51987654321|a\n".repeat(1000);
     for _ in 0..1000 {
@@ -316,7 +317,7 @@ fn a_million_rows_are_accepted_and_one_more_is_not() {
 }
 
 #[test]
-fn bad_rows_are_counted_and_the_first_are_named() {
+fn bad_rows_are_counted_and_the_first_are_reported() {
     let file = [b"phone\n".to_vec(), b"12\n".repeat(MAX_SAMPLE + 5)].concat();
     let checked = check(&file).unwrap();
     assert_eq!((checked.rows, checked.bad), (105, 105));
@@ -332,12 +333,12 @@ fn format_round_trips_through_messagepack() {
     let start = Position { offset: 3 + 7 + 15, row: 0, line: 3 };
     let header = Some(vec!["phone".to_owned(), "@valor1".to_owned()]);
     assert_eq!(format, Format { separator: Comma, header, start });
-    let kept = rmp_serde::to_vec_named(&format).unwrap();
-    assert_eq!(rmp_serde::from_slice::<Format>(&kept).unwrap(), format);
+    let bytes = rmp_serde::to_vec_named(&format).unwrap();
+    assert_eq!(rmp_serde::from_slice::<Format>(&bytes).unwrap(), format);
 }
 
 #[test]
-fn a_file_that_changed_on_disk_is_an_error() {
+fn reader_refuses_a_file_that_changed_on_disk() {
     let checked = check(b"51987654321|a\n51987654322|b\n").unwrap();
     for changed in [&b"51987654321|a\n\xFF\n"[..], b"51987654321|\"a\n"] {
         let path = tempfile::NamedTempFile::new().unwrap();
@@ -349,7 +350,7 @@ fn a_file_that_changed_on_disk_is_an_error() {
 }
 
 #[test]
-fn the_documented_file_becomes_the_documented_messages() {
+fn documented_file_yields_the_documented_messages() {
     let file = b"phone|@valor1|@valor2\n+51123123123|leonardo|12345\n+51123123124|maria|12346\n\
                  +51123123125|juan\n+51123123126\n";
     let checked = check(file).unwrap();

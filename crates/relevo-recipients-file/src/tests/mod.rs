@@ -1,3 +1,5 @@
+//! Tests of the checker, the reader and the templates, and their shared functions.
+
 mod files;
 mod properties;
 mod templates;
@@ -6,7 +8,7 @@ use std::io::Write;
 
 use super::{BadFile, Checker, FileSummary, Format, Position, RecipientRow, RowReader};
 
-/// The verdict on a file that comes in one piece.
+/// Checks a file that arrives in one piece.
 fn check(file: &[u8]) -> Result<FileSummary, BadFile> {
     let mut checker = Checker::default();
     checker.push(file)?;
@@ -24,7 +26,7 @@ fn rows_in_pages(limit: usize, file: &[u8], format: &Format) -> Vec<RecipientRow
         let page = source.page(from, limit).unwrap();
         assert!(page.rows.len() <= limit);
         rows.extend(page.rows);
-        assert_ne!(page.next, Some(from), "reading must go on");
+        assert_ne!(page.next, Some(from), "the position must advance");
         next = page.next;
     }
     rows

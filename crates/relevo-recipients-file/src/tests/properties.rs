@@ -1,4 +1,4 @@
-//! What holds for every file.
+//! Property tests of the checker, the reader and the parser.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -8,7 +8,7 @@ use crate::{BadFile, Checker, FileSummary, MAX_SAMPLE, Separator};
 
 use super::{check, rows, rows_in_pages};
 
-/// The parts of which nasty files are made.
+/// The parts of arbitrary files; many are special to the parser.
 const PARTS: [&str; 28] = [
     "51987654321",
     "+51 987-654-322",
@@ -44,7 +44,7 @@ fn arbitrary_file() -> impl Strategy<Value = Vec<u8>> {
     vec(select(PARTS.as_slice()), 0..60).prop_map(|parts| parts.concat().into_bytes())
 }
 
-/// Rows that are taken, so that what is said of rows is said of something.
+/// Files that the checker accepts, so that properties of rows are tested on rows.
 fn well_formed_file() -> impl Strategy<Value = Vec<u8>> {
     let row =
         (select(vec!["51987654321", "12", "+51 987 654 322"]), vec("[a-z ñ]{0,6}|\"[a-z|\r\n]{0,6}\"", 0..4));
@@ -71,7 +71,7 @@ fn check_in_chunks(file: &[u8], sizes: &[usize]) -> Result<FileSummary, BadFile>
     checker.finish()
 }
 
-/// Checker and Source tell the same of a file.
+/// Asserts that the reader finds the rows that the checker counted.
 fn assert_reader_agrees(file: &[u8], checked: &FileSummary) {
     let rows = rows(file, &checked.format);
     assert_eq!(rows.len(), checked.rows as usize);
@@ -85,26 +85,26 @@ fn assert_reader_agrees(file: &[u8], checked: &FileSummary) {
 
 proptest! {
     #[test]
-    fn pieces_do_not_matter(file in prop_oneof![arbitrary_file(), well_formed_file()], sizes in vec(1..9_usize, 1..6)) {
+    fn result_does_not_depend_on_piece_sizes(file in prop_oneof![arbitrary_file(), well_formed_file()], sizes in vec(1..9_usize, 1..6)) {
         prop_assert_eq!(check_in_chunks(&file, &sizes), check(&file));
     }
 
     #[test]
-    fn what_was_checked_is_what_is_read(file in arbitrary_file()) {
+    fn reader_finds_the_rows_that_the_checker_counted(file in arbitrary_file()) {
         if let Ok(checked) = check(&file) {
             assert_reader_agrees(&file, &checked);
         }
     }
 
     #[test]
-    fn pages_put_together_are_the_file(file in well_formed_file(), limit in 1..7_usize) {
+    fn pages_together_are_the_whole_file(file in well_formed_file(), limit in 1..7_usize) {
         let checked = check(&file).unwrap();
         assert_reader_agrees(&file, &checked);
         prop_assert_eq!(rows_in_pages(limit, &file, &checked.format), rows(&file, &checked.format));
     }
 
     #[test]
-    fn lines_are_those_of_an_editor(file in well_formed_file()) {
+    fn line_numbers_match_those_of_an_editor(file in well_formed_file()) {
         let text = String::from_utf8(file.clone()).unwrap().replace("\r\n", "\n").replace('\r', "\n");
         let lines: Vec<&str> = text.split('\n').collect();
         for row in rows(&file, &check(&file).unwrap().format) {
@@ -113,12 +113,12 @@ proptest! {
     }
 
     #[test]
-    fn bytes_at_random_never_panic(file in vec(any::<u8>(), 0..300), size in 1..50_usize) {
+    fn random_bytes_never_panic(file in vec(any::<u8>(), 0..300), size in 1..50_usize) {
         prop_assert_eq!(check_in_chunks(&file, &[size]), check(&file));
     }
 
     #[test]
-    fn what_the_csv_crate_writes_is_read_back(
+    fn files_written_by_the_csv_crate_are_read_back(
         separator in select(Separator::ALL.as_slice()),
         values in vec(vec("[a-zñ,;|\t\"\n]{1,8}", 1..5), 1..20),
     ) {
@@ -148,14 +148,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn pieces_do_not_matter_beyond_the_sample(tail in arbitrary_file(), size in 1..5000_usize) {
+    fn result_does_not_depend_on_piece_sizes_beyond_the_sample(tail in arbitrary_file(), size in 1..5000_usize) {
         let file = [b"51987654321|ana|lima\r\n".repeat(3100), tail].concat();
         prop_assert_eq!(check_in_chunks(&file, &[size]), check(&file));
     }
 }
 
 #[test]
-fn wide_rows_make_short_pages() {
+fn pages_of_wide_rows_are_short() {
     let wide = [b"51987654321|".to_vec(), b"x".repeat(60_000), b"\n".to_vec()].concat();
     let file = wide.repeat(50);
     let checked = check(&file).unwrap();

@@ -1,4 +1,4 @@
-//! Templates and the rows that fill them.
+//! Tests of templates.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -25,7 +25,7 @@ fn render(header: &[&str], message: &str, values: &[&str]) -> String {
 }
 
 #[test]
-fn numbered_places_take_all_their_digits() {
+fn numbered_placeholders_use_all_digits() {
     let ten: Vec<String> = (1..=10).map(|n| format!("v{n}")).collect();
     let ten: Vec<&str> = ten.iter().map(String::as_str).collect();
     for (message, expected) in [
@@ -46,7 +46,7 @@ fn numbered_places_take_all_their_digits() {
 }
 
 #[test]
-fn names_come_from_the_header() {
+fn named_placeholders_come_from_the_header() {
     let header = ["Teléfono", "nombre", "Nombre Completo", "@Ciudad", "código_postal", "", "nombre"];
     let values = ["Ana", "Ana Soto", "Lima", "15001", "nada", "otra"];
     for (message, expected) in [
@@ -68,20 +68,20 @@ fn names_come_from_the_header() {
 }
 
 #[test]
-fn places_in_the_header_are_by_order_not_by_name() {
+fn numbered_placeholders_ignore_header_names() {
     assert_eq!(render(&["phone", "@valor2", "@valor1"], "@valor1-@valor2", &["a", "b"]), "a-b");
 }
 
 #[test]
-fn missing_and_empty_values_are_dashes() {
+fn missing_and_empty_values_render_as_dashes() {
     assert_eq!(render(&["phone", "a", "b", "c"], "@a|@b|@c", &["", "x"]), "---|x|---");
-    let mut nobody = row(&[]);
-    nobody.to = Err(crate::BadPhone::Invalid { reason: String::new() });
-    assert_eq!(TextTemplate::parse("@phone", &format(&["phone"])).unwrap().render(&nobody), "---");
+    let mut bad_row = row(&[]);
+    bad_row.to = Err(crate::BadPhone::Invalid { reason: String::new() });
+    assert_eq!(TextTemplate::parse("@phone", &format(&["phone"])).unwrap().render(&bad_row), "---");
 }
 
 #[test]
-fn a_message_without_text_is_refused() {
+fn template_without_text_is_refused() {
     for message in ["", " \n"] {
         let error = TextTemplate::parse(message, &format(&[])).unwrap_err();
         assert_eq!(error, BadTemplate::Empty);
@@ -91,21 +91,21 @@ fn a_message_without_text_is_refused() {
 
 proptest! {
     #[test]
-    fn text_without_places_is_kept(message in "[^@]{1,40}") {
+    fn text_without_placeholders_is_unchanged(message in "[^@]{1,40}") {
         prop_assume!(!message.trim().is_empty());
         prop_assert_eq!(render(&["phone", "a"], &message, &["x"]), message);
     }
 
     #[test]
-    fn values_are_inserted_as_they_are(values in vec("[a@1-9valor ]{1,12}", 1..5)) {
-        let places: Vec<String> = (1..=values.len()).map(|n| format!("<@valor{n}>")).collect();
+    fn values_are_inserted_literally(values in vec("[a@1-9valor ]{1,12}", 1..5)) {
+        let placeholders: Vec<String> = (1..=values.len()).map(|n| format!("<@valor{n}>")).collect();
         let expected: String = values.iter().map(|value| format!("<{value}>")).collect();
         let values: Vec<&str> = values.iter().map(String::as_str).collect();
-        prop_assert_eq!(render(&["phone", "a", "valor"], &places.concat(), &values), expected);
+        prop_assert_eq!(render(&["phone", "a", "valor"], &placeholders.concat(), &values), expected);
     }
 
     #[test]
-    fn any_message_and_any_header_is_fine(message in "[@valornÑñ0-9 _.]{1,40}", header in vec("[@valornÑñ0-9 _]{0,6}", 0..5)) {
+    fn any_message_with_any_header_renders(message in "[@valornÑñ0-9 _.]{1,40}", header in vec("[@valornÑñ0-9 _]{0,6}", 0..5)) {
         prop_assume!(!message.trim().is_empty());
         let header: Vec<&str> = header.iter().map(String::as_str).collect();
         let rendered = render(&header, &message, &["x"]);

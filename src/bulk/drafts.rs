@@ -1,0 +1,246 @@
+//! Drafts: the rows of a job that does not exist yet, written and checked while the request arrives. A draft is deleted
+//! when it is dropped, unless a job was created from it.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use relevo_domain::Content;
+use relevo_recipients_file::{BadRow, Checker, FileSummary};
+
+use super::error_log::ErrorLog;
+use super::folders::{JobFolder, JobFolders, remove_folder};
+use super::provider_id_index::ProviderIdIndex;
+use super::results::ResultFile;
+use super::source::SourceFormat;
+use super::{Error, json_lines};
+
+impl JobFolders {
+    /// Creates a draft for a file of up to `max_rows` rows.
+    pub fn create_upload(&self, max_rows: u32) -> Result<FileUpload, Error> {
+        let folder = DraftFolder(self.create_draft_folder()?);
+        let file = create_source(&folder)?;
+        Ok(FileUpload { folder, inner: Some((file, Checker::new(max_rows))) })
+    }
+
+    /// Creates a draft for up to `max_rows` recipients of one request.
+    pub fn create_list(&self, max_rows: u32) -> Result<RecipientListWriter, Error> {
+        let folder = DraftFolder(self.create_draft_folder()?);
+        let file = create_source(&folder)?;
+        Ok(RecipientListWriter {
+            folder,
+            file: std::io::BufWriter::with_capacity(64 << 10, file),
+            total: 0,
+            max_rows,
+        })
+    }
+}
+
+fn create_source(folder: &DraftFolder) -> Result<File, Error> {
+    let path = folder.0.join("source");
+    let file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&path);
+    file.map_err(|cause| Error::io("cannot create", &path, cause))
+}
+
+/// The folder of a draft. Deleted on drop, unless it was renamed to the folder of a job.
+#[derive(Debug)]
+struct DraftFolder(PathBuf);
+
+impl Drop for DraftFolder {
+    fn drop(&mut self) {
+        if self.0.exists() {
+            remove_folder(&self.0);
+        }
+    }
+}
+
+/// Writes the recipients of one request to a draft. Its methods block; the recipients of one request are few.
+#[derive(Debug)]
+pub struct RecipientListWriter {
+    folder: DraftFolder,
+    file: std::io::BufWriter<File>,
+    total: u32,
+    max_rows: u32,
+}
+
+impl RecipientListWriter {
+    /// Adds a recipient as the caller spells it, with the recipient's own content.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooManyRows`] before a row beyond the limit is written; the disk cannot be written.
+    pub fn push(&mut self, to: &str, content: Option<&Content>) -> Result<(), Error> {
+        if self.total >= self.max_rows {
+            return Err(Error::TooManyRows { limit: self.max_rows });
+        }
+        let written = json_lines::encode_line(to, content).and_then(|line| self.file.write_all(&line));
+        written.map_err(|cause| Error::io("cannot write to", &self.folder.0, cause))?;
+        self.total = self.total.saturating_add(1);
+        Ok(())
+    }
+
+    /// Ends the list. Blocks until it is durable.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Empty`]; the disk cannot be written.
+    pub fn finish(self) -> Result<JobDraft, Error> {
+        if self.total == 0 {
+            return Err(Error::Empty);
+        }
+        let file = self.file.into_inner().map_err(|cause| cause.into_error());
+        file.and_then(|file| file.sync_all())
+            .map_err(|cause| Error::io("cannot write to", &self.folder.0, cause))?;
+        Ok(JobDraft {
+            folder: self.folder,
+            format: SourceFormat::Lines,
+            total: self.total,
+            bad: 0,
+            bad_sample: Vec::new(),
+        })
+    }
+}
+
+/// Writes an uploaded file to a draft and checks it on the way.
+#[derive(Debug)]
+pub struct FileUpload {
+    folder: DraftFolder,
+    /// `None` while a blocking thread uses it, and after an error.
+    inner: Option<(File, Checker)>,
+}
+
+impl FileUpload {
+    /// Checks and writes the next piece of the file.
+    ///
+    /// # Errors
+    ///
+    /// The reason why the whole file is refused, as early as possible; the disk cannot be written.
+    pub async fn write(&mut self, bytes: Bytes) -> Result<(), Error> {
+        let Some((mut file, mut checker)) = self.inner.take() else { return Err(Error::Empty) };
+        let path = self.folder.0.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            checker.push(&bytes)?;
+            file.write_all(&bytes).map_err(|cause| Error::io("cannot write to", &path, cause))?;
+            Ok((file, checker))
+        });
+        self.inner = Some(task.await.unwrap_or(Err(Error::Store(relevo_store::Error::Panicked)))?);
+        Ok(())
+    }
+
+    /// Ends the file. When this returns, the file is durable.
+    ///
+    /// # Errors
+    ///
+    /// The reason why the whole file is refused; the disk cannot be written.
+    pub async fn finish(mut self) -> Result<JobDraft, Error> {
+        let Some((file, checker)) = self.inner.take() else { return Err(Error::Empty) };
+        let path = self.folder.0.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let checked = checker.finish()?;
+            file.sync_all().map_err(|cause| Error::io("cannot write to", &path, cause))?;
+            Ok(checked)
+        });
+        let checked = task.await.unwrap_or(Err(Error::Store(relevo_store::Error::Panicked)))?;
+        let FileSummary { format, rows, bad, bad_sample } = checked;
+        Ok(JobDraft { folder: self.folder, format: SourceFormat::File(format), total: rows, bad, bad_sample })
+    }
+}
+
+/// The durable rows of a job that does not exist yet. Deleted on drop, unless a job was created from it.
+#[derive(Debug)]
+pub struct JobDraft {
+    folder: DraftFolder,
+    pub(super) format: SourceFormat,
+    pub(super) total: u32,
+    bad: u32,
+    bad_sample: Vec<BadRow>,
+}
+
+impl JobDraft {
+    /// The file with the rows, before the job exists.
+    pub(super) fn source(&self) -> PathBuf {
+        self.folder.0.join("source")
+    }
+
+    /// The number of rows of an uploaded file whose phone number is bad, and the first of them. For a list both are empty:
+    /// its phone numbers are checked when the job runs.
+    pub fn bad(&self) -> (u32, &[BadRow]) {
+        (self.bad, &self.bad_sample)
+    }
+
+    /// The number of rows, including the bad ones.
+    pub fn total(&self) -> u32 {
+        self.total
+    }
+
+    /// Turns the draft into the folder of a job. Blocks until that is durable.
+    pub(super) fn persist(self, folders: &JobFolders, id: Uuid) -> Result<(), Error> {
+        let draft = JobFolder { path: self.folder.0.clone() };
+        let created = ResultFile::create(&draft.results())
+            .and_then(|_| ErrorLog::create(&draft.error_log()))
+            .and_then(|_| ProviderIdIndex::create(&draft.provider_ids(), self.total))
+            .and_then(|_| folders.adopt(&draft.path, id));
+        created.map_err(|cause| Error::io("cannot create", &folders.folder(id).path, cause))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    use crate::bulk::source::SourcePosition;
+
+    #[test]
+    fn draft_becomes_a_job_or_is_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let jobs = JobFolders::open(dir.path()).unwrap();
+        let mut list = jobs.create_list(2).unwrap();
+        list.push("573001234567", None).unwrap();
+        let draft = list.finish().unwrap();
+        let id = Uuid::from_u128(7);
+        draft.persist(&jobs, id).unwrap();
+        assert_eq!(jobs.existing_ids(), [id]);
+        let page = SourceFormat::Lines.page(&jobs.folder(id).source(), SourcePosition::START, 9).unwrap();
+        assert_eq!(page.rows.len(), 1);
+
+        let mut dropped = jobs.create_list(2).unwrap();
+        dropped.push("573001234567", None).unwrap();
+        drop(dropped.finish().unwrap());
+        assert_eq!(fs::read_dir(dir.path().join("jobs")).unwrap().count(), 1);
+        jobs.remove(id);
+        assert!(jobs.existing_ids().is_empty());
+    }
+
+    #[test]
+    fn leftover_drafts_are_deleted_on_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let jobs = JobFolders::open(dir.path()).unwrap();
+        std::mem::forget(jobs.create_list(2).unwrap());
+        assert_eq!(fs::read_dir(dir.path().join("jobs")).unwrap().count(), 1);
+        JobFolders::open(dir.path()).unwrap();
+        assert_eq!(fs::read_dir(dir.path().join("jobs")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn list_is_limited_to_max_rows() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut list = JobFolders::open(dir.path()).unwrap().create_list(2).unwrap();
+        list.push("573001234567", None).unwrap();
+        list.push("573001234568", None).unwrap();
+        let refused = list.push("573001234569", None);
+        assert!(matches!(refused, Err(Error::TooManyRows { limit: 2 })));
+        assert_eq!(list.finish().unwrap().total(), 2);
+    }
+
+    #[test]
+    fn empty_list_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let jobs = JobFolders::open(dir.path()).unwrap();
+        assert!(matches!(jobs.create_list(2).unwrap().finish(), Err(Error::Empty)));
+    }
+}
