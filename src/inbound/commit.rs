@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::contacts::SuppressionReason;
 use crate::events::{self, Event};
 use crate::media;
 use crate::queue::{ReceiptReport, ReceiptResult, receipt_data};
 use crate::relay::FrameQueue;
+use crate::suppression::SuppressionReason;
 use relevo_cloud_api::AccountChange;
 use relevo_domain::{InboundMessage, InstanceId, InstanceNumber, Recipient, StatusUpdate, Timestamp};
 use relevo_store::{Error, Tx};

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, json};
 
-use crate::contacts::{self, SuppressionReason};
 use crate::events::{self, Event};
+use crate::suppression::{self, SuppressionReason};
 use relevo_domain::{InstanceNumber, Recipient, Timestamp};
 use relevo_store::{Error, Tx};
 
@@ -27,8 +27,8 @@ pub(super) fn apply_consent(
     let mut changed = false;
     for name in names {
         changed |= match wish {
-            Consent::OptOut => contacts::suppress(tx, name, why, now)?,
-            Consent::OptIn => contacts::release(tx, name)?,
+            Consent::OptOut => suppression::suppress(tx, name, why, now)?,
+            Consent::OptIn => suppression::release(tx, name)?,
         };
     }
     if !changed {

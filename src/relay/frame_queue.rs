@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use tokio::sync::Notify;
 
-use crate::contacts::{self, AddressBookEntry};
+use crate::address_book::{self, AddressBookEntry};
 use relevo_domain::Timestamp;
 use relevo_store::{Error, Tx};
 
@@ -74,7 +74,7 @@ impl FrameQueue {
             return Ok(());
         }
         let known = match sender {
-            Some(phone) => contacts::find_in(tx, phone)?,
+            Some(phone) => address_book::find_in(tx, phone)?,
             None => None,
         };
         let knowledge =

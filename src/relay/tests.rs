@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::frame::{Frame, coding::Control, coding::OpCode};
 
-use crate::contacts::AddressBook;
+use crate::address_book::AddressBook;
 use crate::supervisor::ActorSlot;
 use relevo_clock::Clock;
 use relevo_domain::Timestamp;
