@@ -1,24 +1,33 @@
+//! The filter of a reader: the kinds of events that it receives.
+
 use serde::{Deserialize, Serialize};
 
 use relevo_domain::ValidationError;
 
 use super::GAP;
 
-/// The most kinds that one reader may name, and the longest name.
+/// Maximum number of kinds in one filter.
 const MAX_KINDS: usize = 32;
+/// Maximum length of the name of a kind, in bytes.
 const MAX_NAME_BYTES: usize = 64;
 
-/// Which kinds of events a reader wants.
+/// The kinds of events that a reader receives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventFilter {
+    /// Every kind.
     All,
+    /// The kinds with these names, and gaps.
     Only(Vec<String>),
 }
 
 impl EventFilter {
-    /// What a list of names asks for: none, or `all` or `*` among them, is everything. `field` is where the names
-    /// were given.
+    /// The filter for a list of names. An empty list, or `all` or `*` in the list, is [`EventFilter::All`]. `field` is
+    /// the field of the request that contains the names.
+    ///
+    /// # Errors
+    ///
+    /// There are too many names, or one of them cannot be the name of a kind.
     pub fn from_names(field: &'static str, mut names: Vec<String>) -> Result<Self, ValidationError> {
         if names.is_empty() || names.iter().any(|name| name == "all" || name == "*") {
             return Ok(EventFilter::All);
@@ -42,12 +51,16 @@ impl EventFilter {
         }
     }
 
-    /// The same for the `events` of a webhook endpoint.
+    /// [`from_names`](Self::from_names) for the field `events` of a webhook endpoint.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_names`](Self::from_names).
     pub fn parse(names: Vec<String>) -> Result<Self, ValidationError> {
         Self::from_names("events", names)
     }
 
-    /// Whether events called `kind` are wanted. A gap always is.
+    /// Whether the reader receives events of this kind. Every filter matches gaps.
     pub fn matches(&self, kind: &str) -> bool {
         match self {
             EventFilter::All => true,
@@ -58,7 +71,7 @@ impl EventFilter {
         }
     }
 
-    /// The names, as [`parse`](Self::parse) reads them.
+    /// The names in the form that [`parse`](Self::parse) reads.
     pub fn names(&self) -> Vec<String> {
         match self {
             EventFilter::All => vec!["all".to_owned()],
@@ -67,7 +80,7 @@ impl EventFilter {
     }
 }
 
-/// One name for each kind: receipts were once called `message_status`, and filters that say so go on working.
+/// The current name of a kind: `message_status` is a former name of `receipt`, which filters may still contain.
 fn canonical(kind: &str) -> &str {
     if kind == "message_status" { "receipt" } else { kind }
 }
