@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::events::{self, Event};
 use crate::queue::{self, Submission};
-use relevo_domain::{BulkItem, Class, MessageId, Mode, Timestamp};
+use relevo_domain::{BulkItem, Class, EventKind, MessageId, Mode, Timestamp};
 use relevo_store as store;
 
 use super::Error;
@@ -203,13 +203,13 @@ async fn start_job(state: &mut State, now: Timestamp) -> Result<(), Error> {
         updated_at: now,
         ..state.checkpoint.clone()
     };
-    announce(state, next, "job_started").await
+    announce(state, next, EventKind::JobStarted).await
 }
 
 /// Ends a job.
 async fn finish_job(state: &mut State, status: JobStatus, error: Option<String>) -> Result<(), Error> {
     let now = state.now();
-    let kind = if status == JobStatus::Completed { "job_completed" } else { "job_failed" };
+    let kind = if status == JobStatus::Completed { EventKind::JobCompleted } else { EventKind::JobFailed };
     let next = Checkpoint { status, error, ended_at: Some(now), updated_at: now, ..state.checkpoint.clone() };
     state.with_files(|book| book.sync_index()).await?;
     tracing::info!(job = %state.record.id, %status, "a bulk job has ended");
@@ -217,7 +217,7 @@ async fn finish_job(state: &mut State, status: JobStatus, error: Option<String>)
 }
 
 /// Makes `next` the checkpoint and tells the log of the job's first instance, in one commit.
-async fn announce(state: &mut State, next: Checkpoint, kind: &'static str) -> Result<(), Error> {
+async fn announce(state: &mut State, next: Checkpoint, kind: EventKind) -> Result<(), Error> {
     let counts = next.counts;
     let data = json!({
         "job_id": state.record.id,
@@ -228,7 +228,7 @@ async fn announce(state: &mut State, next: Checkpoint, kind: &'static str) -> Re
         },
         "error": next.error,
     });
-    let event = Event { kind: kind.to_owned(), at: next.updated_at, data };
+    let event = Event { kind, at: next.updated_at, data };
     let (slot, commit) = (state.slot(), next.clone());
     let first = next.senders.first().map(|sender| sender.number);
     let write = move |tx: &mut store::Tx| {

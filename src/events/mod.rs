@@ -4,7 +4,7 @@
 //! keep a cursor and pull; nothing is pushed to them.
 //!
 //! A log is bounded by the age of its events and by their bytes. A reader whose next events were deleted receives one
-//! event of kind [`GAP`] in their place, with their number.
+//! event of kind [`EventKind::Gap`] in their place, with their number.
 //!
 //! Readers see durable events only, so a cursor means the same event after a crash. The newest durable sequence of each
 //! log is published after the sync of each commit: a reader at the end waits for it to change, and a reader behind it
@@ -12,6 +12,7 @@
 
 mod cursor;
 mod filter;
+mod kinds;
 mod log;
 mod record;
 mod scan;
@@ -21,11 +22,12 @@ mod tests;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use relevo_domain::{ErrorKind, InstanceNumber, Timestamp, ValidationError};
+use relevo_domain::{ErrorKind, EventKind, InstanceNumber, Timestamp, ValidationError};
 use relevo_store::{self as store, Key, Space, Store, Tx};
 
 pub use cursor::LogCursor;
 pub use filter::EventFilter;
+pub use kinds::parse_kind;
 pub use log::{EventLog, read};
 pub use scan::{LogItem, LogPage, LogPageQuery, page};
 
@@ -33,16 +35,11 @@ pub use scan::{LogItem, LogPage, LogPageQuery, page};
 pub(crate) use record::decode;
 use record::{EventHeader, LogTail, event_key, log_end, tail_key};
 
-/// Kind of the event that replaces events which retention deleted before a reader read them. Its data is
-/// `{"from": first sequence, "to": last sequence, "missing": number of events}`; its sequence is `to`. Every reader
-/// receives it, whatever its filter. It is never stored.
-pub const GAP: &str = "gap";
-
 /// One event of one instance.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
-    /// The kind, for example `message`, `message_ack`, `receipt`, `status`, `raw`.
-    pub kind: String,
+    /// The kind of the event.
+    pub kind: EventKind,
     /// Time of the event.
     pub at: Timestamp,
     /// The `data` that receivers get.
@@ -57,17 +54,19 @@ pub struct Envelope {
 }
 
 impl Envelope {
-    /// The gap in place of the deleted events `from` to `to`.
+    /// The event of kind [`EventKind::Gap`] in place of the deleted events `from` to `to`. Its data is
+    /// `{"from": first sequence, "to": last sequence, "missing": number of events}`; its sequence is `to`. Every reader
+    /// receives it, whatever its filter. It is never stored.
     fn gap(from: u64, to: u64, at: Timestamp) -> Self {
         let missing = to.saturating_sub(from).saturating_add(1);
         let data = json!({ "from": from, "to": to, "missing": missing });
-        Self { sequence: to, event: Event { kind: GAP.to_owned(), at, data } }
+        Self { sequence: to, event: Event { kind: EventKind::Gap, at, data } }
     }
 
     /// Number of deleted events that this gap replaces; `None` for an event of the log.
     pub fn missing(&self) -> Option<u64> {
         let event = &self.event;
-        if event.kind == GAP { event.data.get("missing").and_then(Value::as_u64) } else { None }
+        if event.kind == EventKind::Gap { event.data.get("missing").and_then(Value::as_u64) } else { None }
     }
 }
 

@@ -2,10 +2,10 @@
 //!
 //! offset (8 bytes, big-endian) · time in milliseconds (8) · length of the kind (1) · kind · data
 
-use relevo_domain::{InstanceNumber, Timestamp};
+use relevo_domain::{EventKind, InstanceNumber, Timestamp};
 use relevo_store::{Error, Key, Space};
 
-use super::Event;
+use super::{Event, kinds};
 
 /// The stored end of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,7 +35,7 @@ pub(super) struct EventHeader {
     /// Bytes that were appended to the log before this event, over its whole life.
     pub offset: u64,
     pub at: Timestamp,
-    pub kind: String,
+    pub kind: EventKind,
     /// Byte at which the data begins.
     data: usize,
 }
@@ -45,20 +45,21 @@ impl EventHeader {
     pub fn read(record: &[u8]) -> Option<Self> {
         let (offset, at) = (u64_at(record, 0)?, Timestamp(u64_at(record, 8)?));
         let data = 17 + usize::from(*record.get(16)?);
-        let kind = std::str::from_utf8(record.get(17..data)?).ok()?.to_owned();
+        let kind = EventKind::from_stored(std::str::from_utf8(record.get(17..data)?).ok()?);
+        kinds::warn_if_unknown(&kind);
         Some(Self { offset, at, kind, data })
     }
 }
 
 /// Encodes an event that begins at `offset` of its log.
 pub(super) fn encode(event: &Event, offset: u64) -> Result<Vec<u8>, Error> {
-    let length = u8::try_from(event.kind.len())
+    let length = u8::try_from(event.kind.as_str().len())
         .map_err(|_| Error::Codec(format!("{:?} is too long for the kind of an event", event.kind)))?;
     let mut record = Vec::with_capacity(256);
     record.extend_from_slice(&offset.to_be_bytes());
     record.extend_from_slice(&event.at.millis().to_be_bytes());
     record.push(length);
-    record.extend_from_slice(event.kind.as_bytes());
+    record.extend_from_slice(event.kind.as_str().as_bytes());
     // The data is stored as JSON because readers get it as JSON, unchanged.
     serde_json::to_writer(&mut record, &event.data).map_err(|cause| Error::Codec(cause.to_string()))?;
     Ok(record)

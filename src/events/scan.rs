@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use relevo_domain::{InstanceNumber, Timestamp};
+use relevo_domain::{EventKind, InstanceNumber, Timestamp};
 use relevo_store::{self as store, Error, Key, KeyValue, Store};
 
 use super::record::{self, EventHeader, event_key, sequence_of};
@@ -182,7 +182,7 @@ impl ScannedEntry {
         }
     }
 
-    fn kind(&self) -> &str {
+    fn kind(&self) -> &EventKind {
         match self {
             ScannedEntry::Event { header, .. } => &header.kind,
             ScannedEntry::Gap(envelope) => &envelope.event.kind,

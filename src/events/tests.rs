@@ -42,7 +42,7 @@ impl EventLogFixture {
     }
 
     /// Appends an event with the time `at` and a text of `size` letters.
-    async fn append(&self, instance: InstanceNumber, kind: &'static str, at: u64, size: usize) -> u64 {
+    async fn append(&self, instance: InstanceNumber, kind: EventKind, at: u64, size: usize) -> u64 {
         self.store.write(move |tx| append(tx, instance, &event(kind, at, size))).await.unwrap()
     }
 
@@ -58,9 +58,9 @@ impl EventLogFixture {
     }
 }
 
-fn event(kind: &str, at: u64, size: usize) -> Event {
+fn event(kind: EventKind, at: u64, size: usize) -> Event {
     let data = json!({ "n": at, "text": "x".repeat(size) });
-    Event { kind: kind.to_owned(), at: Timestamp(at), data }
+    Event { kind, at: Timestamp(at), data }
 }
 
 fn sequences(page: &LogPage) -> Vec<(u32, u64)> {
@@ -70,7 +70,8 @@ fn sequences(page: &LogPage) -> Vec<(u32, u64)> {
 /// The gaps of a page as (from, to, missing).
 fn gaps(page: &LogPage) -> Vec<(u64, u64, u64)> {
     let number = |data: &Value, name: &str| data[name].as_u64().unwrap();
-    let gaps = page.items.iter().map(|item| &item.envelope.event).filter(|event| event.kind == GAP);
+    let gaps =
+        page.items.iter().map(|item| &item.envelope.event).filter(|event| event.kind == EventKind::Gap);
     gaps.map(|event| {
         let data = &event.data;
         (number(data, "from"), number(data, "to"), number(data, "missing"))
@@ -83,13 +84,13 @@ async fn events_are_read_in_order_from_any_sequence() {
     let fixture = EventLogFixture::new();
     let mut tails = watch(&fixture.store, None);
     for n in 1..=5 {
-        fixture.append(ONE, "raw", n, 5000).await;
-        fixture.append(two(), "raw", n * 10, 1).await;
+        fixture.append(ONE, EventKind::Raw, n, 5000).await;
+        fixture.append(two(), EventKind::Raw, n * 10, 1).await;
     }
     tails.changed().await.unwrap();
     let page = read(&fixture.store, ONE, 2, 2).unwrap();
     assert_eq!(page.iter().map(|envelope| envelope.sequence).collect::<Vec<_>>(), [3, 4]);
-    assert_eq!(page[0].event, event("raw", 3, 5000));
+    assert_eq!(page[0].event, event(EventKind::Raw, 3, 5000));
     assert_eq!(last_sequence(&fixture.store, ONE).unwrap(), 5);
     assert_eq!(fixture.trim(ONE, 4, u64::MAX).await, 3);
     assert_eq!(read(&fixture.store, ONE, 0, 9).unwrap().len(), 2);
@@ -100,25 +101,25 @@ async fn events_are_read_in_order_from_any_sequence() {
 async fn log_is_trimmed_to_its_byte_limit() {
     let fixture = EventLogFixture::new();
     for n in 1..=10 {
-        fixture.append(ONE, "raw", n, 10_000).await;
-        fixture.append(two(), "raw", n, 10).await;
+        fixture.append(ONE, EventKind::Raw, n, 10_000).await;
+        fixture.append(two(), EventKind::Raw, n, 10).await;
     }
     assert_eq!(fixture.trim(ONE, 0, 200_000).await, 0);
     assert_eq!(fixture.trim(ONE, 0, 35_000).await, 7, "three records of a little more than 10,000 bytes fit");
     assert_eq!(fixture.trim(ONE, 0, 35_000).await, 0);
     assert_eq!(fixture.trim(two(), 0, 35_000).await, 0, "each log has its own limit");
-    fixture.append(ONE, "raw", 11, 10_000).await;
+    fixture.append(ONE, EventKind::Raw, 11, 10_000).await;
     assert_eq!(fixture.trim(ONE, 0, 35_000).await, 1);
     assert_eq!(read(&fixture.store, ONE, 0, 99).unwrap().first().unwrap().sequence, 9);
     assert_eq!(fixture.trim(ONE, 0, 0).await, 3);
-    assert_eq!(fixture.append(ONE, "raw", 12, 1).await, 12, "an empty log continues its sequence");
+    assert_eq!(fixture.append(ONE, EventKind::Raw, 12, 1).await, 12, "an empty log continues its sequence");
 }
 
 #[tokio::test]
 async fn reader_behind_the_log_gets_a_gap_and_continues() {
     let fixture = EventLogFixture::new();
     for n in 1..=9 {
-        fixture.append(ONE, "raw", n, 1).await;
+        fixture.append(ONE, EventKind::Raw, n, 1).await;
     }
     fixture.trim(ONE, 6, u64::MAX).await;
     let page = fixture.page(&LogCursor::single(ONE, 2), 100, &["message"]).await;
@@ -143,7 +144,7 @@ async fn reader_behind_the_log_gets_a_gap_and_continues() {
 async fn pages_return_every_matching_event_once() {
     let fixture = EventLogFixture::new();
     for n in 1..=300 {
-        let kind = if n % 30 == 0 { "message" } else { "raw" };
+        let kind = if n % 30 == 0 { EventKind::Message } else { EventKind::Raw };
         fixture.append(if n % 2 == 0 { ONE } else { two() }, kind, n, 1).await;
     }
     for (limit, kinds, expected) in [(7, vec![], 300), (3, vec!["message"], 10)] {
@@ -167,7 +168,7 @@ async fn pages_return_every_matching_event_once() {
 async fn page_ends_at_its_byte_limit() {
     let fixture = EventLogFixture::new();
     for n in 1..=10 {
-        fixture.append(ONE, "raw", n, 300_000).await;
+        fixture.append(ONE, EventKind::Raw, n, 300_000).await;
     }
     let page = fixture.page(&LogCursor::default(), 100, &[]).await;
     assert_eq!((page.items.len(), page.at_end), (4, false));
@@ -180,9 +181,10 @@ async fn page_ends_at_its_byte_limit() {
 #[tokio::test]
 async fn page_advances_past_events_that_do_not_match() {
     let fixture = EventLogFixture::new();
-    let many = |tx: &mut Tx| (0..12_000).try_for_each(|n| append(tx, ONE, &event("raw", n, 1)).map(drop));
+    let many =
+        |tx: &mut Tx| (0..12_000).try_for_each(|n| append(tx, ONE, &event(EventKind::Raw, n, 1)).map(drop));
     fixture.store.write(many).await.unwrap();
-    fixture.append(ONE, "message", 20_000, 1).await;
+    fixture.append(ONE, EventKind::Message, 20_000, 1).await;
     let first = fixture.page(&LogCursor::default(), 10, &["message"]).await;
     assert_eq!((first.items.len(), first.next.get(ONE), first.at_end), (0, Some(10_000), false));
     let second = fixture.page(&first.next, 10, &["message"]).await;
@@ -192,7 +194,7 @@ async fn page_advances_past_events_that_do_not_match() {
 #[tokio::test]
 async fn cursor_past_the_end_is_refused() {
     let fixture = EventLogFixture::new();
-    fixture.append(ONE, "raw", 1, 1).await;
+    fixture.append(ONE, EventKind::Raw, 1, 1).await;
     fixture.log.check_cursor(&LogCursor::single(ONE, 1)).unwrap();
     let error = fixture.log.check_cursor(&LogCursor::single(ONE, 2)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
@@ -201,16 +203,16 @@ async fn cursor_past_the_end_is_refused() {
 #[tokio::test]
 async fn undurable_events_are_not_visible() {
     let fixture = EventLogFixture::new();
-    let cursor = LogCursor::single(ONE, fixture.append(ONE, "raw", 1, 1).await);
+    let cursor = LogCursor::single(ONE, fixture.append(ONE, EventKind::Raw, 1, 1).await);
     let changes = fixture.log.watch(Some(ONE));
-    fixture.store.apply_unsynced(|tx| append(tx, ONE, &event("raw", 2, 1)).map(drop));
+    fixture.store.apply_unsynced(|tx| append(tx, ONE, &event(EventKind::Raw, 2, 1)).map(drop));
     assert_eq!(sequences(&fixture.page(&LogCursor::default(), 9, &[]).await), [(1, 1)]);
     let page = fixture.page(&cursor, 9, &[]).await;
     assert_eq!((page.items.len(), page.at_end, page.next.get(ONE)), (0, true, Some(1)));
     assert!(!fixture.log.has_more(&[ONE], &cursor).unwrap() && !changes.has_changed().unwrap());
     assert_eq!(fixture.log.end_cursor(&[ONE]).unwrap(), cursor);
     assert!(fixture.log.check_cursor(&LogCursor::single(ONE, 2)).is_err());
-    fixture.append(ONE, "raw", 3, 1).await;
+    fixture.append(ONE, EventKind::Raw, 3, 1).await;
     fixture.log.wait_until_durable(&[ONE, two()]).await.unwrap();
     assert!(changes.has_changed().unwrap());
     assert_eq!(sequences(&fixture.page(&cursor, 9, &[]).await), [(1, 2), (1, 3)]);
@@ -225,7 +227,7 @@ async fn event_is_readable_when_its_write_completes() {
         let done = move |sequence: Result<u64, store::Error>| {
             let _ = answer.send((sequence.unwrap(), last_sequence(&store, ONE).unwrap()));
         };
-        fixture.store.submit(move |tx| append(tx, ONE, &event("raw", n, 1)), done).await;
+        fixture.store.submit(move |tx| append(tx, ONE, &event(EventKind::Raw, n, 1)), done).await;
     }
     for n in 1..=20 {
         let (sequence, published) = answers.recv().await.unwrap();
@@ -240,9 +242,9 @@ async fn event_is_readable_when_its_write_completes() {
 async fn watch_wakes_readers_of_the_same_log_only() {
     let fixture = EventLogFixture::new();
     let [one, both] = [Some(ONE), None].map(|of| fixture.log.watch(of));
-    fixture.append(two(), "raw", 1, 1).await;
+    fixture.append(two(), EventKind::Raw, 1, 1).await;
     assert!(!one.has_changed().unwrap() && both.has_changed().unwrap());
-    fixture.append(ONE, "raw", 1, 1).await;
+    fixture.append(ONE, EventKind::Raw, 1, 1).await;
     assert!(one.has_changed().unwrap());
 }
 
@@ -250,7 +252,7 @@ async fn watch_wakes_readers_of_the_same_log_only() {
 async fn logs_and_cursors_survive_a_restart() {
     let fixture = EventLogFixture::new();
     for n in 1..=3 {
-        fixture.append(ONE, "raw", n, 1).await;
+        fixture.append(ONE, EventKind::Raw, n, 1).await;
     }
     let cursor = fixture.page(&LogCursor::default(), 2, &[]).await.next;
     let fixture = fixture.reopen().await;
@@ -258,7 +260,7 @@ async fn logs_and_cursors_survive_a_restart() {
     assert_eq!(fixture.log.end_cursor(&[ONE, two()]).unwrap().get(ONE), Some(3));
     assert!(fixture.log.has_more(&[ONE], &cursor).unwrap());
     assert_eq!(sequences(&fixture.page(&cursor, 9, &[]).await), [(1, 3)]);
-    assert_eq!(fixture.append(ONE, "raw", 4, 1).await, 4);
+    assert_eq!(fixture.append(ONE, EventKind::Raw, 4, 1).await, 4);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -267,7 +269,7 @@ async fn wait_until_durable_covers_events_already_appended() {
     let store = fixture.store.clone();
     let writer = tokio::spawn(async move {
         for n in 1..=200 {
-            store.write(move |tx| append(tx, ONE, &event("raw", n, 1))).await.unwrap();
+            store.write(move |tx| append(tx, ONE, &event(EventKind::Raw, n, 1))).await.unwrap();
         }
     });
     let mut seen = 0;
@@ -308,7 +310,7 @@ async fn waiting_readers_miss_no_event_under_concurrent_appends() {
         let store = fixture.store.clone();
         tokio::spawn(async move {
             for n in 1..=EACH {
-                store.write(move |tx| append(tx, instance, &event("raw", n, 1))).await.unwrap();
+                store.write(move |tx| append(tx, instance, &event(EventKind::Raw, n, 1))).await.unwrap();
             }
         })
     });

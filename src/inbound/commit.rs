@@ -10,7 +10,9 @@ use crate::queue::{ReceiptReport, ReceiptResult, receipt_data};
 use crate::relay::FrameQueue;
 use crate::suppression::SuppressionReason;
 use relevo_cloud_api::AccountChange;
-use relevo_domain::{InboundMessage, InstanceId, InstanceNumber, Recipient, StatusUpdate, Timestamp};
+use relevo_domain::{
+    EventKind, InboundMessage, InstanceId, InstanceNumber, Recipient, StatusUpdate, Timestamp,
+};
 use relevo_store::{Error, Tx};
 
 use super::dedupe;
@@ -128,7 +130,7 @@ impl PartWriter<'_, '_> {
         message: &InboundMessage,
         signed: bool,
     ) -> Result<(), Error> {
-        self.emit(instance, "message", super::message_event::data(message, name)?)?;
+        self.emit(instance, EventKind::Message, super::message_event::data(message, name)?)?;
         if let Some(media) = message.media() {
             let location = media::MediaLocation {
                 media_id: media.id.clone(),
@@ -169,7 +171,7 @@ impl PartWriter<'_, '_> {
             if let Some(participant) = &status.participant {
                 data.insert("participant".to_owned(), json!(address(participant)));
             }
-            self.emit(instance, "receipt", data.into())?;
+            self.emit(instance, EventKind::Receipt, data.into())?;
         }
         match status.opted_out_recipient() {
             Some(recipient) => opt_out::apply_consent(
@@ -190,7 +192,7 @@ impl PartWriter<'_, '_> {
         signed: bool,
     ) -> Result<(), Error> {
         self.new_parts.others = true;
-        self.emit(instance, change.kind, change.data())?;
+        self.emit(instance, change.kind.clone(), change.data())?;
         for preference in change.preferences() {
             let names: Vec<_> = preference.user.recipients().collect();
             let consent = if preference.opted_out { Consent::OptOut } else { Consent::OptIn };
@@ -207,8 +209,8 @@ impl PartWriter<'_, '_> {
         Ok(())
     }
 
-    fn emit(&mut self, instance: InstanceNumber, kind: &str, data: Value) -> Result<(), Error> {
-        events::append(self.tx, instance, &Event { kind: kind.to_owned(), at: self.now, data })?;
+    fn emit(&mut self, instance: InstanceNumber, kind: EventKind, data: Value) -> Result<(), Error> {
+        events::append(self.tx, instance, &Event { kind, at: self.now, data })?;
         self.counts.events += 1;
         Ok(())
     }

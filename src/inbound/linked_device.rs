@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::events::{self, Event};
 use crate::queue;
-use relevo_domain::{InboundMessage, InstanceId, InstanceNumber, StatusUpdate, Timestamp};
+use relevo_domain::{EventKind, InboundMessage, InstanceId, InstanceNumber, StatusUpdate, Timestamp};
 use relevo_store::Tx;
 
 use super::commit::DeliveryPart;
@@ -96,7 +96,7 @@ impl Handle {
     pub async fn record_event(
         &self,
         device: &ReceivingDevice,
-        kind: &'static str,
+        kind: EventKind,
         at: Timestamp,
         mut data: Value,
     ) {
@@ -107,7 +107,7 @@ impl Handle {
             fields.entry("timestamp").or_insert_with(|| json!(at.seconds()));
         }
         let (instance, now) = (device.instance, self.clock.now());
-        let event = Event { kind: kind.to_owned(), at: now, data };
+        let event = Event { kind, at: now, data };
         self.store.submit(move |tx: &mut Tx| events::append(tx, instance, &event), |_| {}).await;
         self.metrics.record_inbound("event", 1);
     }

@@ -4,7 +4,7 @@ use serde_json::{Map, json};
 
 use crate::events::{self, Event};
 use crate::suppression::{self, SuppressionReason};
-use relevo_domain::{InstanceNumber, Recipient, Timestamp};
+use relevo_domain::{EventKind, InstanceNumber, Recipient, Timestamp};
 use relevo_store::{Error, Tx};
 
 /// The consent that a user expresses.
@@ -44,9 +44,9 @@ pub(super) fn apply_consent(
         data.insert(field.to_owned(), json!(name.to_string()));
     }
     let kind = match consent {
-        Consent::OptOut => "opt_out",
-        Consent::OptIn => "opt_in",
+        Consent::OptOut => EventKind::OptOut,
+        Consent::OptIn => EventKind::OptIn,
     };
-    events::append(tx, instance, &Event { kind: kind.to_owned(), at: now, data: data.into() })?;
+    events::append(tx, instance, &Event { kind, at: now, data: data.into() })?;
     Ok(())
 }

@@ -131,7 +131,7 @@ impl InboundFixture {
         let entries = self.store.entries().into_iter();
         let events = entries.filter(|(key, _)| key[0] == Space::Event as u8).map(|(_, value)| {
             let event = events::decode(&value[2..]).unwrap();
-            (event.kind, event.data)
+            (event.kind.to_string(), event.data)
         });
         events.collect()
     }

@@ -60,7 +60,7 @@ impl Default for Options {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// The relay is disabled.
-    #[error("the relay is disabled: relay.url is not set")]
+    #[error("nothing is relayed: relay.url is not set")]
     Disabled,
     /// TLS or the URL could not be set up.
     #[error("the relay could not be set up: {0}")]

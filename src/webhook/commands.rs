@@ -5,7 +5,7 @@ use ractor::ActorRef;
 use serde_json::json;
 
 use crate::events::{self, Event};
-use relevo_domain::InstanceNumber;
+use relevo_domain::{EventKind, InstanceNumber};
 use relevo_store::Tx;
 
 use super::endpoint::{
@@ -175,7 +175,7 @@ impl State {
             "failing_since": failures.since.seconds(),
             "attempts": failures.attempts,
         });
-        let event = Event { kind: "webhook_disabled".to_owned(), at: now, data };
+        let event = Event { kind: EventKind::WebhookDisabled, at: now, data };
         tracing::error!(endpoint = %id, cause = failures.error, attempts = failures.attempts,
             "webhook endpoint disabled after repeated failures; its backlog is kept");
         endpoint.disabled = Some(DisabledInfo { at: now, reason: failures.error });

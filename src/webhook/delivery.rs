@@ -44,7 +44,7 @@ pub(super) fn encode_body(name: &InstanceId, envelope: &Envelope) -> Result<Vec<
     let event = &envelope.event;
     let body = DeliveryBody {
         instance_id: name,
-        event: &event.kind,
+        event: event.kind.as_str(),
         timestamp: event.at.seconds(),
         data: &event.data,
     };
@@ -175,6 +175,7 @@ mod tests {
 
     use super::*;
     use crate::events::Event;
+    use relevo_domain::EventKind;
 
     /// The two webhooks of gateway-architecture.md §3.2, as the event log holds their `data`.
     #[test]
@@ -211,7 +212,7 @@ mod tests {
             }"#,
         ];
         for (data, documented) in [sent, failed].into_iter().zip(documented) {
-            let event = Event { kind: "message_ack".to_owned(), at: Timestamp(1_678_886_400_999), data };
+            let event = Event { kind: EventKind::MessageAck, at: Timestamp(1_678_886_400_999), data };
             let written = encode_body(&name, &Envelope { sequence: 1, event }).unwrap();
             assert_eq!(
                 serde_json::from_slice::<Value>(&written).unwrap(),
@@ -226,12 +227,12 @@ mod tests {
     #[test]
     fn webhook_id_names_endpoint_instance_and_event() {
         let endpoint = EndpointId::from_bytes(*b"0123456789abcdef");
-        let id = |kind: &str, data| {
-            let event = Event { kind: kind.to_owned(), at: Timestamp(0), data };
+        let id = |kind, data| {
+            let event = Event { kind, at: Timestamp(0), data };
             webhook_id(endpoint, InstanceNumber::FIRST, &Envelope { sequence: 42, event })
         };
-        assert_eq!(id("message", json!({})), "evt_30313233343536373839616263646566_1_42");
-        let gap = id("gap", json!({ "from": 41, "to": 42, "missing": 2 }));
+        assert_eq!(id(EventKind::Message, json!({})), "evt_30313233343536373839616263646566_1_42");
+        let gap = id(EventKind::Gap, json!({ "from": 41, "to": 42, "missing": 2 }));
         assert_eq!(gap, "gap_30313233343536373839616263646566_1_42_2");
     }
 

@@ -2,7 +2,7 @@
 //! stored.
 
 use crate::events::{self, Envelope, Event, LogCursor, LogPageQuery};
-use relevo_domain::{InstanceId, InstanceNumber, Timestamp};
+use relevo_domain::{EventKind, InstanceId, InstanceNumber, Timestamp};
 use relevo_store::{self as store, Store};
 
 use super::delivery::{encode_body, webhook_id};
@@ -227,18 +227,18 @@ impl DeliveryLookup {
                 let ParkedRecord { attempts, error, .. } = store::decode(&bytes)?;
                 (delivery.state, delivery.failures) = (DeliveryState::Parked, Some((attempts, error)));
             } else if delivery.event.at < self.runtime.endpoint.created_at
-                || delivery.event.kind == events::GAP
+                || delivery.event.kind == EventKind::Gap
             {
                 return Ok(None);
             } else {
                 delivery.state = DeliveryState::Delivered;
             }
-        } else if let Some(failures) = cursor.failures.as_ref().filter(|_| first == cursor.sequence + 1) {
+        } else if let Some(failures) = cursor.trouble.as_ref().filter(|_| first == cursor.sequence + 1) {
             delivery.state = DeliveryState::Retrying;
             delivery.failures = Some((failures.attempts, failures.error.clone()));
             delivery.next_attempt =
                 self.runtime.health.failures_of(self.instance).map(|shown| shown.next_attempt);
-        } else if delivery.event.kind == events::GAP {
+        } else if delivery.event.kind == EventKind::Gap {
             return Ok(None);
         }
         Ok(Some(delivery))

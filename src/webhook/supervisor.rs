@@ -144,6 +144,9 @@ impl Actor for WebhookSupervisor {
     async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
         let mut state = State { arguments, endpoints: HashMap::new(), incarnations: 0, draining: false };
         for (id, endpoint) in storage::load(&state.arguments.shared.store)? {
+            for kind in endpoint.events.unknown_kinds() {
+                tracing::warn!(endpoint = %id, %kind, "webhook endpoint has an unknown event kind in its filter; kept");
+            }
             state.register(id, endpoint)?;
             state.start(&me, id).await;
         }

@@ -2,7 +2,7 @@
 
 use super::fixture::*;
 use crate::webhook::{EndpointConfig, EndpointScope, EndpointUpdate, Error, Events, Options, SECRET_MASK};
-use relevo_domain::{ErrorKind, Secret};
+use relevo_domain::{ErrorKind, EventKind, Secret};
 use relevo_store::{Key, Space};
 
 #[tokio::test]
@@ -13,7 +13,7 @@ async fn replaced_primary_endpoint_keeps_its_backlog() {
     assert!(!fixture.handle.remove_primary(ONE).await.unwrap());
     let first = fixture.handle.set_primary(ONE, config(&wrong.url)).await.unwrap();
     assert_eq!((first.secret, first.primary), (Some(SECRET_MASK), true));
-    fixture.append(ONE, "message", 1..=2).await;
+    fixture.append(ONE, EventKind::Message, 1..=2).await;
     wrong.wait_until("a failure", |attempts| !attempts.is_empty()).await;
 
     let second = fixture.handle.set_primary(ONE, config(&right.url)).await.unwrap();
@@ -56,7 +56,7 @@ async fn disabled_endpoint_keeps_its_cursor() {
     let off = EndpointUpdate { enabled: Some(false), ..EndpointUpdate::default() };
     let view = fixture.handle.update(id, off).await.unwrap();
     assert_eq!(view.disabled.unwrap().reason, "requested");
-    fixture.append(ONE, "message", 1..=3).await;
+    fixture.append(ONE, EventKind::Message, 1..=3).await;
     let fixture = fixture.restart().await;
     assert_eq!(fixture.handle.lag(id).await.unwrap().events, 3);
     assert_eq!(fixture.handle.totals().disabled, 1);
@@ -80,7 +80,7 @@ async fn deleted_instance_deletes_its_endpoints_and_cursors() {
     let own = fixture.endpoint(EndpointScope::Instance(ONE), &receiver).await.id;
     let of_all = fixture.endpoint(EndpointScope::All, &receiver).await.id;
     let others = fixture.endpoint(EndpointScope::Instance(two()), &receiver).await.id;
-    fixture.append(ONE, "message", 1..=3).await;
+    fixture.append(ONE, EventKind::Message, 1..=3).await;
     let both = |attempts: &[ReceivedRequest]| attempts.iter().filter(|attempt| attempt.n() == 3).count() == 2;
     receiver.wait_until("both endpoints are at the end", both).await;
 
@@ -105,7 +105,7 @@ async fn deleted_instance_deletes_its_endpoints_and_cursors() {
         (count(Space::EndpointCursor) + count(Space::Parked) == 0).then_some(())
     })
     .await;
-    fixture.append(two(), "message", 5..=5).await;
+    fixture.append(two(), EventKind::Message, 5..=5).await;
     receiver
         .wait_until("the other endpoints deliver", |attempts| {
             attempts.iter().filter(|a| a.n() == 5).count() == 2
@@ -130,7 +130,7 @@ async fn orphans_of_a_deleted_endpoint_are_purged_at_startup() {
         (gone(Space::EndpointCursor) && gone(Space::Parked)).then_some(())
     })
     .await;
-    fixture.append(ONE, "message", 1..=1).await;
+    fixture.append(ONE, EventKind::Message, 1..=1).await;
     receiver.wait_until("the remaining endpoint delivers", |attempts| attempts.len() == 1).await;
     assert!(fixture.handle.get(kept).is_ok());
 }

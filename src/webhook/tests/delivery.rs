@@ -6,16 +6,16 @@ use super::fixture::*;
 use crate::events;
 use crate::webhook::signature::Signer;
 use crate::webhook::{EndpointConfig, EndpointScope, EndpointUpdate, Events, ReplayFrom};
-use relevo_domain::Secret;
+use relevo_domain::{EventKind, Secret};
 
 #[tokio::test]
 async fn events_arrive_in_order_signed_and_identified() {
     let fixture = WebhookFixture::new(fast_options()).await;
     let receiver = StubReceiver::with_status(200).await;
-    fixture.append(ONE, "message", 1..=3).await;
+    fixture.append(ONE, EventKind::Message, 1..=3).await;
     let endpoint = fixture.endpoint(EndpointScope::Instance(ONE), &receiver).await;
-    fixture.append(ONE, "message_ack", 4..=40).await;
-    fixture.append(two(), "message_ack", 100..=101).await;
+    fixture.append(ONE, EventKind::MessageAck, 4..=40).await;
+    fixture.append(two(), EventKind::MessageAck, 100..=101).await;
     let attempts = receiver.wait_until("37 events", |attempts| attempts.len() >= 37).await;
 
     assert_eq!(
@@ -51,7 +51,7 @@ async fn an_endpoint_without_a_secret_signs_nothing() {
     let plain = EndpointConfig { secret: Some(Secret::new("")), ..config(&receiver.url) };
     let view = fixture.handle.set_primary(ONE, plain).await.unwrap();
     assert_eq!(view.secret, None);
-    fixture.append(ONE, "message", 1..=1).await;
+    fixture.append(ONE, EventKind::Message, 1..=1).await;
     let attempts = receiver.wait_until("one", |attempts| !attempts.is_empty()).await;
     for name in ["webhook-signature", "x-webhook-signature"] {
         assert_eq!(attempts[0].header(name), "");
@@ -69,7 +69,12 @@ async fn endpoint_receives_only_its_event_kinds() {
         fixture.handle.create(EndpointScope::All, config).await.unwrap();
     }
     for n in 1..=60 {
-        fixture.append(ONE, ["message", "raw", "status"][n as usize % 3], n..=n).await;
+        let kind = match n % 3 {
+            0 => EventKind::Message,
+            1 => EventKind::Raw,
+            _ => EventKind::Status,
+        };
+        fixture.append(ONE, kind, n..=n).await;
     }
     some.wait_until("20 messages", |attempts| attempts.len() >= 20).await;
     raw.wait_until("20 raw ones", |attempts| attempts.len() >= 20).await;
@@ -81,13 +86,13 @@ async fn endpoint_receives_only_its_event_kinds() {
 async fn endpoint_for_all_serves_instances_created_later() {
     let fixture = WebhookFixture::new(fast_options()).await;
     let receiver = StubReceiver::with_status(200).await;
-    fixture.append(ONE, "message", 1..=5).await;
+    fixture.append(ONE, EventKind::Message, 1..=5).await;
     fixture.endpoint(EndpointScope::All, &receiver).await;
     let three = two().next().unwrap();
-    fixture.append(three, "message", 30..=32).await;
+    fixture.append(three, EventKind::Message, 30..=32).await;
     fixture.add_instance(three, "late");
-    fixture.append(ONE, "message", 10..=12).await;
-    fixture.append(two(), "message", 20..=22).await;
+    fixture.append(ONE, EventKind::Message, 10..=12).await;
+    fixture.append(two(), EventKind::Message, 20..=22).await;
     let attempts = receiver.wait_until("nine events", |attempts| attempts.len() >= 9).await;
     for (name, numbers) in [("shop", 10..=12), ("bar", 20..=22), ("late", 30..=32)] {
         let of = attempts.iter().filter(|attempt| attempt.body["instance_id"] == name);
@@ -101,7 +106,7 @@ async fn clean_restart_neither_repeats_nor_loses_events() {
     let receiver = StubReceiver::with_status(200).await;
     fixture.endpoint(EndpointScope::Instance(ONE), &receiver).await;
     for round in 0..3 {
-        fixture.append(ONE, "message", round * 100..round * 100 + 100).await;
+        fixture.append(ONE, EventKind::Message, round * 100..round * 100 + 100).await;
         receiver.wait_until("a part", |attempts| attempts.len() as u64 >= round * 100 + 20).await;
         fixture.handle.drain(std::time::Duration::from_secs(10)).await;
         fixture = fixture.restart().await;
@@ -114,10 +119,10 @@ async fn clean_restart_neither_repeats_nor_loses_events() {
 async fn replay_resends_from_a_sequence_or_a_time() {
     let fixture = WebhookFixture::new(fast_options()).await;
     let receiver = StubReceiver::with_status(200).await;
-    fixture.append(ONE, "message", 1..=4).await;
+    fixture.append(ONE, EventKind::Message, 1..=4).await;
     real_pause().await;
     let moment = fixture.clock.now();
-    fixture.append(ONE, "message", 5..=9).await;
+    fixture.append(ONE, EventKind::Message, 5..=9).await;
     let id = fixture.endpoint(EndpointScope::All, &receiver).await.id;
     assert_eq!(fixture.handle.lag(id).await.unwrap(), Default::default());
 
@@ -155,7 +160,7 @@ async fn trimmed_events_are_reported_as_a_gap() {
         assert_eq!(trimmed, limit);
     };
     enable(false).await;
-    fixture.append(ONE, "message", 1..=9).await;
+    fixture.append(ONE, EventKind::Message, 1..=9).await;
     trim(5).await;
     enable(true).await;
     let attempts = receiver.wait_until("the rest", |attempts| attempts.len() >= 5).await;
@@ -166,13 +171,13 @@ async fn trimmed_events_are_reported_as_a_gap() {
     fixture.wait_until_caught_up(id).await;
 
     enable(false).await;
-    fixture.append(ONE, "message", 10..=12).await;
+    fixture.append(ONE, EventKind::Message, 10..=12).await;
     trim(7).await;
     enable(true).await;
     eventually("nothing is left", || (fixture.handle.get(id).unwrap().counts.missed == 8).then_some(()))
         .await;
     fixture.wait_until_caught_up(id).await;
-    fixture.append(ONE, "message", 13..=13).await;
+    fixture.append(ONE, EventKind::Message, 13..=13).await;
     receiver.wait_until("the event after the gap", |attempts| attempts.len() >= 7).await;
     assert_eq!(receiver.numbers(), [0, 6, 7, 8, 9, 0, 13]);
     let gap = receiver.attempts()[5].clone();
@@ -185,7 +190,7 @@ async fn gap_is_retried_until_delivered() {
     let fixture = WebhookFixture::new(fast_options()).await;
     let receiver = StubReceiver::with_status(500).await;
     let id = fixture.endpoint(EndpointScope::Instance(ONE), &receiver).await.id;
-    fixture.append(ONE, "message", 1..=5).await;
+    fixture.append(ONE, EventKind::Message, 1..=5).await;
     receiver.wait_until("the first is refused", |attempts| !attempts.is_empty()).await;
     let keep = events::RetentionLimits {
         since: fixture.clock.now() + std::time::Duration::from_secs(1),

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Redirect};
 use super::fixture::*;
 use crate::events;
 use crate::webhook::{EndpointScope, EventRef, Options, ParkReason};
+use relevo_domain::EventKind;
 
 #[tokio::test]
 async fn failed_attempts_repeat_but_never_reorder_events() {
@@ -19,7 +20,7 @@ async fn failed_attempts_repeat_but_never_reorder_events() {
     let receiver = receiver.await;
     let id = fixture.endpoint(EndpointScope::Instance(ONE), &receiver).await.id;
     for n in 1..=40 {
-        fixture.append(ONE, "message", n..=n).await;
+        fixture.append(ONE, EventKind::Message, n..=n).await;
     }
     receiver
         .wait_until("the last", |attempts| attempts.iter().filter(|attempt| attempt.n() == 40).count() > 0)
@@ -37,7 +38,7 @@ async fn crashed_endpoint_actor_is_restarted_and_continues() {
     let receiver = StubReceiver::with_status(200).await;
     fixture.endpoint(EndpointScope::All, &receiver).await;
     for round in 1..=3 {
-        fixture.append(ONE, "message", round * 50 - 49..=round * 50).await;
+        fixture.append(ONE, EventKind::Message, round * 50 - 49..=round * 50).await;
         receiver.wait_until("a few", |attempts| distinct_of(attempts).len() as u64 > round * 50 - 40).await;
         fixture.crash_endpoints();
     }
@@ -60,7 +61,7 @@ async fn hanging_receiver_delays_only_its_own_endpoint() {
         (StubReceiver::new(|_| ReceiverAction::Hang).await, StubReceiver::with_status(200).await);
     let stuck = fixture.endpoint(EndpointScope::All, &hangs).await.id;
     fixture.endpoint(EndpointScope::Instance(ONE), &lives).await;
-    fixture.append(ONE, "message", 1..=200).await;
+    fixture.append(ONE, EventKind::Message, 1..=200).await;
     lives.wait_until("everything", |attempts| attempts.len() >= 200).await;
     assert_eq!(lives.numbers(), (1..=200).collect::<Vec<_>>());
     hangs.wait_until("another attempt", |attempts| attempts.len() >= 3).await;
@@ -79,8 +80,8 @@ async fn blocked_instance_does_not_delay_the_other_instances() {
     });
     let receiver = receiver.await;
     fixture.endpoint(EndpointScope::All, &receiver).await;
-    fixture.append(ONE, "message", 1..=50).await;
-    fixture.append(two(), "message", 1001..=1050).await;
+    fixture.append(ONE, EventKind::Message, 1..=50).await;
+    fixture.append(two(), EventKind::Message, 1001..=1050).await;
     let attempts =
         receiver.wait_until("the other's", |attempts| attempts.iter().any(|a| a.n() == 1050)).await;
     let others: Vec<_> = attempts.iter().map(ReceivedRequest::n).filter(|&n| n > 1000).collect();
@@ -98,7 +99,7 @@ async fn refused_event_is_parked_and_can_be_replayed() {
     });
     let receiver = receiver.await;
     let id = fixture.endpoint(EndpointScope::Instance(ONE), &receiver).await.id;
-    fixture.append(ONE, "message", 1..=4).await;
+    fixture.append(ONE, EventKind::Message, 1..=4).await;
     receiver.wait_until("the fourth", |attempts| attempts.last().is_some_and(|last| last.n() == 4)).await;
     assert_eq!(receiver.numbers(), [1, 2, 2, 2, 3, 4]);
 
@@ -129,7 +130,7 @@ async fn redirect_is_a_failure_and_is_not_followed() {
     let receiver =
         StubReceiver::new(move |_| ReceiverAction::Respond(Redirect::temporary(&url).into_response())).await;
     fixture.endpoint(EndpointScope::Instance(ONE), &receiver).await;
-    fixture.append(ONE, "message", 1..=1).await;
+    fixture.append(ONE, EventKind::Message, 1..=1).await;
     receiver.wait_until("two attempts", |attempts| attempts.len() >= 2).await;
     assert!(target.attempts().is_empty());
     assert_eq!(distinct(receiver.numbers()), [1]);
@@ -141,12 +142,12 @@ async fn failing_endpoint_is_disabled_and_keeps_its_backlog() {
     let fixture = WebhookFixture::new(options).await;
     let receiver = StubReceiver::with_status(500).await;
     let id = fixture.endpoint(EndpointScope::Instance(ONE), &receiver).await.id;
-    fixture.append(ONE, "message", 1..=3).await;
+    fixture.append(ONE, EventKind::Message, 1..=3).await;
     let disabled = eventually("it is disabled", || fixture.handle.get(id).unwrap().disabled).await;
     assert!(disabled.reason.contains("500"), "{disabled:?}");
     let log = events::read(&fixture.store, ONE, 3, 9).unwrap();
     let announced = &log[0].event;
-    assert_eq!(announced.kind, "webhook_disabled");
+    assert_eq!(announced.kind, EventKind::WebhookDisabled);
     assert_eq!(announced.data["endpoint_id"], id.to_string());
     assert!(announced.data["attempts"].as_u64().unwrap() >= 4);
     assert!(!announced.data.to_string().contains("token"), "a URL may hold secrets: {announced:?}");
@@ -154,7 +155,7 @@ async fn failing_endpoint_is_disabled_and_keeps_its_backlog() {
     let fixture = fixture.restart().await;
     receiver.set_behaviour(|_| ReceiverAction::Status(200));
     let before = receiver.attempts().len();
-    fixture.append(ONE, "message", 4..=5).await;
+    fixture.append(ONE, EventKind::Message, 4..=5).await;
     assert_eq!(fixture.handle.lag(id).await.unwrap().events, 6);
     assert_eq!(fixture.handle.enable(id).await.unwrap().disabled, None);
     receiver.wait_until("the backlog", |attempts| attempts.len() >= before + 6).await;
@@ -170,7 +171,7 @@ async fn receiver_down_for_a_day_gets_all_events_in_order() {
     let id = fixture.endpoint(EndpointScope::Instance(ONE), &receiver).await.id;
     let mut next = 1;
     for half_hour in 0..48 {
-        fixture.append(ONE, "message_ack", next..next + 5).await;
+        fixture.append(ONE, EventKind::MessageAck, next..next + 5).await;
         next += 5;
         tokio::time::advance(Duration::from_secs(1800)).await;
         eventually("the next attempt is scheduled", || {

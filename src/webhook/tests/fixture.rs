@@ -21,7 +21,7 @@ use crate::webhook::{
     Msg, Options, WebhookSupervisor,
 };
 use relevo_clock::Clock;
-use relevo_domain::{InstanceNumber, Secret, Timestamp};
+use relevo_domain::{EventKind, InstanceNumber, Secret, Timestamp};
 use relevo_egress::{self as egress, Egress};
 use relevo_metrics::Metrics;
 use relevo_store::{DataFolder, Store, WriterExit};
@@ -125,8 +125,13 @@ impl WebhookFixture {
     }
 
     /// Appends the events `numbers` of one kind, in this order.
-    pub async fn append(&self, instance: InstanceNumber, kind: &str, numbers: impl Iterator<Item = u64>) {
-        let (at, kind) = (self.clock.now(), kind.to_owned());
+    pub async fn append(
+        &self,
+        instance: InstanceNumber,
+        kind: EventKind,
+        numbers: impl Iterator<Item = u64>,
+    ) {
+        let at = self.clock.now();
         let batch: Vec<_> = numbers
             .map(|n| Event { kind: kind.clone(), at, data: json!({ "n": n, "of": instance.get() }) })
             .collect();
