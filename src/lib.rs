@@ -5,8 +5,8 @@
 pub mod supervisor;
 pub mod telemetry;
 
+pub mod address_book;
 pub mod bulk;
-pub mod contacts;
 pub mod events;
 pub mod inbound;
 pub mod instance;
@@ -15,6 +15,7 @@ pub mod provider;
 pub mod queue;
 pub mod relay;
 pub mod retry;
+pub mod suppression;
 pub mod webhook;
 
 pub mod http;

@@ -6,15 +6,16 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::address_book::AddressBook;
 use crate::bulk::{self, BulkSupervisor};
 use crate::config::{self, Settings};
-use crate::contacts::{AddressBook, SuppressionList};
 use crate::instance::{self, InstanceSupervisor};
 use crate::media::MediaCache;
 use crate::queue::{self, WorkNotifier};
 use crate::relay::{self, RelaySupervisor};
 use crate::retry::{self, RetrySupervisor};
 use crate::supervisor::ActorSlot;
+use crate::suppression::SuppressionList;
 use crate::webhook::{self, WebhookSupervisor};
 use crate::{events, http, inbound};
 use relevo_clock::Clock;

@@ -1,3 +1,5 @@
+//! The cursor of a reader: its position in the logs of one or several instances, and the text form that callers get.
+
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
@@ -5,41 +7,44 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use relevo_domain::{InstanceNumber, ValidationError};
 
-/// How a written place begins, so that another form can follow one day.
+/// First byte of an encoded cursor, so that the encoding can change later.
 const VERSION: u8 = 1;
 
-/// The longest text that is looked at: more than a place in 5,000 logs takes.
+/// Maximum length of an encoded cursor, in bytes; longer than a cursor for 5,000 logs.
 const MAX_TEXT: usize = 64 << 10;
 
-/// Where a reader stands in the logs of several instances. A log that it does not mention was not begun.
+/// Position of a reader in the logs of several instances: for each log the last sequence that was read. A log without
+/// an entry has not been read yet.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LogCursor(BTreeMap<InstanceNumber, u64>);
 
 impl LogCursor {
-    /// Behind one event of one log.
+    /// The position after one event of one log.
     pub fn single(instance: InstanceNumber, sequence: u64) -> Self {
         Self(BTreeMap::from([(instance, sequence)]))
     }
 
-    /// The last sequence that was read of a log; `None` when it was not begun.
+    /// The last sequence that was read of a log; `None` if nothing was read.
     pub fn get(&self, instance: InstanceNumber) -> Option<u64> {
         self.0.get(&instance).copied()
     }
 
+    /// Sets the last sequence that was read of a log.
     pub fn set(&mut self, instance: InstanceNumber, sequence: u64) {
         self.0.insert(instance, sequence);
     }
 
+    /// The logs of the cursor, each with the last sequence that was read.
     pub fn iter(&self) -> impl Iterator<Item = (InstanceNumber, u64)> + '_ {
         self.0.iter().map(|(instance, sequence)| (*instance, *sequence))
     }
 
-    /// Forgets the logs of instances that are gone.
+    /// Removes the logs of instances for which `exists` is false.
     pub fn retain(&mut self, exists: impl Fn(InstanceNumber) -> bool) {
         self.0.retain(|instance, _| exists(*instance));
     }
 
-    /// As a short text for callers, who need not understand it.
+    /// The cursor as a short text that is opaque to callers.
     pub fn encode(&self) -> String {
         let mut bytes = vec![VERSION];
         for (instance, sequence) in &self.0 {
@@ -49,32 +54,39 @@ impl LogCursor {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// Reads what [`encode`](Self::encode) wrote.
+    /// Parses the text of [`encode`](Self::encode).
     ///
     /// # Errors
     ///
-    /// Anything else; the field `after` is to blame.
+    /// The text is not an encoded cursor; the error names the field `after`.
     pub fn decode(text: &str) -> Result<Self, ValidationError> {
-        let read = || {
-            let bytes = (text.len() <= MAX_TEXT).then(|| URL_SAFE_NO_PAD.decode(text).ok()).flatten()?;
-            let mut rest = bytes.strip_prefix(&[VERSION])?;
-            let mut places = BTreeMap::new();
-            while !rest.is_empty() {
-                let number = u32::try_from(read_varint(&mut rest)?).ok()?;
-                let instance = InstanceNumber::from_be_bytes(number.to_be_bytes())?;
-                let in_order = places.last_key_value().is_none_or(|(last, _)| *last < instance);
-                let sequence = read_varint(&mut rest)?;
-                in_order.then(|| places.insert(instance, sequence))?;
-            }
-            Some(Self(places))
-        };
-        read().ok_or_else(|| {
+        Self::parse(text).ok_or_else(|| {
             ValidationError::new("after", "must be the `next` or `cursor` of an answer, unchanged")
         })
     }
+
+    fn parse(text: &str) -> Option<Self> {
+        if text.len() > MAX_TEXT {
+            return None;
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let mut rest = bytes.strip_prefix(&[VERSION])?;
+        let mut positions = BTreeMap::new();
+        while !rest.is_empty() {
+            let number = u32::try_from(read_varint(&mut rest)?).ok()?;
+            let instance = InstanceNumber::from_be_bytes(number.to_be_bytes())?;
+            let sequence = read_varint(&mut rest)?;
+            // Each cursor has one encoding: instances are in ascending order.
+            if positions.last_key_value().is_some_and(|(last, _)| *last >= instance) {
+                return None;
+            }
+            positions.insert(instance, sequence);
+        }
+        Some(Self(positions))
+    }
 }
 
-/// Seven bits a byte, the lowest first; the highest bit says that more follow.
+/// Writes seven bits per byte, the lowest first; the highest bit is set while more bytes follow.
 fn write_varint(bytes: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         bytes.push(0x80 | u8::try_from(number & 0x7F).unwrap_or_default());
@@ -109,22 +121,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn places_come_back(given in prop::collection::btree_map(1_u32..0xFF_FFFF, any::<u64>(), 0..20)) {
-            let places = LogCursor(given.into_iter().map(|(number, at)| (instance(number), at)).collect());
-            prop_assert_eq!(LogCursor::decode(&places.encode()), Ok(places));
+        fn cursor_survives_encoding(given in prop::collection::btree_map(1_u32..0xFF_FFFF, any::<u64>(), 0..20)) {
+            let cursor = LogCursor(given.into_iter().map(|(number, at)| (instance(number), at)).collect());
+            prop_assert_eq!(LogCursor::decode(&cursor.encode()), Ok(cursor));
         }
 
         #[test]
-        fn rubbish_is_refused_or_means_what_it_says(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+        fn random_bytes_are_refused_or_decode_to_one_cursor(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
             let text = URL_SAFE_NO_PAD.encode(&bytes);
-            if let Ok(places) = LogCursor::decode(&text) {
-                prop_assert_eq!(LogCursor::decode(&places.encode()), Ok(places));
+            if let Ok(cursor) = LogCursor::decode(&text) {
+                prop_assert_eq!(LogCursor::decode(&cursor.encode()), Ok(cursor));
             }
         }
     }
 
     #[test]
-    fn malformed_cursors_are_refused() {
+    fn malformed_cursor_is_refused() {
         let two_in_wrong_order = URL_SAFE_NO_PAD.encode([VERSION, 2, 1, 1, 1]);
         let cut_short = URL_SAFE_NO_PAD.encode([VERSION, 1, 0x80]);
         let too_long = URL_SAFE_NO_PAD.encode([&[VERSION, 1][..], &[0xFF; 10]].concat());

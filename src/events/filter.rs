@@ -1,24 +1,31 @@
+//! The filter of a reader: the kinds of events that it receives.
+
 use serde::{Deserialize, Serialize};
 
-use relevo_domain::ValidationError;
+use relevo_domain::{EventKind, ValidationError};
 
-use super::GAP;
+use super::kinds::{self, parse_kind};
 
-/// The most kinds that one reader may name, and the longest name.
+/// Maximum number of kinds in one filter.
 const MAX_KINDS: usize = 32;
-const MAX_NAME_BYTES: usize = 64;
 
-/// Which kinds of events a reader wants.
+/// The kinds of events that a reader receives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventFilter {
+    /// Every kind.
     All,
-    Only(Vec<String>),
+    /// These kinds, and gaps. A stored filter may contain [`EventKind::Other`], which is kept.
+    Only(Vec<EventKind>),
 }
 
 impl EventFilter {
-    /// What a list of names asks for: none, or `all` or `*` among them, is everything. `field` is where the names
-    /// were given.
+    /// The filter for a list of names. An empty list, or `all` or `*` in the list, is [`EventFilter::All`]. `field` is
+    /// the field of the request that contains the names.
+    ///
+    /// # Errors
+    ///
+    /// There are too many names, or one of them is unknown; the error then suggests the nearest known name.
     pub fn from_names(field: &'static str, mut names: Vec<String>) -> Result<Self, ValidationError> {
         if names.is_empty() || names.iter().any(|name| name == "all" || name == "*") {
             return Ok(EventFilter::All);
@@ -29,47 +36,50 @@ impl EventFilter {
             let reason = format!("name at most {MAX_KINDS} events, or \"all\" for every event");
             return Err(ValidationError::new(field, reason));
         }
-        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
-        let good = |name: &str| !name.is_empty() && name.len() <= MAX_NAME_BYTES && name.bytes().all(plain);
-        match names.iter().find(|name| !good(name)) {
-            None => Ok(EventFilter::Only(names)),
-            Some(bad) => Err(ValidationError::new(
-                field,
-                format!(
-                    "{bad:?} cannot be the name of an event; names are like message_ack, \"all\" is every event"
-                ),
-            )),
-        }
+        let kinds = names.iter().map(|name| parse_kind(name)).collect::<Result<_, _>>();
+        kinds.map(EventFilter::Only).map_err(|reason| ValidationError::new(field, reason))
     }
 
-    /// The same for the `events` of a webhook endpoint.
+    /// [`from_names`](Self::from_names) for the field `events` of a webhook endpoint.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_names`](Self::from_names).
     pub fn parse(names: Vec<String>) -> Result<Self, ValidationError> {
         Self::from_names("events", names)
     }
 
-    /// Whether events called `kind` are wanted. A gap always is.
-    pub fn matches(&self, kind: &str) -> bool {
+    /// Whether the reader receives events of this kind. Every filter matches gaps.
+    pub fn matches(&self, kind: &EventKind) -> bool {
         match self {
             EventFilter::All => true,
-            EventFilter::Only(names) => {
+            EventFilter::Only(kinds) => {
                 let kind = canonical(kind);
-                kind == GAP || names.iter().any(|name| canonical(name) == kind)
+                kind == EventKind::Gap.as_str() || kinds.iter().any(|wanted| canonical(wanted) == kind)
             }
         }
     }
 
-    /// The names, as [`parse`](Self::parse) reads them.
+    /// The kinds of a stored filter that this version does not emit.
+    pub fn unknown_kinds(&self) -> Vec<&EventKind> {
+        match self {
+            EventFilter::All => Vec::new(),
+            EventFilter::Only(kinds) => kinds.iter().filter(|kind| !kinds::is_accepted(kind)).collect(),
+        }
+    }
+
+    /// The names in the form that [`parse`](Self::parse) reads.
     pub fn names(&self) -> Vec<String> {
         match self {
             EventFilter::All => vec!["all".to_owned()],
-            EventFilter::Only(names) => names.clone(),
+            EventFilter::Only(kinds) => kinds.iter().map(EventKind::to_string).collect(),
         }
     }
 }
 
-/// One name for each kind: receipts were once called `message_status`, and filters that say so go on working.
-fn canonical(kind: &str) -> &str {
-    if kind == "message_status" { "receipt" } else { kind }
+/// The current name of a kind, for a kind that may have a former name.
+fn canonical(kind: &EventKind) -> &str {
+    if kinds::is_former_receipt(kind) { EventKind::Receipt.as_str() } else { kind.as_str() }
 }
 
 #[cfg(test)]
@@ -85,7 +95,7 @@ mod tests {
         for all in [&[][..], &["message", "all"], &["*"], &["message", "*"]] {
             assert_eq!(names(all), Ok(EventFilter::All), "{all:?}");
         }
-        assert!(EventFilter::All.matches("raw"));
+        assert!(EventFilter::All.matches(&EventKind::Raw));
         for bad in [&["mess age"][..], &[""], &["a*"]] {
             assert!(names(bad).is_err(), "{bad:?}");
         }
@@ -94,9 +104,11 @@ mod tests {
     #[test]
     fn filter_matches_named_kinds_and_always_gaps() {
         let some = names(&["message_ack", "message"]).unwrap();
-        assert!(some.matches("message") && some.matches("message_ack") && some.matches(GAP));
-        assert!(!some.matches("raw") && !some.matches("receipt"));
-        assert!(names(&["raw"]).unwrap().matches("raw"));
+        for kind in [EventKind::Message, EventKind::MessageAck, EventKind::Gap] {
+            assert!(some.matches(&kind), "{kind}");
+        }
+        assert!(!some.matches(&EventKind::Raw) && !some.matches(&EventKind::Receipt));
+        assert!(names(&["raw"]).unwrap().matches(&EventKind::Raw));
     }
 
     #[test]
@@ -104,8 +116,30 @@ mod tests {
         let documented = names(&["message", "status", "receipt"]).unwrap();
         let former = names(&["message_status"]).unwrap();
         for kinds in [documented, former] {
-            assert!(kinds.matches("receipt") && kinds.matches("message_status"));
-            assert!(!kinds.matches("message_ack"));
+            assert!(kinds.matches(&EventKind::Receipt));
+            assert!(kinds.matches(&EventKind::from_stored("message_status")));
+            assert!(!kinds.matches(&EventKind::MessageAck));
+            assert!(kinds.unknown_kinds().is_empty());
         }
+        assert_eq!(names(&["message_status"]).unwrap().names(), ["message_status"]);
+    }
+
+    #[test]
+    fn unknown_kind_is_refused_with_the_nearest_name() {
+        let error = names(&["message_ack", "mesage"]).unwrap_err();
+        assert_eq!(error.field, "events");
+        assert_eq!(error.reason, "unknown event kind `mesage`; did you mean `message`?");
+        let error = EventFilter::from_names("types", vec!["hologram".repeat(100)]).unwrap_err();
+        assert_eq!(error.field, "types");
+        assert!(error.reason.len() < 200, "{}", error.reason);
+    }
+
+    #[test]
+    fn stored_filter_keeps_unknown_kinds_and_its_encoding() {
+        let stored = r#"{"only":["message","hologram","message_status"]}"#;
+        let filter: EventFilter = serde_json::from_str(stored).unwrap();
+        assert_eq!(serde_json::to_string(&filter).unwrap(), stored);
+        assert_eq!(filter.unknown_kinds(), [&EventKind::from_stored("hologram")]);
+        assert!(filter.matches(&EventKind::from_stored("hologram")) && !filter.matches(&EventKind::Raw));
     }
 }

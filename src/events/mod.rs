@@ -1,17 +1,18 @@
-//! The event log: what happened to an instance, in one order, for every reader.
+//! The event log: one durable, ordered sequence of events per instance.
 //!
-//! One durable sequence per instance. An event is appended in the same commit as the change that it announces, so
-//! neither exists without the other. Readers keep their own place and pull; nothing is pushed at them.
+//! An event is appended in the same commit as the change that it announces, so neither exists without the other. Readers
+//! keep a cursor and pull; nothing is pushed to them.
 //!
-//! A log is bounded by the age of its events and by their bytes. A reader whose place was overrun is told what it
-//! missed: in the stead of the events that are gone it reads one of kind [`GAP`].
+//! A log is bounded by the age of its events and by their bytes. A reader whose next events were deleted receives one
+//! event of kind [`EventKind::Gap`] in their place, with their number.
 //!
-//! Readers see what is durable and nothing else, so no crash makes a reader's place mean another event. The newest
-//! durable sequence of each log is published after the sync of each commit; a reader that has everything waits for it
-//! to move, and one that has not reads up to it without waiting for the disk.
+//! Readers see durable events only, so a cursor means the same event after a crash. The newest durable sequence of each
+//! log is published after the sync of each commit: a reader at the end waits for it to change, and a reader behind it
+//! reads up to it without waiting for a commit.
 
 mod cursor;
 mod filter;
+mod kinds;
 mod log;
 mod record;
 mod scan;
@@ -21,11 +22,12 @@ mod tests;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use relevo_domain::{ErrorKind, InstanceNumber, Timestamp, ValidationError};
+use relevo_domain::{ErrorKind, EventKind, InstanceNumber, Timestamp, ValidationError};
 use relevo_store::{self as store, Key, Space, Store, Tx};
 
 pub use cursor::LogCursor;
 pub use filter::EventFilter;
+pub use kinds::parse_kind;
 pub use log::{EventLog, read};
 pub use scan::{LogItem, LogPage, LogPageQuery, page};
 
@@ -33,22 +35,18 @@ pub use scan::{LogItem, LogPage, LogPageQuery, page};
 pub(crate) use record::decode;
 use record::{EventHeader, LogTail, event_key, log_end, tail_key};
 
-/// The kind of the event that stands for events which the log has forgotten before a reader took them. Its data is
-/// `{"from": first sequence, "to": last sequence, "missing": how many}`; its sequence is `to`. Every reader is told
-/// of it, whatever kinds it asked for. It is never written down.
-pub const GAP: &str = "gap";
-
 /// One event of one instance.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
-    /// For example `message`, `message_ack`, `receipt`, `status`, `raw`.
-    pub kind: String,
+    /// The kind of the event.
+    pub kind: EventKind,
+    /// Time of the event.
     pub at: Timestamp,
-    /// What receivers get as `data`.
+    /// The `data` that receivers get.
     pub data: Value,
 }
 
-/// An event with its place in the log of its instance; sequences begin at 1 and have no gaps.
+/// An event with its sequence in the log of its instance. Sequences begin with 1 and are consecutive.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Envelope {
     pub sequence: u64,
@@ -56,39 +54,44 @@ pub struct Envelope {
 }
 
 impl Envelope {
-    /// What is read in the stead of the events `from` to `to`, which are gone.
+    /// The event of kind [`EventKind::Gap`] in place of the deleted events `from` to `to`. Its data is
+    /// `{"from": first sequence, "to": last sequence, "missing": number of events}`; its sequence is `to`. Every reader
+    /// receives it, whatever its filter. It is never stored.
     fn gap(from: u64, to: u64, at: Timestamp) -> Self {
         let missing = to.saturating_sub(from).saturating_add(1);
         let data = json!({ "from": from, "to": to, "missing": missing });
-        Self { sequence: to, event: Event { kind: GAP.to_owned(), at, data } }
+        Self { sequence: to, event: Event { kind: EventKind::Gap, at, data } }
     }
 
-    /// How many events are gone where this one stands; `None` when it is an event of the log.
+    /// Number of deleted events that this gap replaces; `None` for an event of the log.
     pub fn missing(&self) -> Option<u64> {
         let event = &self.event;
-        if event.kind == GAP { event.data.get("missing").and_then(Value::as_u64) } else { None }
+        if event.kind == EventKind::Gap { event.data.get("missing").and_then(Value::as_u64) } else { None }
     }
 }
 
-/// What of a log is kept.
+/// Bounds of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetentionLimits {
-    /// Events before this moment go.
+    /// Older events are deleted.
     pub since: Timestamp,
-    /// The oldest go until the rest has no more bytes than this.
+    /// The oldest events are deleted until the rest fits into this many bytes.
     pub bytes: u64,
 }
 
 /// Why events could not be read.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
+    /// The cursor of the request is wrong.
     #[error(transparent)]
     Cursor(#[from] ValidationError),
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] store::Error),
 }
 
 impl Error {
+    /// The kind of the error, from which the API derives its answer.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Cursor(_) => ErrorKind::Invalid,
@@ -97,7 +100,11 @@ impl Error {
     }
 }
 
-/// Appends an event to an instance's log and tells its sequence.
+/// Appends an event to the log of an instance and returns its sequence.
+///
+/// # Errors
+///
+/// The store cannot be read, or the event cannot be encoded.
 pub fn append(tx: &mut Tx, instance: InstanceNumber, event: &Event) -> Result<u64, store::Error> {
     let tail = tail_key(instance);
     let LogTail { sequence, bytes } = LogTail::read(tx.get(&tail)?)?;
@@ -109,8 +116,8 @@ pub fn append(tx: &mut Tx, instance: InstanceNumber, event: &Event) -> Result<u6
     Ok(sequence)
 }
 
-/// Changes when events of this instance, or of any when it is `None`, have become durable. Carries nothing: readers
-/// look where they stand against [`last_sequence`].
+/// Signals new durable events of this instance, or of any instance if it is `None`. The signal carries no data: readers
+/// compare their cursor with [`last_sequence`].
 pub fn watch(store: &Store, instance: Option<InstanceNumber>) -> watch::Receiver<()> {
     match instance {
         Some(instance) => store.watch_tail(&tail_key(instance)),
@@ -118,12 +125,20 @@ pub fn watch(store: &Store, instance: Option<InstanceNumber>) -> watch::Receiver
     }
 }
 
-/// The sequence of the newest durable event of an instance; 0 when it has none. Looks at memory only.
+/// The sequence of the newest durable event of an instance; 0 if there is none. Reads memory only.
+///
+/// # Errors
+///
+/// The tail of the log cannot be decoded.
 pub fn last_sequence(store: &Store, instance: InstanceNumber) -> Result<u64, store::Error> {
     Ok(LogTail::read(store.durable_tail(&tail_key(instance)))?.sequence)
 }
 
-/// Deletes up to `limit` events, oldest first, that need not be kept; tells how many it deleted.
+/// Deletes up to `limit` events outside the bounds `keep`, oldest first, and returns their number.
+///
+/// # Errors
+///
+/// The store cannot be read.
 pub fn trim(
     tx: &mut Tx,
     instance: InstanceNumber,
@@ -134,10 +149,11 @@ pub fn trim(
     let mut old = Vec::new();
     for entry in tx.range(&event_key(instance, 0), &log_end(instance)).take(limit) {
         let (key, value) = entry?;
-        // What cannot be read is of use to nobody; it goes when its turn comes.
-        let needless = EventHeader::read(&value)
-            .is_none_or(|head| head.at < keep.since || tail.bytes.saturating_sub(head.offset) > keep.bytes);
-        if !needless {
+        // A record that cannot be decoded is deleted, too.
+        let expired = EventHeader::read(&value).is_none_or(|header| {
+            header.at < keep.since || tail.bytes.saturating_sub(header.offset) > keep.bytes
+        });
+        if !expired {
             break;
         }
         old.push(Key::from(key));
@@ -147,13 +163,17 @@ pub fn trim(
     Ok(deleted)
 }
 
-/// The space of every log's tail, for upkeep to go through.
+/// The instances that have a log.
+///
+/// # Errors
+///
+/// The store cannot be read.
 pub fn logs(tx: &Tx) -> Result<Vec<InstanceNumber>, store::Error> {
     let tails = Key::new(Space::EventTail);
-    let mut found = Vec::new();
+    let mut instances = Vec::new();
     for entry in tx.range(&tails, &tails.clone().after_prefix()) {
         let number = entry?.0.get(1..).and_then(|bytes| bytes.first_chunk::<4>().copied());
-        found.extend(number.and_then(InstanceNumber::from_be_bytes));
+        instances.extend(number.and_then(InstanceNumber::from_be_bytes));
     }
-    Ok(found)
+    Ok(instances)
 }

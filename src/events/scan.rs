@@ -1,56 +1,61 @@
-//! Reading on from a place: one log, or several as one, in the order of time.
+//! Pages of one log, or of several logs merged by time, from a cursor.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use relevo_domain::{InstanceNumber, Timestamp};
-use relevo_store::{Error, Key, KeyValue, Store};
+use relevo_domain::{EventKind, InstanceNumber, Timestamp};
+use relevo_store::{self as store, Error, Key, KeyValue, Store};
 
 use super::record::{self, EventHeader, event_key, sequence_of};
 use super::{Envelope, EventFilter, LogCursor, last_sequence};
 
-/// Events that one page looks at, at most, wanted or not.
+/// Maximum number of events that one page reads, whether the filter matches them or not.
 const MAX_SCANNED: usize = 10_000;
 
-/// What a page should hold.
+/// The limits and the filter of a page.
 #[derive(Debug, Clone)]
 pub struct LogPageQuery {
+    /// Kinds of events in the page.
     pub kinds: EventFilter,
-    /// Events, at most.
+    /// Maximum number of events.
     pub limit: usize,
-    /// Bytes of events, about: a page ends with the event that reaches them.
+    /// Approximate size, in bytes of records: the page ends with the event that reaches it.
     pub bytes: usize,
-    /// Dates a gap behind which there is no event.
+    /// Time of a gap that no event follows.
     pub now: Timestamp,
 }
 
-/// What was read at one place: an event, or the gap where events were.
+/// An entry of a page: an event, or a gap in place of deleted events.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogItem {
     pub instance: InstanceNumber,
     pub envelope: Envelope,
 }
 
-/// What was read, and from where to go on.
+/// The entries of a page, and the cursor of the next page.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct LogPage {
     pub items: Vec<LogItem>,
-    /// Behind everything that was looked at. It may have moved though there are no items.
+    /// The position after all events that were read. It can advance although the page has no items.
     pub next: LogCursor,
-    /// Nothing was left when this was read.
+    /// The logs had no further durable events.
     pub at_end: bool,
 }
 
-/// Reads a page of the logs of `instances` as one. Every log keeps its own order; between logs the older event comes
-/// first. Reads the disk; what is still on its way there belongs to later pages.
+/// Reads a page of the logs of `instances`, merged. Events of one log keep their order; between logs the older event
+/// comes first. Blocks on the disk. Events that are not durable yet belong to later pages.
+///
+/// # Errors
+///
+/// The store cannot be read, or a record cannot be decoded.
 pub fn page(
     store: &Store,
     instances: &[InstanceNumber],
     from: &LogCursor,
-    wanted: &LogPageQuery,
+    query: &LogPageQuery,
 ) -> Result<LogPage, Error> {
     let mut page = LogPage { next: from.clone(), ..LogPage::default() };
-    let (mut logs, mut heads) = (Vec::with_capacity(instances.len()), BinaryHeap::new());
+    let (mut logs, mut next_entries) = (Vec::with_capacity(instances.len()), BinaryHeap::new());
     for &instance in instances {
         let tail = last_sequence(store, instance)?;
         let after = from.get(instance);
@@ -58,59 +63,59 @@ pub fn page(
             continue;
         }
         let mut log = LogScan::open(store, instance, after, tail);
-        match log.advance(wanted.now)? {
-            Some(at) => heads.push(Reverse((at, logs.len()))),
-            // Nothing is left of it: who begins now missed nothing, and goes on behind what was there.
+        match log.advance(query.now)? {
+            Some(at) => next_entries.push(Reverse((at, logs.len()))),
+            // All events were deleted. A new reader missed nothing and continues after them.
             None => page.next.set(instance, tail),
         }
         logs.push(log);
     }
-    let (mut looks, mut bytes, mut disturbed) = (0, 0, false);
-    while page.items.len() < wanted.limit && bytes < wanted.bytes && looks < MAX_SCANNED {
-        let Some(Reverse((_, index))) = heads.pop() else { break };
+    let (mut scanned, mut bytes, mut deleted_entry) = (0, 0, false);
+    while page.items.len() < query.limit && bytes < query.bytes && scanned < MAX_SCANNED {
+        let Some(Reverse((_, index))) = next_entries.pop() else { break };
         let Some(log) = logs.get_mut(index) else { break };
-        let Some(found) = log.current.take() else { break };
-        looks += 1;
-        let sequence = found.sequence();
-        if wanted.kinds.matches(found.kind()) {
-            match found.load(store)? {
+        let Some(entry) = log.current.take() else { break };
+        scanned += 1;
+        let sequence = entry.sequence();
+        if query.kinds.matches(entry.kind()) {
+            match entry.load(store)? {
                 Some((envelope, size)) => {
                     bytes += size;
                     page.items.push(LogItem { instance: log.instance, envelope });
                 }
-                // Forgotten since it was found: the next page tells.
+                // Deleted after its header was read: the next page contains a gap.
                 None => {
-                    disturbed = true;
+                    deleted_entry = true;
                     continue;
                 }
             }
         }
         page.next.set(log.instance, sequence);
-        if let Some(at) = log.advance(wanted.now)? {
-            heads.push(Reverse((at, index)));
+        if let Some(at) = log.advance(query.now)? {
+            next_entries.push(Reverse((at, index)));
         }
     }
-    page.at_end = heads.is_empty() && !disturbed && logs.iter().all(|log| log.finished);
+    page.at_end = next_entries.is_empty() && !deleted_entry && logs.iter().all(|log| log.finished);
     Ok(page)
 }
 
-/// One log on the way through a page.
+/// The scan of one log.
 struct LogScan {
     instance: InstanceNumber,
-    /// The last sequence that was read; `None` at the beginning.
+    /// The last sequence that was read; `None` before the first one.
     position: Option<u64>,
-    /// The newest durable event of the moment at which the page began. Everything up to it is there, or was forgotten.
+    /// The newest durable sequence when the page began. Every event up to it is stored or was deleted.
     tail: u64,
     entries: Box<dyn Iterator<Item = Result<KeyValue, Error>>>,
-    /// Found behind a gap, while the gap is told.
+    /// The event after a gap, while the gap is the current entry.
     pending: Option<ScannedEntry>,
     current: Option<ScannedEntry>,
-    /// Read to its tail.
+    /// Whether the scan has reached the tail.
     finished: bool,
 }
 
 enum ScannedEntry {
-    Event { key: Key, sequence: u64, head: EventHeader },
+    Event { key: Key, sequence: u64, header: EventHeader },
     Gap(Envelope),
 }
 
@@ -129,28 +134,28 @@ impl LogScan {
         }
     }
 
-    /// Finds what comes next, and tells its time.
+    /// Moves to the next entry and returns its time.
     fn advance(&mut self, now: Timestamp) -> Result<Option<Timestamp>, Error> {
         let next = match self.pending.take() {
-            Some(held) => Some(held),
+            Some(pending) => Some(pending),
             None => self.entries.next().transpose()?.map(ScannedEntry::read).transpose()?,
         };
-        let found = match (next, self.position) {
-            (Some(next), Some(place)) if next.sequence() > place.saturating_add(1) => {
-                let gap = Envelope::gap(place + 1, next.sequence() - 1, next.at());
+        let entry = match (next, self.position) {
+            (Some(next), Some(position)) if next.sequence() > position.saturating_add(1) => {
+                let gap = Envelope::gap(position + 1, next.sequence() - 1, next.at());
                 self.pending = Some(next);
                 Some(ScannedEntry::Gap(gap))
             }
             (Some(next), _) => Some(next),
-            (None, Some(place)) if place < self.tail => {
-                Some(ScannedEntry::Gap(Envelope::gap(place + 1, self.tail, now)))
+            (None, Some(position)) if position < self.tail => {
+                Some(ScannedEntry::Gap(Envelope::gap(position + 1, self.tail, now)))
             }
             (None, _) => None,
         };
-        self.finished = found.is_none();
-        self.current = found;
-        if let Some(found) = &self.current {
-            self.position = Some(found.sequence());
+        self.finished = entry.is_none();
+        self.current = entry;
+        if let Some(entry) = &self.current {
+            self.position = Some(entry.sequence());
         }
         Ok(self.current.as_ref().map(ScannedEntry::at))
     }
@@ -158,9 +163,9 @@ impl LogScan {
 
 impl ScannedEntry {
     fn read((key, value): KeyValue) -> Result<Self, Error> {
-        let head = EventHeader::read(&value);
-        let head = head.ok_or_else(|| Error::Codec("an event's head is cut short".to_owned()))?;
-        Ok(ScannedEntry::Event { sequence: sequence_of(&key), key: Key::from(key), head })
+        let header = EventHeader::read(&value);
+        let header = header.ok_or_else(|| Error::Codec("the header of an event is cut off".to_owned()))?;
+        Ok(ScannedEntry::Event { sequence: sequence_of(&key), key: Key::from(key), header })
     }
 
     fn sequence(&self) -> u64 {
@@ -172,24 +177,29 @@ impl ScannedEntry {
 
     fn at(&self) -> Timestamp {
         match self {
-            ScannedEntry::Event { head, .. } => head.at,
+            ScannedEntry::Event { header, .. } => header.at,
             ScannedEntry::Gap(envelope) => envelope.event.at,
         }
     }
 
-    fn kind(&self) -> &str {
+    fn kind(&self) -> &EventKind {
         match self {
-            ScannedEntry::Event { head, .. } => &head.kind,
+            ScannedEntry::Event { header, .. } => &header.kind,
             ScannedEntry::Gap(envelope) => &envelope.event.kind,
         }
     }
 
-    /// The whole of it with its size; `None` when the log has forgotten it meanwhile.
+    /// The whole entry with the size of its record; `None` if retention has deleted the event meanwhile.
     fn load(self, store: &Store) -> Result<Option<(Envelope, usize)>, Error> {
         match self {
             ScannedEntry::Gap(envelope) => Ok(Some((envelope, 0))),
             ScannedEntry::Event { key, sequence, .. } => {
-                let Some(record) = store.get(&key)? else { return Ok(None) };
+                // Retention may delete the record while its parts are read. Its first part is gone then, too.
+                let record = match store.get(&key) {
+                    Err(_) if store.get(&key)?.is_none() => None,
+                    record => record?,
+                };
+                let Some(record) = record else { return Ok(None) };
                 let event = record::decode(&record)?;
                 Ok(Some((Envelope { sequence, event }, record.len())))
             }

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{bulk, contacts, events, inbound, instance, media, queue, relay, webhook};
+use crate::{address_book, bulk, events, inbound, instance, media, queue, relay, suppression, webhook};
 use relevo_domain::{ErrorKind, Failure, FailureKind, MessageId, ValidationError};
 
 /// An error on its way to the caller. It travels with its response, so that a layer can word it differently.
@@ -314,8 +314,17 @@ impl From<bulk::Error> for ApiError {
     }
 }
 
-impl From<contacts::Error> for ApiError {
-    fn from(error: contacts::Error) -> Self {
+impl From<address_book::Error> for ApiError {
+    fn from(error: address_book::Error) -> Self {
+        match error.invalid() {
+            Some(invalid) => invalid.clone().into(),
+            None => Self::from_kind(error.kind(), &error),
+        }
+    }
+}
+
+impl From<suppression::Error> for ApiError {
+    fn from(error: suppression::Error) -> Self {
         match error.invalid() {
             Some(invalid) => invalid.clone().into(),
             None => Self::from_kind(error.kind(), &error),

@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::{contacts, instance, relay};
+use crate::{address_book, instance, relay};
 use relevo_domain::{ErrorKind, Failure, FailureKind, MessageId, ValidationError};
 
 use super::error::{ApiError, ErrorParts, retry_after_seconds};
@@ -177,8 +177,8 @@ impl From<instance::Error> for ApplicationError {
     }
 }
 
-impl From<contacts::Error> for ApplicationError {
-    fn from(error: contacts::Error) -> Self {
+impl From<address_book::Error> for ApplicationError {
+    fn from(error: address_book::Error) -> Self {
         ApiError::from(error).into()
     }
 }

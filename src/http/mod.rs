@@ -40,7 +40,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use url::Url;
 
-use crate::contacts::{AddressBook, SuppressionList};
+use crate::address_book::AddressBook;
+use crate::suppression::SuppressionList;
 use crate::{bulk, events, inbound, instance, queue, relay, webhook};
 use relevo_clock::Clock;
 use relevo_domain::{InstanceId, Secret};

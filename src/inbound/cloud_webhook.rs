@@ -1,4 +1,4 @@
-//! Meta's webhooks.
+//! Ingestion of Meta's webhooks: verification, assignment to instances, and one commit.
 
 use bytes::Bytes;
 use subtle::ConstantTimeEq;
@@ -12,40 +12,40 @@ use super::quarantine::NewQuarantineEntry;
 use super::verify::VerifiedDelivery;
 use super::{DeliveryCounts, Error, Handle, WebhookAccount};
 
-/// So many of the reasons why parts make no sense are kept with a body.
+/// Maximum number of reasons that are stored with a quarantined body.
 const MAX_REASONS: usize = 10;
 
-/// Whether Meta's verification of the webhook's address carries a word that we know.
+/// Whether a verification request of Meta for the webhook URL has the verify token of the node or of an account.
 pub fn verify_subscription(
     accounts: &[WebhookAccount],
     node_token: Option<&Secret>,
     mode: &str,
     token: &str,
 ) -> bool {
-    let known = accounts.iter().filter_map(|account| account.verify_token.as_ref()).chain(node_token);
-    let matches = known.filter(|secret| {
+    let tokens = accounts.iter().filter_map(|account| account.verify_token.as_ref()).chain(node_token);
+    let matches = tokens.filter(|secret| {
         !secret.is_empty() && bool::from(secret.expose().as_bytes().ct_eq(token.as_bytes()))
     });
     mode == "subscribe" && matches.count() > 0
 }
 
 impl Handle {
-    /// Takes a delivery in. When this answers `Ok`, everything in it is durable and Meta may forget it: also what
-    /// nobody understood, which Meta would only repeat.
+    /// Ingests a delivery. `Ok` means that everything in it is durable and Meta need not repeat it, including parts that
+    /// could not be parsed, which are quarantined.
     ///
     /// # Errors
     ///
-    /// The signature is wrong, or what came could not be made durable: then nothing of it is believed or kept, but for
-    /// facts about our own messages, which change nothing when they come again.
+    /// The signature is wrong, or the commit failed. Nothing of the delivery is stored then, except statuses of sent
+    /// messages, which are idempotent.
     pub async fn receive(
         &self,
         accounts: &[WebhookAccount],
         body: Bytes,
         signature: Option<&str>,
     ) -> Result<DeliveryCounts, Error> {
-        let taken = self.ingest_webhook(accounts, body, signature).await;
-        self.record_metrics(&taken);
-        taken
+        let result = self.ingest_webhook(accounts, body, signature).await;
+        self.record_metrics(&result);
+        result
     }
 
     async fn ingest_webhook(
@@ -55,60 +55,61 @@ impl Handle {
         signature: Option<&str>,
     ) -> Result<DeliveryCounts, Error> {
         if self.store.is_full() {
-            // Meta keeps it for us, for days; what is in hand needs the space that is left.
+            // Meta repeats the delivery for days. The remaining space is reserved for work in progress.
             return Err(queue::Error::DiskFull.into());
         }
-        let read = self.verifier.verify(accounts, &body, signature).await?;
-        let VerifiedDelivery { trusted, updates, frames } = read;
-        let (parts, mut odd) = match updates {
+        let verified = self.verifier.verify(accounts, &body, signature).await?;
+        let VerifiedDelivery { trusted, updates, frames } = verified;
+        let (parts, mut reasons) = match updates {
             Ok(updates) => assign_instances(&trusted, updates),
             Err(invalid) => (Vec::new(), vec![invalid.to_string()]),
         };
-        let mut received = DeliveryCounts { unprocessable: odd.len(), ..DeliveryCounts::default() };
+        let mut received = DeliveryCounts { unprocessable: reasons.len(), ..DeliveryCounts::default() };
         let parts = self.record_statuses(parts, self.relay.is_enabled(), &mut received).await?;
-        let keeping = (!odd.is_empty()).then(|| {
+        let quarantine = (!reasons.is_empty()).then(|| {
             tracing::warn!(
                 bytes = body.len(),
-                parts = odd.len(),
-                "a webhook held parts that make no sense; it is kept"
+                parts = reasons.len(),
+                "webhook has parts that cannot be processed; body quarantined"
             );
-            odd.truncate(MAX_REASONS);
+            reasons.truncate(MAX_REASONS);
             NewQuarantineEntry {
                 body: body.clone(),
-                reason: odd.join("; "),
+                reason: reasons.join("; "),
                 signed: trusted.iter().any(|account| account.app_secret.is_some()),
             }
         });
-        self.commit(parts, keeping, frames, &mut received).await?;
+        self.commit(parts, quarantine, frames, &mut received).await?;
         Ok(received)
     }
 
-    /// Counts a delivery that was refused for its size, before anybody read it.
+    /// Counts a delivery that was refused for its size before it was read.
     pub fn count_too_large(&self) {
         self.metrics.record_inbound("too_large", 1);
     }
 
-    /// Counts a delivery to an instance that there is not. Its sender is told what a forger is told.
+    /// Counts a delivery to an unknown instance. Its sender gets the same error as for a wrong signature, so that the names
+    /// of instances cannot be probed.
     pub fn reject_unknown_instance(&self) -> Error {
         self.metrics.record_inbound("forged", 1);
         Error::Signature
     }
 }
 
-/// The parts with their instances, and why others are odd.
+/// The parts with their instances, and the reasons why other parts cannot be processed.
 fn assign_instances(trusted: &[&WebhookAccount], updates: Vec<Update>) -> (Vec<DeliveryPart>, Vec<String>) {
-    let (mut parts, mut odd) = (Vec::with_capacity(updates.len()), Vec::new());
+    let (mut parts, mut reasons) = (Vec::with_capacity(updates.len()), Vec::new());
     for update in updates {
         match assign_instance(trusted, update) {
             Ok(part) => parts.push(part),
-            Err(reason) => odd.push(reason),
+            Err(reason) => reasons.push(reason),
         }
     }
-    (parts, odd)
+    (parts, reasons)
 }
 
-/// Which instance an update is for. News of a business account as a whole names no number: it goes to the first
-/// instance whose secret signed it, and where none did, to the first that has none.
+/// Assigns an update to an instance. A change of a whole business account names no number: it is assigned to the first
+/// instance whose secret signed the delivery, or to the first without a secret if none signed it.
 fn assign_instance(trusted: &[&WebhookAccount], update: Update) -> Result<DeliveryPart, String> {
     let account = match update.phone_number_id() {
         Some(phone) => trusted
@@ -118,7 +119,7 @@ fn assign_instance(trusted: &[&WebhookAccount], update: Update) -> Result<Delive
         None => trusted
             .iter()
             .min_by_key(|account| (account.app_secret.is_none(), account.instance))
-            .ok_or_else(|| "there is no instance that it could be for".to_owned()),
+            .ok_or_else(|| "no instance can receive a change of a whole business account".to_owned()),
     };
     let signed = account.as_ref().is_ok_and(|account| account.app_secret.is_some());
     let account = account.map(|account| (account.instance, account.name.clone()));

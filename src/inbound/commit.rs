@@ -1,16 +1,18 @@
-//! What one webhook changes, in one commit.
+//! The commit of one delivery: dedupe, events, media locations, relay frames, suppressions and quarantine.
 
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::contacts::SuppressionReason;
 use crate::events::{self, Event};
 use crate::media;
 use crate::queue::{ReceiptReport, ReceiptResult, receipt_data};
 use crate::relay::FrameQueue;
+use crate::suppression::SuppressionReason;
 use relevo_cloud_api::AccountChange;
-use relevo_domain::{InboundMessage, InstanceId, InstanceNumber, Recipient, StatusUpdate, Timestamp};
+use relevo_domain::{
+    EventKind, InboundMessage, InstanceId, InstanceNumber, Recipient, StatusUpdate, Timestamp,
+};
 use relevo_store::{Error, Tx};
 
 use super::dedupe;
@@ -19,17 +21,17 @@ use super::keywords::Keywords;
 use super::opt_out::{self, Consent};
 use super::quarantine::{NewQuarantineEntry, QuarantineId};
 
-/// One part of a webhook, with the instance that it is for.
+/// One part of a delivery, with its instance.
 #[derive(Debug)]
 pub(super) enum DeliveryPart {
     Message {
         instance: InstanceNumber,
         name: InstanceId,
         message: Box<InboundMessage>,
-        /// Whether the account's secret vouches for it.
+        /// Whether the secret of the account signed the delivery.
         signed: bool,
     },
-    /// A fact about a message that was sent, and what the ledger made of it; `None` when it was not asked.
+    /// A status of a sent message, and the result of the ledger; `None` if the ledger did not process it.
     Status {
         instance: InstanceNumber,
         status: Box<StatusUpdate>,
@@ -42,19 +44,19 @@ pub(super) enum DeliveryPart {
     },
 }
 
-/// Everything that one webhook changes beside the ledger.
+/// Everything that one delivery changes except the ledger.
 #[derive(Debug)]
 pub(super) struct InboundDelivery {
     pub parts: Vec<DeliveryPart>,
     pub quarantine: Option<(NewQuarantineEntry, QuarantineId)>,
-    /// For the relay; there are none when it is off.
+    /// Frames for the relay; `None` if it is disabled.
     pub frames: Option<WebhookFrames>,
     pub relay: FrameQueue,
     pub keywords: Arc<Keywords>,
     pub now: Timestamp,
 }
 
-/// What of a webhook was new.
+/// Numbers of new and repeated parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct CommitCounts {
     pub events: usize,
@@ -62,13 +64,15 @@ pub(super) struct CommitCounts {
 }
 
 impl InboundDelivery {
+    /// Whether there is anything to commit.
     pub fn has_changes(&self) -> bool {
         !self.parts.is_empty() || self.quarantine.is_some()
     }
 
+    /// Applies the delivery within a transaction.
     pub fn commit(self, tx: &mut Tx) -> Result<CommitCounts, Error> {
-        let InboundDelivery { parts, quarantine: keeping, frames, relay, keywords, now } = self;
-        let mut book = PartWriter {
+        let InboundDelivery { parts, quarantine, frames, relay, keywords, now } = self;
+        let mut writer = PartWriter {
             tx,
             keywords: &keywords,
             now,
@@ -76,20 +80,20 @@ impl InboundDelivery {
             new_parts: NewParts::default(),
         };
         for part in &parts {
-            book.write_part(part)?;
+            writer.write_part(part)?;
         }
-        let PartWriter { tx, counts: taken, new_parts: fresh, .. } = book;
-        for frame in frames.map(|frames| frames.into_new(fresh)).unwrap_or_default() {
+        let PartWriter { tx, counts, new_parts, .. } = writer;
+        for frame in frames.map(|frames| frames.into_new(new_parts)).unwrap_or_default() {
             relay.push(tx, &frame.webhook, frame.sender.as_deref(), now)?;
         }
-        if let Some((keeping, place)) = keeping {
-            keeping.insert(tx, place)?;
+        if let Some((entry, id)) = quarantine {
+            entry.insert(tx, id)?;
         }
-        Ok(taken)
+        Ok(counts)
     }
 }
 
-/// The commit in the making.
+/// Writes the parts of a delivery within a transaction.
 struct PartWriter<'a, 't> {
     tx: &'a mut Tx<'t>,
     keywords: &'a Keywords,
@@ -99,7 +103,7 @@ struct PartWriter<'a, 't> {
 }
 
 impl PartWriter<'_, '_> {
-    /// Takes one part, unless it was delivered before.
+    /// Writes one part, unless it was delivered before.
     fn write_part(&mut self, part: &DeliveryPart) -> Result<(), Error> {
         let (instance, digest) = match part {
             DeliveryPart::Message { instance, message, .. } => (*instance, dedupe::message_key(message)),
@@ -126,28 +130,30 @@ impl PartWriter<'_, '_> {
         message: &InboundMessage,
         signed: bool,
     ) -> Result<(), Error> {
-        self.emit(instance, "message", super::message_event::data(message, name)?)?;
+        self.emit(instance, EventKind::Message, super::message_event::data(message, name)?)?;
         if let Some(media) = message.media() {
-            let note = media::MediaLocation {
+            let location = media::MediaLocation {
                 media_id: media.id.clone(),
                 mime: media.mime_type.clone(),
                 sha256: media.sha256.clone(),
                 file_name: media.filename.clone(),
                 at: message.at,
             };
-            media::record_location(self.tx, instance, &message.id, &note)?;
+            media::record_location(self.tx, instance, &message.id, &location)?;
         }
         if message.is_from_me() {
             self.new_parts.others = true;
         } else {
             self.new_parts.messages.insert(message.id.clone());
         }
-        if let Some(wish) = self.keywords.consent_of(message).filter(|wish| is_trusted_consent(*wish, signed))
-        {
-            let names: Vec<_> = message.sender.identity.recipients().collect();
-            opt_out::apply_consent(self.tx, instance, &names, (wish, SuppressionReason::Keyword), self.now)?;
+        match self.keywords.consent_of(message) {
+            Some(consent) if is_trusted_consent(consent, signed) => {
+                let names: Vec<_> = message.sender.identity.recipients().collect();
+                let change = (consent, SuppressionReason::Keyword);
+                opt_out::apply_consent(self.tx, instance, &names, change, self.now)
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn write_status(
@@ -158,19 +164,20 @@ impl PartWriter<'_, '_> {
     ) -> Result<(), Error> {
         self.new_parts.others = true;
         if status.participant.is_some() || matches!(recorded, None | Some(ReceiptResult::Unknown)) {
-            let address = |name: &String| name.parse().map_or(name.clone(), |who: Recipient| who.address());
+            let address =
+                |name: &String| name.parse().map_or(name.clone(), |recipient: Recipient| recipient.address());
             let to = status.recipient.as_ref().map(address).unwrap_or_default();
             let mut data = receipt_data(&receipt_report(instance, status), &to);
             if let Some(participant) = &status.participant {
                 data.insert("participant".to_owned(), json!(address(participant)));
             }
-            self.emit(instance, "receipt", data.into())?;
+            self.emit(instance, EventKind::Receipt, data.into())?;
         }
         match status.opted_out_recipient() {
-            Some(who) => opt_out::apply_consent(
+            Some(recipient) => opt_out::apply_consent(
                 self.tx,
                 instance,
-                &[who],
+                &[recipient],
                 (Consent::OptOut, SuppressionReason::OptedOut),
                 self.now,
             ),
@@ -185,16 +192,16 @@ impl PartWriter<'_, '_> {
         signed: bool,
     ) -> Result<(), Error> {
         self.new_parts.others = true;
-        self.emit(instance, change.kind, change.data())?;
+        self.emit(instance, change.kind.clone(), change.data())?;
         for preference in change.preferences() {
             let names: Vec<_> = preference.user.recipients().collect();
-            let wish = if preference.opted_out { Consent::OptOut } else { Consent::OptIn };
-            if is_trusted_consent(wish, signed) {
+            let consent = if preference.opted_out { Consent::OptOut } else { Consent::OptIn };
+            if is_trusted_consent(consent, signed) {
                 opt_out::apply_consent(
                     self.tx,
                     instance,
                     &names,
-                    (wish, SuppressionReason::Preference),
+                    (consent, SuppressionReason::Preference),
                     self.now,
                 )?;
             }
@@ -202,20 +209,20 @@ impl PartWriter<'_, '_> {
         Ok(())
     }
 
-    fn emit(&mut self, instance: InstanceNumber, kind: &str, data: Value) -> Result<(), Error> {
-        events::append(self.tx, instance, &Event { kind: kind.to_owned(), at: self.now, data })?;
+    fn emit(&mut self, instance: InstanceNumber, kind: EventKind, data: Value) -> Result<(), Error> {
+        events::append(self.tx, instance, &Event { kind, at: self.now, data })?;
         self.counts.events += 1;
         Ok(())
     }
 }
 
-/// Whether a wish counts. The list is the whole node's: anybody could say something to an account without a secret, so
-/// there a wish to be left alone counts, and a wish to be written to again does not.
-fn is_trusted_consent(wish: Consent, signed: bool) -> bool {
-    signed || wish == Consent::OptOut
+/// Whether a consent is applied. The suppression list belongs to the whole node, and deliveries to an account without a
+/// secret can be forged. So an unsigned opt-out is applied, and an unsigned opt-in is not.
+fn is_trusted_consent(consent: Consent, signed: bool) -> bool {
+    signed || consent == Consent::OptOut
 }
 
-/// The status as the ledger takes it.
+/// The status in the form of the ledger.
 pub(super) fn receipt_report(instance: InstanceNumber, status: &StatusUpdate) -> ReceiptReport {
     ReceiptReport {
         instance,

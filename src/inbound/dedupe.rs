@@ -1,4 +1,4 @@
-//! What was delivered before.
+//! Dedupe of delivered parts, by a hash that is kept longer than Meta repeats deliveries.
 
 use std::time::Duration;
 
@@ -8,16 +8,17 @@ use relevo_cloud_api::AccountChange;
 use relevo_domain::{InboundMessage, InstanceNumber, Status, StatusUpdate, Timestamp};
 use relevo_store::{Error, Key, Space, Tx};
 
-/// Meta repeats a delivery for up to seven days (Cloud API webhooks, "retry"); a day more is for clocks and queues.
+/// Time for which a hash is kept. Meta repeats a delivery for up to seven days (Cloud API webhooks, "retry"); one more day
+/// allows for clock differences and queues.
 const RETENTION: Duration = Duration::from_secs(8 * 24 * 3600);
 
-/// Expired entries that each new one clears away, so that remembering never needs a sweep.
+/// Expired entries that each insert deletes, so that no separate sweep is necessary.
 const EXPIRED_PER_INSERT: usize = 4;
 
-/// What tells a delivered part from all others of its instance.
+/// Key that identifies a part among all parts of its instance.
 pub(super) type DedupeKey = [u8; 16];
 
-/// A message is the same when its id is, within what the id is unique.
+/// Key of a message: its id, within the scope in which the id is unique.
 pub(super) fn message_key(message: &InboundMessage) -> DedupeKey {
     let id = message.id.as_str().as_bytes();
     match &message.id_scope {
@@ -26,7 +27,7 @@ pub(super) fn message_key(message: &InboundMessage) -> DedupeKey {
     }
 }
 
-/// A status is the same when it says the same of the same message and, in groups, of the same participant.
+/// Key of a status: message, status and, in groups, participant.
 pub(super) fn status_key(status: &StatusUpdate) -> DedupeKey {
     let participant = status.participant.as_deref().unwrap_or_default();
     let receipt = Status::from(status.receipt).as_str();
@@ -34,7 +35,7 @@ pub(super) fn status_key(status: &StatusUpdate) -> DedupeKey {
     hash_parts([b"status", id.as_bytes(), receipt.as_bytes(), participant.as_bytes()])
 }
 
-/// News is the same when the whole change is, and its entry's id and time are.
+/// Key of a change: its whole value, and the id and the time of its entry.
 pub(super) fn change_key(change: &AccountChange) -> DedupeKey {
     let account = change.account.as_deref().unwrap_or_default();
     let at = change.at.map_or(0, Timestamp::millis).to_be_bytes();
@@ -42,7 +43,7 @@ pub(super) fn change_key(change: &AccountChange) -> DedupeKey {
     hash_parts([b"change", change.field.as_bytes(), account.as_bytes(), &at, value.as_bytes()])
 }
 
-/// The parts are kept apart by their lengths.
+/// Hashes the parts, each with its length, so that the borders between them matter.
 fn hash_parts<const N: usize>(parts: [&[u8]; N]) -> DedupeKey {
     let mut digest = Sha256::new();
     for part in parts {
@@ -53,7 +54,7 @@ fn hash_parts<const N: usize>(parts: [&[u8]; N]) -> DedupeKey {
     digest.first_chunk().copied().unwrap_or_default()
 }
 
-/// Remembers a delivery by its digest. `false` when it was remembered already.
+/// Inserts the hash of a part. `false` if it exists already.
 pub(super) fn insert_if_new(
     tx: &mut Tx,
     instance: InstanceNumber,
@@ -88,7 +89,7 @@ fn delete_expired(tx: &mut Tx, now: Timestamp) -> Result<(), Error> {
         entries.map(|entry| entry.map(|(key, _)| key)).collect::<Result<_, _>>()?
     };
     for key in expired {
-        // Space, kind and time come first; instance and digest are the rest.
+        // Space, kind and time are the first ten bytes; instance and hash follow.
         if let Some(rest) = key.get(10..) {
             tx.delete(Key::new(Space::InboundDedupe).u8(BY_KEY).bytes(rest))?;
         }

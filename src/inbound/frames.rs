@@ -1,7 +1,8 @@
-//! What of a webhook goes to the relay.
+//! The relay frames of a webhook.
 //!
-//! The consumer behind the relay reads the first message of a frame and no other. So a webhook of several messages is
-//! told as one frame for each, and whatever else it holds as one more; any other webhook is told as it came, byte for byte.
+//! The consumer behind the relay reads only the first message of a frame. So a webhook with several messages becomes one
+//! frame for each message, and one more for everything else. Any other webhook becomes one frame with its bytes
+//! unchanged.
 
 use std::collections::HashSet;
 
@@ -17,29 +18,32 @@ pub(super) enum WebhookFrames {
     Split { messages: Vec<(ProviderMessageId, WebhookFrame)>, rest: Option<WebhookFrame> },
 }
 
-/// A webhook, or a piece of one that is a webhook itself.
+/// A webhook, or a part of one in the form of a webhook.
 #[derive(Debug)]
 pub(super) struct WebhookFrame {
     pub webhook: Box<RawValue>,
-    /// Who sent the first message that it holds.
+    /// Sender of the first message in it.
     pub sender: Option<String>,
 }
 
-/// What of a webhook was not delivered before.
+/// The parts of a webhook that were not delivered before.
 #[derive(Debug, Default)]
 pub(super) struct NewParts {
+    /// Ids of new messages of users.
     pub messages: HashSet<ProviderMessageId>,
-    /// Anything but messages of users.
+    /// Whether anything else is new.
     pub others: bool,
 }
 
 impl WebhookFrame {
+    /// A frame with the bytes of a webhook.
     pub fn from_webhook(webhook: Box<RawValue>) -> Self {
         Self { sender: first_sender(&webhook), webhook }
     }
 }
 
 impl WebhookFrames {
+    /// Splits a webhook into frames.
     pub fn from_webhook(webhook: Box<RawValue>) -> Self {
         if count_messages(&webhook) > 1 {
             let messages = split_messages(&webhook).into_iter();
@@ -52,15 +56,15 @@ impl WebhookFrames {
         }
     }
 
-    /// Those that tell something new, in the webhook's order.
-    pub fn into_new(self, mut fresh: NewParts) -> Vec<WebhookFrame> {
+    /// The frames with new parts, in the order of the webhook.
+    pub fn into_new(self, mut new_parts: NewParts) -> Vec<WebhookFrame> {
         match self {
-            Self::Whole(whole) if fresh.others || !fresh.messages.is_empty() => vec![whole],
+            Self::Whole(whole) if new_parts.others || !new_parts.messages.is_empty() => vec![whole],
             Self::Whole(_) => Vec::new(),
             Self::Split { messages, rest } => {
-                let messages = messages.into_iter().filter(|(id, _)| fresh.messages.remove(id));
+                let messages = messages.into_iter().filter(|(id, _)| new_parts.messages.remove(id));
                 let mut frames: Vec<_> = messages.map(|(_, frame)| frame).collect();
-                frames.extend(rest.filter(|_| fresh.others));
+                frames.extend(rest.filter(|_| new_parts.others));
                 frames
             }
         }
@@ -71,7 +75,7 @@ impl WebhookFrames {
 mod tests {
     use super::*;
 
-    /// Written as Meta never would, so that anything that writes it anew shows.
+    /// JSON with unusual formatting, so that any re-encoding is visible.
     fn webhook(value: &str) -> String {
         let change = format!(r#"{{"value" :{value}, "field": "messages"}}"#);
         format!(
@@ -79,7 +83,7 @@ mod tests {
         )
     }
 
-    /// The same around a piece: between its members, blanks are not kept.
+    /// The wrapping of a split part, which drops the blanks between its members.
     fn piece(value: &str) -> String {
         let change = format!(r#"{{"value":{value},"field":"messages"}}"#);
         format!(
@@ -93,10 +97,11 @@ mod tests {
         )
     }
 
-    fn frames(webhook: &str, fresh: &[&str], others: bool) -> Vec<(String, Option<String>)> {
-        let fresh = NewParts { messages: fresh.iter().map(|id| id.parse().unwrap()).collect(), others };
+    fn frames(webhook: &str, new_parts: &[&str], others: bool) -> Vec<(String, Option<String>)> {
+        let new_parts =
+            NewParts { messages: new_parts.iter().map(|id| id.parse().unwrap()).collect(), others };
         let webhook = RawValue::from_string(webhook.to_owned()).unwrap();
-        let frames = WebhookFrames::from_webhook(webhook).into_new(fresh).into_iter();
+        let frames = WebhookFrames::from_webhook(webhook).into_new(new_parts).into_iter();
         frames.map(|frame| (frame.webhook.get().to_owned(), frame.sender)).collect()
     }
 

@@ -1,4 +1,4 @@
-//! What both ways in do with what they understood: facts to the ledger, and the rest in one commit.
+//! The steps that webhooks and linked devices share: statuses go to the ledger, everything else is one commit.
 
 use std::sync::Arc;
 
@@ -12,11 +12,11 @@ use super::quarantine::{NewQuarantineEntry, QuarantineId};
 use super::{DeliveryCounts, Error, Handle};
 
 impl Handle {
-    /// Shows the ledger its facts, and passes on what is left to be done here; `relays`: facts are also told to the
-    /// relay.
+    /// Records the statuses in the ledger and returns the parts that remain for the commit. With `relays`, statuses that
+    /// the ledger has processed remain, too, because the relay receives them.
     ///
-    /// What one participant of a group did moves the message like any fact, but for failures: a message that did
-    /// not reach one of a group has not failed.
+    /// A status of one participant of a group moves the message as any status does, except a failure: a message that
+    /// failed for one participant has not failed for the group.
     pub(super) async fn record_statuses(
         &self,
         parts: Vec<DeliveryPart>,
@@ -25,8 +25,8 @@ impl Handle {
     ) -> Result<Vec<DeliveryPart>, Error> {
         let for_ledger = |part: &DeliveryPart| match part {
             DeliveryPart::Status { instance, status, .. } => {
-                let of_one = status.participant.is_some() && status.receipt == Receipt::Failed;
-                (!of_one).then(|| commit::receipt_report(*instance, status))
+                let failed_for_one = status.participant.is_some() && status.receipt == Receipt::Failed;
+                (!failed_for_one).then(|| commit::receipt_report(*instance, status))
             }
             _ => None,
         };
@@ -36,55 +36,58 @@ impl Handle {
             return Ok(parts);
         }
         let mut outcomes = self.queue.record_receipts(reports).await?.into_iter();
-        let left = parts.into_iter().filter_map(|part| {
-            let asked = for_ledger(&part).is_some();
+        let mut remaining = Vec::with_capacity(parts.len());
+        for part in parts {
+            let in_ledger = for_ledger(&part).is_some();
             match part {
-                DeliveryPart::Status { instance, status, .. } if asked => {
+                DeliveryPart::Status { instance, status, .. } if in_ledger => {
                     let recorded = outcomes.next();
-                    let ours = !matches!(recorded, None | Some(ReceiptResult::Unknown));
-                    let done = ours
+                    let known = !matches!(recorded, None | Some(ReceiptResult::Unknown));
+                    let complete = known
                         && !relays
                         && status.participant.is_none()
                         && status.opted_out_recipient().is_none();
-                    let known = done && matches!(recorded, Some(ReceiptResult::Unchanged(_)));
-                    received.duplicates += usize::from(known);
-                    (!done).then_some(DeliveryPart::Status { instance, status, recorded })
+                    if !complete {
+                        remaining.push(DeliveryPart::Status { instance, status, recorded });
+                    } else if matches!(recorded, Some(ReceiptResult::Unchanged(_))) {
+                        received.duplicates += 1;
+                    }
                 }
-                part => Some(part),
+                part => remaining.push(part),
             }
-        });
-        Ok(left.collect())
+        }
+        Ok(remaining)
     }
 
-    /// Makes everything durable that the ledger did not take.
+    /// Commits the parts that the ledger did not process completely.
     pub(super) async fn commit(
         &self,
         parts: Vec<DeliveryPart>,
-        keeping: Option<NewQuarantineEntry>,
+        quarantine: Option<NewQuarantineEntry>,
         frames: Option<WebhookFrames>,
         received: &mut DeliveryCounts,
     ) -> Result<(), Error> {
         let now = self.clock.now();
         let delivery = InboundDelivery {
             parts,
-            quarantine: keeping.map(|keeping| (keeping, QuarantineId { at: now, nonce: rand::random() })),
+            quarantine: quarantine.map(|entry| (entry, QuarantineId { at: now, nonce: rand::random() })),
             frames,
             relay: self.relay.clone(),
             keywords: Arc::clone(&self.keywords),
             now,
         };
         if delivery.has_changes() {
-            let taken = self.store.write(move |tx: &mut Tx| delivery.commit(tx)).await?;
-            received.events += taken.events;
-            received.duplicates += taken.duplicates;
+            let counts = self.store.write(move |tx: &mut Tx| delivery.commit(tx)).await?;
+            received.events += counts.events;
+            received.duplicates += counts.duplicates;
         }
         Ok(())
     }
 
-    /// Counts what came of a delivery.
-    pub(super) fn record_metrics(&self, taken: &Result<DeliveryCounts, Error>) {
+    /// Counts the result of a delivery.
+    pub(super) fn record_metrics(&self, result: &Result<DeliveryCounts, Error>) {
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        match taken {
+        match result {
             Ok(received) => {
                 self.metrics.record_inbound("event", count(received.events));
                 self.metrics.record_inbound("duplicate", count(received.duplicates));

@@ -1,4 +1,4 @@
-//! Words by which users say that they want to be left alone, or no longer.
+//! Keywords by which users opt out of unsolicited messages, or opt in again.
 
 use std::collections::HashSet;
 
@@ -7,10 +7,10 @@ use relevo_domain::{Chat, InboundContent, InboundMessage};
 use super::Options;
 use super::opt_out::Consent;
 
-/// The longest message that can be one of the words, in bytes.
+/// Maximum length of a message that can be a keyword, in bytes.
 const MAX_MESSAGE_BYTES: usize = 256;
 
-/// The configured words, folded.
+/// The configured keywords in folded form.
 #[derive(Debug)]
 pub(super) struct Keywords {
     opt_out: HashSet<String>,
@@ -18,15 +18,15 @@ pub(super) struct Keywords {
 }
 
 impl Keywords {
-    /// A word that stands in both lists means "leave me alone".
+    /// Folds the configured keywords. A keyword in both lists means opt-out.
     pub fn new(options: &Options) -> Self {
         let folded =
             |words: &[String]| words.iter().map(|word| fold(word)).filter(|word| !word.is_empty()).collect();
         Self { opt_out: folded(&options.opt_out_keywords), opt_in: folded(&options.opt_in_keywords) }
     }
 
-    /// What a message asks for: one that a user wrote to the business, in words or by a template's quick reply. In
-    /// groups words are for everybody, and mean nothing.
+    /// The consent that a message expresses: a direct message of a user, as text or as the quick reply of a template.
+    /// Messages in groups are not addressed to the business and express none.
     pub fn consent_of(&self, message: &InboundMessage) -> Option<Consent> {
         let text = match (&message.chat, &message.content) {
             (Chat::Direct, InboundContent::Text(text)) => text,
@@ -42,12 +42,12 @@ impl Keywords {
     }
 }
 
-/// Without case, accents and outer blanks.
+/// The text in lower case, without accents and outer blanks.
 fn fold(text: &str) -> String {
     text.trim().chars().flat_map(char::to_lowercase).filter_map(without_accent).collect()
 }
 
-/// The letter below an accent, for the languages of Western Europe; `None` for an accent that stands alone.
+/// The letter without its accent, for the languages of Western Europe; `None` for a combining accent.
 fn without_accent(letter: char) -> Option<char> {
     Some(match letter {
         'à'..='å' => 'a',

@@ -1,41 +1,41 @@
-//! What linked devices hear on their connections.
+//! Ingestion of what linked devices receive: messages, statuses and other events.
 
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 
 use crate::events::{self, Event};
 use crate::queue;
-use relevo_domain::{InboundMessage, InstanceId, InstanceNumber, StatusUpdate, Timestamp};
+use relevo_domain::{EventKind, InboundMessage, InstanceId, InstanceNumber, StatusUpdate, Timestamp};
 use relevo_store::Tx;
 
 use super::commit::DeliveryPart;
 use super::frames::{WebhookFrame, WebhookFrames};
 use super::{DeliveryCounts, Error, Handle, to_cloud_webhook};
 
-/// A linked device that hears something.
+/// The linked device that received something.
 #[derive(Debug, Clone)]
 pub struct ReceivingDevice {
     pub instance: InstanceNumber,
     pub name: InstanceId,
-    /// The digits of its account's number, once they are known.
+    /// The digits of the phone number of its account, once they are known.
     pub phone: Option<String>,
 }
 
 impl Handle {
-    /// Takes messages in. When this answers `Ok`, all of them are durable and WhatsApp may forget them; one that came
-    /// before changes nothing. Nobody but their authors can have written them, so what they ask for counts.
+    /// Ingests messages. `Ok` means that all of them are durable and can be acknowledged to WhatsApp; a repeated message
+    /// changes nothing. They are end-to-end encrypted, so their consents are trusted.
     ///
     /// # Errors
     ///
-    /// They could not be made durable: nothing of them is kept, and WhatsApp is to keep them.
+    /// The disk is nearly full or the commit failed. Nothing is stored then, and the messages must not be acknowledged.
     pub async fn receive_messages(
         &self,
         device: &ReceivingDevice,
         messages: Vec<InboundMessage>,
     ) -> Result<DeliveryCounts, Error> {
-        let taken = self.ingest_messages(device, messages).await;
-        self.record_metrics(&taken);
-        taken
+        let result = self.ingest_messages(device, messages).await;
+        self.record_metrics(&result);
+        result
     }
 
     async fn ingest_messages(
@@ -47,15 +47,14 @@ impl Handle {
             return Err(queue::Error::DiskFull.into());
         }
         let frames = self.relay.is_enabled().then(|| {
-            let of_others = messages.iter().filter(|message| !message.is_from_me());
-            // A value can always be written.
-            let frame = |message| {
-                to_raw_value(&to_cloud_webhook::build_webhook(device, message))
-                    .ok()
-                    .map(WebhookFrame::from_webhook)
-            };
-            let frames = of_others.filter_map(|message| Some((message.id.clone(), frame(message)?)));
-            WebhookFrames::Split { messages: frames.collect(), rest: None }
+            let mut frames = Vec::new();
+            for message in messages.iter().filter(|message| !message.is_from_me()) {
+                // The encoding of a `Value` does not fail.
+                if let Ok(webhook) = to_raw_value(&to_cloud_webhook::build_webhook(device, message)) {
+                    frames.push((message.id.clone(), WebhookFrame::from_webhook(webhook)));
+                }
+            }
+            WebhookFrames::Split { messages: frames, rest: None }
         });
         let part = |message| DeliveryPart::Message {
             instance: device.instance,
@@ -68,12 +67,12 @@ impl Handle {
         Ok(received)
     }
 
-    /// Takes facts about sent messages in, in order: the ledger moves, and what it does not tell becomes an event. Also
-    /// with a full disk, because what is settled needs less of it.
+    /// Ingests statuses of sent messages, in order: the ledger records them, and those that it does not announce become
+    /// events. Works with a nearly full disk, too, because settled messages need less space.
     ///
     /// # Errors
     ///
-    /// Not all of it could be made durable.
+    /// Not all statuses could be made durable.
     pub async fn receive_statuses(
         &self,
         device: &ReceivingDevice,
@@ -87,17 +86,17 @@ impl Handle {
         let mut received = DeliveryCounts::default();
         let parts =
             self.record_statuses(statuses.into_iter().map(part).collect(), false, &mut received).await?;
-        let taken = self.commit(parts, None, None, &mut received).await.map(|()| received);
-        self.record_metrics(&taken);
-        taken
+        let result = self.commit(parts, None, None, &mut received).await.map(|()| received);
+        self.record_metrics(&result);
+        result
     }
 
-    /// Writes down what else happened, soon: nobody waits for it, and on a full disk it is left out. `data` gains the
-    /// second in which it happened, where it does not say so itself.
+    /// Appends another event to the log without waiting for its commit. Drops the event if the disk is nearly full. Adds
+    /// `timestamp` in seconds to `data` if it has none.
     pub async fn record_event(
         &self,
         device: &ReceivingDevice,
-        kind: &'static str,
+        kind: EventKind,
         at: Timestamp,
         mut data: Value,
     ) {
@@ -108,7 +107,7 @@ impl Handle {
             fields.entry("timestamp").or_insert_with(|| json!(at.seconds()));
         }
         let (instance, now) = (device.instance, self.clock.now());
-        let event = Event { kind: kind.to_owned(), at: now, data };
+        let event = Event { kind, at: now, data };
         self.store.submit(move |tx: &mut Tx| events::append(tx, instance, &event), |_| {}).await;
         self.metrics.record_inbound("event", 1);
     }

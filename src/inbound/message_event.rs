@@ -1,4 +1,4 @@
-//! The event `message`: the documented fields, and beside them everything else that is known.
+//! The data of the event `message`: the documented fields, and further fields of this node.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -9,8 +9,8 @@ use relevo_domain::{
 };
 use relevo_store::Error;
 
-/// The first block is the documented event, whose fields are left out when they are empty, but for the seven that
-/// every event has. The second block is this node's.
+/// The data of the event. The first block contains the documented fields: seven of them are always present, the others
+/// are omitted when they are empty. The second block contains the further fields of this node.
 #[derive(Debug, Default, Serialize)]
 struct MessageEvent<'a> {
     message_id: &'a str,
@@ -79,16 +79,16 @@ struct MessageEvent<'a> {
     system: Option<&'a SystemNotice>,
     #[serde(skip_serializing_if = "<[Value]>::is_empty")]
     errors: &'a [Value],
-    /// The message as it came, when its type is not known.
+    /// The message in Meta's form, if its type is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     raw: Option<&'a Value>,
 }
 
-/// The other fields of the event tell what the message says now.
+/// An edit; the other fields of the event contain the new content.
 #[derive(Debug, Serialize)]
 struct Edit<'a> {
     original_message_id: &'a str,
-    /// The type of what the message says now.
+    /// The type of the new content.
     message_type: &'static str,
 }
 
@@ -97,7 +97,11 @@ struct Revoke<'a> {
     original_message_id: &'a str,
 }
 
-/// What receivers of the event `message` are told. `instance` names the instance in the address of media.
+/// The data of the event `message`. `instance` is part of the URL of media.
+///
+/// # Errors
+///
+/// The event cannot be encoded as JSON.
 pub(super) fn data(message: &InboundMessage, instance: &InstanceId) -> Result<Value, Error> {
     let mut event = base_event(message);
     fill_content(&mut event, &message.content);
@@ -189,7 +193,7 @@ fn fill_content<'a>(event: &mut MessageEvent<'a>, content: &'a InboundContent) {
     }
 }
 
-/// The documented words and names for files; stickers have none.
+/// Fills the fields of a file, with the documented placeholder texts and file names; stickers have none.
 fn fill_media<'a>(event: &mut MessageEvent<'a>, kind: InboundMediaKind, media: &'a InboundMedia) {
     let (placeholder, usual_name) = match kind {
         InboundMediaKind::Image => ("[Imagen]", "image.jpg"),
@@ -205,14 +209,14 @@ fn fill_media<'a>(event: &mut MessageEvent<'a>, kind: InboundMediaKind, media: &
     event.media = Some(media);
 }
 
-/// A text as one segment of a path (RFC 3986 §3.3): ids of messages are base64 and may hold slashes.
+/// Escapes a text as one segment of a path (RFC 3986 §3.3). Message ids are base64 and can contain slashes.
 fn path_segment(text: &str) -> String {
     use std::fmt::Write as _;
     text.bytes().fold(String::with_capacity(text.len()), |mut segment, byte| {
         if byte.is_ascii_alphanumeric() || b"-._~=:@".contains(&byte) {
             segment.push(char::from(byte));
         } else {
-            // Writing into a string does not fail.
+            // `write!` to a `String` does not fail.
             let _ = write!(segment, "%{byte:02X}");
         }
         segment

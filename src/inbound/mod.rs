@@ -1,10 +1,10 @@
-//! The one door in.
+//! Ingestion of everything that WhatsApp sends, by Meta's webhooks or on the connection of a linked device.
 //!
-//! What comes from WhatsApp, by Meta's webhook or on a linked device's connection, is verified (a webhook on its raw
-//! bytes, a device's message by its own encryption), understood, freed of duplicates, and durable before it is
-//! acknowledged: facts about messages move the ledger, everything else becomes an event in the log of its instance.
-//! What one delivery brings beside facts about our own messages (events, notes of media, frames for the relay, marks
-//! of what was seen, people who opt out) is one commit. What cannot be understood is kept as it came.
+//! A delivery is verified (a webhook by the signature over its raw bytes, a message of a linked device by its
+//! encryption), parsed, deduplicated, and durable before it is acknowledged. Statuses of sent messages go to the ledger;
+//! everything else becomes an event in the log of its instance. All changes of one delivery except those of the ledger
+//! (events, media locations, relay frames, dedupe keys, suppressions) are one commit. A body that cannot be parsed is
+//! quarantined unchanged.
 
 mod cloud_webhook;
 mod commit;
@@ -37,13 +37,12 @@ pub use cloud_webhook::verify_subscription;
 pub use linked_device::ReceivingDevice;
 pub use quarantine::{QuarantineId, QuarantinedBody};
 
-/// What users may write to be left alone.
+/// Options of ingestion: the consent keywords.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// Whoever writes one of these, and nothing else, is not written to unasked any more. Case and accents do not
-    /// count.
+    /// A user whose whole message is one of these is added to the suppression list. Case and accents are ignored.
     pub opt_out_keywords: Vec<String>,
-    /// Whoever writes one of these may be written to again.
+    /// A user whose whole message is one of these is removed from the suppression list.
     pub opt_in_keywords: Vec<String>,
 }
 
@@ -54,32 +53,35 @@ impl Default for Options {
     }
 }
 
-/// An account that Meta's webhooks may be about.
+/// An account that receives webhooks of Meta.
 #[derive(Debug, Clone)]
 pub struct WebhookAccount {
+    /// The instance of the account.
     pub instance: InstanceNumber,
+    /// The name of the instance.
     pub name: InstanceId,
+    /// Meta's id of the phone number.
     pub phone_number_id: String,
-    /// Without it nobody can tell Meta's webhooks from forged ones.
+    /// Secret that signs webhooks. Without it, forged webhooks cannot be detected.
     pub app_secret: Option<Secret>,
-    /// The word that Meta repeats when it verifies the webhook's address.
+    /// Token that Meta sends when it verifies the webhook URL.
     pub verify_token: Option<Secret>,
 }
 
-/// What one delivery held.
+/// Numbers of the parts of one delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DeliveryCounts {
-    /// Facts about messages that were sent.
+    /// Statuses of sent messages.
     pub statuses: usize,
-    /// Everything that became an event here: messages, news of the account, facts that the ledger does not tell.
+    /// Parts that became events: messages, changes of the account, and statuses that the ledger does not announce.
     pub events: usize,
-    /// Parts that told nothing new, most often because they were delivered before.
+    /// Parts without news, usually because they were delivered before.
     pub duplicates: usize,
-    /// Parts that made no sense or concern no instance; the body was kept.
+    /// Parts that cannot be parsed or belong to no instance; the body was quarantined.
     pub unprocessable: usize,
 }
 
-/// The way in. Cheap to clone.
+/// The handle of ingestion. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
     queue: queue::Handle,
@@ -92,6 +94,7 @@ pub struct Handle {
 }
 
 impl Handle {
+    /// A handle that ingests into `store` and pushes frames to `relay`.
     pub fn new(
         queue: queue::Handle,
         store: Store,
@@ -111,28 +114,31 @@ impl Handle {
         }
     }
 
-    /// One that relays nothing and knows the usual words, for tests of other rooms.
+    /// A handle without a relay and with the default keywords, for tests of other modules.
     #[cfg(test)]
     pub(crate) fn for_tests(queue: queue::Handle, store: Store, clock: Clock) -> Self {
         Self::new(queue, store, clock, Metrics::default(), FrameQueue::disabled(), &Options::default())
     }
 }
 
-/// Why a delivery is not taken.
+/// Why a delivery was not ingested.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// 403: it did not come from Meta, or the app secret is wrong.
+    /// 403: the delivery is not from Meta, or the app secret is wrong.
     #[error(
-        "the signature does not match this body; check the instance's app secret, and its name in the address"
+        "the signature does not match this body; check the app secret of the instance, and its name in the URL"
     )]
     Signature,
+    /// The queue did not record the statuses.
     #[error(transparent)]
     Queue(#[from] queue::Error),
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] store::Error),
 }
 
 impl Error {
+    /// The kind of the error, from which the API derives its answer.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Signature => ErrorKind::Invalid,

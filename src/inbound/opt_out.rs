@@ -1,40 +1,40 @@
-//! Users who want to be left alone, and those who changed their minds.
+//! Changes of the suppression list by users who opt out or opt in again.
 
 use serde_json::{Map, json};
 
-use crate::contacts::{self, SuppressionReason};
 use crate::events::{self, Event};
-use relevo_domain::{InstanceNumber, Recipient, Timestamp};
+use crate::suppression::{self, SuppressionReason};
+use relevo_domain::{EventKind, InstanceNumber, Recipient, Timestamp};
 use relevo_store::{Error, Tx};
 
-/// What a user asks for.
+/// The consent that a user expresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Consent {
-    /// No messages unasked.
+    /// No unsolicited messages.
     OptOut,
-    /// Messages again.
+    /// Unsolicited messages are allowed again.
     OptIn,
 }
 
-/// Carries out a user's wish under every name that the user has, and tells of it if that changed anything.
+/// Applies a consent to all names of a user, and appends an event if that changed the list.
 pub(super) fn apply_consent(
     tx: &mut Tx,
     instance: InstanceNumber,
     names: &[Recipient],
-    (wish, why): (Consent, SuppressionReason),
+    (consent, reason): (Consent, SuppressionReason),
     now: Timestamp,
 ) -> Result<(), Error> {
     let mut changed = false;
     for name in names {
-        changed |= match wish {
-            Consent::OptOut => contacts::suppress(tx, name, why, now)?,
-            Consent::OptIn => contacts::release(tx, name)?,
+        changed |= match consent {
+            Consent::OptOut => suppression::suppress(tx, name, reason, now)?,
+            Consent::OptIn => suppression::release(tx, name)?,
         };
     }
     if !changed {
         return Ok(());
     }
-    let mut data = Map::from_iter([("why".to_owned(), json!(why))]);
+    let mut data = Map::from_iter([("why".to_owned(), json!(reason))]);
     for name in names {
         let field = match name {
             Recipient::Phone(_) => "phone",
@@ -43,10 +43,10 @@ pub(super) fn apply_consent(
         };
         data.insert(field.to_owned(), json!(name.to_string()));
     }
-    let kind = match wish {
-        Consent::OptOut => "opt_out",
-        Consent::OptIn => "opt_in",
+    let kind = match consent {
+        Consent::OptOut => EventKind::OptOut,
+        Consent::OptIn => EventKind::OptIn,
     };
-    events::append(tx, instance, &Event { kind: kind.to_owned(), at: now, data: data.into() })?;
+    events::append(tx, instance, &Event { kind, at: now, data: data.into() })?;
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Bodies that nobody understood, kept for inspection: the newest, and of what nobody signed only the beginning.
+//! The quarantine: webhook bodies that could not be parsed, for inspection. The newest ones are stored, unsigned ones
+//! truncated.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -8,39 +9,42 @@ use relevo_store::{self as store, Key, Space, Store, Tx};
 
 use super::{Error, Handle};
 
-/// So many are kept.
+/// Maximum number of bodies.
 const MAX_ENTRIES: usize = 200;
 
-/// Of a body that no secret vouches for so many bytes are kept: anybody could have sent it.
+/// Maximum size of an unsigned body, in bytes, because anyone can send one. The rest is cut off.
 const MAX_UNSIGNED_BYTES: usize = 64 << 10;
 
-/// A body that was kept.
+/// A quarantined body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuarantinedBody {
+    /// Key of the entry.
     pub id: QuarantineId,
-    /// What nobody understood.
+    /// Why the body could not be parsed.
     pub reason: String,
-    /// The length that it had when it came, in bytes. `body` is shorter when it was cut.
+    /// Size of the received body, in bytes. `body` is shorter if it was truncated.
     pub size: usize,
+    /// The stored bytes.
     pub body: Bytes,
 }
 
-/// Where a kept body lies: newer ones come later.
+/// Key of a quarantined body. Newer bodies have greater keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QuarantineId {
+    /// Time of receipt.
     pub at: Timestamp,
-    /// Tells those of one millisecond apart.
+    /// Distinguishes bodies of the same millisecond.
     pub nonce: u64,
 }
 
-/// What stands before the body, as one line of JSON.
+/// The header before the body, one line of JSON.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct QuarantineHeader {
     reason: String,
     size: usize,
 }
 
-/// A body on its way to those that are kept.
+/// A body to be quarantined.
 #[derive(Debug)]
 pub(super) struct NewQuarantineEntry {
     pub body: Bytes,
@@ -49,24 +53,24 @@ pub(super) struct NewQuarantineEntry {
 }
 
 impl NewQuarantineEntry {
-    /// Writes the body down, forgetting the oldest of those kept.
-    pub fn insert(&self, tx: &mut Tx, place: QuarantineId) -> Result<(), store::Error> {
+    /// Stores the body and deletes the oldest ones above the maximum number.
+    pub fn insert(&self, tx: &mut Tx, id: QuarantineId) -> Result<(), store::Error> {
         let all = Key::new(Space::Quarantine);
-        let kept: Vec<Key> = {
+        let stored: Vec<Key> = {
             let entries = tx.range(&all, &all.clone().after_prefix());
             entries.map(|entry| entry.map(|(key, _)| Key::from(key))).collect::<Result<_, _>>()?
         };
-        let excess = (kept.len() + 1).saturating_sub(MAX_ENTRIES);
-        for key in kept.into_iter().take(excess) {
+        let excess = (stored.len() + 1).saturating_sub(MAX_ENTRIES);
+        for key in stored.into_iter().take(excess) {
             tx.delete(key)?;
         }
-        let label = QuarantineHeader { reason: self.reason.clone(), size: self.body.len() };
+        let header = QuarantineHeader { reason: self.reason.clone(), size: self.body.len() };
         let mut record =
-            serde_json::to_vec(&label).map_err(|cause| store::Error::Codec(cause.to_string()))?;
+            serde_json::to_vec(&header).map_err(|cause| store::Error::Codec(cause.to_string()))?;
         record.push(b'\n');
         let limit = if self.signed { usize::MAX } else { MAX_UNSIGNED_BYTES };
         record.extend(self.body.iter().take(limit));
-        tx.put(place.key(), record)
+        tx.put(id.key(), record)
     }
 }
 
@@ -83,7 +87,11 @@ impl QuarantineId {
 }
 
 impl Handle {
-    /// Bodies that nobody understood, the newest first: up to `limit`, after (that is, older than) `after`.
+    /// Up to `limit` quarantined bodies, the newest first, that are older than `after`.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read.
     pub async fn list_quarantined(
         &self,
         after: Option<QuarantineId>,
@@ -109,23 +117,21 @@ fn read_page(
         }
         let key = Key::from(entry?.0);
         let record = store.get(&key)?;
-        page.extend(
-            record
-                .zip(QuarantineId::from_key(key.as_slice()))
-                .map(|(record, place)| decode_entry(place, record)),
-        );
+        if let (Some(record), Some(id)) = (record, QuarantineId::from_key(key.as_slice())) {
+            page.push(decode_entry(id, record));
+        }
     }
     Ok(page)
 }
 
-fn decode_entry(place: QuarantineId, record: Vec<u8>) -> QuarantinedBody {
+fn decode_entry(id: QuarantineId, record: Vec<u8>) -> QuarantinedBody {
     let record = Bytes::from(record);
     let end = record.iter().position(|&byte| byte == b'\n').unwrap_or(0);
-    let label: QuarantineHeader = serde_json::from_slice(&record.slice(..end)).unwrap_or_default();
+    let header: QuarantineHeader = serde_json::from_slice(&record.slice(..end)).unwrap_or_default();
     QuarantinedBody {
-        id: place,
-        reason: label.reason,
-        size: label.size,
+        id,
+        reason: header.reason,
+        size: header.size,
         body: record.slice((end + 1).min(record.len())..),
     }
 }
@@ -135,43 +141,43 @@ mod tests {
     use super::*;
     use relevo_store::TestStore;
 
-    fn insert_body(scratch: &TestStore, n: u64, size: usize, signed: bool) {
+    fn insert_body(store: &TestStore, n: u64, size: usize, signed: bool) {
         let body = Bytes::from(vec![b'x'; size]);
-        let keeping = NewQuarantineEntry { body, reason: "is\nodd".to_owned(), signed };
-        let place = QuarantineId { at: Timestamp(n), nonce: 7 };
-        scratch.write(|tx| keeping.insert(tx, place)).unwrap();
+        let entry = NewQuarantineEntry { body, reason: "is\nodd".to_owned(), signed };
+        let id = QuarantineId { at: Timestamp(n), nonce: 7 };
+        store.write(|tx| entry.insert(tx, id)).unwrap();
     }
 
-    fn stored_bodies(scratch: &TestStore) -> Vec<QuarantinedBody> {
-        let mut kept = Vec::new();
-        for (key, _) in scratch.entries().into_iter().filter(|(key, _)| key[0] == Space::Quarantine as u8) {
-            let place = QuarantineId::from_key(&key).unwrap();
-            let record = scratch.write(|tx| tx.get(&place.key())).unwrap();
-            kept.push(decode_entry(place, record.unwrap()));
+    fn stored_bodies(store: &TestStore) -> Vec<QuarantinedBody> {
+        let mut stored = Vec::new();
+        for (key, _) in store.entries().into_iter().filter(|(key, _)| key[0] == Space::Quarantine as u8) {
+            let id = QuarantineId::from_key(&key).unwrap();
+            let record = store.write(|tx| tx.get(&id.key())).unwrap();
+            stored.push(decode_entry(id, record.unwrap()));
         }
-        kept
+        stored
     }
 
     #[test]
     fn quarantine_keeps_the_newest_two_hundred_bodies() {
-        let scratch = TestStore::new();
-        (1..=210).for_each(|n| insert_body(&scratch, n, 10_000, true));
-        let found = stored_bodies(&scratch);
-        let times: Vec<_> = found.iter().map(|kept| kept.id.at.millis()).collect();
+        let store = TestStore::new();
+        (1..=210).for_each(|n| insert_body(&store, n, 10_000, true));
+        let found = stored_bodies(&store);
+        let times: Vec<_> = found.iter().map(|stored| stored.id.at.millis()).collect();
         assert_eq!(times, (11..=210).collect::<Vec<_>>());
-        assert!(found.iter().all(|kept| (kept.size, kept.body.len()) == (10_000, 10_000)));
+        assert!(found.iter().all(|stored| (stored.size, stored.body.len()) == (10_000, 10_000)));
         assert_eq!(found[0].reason, "is\nodd");
-        let parts = scratch.entries().len() / found.len();
-        assert_eq!(scratch.entries().len(), parts * found.len());
+        let parts = store.entries().len() / found.len();
+        assert_eq!(store.entries().len(), parts * found.len());
     }
 
     #[test]
     fn unsigned_body_is_truncated() {
-        let scratch = TestStore::new();
-        insert_body(&scratch, 1, 3 << 20, true);
-        insert_body(&scratch, 2, 3 << 20, false);
+        let store = TestStore::new();
+        insert_body(&store, 1, 3 << 20, true);
+        insert_body(&store, 2, 3 << 20, false);
         let lengths: Vec<_> =
-            stored_bodies(&scratch).iter().map(|kept| (kept.size, kept.body.len())).collect();
+            stored_bodies(&store).iter().map(|stored| (stored.size, stored.body.len())).collect();
         assert_eq!(lengths, [(3 << 20, 3 << 20), (3 << 20, MAX_UNSIGNED_BYTES)]);
     }
 }

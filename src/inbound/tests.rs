@@ -1,4 +1,4 @@
-//! What becomes of webhooks: from their bodies to what stands in the store.
+//! Ingestion of webhooks: from their bodies to the records in the store.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ fn name() -> InstanceId {
     "shop".parse().unwrap()
 }
 
-/// Some message that the ledger knows.
+/// The id of a message in the ledger.
 fn our_message_id() -> MessageId {
     MessageId::new(Timestamp(1), 0, SHOP, Class::Bulk, 1)
 }
@@ -66,7 +66,7 @@ fn event_data(message: Value) -> Value {
     message_event::data(&received.message, &name()).unwrap()
 }
 
-/// What every event of Ana's has, with `more`.
+/// The fields of every event of Ana, with `more`.
 fn expected(kind: &str, more: Value) -> Value {
     let address = format!("{ANA}@s.whatsapp.net");
     let mut event = json!({
@@ -77,16 +77,16 @@ fn expected(kind: &str, more: Value) -> Value {
     event
 }
 
-/// A store that takes webhooks in; the ledger knows the messages that `recorded` says.
+/// A store that ingests webhooks; `recorded` is the result of the ledger for every status.
 struct InboundFixture {
-    scratch: TestStore,
+    store: TestStore,
     recorded: Option<ReceiptResult>,
     clock: u64,
 }
 
 impl InboundFixture {
     fn new() -> Self {
-        Self { scratch: TestStore::new(), recorded: Some(ReceiptResult::Unknown), clock: 1_763_800_000_000 }
+        Self { store: TestStore::new(), recorded: Some(ReceiptResult::Unknown), clock: 1_763_800_000_000 }
     }
 
     fn ingest(&mut self, body: &[u8]) -> CommitCounts {
@@ -119,19 +119,19 @@ impl InboundFixture {
             keywords: Arc::new(Keywords::new(&Options::default())),
             now: Timestamp(self.clock),
         };
-        self.scratch.write(|tx| delivery.commit(tx)).unwrap()
+        self.store.write(|tx| delivery.commit(tx)).unwrap()
     }
 
     fn count(&self, space: Space) -> usize {
-        self.scratch.entries().iter().filter(|(key, _)| key[0] == space as u8).count()
+        self.store.entries().iter().filter(|(key, _)| key[0] == space as u8).count()
     }
 
-    /// The events so far, oldest first; each fits one value of the store.
+    /// All events, oldest first; each fits into one value of the store.
     fn events(&self) -> Vec<(String, Value)> {
-        let entries = self.scratch.entries().into_iter();
+        let entries = self.store.entries().into_iter();
         let events = entries.filter(|(key, _)| key[0] == Space::Event as u8).map(|(_, value)| {
             let event = events::decode(&value[2..]).unwrap();
-            (event.kind, event.data)
+            (event.kind.to_string(), event.data)
         });
         events.collect()
     }
@@ -183,11 +183,11 @@ fn texts_and_files_have_the_documented_form() {
 #[test]
 fn coordinates_have_six_decimals() {
     let place = json!({ "latitude": 19.4326, "longitude": -99.1332, "name": "Zócalo", "address": "Centro" });
-    let told = json!({
+    let expected_data = json!({
         "text": "[Ubicación]", "latitude": "19.432600", "longitude": "-99.133200", "location_name": "Zócalo",
         "location_address": "Centro",
     });
-    assert_eq!(event_data(message("location", place)), expected("location", told));
+    assert_eq!(event_data(message("location", place)), expected("location", expected_data));
 }
 
 #[test]
@@ -202,19 +202,19 @@ fn replies_forms_and_orders_keep_whatsapps_form() {
         (json!({ "type": "nfm_reply", "nfm_reply": form }), Some("Sent")),
         (json!({ "type": "call_permission_reply", "call_permission_reply": { "response": "accept" } }), None),
     ] {
-        let mut told = json!({ "interactive": reply });
+        let mut expected_data = json!({ "interactive": reply });
         if let Some(text) = text {
-            told["text"] = json!(text);
+            expected_data["text"] = json!(text);
         }
-        assert_eq!(event_data(message("interactive", reply)), expected("interactive", told));
+        assert_eq!(event_data(message("interactive", reply)), expected("interactive", expected_data));
     }
     let button = json!({ "payload": "P", "text": "No" });
-    let told = json!({ "text": "No", "button": button });
-    assert_eq!(event_data(message("button", button)), expected("button", told));
+    let expected_data = json!({ "text": "No", "button": button });
+    assert_eq!(event_data(message("button", button)), expected("button", expected_data));
     let item = json!({ "product_retailer_id": "r", "quantity": 2, "item_price": 9.5, "currency": "COP" });
     let order = json!({ "catalog_id": "c", "text": "Por favor", "product_items": [item] });
-    let told = json!({ "text": "Por favor", "order": order });
-    assert_eq!(event_data(message("order", order)), expected("order", told));
+    let expected_data = json!({ "text": "Por favor", "order": order });
+    assert_eq!(event_data(message("order", order)), expected("order", expected_data));
     let cards = json!([{ "name": { "formatted_name": "Eva" }, "origin": "other" }]);
     assert_eq!(
         event_data(message("contacts", cards.clone())),
@@ -224,7 +224,7 @@ fn replies_forms_and_orders_keep_whatsapps_form() {
 
 #[test]
 fn reactions_edits_and_revokes_name_the_original_message() {
-    for (reaction, told) in [
+    for (reaction, expected_data) in [
         (
             json!({ "message_id": "wamid.O", "emoji": "👍" }),
             json!({ "message_id": "wamid.O", "emoji": "👍" }),
@@ -234,7 +234,7 @@ fn reactions_edits_and_revokes_name_the_original_message() {
     ] {
         assert_eq!(
             event_data(message("reaction", reaction)),
-            expected("reaction", json!({ "reaction": told }))
+            expected("reaction", json!({ "reaction": expected_data }))
         );
     }
     let revoke = json!({ "original_message_id": "wamid.O" });
@@ -244,17 +244,17 @@ fn reactions_edits_and_revokes_name_the_original_message() {
     );
     let now = json!({ "type": "text", "text": { "body": "Hola!" } });
     let edit = json!({ "original_message_id": "wamid.O", "message": now });
-    let told = json!({
+    let expected_data = json!({
         "text": "Hola!", "edit": { "original_message_id": "wamid.O", "message_type": "text" },
     });
-    assert_eq!(event_data(message("edit", edit)), expected("edit", told));
+    assert_eq!(event_data(message("edit", edit)), expected("edit", expected_data));
 }
 
 #[test]
 fn notices_errors_and_unknown_types_are_in_the_event() {
     let notice = json!({ "type": "user_changed_number", "body": "Ana changed", "wa_id": "573009999999" });
-    let told = json!({ "text": "Ana changed", "system": notice });
-    assert_eq!(event_data(message("system", notice)), expected("system", told));
+    let expected_data = json!({ "text": "Ana changed", "system": notice });
+    assert_eq!(event_data(message("system", notice)), expected("system", expected_data));
     let errors = json!([{ "code": 131_051, "title": "Unsupported", "error_data": { "details": "x" } }]);
     let mut unsupported = message("unsupported", Value::Null);
     unsupported["errors"] = errors.clone();
@@ -271,11 +271,11 @@ fn context_referral_group_and_hidden_number_are_in_the_event() {
         json!({ "from": "1555", "id": "wamid.Q", "forwarded": true, "referred_product": product });
     full["referral"] = json!({ "source_type": "ad", "source_id": "9" });
     full["group_id"] = json!("120363025246125486");
-    let told = json!({
+    let expected_data = json!({
         "text": "Hola", "context": full["context"], "referral": full["referral"], "is_group": true,
         "to": "120363025246125486@g.us", "group_id": "120363025246125486",
     });
-    assert_eq!(event_data(full), expected("text", told));
+    assert_eq!(event_data(full), expected("text", expected_data));
 
     let mut hidden = message("text", json!({ "body": "Hola" }));
     hidden.as_object_mut().unwrap().remove("from");
@@ -283,11 +283,11 @@ fn context_referral_group_and_hidden_number_are_in_the_event() {
     let body = webhook("messages", json!({ "messages": [hidden] }));
     let updates = parse_webhook(&body).unwrap();
     let [Update::Message(received)] = updates.as_slice() else { panic!("{updates:?}") };
-    let told = json!({
+    let expected_data = json!({
         "message_id": "wamid.I", "from": "CO.9", "to": "CO.9", "is_group": false, "message_type": "text",
         "timestamp": 1_763_800_000, "is_from_me": false, "text": "Hola", "user_id": "CO.9",
     });
-    assert_eq!(message_event::data(&received.message, &name()).unwrap(), told);
+    assert_eq!(message_event::data(&received.message, &name()).unwrap(), expected_data);
 }
 
 #[test]
@@ -299,31 +299,31 @@ fn media_url_escapes_the_message_id() {
 
 #[test]
 fn message_is_recorded_once_with_its_media() {
-    let mut world = InboundFixture::new();
+    let mut fixture = InboundFixture::new();
     let image = messages_webhook(&[message("image", json!({ "id": "77", "mime_type": "image/jpeg" }))]);
-    assert_eq!(world.ingest(&image), CommitCounts { events: 1, duplicates: 0 });
-    // The note, and when it is to be forgotten.
-    assert_eq!(world.count(Space::InboundMedia), 2);
-    let before = world.scratch.entries();
-    assert_eq!(world.ingest(&image), CommitCounts { events: 0, duplicates: 1 });
-    assert_eq!(world.scratch.entries(), before);
+    assert_eq!(fixture.ingest(&image), CommitCounts { events: 1, duplicates: 0 });
+    // The location, and its entry in the expiry index.
+    assert_eq!(fixture.count(Space::InboundMedia), 2);
+    let before = fixture.store.entries();
+    assert_eq!(fixture.ingest(&image), CommitCounts { events: 0, duplicates: 1 });
+    assert_eq!(fixture.store.entries(), before);
     let twice = [text("wamid.1", "a"), text("wamid.1", "a")];
-    assert_eq!(world.ingest(&messages_webhook(&twice)), CommitCounts { events: 1, duplicates: 1 });
+    assert_eq!(fixture.ingest(&messages_webhook(&twice)), CommitCounts { events: 1, duplicates: 1 });
 }
 
 #[test]
 fn a_thousand_messages_make_a_thousand_events_and_a_repeat_makes_none() {
-    let mut world = InboundFixture::new();
+    let mut fixture = InboundFixture::new();
     let batch: Vec<_> = (0..1000).map(|n| text(&format!("wamid.{n}"), &n.to_string())).collect();
-    assert_eq!(world.ingest(&messages_webhook(&batch)), CommitCounts { events: 1000, duplicates: 0 });
-    assert_eq!(world.ingest(&messages_webhook(&batch)), CommitCounts { events: 0, duplicates: 1000 });
-    let texts: Vec<_> = world.events().iter().map(|(_, data)| data["text"].clone()).collect();
+    assert_eq!(fixture.ingest(&messages_webhook(&batch)), CommitCounts { events: 1000, duplicates: 0 });
+    assert_eq!(fixture.ingest(&messages_webhook(&batch)), CommitCounts { events: 0, duplicates: 1000 });
+    let texts: Vec<_> = fixture.events().iter().map(|(_, data)| data["text"].clone()).collect();
     assert_eq!(texts, (0..1000).map(|n| json!(n.to_string())).collect::<Vec<_>>());
 }
 
 #[test]
 fn message_ids_are_deduplicated_within_their_scope() {
-    let world = InboundFixture::new();
+    let fixture = InboundFixture::new();
     let of = |scope: Option<&str>| {
         let Some(Update::Message(received)) =
             parse_webhook(&messages_webhook(&[text("A", "Hola")])).unwrap().pop()
@@ -336,29 +336,29 @@ fn message_ids_are_deduplicated_within_their_scope() {
     };
     let delivered =
         vec![of(Some("1@g.us 2@lid")), of(Some("1@g.us 3@lid")), of(None), of(Some("1@g.us 2@lid"))];
-    assert_eq!(world.commit(delivered), CommitCounts { events: 3, duplicates: 1 });
+    assert_eq!(fixture.commit(delivered), CommitCounts { events: 3, duplicates: 1 });
 }
 
 #[test]
 fn receipts_unknown_to_the_ledger_become_events_once() {
-    let mut world = InboundFixture::new();
+    let mut fixture = InboundFixture::new();
     let body = statuses_webhook(&[status("delivered"), status("read")]);
-    assert_eq!(world.ingest(&body), CommitCounts { events: 2, duplicates: 0 });
-    assert_eq!(world.ingest(&body), CommitCounts { events: 0, duplicates: 2 });
+    assert_eq!(fixture.ingest(&body), CommitCounts { events: 2, duplicates: 0 });
+    assert_eq!(fixture.ingest(&body), CommitCounts { events: 0, duplicates: 2 });
     let receipt = |kind: &str, status: &str| {
         json!({
             "message_id": "wamid.S", "ids": ["wamid.S"], "from": format!("{ANA}@s.whatsapp.net"), "type": kind,
             "status": status, "timestamp": 1_763_800_000,
         })
     };
-    let told: Vec<_> = world.events().into_iter().map(|(_, data)| data).collect();
-    assert_eq!(told, [receipt("", "delivered"), receipt("read", "read")]);
+    let expected_data: Vec<_> = fixture.events().into_iter().map(|(_, data)| data).collect();
+    assert_eq!(expected_data, [receipt("", "delivered"), receipt("read", "read")]);
 }
 
 #[test]
 fn group_participant_receipts_always_become_events() {
-    let mut world = InboundFixture::new();
-    world.recorded = Some(ReceiptResult::Unchanged(our_message_id()));
+    let mut fixture = InboundFixture::new();
+    fixture.recorded = Some(ReceiptResult::Unchanged(our_message_id()));
     let of = |participant: &str| {
         let mut status = status("read");
         status["recipient_id"] = json!("120363025246125486");
@@ -367,52 +367,52 @@ fn group_participant_receipts_always_become_events() {
     };
     let (one, two) = (of("573000000001"), of("573000000002"));
     assert_eq!(
-        world.ingest(&statuses_webhook(&[one.clone(), two, one])),
+        fixture.ingest(&statuses_webhook(&[one.clone(), two, one])),
         CommitCounts { events: 2, duplicates: 1 }
     );
-    let events = world.events();
+    let events = fixture.events();
     assert_eq!(events[0].1["participant"], "573000000001@s.whatsapp.net");
     assert_eq!(events[0].1["from"], "120363025246125486@g.us");
     assert_eq!(events[1].1["participant"], "573000000002@s.whatsapp.net");
-    world.recorded = Some(ReceiptResult::Advanced(our_message_id()));
-    assert_eq!(world.ingest(&statuses_webhook(&[status("read")])).events, 0);
+    fixture.recorded = Some(ReceiptResult::Advanced(our_message_id()));
+    assert_eq!(fixture.ingest(&statuses_webhook(&[status("read")])).events, 0);
 }
 
 #[test]
 fn keywords_opt_out_and_opt_in() {
-    let mut world = InboundFixture::new();
-    world.ingest(&messages_webhook(&[text("wamid.1", "  Bajá ")]));
-    assert_eq!(world.kinds(), ["message", "opt_out"]);
-    assert_eq!(world.events()[1].1, json!({ "phone": ANA, "user_id": "CO.1", "why": "keyword" }));
-    assert_eq!(world.count(Space::Suppressed), 2);
-    world.ingest(&messages_webhook(&[text("wamid.2", "stop"), text("wamid.3", "baja por favor")]));
-    assert_eq!(world.kinds()[2..], ["message", "message"]);
-    world.ingest(&messages_webhook(&[text("wamid.4", "Alta")]));
-    assert_eq!(world.kinds()[4..], ["message", "opt_in"]);
-    assert_eq!(world.count(Space::Suppressed), 0);
-    // Delivered once more, and late: it says nothing new.
-    world.ingest(&messages_webhook(&[text("wamid.1", "  Bajá ")]));
-    assert_eq!(world.count(Space::Suppressed), 0);
+    let mut fixture = InboundFixture::new();
+    fixture.ingest(&messages_webhook(&[text("wamid.1", "  Bajá ")]));
+    assert_eq!(fixture.kinds(), ["message", "opt_out"]);
+    assert_eq!(fixture.events()[1].1, json!({ "phone": ANA, "user_id": "CO.1", "why": "keyword" }));
+    assert_eq!(fixture.count(Space::Suppressed), 2);
+    fixture.ingest(&messages_webhook(&[text("wamid.2", "stop"), text("wamid.3", "baja por favor")]));
+    assert_eq!(fixture.kinds()[2..], ["message", "message"]);
+    fixture.ingest(&messages_webhook(&[text("wamid.4", "Alta")]));
+    assert_eq!(fixture.kinds()[4..], ["message", "opt_in"]);
+    assert_eq!(fixture.count(Space::Suppressed), 0);
+    // A late repeated delivery changes nothing.
+    fixture.ingest(&messages_webhook(&[text("wamid.1", "  Bajá ")]));
+    assert_eq!(fixture.count(Space::Suppressed), 0);
     let mut in_group = text("wamid.5", "STOP");
     in_group["group_id"] = json!("120363025246125486");
-    world.ingest(&messages_webhook(&[in_group]));
-    assert_eq!(world.count(Space::Suppressed), 0);
+    fixture.ingest(&messages_webhook(&[in_group]));
+    assert_eq!(fixture.count(Space::Suppressed), 0);
 }
 
 #[test]
 fn opt_out_errors_and_preferences_suppress_recipients() {
-    let mut world = InboundFixture::new();
-    world.recorded = Some(ReceiptResult::Advanced(MessageId::new(Timestamp(1), 0, SHOP, Class::Bulk, 1)));
+    let mut fixture = InboundFixture::new();
+    fixture.recorded = Some(ReceiptResult::Advanced(MessageId::new(Timestamp(1), 0, SHOP, Class::Bulk, 1)));
     let mut failed = status("failed");
     failed["errors"] = json!([{ "code": 131_050, "title": "x" }]);
-    world.ingest(&statuses_webhook(&[failed]));
-    assert_eq!(world.events(), [("opt_out".to_owned(), json!({ "phone": ANA, "why": "opted_out" }))]);
+    fixture.ingest(&statuses_webhook(&[failed]));
+    assert_eq!(fixture.events(), [("opt_out".to_owned(), json!({ "phone": ANA, "why": "opted_out" }))]);
     let preference = |value: &str| {
         let said = json!({ "wa_id": ANA, "category": "marketing_messages", "value": value });
         webhook("user_preferences", json!({ "user_preferences": [said] }))
     };
-    world.ingest(&preference("resume"));
-    assert_eq!(world.kinds()[1..], ["user_preferences", "opt_in"]);
-    world.ingest(&preference("stop"));
-    assert_eq!(world.events()[4], ("opt_out".to_owned(), json!({ "phone": ANA, "why": "preference" })));
+    fixture.ingest(&preference("resume"));
+    assert_eq!(fixture.kinds()[1..], ["user_preferences", "opt_in"]);
+    fixture.ingest(&preference("stop"));
+    assert_eq!(fixture.events()[4], ("opt_out".to_owned(), json!({ "phone": ANA, "why": "preference" })));
 }

@@ -1,7 +1,7 @@
-//! A message that a linked device received, as Meta would have told of it: the relay's consumer reads Meta's webhooks.
+//! Converts a message of a linked device to the form of Meta's webhooks, which the consumer of the relay reads.
 //!
-//! Instead of a `phone_number_id`, which only numbers on the Cloud API have, it names the instance. What Meta has no
-//! form for is `unsupported`.
+//! `phone_number_id` is the name of the instance, because only numbers on the Cloud API have such an id. Content without
+//! a form in Meta's webhooks has the type `unsupported`.
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -29,30 +29,30 @@ pub(super) fn build_webhook(device: &ReceivingDevice, message: &InboundMessage) 
 
 fn message_json(message: &InboundMessage) -> Map<String, Value> {
     let identity = &message.sender.identity;
-    let mut told = content_json(&message.content);
-    told.insert("id".to_owned(), json!(message.id));
-    told.insert("timestamp".to_owned(), json!(message.at.seconds().to_string()));
-    insert_if_some(&mut told, "from", identity.phone());
-    insert_if_some(&mut told, "from_user_id", identity.user_id());
-    insert_if_some(&mut told, "context", message.context.as_ref());
-    insert_if_some(&mut told, "referral", message.referral.as_ref());
+    let mut json = content_json(&message.content);
+    json.insert("id".to_owned(), json!(message.id));
+    json.insert("timestamp".to_owned(), json!(message.at.seconds().to_string()));
+    insert_if_some(&mut json, "from", identity.phone());
+    insert_if_some(&mut json, "from_user_id", identity.user_id());
+    insert_if_some(&mut json, "context", message.context.as_ref());
+    insert_if_some(&mut json, "referral", message.referral.as_ref());
     if let Chat::Group(id) = &message.chat {
-        told.insert("group_id".to_owned(), json!(id));
+        json.insert("group_id".to_owned(), json!(id));
     }
-    told
+    json
 }
 
-/// The type of a content, and under its name what it says.
+/// The member `type`, and the content in the member of that name.
 fn content_json(content: &InboundContent) -> Map<String, Value> {
     let body = match content {
         InboundContent::Text(body) => Some(json!({ "body": body })),
         InboundContent::Media(_, media) => Some(json!(media)),
-        InboundContent::Location(place) => {
-            let degrees = [("latitude", place.latitude), ("longitude", place.longitude)];
+        InboundContent::Location(location) => {
+            let degrees = [("latitude", location.latitude), ("longitude", location.longitude)];
             let mut body = Map::from_iter(degrees.map(|(name, degrees)| (name.to_owned(), json!(degrees))));
-            insert_if_some(&mut body, "name", place.name.as_ref());
-            insert_if_some(&mut body, "address", place.address.as_ref());
-            insert_if_some(&mut body, "url", place.url.as_ref());
+            insert_if_some(&mut body, "name", location.name.as_ref());
+            insert_if_some(&mut body, "address", location.address.as_ref());
+            insert_if_some(&mut body, "url", location.url.as_ref());
             Some(body.into())
         }
         InboundContent::Contacts(cards) => Some(json!(cards)),
@@ -68,9 +68,9 @@ fn content_json(content: &InboundContent) -> Map<String, Value> {
         _ => None,
     };
     let kind = if body.is_some() { content.kind() } else { "unsupported" };
-    let mut told = Map::from_iter([("type".to_owned(), json!(kind))]);
-    insert_if_some(&mut told, kind, body);
-    told
+    let mut json = Map::from_iter([("type".to_owned(), json!(kind))]);
+    insert_if_some(&mut json, kind, body);
+    json
 }
 
 fn insert_if_some(object: &mut Map<String, Value>, name: &str, value: Option<impl Serialize>) {
@@ -111,7 +111,7 @@ mod tests {
         }
     }
 
-    /// The message as a reader of Meta's webhooks understands it.
+    /// Parses the webhook of a message.
     fn read_back(message: &InboundMessage) -> InboundMessage {
         let body = build_webhook(&device(), message).to_string();
         let mut updates = parse_webhook(body.as_bytes()).unwrap();

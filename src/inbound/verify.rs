@@ -1,5 +1,4 @@
-//! Who is believed, and what was said: signatures are checked on the bytes as they came, before anybody tries to
-//! understand them.
+//! Signatures of Meta's webhooks. They are checked over the raw bytes before the body is parsed.
 
 use std::sync::Arc;
 
@@ -13,42 +12,45 @@ use relevo_store as store;
 use super::frames::WebhookFrames;
 use super::{Error, WebhookAccount};
 
-/// Bodies from this size on are read beside the threads that serve requests, in bytes.
+/// Bodies of at least this size, in bytes, are verified and parsed on a blocking thread.
 const LARGE_BODY: usize = 64 << 10;
 
-/// Of such bodies, so many are read at once: whoever sends large forgeries takes a processor, and never all of them.
+/// Maximum number of large bodies that are verified at once, so that large forged bodies cannot occupy all processors.
 const MAX_LARGE_CHECKS: usize = 1;
 
-/// Reads deliveries and says for whom they may speak. Cheap to clone.
+/// Verifies and parses deliveries. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Verifier {
     large_checks: Arc<Semaphore>,
-    /// Whether deliveries are to be told to a relay.
+    /// Whether frames for the relay are built.
     relay_enabled: bool,
 }
 
-/// A delivery that was read.
+/// A verified and parsed delivery.
 pub(super) struct VerifiedDelivery<'a> {
-    /// The accounts that it may speak for: those whose secret signed it, and those that have none.
+    /// The accounts that accept the delivery: those whose secret signed it, and those without a secret.
     pub trusted: Vec<&'a WebhookAccount>,
+    /// The parsed parts, or why the body is no webhook.
     pub updates: Result<Vec<Update>, ValidationError>,
-    /// What the relay may be told; `None` when nothing is relayed.
+    /// Frames for the relay; `None` if it is disabled.
     pub frames: Option<WebhookFrames>,
 }
 
 impl Verifier {
+    /// A verifier that also builds frames if `relay_enabled` is set.
     pub fn new(relay_enabled: bool) -> Self {
         Self { large_checks: Arc::new(Semaphore::new(MAX_LARGE_CHECKS)), relay_enabled }
     }
 
-    /// Reads a delivery.
+    /// Verifies and parses a delivery.
     ///
-    /// A valid signature of one account says nothing about another, so each account is only believed under its own
-    /// secret. What is no webhook names no account: it must be signed by some secret that is known, unless none is.
+    /// A valid signature of one account proves nothing about another, so each account accepts deliveries under its own
+    /// secret only. A body that is no webhook names no account: it must be signed with any known secret, unless no
+    /// account has one.
     ///
     /// # Errors
     ///
-    /// Nobody that it speaks for has signed it.
+    /// The secret of an account that the delivery names has not signed it.
     pub async fn verify<'a>(
         &self,
         accounts: &'a [WebhookAccount],
@@ -66,7 +68,7 @@ impl Verifier {
             check.run()
         } else {
             // The semaphore is never closed.
-            let _place = self.large_checks.acquire().await;
+            let _permit = self.large_checks.acquire().await;
             let checking = tokio::task::spawn_blocking(move || check.run());
             checking.await.map_err(|_| Error::Store(store::Error::Panicked))?
         };
@@ -86,11 +88,11 @@ impl Verifier {
     }
 }
 
-/// What it takes to find out who signed a body.
+/// The inputs of a signature check.
 struct SignatureCheck {
-    /// Every secret once: most nodes have one Meta app for all of their numbers.
+    /// The distinct secrets. Most nodes have one Meta app, and so one secret, for all numbers.
     secrets: Vec<Secret>,
-    /// Whether somebody may be spoken for without a signature.
+    /// Whether an account accepts unsigned deliveries.
     allows_unsigned: bool,
     relay_enabled: bool,
     body: Bytes,
@@ -116,24 +118,22 @@ impl SignatureCheck {
         Self { secrets, allows_unsigned, relay_enabled: false, body, signature: signature.map(str::to_owned) }
     }
 
-    /// Nothing was signed, and nobody is spoken for without that.
+    /// Whether the delivery has no signature although every account requires one.
     fn lacks_required_signature(&self) -> bool {
         self.signature.is_none() && !self.allows_unsigned
     }
 
-    /// `None` for what is forged for certain; that is not even understood.
+    /// Checks the signature and parses the body. `None` if it is forged; the body is not parsed then.
     fn run(self) -> Option<SignatureResult> {
-        let Self { secrets, allows_unsigned: open, relay_enabled: relays, body, signature } = self;
+        let Self { secrets, allows_unsigned, relay_enabled, body, signature } = self;
         let signer = signature
             .and_then(|header| secrets.into_iter().find(|secret| verify_signature(secret, &body, &header)));
-        (open || signer.is_some()).then(|| SignatureResult {
-            signer,
-            updates: parse_webhook(&body),
-            frames: relays
-                .then(|| serde_json::from_slice(&body).ok())
-                .flatten()
-                .map(WebhookFrames::from_webhook),
-        })
+        if signer.is_none() && !allows_unsigned {
+            return None;
+        }
+        let webhook = if relay_enabled { serde_json::from_slice(&body).ok() } else { None };
+        let frames = webhook.map(WebhookFrames::from_webhook);
+        Some(SignatureResult { signer, updates: parse_webhook(&body), frames })
     }
 }
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::events::{self, Event};
-use relevo_domain::{InstanceNumber, InstanceState, Reason};
+use relevo_domain::{EventKind, InstanceNumber, InstanceState, Reason};
 use relevo_provider::LinkedAccount;
 
 use super::actor::Report;
@@ -56,7 +56,7 @@ impl State {
         let reason = Reason::new("pairing", "scan the code with the phone: WhatsApp, linked devices");
         let view = StateView::new(InstanceState::Connecting, reason);
         self.set_state(number, StateView { qr_code: Some(code), ..view }).await;
-        self.emit(number, "qr", data).await;
+        self.emit(number, EventKind::Qr, data).await;
     }
 
     async fn on_linked(&mut self, number: InstanceNumber, record: InstanceRecord, account: LinkedAccount) {
@@ -71,7 +71,7 @@ impl State {
             tracing::warn!(%error, "a link could not be written down and will be when it is connected");
         }
         self.publish_directory();
-        self.emit(number, "paired", data).await;
+        self.emit(number, EventKind::Paired, data).await;
         let reason = Reason::new("paired", "a phone took it; the connection follows");
         self.set_state(number, StateView::new(InstanceState::Connecting, reason)).await;
     }
@@ -122,11 +122,11 @@ impl State {
             let pause = at.since(self.arguments.clock.now());
             fields.insert("retry_in".to_owned(), json!(pause.as_secs_f64()));
         }
-        self.emit(number, "status", data).await;
+        self.emit(number, EventKind::Status, data).await;
     }
 
-    async fn emit(&self, number: InstanceNumber, kind: &str, data: Value) {
-        let event = Event { kind: kind.to_owned(), at: self.arguments.clock.now(), data };
+    async fn emit(&self, number: InstanceNumber, kind: EventKind, data: Value) {
+        let event = Event { kind, at: self.arguments.clock.now(), data };
         self.arguments.store.submit(move |tx| events::append(tx, number, &event), |_| {}).await;
     }
 }

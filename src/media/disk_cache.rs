@@ -1,7 +1,7 @@
-//! The folder of fetched files.
+//! The folder of downloaded files.
 //!
-//! A file holds the bytes as they came, then what is known about them, then the length of that in four bytes: it is
-//! one file, so that it is there whole or not at all, and its content begins at its beginning.
+//! A file consists of the content, the encoded [`FileMetadata`], and the length of the metadata in four bytes. Content
+//! and metadata are one file, so that both exist or neither does. The content begins at byte 0.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -22,23 +22,24 @@ use super::sha256::Sha256Digest;
 use relevo_domain::{InstanceNumber, Timestamp};
 use relevo_store::{self as store, DataFolder, Error};
 
-/// Bytes that are read from the disk at a time.
+/// Bytes of one read.
 const CHUNK_SIZE: usize = 64 << 10;
 
-/// The longest that may be known about a file, in bytes.
+/// Maximum size of the encoded metadata, in bytes.
 const MAX_METADATA_BYTES: u64 = 4096;
 
-/// What the smallest file costs: file systems give out whole blocks. Bounds the number of files, too.
+/// Disk space that the smallest file counts as, because file systems allocate whole blocks. It also bounds the number of
+/// files.
 const BLOCK_SIZE: u64 = 4096;
 
-/// What is known about a fetched file.
+/// Metadata of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct FileMetadata {
     pub mime: String,
     pub sha256: Sha256Digest,
 }
 
-/// A fetched file, whole and checked. Cheap to clone; it can be read even after the shelf let go of it.
+/// A complete, checked file. Cheap to clone. It can be read even after the cache has deleted it.
 #[derive(Debug, Clone)]
 pub struct MediaFile {
     content: Arc<fs::File>,
@@ -47,7 +48,7 @@ pub struct MediaFile {
 }
 
 impl MediaFile {
-    /// For example `image/jpeg`, as WhatsApp says.
+    /// The MIME type that WhatsApp reports, for example `image/jpeg`.
     pub fn mime(&self) -> &str {
         &self.metadata.mime
     }
@@ -57,12 +58,12 @@ impl MediaFile {
         self.metadata.sha256.to_string()
     }
 
-    /// Bytes.
+    /// Size of the content, in bytes.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// The bytes in `range`, piece by piece, read from the disk as they are wanted.
+    /// The bytes in `range` as a stream, which reads a chunk from the disk when it is polled.
     pub fn read(&self, range: Range<u64>) -> impl Stream<Item = std::io::Result<Bytes>> + Send + use<> {
         let end = range.end.min(self.size);
         stream::try_unfold((self.content.clone(), range.start), move |(content, at)| async move {
@@ -80,7 +81,7 @@ impl MediaFile {
     }
 }
 
-/// A file's place: the media of one instance, which only that instance may fetch.
+/// Key of a file: a hash of instance and media id, because only that instance may fetch the media.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct FileKey([u8; 16]);
 
@@ -101,77 +102,95 @@ impl FileKey {
     }
 }
 
-/// The folder, and how full it is.
+/// The folder, and its size.
 #[derive(Debug)]
 pub(super) struct DiskCache {
     files_dir: PathBuf,
     partial_dir: PathBuf,
-    /// Bytes, as far as they were counted.
+    /// Bytes of all files: those of the last sweep, and those that were added since.
     total_bytes: AtomicU64,
 }
 
 impl DiskCache {
-    /// Opens the shelf and removes what an earlier run did not finish.
+    /// Opens the folder and removes the partial files of earlier runs.
+    ///
+    /// # Errors
+    ///
+    /// The folder cannot be created or read, or a partial file cannot be removed.
     pub fn open(folder: &DataFolder) -> Result<Self, Error> {
         let root = folder.path().join("inbound-media");
-        let (files, drafts) = (root.join("files"), root.join("drafts"));
-        for folder in [&files, &drafts] {
+        let (files, partials) = (root.join("files"), root.join("drafts"));
+        for folder in [&files, &partials] {
             fs::create_dir_all(folder).map_err(|cause| Error::io("cannot create", folder, cause))?;
         }
-        let unfinished = fs::read_dir(&drafts).map_err(|cause| Error::io("cannot read", &drafts, cause))?;
-        for draft in unfinished.flatten() {
-            fs::remove_file(draft.path()).map_err(|cause| Error::io("cannot remove", draft.path(), cause))?;
+        let unfinished =
+            fs::read_dir(&partials).map_err(|cause| Error::io("cannot read", &partials, cause))?;
+        for partial in unfinished.flatten() {
+            fs::remove_file(partial.path())
+                .map_err(|cause| Error::io("cannot remove", partial.path(), cause))?;
         }
-        Ok(Self { files_dir: files, partial_dir: drafts, total_bytes: AtomicU64::new(0) })
+        Ok(Self { files_dir: files, partial_dir: partials, total_bytes: AtomicU64::new(0) })
     }
 
-    /// A file that was fetched before. One that cannot be read is as good as none. Blocks.
-    pub fn find(&self, name: FileKey) -> Option<MediaFile> {
-        let path = self.path(name);
+    /// The file of a key, if it exists. Removes a file that cannot be read. Blocks.
+    pub fn find(&self, key: FileKey) -> Option<MediaFile> {
+        let path = self.path(key);
         let found = fs::File::open(&path).and_then(read_metadata);
         match found {
             Ok(file) => Some(file),
             Err(cause) if cause.kind() == ErrorKind::NotFound => None,
             Err(cause) => {
-                tracing::warn!(path = %path.display(), %cause, "a fetched file is not readable; it is removed");
+                tracing::warn!(path = %path.display(), %cause, "cached media file unreadable; removed");
                 let _ = fs::remove_file(path);
                 None
             }
         }
     }
 
-    /// A new file in the making. Blocks.
+    /// Creates a partial file. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be created.
     pub fn create_partial(&self) -> Result<PartialFile, Error> {
         let path = self.partial_dir.join(uuid::Uuid::new_v4().as_simple().to_string());
         PartialFile::create(path)
     }
 
-    /// Puts a finished draft in its place, dated `now`. Blocks.
+    /// Completes a partial file and gives it its final name, with the modification time `now`. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written, synced or renamed.
     pub fn insert(
         &self,
-        name: FileKey,
-        draft: PartialFile,
+        key: FileKey,
+        partial: PartialFile,
         mime: String,
         now: Timestamp,
     ) -> Result<MediaFile, Error> {
-        let label = FileMetadata { mime, sha256: draft.digest() };
-        let mut trailer = store::encode(&label)?;
+        let metadata = FileMetadata { mime, sha256: partial.digest() };
+        let mut trailer = store::encode(&metadata)?;
         let length = u32::try_from(trailer.len()).unwrap_or(u32::MAX);
         trailer.extend_from_slice(&length.to_be_bytes());
-        let moment = UNIX_EPOCH + Duration::from_millis(now.millis());
-        let (content, size) = draft.finish(&trailer, moment, &self.path(name))?;
+        let modified = UNIX_EPOCH + Duration::from_millis(now.millis());
+        let (content, size) = partial.finish(&trailer, modified, &self.path(key))?;
         self.total_bytes.fetch_add(size_on_disk(size + trailer.len() as u64), Ordering::Relaxed);
-        Ok(MediaFile { content: Arc::new(content), metadata: Arc::new(label), size })
+        Ok(MediaFile { content: Arc::new(content), metadata: Arc::new(metadata), size })
     }
 
-    /// Whether more is kept than may be, as far as it was counted.
+    /// Whether the files have more than `max_bytes`.
     pub fn exceeds(&self, max_bytes: u64) -> bool {
         self.total_bytes.load(Ordering::Relaxed) > max_bytes
     }
 
-    /// Removes what is older than `before`, and then the oldest if there is more than `max_bytes`: down to nine
-    /// tenths of it, so that this is not called for every file. Counts anew. Blocks, for as long as the folder is
-    /// large.
+    /// Deletes the files from before `before`. If the rest has more than `max_bytes`, deletes the oldest ones down to nine
+    /// tenths of it, so that not every new file causes a sweep. Recounts the size. Blocks for a time that grows with the
+    /// number of files.
+    ///
+    /// # Errors
+    ///
+    /// The folder cannot be read.
     pub fn sweep(&self, before: Timestamp, max_bytes: u64) -> Result<(), Error> {
         let entries = fs::read_dir(&self.files_dir)
             .map_err(|cause| Error::io("cannot read", &self.files_dir, cause))?;
@@ -180,50 +199,50 @@ impl DiskCache {
             let found =
                 entry.metadata().ok().and_then(|file| Some((modified_at(&file)?, size_on_disk(file.len()))));
             match (found, entry.file_name().to_str().and_then(FileKey::parse)) {
-                (Some((at, size)), Some(name)) if at >= before => kept.push((at, size, name)),
+                (Some((at, size)), Some(key)) if at >= before => kept.push((at, size, key)),
                 (Some(_), _) => remove(&entry.path()),
-                // It was removed while this looked.
+                // The file was removed during the sweep.
                 (None, _) => {}
             }
         }
-        let mut held: u64 = kept.iter().map(|(_, size, _)| size).sum();
-        if held > max_bytes {
+        let mut total: u64 = kept.iter().map(|(_, size, _)| size).sum();
+        if total > max_bytes {
             kept.sort_unstable_by_key(|(at, ..)| *at);
-            for (_, size, name) in kept {
-                if held <= max_bytes - max_bytes / 10 {
+            for (_, size, key) in kept {
+                if total <= max_bytes - max_bytes / 10 {
                     break;
                 }
-                remove(&self.path(name));
-                held -= size;
+                remove(&self.path(key));
+                total -= size;
             }
         }
-        self.total_bytes.store(held, Ordering::Relaxed);
+        self.total_bytes.store(total, Ordering::Relaxed);
         Ok(())
     }
 
-    fn path(&self, name: FileKey) -> PathBuf {
-        self.files_dir.join(name.text())
+    fn path(&self, key: FileKey) -> PathBuf {
+        self.files_dir.join(key.text())
     }
 }
 
 fn read_metadata(content: fs::File) -> std::io::Result<MediaFile> {
-    let wrong = || std::io::Error::new(ErrorKind::InvalidData, "it does not end as it should");
-    let total = content.metadata()?.len();
-    let end = total.checked_sub(4).ok_or_else(wrong)?;
+    let invalid = || std::io::Error::new(ErrorKind::InvalidData, "its metadata trailer is invalid");
+    let file_size = content.metadata()?.len();
+    let end = file_size.checked_sub(4).ok_or_else(invalid)?;
     let mut length = [0; 4];
     content.read_exact_at(&mut length, end)?;
     let length = u64::from(u32::from_be_bytes(length));
-    let size = end.checked_sub(length).filter(|_| length <= MAX_METADATA_BYTES).ok_or_else(wrong)?;
-    let mut label = vec![0; usize::try_from(length).map_err(|_| wrong())?];
-    content.read_exact_at(&mut label, size)?;
-    let label = store::decode(&label).map_err(|_| wrong())?;
-    Ok(MediaFile { content: Arc::new(content), metadata: Arc::new(label), size })
+    let size = end.checked_sub(length).filter(|_| length <= MAX_METADATA_BYTES).ok_or_else(invalid)?;
+    let mut metadata = vec![0; usize::try_from(length).map_err(|_| invalid())?];
+    content.read_exact_at(&mut metadata, size)?;
+    let metadata = store::decode(&metadata).map_err(|_| invalid())?;
+    Ok(MediaFile { content: Arc::new(content), metadata: Arc::new(metadata), size })
 }
 
 fn remove(path: &Path) {
     match fs::remove_file(path) {
         Err(cause) if cause.kind() != ErrorKind::NotFound => {
-            tracing::warn!(path = %path.display(), %cause, "a fetched file cannot be removed");
+            tracing::warn!(path = %path.display(), %cause, "cached media file could not be removed");
         }
         _ => {}
     }

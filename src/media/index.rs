@@ -1,4 +1,4 @@
-//! Which media a message had.
+//! The index of media: where WhatsApp has the media of a message. Entries expire by age.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -6,49 +6,55 @@ use sha2::{Digest, Sha256};
 use relevo_domain::{InstanceNumber, ProviderMessageId, Timestamp};
 use relevo_store::{self as store, Error, Key, Space, Store, Tx};
 
-/// Where the media of a message is.
+/// Location of the media of a message.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MediaLocation {
     /// WhatsApp's id of the media.
     pub media_id: String,
     /// For example `image/jpeg`.
     pub mime: String,
-    /// SHA-256 of the bytes, as WhatsApp gives it.
+    /// SHA-256 of the bytes, in the form of WhatsApp.
     pub sha256: Option<String>,
+    /// The file name that the sender gave.
     pub file_name: Option<String>,
+    /// Time of the message.
     pub at: Timestamp,
 }
 
-/// The longest media id that is believed, in bytes. Meta's have 15 to 17 digits; those of linked devices say where the
-/// file is and how it is read.
+/// Maximum length of a media id, in bytes. Meta's have 15 to 17 digits; those of linked devices contain the address and
+/// the keys of the file.
 const MAX_ID_BYTES: usize = 1024;
 
-/// The longest text beside it that is kept, in characters: file systems know no longer names.
+/// Maximum length of the other texts, in characters, as for names in file systems.
 const MAX_TEXT_CHARS: usize = 255;
 
-/// Notes that one commit forgets.
+/// Number of entries that one commit deletes.
 const PAGE_SIZE: usize = 500;
 
 const BY_MESSAGE: u8 = b'm';
 const BY_TIME: u8 = b't';
 
-/// Writes down where a message's media is, in the commit that takes the message in. What cannot be a note of
-/// WhatsApp's is left out rather than refused: the message is worth more than its media.
+/// Records the location of the media of a message, within the commit that ingests the message. An overlong media id is
+/// ignored instead of refused, so that the message is not lost.
+///
+/// # Errors
+///
+/// The store cannot be read, or the record cannot be encoded.
 pub fn record_location(
     tx: &mut Tx,
     instance: InstanceNumber,
     message: &ProviderMessageId,
-    note: &MediaLocation,
+    location: &MediaLocation,
 ) -> Result<(), Error> {
-    if note.media_id.len() > MAX_ID_BYTES {
+    if location.media_id.len() > MAX_ID_BYTES {
         return Ok(());
     }
     let short = |text: &str| text.chars().take(MAX_TEXT_CHARS).collect::<String>();
-    let kept = MediaLocation {
-        mime: short(&note.mime),
-        sha256: note.sha256.as_deref().map(short),
-        file_name: note.file_name.as_deref().map(short),
-        ..note.clone()
+    let truncated = MediaLocation {
+        mime: short(&location.mime),
+        sha256: location.sha256.as_deref().map(short),
+        file_name: location.file_name.as_deref().map(short),
+        ..location.clone()
     };
     let name = name_of(instance, message);
     let key = by_message(&name);
@@ -56,11 +62,11 @@ pub fn record_location(
         let earlier: MediaLocation = store::decode(&earlier)?;
         tx.delete(by_time(earlier.at).bytes(&name))?;
     }
-    tx.put(key, store::encode(&kept)?)?;
-    tx.put(by_time(note.at).bytes(&name), Vec::new())
+    tx.put(key, store::encode(&truncated)?)?;
+    tx.put(by_time(location.at).bytes(&name), Vec::new())
 }
 
-/// The note of a message, if there is one.
+/// The location of the media of a message, if it is recorded.
 pub(super) fn find(
     store: &Store,
     instance: InstanceNumber,
@@ -70,7 +76,7 @@ pub(super) fn find(
     bytes.map(|bytes| store::decode(&bytes)).transpose()
 }
 
-/// Forgets a page of the notes from before `before`. `true` when there may be more.
+/// Deletes a page of the entries from before `before`. `true` if there may be more.
 pub(super) fn expire(tx: &mut Tx, before: Timestamp) -> Result<bool, Error> {
     let (start, end) = (Key::new(Space::InboundMedia).u8(BY_TIME), by_time(before));
     let page: Vec<_> = {
@@ -79,7 +85,7 @@ pub(super) fn expire(tx: &mut Tx, before: Timestamp) -> Result<bool, Error> {
     };
     let full = page.len() == PAGE_SIZE;
     for key in page {
-        // Space, kind and time come first; the name is the rest.
+        // Space, kind and time are the first ten bytes; the name of the entry follows.
         if let Some(name) = key.get(10..) {
             tx.delete(by_message(name))?;
         }
@@ -96,7 +102,8 @@ fn by_time(at: Timestamp) -> Key {
     Key::new(Space::InboundMedia).u8(BY_TIME).u64(at.millis())
 }
 
-/// The instance, and a hash of the message's id, which is long and only ever looked up whole.
+/// The name of an entry: the instance, and a hash of the message id, because message ids are long and are looked up by
+/// their whole text only.
 fn name_of(instance: InstanceNumber, message: &ProviderMessageId) -> Vec<u8> {
     let digest: [u8; 32] = Sha256::digest(message.as_str()).into();
     let mut name = instance.get().to_be_bytes().to_vec();
@@ -128,11 +135,11 @@ mod tests {
         };
         write("wamid.1", 100);
         write("wamid.2", 200);
-        // Delivered once more, with another moment.
+        // A repeated delivery with another time.
         write("wamid.1", 300);
         assert_eq!(store.entries().len(), 4);
         store.write(|tx| expire(tx, Timestamp(300))).unwrap();
-        assert_eq!(store.entries().len(), 2, "the newer note of wamid.1 stays");
+        assert_eq!(store.entries().len(), 2, "the newer entry of wamid.1 stays");
         store.write(|tx| expire(tx, Timestamp(301))).unwrap();
         assert_eq!(store.entries(), []);
     }
@@ -156,9 +163,9 @@ mod tests {
     #[test]
     fn overlong_media_id_is_not_recorded() {
         let store = TestStore::new();
-        let wrong = MediaLocation { media_id: "1".repeat(MAX_ID_BYTES + 1), ..location_at(1) };
+        let overlong = MediaLocation { media_id: "1".repeat(MAX_ID_BYTES + 1), ..location_at(1) };
         let message = "wamid.1".parse().unwrap();
-        store.write(|tx| record_location(tx, InstanceNumber::FIRST, &message, &wrong)).unwrap();
+        store.write(|tx| record_location(tx, InstanceNumber::FIRST, &message, &overlong)).unwrap();
         assert_eq!(store.entries(), []);
     }
 }

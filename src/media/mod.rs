@@ -1,9 +1,9 @@
-//! Media of inbound messages: where it is at WhatsApp, and a bounded copy of it on the disk.
+//! Media of inbound messages: an index of its locations at WhatsApp, and a bounded cache on the disk.
 //!
-//! What it promises: a file is served only after it arrived whole and is what WhatsApp said it is; however many ask
-//! for one file at once, it is fetched once; what was fetched is kept for a while, within bounds of age and bytes,
-//! so that it can be had after WhatsApp forgot it. Nothing here is needed for anything else to work: the folder may
-//! be deleted at any time, and costs no more than fetching again.
+//! Guarantees: a file is served only after its download is complete and its size and SHA-256 match those of WhatsApp.
+//! Concurrent requests for one file cause one download. Downloaded files are kept within bounds of age and bytes, so
+//! they remain available after WhatsApp has deleted them. The folder can be deleted at any time; files are then
+//! downloaded again.
 
 mod cache;
 mod disk_cache;
@@ -20,10 +20,12 @@ pub use cache::MediaCache;
 pub use disk_cache::MediaFile;
 pub use index::{MediaLocation, record_location};
 
-/// How long files that users sent are kept, and how many bytes of them.
+/// Bounds of the disk cache.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// Maximum age of a file, from its download.
     pub retention: Duration,
+    /// Maximum bytes of all files.
     pub max_bytes: u64,
 }
 
@@ -33,27 +35,36 @@ impl Default for Options {
     }
 }
 
-/// Why there is no file.
+/// Why a file is not available.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    #[error("no media is known of this message: it had none, it is too old, or it never came here")]
+    /// No location is recorded for the message.
+    #[error(
+        "no media is recorded for this message: it has none, it has expired, or this instance never received it"
+    )]
     Unknown,
-    #[error("WhatsApp does not have the file, or no longer: {0}")]
+    /// WhatsApp does not have the file.
+    #[error("WhatsApp does not have the file, or no longer has it: {0}")]
     Gone(Failure),
-    /// Asking again may help, or somebody has to care for the account.
-    #[error("the file could not be fetched: {0}")]
+    /// The download failed. A later request may succeed, or the account needs an operator.
+    #[error("the file could not be downloaded: {0}")]
     Failed(Failure),
-    #[error("the file arrived damaged ({0}); ask again")]
+    /// The download does not match the size or the SHA-256 of WhatsApp.
+    #[error("the downloaded file is damaged ({0}); try again")]
     Damaged(&'static str),
-    #[error("the file is larger than {limit} bytes, the most that is fetched")]
+    /// The file is larger than the maximum size of a download.
+    #[error("the file is larger than {limit} bytes, the maximum size of a download")]
     TooLarge { limit: u64 },
-    #[error("the disk has too little free space to fetch the file; free some, then try again")]
+    /// The disk has too little free space.
+    #[error("the disk has too little free space to download the file; free some space, then try again")]
     DiskFull,
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] store::Error),
 }
 
 impl Error {
+    /// The kind of the error, from which the API derives its answer.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Unknown | Error::Gone(_) => ErrorKind::NotFound,

@@ -1,4 +1,4 @@
-//! SHA-256 of a file, as WhatsApp writes it.
+//! SHA-256 digests in the two forms that WhatsApp uses.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,18 +7,18 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-/// The SHA-256 of a file. Shown in lowercase hexadecimal.
+/// The SHA-256 of a file. Displayed in lowercase hexadecimal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Sha256Digest(pub [u8; 32]);
 
-/// Not a digest; a file is then taken as it comes.
+/// The text is no digest. The file is then accepted without this check.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct InvalidDigest;
 
 impl FromStr for Sha256Digest {
     type Err = InvalidDigest;
 
-    /// Reads hexadecimal, as the Graph API writes it, and base64, as webhooks do.
+    /// Parses hexadecimal, the form of the Graph API, and base64, the form of webhooks.
     fn from_str(text: &str) -> Result<Self, InvalidDigest> {
         let bytes = match text.len() {
             64 => hexadecimal(text.as_bytes()),

@@ -1,3 +1,5 @@
+//! The media cache with a provider whose downloads the tests control.
+
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,16 +22,16 @@ use relevo_store::{DataFolder, Store};
 
 const ONE: InstanceNumber = InstanceNumber::FIRST;
 
-/// WhatsApp, as far as files go.
+/// A file at WhatsApp.
 struct FakeMedia {
     content: &'static [u8],
     sha256: Option<String>,
     size: Option<u64>,
-    /// What it says instead.
+    /// Error of `open_media`, if set.
     failure: Option<Failure>,
     opened: AtomicUsize,
     began: Notify,
-    /// A file ends once it may.
+    /// Permits for streams to end.
     may_end: Semaphore,
 }
 
@@ -60,7 +62,7 @@ impl FakeMedia {
     }
 }
 
-/// A provider shares its fake with the stream that it gives out.
+/// A provider of one file. Its streams share the state of the file.
 struct MediaProvider(Arc<FakeMedia>);
 
 impl Provider for MediaProvider {
@@ -81,7 +83,7 @@ impl Provider for MediaProvider {
         _: MessageId,
         _: &'a OutboundMessage,
     ) -> BoxFuture<'a, Result<ProviderMessageId, Failure>> {
-        future::ready(Err(Failure::permanent("it sends nothing"))).boxed()
+        future::ready(Err(Failure::permanent("this provider sends no messages"))).boxed()
     }
 
     fn mark_read<'a>(&'a self, _: &'a MarkReadRequest, _: bool) -> BoxFuture<'a, Result<(), Failure>> {
@@ -117,7 +119,7 @@ fn sha256(content: &[u8]) -> String {
 }
 
 struct MediaFixture {
-    library: MediaCache,
+    media: MediaCache,
     folder: DataFolder,
     clock: Clock,
     store: Store,
@@ -130,12 +132,12 @@ impl MediaFixture {
         let folder = DataFolder::open(dir.path()).unwrap();
         let (store, _) = Store::open(&folder, &store::Options::default(), Metrics::default()).unwrap();
         let clock = Clock::from_tokio(Timestamp(1_800_000_000_000));
-        let library = MediaCache::open(&folder, store.clone(), clock, options).unwrap();
-        Self { library, folder, clock, store, dir }
+        let media = MediaCache::open(&folder, store.clone(), clock, options).unwrap();
+        Self { media, folder, clock, store, dir }
     }
 
     async fn get(&self, fake: &Arc<FakeMedia>, media_id: &str) -> Result<Vec<u8>, Error> {
-        let file = self.library.get(ONE, Arc::new(MediaProvider(fake.clone())), media_id).await?;
+        let file = self.media.get(ONE, Arc::new(MediaProvider(fake.clone())), media_id).await?;
         assert_eq!((file.mime(), file.sha256()), ("image/png", sha256(fake.content)));
         Ok(read_all(&file).await)
     }
@@ -161,28 +163,29 @@ fn default_options() -> Options {
 
 #[tokio::test]
 async fn file_is_fetched_once_and_read_from_disk_after_a_restart() {
-    let world = MediaFixture::new(default_options());
+    let fixture = MediaFixture::new(default_options());
     let fake = Arc::new(FakeMedia::new(b"the picture"));
     for _ in 0..2 {
-        assert_eq!(world.get(&fake, "1").await.unwrap(), b"the picture");
+        assert_eq!(fixture.get(&fake, "1").await.unwrap(), b"the picture");
     }
     assert_eq!(fake.opened(), 1);
-    let again = MediaCache::open(&world.folder, world.store.clone(), world.clock, default_options()).unwrap();
-    let file = again.get(ONE, Arc::new(MediaProvider(fake.clone())), "1").await.unwrap();
+    let reopened =
+        MediaCache::open(&fixture.folder, fixture.store.clone(), fixture.clock, default_options()).unwrap();
+    let file = reopened.get(ONE, Arc::new(MediaProvider(fake.clone())), "1").await.unwrap();
     assert_eq!(read_all(&file).await, b"the picture");
     assert_eq!(read_range(&file, 4..7).await, b"pic");
     assert_eq!(fake.opened(), 1);
-    // The same id of another instance is another file.
+    // The same media id of another instance is another file.
     let other = ONE.next().unwrap();
-    again.get(other, Arc::new(MediaProvider(fake.clone())), "1").await.unwrap();
+    reopened.get(other, Arc::new(MediaProvider(fake.clone())), "1").await.unwrap();
     assert_eq!(fake.opened(), 2);
 }
 
 #[tokio::test]
 async fn concurrent_requests_share_one_download() {
-    let world = MediaFixture::new(default_options());
+    let fixture = MediaFixture::new(default_options());
     let fake = Arc::new(FakeMedia { may_end: Semaphore::new(0), ..FakeMedia::new(b"long") });
-    let all = future::join_all((0..50).map(|_| world.get(&fake, "1")));
+    let all = future::join_all((0..50).map(|_| fixture.get(&fake, "1")));
     let release = async {
         fake.began.notified().await;
         fake.may_end.add_permits(1);
@@ -194,138 +197,140 @@ async fn concurrent_requests_share_one_download() {
 
 #[tokio::test]
 async fn abandoned_download_leaves_no_file() {
-    let world = MediaFixture::new(default_options());
+    let fixture = MediaFixture::new(default_options());
     let fake = Arc::new(FakeMedia { may_end: Semaphore::new(0), ..FakeMedia::new(b"long") });
     {
-        let mut asking = std::pin::pin!(world.get(&fake, "1"));
+        let mut asking = std::pin::pin!(fixture.get(&fake, "1"));
         let began = fake.began.notified();
         tokio::select! {
-            _ = &mut asking => panic!("it cannot end"),
+            _ = &mut asking => panic!("the download cannot end without a permit"),
             () = began => {}
         }
-        assert_eq!(world.list_dir("drafts").len(), 1);
+        assert_eq!(fixture.list_dir("drafts").len(), 1);
     }
-    assert_eq!(world.list_dir("drafts").len(), 0);
-    assert_eq!(world.list_dir("files").len(), 0);
+    assert_eq!(fixture.list_dir("drafts").len(), 0);
+    assert_eq!(fixture.list_dir("files").len(), 0);
 }
 
 #[tokio::test]
 async fn file_that_fails_its_checks_is_refused() {
-    let world = MediaFixture::new(default_options());
+    let fixture = MediaFixture::new(default_options());
     let wrong = [
         FakeMedia { sha256: Some(sha256(b"another")), ..FakeMedia::new(b"content") },
         FakeMedia { size: Some(8), ..FakeMedia::new(b"content") },
     ];
     for fake in wrong {
-        let error = world.get(&Arc::new(fake), "1").await.unwrap_err();
+        let error = fixture.get(&Arc::new(fake), "1").await.unwrap_err();
         assert!(matches!(error, Error::Damaged(_)), "{error}");
     }
     let large = FakeMedia { size: Some(200 << 20), ..FakeMedia::new(b"content") };
-    let error = world.get(&Arc::new(large), "1").await.unwrap_err();
+    let error = fixture.get(&Arc::new(large), "1").await.unwrap_err();
     assert!(matches!(error, Error::TooLarge { .. }), "{error}");
-    // A digest in no known form promises nothing.
-    let odd = FakeMedia { sha256: Some("SHA256_HASH".to_owned()), size: None, ..FakeMedia::new(b"content") };
-    assert_eq!(world.get(&Arc::new(odd), "1").await.unwrap(), b"content");
-    assert_eq!((world.list_dir("drafts").len(), world.list_dir("files").len()), (0, 1));
+    // A digest in an unknown form is not checked.
+    let unchecked =
+        FakeMedia { sha256: Some("SHA256_HASH".to_owned()), size: None, ..FakeMedia::new(b"content") };
+    assert_eq!(fixture.get(&Arc::new(unchecked), "1").await.unwrap(), b"content");
+    assert_eq!((fixture.list_dir("drafts").len(), fixture.list_dir("files").len()), (0, 1));
 }
 
 #[tokio::test]
 async fn oversized_stream_is_cut_off_without_an_announced_size() {
     static LARGE: [u8; 1 << 20] = [0; 1 << 20];
-    let world = MediaFixture::new(default_options());
+    let fixture = MediaFixture::new(default_options());
     let chunks = stream::iter((0..200).map(|_| Ok(Bytes::from_static(&LARGE)))).boxed();
-    let shelf = DiskCache::open(&world.folder).unwrap();
-    let received = cache::write_stream(chunks, shelf.create_partial().unwrap()).await;
+    let disk_cache = DiskCache::open(&fixture.folder).unwrap();
+    let received = cache::write_stream(chunks, disk_cache.create_partial().unwrap()).await;
     assert!(matches!(received, Err(Error::TooLarge { .. })));
 }
 
 #[tokio::test]
 async fn errors_tell_permanent_failures_from_transient_ones() {
-    let world = MediaFixture::new(default_options());
+    let fixture = MediaFixture::new(default_options());
     let gone = FakeMedia { failure: Some(Failure::permanent("no such object")), ..FakeMedia::new(b"") };
-    assert!(matches!(world.get(&Arc::new(gone), "1").await, Err(Error::Gone(_))));
+    assert!(matches!(fixture.get(&Arc::new(gone), "1").await, Err(Error::Gone(_))));
     let down = FakeMedia { failure: Some(Failure::transient("reset")), ..FakeMedia::new(b"") };
-    assert!(matches!(world.get(&Arc::new(down), "1").await, Err(Error::Failed(_))));
+    assert!(matches!(fixture.get(&Arc::new(down), "1").await, Err(Error::Failed(_))));
 }
 
 #[tokio::test]
 async fn startup_removes_partial_files_and_damaged_files_are_refetched() {
-    let world = MediaFixture::new(default_options());
+    let fixture = MediaFixture::new(default_options());
     let fake = Arc::new(FakeMedia::new(b"the picture"));
-    world.get(&fake, "1").await.unwrap();
-    let [file] = world.list_dir("files").try_into().unwrap();
+    fixture.get(&fake, "1").await.unwrap();
+    let [file] = fixture.list_dir("files").try_into().unwrap();
     for damage in [&b""[..], b"the picture\xff\xff\xff\xff", b"the picture\0\0\0\x04"] {
         fs::write(&file, damage).unwrap();
-        fs::write(world.dir.path().join("inbound-media/drafts/left"), b"half").unwrap();
-        let again =
-            MediaCache::open(&world.folder, world.store.clone(), world.clock, default_options()).unwrap();
-        assert_eq!(world.list_dir("drafts").len(), 0);
-        let file = again.get(ONE, Arc::new(MediaProvider(fake.clone())), "1").await.unwrap();
+        fs::write(fixture.dir.path().join("inbound-media/drafts/left"), b"half").unwrap();
+        let reopened =
+            MediaCache::open(&fixture.folder, fixture.store.clone(), fixture.clock, default_options())
+                .unwrap();
+        assert_eq!(fixture.list_dir("drafts").len(), 0);
+        let file = reopened.get(ONE, Arc::new(MediaProvider(fake.clone())), "1").await.unwrap();
         assert_eq!(read_all(&file).await, b"the picture");
     }
     assert_eq!(fake.opened(), 4);
 }
 
-/// A file of so many bytes, dated so.
-fn insert_file(shelf: &DiskCache, id: &str, bytes: usize, at: u64) {
-    let mut draft = shelf.create_partial().unwrap();
-    draft.write(&vec![1; bytes]).unwrap();
-    shelf.insert(FileKey::new(ONE, id), draft, "image/png".to_owned(), Timestamp(at)).unwrap();
+/// Inserts a file with this size and modification time.
+fn insert_file(disk_cache: &DiskCache, id: &str, bytes: usize, at: u64) {
+    let mut partial = disk_cache.create_partial().unwrap();
+    partial.write(&vec![1; bytes]).unwrap();
+    disk_cache.insert(FileKey::new(ONE, id), partial, "image/png".to_owned(), Timestamp(at)).unwrap();
 }
 
 #[test]
 fn sweep_removes_the_oldest_files_first() {
     let dir = tempfile::tempdir().unwrap();
-    let shelf = DiskCache::open(&DataFolder::open(dir.path()).unwrap()).unwrap();
-    let there = || ["a", "b", "c", "d"].map(|id| shelf.find(FileKey::new(ONE, id)).is_some());
-    insert_file(&shelf, "c", 10_000, 3_000);
-    insert_file(&shelf, "a", 10_000, 1_000);
-    insert_file(&shelf, "d", 1, 4_000);
-    insert_file(&shelf, "b", 10_000, 2_000);
+    let disk_cache = DiskCache::open(&DataFolder::open(dir.path()).unwrap()).unwrap();
+    let there = || ["a", "b", "c", "d"].map(|id| disk_cache.find(FileKey::new(ONE, id)).is_some());
+    insert_file(&disk_cache, "c", 10_000, 3_000);
+    insert_file(&disk_cache, "a", 10_000, 1_000);
+    insert_file(&disk_cache, "d", 1, 4_000);
+    insert_file(&disk_cache, "b", 10_000, 2_000);
     fs::write(dir.path().join("inbound-media/files/stray"), b"x").unwrap();
 
-    shelf.sweep(Timestamp(1_001), u64::MAX).unwrap();
+    disk_cache.sweep(Timestamp(1_001), u64::MAX).unwrap();
     assert_eq!(there(), [false, true, true, true], "by age");
     assert!(!dir.path().join("inbound-media/files/stray").exists());
-    assert!(shelf.exceeds(20_000));
-    shelf.sweep(Timestamp(0), 20_000).unwrap();
+    assert!(disk_cache.exceeds(20_000));
+    disk_cache.sweep(Timestamp(0), 20_000).unwrap();
     assert_eq!(there(), [false, false, true, true], "by bytes");
-    assert!(!shelf.exceeds(20_000));
-    shelf.sweep(Timestamp(0), 0).unwrap();
+    assert!(!disk_cache.exceeds(20_000));
+    disk_cache.sweep(Timestamp(0), 0).unwrap();
     assert_eq!(there(), [false; 4]);
 }
 
 #[tokio::test]
 async fn file_is_served_even_when_the_cache_is_full() {
-    let world = MediaFixture::new(Options { max_bytes: 0, ..default_options() });
+    let fixture = MediaFixture::new(Options { max_bytes: 0, ..default_options() });
     let fake = Arc::new(FakeMedia::new(b"the picture"));
-    assert_eq!(world.get(&fake, "1").await.unwrap(), b"the picture");
-    assert_eq!(world.list_dir("files").len(), 0);
+    assert_eq!(fixture.get(&fake, "1").await.unwrap(), b"the picture");
+    assert_eq!(fixture.list_dir("files").len(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn locations_and_files_expire() {
-    let world = MediaFixture::new(Options { retention: Duration::from_secs(60), ..default_options() });
+    let fixture = MediaFixture::new(Options { retention: Duration::from_secs(60), ..default_options() });
     let message: ProviderMessageId = "wamid.1".parse().unwrap();
-    let noted = MediaLocation {
+    let location = MediaLocation {
         media_id: "1".to_owned(),
         mime: "image/png".to_owned(),
         sha256: None,
         file_name: Some("a.png".to_owned()),
-        at: world.clock.now(),
+        at: fixture.clock.now(),
     };
-    let (kept, id) = (noted.clone(), message.clone());
-    world.store.write(move |tx| record_location(tx, ONE, &id, &kept)).await.unwrap();
-    assert_eq!(world.library.location(ONE, &message).unwrap(), noted);
-    let unknown = world.library.location(ONE.next().unwrap(), &message);
+    let (recorded, id) = (location.clone(), message.clone());
+    fixture.store.write(move |tx| record_location(tx, ONE, &id, &recorded)).await.unwrap();
+    assert_eq!(fixture.media.location(ONE, &message).unwrap(), location);
+    let unknown = fixture.media.location(ONE.next().unwrap(), &message);
     assert!(matches!(unknown, Err(Error::Unknown)));
 
     let stop = tokio_util::sync::CancellationToken::new();
-    let tending = tokio::spawn(world.library.clone().run_maintenance(stop.clone()));
+    let maintenance = tokio::spawn(fixture.media.clone().run_maintenance(stop.clone()));
     tokio::time::sleep(Duration::from_secs(8 * 24 * 3600)).await;
-    while world.library.location(ONE, &message).is_ok() {
+    while fixture.media.location(ONE, &message).is_ok() {
         tokio::task::yield_now().await;
     }
     stop.cancel();
-    tending.await.unwrap();
+    maintenance.await.unwrap();
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use relevo_domain::{Failure, MessageId, Receipt, Status, Timestamp};
+use relevo_domain::{EventKind, Failure, MessageId, Receipt, Status, Timestamp};
 use relevo_store::{Error, Tx};
 
 use super::records::{InFlight, Job, LedgerEntry, LedgerStep, QueueCounters};
@@ -141,7 +141,7 @@ fn emit_receipt(
     let mut data = receipt_data(report, &row.to.address());
     data.insert("id".to_owned(), json!(id.to_string()));
     data.insert("correlation_id".to_owned(), json!(id.correlation_id()));
-    settle::emit(tx, id, "receipt", data.into(), now)
+    settle::emit(tx, id, EventKind::Receipt, data.into(), now)
 }
 
 /// What the event `receipt` tells, of a message of ours or of one that the ledger does not know. `type` and `ids` are

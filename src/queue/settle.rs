@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::events::{self, Event};
 use relevo_domain::{
-    BuryReason, Failure, MessageId, Mode, ProviderMessageId, RetryDecision, Status, Timestamp,
+    BuryReason, EventKind, Failure, MessageId, Mode, ProviderMessageId, RetryDecision, Status, Timestamp,
 };
 use relevo_store::{Error, Tx};
 
@@ -243,7 +243,7 @@ pub(super) fn emit_sent(
         "correlation_id": id.correlation_id(),
         "message_id": provider_id.as_str(),
     });
-    emit(tx, id, "message_ack", data, at)
+    emit(tx, id, EventKind::MessageAck, data, at)
 }
 
 pub(super) fn emit_failure(
@@ -258,20 +258,20 @@ pub(super) fn emit_failure(
         _ => failure.message.clone(),
     };
     let data = json!({ "status": "failed", "correlation_id": id.correlation_id(), "error": error });
-    emit(tx, id, "message_ack", data, at)
+    emit(tx, id, EventKind::MessageAck, data, at)
 }
 
 /// Appends an event about a message. Rows of bulk jobs have none of their own: their job tells of them.
 pub(super) fn emit(
     tx: &mut Tx,
     id: MessageId,
-    kind: &str,
+    kind: EventKind,
     data: serde_json::Value,
     at: Timestamp,
 ) -> Result<(), Error> {
     if id.item().is_some() {
         return Ok(());
     }
-    events::append(tx, id.instance(), &Event { kind: kind.to_owned(), at, data })?;
+    events::append(tx, id.instance(), &Event { kind, at, data })?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The relay at work: one courier in a task of its own, so that the actor always answers.
+//! The actor of the relay. The pusher runs in a task, so that the actor always answers messages.
 
 use std::panic::AssertUnwindSafe;
 
@@ -9,18 +9,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::pusher::Pusher;
 
-/// What the actor is told.
+/// Messages of the actor.
 pub(super) enum Msg {
-    /// From the courier's task: it ended, and why when it should not have.
+    /// From the task of the pusher: it ended, with the cause if it failed.
     PusherEnded(Result<(), String>),
-    /// From the supervisor: begin no attempt; answer when none is under way.
+    /// From the supervisor: start no attempt, and reply when none is in flight.
     Drain(RpcReplyPort<()>),
 }
 
+/// The actor of the relay.
 pub(super) struct RelayActor;
 
+/// State of the actor.
 pub(super) struct State {
-    /// The courier. Aborted when the actor ends, so that there are never two.
+    /// The task of the pusher. It is aborted when the actor ends, so that two pushers never run at once.
     tasks: JoinSet<()>,
     stop: CancellationToken,
     draining: Option<RpcReplyPort<()>>,
@@ -31,14 +33,16 @@ impl Actor for RelayActor {
     type State = State;
     type Arguments = Pusher;
 
-    async fn pre_start(&self, me: ActorRef<Msg>, courier: Pusher) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(&self, me: ActorRef<Msg>, pusher: Pusher) -> Result<State, ActorProcessingErr> {
         let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
         let until = stop.clone();
         tasks.spawn(async move {
-            let ended = AssertUnwindSafe(courier.run(until)).catch_unwind().await;
-            let ended = ended.map_err(|_| "the courier panicked".to_owned());
-            let _ =
-                me.cast(Msg::PusherEnded(ended.and_then(|ended| ended.map_err(|error| error.to_string()))));
+            let ended = AssertUnwindSafe(pusher.run(until)).catch_unwind().await;
+            let result = match ended {
+                Ok(result) => result.map_err(|error| error.to_string()),
+                Err(_) => Err("the pusher panicked".to_owned()),
+            };
+            let _ = me.cast(Msg::PusherEnded(result));
         });
         Ok(State { tasks, stop, draining: None })
     }
@@ -56,7 +60,7 @@ impl Actor for RelayActor {
                 }
                 Ok(())
             }
-            // The next incarnation begins from what is written down.
+            // The next incarnation continues from the store.
             Msg::PusherEnded(Err(cause)) => Err(cause.into()),
             Msg::Drain(reply) => {
                 state.draining = Some(reply);

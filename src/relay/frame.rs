@@ -1,19 +1,19 @@
-//! A frame, from the moment it joins the line until it is pushed.
+//! A frame of the relay queue: its record, and the text that is pushed.
 
 use serde::{Deserialize, Serialize};
 
 use relevo_domain::Timestamp;
 
-/// A frame that waits. Never rewritten: how often it failed is known about the line.
+/// The record of a queued frame. It is never rewritten: failed attempts are counted in the record of the queue.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct RelayFrame {
     pub queued_at: Timestamp,
-    /// A JSON object, without what is only known when it is pushed.
+    /// A JSON object, without the members that are added at the time of the push.
     pub json: String,
 }
 
 impl RelayFrame {
-    /// As it is pushed after so many attempts that failed.
+    /// The text that is pushed after `attempts` failed attempts.
     pub fn to_text(&self, attempts: u32) -> String {
         let (seconds, millis) = (self.queued_at.seconds(), self.queued_at.millis() % 1000);
         append_members(
@@ -23,7 +23,7 @@ impl RelayFrame {
     }
 }
 
-/// A JSON object, untouched, and behind its members those of another one.
+/// Appends the members of one JSON object to those of another. Keeps the bytes of both.
 pub(super) fn append_members(object: &str, other: &str) -> String {
     let object = object.strip_suffix('}').unwrap_or(object).trim_ascii_end();
     let comma = if object.ends_with('{') { "" } else { "," };

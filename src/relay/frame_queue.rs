@@ -1,3 +1,5 @@
+//! The producers' side of the relay queue: appends frames within the commit of the caller.
+
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -5,17 +7,17 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use tokio::sync::Notify;
 
-use crate::contacts::{self, AddressBookEntry};
+use crate::address_book::{self, AddressBookEntry};
 use relevo_domain::Timestamp;
 use relevo_store::{Error, Tx};
 
 use super::frame::{self, RelayFrame};
 use super::storage;
 
-/// Where inbound messages join the line. Cheap to clone.
+/// Appends frames to the relay queue. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct FrameQueue {
-    /// `None`: nothing is relayed.
+    /// `None` if the relay is disabled.
     inner: Option<Arc<Inner>>,
 }
 
@@ -25,7 +27,7 @@ struct Inner {
     frame_added: Arc<Notify>,
 }
 
-/// What a frame holds behind Meta's webhook, in the order of the documented frames.
+/// Members that a frame has after those of Meta's webhook, in the order of the documented frames.
 #[derive(Serialize)]
 struct SenderMembers {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -37,32 +39,33 @@ struct SenderMembers {
 struct CachedInfo {
     name: Option<String>,
     phone: String,
-    /// An object always: the known consumer looks inside without asking whether there is one.
+    /// Always an object: the known consumer reads its members without checking that it exists.
     data: Map<String, Value>,
     created_at: String,
     updated_at: String,
 }
 
 impl FrameQueue {
-    /// Nothing is relayed, and nothing is kept for it.
+    /// A queue that accepts and stores nothing.
     pub fn disabled() -> Self {
         Self { inner: None }
     }
 
-    pub(super) fn new(capacity: u64, arrived: Arc<Notify>) -> Self {
-        Self { inner: Some(Arc::new(Inner { capacity, frame_added: arrived })) }
+    pub(super) fn new(capacity: u64, frame_added: Arc<Notify>) -> Self {
+        Self { inner: Some(Arc::new(Inner { capacity, frame_added })) }
     }
 
+    /// Whether frames are queued.
     pub fn is_enabled(&self) -> bool {
         self.inner.is_some()
     }
 
-    /// Puts one of Meta's webhooks at the end of the line, in the commit that takes it in: as it came, and behind it
-    /// what the address book says about `sender`. Meta sends objects alone; anything else is no frame.
+    /// Appends one of Meta's webhooks to the queue, within the commit that ingests it: its bytes, and after them the
+    /// address book entry of `sender`. Ignores webhooks that are not JSON objects; Meta sends none.
     ///
     /// # Errors
     ///
-    /// [`Error::Full`]: the webhook must be refused, so that Meta repeats it.
+    /// [`Error::Full`]: the webhook must be refused, so that Meta repeats it. Otherwise the store failed.
     pub fn push(
         &self,
         tx: &mut Tx,
@@ -73,17 +76,17 @@ impl FrameQueue {
         if !self.is_enabled() || !webhook.get().starts_with('{') {
             return Ok(());
         }
-        let known = match sender {
-            Some(phone) => contacts::find_in(tx, phone)?,
+        let entry = match sender {
+            Some(phone) => address_book::find_in(tx, phone)?,
             None => None,
         };
-        let knowledge =
-            SenderMembers { save_number: known.is_some(), cached_info: known.map(CachedInfo::from) };
-        let json = frame::append_members(webhook.get(), &to_json(&knowledge)?);
+        let members =
+            SenderMembers { save_number: entry.is_some(), cached_info: entry.map(CachedInfo::from) };
+        let json = frame::append_members(webhook.get(), &to_json(&members)?);
         self.push_frame(tx, json, now)
     }
 
-    /// Puts an object at the end of the line as it is.
+    /// Appends an object to the queue unchanged.
     pub(super) fn push_json(
         &self,
         tx: &mut Tx,
@@ -94,10 +97,10 @@ impl FrameQueue {
     }
 
     fn push_frame(&self, tx: &mut Tx, json: String, now: Timestamp) -> Result<(), Error> {
-        let Some(line) = &self.inner else { return Ok(()) };
-        storage::push(tx, &RelayFrame { queued_at: now, json }, line.capacity)?;
-        // Before the commit: whoever is woken reads behind this closure, and so behind its commit.
-        line.frame_added.notify_one();
+        let Some(inner) = &self.inner else { return Ok(()) };
+        storage::push(tx, &RelayFrame { queued_at: now, json }, inner.capacity)?;
+        // The signal may precede the commit: the pusher reads the queue on the writer thread, after this closure.
+        inner.frame_added.notify_one();
         Ok(())
     }
 }
@@ -107,13 +110,13 @@ fn to_json(object: &impl Serialize) -> Result<String, Error> {
 }
 
 impl From<AddressBookEntry> for CachedInfo {
-    fn from(number: AddressBookEntry) -> Self {
+    fn from(entry: AddressBookEntry) -> Self {
         Self {
-            name: number.name,
-            phone: number.phone,
-            data: number.data,
-            created_at: number.created_at.to_string(),
-            updated_at: number.updated_at.to_string(),
+            name: entry.name,
+            phone: entry.phone,
+            data: entry.data,
+            created_at: entry.created_at.to_string(),
+            updated_at: entry.updated_at.to_string(),
         }
     }
 }

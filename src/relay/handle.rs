@@ -1,3 +1,5 @@
+//! The handle of the relay: its queue length, its health, and the commands of operators.
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,23 +16,23 @@ use super::supervisor::Msg;
 use super::websocket::RelayPeer;
 use super::{Error, FrameQueue, actor, storage};
 
-/// How long the peer has to show that it is there, as in the documented system.
+/// Timeout of the health check of the peer, as in the documented system.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// So many frames are cleared in one commit. One may have three megabytes, like the webhook it was.
+/// Number of frames that one commit deletes. A frame can have three megabytes, as its webhook can.
 const COMMIT_BATCH: usize = 50;
 
-/// The way to the relay. Cheap to clone; reading waits for no actor.
+/// The handle of the relay. Cheap to clone. Reads do not wait for an actor.
 #[derive(Clone)]
 pub struct Handle {
     store: Store,
     clock: Clock,
     frame_queue: FrameQueue,
-    /// `None`: nothing is relayed.
+    /// `None` if the relay is disabled.
     relay: Option<ActiveRelay>,
 }
 
-/// What leads to a relay that is on.
+/// The parts of an enabled relay.
 #[derive(Clone)]
 pub(super) struct ActiveRelay {
     pub slot: ActorSlot<Msg>,
@@ -40,16 +42,16 @@ pub(super) struct ActiveRelay {
     pub capacity: u64,
 }
 
-/// How the relay is doing.
+/// Result of a health check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RelayHealth {
-    /// The peer took a connection just now.
+    /// The peer accepted a connection during the check.
     pub available: bool,
-    /// There is somebody who pushes.
+    /// The pusher runs.
     pub running: bool,
-    /// Frames that wait, the one in hand included.
+    /// Length of the queue, including the frame in flight.
     pub waiting: u64,
-    /// There is room for more, and somebody who pushes.
+    /// The pusher runs, and the queue is below its capacity.
     pub healthy: bool,
 }
 
@@ -62,35 +64,47 @@ impl Handle {
         Self { store, clock, frame_queue, relay: Some(relay) }
     }
 
-    /// Whether there is a peer to push to.
+    /// Whether `relay.url` is set.
     pub fn is_enabled(&self) -> bool {
         self.relay.is_some()
     }
 
-    /// Where inbound messages join the line.
+    /// The producers' side of the queue.
     pub fn frame_queue(&self) -> FrameQueue {
         self.frame_queue.clone()
     }
 
-    /// Frames that wait, the one in hand included.
+    /// Length of the queue, including the frame in flight.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read.
     pub fn waiting(&self) -> Result<u64, Error> {
         Ok(storage::read_meta(|key| self.store.get(key))?.waiting)
     }
 
-    /// When the first of the line joined it.
+    /// Time at which the oldest frame was queued; `None` if the queue is empty.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read.
     pub fn oldest(&self) -> Result<Option<Timestamp>, Error> {
         Ok(storage::oldest(&self.store)?)
     }
 
-    /// Connects to the peer to see whether it is there; takes up to 5 s.
+    /// Checks the health of the relay. Connects to the peer, which takes up to 5 s.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read.
     pub async fn health(&self) -> Result<RelayHealth, Error> {
         let waiting = self.waiting()?;
         let Some(relay) = &self.relay else { return Ok(RelayHealth { waiting, ..RelayHealth::default() }) };
         let deadline = Instant::now() + PROBE_TIMEOUT;
         let available = match relay.peer.connect(deadline).await {
-            Ok(mut line) => {
-                // Whether it says goodbye is nobody's concern.
-                let _ = line.close(deadline).await;
+            Ok(mut connection) => {
+                // The check has succeeded, whether or not the peer answers the close.
+                let _ = connection.close(deadline).await;
                 true
             }
             Err(_) => false,
@@ -99,50 +113,60 @@ impl Handle {
         Ok(RelayHealth { available, running, waiting, healthy: running && waiting < relay.capacity })
     }
 
-    /// Puts an object at the end of the line as it is.
+    /// Appends an object to the queue unchanged.
     ///
     /// # Errors
     ///
-    /// Nothing is relayed, or the line is full.
+    /// The relay is disabled, the queue is full, or the store failed.
     pub async fn push(&self, object: impl Serialize + Send + 'static) -> Result<(), Error> {
         self.require_enabled()?;
-        let (intake, now) = (self.frame_queue.clone(), self.clock.now());
-        Ok(self.store.write(move |tx| intake.push_json(tx, &object, now)).await?)
+        let (frame_queue, now) = (self.frame_queue.clone(), self.clock.now());
+        Ok(self.store.write(move |tx| frame_queue.push_json(tx, &object, now)).await?)
     }
 
-    /// Takes out every frame that is in the line when this begins; one that is being pushed may arrive all the
-    /// same. Works in small commits: when it fails half way, a part is gone.
+    /// Deletes all frames that are queued when the call begins and returns their number. A frame in flight may still
+    /// arrive. Works in small commits: a failure leaves the earlier batches deleted.
+    ///
+    /// # Errors
+    ///
+    /// The store failed.
     pub async fn clear(&self) -> Result<u64, Error> {
         let until = storage::read_meta(|key| self.store.get(key))?.last;
-        let mut cleared = 0;
+        let mut deleted = 0;
         loop {
-            let taken = self.store.write(move |tx| storage::remove_first(tx, until, COMMIT_BATCH)).await?;
-            if taken == 0 {
-                return Ok(cleared);
+            let count = self.store.write(move |tx| storage::remove_first(tx, until, COMMIT_BATCH)).await?;
+            if count == 0 {
+                return Ok(deleted);
             }
-            cleared += taken;
+            deleted += count;
         }
     }
 
-    /// Ends the pause after a failed attempt.
+    /// Ends the delay after a failed attempt.
+    ///
+    /// # Errors
+    ///
+    /// The relay is disabled.
     pub fn retry_now(&self) -> Result<(), Error> {
         self.require_enabled()?.retry_now.notify_waiters();
         Ok(())
     }
 
-    /// Replaces whoever pushes. A frame in hand is pushed again.
+    /// Replaces the actor of the relay. A frame in flight is pushed again.
+    ///
+    /// # Errors
+    ///
+    /// The relay is disabled, or its supervisor is not available.
     pub async fn restart(&self) -> Result<(), Error> {
         Ok(self.require_enabled()?.slot.call(Msg::Restart).await?)
     }
 
-    /// Finishes the frame in hand, within `limit`, and pushes nothing more.
+    /// Waits up to `limit` for the attempt in flight; no further attempt starts.
     pub async fn drain(&self, limit: Duration) {
         if let Some(relay) = &self.relay
             && tokio::time::timeout(limit, relay.slot.call(Msg::Drain)).await.is_err()
         {
-            tracing::warn!(
-                "the relay had a frame in hand at the end; it is pushed again after the next start"
-            );
+            tracing::warn!("relay drain timed out; the frame in flight is pushed again after the next start");
         }
     }
 

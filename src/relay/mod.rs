@@ -1,13 +1,12 @@
-//! The strict-order push of inbound messages to one WebSocket.
+//! The relay: pushes inbound messages, in strict order, to one WebSocket server.
 //!
-//! What it promises: a frame joins the line in the commit that takes its webhook in, and leaves it after the peer
-//! has shown that it read it. Frames arrive in the order of their commits; nothing overtakes, so a peer that is down
-//! holds the line up until it is back. A frame is pushed at least once: one whose end is not known is pushed again.
-//! Memory holds one frame, whatever the backlog; a line that is full refuses webhooks, which Meta repeats for
-//! days, instead of forgetting what was accepted.
+//! Guarantees: a frame is queued in the commit that ingests its webhook, and is deleted after the peer has shown that it
+//! read the frame. Frames arrive in the order of their commits; an unavailable peer blocks the queue until it is back. A
+//! frame is pushed at least once: after an attempt with an unknown outcome it is pushed again. Memory holds one frame,
+//! whatever the backlog. A full queue refuses webhooks, which Meta repeats for days, instead of dropping frames.
 //!
-//! The node is the WebSocket's client, and the protocol of the documented consumer has no acknowledgement. What
-//! counts as one is decided in `line`: bytes in a socket buffer do not.
+//! The node is the client of the WebSocket. The protocol of the documented consumer has no acknowledgement; `websocket`
+//! defines what counts as one. Bytes in a socket buffer do not.
 
 mod actor;
 mod frame;
@@ -32,17 +31,17 @@ pub use frame_queue::FrameQueue;
 pub use handle::{Handle, RelayHealth};
 pub use supervisor::{Arguments, Msg, RelaySupervisor};
 
-/// Where inbound messages are pushed, and how.
+/// Options of the relay.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// `ws://` or `wss://`. `None`: nothing runs, and nothing is kept for it.
+    /// A `ws://` or `wss://` URL. `None` disables the relay: nothing runs, and no frames are stored.
     pub url: Option<Url>,
-    /// For one frame: connection, TLS, push and the peer's sign that it read it. The documented system waited 15 s
-    /// for its connection.
+    /// Timeout of one attempt: connection, TLS, push and confirmation. The documented system waited 15 s for its
+    /// connection.
     pub timeout: Duration,
-    /// The pause after a failed attempt, as in the documented system.
+    /// Delay after a failed attempt, as in the documented system.
     pub retry_delay: Duration,
-    /// Frames that may wait.
+    /// Maximum length of the queue.
     pub capacity: u64,
 }
 
@@ -57,20 +56,25 @@ impl Default for Options {
     }
 }
 
-/// Why something about the relay could not be done.
+/// Why an operation on the relay failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
+    /// The relay is disabled.
     #[error("nothing is relayed: relay.url is not set")]
     Disabled,
+    /// TLS or the URL could not be set up.
     #[error("the relay could not be set up: {0}")]
     Setup(String),
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// The supervisor of the relay does not run.
     #[error(transparent)]
     Gone(#[from] ActorUnavailable),
 }
 
 impl Error {
+    /// The kind of the error, from which the API derives its answer.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Disabled | Error::Gone(_) => ErrorKind::Unavailable,

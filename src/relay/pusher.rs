@@ -1,4 +1,4 @@
-//! The one who pushes: the first of the line, again and again until it was read, then the next.
+//! The pusher: pushes the head of the queue until the peer has read it, then the next frame.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,115 +12,117 @@ use relevo_store::{Error, Store, Tx};
 use super::storage::{self, QueueHead};
 use super::websocket::{PushError, PushOutcome, RelayConnection, RelayPeer};
 
-/// How long the peer may take to say goodbye when the node stops.
+/// Timeout of the close handshake when the node stops.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The pusher and what it needs.
 #[derive(Clone)]
 pub(super) struct Pusher {
     pub store: Store,
     pub metrics: Metrics,
     pub peer: RelayPeer,
     pub retry_delay: Duration,
-    /// Told when a frame may have joined the line.
+    /// Signals that a frame may have been queued.
     pub frame_added: Arc<Notify>,
-    /// Told when a pause is to end.
+    /// Signals that the delay after a failed attempt ends.
     pub retry_now: Arc<Notify>,
 }
 
-/// What is known about the way to the peer.
+/// State of the connection to the peer.
 struct ConnectionState {
     connection: Option<Box<RelayConnection>>,
-    /// Whether the peer is asked by pings: until it leaves one unanswered.
+    /// Whether frames are confirmed by pings. False after the peer left a ping unanswered; a failed
+    /// attempt resets it.
     use_pings: bool,
 }
 
 impl Pusher {
-    /// Works until it is told to `stop`, and finishes the frame in hand. Fails only with the store.
+    /// Pushes frames until `stop` is cancelled; an attempt in flight is finished. Fails only if the store fails.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
-        let mut road = ConnectionState { connection: None, use_pings: true };
+        let mut state = ConnectionState { connection: None, use_pings: true };
         let mut head = self.read_head().await?;
         while !stop.is_cancelled() {
             let Some(first) = head else {
-                road.wait_for_work(&self.frame_added, &stop).await;
+                state.wait_for_work(&self.frame_added, &stop).await;
                 head = self.read_head().await?;
                 continue;
             };
-            match self.push_head(&mut road, &first).await {
+            match self.push_head(&mut state, &first).await {
                 Ok(()) => {
                     self.metrics.record_relay_push("sent");
-                    let work = move |tx: &mut Tx| {
+                    let remove_and_read = move |tx: &mut Tx| {
                         storage::remove(tx, first.order)?;
                         storage::head(tx)
                     };
-                    head = self.store.write(work).await?;
+                    head = self.store.write(remove_and_read).await?;
                 }
-                Err(trouble) => {
+                Err(error) => {
                     self.metrics.record_relay_push("failed");
                     let (order, attempt) = (first.order, first.attempts + 1);
-                    tracing::warn!(order, attempt, %trouble, pause = ?self.retry_delay, "a frame could not be relayed");
+                    tracing::warn!(order, attempt, %error, retry_in = ?self.retry_delay, "relay push failed; the frame is retried");
                     self.store.write(move |tx| storage::count_failure(tx, order)).await?;
                     tokio::select! {
                         () = tokio::time::sleep(self.retry_delay) => {}
                         () = self.retry_now.notified() => {}
                         () = stop.cancelled() => {}
                     }
-                    // The line may have been cleared meanwhile.
+                    // The queue may have been cleared meanwhile.
                     head = self.read_head().await?;
                 }
             }
         }
-        if let Some(mut line) = road.connection {
-            let _ = line.close(tokio::time::Instant::now() + CLOSE_TIMEOUT).await;
+        if let Some(mut connection) = state.connection {
+            let _ = connection.close(tokio::time::Instant::now() + CLOSE_TIMEOUT).await;
         }
         Ok(())
     }
 
-    /// The first of the line. Read on the writer's thread, behind every change that was announced before.
+    /// Reads the head of the queue on the writer thread, after all changes that were signalled before.
     async fn read_head(&self) -> Result<Option<QueueHead>, Error> {
         self.store.write(|tx| storage::head(tx)).await
     }
 
-    async fn push_head(&self, road: &mut ConnectionState, head: &QueueHead) -> Result<(), PushError> {
+    async fn push_head(&self, state: &mut ConnectionState, head: &QueueHead) -> Result<(), PushError> {
         let text = head.frame.to_text(head.attempts);
-        if let Some(line) = road.connection.take() {
-            match line.push(text.clone(), true, self.peer.deadline()).await {
-                Ok(read) => {
-                    road.update(read);
+        if let Some(connection) = state.connection.take() {
+            match connection.push(text.clone(), true, self.peer.deadline()).await {
+                Ok(outcome) => {
+                    state.update(outcome);
                     return Ok(());
                 }
-                // It may have ended before the frame reached the peer: that is no failure of the frame.
-                Err(trouble @ (PushError::Broken | PushError::Closed(_))) => {
-                    tracing::debug!(%trouble, "the relay's connection has ended; it is made anew");
+                // The connection may have ended before the frame was pushed, so this is not a failed attempt.
+                Err(error @ (PushError::Broken | PushError::Closed(_))) => {
+                    tracing::debug!(%error, "relay connection ended; reconnecting");
                 }
-                Err(trouble) => return Err(trouble),
+                Err(error) => return Err(error),
             }
         }
         let deadline = self.peer.deadline();
-        let asked_by_pings = std::mem::replace(&mut road.use_pings, true);
-        let line = self.peer.connect(deadline).await?;
-        road.update(line.push(text, asked_by_pings, deadline).await?);
+        let use_pings = std::mem::replace(&mut state.use_pings, true);
+        let connection = self.peer.connect(deadline).await?;
+        state.update(connection.push(text, use_pings, deadline).await?);
         Ok(())
     }
 }
 
 impl ConnectionState {
-    fn update(&mut self, read: PushOutcome) {
-        match read {
-            PushOutcome::KeepOpen(line) => self.connection = Some(line),
+    fn update(&mut self, outcome: PushOutcome) {
+        match outcome {
+            PushOutcome::KeepOpen(connection) => self.connection = Some(connection),
             PushOutcome::Closed => self.use_pings = false,
         }
     }
 
-    /// Waits until a frame may have arrived, or the connection has ended.
-    async fn wait_for_work(&mut self, arrived: &Notify, stop: &CancellationToken) {
+    /// Waits until a frame may have been queued, the connection has ended, or `stop` is cancelled.
+    async fn wait_for_work(&mut self, frame_added: &Notify, stop: &CancellationToken) {
         let ended = async {
             match &mut self.connection {
-                Some(line) => line.wait_until_closed().await,
+                Some(connection) => connection.wait_until_closed().await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            () = arrived.notified() => {}
+            () = frame_added.notified() => {}
             () = stop.cancelled() => {}
             () = ended => self.connection = None,
         }

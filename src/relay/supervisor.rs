@@ -1,3 +1,5 @@
+//! The supervisor of the relay: starts its actor, restarts it with backoff, and drains it.
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,38 +17,40 @@ use super::pusher::Pusher;
 use super::websocket::RelayPeer;
 use super::{Error, FrameQueue, Handle, Options};
 
-/// The pauses before a crashed relay is replaced. It is replaced for ever: the peer is owed its frames.
+/// Delay before the first restart of a crashed actor. Restarts never end, because queued frames must reach the peer.
 const RESTART_DELAY: Duration = Duration::from_millis(100);
+/// Maximum delay before a restart.
 const RESTART_MAX_DELAY: Duration = Duration::from_secs(5);
 
-/// How long an actor may take to end.
+/// Timeout for an actor to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the supervisor is told.
+/// Messages of the supervisor.
 pub enum Msg {
-    /// From handles: replace the relay. When this is answered, another one is at work.
+    /// From handles: replace the actor. The reply follows the start of the new one.
     Restart(RpcReplyPort<()>),
-    /// From the node as it stops: answer when no attempt is under way.
+    /// From the stopping node: reply when no attempt is in flight.
     Drain(RpcReplyPort<()>),
-    /// From its own timer: the relay has waited long enough to be started again.
+    /// From a timer: the restart delay is over.
     Start,
 }
 
-/// The parent of the relay.
+/// The supervisor of the relay.
 pub struct RelaySupervisor;
 
+/// Arguments of the supervisor.
 pub struct Arguments {
     pusher: Pusher,
-    /// Filled with each incarnation of the relay.
+    /// Filled with each incarnation of the actor.
     relay: ActorSlot<actor::Msg>,
 }
 
 impl Arguments {
-    /// What the supervisor is made of, unless nothing is to be relayed; and the handle, in either case.
+    /// The arguments of the supervisor, or `None` if the relay is disabled; and the handle.
     ///
     /// # Errors
     ///
-    /// TLS cannot be set up.
+    /// TLS cannot be set up, or the URL is no WebSocket URL.
     pub fn new(
         options: &Options,
         store: Store,
@@ -56,24 +60,24 @@ impl Arguments {
     ) -> Result<(Option<Self>, Handle), Error> {
         let Some(url) = &options.url else { return Ok((None, Handle::disabled(store, clock))) };
         let peer = RelayPeer::new(url, options.timeout)?;
-        let (arrived, hurry, relay) =
-            (Arc::new(Notify::new()), Arc::new(Notify::new()), ActorSlot::default());
-        let intake = FrameQueue::new(options.capacity, arrived.clone());
-        let courier = Pusher {
+        let (frame_added, retry_now) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let relay = ActorSlot::default();
+        let frame_queue = FrameQueue::new(options.capacity, frame_added.clone());
+        let pusher = Pusher {
             store: store.clone(),
             metrics,
             peer: peer.clone(),
             retry_delay: options.retry_delay,
-            frame_added: arrived,
-            retry_now: hurry.clone(),
+            frame_added,
+            retry_now: retry_now.clone(),
         };
-        let known =
-            ActiveRelay { slot, relay: relay.clone(), peer, retry_now: hurry, capacity: options.capacity };
-        let handle = Handle::new(store, clock, intake, known);
-        Ok((Some(Self { pusher: courier, relay }), handle))
+        let active = ActiveRelay { slot, relay: relay.clone(), peer, retry_now, capacity: options.capacity };
+        let handle = Handle::new(store, clock, frame_queue, active);
+        Ok((Some(Self { pusher, relay }), handle))
     }
 }
 
+/// State of the supervisor.
 pub struct State {
     arguments: Arguments,
     child: Option<ActorRef<actor::Msg>>,
@@ -87,8 +91,8 @@ impl Actor for RelaySupervisor {
     type Arguments = Arguments;
 
     async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
-        let patience = RestartPolicy::new(RESTART_DELAY, RESTART_MAX_DELAY, u32::MAX);
-        let mut state = State { arguments, child: None, restart_policy: patience, draining: false };
+        let restart_policy = RestartPolicy::new(RESTART_DELAY, RESTART_MAX_DELAY, u32::MAX);
+        let mut state = State { arguments, child: None, restart_policy, draining: false };
         state.start(&me).await;
         Ok(state)
     }
@@ -121,7 +125,7 @@ impl Actor for RelaySupervisor {
             SupervisionEvent::ActorTerminated(cell, _, reason) => (cell, reason.unwrap_or_default()),
             _ => return Ok(()),
         };
-        // One that was stopped on purpose is not the child any more.
+        // An actor that was stopped on purpose is not the child any more.
         if state.child.as_ref().is_some_and(|child| child.get_id() == cell.get_id()) {
             state.crashed(&me, &cause);
         }
@@ -130,7 +134,7 @@ impl Actor for RelaySupervisor {
 }
 
 impl State {
-    /// Starts the relay, unless it runs or must not.
+    /// Starts the actor, unless it runs or the supervisor is draining.
     async fn start(&mut self, me: &ActorRef<Msg>) {
         if self.child.is_some() || self.draining {
             return;
@@ -147,7 +151,7 @@ impl State {
     async fn restart(&mut self, me: &ActorRef<Msg>) {
         if let Some(child) = self.child.take() {
             self.arguments.relay.clear();
-            let reason = Some("replaced by hand".to_owned());
+            let reason = Some("restart requested".to_owned());
             let _ = child.stop_and_wait(reason, Some(STOP_TIMEOUT)).await;
         }
         self.restart_policy.reset();
@@ -157,9 +161,9 @@ impl State {
     fn crashed(&mut self, me: &ActorRef<Msg>, cause: &str) {
         self.child = None;
         self.arguments.relay.clear();
-        let pause = self.restart_policy.record_crash().unwrap_or(RESTART_MAX_DELAY);
-        tracing::error!(cause, ?pause, "the relay ended and will be started again");
-        me.send_after(pause, || Msg::Start);
+        let delay = self.restart_policy.record_crash().unwrap_or(RESTART_MAX_DELAY);
+        tracing::error!(cause, restart_in = ?delay, "relay actor stopped; restarting");
+        me.send_after(delay, || Msg::Start);
     }
 
     fn drain(&mut self, reply: RpcReplyPort<()>) {

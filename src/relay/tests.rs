@@ -1,4 +1,4 @@
-//! The relay against a real WebSocket server whose manners can be chosen.
+//! The relay against a real WebSocket server with a selectable behaviour.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::frame::{Frame, coding::Control, coding::OpCode};
 
-use crate::contacts::AddressBook;
+use crate::address_book::AddressBook;
 use crate::supervisor::ActorSlot;
 use relevo_clock::Clock;
 use relevo_domain::Timestamp;
@@ -31,22 +31,22 @@ const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 const NOW: Timestamp = Timestamp(1_705_491_000_250);
 
-/// What a server does with a connection.
+/// Behaviour of a server on each connection.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum PeerBehavior {
     /// Reads frames and answers pings.
     ReadsAndPongs,
-    /// Answers the first ping, and closes politely without reading what comes then.
+    /// Answers the first ping, then closes with `Normal` and reads no frame.
     ClosesAfterPing,
-    /// Reads frames, and answers no ping, only a close.
+    /// Reads frames and answers closes, but no pings.
     NoPongs,
-    /// Closes because it goes away, before it reads anything.
+    /// Closes with `Away` before it reads anything.
     ClosesWithAway,
-    /// Turns everybody away before it reads anything, as if all were well.
+    /// Closes with `Normal` before it reads anything.
     ClosesWithNormal,
 }
 
-/// A server on a port of its own.
+/// A WebSocket server on a free port.
 struct FakePeer {
     address: std::net::SocketAddr,
     frames: mpsc::UnboundedReceiver<String>,
@@ -55,11 +55,11 @@ struct FakePeer {
 }
 
 impl FakePeer {
-    async fn start(manners: PeerBehavior) -> Self {
-        Self::at("127.0.0.1:0".parse().unwrap(), manners).await
+    async fn start(behaviour: PeerBehavior) -> Self {
+        Self::at("127.0.0.1:0".parse().unwrap(), behaviour).await
     }
 
-    async fn at(address: std::net::SocketAddr, manners: PeerBehavior) -> Self {
+    async fn at(address: std::net::SocketAddr, behaviour: PeerBehavior) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, frames) = mpsc::unbounded_channel();
@@ -70,7 +70,7 @@ impl FakePeer {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 *counted.lock().await += 1;
-                open.spawn(serve(stream, manners, sender.clone()));
+                open.spawn(serve(stream, behaviour, sender.clone()));
             }
         });
         Self { address, frames, connections, serving }
@@ -81,7 +81,7 @@ impl FakePeer {
     }
 
     async fn text(&mut self) -> String {
-        tokio::time::timeout(TEST_TIMEOUT, self.frames.recv()).await.expect("no frame came").unwrap()
+        tokio::time::timeout(TEST_TIMEOUT, self.frames.recv()).await.expect("no frame arrived").unwrap()
     }
 
     async fn stop(self) {
@@ -90,23 +90,24 @@ impl FakePeer {
     }
 }
 
-async fn serve(stream: TcpStream, manners: PeerBehavior, frames: mpsc::UnboundedSender<String>) {
+async fn serve(stream: TcpStream, behaviour: PeerBehavior, frames: mpsc::UnboundedSender<String>) {
     let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
-    if matches!(manners, PeerBehavior::ClosesWithAway | PeerBehavior::ClosesWithNormal) {
-        let code = if manners == PeerBehavior::ClosesWithAway { CloseCode::Away } else { CloseCode::Normal };
+    if matches!(behaviour, PeerBehavior::ClosesWithAway | PeerBehavior::ClosesWithNormal) {
+        let code =
+            if behaviour == PeerBehavior::ClosesWithAway { CloseCode::Away } else { CloseCode::Normal };
         let frame = CloseFrame { code, reason: "".into() };
         let _ = socket.close(Some(frame)).await;
         while let Some(Ok(_)) = socket.next().await {}
         return;
     }
-    if manners == PeerBehavior::NoPongs {
+    if behaviour == PeerBehavior::NoPongs {
         return serve_without_pongs(socket, &frames).await;
     }
     while let Some(Ok(message)) = socket.next().await {
         if let Message::Text(text) = message {
             let _ = frames.send(text.to_string());
-        } else if manners == PeerBehavior::ClosesAfterPing {
-            // Sends the pong, too.
+        } else if behaviour == PeerBehavior::ClosesAfterPing {
+            // The library sends the pong, too.
             let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
             let _ = socket.close(Some(frame)).await;
             while let Some(Ok(_)) = socket.next().await {}
@@ -114,7 +115,7 @@ async fn serve(stream: TcpStream, manners: PeerBehavior, frames: mpsc::Unbounded
     }
 }
 
-/// Reads the connection by hand, because the library answers pings by itself.
+/// Reads frames from the bare stream, because the library answers pings automatically.
 async fn serve_without_pongs(socket: WebSocketStream<TcpStream>, frames: &mpsc::UnboundedSender<String>) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = socket.into_inner();
@@ -152,7 +153,7 @@ async fn serve_without_pongs(socket: WebSocketStream<TcpStream>, frames: &mpsc::
     }
 }
 
-/// A relay on a store of its own.
+/// The store and the options of a relay.
 struct RelayFixture {
     store: Store,
     clock: Clock,
@@ -160,7 +161,7 @@ struct RelayFixture {
     _folder: (DataFolder, TempDir),
 }
 
-/// A relay at work.
+/// A running relay.
 struct RunningRelay {
     handle: Handle,
     supervisor: ActorRef<Msg>,
@@ -192,29 +193,29 @@ impl RelayFixture {
 }
 
 impl RunningRelay {
-    async fn push(&self, bench: &RelayFixture, webhook: Value) -> Result<(), store::Error> {
+    async fn push(&self, fixture: &RelayFixture, webhook: Value) -> Result<(), store::Error> {
         let sender = webhook["entry"][0]["changes"][0]["value"]["messages"][0]["from"].as_str();
-        self.push_text(bench, &webhook.to_string(), sender).await
+        self.push_text(fixture, &webhook.to_string(), sender).await
     }
 
     async fn push_text(
         &self,
-        bench: &RelayFixture,
+        fixture: &RelayFixture,
         webhook: &str,
         sender: Option<&str>,
     ) -> Result<(), store::Error> {
-        let (intake, sender) = (self.handle.frame_queue(), sender.map(str::to_owned));
+        let (frame_queue, sender) = (self.handle.frame_queue(), sender.map(str::to_owned));
         let webhook = RawValue::from_string(webhook.to_owned()).unwrap();
-        bench.store.write(move |tx| intake.push(tx, &webhook, sender.as_deref(), NOW)).await
+        fixture.store.write(move |tx| frame_queue.push(tx, &webhook, sender.as_deref(), NOW)).await
     }
 
     async fn wait_for_length(&self, wanted: u64) {
-        let look = async {
+        let poll = async {
             while self.handle.waiting().unwrap() != wanted {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(TEST_TIMEOUT, look).await.expect("the line never had that length");
+        tokio::time::timeout(TEST_TIMEOUT, poll).await.expect("the queue never had that length");
     }
 
     async fn stop(self) {
@@ -236,19 +237,22 @@ fn body(frame: &Value) -> &str {
 #[tokio::test]
 async fn frame_is_the_webhook_with_the_senders_address_book_entry() {
     let mut server = FakePeer::start(PeerBehavior::ReadsAndPongs).await;
-    let bench = RelayFixture::connecting_to(server.address);
-    let numbers = AddressBook::new(bench.store.clone(), bench.clock);
+    let fixture = RelayFixture::connecting_to(server.address);
+    let address_book = AddressBook::new(fixture.store.clone(), fixture.clock);
     let data = json!({ "id": 7, "rol": { "is_creator": true } });
-    numbers.save("1".into(), Some("Juan Pérez".into()), data.as_object().unwrap().clone()).await.unwrap();
-    numbers.save("2".into(), None, serde_json::Map::new()).await.unwrap();
-    let relay = bench.start().await;
+    address_book
+        .save("1".into(), Some("Juan Pérez".into()), data.as_object().unwrap().clone())
+        .await
+        .unwrap();
+    address_book.save("2".into(), None, serde_json::Map::new()).await.unwrap();
+    let relay = fixture.start().await;
     let known = webhook("1", "¡hola! ☎");
     let untouched = "{ \"z\":1.50,\n\"a\":\"\\u00a1\"}".to_owned();
-    relay.push_text(&bench, &untouched, None).await.unwrap();
-    relay.push(&bench, known.clone()).await.unwrap();
-    relay.push(&bench, webhook("2", "b")).await.unwrap();
-    relay.push(&bench, webhook("3", "c")).await.unwrap();
-    relay.push(&bench, json!({ "object": "x", "entry": [{ "changes": [{ "field": "messages", "value": { "statuses": [] } }] }] })).await.unwrap();
+    relay.push_text(&fixture, &untouched, None).await.unwrap();
+    relay.push(&fixture, known.clone()).await.unwrap();
+    relay.push(&fixture, webhook("2", "b")).await.unwrap();
+    relay.push(&fixture, webhook("3", "c")).await.unwrap();
+    relay.push(&fixture, json!({ "object": "x", "entry": [{ "changes": [{ "field": "messages", "value": { "statuses": [] } }] }] })).await.unwrap();
 
     let end = r#","save_number":false,"queued_at":1705491000.250,"attempts":0}"#;
     assert_eq!(server.text().await, untouched.trim_end_matches('}').to_owned() + end);
@@ -280,17 +284,17 @@ async fn unavailable_peer_blocks_the_queue_and_gets_all_frames_in_order() {
     let server = FakePeer::start(PeerBehavior::ReadsAndPongs).await;
     let address = server.address;
     server.stop().await;
-    let bench = RelayFixture::connecting_to(address);
-    let relay = bench.start().await;
+    let fixture = RelayFixture::connecting_to(address);
+    let relay = fixture.start().await;
     for n in 0..20 {
-        relay.push(&bench, webhook("1", &n.to_string())).await.unwrap();
+        relay.push(&fixture, webhook("1", &n.to_string())).await.unwrap();
     }
     assert!(!relay.handle.health().await.unwrap().available);
-    // Over a restart, with frames that join before and after it.
+    // The queue survives a restart, with frames queued before and after it.
     relay.stop().await;
-    let relay = bench.start().await;
+    let relay = fixture.start().await;
     for n in 20..40 {
-        relay.push(&bench, webhook("1", &n.to_string())).await.unwrap();
+        relay.push(&fixture, webhook("1", &n.to_string())).await.unwrap();
     }
     assert_eq!(relay.handle.waiting().unwrap(), 40);
     assert_eq!(relay.handle.oldest().unwrap(), Some(NOW));
@@ -301,7 +305,7 @@ async fn unavailable_peer_blocks_the_queue_and_gets_all_frames_in_order() {
         assert_eq!(
             frame["attempts"].as_u64().unwrap() > 0,
             n == 0,
-            "only the first was tried before: {frame}"
+            "only the first frame had failed attempts: {frame}"
         );
     }
     relay.wait_for_length(0).await;
@@ -311,27 +315,27 @@ async fn unavailable_peer_blocks_the_queue_and_gets_all_frames_in_order() {
 
 #[tokio::test]
 async fn attempt_count_survives_a_restart() {
-    let gone = FakePeer::start(PeerBehavior::ReadsAndPongs).await;
-    let address = gone.address;
-    gone.stop().await;
-    let mut bench = RelayFixture::connecting_to(address);
-    bench.options.retry_delay = Duration::from_secs(3600);
+    let stopped = FakePeer::start(PeerBehavior::ReadsAndPongs).await;
+    let address = stopped.address;
+    stopped.stop().await;
+    let mut fixture = RelayFixture::connecting_to(address);
+    fixture.options.retry_delay = Duration::from_secs(3600);
     for run in 1..=3 {
-        // Each run makes one attempt, and then waits for an hour.
-        let relay = bench.start().await;
+        // Each run makes one attempt, then waits for the retry delay of one hour.
+        let relay = fixture.start().await;
         if run == 1 {
-            relay.push(&bench, webhook("1", "a")).await.unwrap();
+            relay.push(&fixture, webhook("1", "a")).await.unwrap();
         }
-        let look = async {
-            while super::storage::read_meta(|key| bench.store.get(key)).unwrap().attempts() != run {
+        let poll = async {
+            while super::storage::read_meta(|key| fixture.store.get(key)).unwrap().attempts() != run {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(TEST_TIMEOUT, look).await.expect("the attempt was not counted");
+        tokio::time::timeout(TEST_TIMEOUT, poll).await.expect("the attempt was not counted");
         relay.stop().await;
     }
     let mut server = FakePeer::at(address, PeerBehavior::ReadsAndPongs).await;
-    let relay = bench.start().await;
+    let relay = fixture.start().await;
     assert_eq!(server.frame().await["attempts"], 3);
     relay.stop().await;
 }
@@ -339,11 +343,11 @@ async fn attempt_count_survives_a_restart() {
 #[tokio::test]
 async fn peer_without_pongs_is_confirmed_by_close() {
     let mut server = FakePeer::start(PeerBehavior::NoPongs).await;
-    let mut bench = RelayFixture::connecting_to(server.address);
-    bench.options.timeout = Duration::from_millis(1500);
-    let relay = bench.start().await;
+    let mut fixture = RelayFixture::connecting_to(server.address);
+    fixture.options.timeout = Duration::from_millis(1500);
+    let relay = fixture.start().await;
     for n in 0..5 {
-        relay.push(&bench, webhook("1", &n.to_string())).await.unwrap();
+        relay.push(&fixture, webhook("1", &n.to_string())).await.unwrap();
     }
     for n in 0..5 {
         let frame = server.frame().await;
@@ -356,23 +360,23 @@ async fn peer_without_pongs_is_confirmed_by_close() {
 
 #[tokio::test]
 async fn peer_initiated_close_does_not_confirm_a_frame() {
-    for manners in
+    for behaviour in
         [PeerBehavior::ClosesWithAway, PeerBehavior::ClosesWithNormal, PeerBehavior::ClosesAfterPing]
     {
-        let server = FakePeer::start(manners).await;
+        let server = FakePeer::start(behaviour).await;
         let address = server.address;
-        let bench = RelayFixture::connecting_to(address);
-        let relay = bench.start().await;
+        let fixture = RelayFixture::connecting_to(address);
+        let relay = fixture.start().await;
         for text in ["a", "b", "c"] {
-            relay.push(&bench, webhook("1", text)).await.unwrap();
+            relay.push(&fixture, webhook("1", text)).await.unwrap();
         }
-        let look = async {
+        let poll = async {
             while *server.connections.lock().await < 5 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(TEST_TIMEOUT, look).await.expect("it was not tried again");
-        assert_eq!(relay.handle.waiting().unwrap(), 3, "{manners:?}");
+        tokio::time::timeout(TEST_TIMEOUT, poll).await.expect("the peer got no further connection");
+        assert_eq!(relay.handle.waiting().unwrap(), 3, "{behaviour:?}");
         server.stop().await;
         let mut server = FakePeer::at(address, PeerBehavior::ReadsAndPongs).await;
         for text in ["a", "b", "c"] {
@@ -386,14 +390,14 @@ async fn peer_initiated_close_does_not_confirm_a_frame() {
 async fn connection_lost_between_frames_costs_no_attempt() {
     let mut server = FakePeer::start(PeerBehavior::ReadsAndPongs).await;
     let address = server.address;
-    let bench = RelayFixture::connecting_to(address);
-    let relay = bench.start().await;
-    relay.push(&bench, webhook("1", "a")).await.unwrap();
+    let fixture = RelayFixture::connecting_to(address);
+    let relay = fixture.start().await;
+    relay.push(&fixture, webhook("1", "a")).await.unwrap();
     assert_eq!(body(&server.frame().await), "a");
     relay.wait_for_length(0).await;
     server.stop().await;
     let mut server = FakePeer::at(address, PeerBehavior::ReadsAndPongs).await;
-    relay.push(&bench, webhook("1", "b")).await.unwrap();
+    relay.push(&fixture, webhook("1", "b")).await.unwrap();
     let frame = server.frame().await;
     assert_eq!((body(&frame), &frame["attempts"]), ("b", &json!(0)));
     relay.stop().await;
@@ -401,21 +405,21 @@ async fn connection_lost_between_frames_costs_no_attempt() {
 
 #[tokio::test]
 async fn full_queue_refuses_and_accepts_after_clear() {
-    let gone = FakePeer::start(PeerBehavior::ReadsAndPongs).await;
-    let address = gone.address;
-    gone.stop().await;
-    let mut bench = RelayFixture::connecting_to(address);
-    bench.options.capacity = 120;
-    bench.options.retry_delay = Duration::from_secs(3600);
-    let relay = bench.start().await;
+    let stopped = FakePeer::start(PeerBehavior::ReadsAndPongs).await;
+    let address = stopped.address;
+    stopped.stop().await;
+    let mut fixture = RelayFixture::connecting_to(address);
+    fixture.options.capacity = 120;
+    fixture.options.retry_delay = Duration::from_secs(3600);
+    let relay = fixture.start().await;
     for n in 0..120 {
-        relay.push(&bench, webhook("1", &n.to_string())).await.unwrap();
+        relay.push(&fixture, webhook("1", &n.to_string())).await.unwrap();
     }
-    let refused = relay.push(&bench, webhook("1", "x")).await.unwrap_err();
+    let refused = relay.push(&fixture, webhook("1", "x")).await.unwrap_err();
     assert!(matches!(refused, store::Error::Full { limit: 120, .. }), "{refused}");
     assert!(!relay.handle.health().await.unwrap().healthy);
     assert_eq!(relay.handle.clear().await.unwrap(), 120);
-    relay.push(&bench, webhook("1", "y")).await.unwrap();
+    relay.push(&fixture, webhook("1", "y")).await.unwrap();
     let mut server = FakePeer::at(address, PeerBehavior::ReadsAndPongs).await;
     relay.handle.restart().await.unwrap();
     assert_eq!(body(&server.frame().await), "y");
@@ -426,33 +430,33 @@ async fn full_queue_refuses_and_accepts_after_clear() {
 #[tokio::test]
 async fn a_large_frame_arrives_whole_and_leaves_nothing() {
     let mut server = FakePeer::start(PeerBehavior::ReadsAndPongs).await;
-    let bench = RelayFixture::connecting_to(server.address);
-    let relay = bench.start().await;
+    let fixture = RelayFixture::connecting_to(server.address);
+    let relay = fixture.start().await;
     let text = "ñ☎".repeat(300_000);
-    relay.push(&bench, webhook("1", &text)).await.unwrap();
+    relay.push(&fixture, webhook("1", &text)).await.unwrap();
     assert_eq!(body(&server.frame().await), text);
     relay.wait_for_length(0).await;
     let parts = store::Key::new(store::Space::Part);
-    assert_eq!(bench.store.range(&parts, &parts.clone().after_prefix()).count(), 0);
+    assert_eq!(fixture.store.range(&parts, &parts.clone().after_prefix()).count(), 0);
     relay.stop().await;
 }
 
 #[tokio::test]
 async fn disabled_relay_stores_nothing() {
-    let mut bench = RelayFixture::connecting_to("127.0.0.1:1".parse().unwrap());
-    bench.options.url = None;
+    let mut fixture = RelayFixture::connecting_to("127.0.0.1:1".parse().unwrap());
+    fixture.options.url = None;
     let made = Arguments::new(
-        &bench.options,
-        bench.store.clone(),
-        bench.clock,
+        &fixture.options,
+        fixture.store.clone(),
+        fixture.clock,
         Metrics::default(),
         ActorSlot::default(),
     );
     let (none, handle) = made.unwrap();
     assert!(none.is_none() && !handle.frame_queue().is_enabled() && !FrameQueue::disabled().is_enabled());
-    let intake = handle.frame_queue();
+    let frame_queue = handle.frame_queue();
     let webhook = RawValue::from_string(webhook("1", "a").to_string()).unwrap();
-    bench.store.write(move |tx| intake.push(tx, &webhook, Some("1"), NOW)).await.unwrap();
+    fixture.store.write(move |tx| frame_queue.push(tx, &webhook, Some("1"), NOW)).await.unwrap();
     assert_eq!(handle.waiting().unwrap(), 0);
     assert!(matches!(handle.push(json!({})).await, Err(Error::Disabled)));
     assert!(matches!(handle.restart().await, Err(Error::Disabled)));

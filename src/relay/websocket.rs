@@ -1,15 +1,15 @@
-//! One connection to the peer, and what counts as a sign that it read a frame.
+//! One connection to the peer, and how the peer confirms that it read a frame.
 //!
-//! The protocol has no acknowledgement of its own, and a socket accepts bytes that nobody will ever read. So every
-//! connection is greeted with a ping before it gets a frame, and every frame is followed by one: WebSocket peers handle
-//! what they get in order (RFC 6455 §5.5.2, §5.5.3), so a pong says that what went before it was read. A peer that
-//! turns callers away closes before it answers the greeting, and gets no frame.
+//! The protocol has no acknowledgement, and a socket accepts bytes that the peer may never read. Therefore a ping is sent
+//! before the first frame of a connection and after every frame. WebSocket peers handle messages in order (RFC 6455
+//! §5.5.2, §5.5.3), so a pong confirms everything before it. A peer that rejects clients closes before it answers the
+//! first ping, and receives no frame.
 //!
-//! Consumers that answer no pings get a close behind each frame instead, with a code of ours that its answer repeats
-//! (§5.5.1). For them, every frame has a connection of its own.
+//! Peers that answer no pings receive a close after each frame instead, with a private code that the answer must repeat
+//! (§5.5.1). For such peers, every frame needs a new connection.
 //!
-//! A close that the peer begins by itself, however politely, says nothing: it may cross the frame on its way. The frame
-//! is pushed again.
+//! A close that the peer initiates confirms nothing, whatever its code: it may cross the frame. The frame is pushed
+//! again.
 
 use std::time::Duration;
 
@@ -29,57 +29,62 @@ use relevo_egress::root_cause;
 
 use super::Error;
 
-/// The largest frame that the peer may send. It has nothing to say, so what it says is read and thrown away.
+/// Maximum size of a message of the peer, in bytes. The protocol defines none, so messages of the peer are discarded.
 const MAX_MESSAGE_BYTES: usize = 1 << 20;
 
-/// Our own close, told from one that the peer began; 4000 to 4999 are for applications (RFC 6455 §7.4.2).
+/// Code of closes that the node initiates, to distinguish them from those of the peer. 4000 to 4999 are for private use
+/// (RFC 6455 §7.4.2).
 const CLOSE_CODE: CloseCode = CloseCode::Library(4000);
 
-/// Where the peer is. Cheap to clone.
+/// The address of the peer. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct RelayPeer {
     client: Client,
-    /// With `http` for `ws`: TLS is the HTTP client's.
+    /// The URL with `http` for `ws`, because the HTTP client provides TLS.
     url: Url,
     timeout: Duration,
 }
 
-/// What went wrong with an attempt, in words for the log.
+/// Why an attempt failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PushError {
     #[error("the connection failed: {0}")]
     Connect(String),
     #[error("the peer answered {0} instead of switching to WebSocket")]
     HttpStatus(StatusCode),
-    #[error("the peer's answer is no WebSocket handshake")]
+    #[error("the answer of the peer is no WebSocket handshake")]
     Handshake,
-    #[error("the connection broke before the peer showed that it read the frame")]
+    #[error("the connection broke before the peer confirmed the frame")]
     Broken,
-    #[error("the peer closed with {0} before it showed that it read the frame")]
+    #[error("the peer closed with {0} before it confirmed the frame")]
     Closed(CloseCode),
     #[error("the peer did not answer in time")]
     TimedOut,
 }
 
-/// A connection that is open.
+/// An open connection.
 pub(super) struct RelayConnection {
     socket: WebSocketStream<Upgraded>,
     ping_count: u64,
 }
 
-/// How a frame was read.
+/// How the peer confirmed a frame.
 pub(super) enum PushOutcome {
-    /// The connection can take the next one.
+    /// By a pong; the connection can push the next frame.
     KeepOpen(Box<RelayConnection>),
-    /// The peer answers no pings and was asked by a close.
+    /// By its answer to a close, because it answers no pings.
     Closed,
 }
 
 impl RelayPeer {
-    /// The URL is the operator's own, so it may lead to private addresses and needs no guard: the known consumer
-    /// runs beside the node.
+    /// A peer at the configured URL. The operator sets it, so it may lead to private addresses without a check by
+    /// `relevo_egress`: the known consumer runs on the same host as the node.
+    ///
+    /// # Errors
+    ///
+    /// TLS cannot be set up, or the URL is no WebSocket URL.
     pub fn new(url: &Url, timeout: Duration) -> Result<Self, Error> {
-        // The first caller in the process wins; every caller installs the same one.
+        // Only the first installation in the process succeeds; all install the same provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder()
             .user_agent(concat!("relevo/", env!("CARGO_PKG_VERSION")))
@@ -91,15 +96,21 @@ impl RelayPeer {
             .map_err(|cause| Error::Setup(cause.to_string()))?;
         let mut url = url.clone();
         let scheme = if url.scheme() == "wss" { "https" } else { "http" };
-        url.set_scheme(scheme).map_err(|()| Error::Setup("relay.url is no ws or wss URL".to_owned()))?;
+        url.set_scheme(scheme)
+            .map_err(|()| Error::Setup("relay.url is no ws:// or wss:// URL".to_owned()))?;
         Ok(Self { client, url, timeout })
     }
 
-    /// When an attempt that begins now has taken too long.
+    /// The deadline of an attempt that starts now.
     pub fn deadline(&self) -> Instant {
         Instant::now() + self.timeout
     }
 
+    /// Connects to the peer.
+    ///
+    /// # Errors
+    ///
+    /// The connection or the handshake failed, or the deadline has passed.
     pub async fn connect(&self, deadline: Instant) -> Result<Box<RelayConnection>, PushError> {
         timeout_at(deadline, self.handshake()).await.unwrap_or(Err(PushError::TimedOut))
     }
@@ -133,42 +144,49 @@ impl RelayPeer {
 }
 
 impl RelayConnection {
-    /// Pushes a frame and waits until the peer has read it. `pings`: whether to ask by a ping; when no pong comes,
-    /// a close asks once more.
+    /// Pushes a frame and waits until the peer has confirmed it: by a pong if `pings` is set, and by its answer to a
+    /// close if it is not set or no pong arrives.
+    ///
+    /// # Errors
+    ///
+    /// The connection ended, or the deadline has passed, before the peer confirmed the frame.
     pub async fn push(
         mut self: Box<Self>,
         text: String,
         pings: bool,
         deadline: Instant,
     ) -> Result<PushOutcome, PushError> {
-        // Two thirds of the time are left for the other question.
-        let greeted = pings && (self.ping_count > 0 || self.ping(deadline, 3).await?);
-        // It leaves together with the question, so that a peer that closes after one frame has both.
+        // The first ping may use a third of the time; the rest is for the frame and its confirmation.
+        let answers_pings = pings && (self.ping_count > 0 || self.ping(deadline, 3).await?);
+        // The frame is buffered and sent together with the ping, so that a peer that closes after one frame gets both.
         send_before(deadline, self.socket.feed(Message::text(text))).await?;
-        if greeted && self.ping(deadline, 2).await? {
+        if answers_pings && self.ping(deadline, 2).await? {
             return Ok(PushOutcome::KeepOpen(self));
         }
         self.close(deadline).await?;
         Ok(PushOutcome::Closed)
     }
 
-    /// Asks whether the peer has read everything so far, for a `share`th of the time that is left. `false` when it does
-    /// not say.
+    /// Sends a ping and waits for its pong for the remaining time divided by `share`. `false` if no pong arrives.
     async fn ping(&mut self, deadline: Instant, share: u32) -> Result<bool, PushError> {
         self.ping_count += 1;
         let payload = Bytes::copy_from_slice(&self.ping_count.to_be_bytes());
         send_before(deadline, self.socket.send(Message::Ping(payload.clone()))).await?;
-        let patience = deadline.saturating_duration_since(Instant::now()) / share;
-        match timeout_at(Instant::now() + patience, self.wait_for_pong(&payload)).await {
+        let wait = deadline.saturating_duration_since(Instant::now()) / share;
+        match timeout_at(Instant::now() + wait, self.wait_for_pong(&payload)).await {
             Ok(answered) => answered.map(|()| true),
             Err(_) => Ok(false),
         }
     }
 
-    /// Ends the connection; `Ok` when the peer answered, and so has read everything that went before.
+    /// Closes the connection. `Ok` means that the peer answered the close, so it has read everything before it.
+    ///
+    /// # Errors
+    ///
+    /// The connection ended without that answer, or the deadline has passed.
     pub async fn close(&mut self, deadline: Instant) -> Result<(), PushError> {
-        let goodbye = CloseFrame { code: CLOSE_CODE, reason: "".into() };
-        send_before(deadline, self.socket.send(Message::Close(Some(goodbye)))).await?;
+        let close = CloseFrame { code: CLOSE_CODE, reason: "".into() };
+        send_before(deadline, self.socket.send(Message::Close(Some(close)))).await?;
         loop {
             match timeout_at(deadline, self.socket.next()).await {
                 Err(_) => return Err(PushError::TimedOut),
@@ -180,7 +198,7 @@ impl RelayConnection {
         }
     }
 
-    /// Resolves when the connection is of no use any more; answers the peer's pings meanwhile.
+    /// Resolves when the connection has ended. Answers pings of the peer meanwhile.
     pub async fn wait_until_closed(&mut self) {
         while let Some(Ok(message)) = self.socket.next().await {
             if message.is_close() {
@@ -189,7 +207,7 @@ impl RelayConnection {
         }
     }
 
-    /// Waits for the pong.
+    /// Waits for the pong with this payload.
     async fn wait_for_pong(&mut self, payload: &Bytes) -> Result<(), PushError> {
         while let Some(message) = self.socket.next().await {
             match message {

@@ -1,7 +1,8 @@
-//! One endpoint at work: which of its streams have something to tell, which wait, which have their turn.
+//! The actor of one endpoint. It schedules the streams of the endpoint: one stream per instance, which are idle, ready,
+//! running or waiting for a retry.
 //!
-//! The actor itself never touches the network or the disk: it starts turns, each in a task of its own, and hears
-//! how they ended. The tasks end with the actor, so that no two incarnations deliver at once.
+//! The actor does no network or disk I/O: it runs each time slice of a stream in a task and receives its result. The
+//! tasks end with the actor, so two incarnations never deliver at once.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
@@ -23,60 +24,65 @@ use super::retry::Failures;
 use super::storage::Cursor;
 use super::supervisor::{EndpointContext, InstanceIds};
 
-/// What an endpoint's actor is told.
+/// Messages of the actor.
 pub(super) enum Msg {
-    /// From its forwarder: logs grew, or instances came or went.
+    /// From the forwarder: a log has new events, or the list of instances changed.
     Poll,
-    /// From a turn's task; the words of what went wrong when it could not be finished.
+    /// From the task of a time slice: its result, or the error that ended it.
     SliceEnded(InstanceNumber, Result<SliceEnd, String>),
-    /// From its own timer, with the number of the wait: another attempt is due.
+    /// From a timer, with the number of the wait: the next attempt is due.
     RetryDue(InstanceNumber, u64),
-    /// From the supervisor: begin no attempt; answer when none is under way.
+    /// From the supervisor: start no attempt, and reply when none is in flight.
     Drain(RpcReplyPort<()>),
 }
 
+/// The actor of one endpoint.
 pub(super) struct EndpointActor;
 
+/// Arguments of the actor.
 pub(super) struct Arguments {
     pub runtime: Arc<EndpointRuntime>,
     pub shared: EndpointContext,
-    /// Told when the endpoint must be disabled, with the instance whose event it would not take.
+    /// Called when the endpoint must be disabled, with the instance whose event failed.
     pub on_give_up: Box<dyn Fn(InstanceNumber, Failures) + Send + Sync>,
 }
 
+/// State of the actor.
 pub(super) struct State {
     me: ActorRef<Msg>,
     arguments: Arguments,
     streams: HashMap<InstanceNumber, Stream>,
-    /// Streams that have something to tell, in the order in which they get their turn.
+    /// Streams with undelivered events, in the order in which they get a time slice.
     ready: VecDeque<InstanceNumber>,
-    /// Turns under way.
+    /// Number of running time slices.
     running: usize,
-    /// Set while a look waits in the mailbox, so that a thousand nudges take one place.
+    /// Set while a [`Msg::Poll`] is in the mailbox, so that many changes cause one message.
     poll_pending: Arc<AtomicBool>,
     wait_count: u64,
-    /// Turns and the forwarder. Aborted when the actor ends.
+    /// The tasks of time slices and of the forwarder. They are aborted when the actor ends.
     tasks: JoinSet<()>,
     stop: CancellationToken,
     draining: Option<RpcReplyPort<()>>,
 }
 
+/// The deliveries of one instance.
 struct Stream {
     name: InstanceId,
-    /// `None` before its first turn.
+    /// `None` before the first time slice.
     cursor: Option<Cursor>,
     phase: Phase,
 }
 
+/// State of a stream.
 enum Phase {
-    /// Everything in the log was told.
+    /// All events of the log are delivered.
     Idle,
-    /// In line for its turn.
+    /// Waits for a time slice.
     Ready,
     Running(AbortHandle),
-    /// Until the wait of that number is over.
+    /// Waits for a retry; the number identifies the wait.
     Waiting(u64),
-    /// Until the actor is replaced.
+    /// Ended until the actor is replaced.
     Stopped,
 }
 
@@ -86,18 +92,23 @@ impl Actor for EndpointActor {
     type Arguments = Arguments;
 
     async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
-        let nudged = Arc::new(AtomicBool::new(false));
+        let poll_pending = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
         let scope = arguments.runtime.endpoint.scope;
         let tails = events::watch(&arguments.shared.store, scope.instance());
-        tasks.spawn(forward_changes(tails, arguments.shared.instances.clone(), nudged.clone(), me.clone()));
+        tasks.spawn(forward_changes(
+            tails,
+            arguments.shared.instances.clone(),
+            poll_pending.clone(),
+            me.clone(),
+        ));
         Ok(State {
             me,
             arguments,
             streams: HashMap::new(),
             ready: VecDeque::new(),
             running: 0,
-            poll_pending: nudged,
+            poll_pending,
             wait_count: 0,
             tasks,
             stop: CancellationToken::new(),
@@ -117,14 +128,14 @@ impl Actor for EndpointActor {
                 state.sync_instances();
                 state.poll();
             }
-            Msg::SliceEnded(instance, ended) => state.on_slice_end(instance, ended)?,
+            Msg::SliceEnded(instance, result) => state.on_slice_end(instance, result)?,
             Msg::RetryDue(instance, wait) => state.on_retry_due(instance, wait),
             Msg::Drain(reply) => {
                 state.stop.cancel();
                 state.draining = Some(reply);
             }
         }
-        // Finished tasks would be kept for somebody who asks about them; nobody does.
+        // A `JoinSet` keeps finished tasks until they are joined.
         while state.tasks.try_join_next().is_some() {}
         state.start_slices();
         if state.running == 0
@@ -136,15 +147,15 @@ impl Actor for EndpointActor {
     }
 }
 
-/// Turns nudges into messages, one at a time.
+/// Forwards changes as [`Msg::Poll`], one at a time.
 async fn forward_changes(
     mut tails: watch::Receiver<()>,
     mut instances: watch::Receiver<InstanceIds>,
-    nudged: Arc<AtomicBool>,
+    poll_pending: Arc<AtomicBool>,
     actor: ActorRef<Msg>,
 ) {
     loop {
-        if !nudged.swap(true, Ordering::AcqRel) && actor.cast(Msg::Poll).is_err() {
+        if !poll_pending.swap(true, Ordering::AcqRel) && actor.cast(Msg::Poll).is_err() {
             return;
         }
         tokio::select! {
@@ -156,7 +167,7 @@ async fn forward_changes(
 }
 
 impl State {
-    /// Streams for instances that are new, none for those that are gone.
+    /// Adds streams for new instances and removes those of deleted instances.
     fn sync_instances(&mut self) {
         let listed = self.arguments.shared.instances.borrow().clone();
         let scope = self.arguments.runtime.endpoint.scope;
@@ -169,9 +180,9 @@ impl State {
             });
             self.streams.insert(*number, stream);
         }
-        for (number, gone) in before {
-            if let Phase::Running(turn) = gone.phase {
-                turn.abort();
+        for (number, removed) in before {
+            if let Phase::Running(task) = removed.phase {
+                task.abort();
                 self.running -= 1;
             }
             self.arguments.runtime.health.clear_failures(number);
@@ -179,14 +190,15 @@ impl State {
         self.ready.retain(|number| self.streams.contains_key(number));
     }
 
-    /// Compares idle streams with the tails of their logs, which are in memory.
+    /// Marks idle streams as ready if their logs have new events. Reads memory only.
     fn poll(&mut self) {
         let store = &self.arguments.shared.store;
         for (number, stream) in &mut self.streams {
-            let told = stream.cursor.as_ref().map(|cursor| cursor.sequence);
-            // A log that cannot be read is the turn's to report.
-            let behind = |told| events::last_sequence(store, *number).map_or(true, |last| last > told);
-            if matches!(stream.phase, Phase::Idle) && told.is_none_or(behind) {
+            let delivered = stream.cursor.as_ref().map(|cursor| cursor.sequence);
+            // If the log cannot be read, the time slice reports the error.
+            let behind =
+                |sequence| events::last_sequence(store, *number).map_or(true, |last| last > sequence);
+            if matches!(stream.phase, Phase::Idle) && delivered.is_none_or(behind) {
                 stream.phase = Phase::Ready;
                 self.ready.push_back(*number);
             }
@@ -199,7 +211,7 @@ impl State {
             && let Some(instance) = self.ready.pop_front()
         {
             let Some(stream) = self.streams.get_mut(&instance) else { continue };
-            let turn = TimeSlice {
+            let slice = TimeSlice {
                 runtime: self.arguments.runtime.clone(),
                 instance,
                 name: stream.name.clone(),
@@ -211,28 +223,27 @@ impl State {
             };
             let me = self.me.clone();
             let task = self.tasks.spawn(async move {
-                let ended = AssertUnwindSafe(log_reader::run(turn)).catch_unwind().await;
-                let ended = ended.map_err(|_| "a delivery panicked".to_owned());
-                let _ = me.cast(Msg::SliceEnded(
-                    instance,
-                    ended.and_then(|ended| ended.map_err(|error| error.to_string())),
-                ));
+                let result = match AssertUnwindSafe(log_reader::run(slice)).catch_unwind().await {
+                    Ok(result) => result.map_err(|error| error.to_string()),
+                    Err(_) => Err("a delivery panicked".to_owned()),
+                };
+                let _ = me.cast(Msg::SliceEnded(instance, result));
             });
             stream.phase = Phase::Running(task);
             self.running += 1;
         }
     }
 
-    /// A turn that could not be finished ends the actor: its next incarnation begins from what is written down.
+    /// Handles the end of a time slice. An error ends the actor; its next incarnation continues from the store.
     fn on_slice_end(
         &mut self,
         instance: InstanceNumber,
-        ended: Result<SliceEnd, String>,
+        result: Result<SliceEnd, String>,
     ) -> Result<(), ActorProcessingErr> {
-        // The turn of an instance that is gone was aborted; it may have ended all the same.
+        // The time slice of a deleted instance was aborted, but may have ended before that.
         let Some(stream) = self.streams.get_mut(&instance) else { return Ok(()) };
         self.running -= 1;
-        let SliceEnd { cursor, next } = ended?;
+        let SliceEnd { cursor, next } = result?;
         stream.cursor = Some(cursor);
         stream.phase = match next {
             NextStep::AwaitEvents => Phase::Idle,
@@ -242,17 +253,17 @@ impl State {
             }
             NextStep::RetryAt(due) => {
                 self.wait_count += 1;
-                let (wait, pause) = (self.wait_count, self.arguments.shared.clock.until(due));
-                self.me.send_after(pause, move || Msg::RetryDue(instance, wait));
+                let (wait, delay) = (self.wait_count, self.arguments.shared.clock.until(due));
+                self.me.send_after(delay, move || Msg::RetryDue(instance, wait));
                 Phase::Waiting(wait)
             }
-            NextStep::Disable(trouble) => {
-                (self.arguments.on_give_up)(instance, trouble);
+            NextStep::Disable(failures) => {
+                (self.arguments.on_give_up)(instance, failures);
                 Phase::Stopped
             }
             NextStep::Superseded => Phase::Stopped,
         };
-        // The log may have grown since the turn read it.
+        // The log may have new events since the time slice read it.
         self.poll();
         Ok(())
     }

@@ -1,11 +1,11 @@
-//! What people change about endpoints, and the one thing that the node changes: each in one commit, then shown, then
-//! followed by the endpoint's actor.
+//! Changes of endpoints, by operators and (disabling) by the node. Each change is one commit, is then published to
+//! readers, and then restarts or stops the actor of the endpoint.
 
 use ractor::ActorRef;
 use serde_json::json;
 
 use crate::events::{self, Event};
-use relevo_domain::InstanceNumber;
+use relevo_domain::{EventKind, InstanceNumber};
 use relevo_store::Tx;
 
 use super::endpoint::{
@@ -17,6 +17,7 @@ use super::supervisor::{Msg, State, purge};
 use super::{Error, storage};
 
 impl State {
+    /// Creates the primary endpoint of an instance, or updates it.
     pub(super) async fn set_primary(
         &mut self,
         me: &ActorRef<Msg>,
@@ -24,9 +25,10 @@ impl State {
         config: EndpointConfig,
     ) -> Result<EndpointView, Error> {
         let scope = EndpointScope::Instance(instance);
-        let is_primary = |known: &EndpointRuntime| known.endpoint.primary && known.endpoint.scope == scope;
-        let present = self.endpoints.values().find(|entry| is_primary(&entry.runtime));
-        match present.map(|entry| entry.runtime.id) {
+        let is_primary =
+            |runtime: &EndpointRuntime| runtime.endpoint.primary && runtime.endpoint.scope == scope;
+        let primary = self.endpoints.values().find(|entry| is_primary(&entry.runtime));
+        match primary.map(|entry| entry.runtime.id) {
             None => self.create(me, scope, true, config).await,
             Some(id) => {
                 let EndpointConfig { url, secret, events, enabled } = config;
@@ -41,6 +43,7 @@ impl State {
         }
     }
 
+    /// Creates an endpoint, which receives the events from now on.
     pub(super) async fn create(
         &mut self,
         me: &ActorRef<Msg>,
@@ -49,8 +52,8 @@ impl State {
         config: EndpointConfig,
     ) -> Result<EndpointView, Error> {
         let limit = self.arguments.shared.options.max_endpoints;
-        let alike = self.endpoints.values().filter(|entry| entry.runtime.endpoint.scope == scope).count();
-        if alike >= limit {
+        let existing = self.endpoints.values().filter(|entry| entry.runtime.endpoint.scope == scope).count();
+        if existing >= limit {
             return Err(Error::TooMany { limit });
         }
         let (id, shared) = (EndpointId::random(), self.arguments.shared.clone());
@@ -63,7 +66,7 @@ impl State {
         let write = move |tx: &mut Tx| {
             storage::put_endpoint(tx, id, &record)?;
             for instance in instances {
-                // What is appended meanwhile is told.
+                // Events that are appended meanwhile are delivered.
                 let tail = events::last_sequence(&shared.store, instance)?;
                 storage::move_cursor(tx, id, instance, tail)?;
             }
@@ -77,7 +80,7 @@ impl State {
         Ok(self.entry(id)?.runtime.view())
     }
 
-    /// Changes an endpoint. It keeps its place in the logs, and forgets what it failed at before.
+    /// Changes an endpoint. It keeps its cursors; its failures are reset.
     pub(super) async fn update(
         &mut self,
         me: &ActorRef<Msg>,
@@ -93,11 +96,12 @@ impl State {
         };
         self.arguments.shared.store.write(write).await?;
         self.register(id, endpoint)?;
-        self.restart(me, id, "its endpoint changed").await;
+        self.restart(me, id, "endpoint updated").await;
         self.publish();
         Ok(self.entry(id)?.runtime.view())
     }
 
+    /// Deletes an endpoint.
     pub(super) async fn delete(&mut self, id: EndpointId) -> Result<(), Error> {
         self.entry(id)?;
         self.arguments.shared.store.write(move |tx| storage::delete_endpoint(tx, id)).await?;
@@ -105,9 +109,9 @@ impl State {
         Ok(())
     }
 
-    /// Ends an endpoint whose record is gone; the rest goes in its own time.
+    /// Stops an endpoint whose record is deleted. A task deletes its cursors and parked events.
     fn finish_deletion(&mut self, id: EndpointId) {
-        self.stop(id, "its endpoint is deleted");
+        self.stop(id, "endpoint deleted");
         self.endpoints.remove(&id);
         self.publish();
         let store = self.arguments.shared.store.clone();
@@ -115,64 +119,66 @@ impl State {
         tracing::info!(endpoint = %id, "webhook endpoint deleted");
     }
 
+    /// Moves cursors of an endpoint and restarts it.
     pub(super) async fn rewind(
         &mut self,
         me: &ActorRef<Msg>,
         id: EndpointId,
-        places: Vec<(InstanceNumber, u64)>,
+        cursors: Vec<(InstanceNumber, u64)>,
     ) -> Result<(), Error> {
         self.entry(id)?;
         let write = move |tx: &mut Tx| {
-            places
+            cursors
                 .iter()
                 .try_for_each(|&(instance, sequence)| storage::move_cursor(tx, id, instance, sequence))
         };
         self.arguments.shared.store.write(write).await?;
-        self.restart(me, id, "its cursor was moved").await;
+        self.restart(me, id, "cursor moved").await;
         Ok(())
     }
 
+    /// Deletes the endpoints of an instance, and the cursors and parked events of other endpoints for it.
     pub(super) async fn delete_instance(&mut self, instance: InstanceNumber) -> Result<(), Error> {
-        let of_scope = |scope: EndpointScope| {
-            let fits = move |known: &EndpointRuntime| known.endpoint.scope == scope;
-            let found = self.endpoints.values().filter(|entry| fits(&entry.runtime));
-            found.map(|entry| entry.runtime.id).collect::<Vec<_>>()
-        };
-        let (own, of_all) = (of_scope(EndpointScope::Instance(instance)), of_scope(EndpointScope::All));
-        let gone = own.clone();
-        let delete = move |tx: &mut Tx| gone.iter().try_for_each(|&id| storage::delete_endpoint(tx, id));
+        let (own, shared) = (self.ids_of(EndpointScope::Instance(instance)), self.ids_of(EndpointScope::All));
+        let deleted = own.clone();
+        let delete = move |tx: &mut Tx| deleted.iter().try_for_each(|&id| storage::delete_endpoint(tx, id));
         self.arguments.shared.store.write(delete).await?;
         own.into_iter().for_each(|id| self.finish_deletion(id));
         let store = self.arguments.shared.store.clone();
         tokio::spawn(async move {
-            for id in of_all {
+            for id in shared {
                 purge(&store, id, Some(instance)).await;
             }
         });
         Ok(())
     }
 
-    /// Disables an endpoint and announces it, in one commit, in the log of the instance whose event it would not
-    /// take.
+    fn ids_of(&self, scope: EndpointScope) -> Vec<EndpointId> {
+        let endpoints = self.endpoints.values().filter(|entry| entry.runtime.endpoint.scope == scope);
+        endpoints.map(|entry| entry.runtime.id).collect()
+    }
+
+    /// Disables an endpoint, and appends an event `webhook_disabled` to the log of the instance whose event failed, in one
+    /// commit.
     pub(super) async fn disable(
         &mut self,
         id: EndpointId,
         instance: InstanceNumber,
-        trouble: Failures,
+        failures: Failures,
     ) -> Result<(), Error> {
         let now = self.arguments.shared.clock.now();
         let mut endpoint = self.entry(id)?.runtime.endpoint.clone();
         let data = json!({
             "endpoint_id": id.to_string(),
             "host": endpoint.url.host_str(),
-            "reason": trouble.error,
-            "failing_since": trouble.since.seconds(),
-            "attempts": trouble.attempts,
+            "reason": failures.error,
+            "failing_since": failures.since.seconds(),
+            "attempts": failures.attempts,
         });
-        let event = Event { kind: "webhook_disabled".to_owned(), at: now, data };
-        tracing::error!(endpoint = %id, cause = trouble.error, attempts = trouble.attempts,
-            "a webhook endpoint took nothing for too long and is disabled; its events are kept");
-        endpoint.disabled = Some(DisabledInfo { at: now, reason: trouble.error });
+        let event = Event { kind: EventKind::WebhookDisabled, at: now, data };
+        tracing::error!(endpoint = %id, cause = failures.error, attempts = failures.attempts,
+            "webhook endpoint disabled after repeated failures; its backlog is kept");
+        endpoint.disabled = Some(DisabledInfo { at: now, reason: failures.error });
         let record = endpoint.clone();
         let write = move |tx: &mut Tx| {
             storage::put_endpoint(tx, id, &record)?;
@@ -180,7 +186,7 @@ impl State {
         };
         self.arguments.shared.store.write(write).await?;
         self.register(id, endpoint)?;
-        self.stop(id, "its endpoint is disabled");
+        self.stop(id, "endpoint disabled");
         self.publish();
         Ok(())
     }

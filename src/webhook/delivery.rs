@@ -1,4 +1,4 @@
-//! One attempt: the body, the headers, the answer.
+//! One delivery attempt: body, headers, and the outcome of the response.
 
 use std::time::Duration;
 
@@ -17,18 +17,19 @@ use relevo_metrics::Metrics;
 use super::endpoint::{EndpointId, EndpointRuntime};
 use super::retry::DeliveryOutcome;
 
+/// The header `User-Agent`.
 const AGENT: &str = concat!("relevo-webhook/", env!("CARGO_PKG_VERSION"));
 
-/// What is read of an answer's body, in bytes: enough to use the connection again, and to quote from.
+/// Bytes that are read of a response body: enough to reuse the connection, and to quote in errors.
 const MAX_RESPONSE_BYTES: usize = 16 << 10;
 
-/// How long the body of an answer may take; its status has told everything by then.
+/// Timeout for the body of a response. The outcome depends on the status only.
 const RESPONSE_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How much of an answer, or of what went wrong, is kept, in characters.
+/// Maximum length of an excerpt of a response or an error, in characters.
 const MAX_EXCERPT_CHARS: usize = 240;
 
-/// The body of a delivery, as the documented gateway writes it (gateway-architecture.md §3.2).
+/// The body of a delivery, in the form of the documented gateway (gateway-architecture.md §3.2).
 #[derive(Serialize)]
 struct DeliveryBody<'a> {
     instance_id: &'a InstanceId,
@@ -38,42 +39,43 @@ struct DeliveryBody<'a> {
     data: &'a Value,
 }
 
+/// The body of every attempt to deliver an event.
 pub(super) fn encode_body(name: &InstanceId, envelope: &Envelope) -> Result<Vec<u8>, serde_json::Error> {
     let event = &envelope.event;
     let body = DeliveryBody {
         instance_id: name,
-        event: &event.kind,
+        event: event.kind.as_str(),
         timestamp: event.at.seconds(),
         data: &event.data,
     };
     serde_json::to_vec(&body)
 }
 
-/// The value of `webhook-id`: the same on every attempt, and for no other event of any endpoint of any node. It has
-/// no dot, as Standard Webhooks asks ("Signature scheme").
+/// The value of `webhook-id`: the same on every attempt, and unique among all events, endpoints and nodes. It contains no
+/// dot, as Standard Webhooks requires ("Signature scheme").
 pub(super) fn webhook_id(endpoint: EndpointId, instance: InstanceNumber, envelope: &Envelope) -> String {
     let endpoint = endpoint.to_string();
-    let own = endpoint.strip_prefix("ep_").unwrap_or(&endpoint);
+    let hex = endpoint.strip_prefix("ep_").unwrap_or(&endpoint);
     let (instance, sequence) = (instance.get(), envelope.sequence);
     match envelope.missing() {
-        None => format!("evt_{own}_{instance}_{sequence}"),
-        // A gap bears the sequence of an event that may have been attempted.
-        Some(missing) => format!("gap_{own}_{instance}_{sequence}_{missing}"),
+        None => format!("evt_{hex}_{instance}_{sequence}"),
+        // A gap has the sequence of an event that may have been attempted before.
+        Some(missing) => format!("gap_{hex}_{instance}_{sequence}_{missing}"),
     }
 }
 
-/// Makes attempts.
+/// Sends deliveries.
 #[derive(Clone)]
 pub(super) struct Deliverer {
     pub egress: Egress,
     pub clock: Clock,
     pub metrics: Metrics,
-    /// From the connection to the status of the answer.
+    /// Timeout from the connection to the status of the response.
     pub timeout: Duration,
 }
 
 impl Deliverer {
-    /// Tells a receiver of an event, once.
+    /// Makes one attempt to deliver an event, and records its metrics.
     pub async fn deliver(
         &self,
         to: &EndpointRuntime,
@@ -83,12 +85,12 @@ impl Deliverer {
     ) -> DeliveryOutcome {
         let started = Instant::now();
         let outcome = self.attempt(to, instance, name, envelope).await;
-        let word = match outcome {
+        let label = match outcome {
             DeliveryOutcome::Delivered => "delivered",
             DeliveryOutcome::Refused { .. } => "refused",
             DeliveryOutcome::Failed { .. } => "failed",
         };
-        self.metrics.record_delivery(word, started.elapsed());
+        self.metrics.record_delivery(label, started.elapsed());
         outcome
     }
 
@@ -102,7 +104,7 @@ impl Deliverer {
         let body = match encode_body(name, envelope) {
             Ok(body) => body,
             Err(cause) => {
-                return DeliveryOutcome::failed(format!("the event cannot be written as JSON: {cause}"));
+                return DeliveryOutcome::failed(format!("the event cannot be encoded as JSON: {cause}"));
             }
         };
         let request = match self.egress.request(Method::POST, &to.endpoint.url) {
@@ -121,7 +123,7 @@ impl Deliverer {
                 .header("x-webhook-signature", signer.sign_body(&body));
         }
         match tokio::time::timeout(self.timeout, request.body(body).send()).await {
-            Ok(Ok(answer)) => self.outcome_of_response(answer).await,
+            Ok(Ok(response)) => self.outcome_of_response(response).await,
             Ok(Err(cause)) => DeliveryOutcome::failed(match egress::Error::find_in(&cause) {
                 Some(refused) => excerpt(&refused.to_string()),
                 None => excerpt(&format!("the receiver cannot be reached: {}", root_cause(&cause))),
@@ -132,11 +134,11 @@ impl Deliverer {
         }
     }
 
-    async fn outcome_of_response(&self, answer: Response) -> DeliveryOutcome {
-        let status = answer.status();
-        let retry_after = retry_after(answer.headers(), self.clock.now());
+    async fn outcome_of_response(&self, response: Response) -> DeliveryOutcome {
+        let status = response.status();
+        let retry_after = retry_after(response.headers(), self.clock.now());
         let read =
-            tokio::time::timeout(RESPONSE_BODY_TIMEOUT, read_bounded(answer, MAX_RESPONSE_BYTES)).await;
+            tokio::time::timeout(RESPONSE_BODY_TIMEOUT, read_bounded(response, MAX_RESPONSE_BYTES)).await;
         let text = match read {
             Ok(Ok(bytes)) if !status.is_success() => String::from_utf8_lossy(&bytes).into_owned(),
             _ => String::new(),
@@ -146,7 +148,7 @@ impl Deliverer {
     }
 }
 
-/// What `Retry-After` asks for: seconds, or a date (RFC 9110 §10.2.3).
+/// The delay of the header `Retry-After`: seconds, or a date (RFC 9110 §10.2.3).
 fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
@@ -157,7 +159,7 @@ fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     Some(moment.since(now))
 }
 
-/// Text from outside, short and on one line.
+/// The beginning of a foreign text, on one line.
 fn excerpt(text: &str) -> String {
     let clean = |c: char| if c.is_control() { ' ' } else { c };
     let mut quoted: String = text.chars().take(MAX_EXCERPT_CHARS).map(clean).collect();
@@ -173,6 +175,7 @@ mod tests {
 
     use super::*;
     use crate::events::Event;
+    use relevo_domain::EventKind;
 
     /// The two webhooks of gateway-architecture.md §3.2, as the event log holds their `data`.
     #[test]
@@ -209,7 +212,7 @@ mod tests {
             }"#,
         ];
         for (data, documented) in [sent, failed].into_iter().zip(documented) {
-            let event = Event { kind: "message_ack".to_owned(), at: Timestamp(1_678_886_400_999), data };
+            let event = Event { kind: EventKind::MessageAck, at: Timestamp(1_678_886_400_999), data };
             let written = encode_body(&name, &Envelope { sequence: 1, event }).unwrap();
             assert_eq!(
                 serde_json::from_slice::<Value>(&written).unwrap(),
@@ -224,12 +227,12 @@ mod tests {
     #[test]
     fn webhook_id_names_endpoint_instance_and_event() {
         let endpoint = EndpointId::from_bytes(*b"0123456789abcdef");
-        let id = |kind: &str, data| {
-            let event = Event { kind: kind.to_owned(), at: Timestamp(0), data };
+        let id = |kind, data| {
+            let event = Event { kind, at: Timestamp(0), data };
             webhook_id(endpoint, InstanceNumber::FIRST, &Envelope { sequence: 42, event })
         };
-        assert_eq!(id("message", json!({})), "evt_30313233343536373839616263646566_1_42");
-        let gap = id("gap", json!({ "from": 41, "to": 42, "missing": 2 }));
+        assert_eq!(id(EventKind::Message, json!({})), "evt_30313233343536373839616263646566_1_42");
+        let gap = id(EventKind::Gap, json!({ "from": 41, "to": 42, "missing": 2 }));
         assert_eq!(gap, "gap_30313233343536373839616263646566_1_42_2");
     }
 

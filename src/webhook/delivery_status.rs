@@ -1,7 +1,8 @@
-//! What became of each event at an endpoint, worked out from its place: nothing is written down for it.
+//! The delivery state of each event at an endpoint. It is derived from the cursor and the parked events; nothing else is
+//! stored.
 
 use crate::events::{self, Envelope, Event, LogCursor, LogPageQuery};
-use relevo_domain::{InstanceId, InstanceNumber, Timestamp};
+use relevo_domain::{EventKind, InstanceId, InstanceNumber, Timestamp};
 use relevo_store::{self as store, Store};
 
 use super::delivery::{encode_body, webhook_id};
@@ -10,29 +11,32 @@ use super::handle::{Handle, run_blocking};
 use super::storage::{self, Cursor, EventRef, ParkedRecord};
 use super::{EndpointId, Error};
 
-/// Events of one page, at most; and about how many bytes of them are read at once.
+/// Maximum number of events in one page.
 const MAX_PAGE: usize = 100;
+/// Approximate bytes of one page of the log.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// Pages of the log that are read for one page of deliveries, at most.
+/// Maximum number of pages of the log that are read for one page of deliveries.
 const MAX_READS: usize = 8;
 
-/// Where an event stands with an endpoint.
+/// Delivery state of an event at an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeliveryState {
-    /// The endpoint's place is behind it. After a replay forward that includes what was skipped.
+    /// The cursor of the endpoint is past it. After the cursor was moved forward, this includes skipped events.
     Delivered,
-    /// Its turn has not come.
+    /// The cursor of the endpoint has not reached it.
     Pending,
-    /// It is attempted now, not for the first time.
+    /// At least one attempt failed, and further ones follow.
     Retrying,
-    /// Refused, and put aside.
+    /// Parked after it was refused or failed for too long.
     Parked,
 }
 
 impl DeliveryState {
+    /// All states.
     pub const ALL: [DeliveryState; 4] = [Self::Delivered, Self::Pending, Self::Retrying, Self::Parked];
 
+    /// The name that the API uses.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
@@ -43,43 +47,49 @@ impl DeliveryState {
     }
 }
 
-/// What has become of one event at an endpoint.
+/// An event with its delivery state at an endpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EventDelivery {
+    /// Sequence of the event in the log of the instance.
     pub sequence: u64,
+    /// The event.
     pub event: Event,
+    /// Its delivery state.
     pub state: DeliveryState,
-    /// Failed attempts, and what the last one met, while it is retried or parked.
+    /// Number of failed attempts and the last error, if it is retried or parked.
     pub failures: Option<(u32, String)>,
-    /// While it is retried.
+    /// Time of the next attempt, if it is retried.
     pub next_attempt: Option<Timestamp>,
 }
 
-/// A delivery as the receiver sees it.
+/// A delivery with the parts that the receiver gets.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeliveryView {
+    /// The event and its state.
     pub delivery: EventDelivery,
     /// The `webhook-id` of every attempt.
     pub webhook_id: String,
-    /// The body of every attempt, to the byte.
+    /// The exact body of every attempt.
     pub body: String,
 }
 
-/// A page of deliveries, and the sequence behind which the next begins, when there is more.
+/// A page of deliveries.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct EventDeliveryPage {
+    /// The deliveries in the order of the log.
     pub deliveries: Vec<EventDelivery>,
+    /// Sequence after which the next page begins; `None` on the last page.
     pub next: Option<u64>,
 }
 
 impl Handle {
-    /// Up to `limit` (at most 100) events of an instance that an endpoint wants, behind the sequence `after`, in
-    /// order, of one `state` when one is given. Of what lies behind the endpoint's place only events since its
-    /// creation are shown: it was never told of older ones.
+    /// Up to `limit` (at most 100) events of an instance after the sequence `after` that match the filter of the endpoint
+    /// and, if it is given, `state`. Events from before the creation of the endpoint are omitted unless the cursor is
+    /// before them, because they were never delivered.
     ///
     /// # Errors
     ///
-    /// The endpoint does not exist or does not serve the instance.
+    /// The endpoint does not exist or does not serve the instance, or the store cannot be read.
     pub async fn deliveries(
         &self,
         id: EndpointId,
@@ -88,37 +98,44 @@ impl Handle {
         state: Option<DeliveryState>,
         limit: usize,
     ) -> Result<EventDeliveryPage, Error> {
-        let look = self.delivery_lookup(id, instance)?;
-        run_blocking(move || look.page(after, state, limit.clamp(1, MAX_PAGE))).await
+        let lookup = self.delivery_lookup(id, instance)?;
+        run_blocking(move || lookup.page(after, state, limit.clamp(1, MAX_PAGE))).await
     }
 
-    /// One of them, with what is sent.
+    /// One delivery, with its body.
     ///
     /// # Errors
     ///
-    /// There is no such event, the endpoint does not want it, or was never told of it.
-    pub async fn delivery(&self, id: EndpointId, place: EventRef) -> Result<DeliveryView, Error> {
-        let look = self.delivery_lookup(id, place.instance)?;
+    /// The event does not exist, does not match the filter of the endpoint, or was never delivered to it; or the store
+    /// cannot be read.
+    pub async fn delivery(&self, id: EndpointId, event_ref: EventRef) -> Result<DeliveryView, Error> {
+        let lookup = self.delivery_lookup(id, event_ref.instance)?;
         let names = self.shared.instances.borrow().clone();
-        let named = names.iter().find(|(number, _)| *number == place.instance);
-        let name = named.map(|(_, name)| name.clone()).ok_or(Error::NotDelivered(place))?;
-        run_blocking(move || look.find(place.sequence, &name)).await?.ok_or(Error::NotDelivered(place))
+        let named = names.iter().find(|(number, _)| *number == event_ref.instance);
+        let name = named.map(|(_, name)| name.clone()).ok_or(Error::NotDelivered(event_ref))?;
+        run_blocking(move || lookup.find(event_ref.sequence, &name))
+            .await?
+            .ok_or(Error::NotDelivered(event_ref))
     }
 
     fn delivery_lookup(&self, id: EndpointId, instance: InstanceNumber) -> Result<DeliveryLookup, Error> {
-        let known = self.runtime(id)?;
-        if !known.endpoint.scope.includes(instance) {
+        let runtime = self.runtime(id)?;
+        if !runtime.endpoint.scope.includes(instance) {
             return Err(Error::NotServed);
         }
         Ok(DeliveryLookup {
-            runtime: known,
+            runtime,
             instance,
             store: self.shared.store.clone(),
             now: self.shared.clock.now(),
         })
     }
 
-    /// The instance of an endpoint that serves one alone.
+    /// The instance of an endpoint with the scope of one instance; `None` for an endpoint of all instances.
+    ///
+    /// # Errors
+    ///
+    /// The endpoint does not exist.
     pub fn only_instance(&self, id: EndpointId) -> Result<Option<InstanceNumber>, Error> {
         match self.runtime(id)?.endpoint.scope {
             EndpointScope::Instance(instance) => Ok(Some(instance)),
@@ -127,7 +144,7 @@ impl Handle {
     }
 }
 
-/// A look at what an endpoint has done with a log.
+/// Reads the deliveries of one instance to one endpoint.
 struct DeliveryLookup {
     runtime: std::sync::Arc<EndpointRuntime>,
     instance: InstanceNumber,
@@ -147,12 +164,13 @@ impl DeliveryLookup {
         let mut from = after.map_or_else(LogCursor::default, |after| LogCursor::single(self.instance, after));
         for _ in 0..MAX_READS {
             let kinds = self.runtime.endpoint.events.clone();
-            let wanted = LogPageQuery { kinds, limit, bytes: PAGE_BYTES, now: self.now };
-            let read = events::page(&self.store, &[self.instance], &from, &wanted)?;
+            let query = LogPageQuery { kinds, limit, bytes: PAGE_BYTES, now: self.now };
+            let read = events::page(&self.store, &[self.instance], &from, &query)?;
             for item in read.items {
                 let sequence = item.envelope.sequence;
                 let delivery = self.delivery_of(item.envelope, &cursor)?;
-                page.deliveries.extend(delivery.filter(|it| state.is_none_or(|state| it.state == state)));
+                page.deliveries
+                    .extend(delivery.filter(|delivery| state.is_none_or(|state| delivery.state == state)));
                 page.next = Some(sequence);
                 if page.deliveries.len() >= limit {
                     return Ok(page);
@@ -170,9 +188,10 @@ impl DeliveryLookup {
     fn find(&self, sequence: u64, name: &InstanceId) -> Result<Option<DeliveryView>, store::Error> {
         let cursor = self.cursor()?;
         let found = events::read(&self.store, self.instance, sequence.saturating_sub(1), 1)?;
-        let wanted =
-            |it: &Envelope| it.sequence == sequence && self.runtime.endpoint.events.matches(&it.event.kind);
-        let Some(envelope) = found.into_iter().find(wanted) else { return Ok(None) };
+        let matches = |envelope: &Envelope| {
+            envelope.sequence == sequence && self.runtime.endpoint.events.matches(&envelope.event.kind)
+        };
+        let Some(envelope) = found.into_iter().find(matches) else { return Ok(None) };
         let webhook_id = webhook_id(self.runtime.id, self.instance, &envelope);
         let body = encode_body(name, &envelope).map_err(|cause| store::Error::Codec(cause.to_string()))?;
         let body = String::from_utf8_lossy(&body).into_owned();
@@ -186,7 +205,7 @@ impl DeliveryLookup {
         Ok(ours.map(|(_, cursor)| cursor).unwrap_or_default())
     }
 
-    /// What became of an event; `None` when the endpoint was never told of it, and for gaps.
+    /// The delivery state of an event. `None` if it was never delivered to the endpoint, and for most gaps.
     fn delivery_of(
         &self,
         envelope: Envelope,
@@ -194,7 +213,7 @@ impl DeliveryLookup {
     ) -> Result<Option<EventDelivery>, store::Error> {
         let first = envelope.sequence.saturating_sub(envelope.missing().unwrap_or(1)) + 1;
         let Envelope { sequence, event } = envelope;
-        let place = EventRef { instance: self.instance, sequence };
+        let event_ref = EventRef { instance: self.instance, sequence };
         let mut delivery = EventDelivery {
             sequence,
             state: DeliveryState::Pending,
@@ -203,23 +222,23 @@ impl DeliveryLookup {
             event,
         };
         if sequence <= cursor.sequence {
-            let parked = self.store.get(&storage::parked_key(self.runtime.id, place))?;
+            let parked = self.store.get(&storage::parked_key(self.runtime.id, event_ref))?;
             if let Some(bytes) = parked {
                 let ParkedRecord { attempts, error, .. } = store::decode(&bytes)?;
                 (delivery.state, delivery.failures) = (DeliveryState::Parked, Some((attempts, error)));
             } else if delivery.event.at < self.runtime.endpoint.created_at
-                || delivery.event.kind == events::GAP
+                || delivery.event.kind == EventKind::Gap
             {
                 return Ok(None);
             } else {
                 delivery.state = DeliveryState::Delivered;
             }
-        } else if let Some(trouble) = cursor.trouble.as_ref().filter(|_| first == cursor.sequence + 1) {
+        } else if let Some(failures) = cursor.trouble.as_ref().filter(|_| first == cursor.sequence + 1) {
             delivery.state = DeliveryState::Retrying;
-            delivery.failures = Some((trouble.attempts, trouble.error.clone()));
+            delivery.failures = Some((failures.attempts, failures.error.clone()));
             delivery.next_attempt =
                 self.runtime.health.failures_of(self.instance).map(|shown| shown.next_attempt);
-        } else if delivery.event.kind == events::GAP {
+        } else if delivery.event.kind == EventKind::Gap {
             return Ok(None);
         }
         Ok(Some(delivery))

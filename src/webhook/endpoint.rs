@@ -1,4 +1,4 @@
-//! What an endpoint is, as its owner configures it, as it is written down and as it is shown.
+//! Endpoints: their configuration, their record, their runtime state, and the view that the API shows.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,13 +14,13 @@ use relevo_domain::{InstanceNumber, Secret, Timestamp, ValidationError};
 use super::health::{EndpointHealth, WebhookCounts};
 use super::signature::Signer;
 
-/// What is shown in place of a secret.
+/// Text that the API shows instead of a secret.
 pub const SECRET_MASK: &str = "********";
 
-/// The longest URL.
+/// Maximum length of a URL, in bytes.
 const MAX_URL: usize = 2048;
 
-/// The name of an endpoint: `ep_` and 32 hexadecimal digits, given once.
+/// The id of an endpoint, in text `ep_` and 32 hexadecimal digits. Ids are never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EndpointId(Uuid);
 
@@ -48,23 +48,24 @@ impl FromStr for EndpointId {
     type Err = ValidationError;
     fn from_str(text: &str) -> Result<Self, ValidationError> {
         let id = text.strip_prefix("ep_").and_then(|hex| Uuid::try_parse(hex).ok()).map(Self);
-        // One spelling: what is parsed is what is shown.
-        id.filter(|id| id.to_string() == text).ok_or_else(|| {
-            ValidationError::new("endpoint_id", "webhook endpoints are called ep_ and 32 hexadecimal digits")
-        })
+        // Each id has one text form.
+        id.filter(|id| id.to_string() == text)
+            .ok_or_else(|| ValidationError::new("endpoint_id", "must be ep_ and 32 hexadecimal digits"))
     }
 }
 
-/// Whose events an endpoint gets.
+/// The instances whose events an endpoint receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndpointScope {
+    /// One instance.
     Instance(InstanceNumber),
-    /// Every instance, also those that are created later.
+    /// All instances, including those that are created later.
     All,
 }
 
 impl EndpointScope {
+    /// Whether the scope includes an instance.
     pub fn includes(self, instance: InstanceNumber) -> bool {
         match self {
             EndpointScope::Instance(number) => number == instance,
@@ -72,7 +73,7 @@ impl EndpointScope {
         }
     }
 
-    /// The one instance, where it is one.
+    /// The instance of a scope of one instance.
     pub(super) fn instance(self) -> Option<InstanceNumber> {
         match self {
             EndpointScope::Instance(number) => Some(number),
@@ -81,39 +82,46 @@ impl EndpointScope {
     }
 }
 
-/// An endpoint as its owner wants it.
+/// The configuration of an endpoint.
 #[derive(Debug, Clone)]
 pub struct EndpointConfig {
+    /// URL that receives the deliveries.
     pub url: Url,
-    /// Signs deliveries. An empty one is none.
+    /// Secret that signs deliveries. An empty secret is the same as none.
     pub secret: Option<Secret>,
+    /// Kinds of events that are delivered.
     pub events: Events,
+    /// Whether deliveries are made.
     pub enabled: bool,
 }
 
-/// A change of an endpoint: what is `None` stays.
+/// A change of an endpoint. Fields with `None` stay unchanged.
 #[derive(Debug, Clone, Default)]
 pub struct EndpointUpdate {
+    /// New URL.
     pub url: Option<Url>,
-    /// `Some(None)` takes the secret away.
+    /// New secret; `Some(None)` removes the secret.
     pub secret: Option<Option<Secret>>,
+    /// New filter.
     pub events: Option<Events>,
+    /// Enables or disables the endpoint.
     pub enabled: Option<bool>,
 }
 
-/// Since when and why an endpoint gets nothing.
+/// When and why an endpoint was disabled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DisabledInfo {
+    /// Time at which it was disabled.
     pub at: Timestamp,
-    /// `requested`, or what its receiver did for so long.
+    /// `requested`, or the last error of its deliveries.
     pub reason: String,
 }
 
-/// An endpoint as it is written down.
+/// The record of an endpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Endpoint {
     pub scope: EndpointScope,
-    /// The one of its instance that `set_primary` replaces.
+    /// Whether it is the endpoint of its instance that `set_primary` replaces.
     #[serde(default)]
     pub primary: bool,
     pub url: Url,
@@ -127,6 +135,7 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
+    /// The record of a new endpoint.
     pub fn new(scope: EndpointScope, primary: bool, config: EndpointConfig, now: Timestamp) -> Self {
         let EndpointConfig { url, secret, events, enabled } = config;
         let disabled = (!enabled).then(|| DisabledInfo::requested(now));
@@ -134,6 +143,7 @@ impl Endpoint {
         Self { scope, primary, url, secret, events, disabled, created_at: now, updated_at: now }
     }
 
+    /// The record after an update.
     pub fn with_update(&self, update: EndpointUpdate, now: Timestamp) -> Self {
         let before = self.clone();
         Self {
@@ -157,7 +167,7 @@ impl DisabledInfo {
     }
 }
 
-/// Whether a URL may be written down. Where it leads is `egress`' question.
+/// Checks the length of a URL. `relevo_egress` checks where it leads.
 pub(super) fn check_url(url: &Url) -> Result<(), ValidationError> {
     if url.as_str().len() > MAX_URL {
         return Err(ValidationError::new("url", format!("use a URL of at most {MAX_URL} characters")));
@@ -165,16 +175,21 @@ pub(super) fn check_url(url: &Url) -> Result<(), ValidationError> {
     Ok(())
 }
 
-/// An endpoint with what belongs to it while the node runs.
+/// An endpoint with its runtime state.
 pub(super) struct EndpointRuntime {
     pub id: EndpointId,
     pub endpoint: Endpoint,
     pub signer: Option<Signer>,
-    /// Outlives changes of the endpoint and crashes of its actor.
+    /// Kept over updates of the endpoint and restarts of its actor.
     pub health: Arc<EndpointHealth>,
 }
 
 impl EndpointRuntime {
+    /// The runtime state of an endpoint.
+    ///
+    /// # Errors
+    ///
+    /// The secret is no valid key.
     pub fn new(
         id: EndpointId,
         endpoint: Endpoint,
@@ -184,6 +199,7 @@ impl EndpointRuntime {
         Ok(Self { id, endpoint, signer, health })
     }
 
+    /// The view of the endpoint.
     pub fn view(&self) -> EndpointView {
         let endpoint = self.endpoint.clone();
         EndpointView {
@@ -202,34 +218,45 @@ impl EndpointRuntime {
     }
 }
 
-/// An endpoint for people and programs: everything but its secret.
+/// The public view of an endpoint, without its secret.
 #[derive(Debug, Clone)]
 pub struct EndpointView {
+    /// Id of the endpoint.
     pub id: EndpointId,
+    /// Instances whose events it receives.
     pub scope: EndpointScope,
+    /// Whether it is the `webhook` resource of its instance.
     pub primary: bool,
+    /// URL that receives the deliveries.
     pub url: Url,
-    /// [`MASK`] when there is one.
+    /// [`SECRET_MASK`] if there is one.
     pub secret: Option<&'static str>,
+    /// Kinds of events that are delivered.
     pub events: Events,
     /// `None` while it is enabled.
     pub disabled: Option<DisabledInfo>,
+    /// Time of creation.
     pub created_at: Timestamp,
+    /// Time of the last change.
     pub updated_at: Timestamp,
-    /// What keeps it from delivering at the moment.
+    /// The oldest current failure.
     pub failures: Option<FailuresView>,
+    /// Counters since the start of the node.
     pub counts: WebhookCounts,
 }
 
-/// An event that an endpoint does not take, and what is done about it.
+/// An event that an endpoint fails to accept, and its next attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailuresView {
+    /// Instance of the event.
     pub instance: InstanceNumber,
+    /// Time of the first failed attempt.
     pub since: Timestamp,
-    /// Failed attempts so far.
+    /// Number of failed attempts.
     pub attempts: u32,
-    /// What the last one met.
+    /// Error of the last attempt.
     pub error: String,
+    /// Time of the next attempt.
     pub next_attempt: Timestamp,
 }
 
@@ -238,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn endpoint_ids_have_one_spelling() {
+    fn endpoint_id_has_one_text_form() {
         let id = EndpointId::random();
         assert_eq!(id.to_string().parse(), Ok(id));
         let bare = Uuid::new_v4();

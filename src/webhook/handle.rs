@@ -1,3 +1,5 @@
+//! The handle of the webhooks: endpoints, parked events, replays, and lag.
+
 use std::ops::Add;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +21,10 @@ use super::signature::Signer;
 use super::storage::{self, EventRef, ParkReason};
 use super::supervisor::{EndpointContext, EndpointDirectory, Msg};
 
-/// The most parked events that are shown or replayed at once.
+/// Maximum number of parked events that are listed or outcome at once.
 const MAX_PARKED: usize = 100;
 
-/// The way to the endpoints. Cheap to clone; reading never waits for an actor.
+/// The handle of the webhooks. Cheap to clone. Reads do not wait for an actor.
 #[derive(Clone)]
 pub struct Handle {
     pub(super) slot: ActorSlot<Msg>,
@@ -30,55 +32,59 @@ pub struct Handle {
     pub(super) shared: EndpointContext,
 }
 
-/// How far an endpoint is behind.
+/// The backlog of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Lag {
-    /// Events of the logs that it was not told of yet, wanted or not.
+    /// Number of events after its cursors, whether its filter matches them or not.
     pub events: u64,
-    /// The age of the oldest of them.
+    /// Age of the oldest of them.
     pub oldest: Option<Duration>,
 }
 
-/// From where an endpoint is told again.
+/// The position from which events are delivered again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplayFrom {
-    /// The sequence of the first event; of one instance alone, because every log counts for itself.
+    /// Sequence of the first event. It requires an instance, because each log has its own sequence.
     Sequence(u64),
-    /// The first event that is not older.
+    /// The first event at or after this time.
     Time(Timestamp),
 }
 
-/// An event that was put aside.
+/// A parked event.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ParkedView {
+    /// Instance and sequence of the event.
     pub event_ref: EventRef,
-    /// The instance's name, unless it is gone.
+    /// Name of the instance; `None` if it was deleted.
     pub instance: Option<InstanceId>,
+    /// Time at which it was parked.
     pub at: Timestamp,
+    /// Why it was parked.
     pub reason: ParkReason,
+    /// Number of failed attempts.
     pub attempts: u32,
-    /// What the last attempt met.
+    /// Error of the last attempt.
     pub error: String,
-    /// `None` once the log has forgotten it.
+    /// The event; `None` after retention has deleted it.
     pub event: Option<Event>,
 }
 
-/// How another attempt at parked events ended.
+/// Result of a replay of parked events.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ReplayOutcome {
-    /// Taken now, and parked no more.
+    /// Events that were delivered and are no longer parked.
     pub delivered: Vec<EventRef>,
-    /// The first that was not taken, with what it met. It and those behind it stay parked.
+    /// The first event that failed, with its error. It and the events after it stay parked.
     pub failed: Option<(EventRef, String)>,
 }
 
 impl Handle {
-    /// Sets the one endpoint of an instance that its `webhook` resource shows; replaces the one before, whose
-    /// backlog the new one gets.
+    /// Sets the primary endpoint of an instance, which is its `webhook` resource. A new configuration keeps the cursors,
+    /// and so the backlog, of the previous one.
     ///
     /// # Errors
     ///
-    /// The URL or the secret is refused.
+    /// The URL or the secret is refused, or the store failed.
     pub async fn set_primary(
         &self,
         instance: InstanceNumber,
@@ -88,60 +94,94 @@ impl Handle {
         self.slot.call(|reply| Msg::SetPrimary(instance, Box::new(config), reply)).await?
     }
 
-    /// The endpoint that [`set_primary`](Self::set_primary) set.
+    /// The primary endpoint of an instance, if there is one.
     pub fn primary(&self, instance: InstanceNumber) -> Option<EndpointView> {
-        self.primary_of(instance).map(|known| known.view())
+        self.primary_of(instance).map(|runtime| runtime.view())
     }
 
-    /// Deletes that endpoint; tells whether there was one.
+    /// Deletes the primary endpoint of an instance. Returns whether there was one.
+    ///
+    /// # Errors
+    ///
+    /// The store failed.
     pub async fn remove_primary(&self, instance: InstanceNumber) -> Result<bool, Error> {
         match self.primary_of(instance) {
             None => Ok(false),
-            Some(known) => self.delete(known.id).await.map(|()| true),
+            Some(runtime) => self.delete(runtime.id).await.map(|()| true),
         }
     }
 
-    /// Creates an endpoint. It is told of what happens from now on.
+    /// Creates an endpoint, which receives the events from now on.
+    ///
+    /// # Errors
+    ///
+    /// The URL or the secret is refused, there are too many endpoints, or the store failed.
     pub async fn create(&self, scope: EndpointScope, config: EndpointConfig) -> Result<EndpointView, Error> {
         self.check(Some(&config.url), config.secret.as_ref()).await?;
         self.slot.call(|reply| Msg::Create(scope, Box::new(config), reply)).await?
     }
 
-    /// The endpoints, or those of one scope, oldest first.
+    /// All endpoints, or those of one scope, oldest first.
     pub fn list(&self, scope: Option<EndpointScope>) -> Vec<EndpointView> {
         let directory = self.directory.borrow().clone();
-        let fits = |known: &&Arc<EndpointRuntime>| scope.is_none_or(|scope| known.endpoint.scope == scope);
-        let mut views: Vec<_> = directory.values().filter(fits).map(|known| known.view()).collect();
+        let matches =
+            |runtime: &&Arc<EndpointRuntime>| scope.is_none_or(|scope| runtime.endpoint.scope == scope);
+        let mut views: Vec<_> = directory.values().filter(matches).map(|runtime| runtime.view()).collect();
         views.sort_by_key(|view| (view.created_at, view.id));
         views
     }
 
+    /// The endpoint with this id.
+    ///
+    /// # Errors
+    ///
+    /// It does not exist.
     pub fn get(&self, id: EndpointId) -> Result<EndpointView, Error> {
         Ok(self.runtime(id)?.view())
     }
 
-    /// Changes an endpoint. It keeps its place, and is attempted anew.
+    /// Changes an endpoint. It keeps its cursors, and the next attempt follows at once.
+    ///
+    /// # Errors
+    ///
+    /// It does not exist, the URL or the secret is refused, or the store failed.
     pub async fn update(&self, id: EndpointId, update: EndpointUpdate) -> Result<EndpointView, Error> {
         self.check(update.url.as_ref(), update.secret.as_ref().and_then(Option::as_ref)).await?;
         self.slot.call(|reply| Msg::Update(id, Box::new(update), reply)).await?
     }
 
-    /// Deletes an endpoint with its place and what it has parked.
+    /// Deletes an endpoint with its cursors and parked events.
+    ///
+    /// # Errors
+    ///
+    /// It does not exist, or the store failed.
     pub async fn delete(&self, id: EndpointId) -> Result<(), Error> {
         self.slot.call(|reply| Msg::Delete(id, reply)).await?
     }
 
-    /// Enables an endpoint; it gets what it missed. One that is enabled is attempted at once.
+    /// Enables an endpoint, which then receives its backlog. For an enabled endpoint, the next attempt follows at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`update`](Self::update).
     pub async fn enable(&self, id: EndpointId) -> Result<EndpointView, Error> {
         self.update(id, EndpointUpdate { enabled: Some(true), ..EndpointUpdate::default() }).await
     }
 
-    /// Deletes the endpoints of an instance that is deleted, and what others know of it.
+    /// Deletes the endpoints of a deleted instance, and the cursors and parked events of other endpoints for it.
+    ///
+    /// # Errors
+    ///
+    /// The store failed.
     pub async fn delete_instance(&self, instance: InstanceNumber) -> Result<(), Error> {
         self.slot.call(|reply| Msg::DeleteInstance(instance, reply)).await?
     }
 
-    /// Up to `limit` (at most 100) events that an endpoint has parked, behind the place `after`.
+    /// Up to `limit` (at most 100) parked events of an endpoint after `after`.
+    ///
+    /// # Errors
+    ///
+    /// The endpoint does not exist, or the store cannot be read.
     pub async fn parked(
         &self,
         id: EndpointId,
@@ -152,102 +192,106 @@ impl Handle {
         let (store, names) = (self.shared.store.clone(), self.shared.instances.borrow().clone());
         run_blocking(move || {
             let page = storage::parked_page(&store, id, after, limit.min(MAX_PARKED))?;
-            let view = |(place, parked): (EventRef, storage::ParkedRecord)| {
-                let event = event_at(&store, place)?.map(|envelope| envelope.event);
-                let named = names.iter().find(|(number, _)| *number == place.instance);
+            let view = |(event_ref, parked): (EventRef, storage::ParkedRecord)| {
+                let event = event_at(&store, event_ref)?.map(|envelope| envelope.event);
+                let named = names.iter().find(|(number, _)| *number == event_ref.instance);
                 let storage::ParkedRecord { at, reason, attempts, error } = parked;
                 let instance = named.map(|(_, name)| name.clone());
-                Ok(ParkedView { event_ref: place, instance, at, reason, attempts, error, event })
+                Ok(ParkedView { event_ref, instance, at, reason, attempts, error, event })
             };
             page.into_iter().map(view).collect()
         })
         .await
     }
 
-    /// Attempts one parked event again, now and once; it is parked no more when the receiver takes it. Works for a
-    /// disabled endpoint too.
+    /// Makes one attempt to deliver a parked event, and discards its entry on success. Works for a disabled endpoint, too.
     ///
     /// # Errors
     ///
-    /// It is not parked, or the log has forgotten it.
-    pub async fn replay_parked(&self, id: EndpointId, place: EventRef) -> Result<ReplayOutcome, Error> {
-        let known = self.runtime(id)?;
+    /// The event is not parked, retention has deleted it, or the store failed.
+    pub async fn replay_parked(&self, id: EndpointId, event_ref: EventRef) -> Result<ReplayOutcome, Error> {
+        let runtime = self.runtime(id)?;
         let store = self.shared.store.clone();
         let found = run_blocking(move || {
-            let parked = store.get(&storage::parked_key(id, place))?.is_some();
-            Ok((parked, event_at(&store, place)?))
+            let parked = store.get(&storage::parked_key(id, event_ref))?.is_some();
+            Ok((parked, event_at(&store, event_ref)?))
         });
         let envelope = match found.await? {
-            (false, _) => return Err(Error::NotParked(place)),
-            (true, None) => return Err(Error::EventExpired(place)),
+            (false, _) => return Err(Error::NotParked(event_ref)),
+            (true, None) => return Err(Error::EventExpired(event_ref)),
             (true, Some(envelope)) => envelope,
         };
         let names = self.shared.instances.borrow().clone();
-        let named = names.iter().find(|(number, _)| *number == place.instance);
-        let (_, name) = named.ok_or(Error::EventExpired(place))?;
-        match self.shared.deliverer().deliver(&known, place.instance, name, &envelope).await {
+        let named = names.iter().find(|(number, _)| *number == event_ref.instance);
+        let (_, name) = named.ok_or(Error::EventExpired(event_ref))?;
+        match self.shared.deliverer().deliver(&runtime, event_ref.instance, name, &envelope).await {
             DeliveryOutcome::Delivered => {
-                known.health.record_delivered(self.shared.clock.now());
-                self.discard_parked_if_present(id, place).await?;
-                Ok(ReplayOutcome { delivered: vec![place], failed: None })
+                runtime.health.record_delivered(self.shared.clock.now());
+                self.discard_parked_if_present(id, event_ref).await?;
+                Ok(ReplayOutcome { delivered: vec![event_ref], failed: None })
             }
             DeliveryOutcome::Refused { cause } | DeliveryOutcome::Failed { cause, .. } => {
-                known.health.record_failed();
-                Ok(ReplayOutcome { delivered: Vec::new(), failed: Some((place, cause)) })
+                runtime.health.record_failed();
+                Ok(ReplayOutcome { delivered: Vec::new(), failed: Some((event_ref, cause)) })
             }
         }
     }
 
-    /// Attempts up to 100 parked events again, in order, until one is not taken. What the log has forgotten is
-    /// discarded.
+    /// Replays up to 100 parked events, in order, until one fails. Discards the entries of events that retention has
+    /// deleted.
+    ///
+    /// # Errors
+    ///
+    /// The endpoint does not exist, or the store failed.
     pub async fn replay_all_parked(&self, id: EndpointId) -> Result<ReplayOutcome, Error> {
-        let mut replayed = ReplayOutcome::default();
+        let mut outcome = ReplayOutcome::default();
         for parked in self.parked(id, None, MAX_PARKED).await? {
             match self.replay_parked(id, parked.event_ref).await {
                 Ok(ReplayOutcome { failed: Some(failed), .. }) => {
-                    replayed.failed = Some(failed);
+                    outcome.failed = Some(failed);
                     break;
                 }
-                Ok(one) => replayed.delivered.extend(one.delivered),
-                Err(Error::EventExpired(place)) => self.discard_parked_if_present(id, place).await?,
-                // Somebody else was faster.
+                Ok(replayed) => outcome.delivered.extend(replayed.delivered),
+                Err(Error::EventExpired(event_ref)) => self.discard_parked_if_present(id, event_ref).await?,
+                // A concurrent call has outcome or discarded it.
                 Err(Error::NotParked(_)) => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(replayed)
+        Ok(outcome)
     }
 
-    /// Forgets that an event was parked, for good.
+    /// Deletes the entry of a parked event.
     ///
     /// # Errors
     ///
-    /// It is not parked.
-    pub async fn discard_parked(&self, id: EndpointId, place: EventRef) -> Result<(), Error> {
+    /// The event is not parked, or the store failed.
+    pub async fn discard_parked(&self, id: EndpointId, event_ref: EventRef) -> Result<(), Error> {
         self.runtime(id)?;
         let delete = move |tx: &mut store::Tx| {
-            let key = storage::parked_key(id, place);
+            let key = storage::parked_key(id, event_ref);
             let parked = tx.get(&key)?.is_some();
             tx.delete(key)?;
             Ok(parked)
         };
-        if self.shared.store.write(delete).await? { Ok(()) } else { Err(Error::NotParked(place)) }
+        if self.shared.store.write(delete).await? { Ok(()) } else { Err(Error::NotParked(event_ref)) }
     }
 
-    /// The same where it is no matter whether somebody else was faster.
-    async fn discard_parked_if_present(&self, id: EndpointId, place: EventRef) -> Result<(), Error> {
-        match self.discard_parked(id, place).await {
+    /// [`discard_parked`](Self::discard_parked) that ignores a missing entry.
+    async fn discard_parked_if_present(&self, id: EndpointId, event_ref: EventRef) -> Result<(), Error> {
+        match self.discard_parked(id, event_ref).await {
             Err(Error::NotParked(_)) => Ok(()),
             outcome => outcome,
         }
     }
 
-    /// Puts an endpoint back (or forward) to a place in its logs, or in that of one `instance`. Everything from
-    /// there on is delivered, again if it was before.
+    /// Moves the cursors of an endpoint, or its cursor for one `instance`, backward or forward. All events from that
+    /// position on are delivered, including those that were delivered before.
     ///
     /// # Errors
     ///
-    /// A sequence without an instance for an endpoint of all of them; an instance that it does not serve.
+    /// A sequence is given without an instance for an endpoint of all instances, the endpoint does not serve the instance,
+    /// or the store failed.
     pub async fn replay_from(
         &self,
         id: EndpointId,
@@ -266,29 +310,33 @@ impl Handle {
                 self.shared.instances.borrow().iter().map(|(instance, _)| *instance).collect()
             }
             (EndpointScope::All, None) => {
-                let reason = "every instance counts its events for itself; name one, or give a time";
+                let reason = "each instance has its own sequence; name one, or give a time";
                 return Err(ValidationError::new("instance_id", reason).into());
             }
         };
         let store = self.shared.store.clone();
-        let places = run_blocking(move || {
+        let cursors = run_blocking(move || {
             let find = |instance| Ok((instance, cursor_before(&store, instance, from)?));
             instances.into_iter().map(find).collect()
         });
-        let places = places.await?;
-        self.slot.call(|reply| Msg::Rewind(id, places, reply)).await?
+        let cursors = cursors.await?;
+        self.slot.call(|reply| Msg::Rewind(id, cursors, reply)).await?
     }
 
-    /// Whether endpoints may have this URL.
+    /// Checks that an endpoint may have this URL.
     ///
     /// # Errors
     ///
-    /// It is refused; the error says why.
+    /// The URL is refused; the error contains the reason.
     pub async fn check_url(&self, url: &url::Url) -> Result<(), Error> {
         self.check(Some(url), None).await
     }
 
-    /// How far an endpoint is behind.
+    /// The backlog of an endpoint.
+    ///
+    /// # Errors
+    ///
+    /// The endpoint does not exist, or the store cannot be read.
     pub async fn lag(&self, id: EndpointId) -> Result<Lag, Error> {
         self.runtime(id)?;
         let (store, now) = (self.shared.store.clone(), self.shared.clock.now());
@@ -306,25 +354,27 @@ impl Handle {
         .await
     }
 
-    /// All endpoints in numbers.
+    /// Sums over all endpoints.
     pub fn totals(&self) -> EndpointTotals {
         let directory = self.directory.borrow().clone();
-        let disabled = directory.values().filter(|known| known.endpoint.disabled.is_some()).count();
-        let in_trouble = |known: &&Arc<EndpointRuntime>| {
-            known.endpoint.disabled.is_none() && known.health.longest_failing().is_some()
+        let disabled = directory.values().filter(|runtime| runtime.endpoint.disabled.is_some()).count();
+        let is_failing = |runtime: &&Arc<EndpointRuntime>| {
+            runtime.endpoint.disabled.is_none() && runtime.health.longest_failing().is_some()
         };
-        let failing = directory.values().filter(in_trouble).count();
-        let counts =
-            directory.values().map(|known| known.health.counts()).fold(WebhookCounts::default(), Add::add);
+        let failing = directory.values().filter(is_failing).count();
+        let counts = directory
+            .values()
+            .map(|runtime| runtime.health.counts())
+            .fold(WebhookCounts::default(), Add::add);
         EndpointTotals { counts, endpoints: directory.len(), disabled, failing }
     }
 
-    /// Resolves when no attempt is under way any more, or when `deadline` has passed: no new ones begin.
+    /// Starts no further attempts, and waits until none is in flight or `deadline` has passed.
     pub async fn drain(&self, deadline: Duration) {
         if tokio::time::timeout(deadline, self.slot.call(Msg::Drain)).await.is_err() {
             tracing::warn!(
                 ?deadline,
-                "webhooks were still under way at the deadline; they are delivered again"
+                "webhook drain timed out; deliveries in flight are repeated after the next start"
             );
         }
     }
@@ -336,10 +386,13 @@ impl Handle {
     fn primary_of(&self, instance: InstanceNumber) -> Option<Arc<EndpointRuntime>> {
         let scope = EndpointScope::Instance(instance);
         let directory = self.directory.borrow().clone();
-        directory.values().find(|known| known.endpoint.primary && known.endpoint.scope == scope).cloned()
+        directory
+            .values()
+            .find(|runtime| runtime.endpoint.primary && runtime.endpoint.scope == scope)
+            .cloned()
     }
 
-    /// Whether a URL leads somewhere that may be reached, and a secret is a key.
+    /// Checks that a URL leads to a permitted address, and that a secret is a valid key.
     async fn check(&self, url: Option<&url::Url>, secret: Option<&Secret>) -> Result<(), Error> {
         if let Some(secret) = secret.filter(|secret| !secret.is_empty()) {
             Signer::new(secret)?;
@@ -352,7 +405,7 @@ impl Handle {
     }
 }
 
-/// Reads that may have to come from the disk, on a thread that may wait for it.
+/// Runs reads that may access the disk on a blocking thread.
 pub(super) async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, store::Error> + Send + 'static,
 ) -> Result<T, Error> {
@@ -360,12 +413,12 @@ pub(super) async fn run_blocking<T: Send + 'static>(
     Ok(done.unwrap_or(Err(store::Error::Panicked))?)
 }
 
-fn event_at(store: &Store, place: EventRef) -> Result<Option<Envelope>, store::Error> {
-    let found = events::read(store, place.instance, place.sequence.saturating_sub(1), 1)?;
-    Ok(found.into_iter().find(|envelope| envelope.sequence == place.sequence))
+fn event_at(store: &Store, event_ref: EventRef) -> Result<Option<Envelope>, store::Error> {
+    let found = events::read(store, event_ref.instance, event_ref.sequence.saturating_sub(1), 1)?;
+    Ok(found.into_iter().find(|envelope| envelope.sequence == event_ref.sequence))
 }
 
-/// The sequence behind which to go on, so that the next event is the first one asked for.
+/// The cursor whose next event is the first one of `from`.
 fn cursor_before(store: &Store, instance: InstanceNumber, from: ReplayFrom) -> Result<u64, store::Error> {
     let last = events::last_sequence(store, instance)?;
     let oldest = events::read(store, instance, 0, 1)?;
@@ -373,17 +426,17 @@ fn cursor_before(store: &Store, instance: InstanceNumber, from: ReplayFrom) -> R
     let before_all = oldest.sequence.saturating_sub(1);
     match from {
         ReplayFrom::Sequence(sequence) => Ok(sequence.saturating_sub(1).clamp(before_all, last)),
-        ReplayFrom::Time(moment) => {
-            // Logs are written in the order of time: halve the part that may hold the first event.
-            let (mut older, mut end) = (before_all, last);
-            while older < end {
-                let middle = older + (end - older) / 2;
+        ReplayFrom::Time(time) => {
+            // The events of a log are in the order of time, so a binary search finds the first one.
+            let (mut start, mut end) = (before_all, last);
+            while start < end {
+                let middle = start + (end - start) / 2;
                 match events::read(store, instance, middle, 1)?.first() {
-                    Some(next) if next.event.at < moment => older = next.sequence,
+                    Some(next) if next.event.at < time => start = next.sequence,
                     _ => end = middle,
                 }
             }
-            Ok(older)
+            Ok(start)
         }
     }
 }

@@ -1,4 +1,5 @@
-//! One endpoint reading one log: page after page, event after event, each only when the one before it is settled.
+//! A stream: one endpoint reads the log of one instance and delivers its events, one after another. An event is attempted
+//! after the previous one was delivered or parked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,17 +17,18 @@ use super::endpoint::{EndpointRuntime, FailuresView};
 use super::retry::{self, DeliveryDecision, Failures};
 use super::storage::{self, Cursor, EventRef, ParkedRecord};
 
-/// Events read at once, and about how many bytes of them: few, because one may hold media.
+/// Events of one page. Few, because one event can be large.
 const PAGE_EVENTS: usize = 16;
+/// Approximate bytes of one page.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// How long a stream works before others of its endpoint have a turn.
+/// Duration of a time slice, after which other streams of the endpoint run.
 const TIME_SLICE: Duration = Duration::from_secs(1);
 
-/// How often progress is written down while a stream works. A crash repeats what was delivered since.
+/// Interval at which a running stream saves its cursor. After a crash, the events since the last save are delivered again.
 const SAVE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// One turn of a stream.
+/// The inputs of one time slice of a stream.
 pub(super) struct TimeSlice {
     pub runtime: Arc<EndpointRuntime>,
     pub instance: InstanceNumber,
@@ -34,67 +36,68 @@ pub(super) struct TimeSlice {
     pub store: Store,
     pub deliverer: Deliverer,
     pub options: Arc<Options>,
-    /// Where the stream stands; `None` on its first turn.
+    /// The cursor of the stream; `None` in its first time slice.
     pub cursor: Option<Cursor>,
-    /// Cancelled when no further attempt should begin.
+    /// Cancelled when no further attempt may start.
     pub stop: CancellationToken,
 }
 
-/// Where a turn ended.
+/// The result of a time slice.
 pub(super) struct SliceEnd {
     pub cursor: Cursor,
     pub next: NextStep,
 }
 
-/// How the stream goes on.
+/// How a stream continues.
 pub(super) enum NextStep {
-    /// With the next event of the log.
+    /// When the log has new events.
     AwaitEvents,
-    /// At once, or when others had their turn.
+    /// In its next time slice.
     Continue,
-    /// With another attempt, at this moment.
+    /// With another attempt at this time.
     RetryAt(Timestamp),
-    /// Not at all: the endpoint must be disabled.
+    /// Not at all, because the endpoint must be disabled.
     Disable(Failures),
-    /// Not at all: somebody moved the cursor or deleted the endpoint.
+    /// Not at all, because the cursor was moved or the endpoint was deleted.
     Superseded,
 }
 
-/// Takes a turn. Everything that it did is written down when it ends.
-pub(super) async fn run(turn: TimeSlice) -> Result<SliceEnd, Error> {
-    let (id, instance) = (turn.runtime.id, turn.instance);
-    let cursor = match turn.cursor.clone() {
+/// Runs one time slice. Its cursor is durable when it ends.
+pub(super) async fn run(slice: TimeSlice) -> Result<SliceEnd, Error> {
+    let (id, instance) = (slice.runtime.id, slice.instance);
+    let cursor = match slice.cursor.clone() {
         Some(cursor) => Some(cursor),
-        None => turn.store.write(move |tx| storage::load_or_create_cursor(tx, id, instance)).await?,
+        None => slice.store.write(move |tx| storage::load_or_create_cursor(tx, id, instance)).await?,
     };
     let Some(cursor) = cursor else {
         return Ok(SliceEnd { cursor: Cursor::default(), next: NextStep::Superseded });
     };
-    let mut work = EndpointLogReader { saved: cursor.clone(), saved_at: Instant::now(), cursor, slice: turn };
-    let next = work.run().await?;
-    let next = if work.save().await? { next } else { NextStep::Superseded };
-    Ok(SliceEnd { cursor: work.cursor, next })
+    let mut reader = EndpointLogReader { saved: cursor.clone(), saved_at: Instant::now(), cursor, slice };
+    let next = reader.run().await?;
+    let next = if reader.save().await? { next } else { NextStep::Superseded };
+    Ok(SliceEnd { cursor: reader.cursor, next })
 }
 
+/// A stream during a time slice.
 struct EndpointLogReader {
     slice: TimeSlice,
     cursor: Cursor,
-    /// The cursor as it was last given to the store.
+    /// The cursor that was last given to the store.
     saved: Cursor,
     saved_at: Instant,
 }
 
 impl EndpointLogReader {
     async fn run(&mut self) -> Result<NextStep, Error> {
-        let ends = Instant::now() + TIME_SLICE;
+        let deadline = Instant::now() + TIME_SLICE;
         loop {
-            if self.slice.stop.is_cancelled() || Instant::now() >= ends {
+            if self.slice.stop.is_cancelled() || Instant::now() >= deadline {
                 return Ok(NextStep::Continue);
             }
             let page = self.page().await?;
-            let behind = page.next.get(self.slice.instance).unwrap_or(self.cursor.sequence);
+            let page_end = page.next.get(self.slice.instance).unwrap_or(self.cursor.sequence);
             for item in page.items {
-                if self.slice.stop.is_cancelled() || Instant::now() >= ends {
+                if self.slice.stop.is_cancelled() || Instant::now() >= deadline {
                     return Ok(NextStep::Continue);
                 }
                 let envelope = item.envelope;
@@ -104,7 +107,7 @@ impl EndpointLogReader {
                 }
                 self.save_if_due().await;
             }
-            self.advance_to(behind);
+            self.advance_to(page_end);
             self.save_if_due().await;
             if page.at_end {
                 return Ok(NextStep::AwaitEvents);
@@ -112,98 +115,98 @@ impl EndpointLogReader {
         }
     }
 
-    /// The next wanted events, and the gaps where events were.
+    /// The next events that match the filter, and gaps.
     async fn page(&self) -> Result<events::LogPage, Error> {
-        let TimeSlice { runtime: known, instance, store, deliverer: courier, .. } = &self.slice;
-        let wanted = LogPageQuery {
-            kinds: known.endpoint.events.clone(),
+        let TimeSlice { runtime, instance, store, deliverer, .. } = &self.slice;
+        let query = LogPageQuery {
+            kinds: runtime.endpoint.events.clone(),
             limit: PAGE_EVENTS,
             bytes: PAGE_BYTES,
-            now: courier.clock.now(),
+            now: deliverer.clock.now(),
         };
         let from = LogCursor::single(*instance, self.cursor.sequence);
-        EventLog::new(store.clone()).page(&[*instance], &from, &wanted).await
+        EventLog::new(store.clone()).page(&[*instance], &from, &query).await
     }
 
-    /// Attempts an event; `None` when it is settled and the next may follow.
+    /// Makes one attempt. `None` if the event was delivered or parked and the next one follows.
     async fn attempt(&mut self, envelope: &Envelope) -> Result<Option<NextStep>, Error> {
-        let TimeSlice { runtime: known, instance, name, deliverer: courier, options, .. } = &self.slice;
-        let outcome = courier.deliver(known, *instance, name, envelope).await;
-        let now = courier.clock.now();
+        let TimeSlice { runtime, instance, name, deliverer, options, .. } = &self.slice;
+        let outcome = deliverer.deliver(runtime, *instance, name, envelope).await;
+        let now = deliverer.clock.now();
         let before = self.cursor.trouble.as_ref();
-        let others = before.is_some_and(|trouble| known.health.delivered_since(trouble.since));
-        match retry::decide_retry(options, before, outcome, now, others, rand::random()) {
+        let others_delivered = before.is_some_and(|failures| runtime.health.delivered_since(failures.since));
+        match retry::decide_retry(options, before, outcome, now, others_delivered, rand::random()) {
             DeliveryDecision::Advance => {
-                known.health.record_delivered(now);
+                runtime.health.record_delivered(now);
                 self.settle(envelope);
                 Ok(None)
             }
-            DeliveryDecision::Retry { after, trouble } => {
-                known.health.record_failed();
+            DeliveryDecision::Retry { after, failures } => {
+                runtime.health.record_failed();
                 let due = now + after;
-                self.publish_failures(&trouble, due);
-                self.cursor.trouble = Some(trouble);
+                self.publish_failures(&failures, due);
+                self.cursor.trouble = Some(failures);
                 Ok(Some(NextStep::RetryAt(due)))
             }
-            DeliveryDecision::Park { reason, trouble } => {
-                known.health.record_failed();
-                let Failures { attempts, error, .. } = trouble;
+            DeliveryDecision::Park { reason, failures } => {
+                runtime.health.record_failed();
+                let Failures { attempts, error, .. } = failures;
                 if envelope.missing().is_some() {
-                    // There is no event to keep for later.
-                    tracing::warn!(endpoint = %known.id, instance = %name, cause = error,
-                        "a webhook's receiver refuses to be told what it missed");
+                    // A gap is not stored, so it cannot be parked.
+                    tracing::warn!(endpoint = %runtime.id, instance = %name, cause = error,
+                        "webhook receiver refused a gap; skipped");
                     self.settle(envelope);
                     return Ok(None);
                 }
                 self.park(envelope.sequence, ParkedRecord { at: now, reason, attempts, error }).await
             }
-            DeliveryDecision::Disable { trouble } => {
-                known.health.record_failed();
-                self.publish_failures(&trouble, now);
-                self.cursor.trouble = Some(trouble.clone());
-                Ok(Some(NextStep::Disable(trouble)))
+            DeliveryDecision::Disable { failures } => {
+                runtime.health.record_failed();
+                self.publish_failures(&failures, now);
+                self.cursor.trouble = Some(failures.clone());
+                Ok(Some(NextStep::Disable(failures)))
             }
         }
     }
 
-    /// Puts the event at the head aside, in the same commit that steps over it.
+    /// Parks an event in the commit that moves the cursor past it.
     async fn park(&mut self, sequence: u64, parked: ParkedRecord) -> Result<Option<NextStep>, Error> {
         let (id, instance) = (self.slice.runtime.id, self.slice.instance);
         tracing::warn!(endpoint = %id, instance = %self.slice.name, sequence, reason = parked.reason.as_str(),
-            cause = parked.error, "a webhook's event is parked");
+            cause = parked.error, "webhook event parked");
         let store = self.slice.store.clone();
         let oldest = tokio::task::spawn_blocking(move || events::read(&store, instance, 0, 1)).await;
-        let kept_from = oldest.unwrap_or(Err(Error::Panicked))?.first().map_or(0, |oldest| oldest.sequence);
+        let log_start = oldest.unwrap_or(Err(Error::Panicked))?.first().map_or(0, |oldest| oldest.sequence);
         self.advance(sequence);
         let cursor = self.cursor.clone();
         let write = move |tx: &mut Tx| {
-            let ours = storage::save_cursor(tx, id, instance, &cursor)?;
-            if ours {
-                storage::park(tx, id, EventRef { instance, sequence }, &parked, kept_from)?;
+            let current = storage::save_cursor(tx, id, instance, &cursor)?;
+            if current {
+                storage::park(tx, id, EventRef { instance, sequence }, &parked, log_start)?;
             }
-            Ok(ours)
+            Ok(current)
         };
-        let ours = self.slice.store.write(write).await?;
+        let current = self.slice.store.write(write).await?;
         self.mark_saved();
-        if !ours {
+        if !current {
             return Ok(Some(NextStep::Superseded));
         }
         self.slice.runtime.health.record_parked();
         Ok(None)
     }
 
-    /// Goes on behind an event that is settled.
+    /// Moves the cursor past a delivered event or gap.
     fn settle(&mut self, envelope: &Envelope) {
         if let Some(missed) = envelope.missing() {
-            // Retention may be faster than a receiver; that must not go unnoticed.
+            // Retention deleted events before delivery: count them and warn.
             self.slice.runtime.health.record_missed(missed);
             tracing::warn!(endpoint = %self.slice.runtime.id, instance = %self.slice.name, missed,
-                "events left the log before a webhook endpoint took them");
+                "retention deleted events before their webhook delivery");
         }
         self.advance(envelope.sequence);
     }
 
-    /// Steps over events that are not wanted.
+    /// Moves the cursor past events that the filter does not match.
     fn advance_to(&mut self, sequence: u64) {
         if sequence > self.cursor.sequence {
             self.advance(sequence);
@@ -217,25 +220,25 @@ impl EndpointLogReader {
         }
     }
 
-    fn publish_failures(&self, trouble: &Failures, next_attempt: Timestamp) {
-        let TimeSlice { runtime: known, instance, name, .. } = &self.slice;
-        if trouble.attempts == 1 {
-            tracing::warn!(endpoint = %known.id, instance = %name, cause = trouble.error, %next_attempt,
-                "a webhook was not delivered and will be tried again");
+    fn publish_failures(&self, failures: &Failures, next_attempt: Timestamp) {
+        let TimeSlice { runtime, instance, name, .. } = &self.slice;
+        if failures.attempts == 1 {
+            tracing::warn!(endpoint = %runtime.id, instance = %name, cause = failures.error, %next_attempt,
+                "webhook delivery failed; retrying");
         } else {
-            tracing::debug!(endpoint = %known.id, instance = %name, cause = trouble.error, %next_attempt,
-                attempts = trouble.attempts, "a webhook was not delivered");
+            tracing::debug!(endpoint = %runtime.id, instance = %name, cause = failures.error, %next_attempt,
+                attempts = failures.attempts, "webhook delivery failed; retrying");
         }
-        known.health.record_failures(FailuresView {
+        runtime.health.record_failures(FailuresView {
             instance: *instance,
-            since: trouble.since,
-            attempts: trouble.attempts,
-            error: trouble.error.clone(),
+            since: failures.since,
+            attempts: failures.attempts,
+            error: failures.error.clone(),
             next_attempt,
         });
     }
 
-    /// Gives progress to the store without waiting for it: what a crash forgets is told again.
+    /// Saves the cursor without waiting for the commit. After a crash, events since the last commit are delivered again.
     async fn save_if_due(&mut self) {
         if self.saved_at.elapsed() >= SAVE_INTERVAL && self.cursor != self.saved {
             let (id, instance, cursor) = (self.slice.runtime.id, self.slice.instance, self.cursor.clone());
@@ -244,15 +247,16 @@ impl EndpointLogReader {
         }
     }
 
-    /// Writes progress down; `false` when the cursor is not this stream's any more.
+    /// Saves the cursor and waits for the commit. `false` if the cursor was moved or deleted by others.
     async fn save(&mut self) -> Result<bool, Error> {
         if self.cursor == self.saved {
             return Ok(true);
         }
         let (id, instance, cursor) = (self.slice.runtime.id, self.slice.instance, self.cursor.clone());
-        let ours = self.slice.store.write(move |tx| storage::save_cursor(tx, id, instance, &cursor)).await?;
+        let current =
+            self.slice.store.write(move |tx| storage::save_cursor(tx, id, instance, &cursor)).await?;
         self.mark_saved();
-        Ok(ours)
+        Ok(current)
     }
 
     fn mark_saved(&mut self) {

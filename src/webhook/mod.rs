@@ -1,13 +1,13 @@
-//! Events, delivered: every endpoint gets every event that it wants, in order, until it has taken it.
+//! Webhooks: durable, ordered, signed delivery of events to endpoints.
 //!
-//! What it promises: an endpoint is told of an event at least once, and of the events of one instance in the order
-//! of that instance's log; its place in every log is durable, so a receiver that was down gets what it missed,
-//! over restarts of the node too. A receiver that is down, slow or silent holds back nobody else: every endpoint
-//! is an actor of its own, and an endpoint for all instances serves each of them as a stream of its own. An event
-//! that is refused for good is parked and the next one follows; an endpoint that fails for days is disabled, with
-//! an event, and keeps its place. Nothing is pushed into memory: streams pull their log in small pages.
+//! Guarantees: every event that matches the filter of an endpoint is delivered to it at least once, and events of one
+//! instance in the order of its log. The cursors are durable, so a receiver gets its backlog after an outage of the
+//! receiver or a restart of the node. A failing or slow receiver delays no other one: every endpoint has an actor, and an
+//! endpoint of all instances has one stream per instance. An event that is refused for good is parked, and the next one
+//! follows. An endpoint that fails for days is disabled, with an event, and keeps its cursors. Streams read the log in
+//! small pages, so memory is bounded.
 //!
-//! What an attempt means for the event is decided in `verdict`, a pure function.
+//! `retry` decides what follows an attempt; it is a pure function.
 
 mod actor;
 mod commands;
@@ -43,27 +43,27 @@ pub use health::{EndpointTotals, WebhookCounts};
 pub use storage::{EventRef, ParkReason};
 pub use supervisor::{Arguments, InstanceIds, Msg, WebhookSupervisor};
 
-/// How events are delivered.
+/// Options of deliveries.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// A receiver has this long to answer. Standard Webhooks 1.0.0 ("Request timeouts") recommends 15 to 30 s.
+    /// Timeout of one attempt. Standard Webhooks 1.0.0 ("Request timeouts") recommends 15 to 30 s.
     pub timeout: Duration,
-    /// The pause after the first failed attempt, as in the example schedule of Standard Webhooks.
+    /// Delay after the first failed attempt, as in the example schedule of Standard Webhooks.
     pub first_delay: Duration,
-    /// Each further pause is this many times the last. Of every pause between half and all is waited.
+    /// Factor by which each further delay grows. Jitter shortens every delay by up to a half.
     pub factor: u32,
-    /// No pause is longer, so that a receiver that is back waits no longer than this for its events.
+    /// Maximum delay, and so the maximum time until a recovered receiver gets its backlog.
     pub max_delay: Duration,
-    /// An endpoint that took nothing for this long is disabled. The example schedule of Standard Webhooks spans
-    /// 75 h; less than a day would not outlast a night.
+    /// Time without success after which an endpoint is disabled. The example schedule of Standard Webhooks spans 75 h;
+    /// less than a day would not outlast a night.
     pub give_up_after: Duration,
-    /// ... but not before this many attempts, so that a night in which the node itself was off does not count.
+    /// Minimum number of failed attempts before an endpoint is disabled, so that downtime of the node does not count.
     pub give_up_attempts: u32,
-    /// So many refusals for good, and the event is parked.
+    /// Number of permanent refusals after which an event is parked.
     pub refusals: u32,
-    /// Instances that an endpoint for all of them serves at once.
+    /// Maximum number of streams of one endpoint that run at once.
     pub streams: NonZeroUsize,
-    /// Endpoints that one instance may have, and that may serve all instances.
+    /// Maximum number of endpoints of one instance, and of endpoints of all instances.
     pub max_endpoints: usize,
 }
 
@@ -83,32 +83,43 @@ impl Default for Options {
     }
 }
 
-/// Why something about an endpoint could not be done.
+/// Why an operation on an endpoint failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    #[error("no webhook endpoint is called {0}")]
+    /// The endpoint does not exist.
+    #[error("there is no webhook endpoint {0}")]
     Unknown(EndpointId),
+    /// A field of the request is wrong.
     #[error(transparent)]
     Invalid(#[from] ValidationError),
+    /// The URL is refused.
     #[error("url: {0}")]
     Url(egress::Error),
-    #[error("there are {limit} webhook endpoints here already, which is the limit; delete one")]
+    /// The scope has the maximum number of endpoints.
+    #[error("there are already {limit} webhook endpoints of this scope, which is the limit; delete one")]
     TooMany { limit: usize },
+    /// The event is not parked.
     #[error("the endpoint has no parked event {0}")]
     NotParked(EventRef),
-    #[error("the event {0} is no longer in the log; it was kept as long as events are kept")]
+    /// Retention has deleted the event.
+    #[error("the event {0} is no longer in the log: retention has deleted it")]
     EventExpired(EventRef),
-    #[error("the endpoint was not told of the event {0}, and will not be, unless a replay brings it there")]
+    /// The event was never delivered to the endpoint and is not pending.
+    #[error("the event {0} was not delivered to the endpoint and is not pending; a replay delivers it")]
     NotDelivered(EventRef),
+    /// The instance is outside the scope of the endpoint.
     #[error("the endpoint does not serve this instance")]
     NotServed,
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// The supervisor of the webhooks does not run.
     #[error(transparent)]
     Gone(#[from] ActorUnavailable),
 }
 
 impl Error {
+    /// The kind of the error, from which the API derives its answer.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Unknown(_)
@@ -123,7 +134,7 @@ impl Error {
         }
     }
 
-    /// The field of the request that is wrong, when one is.
+    /// The field of the request that is wrong, if the request caused the error.
     pub fn invalid(&self) -> Option<&ValidationError> {
         match self {
             Error::Invalid(invalid) => Some(invalid),

@@ -1,4 +1,4 @@
-//! What an attempt means for the event that it was about. Pure.
+//! What follows a delivery attempt: advance, retry, park or disable. Pure functions.
 
 use std::time::Duration;
 
@@ -9,25 +9,26 @@ use relevo_domain::Timestamp;
 use super::Options;
 use super::storage::ParkReason;
 
-/// How an attempt ended.
+/// Outcome of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum DeliveryOutcome {
-    /// The receiver took it: 2xx.
+    /// The receiver accepted the event: 2xx.
     Delivered,
-    /// The receiver does not want it, and says so.
+    /// The receiver refuses the event for good.
     Refused { cause: String },
-    /// Anything else: a later attempt may fare better.
+    /// Any other failure; a later attempt may succeed.
     Failed { cause: String, retry_after: Option<Duration> },
 }
 
 impl DeliveryOutcome {
+    /// A failure without `Retry-After`.
     pub fn failed(cause: impl Into<String>) -> Self {
         DeliveryOutcome::Failed { cause: cause.into(), retry_after: None }
     }
 
-    /// What an answer's status means. 408, 425 and 429 are about the moment (RFC 9110 §15.5.9, RFC 8470 §5.2,
-    /// RFC 6585 §4); every other 4xx is about the request, which would be the same again. Redirects are failures,
-    /// as Standard Webhooks asks ("Delivery success and failure").
+    /// The outcome of a response status. 408, 425 and 429 are temporary (RFC 9110 §15.5.9, RFC 8470 §5.2, RFC 6585 §4);
+    /// every other 4xx rejects the request, which would be the same again. Redirects are failures, as Standard Webhooks
+    /// requires ("Delivery success and failure").
     pub fn from_status(status: u16, cause: String, retry_after: Option<Duration>) -> Self {
         match status {
             200..=299 => DeliveryOutcome::Delivered,
@@ -38,37 +39,37 @@ impl DeliveryOutcome {
     }
 }
 
-/// What the event at the head of a stream has met so far.
+/// The failed attempts of the event at the head of a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Failures {
-    /// When its first attempt failed.
+    /// Time of the first failed attempt.
     pub since: Timestamp,
-    /// Failed attempts.
+    /// Number of failed attempts.
     pub attempts: u32,
-    /// Those among them that were refused for good.
+    /// Number of those that were refused for good.
     pub refusals: u32,
-    /// What the last one met.
+    /// Error of the last attempt.
     pub error: String,
 }
 
-/// What becomes of the event.
+/// What happens to the event after an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum DeliveryDecision {
-    /// On to the next one.
+    /// It is delivered; the next event follows.
     Advance,
-    /// Again, not before this long; those behind it wait.
-    Retry { after: Duration, trouble: Failures },
-    /// Put aside for inspection, and on to the next one.
-    Park { reason: ParkReason, trouble: Failures },
-    /// Nothing more to this endpoint before somebody takes care; it keeps its place.
-    Disable { trouble: Failures },
+    /// It is attempted again after this delay; the events after it wait.
+    Retry { after: Duration, failures: Failures },
+    /// It is parked; the next event follows.
+    Park { reason: ParkReason, failures: Failures },
+    /// The endpoint is disabled until an operator enables it; it keeps its cursors.
+    Disable { failures: Failures },
 }
 
-/// Decides about the event at the head of a stream after an attempt.
+/// Decides what happens to the event at the head of a stream after an attempt.
 ///
-/// `others_delivered`: the endpoint took events of other instances since this one's trouble began, so the receiver
-/// lives and dislikes this event. `jitter` is a random number from 0 to 1 that spreads attempts over the second half
-/// of their delay.
+/// `others_delivered`: the endpoint accepted events of other instances since the first failure of this event, so the
+/// receiver works and rejects this event. `jitter` is a random number from 0 to 1 that spreads attempts over the second
+/// half of their delay.
 pub(super) fn decide_retry(
     options: &Options,
     before: Option<&Failures>,
@@ -82,27 +83,27 @@ pub(super) fn decide_retry(
         DeliveryOutcome::Refused { cause } => (cause, None, true),
         DeliveryOutcome::Failed { cause, retry_after } => (cause, retry_after, false),
     };
-    let trouble = Failures {
+    let failures = Failures {
         since: before.map_or(now, |before| before.since),
         attempts: before.map_or(0, |before| before.attempts).saturating_add(1),
         refusals: before.map_or(0, |before| before.refusals).saturating_add(u32::from(refused)),
         error: cause,
     };
-    let gave_up = now.since(trouble.since) >= options.give_up_after
-        && trouble.attempts >= options.give_up_attempts.max(1);
-    if refused && trouble.refusals >= options.refusals.max(1) {
-        DeliveryDecision::Park { reason: ParkReason::Refused, trouble }
+    let gave_up = now.since(failures.since) >= options.give_up_after
+        && failures.attempts >= options.give_up_attempts.max(1);
+    if refused && failures.refusals >= options.refusals.max(1) {
+        DeliveryDecision::Park { reason: ParkReason::Refused, failures }
     } else if gave_up && others_delivered {
-        DeliveryDecision::Park { reason: ParkReason::Exhausted, trouble }
+        DeliveryDecision::Park { reason: ParkReason::Exhausted, failures }
     } else if gave_up {
-        DeliveryDecision::Disable { trouble }
+        DeliveryDecision::Disable { failures }
     } else {
         let asked = retry_after.unwrap_or_default().min(options.max_delay);
-        DeliveryDecision::Retry { after: backoff(options, trouble.attempts, jitter).max(asked), trouble }
+        DeliveryDecision::Retry { after: backoff(options, failures.attempts, jitter).max(asked), failures }
     }
 }
 
-/// `first_delay × factor^(attempts-1)`, capped, of which between half and all is waited.
+/// The delay `first_delay × factor^(attempts-1)`, capped at `max_delay`, of which jitter removes up to a half.
 fn backoff(options: &Options, attempts: u32, jitter: f64) -> Duration {
     let factor = options.factor.max(1).saturating_pow(attempts.saturating_sub(1));
     let full = options.first_delay.saturating_mul(factor).min(options.max_delay);
@@ -152,20 +153,20 @@ mod tests {
         );
     }
 
-    /// Plays a receiver that never answers well; the time and the number of attempts until the endpoint is disabled.
+    /// Simulates a receiver that always fails. Returns the time until the endpoint is disabled, and the delays.
     fn run_until_disabled(options: &Options, jitter: f64) -> (Duration, Vec<Duration>) {
         let (start, mut now) = (Timestamp(1_000_000), Timestamp(1_000_000));
-        let (mut before, mut pauses) = (None, Vec::new());
+        let (mut before, mut delays) = (None, Vec::new());
         loop {
             match decide_retry(options, before.as_ref(), status(500), now, false, jitter) {
-                DeliveryDecision::Retry { after, trouble } => {
-                    pauses.push(after);
+                DeliveryDecision::Retry { after, failures } => {
+                    delays.push(after);
                     now = now + after;
-                    before = Some(trouble);
+                    before = Some(failures);
                 }
-                DeliveryDecision::Disable { trouble } => {
-                    assert_eq!(trouble.since, start);
-                    return (now.since(start), pauses);
+                DeliveryDecision::Disable { failures } => {
+                    assert_eq!(failures.since, start);
+                    return (now.since(start), delays);
                 }
                 other => panic!("{other:?}"),
             }
@@ -175,13 +176,13 @@ mod tests {
     #[test]
     fn delays_grow_and_outlast_a_day() {
         for jitter in [0.0, 0.4, 1.0] {
-            let (lasted, pauses) = run_until_disabled(&options(), jitter);
+            let (lasted, delays) = run_until_disabled(&options(), jitter);
             assert!(lasted >= 24 * HOUR && lasted >= options().give_up_after, "{lasted:?}");
-            assert!(pauses.is_sorted(), "{pauses:?}");
-            assert!(pauses.iter().all(|&pause| pause <= HOUR && pause >= Duration::from_millis(2500)));
+            assert!(delays.is_sorted(), "{delays:?}");
+            assert!(delays.iter().all(|&delay| delay <= HOUR && delay >= Duration::from_millis(2500)));
         }
-        let (_, pauses) = run_until_disabled(&options(), 1.0);
-        let seconds: Vec<_> = pauses.iter().take(8).map(Duration::as_secs).collect();
+        let (_, delays) = run_until_disabled(&options(), 1.0);
+        let seconds: Vec<_> = delays.iter().take(8).map(Duration::as_secs).collect();
         assert_eq!(seconds, [5, 15, 45, 135, 405, 1215, 3600, 3600]);
     }
 
@@ -197,29 +198,31 @@ mod tests {
     #[test]
     fn three_refusals_park_the_event_despite_failures_between_them() {
         let now = Timestamp(10);
-        let DeliveryDecision::Retry { trouble: first, .. } = decide(None, status(422), now) else { panic!() };
-        let DeliveryDecision::Retry { trouble: second, .. } = decide(Some(&first), status(404), now) else {
+        let DeliveryDecision::Retry { failures: first, .. } = decide(None, status(422), now) else {
             panic!()
         };
-        let DeliveryDecision::Retry { trouble: third, .. } = decide(Some(&second), status(500), now) else {
+        let DeliveryDecision::Retry { failures: second, .. } = decide(Some(&first), status(404), now) else {
+            panic!()
+        };
+        let DeliveryDecision::Retry { failures: third, .. } = decide(Some(&second), status(500), now) else {
             panic!()
         };
         assert_eq!((third.attempts, third.refusals), (3, 2));
-        let verdict = decide(Some(&third), status(410), now);
-        let DeliveryDecision::Park { reason: ParkReason::Refused, trouble } = verdict else {
-            panic!("{verdict:?}")
+        let decision = decide(Some(&third), status(410), now);
+        let DeliveryDecision::Park { reason: ParkReason::Refused, failures } = decision else {
+            panic!("{decision:?}")
         };
-        assert_eq!((trouble.attempts, trouble.refusals, trouble.error.as_str()), (4, 3, "410"));
+        assert_eq!((failures.attempts, failures.refusals, failures.error.as_str()), (4, 3, "410"));
     }
 
     #[test]
     fn endpoint_that_delivers_other_instances_parks_instead_of_disabling() {
         let old = failures(0, 90, 0);
         let now = Timestamp(0) + 80 * HOUR;
-        let verdict = decide_retry(&options(), Some(&old), status(500), now, true, 0.5);
+        let decision = decide_retry(&options(), Some(&old), status(500), now, true, 0.5);
         assert!(
-            matches!(verdict, DeliveryDecision::Park { reason: ParkReason::Exhausted, .. }),
-            "{verdict:?}"
+            matches!(decision, DeliveryDecision::Park { reason: ParkReason::Exhausted, .. }),
+            "{decision:?}"
         );
     }
 
@@ -238,11 +241,11 @@ mod tests {
     #[test]
     fn extreme_options_never_panic() {
         let odd = Options { factor: 0, refusals: 0, give_up_attempts: 0, ..options() };
-        let verdict =
+        let decision =
             decide_retry(&odd, Some(&failures(0, u32::MAX, u32::MAX)), status(500), Timestamp(0), false, 9.0);
         assert!(
-            matches!(verdict, DeliveryDecision::Retry { after, .. } if after == odd.first_delay),
-            "{verdict:?}"
+            matches!(decision, DeliveryDecision::Retry { after, .. } if after == odd.first_delay),
+            "{decision:?}"
         );
     }
 }

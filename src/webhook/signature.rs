@@ -1,4 +1,4 @@
-//! How a receiver knows who wrote: two signatures, made with one key.
+//! The two signatures of a delivery, made with the key of the endpoint.
 
 use std::fmt;
 
@@ -10,13 +10,13 @@ use sha2::Sha256;
 
 use relevo_domain::{Secret, ValidationError};
 
-/// What a secret begins with that is base64 (Standard Webhooks 1.0.0, "Signature scheme").
+/// Prefix of secrets in base64 (Standard Webhooks 1.0.0, "Signature scheme").
 const BASE64_PREFIX: &str = "whsec_";
 
-/// The longest secret, in bytes as it is given.
+/// Maximum length of a secret, in bytes of its text.
 const MAX_SECRET: usize = 512;
 
-/// Base64 as secrets are found in the wild: padded or not.
+/// Base64 with or without padding; both forms of secrets are in use.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
@@ -27,7 +27,11 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 pub(super) struct Signer(Hmac<Sha256>);
 
 impl Signer {
-    /// The key is the secret's bytes; of one that begins with `whsec_`, the bytes that its base64 stands for.
+    /// A signer whose key is the bytes of the secret, or the decoded base64 after the prefix `whsec_`.
+    ///
+    /// # Errors
+    ///
+    /// The secret is too long, or is no base64 after the prefix.
     pub fn new(secret: &Secret) -> Result<Self, ValidationError> {
         let text = secret.expose();
         if text.len() > MAX_SECRET {
@@ -36,25 +40,27 @@ impl Signer {
                 format!("use a secret of at most {MAX_SECRET} bytes"),
             ));
         }
-        let wrong =
+        let invalid =
             || ValidationError::new("secret", "what follows whsec_ must be base64 of at least one byte");
         let key = match text.strip_prefix(BASE64_PREFIX) {
             None => text.as_bytes().to_vec(),
-            Some(encoded) => LENIENT.decode(encoded).ok().filter(|key| !key.is_empty()).ok_or_else(wrong)?,
+            Some(encoded) => {
+                LENIENT.decode(encoded).ok().filter(|key| !key.is_empty()).ok_or_else(invalid)?
+            }
         };
-        // HMAC takes keys of every length (RFC 2104).
-        Hmac::new_from_slice(&key).map(Self).map_err(|_| wrong())
+        // HMAC accepts keys of any length (RFC 2104).
+        Hmac::new_from_slice(&key).map(Self).map_err(|_| invalid())
     }
 
-    /// The value of `X-Webhook-Signature`: the HMAC-SHA256 of the body, in lowercase hexadecimal, as the gateway
-    /// before relevo signed.
+    /// The value of `X-Webhook-Signature`: the HMAC-SHA256 of the body in lowercase hexadecimal, as the gateway before
+    /// relevo signed.
     pub fn sign_body(&self, body: &[u8]) -> String {
         let digest = self.digest(&[body]);
         digest.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The value of `webhook-signature`: the HMAC-SHA256 of `id.timestamp.body`, in base64, as Standard Webhooks
-    /// signs. `id` must not contain a dot.
+    /// The value of `webhook-signature`: the HMAC-SHA256 of `id.timestamp.body` in base64 (Standard Webhooks). `id` must
+    /// not contain a dot.
     pub fn sign_message(&self, id: &str, timestamp: u64, body: &[u8]) -> String {
         let digest = self.digest(&[id.as_bytes(), b".", timestamp.to_string().as_bytes(), b".", body]);
         format!("v1,{}", STANDARD.encode(digest))
@@ -84,8 +90,8 @@ mod tests {
         Signer::new(&Secret::new(secret)).unwrap()
     }
 
-    /// The last two of each row were made by PyPI's `standardwebhooks` 1.1.0 (`Webhook(key).sign`) and by Python's
-    /// `hmac` under the same key.
+    /// The expected signatures of each row are from PyPI's `standardwebhooks` 1.1.0 (`Webhook(key).sign`) and from Python's
+    /// `hmac` with the same key.
     #[test]
     fn signatures_match_the_reference_library() {
         for (secret, standard, plain) in [

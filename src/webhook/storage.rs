@@ -1,4 +1,4 @@
-//! What is written down: endpoints, their places in the logs, and what they refused.
+//! Records of the webhooks: endpoints, their cursors, and their parked events.
 
 use std::fmt;
 
@@ -10,16 +10,18 @@ use relevo_store::{self as store, Error, Key, Space, Store, Tx};
 use super::endpoint::{Endpoint, EndpointId};
 use super::retry::Failures;
 
-/// Keys that one commit deletes at most.
+/// Maximum number of keys that one commit deletes.
 const PURGE_PAGE: usize = 256;
 
-/// Parked events without an event that each new one clears away.
+/// Maximum number of expired entries that each parked event deletes.
 const EXPIRED_PER_PARKED: usize = 16;
 
-/// One event of one instance.
+/// Reference to one event of one instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventRef {
+    /// The instance.
     pub instance: InstanceNumber,
+    /// Sequence of the event in its log.
     pub sequence: u64,
 }
 
@@ -29,31 +31,32 @@ impl fmt::Display for EventRef {
     }
 }
 
-/// How far an endpoint was told of an instance's log.
+/// Position of an endpoint in the log of an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct Cursor {
-    /// Everything up to here was delivered, parked, or not wanted.
+    /// All events up to this sequence were delivered, parked, or did not match the filter.
     pub sequence: u64,
-    /// Grows when somebody moves the cursor by hand or changes the endpoint: a stream that began before writes no
-    /// more.
+    /// Incremented when the cursor is moved or the endpoint is updated. A stream that started before cannot save its cursor
+    /// any more.
     #[serde(default)]
     pub epoch: u32,
-    /// What the event behind `sequence` has met so far.
+    /// The failed attempts of the event after `sequence`.
     #[serde(default)]
     pub trouble: Option<Failures>,
 }
 
-/// Why an event was put aside.
+/// Why an event was parked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ParkReason {
     /// The receiver refused it for good, more than once.
     Refused,
-    /// It failed for as long as an event may, while the receiver took those of other instances.
+    /// It failed for `give_up_after`, while the receiver accepted events of other instances.
     Exhausted,
 }
 
 impl ParkReason {
+    /// The name that the API uses.
     pub fn as_str(self) -> &'static str {
         match self {
             ParkReason::Refused => "refused",
@@ -62,7 +65,7 @@ impl ParkReason {
     }
 }
 
-/// An event put aside. The event itself stays in the log, and with it goes away.
+/// The record of a parked event. The event itself is in the log until retention deletes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ParkedRecord {
     pub at: Timestamp,
@@ -87,11 +90,12 @@ fn parked_prefix(id: EndpointId) -> Key {
     Key::new(Space::Parked).bytes(id.as_bytes())
 }
 
-pub(super) fn parked_key(id: EndpointId, place: EventRef) -> Key {
-    parked_prefix(id).u32(place.instance.get()).u64(place.sequence)
+/// Key of a parked event.
+pub(super) fn parked_key(id: EndpointId, event_ref: EventRef) -> Key {
+    parked_prefix(id).u32(event_ref.instance.get()).u64(event_ref.sequence)
 }
 
-/// Every endpoint that is written down.
+/// All stored endpoints.
 pub(super) fn load(store: &Store) -> Result<Vec<(EndpointId, Endpoint)>, Error> {
     let all = Key::new(Space::Endpoint);
     let mut found = Vec::new();
@@ -105,17 +109,18 @@ pub(super) fn load(store: &Store) -> Result<Vec<(EndpointId, Endpoint)>, Error> 
     Ok(found)
 }
 
+/// Stores an endpoint.
 pub(super) fn put_endpoint(tx: &mut Tx, id: EndpointId, endpoint: &Endpoint) -> Result<(), Error> {
     tx.put(endpoint_key(id), store::encode(endpoint)?)
 }
 
-/// Deletes the endpoint itself; what it leaves behind is for [`purge`].
+/// Deletes the record of an endpoint; [`purge`] deletes its cursors and parked events.
 pub(super) fn delete_endpoint(tx: &mut Tx, id: EndpointId) -> Result<(), Error> {
     tx.delete(endpoint_key(id))
 }
 
-/// The cursor of a stream that begins. An instance that came after its endpoint is told from its first event;
-/// `None` when the endpoint is gone.
+/// The cursor of a new stream. For an instance that is newer than the endpoint it is before the first event. `None` if the
+/// endpoint was deleted.
 pub(super) fn load_or_create_cursor(
     tx: &mut Tx,
     id: EndpointId,
@@ -132,7 +137,7 @@ pub(super) fn load_or_create_cursor(
     Ok(Some(cursor))
 }
 
-/// Keeps a stream's place; `false` when the stream is not the cursor's any more.
+/// Saves the cursor of a stream. `false` if the cursor was moved or deleted since the stream started.
 pub(super) fn save_cursor(
     tx: &mut Tx,
     id: EndpointId,
@@ -141,14 +146,14 @@ pub(super) fn save_cursor(
 ) -> Result<bool, Error> {
     let key = cursor_key(id, instance);
     let stored: Option<Cursor> = tx.get(&key)?.map(|bytes| store::decode(&bytes)).transpose()?;
-    let ours = stored.is_some_and(|stored| stored.epoch == cursor.epoch);
-    if ours {
+    let current = stored.is_some_and(|stored| stored.epoch == cursor.epoch);
+    if current {
         tx.put(key, store::encode(cursor)?)?;
     }
-    Ok(ours)
+    Ok(current)
 }
 
-/// Puts a cursor at a place, whatever stream is reading there.
+/// Moves a cursor. A running stream can no longer save its own.
 pub(super) fn move_cursor(
     tx: &mut Tx,
     id: EndpointId,
@@ -161,7 +166,7 @@ pub(super) fn move_cursor(
     tx.put(key, store::encode(&Cursor { sequence, epoch, trouble: None })?)
 }
 
-/// Leaves every cursor of an endpoint where it is, free of trouble and of the streams that read there.
+/// Resets the failures of all cursors of an endpoint, at their positions. Running streams can no longer save theirs.
 pub(super) fn reset_cursors(tx: &mut Tx, id: EndpointId) -> Result<(), Error> {
     let prefix = cursor_prefix(id);
     let entries = tx.range(&prefix, &prefix.clone().after_prefix()).collect::<Result<Vec<_>, _>>()?;
@@ -173,7 +178,7 @@ pub(super) fn reset_cursors(tx: &mut Tx, id: EndpointId) -> Result<(), Error> {
     Ok(())
 }
 
-/// Every cursor of an endpoint.
+/// All cursors of an endpoint.
 pub(super) fn cursors(store: &Store, id: EndpointId) -> Result<Vec<(InstanceNumber, Cursor)>, Error> {
     let prefix = cursor_prefix(id);
     let mut found = Vec::new();
@@ -186,46 +191,46 @@ pub(super) fn cursors(store: &Store, id: EndpointId) -> Result<Vec<(InstanceNumb
     Ok(found)
 }
 
-/// Puts an event aside. Those that were put aside before `kept_from`, where the instance's log begins, are
-/// forgotten by and by.
+/// Parks an event. Also deletes some entries before `log_start`, the first sequence in the log of the instance, because
+/// their events no longer exist.
 pub(super) fn park(
     tx: &mut Tx,
     id: EndpointId,
-    place: EventRef,
+    event_ref: EventRef,
     parked: &ParkedRecord,
-    kept_from: u64,
+    log_start: u64,
 ) -> Result<(), Error> {
-    let start = parked_key(id, EventRef { sequence: 0, ..place });
-    let end = parked_key(id, EventRef { sequence: kept_from, ..place });
+    let start = parked_key(id, EventRef { sequence: 0, ..event_ref });
+    let end = parked_key(id, EventRef { sequence: log_start, ..event_ref });
     let old = {
         let keys = tx.range(&start, &end).take(EXPIRED_PER_PARKED).map(|entry| entry.map(|(key, _)| key));
         keys.collect::<Result<Vec<_>, _>>()?
     };
-    old.into_iter().try_for_each(|key| tx.delete(key.into()))?;
-    tx.put(parked_key(id, place), store::encode(parked)?)
+    old.into_iter().for_each(|key| tx.delete(key.into()));
+    tx.put(parked_key(id, event_ref), store::encode(parked)?)
 }
 
-/// Up to `limit` parked events behind `after`, in the order of instances and sequences.
+/// Up to `limit` parked events after `after`, ordered by instance and sequence.
 pub(super) fn parked_page(
     store: &Store,
     id: EndpointId,
     after: Option<EventRef>,
     limit: usize,
 ) -> Result<Vec<(EventRef, ParkedRecord)>, Error> {
-    let start = after.map_or_else(|| parked_prefix(id), |place| parked_key(id, place).successor());
+    let start = after.map_or_else(|| parked_prefix(id), |event_ref| parked_key(id, event_ref).successor());
     let mut page = Vec::new();
     for entry in store.range(&start, &parked_prefix(id).after_prefix()).take(limit) {
         let (key, bytes) = entry?;
         let sequence = key.get(21..).and_then(|bytes| bytes.first_chunk::<8>());
         if let (Some(instance), Some(sequence)) = (instance_of_key(&key), sequence) {
-            let place = EventRef { instance, sequence: u64::from_be_bytes(*sequence) };
-            page.push((place, store::decode(&bytes)?));
+            let event_ref = EventRef { instance, sequence: u64::from_be_bytes(*sequence) };
+            page.push((event_ref, store::decode(&bytes)?));
         }
     }
     Ok(page)
 }
 
-/// Deletes what an endpoint that is gone left behind: everything, or what it knew of one instance.
+/// Deletes the cursors and parked events of a deleted endpoint, or those of an endpoint for one deleted instance.
 pub(super) async fn purge(
     store: &Store,
     id: EndpointId,
@@ -254,7 +259,7 @@ fn delete_page(tx: &mut Tx, prefix: &Key) -> Result<usize, Error> {
     Ok(deleted)
 }
 
-/// Endpoints that are gone and left something behind, because the node ended before it was deleted.
+/// Deleted endpoints with remaining cursors or parked events, because the node stopped before [`purge`] ended.
 pub(super) fn orphans(store: &Store) -> Result<Vec<EndpointId>, Error> {
     let mut found = Vec::new();
     for space in [Space::EndpointCursor, Space::Parked] {

@@ -1,4 +1,4 @@
-//! The parent of every endpoint's actor, and the one writer of endpoints.
+//! The supervisor of the endpoint actors. It is the only writer of endpoints.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -24,40 +24,45 @@ use super::retry::Failures;
 use super::storage;
 use super::{Error, Handle, Options};
 
-/// The instances that exist, with the names that deliveries carry.
+/// All instances, with the names that deliveries contain.
 pub type InstanceIds = Arc<[(InstanceNumber, InstanceId)]>;
 
-/// Every endpoint, for readers.
+/// All endpoints, published for readers.
 pub(super) type EndpointDirectory = BTreeMap<EndpointId, Arc<EndpointRuntime>>;
 
 type Reply<T> = RpcReplyPort<Result<T, Error>>;
 
-/// The pauses before a crashed actor is replaced. It is replaced for ever: an endpoint is owed its events.
+/// Delay before the first restart of a crashed actor. Restarts never end, because the backlog must be delivered.
 const RESTART_DELAY: Duration = Duration::from_millis(100);
+/// Maximum delay before a restart.
 const RESTART_MAX_DELAY: Duration = Duration::from_secs(30);
 
-/// What the dispatcher is told.
+/// Messages of the supervisor. The replies to handles follow the commit of their change.
 pub enum Msg {
-    /// From handles. When they are answered, what they asked for is durable.
+    /// Sets the primary endpoint of an instance.
     SetPrimary(InstanceNumber, Box<EndpointConfig>, Reply<EndpointView>),
+    /// Creates an endpoint.
     Create(EndpointScope, Box<EndpointConfig>, Reply<EndpointView>),
+    /// Changes an endpoint.
     Update(EndpointId, Box<EndpointUpdate>, Reply<EndpointView>),
+    /// Deletes an endpoint.
     Delete(EndpointId, Reply<()>),
-    /// Cursors to put at these sequences.
+    /// Moves the cursors of an endpoint to these sequences.
     Rewind(EndpointId, Vec<(InstanceNumber, u64)>, Reply<()>),
+    /// Deletes the endpoints of a deleted instance.
     DeleteInstance(InstanceNumber, Reply<()>),
-    /// From the node as it stops: answer when no attempt is under way.
+    /// From the stopping node: reply when no attempt is in flight.
     Drain(RpcReplyPort<()>),
-    /// From an endpoint's actor, with its incarnation: its receiver took nothing for too long.
+    /// From the actor of an endpoint, with its incarnation: the endpoint must be disabled.
     DisableEndpoint(EndpointId, u64, InstanceNumber, DisableCause),
-    /// From its own timer, with the incarnation that crashed: it has waited long enough.
+    /// From a timer, with the incarnation that crashed: the restart delay is over.
     Start(EndpointId, u64),
 }
 
-/// What an endpoint met that is given up; opaque outside this room.
+/// The failures for which an endpoint is disabled; opaque outside this module.
 pub struct DisableCause(Failures);
 
-/// What every endpoint's actor needs.
+/// What all endpoint actors share.
 #[derive(Clone)]
 pub(super) struct EndpointContext {
     pub store: Store,
@@ -69,6 +74,7 @@ pub(super) struct EndpointContext {
 }
 
 impl EndpointContext {
+    /// A deliverer with the options of the node.
     pub fn deliverer(&self) -> Deliverer {
         Deliverer {
             egress: self.egress.clone(),
@@ -79,9 +85,10 @@ impl EndpointContext {
     }
 }
 
-/// The parent of every endpoint's actor.
+/// The supervisor of the endpoint actors.
 pub struct WebhookSupervisor;
 
+/// Arguments of the supervisor.
 #[derive(Clone)]
 pub struct Arguments {
     pub(super) shared: EndpointContext,
@@ -89,8 +96,8 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// What the dispatcher is made of, and the handle that reads what it publishes. `instances` is the list of
-    /// those that exist; an instance that is not on it gets nothing delivered.
+    /// The arguments of the supervisor, and the handle. `instances` publishes the list of all instances; events of other
+    /// instances are not delivered.
     pub fn new(
         options: Options,
         store: Store,
@@ -107,14 +114,16 @@ impl Arguments {
     }
 }
 
+/// State of the supervisor.
 pub struct State {
     pub(super) arguments: Arguments,
     pub(super) endpoints: HashMap<EndpointId, SupervisedEndpoint>,
-    /// Grows with every actor that is started or stopped; tells an incarnation from those before it.
+    /// Incremented with every start and stop of an actor, so that each incarnation has its own number.
     incarnations: u64,
     draining: bool,
 }
 
+/// An endpoint with its actor.
 pub(super) struct SupervisedEndpoint {
     pub runtime: Arc<EndpointRuntime>,
     child: Option<EndpointChild>,
@@ -135,6 +144,9 @@ impl Actor for WebhookSupervisor {
     async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
         let mut state = State { arguments, endpoints: HashMap::new(), incarnations: 0, draining: false };
         for (id, endpoint) in storage::load(&state.arguments.shared.store)? {
+            for kind in endpoint.events.unknown_kinds() {
+                tracing::warn!(endpoint = %id, %kind, "webhook endpoint has an unknown event kind in its filter; kept");
+            }
             state.register(id, endpoint)?;
             state.start(&me, id).await;
         }
@@ -158,14 +170,14 @@ impl Actor for WebhookSupervisor {
             }
             Msg::Update(id, update, reply) => drop(reply.send(state.update(&me, id, *update).await)),
             Msg::Delete(id, reply) => drop(reply.send(state.delete(id).await)),
-            Msg::Rewind(id, places, reply) => drop(reply.send(state.rewind(&me, id, places).await)),
+            Msg::Rewind(id, cursors, reply) => drop(reply.send(state.rewind(&me, id, cursors).await)),
             Msg::DeleteInstance(instance, reply) => drop(reply.send(state.delete_instance(instance).await)),
             Msg::Drain(reply) => state.drain(reply),
-            Msg::DisableEndpoint(id, incarnation, instance, DisableCause(trouble)) => {
+            Msg::DisableEndpoint(id, incarnation, instance, DisableCause(failures)) => {
                 if state.is_current(id, incarnation)
-                    && let Err(error) = state.disable(id, instance, trouble).await
+                    && let Err(error) = state.disable(id, instance, failures).await
                 {
-                    tracing::error!(endpoint = %id, %error, "a webhook endpoint could not be disabled");
+                    tracing::error!(endpoint = %id, %error, "webhook endpoint could not be disabled");
                 }
             }
             Msg::Start(id, incarnation) => {
@@ -188,7 +200,7 @@ impl Actor for WebhookSupervisor {
                 state.on_child_exit(&me, cell.get_id(), &cause.to_string())
             }
             SupervisionEvent::ActorTerminated(cell, _, reason) => {
-                state.on_child_exit(&me, cell.get_id(), reason.as_deref().unwrap_or("it stopped"));
+                state.on_child_exit(&me, cell.get_id(), reason.as_deref().unwrap_or("actor stopped"));
             }
             _ => {}
         }
@@ -196,7 +208,7 @@ impl Actor for WebhookSupervisor {
     }
 }
 
-/// Clears away what endpoints left behind whose deletion the end of the node cut short.
+/// Purges endpoints whose deletion was interrupted by the end of the node.
 async fn purge_orphans(store: Store) {
     let found = {
         let store = store.clone();
@@ -207,13 +219,15 @@ async fn purge_orphans(store: Store) {
     }
 }
 
+/// Deletes the cursors and parked events of an endpoint. A failure is logged, and retried on the next start.
 pub(super) async fn purge(store: &Store, id: EndpointId, instance: Option<InstanceNumber>) {
     if let Err(error) = storage::purge(store, id, instance).await {
-        tracing::warn!(endpoint = %id, %error, "what a webhook endpoint left behind is deleted on the next start");
+        tracing::warn!(endpoint = %id, %error, "webhook endpoint purge failed; retried on the next start");
     }
 }
 
 impl State {
+    /// The endpoint with this id.
     pub(super) fn entry(&self, id: EndpointId) -> Result<&SupervisedEndpoint, Error> {
         self.endpoints.get(&id).ok_or(Error::Unknown(id))
     }
@@ -222,12 +236,13 @@ impl State {
         self.endpoints.get(&id).is_some_and(|entry| entry.incarnation == incarnation)
     }
 
+    /// Publishes the endpoints to readers.
     pub(super) fn publish(&self) {
         let directory = self.endpoints.iter().map(|(id, entry)| (*id, entry.runtime.clone())).collect();
         self.arguments.publish.send_replace(Arc::new(directory));
     }
 
-    /// Makes an endpoint known, or known anew, without starting anything.
+    /// Adds an endpoint, or replaces its record. Starts no actor.
     pub(super) fn register(&mut self, id: EndpointId, endpoint: Endpoint) -> Result<(), Error> {
         match self.endpoints.get_mut(&id) {
             Some(entry) => {
@@ -235,22 +250,16 @@ impl State {
             }
             None => {
                 let health = Arc::new(EndpointHealth::default());
-                let known = Arc::new(EndpointRuntime::new(id, endpoint, health)?);
-                let patience = RestartPolicy::new(RESTART_DELAY, RESTART_MAX_DELAY, u32::MAX);
-                self.endpoints.insert(
-                    id,
-                    SupervisedEndpoint {
-                        runtime: known,
-                        child: None,
-                        restart_policy: patience,
-                        incarnation: 0,
-                    },
-                );
+                let runtime = Arc::new(EndpointRuntime::new(id, endpoint, health)?);
+                let restart_policy = RestartPolicy::new(RESTART_DELAY, RESTART_MAX_DELAY, u32::MAX);
+                self.endpoints
+                    .insert(id, SupervisedEndpoint { runtime, child: None, restart_policy, incarnation: 0 });
             }
         }
         Ok(())
     }
 
+    /// Restarts the actor of an endpoint with fresh failures and backoff.
     pub(super) async fn restart(&mut self, me: &ActorRef<Msg>, id: EndpointId, reason: &str) {
         self.stop(id, reason);
         if let Some(entry) = self.endpoints.get_mut(&id) {
@@ -260,7 +269,7 @@ impl State {
         self.start(me, id).await;
     }
 
-    /// Starts an endpoint's actor, if it should have one.
+    /// Starts the actor of an endpoint, unless the endpoint is disabled or the supervisor is draining.
     pub(super) async fn start(&mut self, me: &ActorRef<Msg>, id: EndpointId) {
         self.incarnations += 1;
         let incarnation = self.incarnations;
@@ -270,8 +279,8 @@ impl State {
         }
         entry.incarnation = incarnation;
         let supervisor = me.clone();
-        let give_up = move |instance, trouble| {
-            drop(supervisor.cast(Msg::DisableEndpoint(id, incarnation, instance, DisableCause(trouble))));
+        let give_up = move |instance, failures| {
+            drop(supervisor.cast(Msg::DisableEndpoint(id, incarnation, instance, DisableCause(failures))));
         };
         let arguments = actor::Arguments {
             runtime: entry.runtime.clone(),
@@ -284,7 +293,7 @@ impl State {
         }
     }
 
-    /// Ends an endpoint's actor on purpose: its end is no crash.
+    /// Stops the actor of an endpoint on purpose; this is not a crash.
     pub(super) fn stop(&mut self, id: EndpointId, reason: &str) {
         self.incarnations += 1;
         if let Some(entry) = self.endpoints.get_mut(&id) {
@@ -295,10 +304,10 @@ impl State {
         }
     }
 
-    /// A child's end that nobody asked for.
+    /// Handles the unexpected end of an actor.
     fn on_child_exit(&mut self, me: &ActorRef<Msg>, child: ActorId, cause: &str) {
         let is_child =
-            |entry: &SupervisedEndpoint| entry.child.as_ref().is_some_and(|known| known.id == child);
+            |entry: &SupervisedEndpoint| entry.child.as_ref().is_some_and(|current| current.id == child);
         let found = self.endpoints.iter().find(|(_, entry)| is_child(entry)).map(|(id, _)| *id);
         if let Some(id) = found {
             self.schedule_restart(me, id, cause);
@@ -308,10 +317,10 @@ impl State {
     fn schedule_restart(&mut self, me: &ActorRef<Msg>, id: EndpointId, cause: &str) {
         let Some(entry) = self.endpoints.get_mut(&id) else { return };
         entry.child = None;
-        let pause = entry.restart_policy.record_crash().unwrap_or(RESTART_MAX_DELAY);
-        tracing::error!(endpoint = %id, cause, ?pause, "a webhook endpoint's actor ended and will be replaced");
+        let delay = entry.restart_policy.record_crash().unwrap_or(RESTART_MAX_DELAY);
+        tracing::error!(endpoint = %id, cause, restart_in = ?delay, "webhook endpoint actor stopped; restarting");
         let incarnation = entry.incarnation;
-        me.send_after(pause, move || Msg::Start(id, incarnation));
+        me.send_after(delay, move || Msg::Start(id, incarnation));
     }
 
     fn drain(&mut self, reply: RpcReplyPort<()>) {

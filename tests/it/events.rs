@@ -28,7 +28,8 @@ fn raws(
     move |tx| {
         for n in numbers {
             let data = json!({ "n": n, "text": "x".repeat(size) });
-            let event = Event { kind: "raw".to_owned(), at: Timestamp(1_700_000_000_000 + n), data };
+            let event =
+                Event { kind: relevo_domain::EventKind::Raw, at: Timestamp(1_700_000_000_000 + n), data };
             events::append(tx, SHOP, &event)?;
         }
         Ok(())

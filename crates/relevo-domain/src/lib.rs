@@ -5,6 +5,7 @@
 
 mod content;
 mod error;
+mod event;
 mod failure;
 mod inbound;
 mod instance;
@@ -21,6 +22,7 @@ pub use content::{
     MediaSource, Poll, Template,
 };
 pub use error::{ErrorKind, ValidationError};
+pub use event::{EventKind, UnknownEventKind};
 pub use failure::{Failure, FailureKind, FailureScope};
 pub use inbound::{
     ButtonReply, Chat, Choice, FormReply, Identity, InboundContent, InboundLocation, InboundMedia,

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, oneshot};
 use url::Url;
 
-use relevo_domain::{InboundMessage, InstanceNumber, StatusUpdate, Timestamp};
+use relevo_domain::{EventKind, InboundMessage, InstanceNumber, StatusUpdate, Timestamp};
 
 /// How linked devices run, where their own configuration says nothing else.
 #[derive(Debug, Clone)]
@@ -102,7 +102,7 @@ pub enum ConnectionEvent {
     /// Whatever else readers of events may want to know.
     Other {
         /// The kind of event that it becomes: `presence`, `call`, `group` …
-        kind: &'static str,
+        kind: EventKind,
         at: Timestamp,
         data: Value,
     },

@@ -110,7 +110,7 @@ impl From<EventDelivery> for DeliveryEntry {
         let (attempts, error) = delivery.failures.unzip();
         Self {
             sequence: delivery.sequence,
-            kind: delivery.event.kind,
+            kind: delivery.event.kind.to_string(),
             time: delivery.event.at.to_string(),
             state: delivery.state.as_str(),
             attempts,

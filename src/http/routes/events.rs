@@ -104,7 +104,7 @@ impl EventEntry {
         let events::Envelope { sequence, event } = item.envelope;
         Self {
             sequence,
-            kind: event.kind,
+            kind: event.kind.to_string(),
             timestamp: event.at.seconds(),
             time: event.at.to_string(),
             instance_id: name.into(),
@@ -210,7 +210,7 @@ impl SseBody {
 /// An event in the form of server-sent events. JSON holds no line breaks.
 fn sse_frame(told: StreamedEvent) -> Bytes {
     let StreamedEvent { item, instance_id: name, cursor } = told;
-    let kind = item.envelope.event.kind.replace(['\r', '\n'], " ");
+    let kind = item.envelope.event.kind.as_str().replace(['\r', '\n'], " ");
     let entry = serde_json::to_string(&EventEntry::new(item, name)).unwrap_or_default();
     format!("id: {cursor}\nevent: {kind}\ndata: {entry}\n\n").into()
 }

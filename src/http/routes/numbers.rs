@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::contacts::{self, SaveOutcome};
+use crate::address_book::{self, SaveOutcome};
 use crate::http::AppState;
 use crate::http::flask::{
     self, ApplicationError, ApplicationErrorBody, ApplicationJson, ApplicationPath, ApplicationQuery,
@@ -153,8 +153,8 @@ pub struct NumberQuery {
     limit: Option<usize>,
 }
 
-impl From<contacts::AddressBookEntry> for Number {
-    fn from(number: contacts::AddressBookEntry) -> Self {
+impl From<address_book::AddressBookEntry> for Number {
+    fn from(number: address_book::AddressBookEntry) -> Self {
         Self {
             phone: number.phone,
             name: number.name,
@@ -315,7 +315,7 @@ pub async fn bulk_update(
     let phones = phones.ok_or_else(|| ApplicationError::invalid("phones list is required"))?;
     let data = required_data(&mut body)?;
     let outcomes = state.services.numbers.change_all(phones.clone(), data).await?;
-    let error = |outcome: Result<bool, contacts::Error>| match outcome {
+    let error = |outcome: Result<bool, address_book::Error>| match outcome {
         Ok(true) => None,
         Ok(false) => Some(NUMBER_NOT_FOUND.to_owned()),
         Err(refused) => Some(refused.to_string()),

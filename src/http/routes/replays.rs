@@ -101,7 +101,7 @@ impl From<ParkedView> for ParkedDelivery {
             attempts: view.attempts,
             error: view.error,
             event: view.event.map(|event| ParkedEvent {
-                event: event.kind,
+                event: event.kind.to_string(),
                 at: event.at.to_string(),
                 data: event.data,
             }),

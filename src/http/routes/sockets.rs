@@ -13,6 +13,7 @@ use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{QueryParams, TargetInstance};
 use crate::http::feed::{EventReader, EventScope, StreamedEvent};
 use crate::http::socket::{self, CloseReason, FrameSource};
+use relevo_domain::EventKind;
 
 use super::events::{EventQuery, open_reader};
 
@@ -36,14 +37,14 @@ impl EventFrame {
     fn new(told: StreamedEvent) -> Self {
         let event = told.item.envelope.event;
         let (kind, instance, data) = (event.kind, told.instance_id, event.data);
-        let payload = match kind.as_str() {
-            "status" => json!({ "instance_id": instance, "status": data.get("status") }),
-            "qr" => json!({ "instance_id": instance, "qr": data.get("qr") }),
-            "presence" => json!({ "instance_id": instance, "data": presence_payload(data) }),
+        let payload = match &kind {
+            EventKind::Status => json!({ "instance_id": instance, "status": data.get("status") }),
+            EventKind::Qr => json!({ "instance_id": instance, "qr": data.get("qr") }),
+            EventKind::Presence => json!({ "instance_id": instance, "data": presence_payload(data) }),
             _ => json!({ "instance_id": instance, "data": data }),
         };
         let (sequence, timestamp) = (told.item.envelope.sequence, event.at.seconds());
-        Self { kind, payload, sequence, timestamp, cursor: told.cursor }
+        Self { kind: kind.to_string(), payload, sequence, timestamp, cursor: told.cursor }
     }
 }
 
@@ -151,7 +152,7 @@ mod tests {
     use relevo_domain::{InstanceNumber, Timestamp};
 
     fn frame(kind: &str, data: Value) -> Value {
-        let event = Event { kind: kind.to_owned(), at: Timestamp(1_700_000_000_900), data };
+        let event = Event { kind: EventKind::from_stored(kind), at: Timestamp(1_700_000_000_900), data };
         let item = LogItem { instance: InstanceNumber::FIRST, envelope: Envelope { sequence: 7, event } };
         let told = StreamedEvent { item, instance_id: "shop".parse().unwrap(), cursor: "7".to_owned() };
         serde_json::to_value(EventFrame::new(told)).unwrap()

@@ -11,12 +11,12 @@ use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::contacts::{AddSummary, SuppressionEntry, SuppressionList, SuppressionReason};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JsonBody, QueryParams};
 use crate::http::page::{self, PageResponse};
 use crate::http::phone_list::{PhoneLine, PhoneListParser};
 use crate::http::{AppState, body, json};
+use crate::suppression::{AddSummary, SuppressionEntry, SuppressionList, SuppressionReason};
 use relevo_domain::{ErrorKind, Recipient, ValidationError};
 
 /// The most phones of one request that is no file.

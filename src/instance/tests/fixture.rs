@@ -251,7 +251,8 @@ impl InstanceFixture {
         loop {
             tail.borrow_and_update();
             let all = events::read(&self.bench.store, number, 0, 1000).unwrap().into_iter();
-            let all: Vec<_> = all.map(|envelope| (envelope.event.kind, envelope.event.data)).collect();
+            let all: Vec<_> =
+                all.map(|envelope| (envelope.event.kind.to_string(), envelope.event.data)).collect();
             if all.iter().any(|(kind, data)| wanted(kind, data)) {
                 return all;
             }

@@ -143,7 +143,11 @@ async fn receipts_update_the_ledger_and_other_events_go_to_the_log() {
     world.deliver(number, ConnectionEvent::Statuses(vec![status(Receipt::Read, Some("573007654321"))])).await;
     world.wait_for_status(&id, sent, Status::Read).await;
     let data = json!({ "from": "573001234567@s.whatsapp.net", "state": "composing", "media": "" });
-    let news = ConnectionEvent::Other { kind: "presence", at: Timestamp(1_763_800_002_000), data };
+    let news = ConnectionEvent::Other {
+        kind: relevo_domain::EventKind::Presence,
+        at: Timestamp(1_763_800_002_000),
+        data,
+    };
     world.deliver(number, news).await;
     let events = world.events(number, "presence").await;
     let (_, presence) = events.iter().find(|(kind, _)| kind == "presence").unwrap();

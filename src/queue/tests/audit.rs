@@ -276,7 +276,7 @@ impl QueueModel<'_> {
             let key = Key::from(key.clone());
             let bytes = self.store.write(|tx| tx.get(&key)).unwrap().unwrap();
             let event = events::decode(&bytes).unwrap();
-            if event.kind == "message_ack" {
+            if event.kind == relevo_domain::EventKind::MessageAck {
                 let id = event.data["correlation_id"].as_str().unwrap().to_owned();
                 *acks.entry(id).or_default() += 1;
             }

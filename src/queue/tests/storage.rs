@@ -288,7 +288,8 @@ fn retention_deletes_everything_old_in_few_pages() {
             accept_message(&scratch, Submission { idempotency, ..transactional(0) }, START);
         }
         for _ in 0..events {
-            let event = Event { kind: "raw".to_owned(), at: START, data: serde_json::Value::Null };
+            let event =
+                Event { kind: relevo_domain::EventKind::Raw, at: START, data: serde_json::Value::Null };
             scratch.write(|tx| events::append(tx, ONE, &event)).unwrap();
         }
         let pages = run_retention(&scratch, START + Duration::from_secs(120));

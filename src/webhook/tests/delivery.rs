@@ -1,4 +1,4 @@
-//! Receivers that answer.
+//! Deliveries to working receivers.
 
 use serde_json::json;
 
@@ -6,19 +6,23 @@ use super::fixture::*;
 use crate::events;
 use crate::webhook::signature::Signer;
 use crate::webhook::{EndpointConfig, EndpointScope, EndpointUpdate, Events, ReplayFrom};
-use relevo_domain::Secret;
+use relevo_domain::{EventKind, Secret};
 
 #[tokio::test]
 async fn events_arrive_in_order_signed_and_identified() {
-    let world = WebhookFixture::new(fast_options()).await;
+    let fixture = WebhookFixture::new(fast_options()).await;
     let receiver = StubReceiver::with_status(200).await;
-    world.append(ONE, "message", 1..=3).await;
-    let endpoint = world.endpoint(EndpointScope::Instance(ONE), &receiver).await;
-    world.append(ONE, "message_ack", 4..=40).await;
-    world.append(two(), "message_ack", 100..=101).await;
+    fixture.append(ONE, EventKind::Message, 1..=3).await;
+    let endpoint = fixture.endpoint(EndpointScope::Instance(ONE), &receiver).await;
+    fixture.append(ONE, EventKind::MessageAck, 4..=40).await;
+    fixture.append(two(), EventKind::MessageAck, 100..=101).await;
     let attempts = receiver.wait_until("37 events", |attempts| attempts.len() >= 37).await;
 
-    assert_eq!(receiver.numbers(), (4..=40).collect::<Vec<_>>(), "no history, nobody else's, in order");
+    assert_eq!(
+        receiver.numbers(),
+        (4..=40).collect::<Vec<_>>(),
+        "only new events of this instance, in order"
+    );
     let signer = Signer::new(&Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")).unwrap();
     for (attempt, sequence) in attempts.iter().zip(4..) {
         let id = format!("evt_{}_1_{sequence}", endpoint.id.to_string().trim_start_matches("ep_"));
@@ -34,20 +38,20 @@ async fn events_arrive_in_order_signed_and_identified() {
         assert_eq!(attempt.body["timestamp"], START.seconds());
     }
     let counts = eventually("all are counted", || {
-        let counts = world.handle.get(endpoint.id).unwrap().counts;
+        let counts = fixture.handle.get(endpoint.id).unwrap().counts;
         (counts.delivered == 37).then_some(counts)
     });
-    assert_eq!(counts.await, world.handle.totals().counts);
+    assert_eq!(counts.await, fixture.handle.totals().counts);
 }
 
 #[tokio::test]
 async fn an_endpoint_without_a_secret_signs_nothing() {
-    let world = WebhookFixture::new(fast_options()).await;
+    let fixture = WebhookFixture::new(fast_options()).await;
     let receiver = StubReceiver::with_status(204).await;
     let plain = EndpointConfig { secret: Some(Secret::new("")), ..config(&receiver.url) };
-    let view = world.handle.set_primary(ONE, plain).await.unwrap();
+    let view = fixture.handle.set_primary(ONE, plain).await.unwrap();
     assert_eq!(view.secret, None);
-    world.append(ONE, "message", 1..=1).await;
+    fixture.append(ONE, EventKind::Message, 1..=1).await;
     let attempts = receiver.wait_until("one", |attempts| !attempts.is_empty()).await;
     for name in ["webhook-signature", "x-webhook-signature"] {
         assert_eq!(attempts[0].header(name), "");
@@ -57,15 +61,20 @@ async fn an_endpoint_without_a_secret_signs_nothing() {
 
 #[tokio::test]
 async fn endpoint_receives_only_its_event_kinds() {
-    let world = WebhookFixture::new(fast_options()).await;
+    let fixture = WebhookFixture::new(fast_options()).await;
     let (some, raw) = (StubReceiver::with_status(200).await, StubReceiver::with_status(200).await);
     for (receiver, name) in [(&some, "message"), (&raw, "raw")] {
         let events = Events::parse(vec![name.to_owned()]).unwrap();
         let config = EndpointConfig { events, ..config(&receiver.url) };
-        world.handle.create(EndpointScope::All, config).await.unwrap();
+        fixture.handle.create(EndpointScope::All, config).await.unwrap();
     }
     for n in 1..=60 {
-        world.append(ONE, ["message", "raw", "status"][n as usize % 3], n..=n).await;
+        let kind = match n % 3 {
+            0 => EventKind::Message,
+            1 => EventKind::Raw,
+            _ => EventKind::Status,
+        };
+        fixture.append(ONE, kind, n..=n).await;
     }
     some.wait_until("20 messages", |attempts| attempts.len() >= 20).await;
     raw.wait_until("20 raw ones", |attempts| attempts.len() >= 20).await;
@@ -75,15 +84,15 @@ async fn endpoint_receives_only_its_event_kinds() {
 
 #[tokio::test]
 async fn endpoint_for_all_serves_instances_created_later() {
-    let world = WebhookFixture::new(fast_options()).await;
+    let fixture = WebhookFixture::new(fast_options()).await;
     let receiver = StubReceiver::with_status(200).await;
-    world.append(ONE, "message", 1..=5).await;
-    world.endpoint(EndpointScope::All, &receiver).await;
+    fixture.append(ONE, EventKind::Message, 1..=5).await;
+    fixture.endpoint(EndpointScope::All, &receiver).await;
     let three = two().next().unwrap();
-    world.append(three, "message", 30..=32).await;
-    world.add_instance(three, "late");
-    world.append(ONE, "message", 10..=12).await;
-    world.append(two(), "message", 20..=22).await;
+    fixture.append(three, EventKind::Message, 30..=32).await;
+    fixture.add_instance(three, "late");
+    fixture.append(ONE, EventKind::Message, 10..=12).await;
+    fixture.append(two(), EventKind::Message, 20..=22).await;
     let attempts = receiver.wait_until("nine events", |attempts| attempts.len() >= 9).await;
     for (name, numbers) in [("shop", 10..=12), ("bar", 20..=22), ("late", 30..=32)] {
         let of = attempts.iter().filter(|attempt| attempt.body["instance_id"] == name);
@@ -93,14 +102,14 @@ async fn endpoint_for_all_serves_instances_created_later() {
 
 #[tokio::test]
 async fn clean_restart_neither_repeats_nor_loses_events() {
-    let mut world = WebhookFixture::new(fast_options()).await;
+    let mut fixture = WebhookFixture::new(fast_options()).await;
     let receiver = StubReceiver::with_status(200).await;
-    world.endpoint(EndpointScope::Instance(ONE), &receiver).await;
+    fixture.endpoint(EndpointScope::Instance(ONE), &receiver).await;
     for round in 0..3 {
-        world.append(ONE, "message", round * 100..round * 100 + 100).await;
+        fixture.append(ONE, EventKind::Message, round * 100..round * 100 + 100).await;
         receiver.wait_until("a part", |attempts| attempts.len() as u64 >= round * 100 + 20).await;
-        world.handle.drain(std::time::Duration::from_secs(10)).await;
-        world = world.restart().await;
+        fixture.handle.drain(std::time::Duration::from_secs(10)).await;
+        fixture = fixture.restart().await;
     }
     receiver.wait_until("all of it", |attempts| attempts.len() >= 300).await;
     assert_eq!(receiver.numbers(), (0..300).collect::<Vec<_>>());
@@ -108,67 +117,68 @@ async fn clean_restart_neither_repeats_nor_loses_events() {
 
 #[tokio::test]
 async fn replay_resends_from_a_sequence_or_a_time() {
-    let world = WebhookFixture::new(fast_options()).await;
+    let fixture = WebhookFixture::new(fast_options()).await;
     let receiver = StubReceiver::with_status(200).await;
-    world.append(ONE, "message", 1..=4).await;
+    fixture.append(ONE, EventKind::Message, 1..=4).await;
     real_pause().await;
-    let moment = world.clock.now();
-    world.append(ONE, "message", 5..=9).await;
-    let id = world.endpoint(EndpointScope::All, &receiver).await.id;
-    assert_eq!(world.handle.lag(id).await.unwrap(), Default::default());
+    let moment = fixture.clock.now();
+    fixture.append(ONE, EventKind::Message, 5..=9).await;
+    let id = fixture.endpoint(EndpointScope::All, &receiver).await.id;
+    assert_eq!(fixture.handle.lag(id).await.unwrap(), Default::default());
 
-    world.handle.replay_from(id, Some(ONE), ReplayFrom::Sequence(8)).await.unwrap();
+    fixture.handle.replay_from(id, Some(ONE), ReplayFrom::Sequence(8)).await.unwrap();
     receiver.wait_until("8 and 9", |attempts| attempts.len() >= 2).await;
     assert_eq!(receiver.numbers(), [8, 9]);
-    world.handle.replay_from(id, None, ReplayFrom::Time(moment)).await.unwrap();
+    fixture.handle.replay_from(id, None, ReplayFrom::Time(moment)).await.unwrap();
     receiver.wait_until("5 to 9", |attempts| attempts.len() >= 7).await;
     assert_eq!(receiver.numbers()[2..], [5, 6, 7, 8, 9]);
-    world.handle.replay_from(id, Some(ONE), ReplayFrom::Sequence(0)).await.unwrap();
+    fixture.handle.replay_from(id, Some(ONE), ReplayFrom::Sequence(0)).await.unwrap();
     receiver.wait_until("all", |attempts| attempts.len() >= 16).await;
     assert_eq!(receiver.numbers()[7..], (1..=9).collect::<Vec<_>>());
 
     let same: Vec<_> = receiver.attempts().iter().filter(|attempt| attempt.n() == 8).cloned().collect();
     assert!(same.iter().all(|attempt| attempt.header("webhook-id") == same[0].header("webhook-id")));
-    let nameless = world.handle.replay_from(id, None, ReplayFrom::Sequence(1)).await.unwrap_err();
+    let nameless = fixture.handle.replay_from(id, None, ReplayFrom::Sequence(1)).await.unwrap_err();
     assert_eq!(nameless.invalid().unwrap().field, "instance_id");
 }
 
 #[tokio::test]
 async fn trimmed_events_are_reported_as_a_gap() {
-    let world = WebhookFixture::new(fast_options()).await;
+    let fixture = WebhookFixture::new(fast_options()).await;
     let receiver = StubReceiver::with_status(200).await;
     let only_messages = Events::parse(vec!["message".to_owned()]).unwrap();
     let config = EndpointConfig { events: only_messages, ..config(&receiver.url) };
-    let id = world.handle.create(EndpointScope::Instance(ONE), config).await.unwrap().id;
+    let id = fixture.handle.create(EndpointScope::Instance(ONE), config).await.unwrap().id;
     let enable = async |enabled| {
         let update = EndpointUpdate { enabled: Some(enabled), ..EndpointUpdate::default() };
-        world.handle.update(id, update).await.unwrap();
+        fixture.handle.update(id, update).await.unwrap();
     };
     let trim = async |limit| {
-        let since = world.clock.now() + std::time::Duration::from_secs(1);
+        let since = fixture.clock.now() + std::time::Duration::from_secs(1);
         let keep = events::RetentionLimits { since, bytes: u64::MAX };
-        let trimmed = world.store.write(move |tx| events::trim(tx, ONE, &keep, limit)).await.unwrap();
+        let trimmed = fixture.store.write(move |tx| events::trim(tx, ONE, &keep, limit)).await.unwrap();
         assert_eq!(trimmed, limit);
     };
     enable(false).await;
-    world.append(ONE, "message", 1..=9).await;
+    fixture.append(ONE, EventKind::Message, 1..=9).await;
     trim(5).await;
     enable(true).await;
     let attempts = receiver.wait_until("the rest", |attempts| attempts.len() >= 5).await;
-    assert_eq!(receiver.numbers(), [0, 6, 7, 8, 9], "0 tells of the gap, though it was not asked for");
+    assert_eq!(receiver.numbers(), [0, 6, 7, 8, 9], "0 is the gap, which passes every filter");
     assert_eq!(attempts[0].body["event"], "gap");
     assert_eq!(attempts[0].body["data"], json!({ "from": 1, "to": 5, "missing": 5 }));
-    assert_eq!(world.handle.get(id).unwrap().counts.missed, 5);
-    world.wait_until_caught_up(id).await;
+    assert_eq!(fixture.handle.get(id).unwrap().counts.missed, 5);
+    fixture.wait_until_caught_up(id).await;
 
     enable(false).await;
-    world.append(ONE, "message", 10..=12).await;
+    fixture.append(ONE, EventKind::Message, 10..=12).await;
     trim(7).await;
     enable(true).await;
-    eventually("nothing is left", || (world.handle.get(id).unwrap().counts.missed == 8).then_some(())).await;
-    world.wait_until_caught_up(id).await;
-    world.append(ONE, "message", 13..=13).await;
-    receiver.wait_until("what follows", |attempts| attempts.len() >= 7).await;
+    eventually("nothing is left", || (fixture.handle.get(id).unwrap().counts.missed == 8).then_some(()))
+        .await;
+    fixture.wait_until_caught_up(id).await;
+    fixture.append(ONE, EventKind::Message, 13..=13).await;
+    receiver.wait_until("the event after the gap", |attempts| attempts.len() >= 7).await;
     assert_eq!(receiver.numbers(), [0, 6, 7, 8, 9, 0, 13]);
     let gap = receiver.attempts()[5].clone();
     assert_eq!(gap.body["data"], json!({ "from": 10, "to": 12, "missing": 3 }));
@@ -177,27 +187,32 @@ async fn trimmed_events_are_reported_as_a_gap() {
 
 #[tokio::test]
 async fn gap_is_retried_until_delivered() {
-    let world = WebhookFixture::new(fast_options()).await;
+    let fixture = WebhookFixture::new(fast_options()).await;
     let receiver = StubReceiver::with_status(500).await;
-    let id = world.endpoint(EndpointScope::Instance(ONE), &receiver).await.id;
-    world.append(ONE, "message", 1..=5).await;
+    let id = fixture.endpoint(EndpointScope::Instance(ONE), &receiver).await.id;
+    fixture.append(ONE, EventKind::Message, 1..=5).await;
     receiver.wait_until("the first is refused", |attempts| !attempts.is_empty()).await;
     let keep = events::RetentionLimits {
-        since: world.clock.now() + std::time::Duration::from_secs(1),
+        since: fixture.clock.now() + std::time::Duration::from_secs(1),
         bytes: u64::MAX,
     };
-    world.store.write(move |tx| events::trim(tx, ONE, &keep, 3)).await.unwrap();
-    let told = |attempts: &[ReceivedRequest]| attempts.iter().filter(|it| it.body["event"] == "gap").count();
-    receiver.wait_until("the gap is refused, and told again", |attempts| told(attempts) >= 2).await;
+    fixture.store.write(move |tx| events::trim(tx, ONE, &keep, 3)).await.unwrap();
+    let gap_count =
+        |attempts: &[ReceivedRequest]| attempts.iter().filter(|it| it.body["event"] == "gap").count();
+    receiver.wait_until("the gap fails and is retried", |attempts| gap_count(attempts) >= 2).await;
     let tried = receiver.attempts();
     let gaps: Vec<_> = tried.iter().filter(|attempt| attempt.body["event"] == "gap").collect();
     assert_eq!(gaps[0].header("webhook-id"), gaps[1].header("webhook-id"));
     assert_eq!(gaps[0].raw, gaps[1].raw);
-    assert_eq!(world.handle.get(id).unwrap().counts.missed, 0, "nobody knows yet");
+    assert_eq!(
+        fixture.handle.get(id).unwrap().counts.missed,
+        0,
+        "missed events count after the gap is delivered"
+    );
 
     receiver.set_behaviour(|_| ReceiverAction::Status(200));
     receiver.wait_until("the rest", |attempts| attempts.iter().any(|attempt| attempt.n() == 5)).await;
     assert_eq!(receiver.numbers()[receiver.numbers().len() - 3..], [0, 4, 5]);
-    world.wait_until_caught_up(id).await;
-    assert_eq!(world.handle.get(id).unwrap().counts.missed, 3);
+    fixture.wait_until_caught_up(id).await;
+    assert_eq!(fixture.handle.get(id).unwrap().counts.missed, 3);
 }

@@ -1,4 +1,4 @@
-//! A dispatcher with its store, and a receiver whose behaviour can be flipped.
+//! A webhook supervisor with its store, and a receiver whose behaviour tests can change.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::webhook::{
     Msg, Options, WebhookSupervisor,
 };
 use relevo_clock::Clock;
-use relevo_domain::{InstanceNumber, Secret, Timestamp};
+use relevo_domain::{EventKind, InstanceNumber, Secret, Timestamp};
 use relevo_egress::{self as egress, Egress};
 use relevo_metrics::Metrics;
 use relevo_store::{DataFolder, Store, WriterExit};
@@ -29,7 +29,7 @@ use relevo_store::{DataFolder, Store, WriterExit};
 /// Longest wait, in real time, for anything that should happen; reaching it fails the test.
 const WAIT_LIMIT: Duration = Duration::from_secs(20);
 
-/// The first moment of every test.
+/// Time at the start of every test.
 pub const START: Timestamp = Timestamp(1_700_000_000_000);
 
 pub const ONE: InstanceNumber = InstanceNumber::FIRST;
@@ -38,7 +38,7 @@ pub fn two() -> InstanceNumber {
     ONE.next().unwrap()
 }
 
-/// Delays that a test can wait for.
+/// Options with short delays.
 pub fn fast_options() -> Options {
     Options {
         timeout: Duration::from_millis(300),
@@ -67,7 +67,7 @@ struct RunningNode {
 }
 
 impl WebhookFixture {
-    /// Two instances, `shop` and `bar`, and no endpoint.
+    /// A fixture with the instances `shop` and `bar`, and no endpoint.
     pub async fn new(options: Options) -> Self {
         Self::with_options(options, true).await
     }
@@ -82,7 +82,7 @@ impl WebhookFixture {
         Self { running: Some(running), handle, store, clock, instances, options, egress, data }
     }
 
-    /// Ends the node and starts it again on the same folder.
+    /// Stops the supervisor and the store, and starts them again on the same folder.
     pub async fn restart(mut self) -> Self {
         let RunningNode { root, closing, folder } = self.running.take().unwrap();
         root.stop_and_wait(None, None).await.unwrap();
@@ -100,7 +100,7 @@ impl WebhookFixture {
         root.get_children().iter().for_each(|child| child.kill());
     }
 
-    /// Waits until an endpoint's place is written down at the end of every log.
+    /// Waits until the stored cursors of an endpoint are at the end of every log.
     pub async fn wait_until_caught_up(&self, id: EndpointId) {
         for _ in 0..WAIT_LIMIT.as_millis() / 2 {
             if self.handle.lag(id).await.unwrap() == Lag::default() {
@@ -108,10 +108,10 @@ impl WebhookFixture {
             }
             real_pause().await;
         }
-        panic!("waited in vain: {:?}", self.handle.lag(id).await);
+        panic!("timed out: {:?}", self.handle.lag(id).await);
     }
 
-    /// Makes a third instance known.
+    /// Adds an instance.
     pub fn add_instance(&self, number: InstanceNumber, name: &str) {
         let mut names = self.instances.borrow().to_vec();
         names.push((number, name.parse().unwrap()));
@@ -125,8 +125,13 @@ impl WebhookFixture {
     }
 
     /// Appends the events `numbers` of one kind, in this order.
-    pub async fn append(&self, instance: InstanceNumber, kind: &str, numbers: impl Iterator<Item = u64>) {
-        let (at, kind) = (self.clock.now(), kind.to_owned());
+    pub async fn append(
+        &self,
+        instance: InstanceNumber,
+        kind: EventKind,
+        numbers: impl Iterator<Item = u64>,
+    ) {
+        let at = self.clock.now();
         let batch: Vec<_> = numbers
             .map(|n| Event { kind: kind.clone(), at, data: json!({ "n": n, "of": instance.get() }) })
             .collect();
@@ -174,7 +179,7 @@ pub fn config(url: &Url) -> EndpointConfig {
     }
 }
 
-/// A request as it came.
+/// A received request.
 #[derive(Debug, Clone)]
 pub struct ReceivedRequest {
     pub headers: HeaderMap,
@@ -242,7 +247,7 @@ impl StubReceiver {
         self.attempts().iter().map(ReceivedRequest::n).collect()
     }
 
-    /// Waits until `enough` of what came.
+    /// Waits until `enough` is true for the received requests.
     pub async fn wait_until(
         &self,
         what: &str,
@@ -264,26 +269,25 @@ async fn receive(State(shared): State<Arc<ReceiverState>>, headers: HeaderMap, r
     }
 }
 
-/// Looks, in real time and without moving a paused clock, until there is something.
+/// Polls `look` in real time, without advancing a paused clock, until it returns a value.
 pub async fn eventually<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
     let mut looks = WAIT_LIMIT.as_millis() / 2;
     loop {
         if let Some(found) = look() {
             return found;
         }
-        looks = looks.checked_sub(1).unwrap_or_else(|| panic!("waited in vain: {what}"));
+        looks = looks.checked_sub(1).unwrap_or_else(|| panic!("timed out waiting until {what}"));
         real_pause().await;
     }
 }
 
-/// A moment of real time for sockets and the store's thread. Paused time stands still meanwhile.
+/// A short pause of real time for sockets and the writer thread. A paused clock does not advance.
 pub async fn real_pause() {
     let pause = || std::thread::sleep(Duration::from_millis(2));
     tokio::task::spawn_blocking(pause).await.unwrap();
 }
 
-/// While this lives, paused time moves only when a test advances it, and never by itself because everybody waits
-/// for a socket.
+/// While this value exists, paused time advances only when a test advances it, and not when all tasks are idle.
 pub struct FrozenClock {
     _release: std::sync::mpsc::Sender<()>,
 }

@@ -1,4 +1,4 @@
-//! The dispatcher against a receiver on loopback that does as it is told.
+//! The webhooks against a receiver on loopback with a selectable behaviour.
 
 mod admin;
 mod delivery;

@@ -2,41 +2,36 @@
 
 use serde_json::{Map, Value, json};
 
-use relevo_domain::{Identity, Timestamp};
+use relevo_domain::{EventKind, Identity, Timestamp};
 
 use super::text;
 
 /// Meta's names of the fields that webhooks are subscribed to, and the kinds of event that they become. From the
 /// reference of the WhatsApp Business webhooks.
-const EVENT_KINDS: &[(&str, &str)] = &[
-    ("message_template_status_update", "template_status"),
-    ("message_template_quality_update", "template_quality"),
-    ("message_template_components_update", "template_components"),
-    ("template_category_update", "template_category"),
-    ("phone_number_quality_update", "number_quality"),
-    ("phone_number_name_update", "number_name"),
-    ("account_update", "account_update"),
-    ("account_review_update", "account_review"),
-    ("account_alerts", "account_alert"),
-    ("business_capability_update", "business_capability"),
-    ("user_preferences", USER_PREFERENCES),
-    ("user_id_update", "user_id_update"),
-    ("security", "security"),
-    ("flows", "flow"),
-    ("history", "history"),
-    ("group_lifecycle_update", "group_lifecycle"),
-    ("group_participants_update", "group_participants"),
-    ("group_settings_update", "group_settings"),
-    ("group_status_update", "group_status"),
+const EVENT_KINDS: &[(&str, EventKind)] = &[
+    ("message_template_status_update", EventKind::TemplateStatus),
+    ("message_template_quality_update", EventKind::TemplateQuality),
+    ("message_template_components_update", EventKind::TemplateComponents),
+    ("template_category_update", EventKind::TemplateCategory),
+    ("phone_number_quality_update", EventKind::NumberQuality),
+    ("phone_number_name_update", EventKind::NumberName),
+    ("account_update", EventKind::AccountUpdate),
+    ("account_review_update", EventKind::AccountReview),
+    ("account_alerts", EventKind::AccountAlert),
+    ("business_capability_update", EventKind::BusinessCapability),
+    (USER_PREFERENCES, EventKind::UserPreferences),
+    ("user_id_update", EventKind::UserIdUpdate),
+    ("security", EventKind::Security),
+    ("flows", EventKind::Flow),
+    ("history", EventKind::History),
+    ("group_lifecycle_update", EventKind::GroupLifecycle),
+    ("group_participants_update", EventKind::GroupParticipants),
+    ("group_settings_update", EventKind::GroupSettings),
+    ("group_status_update", EventKind::GroupStatus),
 ];
 
+/// The field of changed preferences, and the member of its value that lists them.
 const USER_PREFERENCES: &str = "user_preferences";
-
-/// Errors that concern no single message.
-const ACCOUNT_ERROR: &str = "account_error";
-
-/// Passed on without being understood.
-const RAW: &str = "raw";
 
 /// A change that is neither a message nor a status, as it came.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,7 +47,7 @@ pub struct AccountChange {
     /// The change as it came, without the messages and statuses.
     pub value: Value,
     /// The kind of event that it becomes.
-    pub kind: &'static str,
+    pub kind: EventKind,
 }
 
 /// What a user said in WhatsApp's settings about marketing messages.
@@ -64,11 +59,11 @@ pub struct MarketingPreference {
 }
 
 /// The kind of event that a change of this field becomes; `raw` for a field that is not known.
-pub(super) fn event_kind(field: &str, value: &Value) -> &'static str {
+pub(super) fn event_kind(field: &str, value: &Value) -> EventKind {
     if field == "messages" && value.get("errors").is_some_and(Value::is_array) {
-        return ACCOUNT_ERROR;
+        return EventKind::AccountError;
     }
-    EVENT_KINDS.iter().find(|(name, _)| *name == field).map_or(RAW, |(_, kind)| kind)
+    EVENT_KINDS.iter().find(|(name, _)| *name == field).map_or(EventKind::Raw, |(_, kind)| kind.clone())
 }
 
 impl AccountChange {
@@ -78,7 +73,7 @@ impl AccountChange {
     pub fn data(&self) -> Value {
         let AccountChange { account, at, field, value, kind, .. } = self;
         let mut data = match value {
-            Value::Object(value) if *kind != RAW => value.clone(),
+            Value::Object(value) if *kind != EventKind::Raw => value.clone(),
             value => return json!({ "field": field, "value": value }),
         };
         let mut lift = |name: &str, value: Option<Value>| {
@@ -95,7 +90,7 @@ impl AccountChange {
     /// Who wants marketing messages no more, or again. What is not understood says nothing.
     pub fn preferences(&self) -> Vec<MarketingPreference> {
         let listed = self.value.get(USER_PREFERENCES).and_then(Value::as_array);
-        let listed = listed.filter(|_| self.kind == USER_PREFERENCES).into_iter().flatten();
+        let listed = listed.filter(|_| self.kind == EventKind::UserPreferences).into_iter().flatten();
         listed.filter_map(Value::as_object).filter_map(parse_preference).collect()
     }
 }

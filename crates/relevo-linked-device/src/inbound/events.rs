@@ -15,7 +15,7 @@ use whatsapp_rust::wacore_binary::JidExt as _;
 
 use crate::jid::{bare_jid, is_person};
 use crate::lid_mapping::LidMapping;
-use relevo_domain::{self as domain, MessageId, StatusUpdate, Timestamp};
+use relevo_domain::{self as domain, EventKind, MessageId, StatusUpdate, Timestamp};
 use relevo_provider::ConnectionEvent;
 
 /// What an event tells the instance. `ours` names our message behind a stanza; `now` stands in for events that have no
@@ -40,7 +40,7 @@ pub(crate) fn connection_events(
             let from = bare_jid(&presence.source.chat);
             let data = json!({ "from": from, "state": state, "media": media });
             OtherEvent::new(
-                "presence",
+                EventKind::Presence,
                 now,
                 names.add_identity(data, &presence.source.sender, presence.source.sender_alt.as_ref()),
             )
@@ -49,7 +49,7 @@ pub(crate) fn connection_events(
             let state = if presence.unavailable { "unavailable" } else { "available" };
             let last_seen = presence.last_seen.map(|at| at.timestamp());
             let data = json!({ "from": bare_jid(&presence.from), "state": state, "media": "", "last_seen": last_seen });
-            OtherEvent::new("presence", now, names.add_identity(data, &presence.from, None))
+            OtherEvent::new(EventKind::Presence, now, names.add_identity(data, &presence.from, None))
         }
         Event::IncomingCall(call) => {
             return call_event(call, names).map(ConnectionEvent::from).into_iter().collect();
@@ -66,10 +66,10 @@ pub(crate) fn connection_events(
         }
         Event::GroupUpdate(update) => group_event(update, names),
         Event::UndecryptableMessage(message) => undecryptable_event(message, names),
-        Event::HistorySync(sync) => OtherEvent::new("sync_progress", now, sync_progress(sync)),
+        Event::HistorySync(sync) => OtherEvent::new(EventKind::SyncProgress, now, sync_progress(sync)),
         Event::NewsletterLiveUpdate(update) => {
             let data = json!({ "newsletter": bare_jid(&update.newsletter_jid), "messages": update.messages });
-            OtherEvent::new("newsletter", now, data)
+            OtherEvent::new(EventKind::Newsletter, now, data)
         }
         other => match contact_event(other, now, names)
             .or_else(|| chat_event(other))
@@ -84,17 +84,17 @@ pub(crate) fn connection_events(
 
 /// Something that readers of events may want to know.
 struct OtherEvent {
-    kind: &'static str,
+    kind: EventKind,
     at: Timestamp,
     data: Value,
 }
 
 impl OtherEvent {
-    fn new(kind: &'static str, at: Timestamp, data: Value) -> Self {
+    fn new(kind: EventKind, at: Timestamp, data: Value) -> Self {
         Self { kind, at, data }
     }
 
-    fn from_datetime(kind: &'static str, at: DateTime<Utc>, data: Value) -> Self {
+    fn from_datetime(kind: EventKind, at: DateTime<Utc>, data: Value) -> Self {
         Self { kind, at: timestamp(at), data }
     }
 }
@@ -185,7 +185,11 @@ fn call_event(call: &IncomingCall, names: &LidMapping) -> Option<OtherEvent> {
         "status": status,
         "group_id": group.map(bare_jid),
     });
-    Some(OtherEvent::from_datetime("call", call.timestamp, names.add_identity(data, &call.from, other)))
+    Some(OtherEvent::from_datetime(
+        EventKind::Call,
+        call.timestamp,
+        names.add_identity(data, &call.from, other),
+    ))
 }
 
 fn ended_call_event(
@@ -202,7 +206,7 @@ fn ended_call_event(
         "is_video": false,
         "status": status,
     });
-    OtherEvent::from_datetime("call", at, names.add_identity(data, from, None))
+    OtherEvent::from_datetime(EventKind::Call, at, names.add_identity(data, from, None))
 }
 
 fn group_event(update: &GroupUpdate, names: &LidMapping) -> OtherEvent {
@@ -215,7 +219,7 @@ fn group_event(update: &GroupUpdate, names: &LidMapping) -> OtherEvent {
         "action": update.action.wire_tag(),
         "details": update.action,
     });
-    OtherEvent::from_datetime("group", update.timestamp, data)
+    OtherEvent::from_datetime(EventKind::Group, update.timestamp, data)
 }
 
 /// WhatsApp asks its sender to encrypt it anew, so it may still come, as a message with the same id.
@@ -234,7 +238,7 @@ fn undecryptable_event(message: &UndecryptableMessage, names: &LidMapping) -> Ot
         "unavailable": message.is_unavailable.then_some(message.unavailable_type.as_str()),
     });
     OtherEvent::from_datetime(
-        "undecryptable",
+        EventKind::Undecryptable,
         info.timestamp,
         names.add_identity(data, &source.sender, source.sender_alt.as_ref()),
     )
@@ -259,7 +263,7 @@ fn sync_progress(sync: &LazyHistorySync) -> Value {
 fn contact_event(event: &Event, now: Timestamp, names: &LidMapping) -> Option<OtherEvent> {
     let changed = |who: &Jid, other: Option<&Jid>, change: &str, details: Value, at: Timestamp| {
         let data = json!({ "contact": bare_jid(who), "change": change, "details": details });
-        OtherEvent::new("contact", at, names.add_identity(data, who, other))
+        OtherEvent::new(EventKind::Contact, at, names.add_identity(data, who, other))
     };
     Some(match event {
         Event::PictureUpdate(update) => {
@@ -290,7 +294,7 @@ fn contact_event(event: &Event, now: Timestamp, names: &LidMapping) -> Option<Ot
         Event::SelfPushNameUpdated(update) => {
             let data =
                 json!({ "contact": null, "change": "own_name", "details": { "new": update.new_name } });
-            OtherEvent::new("contact", now, data)
+            OtherEvent::new(EventKind::Contact, now, data)
         }
         Event::IdentityChange(update) => {
             changed(&update.user, update.lid_user.as_ref(), "security_code", Value::Null, now)
@@ -311,7 +315,7 @@ fn contact_event(event: &Event, now: Timestamp, names: &LidMapping) -> Option<Ot
 fn chat_event(event: &Event) -> Option<OtherEvent> {
     let changed = |chat: &Jid, change: &str, details: Value, at: DateTime<Utc>| {
         OtherEvent::from_datetime(
-            "chat",
+            EventKind::Chat,
             at,
             json!({ "chat": bare_jid(chat), "change": change, "details": details }),
         )
@@ -352,7 +356,7 @@ fn chat_event(event: &Event) -> Option<OtherEvent> {
             let details =
                 json!({ "name": update.action.name, "deleted": update.action.deleted == Some(true) });
             let data = json!({ "label_id": update.label_id, "change": "label_edit", "details": details });
-            OtherEvent::from_datetime("chat", update.timestamp, data)
+            OtherEvent::from_datetime(EventKind::Chat, update.timestamp, data)
         }
         _ => return None,
     })
@@ -364,27 +368,30 @@ fn pairing_event(event: &Event, now: Timestamp) -> Option<OtherEvent> {
         Event::PairPasskeyRequest(request) => {
             let options: Value = serde_json::from_str(&request.request_options_json)
                 .unwrap_or_else(|_| json!(request.request_options_json));
-            ("passkey", json!({ "stage": "request", "options": options }))
+            (EventKind::Passkey, json!({ "stage": "request", "options": options }))
         }
         Event::PairPasskeyConfirmation(confirmation) => {
             let code = (!confirmation.skip_handoff_ux).then_some(&confirmation.code);
-            ("passkey", json!({ "stage": "confirmation", "code": code }))
+            (EventKind::Passkey, json!({ "stage": "confirmation", "code": code }))
         }
-        Event::PairPasskeyError(error) => ("passkey", json!({ "stage": "error", "error": error.error })),
-        Event::PairingCodeRefresh(_) => {
-            ("pairing", json!({ "stage": "code_void", "error": "the pairing code is void; ask for another" }))
+        Event::PairPasskeyError(error) => {
+            (EventKind::Passkey, json!({ "stage": "error", "error": error.error }))
         }
+        Event::PairingCodeRefresh(_) => (
+            EventKind::Pairing,
+            json!({ "stage": "code_void", "error": "the pairing code is void; ask for another" }),
+        ),
         Event::PairingCodeError(error) => {
-            ("pairing", json!({ "stage": "code_failed", "error": error.error }))
+            (EventKind::Pairing, json!({ "stage": "code_failed", "error": error.error }))
         }
         Event::QrScannedWithoutMultidevice(_) => {
             let error =
                 "the phone that scanned the code is not set up for linked devices; update WhatsApp on it";
-            ("pairing", json!({ "stage": "not_multidevice", "error": error }))
+            (EventKind::Pairing, json!({ "stage": "not_multidevice", "error": error }))
         }
         Event::AppStateSyncFailed(failed) => {
             let data = json!({ "stage": "sync_failed", "collections": [failed.fatal, failed.retryable] });
-            ("pairing", data)
+            (EventKind::Pairing, data)
         }
         _ => return None,
     };

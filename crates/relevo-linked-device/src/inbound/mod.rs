@@ -17,7 +17,7 @@ use whatsapp_rust::waproto::whatsapp as wa;
 use super::jid::{bare_jid, is_person, is_status_broadcast};
 use super::lid_mapping::LidMapping;
 use super::message_cache::CachedPoll;
-use relevo_domain::{Chat, InboundContent, InboundMedia, InboundMessage, Sender, Timestamp};
+use relevo_domain::{Chat, EventKind, InboundContent, InboundMedia, InboundMessage, Sender, Timestamp};
 use relevo_provider::ConnectionEvent;
 
 pub(super) use events::{connection_events, people_in_event};
@@ -72,7 +72,7 @@ pub(super) fn status_update(
         }
         _ => {}
     }
-    Some(ConnectionEvent::Other { kind: "status_update", at: post.at, data: data.into() })
+    Some(ConnectionEvent::Other { kind: EventKind::StatusUpdate, at: post.at, data: data.into() })
 }
 
 fn build_message(

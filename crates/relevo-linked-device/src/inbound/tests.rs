@@ -114,7 +114,7 @@ fn a_status_update_is_an_event_and_no_message() {
     else {
         panic!()
     };
-    assert_eq!(kind, "status_update");
+    assert_eq!(kind, EventKind::StatusUpdate);
     let expected = json!({
         "message_id": "3EB0C2FE7A4B5C8D9E0F12",
         "from": "573001234567@s.whatsapp.net",

@@ -80,7 +80,10 @@ async fn empty_message_is_skipped_and_status_update_is_an_event() {
     let status = [received("B", "status@broadcast", text("hoy"))];
     assert!(world.ingest.deliver(None, &status).await.unwrap().is_none());
     let told = world.inbox.recv().await;
-    assert!(matches!(told, Some(ConnectionEvent::Other { kind: "status_update", .. })), "{told:?}");
+    assert!(
+        matches!(told, Some(ConnectionEvent::Other { kind: relevo_domain::EventKind::StatusUpdate, .. })),
+        "{told:?}"
+    );
     drop(world.inbox);
     let gone = [received("C", ANA, text("tres"))];
     assert!(world.ingest.deliver(None, &gone).await.is_err());

@@ -35,7 +35,7 @@ fn events_of(event: &Event) -> Vec<ConnectionEvent> {
     connection_events(event, NOW, &LidMapping::default(), |stanza| (stanza == "OURS").then(ours))
 }
 
-fn single_event(event: &Event) -> (&'static str, Value) {
+fn single_event(event: &Event) -> (EventKind, Value) {
     match events_of(event).pop() {
         Some(ConnectionEvent::Other { kind, data, .. }) => (kind, data),
         other => panic!("{other:?}"),
@@ -89,12 +89,12 @@ fn presence_event_has_documented_fields() {
         "phone": "573001234567",
         "user_id": "1234567890@lid",
     });
-    assert_eq!(single_event(&Event::ChatPresence(presence)), ("presence", expected));
+    assert_eq!(single_event(&Event::ChatPresence(presence)), (EventKind::Presence, expected));
     let presence = PresenceUpdate::builder().from(jid(ANA)).unavailable(true).last_seen(at()).build();
     let expected = json!({
         "from": ANA, "state": "unavailable", "media": "", "last_seen": 1_763_800_000, "phone": "573001234567",
     });
-    assert_eq!(single_event(&Event::Presence(presence)), ("presence", expected));
+    assert_eq!(single_event(&Event::Presence(presence)), (EventKind::Presence, expected));
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn call_event_has_documented_fields() {
         "group_id": null,
         "phone": "573001234567",
     });
-    assert_eq!(single_event(&Event::IncomingCall(call)), ("call", expected));
+    assert_eq!(single_event(&Event::IncomingCall(call)), (EventKind::Call, expected));
     let relay = CallAction::RelayLatency { call_id: "CALL".to_owned(), call_creator: jid(ANA) };
     let relay = IncomingCall::new_for_test(jid(ANA), "S".to_owned(), at(), relay);
     assert!(events_of(&Event::IncomingCall(relay)).is_empty());
@@ -137,7 +137,7 @@ fn group_event_names_its_author() {
         .action(whatsapp_rust::wacore::stanza::groups::GroupNotificationAction::Announce)
         .build();
     let (kind, data) = single_event(&Event::GroupUpdate(update));
-    assert_eq!((kind, &data["group_id"], &data["author"]), ("group", &json!(GROUP), &json!(ANA)));
+    assert_eq!((kind, &data["group_id"], &data["author"]), (EventKind::Group, &json!(GROUP), &json!(ANA)));
     assert_eq!(data["action"], "announcement");
 }
 
@@ -162,7 +162,7 @@ fn undecryptable_message_is_reported() {
         "unavailable": null,
         "phone": "573001234567",
     });
-    assert_eq!(single_event(&Event::UndecryptableMessage(message)), ("undecryptable", expected));
+    assert_eq!(single_event(&Event::UndecryptableMessage(message)), (EventKind::Undecryptable, expected));
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn contact_change_is_reported_except_during_full_sync() {
     let expected = json!({
         "contact": ANA, "change": "name", "details": { "old": "Ana", "new": "Ana P." }, "phone": "573001234567",
     });
-    assert_eq!(single_event(&Event::PushNameUpdate(name)), ("contact", expected));
+    assert_eq!(single_event(&Event::PushNameUpdate(name)), (EventKind::Contact, expected));
     let saved = |from_full_sync| {
         let action =
             wa::sync_action_value::ContactAction { full_name: Some("Ana".to_owned()), ..Default::default() };
@@ -191,7 +191,7 @@ fn passkey_request_carries_its_options() {
     let request_options_json = r#"{"challenge":"abc"}"#.to_owned();
     let request = PairPasskeyRequest::builder().request_options_json(request_options_json).build();
     let expected = json!({ "stage": "request", "options": { "challenge": "abc" } });
-    assert_eq!(single_event(&Event::PairPasskeyRequest(request)), ("passkey", expected));
+    assert_eq!(single_event(&Event::PairPasskeyRequest(request)), (EventKind::Passkey, expected));
 }
 
 #[test]

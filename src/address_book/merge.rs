@@ -1,9 +1,12 @@
+//! Changes to the data of an entry.
+
 use serde_json::{Map, Value};
 
 /// The value that removes a key instead of setting it.
 pub const DELETE: &str = "__DELETE__";
 
-/// Lays `changes` over `data`, key by key and not deeper; [`DELETE`] removes a key.
+/// Sets the top-level keys of `data` to those of `changes`; nested objects are replaced as a whole. [`DELETE`] removes
+/// a key.
 pub(super) fn merge(data: &mut Map<String, Value>, changes: &Map<String, Value>) {
     for (key, value) in changes {
         if value.as_str() == Some(DELETE) {

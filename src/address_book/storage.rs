@@ -1,8 +1,8 @@
-//! The address book as it lies in the store.
+//! Records of the address book.
 //!
-//! `Contact`: phone → record; under the empty phone, which nobody has, the book itself. `ContactOrder`: a number
-//! that falls with every change → phone, so that the newest change comes first and a clock that is set back
-//! changes nothing about the order.
+//! `Contact`: phone → [`AddressBookRecord`]; the empty phone, which no entry can have, → [`AddressBookMeta`].
+//! `ContactOrder`: a number that decreases with every change → phone. The newest change comes first, and the order does
+//! not depend on the clock.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -10,34 +10,35 @@ use serde_json::{Map, Value};
 use relevo_domain::Timestamp;
 use relevo_store::{self as store, Error, Key, Space, Store, Tx};
 
-/// A page of the list holds no more than this many bytes of records, besides its first entry.
+/// A page ends after the entry that reaches this many bytes of records.
 const PAGE_BYTES: usize = 4 << 20;
 
-/// Somebody in the address book.
+/// One entry of the address book.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AddressBookEntry {
     pub phone: String,
     pub name: Option<String>,
-    /// What the caller wants to remember; empty when nothing.
+    /// Data of the API client; may be empty.
     pub data: Map<String, Value>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
 
-/// A part of the address book, the latest change first.
+/// A page of the address book, the latest change first.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AddressBookPage {
     pub entries: Vec<AddressBookEntry>,
-    /// How many there are in all.
+    /// Number of entries in the whole address book.
     pub total: u64,
-    /// Behind which place to go on, when there is more.
+    /// Position after which the next page begins; `None` on the last page.
     pub next: Option<u64>,
 }
 
-/// `change` comes first, so that no two records of a phone begin with the same bytes.
+/// The stored value of an entry. `change` is the first field, so two versions of a record never begin with the same
+/// bytes; `read_whole` relies on it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct AddressBookRecord {
-    /// The place of the record among all changes.
+    /// Number of the change that wrote this record.
     change: u64,
     name: Option<String>,
     /// A JSON object.
@@ -46,15 +47,19 @@ pub(super) struct AddressBookRecord {
     updated_at: Timestamp,
 }
 
-/// What is known about the address book as a whole.
+/// Counters of the whole address book.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct AddressBookMeta {
     pub total: u64,
-    /// The place of the latest change.
+    /// Number of the latest change.
     pub change: u64,
 }
 
-/// Who has this phone, within a change that is being made.
+/// The entry of `phone`, read within a transaction.
+///
+/// # Errors
+///
+/// The store cannot be read, or the record cannot be decoded.
 pub fn find_in(tx: &Tx, phone: &str) -> Result<Option<AddressBookEntry>, Error> {
     if phone.is_empty() {
         return Ok(None);
@@ -65,50 +70,50 @@ pub fn find_in(tx: &Tx, phone: &str) -> Result<Option<AddressBookEntry>, Error> 
     }
 }
 
-/// Writes an entry in the place of whatever was there. Tells whether something was.
-pub(super) fn put(tx: &mut Tx, number: &AddressBookEntry) -> Result<bool, Error> {
-    let replaced = delete(tx, &number.phone)?;
-    let mut book = read_meta(|key| tx.get(key))?;
-    book.change += 1;
-    book.total += 1;
+/// Writes an entry. Returns whether it replaced an earlier one.
+pub(super) fn put(tx: &mut Tx, entry: &AddressBookEntry) -> Result<bool, Error> {
+    let replaced = delete(tx, &entry.phone)?;
+    let mut meta = read_meta(|key| tx.get(key))?;
+    meta.change += 1;
+    meta.total += 1;
     let record = AddressBookRecord {
-        change: book.change,
-        name: number.name.clone(),
-        data: serde_json::to_string(&number.data).map_err(|cause| Error::Codec(cause.to_string()))?,
-        created_at: number.created_at,
-        updated_at: number.updated_at,
+        change: meta.change,
+        name: entry.name.clone(),
+        data: serde_json::to_string(&entry.data).map_err(|cause| Error::Codec(cause.to_string()))?,
+        created_at: entry.created_at,
+        updated_at: entry.updated_at,
     };
-    tx.put(entry_key(&number.phone), store::encode(&record)?)?;
-    tx.put(order_key(book.change), number.phone.clone().into_bytes())?;
-    tx.put(meta_key(), store::encode(&book)?)?;
+    tx.put(entry_key(&entry.phone), store::encode(&record)?)?;
+    tx.put(order_key(meta.change), entry.phone.clone().into_bytes())?;
+    tx.put(meta_key(), store::encode(&meta)?)?;
     Ok(replaced)
 }
 
-/// Removes an entry. Tells whether there was one.
+/// Deletes an entry. Returns whether there was one.
 pub(super) fn delete(tx: &mut Tx, phone: &str) -> Result<bool, Error> {
     let Some(bytes) = tx.get(&entry_key(phone))? else { return Ok(false) };
     let record: AddressBookRecord = store::decode(&bytes)?;
     tx.delete(entry_key(phone))?;
-    tx.delete(order_key(record.change))?;
-    let mut book = read_meta(|key| tx.get(key))?;
-    book.total = book.total.saturating_sub(1);
-    tx.put(meta_key(), store::encode(&book)?)?;
+    tx.delete(order_key(record.change));
+    let mut meta = read_meta(|key| tx.get(key))?;
+    meta.total = meta.total.saturating_sub(1);
+    tx.put(meta_key(), store::encode(&meta)?)?;
     Ok(true)
 }
 
-/// Removes up to `limit` of the entries that did not change after `until`; tells how many. Fewer than `limit`: no
-/// such entry is left.
+/// Deletes up to `limit` of the entries whose latest change is `until` or earlier, and returns their number. Zero means
+/// that no such entry is left.
 pub(super) fn delete_oldest(tx: &mut Tx, until: u64, limit: usize) -> Result<u64, Error> {
     let phones: Vec<Vec<u8>> = {
         let end = Key::new(Space::ContactOrder).after_prefix();
         let entries = tx.range(&order_key(until), &end).take(limit);
         entries.map(|entry| entry.map(|(_, phone)| phone)).collect::<Result<_, _>>()?
     };
-    let mut taken = 0;
+    let mut deleted = 0;
     for phone in phones {
-        taken += u64::from(delete(tx, &phone_from_bytes(phone)?)?);
+        deleted += u64::from(delete(tx, &phone_from_bytes(phone)?)?);
     }
-    Ok(taken)
+    Ok(deleted)
 }
 
 pub(super) fn read_meta(
@@ -127,31 +132,31 @@ pub(super) fn get(store: &Store, phone: &str) -> Result<Option<AddressBookEntry>
     }
 }
 
-/// Reads a page: belongs on a blocking thread.
+/// Reads a page; blocks on the disk.
 pub(super) fn list(store: &Store, after: Option<u64>, limit: usize) -> Result<AddressBookPage, Error> {
     let start = match after {
         Some(change) => order_key(change).successor(),
         None => Key::new(Space::ContactOrder),
     };
-    let (mut numbers, mut bytes, mut last, mut more) = (Vec::new(), 0, 0, false);
-    for entry in store.range(&start, &Key::new(Space::ContactOrder).after_prefix()) {
-        if numbers.len() >= limit || bytes >= PAGE_BYTES {
+    let (mut entries, mut bytes, mut last, mut more) = (Vec::new(), 0, 0, false);
+    for item in store.range(&start, &Key::new(Space::ContactOrder).after_prefix()) {
+        if entries.len() >= limit || bytes >= PAGE_BYTES {
             more = true;
             break;
         }
-        let (order, phone) = entry?;
+        let (order, phone) = item?;
         let phone = phone_from_bytes(phone)?;
-        // Gone since the order was read, or moved to the front: not a part of this page either way.
+        // The entry was deleted after the order was read, or it moved to the front: it is not part of this page.
         let Some(stored) = store.get(&entry_key(&phone))? else { continue };
         let record: AddressBookRecord = store::decode(&stored)?;
         if order_key(record.change).as_slice() == order {
             bytes += stored.len();
             last = record.change;
-            numbers.push(decode_entry(&phone, record)?);
+            entries.push(decode_entry(&phone, record)?);
         }
     }
     let total = read_meta(|key| store.get(key))?.total;
-    Ok(AddressBookPage { entries: numbers, total, next: more.then_some(last) })
+    Ok(AddressBookPage { entries, total, next: more.then_some(last) })
 }
 
 fn decode_entry(phone: &str, record: AddressBookRecord) -> Result<AddressBookEntry, Error> {
