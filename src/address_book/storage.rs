@@ -35,7 +35,7 @@ pub struct AddressBookPage {
 }
 
 /// The stored value of an entry. `change` is the first field, so two versions of a record never begin with the same
-/// bytes; `read_whole` relies on it.
+/// bytes.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct AddressBookRecord {
     /// Number of the change that wrote this record.

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use relevo_domain::{EventKind, InstanceNumber, Timestamp};
-use relevo_store::{self as store, Error, Key, KeyValue, Store};
+use relevo_store::{Error, Key, KeyValue, Store};
 
 use super::record::{self, EventHeader, event_key, sequence_of};
 use super::{Envelope, EventFilter, LogCursor, last_sequence};

@@ -206,7 +206,7 @@ pub(super) fn park(
         let keys = tx.range(&start, &end).take(EXPIRED_PER_PARKED).map(|entry| entry.map(|(key, _)| key));
         keys.collect::<Result<Vec<_>, _>>()?
     };
-    old.into_iter().for_each(|key| tx.delete(key.into()));
+    old.into_iter().try_for_each(|key| tx.delete(key.into()))?;
     tx.put(parked_key(id, event_ref), store::encode(parked)?)
 }
 

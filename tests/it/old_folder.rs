@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use relevo::config::Settings;
 use relevo_domain::Timestamp;
-use relevo_sandbox_web::{Fault, Rule, ConnectionTransition};
+use relevo_sandbox_web::{ConnectionTransition, Fault, Rule};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -376,7 +376,8 @@ async fn linked_devices_log_in_as_the_devices_that_they_were() {
     }
     assert_eq!(expected.len(), 2, "{expected:?}");
     let came = || {
-        let moments = web.connections().into_iter().filter(|moment| moment.turn == ConnectionTransition::Refused);
+        let moments =
+            web.connections().into_iter().filter(|moment| moment.turn == ConnectionTransition::Refused);
         moments.filter_map(|moment| moment.device).collect::<Vec<_>>()
     };
     soon("all to log in", web.until(|_| expected.iter().all(|device| came().contains(device)))).await;

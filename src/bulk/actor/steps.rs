@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::events::{self, Event};
 use crate::queue::{self, Submission};
-use relevo_domain::{BulkItem, Class, Mode, Timestamp};
+use relevo_domain::{BulkItem, Class, EventKind, Mode, Timestamp};
 use relevo_store as store;
 
 use super::State;
@@ -142,12 +142,13 @@ impl State {
             updated_at: now,
             ..self.checkpoint.clone()
         };
-        self.commit_with_event(next, "job_started").await
+        self.commit_with_event(next, EventKind::JobStarted).await
     }
 
     async fn finish(&mut self, status: JobStatus, error: Option<String>) -> Result<(), Error> {
         let now = self.now();
-        let kind = if status == JobStatus::Completed { "job_completed" } else { "job_failed" };
+        let kind =
+            if status == JobStatus::Completed { EventKind::JobCompleted } else { EventKind::JobFailed };
         let next =
             Checkpoint { status, error, ended_at: Some(now), updated_at: now, ..self.checkpoint.clone() };
         self.with_files(|files| files.sync_index()).await?;
@@ -156,7 +157,7 @@ impl State {
     }
 
     /// Commits `next` as the checkpoint, together with an event in the log of the job's first instance.
-    async fn commit_with_event(&mut self, next: Checkpoint, kind: &'static str) -> Result<(), Error> {
+    async fn commit_with_event(&mut self, next: Checkpoint, kind: EventKind) -> Result<(), Error> {
         let counts = next.counts;
         let data = json!({
             "job_id": self.record.id,
@@ -167,7 +168,7 @@ impl State {
             },
             "error": next.error,
         });
-        let event = Event { kind: kind.to_owned(), at: next.updated_at, data };
+        let event = Event { kind, at: next.updated_at, data };
         let (slot, checkpoint) = (self.slot(), next.clone());
         let instance = next.senders.first().map(|sender| sender.number);
         let write = move |tx: &mut store::Tx| {
