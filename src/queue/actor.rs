@@ -130,14 +130,10 @@ impl Actor for QueueActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Enqueue(submission, reply) => state.enqueue(me, *submission, reply).await,
-            Msg::EnqueueItems(submissions, with, reply) => {
-                state.enqueue_items(submissions, with, reply).await;
+            Msg::EnqueueItems(submissions, hook, reply) => {
+                state.enqueue_items(submissions, hook, reply).await;
             }
-            Msg::NoteOutcomes(noted, with, reply) => {
-                let note = move |tx: &mut Tx| item_outcomes::delete_noted(tx, &noted).and_then(|()| with(tx));
-                let done = move |noted: Result<(), StoreError>| drop(reply.send(noted.map_err(Error::from)));
-                state.arguments.store.submit_with_priority(Priority::Background, note, done).await;
-            }
+            Msg::NoteOutcomes(noted, hook, reply) => state.note_outcomes(noted, hook, reply).await,
             Msg::WithdrawItems(ids, reply) => state.withdraw_items(ids, reply).await,
             Msg::DeleteJob(job, reply) => {
                 state.change(reply, move |tx: &mut Tx| item_outcomes::delete_slot(tx, job)).await;
@@ -152,37 +148,13 @@ impl Actor for QueueActor {
             }
             Msg::LeaseNext(instance, reply) => state.set_next_waiter(instance, Some(reply)),
             Msg::CancelLeaseNext(instance) => state.set_next_waiter(instance, None),
-            Msg::Sent(lease, provider_id) => {
-                let sent =
-                    move |tx: &mut Tx, lease: &Lease, now| settle::record_sent(tx, lease, &provider_id, now);
-                state.settle(me, *lease, Some("sent"), sent).await;
-            }
-            Msg::Postpone(lease, until) => {
-                let postpone = move |tx: &mut Tx, lease: &Lease, now| {
-                    settle::postpone(tx, lease, until, now).map(|()| None)
-                };
-                state.settle(me, *lease, None, postpone).await;
-            }
+            Msg::Sent(lease, provider_id) => state.record_sent(me, *lease, provider_id).await,
+            Msg::Postpone(lease, until) => state.postpone(me, *lease, until).await,
             Msg::ApplyDecision(lease, decision, failure) => {
-                let fate = match decision {
-                    RetryDecision::Bury(_) => Some("dead_letter"),
-                    RetryDecision::Fail => Some("failed"),
-                    RetryDecision::Retry { .. }
-                    | RetryDecision::Defer { .. }
-                    | RetryDecision::Hold { .. } => None,
-                };
-                let apply = move |tx: &mut Tx, lease: &Lease, now| {
-                    settle::apply_decision(tx, lease, decision, &failure, now)
-                };
-                state.settle(me, *lease, fate, apply).await;
+                state.apply_decision(me, *lease, decision, failure).await;
             }
             Msg::RecordReceipts(reports, reply) => state.record_receipts(me, reports, reply).await,
-            Msg::Reschedule(id, at, reply) => {
-                let reschedule = move |tx: &mut Tx| schedule::reschedule(tx, id, at);
-                state
-                    .change_and_notify(reply, BTreeSet::from([(id.instance(), id.class())]), reschedule)
-                    .await;
-            }
+            Msg::Reschedule(id, at, reply) => state.reschedule(id, at, reply).await,
             Msg::Redrive(ids, reply) => state.redrive(ids, reply).await,
             Msg::Discard(ids, reply) => {
                 state.change(reply, move |tx: &mut Tx| dead_letters::discard(tx, &ids)).await;
@@ -299,6 +271,43 @@ impl State {
         if let Some(previous) = previous {
             let _ = previous.send(Ok(LeaseBatch::default()));
         }
+    }
+
+    async fn note_outcomes(&self, noted: Vec<ItemOutcome>, hook: CommitHook, reply: QueueReply<()>) {
+        let work = move |tx: &mut Tx| {
+            item_outcomes::delete_noted(tx, &noted)?;
+            hook(tx)
+        };
+        let done = move |result: Result<(), StoreError>| drop(reply.send(result.map_err(Error::from)));
+        self.arguments.store.submit_with_priority(Priority::Background, work, done).await;
+    }
+
+    async fn record_sent(&self, me: ActorRef<Msg>, lease: Lease, provider_id: ProviderMessageId) {
+        let work = move |tx: &mut Tx, lease: &Lease, now| settle::record_sent(tx, lease, &provider_id, now);
+        self.settle(me, lease, Some("sent"), work).await;
+    }
+
+    async fn postpone(&self, me: ActorRef<Msg>, lease: Lease, until: Timestamp) {
+        let work =
+            move |tx: &mut Tx, lease: &Lease, now| settle::postpone(tx, lease, until, now).map(|()| None);
+        self.settle(me, lease, None, work).await;
+    }
+
+    async fn apply_decision(
+        &self,
+        me: ActorRef<Msg>,
+        lease: Lease,
+        decision: RetryDecision,
+        failure: Failure,
+    ) {
+        let fate = match decision {
+            RetryDecision::Bury(_) => Some("dead_letter"),
+            RetryDecision::Fail => Some("failed"),
+            RetryDecision::Retry { .. } | RetryDecision::Defer { .. } | RetryDecision::Hold { .. } => None,
+        };
+        let work =
+            move |tx: &mut Tx, lease: &Lease, now| settle::apply_decision(tx, lease, decision, &failure, now);
+        self.settle(me, lease, fate, work).await;
     }
 
     /// Applies a change that ends an attempt, replies to the callers of a settled message, and notifies instance and job.
@@ -426,6 +435,12 @@ impl State {
             from,
         };
         self.change(reply, move |tx: &mut Tx| retention::delete_page(tx, &page)).await;
+    }
+
+    async fn reschedule(&self, id: MessageId, at: Timestamp, reply: QueueReply<bool>) {
+        let work_for = BTreeSet::from([(id.instance(), id.class())]);
+        let work = move |tx: &mut Tx| schedule::reschedule(tx, id, at);
+        self.change_and_notify(reply, work_for, work).await;
     }
 
     async fn redrive(&self, ids: Vec<MessageId>, reply: QueueReply<usize>) {

@@ -113,7 +113,7 @@ impl State {
     pub(super) async fn enqueue_items(
         &self,
         mut submissions: Vec<Submission>,
-        with: CommitHook,
+        hook: CommitHook,
         reply: QueueReply<Vec<MessageId>>,
     ) {
         let (metrics, context, began) =
@@ -129,7 +129,7 @@ impl State {
         let work = move |tx: &mut Tx| {
             let accepted = bulk_rows::accept(tx, submissions, context)?;
             if accepted.is_ok() {
-                with(tx)?;
+                hook(tx)?;
             }
             Ok(accepted)
         };
