@@ -1,7 +1,7 @@
 //! Logs: one line per event on standard error, as text for people or JSON for machines.
 //!
-//! Nothing is taken from the process environment: level and format come from the configuration, so that what
-//! `check-config` shows is what happens.
+//! Level and format come only from the configuration, not from the process environment, so that `check-config` shows the
+//! effective values.
 
 use std::io::{self, IsTerminal as _};
 
@@ -10,10 +10,11 @@ use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// What says at length, as errors, that a message was delivered again. What cannot be opened, its caller warns of.
+/// The filter of a library that logs every repeated message as an error. Its caller logs messages that cannot be
+/// decrypted.
 const SILENCED_TARGET: &str = "wacore_libsignal=off";
 
-/// What all our own targets begin with.
+/// The common prefix of relevo's log targets.
 const OWN_TARGET: &str = "relevo";
 
 /// How logs are written.
@@ -21,16 +22,20 @@ const OWN_TARGET: &str = "relevo";
 pub struct Options {
     /// A filter such as `info` or `relevo=debug,warn`.
     pub level: String,
+    /// The format of the lines.
     pub format: LogFormat,
 }
 
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
+    /// Text for people.
     Text,
+    /// One JSON object per line.
     Json,
 }
 
-/// Why logging could not begin.
+/// Why logging could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{filter:?} is not a log filter: {cause}")]
@@ -39,54 +44,60 @@ pub enum Error {
     AlreadyInstalled,
 }
 
-/// Installs the process-wide subscriber. Called once, before anything worth logging happens.
+/// Installs the process-wide subscriber. Must be called once, before the first log line.
 ///
 /// Colours are used when standard error is a terminal and the format is text.
+///
+/// # Errors
+/// [`Error::Filter`] when the level is invalid, [`Error::AlreadyInstalled`] on a second call.
 pub fn init(options: &Options) -> Result<(), Error> {
     build_subscriber(options)?.try_init().map_err(|_| Error::AlreadyInstalled)
 }
 
-/// Its layers stand on a bare registry and not on `fmt`'s own subscriber, which would claim an interest in everything:
-/// whoever logs much, as sled does, looks first at how much is wanted at all.
+/// Builds the subscriber on a bare registry. The subscriber of `fmt` would set the maximum level to trace, and crates that
+/// log much, such as sled, check the maximum level first.
 fn build_subscriber(options: &Options) -> Result<Box<dyn Subscriber + Send + Sync>, Error> {
-    let shown = parse_filter(&options.level)?;
+    let filter = parse_filter(&options.level)?;
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let registry = tracing_subscriber::registry();
     Ok(match options.format {
-        LogFormat::Text => Box::new(registry.with(lines.with_ansi(io::stderr().is_terminal())).with(shown)),
+        LogFormat::Text => Box::new(registry.with(lines.with_ansi(io::stderr().is_terminal())).with(filter)),
         LogFormat::Json => {
-            Box::new(registry.with(lines.json().flatten_event(true).with_span_list(false)).with(shown))
+            Box::new(registry.with(lines.json().flatten_event(true).with_span_list(false)).with(filter))
         }
     })
 }
 
-/// Tells whether `init` would accept this level.
+/// Checks a level as [`init`] does.
+///
+/// # Errors
+/// [`Error::Filter`] when the level is invalid.
 pub fn check_level(level: &str) -> Result<(), Error> {
     parse_filter(level).map(drop)
 }
 
-/// A single word must be a level: tracing alone would take `inof` for the name of a module and fall silent. It is the
-/// level of what relevo itself says; of libraries, which say much that concerns nobody, warnings are shown unless they
-/// are named.
+/// Parses a filter. A single word must be a level, because `tracing` would take `inof` for a target and log nothing. The
+/// level applies to relevo; libraries log much that does not concern the operator, so they log warnings and errors unless
+/// the filter names them.
 fn parse_filter(level: &str) -> Result<Targets, Error> {
-    let refused = |cause: String| Error::Filter { filter: level.to_owned(), cause };
+    let invalid = |cause: String| Error::Filter { filter: level.to_owned(), cause };
     let mut directives = vec![SILENCED_TARGET.to_owned()];
     for directive in level.split(',').map(str::trim) {
-        let named = directive.contains(['=', ':', '[']);
+        let has_target = directive.contains(['=', ':', '[']);
         match directive.parse::<LevelFilter>().ok().filter(|_| !directive.is_empty()) {
-            _ if named => directives.push(directive.to_owned()),
+            _ if has_target => directives.push(directive.to_owned()),
             Some(level) => {
                 directives.push(level.min(LevelFilter::WARN).to_string());
                 directives.push(format!("{OWN_TARGET}={level}"));
             }
             None => {
-                return Err(refused(format!(
-                    "{directive:?} is none of off, error, warn, info, debug and trace, and names no target=level"
+                return Err(invalid(format!(
+                    "{directive:?} is neither a level (off, error, warn, info, debug, trace) nor target=level"
                 )));
             }
         }
     }
-    directives.join(",").parse().map_err(|cause: ParseError| refused(cause.to_string()))
+    directives.join(",").parse().map_err(|cause: ParseError| invalid(cause.to_string()))
 }
 
 #[cfg(test)]
@@ -108,13 +119,13 @@ mod tests {
     #[test]
     fn subscriber_max_level_matches_the_filter() {
         for format in [LogFormat::Text, LogFormat::Json] {
-            for (level, most) in [
+            for (level, max) in [
                 ("warn", LevelFilter::WARN),
                 ("info", LevelFilter::INFO),
                 ("error,sled=trace", LevelFilter::TRACE),
             ] {
                 let subscriber = build_subscriber(&Options { level: level.to_owned(), format }).unwrap();
-                assert_eq!(subscriber.max_level_hint(), Some(most), "{level} {format:?}");
+                assert_eq!(subscriber.max_level_hint(), Some(max), "{level} {format:?}");
             }
         }
     }
@@ -127,10 +138,10 @@ mod tests {
             ("off", "off,relevo=off,wacore_libsignal=off"),
             ("debug,wacore_libsignal=info", "relevo=debug,wacore_libsignal=info,warn"),
         ] {
-            let mut shown: Vec<_> =
+            let mut directives: Vec<_> =
                 parse_filter(level).unwrap().to_string().split(',').map(str::to_owned).collect();
-            shown.sort();
-            assert_eq!(shown.join(","), expected);
+            directives.sort();
+            assert_eq!(directives.join(","), expected);
         }
     }
 }

@@ -6,10 +6,7 @@ use std::sync::Arc;
 use url::Url;
 
 use crate::queue::{IdempotencyKey, Submission};
-use relevo_domain::{
-    AmbiguousPolicy, Class, Content, Header, Interactive, Media, MediaSource, Mode, OutboundMessage,
-    Timestamp,
-};
+use relevo_domain::{AmbiguousPolicy, Class, Content, MediaSource, Mode, OutboundMessage, Timestamp};
 use relevo_egress::Egress;
 
 use super::Error;
@@ -36,7 +33,7 @@ pub(super) async fn build_submission(
     on_ambiguous: AmbiguousPolicy,
 ) -> Result<Submission, Error> {
     known.checker.check(&send.message)?;
-    if let Some((field, link)) = media_url_of(&send.message.content) {
+    for (field, link) in media_urls_of(&send.message.content) {
         egress.check(link).await.map_err(|cause| Error::UrlRefused { field, cause })?;
     }
     Ok(Submission {
@@ -69,9 +66,10 @@ impl MessageChecker {
     /// Refuses what [`Handle::enqueue`](super::Handle::enqueue) would refuse.
     pub async fn check(&mut self, message: &OutboundMessage) -> Result<(), Error> {
         self.instance.checker.check(message)?;
-        if let Some((field, link)) = media_url_of(&message.content)
-            && !self.checked_urls.contains(link)
-        {
+        for (field, link) in media_urls_of(&message.content) {
+            if self.checked_urls.contains(link) {
+                continue;
+            }
             self.egress.check(link).await.map_err(|cause| Error::UrlRefused { field, cause })?;
             self.checked_urls.insert(link.clone());
         }
@@ -79,17 +77,11 @@ impl MessageChecker {
     }
 }
 
-fn media_url_of(content: &Content) -> Option<(&'static str, &Url)> {
-    match content {
-        Content::Media(Media { source: MediaSource::Link(url), .. }) => Some(("media_url", url)),
-        Content::Interactive(
-            Interactive::Buttons { header, .. }
-            | Interactive::CtaUrl { header, .. }
-            | Interactive::Flow { header, .. },
-        ) => match header {
-            Some(Header::Media { source: MediaSource::Link(url), .. }) => Some(("header_content", url)),
-            _ => None,
-        },
-        _ => None,
-    }
+/// Links of the content that the egress guard must check, each with the request field that contains it.
+fn media_urls_of(content: &Content) -> impl Iterator<Item = (&'static str, &Url)> {
+    let field = if matches!(content, Content::Media(_)) { "media_url" } else { "header_content" };
+    content.media().filter_map(move |source| match source {
+        MediaSource::Link(url) => Some((field, url)),
+        MediaSource::Blob(_) | MediaSource::ProviderId(_) => None,
+    })
 }

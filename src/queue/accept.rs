@@ -1,4 +1,4 @@
-//! Taking messages in, and giving them back before they are tried.
+//! Accepting messages, and withdrawing them before their first attempt.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,9 +6,9 @@ use relevo_domain::{MessageId, Status, Timestamp};
 use relevo_store::{self as store, Error, Tx};
 
 use super::records::{InFlight, Job, LedgerEntry, LedgerStep, QueueCounters, lane_head};
-use super::{Acceptance, Submission, bulk_rows, keys, schedule};
+use super::{Acceptance, Submission, item_outcomes, keys, schedule};
 
-/// What an idempotency key stands for.
+/// The record of an idempotency key: the message that it was used for.
 #[derive(Debug, Serialize, Deserialize)]
 struct IdempotencyRecord {
     id: MessageId,
@@ -16,14 +16,14 @@ struct IdempotencyRecord {
     expires: Timestamp,
 }
 
-/// Why a submission was not taken.
+/// Why a submission was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum EnqueueRefusal {
     Full,
     KeyReused,
 }
 
-/// What acceptance depends on beside the submission.
+/// The inputs of acceptance besides the submission.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct EnqueueContext {
     pub now: Timestamp,
@@ -32,60 +32,60 @@ pub(super) struct EnqueueContext {
     pub random: u64,
 }
 
-/// Takes a submission in: one job, its idempotency key, and the counters, or nothing.
+/// Accepts a submission: writes its job, its idempotency key and the counters, or nothing.
 pub(super) fn accept(
     tx: &mut Tx,
     submission: Submission,
-    terms: EnqueueContext,
+    context: EnqueueContext,
 ) -> Result<Result<Acceptance, EnqueueRefusal>, Error> {
     let (instance, class) = (submission.instance, submission.class());
-    let mut ended = None;
-    if let Some(asked) = &submission.idempotency
-        && let Some(bytes) = tx.get(&keys::idempotency(instance, &asked.key))?
+    let mut expired_key = None;
+    if let Some(idempotency) = &submission.idempotency
+        && let Some(bytes) = tx.get(&keys::idempotency(instance, &idempotency.key))?
     {
         let known: IdempotencyRecord = store::decode(&bytes)?;
-        if known.expires > terms.now {
-            let same = known.body == asked.body;
+        if known.expires > context.now {
+            let same = known.body == idempotency.body;
             return Ok(if same {
                 Ok(Acceptance::Duplicate(known.id))
             } else {
                 Err(EnqueueRefusal::KeyReused)
             });
         }
-        ended = Some(keys::idempotency_expiry(known.expires, instance, &asked.key));
+        expired_key = Some(keys::idempotency_expiry(known.expires, instance, &idempotency.key));
     }
-    let mut book = QueueCounters::read(tx, instance)?;
-    if book.depth.iter().sum::<u64>() >= terms.capacity {
+    let mut counters = QueueCounters::read(tx, instance)?;
+    if counters.depth.iter().sum::<u64>() >= context.capacity {
         return Ok(Err(EnqueueRefusal::Full));
     }
-    if let Some(ended) = ended {
-        // The key begins a new life; the end of its old one must not cut that short.
-        tx.delete(ended)?;
+    if let Some(expired_key) = expired_key {
+        // The key is used again: the old expiry entry must not delete the new record.
+        tx.delete(expired_key)?;
     }
-    let id = insert_job(tx, submission, terms)?;
-    *book.depth(class) += 1;
-    book.write(tx, instance)?;
+    let id = insert_job(tx, submission, context)?;
+    *counters.depth(class) += 1;
+    counters.write(tx, instance)?;
     Ok(Ok(Acceptance::New(id)))
 }
 
-/// Writes a submission down that nothing speaks against. To count it is the caller's part.
+/// Writes the job of an accepted submission. The caller updates the counters.
 pub(super) fn insert_job(
     tx: &mut Tx,
     submission: Submission,
-    terms: EnqueueContext,
+    context: EnqueueContext,
 ) -> Result<MessageId, Error> {
-    let id = next_id(tx, &submission, terms)?;
+    let id = next_id(tx, &submission, context)?;
     let Submission { instance, message, mode, idempotency, expires_at, send_at, item, .. } = submission;
     let (on_ambiguous, repeatable) = (submission.on_ambiguous, submission.repeatable);
     if let Some(item) = item {
-        bulk_rows::open_slot(tx, item, id)?;
+        item_outcomes::open_slot(tx, item, id)?;
     }
-    if let Some(asked) = &idempotency {
-        let answer = IdempotencyRecord { id, body: asked.body, expires: terms.idempotency_expires };
-        tx.put(keys::idempotency(instance, &asked.key), store::encode(&answer)?)?;
-        tx.put(keys::idempotency_expiry(answer.expires, instance, &asked.key), Vec::new())?;
+    if let Some(idempotency) = &idempotency {
+        let record = IdempotencyRecord { id, body: idempotency.body, expires: context.idempotency_expires };
+        tx.put(keys::idempotency(instance, &idempotency.key), store::encode(&record)?)?;
+        tx.put(keys::idempotency_expiry(record.expires, instance, &idempotency.key), Vec::new())?;
     }
-    let send_at = send_at.filter(|at| *at > terms.now);
+    let send_at = send_at.filter(|at| *at > context.now);
     let job = Job {
         message,
         mode,
@@ -93,7 +93,7 @@ pub(super) fn insert_job(
         on_ambiguous,
         repeatable,
         scheduled: send_at.is_some(),
-        idempotency: idempotency.map(|asked| asked.key),
+        idempotency: idempotency.map(|idempotency| idempotency.key),
     };
     job.write(tx, keys::job(id))?;
     if let Some(at) = send_at {
@@ -102,97 +102,97 @@ pub(super) fn insert_job(
     Ok(id)
 }
 
-/// The next message id. Ids only grow, over restarts and clocks that step back, because the cursor over arrivals
-/// relies on it.
-fn next_id(tx: &mut Tx, submission: &Submission, terms: EnqueueContext) -> Result<MessageId, Error> {
+/// The next message id. Ids grow monotonically, also across restarts and when the clock steps back, because the cursor
+/// over arrivals relies on that.
+fn next_id(tx: &mut Tx, submission: &Submission, context: EnqueueContext) -> Result<MessageId, Error> {
     let last = tx.get(&keys::last_id())?.and_then(|bytes| keys::message_id(&bytes));
     let (at, counter) = match last {
-        Some(last) if last.accepted_at() >= terms.now => {
+        Some(last) if last.accepted_at() >= context.now => {
             if last.counter() < MessageId::MAX_COUNTER {
                 (last.accepted_at(), last.counter() + 1)
             } else {
                 (Timestamp(last.accepted_at().millis() + 1), 0)
             }
         }
-        _ => (terms.now, 0),
+        _ => (context.now, 0),
     };
     let id = match submission.item {
         Some(item) => MessageId::for_bulk_item(at, counter, submission.instance, item),
-        None => MessageId::new(at, counter, submission.instance, submission.class, terms.random),
+        None => MessageId::new(at, counter, submission.instance, submission.class, context.random),
     };
     tx.put(keys::last_id(), id.as_bytes().to_vec())?;
     Ok(id)
 }
 
-/// Frees a job's idempotency key: what was refused may be asked again under the same key.
+/// Deletes a job's idempotency key, so that a caller who was refused can repeat the request with the same key.
 pub(super) fn free_key(tx: &mut Tx, id: MessageId, job: &Job) -> Result<(), Error> {
     let Some(key) = &job.idempotency else { return Ok(()) };
     let stored = keys::idempotency(id.instance(), key);
     if let Some(bytes) = tx.get(&stored)? {
-        let answer: IdempotencyRecord = store::decode(&bytes)?;
-        if answer.id == id {
+        let record: IdempotencyRecord = store::decode(&bytes)?;
+        if record.id == id {
             tx.delete(stored)?;
-            tx.delete(keys::idempotency_expiry(answer.expires, id.instance(), key))?;
+            tx.delete(keys::idempotency_expiry(record.expires, id.instance(), key))?;
         }
     }
     Ok(())
 }
 
-/// Takes a message back. `Ok(true)`: it was not tried and will not be. `Ok(false)`: an attempt is under way or
-/// over, or there is no such job.
+/// Withdraws a message. Returns `true` when it was not attempted and never will be, and `false` when an attempt has
+/// begun or the job does not exist.
 pub(super) fn withdraw(tx: &mut Tx, id: MessageId, now: Timestamp) -> Result<bool, Error> {
     let Some(job) = Job::read(tx, id)? else { return Ok(false) };
     let lane = job.lane(id);
     if InFlight::read(tx, lane)?.is_some_and(|flight| flight.id == id) {
         return Ok(false);
     }
-    let mut row = LedgerEntry::read(tx, id)?.unwrap_or_else(|| LedgerEntry::new(&job));
-    if !row.advance(LedgerStep::new(Status::Cancelled, now)) {
+    let mut entry = LedgerEntry::read(tx, id)?.unwrap_or_else(|| LedgerEntry::new(&job));
+    if !entry.advance(LedgerStep::new(Status::Cancelled, now)) {
         return Ok(false);
     }
-    let mut book = QueueCounters::read(tx, id.instance())?;
-    leave_lane(tx, &mut book, &job, id, now)?;
-    if let Some(due) = row.due.take() {
+    let mut counters = QueueCounters::read(tx, id.instance())?;
+    leave_lane(tx, &mut counters, &job, id, now)?;
+    if let Some(due) = entry.due.take() {
         tx.delete(keys::due(id, due))?;
     }
     free_key(tx, id, &job)?;
     tx.delete(keys::job(id))?;
-    *book.depth(id.class()) = book.depth(id.class()).saturating_sub(1);
-    book.write(tx, id.instance())?;
-    row.persist(tx, id)?;
+    *counters.depth(id.class()) = counters.depth(id.class()).saturating_sub(1);
+    counters.write(tx, id.instance())?;
+    item_outcomes::persist(tx, id, &mut entry)?;
     Ok(true)
 }
 
-/// Takes a waiting job out of its lane, wherever in the lane it stands.
+/// Removes a waiting job from its lane, whatever its position.
 pub(super) fn leave_lane(
     tx: &mut Tx,
-    book: &mut QueueCounters,
+    counters: &mut QueueCounters,
     job: &Job,
     id: MessageId,
     now: Timestamp,
 ) -> Result<(), Error> {
     let lane = job.lane(id);
-    let unread = !job.scheduled && !book.has_read_arrival(id);
-    if *book.waiting(lane.class) == 0 || unread {
+    let unread = !job.scheduled && !counters.has_read_arrival(id);
+    if *counters.waiting(lane.class) == 0 || unread {
         return Ok(());
     }
-    let mut place = None;
-    let mut first = true;
+    let mut position = None;
+    let mut is_head = true;
     for entry in tx.range(&lane.waiting(), &lane.waiting().after_prefix()) {
         let (key, value) = entry?;
         if let Some((found, not_before)) = keys::parse_waiting(&value)
             && found == id
         {
-            place = keys::trailing_order(&key).map(|order| (order, not_before));
+            position = keys::trailing_order(&key).map(|order| (order, not_before));
             break;
         }
-        first = false;
+        is_head = false;
     }
-    let Some((order, not_before)) = place else { return Ok(()) };
+    let Some((order, not_before)) = position else { return Ok(()) };
     tx.delete(lane.waiting_at(order))?;
-    *book.waiting(lane.class) -= 1;
-    if first && tx.get(&lane.in_flight())?.is_none() {
-        // The lane's wake-up was its head's. One that is due already is noticed and forgotten with the next look.
+    *counters.waiting(lane.class) -= 1;
+    if is_head && tx.get(&lane.in_flight())?.is_none() {
+        // The wake-up of the lane was for this head. A wake-up that is already due is deleted by the next lease.
         if let Some(moment) = not_before {
             tx.delete(lane.wake(moment))?;
         }

@@ -1,7 +1,7 @@
-//! The one writer of the queue.
+//! The actor that makes all changes of the queue.
 //!
-//! It turns each message into one change of the store and submits it; changes are applied in the order in which
-//! the messages came, share commits, and are answered when they are durable. It never waits for the disk itself.
+//! Each message becomes one change of the store. Changes are applied in the order of the messages, share commits, and
+//! get their reply when they are durable. The actor never waits for the disk.
 
 mod enqueue;
 
@@ -21,86 +21,92 @@ use super::notifier::WorkNotifier;
 use super::retention::{self, RetentionPage};
 use super::{
     Acceptance, Error, ItemOutcome, Lease, LeaseBatch, Options, ReceiptReport, ReceiptResult, SendOutcome,
-    Submission, accept, bulk_rows, dead_letters, dispatch, ledger, receipts, schedule, settle,
+    Submission, accept, bulk_rows, dead_letters, dispatch, item_outcomes, ledger, receipts, schedule, settle,
 };
 
-/// What somebody else has to say in the same commit.
+/// A change of another module that is made in the same commit.
 pub type CommitHook = Box<dyn FnOnce(&mut Tx) -> Result<(), StoreError> + Send>;
 
 type QueueReply<T> = RpcReplyPort<Result<T, Error>>;
 
-/// What the queue can be asked. Every answer is given after the change is durable.
+/// Requests to the queue. Every reply is sent after the change is durable.
 pub enum Msg {
-    /// From the HTTP front end and bulk jobs: take a message in.
+    /// From the HTTP front end: enqueue a message.
     Enqueue(Box<Submission>, QueueReply<Acceptance>),
-    /// From bulk jobs: take rows in, all or none, and run this in the same commit.
+    /// From bulk jobs: enqueue rows, all or none, and run the hook in the same commit.
     EnqueueItems(Vec<Submission>, CommitHook, QueueReply<Vec<MessageId>>),
-    /// From bulk jobs: these outcomes are noted; run this in the same commit.
+    /// From bulk jobs: delete noted outcomes, and run the hook in the same commit.
     NoteOutcomes(Vec<ItemOutcome>, CommitHook, QueueReply<()>),
-    /// From bulk jobs: take these back, as far as they were not tried yet; answers which they were.
+    /// From bulk jobs: withdraw the messages that were not attempted yet; replies with their ids.
     WithdrawItems(Vec<MessageId>, QueueReply<Vec<MessageId>>),
-    /// From bulk jobs: a job is deleted; forget a page of what it left. `true` when there is more.
+    /// From bulk jobs: a job is deleted; delete a page of its outcomes. Replies whether there is more.
     DeleteJob(u16, QueueReply<bool>),
-    /// From the HTTP front end: take a message in and answer when its one attempt is over. It must not begin later
-    /// than this. The first reply gives the id, so that a caller who stops waiting can withdraw it.
+    /// From the HTTP front end: enqueue a message and reply when its only attempt is over, which must begin within this
+    /// time. The first reply contains the id, so that a caller that stops waiting can withdraw the message.
     SendNow(Box<Submission>, Duration, QueueReply<Acceptance>, RpcReplyPort<SendOutcome>),
-    /// From an instance: work for so many free workers, of them so many that may take bulk messages, so soon.
+    /// From an instance: lease up to `max` messages, at most `max_bulk` of them bulk, with this commit priority.
     Lease {
         instance: InstanceNumber,
         max: usize,
         max_bulk: usize,
-        haste: Priority,
+        priority: Priority,
         reply: QueueReply<LeaseBatch>,
     },
-    /// From an instance: the next message that somebody waits for, leased by the commit that takes it in. Nothing, when
-    /// it asks once more or wants none.
+    /// From an instance: lease the next transactional message with the commit that accepts it. A second request of the
+    /// instance, or a cancellation, completes the first with an empty batch.
     LeaseNext(InstanceNumber, QueueReply<LeaseBatch>),
-    /// From an instance: it wants no next message any more.
+    /// From an instance: cancel its `LeaseNext`.
     CancelLeaseNext(InstanceNumber),
-    /// From an instance: WhatsApp took it.
+    /// From an instance: WhatsApp accepted the message.
     Sent(Box<Lease>, ProviderMessageId),
-    /// From an instance: the attempt did not begin; try again at this time.
+    /// From an instance: the attempt did not begin; lease the message again at this time.
     Postpone(Box<Lease>, Timestamp),
-    /// From `retry`, which alone decides: what becomes of a failed attempt.
+    /// From `retry`: apply the decision about a failed attempt.
     ApplyDecision(Box<Lease>, RetryDecision, Failure),
-    /// From `inbound`: what WhatsApp reports. Answered in order.
+    /// From `inbound`: record receipts. Replies with their effects in the same order.
     RecordReceipts(Vec<ReceiptReport>, QueueReply<Vec<ReceiptResult>>),
-    /// From the HTTP front end: another moment for a scheduled message; `false` when it is not scheduled.
+    /// From the HTTP front end: change the time of a scheduled message. Replies `false` when it is not scheduled.
     Reschedule(MessageId, Timestamp, QueueReply<bool>),
-    /// From the HTTP front end: dead letters go back into their lanes; answers how many there were.
+    /// From the HTTP front end: append dead letters to their lanes again. Replies how many there were.
     Redrive(Vec<MessageId>, QueueReply<usize>),
-    /// From the HTTP front end: dead letters that nobody wants any more.
+    /// From the HTTP front end: delete dead letters. Replies how many there were.
     Discard(Vec<MessageId>, QueueReply<usize>),
-    /// From the HTTP front end: take a message back if it was not tried yet.
+    /// From the HTTP front end: withdraw a message if it was not attempted yet. Replies whether it was withdrawn.
     Withdraw(MessageId, QueueReply<bool>),
-    /// From `retry`: leases that nobody will settle; `true` with those whose unknown outcome was held long enough.
+    /// From `retry`: find overdue leases; `true` marks those whose hold has expired.
     FindOverdue(QueueReply<Vec<(Lease, bool)>>),
-    /// From `retry`, now and then: forget a page of what is too old, from here on; answers where the next begins.
+    /// From `retry`, periodically: delete a page of expired records from this position. Replies where the next begins.
     RunRetention(Option<MessageId>, QueueReply<Option<MessageId>>),
-    /// From instances: an instance is gone for good; forget a page of what it left. `true` when there is more.
+    /// From instances: an instance is deleted; delete a page of its records. Replies whether there is more.
     Purge(InstanceNumber, QueueReply<bool>),
-    /// From the actor itself: a synchronous message is durable and somebody waits for it.
+    /// From the actor itself: a synchronous message is durable, and its caller waits for the outcome.
     AddWaiter(Acceptance, RpcReplyPort<SendOutcome>),
-    /// From the actor itself: a message came to an end that a caller may wait for.
+    /// From the actor itself: a message is settled; a caller may wait for it.
     MessageEnded(MessageId, SendOutcome),
 }
 
-/// The queue's actor. A child of the retry supervisor.
+/// The actor of the queue. A child of the retry supervisor.
 pub struct QueueActor;
 
-/// What the actor is made of.
+/// The dependencies of the actor.
 #[derive(Clone)]
 pub struct Arguments {
+    /// Holds all state of the queue.
     pub store: Store,
+    /// Wall time.
     pub clock: Clock,
+    /// Limits and retention.
     pub options: Options,
-    /// This run of the process: leases of any other are judged at once.
+    /// The current run of the process: leases of any other run are overdue.
     pub run: u64,
+    /// Notifies instances and bulk jobs.
     pub notifier: WorkNotifier,
+    /// Counts messages and outcomes.
     pub metrics: Metrics,
 }
 
-/// What the actor remembers: who waits for the end of which message, and which instances for their next one.
+/// The state of the actor: pending replies to callers that wait for an outcome, and to instances that wait for their
+/// next message.
 pub struct State {
     arguments: Arguments,
     waiters: HashMap<MessageId, Vec<RpcReplyPort<SendOutcome>>>,
@@ -124,59 +130,31 @@ impl Actor for QueueActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Enqueue(submission, reply) => state.enqueue(me, *submission, reply).await,
-            Msg::EnqueueItems(submissions, with, reply) => {
-                state.enqueue_items(submissions, with, reply).await;
+            Msg::EnqueueItems(submissions, hook, reply) => {
+                state.enqueue_items(submissions, hook, reply).await;
             }
-            Msg::NoteOutcomes(noted, with, reply) => {
-                let note = move |tx: &mut Tx| bulk_rows::delete_noted(tx, &noted).and_then(|()| with(tx));
-                let done = move |noted: Result<(), StoreError>| drop(reply.send(noted.map_err(Error::from)));
-                state.arguments.store.submit_with_priority(Priority::Background, note, done).await;
-            }
+            Msg::NoteOutcomes(noted, hook, reply) => state.note_outcomes(noted, hook, reply).await,
             Msg::WithdrawItems(ids, reply) => state.withdraw_items(ids, reply).await,
             Msg::DeleteJob(job, reply) => {
-                state.change(reply, move |tx: &mut Tx| bulk_rows::delete_slot(tx, job)).await;
+                state.change(reply, move |tx: &mut Tx| item_outcomes::delete_slot(tx, job)).await;
             }
             Msg::SendNow(submission, wait, accepted, outcome) => {
                 state.send_now(me, *submission, wait, accepted, outcome).await;
             }
-            Msg::Lease { instance, max, max_bulk, haste, reply } => {
+            Msg::Lease { instance, max, max_bulk, priority, reply } => {
                 let (now, run) = (state.now(), state.arguments.run);
                 let request = dispatch::LeaseRequest { instance, max, max_bulk, now, run };
-                state.lease(me, request, haste, reply).await;
+                state.lease(me, request, priority, reply).await;
             }
             Msg::LeaseNext(instance, reply) => state.set_next_waiter(instance, Some(reply)),
             Msg::CancelLeaseNext(instance) => state.set_next_waiter(instance, None),
-            Msg::Sent(lease, provider_id) => {
-                let sent =
-                    move |tx: &mut Tx, lease: &Lease, now| settle::record_sent(tx, lease, &provider_id, now);
-                state.settle(me, *lease, Some("sent"), sent).await;
-            }
-            Msg::Postpone(lease, until) => {
-                let postpone = move |tx: &mut Tx, lease: &Lease, now| {
-                    settle::postpone(tx, lease, until, now).map(|()| None)
-                };
-                state.settle(me, *lease, None, postpone).await;
-            }
-            Msg::ApplyDecision(lease, verdict, failure) => {
-                let fate = match verdict {
-                    RetryDecision::Bury(_) => Some("dead_letter"),
-                    RetryDecision::Fail => Some("failed"),
-                    RetryDecision::Retry { .. }
-                    | RetryDecision::Defer { .. }
-                    | RetryDecision::Hold { .. } => None,
-                };
-                let judged = move |tx: &mut Tx, lease: &Lease, now| {
-                    settle::apply_decision(tx, lease, verdict, &failure, now)
-                };
-                state.settle(me, *lease, fate, judged).await;
+            Msg::Sent(lease, provider_id) => state.record_sent(me, *lease, provider_id).await,
+            Msg::Postpone(lease, until) => state.postpone(me, *lease, until).await,
+            Msg::ApplyDecision(lease, decision, failure) => {
+                state.apply_decision(me, *lease, decision, failure).await;
             }
             Msg::RecordReceipts(reports, reply) => state.record_receipts(me, reports, reply).await,
-            Msg::Reschedule(id, at, reply) => {
-                let reschedule = move |tx: &mut Tx| schedule::reschedule(tx, id, at);
-                state
-                    .change_and_notify(reply, BTreeSet::from([(id.instance(), id.class())]), reschedule)
-                    .await;
-            }
+            Msg::Reschedule(id, at, reply) => state.reschedule(id, at, reply).await,
             Msg::Redrive(ids, reply) => state.redrive(ids, reply).await,
             Msg::Discard(ids, reply) => {
                 state.change(reply, move |tx: &mut Tx| dead_letters::discard(tx, &ids)).await;
@@ -195,10 +173,10 @@ impl Actor for QueueActor {
     }
 }
 
-/// The most overdue leases that are judged at once.
+/// Maximum number of overdue leases in one reply.
 const OVERDUE_PAGE: usize = 200;
 
-/// How soon a message's way through the queue is to be durable.
+/// The commit priority of a message's changes.
 fn priority_of(class: Class) -> Priority {
     match class {
         Class::Transactional => Priority::Urgent,
@@ -206,7 +184,7 @@ fn priority_of(class: Class) -> Priority {
     }
 }
 
-/// What hands leases over, on the writer's thread.
+/// Sends the reply to a request for leases, on the thread of the store's writer.
 struct LeaseReply {
     me: ActorRef<Msg>,
     reply: QueueReply<LeaseBatch>,
@@ -225,9 +203,9 @@ impl LeaseReply {
             }
             found.batch
         });
-        if let Err(MessagingErr::SendErr(Ok(unwanted))) = self.reply.send(leased.map_err(Error::from)) {
-            // Whoever asked is gone. Nothing began, so nothing is ambiguous: all of it may go again at once.
-            for lease in unwanted.leases {
+        if let Err(MessagingErr::SendErr(Ok(unsent))) = self.reply.send(leased.map_err(Error::from)) {
+            // The requester is gone. No attempt began, so all of its leases may be granted again at once.
+            for lease in unsent.leases {
                 let _ = self.me.cast(Msg::Postpone(Box::new(lease), self.now));
             }
         }
@@ -240,20 +218,20 @@ impl State {
     }
 
     fn add_waiter(&mut self, accepted: Acceptance, waiter: RpcReplyPort<SendOutcome>) {
-        let ended = match accepted {
+        let outcome = match accepted {
             Acceptance::New(_) => None,
-            // An end that cannot be read is not known.
+            // An outcome that cannot be read is unknown.
             Acceptance::Duplicate(id) => {
                 ledger::outcome(&self.arguments.store, id).unwrap_or(Some(SendOutcome::Unknown))
             }
         };
-        match ended {
+        match outcome {
             Some(outcome) => drop(waiter.send(outcome)),
             None => self.waiters.entry(accepted.id()).or_default().push(waiter),
         }
     }
 
-    /// Forgets those who stopped waiting.
+    /// Removes callers that stopped waiting.
     fn remove_closed_waiters(&mut self) {
         self.waiters.retain(|_, waiters| {
             waiters.retain(|waiter| !waiter.is_closed());
@@ -271,37 +249,74 @@ impl State {
         &self,
         me: ActorRef<Msg>,
         request: dispatch::LeaseRequest,
-        haste: Priority,
+        priority: Priority,
         reply: QueueReply<LeaseBatch>,
     ) {
-        let hand = self.lease_reply(me, reply, request.now);
+        let lease_reply = self.lease_reply(me, reply, request.now);
         let work = move |tx: &mut Tx| dispatch::lease(tx, request);
-        self.arguments.store.submit_with_priority(haste, work, move |found| hand.send(found)).await;
+        self.arguments.store.submit_with_priority(priority, work, move |found| lease_reply.send(found)).await;
     }
 
     fn lease_reply(&self, me: ActorRef<Msg>, reply: QueueReply<LeaseBatch>, now: Timestamp) -> LeaseReply {
-        let (metrics, nudges) = (self.arguments.metrics.clone(), self.arguments.notifier.clone());
-        LeaseReply { me, reply, now, metrics, notifier: nudges }
+        let (metrics, notifier) = (self.arguments.metrics.clone(), self.arguments.notifier.clone());
+        LeaseReply { me, reply, now, metrics, notifier }
     }
 
-    /// Whoever waited for the same instance's next message is told that there is none for him.
+    /// Registers or removes the waiter of an instance, and completes a previous one with an empty batch.
     fn set_next_waiter(&mut self, instance: InstanceNumber, reply: Option<QueueReply<LeaseBatch>>) {
-        let before = match reply {
+        let previous = match reply {
             Some(reply) => self.next_waiters.insert(instance, reply),
             None => self.next_waiters.remove(&instance),
         };
-        if let Some(before) = before {
-            let _ = before.send(Ok(LeaseBatch::default()));
+        if let Some(previous) = previous {
+            let _ = previous.send(Ok(LeaseBatch::default()));
         }
     }
 
-    /// Ends an attempt: the lane goes on, and whoever waits for the message is told.
-    /// `fate` is what a change that ends the message makes of it.
+    async fn note_outcomes(&self, noted: Vec<ItemOutcome>, hook: CommitHook, reply: QueueReply<()>) {
+        let work = move |tx: &mut Tx| {
+            item_outcomes::delete_noted(tx, &noted)?;
+            hook(tx)
+        };
+        let done = move |result: Result<(), StoreError>| drop(reply.send(result.map_err(Error::from)));
+        self.arguments.store.submit_with_priority(Priority::Background, work, done).await;
+    }
+
+    async fn record_sent(&self, me: ActorRef<Msg>, lease: Lease, provider_id: ProviderMessageId) {
+        let work = move |tx: &mut Tx, lease: &Lease, now| settle::record_sent(tx, lease, &provider_id, now);
+        self.settle(me, lease, Some("sent"), work).await;
+    }
+
+    async fn postpone(&self, me: ActorRef<Msg>, lease: Lease, until: Timestamp) {
+        let work =
+            move |tx: &mut Tx, lease: &Lease, now| settle::postpone(tx, lease, until, now).map(|()| None);
+        self.settle(me, lease, None, work).await;
+    }
+
+    async fn apply_decision(
+        &self,
+        me: ActorRef<Msg>,
+        lease: Lease,
+        decision: RetryDecision,
+        failure: Failure,
+    ) {
+        let fate = match decision {
+            RetryDecision::Bury(_) => Some("dead_letter"),
+            RetryDecision::Fail => Some("failed"),
+            RetryDecision::Retry { .. } | RetryDecision::Defer { .. } | RetryDecision::Hold { .. } => None,
+        };
+        let work =
+            move |tx: &mut Tx, lease: &Lease, now| settle::apply_decision(tx, lease, decision, &failure, now);
+        self.settle(me, lease, fate, work).await;
+    }
+
+    /// Applies a change that ends an attempt, replies to the callers of a settled message, and notifies instance and job.
+    /// `fate` is the metric label of a message that the change settles.
     async fn settle<W>(&self, me: ActorRef<Msg>, lease: Lease, fate: Option<&'static str>, work: W)
     where
         W: FnOnce(&mut Tx, &Lease, Timestamp) -> Result<Option<SendOutcome>, StoreError> + Send + 'static,
     {
-        let (now, id, nudges) = (self.now(), lease.id, self.arguments.notifier.clone());
+        let (now, id, notifier) = (self.now(), lease.id, self.arguments.notifier.clone());
         let metrics = self.arguments.metrics.clone();
         let done = move |outcome: Result<Option<SendOutcome>, StoreError>| {
             match outcome {
@@ -314,11 +329,13 @@ impl State {
                     let _ = me.cast(Msg::MessageEnded(id, outcome));
                 }
                 Ok(None) => {}
-                // The lease stays and expires; `retry` judges it then.
-                Err(error) => tracing::error!(message_id = %id, %error, "an attempt could not be settled"),
+                // The lease expires, and `retry` decides about it then.
+                Err(error) => {
+                    tracing::error!(message_id = %id, %error, "attempt not settled; its lease will expire")
+                }
             }
-            nudges.notify_instance_of(id);
-            nudges.notify_job_of(id);
+            notifier.notify_instance_of(id);
+            notifier.notify_job_of(id);
         };
         let work = move |tx: &mut Tx| work(tx, &lease, now);
         self.arguments.store.submit_with_priority(priority_of(id.class()), work, done).await;
@@ -330,7 +347,7 @@ impl State {
         reports: Vec<ReceiptReport>,
         reply: QueueReply<Vec<ReceiptResult>>,
     ) {
-        let (now, nudges) = (self.now(), self.arguments.notifier.clone());
+        let (now, notifier) = (self.now(), self.arguments.notifier.clone());
         let metrics = self.arguments.metrics.clone();
         let kinds: Vec<_> = reports.iter().map(|report| Status::from(report.receipt).as_str()).collect();
         let work = move |tx: &mut Tx| {
@@ -341,35 +358,36 @@ impl State {
             Ok(results)
         };
         let done = move |results: Result<Vec<(ReceiptResult, Option<SendOutcome>)>, StoreError>| {
-            let recorded = results.map(|results| {
-                let tell =
-                    |((recorded, outcome), kind): ((ReceiptResult, Option<SendOutcome>), &'static str)| {
-                        metrics.record_receipt(kind, matches!(recorded, ReceiptResult::Advanced(_)));
-                        if let ReceiptResult::Advanced(id) = recorded {
-                            nudges.notify_job_of(id);
-                        }
-                        if let (ReceiptResult::Advanced(id), Some(outcome)) = (recorded, outcome) {
-                            let _ = me.cast(Msg::MessageEnded(id, outcome));
-                            nudges.notify_instance_of(id);
-                        }
-                        recorded
-                    };
-                results.into_iter().zip(kinds).map(tell).collect()
-            });
-            let _ = reply.send(recorded.map_err(Error::from));
+            let results = match results {
+                Ok(results) => results,
+                Err(error) => return drop(reply.send(Err(error.into()))),
+            };
+            let mut recorded = Vec::with_capacity(results.len());
+            for ((result, outcome), kind) in results.into_iter().zip(kinds) {
+                metrics.record_receipt(kind, matches!(result, ReceiptResult::Advanced(_)));
+                if let ReceiptResult::Advanced(id) = result {
+                    notifier.notify_job_of(id);
+                    if let Some(outcome) = outcome {
+                        let _ = me.cast(Msg::MessageEnded(id, outcome));
+                        notifier.notify_instance_of(id);
+                    }
+                }
+                recorded.push(result);
+            }
+            let _ = reply.send(Ok(recorded));
         };
         self.arguments.store.submit(work, done).await;
     }
 
     async fn withdraw(&self, me: ActorRef<Msg>, id: MessageId, reply: QueueReply<bool>) {
-        let (now, nudges) = (self.now(), self.arguments.notifier.clone());
+        let (now, notifier) = (self.now(), self.arguments.notifier.clone());
         let metrics = self.arguments.metrics.clone();
         let done = move |withdrawn: Result<bool, StoreError>| {
             if matches!(withdrawn, Ok(true)) {
                 metrics.record_end("cancelled", None);
                 let _ = me.cast(Msg::MessageEnded(id, SendOutcome::Cancelled));
-                nudges.notify_instance_of(id);
-                nudges.notify_job_of(id);
+                notifier.notify_instance_of(id);
+                notifier.notify_job_of(id);
             }
             let _ = reply.send(withdrawn.map_err(Error::from));
         };
@@ -377,13 +395,13 @@ impl State {
     }
 
     async fn withdraw_items(&self, ids: Vec<MessageId>, reply: QueueReply<Vec<MessageId>>) {
-        let (now, nudges) = (self.now(), self.arguments.notifier.clone());
+        let (now, notifier) = (self.now(), self.arguments.notifier.clone());
         let metrics = self.arguments.metrics.clone();
         let done = move |withdrawn: Result<Vec<MessageId>, StoreError>| {
             for &id in withdrawn.iter().flatten() {
                 metrics.record_end("cancelled", None);
-                nudges.notify_instance_of(id);
-                nudges.notify_job_of(id);
+                notifier.notify_instance_of(id);
+                notifier.notify_job_of(id);
             }
             let _ = reply.send(withdrawn.map_err(Error::from));
         };
@@ -391,10 +409,10 @@ impl State {
     }
 
     async fn purge(&self, instance: InstanceNumber, reply: QueueReply<bool>) {
-        let (now, nudges) = (self.now(), self.arguments.notifier.clone());
+        let (now, notifier) = (self.now(), self.arguments.notifier.clone());
         let done = move |more: Result<bool, StoreError>| {
-            // Rows of bulk jobs may have come to an end.
-            nudges.notify_jobs();
+            // Rows of bulk jobs may have got outcomes.
+            notifier.notify_jobs();
             let _ = reply.send(more.map_err(Error::from));
         };
         self.arguments.store.submit(move |tx: &mut Tx| retention::purge(tx, instance, now), done).await;
@@ -409,14 +427,20 @@ impl State {
 
     async fn run_retention(&self, from: Option<MessageId>, reply: QueueReply<Option<MessageId>>) {
         let (now, options) = (self.now(), &self.arguments.options);
-        let upkeep = RetentionPage {
+        let page = RetentionPage {
             now,
             ledger_before: now - options.ledger_retention,
             events_before: now - options.event_retention,
             event_log_size: options.event_log_size,
             from,
         };
-        self.change(reply, move |tx: &mut Tx| retention::delete_page(tx, &upkeep)).await;
+        self.change(reply, move |tx: &mut Tx| retention::delete_page(tx, &page)).await;
+    }
+
+    async fn reschedule(&self, id: MessageId, at: Timestamp, reply: QueueReply<bool>) {
+        let work_for = BTreeSet::from([(id.instance(), id.class())]);
+        let work = move |tx: &mut Tx| schedule::reschedule(tx, id, at);
+        self.change_and_notify(reply, work_for, work).await;
     }
 
     async fn redrive(&self, ids: Vec<MessageId>, reply: QueueReply<usize>) {
@@ -426,7 +450,7 @@ impl State {
             .await;
     }
 
-    /// Applies a change and answers what it returns.
+    /// Applies a change and replies with its result.
     async fn change<T, W>(&self, reply: QueueReply<T>, work: W)
     where
         T: Send + 'static,
@@ -435,7 +459,7 @@ impl State {
         self.change_and_notify(reply, BTreeSet::new(), work).await;
     }
 
-    /// Applies a change that gives these instances work, each of such a class.
+    /// Applies a change, replies with its result, and notifies these instances of work of the given class.
     async fn change_and_notify<T, W>(
         &self,
         reply: QueueReply<T>,
@@ -445,10 +469,10 @@ impl State {
         T: Send + 'static,
         W: FnOnce(&mut Tx) -> Result<T, StoreError> + Send + 'static,
     {
-        let nudges = self.arguments.notifier.clone();
+        let notifier = self.arguments.notifier.clone();
         let done = move |outcome: Result<T, StoreError>| {
             let _ = reply.send(outcome.map_err(Error::from));
-            work_for.into_iter().for_each(|(instance, class)| nudges.notify(instance, class));
+            work_for.into_iter().for_each(|(instance, class)| notifier.notify(instance, class));
         };
         self.arguments.store.submit(work, done).await;
     }

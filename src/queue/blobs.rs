@@ -1,13 +1,13 @@
-//! Which blobs the queue's messages need.
+//! The blobs that messages of the queue reference.
 
 use relevo_store::{self as store, BlobSet, Error, Key, Space, Store};
 
 use super::records::Job;
 
-/// Every blob that a job or a dead letter needs.
+/// Every blob that a job or a dead letter references.
 ///
-/// Messages move while this reads. What goes from one space into the other in between is met in at least one of
-/// them, because the first is read once more at the end.
+/// Messages move between the two spaces during the read. Dead letters are read again at the end, so that a message is
+/// found in at least one of them.
 pub(super) fn referenced(store: &Store) -> Result<BlobSet, Error> {
     let mut found = BlobSet::default();
     for space in [Space::DeadLetter, Space::Job, Space::DeadLetter] {
@@ -24,6 +24,7 @@ pub(super) fn referenced(store: &Store) -> Result<BlobSet, Error> {
     Ok(found)
 }
 
+/// Reads a job; `None` when it was deleted meanwhile, in which case its parts may be missing.
 fn read_job(store: &Store, key: &Key) -> Result<Option<Job>, Error> {
     store.get(key)?.map(|bytes| store::decode(&bytes)).transpose()
 }
@@ -47,9 +48,9 @@ mod tests {
         let folder = DataFolder::open(dir.path()).unwrap();
         let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
         let blobs = Blobs::open(&folder).unwrap();
-        let mut put = Vec::new();
+        let mut stored = Vec::new();
         for content in ["waiting", "dead", "settled"] {
-            put.push(blobs.put(Bytes::from(content), "image/png").await.unwrap());
+            stored.push(blobs.put(Bytes::from(content), "image/png").await.unwrap());
         }
         let id = |n| MessageId::new(Timestamp(1), n, InstanceNumber::FIRST, Class::Bulk, 0);
         let job = |blob: usize| Job {
@@ -57,7 +58,7 @@ mod tests {
                 to: "573001234567".parse().unwrap(),
                 content: Content::Media(Media {
                     kind: MediaKind::Image,
-                    source: MediaSource::Blob(put[blob].clone()),
+                    source: MediaSource::Blob(stored[blob].clone()),
                     // Larger than one value, as records may be.
                     caption: Some("x".repeat(10_000)),
                     file_name: None,
@@ -83,11 +84,11 @@ mod tests {
         let needed = referenced(&store).unwrap();
         let swept = blobs.sweep(&needed, Timestamp(u64::MAX / 2)).unwrap();
         assert_eq!((swept.files, swept.bytes), (1, 7));
-        assert!(blobs.get(&put[0]).await.is_ok() && blobs.get(&put[1]).await.is_ok());
-        assert!(blobs.get(&put[2]).await.is_err());
+        assert!(blobs.get(&stored[0]).await.is_ok() && blobs.get(&stored[1]).await.is_ok());
+        assert!(blobs.get(&stored[2]).await.is_err());
 
-        // A record that cannot be read stops the marking: what it needs is not known.
-        let broken = store.write(move |tx| tx.put(keys::job(id(0)), vec![1]));
+        // A record that cannot be read is an error, because its blobs are unknown.
+        let broken = store.write(move |tx| tx.put(keys::job(id(0)), vec![0, 0, 1]));
         broken.await.unwrap();
         assert!(referenced(&store).is_err());
     }

@@ -1,4 +1,4 @@
-//! Dead letters: kept with their content until somebody decides.
+//! Dead letters: messages that were given up, kept with their content until the operator redrives or discards them.
 
 use relevo_domain::{BuryReason, InstanceNumber, MessageId, Mode, OutboundMessage, Timestamp};
 use relevo_store::{self as store, Error, Store, Tx};
@@ -7,21 +7,25 @@ use super::keys;
 use super::ledger::{self, MessageView};
 use super::records::{Job, LedgerEntry, QueueCounters, append_to_lane};
 
-/// Which dead letters are meant.
+/// Selects dead letters.
 #[derive(Debug, Clone, Default)]
 pub struct DeadLetterFilter {
+    /// Only those with this reason.
     pub reason: Option<BuryReason>,
-    /// Buried at this moment or later ...
+    /// Only those buried at this moment or later.
     pub since: Option<Timestamp>,
-    /// ... and before this one.
+    /// Only those buried before this moment.
     pub until: Option<Timestamp>,
 }
 
-/// A dead letter: its fate, and what it said.
+/// A dead letter: its ledger entry and its content.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeadLetter {
+    /// Its status and history.
     pub view: MessageView,
+    /// Recipient, content and options.
     pub message: OutboundMessage,
+    /// When it became a dead letter.
     pub buried_at: Timestamp,
 }
 
@@ -33,7 +37,7 @@ impl DeadLetterFilter {
     }
 }
 
-/// Dead letters in the order in which they were accepted, up to `limit`, after `after`.
+/// Dead letters in the order of acceptance, up to `limit`, after `after`.
 pub(super) fn page(
     store: &Store,
     instance: InstanceNumber,
@@ -64,30 +68,30 @@ pub(super) fn dead_letter(store: &Store, id: MessageId) -> Result<Option<DeadLet
     Ok(Some(DeadLetter { view, message: job.message, buried_at }))
 }
 
-/// Puts dead letters back at the end of their lanes, with all their attempts before them; tells how many.
+/// Appends dead letters to their lanes again, with the full number of attempts. Returns how many there were.
 pub(super) fn redrive(tx: &mut Tx, ids: &[MessageId], now: Timestamp) -> Result<usize, Error> {
     let mut redriven = 0;
     for &id in ids {
         let Some(bytes) = tx.get(&keys::dead_letter(id))? else { continue };
         let job: Job = store::decode(&bytes)?;
-        // Nobody waits for it any more, and what made it expire is not what made it die.
+        // Its caller has left, and its expiry was set for the first send.
         let job = Job { mode: Mode::Async, expires_at: None, ..job };
-        let mut row = LedgerEntry::read(tx, id)?.unwrap_or_else(|| LedgerEntry::new(&job));
-        row.requeue(now);
-        (row.failures, row.buried, row.due, row.mode) = (0, None, None, Mode::Async);
-        row.write(tx, id)?;
+        let mut entry = LedgerEntry::read(tx, id)?.unwrap_or_else(|| LedgerEntry::new(&job));
+        entry.requeue(now);
+        (entry.failures, entry.buried, entry.due, entry.mode) = (0, None, None, Mode::Async);
+        entry.write(tx, id)?;
         tx.delete(keys::dead_letter(id))?;
         job.write(tx, keys::job(id))?;
-        let mut book = QueueCounters::read(tx, id.instance())?;
-        *book.depth(id.class()) += 1;
-        append_to_lane(tx, &mut book, job.lane(id), id, now)?;
-        book.write(tx, id.instance())?;
+        let mut counters = QueueCounters::read(tx, id.instance())?;
+        *counters.depth(id.class()) += 1;
+        append_to_lane(tx, &mut counters, job.lane(id), id, now)?;
+        counters.write(tx, id.instance())?;
         redriven += 1;
     }
     Ok(redriven)
 }
 
-/// Forgets dead letters; their fate stays in the ledger. Tells how many there were.
+/// Deletes dead letters; their ledger entries stay. Returns how many there were.
 pub(super) fn discard(tx: &mut Tx, ids: &[MessageId]) -> Result<usize, Error> {
     let mut discarded = 0;
     for &id in ids {

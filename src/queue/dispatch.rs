@@ -1,4 +1,4 @@
-//! Finding work: which messages an instance may attempt now.
+//! Leasing: selects the messages that an instance may attempt now.
 
 use relevo_domain::{Class, InstanceNumber, MessageId, Timestamp};
 use relevo_store::{self as store, Error, Tx};
@@ -8,38 +8,39 @@ use super::records::{
 };
 use super::{Lease, LeaseBatch, keys, settle};
 
-/// Of this many turns, the last belongs to the bulk class first: transactional messages go before bulk ones, and
-/// a steady stream of them does not starve the others.
+/// In every this many turns, the bulk class comes first once. Otherwise transactional messages come first; so they do not
+/// starve bulk ones.
 const TURNS_PER_BULK_TURN: u64 = 5;
 
-/// The most jobs that one request for work moves without handing them out (arrivals into busy lanes, old ones away),
-/// so that it never holds up the writer.
+/// Maximum number of jobs that one request moves without leasing them (arrivals into busy lanes, expired ones), so that
+/// it never blocks the writer for long.
 const MAX_MOVES: usize = 512;
 
-/// Due messages that every request brings back, if there are so many.
+/// Minimum number of due messages that one request returns to their lanes, if there are as many.
 const MIN_DUE_REQUEUED: usize = 16;
 
-/// Who asks for work, and when.
+/// A request for leases.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LeaseRequest {
     pub instance: InstanceNumber,
+    /// Maximum number of leases.
     pub max: usize,
-    /// Of them, at most so many of the bulk class.
+    /// Maximum number of leases of the bulk class.
     pub max_bulk: usize,
     pub now: Timestamp,
-    /// This run of the process.
+    /// The current run of the process.
     pub run: u64,
 }
 
-/// What a look for work brought to light.
+/// The result of a request for leases.
 #[derive(Debug, Default)]
 pub(super) struct LeaseResult {
     pub batch: LeaseBatch,
-    /// Messages that had grown too old; somebody may wait for them.
+    /// Messages that expired; callers may be waiting for them.
     pub expired: Vec<MessageId>,
 }
 
-/// Hands out up to `max` leases, of them up to `max_bulk` of bulk messages; each is durable with this commit.
+/// Grants up to `max` leases, at most `max_bulk` of them for bulk messages. They are durable with this commit.
 pub(super) fn lease(tx: &mut Tx, request: LeaseRequest) -> Result<LeaseResult, Error> {
     let before = QueueCounters::read(tx, request.instance)?;
     let mut search = LeaseSearch {
@@ -60,27 +61,28 @@ pub(super) fn lease(tx: &mut Tx, request: LeaseRequest) -> Result<LeaseResult, E
         search.counters.turn += 1;
     }
     let next_due = if search.moves >= MAX_MOVES { Some(request.now) } else { search.next_due()? };
-    let LeaseSearch { counters: book, result: mut found, .. } = search;
+    let LeaseSearch { counters, result: mut found, .. } = search;
     found.batch.next_due = next_due;
-    if book != before {
-        book.write(tx, request.instance)?;
+    if counters != before {
+        counters.write(tx, request.instance)?;
     }
     Ok(found)
 }
 
+/// The state of one request while it searches for jobs.
 struct LeaseSearch<'a, 'b> {
     tx: &'a mut Tx<'b>,
     request: LeaseRequest,
     counters: QueueCounters,
-    /// Bulk messages that may still be handed out.
+    /// Bulk messages that may still be leased.
     bulk_left: usize,
     moves: usize,
     result: LeaseResult,
 }
 
 impl LeaseSearch<'_, '_> {
-    /// Puts messages whose moment has come at the end of their lanes: a few more than are asked for, so that a
-    /// hundred thousand with one moment begin to leave at once.
+    /// Appends due messages to their lanes: a few more than requested, so that the first of very many messages with the
+    /// same due time are sent without delay.
     fn requeue_due(&mut self) -> Result<(), Error> {
         let limit = self.request.max.saturating_mul(2).clamp(MIN_DUE_REQUEUED, MAX_MOVES);
         let (start, end) =
@@ -94,16 +96,16 @@ impl LeaseSearch<'_, '_> {
             self.tx.delete(key.into())?;
             let Some(id) = id else { continue };
             let Some(job) = Job::read(self.tx, id)? else { continue };
-            let mut row = LedgerEntry::read(self.tx, id)?.unwrap_or_else(|| LedgerEntry::new(&job));
-            row.due = None;
-            row.requeue(self.request.now);
-            row.write(self.tx, id)?;
+            let mut entry = LedgerEntry::read(self.tx, id)?.unwrap_or_else(|| LedgerEntry::new(&job));
+            entry.due = None;
+            entry.requeue(self.request.now);
+            entry.write(self.tx, id)?;
             append_to_lane(self.tx, &mut self.counters, job.lane(id), id, self.request.now)?;
         }
         Ok(())
     }
 
-    /// Leases one job of a class; `false` when it has none that may go now.
+    /// Leases one job of a class. Returns `false` when none may be sent now.
     fn lease_one(&mut self, class: Class) -> Result<bool, Error> {
         if class == Class::Bulk && self.bulk_left == 0 {
             return Ok(false);
@@ -115,8 +117,7 @@ impl LeaseSearch<'_, '_> {
         Ok(taken)
     }
 
-    /// Lanes that go on and arrivals take turns
-    /// at being first: any number of busy lanes leaves room for a recipient who was not written to yet.
+    /// Alternates between woken lanes and arrivals, so that busy lanes do not starve new recipients.
     fn lease_any(&mut self, class: Class) -> Result<bool, Error> {
         if !self.counters.turn.is_multiple_of(2) && self.lease_arrival(class)? {
             return Ok(true);
@@ -124,7 +125,7 @@ impl LeaseSearch<'_, '_> {
         Ok(self.lease_woken(class)? || self.lease_arrival(class)?)
     }
 
-    /// The head of the first lane that waited for a moment that has come.
+    /// Leases the head of the first lane whose wake-up is due.
     fn lease_woken(&mut self, class: Class) -> Result<bool, Error> {
         let instance = self.request.instance;
         let end = keys::wakes_until(instance, class, Timestamp(self.request.now.millis() + 1));
@@ -142,14 +143,14 @@ impl LeaseSearch<'_, '_> {
         Ok(false)
     }
 
-    /// The first job of a lane, leaving out those that have grown too old.
+    /// Leases the first job of a lane that has not expired.
     fn lease_head(&mut self, lane: keys::LaneKey) -> Result<bool, Error> {
         if self.tx.get(&lane.in_flight())?.is_some() {
             return Ok(false);
         }
         while let Some(LaneHead { order, id, not_before }) = lane_head(self.tx, lane)? {
             if not_before.is_some_and(|moment| moment > self.request.now) {
-                // Woken on behalf of a job that is gone; the head has a wake-up of its own, still to come.
+                // The wake-up was for a deleted job; the head has a later one.
                 return Ok(false);
             }
             let Some(job) = Job::read(self.tx, id)? else {
@@ -158,7 +159,7 @@ impl LeaseSearch<'_, '_> {
             };
             if self.is_expired(&job) {
                 if self.moves >= MAX_MOVES {
-                    // The lane goes on with the next request.
+                    // The next request continues with this lane.
                     self.tx.put(lane.wake(self.request.now), Vec::new())?;
                     return Ok(false);
                 }
@@ -166,13 +167,13 @@ impl LeaseSearch<'_, '_> {
                 self.expire(id, &job)?;
                 continue;
             }
-            let row = LedgerEntry::read(self.tx, id)?;
-            let (tries, failures) = row.map_or((0, 0), |row| (row.attempts, row.failures));
+            let entry = LedgerEntry::read(self.tx, id)?;
+            let (attempts, failures) = entry.map_or((0, 0), |entry| (entry.attempts, entry.failures));
             self.grant_lease(
                 lane,
                 id,
                 job,
-                PriorAttempts { tries, failures },
+                PriorAttempts { attempts, failures },
                 LanePosition { order, waits: true },
             )?;
             return Ok(true);
@@ -180,7 +181,7 @@ impl LeaseSearch<'_, '_> {
         Ok(false)
     }
 
-    /// The next arrival whose lane is free; those before it join their busy lanes.
+    /// Leases the next arrival whose lane is free. Moves the arrivals before it into their busy lanes.
     fn lease_arrival(&mut self, class: Class) -> Result<bool, Error> {
         let instance = self.request.instance;
         let end = keys::jobs(instance, class).after_prefix();
@@ -208,28 +209,29 @@ impl LeaseSearch<'_, '_> {
                 continue;
             }
             self.counters.order += 1;
-            let place = LanePosition { order: self.counters.order, waits: false };
-            self.grant_lease(lane, id, job, PriorAttempts { tries: 0, failures: 0 }, place)?;
+            let position = LanePosition { order: self.counters.order, waits: false };
+            self.grant_lease(lane, id, job, PriorAttempts { attempts: 0, failures: 0 }, position)?;
             return Ok(true);
         }
         Ok(false)
     }
 
+    /// Writes the attempt of a lane and adds the lease to the result.
     fn grant_lease(
         &mut self,
         lane: keys::LaneKey,
         id: MessageId,
         job: Job,
-        tried: PriorAttempts,
-        place: LanePosition,
+        prior: PriorAttempts,
+        position: LanePosition,
     ) -> Result<(), Error> {
         let flight = InFlight {
             id,
-            attempt: tried.tries + 1,
-            failures: tried.failures,
+            attempt: prior.attempts + 1,
+            failures: prior.failures,
             at: self.request.now,
-            order: place.order,
-            waits: place.waits,
+            order: position.order,
+            waits: position.waits,
             held_until: None,
             run: self.request.run,
         };
@@ -256,8 +258,8 @@ impl LeaseSearch<'_, '_> {
         Ok(())
     }
 
-    /// The earliest moment at which something that waits now may go. Bulk messages for which there is no room wait
-    /// for that, not for a moment.
+    /// The earliest moment at which a waiting message may be sent. Bulk messages beyond `max_bulk` wait for a free worker
+    /// and do not count.
     fn next_due(&self) -> Result<Option<Timestamp>, Error> {
         let instance = self.request.instance;
         let mut earliest: Option<Timestamp> = None;
@@ -277,18 +279,19 @@ impl LeaseSearch<'_, '_> {
     }
 }
 
-/// How often a message was tried before.
+/// Number of earlier attempts of a message.
 struct PriorAttempts {
-    tries: u32,
+    attempts: u32,
     failures: u32,
 }
 
-/// Where in its lane a message stands.
+/// The position of a message in its lane, as [`InFlight`] stores it.
 struct LanePosition {
     order: u64,
     waits: bool,
 }
 
+/// The lease of an attempt.
 pub(super) fn lease_from_attempt(flight: &InFlight, job: Job) -> Lease {
     Lease {
         id: flight.id,
@@ -302,8 +305,8 @@ pub(super) fn lease_from_attempt(flight: &InFlight, job: Job) -> Lease {
     }
 }
 
-/// Leases that nobody will settle: those of an earlier run of the process, those older than `lease_timeout`, and
-/// unknown outcomes that were held long enough.
+/// Overdue attempts: those of an earlier run of the process, those older than `lease_timeout`, and (`true`) those whose
+/// hold has expired.
 pub(super) fn find_overdue(
     tx: &mut Tx,
     now: Timestamp,
@@ -315,11 +318,11 @@ pub(super) fn find_overdue(
     let all = keys::all_in_flight(None);
     for entry in tx.range(&all, &all.clone().after_prefix()) {
         let flight: InFlight = store::decode(&entry?.1)?;
-        let (over, held) = match flight.held_until {
+        let (is_overdue, held) = match flight.held_until {
             Some(until) => (until <= now, true),
             None => (flight.run != run || flight.at + lease_timeout <= now, false),
         };
-        if over && let Some(job) = Job::read(tx, flight.id)? {
+        if is_overdue && let Some(job) = Job::read(tx, flight.id)? {
             found.push((lease_from_attempt(&flight, job), held));
             if found.len() >= limit {
                 break;

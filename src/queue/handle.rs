@@ -1,3 +1,6 @@
+//! The public interface of the queue. Changes go through the actor and are durable when a method returns; reads go to the
+//! store directly.
+
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -14,10 +17,14 @@ use super::notifier::WorkNotifier;
 use super::{
     Acceptance, DeadLetter, DeadLetterFilter, Depth, Error, ItemOutcome, Lease, LeaseBatch, MessageView,
     QueueStats, ReceiptReport, ReceiptResult, ScheduleCursor, SendOutcome, Submission, bulk_rows,
-    dead_letters, ledger, schedule, stats,
+    dead_letters, item_outcomes, ledger, schedule, stats,
 };
 
-/// The way into the queue. Cheap to clone.
+/// The interface of the queue. Cheap to clone.
+///
+/// # Errors
+/// Every asynchronous method returns [`Error::Unavailable`] when the actor is gone and not replaced in time, or ended
+/// before it replied; then the change may or may not be durable. A failed read or commit is [`Error::Store`].
 #[derive(Clone)]
 pub struct Handle {
     slot: ActorSlot<Msg>,
@@ -26,36 +33,43 @@ pub struct Handle {
     bulk_row_lookup: Arc<OnceLock<BulkRowLookup>>,
 }
 
-/// Finds the message of a bulk job's row by the id that WhatsApp gave it, once the job has noted how the row ended.
-/// Reads the disk.
+/// Finds the message of a bulk job's row by WhatsApp's id, after the job has noted the row's outcome. Reads from disk.
 pub type BulkRowLookup = Arc<dyn Fn(InstanceNumber, &ProviderMessageId) -> Option<MessageId> + Send + Sync>;
 
 impl Handle {
+    /// A handle to the actor in `slot`.
     pub fn new(slot: ActorSlot<Msg>, store: Store, notifier: WorkNotifier) -> Self {
         Self { slot, store, notifier, bulk_row_lookup: Arc::default() }
     }
 
-    /// Takes a message in; when this answers `Ok`, it is durable.
+    /// Enqueues a message, which is durable when this returns.
+    ///
+    /// # Errors
+    /// [`Error::Full`], [`Error::DiskFull`], or [`Error::KeyReused`] when the idempotency key belongs to a different
+    /// request.
     pub async fn enqueue(&self, submission: Submission) -> Result<Acceptance, Error> {
         self.slot.call(|reply| Msg::Enqueue(Box::new(submission), reply)).await?
     }
 
-    /// Takes a message in and waits until its one attempt is over, at most `wait`.
+    /// Enqueues a message and waits until its only attempt is over, at most `wait`.
     ///
-    /// A wait that ends before the attempt began takes the message back ([`Outcome::Cancelled`]); one that ends
-    /// later leaves it to its fate ([`Outcome::Unknown`]). Should nobody be left to take it back, because the caller
-    /// went away or the process died, the message expires with the wait. A repeat under the same idempotency key
-    /// waits for the first one's outcome and takes nothing back.
+    /// If the wait ends before the attempt began, the message is withdrawn ([`SendOutcome::Cancelled`]); if it ends
+    /// later, the attempt continues ([`SendOutcome::Unknown`]). If the caller or the process is gone by then, the message
+    /// expires at the end of the wait. A repeat with the same idempotency key waits for the outcome of the first message
+    /// and withdraws nothing.
+    ///
+    /// # Errors
+    /// Those of [`enqueue`](Self::enqueue).
     pub async fn send_now(
         &self,
         submission: Submission,
         wait: Duration,
     ) -> Result<(MessageId, SendOutcome), Error> {
         let (outcome, ended) = ractor::concurrency::oneshot();
-        let question = |reply| Msg::SendNow(Box::new(submission), wait, reply, outcome.into());
-        let accepted = self.slot.call(question).await??;
+        let request = |reply| Msg::SendNow(Box::new(submission), wait, reply, outcome.into());
+        let accepted = self.slot.call(request).await??;
         let id = accepted.id();
-        // The queue's actor may have died with the answer; what it wrote down has not.
+        // The actor may have ended with the reply; the ledger has the outcome.
         if let Ok(Ok(outcome)) = tokio::time::timeout(wait, ended).await {
             return Ok((id, outcome));
         }
@@ -65,8 +79,11 @@ impl Handle {
         Ok((id, ledger::outcome(&self.store, id)?.unwrap_or(SendOutcome::Unknown)))
     }
 
-    /// Up to `max` messages that the instance may attempt now, each durably leased; of them up to `max_bulk` of the
-    /// bulk class.
+    /// Leases up to `max` messages that the instance may attempt now, at most `max_bulk` of them of the bulk class. The
+    /// leases are durable when this returns.
+    ///
+    /// # Errors
+    /// See [`Handle`].
     pub async fn lease(
         &self,
         instance: InstanceNumber,
@@ -76,107 +93,128 @@ impl Handle {
         self.lease_with_priority(Priority::Normal, instance, max, max_bulk).await
     }
 
-    /// [`lease`](Self::lease), sooner or later.
+    /// [`lease`](Self::lease) with a commit priority.
+    ///
+    /// # Errors
+    /// See [`Handle`].
     pub async fn lease_with_priority(
         &self,
-        haste: Priority,
+        priority: Priority,
         instance: InstanceNumber,
         max: usize,
         max_bulk: usize,
     ) -> Result<LeaseBatch, Error> {
-        self.slot.call(|reply| Msg::Lease { instance, max, max_bulk, haste, reply }).await?
+        self.slot.call(|reply| Msg::Lease { instance, max, max_bulk, priority, reply }).await?
     }
 
-    /// The instance's next transactional message, leased by the commit that takes it in; as long as that takes. Nothing
-    /// when another asks for the same instance, or [`lease_no_next`](Self::lease_no_next) is called. What was there
-    /// before is not found. It is asked for by the call, before anybody polls, so that what is told the queue later comes
-    /// later.
+    /// Waits for the next transactional message of the instance, which the commit that accepts it also leases. Messages
+    /// that are already in the queue are not found. The batch is empty when another call for the same instance, or
+    /// [`cancel_lease_next`](Self::cancel_lease_next), replaces this one.
+    ///
+    /// The request is sent by the call, not by the first poll, so that it precedes all later requests to the queue.
     pub fn lease_next(
         &self,
         instance: InstanceNumber,
     ) -> impl Future<Output = Result<LeaseBatch, Error>> + use<> {
-        let (answer, answered) = ractor::concurrency::oneshot();
-        let asked = self.slot.cast(Msg::LeaseNext(instance, answer.into()));
+        let (reply, replied) = ractor::concurrency::oneshot();
+        let sent = self.slot.cast(Msg::LeaseNext(instance, reply.into()));
         async move {
-            asked?;
-            answered.await.map_err(|_| ActorUnavailable)?
+            sent?;
+            replied.await.map_err(|_| ActorUnavailable)?
         }
     }
 
-    /// Ends a [`lease_next`](Self::lease_next).
+    /// Ends a [`lease_next`](Self::lease_next) with an empty batch.
+    ///
+    /// # Errors
+    /// [`ActorUnavailable`] when the actor is gone.
     pub fn cancel_lease_next(&self, instance: InstanceNumber) -> Result<(), ActorUnavailable> {
         self.slot.cast(Msg::CancelLeaseNext(instance))
     }
 
-    /// WhatsApp took the message.
+    /// Records that WhatsApp accepted the message.
+    ///
+    /// # Errors
+    /// [`ActorUnavailable`] when the actor is gone; then the lease expires.
     pub fn record_sent(&self, lease: Lease, provider_id: ProviderMessageId) -> Result<(), ActorUnavailable> {
         self.slot.cast(Msg::Sent(Box::new(lease), provider_id))
     }
 
-    /// The attempt did not begin; the message may go at `until`.
+    /// Returns a lease whose attempt did not begin; the message may be leased again at `until`.
+    ///
+    /// # Errors
+    /// [`ActorUnavailable`] when the actor is gone; then the lease expires.
     pub fn postpone(&self, lease: Lease, until: Timestamp) -> Result<(), ActorUnavailable> {
         self.slot.cast(Msg::Postpone(Box::new(lease), until))
     }
 
-    /// Carries out what was decided about a failed attempt. For `retry` alone.
+    /// Applies the decision about a failed attempt. Only `retry` calls this.
+    ///
+    /// # Errors
+    /// [`ActorUnavailable`] when the actor is gone; then the lease expires.
     pub fn apply_decision(
         &self,
         lease: Lease,
-        verdict: RetryDecision,
+        decision: RetryDecision,
         failure: Failure,
     ) -> Result<(), ActorUnavailable> {
-        self.slot.cast(Msg::ApplyDecision(Box::new(lease), verdict, failure))
+        self.slot.cast(Msg::ApplyDecision(Box::new(lease), decision, failure))
     }
 
-    /// Records what WhatsApp reports, in order, in one commit; in a second one what concerns rows of bulk jobs and
-    /// does not carry our id.
+    /// Records receipts, in order, in one commit. Receipts for rows of bulk jobs that do not contain the node's id are
+    /// recorded in a second commit.
+    ///
+    /// # Errors
+    /// See [`Handle`].
     pub async fn record_receipts(&self, reports: Vec<ReceiptReport>) -> Result<Vec<ReceiptResult>, Error> {
-        let nameless = |(_, report): &(usize, &ReceiptReport)| report.id.is_none();
-        let nameless = reports.iter().enumerate().filter(nameless);
-        let mut left: Vec<_> = nameless.map(|(at, report)| (at, report.clone())).collect();
-        let mut recorded = self.slot.call(|reply| Msg::RecordReceipts(reports, reply)).await??;
-        left.retain(|(at, _)| recorded.get(*at) == Some(&ReceiptResult::Unknown));
-        if left.is_empty() {
-            return Ok(recorded);
+        // Receipts without our id, each with its index: if the queue does not know them, they may be for bulk rows.
+        let mut unresolved: Vec<_> = reports
+            .iter()
+            .enumerate()
+            .filter(|(_, report)| report.id.is_none())
+            .map(|(index, report)| (index, report.clone()))
+            .collect();
+        let mut results = self.slot.call(|reply| Msg::RecordReceipts(reports, reply)).await??;
+        unresolved.retain(|(index, _)| results.get(*index) == Some(&ReceiptResult::Unknown));
+        if unresolved.is_empty() {
+            return Ok(results);
         }
-        let noted = self.bulk_row_lookup.get().cloned();
-        let find = move |store: &Store| {
-            let wanted = left.iter().map(|(_, report)| report.provider_message_key());
-            // In this order: what is noted meanwhile is with its job before it goes from here.
-            let open = bulk_rows::find_by_provider_id(store, &wanted.collect())?;
-            for (_, report) in &mut left {
-                let name = report.provider_message_key();
-                let in_job = || noted.as_ref().and_then(|noted| noted(name.0, &name.1));
-                report.id = open.get(&name).copied().or_else(in_job);
-            }
-            left.retain(|(_, report)| report.id.is_some());
-            Ok(left)
-        };
-        let (places, rows): (Vec<_>, Vec<_>) = self.read_blocking(find).await?.into_iter().unzip();
-        if !rows.is_empty() {
-            let again = self.slot.call(|reply| Msg::RecordReceipts(rows, reply)).await??;
-            for (at, again) in places.into_iter().zip(again) {
-                recorded.get_mut(at).into_iter().for_each(|recorded| *recorded = again);
+        let lookup = self.bulk_row_lookup.get().cloned();
+        let resolve = move |store: &Store| resolve_bulk_rows(store, lookup.as_ref(), unresolved);
+        let (indices, rows): (Vec<_>, Vec<_>) = self.read_blocking(resolve).await?.into_iter().unzip();
+        if rows.is_empty() {
+            return Ok(results);
+        }
+        let row_results = self.slot.call(|reply| Msg::RecordReceipts(rows, reply)).await??;
+        for (index, row_result) in indices.into_iter().zip(row_results) {
+            if let Some(result) = results.get_mut(index) {
+                *result = row_result;
             }
         }
-        Ok(recorded)
+        Ok(results)
     }
 
-    /// Who is asked for rows of bulk jobs by WhatsApp's ids, once their jobs have noted how they ended. Set once,
-    /// because the queue is there before the jobs are.
-    pub fn set_bulk_row_lookup(&self, noted: BulkRowLookup) {
-        // A second one would find the same rows.
-        let _ = self.bulk_row_lookup.set(noted);
+    /// Sets the lookup for bulk rows whose outcomes are noted. It is set once, after the queue has started, because the
+    /// bulk jobs start later.
+    pub fn set_bulk_row_lookup(&self, lookup: BulkRowLookup) {
+        // A second lookup would find the same rows, so it is ignored.
+        let _ = self.bulk_row_lookup.set(lookup);
     }
 
-    /// Takes a message back if no attempt has begun.
+    /// Withdraws a message if no attempt has begun. Returns whether it was withdrawn.
+    ///
+    /// # Errors
+    /// See [`Handle`].
     pub async fn withdraw(&self, id: MessageId) -> Result<bool, Error> {
         self.slot.call(|reply| Msg::Withdraw(id, reply)).await?
     }
 
-    /// Takes rows of bulk jobs in, all or none, and runs `with` in the same commit; answers their ids in the same
-    /// order. Up to 500 in one call, so that other messages do not wait behind them. Idempotency keys, if rows had
-    /// them, would not be looked up.
+    /// Enqueues rows of bulk jobs, all or none, and runs `with` in the same commit. Returns their ids in the same order.
+    /// A call should contain at most 500 rows, so that other messages do not wait behind them. Idempotency keys of rows
+    /// are not checked.
+    ///
+    /// # Errors
+    /// [`Error::Full`] or [`Error::DiskFull`]; then no row is enqueued and `with` does not run.
     pub async fn enqueue_items(
         &self,
         submissions: Vec<Submission>,
@@ -185,14 +223,20 @@ impl Handle {
         self.slot.call(|reply| Msg::EnqueueItems(submissions, Box::new(with), reply)).await?
     }
 
-    /// Outcomes of a bulk job's rows that it has not noted, in the order of its rows, up to `limit`. A short read,
-    /// which may be a few milliseconds ahead of the disk; noting them comes after them in the same log.
+    /// Outcomes of a bulk job that it has not noted, in row order, up to `limit`. A short read. The result may be a few
+    /// milliseconds ahead of the disk; a later [`note_outcomes`](Self::note_outcomes) is committed after it.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
     pub fn outcomes(&self, job: u16, limit: usize) -> Result<Vec<ItemOutcome>, Error> {
-        Ok(bulk_rows::outcomes(&self.store, job, limit)?)
+        Ok(item_outcomes::outcomes(&self.store, job, limit)?)
     }
 
-    /// Forgets outcomes that were noted and have not changed since, and runs `with` in the same commit. Those that
-    /// did change are told again.
+    /// Deletes noted outcomes that have not changed since, and runs `with` in the same commit. Outcomes that have changed
+    /// are returned by [`outcomes`](Self::outcomes) again.
+    ///
+    /// # Errors
+    /// See [`Handle`].
     pub async fn note_outcomes(
         &self,
         noted: Vec<ItemOutcome>,
@@ -201,18 +245,24 @@ impl Handle {
         self.slot.call(|reply| Msg::NoteOutcomes(noted, Box::new(with), reply)).await?
     }
 
-    /// Grows whenever a bulk job may have another outcome to note.
+    /// A counter that grows whenever a bulk job may have a new outcome.
     pub fn subscribe_outcomes(&self) -> watch::Receiver<u64> {
         self.notifier.subscribe_outcomes()
     }
 
-    /// Takes back those messages that no attempt has begun for, in one commit; tells which. Their outcome is
-    /// `cancelled`. Up to 500 in one call.
+    /// Withdraws the rows whose attempt has not begun, in one commit, and returns their ids. Their outcome is `cancelled`.
+    /// A call should contain at most 500 ids.
+    ///
+    /// # Errors
+    /// See [`Handle`].
     pub async fn withdraw_items(&self, ids: Vec<MessageId>) -> Result<Vec<MessageId>, Error> {
         self.slot.call(|reply| Msg::WithdrawItems(ids, reply)).await?
     }
 
-    /// A bulk job's messages that an instance has not settled, oldest first, up to `limit`, after `after`.
+    /// Messages of a bulk job that an instance has not settled, oldest first, up to `limit`, after `after`.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
     pub async fn open_items(
         &self,
         instance: InstanceNumber,
@@ -223,37 +273,49 @@ impl Handle {
         self.read_blocking(move |store| bulk_rows::open_messages(store, instance, job, after, limit)).await
     }
 
-    /// Gives up a bulk job's slot and the outcomes that it did not note. What its messages come to afterwards is
-    /// not written down; the next row that is enqueued under the slot begins a new job.
+    /// Deletes a bulk job's slot and its remaining outcomes. Later outcomes of its messages are not recorded. The next row
+    /// that is enqueued for the slot begins a new job.
+    ///
+    /// # Errors
+    /// See [`Handle`].
     pub async fn delete_job(&self, job: u16) -> Result<(), Error> {
         while self.slot.call(|reply| Msg::DeleteJob(job, reply)).await?? {}
         Ok(())
     }
 
-    /// Leases that nobody will settle, and (`true`) those whose unknown outcome was held long enough.
+    /// Overdue leases, and (`true`) those whose hold has expired.
+    ///
+    /// # Errors
+    /// See [`Handle`].
     pub async fn find_overdue(&self) -> Result<Vec<(Lease, bool)>, Error> {
         self.slot.call(Msg::FindOverdue).await?
     }
 
-    /// Forgets a page of what was kept long enough; answers where the next page begins.
+    /// Deletes a page of expired records. Returns where the next page begins.
+    ///
+    /// # Errors
+    /// See [`Handle`].
     pub async fn run_retention(&self, from: Option<MessageId>) -> Result<Option<MessageId>, Error> {
         self.slot.call(|reply| Msg::RunRetention(from, reply)).await?
     }
 
-    /// Forgets everything that a deleted instance left behind.
+    /// Deletes all records of a deleted instance.
+    ///
+    /// # Errors
+    /// See [`Handle`].
     pub async fn purge(&self, instance: InstanceNumber) -> Result<(), Error> {
         while self.slot.call(|reply| Msg::Purge(instance, reply)).await?? {}
         Ok(())
     }
 
-    /// Resolves when everything that was told before is durable, or when `deadline` has passed.
+    /// Resolves when all earlier requests are durable, or when `deadline` has passed.
     pub async fn drain(&self, deadline: Duration) {
-        // Whoever asks stands behind those who told; nothing is taken back.
-        let behind_all = self.withdraw_items(Vec::new());
-        if !matches!(tokio::time::timeout(deadline, behind_all).await, Ok(Ok(_))) {
+        // A no-op request: when it completes, all earlier requests have been committed.
+        let no_op = self.withdraw_items(Vec::new());
+        if !matches!(tokio::time::timeout(deadline, no_op).await, Ok(Ok(_))) {
             tracing::warn!(
                 ?deadline,
-                "the ends of some attempts may not be on the disk; they will be looked for"
+                "queue not drained in time; some attempts may not be settled and are recovered at the next start"
             );
         }
     }
@@ -263,27 +325,42 @@ impl Handle {
         self.notifier.subscribe(instance, class)
     }
 
-    /// Where a message of an instance stands.
+    /// The status and history of a message.
+    ///
+    /// # Errors
+    /// [`Error::UnknownMessage`] or [`Error::Store`].
     pub fn find(&self, instance: InstanceNumber, message: &MessageRef) -> Result<MessageView, Error> {
         ledger::find(&self.store, instance, message)?.ok_or(Error::UnknownMessage)
     }
 
-    /// What an instance has not settled yet.
+    /// Number of unsettled messages of an instance.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
     pub fn depth(&self, instance: InstanceNumber) -> Result<Depth, Error> {
         Ok(stats::depth(&self.store, instance)?)
     }
 
-    /// When the oldest message that an instance has not settled was accepted.
+    /// When the oldest unsettled message of an instance was accepted.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
     pub fn oldest_accepted_at(&self, instance: InstanceNumber) -> Result<Option<Timestamp>, Error> {
         Ok(stats::oldest(&self.store, instance)?)
     }
 
-    /// What waits in an instance's queue, in detail.
+    /// Statistics of an instance's queue.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
     pub async fn stats(&self, instance: InstanceNumber) -> Result<QueueStats, Error> {
         self.read_blocking(move |store| stats::count(store, instance)).await
     }
 
-    /// Scheduled messages in the order of their moments, up to `limit`, after `after`.
+    /// Scheduled messages in order of time, up to `limit`, after `after`.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
     pub async fn scheduled(
         &self,
         instance: InstanceNumber,
@@ -293,12 +370,18 @@ impl Handle {
         self.read_blocking(move |store| schedule::page(store, instance, after, limit)).await
     }
 
-    /// Moves a scheduled message to another moment. `false` when it is not, or no longer, scheduled.
+    /// Changes the time of a scheduled message. Returns `false` when the message is not scheduled.
+    ///
+    /// # Errors
+    /// See [`Handle`].
     pub async fn reschedule(&self, id: MessageId, at: Timestamp) -> Result<bool, Error> {
         self.slot.call(|reply| Msg::Reschedule(id, at, reply)).await?
     }
 
-    /// Dead letters in the order in which they were accepted, up to `limit`, after `after`.
+    /// Dead letters in the order of acceptance, up to `limit`, after `after`.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
     pub async fn dead_letters(
         &self,
         instance: InstanceNumber,
@@ -310,26 +393,38 @@ impl Handle {
     }
 
     /// One dead letter.
+    ///
+    /// # Errors
+    /// [`Error::UnknownMessage`] or [`Error::Store`].
     pub fn dead_letter(&self, id: MessageId) -> Result<DeadLetter, Error> {
         dead_letters::dead_letter(&self.store, id)?.ok_or(Error::UnknownMessage)
     }
 
-    /// Puts dead letters back into their lanes; tells how many of them there were.
+    /// Appends dead letters to their lanes again. Returns how many there were.
+    ///
+    /// # Errors
+    /// See [`Handle`].
     pub async fn redrive(&self, ids: Vec<MessageId>) -> Result<usize, Error> {
         self.slot.call(|reply| Msg::Redrive(ids, reply)).await?
     }
 
-    /// Forgets dead letters; tells how many of them there were.
+    /// Deletes dead letters. Returns how many there were.
+    ///
+    /// # Errors
+    /// See [`Handle`].
     pub async fn discard(&self, ids: Vec<MessageId>) -> Result<usize, Error> {
         self.slot.call(|reply| Msg::Discard(ids, reply)).await?
     }
 
-    /// The blobs that messages of any instance need: waiting, scheduled, under way or dead. Reads all of them.
+    /// The blobs that unsettled messages and dead letters of all instances reference. Reads all of these.
+    ///
+    /// # Errors
+    /// [`Error::Store`], also when a record cannot be decoded.
     pub async fn referenced_blobs(&self) -> Result<BlobSet, Error> {
         self.read_blocking(super::blobs::referenced).await
     }
 
-    /// Long reads leave the runtime's threads alone.
+    /// Runs a long read on a blocking thread.
     async fn read_blocking<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Store) -> Result<T, store::Error> + Send + 'static,
@@ -338,4 +433,26 @@ impl Handle {
         let reading = tokio::task::spawn_blocking(move || read(&store));
         Ok(reading.await.unwrap_or(Err(store::Error::Panicked))?)
     }
+}
+
+/// Finds the rows of bulk jobs that receipts are for, by WhatsApp's id. Returns the receipts with a known row, each with
+/// its index and the node's id.
+fn resolve_bulk_rows(
+    store: &Store,
+    lookup: Option<&BulkRowLookup>,
+    mut unresolved: Vec<(usize, ReceiptReport)>,
+) -> Result<Vec<(usize, ReceiptReport)>, store::Error> {
+    let wanted = unresolved.iter().map(|(_, report)| report.provider_message_key()).collect();
+    // Outcomes first, jobs second: a job has stored an outcome before it is deleted here.
+    let open = item_outcomes::find_by_provider_id(store, &wanted)?;
+    for (_, report) in &mut unresolved {
+        let key = report.provider_message_key();
+        report.id = match (open.get(&key), lookup) {
+            (Some(id), _) => Some(*id),
+            (None, Some(lookup)) => lookup(key.0, &key.1),
+            (None, None) => None,
+        };
+    }
+    unresolved.retain(|(_, report)| report.id.is_some());
+    Ok(unresolved)
 }

@@ -1,11 +1,11 @@
-//! The layout of the queue in the store, in one place.
+//! The keys of all records of the queue.
 
 use sha2::{Digest, Sha256};
 
 use relevo_domain::{BulkItem, Class, InstanceNumber, LaneId, MessageId, ProviderMessageId, Timestamp};
 use relevo_store::{Key, Space};
 
-/// A lane with everything that names it.
+/// The identity of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LaneKey {
     pub instance: InstanceNumber,
@@ -24,6 +24,7 @@ fn class_prefix(space: Space, instance: InstanceNumber, class: Class) -> Key {
     Key::new(space).u32(instance.get()).u8(class_byte(class))
 }
 
+/// The job of a message.
 pub(super) fn job(id: MessageId) -> Key {
     class_prefix(Space::Job, id.instance(), id.class()).bytes(id.as_bytes())
 }
@@ -33,6 +34,7 @@ pub(super) fn jobs(instance: InstanceNumber, class: Class) -> Key {
     class_prefix(Space::Job, instance, class)
 }
 
+/// The ledger entry of a message.
 pub(super) fn ledger(id: MessageId) -> Key {
     Key::new(Space::Ledger).bytes(id.as_bytes())
 }
@@ -42,34 +44,38 @@ pub(super) fn dead_letters(instance: InstanceNumber) -> Key {
     Key::new(Space::DeadLetter).u32(instance.get())
 }
 
-/// All jobs of an instance and class that wait in lanes.
+/// All waiting entries of an instance and class.
 pub(super) fn waiting_jobs(instance: InstanceNumber, class: Class) -> Key {
     class_prefix(Space::Lane, instance, class)
 }
 
+/// The content of a dead letter.
 pub(super) fn dead_letter(id: MessageId) -> Key {
     Key::new(Space::DeadLetter).u32(id.instance().get()).bytes(id.as_bytes())
 }
 
 impl LaneKey {
+    /// The lane of a message.
     pub fn new(id: MessageId, lane: LaneId) -> Self {
         Self { instance: id.instance(), class: id.class(), lane }
     }
 
-    /// Everything that waits in the lane.
+    /// All waiting entries of the lane.
     pub fn waiting(self) -> Key {
         class_prefix(Space::Lane, self.instance, self.class).u64(self.lane.0)
     }
 
+    /// One waiting entry.
     pub fn waiting_at(self, order: u64) -> Key {
         self.waiting().u64(order)
     }
 
+    /// A wake-up of the lane.
     pub fn wake(self, due: Timestamp) -> Key {
         wakes_until(self.instance, self.class, due).u64(self.lane.0)
     }
 
-    /// The attempt under way in the lane.
+    /// The attempt in flight of the lane.
     pub fn in_flight(self) -> Key {
         class_prefix(Space::InFlight, self.instance, self.class).u64(self.lane.0)
     }
@@ -92,16 +98,18 @@ pub(super) fn parse_wake(key: &[u8]) -> Option<(Timestamp, LaneId)> {
     Some((Timestamp(due), LaneId(lane)))
 }
 
-/// All flights of the node, or of one instance.
+/// All attempts in flight of the node, or of one instance.
 pub(super) fn all_in_flight(instance: Option<InstanceNumber>) -> Key {
     let all = Key::new(Space::InFlight);
     instance.map_or(all.clone(), |instance| all.u32(instance.get()))
 }
 
+/// All due entries of an instance.
 pub(super) fn all_due(instance: InstanceNumber) -> Key {
     Key::new(Space::Due).u32(instance.get())
 }
 
+/// A due entry: a message outside its lane until this time.
 pub(super) fn due(id: MessageId, at: Timestamp) -> Key {
     all_due(id.instance()).u64(at.millis()).bytes(id.as_bytes())
 }
@@ -111,42 +119,46 @@ pub(super) fn due_after(instance: InstanceNumber, now: Timestamp) -> Key {
     all_due(instance).u64(now.millis() + 1)
 }
 
-/// The moment and message of a due entry's key.
+/// The time and message of a due entry's key.
 pub(super) fn parse_due(key: &[u8]) -> Option<(Timestamp, MessageId)> {
     let at = u64::from_be_bytes(*key.get(5..)?.first_chunk::<8>()?);
     let id = *key.get(13..)?.first_chunk::<16>()?;
     Some((Timestamp(at), MessageId::from_bytes(id)))
 }
 
-/// Provider ids are hashed: they are long, and only ever looked up whole.
+/// The index by WhatsApp's id. The id is hashed, because it is long and only looked up as a whole.
 pub(super) fn provider_id(instance: InstanceNumber, id: &ProviderMessageId) -> Key {
     let digest: [u8; 32] = Sha256::digest(id.as_str()).into();
     let short = digest.first_chunk::<12>().copied().unwrap_or_default();
     Key::new(Space::ProviderId).u32(instance.get()).bytes(&short)
 }
 
+/// The counters of an instance's queue.
 pub(super) fn counters(instance: InstanceNumber) -> Key {
     Key::new(Space::QueueCounters).u32(instance.get())
 }
 
+/// The record of an idempotency key.
 pub(super) fn idempotency(instance: InstanceNumber, key: &[u8; 16]) -> Key {
     Key::new(Space::Idempotency).u32(instance.get()).bytes(key)
 }
 
+/// The expiry entry of an idempotency key, sorted by time.
 pub(super) fn idempotency_expiry(at: Timestamp, instance: InstanceNumber, key: &[u8; 16]) -> Key {
     Key::new(Space::IdempotencyExpiry).u64(at.millis()).u32(instance.get()).bytes(key)
 }
 
-/// The slot of a bulk job: the first of its messages. Its outcomes follow, by row.
+/// The slot of a bulk job, with its first message id. The outcomes of its rows follow it, in row order.
 pub(super) fn job_slot(job: u16) -> Key {
     Key::new(Space::ItemOutcome).bytes(&job.to_be_bytes())
 }
 
-/// Whether a key is that of a slot, and not of one of its outcomes.
+/// Whether a key is that of a slot, not of an outcome.
 pub(super) fn is_job_slot(key: &[u8]) -> bool {
     key.len() == job_slot(0).as_slice().len()
 }
 
+/// The outcome of a row.
 pub(super) fn outcome(item: BulkItem) -> Key {
     job_slot(item.job).u32(item.row)
 }
@@ -156,12 +168,12 @@ pub(super) fn last_id() -> Key {
     Key::new(Space::NodeCounters).u8(b'i')
 }
 
-/// The last message id of a job's or ledger row's key.
+/// The message id at the end of a job's or ledger entry's key.
 pub(super) fn trailing_id(key: &[u8]) -> Option<MessageId> {
     key.last_chunk::<16>().map(|bytes| MessageId::from_bytes(*bytes))
 }
 
-/// What stands for a job that waits in a lane: its id, and for a head that was tried before, when it may go.
+/// The value of a waiting entry: the message id and, after a failed attempt, when the next one may begin.
 pub(super) fn waiting_value(id: MessageId, not_before: Option<Timestamp>) -> Vec<u8> {
     let mut value = id.as_bytes().to_vec();
     if let Some(moment) = not_before {
@@ -170,17 +182,18 @@ pub(super) fn waiting_value(id: MessageId, not_before: Option<Timestamp>) -> Vec
     value
 }
 
-/// What [`waiting`] wrote.
+/// Parses the result of [`waiting_value`].
 pub(super) fn parse_waiting(value: &[u8]) -> Option<(MessageId, Option<Timestamp>)> {
     let not_before = value.get(16..).and_then(|bytes| bytes.first_chunk::<8>());
     Some((message_id(value)?, not_before.map(|bytes| Timestamp(u64::from_be_bytes(*bytes)))))
 }
 
-/// The order within the lane, of a waiting entry's key.
+/// The position in the lane of a waiting entry's key.
 pub(super) fn trailing_order(key: &[u8]) -> Option<u64> {
     key.last_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes))
 }
 
+/// The message id at the start of a value.
 pub(super) fn message_id(value: &[u8]) -> Option<MessageId> {
     value.first_chunk::<16>().map(|bytes| MessageId::from_bytes(*bytes))
 }

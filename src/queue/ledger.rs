@@ -1,4 +1,4 @@
-//! Reading where a message stands. Never waits behind work: it reads the store directly.
+//! Reading the status of messages. Reads the store directly, so it never waits for the actor.
 
 use relevo_domain::{
     BuryReason, Failure, MessageId, MessageRef, Mode, ProviderMessageId, Recipient, Status, Timestamp,
@@ -8,31 +8,36 @@ use relevo_store::{self as store, Error, Key, Store};
 use super::records::{InFlight, Job, LedgerEntry, LedgerStep};
 use super::{InstanceNumber, SendOutcome, keys};
 
-/// A message's present place and its whole story.
+/// The status and history of a message.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MessageView {
+    /// Its id.
     pub id: MessageId,
+    /// Its recipient.
     pub to: Recipient,
     /// `text`, `image`, …
     pub kind: String,
+    /// Whether a caller waits for the outcome.
     pub mode: Mode,
+    /// Its current status.
     pub status: Status,
-    /// Tries so far, the one under way included.
+    /// Number of attempts, including the current one.
     pub attempts: u32,
+    /// WhatsApp's id, once it is known.
     pub provider_id: Option<ProviderMessageId>,
-    /// The last failure, while it still matters.
+    /// The last failure, unless a later attempt succeeded.
     pub failure: Option<Failure>,
     /// Why it is a dead letter.
     pub buried: Option<BuryReason>,
-    /// When the node will do something about it by itself.
+    /// When the node will continue with it.
     pub due: Option<Timestamp>,
-    /// From acceptance to now, oldest first.
+    /// Its status changes since acceptance, oldest first.
     pub history: Vec<LedgerStep>,
-    /// Steps left out of the middle of a very long history.
+    /// Number of steps removed from the middle of a long history.
     pub elided: u32,
 }
 
-/// The message that a caller means, within one instance.
+/// Finds a message of an instance by either id.
 pub(super) fn find(
     store: &Store,
     instance: InstanceNumber,
@@ -51,29 +56,30 @@ pub(super) fn find(
     }
 }
 
+/// The status and history of a message; `None` when there is no such message.
 pub(super) fn view(store: &Store, id: MessageId) -> Result<Option<MessageView>, Error> {
-    // The job first: a message that is settled between the two reads then shows its row.
+    // The job is read first: a message that is settled between the two reads then has its entry.
     let job = store.get(&keys::job(id))?;
     let job: Option<Job> = job.map(|bytes| store::decode(&bytes)).transpose()?;
-    let row: Option<LedgerEntry> = read(store, &keys::ledger(id))?;
-    let row = match (row, &job) {
-        (Some(row), _) => row,
+    let entry: Option<LedgerEntry> = read(store, &keys::ledger(id))?;
+    let entry = match (entry, &job) {
+        (Some(entry), _) => entry,
         (None, Some(job)) => LedgerEntry::new(job),
         (None, None) => return Ok(None),
     };
     let mut view = MessageView {
         id,
-        to: row.to,
-        kind: row.kind,
-        mode: row.mode,
-        status: row.status,
-        attempts: row.attempts,
-        provider_id: row.provider_id,
-        failure: row.failure,
-        buried: row.buried,
-        due: row.due,
-        history: row.history,
-        elided: row.elided,
+        to: entry.to,
+        kind: entry.kind,
+        mode: entry.mode,
+        status: entry.status,
+        attempts: entry.attempts,
+        provider_id: entry.provider_id,
+        failure: entry.failure,
+        buried: entry.buried,
+        due: entry.due,
+        history: entry.history,
+        elided: entry.elided,
     };
     if view.history.first().is_none_or(|step| step.status != Status::Scheduled) {
         view.history.insert(0, LedgerStep::new(Status::Queued, id.accepted_at()));
@@ -84,7 +90,7 @@ pub(super) fn view(store: &Store, id: MessageId) -> Result<Option<MessageView>, 
     Ok(Some(view))
 }
 
-/// How a message ended; `None` while it has not.
+/// The outcome of a message; `None` while it is not settled.
 pub(super) fn outcome(store: &Store, id: MessageId) -> Result<Option<SendOutcome>, Error> {
     let Some(view) = view(store, id)? else { return Ok(Some(SendOutcome::Unknown)) };
     Ok(match view.status {
@@ -93,8 +99,8 @@ pub(super) fn outcome(store: &Store, id: MessageId) -> Result<Option<SendOutcome
         }
         Status::DeadLetter if view.buried == Some(BuryReason::Ambiguous) => Some(SendOutcome::Unknown),
         Status::Failed | Status::DeadLetter => {
-            let unexplained = || Failure::permanent(format!("the message is {}", view.status));
-            Some(SendOutcome::Failed(view.failure.unwrap_or_else(unexplained)))
+            let default = || Failure::permanent(format!("the message is {}", view.status));
+            Some(SendOutcome::Failed(view.failure.unwrap_or_else(default)))
         }
         Status::Cancelled | Status::Expired => Some(SendOutcome::Cancelled),
         Status::Ambiguous => Some(SendOutcome::Unknown),
@@ -102,11 +108,11 @@ pub(super) fn outcome(store: &Store, id: MessageId) -> Result<Option<SendOutcome
     })
 }
 
-/// An attempt under way is known only by its flight; its row is written when it ends.
+/// Adds the attempt under way: it is stored only as [`InFlight`], and the entry is written when it ends.
 fn include_attempt(store: &Store, view: &mut MessageView, job: &Job) -> Result<(), Error> {
     let flight: Option<InFlight> = read(store, &job.lane(view.id).in_flight())?;
-    let under_way = flight.filter(|flight| flight.id == view.id && flight.held_until.is_none());
-    if let Some(flight) = under_way
+    let current = flight.filter(|flight| flight.id == view.id && flight.held_until.is_none());
+    if let Some(flight) = current
         && view.status.may_become(Status::Sending)
     {
         view.status = Status::Sending;

@@ -1,19 +1,20 @@
-//! The durable queue: what was accepted, where it stands, and what became of it.
+//! The durable queue of outbound messages: their jobs, status and outcomes.
 //!
-//! What it promises:
-//! - *Accepted means durable.* Every answer of a [`Handle`] that changes something is given after the change is on
-//!   the disk. What changes together is one commit: job, ledger row, idempotency key and announcing event.
-//! - *Order.* Jobs of one instance, class and recipient form a lane. A lane is first in, first out, and at most one
-//!   of its jobs is in flight. A lane that waits delays no other.
-//! - *One attempt at a time, and never forgotten.* A lease is durable before it is handed out. Whatever the process
-//!   dies in the middle of is found on the next start and judged.
-//! - *Rows of bulk jobs leave no trace.* Only their outcomes, until their job has noted them ([`ItemOutcome`]).
-//! - *Bounded memory.* Queue state lives in the store; the actor remembers only who waits for an answer.
+//! Guarantees:
+//! - *Accepted means durable.* Every method of [`Handle`] that changes something returns after the change is on disk.
+//!   Changes that belong together are one commit: job, ledger entry, idempotency key and event.
+//! - *Order.* Jobs of one instance, class and recipient form a lane. A lane is first in, first out, and at most one of
+//!   its jobs is in flight. A waiting lane does not delay other lanes.
+//! - *One attempt at a time, and none is lost.* A lease is durable before an instance gets it. An attempt that a crash
+//!   interrupts is found at the next start, and the retry supervisor decides about it.
+//! - *Rows of bulk jobs leave no records.* Only their outcomes are kept, until their job has noted them
+//!   ([`ItemOutcome`]).
+//! - *Bounded memory.* Queue state is in the store; the actor keeps only pending replies.
 //!
-//! How jobs are found: new jobs are *arrivals*, read in order of their ids by a cursor. An arrival whose lane is busy
-//! is moved into its lane (`Lane`) and the cursor goes on; a lane that may move has one entry among the wake-ups
-//! (`Wake`), sorted by due time; jobs outside any lane (scheduled, deferred) are sorted by their moment (`Due`). So
-//! the common case, a free lane, costs one record at acceptance, and looking for work never scans what waits.
+//! How jobs are found: new jobs are *arrivals*, which a cursor reads in the order of their ids. An arrival whose lane is
+//! busy is moved into its lane (`Lane`), and the cursor advances. A lane whose head may be sent has one wake-up
+//! (`Wake`), sorted by due time. Jobs outside lanes (scheduled, deferred) are sorted by due time (`Due`). So the common
+//! case, a free lane, costs one record at acceptance, and leasing never scans waiting jobs.
 
 mod accept;
 mod actor;
@@ -22,6 +23,7 @@ mod bulk_rows;
 mod dead_letters;
 mod dispatch;
 mod handle;
+mod item_outcomes;
 mod keys;
 mod ledger;
 mod notifier;
@@ -44,9 +46,9 @@ use relevo_domain::{
 use relevo_store as store;
 
 pub use actor::{Arguments, Msg, QueueActor};
-pub use bulk_rows::ItemOutcome;
 pub use dead_letters::{DeadLetter, DeadLetterFilter};
 pub use handle::{BulkRowLookup, Handle};
+pub use item_outcomes::ItemOutcome;
 pub use ledger::MessageView;
 pub use notifier::WorkNotifier;
 pub use receipts::receipt_data;
@@ -54,23 +56,24 @@ pub use records::LedgerStep;
 pub use schedule::ScheduleCursor;
 pub use stats::{COUNT_LIMIT, LaneStats, QueueStats};
 
-/// How long things are kept and held.
+/// Limits and retention of the queue.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// A lease that nobody settled for this long is judged by `retry`. Longer than any send can take.
+    /// A lease that is not settled within this time expires, and `retry` decides about it. Longer than any send takes.
     pub lease_timeout: Duration,
-    /// How long an idempotency key answers.
+    /// How long an idempotency key is remembered.
     pub idempotency_ttl: Duration,
-    /// Messages of one instance that may wait; more are refused with 429.
+    /// Maximum number of unsettled messages of one instance; further ones are refused with 429.
     pub capacity: u64,
-    /// How old a message may get before it is not sent any more, where its sender said nothing.
+    /// Default age at which a transactional message expires, if its sender set none.
     pub transactional_expiry: Option<Duration>,
+    /// Default age at which a bulk message expires.
     pub bulk_expiry: Option<Duration>,
-    /// How long a settled message can be asked for.
+    /// How long the ledger entry of a settled message is kept.
     pub ledger_retention: Duration,
-    /// How long events stay in the log of their instance ...
+    /// How long events are kept in the log of their instance.
     pub event_retention: Duration,
-    /// ... and how many bytes of them, without the bookkeeping of the store. The oldest go first.
+    /// Maximum size of an event log in bytes, without the overhead of the store. The oldest events are deleted first.
     pub event_log_size: u64,
 }
 
@@ -99,49 +102,58 @@ impl Options {
     }
 }
 
-/// A message that somebody wants sent.
+/// A message to enqueue.
 #[derive(Debug, Clone)]
 pub struct Submission {
+    /// The instance that sends it.
     pub instance: InstanceNumber,
+    /// Recipient, content and options.
     pub message: OutboundMessage,
+    /// Its urgency.
     pub class: Class,
+    /// Whether a caller waits for the outcome.
     pub mode: Mode,
+    /// Makes a repeated request return the first message.
     pub idempotency: Option<IdempotencyKey>,
-    /// After this moment it must not be sent any more.
+    /// After this moment no attempt may begin.
     pub expires_at: Option<Timestamp>,
-    /// Not before this moment; it joins its lane then.
+    /// Before this moment no attempt may begin; the message joins its lane then.
     pub send_at: Option<Timestamp>,
-    /// What becomes of it if its outcome stays unknown.
+    /// What happens if its outcome stays unknown.
     pub on_ambiguous: AmbiguousPolicy,
-    /// WhatsApp recognises it when it is sent again under the same id.
+    /// Whether WhatsApp recognises it when it is sent again under the same id.
     pub repeatable: bool,
-    /// The row of a bulk job that it is. It belongs to the bulk class, whatever `class` says.
+    /// The row of a bulk job that it represents. Then its class is bulk, whatever `class` says.
     pub item: Option<BulkItem>,
 }
 
 impl Submission {
-    /// The class that it is sent in.
+    /// The effective class.
     fn class(&self) -> Class {
         self.item.map_or(self.class, |_| Class::Bulk)
     }
 }
 
-/// A caller's key for "this is the same request", with a digest of the request itself.
+/// A caller's idempotency key and a digest of the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyKey {
+    /// Digest of the key.
     pub key: [u8; 16],
+    /// Digest of the request body.
     pub body: [u8; 16],
 }
 
-/// A submission's place in the queue.
+/// The result of an accepted submission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acceptance {
+    /// The message was enqueued.
     New(MessageId),
-    /// The idempotency key was used before with the same request: that message stands.
+    /// The idempotency key was used before with the same request, which created this message.
     Duplicate(MessageId),
 }
 
 impl Acceptance {
+    /// The id of the message.
     pub fn id(self) -> MessageId {
         match self {
             Acceptance::New(id) | Acceptance::Duplicate(id) => id,
@@ -149,89 +161,111 @@ impl Acceptance {
     }
 }
 
-/// The exclusive right, and duty, to attempt one message. Settled exactly once; what is not settled expires.
+/// The exclusive permission to attempt one message. It is settled exactly once, or it expires.
 #[derive(Debug, Clone)]
 pub struct Lease {
+    /// The message.
     pub id: MessageId,
+    /// Recipient, content and options.
     pub message: OutboundMessage,
+    /// Whether a caller waits for the outcome.
     pub mode: Mode,
+    /// What happens if its outcome stays unknown.
     pub on_ambiguous: AmbiguousPolicy,
-    /// WhatsApp recognises it when it is sent again under the same id.
+    /// Whether WhatsApp recognises it when it is sent again under the same id.
     pub repeatable: bool,
-    /// Failed attempts so far that count against the policy's limit.
+    /// Number of failed attempts that count towards the policy's limit.
     pub failures: u32,
-    /// Which try this is, the uncounted ones included; tells this lease from an earlier one of the same message.
+    /// Number of this attempt, including uncounted ones; distinguishes this lease from earlier ones of the message.
     pub attempt: u32,
+    /// When the lease was granted.
     pub leased_at: Timestamp,
 }
 
-/// What an instance gets when it asks for work.
+/// The reply to a request for leases.
 #[derive(Debug, Default)]
 pub struct LeaseBatch {
+    /// The granted leases.
     pub leases: Vec<Lease>,
-    /// When asking again will find more, if nothing new arrives before.
+    /// When another request can return more, if nothing new arrives before.
     pub next_due: Option<Timestamp>,
 }
 
-/// How a synchronous send ended.
+/// The outcome of a synchronous send.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SendOutcome {
+    /// WhatsApp accepted it.
     Sent(ProviderMessageId),
+    /// It failed and is not retried.
     Failed(Failure),
-    /// An attempt went out and its result is not known (yet).
+    /// An attempt was made, and its outcome is not known yet.
     Unknown,
-    /// Its time ended before an attempt began; it will not be sent.
+    /// The wait ended before an attempt began; the message is never sent.
     Cancelled,
 }
 
-/// What WhatsApp reports about a message after it was handed over.
+/// A receipt for a message of an instance.
 #[derive(Debug, Clone)]
 pub struct ReceiptReport {
+    /// The instance that sent the message.
     pub instance: InstanceNumber,
-    /// Our id, when the report carries it.
+    /// The id of this node, if the receipt contains it.
     pub id: Option<MessageId>,
+    /// WhatsApp's id.
     pub provider_id: ProviderMessageId,
+    /// What is reported.
     pub receipt: Receipt,
+    /// When it happened.
     pub at: Timestamp,
-    /// Why, for [`Receipt::Failed`].
+    /// The cause, for [`Receipt::Failed`].
     pub failure: Option<Failure>,
 }
 
-/// A message as WhatsApp calls it.
+/// WhatsApp's id of a message, which is unique within an instance.
 type ProviderMessageKey = (InstanceNumber, ProviderMessageId);
 
 impl ReceiptReport {
     fn provider_message_key(&self) -> ProviderMessageKey {
         (self.instance, self.provider_id.clone())
     }
+
+    /// The reported cause of a failure, or a default.
+    fn failure_or_default(&self) -> Failure {
+        match &self.failure {
+            Some(failure) => failure.clone(),
+            None => Failure::permanent("WhatsApp reported a failure without a reason"),
+        }
+    }
 }
 
-/// What a report changed.
+/// The effect of a receipt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReceiptResult {
-    /// The message moved.
+    /// The status of the message changed.
     Advanced(MessageId),
-    /// The message knew that already, or knows better.
+    /// The status was already the same or later.
     Unchanged(MessageId),
-    /// No such message here.
+    /// The queue has no such message.
     Unknown,
 }
 
-/// What waits in an instance's queue.
+/// Number of unsettled messages of an instance, in flight or waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Depth {
-    /// Jobs not yet settled, in flight or waiting, by class.
+    /// Of the transactional class.
     pub transactional: u64,
+    /// Of the bulk class.
     pub bulk: u64,
 }
 
 impl Depth {
+    /// The number in both classes.
     pub fn total(self) -> u64 {
         self.transactional + self.bulk
     }
 }
 
-/// Why the queue did not do what it was asked.
+/// Why a request to the queue failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     #[error("the queue of this instance is full ({capacity} messages); try again later")]
@@ -249,6 +283,7 @@ pub enum Error {
 }
 
 impl Error {
+    /// The class of the error for callers.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Full { .. } => ErrorKind::Throttled(Duration::from_secs(5)),

@@ -1,14 +1,14 @@
-//! What WhatsApp reports about messages after they went out.
+//! Receipts: what WhatsApp reports about messages after they were sent.
 
 use serde_json::{Map, Value, json};
 
-use relevo_domain::{EventKind, Failure, MessageId, Receipt, Status, Timestamp};
-use relevo_store::{Error, Tx};
+use relevo_domain::{MessageId, Receipt, Status, Timestamp};
+use relevo_store::{self as store, Error, Tx};
 
 use super::records::{InFlight, Job, LedgerEntry, LedgerStep, QueueCounters};
-use super::{ReceiptReport, ReceiptResult, SendOutcome, accept, bulk_rows, keys, settle};
+use super::{ReceiptReport, ReceiptResult, SendOutcome, accept, item_outcomes, keys, settle};
 
-/// Records one report. Beside what changed, tells the outcome for a caller who still waits for it.
+/// Records one receipt. Also returns the outcome for a caller that still waits for it.
 pub(super) fn record(
     tx: &mut Tx,
     report: &ReceiptReport,
@@ -23,53 +23,55 @@ pub(super) fn record(
         }
     };
     let Some(id) = id else { return Ok((ReceiptResult::Unknown, None)) };
-    let row = LedgerEntry::read(tx, id)?;
-    if row.as_ref().is_some_and(|row| row.status.is_settled()) {
-        return Ok((record_for_settled(tx, id, row, report, now)?, None));
+    let entry = LedgerEntry::read(tx, id)?;
+    if entry.as_ref().is_some_and(|entry| entry.status.is_settled()) {
+        return Ok((record_for_settled(tx, id, entry, report, now)?, None));
     }
-    let Some(job) = Job::read(tx, id)? else { return Ok((bulk_rows::record_receipt(tx, id, report)?, None)) };
-    let row = row.unwrap_or_else(|| LedgerEntry::new(&job));
-    record_for_open(tx, id, &job, row, report, now)
+    let Some(job) = Job::read(tx, id)? else {
+        return Ok((item_outcomes::record_receipt(tx, id, report)?, None));
+    };
+    let entry = entry.unwrap_or_else(|| LedgerEntry::new(&job));
+    record_for_open(tx, id, &job, entry, report, now)
 }
 
-/// A fact about a message that the node had nothing left to do for.
+/// Records a receipt for a settled message.
 fn record_for_settled(
     tx: &mut Tx,
     id: MessageId,
-    row: Option<LedgerEntry>,
+    entry: Option<LedgerEntry>,
     report: &ReceiptReport,
     now: Timestamp,
 ) -> Result<ReceiptResult, Error> {
-    let Some(mut row) = row else { return Ok(ReceiptResult::Unknown) };
-    let was = row.status;
-    if !row.advance(ledger_step_from(report)) {
+    let Some(mut entry) = entry else { return Ok(ReceiptResult::Unknown) };
+    let previous = entry.status;
+    if !entry.advance(ledger_step_from(report)) {
         return Ok(ReceiptResult::Unchanged(id));
     }
-    settle::record_provider_id(tx, id, &mut row, &report.provider_id)?;
-    match was {
+    settle::record_provider_id(tx, id, &mut entry, &report.provider_id)?;
+    match previous {
         Status::DeadLetter | Status::Failed => {
-            // It arrived after all; nothing is left to redrive.
+            // The message was sent after all; there is nothing to redrive.
             tx.delete(keys::dead_letter(id))?;
-            row.buried = None;
-            row.failure = None;
+            entry.buried = None;
+            entry.failure = None;
             settle::emit_sent(tx, id, &report.provider_id, now)?;
         }
         _ => {}
     }
-    emit_receipt(tx, id, &row, report, now)?;
+    emit_receipt(tx, id, &entry, report, now)?;
     if report.receipt == Receipt::Failed {
-        row.failure = Some(failure_from(report));
+        entry.failure = Some(report.failure_or_default());
     }
-    row.write(tx, id)?;
+    entry.write(tx, id)?;
     Ok(ReceiptResult::Advanced(id))
 }
 
-/// A fact about a message that is still ours to send: whatever we believed, it has gone out.
+/// Records a receipt for an unsettled message: it proves that an attempt reached WhatsApp.
 fn record_for_open(
     tx: &mut Tx,
     id: MessageId,
     job: &Job,
-    mut row: LedgerEntry,
+    mut entry: LedgerEntry,
     report: &ReceiptReport,
     now: Timestamp,
 ) -> Result<(ReceiptResult, Option<SendOutcome>), Error> {
@@ -77,75 +79,68 @@ fn record_for_open(
     let flight = InFlight::read(tx, lane)?.filter(|flight| flight.id == id);
     match &flight {
         Some(flight) => {
-            row.record_attempt(flight);
+            entry.record_attempt(flight);
             settle::end_attempt(tx, lane, flight, now)?;
         }
         None => {
-            // It waits for a retry of an attempt that did arrive.
-            let mut book = QueueCounters::read(tx, id.instance())?;
-            accept::leave_lane(tx, &mut book, job, id, now)?;
-            if let Some(due) = row.due {
+            // The message waits for a retry, but an earlier attempt reached WhatsApp.
+            let mut counters = QueueCounters::read(tx, id.instance())?;
+            accept::leave_lane(tx, &mut counters, job, id, now)?;
+            if let Some(due) = entry.due {
                 tx.delete(keys::due(id, due))?;
             }
             tx.delete(keys::job(id))?;
-            *book.depth(id.class()) = book.depth(id.class()).saturating_sub(1);
-            book.write(tx, id.instance())?;
-            row.requeue(report.at);
-            row.advance(LedgerStep::new(Status::Sending, report.at));
+            *counters.depth(id.class()) = counters.depth(id.class()).saturating_sub(1);
+            counters.write(tx, id.instance())?;
+            entry.requeue(report.at);
+            entry.advance(LedgerStep::new(Status::Sending, report.at));
         }
     }
-    row.due = None;
-    settle::record_provider_id(tx, id, &mut row, &report.provider_id)?;
-    row.advance(ledger_step_from(report));
+    entry.due = None;
+    settle::record_provider_id(tx, id, &mut entry, &report.provider_id)?;
+    entry.advance(ledger_step_from(report));
     let outcome = if report.receipt == Receipt::Failed {
-        row.failure = Some(failure_from(report));
+        entry.failure = Some(report.failure_or_default());
         accept::free_key(tx, id, job)?;
-        emit_receipt(tx, id, &row, report, now)?;
-        SendOutcome::Failed(failure_from(report))
+        emit_receipt(tx, id, &entry, report, now)?;
+        SendOutcome::Failed(report.failure_or_default())
     } else {
-        row.failure = None;
+        entry.failure = None;
         settle::emit_sent(tx, id, &report.provider_id, now)?;
         if report.receipt != Receipt::Sent {
-            emit_receipt(tx, id, &row, report, now)?;
+            emit_receipt(tx, id, &entry, report, now)?;
         }
         SendOutcome::Sent(report.provider_id.clone())
     };
-    row.persist(tx, id)?;
+    item_outcomes::persist(tx, id, &mut entry)?;
     Ok((ReceiptResult::Advanced(id), Some(outcome)))
 }
 
 fn ledger_step_from(report: &ReceiptReport) -> LedgerStep {
     match report.receipt {
-        Receipt::Failed => LedgerStep::from_failure(Status::Failed, report.at, &failure_from(report)),
+        Receipt::Failed => LedgerStep::from_failure(Status::Failed, report.at, &report.failure_or_default()),
         receipt => LedgerStep::new(receipt.into(), report.at),
     }
-}
-
-pub(super) fn failure_from(report: &ReceiptReport) -> Failure {
-    report
-        .failure
-        .clone()
-        .unwrap_or_else(|| Failure::permanent("WhatsApp reported a failure without a reason"))
 }
 
 fn emit_receipt(
     tx: &mut Tx,
     id: MessageId,
-    row: &LedgerEntry,
+    entry: &LedgerEntry,
     report: &ReceiptReport,
     now: Timestamp,
 ) -> Result<(), Error> {
     if report.receipt == Receipt::Failed {
-        settle::emit_failure(tx, id, &failure_from(report), None, now)?;
+        settle::emit_failure(tx, id, &report.failure_or_default(), None, now)?;
     }
-    let mut data = receipt_data(report, &row.to.address());
+    let mut data = receipt_data(report, &entry.to.address());
     data.insert("id".to_owned(), json!(id.to_string()));
     data.insert("correlation_id".to_owned(), json!(id.correlation_id()));
     settle::emit(tx, id, EventKind::Receipt, data.into(), now)
 }
 
-/// What the event `receipt` tells, of a message of ours or of one that the ledger does not know. `type` and `ids` are
-/// the legacy words: an empty type is "delivered".
+/// The data of a `receipt` event, also for a message that is not in the ledger. `type` and `ids` are legacy fields: an
+/// empty type means "delivered".
 pub fn receipt_data(report: &ReceiptReport, to: &str) -> Map<String, Value> {
     let status = Status::from(report.receipt).as_str();
     let legacy = if report.receipt == Receipt::Delivered { "" } else { status };
@@ -158,7 +153,7 @@ pub fn receipt_data(report: &ReceiptReport, to: &str) -> Map<String, Value> {
         ("timestamp".to_owned(), json!(report.at.seconds())),
     ]);
     if report.receipt == Receipt::Failed {
-        let failure = failure_from(report);
+        let failure = report.failure_or_default();
         data.insert("error".to_owned(), json!({ "code": failure.code, "message": failure.message }));
     }
     data

@@ -1,4 +1,4 @@
-//! What the queue writes down, and how it reads it back.
+//! The records of the queue: jobs, attempts in flight, ledger entries and counters.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,9 +8,9 @@ use relevo_domain::{
 };
 use relevo_store::{self as store, Error, Key, Tx};
 
-use super::{bulk_rows, keys};
+use super::keys;
 
-/// A job: everything that sending the message takes. Written once, deleted when the message is settled.
+/// A job: everything that is needed to send the message. Written once, deleted when the message is settled.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Job {
     #[serde(rename = "m")]
@@ -21,13 +21,13 @@ pub(super) struct Job {
     pub expires_at: Option<Timestamp>,
     #[serde(rename = "u", default = "hold", skip_serializing_if = "is_hold")]
     pub on_ambiguous: AmbiguousPolicy,
-    /// WhatsApp recognises it when it is sent again.
+    /// Whether WhatsApp recognises it when it is sent again.
     #[serde(rename = "r", default, skip_serializing_if = "std::ops::Not::not")]
     pub repeatable: bool,
-    /// Its sender chose its moment: it is no arrival, whatever its id.
+    /// Whether its sender set a time: then it is not an arrival, whatever its id.
     #[serde(rename = "z", default, skip_serializing_if = "std::ops::Not::not")]
     pub scheduled: bool,
-    /// So that a refusal can free the key again.
+    /// The idempotency key, so that a failure can delete its record.
     #[serde(rename = "k", default, skip_serializing_if = "Option::is_none")]
     pub idempotency: Option<[u8; 16]>,
 }
@@ -47,21 +47,22 @@ impl Job {
     }
 }
 
-/// One attempt under way, or held because its outcome is unknown.
+/// One attempt that is under way, or held because its outcome is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct InFlight {
     pub id: MessageId,
-    /// Counts every try of the message from 1.
+    /// Number of the attempt, from 1, including uncounted ones.
     pub attempt: u32,
+    /// Failed attempts before this one that count towards the limit.
     pub failures: u32,
     pub at: Timestamp,
-    /// Its place in its lane: everything that waits there has a higher one.
+    /// Its position in its lane, lower than that of every waiting job.
     pub order: u64,
-    /// Whether the job also lies among the waiting of its lane; an arrival does not.
+    /// Whether the job also has a waiting entry in its lane; an arrival has none.
     pub waits: bool,
-    /// Until when an unknown outcome holds the lane.
+    /// End of the hold, if the outcome is unknown.
     pub held_until: Option<Timestamp>,
-    /// Which run of the process handed it out.
+    /// The run of the process that granted the lease.
     pub run: u64,
 }
 
@@ -75,7 +76,7 @@ impl InFlight {
     }
 }
 
-/// Where a message stands. Written when it first leaves the plain queue; until then its job says it all.
+/// The status and history of a message. Written when the status first changes; until then the job implies it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct LedgerEntry {
     #[serde(rename = "t")]
@@ -87,9 +88,10 @@ pub(super) struct LedgerEntry {
     pub mode: Mode,
     #[serde(rename = "s")]
     pub status: Status,
-    /// Tries so far, and those of them that count against the policy.
+    /// Number of attempts, including uncounted ones.
     #[serde(rename = "a")]
     pub attempts: u32,
+    /// Failed attempts that count towards the limit.
     #[serde(rename = "f", default)]
     pub failures: u32,
     #[serde(rename = "p", default, skip_serializing_if = "Option::is_none")]
@@ -98,27 +100,29 @@ pub(super) struct LedgerEntry {
     pub failure: Option<Failure>,
     #[serde(rename = "b", default, skip_serializing_if = "Option::is_none")]
     pub buried: Option<BuryReason>,
-    /// When it goes on by itself.
+    /// When the node will continue with it.
     #[serde(rename = "d", default, skip_serializing_if = "Option::is_none")]
     pub due: Option<Timestamp>,
     #[serde(rename = "h")]
     pub history: Vec<LedgerStep>,
-    /// Steps that were left out of the middle of the history to keep the row small.
+    /// Number of steps removed from the middle of the history to limit its size.
     #[serde(rename = "l", default, skip_serializing_if = "is_zero")]
     pub elided: u32,
 }
 
-/// One step of a message's fate.
+/// One status change of a message.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LedgerStep {
+    /// The new status.
     #[serde(rename = "s")]
     pub status: Status,
+    /// When it changed.
     #[serde(rename = "t")]
     pub at: Timestamp,
-    /// The provider's code, where it gave one.
+    /// The provider's error code, if any.
     #[serde(rename = "c", default, skip_serializing_if = "Option::is_none")]
     pub code: Option<i64>,
-    /// What was said about it.
+    /// The error text, if any.
     #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
 }
@@ -135,13 +139,14 @@ fn is_zero(n: &u32) -> bool {
     *n == 0
 }
 
-/// The longest text of a step, in characters; providers' own words are shorter.
+/// Maximum length of a step's text in characters; providers' texts are usually shorter.
 const MAX_STEP_TEXT: usize = 240;
 
-/// A row is kept below this many bytes, so that it always fits one value.
+/// Maximum size of a ledger entry in bytes, so that it always fits into one value of the store.
 const MAX_LEDGER_ENTRY: usize = 3500;
 
 impl LedgerStep {
+    /// A step without an error.
     pub fn new(status: Status, at: Timestamp) -> Self {
         Self { status, at, code: None, text: None }
     }
@@ -156,7 +161,7 @@ pub(super) fn shorten(text: &str) -> String {
 }
 
 impl LedgerEntry {
-    /// The row of a message that was only queued so far.
+    /// The entry of a message that is queued and was not attempted.
     pub fn new(job: &Job) -> Self {
         Self {
             to: job.message.to.clone(),
@@ -178,16 +183,7 @@ impl LedgerEntry {
         tx.get(&keys::ledger(id))?.map(|bytes| store::decode(&bytes)).transpose()
     }
 
-    /// Writes down where the message stands: in the ledger, or once it is settled and a row of a bulk job, for the
-    /// job to note.
-    pub fn persist(&mut self, tx: &mut Tx, id: MessageId) -> Result<(), Error> {
-        match id.item() {
-            None => self.write(tx, id),
-            Some(item) => bulk_rows::persist(tx, item, id, self),
-        }
-    }
-
-    /// Writes the row, leaving out steps from the middle of a very long history.
+    /// Writes the entry. Removes steps from the middle of a history that is too long for one value.
     pub fn write(&mut self, tx: &mut Tx, id: MessageId) -> Result<(), Error> {
         if let Some(failure) = &mut self.failure {
             failure.message = shorten(&failure.message);
@@ -201,9 +197,9 @@ impl LedgerEntry {
         tx.put(keys::ledger(id), bytes)
     }
 
-    /// Moves to `status` if the table of transitions allows it.
+    /// Changes the status if the transition table allows it; returns whether it did.
     ///
-    /// WhatsApp tells time in whole seconds and by its own clock; a step never shows before the one it follows.
+    /// WhatsApp reports whole seconds of a different clock. The time of a step is never before that of the previous one.
     pub fn advance(&mut self, mut step: LedgerStep) -> bool {
         let allowed = self.status.may_become(step.status);
         if allowed {
@@ -214,14 +210,14 @@ impl LedgerEntry {
         allowed
     }
 
-    /// Goes back into the queue, wherever it is, and says so in its history: what follows is a step from there.
+    /// Changes the status back to queued, so that the next step starts from there.
     pub fn requeue(&mut self, at: Timestamp) {
         if self.status != Status::Queued {
             self.advance(LedgerStep::new(Status::Queued, at));
         }
     }
 
-    /// Notes an attempt that began, then what it ended in.
+    /// Records the beginning of an attempt.
     pub fn record_attempt(&mut self, flight: &InFlight) {
         self.attempts = flight.attempt;
         self.due = None;
@@ -231,18 +227,18 @@ impl LedgerEntry {
 
 /// The counters of one instance's queue.
 ///
-/// Rewritten with every change of the queue, so it is written by hand, at a fixed size.
+/// Every change of the queue rewrites them, so they have a fixed binary encoding.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct QueueCounters {
-    /// Jobs not yet settled.
+    /// Unsettled jobs, by class.
     pub depth: [u64; 2],
-    /// Jobs waiting in lanes; none, and no lane needs to be looked into.
+    /// Jobs waiting in lanes, by class; at 0 no lane needs to be read.
     pub waiting: [u64; 2],
-    /// The last arrival that was read, by class.
+    /// The last arrival that the cursor read, by class.
     pub cursor: [Option<MessageId>; 2],
-    /// Orders handed out to waiting jobs.
+    /// Last position that was assigned to a job in a lane.
     pub order: u64,
-    /// Leases handed out, for weighing the classes.
+    /// Number of granted leases, for weighting the classes.
     pub turn: u64,
 }
 
@@ -253,7 +249,7 @@ pub(super) fn class_index(class: Class) -> usize {
     }
 }
 
-#[expect(clippy::indexing_slicing, reason = "index() is 0 or 1 and the arrays have two places")]
+#[expect(clippy::indexing_slicing, reason = "class_index() is 0 or 1, and the arrays have two elements")]
 impl QueueCounters {
     pub fn read(tx: &Tx, instance: InstanceNumber) -> Result<Self, Error> {
         let bytes = tx.get(&keys::counters(instance))?;
@@ -267,22 +263,22 @@ impl QueueCounters {
     fn encode(&self) -> Vec<u8> {
         let numbers = [&self.depth[..], &self.waiting[..], &[self.order, self.turn]].concat();
         let mut bytes: Vec<u8> = numbers.into_iter().flat_map(u64::to_be_bytes).collect();
-        // No message has the id of sixteen zeros.
+        // No message has an id of sixteen zeros.
         let ids = self.cursor.iter().map(|cursor| cursor.map_or([0; 16], |id| *id.as_bytes()));
         ids.for_each(|id| bytes.extend_from_slice(&id));
         bytes
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
-        let (numbers, ids) =
-            bytes.split_at_checked(6 * 8).ok_or_else(|| Error::Codec("a book is cut short".into()))?;
+        let truncated = || Error::Codec("the record of a queue's counters is truncated".into());
+        let (numbers, ids) = bytes.split_at_checked(6 * 8).ok_or_else(truncated)?;
         let numbers: Vec<u64> =
             numbers.as_chunks().0.iter().map(|bytes| u64::from_be_bytes(*bytes)).collect();
-        let (ids, []) = ids.as_chunks::<16>() else { return Err(Error::Codec("a book is cut short".into())) };
+        let (ids, []) = ids.as_chunks::<16>() else { return Err(truncated()) };
         let [depth_0, depth_1, waiting_0, waiting_1, order, turn] = numbers[..] else {
-            return Err(Error::Codec("a book is cut short".into()));
+            return Err(truncated());
         };
-        let [cursor_0, cursor_1] = ids[..] else { return Err(Error::Codec("a book is cut short".into())) };
+        let [cursor_0, cursor_1] = ids[..] else { return Err(truncated()) };
         let cursor = |id: [u8; 16]| (id != [0; 16]).then(|| MessageId::from_bytes(id));
         Ok(Self {
             depth: [depth_0, depth_1],
@@ -305,44 +301,48 @@ impl QueueCounters {
         &mut self.cursor[class_index(class)]
     }
 
-    /// Whether an arrival was already read, and so lies in a lane, in flight, or among the due.
+    /// Whether the cursor has passed an arrival, which is then in a lane, in flight, or due later.
     pub fn has_read_arrival(&self, id: MessageId) -> bool {
         self.cursor[class_index(id.class())].is_some_and(|cursor| id <= cursor)
     }
 }
 
-/// Puts a job at the end of its lane; a lane that had nothing waiting and nothing in flight may go on at `due`.
+/// Appends a job to its lane. A lane that was empty gets a wake-up at `due`.
 pub(super) fn append_to_lane(
     tx: &mut Tx,
-    book: &mut QueueCounters,
+    counters: &mut QueueCounters,
     lane: keys::LaneKey,
     id: MessageId,
     due: Timestamp,
 ) -> Result<(), Error> {
-    let blocked = is_lane_busy(tx, book, lane)?;
-    book.order += 1;
-    *book.waiting(lane.class) += 1;
-    tx.put(lane.waiting_at(book.order), keys::waiting_value(id, None))?;
-    if !blocked {
+    let is_busy = is_lane_busy(tx, counters, lane)?;
+    counters.order += 1;
+    *counters.waiting(lane.class) += 1;
+    tx.put(lane.waiting_at(counters.order), keys::waiting_value(id, None))?;
+    if !is_busy {
         tx.put(lane.wake(due), Vec::new())?;
     }
     Ok(())
 }
 
-/// Whether something of the lane is in flight or waiting.
-pub(super) fn is_lane_busy(tx: &Tx, book: &mut QueueCounters, lane: keys::LaneKey) -> Result<bool, Error> {
+/// Whether a job of the lane is in flight or waiting.
+pub(super) fn is_lane_busy(
+    tx: &Tx,
+    counters: &mut QueueCounters,
+    lane: keys::LaneKey,
+) -> Result<bool, Error> {
     if tx.get(&lane.in_flight())?.is_some() {
         return Ok(true);
     }
-    Ok(*book.waiting(lane.class) > 0 && lane_head(tx, lane)?.is_some())
+    Ok(*counters.waiting(lane.class) > 0 && lane_head(tx, lane)?.is_some())
 }
 
-/// A job at the head of its lane.
+/// The job at the head of a lane.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LaneHead {
     pub order: u64,
     pub id: MessageId,
-    /// A job that was tried before may have to wait, and its lane with it.
+    /// Before this moment no attempt may begin, because an earlier one failed; the whole lane waits.
     pub not_before: Option<Timestamp>,
 }
 

@@ -1,56 +1,57 @@
-//! Forgetting what was kept long enough, a page at a time.
+//! Retention: deletes expired records, one page per commit.
 
 use crate::events;
 use relevo_domain::{InstanceNumber, MessageId, Timestamp};
 use relevo_store::{Error, Key, Space, Tx};
 
 use super::records::LedgerEntry;
-use super::{bulk_rows, keys};
+use super::{item_outcomes, keys};
 
-/// What one page of upkeep looks at, at most.
+/// Maximum number of records of each kind that one page reads.
 const PAGE: usize = 500;
 
-/// What is too old, and where the last page ended.
+/// What one page deletes, and where it begins.
 #[derive(Debug, Clone)]
 pub(super) struct RetentionPage {
     pub now: Timestamp,
-    /// Settled messages whose last step is older than this are forgotten.
+    /// Entries of settled messages whose last step is older than this are deleted.
     pub ledger_before: Timestamp,
+    /// Events older than this are deleted.
     pub events_before: Timestamp,
-    /// Bytes of events that one instance may keep.
+    /// Maximum size of an event log in bytes.
     pub event_log_size: u64,
-    /// Where in the ledger this page begins.
+    /// Where in the ledger the page begins.
     pub from: Option<MessageId>,
 }
 
-/// Forgets one page. Returns where in the ledger the next begins; `None` when there is nothing left to forget.
-pub(super) fn delete_page(tx: &mut Tx, upkeep: &RetentionPage) -> Result<Option<MessageId>, Error> {
-    let keys_left = delete_expired_keys(tx, upkeep.now)?;
-    let keep = events::RetentionLimits { since: upkeep.events_before, bytes: upkeep.event_log_size };
+/// Deletes one page. Returns where in the ledger the next page begins, and `None` when nothing is left.
+pub(super) fn delete_page(tx: &mut Tx, page: &RetentionPage) -> Result<Option<MessageId>, Error> {
+    let keys_left = delete_expired_keys(tx, page.now)?;
+    let keep = events::RetentionLimits { since: page.events_before, bytes: page.event_log_size };
     let events_left = trim_events(tx, &keep)?;
-    let next = delete_ledger_entries(tx, upkeep)?;
+    let next = delete_ledger_entries(tx, page)?;
     if next.is_none() && (keys_left || events_left) {
-        return Ok(Some(upkeep.from.unwrap_or(MessageId::from_bytes([0; 16]))));
+        return Ok(Some(page.from.unwrap_or(MessageId::from_bytes([0; 16]))));
     }
     Ok(next)
 }
 
-/// `true` when there may be more.
+/// Deletes a page of expired idempotency keys. Returns whether there may be more.
 fn delete_expired_keys(tx: &mut Tx, now: Timestamp) -> Result<bool, Error> {
     let start = Key::new(Space::IdempotencyExpiry);
     let end = Key::new(Space::IdempotencyExpiry).u64(now.millis());
-    let page = keys_in(tx, &start, &end)?;
-    let full = page.len() == PAGE;
-    for key in page {
+    let expired = keys_in(tx, &start, &end)?;
+    let is_full = expired.len() == PAGE;
+    for key in expired {
         if let Some(rest) = key.as_slice().get(9..) {
             tx.delete(Key::new(Space::Idempotency).bytes(rest))?;
         }
         tx.delete(key)?;
     }
-    Ok(full)
+    Ok(is_full)
 }
 
-/// `true` when there may be more.
+/// Deletes a page of old events. Returns whether there may be more.
 fn trim_events(tx: &mut Tx, keep: &events::RetentionLimits) -> Result<bool, Error> {
     let mut left = PAGE;
     for instance in events::logs(tx)? {
@@ -62,26 +63,27 @@ fn trim_events(tx: &mut Tx, keep: &events::RetentionLimits) -> Result<bool, Erro
     Ok(false)
 }
 
-fn delete_ledger_entries(tx: &mut Tx, upkeep: &RetentionPage) -> Result<Option<MessageId>, Error> {
-    let start = upkeep.from.map_or(Key::new(Space::Ledger), |id| keys::ledger(id).successor());
-    let page = keys_in(tx, &start, &Key::new(Space::Ledger).after_prefix())?;
+/// Deletes old entries of one page of the ledger. Returns the last id that was read.
+fn delete_ledger_entries(tx: &mut Tx, page: &RetentionPage) -> Result<Option<MessageId>, Error> {
+    let start = page.from.map_or(Key::new(Space::Ledger), |id| keys::ledger(id).successor());
+    let entries = keys_in(tx, &start, &Key::new(Space::Ledger).after_prefix())?;
     let mut last = None;
-    for key in page {
+    for key in entries {
         let Some(id) = keys::trailing_id(key.as_slice()) else { continue };
-        if id.accepted_at() >= upkeep.ledger_before {
+        if id.accepted_at() >= page.ledger_before {
             return Ok(None);
         }
         last = Some(id);
-        let Some(row) = LedgerEntry::read(tx, id)? else { continue };
-        // A row that is not settled waits for its job. Only a deleted instance leaves one without.
-        if !row.status.is_settled() && tx.contains(&keys::job(id))? {
+        let Some(entry) = LedgerEntry::read(tx, id)? else { continue };
+        // An unsettled entry has a job, unless its instance was deleted.
+        if !entry.status.is_settled() && tx.get(&keys::job(id))?.is_some() {
             continue;
         }
-        if row.history.last().is_some_and(|step| step.at >= upkeep.ledger_before) {
-            // Accepted long ago, for a moment or after a pause that has only just passed.
+        if entry.history.last().is_some_and(|step| step.at >= page.ledger_before) {
+            // Accepted long ago, but sent recently because it was scheduled or delayed.
             continue;
         }
-        if let Some(provider_id) = &row.provider_id {
+        if let Some(provider_id) = &entry.provider_id {
             tx.delete(keys::provider_id(id.instance(), provider_id))?;
         }
         tx.delete(keys::dead_letter(id))?;
@@ -90,9 +92,10 @@ fn delete_ledger_entries(tx: &mut Tx, upkeep: &RetentionPage) -> Result<Option<M
     Ok(last)
 }
 
-/// Deletes a page of everything that an instance left behind. `true` when there is more.
+/// Deletes a page of the records of a deleted instance. Returns whether there is more.
 ///
-/// Rows of bulk jobs that were still open come to an end of which their job is told. Ledger rows and the ends of idempotency keys, which are sorted by time, stay for [`page`] to forget.
+/// Unsettled rows of bulk jobs get an outcome, which their job reads. Ledger entries and expiry entries of idempotency
+/// keys are sorted by time; [`delete_page`] deletes them later.
 pub(super) fn purge(tx: &mut Tx, instance: InstanceNumber, now: Timestamp) -> Result<bool, Error> {
     const OWNED: [Space; 10] = [
         Space::Job,
@@ -113,7 +116,7 @@ pub(super) fn purge(tx: &mut Tx, instance: InstanceNumber, now: Timestamp) -> Re
             let page = keys_in(tx, &start, &start.clone().after_prefix())?;
             if space == Space::Job && start.as_slice().first() == Some(&(Space::Job as u8)) {
                 for id in page.iter().filter_map(|key| keys::trailing_id(key.as_slice())) {
-                    bulk_rows::end_orphan(tx, id, now)?;
+                    item_outcomes::end_orphan(tx, id, now)?;
                 }
             }
             if !page.is_empty() {

@@ -1,4 +1,4 @@
-//! Messages whose sender chose their moment.
+//! Scheduled messages: those whose sender set a time.
 
 use relevo_domain::{InstanceNumber, MessageId, Status, Timestamp};
 use relevo_store::{Error, Store, Tx};
@@ -7,33 +7,33 @@ use super::keys;
 use super::ledger::{self, MessageView};
 use super::records::{Job, LedgerEntry, LedgerStep};
 
-/// Puts a new job among the due instead of among the arrivals.
+/// Adds a new job to the due entries instead of the arrivals.
 pub(super) fn schedule(tx: &mut Tx, id: MessageId, job: &Job, at: Timestamp) -> Result<(), Error> {
-    let mut row = LedgerEntry::new(job);
-    row.status = Status::Scheduled;
-    row.due = Some(at);
-    row.history.push(LedgerStep::new(Status::Scheduled, id.accepted_at()));
+    let mut entry = LedgerEntry::new(job);
+    entry.status = Status::Scheduled;
+    entry.due = Some(at);
+    entry.history.push(LedgerStep::new(Status::Scheduled, id.accepted_at()));
     tx.put(keys::due(id, at), Vec::new())?;
-    row.write(tx, id)
+    entry.write(tx, id)
 }
 
-/// Moves a scheduled message to another moment. `false` when it is not, or no longer, scheduled.
+/// Changes the time of a scheduled message. Returns `false` when the message is not scheduled.
 pub(super) fn reschedule(tx: &mut Tx, id: MessageId, at: Timestamp) -> Result<bool, Error> {
-    let Some(mut row) = LedgerEntry::read(tx, id)?.filter(|row| row.status == Status::Scheduled) else {
+    let Some(mut entry) = LedgerEntry::read(tx, id)?.filter(|entry| entry.status == Status::Scheduled) else {
         return Ok(false);
     };
-    if let Some(before) = row.due.replace(at) {
+    if let Some(before) = entry.due.replace(at) {
         tx.delete(keys::due(id, before))?;
     }
     tx.put(keys::due(id, at), Vec::new())?;
-    row.write(tx, id)?;
+    entry.write(tx, id)?;
     Ok(true)
 }
 
-/// Where a page of scheduled messages begins: after this moment and message.
+/// Position of a page of scheduled messages: after this time and message.
 pub type ScheduleCursor = (Timestamp, MessageId);
 
-/// Scheduled messages of an instance in the order of their moments, up to `limit`, after `after`.
+/// Scheduled messages of an instance in order of time, up to `limit`, after `after`.
 pub(super) fn page(
     store: &Store,
     instance: InstanceNumber,

@@ -1,4 +1,4 @@
-//! Ending an attempt: what becomes of a message, its lane and everybody behind it.
+//! Ending an attempt: the new status of the message, its events, and the release of its lane.
 
 use serde_json::json;
 
@@ -9,9 +9,9 @@ use relevo_domain::{
 use relevo_store::{Error, Tx};
 
 use super::records::{InFlight, Job, LedgerEntry, LedgerStep, QueueCounters, lane_head};
-use super::{Lease, SendOutcome, accept, keys};
+use super::{Lease, SendOutcome, accept, item_outcomes, keys};
 
-/// The job that a lease was made of.
+/// The job of a lease, as far as a new ledger entry needs it.
 fn job_from_lease(lease: &Lease) -> Job {
     Job {
         message: lease.message.clone(),
@@ -24,19 +24,19 @@ fn job_from_lease(lease: &Lease) -> Job {
     }
 }
 
-/// The lease's attempt, if it is still the one under way.
+/// The attempt of the lease, if it is still the current one of its lane.
 fn current_attempt(tx: &Tx, lease: &Lease) -> Result<Option<(keys::LaneKey, InFlight)>, Error> {
     let lane = keys::LaneKey::new(lease.id, lease.message.to.lane());
     let flight = InFlight::read(tx, lane)?;
-    let same = |flight: &InFlight| {
-        // A postponed attempt never began, so its number comes again; the moment tells the two apart.
+    let is_same = |flight: &InFlight| {
+        // A postponed attempt never began, so the next one has the same number; the time distinguishes them.
         flight.id == lease.id && flight.attempt == lease.attempt && flight.at == lease.leased_at
     };
-    let current = flight.filter(same);
+    let current = flight.filter(is_same);
     Ok(current.map(|flight| (lane, flight)))
 }
 
-/// WhatsApp took the message. `None` when the lease was settled before.
+/// Records that WhatsApp accepted the message. `None` when the lease was settled before.
 pub(super) fn record_sent(
     tx: &mut Tx,
     lease: &Lease,
@@ -44,80 +44,80 @@ pub(super) fn record_sent(
     now: Timestamp,
 ) -> Result<Option<SendOutcome>, Error> {
     let Some((lane, flight)) = current_attempt(tx, lease)? else { return Ok(None) };
-    // The common case, a first attempt that nothing was said about yet, has no row to read.
-    let has_row = flight.waits || flight.attempt > 1 || flight.held_until.is_some();
-    let known = if has_row { LedgerEntry::read(tx, lease.id)? } else { None };
-    let mut row = known.unwrap_or_else(|| LedgerEntry::new(&job_from_lease(lease)));
-    row.record_attempt(&flight);
-    row.failure = None;
-    row.advance(LedgerStep::new(Status::Sent, now));
-    record_provider_id(tx, lease.id, &mut row, provider_id)?;
-    row.persist(tx, lease.id)?;
+    // In the common case, a first attempt without a receipt, there is no entry to read.
+    let has_entry = flight.waits || flight.attempt > 1 || flight.held_until.is_some();
+    let known = if has_entry { LedgerEntry::read(tx, lease.id)? } else { None };
+    let mut entry = known.unwrap_or_else(|| LedgerEntry::new(&job_from_lease(lease)));
+    entry.record_attempt(&flight);
+    entry.failure = None;
+    entry.advance(LedgerStep::new(Status::Sent, now));
+    record_provider_id(tx, lease.id, &mut entry, provider_id)?;
+    item_outcomes::persist(tx, lease.id, &mut entry)?;
     end_attempt(tx, lane, &flight, now)?;
     emit_sent(tx, lease.id, provider_id, now)?;
     Ok(Some(SendOutcome::Sent(provider_id.clone())))
 }
 
-/// The attempt did not begin after all: the message goes back to the head of its lane until `until`, untouched.
+/// Records that the attempt did not begin: the message returns to the head of its lane and waits until `until`.
 pub(super) fn postpone(tx: &mut Tx, lease: &Lease, until: Timestamp, now: Timestamp) -> Result<(), Error> {
     let Some((lane, flight)) = current_attempt(tx, lease)? else { return Ok(()) };
     if flight.held_until.is_some()
-        && let Some(mut row) = LedgerEntry::read(tx, lease.id)?
+        && let Some(mut entry) = LedgerEntry::read(tx, lease.id)?
     {
-        // It was taken for ambiguous, because its lease ended while it waited to begin.
-        row.requeue(now);
-        row.due = Some(until);
-        row.write(tx, lease.id)?;
+        // The lease expired before the attempt began, so the message was marked as ambiguous.
+        entry.requeue(now);
+        entry.due = Some(until);
+        entry.write(tx, lease.id)?;
     }
     return_to_lane(tx, lane, &flight, until)
 }
 
-/// Carries out a verdict on a failed attempt. `None`: the lease was settled before, or the message goes on.
+/// Applies the decision about a failed attempt. `None` when the lease was settled before, or the message is retried.
 pub(super) fn apply_decision(
     tx: &mut Tx,
     lease: &Lease,
-    verdict: RetryDecision,
+    decision: RetryDecision,
     failure: &Failure,
     now: Timestamp,
 ) -> Result<Option<SendOutcome>, Error> {
     let Some((lane, mut flight)) = current_attempt(tx, lease)? else { return Ok(None) };
     let id = lease.id;
-    let mut row = LedgerEntry::read(tx, id)?.unwrap_or_else(|| LedgerEntry::new(&job_from_lease(lease)));
-    row.record_attempt(&flight);
-    row.failure = Some(failure.clone());
-    let outcome = match verdict {
+    let mut entry = LedgerEntry::read(tx, id)?.unwrap_or_else(|| LedgerEntry::new(&job_from_lease(lease)));
+    entry.record_attempt(&flight);
+    entry.failure = Some(failure.clone());
+    let outcome = match decision {
         RetryDecision::Retry { after, counted } => {
-            row.failures += u32::from(counted);
-            row.advance(LedgerStep::from_failure(Status::Queued, now, failure));
-            row.due = Some(now + after).filter(|_| !after.is_zero());
+            entry.failures += u32::from(counted);
+            entry.advance(LedgerStep::from_failure(Status::Queued, now, failure));
+            entry.due = Some(now + after).filter(|_| !after.is_zero());
             return_to_lane(tx, lane, &flight, now + after)?;
             None
         }
         RetryDecision::Defer { after } => {
-            // An attempt that was held as ambiguous turned out not to have happened.
-            if row.status == Status::Ambiguous {
-                row.requeue(now);
+            // An attempt that was held as ambiguous did not happen.
+            if entry.status == Status::Ambiguous {
+                entry.requeue(now);
             }
-            row.advance(LedgerStep::from_failure(Status::Deferred, now, failure));
-            row.due = Some(now + after);
+            entry.advance(LedgerStep::from_failure(Status::Deferred, now, failure));
+            entry.due = Some(now + after);
             tx.put(keys::due(id, now + after), Vec::new())?;
-            let mut book = QueueCounters::read(tx, id.instance())?;
-            release_lane(tx, &mut book, lane, &flight, now)?;
-            book.write(tx, id.instance())?;
+            let mut counters = QueueCounters::read(tx, id.instance())?;
+            release_lane(tx, &mut counters, lane, &flight, now)?;
+            counters.write(tx, id.instance())?;
             None
         }
         RetryDecision::Hold { wait } => {
-            row.advance(LedgerStep::from_failure(Status::Ambiguous, now, failure));
+            entry.advance(LedgerStep::from_failure(Status::Ambiguous, now, failure));
             flight.held_until = Some(now + wait);
-            row.due = flight.held_until;
+            entry.due = flight.held_until;
             flight.write(tx, lane)?;
             Some(SendOutcome::Unknown)
         }
         RetryDecision::Bury(reason) => {
-            row.advance(LedgerStep::from_failure(Status::DeadLetter, now, failure));
-            row.buried = Some(reason);
-            row.due = None;
-            // A row of a bulk job lies in the job's own file.
+            entry.advance(LedgerStep::from_failure(Status::DeadLetter, now, failure));
+            entry.buried = Some(reason);
+            entry.due = None;
+            // The content of a bulk row is in the files of its job.
             if id.item().is_none()
                 && let Some(job) = Job::read(tx, id)?
             {
@@ -128,7 +128,7 @@ pub(super) fn apply_decision(
             Some(outcome_from_burial(reason, failure))
         }
         RetryDecision::Fail => {
-            row.advance(LedgerStep::from_failure(Status::Failed, now, failure));
+            entry.advance(LedgerStep::from_failure(Status::Failed, now, failure));
             if let Some(job) = Job::read(tx, id)? {
                 accept::free_key(tx, id, &job)?;
             }
@@ -137,7 +137,7 @@ pub(super) fn apply_decision(
             Some(SendOutcome::Failed(failure.clone()))
         }
     };
-    row.persist(tx, id)?;
+    item_outcomes::persist(tx, id, &mut entry)?;
     Ok(outcome)
 }
 
@@ -148,45 +148,45 @@ fn outcome_from_burial(reason: BuryReason, failure: &Failure) -> SendOutcome {
     }
 }
 
-/// A message that grew too old before its turn. Its place in the lane is the caller's to clear.
+/// Ends a message that expired before an attempt. The caller removes it from its lane.
 pub(super) fn expire(
     tx: &mut Tx,
-    book: &mut QueueCounters,
+    counters: &mut QueueCounters,
     id: MessageId,
     job: &Job,
     now: Timestamp,
 ) -> Result<(), Error> {
-    let mut row = LedgerEntry::read(tx, id)?.unwrap_or_else(|| LedgerEntry::new(job));
-    row.due = None;
-    row.advance(LedgerStep::new(Status::Expired, now));
-    row.persist(tx, id)?;
+    let mut entry = LedgerEntry::read(tx, id)?.unwrap_or_else(|| LedgerEntry::new(job));
+    entry.due = None;
+    entry.advance(LedgerStep::new(Status::Expired, now));
+    item_outcomes::persist(tx, id, &mut entry)?;
     if job.mode == Mode::Sync {
-        // Its caller was refused, and may ask again.
+        // The caller got an error and may repeat the request.
         accept::free_key(tx, id, job)?;
     }
     tx.delete(keys::job(id))?;
-    *book.depth(id.class()) = book.depth(id.class()).saturating_sub(1);
+    *counters.depth(id.class()) = counters.depth(id.class()).saturating_sub(1);
     emit_failure(tx, id, &Failure::permanent("the message expired before it could be sent"), None, now)
 }
 
-/// The job is over: its attempt, its record and its place in the lane go; the lane goes on.
+/// Deletes the attempt and the job of a settled message, and releases the lane.
 pub(super) fn end_attempt(
     tx: &mut Tx,
     lane: keys::LaneKey,
     flight: &InFlight,
     now: Timestamp,
 ) -> Result<(), Error> {
-    let mut book = QueueCounters::read(tx, lane.instance)?;
-    release_lane(tx, &mut book, lane, flight, now)?;
+    let mut counters = QueueCounters::read(tx, lane.instance)?;
+    release_lane(tx, &mut counters, lane, flight, now)?;
     tx.delete(keys::job(flight.id))?;
-    *book.depth(lane.class) = book.depth(lane.class).saturating_sub(1);
-    book.write(tx, lane.instance)
+    *counters.depth(lane.class) = counters.depth(lane.class).saturating_sub(1);
+    counters.write(tx, lane.instance)
 }
 
-/// Clears the lane for the next of its jobs.
+/// Deletes the attempt of a lane, and wakes the lane if jobs are waiting.
 fn release_lane(
     tx: &mut Tx,
-    book: &mut QueueCounters,
+    counters: &mut QueueCounters,
     lane: keys::LaneKey,
     flight: &InFlight,
     now: Timestamp,
@@ -194,44 +194,45 @@ fn release_lane(
     tx.delete(lane.in_flight())?;
     if flight.waits {
         tx.delete(lane.waiting_at(flight.order))?;
-        *book.waiting(lane.class) = book.waiting(lane.class).saturating_sub(1);
+        *counters.waiting(lane.class) = counters.waiting(lane.class).saturating_sub(1);
     }
-    if *book.waiting(lane.class) > 0 && lane_head(tx, lane)?.is_some() {
+    if *counters.waiting(lane.class) > 0 && lane_head(tx, lane)?.is_some() {
         tx.put(lane.wake(now), Vec::new())?;
     }
     Ok(())
 }
 
-/// Back to the head of the lane, which may go on at `due`.
+/// Returns the job to the head of its lane, with a wake-up at `due`.
 fn return_to_lane(tx: &mut Tx, lane: keys::LaneKey, flight: &InFlight, due: Timestamp) -> Result<(), Error> {
     tx.delete(lane.in_flight())?;
     if !flight.waits {
-        let mut book = QueueCounters::read(tx, lane.instance)?;
-        *book.waiting(lane.class) += 1;
-        book.write(tx, lane.instance)?;
+        let mut counters = QueueCounters::read(tx, lane.instance)?;
+        *counters.waiting(lane.class) += 1;
+        counters.write(tx, lane.instance)?;
     }
     tx.put(lane.waiting_at(flight.order), keys::waiting_value(flight.id, Some(due)))?;
     tx.put(lane.wake(due), Vec::new())
 }
 
-/// Notes the provider's id, and makes the message findable by it; a row of a bulk job is found through its outcome and
-/// its job. The first one stays, because it was announced: another one, of a message that was sent again, comes with
-/// our own id beside it.
+/// Stores the provider's id and indexes the message by it; rows of bulk jobs are found through their outcome and job.
+/// The first id is kept, because it was published. Receipts with a later id, after a repeated send, contain the node's
+/// id too.
 pub(super) fn record_provider_id(
     tx: &mut Tx,
     id: MessageId,
-    row: &mut LedgerEntry,
+    entry: &mut LedgerEntry,
     provider_id: &ProviderMessageId,
 ) -> Result<(), Error> {
-    if row.provider_id.is_none() {
+    if entry.provider_id.is_none() {
         if id.item().is_none() {
             tx.put(keys::provider_id(id.instance(), provider_id), id.as_bytes().to_vec())?;
         }
-        row.provider_id = Some(provider_id.clone());
+        entry.provider_id = Some(provider_id.clone());
     }
     Ok(())
 }
 
+/// Appends the event of a message that WhatsApp accepted.
 pub(super) fn emit_sent(
     tx: &mut Tx,
     id: MessageId,
@@ -246,6 +247,7 @@ pub(super) fn emit_sent(
     emit(tx, id, EventKind::MessageAck, data, at)
 }
 
+/// Appends the event of a failed message.
 pub(super) fn emit_failure(
     tx: &mut Tx,
     id: MessageId,
@@ -261,7 +263,7 @@ pub(super) fn emit_failure(
     emit(tx, id, EventKind::MessageAck, data, at)
 }
 
-/// Appends an event about a message. Rows of bulk jobs have none of their own: their job tells of them.
+/// Appends an event about a message. Rows of bulk jobs have no events; their job reports them.
 pub(super) fn emit(
     tx: &mut Tx,
     id: MessageId,

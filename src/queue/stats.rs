@@ -1,4 +1,4 @@
-//! What waits, as an operator wants to see it.
+//! Statistics of a queue for operators.
 
 use std::collections::HashMap;
 
@@ -8,39 +8,43 @@ use relevo_store::{self as store, Error, Store};
 use super::records::{InFlight, Job, QueueCounters};
 use super::{Depth, keys};
 
-/// An instance's queue at one moment.
+/// Statistics of an instance's queue.
 #[derive(Debug, Clone, Default)]
 pub struct QueueStats {
+    /// Number of unsettled messages.
     pub depth: Depth,
-    /// When the oldest job that is not settled was accepted.
+    /// When the oldest unsettled message was accepted.
     pub oldest: Option<Timestamp>,
     /// Attempts under way.
     pub in_flight: u64,
-    /// Attempts whose outcome is unknown and holds their lane.
+    /// Attempts with an unknown outcome that hold their lane.
     pub held: u64,
-    /// Scheduled and deferred messages, counted up to [`COUNTED`].
+    /// Scheduled and deferred messages, counted up to [`COUNT_LIMIT`].
     pub due_later: u64,
-    /// The longest waiting lanes that were met among the first [`COUNTED`] waiting jobs, longest first.
+    /// The lanes with the most waiting jobs among the first [`COUNT_LIMIT`] waiting jobs, longest first.
     pub lanes: Vec<LaneStats>,
 }
 
-/// One recipient's waiting messages.
+/// The waiting messages of one recipient.
 #[derive(Debug, Clone)]
 pub struct LaneStats {
+    /// The recipient.
     pub to: Recipient,
+    /// The class of the lane.
     pub class: Class,
+    /// Number of waiting messages.
     pub waiting: u64,
     /// When the head of the lane was accepted.
     pub oldest: Timestamp,
 }
 
-/// How many records of a kind are looked at, so that asking costs the same whatever waits.
+/// Maximum number of records of each kind that are read, so that the cost does not grow with the queue.
 pub const COUNT_LIMIT: usize = 10_000;
 
-/// Lanes that are shown.
+/// Maximum number of lanes in the result.
 const MAX_LANES: usize = 20;
 
-/// Counts. Reads up to some ten thousand records: belongs on a blocking thread.
+/// Collects the statistics. Reads tens of thousands of records, so it must run on a blocking thread.
 pub(super) fn count(store: &Store, instance: InstanceNumber) -> Result<QueueStats, Error> {
     let mut stats = QueueStats { depth: depth(store, instance)?, ..QueueStats::default() };
     stats.oldest = oldest(store, instance)?;
@@ -59,7 +63,7 @@ pub(super) fn count(store: &Store, instance: InstanceNumber) -> Result<QueueStat
     Ok(stats)
 }
 
-/// When the oldest job that is not settled was accepted.
+/// When the oldest unsettled message was accepted.
 pub(super) fn oldest(store: &Store, instance: InstanceNumber) -> Result<Option<Timestamp>, Error> {
     let mut oldest = None;
     for class in Class::ALL {
@@ -72,13 +76,15 @@ pub(super) fn oldest(store: &Store, instance: InstanceNumber) -> Result<Option<T
     Ok(oldest)
 }
 
+/// Number of unsettled messages.
 pub(super) fn depth(store: &Store, instance: InstanceNumber) -> Result<Depth, Error> {
     let Some(bytes) = store.get(&keys::counters(instance))? else { return Ok(Depth::default()) };
-    let book = QueueCounters::decode(&bytes)?;
-    let [transactional, bulk] = book.depth;
+    let counters = QueueCounters::decode(&bytes)?;
+    let [transactional, bulk] = counters.depth;
     Ok(Depth { transactional, bulk })
 }
 
+/// The longest lanes of a class.
 fn lanes(store: &Store, instance: InstanceNumber, class: Class) -> Result<Vec<LaneStats>, Error> {
     let all = keys::waiting_jobs(instance, class);
     let mut found: HashMap<Vec<u8>, (u64, MessageId)> = HashMap::new();

@@ -1,8 +1,8 @@
-//! Judging failures.
+//! Retries: what happens to a message after a failed attempt.
 //!
-//! Whatever goes wrong with an attempt is reported here, and only here is decided what becomes of the message:
-//! again, later, held, buried. The decision itself is `domain::judge`, a pure function; this room knows the
-//! policies, finds the attempts that nobody reports about any more, and keeps the queue's actor alive.
+//! Instances report failed attempts here. The decision (retry, defer, hold, bury, fail) is the pure function
+//! [`relevo_domain::decide_retry`]. This module holds the policies, finds overdue attempts, runs retention, and
+//! supervises the queue's actor.
 
 mod supervisor;
 #[cfg(test)]
@@ -16,10 +16,12 @@ use relevo_domain::{AmbiguousPolicy, Class, Failure, RetryPolicy};
 
 pub use supervisor::{Arguments, Msg, RetrySupervisor};
 
-/// How failures are judged, for each class of messages.
+/// The retry policies of both classes.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// For transactional messages.
     pub transactional: RetryPolicy,
+    /// For bulk messages.
     pub bulk: RetryPolicy,
 }
 
@@ -37,6 +39,7 @@ impl Default for Options {
 }
 
 impl Options {
+    /// The policy of a class.
     pub fn policy(&self, class: Class) -> &RetryPolicy {
         match class {
             Class::Transactional => &self.transactional,
@@ -45,18 +48,22 @@ impl Options {
     }
 }
 
-/// The way to report failures. Cheap to clone.
+/// Reports failures to the supervisor. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
     slot: ActorSlot<Msg>,
 }
 
 impl Handle {
+    /// A handle to the supervisor in `slot`.
     pub fn new(slot: ActorSlot<Msg>) -> Self {
         Self { slot }
     }
 
-    /// An attempt failed. The lease is settled by what is decided, soon.
+    /// Reports a failed attempt. The decision settles the lease soon.
+    ///
+    /// # Errors
+    /// [`ActorUnavailable`] when the supervisor is gone; then the lease expires.
     pub fn report_failure(&self, lease: Lease, failure: Failure) -> Result<(), ActorUnavailable> {
         self.slot.cast(Msg::AttemptFailed(Box::new(lease), failure))
     }

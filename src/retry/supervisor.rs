@@ -1,3 +1,5 @@
+//! The actor that decides about failed and overdue attempts, runs retention, and restarts the queue's actor.
+
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -10,39 +12,44 @@ use relevo_domain::{
 
 use super::Options;
 
-/// How often abandoned attempts are looked for.
+/// Interval between searches for overdue attempts.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often old records are forgotten, while there are none left over from the last time.
+/// Interval between runs of retention. One run continues until no expired records are left.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What the supervisor is told.
+/// Messages to the supervisor.
 pub enum Msg {
     /// From instances: an attempt failed.
     AttemptFailed(Box<Lease>, Failure),
-    /// From its own timer: look for attempts that nobody will report about.
+    /// From its own timer: search for overdue attempts.
     Sweep,
-    /// From a finished sweep; `true` when there may be more.
+    /// From a finished search; `true` when there may be more.
     SweepDone(bool),
-    /// From its own timer: forget old records.
+    /// From its own timer: delete expired records.
     RunRetention,
-    /// From a finished page of upkeep: where the next begins.
+    /// From a finished page of retention: where the next page begins.
     RetentionPageDone(Option<MessageId>),
-    /// From its own timer: the queue's actor has waited long enough to be started again.
+    /// From its own timer: the restart delay of the queue's actor is over.
     RestartQueue,
 }
 
-/// Parent of the queue's actor, judge of failures.
+/// The retry supervisor, parent of the queue's actor.
 pub struct RetrySupervisor;
 
+/// The dependencies of the supervisor.
 pub struct Arguments {
+    /// The retry policies.
     pub options: Options,
+    /// The dependencies of the queue's actor.
     pub queue: queue::Arguments,
     /// Filled with each incarnation of the queue's actor.
     pub queue_slot: ActorSlot<queue::Msg>,
+    /// Applies the decisions.
     pub queue_handle: queue::Handle,
 }
 
+/// The state of the supervisor.
 pub struct State {
     arguments: Arguments,
     restart_policy: RestartPolicy,
@@ -55,12 +62,12 @@ impl Actor for RetrySupervisor {
     type Arguments = Arguments;
 
     async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
-        let patience = RestartPolicy::new(Duration::from_millis(100), Duration::from_secs(5), 10);
-        let state = State { arguments, restart_policy: patience, is_sweeping: false };
+        let restart_policy = RestartPolicy::new(Duration::from_millis(100), Duration::from_secs(5), 10);
+        let state = State { arguments, restart_policy, is_sweeping: false };
         state.start_queue(&me).await?;
         me.send_interval(SWEEP_INTERVAL, || Msg::Sweep);
         me.send_interval(RETENTION_INTERVAL, || Msg::RunRetention);
-        // Attempts that the previous run left behind are judged at once.
+        // Attempts of the previous run are overdue at once.
         me.cast(Msg::Sweep)?;
         Ok(state)
     }
@@ -104,12 +111,12 @@ impl Actor for RetrySupervisor {
         };
         state.arguments.queue_slot.clear();
         match state.restart_policy.record_crash() {
-            Some(pause) => {
-                tracing::error!(cause, ?pause, "the queue's actor ended and will be started again");
-                me.send_after(pause, || Msg::RestartQueue);
+            Some(delay) => {
+                tracing::error!(cause, ?delay, "queue actor stopped; restarting");
+                me.send_after(delay, || Msg::RestartQueue);
                 Ok(())
             }
-            None => Err(format!("the queue's actor keeps ending: {cause}").into()),
+            None => Err(format!("the queue actor stopped too often: {cause}").into()),
         }
     }
 }
@@ -124,13 +131,14 @@ impl State {
 
     fn decide(&self, lease: Lease, failure: Failure) {
         let policy = self.arguments.options.policy(lease.id.class());
-        let verdict = decide_retry(policy, failed_attempt(&lease), &failure, rand::random());
-        log_decision(&lease, verdict, &failure);
-        // A queue that is being restarted leaves the lease to expire: the sweep finds it.
-        let _ = self.arguments.queue_handle.apply_decision(lease, verdict, failure);
+        let decision = decide_retry(policy, failed_attempt(&lease), &failure, rand::random());
+        log_decision(&lease, decision, &failure);
+        // If the queue's actor is being restarted, the lease expires and the sweep finds it.
+        let _ = self.arguments.queue_handle.apply_decision(lease, decision, failure);
     }
 
-    /// Looks for abandoned attempts, in a task: the queue's actor may be gone, and only this one can bring it back.
+    /// Decides about overdue attempts, in a task: the queue's actor may be gone, and this actor must stay free to restart
+    /// it.
     fn sweep(&mut self, me: ActorRef<Msg>) {
         if std::mem::replace(&mut self.is_sweeping, true) {
             return;
@@ -140,10 +148,10 @@ impl State {
             let found = queue.find_overdue().await.unwrap_or_default();
             let more = !found.is_empty();
             for (lease, held) in found {
-                let (verdict, failure) =
+                let (decision, failure) =
                     if held { decide_held(&options, &lease) } else { decide_abandoned(&options, &lease) };
-                log_decision(&lease, verdict, &failure);
-                let _ = queue.apply_decision(lease, verdict, failure);
+                log_decision(&lease, decision, &failure);
+                let _ = queue.apply_decision(lease, decision, failure);
             }
             let _ = me.cast(Msg::SweepDone(more));
         });
@@ -158,48 +166,46 @@ impl State {
     }
 }
 
-/// An attempt whose end nobody will report: its process or its instance died.
+/// Decides about an attempt that will never be reported, because its process or instance ended.
 fn decide_abandoned(options: &Options, lease: &Lease) -> (RetryDecision, Failure) {
     let failure = Failure::ambiguous(
-        "the attempt was interrupted before WhatsApp's answer was known; it may or may not have been sent",
+        "the attempt was interrupted before WhatsApp's response was known; it may or may not have been sent",
     );
     let policy = options.policy(lease.id.class());
     (decide_retry(policy, failed_attempt(lease), &failure, 0.0), failure)
 }
 
-/// An unknown outcome that no status settled in time.
+/// Decides about a message whose hold has expired without a receipt.
 fn decide_held(options: &Options, lease: &Lease) -> (RetryDecision, Failure) {
     let failure = Failure::ambiguous(
-        "no status told in time whether WhatsApp took the message; it may or may not have been sent",
+        "no receipt arrived in time to show whether WhatsApp accepted the message; it may or may not have been sent",
     );
-    (
-        decide_expired_hold(options.policy(lease.id.class()), failed_attempt(lease), lease.on_ambiguous),
-        failure,
-    )
+    let policy = options.policy(lease.id.class());
+    (decide_expired_hold(policy, failed_attempt(lease), lease.on_ambiguous), failure)
 }
 
-/// What the judge wants to know of a message whose attempt failed.
+/// The facts for the decision about a lease.
 fn failed_attempt(lease: &Lease) -> FailedAttempt {
     FailedAttempt { mode: lease.mode, repeatable: lease.repeatable, attempts: lease.failures + 1 }
 }
 
-/// One line for each decision.
-fn log_decision(lease: &Lease, verdict: RetryDecision, failure: &Failure) {
+/// Logs one line for each decision.
+fn log_decision(lease: &Lease, decision: RetryDecision, failure: &Failure) {
     let (message_id, attempt, kind, code) = (lease.id, lease.attempt, failure.kind.as_str(), failure.code);
-    match verdict {
+    match decision {
         RetryDecision::Bury(reason) => {
             let reason = reason.as_str();
-            tracing::warn!(%message_id, attempt, kind, code, reason, cause = %failure.message, "message is a dead letter");
+            tracing::warn!(%message_id, attempt, kind, code, reason, cause = %failure.message, "message buried as dead letter");
         }
         RetryDecision::Hold { .. } => {
-            tracing::warn!(%message_id, attempt, cause = %failure.message, "message has an unknown outcome");
+            tracing::warn!(%message_id, attempt, cause = %failure.message, "message outcome unknown; holding its lane");
         }
         RetryDecision::Fail => {
             tracing::info!(%message_id, kind, code, cause = %failure.message, "message failed")
         }
         RetryDecision::Retry { after, .. } | RetryDecision::Defer { after } => {
             if failure.kind != FailureKind::LoggedOut {
-                tracing::info!(%message_id, attempt, kind, code, ?after, cause = %failure.message, "message will be tried again");
+                tracing::info!(%message_id, attempt, kind, code, ?after, cause = %failure.message, "attempt failed; message will be retried");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Supervisor, queue and handles together: what becomes of attempts that fail, vanish or stay unknown.
+//! Tests of supervisor, queue and handles together: attempts that fail, are interrupted or have an unknown outcome.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use relevo_domain::{
     AmbiguousPolicy, BuryReason, Class, Failure, FailureKind, FailureScope, Receipt, Status,
 };
 
-/// A queue with its judge.
+/// A queue with its retry supervisor.
 struct SupervisedQueue {
     queue: TestQueue,
     retry: Handle,
@@ -23,7 +23,7 @@ impl SupervisedQueue {
         Self::start_on(TestQueue::open(), 1).await
     }
 
-    /// Starts a run of the process on what is already there.
+    /// Starts a run of the process on an existing store.
     async fn start_on(queue: TestQueue, run: u64) -> Self {
         let arguments = Arguments {
             options: Options::default(),
@@ -34,7 +34,7 @@ impl SupervisedQueue {
         let (supervisor, _) = Actor::spawn(None, RetrySupervisor, arguments).await.unwrap();
         let slot = ActorSlot::default();
         slot.fill(supervisor);
-        Self { queue: queue, retry: Handle::new(slot) }
+        Self { queue, retry: Handle::new(slot) }
     }
 }
 
@@ -80,9 +80,9 @@ async fn ambiguous_message_holds_its_lane_until_a_receipt_settles_it() {
         at: queue.clock.now(),
         failure: None,
     };
-    let nudges = queue.handle.subscribe(ONE, Class::Transactional);
+    let work = queue.handle.subscribe(ONE, Class::Transactional);
     queue.handle.record_receipts(vec![report]).await.unwrap();
-    assert!(nudges.has_changed().unwrap(), "the lane goes on");
+    assert!(work.has_changed().unwrap(), "the lane continues");
     assert_eq!(queue.view(held).status, Status::Delivered);
     assert_eq!(queue.lease().await.id, behind);
 }
@@ -126,12 +126,12 @@ async fn repeatable_message_is_retried_after_a_crash_and_after_an_ambiguous_fail
     queue.advance_time(due.since(queue.clock.now())).await;
     let lease = queue.next_lease().await;
     assert_eq!((lease.id, lease.attempt, lease.repeatable), (id, 2, true));
-    let lost = Failure::new(FailureKind::Ambiguous, FailureScope::Number, "the connection ended");
-    retry.report_failure(lease, lost).unwrap();
+    let failure = Failure::new(FailureKind::Ambiguous, FailureScope::Number, "the connection ended");
+    retry.report_failure(lease, failure).unwrap();
     let due = queue.wait_for_status(id, Status::Queued).await.due.unwrap();
     queue.advance_time(due.since(queue.clock.now())).await;
     let lease = queue.next_lease().await;
-    assert_eq!((lease.attempt, lease.failures), (3, 1), "what ended the connection does not count");
+    assert_eq!((lease.attempt, lease.failures), (3, 1), "a failure of the connection does not count");
     queue.handle.record_sent(lease, provider_id("3EB0")).unwrap();
     queue.wait_for_status(id, Status::Sent).await;
 }
@@ -144,7 +144,7 @@ async fn sync_caller_gets_unknown_before_the_message_is_retried() {
         let submission = Submission { repeatable: true, ..sync_message(1) };
         tokio::spawn(async move { handle.send_now(submission, 30 * SECOND).await })
     };
-    retry.report_failure(queue.next_lease().await, Failure::ambiguous("no word from WhatsApp")).unwrap();
+    retry.report_failure(queue.next_lease().await, Failure::ambiguous("no response from WhatsApp")).unwrap();
     let (id, outcome) = caller.await.unwrap().unwrap();
     assert_eq!(outcome, SendOutcome::Unknown);
     queue.advance_time(2 * SECOND).await;
@@ -199,7 +199,7 @@ async fn killed_queue_actor_is_restarted_and_resumes() {
         queue.advance_time(100 * Duration::from_millis(2u64.pow(round))).await;
         refilled.await.unwrap();
     }
-    // An attempt was under way when its caller lost the queue: he is told so, and what comes of it is kept.
+    // The actor was killed during the attempt: the caller gets an unknown outcome, and the result is recorded later.
     let (urgent, outcome) = caller.await.unwrap().unwrap();
     assert_eq!(outcome, SendOutcome::Unknown);
     let [lease, other] = leases;

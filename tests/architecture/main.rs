@@ -31,7 +31,7 @@ const PROVIDER: &[&str] = &["clock", "domain", "egress", "metrics", "provider", 
 /// every named module stands above it in this list.
 const ROOMS: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
-    ("supervisor", &[]),
+    ("supervisor", &["relevo_domain"]),
     ("provider", &["relevo_domain", "relevo_provider", "relevo_cloud_api", "relevo_linked_device"]),
     ("events", &["relevo_domain", "relevo_metrics", "relevo_store"]),
     ("queue", &["relevo_domain", "relevo_clock", "relevo_metrics", "relevo_store", "supervisor", "events"]),

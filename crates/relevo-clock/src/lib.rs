@@ -1,8 +1,7 @@
-//! The one door to the wall clock.
+//! The wall clock. All other crates read the time through [`Clock`].
 //!
-//! Every room that needs to know what time it is holds a [`Clock`]. In production it is the machine's; in tests it
-//! starts at a chosen moment and moves with tokio's (pausable) time, so an hour passes in a millisecond and
-//! durable due times agree with the timers that wait for them.
+//! In production it is the system clock. In tests it starts at a chosen moment and follows tokio's time, which tests can
+//! pause: an hour then takes a millisecond, and due times in the store agree with tokio's timers.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,14 +9,14 @@ use tokio::time::Instant;
 
 use relevo_domain::Timestamp;
 
-/// Tells wall time. Cheap to copy.
+/// A source of wall time. Cheap to copy.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock(ClockSource);
 
 #[derive(Debug, Clone, Copy)]
 enum ClockSource {
     System,
-    /// Wall time as tokio's clock would have it, counted from a moment at which both were read.
+    /// `at` plus the time that tokio's clock has advanced since `started`.
     Tokio {
         started: Instant,
         at: Timestamp,
@@ -25,16 +24,17 @@ enum ClockSource {
 }
 
 impl Clock {
-    /// The machine's clock.
+    /// The system clock.
     pub fn system() -> Self {
         Self(ClockSource::System)
     }
 
-    /// A clock that shows `at` now and from here on moves with tokio's time, paused or not.
+    /// A clock that shows `at` now and then follows tokio's time, paused or not.
     pub fn from_tokio(at: Timestamp) -> Self {
         Self(ClockSource::Tokio { started: Instant::now(), at })
     }
 
+    /// The current time.
     pub fn now(&self) -> Timestamp {
         match self.0 {
             ClockSource::System => system_now(),
@@ -42,13 +42,13 @@ impl Clock {
         }
     }
 
-    /// How long it is until `moment`; zero when it has passed.
+    /// The time from now until `moment`; zero when it has passed.
     pub fn until(&self, moment: Timestamp) -> Duration {
         moment.since(self.now())
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "this is the door to the machine's clock")]
+#[expect(clippy::disallowed_methods, reason = "the only use of the system clock")]
 fn system_now() -> Timestamp {
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))

@@ -1,42 +1,45 @@
+//! Errors that all parts of the node share: the closed classification, and input that does not parse.
+
 use std::fmt;
 use std::time::Duration;
 
-/// What an error means to a caller. Closed: every room's error maps to one of these, and the HTTP room alone
-/// knows which status code each becomes.
+/// What an error means to the caller. Every module's error maps to one of these kinds, and only the HTTP module maps a
+/// kind to a status code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// The request is wrong and would be wrong again.
+    /// The request is wrong; repeating it cannot succeed.
     Invalid,
     /// No such instance, message or resource.
     NotFound,
-    /// It contradicts something that exists: a taken name, a reused idempotency key, a state that forbids it.
+    /// The request conflicts with existing state: a name in use, a reused idempotency key, a state that forbids it.
     Conflict,
     /// Larger than the configured limit.
     TooLarge,
-    /// This instance's provider cannot do it.
+    /// The instance's provider does not support the operation.
     Unsupported,
-    /// Refused for now; the caller may come back after this long.
+    /// Rejected for now; the caller may try again after this delay.
     Throttled(Duration),
-    /// The instance, the disk or the node cannot serve it at the moment.
+    /// The instance, the disk or the node cannot serve the request now.
     Unavailable,
-    /// WhatsApp said no.
+    /// WhatsApp rejected it.
     Rejected,
-    /// Nobody knows whether WhatsApp took it.
+    /// It is unknown whether WhatsApp accepted it.
     Ambiguous,
-    /// Our fault.
+    /// An error of this node.
     Internal,
 }
 
-/// Something from outside that does not parse: which field, and why, in words for the person who sent it.
+/// External input that does not parse: the field and the reason, written for the sender.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ValidationError {
-    /// The field as the caller spells it, for example `sections[0].rows[2].title`.
+    /// The field in the spelling of the caller, for example `sections[0].rows[2].title`.
     pub field: String,
-    /// What is wrong with it and what would be right.
+    /// What is wrong with the field, and what is valid.
     pub reason: String,
 }
 
 impl ValidationError {
+    /// An error about one field.
     pub fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
         Self { field: field.into(), reason: reason.into() }
     }

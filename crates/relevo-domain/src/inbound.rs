@@ -1,3 +1,5 @@
+//! Messages that an instance receives, in the form that both providers produce.
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -5,63 +7,69 @@ use serde_json::{Number, Value};
 
 use super::{ProviderMessageId, Recipient, Timestamp};
 
-/// One message that somebody wrote to an instance, or (an echo) that its owner wrote on the phone.
+/// One message that a user wrote to an instance, or (an echo) that its owner wrote on the phone.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InboundMessage {
+    /// WhatsApp's id of the message.
     pub id: ProviderMessageId,
-    /// Within what the id is unique, when it is not by itself: chat and author as the delivery names them, the same each
-    /// time.
+    /// The scope in which the id is unique, if it is not globally unique: chat and author as every delivery of the message
+    /// spells them.
     pub id_scope: Option<String>,
+    /// The author.
     pub sender: Sender,
+    /// The chat that contains it.
     pub chat: Chat,
     /// When it was written, to the second.
     pub at: Timestamp,
+    /// What it refers to.
     pub context: Option<MessageContext>,
-    /// The advertisement that the user came from, as WhatsApp describes it.
+    /// The advertisement that led the user to this chat, in WhatsApp's form.
     pub referral: Option<Value>,
+    /// What it says.
     pub content: InboundContent,
-    /// What WhatsApp says went wrong with it.
+    /// Errors that WhatsApp reports about it, in WhatsApp's form.
     pub errors: Vec<Value>,
 }
 
-/// Who wrote a message.
+/// The author of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sender {
+    /// The author's ids.
     pub identity: Identity,
-    /// The name that the user shows.
+    /// The author's display name.
     pub name: Option<String>,
     /// The user name, without `@`.
     pub username: Option<String>,
 }
 
-/// A user as WhatsApp names one: by number, by the id that it has for this business (BSUID), or both.
+/// The ids of a user: the number, the business-scoped user id (BSUID), or both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     phone: Option<String>,
     user_id: Option<String>,
 }
 
-/// Where a message was written.
+/// The chat that contains a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Chat {
-    /// Between the sender and this instance.
+    /// The chat between the sender and this instance.
     Direct,
-    /// The group, by WhatsApp's id of it.
+    /// A group, by WhatsApp's id.
     Group(String),
-    /// The instance's owner wrote it, to this user.
+    /// The chat with this user; the instance's owner wrote the message.
     FromMe(Identity),
-    /// The instance's owner wrote it, into the group, by WhatsApp's id of it.
+    /// A group, by WhatsApp's id; the instance's owner wrote the message.
     GroupFromMe(String),
     /// A newsletter, by its address.
     Newsletter(String),
 }
 
 impl Identity {
-    /// The longest number or id that is believed; a BSUID has up to 131 characters.
+    /// Maximum length of a number or id; a BSUID has up to 131 characters.
     const MAX_LEN: usize = 160;
 
-    /// `None` when neither names anybody. Numbers are not held to the length that sending asks for: whoever could
-    /// write is somebody.
+    /// `None` when neither id is plausible. The length of numbers is not checked as for recipients, because the user
+    /// exists: it sent a message.
     pub fn new(phone: Option<&str>, user_id: Option<&str>) -> Option<Self> {
         let phone = phone.map(|phone| phone.strip_prefix('+').unwrap_or(phone));
         let phone = phone.filter(|phone| is_plausible(phone) && phone.bytes().all(|b| b.is_ascii_digit()));
@@ -70,16 +78,17 @@ impl Identity {
         (phone.is_some() || user_id.is_some()).then_some(Self { phone, user_id })
     }
 
-    /// The digits of the number, if WhatsApp shows it.
+    /// The digits of the number, unless WhatsApp hides it.
     pub fn phone(&self) -> Option<&str> {
         self.phone.as_deref()
     }
 
+    /// The business-scoped user id, if there is one.
     pub fn user_id(&self) -> Option<&str> {
         self.user_id.as_deref()
     }
 
-    /// Every way in which the user can be written to.
+    /// Every recipient that reaches the user.
     pub fn recipients(&self) -> impl Iterator<Item = Recipient> + '_ {
         [self.phone(), self.user_id()].into_iter().flatten().filter_map(|name| name.parse().ok())
     }
@@ -89,7 +98,7 @@ fn is_plausible(name: &str) -> bool {
     !name.is_empty() && name.len() <= Identity::MAX_LEN && name.bytes().all(|b| b.is_ascii_graphic())
 }
 
-/// The user's address in the documented webhooks: `573001234567@s.whatsapp.net`, or the user id where there is no
+/// The user's address in the documented webhooks: `573001234567@s.whatsapp.net`, or the user id if there is no
 /// number.
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -104,62 +113,69 @@ impl fmt::Display for Identity {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MessageContext {
-    /// Who wrote the message that this one quotes.
+    /// The author of the quoted message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
-    /// The message that this one quotes, or that its button belongs to.
+    /// The quoted message, or the message whose button was tapped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+    /// Whether the message was forwarded.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub forwarded: bool,
+    /// Whether the message was forwarded many times.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub frequently_forwarded: bool,
-    /// The addresses of the people whom the text names.
+    /// The addresses of the people that the text mentions.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mentions: Vec<String>,
-    /// The product of a catalogue that the user asks about.
+    /// The catalogue product that the user asks about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub referred_product: Option<ReferredProduct>,
 }
 
+/// A product of a catalogue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReferredProduct {
     pub catalog_id: String,
     pub product_retailer_id: String,
 }
 
-/// What a received message says. Closed: what is not in the list is [`InboundContent::Unknown`].
+/// The content of a received message. Any other content is [`InboundContent::Unknown`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum InboundContent {
+    /// A text message.
     Text(String),
+    /// A file.
     Media(InboundMediaKind, InboundMedia),
+    /// A point on the map.
     Location(InboundLocation),
-    /// Contact cards, as WhatsApp writes them.
+    /// Contact cards, in WhatsApp's form.
     Contacts(Vec<Value>),
+    /// The answer to an interactive message.
     Interactive(InteractiveReply),
+    /// A tapped quick reply of a template.
     Button(ButtonReply),
+    /// A cart.
     Order(Order),
+    /// A reaction to a message.
     Reaction(Reaction),
-    /// A question with answers to tick.
+    /// A question with options to select.
     Poll(InboundPoll),
+    /// A vote in a poll.
     PollVote(PollVote),
-    /// What an earlier message says now.
-    Edit {
-        original: String,
-        now: Box<InboundContent>,
-    },
-    /// An earlier message was taken back.
-    Revoke {
-        original: String,
-    },
+    /// The new content of an earlier message.
+    Edit { original: String, now: Box<InboundContent> },
+    /// An earlier message was revoked.
+    Revoke { original: String },
+    /// A notice that WhatsApp shows in the chat.
     System(SystemNotice),
-    /// Something that WhatsApp does not pass on; the message's errors say so.
+    /// Content that WhatsApp does not deliver to the API; the message's errors say why.
     Unsupported,
-    /// A type that this node does not know, or one that does not look as it should: the message as it came.
+    /// A type that this node does not know, or a known type with an unexpected shape: the message as received.
     Unknown(Value),
 }
 
-/// What kind of file a user sent.
+/// The kind of a received file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InboundMediaKind {
     Image,
@@ -169,31 +185,37 @@ pub enum InboundMediaKind {
     Sticker,
 }
 
-/// A file that a user sent, by its id at WhatsApp.
+/// A received file, by its media id at WhatsApp.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InboundMedia {
+    /// WhatsApp's media id.
     pub id: String,
+    /// The MIME type; empty if WhatsApp reports none.
     #[serde(default)]
     pub mime_type: String,
-    /// SHA-256 of the bytes, in base64, as WhatsApp gives it.
+    /// SHA-256 of the bytes, in base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// The text below the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caption: Option<String>,
+    /// The name of a document.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filename: Option<String>,
-    /// Of audio: recorded in the chat.
+    /// Whether an audio file is a voice note.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub voice: Option<bool>,
-    /// Of stickers.
+    /// Whether a sticker is animated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub animated: Option<bool>,
 }
 
+/// A received point on the map.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct InboundLocation {
-    /// Degrees.
+    /// Degrees, -90 to 90.
     pub latitude: f64,
+    /// Degrees, -180 to 180.
     pub longitude: f64,
     #[serde(default)]
     pub name: Option<String>,
@@ -203,26 +225,21 @@ pub struct InboundLocation {
     pub url: Option<String>,
 }
 
-/// What a user chose in an interactive message.
+/// A user's answer to an interactive message.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum InteractiveReply {
-    ButtonReply {
-        button_reply: Choice,
-    },
-    ListReply {
-        list_reply: Choice,
-    },
-    /// A flow or a form that was filled in; `response_json` is JSON in a text.
-    NfmReply {
-        nfm_reply: FormReply,
-    },
-    /// Whether the business may call, as WhatsApp writes it.
-    CallPermissionReply {
-        call_permission_reply: Value,
-    },
+    /// A tapped reply button.
+    ButtonReply { button_reply: Choice },
+    /// A chosen row of a list.
+    ListReply { list_reply: Choice },
+    /// A completed flow or form.
+    NfmReply { nfm_reply: FormReply },
+    /// Whether the business may call the user, in WhatsApp's form.
+    CallPermissionReply { call_permission_reply: Value },
 }
 
+/// A chosen button or row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Choice {
     pub id: String,
@@ -232,16 +249,18 @@ pub struct Choice {
     pub description: Option<String>,
 }
 
+/// A completed flow or form.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FormReply {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
+    /// The answers: a JSON document in a string.
     pub response_json: String,
 }
 
-/// The quick reply of a template that a user tapped.
+/// A tapped quick reply of a template.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ButtonReply {
     #[serde(default)]
@@ -250,7 +269,7 @@ pub struct ButtonReply {
     pub text: String,
 }
 
-/// A cart that a user sent.
+/// A received cart.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Order {
     pub catalog_id: String,
@@ -259,49 +278,52 @@ pub struct Order {
     pub product_items: Vec<OrderItem>,
 }
 
+/// One product of a cart.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OrderItem {
     pub product_retailer_id: String,
     pub quantity: Number,
-    /// Of one piece, in `currency`.
+    /// The price of one piece, in `currency`.
     pub item_price: Number,
     pub currency: String,
 }
 
+/// A reaction to a message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reaction {
-    /// The message that it is about.
+    /// The message that it refers to.
     pub message_id: String,
-    /// Not there when the reaction was taken back.
+    /// Absent when the reaction was removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub emoji: Option<String>,
 }
 
-/// A question that a user asks.
+/// A received poll.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct InboundPoll {
     pub question: String,
     pub options: Vec<String>,
-    /// How many may be ticked; 0 is any number.
+    /// How many options a voter may select; 0 means any number.
     pub selectable: u32,
 }
 
-/// What a user ticked in a poll. Replaces what the same user ticked before.
+/// A vote in a poll. It replaces the previous vote of the same user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PollVote {
     pub poll_message_id: String,
-    /// None of them when the user took the vote back; not there when the poll is not known here, so that its votes
-    /// cannot be opened.
+    /// The selected options: empty when the user withdrew the vote, absent when this node does not have the poll and
+    /// cannot decrypt its votes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub options: Option<Vec<String>>,
 }
 
-/// WhatsApp's own words in a chat.
+/// A notice that WhatsApp shows in a chat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SystemNotice {
-    /// `user_changed_number`, `user_changed_user_id`, and what WhatsApp will invent.
+    /// For example `user_changed_number` or `user_changed_user_id`.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
+    /// The text of the notice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
     /// The new number.
@@ -313,12 +335,12 @@ pub struct SystemNotice {
 }
 
 impl InboundMessage {
-    /// Whether the instance's owner wrote it, on the phone.
+    /// Whether the instance's owner wrote the message on the phone.
     pub fn is_from_me(&self) -> bool {
         matches!(self.chat, Chat::FromMe(_) | Chat::GroupFromMe(_))
     }
 
-    /// The file that came with it, also when that replaces the one of an earlier message.
+    /// The file of the message, or of the edit that the message is.
     pub fn media(&self) -> Option<&InboundMedia> {
         match self.content.effective() {
             InboundContent::Media(_, media) => Some(media),
@@ -328,7 +350,7 @@ impl InboundMessage {
 }
 
 impl InboundContent {
-    /// What is to be read: of an edit, what it says now.
+    /// The content to read: for an edit, the new content.
     pub fn effective(&self) -> &InboundContent {
         match self {
             InboundContent::Edit { now, .. } => now,
@@ -336,7 +358,7 @@ impl InboundContent {
         }
     }
 
-    /// WhatsApp's name for this type of message; `unknown` for all that have no place here.
+    /// WhatsApp's name of this type of message, or `unknown`.
     pub fn kind(&self) -> &'static str {
         match self {
             InboundContent::Text(_) => "text",
@@ -359,6 +381,7 @@ impl InboundContent {
 }
 
 impl InboundMediaKind {
+    /// Every kind.
     pub const ALL: [InboundMediaKind; 5] = [
         InboundMediaKind::Image,
         InboundMediaKind::Video,
@@ -367,6 +390,7 @@ impl InboundMediaKind {
         InboundMediaKind::Sticker,
     ];
 
+    /// WhatsApp's name of this kind.
     pub fn as_str(self) -> &'static str {
         match self {
             InboundMediaKind::Image => "image",
@@ -388,8 +412,8 @@ mod tests {
         assert_eq!(shown(Some("573001234567"), Some("CO.1")).as_deref(), Some("573001234567@s.whatsapp.net"));
         assert_eq!(shown(Some("+376312345"), None).as_deref(), Some("376312345@s.whatsapp.net"));
         assert_eq!(shown(None, Some("CO.13491208655302741918")).as_deref(), Some("CO.13491208655302741918"));
-        for nobody in [(None, None), (Some(""), None), (Some("ana"), Some(""))] {
-            assert_eq!(Identity::new(nobody.0, nobody.1), None, "{nobody:?}");
+        for implausible in [(None, None), (Some(""), None), (Some("ana"), Some(""))] {
+            assert_eq!(Identity::new(implausible.0, implausible.1), None, "{implausible:?}");
         }
     }
 

@@ -1,97 +1,25 @@
+//! What an instance is configured to do, and the states that it can be in.
+
 use std::fmt;
 use std::num::NonZeroU32;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{AmbiguousPolicy, ValidationError};
+use super::{AmbiguousPolicy, InstanceId};
 
-/// The name of an instance, chosen by its owner: 1 to 64 letters, digits, `-`, `_` or `.`, not beginning with a
-/// dot.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct InstanceId(String);
-
-impl InstanceId {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for InstanceId {
-    type Err = ValidationError;
-    fn from_str(text: &str) -> Result<Self, ValidationError> {
-        let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-        if text.is_empty() {
-            return Err(ValidationError::new("instance_id", "instance_id es requerido"));
-        }
-        if text.len() > 64 || !plain || text.starts_with('.') {
-            return Err(ValidationError::new("instance_id", "use 1 to 64 letters, digits, '-', '_' or '.'"));
-        }
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl TryFrom<String> for InstanceId {
-    type Error = ValidationError;
-    fn try_from(text: String) -> Result<Self, ValidationError> {
-        text.parse()
-    }
-}
-
-impl From<InstanceId> for String {
-    fn from(id: InstanceId) -> String {
-        id.0
-    }
-}
-
-impl fmt::Display for InstanceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// The number of an instance within this data folder: 24 bits, given once, never given again, so that a new
-/// instance under an old name never meets the old one's messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct InstanceNumber(u32);
-
-impl InstanceNumber {
-    pub const FIRST: InstanceNumber = InstanceNumber(1);
-
-    pub fn get(self) -> u32 {
-        self.0
-    }
-
-    /// The next number; `None` after 16,777,215 instances.
-    pub fn next(self) -> Option<InstanceNumber> {
-        (self.0 < 0xFF_FFFF).then_some(InstanceNumber(self.0 + 1))
-    }
-
-    pub(super) fn from_low_bits(bits: u32) -> Self {
-        Self(bits & 0xFF_FFFF)
-    }
-
-    /// The number as it stands in keys; `None` for what was never given.
-    pub fn from_be_bytes(bytes: [u8; 4]) -> Option<InstanceNumber> {
-        let number = u32::from_be_bytes(bytes);
-        (1..=0xFF_FFFF).contains(&number).then_some(InstanceNumber(number))
-    }
-}
-
-/// Which road to WhatsApp an instance takes.
+/// The API through which an instance sends and receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProviderKind {
     /// Meta's Graph API.
     CloudApi,
-    /// WhatsApp Web, multi-device.
+    /// A WhatsApp Web client (multi-device) that is paired with a phone.
     LinkedDevice,
 }
 
 impl ProviderKind {
+    /// The value in configuration, JSON and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             ProviderKind::CloudApi => "cloud_api",
@@ -99,34 +27,36 @@ impl ProviderKind {
         }
     }
 
-    /// Whether WhatsApp recognises a message that is sent again under the same id: then an attempt of unknown outcome
-    /// can be repeated without doubling the message.
+    /// Whether WhatsApp recognises a message that is sent again under the same id. Then an attempt with an unknown
+    /// outcome can be repeated without a duplicate.
     pub fn deduplicates_resends(self) -> bool {
         matches!(self, ProviderKind::LinkedDevice)
     }
 
-    /// Whether its client keeps a connection, which is there or not, and is paired with a phone. Otherwise the network
-    /// is asked anew each time.
+    /// Whether the client keeps a connection and is paired with a phone. The other kind makes one request for each
+    /// operation.
     pub fn keeps_connection(self) -> bool {
         matches!(self, ProviderKind::LinkedDevice)
     }
 }
 
-/// A credential. It is stored and it is used; it is never shown, logged or given back.
+/// A credential. It is stored and used, and never shown, logged or returned by an API.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
+    /// Wraps a credential.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The credential itself: for the wire and for comparing, nothing else.
+    /// The credential itself, only for sending it to its server and for comparison.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
+    /// Whether the credential is the empty text.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -138,84 +68,100 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What an instance on the Cloud API needs to know.
+/// Settings of an instance that uses the Cloud API.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CloudApiSettings {
+    /// Meta's id of the business phone number.
     pub phone_number_id: String,
+    /// Authorises every request to the Graph API.
     pub access_token: Secret,
-    /// Signs Meta's webhooks. Without it their signatures cannot be checked.
+    /// The key that Meta signs webhooks with. Without it their signatures cannot be verified.
     #[serde(default)]
     pub app_secret: Option<Secret>,
-    /// The word that Meta repeats when it verifies the webhook.
+    /// The token that Meta sends when it verifies the webhook.
     #[serde(default)]
     pub verify_token: Option<Secret>,
+    /// Address of the Graph API.
     pub base_url: Url,
-    /// `v25.0` and the like.
+    /// For example `v25.0`.
     pub api_version: String,
 }
 
-/// What an instance that is a linked device may be told.
+/// Settings of an instance that is a linked device.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LinkedDeviceSettings {
-    /// Its way to WhatsApp: `http://` or `socks5://`, with user and password where the proxy asks for them.
+    /// Proxy for its connections to WhatsApp: `http://` or `socks5://`, with user and password if the proxy needs them.
     #[serde(default)]
     pub proxy: Option<Secret>,
-    /// People whom it may write to first within a day; the node's own limit when unset.
+    /// Number of new contacts that it may message per day; the node's limit when unset.
     #[serde(default)]
     pub first_contacts_per_day: Option<u32>,
 }
 
-/// How fast an instance may send: a steady rate, and how many may go at once after a pause.
+/// How fast an instance may send: a steady rate and a burst.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RateLimit {
-    /// Messages per second; fractions are slower than one a second.
+    /// Messages per second; may be below 1.
     pub per_second: f64,
+    /// Messages that may be sent at once after a pause.
     pub burst: NonZeroU32,
 }
 
-/// An instance as its owner configured it. Durable, secrets and all.
+/// An instance as its owner configured it. The store keeps it with its secrets.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InstanceConfig {
+    /// The name in URLs and webhooks.
     pub id: InstanceId,
+    /// A name for display.
     #[serde(default)]
     pub name: Option<String>,
+    /// The API that it uses.
     pub provider: ProviderKind,
+    /// Required when `provider` is [`ProviderKind::CloudApi`].
     #[serde(default)]
     pub cloud_api: Option<CloudApiSettings>,
+    /// Optional settings of a linked device.
     #[serde(default)]
     pub linked_device: Option<LinkedDeviceSettings>,
+    /// Address of its primary webhook endpoint.
     #[serde(default)]
     pub webhook_url: Option<Url>,
+    /// Rate limit for sending; the provider's default when unset.
     #[serde(default)]
     pub rate_limit: Option<RateLimit>,
-    /// How many messages may be on their way at once, each in a lane of its own.
+    /// Number of messages that may be in flight at once, each in a different lane.
     #[serde(default)]
     pub workers: Option<NonZeroU32>,
+    /// Whether a linked device asks the phone for its chat history after pairing.
     #[serde(default)]
     pub sync_history: bool,
-    /// What becomes of messages whose outcome stays unknown; the node's own policy when unset.
+    /// What happens to messages whose outcome stays unknown; the node's policy when unset.
     #[serde(default)]
     pub on_ambiguous: Option<AmbiguousPolicy>,
 }
 
-/// What an instance is doing. Closed; each state but `created` and `connected` comes with a [`Reason`].
+/// The state of an instance. Every state except `created` and `connected` has a [`Reason`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InstanceState {
-    /// Known, never asked to connect.
+    /// Configured, never started.
     Created,
+    /// The client is starting, pairing or reconnecting.
     Connecting,
+    /// Messages can be sent.
     Connected,
-    /// Keeps its queue and waits for new credentials or for `resume`.
+    /// Sends nothing and keeps its queue, until it gets new credentials or `resume`.
     Paused,
-    /// Asked to stay away.
+    /// Stopped by request.
     Disconnected,
+    /// WhatsApp ended the pairing; the instance must be paired again.
     LoggedOut,
     /// Restarted too often; waits for `restart`.
     Failed,
 }
 
 impl InstanceState {
+    /// The value in JSON, events and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             InstanceState::Created => "created",
@@ -229,16 +175,17 @@ impl InstanceState {
     }
 }
 
-/// Why an instance is in the state that it is in: a stable code for programs, words for people.
+/// Why an instance is in its state: a stable code for programs and a text for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
     /// For example `auth_rejected`, `account_blocked`, `unreachable`, `requested`, `restart_limit`.
     pub code: String,
-    /// What happened, in the provider's own words where it has any, and what to do.
+    /// What happened, with the provider's text if there is one, and what to do.
     pub text: String,
 }
 
 impl Reason {
+    /// A reason from its code and text.
     pub fn new(code: &str, text: impl Into<String>) -> Self {
         Self { code: code.to_owned(), text: text.into() }
     }
@@ -247,16 +194,6 @@ impl Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn instance_id_accepts_only_plain_names() {
-        for good in ["shop", "a", "Shop-1_b.c"] {
-            assert!(good.parse::<InstanceId>().is_ok(), "{good}");
-        }
-        for bad in ["", "a b", "a/b", ".hidden", "ñ", &"x".repeat(65)] {
-            assert!(bad.parse::<InstanceId>().is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn secret_is_redacted_in_debug_output() {

@@ -1,14 +1,17 @@
-//! The words of the node: phone numbers, messages, statuses, failures and the rules between them.
+//! The types that all parts of the node share: ids, phone numbers, messages, statuses, failures, and the rules between
+//! them.
 //!
-//! Pure data and pure functions. Nothing here does I/O, reads a clock or knows another room; whatever comes
-//! from outside is parsed into these types once, at the door, and is trusted from there on.
+//! Pure data and pure functions: no I/O, no clock, no random numbers, no other relevo crate. External input is parsed
+//! into these types once, at the boundary; code behind it relies on their guarantees.
 
+mod backoff;
 mod content;
 mod error;
 mod event;
 mod failure;
 mod inbound;
 mod instance;
+mod instance_id;
 mod message;
 mod phone;
 mod recipient;
@@ -17,6 +20,7 @@ mod status;
 mod status_update;
 mod time;
 
+pub use backoff::Backoff;
 pub use content::{
     BlobRef, Button, Content, Header, Interactive, ListRow, ListSection, Location, Media, MediaKind,
     MediaSource, Poll, Template,
@@ -30,9 +34,10 @@ pub use inbound::{
     PollVote, Reaction, ReferredProduct, Sender, SystemNotice,
 };
 pub use instance::{
-    CloudApiSettings, InstanceConfig, InstanceId, InstanceNumber, InstanceState, LinkedDeviceSettings,
-    ProviderKind, RateLimit, Reason, Secret,
+    CloudApiSettings, InstanceConfig, InstanceState, LinkedDeviceSettings, ProviderKind, RateLimit, Reason,
+    Secret,
 };
+pub use instance_id::{InstanceId, InstanceNumber};
 pub use message::{
     BulkItem, Class, MessageId, MessageOptions, MessageRef, Mode, OutboundMessage, ProviderMessageId,
 };

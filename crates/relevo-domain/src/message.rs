@@ -1,3 +1,5 @@
+//! Outbound messages: their ids, class, mode and options.
+
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -7,67 +9,71 @@ use uuid::Uuid;
 
 use super::{Content, InstanceNumber, Recipient, Timestamp, ValidationError};
 
-/// One message to one recipient, parsed and ready for any provider.
+/// One message to one recipient, parsed and validated.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OutboundMessage {
+    /// The recipient.
     pub to: Recipient,
+    /// What it says.
     pub content: Content,
     /// The message that this one quotes.
     #[serde(default)]
     pub quote: Option<ProviderMessageId>,
+    /// How it is sent.
     #[serde(default, rename = "manner", skip_serializing_if = "MessageOptions::is_default")]
     pub options: MessageOptions,
 }
 
-/// How a message is sent, beside what it says. Linked devices alone can.
+/// How a message is sent. Only linked devices support these options.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct MessageOptions {
-    /// The recipient is shown for so long that it is being written.
+    /// How long the recipient sees the typing indicator before the message.
     #[serde(default)]
     pub typing: Duration,
-    /// The people whom a text names.
+    /// The people that a text mentions.
     #[serde(default)]
     pub mentions: Vec<Recipient>,
 }
 
 impl MessageOptions {
-    /// Whether every provider can.
+    /// Whether no option is set, so that every provider supports the message.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// Our id of a message: given when it is accepted, valid for as long as it is kept.
+/// The node's id of a message, assigned when the message is accepted.
 ///
-/// A version 8 UUID (RFC 9562 §5.8) that sorts by acceptance and says where its record lives, so that finding a
-/// message by id needs no index: 48 bits of milliseconds, 12 bits of a counter within the millisecond, 24 bits
-/// of instance number, 4 bits of class, 34 random bits. In the id of a bulk job's row those are the job and the
-/// row, so that whatever is reported about it finds its place without an index.
+/// A version 8 UUID (RFC 9562 §5.8) that sorts by acceptance and contains the key of the message's record, so that a
+/// lookup by id needs no index: 48 bits of milliseconds, 12 bits of a counter within the millisecond, 24 bits of
+/// instance number, 4 bits of class, 34 random bits. For a row of a bulk job the last 34 bits are the job and the row,
+/// so that a receipt finds its row without an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct MessageId(Uuid);
 
-/// How urgent a message is. The classes share an instance, weighted so that neither starves.
+/// The urgency of a message. The classes of an instance are weighted so that neither starves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
-    /// One message that somebody waits for.
+    /// A single message that its sender waits for.
     Transactional,
-    /// One of many.
+    /// One of many messages.
     Bulk,
 }
 
-/// Who waits for the outcome.
+/// Whether a caller waits for the outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// The caller: one attempt, its failure is the caller's to handle.
+    /// The caller waits: there is one attempt, and the caller handles its failure.
     Sync,
-    /// Nobody: the node retries, and a message that cannot be sent becomes a dead letter.
+    /// No caller waits: the node retries, and a message that cannot be sent becomes a dead letter.
     Async,
 }
 
 impl Mode {
+    /// The value in JSON and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Mode::Sync => "sync",
@@ -77,6 +83,7 @@ impl Mode {
 }
 
 impl Class {
+    /// Every class.
     pub const ALL: [Class; 2] = [Class::Transactional, Class::Bulk];
 
     fn bits(self) -> u128 {
@@ -86,6 +93,7 @@ impl Class {
         }
     }
 
+    /// The value in configuration, JSON and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Class::Transactional => "transactional",
@@ -94,19 +102,19 @@ impl Class {
     }
 }
 
-/// One row of a bulk job.
+/// The identity of one row of a bulk job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BulkItem {
-    /// The job's slot on this node, below [`BulkItem::JOBS`]; no two jobs that exist share one.
+    /// The job's slot on this node, below [`BulkItem::JOBS`]. Existing jobs never share a slot.
     pub job: u16,
-    /// From 0, below [`BulkItem::ROWS`].
+    /// The index of the row, from 0 and below [`BulkItem::ROWS`].
     pub row: u32,
 }
 
 impl BulkItem {
-    /// Jobs that may exist at once.
+    /// Maximum number of jobs at one time.
     pub const JOBS: u16 = 1 << 14;
-    /// Rows that a job may have.
+    /// Maximum number of rows of a job.
     pub const ROWS: u32 = 1 << ROW_BITS;
 }
 
@@ -114,19 +122,19 @@ const COUNTER_BITS: u32 = 12;
 const RANDOM_BITS: u32 = 34;
 const ROW_BITS: u32 = 20;
 
-/// What stands in the class bits of the id of a bulk job's row.
+/// Value of the class bits in the id of a bulk job's row.
 const BULK_ITEM_BITS: u128 = 2;
 
 impl MessageId {
     /// The largest value of the counter within one millisecond.
     pub const MAX_COUNTER: u16 = (1 << COUNTER_BITS) - 1;
 
-    /// `random` is cut to 34 bits, `counter` to 12.
+    /// The id of a message outside bulk jobs. `random` is cut to 34 bits, `counter` to 12.
     pub fn new(at: Timestamp, counter: u16, instance: InstanceNumber, class: Class, random: u64) -> Self {
         Self::compose(at, counter, instance, class.bits(), random)
     }
 
-    /// The id of a message that is a row of a bulk job.
+    /// The id of a row of a bulk job. `counter` is cut to 12 bits.
     pub fn for_bulk_item(at: Timestamp, counter: u16, instance: InstanceNumber, item: BulkItem) -> Self {
         let place = (u64::from(item.job) << ROW_BITS) | u64::from(item.row & (BulkItem::ROWS - 1));
         Self::compose(at, counter, instance, BULK_ITEM_BITS, place)
@@ -143,24 +151,27 @@ impl MessageId {
         Self(Uuid::from_u128(bits))
     }
 
-    /// When the message was accepted, to the millisecond.
+    /// When the message was accepted, in milliseconds.
     pub fn accepted_at(self) -> Timestamp {
         Timestamp(u64::try_from(self.0.as_u128() >> 80).unwrap_or(0))
     }
 
+    /// The counter within the millisecond.
     pub fn counter(self) -> u16 {
         u16::try_from((self.0.as_u128() >> 64) & u128::from(Self::MAX_COUNTER)).unwrap_or(0)
     }
 
+    /// The number of the instance that sends it.
     pub fn instance(self) -> InstanceNumber {
         InstanceNumber::from_low_bits(u32::try_from((self.0.as_u128() >> 38) & 0xFF_FFFF).unwrap_or(0))
     }
 
+    /// Its class.
     pub fn class(self) -> Class {
         if self.class_bits() == 0 { Class::Transactional } else { Class::Bulk }
     }
 
-    /// The row of a bulk job that the message is, if it is one.
+    /// The row of a bulk job that the message belongs to, if any.
     pub fn item(self) -> Option<BulkItem> {
         let low = u64::try_from(self.0.as_u128() & ((1 << RANDOM_BITS) - 1)).unwrap_or(0);
         let job = u16::try_from(low >> ROW_BITS).ok()?;
@@ -172,21 +183,23 @@ impl MessageId {
         (self.0.as_u128() >> RANDOM_BITS) & 0xF
     }
 
+    /// The 16 bytes in keys and records of the store; they sort by acceptance.
     pub fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }
 
+    /// An id from its 16 bytes, which are not validated.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Uuid::from_bytes(bytes))
     }
 
-    /// The same id as the `correlation_id` of the documented asynchronous answers.
+    /// The same id in the form of the `correlation_id` in documented asynchronous responses.
     pub fn correlation_id(self) -> Uuid {
         self.0
     }
 }
 
-/// `msg_` and 32 hexadecimal digits.
+/// `msg_` followed by 32 hexadecimal digits.
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "msg_{}", self.0.as_simple())
@@ -212,9 +225,10 @@ impl FromStr for MessageId {
 pub struct ProviderMessageId(String);
 
 impl ProviderMessageId {
-    /// The longest id that is believed; Meta's are under 100 characters.
+    /// Maximum length that is accepted; Meta's ids are under 100 characters.
     const MAX_LEN: usize = 256;
 
+    /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -236,10 +250,12 @@ impl fmt::Display for ProviderMessageId {
     }
 }
 
-/// The ways a caller may name a message.
+/// A reference to a message in a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MessageRef {
+    /// By the node's id.
     Ours(MessageId),
+    /// By WhatsApp's id.
     Provider(ProviderMessageId),
 }
 

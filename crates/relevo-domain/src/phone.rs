@@ -1,3 +1,5 @@
+//! Telephone numbers.
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -7,19 +9,19 @@ use super::ValidationError;
 
 /// A telephone number in international format: 10 to 15 digits, no `+`.
 ///
-/// The shape is checked, the numbering plan is not, and the digits are never rewritten: WhatsApp knows
-/// numbers that no plan lists, and decides itself which account a Brazilian or Mexican spelling means.
+/// The length is checked and the numbering plan is not, because WhatsApp accepts numbers that no plan lists. The digits
+/// are never changed: WhatsApp decides which account a Brazilian or Mexican spelling means.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PhoneNumber(String);
 
 impl PhoneNumber {
-    /// The digits alone, as the documented APIs write them.
+    /// The digits without `+`, the format of the documented APIs.
     pub fn digits(&self) -> &str {
         &self.0
     }
 
-    /// The number with its `+`. Meta may prepend the business's own country code to a number without it.
+    /// The number with a `+`. Meta may prepend the country code of the business to a number without it.
     pub fn e164(&self) -> String {
         format!("+{}", self.0)
     }
@@ -28,7 +30,7 @@ impl PhoneNumber {
 impl FromStr for PhoneNumber {
     type Err = ValidationError;
 
-    /// Accepts `+`, spaces, dashes and brackets around the digits. The texts are those of the documented API.
+    /// Accepts `+`, spaces, dashes and brackets between the digits. The error texts are those of the documented API.
     fn from_str(text: &str) -> Result<Self, ValidationError> {
         let digits: String = text.chars().filter(|c| !matches!(c, '+' | ' ' | '-' | '(' | ')')).collect();
         if digits.is_empty() {
@@ -83,12 +85,12 @@ mod tests {
 
     #[test]
     fn letters_and_wrong_lengths_are_refused_with_a_reason() {
-        for (text, says) in
+        for (text, word) in
             [("", "requerido"), ("abc", "dígitos"), ("123456789", "corto"), ("1234567890123456", "largo")]
         {
             let error = text.parse::<PhoneNumber>().unwrap_err();
             assert_eq!(error.field, "phone");
-            assert!(error.reason.contains(says), "{text}: {}", error.reason);
+            assert!(error.reason.contains(word), "{text}: {}", error.reason);
         }
     }
 }

@@ -1,3 +1,5 @@
+//! Recipients of messages, and the lanes of their messages.
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -6,20 +8,20 @@ use sha2::{Digest, Sha256};
 
 use super::{PhoneNumber, ValidationError};
 
-/// Who a message goes to.
+/// The recipient of a message.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Recipient {
-    /// A person known by telephone number.
+    /// A person, by telephone number.
     Phone(PhoneNumber),
-    /// A person known to a business by Meta's user id (BSUID), who may have no visible number.
+    /// A person, by Meta's business-scoped user id (BSUID); the number may be hidden.
     User(UserId),
-    /// A protocol address: a group, a newsletter or a hidden id.
+    /// A protocol address: a group, a newsletter or a person with a hidden number.
     Jid(Jid),
 }
 
 /// Meta's business-scoped user id: a country prefix, a dot, up to 128 letters and digits
-/// (`US.13491208655302741918`). Sent back exactly as it came.
+/// (`US.13491208655302741918`). Sent to Meta exactly as received.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct UserId(String);
 
@@ -30,11 +32,12 @@ pub enum Jid {
     Group(String),
     /// `…@newsletter`
     Newsletter(String),
-    /// `…@lid`: a person whose number is hidden.
+    /// `…@lid`: a person with a hidden number.
     Lid(String),
 }
 
 impl UserId {
+    /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -63,9 +66,9 @@ impl FromStr for UserId {
 impl FromStr for Recipient {
     type Err = ValidationError;
 
-    /// Digits in any usual spelling, `…@s.whatsapp.net`, `…@g.us`, `…@lid`, `…@newsletter`, or a BSUID. A bare
-    /// group id (18 digits that begin with 120363, or `digits-digits`) is a group, because callers cut the
-    /// `@g.us` off.
+    /// Accepts digits in any usual spelling, `…@s.whatsapp.net`, `…@g.us`, `…@lid`, `…@newsletter`, or a BSUID. A bare
+    /// group id (18 digits that begin with 120363, or `digits-digits`) is a group, because some callers omit the
+    /// `@g.us`.
     fn from_str(text: &str) -> Result<Self, ValidationError> {
         let text = text.trim();
         if let Some((user, server)) = text.split_once('@') {
@@ -82,7 +85,7 @@ impl FromStr for Recipient {
 }
 
 fn from_jid(user: &str, server: &str) -> Result<Recipient, ValidationError> {
-    // A device suffix (`:12`) names one device of an account; messages go to the account.
+    // A device suffix (`:12`) addresses one device of an account; messages are sent to the account.
     let user = user.split(':').next().unwrap_or(user);
     let valid = !user.is_empty() && user.len() <= 64 && user.bytes().all(|b| b.is_ascii_digit() || b == b'-');
     match server {
@@ -139,12 +142,13 @@ impl From<Recipient> for String {
 
 /// The lane of a recipient within one instance and class: 64 bits of a hash of its canonical spelling.
 ///
-/// Two recipients whose hashes meet share a lane: they wait for each other, and nothing else happens to them.
+/// Two recipients with the same hash share a lane: their messages wait for each other, with no other effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LaneId(pub u64);
 
 impl Recipient {
-    /// The address in the documented webhooks: a number as `573001234567@s.whatsapp.net`, all else as it is.
+    /// The address in the documented webhooks: `573001234567@s.whatsapp.net` for a number, otherwise the canonical
+    /// spelling.
     pub fn address(&self) -> String {
         match self {
             Recipient::Phone(phone) => format!("{phone}@s.whatsapp.net"),
@@ -152,6 +156,7 @@ impl Recipient {
         }
     }
 
+    /// The lane of messages to this recipient.
     pub fn lane(&self) -> LaneId {
         let digest: [u8; 32] = Sha256::digest(self.to_string()).into();
         let first = digest.first_chunk::<8>().copied().unwrap_or_default();

@@ -1,31 +1,46 @@
+//! The retry policy: what a failed attempt means for its message.
+//!
+//! Pure functions. The retry supervisor calls them, and the queue carries the decision out.
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Failure, FailureKind, FailureScope, Mode};
+use super::{Backoff, Failure, FailureKind, FailureScope, Mode};
 
-/// How often and how patiently a message is tried again.
+/// How often a message is retried, and with which delays.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RetryPolicy {
-    /// Attempts in all, the first included. Throttled attempts do not count: waiting is not failing.
+    /// Maximum number of attempts, including the first. Throttled attempts do not count.
     pub max_attempts: u32,
-    /// The pause after the first failure; each further one is four times the last, as Meta advises for 131056
-    /// (developers.facebook.com, Cloud API error codes).
+    /// Delay after the first failure. Each further delay is four times the previous one, as Meta advises for error
+    /// 131056 (developers.facebook.com, Cloud API error codes).
     pub first_delay: Duration,
-    /// No pause is longer than this.
+    /// Maximum delay.
     pub max_delay: Duration,
-    /// How long an ambiguous message holds its lane while a status may still settle it.
+    /// How long a message with an unknown outcome holds its lane while a receipt may still settle it.
     pub ambiguous_wait: Duration,
+    /// What happens when no receipt arrives in that time, if the instance has no policy.
     pub on_ambiguous: AmbiguousPolicy,
 }
 
-/// What becomes of a message whose outcome stayed unknown.
+impl RetryPolicy {
+    /// The factor between two delays.
+    const FACTOR: u32 = 4;
+
+    /// The delays of this policy, of which the second half is random.
+    pub fn backoff(&self) -> Backoff {
+        Backoff::new(self.first_delay, Self::FACTOR, self.max_delay).with_jitter(0.5)
+    }
+}
+
+/// What happens to a message whose outcome stays unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AmbiguousPolicy {
-    /// It becomes a dead letter: never doubled, and somebody decides.
+    /// It becomes a dead letter for the operator to decide: no duplicate is ever sent.
     Hold,
-    /// It is sent again: never lost, and perhaps doubled.
+    /// It is sent again: it is never lost, and the recipient may get it twice.
     Resend,
 }
 
@@ -33,15 +48,16 @@ pub enum AmbiguousPolicy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BuryReason {
-    /// WhatsApp refuses it for good.
+    /// WhatsApp rejected it permanently.
     Permanent,
-    /// Every permitted attempt failed.
+    /// The maximum number of attempts failed.
     Exhausted,
-    /// Nobody knows whether it was sent, and the policy is not to risk a second one.
+    /// The outcome is unknown, and the policy forbids a second attempt.
     Ambiguous,
 }
 
 impl BuryReason {
+    /// The value in JSON and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             BuryReason::Permanent => "permanent",
@@ -54,99 +70,98 @@ impl BuryReason {
 /// What happens to a message after a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryDecision {
-    /// Back to the head of its lane, not before this long. `counted`: the attempt uses one up.
+    /// Return it to the head of its lane and try again after this delay. `counted`: the attempt counts towards
+    /// `max_attempts`.
     Retry { after: Duration, counted: bool },
-    /// Out of its lane, back after this long; nothing waits behind it.
+    /// Take it out of its lane and put it back after this delay; the lane continues meanwhile.
     Defer { after: Duration },
-    /// Holds its lane for this long, because a status may still tell what happened.
+    /// Hold the lane for this long, because a receipt may still settle the outcome.
     Hold { wait: Duration },
-    /// A dead letter.
+    /// Make it a dead letter.
     Bury(BuryReason),
-    /// Failed for good; the caller knows and nothing is kept for redrive.
+    /// End it as failed. The caller gets the failure, and nothing is kept for redrive.
     Fail,
 }
 
-/// What is known of a message when an attempt failed.
+/// The facts about a failed attempt that the decision depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FailedAttempt {
+    /// Whether a caller waits for the outcome.
     pub mode: Mode,
-    /// WhatsApp recognises the message when it is sent again under the same id.
+    /// Whether WhatsApp recognises the message when it is sent again under the same id.
     pub repeatable: bool,
-    /// Failed attempts so far, this one included, throttled ones not.
+    /// Number of failed attempts, including this one and excluding throttled ones.
     pub attempts: u32,
 }
 
-/// The one place that decides what a failure means for the message that met it.
+/// Decides what happens to a message after a failed attempt. No other function decides that.
 ///
-/// `jitter` is a random number from 0 to 1 that spreads retries over the second half of their delay.
+/// `random` is a random number from 0 to 1 for the jitter ([`Backoff::delay`]).
 pub fn decide_retry(
     policy: &RetryPolicy,
-    tried: FailedAttempt,
+    attempt: FailedAttempt,
     failure: &Failure,
-    jitter: f64,
+    random: f64,
 ) -> RetryDecision {
     match failure.kind {
-        FailureKind::Ambiguous => decide_ambiguous(policy, tried, failure.scope, jitter),
-        _ if tried.mode == Mode::Sync => RetryDecision::Fail,
+        FailureKind::Ambiguous => decide_ambiguous(policy, attempt, failure.scope, random),
+        _ if attempt.mode == Mode::Sync => RetryDecision::Fail,
         FailureKind::Permanent => RetryDecision::Bury(BuryReason::Permanent),
         FailureKind::Deferred { retry_after } => RetryDecision::Defer { after: retry_after },
-        // The instance pauses; what it had in hand goes back unharmed and leaves first when it resumes.
+        // The instance pauses. The message returns to the head of its lane and is sent first after a resume.
         FailureKind::LoggedOut | FailureKind::AccountBlocked => {
             RetryDecision::Retry { after: Duration::ZERO, counted: false }
         }
         FailureKind::Throttled { retry_after } => {
-            RetryDecision::Retry { after: retry_after.max(backoff(policy, 1, jitter)), counted: false }
+            RetryDecision::Retry { after: retry_after.max(policy.backoff().delay(1, random)), counted: false }
         }
         FailureKind::Transient { max_attempts } => {
             let limit = max_attempts.map_or(policy.max_attempts, |tighter| tighter.min(policy.max_attempts));
-            if tried.attempts >= limit {
+            if attempt.attempts >= limit {
                 RetryDecision::Bury(BuryReason::Exhausted)
             } else {
-                RetryDecision::Retry { after: backoff(policy, tried.attempts, jitter), counted: true }
+                let after = policy.backoff().delay(attempt.attempts, random);
+                RetryDecision::Retry { after, counted: true }
             }
         }
     }
 }
 
-/// Nobody knows whether the message was sent. Where a second one is recognised it is sent again; otherwise a status may
-/// still tell. What ended the whole connection says nothing about the message, and does not count against it.
+/// Decides about an unknown outcome. A repeatable message is sent again; any other is held, because a receipt may still
+/// settle it. A failure of the whole connection does not count towards the message's attempts.
 fn decide_ambiguous(
     policy: &RetryPolicy,
-    tried: FailedAttempt,
+    attempt: FailedAttempt,
     scope: FailureScope,
-    jitter: f64,
+    random: f64,
 ) -> RetryDecision {
-    match tried.mode {
-        _ if !tried.repeatable => RetryDecision::Hold { wait: policy.ambiguous_wait },
-        // Its caller is told that nobody knows; once held long enough, which is at once, it is sent again.
+    match attempt.mode {
+        _ if !attempt.repeatable => RetryDecision::Hold { wait: policy.ambiguous_wait },
+        // The hold tells the caller that the outcome is unknown. It expires at once, and then the message is sent again.
         Mode::Sync => RetryDecision::Hold { wait: Duration::ZERO },
         Mode::Async if scope == FailureScope::Number => {
-            RetryDecision::Retry { after: backoff(policy, 1, jitter), counted: false }
+            RetryDecision::Retry { after: policy.backoff().delay(1, random), counted: false }
         }
-        Mode::Async if tried.attempts >= policy.max_attempts => RetryDecision::Bury(BuryReason::Ambiguous),
-        Mode::Async => RetryDecision::Retry { after: backoff(policy, tried.attempts, jitter), counted: true },
+        Mode::Async if attempt.attempts >= policy.max_attempts => RetryDecision::Bury(BuryReason::Ambiguous),
+        Mode::Async => {
+            let after = policy.backoff().delay(attempt.attempts, random);
+            RetryDecision::Retry { after, counted: true }
+        }
     }
 }
 
-/// What becomes of an unknown outcome that was held and that no status settled in time. `tried` counts it.
+/// Decides about a message whose hold expired without a receipt. `attempt.attempts` includes the held attempt.
 pub fn decide_expired_hold(
     policy: &RetryPolicy,
-    tried: FailedAttempt,
+    attempt: FailedAttempt,
     on_ambiguous: AmbiguousPolicy,
 ) -> RetryDecision {
-    let resend = on_ambiguous == AmbiguousPolicy::Resend && tried.mode == Mode::Async;
-    if (tried.repeatable || resend) && tried.attempts < policy.max_attempts {
+    let resend = on_ambiguous == AmbiguousPolicy::Resend && attempt.mode == Mode::Async;
+    if (attempt.repeatable || resend) && attempt.attempts < policy.max_attempts {
         RetryDecision::Retry { after: Duration::ZERO, counted: true }
     } else {
         RetryDecision::Bury(BuryReason::Ambiguous)
     }
-}
-
-/// `first_delay × 4^(attempts-1)`, capped, of which between half and all is waited.
-fn backoff(policy: &RetryPolicy, attempts: u32, jitter: f64) -> Duration {
-    let factor = 4u32.saturating_pow(attempts.saturating_sub(1).min(12));
-    let full = policy.first_delay.saturating_mul(factor).min(policy.max_delay);
-    full.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
 }
 
 #[cfg(test)]
@@ -162,11 +177,11 @@ mod tests {
     };
 
     fn decide(kind: FailureKind, mode: Mode, attempts: u32) -> RetryDecision {
-        let tried = FailedAttempt { mode, repeatable: false, attempts };
-        decide_retry(&POLICY, tried, &Failure::new(kind, FailureScope::Message, "x"), 1.0)
+        let attempt = FailedAttempt { mode, repeatable: false, attempts };
+        decide_retry(&POLICY, attempt, &Failure::new(kind, FailureScope::Message, "x"), 1.0)
     }
 
-    /// The verdict on an unknown outcome where WhatsApp recognises the second message.
+    /// The decision about an unknown outcome of a repeatable message.
     fn decide_repeatable(mode: Mode, scope: FailureScope, attempts: u32) -> RetryDecision {
         let failure = Failure::new(FailureKind::Ambiguous, scope, "x");
         decide_retry(&POLICY, FailedAttempt { mode, repeatable: true, attempts }, &failure, 1.0)
@@ -224,9 +239,9 @@ mod tests {
 
     #[test]
     fn ambiguous_failure_is_retried_when_repeatable() {
-        let again = |seconds| RetryDecision::Retry { after: Duration::from_secs(seconds), counted: true };
-        assert_eq!(decide_repeatable(Mode::Async, FailureScope::Message, 1), again(1));
-        assert_eq!(decide_repeatable(Mode::Async, FailureScope::Message, 2), again(4));
+        let retry = |seconds| RetryDecision::Retry { after: Duration::from_secs(seconds), counted: true };
+        assert_eq!(decide_repeatable(Mode::Async, FailureScope::Message, 1), retry(1));
+        assert_eq!(decide_repeatable(Mode::Async, FailureScope::Message, 2), retry(4));
         assert_eq!(
             decide_repeatable(Mode::Async, FailureScope::Message, 3),
             RetryDecision::Bury(BuryReason::Ambiguous)
@@ -241,25 +256,25 @@ mod tests {
             decide_repeatable(Mode::Sync, FailureScope::Message, 1),
             RetryDecision::Hold { wait: Duration::ZERO }
         );
-        let tried = |mode, repeatable, attempts| FailedAttempt { mode, repeatable, attempts };
-        let held = |tried, policy| decide_expired_hold(&POLICY, tried, policy);
-        let (again, bury) = (
+        let attempt = |mode, repeatable, attempts| FailedAttempt { mode, repeatable, attempts };
+        let expired = |attempt, policy| decide_expired_hold(&POLICY, attempt, policy);
+        let (retry, bury) = (
             RetryDecision::Retry { after: Duration::ZERO, counted: true },
             RetryDecision::Bury(BuryReason::Ambiguous),
         );
-        assert_eq!(held(tried(Mode::Sync, true, 1), AmbiguousPolicy::Hold), again);
-        assert_eq!(held(tried(Mode::Sync, true, 3), AmbiguousPolicy::Hold), bury);
-        assert_eq!(held(tried(Mode::Async, false, 1), AmbiguousPolicy::Hold), bury);
-        assert_eq!(held(tried(Mode::Async, false, 1), AmbiguousPolicy::Resend), again);
-        assert_eq!(held(tried(Mode::Sync, false, 1), AmbiguousPolicy::Resend), bury);
+        assert_eq!(expired(attempt(Mode::Sync, true, 1), AmbiguousPolicy::Hold), retry);
+        assert_eq!(expired(attempt(Mode::Sync, true, 3), AmbiguousPolicy::Hold), bury);
+        assert_eq!(expired(attempt(Mode::Async, false, 1), AmbiguousPolicy::Hold), bury);
+        assert_eq!(expired(attempt(Mode::Async, false, 1), AmbiguousPolicy::Resend), retry);
+        assert_eq!(expired(attempt(Mode::Sync, false, 1), AmbiguousPolicy::Resend), bury);
     }
 
     #[test]
-    fn jitter_keeps_at_least_half_and_the_cap_holds() {
+    fn retry_delay_lies_between_half_of_the_first_delay_and_the_maximum() {
         for attempts in 1..40 {
-            for jitter in [0.0, 0.3, 1.0] {
-                let pause = backoff(&POLICY, attempts, jitter);
-                assert!(pause >= Duration::from_millis(500) && pause <= POLICY.max_delay);
+            for random in [0.0, 0.3, 1.0] {
+                let delay = POLICY.backoff().delay(attempts, random);
+                assert!(delay >= Duration::from_millis(500) && delay <= POLICY.max_delay);
             }
         }
     }

@@ -1,47 +1,54 @@
+//! The status of a message, and the table of permitted transitions.
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Where a message stands: the node's own states, and WhatsApp's facts about it.
+/// The status of a message: the states of the node, and the receipts of WhatsApp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// Waits for the moment that its sender chose.
+    /// Waits for the time that its sender chose.
     Scheduled,
-    /// Waits for its turn.
+    /// Waits in its lane.
     Queued,
     /// An attempt is under way.
     Sending,
-    /// An attempt went out and nobody knows what became of it.
+    /// An attempt was made, and its outcome is unknown.
     Ambiguous,
-    /// Left its lane for hours, because WhatsApp said so.
+    /// Waits outside its lane for hours, because WhatsApp forbids an earlier attempt.
     Deferred,
-    /// Not sent, or sent and refused later; nobody will try again.
+    /// Rejected by WhatsApp, at once or later; it is not retried.
     Failed,
     /// Too old to be sent.
     Expired,
-    /// Taken back by its sender before an attempt.
+    /// Withdrawn by its sender before an attempt.
     Cancelled,
-    /// Given up by the node and kept for inspection and redrive.
+    /// Given up after its attempts, and kept for inspection and redrive.
     DeadLetter,
-    /// WhatsApp took it.
+    /// WhatsApp accepted it.
     Sent,
-    /// It reached a device of the recipient.
+    /// A device of the recipient received it.
     Delivered,
-    /// The recipient saw it.
+    /// The recipient read it.
     Read,
     /// The recipient played it (voice notes).
     Played,
 }
 
-/// A fact that WhatsApp reports about a message after it was taken.
+/// What WhatsApp reports about a message that it accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Receipt {
+    /// WhatsApp accepted it.
     Sent,
+    /// A device of the recipient received it.
     Delivered,
+    /// The recipient read it.
     Read,
+    /// The recipient played it (voice notes).
     Played,
+    /// WhatsApp could not deliver it.
     Failed,
 }
 
@@ -58,6 +65,7 @@ impl From<Receipt> for Status {
 }
 
 impl Status {
+    /// Every status.
     pub const ALL: [Status; 13] = [
         Status::Scheduled,
         Status::Queued,
@@ -74,11 +82,11 @@ impl Status {
         Status::Played,
     ];
 
-    /// Whether a message may go from this status to `next`. The only place where that is decided.
+    /// Whether a message may change from this status to `next`. No other function decides that.
     ///
-    /// Facts only move forward, whatever order they arrive in. A late fact settles an ambiguous message and even
-    /// a dead letter; `failed` yields only to proof from the recipient's own device, because a late `sent` may
-    /// simply have been overtaken by the failure that followed it.
+    /// Receipts only move a message forward, in whatever order they arrive. A late receipt settles an ambiguous message
+    /// and even a dead letter. `failed` changes only on proof from the recipient's device, because a late `sent` may
+    /// have been overtaken by the failure that followed it.
     pub fn may_become(self, next: Status) -> bool {
         use Status::*;
         match self {
@@ -99,12 +107,13 @@ impl Status {
         }
     }
 
-    /// Whether the node has nothing left to do for the message. A fact may still arrive.
+    /// Whether the node has nothing left to do for the message. A receipt may still arrive.
     pub fn is_settled(self) -> bool {
         use Status::*;
         matches!(self, Failed | Expired | Cancelled | DeadLetter | Sent | Delivered | Read | Played)
     }
 
+    /// The value in JSON, events and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Status::Scheduled => "scheduled",
@@ -134,8 +143,8 @@ impl fmt::Display for Status {
 mod tests {
     use super::Status::{self, *};
 
-    /// Every permitted step, written out by hand; every pair that is not here must be refused.
-    const STEPS: &[(Status, &[Status])] = &[
+    /// Every permitted transition, written by hand; every other pair is forbidden.
+    const TRANSITIONS: &[(Status, &[Status])] = &[
         (Scheduled, &[Queued, Cancelled, Expired, DeadLetter]),
         (Queued, &[Sending, Deferred, Failed, Cancelled, Expired, DeadLetter]),
         (Sending, &[Queued, Ambiguous, Deferred, Failed, DeadLetter, Sent, Delivered, Read, Played]),
@@ -153,8 +162,8 @@ mod tests {
 
     #[test]
     fn transition_table_covers_every_pair() {
-        assert_eq!(STEPS.len(), Status::ALL.len());
-        for (from, allowed) in STEPS {
+        assert_eq!(TRANSITIONS.len(), Status::ALL.len());
+        for (from, allowed) in TRANSITIONS {
             for to in Status::ALL {
                 assert_eq!(from.may_become(to), allowed.contains(&to), "{from} -> {to}");
             }
@@ -163,12 +172,12 @@ mod tests {
 
     #[test]
     fn receipts_converge_in_any_order() {
-        let facts = [Sent, Delivered, Read];
+        let receipts = [Sent, Delivered, Read];
         for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
             let end = order
                 .iter()
-                .map(|&i| facts[i])
-                .fold(Sending, |now, fact| if now.may_become(fact) { fact } else { now });
+                .map(|&i| receipts[i])
+                .fold(Sending, |status, next| if status.may_become(next) { next } else { status });
             assert_eq!(end, Read, "{order:?}");
         }
     }

@@ -1,30 +1,36 @@
+//! A receipt as a provider reports it.
+
 use super::{Failure, MessageId, ProviderMessageId, Receipt, Recipient, Timestamp};
 
-/// Meta's code for "the user wants no marketing messages from this business".
+/// Meta's error code for "the user opted out of marketing messages from this business".
 const OPTED_OUT: i64 = 131_050;
 
-/// A fact about a message that was sent, as a provider reports it.
+/// A receipt about a message that was sent, as a provider reports it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StatusUpdate {
+    /// WhatsApp's id of the message.
     pub provider_id: ProviderMessageId,
-    /// Our id, where the provider knows it. Meta does not promise it in failures.
+    /// The id of this node, if the provider returned it. Meta does not promise it in failures.
     pub our_id: Option<MessageId>,
+    /// What is reported.
     pub receipt: Receipt,
     /// When it happened, to the second.
     pub at: Timestamp,
-    /// The recipient's number, or another name of theirs where the number is hidden.
+    /// The recipient's number, or another of their ids if the number is hidden.
     pub recipient: Option<String>,
-    /// Who of a group it is about.
+    /// The group member that the receipt is about.
     pub participant: Option<String>,
-    /// Why, when the receipt is a failure.
+    /// The cause, if the receipt is [`Receipt::Failed`].
     pub failure: Option<Failure>,
 }
 
 impl StatusUpdate {
-    /// Who does not want to be written to, when that is what the status says.
+    /// The recipient who opted out, if the receipt says that.
     pub fn opted_out_recipient(&self) -> Option<Recipient> {
-        let code = self.failure.as_ref().and_then(|failure| failure.code);
-        let who = self.participant.as_ref().or(self.recipient.as_ref());
-        who.filter(|_| code == Some(OPTED_OUT))?.parse().ok()
+        let failure = self.failure.as_ref()?;
+        if failure.code != Some(OPTED_OUT) {
+            return None;
+        }
+        self.participant.as_ref().or(self.recipient.as_ref())?.parse().ok()
     }
 }

@@ -1,26 +1,28 @@
+//! Wall time as the node stores and shows it.
+
 use std::fmt;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A moment: whole milliseconds since the Unix epoch, UTC.
+/// A moment in milliseconds since the Unix epoch, UTC. Arithmetic saturates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
-    /// Whole milliseconds since the Unix epoch.
+    /// Milliseconds since the Unix epoch.
     pub fn millis(self) -> u64 {
         self.0
     }
 
-    /// Whole seconds since the Unix epoch, as the documented webhooks write time.
+    /// Whole seconds since the Unix epoch, the format of the documented webhooks.
     pub fn seconds(self) -> u64 {
         self.0 / 1000
     }
 
-    /// How long after `earlier` this is; zero when it is not after it.
+    /// The time from `earlier` to this moment; zero when `earlier` is not before it.
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
@@ -40,7 +42,7 @@ impl Sub<Duration> for Timestamp {
     }
 }
 
-/// RFC 3339 in UTC with milliseconds, as the documented APIs show time.
+/// RFC 3339 in UTC with milliseconds, the format of the documented APIs.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = i64::try_from(self.0).unwrap_or(i64::MAX);

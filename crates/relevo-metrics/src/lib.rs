@@ -1,199 +1,195 @@
-//! What the node counts and times, in the words of Prometheus.
+//! The counters and histograms of the node in the Prometheus format.
 //!
-//! One [`Metrics`] is made by whoever starts the node and handed to the rooms; cloning it shares the numbers, and two
-//! nodes in one process count apart. What can be read off (queue depth, instance states, the process) is not kept
-//! here: it is looked up when somebody asks.
+//! The process creates one [`Metrics`] at startup and passes it to all modules. Clones share the same numbers; two nodes
+//! in one process count separately. Values that can be read at any time (queue depth, instance states, the process) are
+//! not kept here: the caller of [`Metrics::encode`] passes them as [`GaugeSample`]s.
+
+mod series;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
 
-type Labels = Vec<(&'static str, String)>;
+use series::{Counter, Counts, Labels, Seconds};
 
 /// The counters and histograms of one node. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Metrics(Arc<Series>);
 
+/// Every series of the node, each with its entry in the registry.
 #[derive(Debug)]
 struct Series {
-    accepted: Family<Labels, Counter>,
-    refused: Family<Labels, Counter>,
-    accept: Histogram,
-    commit: Histogram,
-    commit_changes: Histogram,
-    attempts: Family<Labels, Counter>,
-    send: Histogram,
-    end_to_end: Histogram,
-    fates: Family<Labels, Counter>,
-    receipts: Family<Labels, Counter>,
-    inbound: Family<Labels, Counter>,
-    deliveries: Family<Labels, Counter>,
-    delivery: Histogram,
-    relayed: Family<Labels, Counter>,
-    client_losses: Family<Labels, Counter>,
-    pairings: Family<Labels, Counter>,
+    registry: Registry,
+    accepted: Counter<2>,
+    refused: Counter<1>,
+    accept: Seconds,
+    commit: Seconds,
+    send: Seconds,
+    end_to_end: Seconds,
+    delivery: Seconds,
+    commit_changes: Counts,
+    attempts: Counter<2>,
+    ends: Counter<1>,
+    receipts: Counter<2>,
+    inbound: Counter<1>,
+    deliveries: Counter<1>,
+    client_losses: Counter<1>,
+    pairings: Counter<1>,
+    relay_pushes: Counter<1>,
 }
 
-/// From a tenth of a millisecond to a minute and a half, by about two and a half.
-const DURATION_BUCKETS: [f64; 15] =
-    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 90.0];
-
-/// From one to a thousand.
-const COUNT_BUCKETS: [f64; 7] = [1.0, 4.0, 16.0, 64.0, 256.0, 512.0, 1024.0];
-
 impl Default for Metrics {
+    /// The table of all series, in the order of the output: name, help text and labels. The prefix `relevo_` and the
+    /// suffixes of the format (`_total`, `_seconds`) are added to the names.
     fn default() -> Self {
-        let seconds = || Histogram::new(DURATION_BUCKETS);
+        let mut registry = Registry::with_prefix("relevo");
+        let r = &mut registry;
         Self(Arc::new(Series {
-            accepted: Family::default(),
-            refused: Family::default(),
-            accept: seconds(),
-            commit: seconds(),
-            commit_changes: Histogram::new(COUNT_BUCKETS),
-            attempts: Family::default(),
-            send: seconds(),
-            end_to_end: seconds(),
-            fates: Family::default(),
-            receipts: Family::default(),
-            inbound: Family::default(),
-            deliveries: Family::default(),
-            delivery: seconds(),
-            relayed: Family::default(),
-            client_losses: Family::default(),
-            pairings: Family::default(),
+            accepted: Counter::register(r, "accepted_messages", "Messages taken in", ["class", "mode"]),
+            refused: Counter::register(r, "refused_messages", "Messages not taken in, by reason", ["reason"]),
+            accept: Seconds::register(r, "accept", "From a message's arrival until it was durable"),
+            commit: Seconds::register(r, "commit", "One commit of the store, fsync included"),
+            send: Seconds::register(r, "send", "One attempt at WhatsApp"),
+            end_to_end: Seconds::register(
+                r,
+                "end_to_end",
+                "From a message's acceptance until WhatsApp took it",
+            ),
+            delivery: Seconds::register(r, "delivery", "One webhook delivery"),
+            commit_changes: Counts::register(r, "commit_changes", "Changes that shared one commit"),
+            attempts: Counter::register(
+                r,
+                "attempts",
+                "Attempts at WhatsApp, by outcome and code",
+                ["outcome", "code"],
+            ),
+            ends: Counter::register(r, "messages", "Messages that came to an end, by fate", ["fate"]),
+            receipts: Counter::register(r, "receipts", "Facts that WhatsApp reported", ["kind", "changed"]),
+            inbound: Counter::register(r, "inbound", "What came in from WhatsApp", ["kind"]),
+            deliveries: Counter::register(r, "deliveries", "Webhook deliveries, by outcome", ["outcome"]),
+            client_losses: Counter::register(
+                r,
+                "client_losses",
+                "Connections and clients that were lost",
+                ["cause"],
+            ),
+            pairings: Counter::register(r, "pairings", "Attempts to pair a linked device", ["outcome"]),
+            relay_pushes: Counter::register(
+                r,
+                "relayed",
+                "Attempts to push a frame to the relay's peer",
+                ["outcome"],
+            ),
+            registry,
         }))
     }
 }
 
-/// One number that is looked up when somebody asks.
+/// The current value of one gauge.
 #[derive(Debug, Clone)]
 pub struct GaugeSample {
-    /// Without the prefix `relevo_`, or whole when it begins with `process_`.
+    /// Name without the prefix `relevo_`, or the full name if it begins with `process_`.
     pub name: &'static str,
+    /// Help text.
     pub help: &'static str,
+    /// Label names with their values.
     pub labels: Vec<(&'static str, String)>,
+    /// The value.
     pub value: f64,
 }
 
 impl Metrics {
-    /// A message was taken in; how long its caller waited for the disk.
+    /// The queue accepted a message. `took`: time from its arrival until it was durable.
     pub fn record_accepted(&self, class: &'static str, mode: &'static str, took: Duration) {
-        self.0.accepted.get_or_create(&vec![("class", class.into()), ("mode", mode.into())]).inc();
-        self.0.accept.observe(took.as_secs_f64());
+        self.0.accepted.increment([class, mode]);
+        self.0.accept.observe(took);
     }
 
-    /// A message was not taken in.
+    /// The queue refused a message.
     pub fn record_refused(&self, reason: &'static str) {
-        self.0.refused.get_or_create(&vec![("reason", reason.into())]).inc();
+        self.0.refused.increment([reason]);
     }
 
-    /// A commit became durable: so many closures, so long.
+    /// A commit became durable. `changes`: number of closures that shared it.
     pub fn record_commit(&self, changes: usize, took: Duration) {
-        self.0.commit.observe(took.as_secs_f64());
-        self.0.commit_changes.observe(f64::from(u32::try_from(changes).unwrap_or(u32::MAX)));
+        self.0.commit.observe(took);
+        self.0.commit_changes.observe(changes);
     }
 
-    /// An attempt ended. `code` is the provider's own, where it gave one.
+    /// An attempt to send ended. `code`: the provider's error code, if any.
     pub fn record_attempt(&self, outcome: &'static str, code: Option<i64>, took: Duration) {
         let code = code.map_or_else(String::new, |code| code.to_string());
-        self.0.attempts.get_or_create(&vec![("outcome", outcome.into()), ("code", code)]).inc();
-        self.0.send.observe(took.as_secs_f64());
+        self.0.attempts.increment([outcome, &code]);
+        self.0.send.observe(took);
     }
 
-    /// A message came to an end; for one that was sent, how long after it was accepted.
+    /// A message was settled. `since_accepted`: time since its acceptance, for a message that was sent.
     pub fn record_end(&self, fate: &'static str, since_accepted: Option<Duration>) {
-        self.0.fates.get_or_create(&vec![("fate", fate.into())]).inc();
+        self.0.ends.increment([fate]);
         if let Some(took) = since_accepted {
-            self.0.end_to_end.observe(took.as_secs_f64());
+            self.0.end_to_end.observe(took);
         }
     }
 
-    /// WhatsApp reported a fact about a message.
+    /// WhatsApp reported a receipt. `changed`: whether it changed the status of a message.
     pub fn record_receipt(&self, kind: &'static str, changed: bool) {
-        let changed = if changed { "yes" } else { "no" };
-        self.0.receipts.get_or_create(&vec![("kind", kind.into()), ("changed", changed.into())]).inc();
+        self.0.receipts.increment([kind, if changed { "yes" } else { "no" }]);
     }
 
-    /// Something came in, through Meta's webhook or on a linked device's connection. Parts of deliveries that were taken are `event`, `duplicate` or
-    /// `odd`; deliveries that were not are `forged`, `too_large`, or `refused` because they could not be kept.
+    /// Meta's webhook or a linked device's connection delivered something. `kind` of an accepted part is `event`,
+    /// `duplicate` or `odd`; of a rejected delivery `forged`, `too_large`, or `refused` when it could not be stored.
     pub fn record_inbound(&self, kind: &'static str, count: u64) {
-        self.0.inbound.get_or_create(&vec![("kind", kind.into())]).inc_by(count);
+        self.0.inbound.add([kind], count);
     }
 
-    /// A webhook delivery was tried: `delivered`, `failed` or `refused`.
+    /// A webhook delivery was attempted: `delivered`, `failed` or `refused`.
     pub fn record_delivery(&self, outcome: &'static str, took: Duration) {
-        self.0.deliveries.get_or_create(&vec![("outcome", outcome.into())]).inc();
-        self.0.delivery.observe(took.as_secs_f64());
+        self.0.deliveries.increment([outcome]);
+        self.0.delivery.observe(took);
     }
 
-    /// A frame was pushed to the relay's peer: `sent` or `failed`.
+    /// A push of a frame to the relay's peer ended: `sent` or `failed`.
     pub fn record_relay_push(&self, outcome: &'static str) {
-        self.0.relayed.get_or_create(&vec![("outcome", outcome.into())]).inc();
+        self.0.relay_pushes.increment([outcome]);
     }
 
-    /// An instance lost its connection, and its client connects again (`connection`); or its client, which is replaced: it
-    /// gave no sign of life (`zombie`), or ended by itself (`crash`).
+    /// An instance lost its connection and its client reconnects (`connection`), or lost its client, which is replaced
+    /// because it did not respond (`zombie`) or ended (`crash`).
     pub fn record_client_loss(&self, cause: &'static str) {
-        self.0.client_losses.get_or_create(&vec![("cause", cause.into())]).inc();
+        self.0.client_losses.increment([cause]);
     }
 
-    /// Pairing a linked device ended: `linked`, `timed_out` or `failed`.
+    /// The pairing of a linked device ended: `linked`, `timed_out` or `failed`.
     pub fn record_pairing(&self, outcome: &'static str) {
-        self.0.pairings.get_or_create(&vec![("outcome", outcome.into())]).inc();
+        self.0.pairings.increment([outcome]);
     }
 
-    /// Everything in the text format of OpenMetrics, with what was looked up for the occasion.
-    pub fn encode(&self, readings: Vec<GaugeSample>) -> String {
-        let mut registry = Registry::with_prefix("relevo");
-        let series = &*self.0;
-        registry.register("accepted_messages", "Messages taken in", series.accepted.clone());
-        registry.register("refused_messages", "Messages not taken in, by reason", series.refused.clone());
-        let mut time = |name: &'static str, help: &'static str, histogram: &Histogram| {
-            registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
-        };
-        time("accept", "From a message's arrival until it was durable", &series.accept);
-        time("commit", "One commit of the store, fsync included", &series.commit);
-        time("send", "One attempt at WhatsApp", &series.send);
-        time("end_to_end", "From a message's acceptance until WhatsApp took it", &series.end_to_end);
-        time("delivery", "One webhook delivery", &series.delivery);
-        registry.register("commit_changes", "Changes that shared one commit", series.commit_changes.clone());
-        registry.register("attempts", "Attempts at WhatsApp, by outcome and code", series.attempts.clone());
-        registry.register("messages", "Messages that came to an end, by fate", series.fates.clone());
-        registry.register("receipts", "Facts that WhatsApp reported", series.receipts.clone());
-        registry.register("inbound", "What came in from WhatsApp", series.inbound.clone());
-        registry.register("deliveries", "Webhook deliveries, by outcome", series.deliveries.clone());
-        registry.register(
-            "client_losses",
-            "Connections and clients that were lost",
-            series.client_losses.clone(),
-        );
-        registry.register("pairings", "Attempts to pair a linked device", series.pairings.clone());
-        registry.register("relayed", "Attempts to push a frame to the relay's peer", series.relayed.clone());
+    /// All series and the given gauges in the OpenMetrics text format.
+    pub fn encode(&self, gauges: Vec<GaugeSample>) -> String {
         let mut text = String::new();
         // Writing into a string does not fail.
-        let _ = encode(&mut text, &registry);
+        let _ = encode(&mut text, &self.0.registry);
         let end = text.rfind("# EOF").unwrap_or(text.len());
-        text.insert_str(end, &encode_gauges(readings));
+        text.insert_str(end, &encode_gauges(gauges));
         text
     }
 }
 
-fn encode_gauges(readings: Vec<GaugeSample>) -> String {
+/// The gauges in the text format, without the end marker. Samples with the same name form one family.
+fn encode_gauges(gauges: Vec<GaugeSample>) -> String {
     let mut families: Vec<(&'static str, &'static str, GaugeFamily)> = Vec::new();
-    for reading in readings {
-        let at = families.iter().position(|(name, ..)| *name == reading.name).unwrap_or_else(|| {
-            families.push((reading.name, reading.help, Family::default()));
+    for sample in gauges {
+        let index = families.iter().position(|(name, ..)| *name == sample.name).unwrap_or_else(|| {
+            families.push((sample.name, sample.help, Family::default()));
             families.len() - 1
         });
-        if let Some((.., family)) = families.get(at) {
-            family.get_or_create(&reading.labels).set(reading.value);
+        if let Some((.., family)) = families.get(index) {
+            family.get_or_create(&sample.labels).set(sample.value);
         }
     }
     let mut registry = Registry::default();
@@ -235,5 +231,24 @@ mod tests {
         }
         assert!(text.ends_with("# EOF\n"));
         assert_eq!(text.matches("# EOF").count(), 1);
+    }
+
+    /// Operators' dashboards and alerts depend on every name, label, bucket and help text.
+    #[test]
+    fn output_is_stable() {
+        let metrics = Metrics::default();
+        let took = Duration::from_millis(2);
+        metrics.record_accepted("bulk", "async", took);
+        metrics.record_refused("queue_full");
+        metrics.record_commit(3, took);
+        metrics.record_attempt("throttled", Some(130_429), took);
+        metrics.record_end("sent", Some(took));
+        metrics.record_receipt("read", true);
+        metrics.record_inbound("event", 2);
+        metrics.record_delivery("delivered", took);
+        metrics.record_relay_push("sent");
+        metrics.record_client_loss("zombie");
+        metrics.record_pairing("linked");
+        assert_eq!(metrics.encode(vec![]), include_str!("output.txt"));
     }
 }

@@ -1,4 +1,4 @@
-//! Taking messages in: one at a time, whole pages of rows, and those that somebody waits for.
+//! Enqueueing: single messages, pages of bulk rows, and synchronous messages.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -13,10 +13,10 @@ use relevo_store::{Error as StoreError, Priority, Tx};
 
 use super::{CommitHook, Msg, QueueReply, State};
 
-/// Why a submission was not taken, for its sender and for the metrics.
-fn refusal_error(why: EnqueueRefusal, terms: EnqueueContext) -> (Error, &'static str) {
+/// The error of a refused submission, and its metric label.
+fn refusal_error(why: EnqueueRefusal, context: EnqueueContext) -> (Error, &'static str) {
     match why {
-        EnqueueRefusal::Full => (Error::Full { capacity: terms.capacity }, "queue_full"),
+        EnqueueRefusal::Full => (Error::Full { capacity: context.capacity }, "queue_full"),
         EnqueueRefusal::KeyReused => (Error::KeyReused, "key_reused"),
     }
 }
@@ -32,7 +32,7 @@ impl State {
         }
     }
 
-    /// Says when the message is too old to be sent, where its sender did not.
+    /// Sets the default expiry of a message whose sender set none.
     fn set_default_expiry(&self, submission: &mut Submission, now: Timestamp) {
         if let Some(expiry) = self.arguments.options.expiry(submission.class()) {
             let begins = submission.send_at.map_or(now, |at| at.max(now));
@@ -40,14 +40,14 @@ impl State {
         }
     }
 
-    /// Whoever waits for this submission.
+    /// The waiter that this submission completes, if any.
     fn take_next_waiter(&mut self, submission: &Submission) -> Option<QueueReply<LeaseBatch>> {
         let is_awaited = submission.class() == Class::Transactional && submission.send_at.is_none();
         is_awaited.then(|| self.next_waiters.remove(&submission.instance)).flatten()
     }
 
-    /// Takes a submission in and hands the durable result to `done`, on the writer's thread. Where its instance waits for
-    /// it, it is leased by the same commit.
+    /// Enqueues a submission and passes the durable result to `done`, on the thread of the store's writer. If its instance
+    /// waits for its next message, the same commit leases it.
     async fn accept(
         &mut self,
         me: ActorRef<Msg>,
@@ -59,27 +59,32 @@ impl State {
             metrics.record_refused("disk_full");
             return done(Err(Error::DiskFull));
         }
-        let (terms, nudges, instance) =
+        let (context, notifier, instance) =
             (self.enqueue_context(), self.arguments.notifier.clone(), submission.instance);
-        self.set_default_expiry(&mut submission, terms.now);
+        self.set_default_expiry(&mut submission, context.now);
         let (class, mode, began) = (submission.class(), submission.mode.as_str(), Instant::now());
-        let next = self.take_next_waiter(&submission).map(|next| self.lease_reply(me, next, terms.now));
-        let request =
-            dispatch::LeaseRequest { instance, max: 1, max_bulk: 0, now: terms.now, run: self.arguments.run };
+        let next = self.take_next_waiter(&submission).map(|next| self.lease_reply(me, next, context.now));
+        let request = dispatch::LeaseRequest {
+            instance,
+            max: 1,
+            max_bulk: 0,
+            now: context.now,
+            run: self.arguments.run,
+        };
         let is_awaited = next.is_some();
         let work = move |tx: &mut Tx| {
-            let accepted = accept::accept(tx, submission, terms)?;
+            let accepted = accept::accept(tx, submission, context)?;
             let leases = is_awaited && matches!(accepted, Ok(Acceptance::New(_)));
             let found = if leases { dispatch::lease(tx, request)? } else { LeaseResult::default() };
             Ok((accepted, found))
         };
         let finish = move |outcome: Result<(Result<Acceptance, EnqueueRefusal>, LeaseResult), StoreError>| {
             let (accepted, found) = match outcome {
-                Ok((accepted, found)) => (accepted.map_err(|why| refusal_error(why, terms)), found),
+                Ok((accepted, found)) => (accepted.map_err(|why| refusal_error(why, context)), found),
                 Err(error) => (Err((Error::from(error), "store")), LeaseResult::default()),
             };
             let is_leased = |id| found.batch.leases.iter().any(|lease| lease.id == id);
-            let is_looked_for = !matches!(&accepted, Ok(accepted) if is_leased(accepted.id()));
+            let needs_lease = !matches!(&accepted, Ok(accepted) if is_leased(accepted.id()));
             match &accepted {
                 Ok(Acceptance::New(_)) => metrics.record_accepted(class.as_str(), mode, began.elapsed()),
                 Ok(Acceptance::Duplicate(_)) => metrics.record_refused("duplicate"),
@@ -89,8 +94,8 @@ impl State {
             if let Some(next) = next {
                 next.send(Ok(found));
             }
-            if is_looked_for {
-                nudges.notify(instance, class);
+            if needs_lease {
+                notifier.notify(instance, class);
             }
         };
         self.arguments.store.submit_with_priority(Priority::Urgent, work, finish).await;
@@ -108,30 +113,30 @@ impl State {
     pub(super) async fn enqueue_items(
         &self,
         mut submissions: Vec<Submission>,
-        with: CommitHook,
+        hook: CommitHook,
         reply: QueueReply<Vec<MessageId>>,
     ) {
-        let (metrics, terms, began) =
+        let (metrics, context, began) =
             (self.arguments.metrics.clone(), self.enqueue_context(), Instant::now());
         if self.arguments.store.is_full() {
             metrics.record_refused("disk_full");
             return drop(reply.send(Err(Error::DiskFull)));
         }
         for submission in &mut submissions {
-            self.set_default_expiry(submission, terms.now);
+            self.set_default_expiry(submission, context.now);
         }
-        let nudges = self.arguments.notifier.clone();
+        let notifier = self.arguments.notifier.clone();
         let work = move |tx: &mut Tx| {
-            let accepted = bulk_rows::accept(tx, submissions, terms)?;
+            let accepted = bulk_rows::accept(tx, submissions, context)?;
             if accepted.is_ok() {
-                with(tx)?;
+                hook(tx)?;
             }
             Ok(accepted)
         };
         let done = move |outcome: Result<Result<Vec<MessageId>, EnqueueRefusal>, StoreError>| {
             let accepted = match outcome {
                 Ok(Ok(ids)) => Ok(ids),
-                Ok(Err(why)) => Err(refusal_error(why, terms)),
+                Ok(Err(why)) => Err(refusal_error(why, context)),
                 Err(error) => Err((Error::from(error), "store")),
             };
             let mut instances = BTreeSet::new();
@@ -144,7 +149,7 @@ impl State {
                 Err((_, reason)) => metrics.record_refused(reason),
             }
             let _ = reply.send(accepted.map_err(|(error, _)| error));
-            instances.into_iter().for_each(|instance| nudges.notify(instance, Class::Bulk));
+            instances.into_iter().for_each(|instance| notifier.notify(instance, Class::Bulk));
         };
         self.arguments.store.submit_with_priority(Priority::Background, work, done).await;
     }
@@ -162,8 +167,8 @@ impl State {
         let queue = me.clone();
         let done = move |accepted: Result<Acceptance, Error>| {
             if let Ok(accepted) = accepted {
-                // Told to the actor before anybody has the lease or is nudged, so that the end cannot come before the
-                // waiting.
+                // Sent before the lease reply and the notification, so that the waiter is registered before the message
+                // can be settled.
                 let _ = queue.cast(Msg::AddWaiter(accepted, outcome));
             }
             let _ = reply.send(accepted);

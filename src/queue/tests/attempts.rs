@@ -1,4 +1,4 @@
-//! The model's moves that end attempts and messages.
+//! Operations of the model that end attempts and messages.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use relevo_domain::{
     AmbiguousPolicy, BuryReason, Failure, Mode, ProviderMessageId, Receipt, RetryDecision, Status, Timestamp,
 };
 
-/// How long an attempt may stay unsettled, and an unknown outcome held.
+/// Age of an overdue lease, and duration of a hold.
 const LEASE_TIMEOUT: Duration = Duration::from_secs(90);
 const HOLD: Duration = Duration::from_secs(120);
 
@@ -24,8 +24,8 @@ fn provider_id(message: usize, other: bool) -> ProviderMessageId {
 }
 
 impl QueueModel<'_> {
-    /// The message of a lease, if the lease is still its live one.
-    fn live_message(&self, lease: &Lease) -> Option<usize> {
+    /// The message of a lease, if the lease is current.
+    fn current_message(&self, lease: &Lease) -> Option<usize> {
         let message = self.index_of(lease.id);
         match self.messages[message].state {
             ModelState::InFlight { attempt, at, .. } if (attempt, at) == (lease.attempt, lease.leased_at) => {
@@ -36,7 +36,7 @@ impl QueueModel<'_> {
     }
 
     fn pick_lease(&self, index: Index) -> Option<Lease> {
-        // The last ones more often: they are the live ones.
+        // Recent leases are usually the current ones.
         let from = self.leases.len().saturating_sub(6);
         let recent = &self.leases[from..];
         (!recent.is_empty()).then(|| recent[index.index(recent.len())].clone())
@@ -51,8 +51,8 @@ impl QueueModel<'_> {
     pub fn mark_lease_sent(&mut self, lease: &Lease) {
         let (id, now) = (provider_id(self.index_of(lease.id), false), self.now);
         let outcome = self.store.write(|tx| settle::record_sent(tx, lease, &id, now)).unwrap();
-        let Some(message) = self.live_message(lease) else {
-            assert_eq!(outcome, None, "a lease that is over moved something");
+        let Some(message) = self.current_message(lease) else {
+            assert_eq!(outcome, None, "a settled lease changed the message");
             return;
         };
         assert_eq!(outcome, Some(SendOutcome::Sent(id.clone())));
@@ -64,42 +64,42 @@ impl QueueModel<'_> {
         self.expect_settled_outcome(message, Status::Sent);
     }
 
-    /// A message came to its end; if it is a row, with an outcome and nothing else.
+    /// Expects the outcome of a settled row.
     fn expect_settled_outcome(&mut self, message: usize, status: Status) {
         if self.is_orphaned(message) {
             self.messages[message].provider_id = None;
         }
-        let name = self.messages[message].provider_id.clone();
-        self.expect_outcome(message, status, name.as_ref());
+        let provider_id = self.messages[message].provider_id.clone();
+        self.expect_outcome(message, status, provider_id.as_ref());
     }
 
     pub fn postpone(&mut self, lease: Index, delay: Duration) {
         let Some(lease) = self.pick_lease(lease) else { return };
         let (now, until) = (self.now, self.now + delay);
         self.store.write(|tx| settle::postpone(tx, &lease, until, now)).unwrap();
-        if let Some(message) = self.live_message(&lease) {
+        if let Some(message) = self.current_message(&lease) {
             self.messages[message].requeue(until, now);
         }
     }
 
-    pub fn apply_decision(&mut self, lease: Index, verdict: RetryDecision) {
+    pub fn apply_decision(&mut self, lease: Index, decision: RetryDecision) {
         if let Some(lease) = self.pick_lease(lease) {
-            self.apply_decision_to_lease(&lease, verdict);
+            self.apply_decision_to_lease(&lease, decision);
         }
     }
 
-    fn apply_decision_to_lease(&mut self, lease: &Lease, verdict: RetryDecision) {
+    fn apply_decision_to_lease(&mut self, lease: &Lease, decision: RetryDecision) {
         let now = self.now;
         let failure = Failure::transient("no").with_code(7);
         let outcome =
-            self.store.write(|tx| settle::apply_decision(tx, lease, verdict, &failure, now)).unwrap();
-        let Some(message) = self.live_message(lease) else {
-            assert_eq!(outcome, None, "a lease that is over moved something");
+            self.store.write(|tx| settle::apply_decision(tx, lease, decision, &failure, now)).unwrap();
+        let Some(message) = self.current_message(lease) else {
+            assert_eq!(outcome, None, "a settled lease changed the message");
             return;
         };
         let known = &mut self.messages[message];
         known.record_attempt(lease.attempt, now);
-        let expected = match verdict {
+        let expected = match decision {
             RetryDecision::Retry { after, counted } => {
                 known.failures += u32::from(counted);
                 known.requeue(now + after, now);
@@ -118,8 +118,8 @@ impl QueueModel<'_> {
                     *held_until = Some(now + wait);
                 }
                 known.step(Status::Ambiguous, now);
-                let name = known.provider_id.clone();
-                self.expect_outcome(message, Status::Ambiguous, name.as_ref());
+                let provider_id = known.provider_id.clone();
+                self.expect_outcome(message, Status::Ambiguous, provider_id.as_ref());
                 Some(SendOutcome::Unknown)
             }
             RetryDecision::Bury(reason) => {
@@ -151,18 +151,18 @@ impl QueueModel<'_> {
         }
         let now = self.now;
         let known = &mut self.messages[message];
-        let named = provider_id(message, other_id);
+        let provider_id = provider_id(message, other_id);
         let report = ReceiptReport {
             instance: number(known.instance),
             id: with_our_id.then_some(known.id),
-            provider_id: named.clone(),
+            provider_id: provider_id.clone(),
             receipt,
             at: now,
             failure: None,
         };
         let (recorded, outcome) = self.store.write(|tx| receipts::record(tx, &report, now)).unwrap();
-        // Rows of jobs have no place in the index; whoever looks for them asks their outcomes and their jobs.
-        let is_indexed = known.id.item().is_none() && known.provider_id.as_ref() == Some(&named);
+        // The index does not contain rows of jobs.
+        let is_indexed = known.id.item().is_none() && known.provider_id.as_ref() == Some(&provider_id);
         let found = with_our_id || is_indexed;
         if !found || known.entry_deleted {
             assert_eq!((recorded, outcome), (ReceiptResult::Unknown, None));
@@ -178,7 +178,7 @@ impl QueueModel<'_> {
             }
             known.settle(status, now);
             known.count_ack();
-            known.provider_id.get_or_insert(named);
+            known.provider_id.get_or_insert(provider_id);
             assert_eq!(recorded, ReceiptResult::Advanced(known.id));
             assert_eq!(matches!(outcome, Some(SendOutcome::Failed(_))), receipt == Receipt::Failed);
             assert!(outcome.is_some());
@@ -187,13 +187,16 @@ impl QueueModel<'_> {
             }
             self.expect_settled_outcome(message, status);
         } else if known.id.item().is_some() {
-            assert_eq!((recorded, outcome), (self.expect_reported_outcome(message, status, &named), None));
+            assert_eq!(
+                (recorded, outcome),
+                (self.expect_reported_outcome(message, status, &provider_id), None)
+            );
         } else if known.status.may_become(status) {
             assert_eq!((recorded, outcome), (ReceiptResult::Advanced(known.id), None));
             let corrects = matches!(known.status, Status::DeadLetter | Status::Failed);
             known.acks += usize::from(corrects || receipt == Receipt::Failed);
             known.step(status, now);
-            known.provider_id.get_or_insert(named);
+            known.provider_id.get_or_insert(provider_id);
         } else {
             assert_eq!((recorded, outcome), (ReceiptResult::Unchanged(known.id), None));
         }
@@ -204,8 +207,8 @@ impl QueueModel<'_> {
         let (id, now) = (self.messages[message].id, self.now);
         let withdrawn = self.store.write(|tx| accept::withdraw(tx, id, now)).unwrap();
         let known = &mut self.messages[message];
-        let may = matches!(known.state, ModelState::Waiting | ModelState::Deferred(_));
-        assert_eq!(withdrawn, may, "{known:?}");
+        let is_waiting = matches!(known.state, ModelState::Waiting | ModelState::Deferred(_));
+        assert_eq!(withdrawn, is_waiting, "{known:?}");
         if withdrawn {
             known.settle(Status::Cancelled, now);
             self.free_key(message);
@@ -228,8 +231,8 @@ impl QueueModel<'_> {
     }
 
     pub fn redrive(&mut self, message: Index) {
-        // A dead letter, if there is one.
-        let dead: Vec<_> = (0..self.messages.len()).filter(|&place| self.is_dead_letter(place)).collect();
+        // Prefer a dead letter.
+        let dead: Vec<_> = (0..self.messages.len()).filter(|&index| self.is_dead_letter(index)).collect();
         let picked = if dead.is_empty() { self.pick(message) } else { Some(*message.get(&dead)) };
         let Some(message) = picked else { return };
         let (now, joined, is_kept) = (self.now, self.next_order(), !dead.is_empty());
@@ -255,11 +258,11 @@ impl QueueModel<'_> {
 
     pub fn is_dead_letter(&self, message: usize) -> bool {
         let known = &self.messages[message];
-        let gone = known.entry_deleted
+        let is_deleted = known.entry_deleted
             || known.discarded
             || self.purged[known.instance]
             || known.id.item().is_some();
-        known.status == Status::DeadLetter && !gone
+        known.status == Status::DeadLetter && !is_deleted
     }
 
     pub fn advance_time(&mut self, time: Duration) {
@@ -275,34 +278,34 @@ impl QueueModel<'_> {
         self.run += 1;
     }
 
-    /// What `retry` does every second.
+    /// The periodic sweep of the retry supervisor.
     pub fn sweep(&mut self) {
         let (now, run) = (self.now, self.run);
         let found = self.store.write(|tx| dispatch::find_overdue(tx, now, run, LEASE_TIMEOUT, 200)).unwrap();
-        let named: BTreeSet<_> = found.iter().map(|(lease, held)| (lease.id, *held)).collect();
+        let overdue: BTreeSet<_> = found.iter().map(|(lease, held)| (lease.id, *held)).collect();
         let mut expected = BTreeSet::new();
         for known in &self.messages {
             match known.state {
                 ModelState::InFlight { held_until: Some(until), .. } if until <= now => {
                     expected.insert((known.id, true));
                 }
-                ModelState::InFlight { held_until: None, run: of, at, .. }
-                    if of != run || at + LEASE_TIMEOUT <= now =>
+                ModelState::InFlight { held_until: None, run: lease_run, at, .. }
+                    if lease_run != run || at + LEASE_TIMEOUT <= now =>
                 {
                     expected.insert((known.id, false));
                 }
                 _ => {}
             }
         }
-        assert_eq!(named, expected, "what nobody will settle");
+        assert_eq!(overdue, expected, "overdue leases");
         for (lease, held) in found {
             let resend = lease.on_ambiguous == AmbiguousPolicy::Resend && lease.mode == Mode::Async;
-            let verdict = match (held, resend) {
+            let decision = match (held, resend) {
                 (false, _) => RetryDecision::Hold { wait: HOLD },
                 (true, true) => RetryDecision::Retry { after: Duration::ZERO, counted: true },
                 (true, false) => RetryDecision::Bury(BuryReason::Ambiguous),
             };
-            self.apply_decision_to_lease(&lease, verdict);
+            self.apply_decision_to_lease(&lease, decision);
         }
     }
 
@@ -340,11 +343,11 @@ impl QueueModel<'_> {
             if known.instance != instance {
                 continue;
             }
-            let (was_open, was_flying) = (known.is_open(), known.is_in_flight());
+            let (was_open, was_in_flight) = (known.is_open(), known.is_in_flight());
             (known.state, known.provider_id) = (ModelState::Settled, None);
             if was_open && known.id.item().is_some() {
-                known.status = if was_flying { Status::DeadLetter } else { Status::Cancelled };
-                if was_flying {
+                known.status = if was_in_flight { Status::DeadLetter } else { Status::Cancelled };
+                if was_in_flight {
                     self.expect_unknown_outcome(message);
                 } else {
                     self.expect_outcome(message, Status::Cancelled, None);

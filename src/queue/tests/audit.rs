@@ -1,4 +1,4 @@
-//! Holding every record in the store to what the model knows, and to each other.
+//! Checks that all records in the store are consistent with the model and with each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,12 +9,12 @@ use crate::queue::tests::reference_model::{ModelMessage, ModelState, QueueModel,
 use relevo_domain::{Class, MessageId, Status, Timestamp};
 use relevo_store::{self as store, Key, KeyValue, Space};
 
-/// What waits in each lane: order, message, and when it may go.
+/// The waiting entries of each lane: position, message, and earliest time of the next attempt.
 type LaneContents = BTreeMap<Vec<u8>, Vec<(u64, MessageId, Option<Timestamp>)>>;
 
 type Flights = BTreeMap<Vec<u8>, InFlight>;
 
-/// The store's records by space.
+/// The records of the store by space.
 struct RecordsBySpace(BTreeMap<u8, Vec<KeyValue>>);
 
 impl RecordsBySpace {
@@ -27,7 +27,7 @@ fn trailing_id(key: &[u8]) -> MessageId {
     keys::trailing_id(key).unwrap()
 }
 
-/// Instance, class and lane as they stand in the keys of lanes and flights.
+/// Instance, class and lane in the key of a waiting entry or an attempt in flight.
 fn lane_bytes(key: &[u8]) -> Vec<u8> {
     key[1..14].to_vec()
 }
@@ -45,12 +45,12 @@ impl QueueModel<'_> {
         self.store.write(|tx| QueueCounters::read(tx, number(instance))).unwrap()
     }
 
-    /// Everything that must be true between any two commits.
+    /// Checks all invariants that hold between two commits.
     pub fn audit(&self) {
         let records = self.records();
         self.audit_jobs(&records);
         self.audit_lanes(&records);
-        self.audit_rows(&records);
+        self.audit_ledger(&records);
         self.audit_keys(&records);
         self.audit_outcomes(records.in_space(Space::ItemOutcome));
         audit_parts(&records);
@@ -61,16 +61,16 @@ impl QueueModel<'_> {
             records.in_space(Space::Job).iter().map(|(key, _)| trailing_id(key)).collect();
         let open: BTreeSet<_> =
             self.messages.iter().filter(|known| known.is_open()).map(|known| known.id).collect();
-        assert_eq!(jobs, open, "jobs are exactly the open messages");
+        assert_eq!(jobs, open, "jobs and open messages differ");
         for instance in 0..2 {
-            let mut book = self.counters(instance);
+            let mut counters = self.counters(instance);
             for class in Class::ALL {
                 let open = self.open(instance).filter(|known| known.id.class() == class).count();
-                assert_eq!(*book.depth(class), open as u64, "depth of {class:?}");
+                assert_eq!(*counters.depth(class), open as u64, "depth of {class:?}");
             }
         }
         for (_, bytes) in records.in_space(Space::DeadLetter) {
-            // Whole jobs, which can be sent again.
+            // A dead letter is a complete job.
             assert!(bytes.len() > 2);
         }
         let dead: BTreeSet<_> =
@@ -82,7 +82,7 @@ impl QueueModel<'_> {
         assert_eq!(dead, expected, "dead letters");
     }
 
-    /// Every open message is in exactly one place, and every lane that may go on will be woken.
+    /// Checks that every open message is in exactly one place, and that every free lane has a wake-up.
     fn audit_lanes(&self, records: &RecordsBySpace) {
         let mut flights: Flights = Flights::new();
         for (key, value) in records.in_space(Space::InFlight) {
@@ -91,8 +91,8 @@ impl QueueModel<'_> {
         let mut lanes: LaneContents = LaneContents::new();
         for (key, value) in records.in_space(Space::Lane) {
             let (id, not_before) = keys::parse_waiting(value).unwrap();
-            let place = (keys::trailing_order(key).unwrap(), id, not_before);
-            lanes.entry(lane_bytes(key)).or_default().push(place);
+            let waiting = (keys::trailing_order(key).unwrap(), id, not_before);
+            lanes.entry(lane_bytes(key)).or_default().push(waiting);
         }
         let dues: BTreeMap<_, _> = records
             .in_space(Space::Due)
@@ -104,19 +104,22 @@ impl QueueModel<'_> {
             self.audit_place(known, &flights, &lanes, &dues);
         }
         for instance in (0..2).filter(|&instance| !self.purged[instance]) {
-            let mut book = self.counters(instance);
+            let mut counters = self.counters(instance);
             for class in Class::ALL {
                 let prefix =
                     [&number(instance).get().to_be_bytes()[..], &[u8::from(class == Class::Bulk)]].concat();
                 let waiting =
                     lanes.iter().filter(|(lane, _)| lane.starts_with(&prefix)).map(|(_, jobs)| jobs.len());
-                assert_eq!(*book.waiting(class), waiting.sum::<usize>() as u64, "waiting of {class:?}");
+                assert_eq!(*counters.waiting(class), waiting.sum::<usize>() as u64, "waiting of {class:?}");
             }
         }
         let placed =
             lanes.values().flatten().map(|(_, id, _)| *id).chain(flights.values().map(|flight| flight.id));
         for id in placed.chain(dues.keys().copied()) {
-            assert!(self.messages.iter().any(|known| known.id == id && known.is_open()), "an orphan: {id}");
+            assert!(
+                self.messages.iter().any(|known| known.id == id && known.is_open()),
+                "record without an open message: {id}"
+            );
         }
         self.audit_wakes(records, &flights, &lanes);
     }
@@ -149,21 +152,21 @@ impl QueueModel<'_> {
                 let behind = lanes.get(lane).into_iter().flatten().filter(|job| job.1 != known.id);
                 assert!(
                     behind.map(|job| job.0).all(|order| order > flight.order),
-                    "a flight is first in its lane"
+                    "an attempt in flight precedes its lane"
                 );
             }
             ModelState::Waiting => {
                 assert!(flight.is_none() && due.is_none(), "{known:?}");
-                assert_eq!(usize::from(unread) + waits.len(), 1, "in one place: {known:?}");
+                assert_eq!(usize::from(unread) + waits.len(), 1, "not in exactly one place: {known:?}");
                 let not_before = waits.first().and_then(|(_, job)| job.2).unwrap_or_default();
                 assert_eq!(not_before, known.not_before, "{known:?}");
             }
-            // One whose moment has come lies there until the next look.
+            // A due message stays there until the next lease.
             ModelState::Deferred(at) => {
                 assert!(flight.is_none() && waits.is_empty() && !unread, "{known:?}");
                 assert_eq!(due, Some(*at));
             }
-            ModelState::Settled => panic!("an open message that is over"),
+            ModelState::Settled => panic!("a settled message is open"),
         }
     }
 
@@ -176,100 +179,101 @@ impl QueueModel<'_> {
         }
         for (lane, jobs) in lanes.iter().filter(|(lane, _)| !flights.contains_key(*lane)) {
             let not_before = jobs[0].2.unwrap_or_default();
-            let soon = wakes
+            let is_woken = wakes
                 .get(lane)
                 .into_iter()
                 .flatten()
                 .any(|&due| due >= not_before && (due == not_before || due <= self.latest));
-            assert!(soon, "a lane that nobody will wake: {jobs:?}");
+            assert!(is_woken, "a lane without a wake-up: {jobs:?}");
         }
         for (lane, dues) in wakes {
             let head = lanes.get(&lane).filter(|_| !flights.contains_key(&lane)).and_then(|jobs| jobs[0].2);
             for due in dues {
-                assert!(due <= self.latest || Some(due) == head, "a wake-up for nobody");
+                assert!(due <= self.latest || Some(due) == head, "a wake-up without a waiting job");
             }
         }
     }
 
-    fn audit_rows(&self, records: &RecordsBySpace) {
-        let mut rows: BTreeMap<MessageId, LedgerEntry> = BTreeMap::new();
+    fn audit_ledger(&self, records: &RecordsBySpace) {
+        let mut entries: BTreeMap<MessageId, LedgerEntry> = BTreeMap::new();
         for (key, value) in records.in_space(Space::Ledger) {
-            rows.insert(trailing_id(key), store::decode(value).unwrap());
+            entries.insert(trailing_id(key), store::decode(value).unwrap());
         }
-        let mut named = BTreeMap::new();
+        let mut expected_index = BTreeMap::new();
         for known in &self.messages {
             if known.id.item().is_some() && !known.is_open() {
-                assert_eq!(rows.remove(&known.id), None, "a row of the ledger for a settled row of a job");
+                assert_eq!(entries.remove(&known.id), None, "a ledger entry of a settled row of a job");
                 continue;
             }
-            let Some(row) = rows.remove(&known.id) else {
-                let plain = known.status == Status::Queued && known.attempts == 0;
+            let Some(entry) = entries.remove(&known.id) else {
+                let is_untouched = known.status == Status::Queued && known.attempts == 0;
                 assert!(
-                    plain || known.entry_deleted || self.purged[known.instance],
-                    "a row is missing: {known:?}"
+                    is_untouched || known.entry_deleted || self.purged[known.instance],
+                    "a ledger entry is missing: {known:?}"
                 );
                 continue;
             };
-            assert!(!known.entry_deleted, "a row stayed: {known:?}");
+            assert!(!known.entry_deleted, "a ledger entry was not deleted: {known:?}");
             let mut status = Status::Queued;
             if known.scheduled {
                 status = Status::Scheduled;
             }
-            for step in row.history.iter().skip(usize::from(known.scheduled)) {
+            for step in entry.history.iter().skip(usize::from(known.scheduled)) {
                 assert!(status.may_become(step.status), "{status} -> {}: {known:?}", step.status);
                 status = step.status;
             }
-            assert_eq!(status, row.status, "the history ends where the message stands");
+            assert_eq!(status, entry.status, "the last step of the history differs from the status");
             if self.purged[known.instance] {
                 continue;
             }
             assert_eq!(
-                (row.status, row.attempts, row.failures),
+                (entry.status, entry.attempts, entry.failures),
                 (known.status, known.attempts, known.failures)
             );
-            assert_eq!(row.provider_id, known.provider_id);
-            assert_eq!(row.buried.is_some(), row.status == Status::DeadLetter);
-            let went_out =
-                matches!(row.status, Status::Sent | Status::Delivered | Status::Read | Status::Played);
-            assert!(!went_out || row.failure.is_none(), "a failure that no longer matters");
-            if let Some(provider_id) = row.provider_id.as_ref().filter(|_| known.id.item().is_none()) {
+            assert_eq!(entry.provider_id, known.provider_id);
+            assert_eq!(entry.buried.is_some(), entry.status == Status::DeadLetter);
+            let is_sent =
+                matches!(entry.status, Status::Sent | Status::Delivered | Status::Read | Status::Played);
+            assert!(!is_sent || entry.failure.is_none(), "a sent message has a failure");
+            if let Some(provider_id) = entry.provider_id.as_ref().filter(|_| known.id.item().is_none()) {
                 let key = keys::provider_id(number(known.instance), provider_id);
-                named.insert(key.as_slice().to_vec(), known.id);
+                expected_index.insert(key.as_slice().to_vec(), known.id);
             }
         }
-        assert!(rows.is_empty(), "rows of nobody");
+        assert!(entries.is_empty(), "ledger entries without a message");
         let index: BTreeMap<_, _> = records
             .in_space(Space::ProviderId)
             .iter()
             .map(|(key, value)| (key.clone(), keys::message_id(value).unwrap()))
             .collect();
-        assert_eq!(index, named, "the index of provider ids");
+        assert_eq!(index, expected_index, "the index of provider ids");
     }
 
     fn audit_keys(&self, records: &RecordsBySpace) {
-        let (mut answers, mut expiries) = (Vec::new(), Vec::new());
+        let (mut records_of_keys, mut expiries) = (Vec::new(), Vec::new());
         for (&(instance, key), &(_, _, expires)) in &self.keys {
             let (instance, key) = (number(instance), [key; 16]);
-            answers.push(keys::idempotency(instance, &key).as_slice().to_vec());
+            records_of_keys.push(keys::idempotency(instance, &key).as_slice().to_vec());
             expiries.push(keys::idempotency_expiry(expires, instance, &key).as_slice().to_vec());
         }
         expiries.sort();
         let stored: Vec<_> =
             records.in_space(Space::Idempotency).iter().map(|(key, _)| key.clone()).collect();
-        assert_eq!(stored, answers, "idempotency keys");
-        // A deleted instance leaves these to time.
-        let purged =
-            |key: &[u8]| (0..2).any(|at| self.purged[at] && key[9..13] == number(at).get().to_be_bytes());
+        assert_eq!(stored, records_of_keys, "idempotency keys");
+        // Those of a deleted instance stay until they expire.
+        let purged = |key: &[u8]| {
+            (0..2).any(|instance| self.purged[instance] && key[9..13] == number(instance).get().to_be_bytes())
+        };
         let stored = records.in_space(Space::IdempotencyExpiry).iter().map(|(key, _)| key.clone());
         assert_eq!(
             stored.filter(|key| !purged(key)).collect::<Vec<_>>(),
             expiries,
-            "ends of idempotency keys"
+            "expiries of idempotency keys"
         );
     }
 
-    /// The log says of each message what became of it, as often as it became that.
-    pub fn check_announcements(&self) {
+    /// Checks that the log has one event for each outcome of a message.
+    pub fn check_events(&self) {
         let records = self.records();
         let mut acks: BTreeMap<String, usize> = BTreeMap::new();
         for (key, _) in records.in_space(Space::Event) {
@@ -282,35 +286,35 @@ impl QueueModel<'_> {
             }
         }
         for known in self.messages.iter().filter(|known| !self.purged[known.instance]) {
-            let heard = acks.get(&known.id.correlation_id().to_string()).copied().unwrap_or_default();
-            assert_eq!(heard, known.acks, "announcements of {known:?}");
+            let logged = acks.get(&known.id.correlation_id().to_string()).copied().unwrap_or_default();
+            assert_eq!(logged, known.acks, "events of {known:?}");
         }
     }
 
     pub fn check_only_counters_are_left(&self) {
         let expected = [Space::QueueCounters, Space::NodeCounters, Space::EventTail].map(|space| space as u8);
         for (key, _) in self.store.entries() {
-            assert!(expected.contains(&key[0]), "left behind: {:?}", String::from_utf8_lossy(&key));
+            assert!(expected.contains(&key[0]), "not deleted: {:?}", String::from_utf8_lossy(&key));
         }
         for instance in 0..2 {
-            let book = self.counters(instance);
-            assert_eq!((book.depth, book.waiting), ([0, 0], [0, 0]));
+            let counters = self.counters(instance);
+            assert_eq!((counters.depth, counters.waiting), ([0, 0], [0, 0]));
         }
     }
 
     pub fn check_only_the_node_is_left(&self) {
         for (key, _) in self.store.entries() {
-            assert_eq!(key[0], Space::NodeCounters as u8, "left behind: {:?}", String::from_utf8_lossy(&key));
+            assert_eq!(key[0], Space::NodeCounters as u8, "not deleted: {:?}", String::from_utf8_lossy(&key));
         }
     }
 }
 
-/// Every part of a large value belongs to one that is there.
+/// Checks that every part of a large value belongs to an existing record.
 fn audit_parts(records: &RecordsBySpace) {
     let owners: BTreeSet<&[u8]> = records.0.values().flatten().map(|(key, _)| key.as_slice()).collect();
     for (key, _) in records.in_space(Space::Part) {
         let owner = &key[1..key.len() - 2];
-        assert!(owners.contains(owner), "a part of nothing");
+        assert!(owners.contains(owner), "a part without a record");
     }
     for (key, value) in records.in_space(Space::Job) {
         let parts = u16::from_be_bytes(*value.first_chunk().unwrap());

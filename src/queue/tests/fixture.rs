@@ -1,7 +1,7 @@
-//! A queue on a real store, for tests of what happens around it.
+//! A queue on a real store, for tests.
 //!
-//! Time stands still in tests that pause it: the writer's thread is a foreign one, and a runtime that has nothing to
-//! do but wait for it would otherwise jump to its next timer. Here only `advance` moves it.
+//! In tests that pause time, only `advance_time` moves it. The store's writer is a thread outside the runtime, and a
+//! runtime that only waits for it would otherwise advance to its next timer.
 
 use std::time::Duration;
 
@@ -17,13 +17,14 @@ use relevo_domain::{
 use relevo_metrics::Metrics;
 use relevo_store::{DataFolder, Store};
 
+/// The instance of most tests.
 pub(crate) const ONE: InstanceNumber = InstanceNumber::FIRST;
 
-/// A test that hangs is let go after this long, in real time; paused time then runs to the limit of whoever waits.
+/// Limit of a hanging test in real time. After it, paused time advances to the timeout of the waiting call.
 const REAL_TIMEOUT: Duration = Duration::from_secs(60);
 const PAUSED_TIMEOUT: Duration = Duration::from_secs(10_000);
 
-/// A store in a folder of its own, and a queue's place on it. Nobody runs the queue yet.
+/// A store in a temporary folder and a handle to its queue. The actor is not started.
 pub(crate) struct TestQueue {
     pub store: Store,
     pub clock: Clock,
@@ -33,7 +34,7 @@ pub(crate) struct TestQueue {
     notifier: WorkNotifier,
     _folder: DataFolder,
     _dir: tempfile::TempDir,
-    /// While its other end waits on a blocking thread, paused time does not move by itself.
+    /// While the receiver waits on a blocking thread, paused time does not advance automatically.
     _time_guard: std::sync::mpsc::Sender<()>,
 }
 
@@ -42,8 +43,8 @@ impl TestQueue {
         let dir = tempfile::tempdir().unwrap();
         let folder = DataFolder::open(dir.path()).unwrap();
         let (store, _) = Store::open(&folder, &relevo_store::Options::default(), Metrics::default()).unwrap();
-        let (still, ended) = std::sync::mpsc::channel::<()>();
-        tokio::task::spawn_blocking(move || ended.recv_timeout(REAL_TIMEOUT));
+        let (guard, dropped) = std::sync::mpsc::channel::<()>();
+        tokio::task::spawn_blocking(move || dropped.recv_timeout(REAL_TIMEOUT));
         let (slot, notifier) = (ActorSlot::default(), WorkNotifier::default());
         Self {
             clock: Clock::from_tokio(Timestamp(1_763_800_000_000)),
@@ -54,7 +55,7 @@ impl TestQueue {
             notifier,
             _folder: folder,
             _dir: dir,
-            _time_guard: still,
+            _time_guard: guard,
         }
     }
 
@@ -69,13 +70,13 @@ impl TestQueue {
         }
     }
 
-    /// Starts a queue that nobody supervises, or replaces it.
+    /// Starts the actor without a supervisor, or replaces it.
     pub async fn start(&self) {
         let (actor, _) = ractor::Actor::spawn(None, QueueActor, self.arguments(1)).await.unwrap();
         self.slot.fill(actor);
     }
 
-    /// Kills the queue's actor and waits until its supervisor took it off its place.
+    /// Kills the actor and waits until its supervisor has cleared the slot.
     pub async fn kill(&self) {
         self.kill_unsupervised().await;
         while self.slot.get().is_some() {
@@ -83,7 +84,7 @@ impl TestQueue {
         }
     }
 
-    /// Kills the queue's actor, whom nobody will replace.
+    /// Kills an actor without a supervisor.
     pub async fn kill_unsupervised(&self) {
         self.slot.get().unwrap().kill_and_wait(None).await.unwrap();
     }
@@ -92,7 +93,7 @@ impl TestQueue {
         self.handle.enqueue(submission).await.unwrap().id()
     }
 
-    /// The one lease there is.
+    /// Leases the only message that is ready.
     pub async fn lease(&self) -> Lease {
         let leases = self.handle.lease(ONE, 10, 10).await.unwrap().leases;
         assert_eq!(leases.len(), 1, "{leases:?}");
@@ -104,14 +105,17 @@ impl TestQueue {
         assert!(leases.is_empty(), "{leases:?}");
     }
 
-    /// Waits for one lease; for work that somebody else is about to bring.
+    /// Waits for one lease.
     pub async fn next_lease(&self) -> Lease {
-        let mut nudges = self.handle.subscribe(ONE, Class::Transactional);
+        let mut work = self.handle.subscribe(ONE, Class::Transactional);
         loop {
             if let Some(lease) = self.handle.lease(ONE, 1, 1).await.unwrap().leases.pop() {
                 return lease;
             }
-            tokio::time::timeout(PAUSED_TIMEOUT, nudges.changed()).await.expect("no work came").unwrap();
+            tokio::time::timeout(PAUSED_TIMEOUT, work.changed())
+                .await
+                .expect("no message was enqueued")
+                .unwrap();
         }
     }
 
@@ -119,16 +123,16 @@ impl TestQueue {
         self.handle.find(ONE, &MessageRef::Ours(id)).unwrap()
     }
 
-    /// Waits until a message stands there.
+    /// Waits until a message has this status.
     pub async fn wait_for_status(&self, id: MessageId, status: Status) -> MessageView {
-        let mut nudges = self.handle.subscribe(ONE, Class::Transactional);
+        let mut work = self.handle.subscribe(ONE, Class::Transactional);
         loop {
             let view = self.view(id);
             if view.status == status {
                 return view;
             }
-            let moved = tokio::time::timeout(PAUSED_TIMEOUT, nudges.changed()).await;
-            moved.unwrap_or_else(|_| panic!("never {status}: {view:?}")).unwrap();
+            let notified = tokio::time::timeout(PAUSED_TIMEOUT, work.changed()).await;
+            notified.unwrap_or_else(|_| panic!("never {status}: {view:?}")).unwrap();
         }
     }
 
@@ -137,7 +141,7 @@ impl TestQueue {
     }
 }
 
-/// A message to a recipient, to be sent when its turn comes.
+/// An asynchronous message to a recipient.
 pub(crate) fn message(recipient: usize) -> Submission {
     Submission {
         instance: ONE,
@@ -158,7 +162,7 @@ pub(crate) fn message(recipient: usize) -> Submission {
     }
 }
 
-/// The same, with a caller who waits.
+/// A synchronous message to a recipient.
 pub(crate) fn sync_message(recipient: usize) -> Submission {
     Submission { mode: Mode::Sync, ..message(recipient) }
 }

@@ -1,3 +1,5 @@
+//! Tests of the queue: storage functions against a model, and the actor on a real store.
+
 mod attempts;
 mod audit;
 mod bulk_rows;

@@ -1,8 +1,7 @@
 //! The queue's storage functions against a model, over random histories.
 //!
-//! Whatever happens in whatever order: no job is lost, a lane has one live lease and keeps its order, a message has
-//! one end, nothing is handed out before its time or kept back after it, counters tell the truth, and in the end
-//! nothing is left behind.
+//! Checked invariants: no job is lost; a lane has at most one lease and keeps its order; a message has one outcome; no
+//! message is leased too early or too late; counters are right; and finally no record is left.
 
 use std::time::Duration;
 
@@ -15,14 +14,14 @@ use crate::queue::tests::reference_model::{ModelRequest, QueueModel};
 use relevo_domain::{BuryReason, Receipt, RetryDecision};
 use relevo_store::TestStore;
 
-/// One thing that happens to the queue.
+/// One operation on the queue.
 #[derive(Debug, Clone)]
 enum Op {
     Accept(ModelRequest),
     AcceptItems { slot: u16, again: Option<Index>, fails: bool, requests: Vec<ModelRequest> },
     ReadOutcomes(u16, usize),
     NoteOutcomes(u16),
-    ForgetJob(u16),
+    DeleteJob(u16),
     Lease { instance: usize, max: usize, max_bulk: usize },
     Sent(Index),
     Postpone(Index, u64),
@@ -59,11 +58,11 @@ fn decision() -> impl Strategy<Value = RetryDecision> {
 fn request() -> impl Strategy<Value = ModelRequest> {
     let key = prop::option::weighted(0.4, (0..3u8, 0..2u8));
     let ttl = prop::option::weighted(0.25, prop_oneof![Just(1), Just(700), Just(30_000)]);
-    let later = prop::option::weighted(0.15, millis());
+    let delay = prop::option::weighted(0.15, millis());
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), prop::bool::weighted(0.15));
-    (0..2usize, 0..3usize, flags, key, ttl, later).prop_map(|(instance, to, flags, key, ttl, later)| {
+    (0..2usize, 0..3usize, flags, key, ttl, delay).prop_map(|(instance, to, flags, key, ttl, delay)| {
         let (bulk, sync, resend, large) = flags;
-        ModelRequest { instance, to, bulk, sync, resend, large, key, ttl, delay: later }
+        ModelRequest { instance, to, bulk, sync, resend, large, key, ttl, delay }
     })
 }
 
@@ -83,13 +82,13 @@ fn op() -> impl Strategy<Value = Op> {
         6 => rows.prop_map(|(slot, again, fails, requests)| Op::AcceptItems { slot, again, fails, requests }),
         2 => (0..SLOTS, 1..4usize).prop_map(|(slot, limit)| Op::ReadOutcomes(slot, limit)),
         2 => (0..SLOTS).prop_map(Op::NoteOutcomes),
-        1 => (0..SLOTS * 4).prop_map(Op::ForgetJob),
+        1 => (0..SLOTS * 4).prop_map(Op::DeleteJob),
         10 => (0..2usize, 1..5usize, 0..5usize).prop_map(|(instance, max, max_bulk)| {
             Op::Lease { instance, max, max_bulk: max_bulk.min(max) }
         }),
         5 => any::<Index>().prop_map(Op::Sent),
         2 => (any::<Index>(), millis()).prop_map(|(lease, delay)| Op::Postpone(lease, delay)),
-        6 => (any::<Index>(), decision()).prop_map(|(lease, verdict)| Op::ApplyDecision(lease, verdict)),
+        6 => (any::<Index>(), decision()).prop_map(|(lease, decision)| Op::ApplyDecision(lease, decision)),
         4 => report.prop_map(|(message, receipt, with_our_id, other_id)| {
             Op::Report { message, receipt, with_our_id, other_id }
         }),
@@ -106,32 +105,32 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-fn apply(world: &mut QueueModel, op: Op) {
+fn apply(model: &mut QueueModel, op: Op) {
     match op {
-        Op::Accept(request) => world.accept(request),
-        Op::AcceptItems { slot, again, fails, requests } => world.accept_items(slot, again, fails, requests),
-        Op::ReadOutcomes(slot, limit) => world.read_outcomes(slot, limit),
-        Op::NoteOutcomes(slot) => world.note_outcomes(slot),
-        Op::ForgetJob(slot) if slot < SLOTS => world.delete_job(slot),
-        Op::ForgetJob(_) => {}
-        Op::Lease { instance, max, max_bulk } => world.lease(instance, max, max_bulk),
-        Op::Sent(lease) => world.mark_sent(lease),
-        Op::Postpone(lease, delay) => world.postpone(lease, Duration::from_millis(delay)),
-        Op::ApplyDecision(lease, verdict) => world.apply_decision(lease, verdict),
+        Op::Accept(request) => model.accept(request),
+        Op::AcceptItems { slot, again, fails, requests } => model.accept_items(slot, again, fails, requests),
+        Op::ReadOutcomes(slot, limit) => model.read_outcomes(slot, limit),
+        Op::NoteOutcomes(slot) => model.note_outcomes(slot),
+        Op::DeleteJob(slot) if slot < SLOTS => model.delete_job(slot),
+        Op::DeleteJob(_) => {}
+        Op::Lease { instance, max, max_bulk } => model.lease(instance, max, max_bulk),
+        Op::Sent(lease) => model.mark_sent(lease),
+        Op::Postpone(lease, delay) => model.postpone(lease, Duration::from_millis(delay)),
+        Op::ApplyDecision(lease, decision) => model.apply_decision(lease, decision),
         Op::Report { message, receipt, with_our_id, other_id } => {
-            world.report(message, receipt, with_our_id, other_id);
+            model.report(message, receipt, with_our_id, other_id);
         }
-        Op::Withdraw(message) => world.withdraw(message),
-        Op::Reschedule(message, delay) => world.reschedule(message, Duration::from_millis(delay)),
-        Op::Redrive(message) => world.redrive(message),
-        Op::Discard(message) => world.discard(message),
-        Op::AdvanceTime(millis) => world.advance_time(Duration::from_millis(millis)),
-        Op::StepBack(millis) => world.step_back(Duration::from_millis(millis)),
-        Op::Sweep => world.sweep(),
-        Op::Restart => world.restart(),
-        Op::RunRetention => world.run_retention(Duration::from_secs(60)),
-        // Rarely: it ends the story of half the world.
-        Op::Purge(instance) if instance < 2 => world.purge(instance),
+        Op::Withdraw(message) => model.withdraw(message),
+        Op::Reschedule(message, delay) => model.reschedule(message, Duration::from_millis(delay)),
+        Op::Redrive(message) => model.redrive(message),
+        Op::Discard(message) => model.discard(message),
+        Op::AdvanceTime(millis) => model.advance_time(Duration::from_millis(millis)),
+        Op::StepBack(millis) => model.step_back(Duration::from_millis(millis)),
+        Op::Sweep => model.sweep(),
+        Op::Restart => model.restart(),
+        Op::RunRetention => model.run_retention(Duration::from_secs(60)),
+        // Rare, because it deletes one of two instances.
+        Op::Purge(instance) if instance < 2 => model.purge(instance),
         Op::Purge(_) => {}
     }
 }
@@ -139,22 +138,22 @@ fn apply(world: &mut QueueModel, op: Op) {
 #[test]
 fn random_histories_match_the_model() {
     let config = ProptestConfig {
-        // Each run tests the same histories; PROPTEST_CASES asks for more of them.
+        // Each run tests the same histories; PROPTEST_CASES sets their number.
         rng_seed: RngSeed::Fixed(0x7265_6c65_766f),
         failure_persistence: None,
         ..ProptestConfig::default()
     };
-    let scratch = TestStore::new();
+    let store = TestStore::new();
     let histories = prop::collection::vec(op(), 1..90);
     let outcome = TestRunner::new(config).run(&histories, |history| {
-        scratch.clear();
-        let mut world = QueueModel::new(&scratch);
+        store.clear();
+        let mut model = QueueModel::new(&store);
         for op in history {
-            apply(&mut world, op);
-            world.audit();
+            apply(&mut model, op);
+            model.audit();
         }
-        world.drain();
-        world.delete_everything();
+        model.drain();
+        model.delete_everything();
         Ok(())
     });
     outcome.unwrap();

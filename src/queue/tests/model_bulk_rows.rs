@@ -1,19 +1,19 @@
-//! The model's rows of bulk jobs: what their outcomes should be, and what a job that notes them comes to believe.
+//! The model of bulk jobs' rows: their expected outcomes, and the statuses that a job has noted.
 
 use std::collections::BTreeMap;
 
 use proptest::sample::Index;
 
 use crate::queue::accept::{EnqueueContext, EnqueueRefusal};
-use crate::queue::bulk_rows::{self, ItemOutcome};
 use crate::queue::tests::reference_model::{CAPACITY, KEY_TTL, ModelRequest, QueueModel};
-use crate::queue::{ReceiptResult, Submission, keys};
+use crate::queue::{ItemOutcome, ReceiptResult, Submission, bulk_rows, item_outcomes, keys};
 use relevo_domain::{BulkItem, MessageId, ProviderMessageId, Status};
 use relevo_store::{Error, KeyValue};
 
+/// Number of slots that the model uses.
 pub const SLOTS: u16 = 2;
 
-/// An outcome that waits to be noted.
+/// An outcome that is not noted yet.
 #[derive(Debug, Clone, PartialEq)]
 struct PendingOutcome {
     id: MessageId,
@@ -22,19 +22,19 @@ struct PendingOutcome {
     provider_id: Option<ProviderMessageId>,
 }
 
-/// One slot, and the job that has it.
+/// One slot and its current job.
 #[derive(Debug, Default)]
 pub struct JobSlot {
     first: Option<MessageId>,
     rows: u32,
     pending: BTreeMap<u32, PendingOutcome>,
-    /// What the job read and has not noted yet.
+    /// Outcomes that the job has read and not noted yet.
     read: Vec<ItemOutcome>,
-    /// What it noted of each row.
+    /// The noted status of each row.
     noted: BTreeMap<u32, (MessageId, Status)>,
 }
 
-/// How far a row has come; nothing moves it back.
+/// Order of the statuses of a row; a status only changes to a higher rank.
 fn rank(status: Status) -> u8 {
     match status {
         Status::Ambiguous => 0,
@@ -45,17 +45,17 @@ fn rank(status: Status) -> u8 {
         Status::Read => 5,
         Status::Played => 6,
         Status::Cancelled | Status::Expired => 7,
-        _ => panic!("{status} is no outcome"),
+        _ => panic!("{status} is not an outcome"),
     }
 }
 
-/// Whether a row at `was` goes on to `next`.
-pub fn supersedes(was: Status, next: Status) -> bool {
-    !matches!(was, Status::Cancelled | Status::Expired) && rank(next) > rank(was)
+/// Whether the status of a row changes from `current` to `next`.
+pub fn supersedes(current: Status, next: Status) -> bool {
+    !matches!(current, Status::Cancelled | Status::Expired) && rank(next) > rank(current)
 }
 
 impl QueueModel<'_> {
-    /// Rows are taken in, all or none; `fails`: what should have been written with them was not.
+    /// Accepts rows, all or none. `fails`: the hook of the same commit fails.
     pub fn accept_items(
         &mut self,
         slot: u16,
@@ -81,14 +81,14 @@ impl QueueModel<'_> {
                 Submission { item, idempotency: None, ..self.submission(request) }
             })
             .collect();
-        let terms = EnqueueContext {
+        let context = EnqueueContext {
             now: self.now,
             capacity: CAPACITY,
             idempotency_expires: self.now + KEY_TTL,
             random: 1,
         };
         let outcome = self.store.write(|tx| {
-            let accepted = bulk_rows::accept(tx, submissions.clone(), terms)?;
+            let accepted = bulk_rows::accept(tx, submissions.clone(), context)?;
             if fails { Err(Error::Closed) } else { Ok(accepted) }
         });
         let wanted = |instance| requests.iter().filter(|request| request.instance == instance).count();
@@ -98,16 +98,16 @@ impl QueueModel<'_> {
         let Ok(accepted) = outcome else { return assert!(fails) };
         assert_eq!(accepted.is_err(), full);
         let Ok(ids) = accepted else { return assert_eq!(accepted, Err(EnqueueRefusal::Full)) };
-        let place = &mut self.slots[usize::from(slot)];
-        place.first.get_or_insert(ids[0]);
-        place.rows = fresh + missing;
+        let job = &mut self.slots[usize::from(slot)];
+        job.first.get_or_insert(ids[0]);
+        job.rows = fresh + missing;
         for ((submission, request), id) in submissions.into_iter().zip(requests).zip(ids) {
             assert_eq!(id.item(), submission.item);
             self.record_accepted(id, &ModelRequest { key: None, ..request }, &submission);
         }
     }
 
-    /// A row of which everything so far was taken back may be enqueued again.
+    /// A row whose messages are all settled may be enqueued again.
     fn withdrawn_rows(&self, slot: u16, again: Option<Index>) -> Vec<u32> {
         let Some(again) = again else { return Vec::new() };
         let rows: Vec<_> = (0..self.slots[usize::from(slot)].rows)
@@ -122,57 +122,58 @@ impl QueueModel<'_> {
         self.messages.iter().rposition(|known| of_row(known.id))
     }
 
-    /// Whether the job that the message belongs to is still there.
+    /// Whether the job of the message still exists.
     fn is_current(&self, id: MessageId) -> bool {
         let slot = id.item().map(|item| &self.slots[usize::from(item.job)]);
         slot.and_then(|slot| slot.first).is_some_and(|first| first <= id)
     }
 
-    /// Something became known of a message; if it is a row, its job should hear of it. `false`: not news.
+    /// Records the expected outcome of a row. Returns `false` when the message is not a row of an existing job, or an
+    /// existing outcome takes precedence.
     pub fn expect_outcome(
         &mut self,
         message: usize,
         status: Status,
-        name: Option<&ProviderMessageId>,
+        provider_id: Option<&ProviderMessageId>,
     ) -> bool {
         let known = &self.messages[message];
         let (id, ambiguous) = (known.id, status == Status::Ambiguous);
         let Some(item) = id.item().filter(|_| self.is_current(id)) else { return false };
-        let mut news = PendingOutcome { id, status, ambiguous, provider_id: name.cloned() };
+        let mut outcome = PendingOutcome { id, status, ambiguous, provider_id: provider_id.cloned() };
         let pending = &mut self.slots[usize::from(item.job)].pending;
         if let Some(before) = pending.get(&item.row) {
             if before.id > id || (before.id == id && !supersedes(before.status, status)) {
                 return false;
             }
             if before.id == id {
-                news.provider_id = before.provider_id.clone().or(news.provider_id);
+                outcome.provider_id = before.provider_id.clone().or(outcome.provider_id);
             }
         }
-        pending.insert(item.row, news);
+        pending.insert(item.row, outcome);
         true
     }
 
-    /// The node gave a message up without knowing what became of it.
+    /// Records that a message was buried with an unknown outcome.
     pub fn expect_unknown_outcome(&mut self, message: usize) {
-        let name = self.messages[message].provider_id.clone();
-        if self.expect_outcome(message, Status::DeadLetter, name.as_ref()) {
+        let provider_id = self.messages[message].provider_id.clone();
+        if self.expect_outcome(message, Status::DeadLetter, provider_id.as_ref()) {
             let item = self.messages[message].id.item().unwrap();
             self.slots[usize::from(item.job)].pending.get_mut(&item.row).unwrap().ambiguous = true;
         }
     }
 
-    /// A message that was settled leaves no name behind when its job is gone.
+    /// Whether the message is a row of a deleted job: then its provider id is not stored.
     pub fn is_orphaned(&self, message: usize) -> bool {
         let id = self.messages[message].id;
         id.item().is_some() && !self.is_current(id)
     }
 
-    /// What a report about a settled row should answer.
+    /// The expected result of a receipt for a settled row.
     pub fn expect_reported_outcome(
         &mut self,
         message: usize,
         status: Status,
-        name: &ProviderMessageId,
+        provider_id: &ProviderMessageId,
     ) -> ReceiptResult {
         let id = self.messages[message].id;
         if !self.is_current(id) {
@@ -182,7 +183,7 @@ impl QueueModel<'_> {
         if supersedes(known.status, status) {
             known.step(status, now);
         }
-        if self.expect_outcome(message, status, Some(name)) {
+        if self.expect_outcome(message, status, Some(provider_id)) {
             ReceiptResult::Advanced(id)
         } else {
             ReceiptResult::Unchanged(id)
@@ -201,26 +202,26 @@ impl QueueModel<'_> {
         self.slots[usize::from(slot)].read = outcomes;
     }
 
-    /// The job notes what it read, whatever happened since.
+    /// Notes the outcomes that the job has read, which may have changed since.
     pub fn note_outcomes(&mut self, slot: u16) {
-        let place = &mut self.slots[usize::from(slot)];
-        let noted = std::mem::take(&mut place.read);
-        self.store.write(|tx| bulk_rows::delete_noted(tx, &noted)).unwrap();
+        let job = &mut self.slots[usize::from(slot)];
+        let noted = std::mem::take(&mut job.read);
+        self.store.write(|tx| item_outcomes::delete_noted(tx, &noted)).unwrap();
         for outcome in noted {
             let row = outcome.item.row;
-            if place.pending.get(&row).is_some_and(|pending| is_same(pending, &outcome)) {
-                place.pending.remove(&row);
+            if job.pending.get(&row).is_some_and(|pending| is_same(pending, &outcome)) {
+                job.pending.remove(&row);
             }
-            let known = place.noted.get(&row);
+            let known = job.noted.get(&row);
             if known.is_none_or(|&(id, status)| outcome.supersedes(id, status)) {
-                place.noted.insert(row, (outcome.id, outcome.status));
+                job.noted.insert(row, (outcome.id, outcome.status));
             }
         }
     }
 
-    /// A job is deleted, whatever is left of it.
+    /// Deletes a job with its remaining outcomes.
     pub fn delete_job(&mut self, slot: u16) {
-        while self.store.write(|tx| bulk_rows::delete_slot(tx, slot)).unwrap() {}
+        while self.store.write(|tx| item_outcomes::delete_slot(tx, slot)).unwrap() {}
         self.slots[usize::from(slot)] = JobSlot::default();
     }
 
@@ -235,10 +236,10 @@ impl QueueModel<'_> {
                 assert!(is_same(pending, outcome), "{outcome:?}, not {pending:?}");
             }
         }
-        assert_eq!(slots.len(), count, "slots and outcomes, and nothing else");
+        assert_eq!(slots.len(), count, "only slots and outcomes");
     }
 
-    /// A job that noted everything knows where each of its rows stands.
+    /// Checks that a job that has noted all outcomes has the status of every row.
     pub fn check_noted_outcomes(&mut self) {
         for job in 0..SLOTS {
             self.read_outcomes(job, usize::MAX);

@@ -1,4 +1,4 @@
-//! The model: what the queue should know, in plain structures, moved along with the real one.
+//! The model: the expected state of the queue in plain structures. Each operation is applied to both.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,10 +14,12 @@ use relevo_domain::{
 };
 use relevo_store::TestStore;
 
+/// How long an idempotency key is remembered.
 pub const KEY_TTL: Duration = Duration::from_secs(40);
+/// Maximum number of open messages of an instance.
 pub const CAPACITY: u64 = 12;
 
-/// A submission in the making.
+/// The random parameters of a submission.
 #[derive(Debug, Clone)]
 pub struct ModelRequest {
     pub instance: usize,
@@ -26,7 +28,7 @@ pub struct ModelRequest {
     pub sync: bool,
     pub resend: bool,
     pub large: bool,
-    /// An idempotency key and the request's body.
+    /// An idempotency key and the digest of the request.
     pub key: Option<(u8, u8)>,
     /// Milliseconds until it expires.
     pub ttl: Option<u64>,
@@ -34,7 +36,7 @@ pub struct ModelRequest {
     pub delay: Option<u64>,
 }
 
-/// Where a message stands in the queue.
+/// The place of a message in the queue.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ModelState {
     Waiting,
@@ -44,12 +46,12 @@ pub enum ModelState {
         run: u64,
         held_until: Option<Timestamp>,
     },
-    /// Outside its lane, because its sender or WhatsApp said so.
+    /// Scheduled or deferred until this time, outside its lane.
     Deferred(Timestamp),
     Settled,
 }
 
-/// A message as the model knows it.
+/// A message in the model.
 #[derive(Debug)]
 pub struct ModelMessage {
     pub id: MessageId,
@@ -58,32 +60,33 @@ pub struct ModelMessage {
     pub mode: Mode,
     pub expires_at: Option<Timestamp>,
     key: Option<u8>,
-    /// Its place among those of its lane.
+    /// Its position in its lane.
     pub lane_order: u64,
-    /// It left its lane and came back.
+    /// Whether it left its lane and returned.
     pub rejoined: bool,
     pub not_before: Timestamp,
     pub state: ModelState,
-    /// What its ledger row says, and how it came there.
+    /// The expected status in its ledger entry.
     pub status: Status,
+    /// Its status changes.
     pub steps: Vec<Status>,
     pub attempts: u32,
     pub failures: u32,
     pub provider_id: Option<ProviderMessageId>,
-    /// How often its end was announced.
+    /// Number of events about its outcome.
     pub acks: usize,
-    /// Its sender chose its moment.
+    /// Whether its sender set a time.
     pub scheduled: bool,
-    /// When its row took its last step.
+    /// Time of the last step in its ledger entry.
     pub last_step_at: Timestamp,
-    /// A dead letter that nobody wants.
+    /// Whether the dead letter was discarded.
     pub discarded: bool,
-    /// Retention took its row.
+    /// Whether retention deleted its ledger entry.
     pub entry_deleted: bool,
 }
 
 impl ModelMessage {
-    /// Its end was announced, if it is no row of a bulk job.
+    /// Counts an event about its outcome, unless it is a row of a bulk job.
     pub fn count_ack(&mut self) {
         self.acks += usize::from(self.id.item().is_none());
     }
@@ -98,13 +101,13 @@ impl ModelMessage {
 
     pub fn step(&mut self, status: Status, now: Timestamp) {
         if status != self.status {
-            // A clock that stepped back takes no step back in time.
+            // The time of a step never decreases, also when the clock steps back.
             (self.status, self.last_step_at) = (status, self.last_step_at.max(now));
             self.steps.push(status);
         }
     }
 
-    /// An attempt is over that was not held before.
+    /// Records the beginning of an attempt that ends now.
     pub fn record_attempt(&mut self, attempt: u32, now: Timestamp) {
         self.attempts = attempt;
         if let ModelState::InFlight { at, .. } = self.state {
@@ -126,17 +129,18 @@ impl ModelMessage {
     }
 }
 
+/// The queue in the store and its model.
 pub struct QueueModel<'a> {
     pub store: &'a TestStore,
     pub now: Timestamp,
-    /// The latest moment there was; the clock may step back.
+    /// The latest time so far; the clock may step back.
     pub latest: Timestamp,
     pub run: u64,
     last_order: u64,
     pub messages: Vec<ModelMessage>,
-    /// Every lease ever handed out.
+    /// All granted leases.
     pub leases: Vec<Lease>,
-    /// By instance and key: whose it is, for which body, until when.
+    /// By instance and idempotency key: the message, the digest of the request, and the expiry.
     pub keys: BTreeMap<(usize, u8), (MessageId, u8, Timestamp)>,
     pub purged: [bool; 2],
     pub slots: [JobSlot; SLOTS as usize],
@@ -182,7 +186,7 @@ impl<'a> QueueModel<'a> {
     }
 
     pub fn submission(&self, request: &ModelRequest) -> Submission {
-        let &ModelRequest { instance, to, bulk, sync, resend, large, key, ttl, delay: later } = request;
+        let &ModelRequest { instance, to, bulk, sync, resend, large, key, ttl, delay } = request;
         let body = "x".repeat(if large { 9_000 } else { 10 });
         Submission {
             instance: number(instance),
@@ -196,7 +200,7 @@ impl<'a> QueueModel<'a> {
             mode: if sync { Mode::Sync } else { Mode::Async },
             idempotency: key.map(|(key, body)| IdempotencyKey { key: [key; 16], body: [body; 16] }),
             expires_at: ttl.map(|millis| self.now + Duration::from_millis(millis)),
-            send_at: later.map(|millis| self.now + Duration::from_millis(millis)),
+            send_at: delay.map(|millis| self.now + Duration::from_millis(millis)),
             on_ambiguous: if resend { AmbiguousPolicy::Resend } else { AmbiguousPolicy::Hold },
             repeatable: false,
             item: None,
@@ -210,13 +214,13 @@ impl<'a> QueueModel<'a> {
         }
         let submission = self.submission(&request);
         let key_expires = self.now + KEY_TTL;
-        let terms = EnqueueContext {
+        let context = EnqueueContext {
             now: self.now,
             capacity: CAPACITY,
             idempotency_expires: key_expires,
             random: self.last_order.wrapping_mul(0x9E37_79B9_7F4A_7C15),
         };
-        let accepted = self.store.write(|tx| accept::accept(tx, submission.clone(), terms)).unwrap();
+        let accepted = self.store.write(|tx| accept::accept(tx, submission.clone(), context)).unwrap();
         let known = key.and_then(|(key, body)| Some((self.keys.get(&(instance, key))?, body)));
         match known {
             Some((&(id, stored, expires), body)) if expires > self.now => {
@@ -241,10 +245,10 @@ impl<'a> QueueModel<'a> {
         self.record_accepted(id, &request, &submission);
     }
 
-    /// A message was taken in.
+    /// Adds an accepted message to the model.
     pub fn record_accepted(&mut self, id: MessageId, request: &ModelRequest, submission: &Submission) {
         let class = submission.class();
-        assert!(self.messages.last().is_none_or(|last| last.id < id), "ids only grow");
+        assert!(self.messages.last().is_none_or(|last| last.id < id), "ids do not grow");
         assert_eq!((id.instance(), id.class(), id.item()), (submission.instance, class, submission.item));
         let joined = self.next_order();
         let due = submission.send_at.filter(|&at| at > self.now);
@@ -276,9 +280,9 @@ impl<'a> QueueModel<'a> {
     pub fn free_key(&mut self, message: usize) {
         let known = &self.messages[message];
         if let Some(key) = known.key {
-            let (place, id) = ((known.instance, key), known.id);
-            if self.keys.get(&place).is_some_and(|&(owner, ..)| owner == id) {
-                self.keys.remove(&place);
+            let (owned_key, id) = ((known.instance, key), known.id);
+            if self.keys.get(&owned_key).is_some_and(|&(owner, ..)| owner == id) {
+                self.keys.remove(&owned_key);
             }
         }
     }
@@ -299,7 +303,7 @@ impl<'a> QueueModel<'a> {
         for id in found.expired {
             let message = self.index_of(id);
             let known = &mut self.messages[message];
-            assert_eq!(known.state, ModelState::Waiting, "only what waits expires");
+            assert_eq!(known.state, ModelState::Waiting, "a message expired that was not waiting");
             assert!(known.expires_at.is_some_and(|at| at <= request.now) && known.not_before <= request.now);
             known.settle(Status::Expired, request.now);
             known.count_ack();
@@ -312,9 +316,9 @@ impl<'a> QueueModel<'a> {
         assert!(got <= max);
         let bulk = found.batch.leases.iter().filter(|lease| lease.id.class() == Class::Bulk).count();
         assert!(bulk <= max_bulk);
-        let no_room = bulk == max_bulk && max_bulk < max;
+        let is_bulk_full = bulk == max_bulk && max_bulk < max;
         for lease in found.batch.leases {
-            self.check_turn(&lease);
+            self.check_lease(&lease);
             let message = self.index_of(lease.id);
             let (at, run) = (self.now, self.run);
             self.messages[message].state =
@@ -322,68 +326,68 @@ impl<'a> QueueModel<'a> {
             self.leases.push(lease);
         }
         if got < max && self.now >= self.latest {
-            self.check_lease_was_complete(instance, found.batch.next_due, no_room);
+            self.check_lease_was_complete(instance, found.batch.next_due, is_bulk_full);
         }
     }
 
     fn requeue_due(&mut self, instance: usize) {
         let now = self.now;
         let mut due: Vec<(Timestamp, MessageId, usize)> = Vec::new();
-        for (place, known) in self.messages.iter().enumerate() {
+        for (index, known) in self.messages.iter().enumerate() {
             if let ModelState::Deferred(at) = known.state
                 && known.instance == instance
                 && at <= now
             {
-                due.push((at, known.id, place));
+                due.push((at, known.id, index));
             }
         }
         due.sort();
-        for (.., place) in due {
+        for (.., index) in due {
             let joined = self.next_order();
-            let known = &mut self.messages[place];
+            let known = &mut self.messages[index];
             known.requeue(Timestamp(0), now);
             (known.lane_order, known.rejoined) = (joined, true);
         }
     }
 
-    /// A message was handed out: was it its turn?
-    fn check_turn(&self, lease: &Lease) {
+    /// Checks that a message was leased at the right time and in order.
+    fn check_lease(&self, lease: &Lease) {
         let known = &self.messages[self.index_of(lease.id)];
         assert_eq!(known.state, ModelState::Waiting, "{known:?}");
-        assert!(known.not_before <= self.now, "handed out before its time: {known:?}");
-        assert!(known.expires_at.is_none_or(|at| at > self.now), "handed out too late: {known:?}");
+        assert!(known.not_before <= self.now, "leased too early: {known:?}");
+        assert!(known.expires_at.is_none_or(|at| at > self.now), "leased after its expiry: {known:?}");
         assert_eq!((lease.attempt, lease.failures), (known.attempts + 1, known.failures));
         for other in self.messages.iter().filter(|other| other.lane == known.lane && other.id != known.id) {
-            assert!(!other.is_in_flight(), "two live leases in one lane: {known:?} and {other:?}");
-            // What came back from a deferral stands before what was not looked at yet.
-            let excused = known.rejoined && !other.rejoined;
+            assert!(!other.is_in_flight(), "two leases in one lane: {known:?} and {other:?}");
+            // A message that returned to its lane precedes arrivals that the cursor has not read.
+            let may_overtake = known.rejoined && !other.rejoined;
             let overtaken =
-                other.state == ModelState::Waiting && other.lane_order < known.lane_order && !excused;
+                other.state == ModelState::Waiting && other.lane_order < known.lane_order && !may_overtake;
             assert!(!overtaken, "{known:?} overtook {other:?}");
         }
     }
 
-    /// An instance got less than it asked for: was that all, and is the next moment right?
-    /// `no_room`: bulk messages were not asked for any more.
-    fn check_lease_was_complete(&self, instance: usize, next_due: Option<Timestamp>, no_room: bool) {
+    /// Checks that a request that got fewer leases than its maximum got all that were possible, and that the next due time
+    /// is right. `is_bulk_full`: the maximum number of bulk messages was reached.
+    fn check_lease_was_complete(&self, instance: usize, next_due: Option<Timestamp>, is_bulk_full: bool) {
         let mut soonest: Option<Timestamp> = None;
         let mut lanes: BTreeMap<_, Vec<&ModelMessage>> = BTreeMap::new();
         for known in self.open(instance) {
             match known.state {
                 ModelState::Deferred(due) => soonest = Some(soonest.map_or(due, |soonest| soonest.min(due))),
-                _ if no_room && known.id.class() == Class::Bulk => {}
+                _ if is_bulk_full && known.id.class() == Class::Bulk => {}
                 _ => lanes.entry(known.lane).or_default().push(known),
             }
         }
         for lane in lanes.values().filter(|lane| !lane.iter().any(|known| known.is_in_flight())) {
             let until = lane.iter().map(|known| known.not_before).max().unwrap();
-            assert!(until > self.now, "nothing of a lane that may go was handed out: {lane:?}");
+            assert!(until > self.now, "a free lane was not leased: {lane:?}");
             soonest = Some(soonest.map_or(until, |soonest| soonest.min(until)));
         }
-        assert_eq!(next_due, soonest, "when asking again will find more");
+        assert_eq!(next_due, soonest, "next due time");
     }
 
-    /// Time passes, everything is sent: every message comes to an end.
+    /// Advances time and sends everything until every message is settled.
     pub fn drain(&mut self) {
         for _ in 0..100 {
             self.now = self.latest;
@@ -399,14 +403,14 @@ impl<'a> QueueModel<'a> {
             self.audit();
             if self.messages.iter().all(|known| !known.is_open()) {
                 self.check_noted_outcomes();
-                return self.check_announcements();
+                return self.check_events();
             }
         }
         let open: Vec<_> = self.messages.iter().filter(|known| known.is_open()).collect();
-        panic!("messages that never end: {open:?}");
+        panic!("messages that are never settled: {open:?}");
     }
 
-    /// Retention takes everything; the queue is as it was at first.
+    /// Runs retention on everything, and checks that only counters are left.
     pub fn delete_everything(&mut self) {
         self.advance_time(Duration::from_secs(3600));
         for instance in 0..2 {
