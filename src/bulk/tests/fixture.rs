@@ -71,7 +71,7 @@ impl BulkFixture {
         let (handle, supervisor) =
             start_supervisor(&queue, dir.path(), &options, &instances, &suppressed).await;
         let attempts = Attempts::default();
-        Self { queue, dir, instances: instances, suppressed, attempts, options, handle, supervisor }
+        Self { queue, dir, instances, suppressed, attempts, options, handle, supervisor }
     }
 
     /// Kills the supervisor with all job actors and starts another one on the same data.
