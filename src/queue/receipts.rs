@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use relevo_domain::{MessageId, Receipt, Status, Timestamp};
-use relevo_store::{self as store, Error, Tx};
+use relevo_store::{Error, Tx};
 
 use super::records::{InFlight, Job, LedgerEntry, LedgerStep, QueueCounters};
 use super::{ReceiptReport, ReceiptResult, SendOutcome, accept, item_outcomes, keys, settle};
