@@ -1,7 +1,8 @@
-//! One account at work: it takes leases at the pace of its limiter and attempts them, each in a task of its own.
+//! The actor of one connected instance. It leases messages within its rate limit and runs each attempt in a separate
+//! task.
 //!
-//! The actor never waits for the network. A send's outcome goes straight from its task to the queue or to `retry`,
-//! so that it counts even when the actor died meanwhile; the actor only hears that a worker is free again.
+//! The actor never waits for the network. An attempt's task reports its outcome directly to the queue or to `retry`, so
+//! that the outcome is recorded even if the actor has ended. The actor only receives that a worker is free again.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -28,65 +29,67 @@ use super::limiter::Limiter;
 use super::prefetch::Prefetch;
 use super::ready_queue::{LeaseGrant, ReadyQueue};
 
-/// What an instance's actor is told.
+/// Messages to the actor of an instance.
 pub enum Msg {
-    /// From its nudge forwarders: there may be work of this class. With the place that it takes in the mailbox.
+    /// From the nudge forwarders: there may be messages of this class. The permit limits each forwarder to one nudge in
+    /// the mailbox.
     Nudged(Class, OwnedSemaphorePermit),
-    /// From its own lease request: work, or why there is none; what there was room for, and how long it took.
+    /// From the task of a lease request: its result, the requested capacity, and how long the request took.
     Leased(LeaseGrant, Capacity, Duration),
-    /// From another: the next message that somebody waits for.
+    /// From the task that waits for the next transactional message: its lease.
     NextLease(LeaseGrant),
-    /// From an attempt's task: a worker is free, after so long on a message of this class. With the failure, when
-    /// there was one.
+    /// From an attempt's task: the class of the message, the failure if the attempt failed, and its duration.
     AttemptEnded(Class, Option<Failure>, Duration),
-    /// From its own timer: due messages or the end of a pause.
+    /// From the wake timer: messages are due, or a hold has ended.
     Wake,
-    /// From its own timer: the limiter has a permit.
+    /// From the permit timer: the limiter has a permit.
     PermitReady,
-    /// From its own timer: ask the client whether it lives.
+    /// From the probe timer: probe the client.
     Probe,
-    /// From a probe's task: what the client answered, on which of its connections.
+    /// From a probe's task: the number of the probed connection, and the answer.
     ProbeResult(u64, Result<(), Failure>),
-    /// From the task that hears the client's lasting connection: how the link stands.
+    /// From the connection task: the state of the link changed.
     LinkChanged(LinkEvent),
-    /// From the same task: nothing more will be heard.
+    /// From the connection task: the connection task has ended.
     ConnectionClosed,
-    /// From the supervisor's watchdog: are you there?
+    /// From the supervisor's watchdog: reply at once.
     Ping(RpcReplyPort<()>),
-    /// From the supervisor: begin nothing new; answer when nothing is under way.
+    /// From the supervisor: begin no more attempts; reply when none is in flight.
     Drain(RpcReplyPort<()>),
 }
 
-/// What an actor reports to its supervisor, beside dying.
+/// Reports of an actor to its supervisor.
 #[derive(Debug)]
 pub(super) enum Report {
-    /// With the account, where the client knows it.
+    /// Messages can be sent. With the account, if the client knows it.
     Connected(Option<LinkedAccount>),
-    /// Not (yet), and why; and when the client tries again by itself.
+    /// Not connected, with the reason and the time of the next connection attempt, if the client plans one.
     Connecting(Reason, Option<Timestamp>),
-    /// It is nobody's device yet: this is what a phone scans.
+    /// The device is not linked; a phone can scan this code.
     QrCode(QrCode),
-    /// A phone took it.
+    /// A phone linked the device.
     Linked(LinkedAccount),
-    /// It must not go on before somebody cares: what the instance is to be from now on.
+    /// WhatsApp rejected the instance, or pairing ended. With the new desired state, which lasts until an operator acts.
     Stopped(DesiredState),
 }
 
+/// Arguments of the actor of one instance.
 pub(super) struct Arguments {
     pub number: InstanceNumber,
     pub config: InstanceConfig,
     pub options: Options,
     pub clock: Clock,
-    /// Not yet connected.
+    /// The client, not connected yet.
     pub provider: Arc<dyn Provider>,
     pub queue: queue::Handle,
     pub retry: retry::Handle,
     pub inbound: inbound::Handle,
     pub metrics: Metrics,
-    /// How reports reach the supervisor.
+    /// Sends a report to the supervisor.
     pub report: Box<dyn Fn(Report) + Send + Sync>,
 }
 
+/// The actor of one instance.
 pub(super) struct InstanceActor;
 
 pub(super) struct State {
@@ -94,30 +97,30 @@ pub(super) struct State {
     pub(super) arguments: Arguments,
     pub(super) limiter: Limiter,
     pub(super) workers: usize,
-    /// Of them, at most so many have bulk messages.
+    /// Maximum number of concurrent attempts for bulk messages.
     pub(super) bulk_workers: usize,
-    /// Attempts under way.
+    /// Attempts in flight.
     pub(super) in_flight: usize,
-    /// Of them, those of bulk messages.
+    /// Attempts in flight for bulk messages; counted in `in_flight` too.
     pub(super) bulk_in_flight: usize,
-    /// Leased and not begun: what hides the time that leasing takes.
+    /// Leases whose attempts have not begun.
     pub(super) ready_queue: ReadyQueue,
     pub(super) prefetch: Prefetch,
     /// Messages can be sent.
     pub(super) connected: bool,
-    /// Somebody must care before anything goes on; the supervisor knows and is about to end this actor.
+    /// WhatsApp rejected the instance. The supervisor has the report and is about to stop this actor.
     pub(super) stopped: bool,
-    /// A lease request for what somebody waits for is under way.
+    /// A lease request that includes transactional messages is under way.
     pub(super) leasing_urgent: bool,
-    /// Another, for bulk messages, is under way, for so many.
+    /// Size of the lease request for bulk messages that is under way.
     pub(super) leasing_bulk: Option<usize>,
-    /// The queue hands over the next message that somebody waits for.
+    /// The queue will lease the next transactional message to this actor.
     pub(super) awaiting_next: bool,
     pub(super) demand: Demand,
     forwarders: Vec<JoinHandle<()>>,
-    /// Hears the client's lasting connection, where it has one. Its end ends the connection.
+    /// Reads the events of the client's connection, if the provider keeps one. Aborting it closes the connection.
     connection_task: Option<JoinHandle<()>>,
-    /// The number as a whole was told to slow down until then.
+    /// WhatsApp throttled the number; nothing is sent before this time.
     pub(super) hold_until: Option<Timestamp>,
     pub(super) wake_timer: Option<Timer>,
     pub(super) permit_timer: Option<Timer>,
@@ -145,13 +148,13 @@ impl Actor for InstanceActor {
         let limiter = Limiter::new(rate, pair, options.jitter_of(kind));
         let workers = config.workers.unwrap_or(options.workers_of(kind));
         let count = |number: NonZeroU32| usize::try_from(number.get()).unwrap_or(usize::MAX);
-        let hearing = if kind.keeps_connection() {
+        let connection_task = if kind.keeps_connection() {
             Some(connection::spawn_listener(&arguments, me.clone()))
         } else {
             me.cast(Msg::Probe)?;
             None
         };
-        let pulse = HealthCheck::new(options, kind);
+        let health_check = HealthCheck::new(options, kind);
         Ok(State {
             me,
             limiter,
@@ -168,11 +171,11 @@ impl Actor for InstanceActor {
             awaiting_next: false,
             demand: Demand::ALL,
             forwarders,
-            connection_task: hearing,
+            connection_task,
             hold_until: None,
             wake_timer: None,
             permit_timer: None,
-            health_check: pulse,
+            health_check,
             draining: None,
             arguments,
         })
@@ -185,13 +188,13 @@ impl Actor for InstanceActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Msg::Nudged(class, place) => {
-                drop(place);
+            Msg::Nudged(class, permit) => {
+                drop(permit);
                 state.demand.add(class);
                 state.request_work();
             }
-            Msg::Leased(offer, room, took) => state.on_leased(offer, room, took),
-            Msg::NextLease(offer) => state.on_next_lease(offer),
+            Msg::Leased(grant, capacity, took) => state.on_leased(grant, capacity, took),
+            Msg::NextLease(grant) => state.on_next_lease(grant),
             Msg::AttemptEnded(class, failure, took) => state.on_attempt_ended(class, failure.as_ref(), took),
             Msg::Wake => {
                 state.demand = Demand::ALL;
@@ -204,7 +207,7 @@ impl Actor for InstanceActor {
             }
             Msg::Probe => state.start_probe(),
             Msg::ProbeResult(connection, answer) => state.on_probe_result(connection, answer)?,
-            Msg::LinkChanged(news) => state.on_link_event(news),
+            Msg::LinkChanged(event) => state.on_link_event(event),
             Msg::ConnectionClosed => state.on_connection_lost()?,
             Msg::Ping(reply) => drop(reply.send(())),
             Msg::Drain(reply) => {
@@ -219,11 +222,11 @@ impl Actor for InstanceActor {
 }
 
 impl Drop for State {
-    // Also runs when the actor is killed, which skips ractor's own hooks.
+    // Runs also when the actor is killed; ractor's `post_stop` does not.
     fn drop(&mut self) {
         self.forwarders.iter().for_each(JoinHandle::abort);
-        if let Some(hearing) = &self.connection_task {
-            hearing.abort();
+        if let Some(task) = &self.connection_task {
+            task.abort();
         }
         self.return_leases();
         self.cancel_await_next();
@@ -243,7 +246,7 @@ impl State {
             && let Some(reply) = self.draining.take()
         {
             let _ = reply.send(());
-            // Nothing begins any more: an actor that drained is about to end.
+            // A drained actor begins no attempt; it is about to stop.
             self.connected = false;
         }
     }

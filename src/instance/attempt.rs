@@ -1,4 +1,4 @@
-//! One attempt at one message, in a task of its own, and what its end means for the instance.
+//! Runs each attempt in a separate task, and applies its outcome to the instance.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use super::actor::{Msg, Report, State};
 use super::directory::DesiredState;
 
 impl State {
+    /// Begins the attempt of a lease, or returns the lease if its recipient has no permit.
     pub fn start_attempt(&mut self, lease: Lease) {
         if has_pair_limit(&lease.message.to)
             && let Err(wait) = self.limiter.check_recipient(lease.message.to.lane())
@@ -48,6 +49,7 @@ impl State {
         );
     }
 
+    /// Frees the worker of an attempt. Some failures stop the instance or hold its messages.
     pub fn on_attempt_ended(&mut self, class: Class, failure: Option<&Failure>, took: Duration) {
         self.in_flight = self.in_flight.saturating_sub(1);
         if class == Class::Bulk {
@@ -68,7 +70,7 @@ impl State {
         self.request_work();
     }
 
-    /// The account itself refuses. Nothing more is tried; the supervisor writes it down and ends this actor.
+    /// WhatsApp rejects the account. Begins nothing more; the supervisor stores the reason and stops this actor.
     pub fn pause(&mut self, failure: &Failure) {
         self.connected = false;
         self.stopped = true;
@@ -86,12 +88,13 @@ impl State {
     }
 }
 
-/// Meta paces messages to one person; groups and channels have their own rules.
+/// Whether Meta limits messages to this recipient. Groups and channels have other limits.
 fn has_pair_limit(recipient: &Recipient) -> bool {
     matches!(recipient, Recipient::Phone(_) | Recipient::User(_))
 }
 
-/// One attempt from lease to report. Never fails and never panics; tells the failure, when there was one.
+/// Runs one attempt and reports its outcome to the queue or to `retry`. Returns the failure, if it failed. Does not
+/// panic when the client does.
 async fn run_attempt(
     provider: Arc<dyn Provider>,
     lease: Lease,
@@ -101,7 +104,7 @@ async fn run_attempt(
     metrics: Metrics,
 ) -> Option<Failure> {
     let began = Instant::now();
-    // Showing that it is being written is part of the attempt.
+    // The typing indicator is shown within the attempt.
     let timeout = timeout + lease.message.options.typing;
     let sending = AssertUnwindSafe(async { provider.send(lease.id, &lease.message).await }).catch_unwind();
     let outcome = match tokio::time::timeout(timeout, sending).await {
@@ -109,12 +112,12 @@ async fn run_attempt(
         Ok(Err(_)) => Err(Failure::ambiguous("the client crashed during the attempt")),
         Err(_) => Err(Failure::ambiguous(format!("no answer within {timeout:?}"))),
     };
-    let (word, code) = match &outcome {
+    let (outcome_name, code) = match &outcome {
         Ok(_) => ("sent", None),
         Err(failure) => (failure.kind.as_str(), failure.code),
     };
-    metrics.record_attempt(word, code, began.elapsed());
-    // A queue or a judge that is being restarted leaves the lease to expire; it is judged then.
+    metrics.record_attempt(outcome_name, code, began.elapsed());
+    // If the queue or `retry` is being restarted, the lease expires and `retry` decides then.
     match outcome {
         Ok(provider_id) => {
             tracing::info!(%provider_id, "message sent");

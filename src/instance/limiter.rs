@@ -1,4 +1,6 @@
-//! How fast an instance sends: a steady rate for the account, and a pace for each recipient.
+//! Rate limits of one instance: one for the account and one for each recipient.
+//!
+//! A permit that was taken and not used stays reserved for the next message.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -15,7 +17,7 @@ use relevo_domain::{LaneId, RateLimit};
 
 type Middleware = NoOpMiddleware<Nanos>;
 
-/// Time as tokio tells it, so that limits and timers agree and tests can move both.
+/// tokio's clock as a governor clock, so that limits and timers agree and tests can move both.
 #[derive(Debug, Clone)]
 struct TokioClock {
     started: Instant,
@@ -29,35 +31,35 @@ impl Clock for TokioClock {
     }
 }
 
-/// The limits of one instance.
+/// Rate limits of one instance.
 pub struct Limiter {
     clock: TokioClock,
     account: RateLimiter<NotKeyed, InMemoryState, TokioClock, Middleware>,
     pair: Option<RateLimiter<LaneId, HashMapStateStore<LaneId>, TokioClock, Middleware>>,
-    /// The time between two messages at the steady rate.
+    /// Interval between two messages at the steady rate.
     period: Duration,
-    /// Each pause is longer by a random part of `period`, up to this; 0 is a machine's even pace.
+    /// Maximum random extension of each interval, as a fraction of `period`. 0: intervals are even.
     jitter: f64,
-    /// Where there is jitter: nothing leaves before this.
+    /// With jitter: no permit before this time.
     paused_until: Option<Instant>,
-    /// Permits that were taken and found no work. Kept for the next, because governor takes none back.
+    /// Permits that were taken and not used. They are kept because governor takes none back.
     reserved: usize,
     checks: u32,
 }
 
-/// Messages whose permits come within this time are leased together: long beside a commit, and short enough that few
-/// are in doubt when the process is killed, because they are leased and nobody knows whether they began.
+/// Messages whose permits come within this time are leased together. It is long compared with a commit. It is short
+/// enough that few messages have an unknown outcome when the process is killed while they are leased.
 const BATCH_WINDOW: Duration = Duration::from_millis(20);
 
-/// After this many recipients were checked, those whose pace is forgotten anyway are dropped from memory.
+/// Number of recipient checks after which expired recipient limits are removed from memory.
 const PAIR_CLEANUP: u32 = 10_000;
 
-/// The slowest rate that can be set: one message in a day.
+/// Period of the slowest rate: one message per day.
 const MAX_PERIOD: Duration = Duration::from_secs(24 * 3600);
 
 impl Limiter {
-    /// `pair` is the pace to one recipient: one message per interval after a burst. With `jitter` (0 to 1) messages
-    /// leave one at a time, and no two pauses are alike.
+    /// `pair` limits messages to one recipient: one message per interval after a burst. With `jitter` (0 to 1) permits
+    /// are granted one at a time, at random intervals.
     pub fn new(rate: RateLimit, pair: Option<(Duration, NonZeroU32)>, jitter: f64) -> Self {
         let clock = TokioClock { started: Instant::now() };
         let period = Duration::try_from_secs_f64(1.0 / rate.per_second).unwrap_or(MAX_PERIOD).min(MAX_PERIOD);
@@ -68,19 +70,23 @@ impl Limiter {
         Self { clock, account, pair, period, jitter, paused_until: None, reserved: 0, checks: 0 }
     }
 
-    /// Permits for messages that leave within [`LOT`], all in all; 0 where that is less than two, and where messages
-    /// leave at uneven paces.
+    /// Number of permits within [`BATCH_WINDOW`]. 0 if that is less than two, and 0 with jitter: then nothing is leased
+    /// before its permit.
     pub fn batch_size(&self) -> usize {
-        let lot = BATCH_WINDOW.as_nanos() / self.period.as_nanos().max(1);
-        if self.jitter > 0.0 || lot < 2 { 0 } else { usize::try_from(lot).unwrap_or(usize::MAX) }
+        let batch = BATCH_WINDOW.as_nanos() / self.period.as_nanos().max(1);
+        if self.jitter > 0.0 || batch < 2 { 0 } else { usize::try_from(batch).unwrap_or(usize::MAX) }
     }
 
-    /// Whether the next permit is never further away than [`LOT`].
+    /// Whether the next permit always comes within [`BATCH_WINDOW`].
     pub fn is_quick(&self) -> bool {
         self.jitter == 0.0 && self.period <= BATCH_WINDOW
     }
 
-    /// Uses a permit, if `kept` others stay in hand; if not, how long until it is worth while to try again.
+    /// Uses one permit and leaves `kept` reserved. Otherwise returns the time until another try is worthwhile.
+    ///
+    /// # Errors
+    ///
+    /// There are fewer than `kept + 1` permits; the error is the time to wait.
     pub fn acquire(&mut self, kept: usize) -> Result<(), Duration> {
         while self.reserve(1 + kept) <= kept {
             let wait = self.next_permit_in();
@@ -92,7 +98,7 @@ impl Limiter {
         Ok(())
     }
 
-    /// Takes permits for up to `wanted` messages and tells how many are in hand.
+    /// Reserves up to `wanted` permits and returns how many are reserved.
     pub fn reserve(&mut self, wanted: usize) -> usize {
         if !self.remaining_pause().is_zero() {
             return 0;
@@ -111,16 +117,16 @@ impl Limiter {
         }
     }
 
-    /// Gives a permit back: its message did not leave.
+    /// Returns a permit whose message was not sent.
     pub fn refund(&mut self) {
         self.reserved += 1;
     }
 
-    /// How long until the next permit; takes it when it is there already.
+    /// Time until the next permit. Reserves the permit if it is available now.
     pub fn next_permit_in(&mut self) -> Duration {
-        let rest = self.remaining_pause();
-        if !rest.is_zero() {
-            return rest;
+        let remaining = self.remaining_pause();
+        if !remaining.is_zero() {
+            return remaining;
         }
         match self.account.check() {
             Ok(()) => {
@@ -131,12 +137,12 @@ impl Limiter {
         }
     }
 
-    /// What is left of the pause under way.
+    /// Remaining time of the current pause.
     fn remaining_pause(&self) -> Duration {
         self.paused_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
     }
 
-    /// A pause from now on, made longer by chance; tells how long it is.
+    /// With jitter, starts a pause with a random extension. Returns the length of the pause.
     fn start_pause(&mut self, pause: Duration) -> Duration {
         if self.jitter <= 0.0 {
             return pause;
@@ -146,7 +152,11 @@ impl Limiter {
         pause
     }
 
-    /// Whether another message to this recipient may leave now; if not, how long it must wait.
+    /// Uses a permit of this recipient, if the provider limits messages to one recipient.
+    ///
+    /// # Errors
+    ///
+    /// The recipient has no permit; the error is the time to wait.
     pub fn check_recipient(&mut self, recipient: LaneId) -> Result<(), Duration> {
         let Some(pair) = &self.pair else { return Ok(()) };
         self.checks += 1;
@@ -205,15 +215,18 @@ mod tests {
 
     #[test]
     fn only_fast_rates_without_jitter_have_batches() {
-        let lot = |per_second, jitter| {
+        let batch_size = |per_second, jitter| {
             Limiter::new(RateLimit { per_second, burst: count(1) }, None, jitter).batch_size()
         };
-        assert_eq!([lot(0.33, 0.0), lot(80.0, 0.0), lot(99.0, 0.0), lot(2_000.0, 0.5)], [0; 4]);
-        assert_eq!([lot(100.0, 0.0), lot(1_000.0, 0.0)], [2, 20]);
+        assert_eq!(
+            [batch_size(0.33, 0.0), batch_size(80.0, 0.0), batch_size(99.0, 0.0), batch_size(2_000.0, 0.5)],
+            [0; 4]
+        );
+        assert_eq!([batch_size(100.0, 0.0), batch_size(1_000.0, 0.0)], [2, 20]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn with_jitter_messages_leave_one_by_one_and_never_faster_than_the_rate() {
+    async fn jitter_grants_one_permit_at_a_time_and_never_exceeds_the_rate() {
         let mut limiter = Limiter::new(RateLimit { per_second: 1.0, burst: count(1) }, None, 0.5);
         let mut pauses = Vec::new();
         let mut last = Instant::now();
@@ -230,7 +243,7 @@ mod tests {
         assert!(pauses.iter().skip(1).all(|pause| (least..most).contains(pause)), "{pauses:?}");
         pauses.sort();
         pauses.dedup();
-        assert!(pauses.len() > 25, "hardly two pauses are alike: {pauses:?}");
+        assert!(pauses.len() > 25, "most pauses should differ: {pauses:?}");
     }
 
     #[tokio::test(start_paused = true)]

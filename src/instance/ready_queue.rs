@@ -1,4 +1,4 @@
-//! Leases that were asked for and have not begun.
+//! Leases whose attempts have not begun.
 
 use std::collections::VecDeque;
 
@@ -6,36 +6,35 @@ use crate::queue::{self, Lease, LeaseBatch};
 use relevo_clock::Clock;
 use relevo_domain::Class;
 
-/// Leases on their way to the actor. An actor that ends drops its mailbox: what was in it has not begun and may go again
-/// at once.
+/// The result of a lease request on its way to the actor. An actor that ends drops its mailbox. Dropping a grant returns
+/// its leases to the queue, because their attempts have not begun.
 pub struct LeaseGrant {
-    leased: Option<Result<LeaseBatch, queue::Error>>,
+    result: Option<Result<LeaseBatch, queue::Error>>,
     queue: queue::Handle,
     clock: Clock,
 }
 
 impl LeaseGrant {
-    pub(super) fn new(leased: Result<LeaseBatch, queue::Error>, queue: queue::Handle, clock: Clock) -> Self {
-        Self { leased: Some(leased), queue, clock }
+    pub(super) fn new(result: Result<LeaseBatch, queue::Error>, queue: queue::Handle, clock: Clock) -> Self {
+        Self { result: Some(result), queue, clock }
     }
 
     pub(super) fn into_result(mut self) -> Result<LeaseBatch, queue::Error> {
-        self.leased.take().unwrap_or_else(|| Ok(LeaseBatch::default()))
+        self.result.take().unwrap_or_else(|| Ok(LeaseBatch::default()))
     }
 }
 
 impl Drop for LeaseGrant {
     fn drop(&mut self) {
-        if let Some(Ok(unwanted)) = self.leased.take() {
-            for lease in unwanted.leases {
+        if let Some(Ok(batch)) = self.result.take() {
+            for lease in batch.leases {
                 let _ = self.queue.postpone(lease, self.clock.now());
             }
         }
     }
 }
 
-/// Leases whose attempts have not begun. Whoever waits for a transactional message waits for no bulk message that has
-/// not begun.
+/// Leases whose attempts have not begun, in the order of their leases. Transactional messages go before bulk messages.
 #[derive(Default)]
 pub(super) struct ReadyQueue {
     transactional: VecDeque<Lease>,
@@ -58,7 +57,7 @@ impl ReadyQueue {
         }
     }
 
-    /// The class of the next to begin; a bulk message only when one may.
+    /// The class of the next attempt. `bulk`: a bulk message may begin.
     pub fn next_class(&self, bulk: bool) -> Option<Class> {
         match (self.transactional.is_empty(), self.bulk.is_empty()) {
             (false, _) => Some(Class::Transactional),

@@ -1,5 +1,5 @@
-//! Linked devices without a network: supervisor, actors and the doors around them, on a real store, with clients that do
-//! what the test says.
+//! Tests of the supervisor and the actors of linked devices, with a real store and scripted clients instead of a
+//! network.
 
 mod fixture;
 mod messages;
