@@ -22,12 +22,13 @@ use relevo_provider::{LinkEvent, LinkedAccount, Provider};
 
 use super::Options;
 use super::connection;
-use super::directory::{DesiredState, QrCode};
+use super::directory::QrCode;
 use super::health_check::HealthCheck;
 use super::leasing::{self, Capacity, Demand};
 use super::limiter::Limiter;
 use super::prefetch::Prefetch;
 use super::ready_queue::{LeaseGrant, ReadyQueue};
+use super::record::DesiredState;
 
 /// Messages to the actor of an instance.
 pub enum Msg {

@@ -14,7 +14,7 @@ use relevo_metrics::Metrics;
 use relevo_provider::Provider;
 
 use super::actor::{Msg, Report, State};
-use super::directory::DesiredState;
+use super::record::DesiredState;
 
 impl State {
     /// Begins the attempt of a lease, or returns the lease if its recipient has no permit.

@@ -11,7 +11,8 @@ use relevo_domain::{InstanceConfig, InstanceId, InstanceNumber, InstanceState, P
 use relevo_store::{self as store, Tx};
 
 use super::Error;
-use super::directory::{self, DesiredState, InstanceRecord, InstanceView, StateView};
+use super::directory::{InstanceView, StateView};
+use super::record::{self, DesiredState, InstanceRecord};
 use super::supervisor::{Msg, State};
 use super::unlink::Unlink;
 
@@ -49,9 +50,9 @@ impl State {
         };
         let bytes = store::encode(&record)?;
         let write = move |tx: &mut Tx| {
-            let number = directory::next_number(tx)?;
+            let number = record::next_number(tx)?;
             if let Some(number) = number {
-                store::put_large(tx, directory::record_key(number), &bytes)?;
+                store::put_large(tx, record::record_key(number), &bytes)?;
             }
             Ok(number)
         };
@@ -153,7 +154,7 @@ impl State {
                 return;
             }
             let purged = queue.purge(number).await;
-            let remove = move |tx: &mut Tx| store::delete_large(tx, directory::record_key(number));
+            let remove = move |tx: &mut Tx| store::delete_large(tx, record::record_key(number));
             let removed = match purged {
                 Ok(()) => store.write(remove).await.map_err(Error::from),
                 Err(error) => Err(error.into()),

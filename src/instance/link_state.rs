@@ -8,7 +8,8 @@ use relevo_domain::{Reason, Timestamp};
 use relevo_provider::{LinkEnd, LinkEvent};
 
 use super::actor::{Report, State};
-use super::directory::{DesiredState, QrCode};
+use super::directory::QrCode;
+use super::record::DesiredState;
 
 impl State {
     /// Applies a link event of the client.

@@ -27,6 +27,7 @@ mod media;
 mod pairing;
 mod prefetch;
 mod ready_queue;
+mod record;
 mod supervisor;
 #[cfg(test)]
 mod tests;

@@ -19,10 +19,9 @@ use relevo_provider::{self as provider, Provider};
 use relevo_store::{self as store, Store, Tx};
 
 use super::actor::{self, Report};
-use super::directory::{
-    self, DesiredState, DirectoryEntry, InstanceDirectory, InstanceRecord, InstanceView, StateView,
-};
+use super::directory::{DirectoryEntry, InstanceDirectory, InstanceView, StateView};
 use super::health_check::Unresponsive;
+use super::record::{self, DesiredState, InstanceRecord};
 use super::{Error, Handle, Options};
 
 /// Reply of a command.
@@ -173,7 +172,7 @@ impl Actor for InstanceSupervisor {
 
     async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
         let mut state = State { arguments, instances: HashMap::new(), last_incarnation: 0, draining: false };
-        for (number, record) in directory::load(&state.arguments.store)? {
+        for (number, record) in record::load(&state.arguments.store)? {
             if record.wanted == DesiredState::Deleted {
                 state.purge(number, &record);
                 continue;
@@ -288,7 +287,7 @@ impl State {
                     Arc::new(DirectoryEntry { number, record, checker, active_client, state });
             }
             None => {
-                directory::warn_of_unsigned_webhooks(&record.config);
+                warn_of_unsigned_webhooks(&record.config);
                 let reason = Reason::new("created", "not asked to connect yet");
                 let state = watch::Sender::new(StateView::new(InstanceState::Created, reason));
                 let active_client = watch::Sender::new(None);
@@ -330,7 +329,7 @@ impl State {
         record: InstanceRecord,
     ) -> Result<(), Error> {
         let bytes = store::encode(&record)?;
-        let write = move |tx: &mut Tx| store::put_large(tx, directory::record_key(number), &bytes);
+        let write = move |tx: &mut Tx| store::put_large(tx, record::record_key(number), &bytes);
         self.arguments.store.write(write).await?;
         self.register(number, record)
     }
@@ -342,5 +341,16 @@ impl State {
     /// The instance was deleted meanwhile.
     pub(super) fn entry(&self, number: InstanceNumber) -> Result<&InstanceEntry, Error> {
         self.instances.get(&number).ok_or(Error::Gone(crate::supervisor::ActorUnavailable))
+    }
+}
+
+/// Logs a warning if the instance accepts unsigned webhooks.
+fn warn_of_unsigned_webhooks(config: &InstanceConfig) {
+    if config.cloud_api.as_ref().is_some_and(|cloud| cloud.app_secret.is_none()) {
+        tracing::warn!(
+            instance = config.id.as_str(),
+            "instance has no app_secret, webhook signatures not verified: a caller that knows the webhook URL can forge \
+             messages and statuses; set cloud_api.app_secret to the secret of the Meta app"
+        );
     }
 }

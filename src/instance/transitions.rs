@@ -9,7 +9,8 @@ use relevo_domain::{InstanceNumber, InstanceState, Reason};
 use relevo_provider::LinkedAccount;
 
 use super::actor::Report;
-use super::directory::{DesiredState, InstanceRecord, QrCode, StateView};
+use super::directory::{QrCode, StateView};
+use super::record::{DesiredState, InstanceRecord};
 use super::supervisor::State;
 
 impl State {
