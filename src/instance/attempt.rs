@@ -9,7 +9,7 @@ use tracing::Instrument;
 
 use crate::queue::{self, Lease};
 use crate::retry;
-use relevo_domain::{Class, Failure, FailureKind, FailureScope, Reason, Recipient};
+use relevo_domain::{Class, Failure, FailureKind, FailureScope, Reason, ReasonCode, Recipient};
 use relevo_metrics::Metrics;
 use relevo_provider::Provider;
 
@@ -77,9 +77,9 @@ impl State {
         self.return_leases();
         let (code, advice) = match failure.kind {
             FailureKind::LoggedOut => {
-                ("auth_rejected", "give it new credentials, or resume it once they work again")
+                (ReasonCode::AuthRejected, "give it new credentials, or resume it once they work again")
             }
-            _ => ("account_blocked", "settle it with Meta, then resume the instance"),
+            _ => (ReasonCode::AccountBlocked, "settle it with Meta, then resume the instance"),
         };
         (self.arguments.report)(Report::Stopped(DesiredState::Paused(Reason::new(
             code,

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use ractor::ActorRef;
 
-use relevo_domain::{InstanceConfig, InstanceId, InstanceNumber, InstanceState, ProviderKind, Reason};
+use relevo_domain::{
+    InstanceConfig, InstanceId, InstanceNumber, InstanceState, ProviderKind, Reason, ReasonCode,
+};
 use relevo_store::{self as store, Tx};
 
 use super::Error;
@@ -211,7 +213,8 @@ impl State {
             drop(me.send_after(UNLINK_RETRY_DELAY, move || Msg::Start(number, incarnation)));
             return;
         }
-        let reason = Reason::new("requested", "logged out as asked; link it again: GET /instances/{id}/qr");
+        let reason =
+            Reason::new(ReasonCode::Requested, "logged out as asked; link it again: GET /instances/{id}/qr");
         let record = InstanceRecord {
             wanted: DesiredState::LoggedOut(reason),
             account: None,
@@ -247,7 +250,7 @@ impl State {
         if record.wanted == DesiredState::Deleted || entry.child.is_some() {
             return;
         }
-        let reason = Reason::new("starting", "connecting");
+        let reason = Reason::new(ReasonCode::Starting, "connecting");
         self.set_state(number, StateView::new(InstanceState::Connecting, reason)).await;
         if !self.draining {
             self.start(me, number).await;

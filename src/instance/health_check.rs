@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use ractor::ActorProcessingErr;
 
-use relevo_domain::{Failure, FailureKind, ProviderKind, Reason};
+use relevo_domain::{Failure, FailureKind, ProviderKind, Reason, ReasonCode};
 use relevo_provider::LinkedAccount;
 
 use super::Options;
@@ -151,7 +151,7 @@ impl State {
                     self.schedule_probe(self.health_check.reprobe_delay);
                 }
                 _ => {
-                    let reason = Reason::new("unreachable", failure.to_string());
+                    let reason = Reason::new(ReasonCode::Unreachable, failure.to_string());
                     (self.arguments.report)(Report::Connecting(reason, None));
                     let delay = self.health_check.connect_delay.min(self.health_check.interval);
                     self.health_check.connect_delay = self.health_check.connect_delay.saturating_mul(2);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorId, ActorRef};
 
-use relevo_domain::{InstanceNumber, InstanceState, Reason};
+use relevo_domain::{InstanceNumber, InstanceState, Reason, ReasonCode};
 
 use super::actor::{self, InstanceActor};
 use super::directory::StateView;
@@ -23,7 +23,9 @@ impl State {
         let provider = match (self.arguments.open_provider)(number, &entry.directory_entry.record.config) {
             Ok(provider) => provider,
             Err(error) => {
-                return self.on_crash(me, number, Reason::new("restarting", error.to_string())).await;
+                return self
+                    .on_crash(me, number, Reason::new(ReasonCode::Restarting, error.to_string()))
+                    .await;
             }
         };
         entry.active_client.send_replace(Some(Arc::clone(&provider)));
@@ -44,7 +46,9 @@ impl State {
         };
         match Actor::spawn_linked(None, InstanceActor, arguments, me.get_cell()).await {
             Ok((actor, _)) => entry.child = Some(InstanceChild { id: actor.get_id(), actor }),
-            Err(error) => self.on_crash(me, number, Reason::new("restarting", error.to_string())).await,
+            Err(error) => {
+                self.on_crash(me, number, Reason::new(ReasonCode::Restarting, error.to_string())).await
+            }
         }
     }
 
@@ -74,7 +78,7 @@ impl State {
 
     /// Schedules a restart, or parks the instance after too many crashes.
     async fn on_crash(&mut self, me: &ActorRef<Msg>, number: InstanceNumber, cause: Reason) {
-        let is_unresponsive = cause.code == "zombie";
+        let is_unresponsive = cause.is(ReasonCode::Zombie);
         self.arguments.metrics.record_client_loss(if is_unresponsive { "zombie" } else { "crash" });
         self.last_incarnation += 1;
         let Some(entry) = self.instances.get_mut(&number) else { return };
@@ -95,7 +99,7 @@ impl State {
                 let text = format!(
                     "the client stopped too often within a minute, last: {cause}; restart the instance"
                 );
-                let reason = Reason::new("restart_limit", text);
+                let reason = Reason::new(ReasonCode::RestartLimit, text);
                 self.set_state(number, StateView::new(InstanceState::Failed, reason)).await;
             }
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ractor::ActorProcessingErr;
 
-use relevo_domain::{Reason, Timestamp};
+use relevo_domain::{Reason, ReasonCode, Timestamp};
 use relevo_provider::{LinkEnd, LinkEvent};
 
 use super::actor::{Report, State};
@@ -50,20 +50,20 @@ impl State {
 fn report_for(event: LinkEvent, now: Timestamp) -> Report {
     match event {
         LinkEvent::Connecting => {
-            Report::Connecting(Reason::new("connecting", "connecting to WhatsApp"), None)
+            Report::Connecting(Reason::new(ReasonCode::Connecting, "connecting to WhatsApp"), None)
         }
         LinkEvent::QrCode { qr, valid_for } => {
             Report::QrCode(QrCode { text: qr, expires_at: now + valid_for })
         }
         LinkEvent::QrCodesExhausted => Report::Stopped(DesiredState::Unpaired(Reason::new(
-            "pairing_timeout",
+            ReasonCode::PairingTimeout,
             "no phone scanned a code in time; ask for a new one: GET /instances/{id}/qr",
         ))),
         LinkEvent::Linked(account) => Report::Linked(account),
         LinkEvent::Connected(account) => Report::Connected(Some(account)),
         LinkEvent::Disconnected { reason, retry_in } => {
             let text = format!("{reason}; the next attempt is in {}", format_seconds(retry_in));
-            Report::Connecting(Reason::new("unreachable", text), Some(now + retry_in))
+            Report::Connecting(Reason::new(ReasonCode::Unreachable, text), Some(now + retry_in))
         }
         LinkEvent::Ended(end) => Report::Stopped(desired_state_after(end)),
     }
@@ -73,11 +73,11 @@ fn report_for(event: LinkEvent, now: Timestamp) -> Report {
 fn desired_state_after(end: LinkEnd) -> DesiredState {
     match end {
         LinkEnd::LoggedOut => DesiredState::LoggedOut(Reason::new(
-            "logged_out",
+            ReasonCode::LoggedOut,
             "the phone or WhatsApp removed this device; link it again: GET /instances/{id}/qr",
         )),
         LinkEnd::Replaced => DesiredState::Paused(Reason::new(
-            "replaced",
+            ReasonCode::Replaced,
             "another client connected with the keys of this device; stop that one, then resume the instance",
         )),
         LinkEnd::Banned { until, reason } => {
@@ -89,16 +89,16 @@ fn desired_state_after(end: LinkEnd) -> DesiredState {
                     "WhatsApp banned the account: {reason}; settle it on the phone, then resume the instance"
                 ),
             };
-            DesiredState::Paused(Reason::new("banned", text))
+            DesiredState::Paused(Reason::new(ReasonCode::Banned, text))
         }
         LinkEnd::ClientOutdated => DesiredState::Paused(Reason::new(
-            "client_outdated",
+            ReasonCode::ClientOutdated,
             "WhatsApp no longer supports this version of WhatsApp Web; set linked_device.version to a newer one, \
              or update relevo, then resume the instance",
         )),
         LinkEnd::PairingFailed(cause) => {
             let text = format!("the phone could not be linked: {cause}; try again: GET /instances/{{id}}/qr");
-            DesiredState::Unpaired(Reason::new("pairing_failed", text))
+            DesiredState::Unpaired(Reason::new(ReasonCode::PairingFailed, text))
         }
     }
 }

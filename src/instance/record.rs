@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use relevo_domain::{InstanceConfig, InstanceNumber, InstanceState, Reason, Timestamp};
+use relevo_domain::{InstanceConfig, InstanceNumber, InstanceState, Reason, ReasonCode, Timestamp};
 use relevo_provider::LinkedAccount;
 use relevo_store::{self as store, Error, Key, Space, Store, Tx};
 
@@ -49,10 +49,10 @@ impl DesiredState {
         let (state, reason) = match self {
             DesiredState::Connected | DesiredState::Deleted => return None,
             DesiredState::Created => {
-                (InstanceState::Created, Reason::new("created", "not asked to connect yet"))
+                (InstanceState::Created, Reason::new(ReasonCode::Created, "not asked to connect yet"))
             }
             DesiredState::Disconnected => {
-                (InstanceState::Disconnected, Reason::new("requested", "asked to disconnect"))
+                (InstanceState::Disconnected, Reason::new(ReasonCode::Requested, "asked to disconnect"))
             }
             DesiredState::Paused(reason) => (InstanceState::Paused, reason.clone()),
             DesiredState::Unpaired(reason) => (InstanceState::Disconnected, reason.clone()),
@@ -60,7 +60,7 @@ impl DesiredState {
             DesiredState::LoggingOut => {
                 let text =
                     "the device is being unlinked from the phone; connect the instance again after that";
-                (InstanceState::Disconnected, Reason::new("logging_out", text))
+                (InstanceState::Disconnected, Reason::new(ReasonCode::LoggingOut, text))
             }
         };
         Some((state, reason))

@@ -13,7 +13,9 @@ use crate::media::MediaCache;
 use crate::supervisor::{ActorSlot, RestartPolicy};
 use crate::{inbound, queue, retry};
 use relevo_clock::Clock;
-use relevo_domain::{InstanceConfig, InstanceId, InstanceNumber, InstanceState, Reason, RetryPolicy};
+use relevo_domain::{
+    InstanceConfig, InstanceId, InstanceNumber, InstanceState, Reason, ReasonCode, RetryPolicy,
+};
 use relevo_metrics::Metrics;
 use relevo_provider::{self as provider, Provider};
 use relevo_store::{self as store, Store, Tx};
@@ -238,12 +240,13 @@ impl Actor for InstanceSupervisor {
     ) -> Result<(), ActorProcessingErr> {
         match event {
             SupervisionEvent::ActorFailed(cell, cause) => {
-                let code = if cause.is::<Unresponsive>() { "zombie" } else { "restarting" };
+                let code =
+                    if cause.is::<Unresponsive>() { ReasonCode::Zombie } else { ReasonCode::Restarting };
                 state.on_child_ended(&me, cell.get_id(), Reason::new(code, cause.to_string())).await;
             }
             SupervisionEvent::ActorTerminated(cell, _, reason) => {
                 let cause = reason.unwrap_or_else(|| "the actor stopped".to_owned());
-                state.on_child_ended(&me, cell.get_id(), Reason::new("restarting", cause)).await;
+                state.on_child_ended(&me, cell.get_id(), Reason::new(ReasonCode::Restarting, cause)).await;
             }
             _ => {}
         }
@@ -288,7 +291,7 @@ impl State {
             }
             None => {
                 warn_of_unsigned_webhooks(&record.config);
-                let reason = Reason::new("created", "not asked to connect yet");
+                let reason = Reason::new(ReasonCode::Created, "not asked to connect yet");
                 let state = watch::Sender::new(StateView::new(InstanceState::Created, reason));
                 let active_client = watch::Sender::new(None);
                 let directory_entry = DirectoryEntry {

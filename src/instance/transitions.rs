@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 
 use crate::events::{self, Event};
-use relevo_domain::{InstanceNumber, InstanceState, Reason};
+use relevo_domain::{InstanceNumber, InstanceState, Reason, ReasonCode};
 use relevo_provider::LinkedAccount;
 
 use super::actor::Report;
@@ -46,7 +46,7 @@ impl State {
             tracing::warn!(%error, "connection time not stored");
         }
         self.publish_directory();
-        let reason = Reason::new("ok", "connected");
+        let reason = Reason::new(ReasonCode::Connected, "connected");
         self.set_state(number, StateView::new(InstanceState::Connected, reason)).await;
     }
 
@@ -57,7 +57,8 @@ impl State {
             "expires_at": code.expires_at.to_string(),
             "expires_in": code.expires_at.since(now).as_secs(),
         });
-        let reason = Reason::new("pairing", "scan the code with the phone: WhatsApp, linked devices");
+        let reason =
+            Reason::new(ReasonCode::Pairing, "scan the code with the phone: WhatsApp, linked devices");
         let view = StateView::new(InstanceState::Connecting, reason);
         self.set_state(number, StateView { qr_code: Some(code), ..view }).await;
         self.emit(number, "qr", data).await;
@@ -76,7 +77,7 @@ impl State {
         }
         self.publish_directory();
         self.emit(number, "paired", data).await;
-        let reason = Reason::new("paired", "a phone linked this device; the connection follows");
+        let reason = Reason::new(ReasonCode::Paired, "a phone linked this device; the connection follows");
         self.set_state(number, StateView::new(InstanceState::Connecting, reason)).await;
     }
 
@@ -85,7 +86,7 @@ impl State {
         let Some((state, reason)) = desired.idle_state() else { return };
         tracing::warn!(instance = %record.config.id, state = state.as_str(), reason = %reason.text, "instance stopped; queue kept");
         if matches!(desired, DesiredState::Unpaired(_)) {
-            self.arguments.metrics.record_pairing(if reason.code == "pairing_timeout" {
+            self.arguments.metrics.record_pairing(if reason.is(ReasonCode::PairingTimeout) {
                 "timed_out"
             } else {
                 "failed"

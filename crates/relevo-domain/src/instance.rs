@@ -5,7 +5,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{AmbiguousPolicy, ValidationError};
+use super::{AmbiguousPolicy, ReasonCode, ValidationError};
 
 /// The name of an instance, chosen by its owner: 1 to 64 letters, digits, `-`, `_` or `.`, not beginning with a
 /// dot.
@@ -232,15 +232,21 @@ impl InstanceState {
 /// Why an instance is in the state that it is in: a stable code for programs, words for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
-    /// For example `auth_rejected`, `account_blocked`, `unreachable`, `requested`, `restart_limit`.
+    /// A [`ReasonCode`] as text, because a stored record can contain a code of another version.
     pub code: String,
     /// What happened, in the provider's own words where it has any, and what to do.
     pub text: String,
 }
 
 impl Reason {
-    pub fn new(code: &str, text: impl Into<String>) -> Self {
-        Self { code: code.to_owned(), text: text.into() }
+    /// A reason with one of the codes of this version.
+    pub fn new(code: ReasonCode, text: impl Into<String>) -> Self {
+        Self { code: code.as_str().to_owned(), text: text.into() }
+    }
+
+    /// Whether this is the reason's code.
+    pub fn is(&self, code: ReasonCode) -> bool {
+        self.code == code.as_str()
     }
 }
 
@@ -256,6 +262,14 @@ mod tests {
         for bad in ["", "a b", "a/b", ".hidden", "ñ", &"x".repeat(65)] {
             assert!(bad.parse::<InstanceId>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn reason_keeps_a_stored_code_of_another_version() {
+        let stored = r#"{"code":"solar_flare","text":"wait"}"#;
+        let reason: Reason = serde_json::from_str(stored).unwrap();
+        assert!(ReasonCode::ALL.iter().all(|code| !reason.is(*code)));
+        assert_eq!(serde_json::to_string(&reason).unwrap(), stored);
     }
 
     #[test]
