@@ -11,6 +11,7 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::inbound;
 use crate::queue;
@@ -24,10 +25,9 @@ use super::Options;
 use super::connection;
 use super::directory::QrCode;
 use super::health_check::HealthCheck;
-use super::leasing::{self, Capacity, Demand};
+use super::leasing::{self, LeaseGrant};
 use super::limiter::Limiter;
-use super::prefetch::Prefetch;
-use super::ready_queue::{LeaseGrant, ReadyQueue};
+use super::planner::{Action, Capacity, Now, SendPlanner, Workers};
 use super::record::DesiredState;
 
 /// Messages to the actor of an instance.
@@ -96,37 +96,17 @@ pub(super) struct InstanceActor;
 pub(super) struct State {
     pub(super) me: ActorRef<Msg>,
     pub(super) arguments: Arguments,
-    pub(super) limiter: Limiter,
-    pub(super) workers: usize,
-    /// Maximum number of concurrent attempts for bulk messages.
-    pub(super) bulk_workers: usize,
-    /// Attempts in flight.
-    pub(super) in_flight: usize,
-    /// Attempts in flight for bulk messages; counted in `in_flight` too.
-    pub(super) bulk_in_flight: usize,
-    /// Leases whose attempts have not begun.
-    pub(super) ready_queue: ReadyQueue,
-    pub(super) prefetch: Prefetch,
-    /// Messages can be sent.
-    pub(super) connected: bool,
-    /// WhatsApp rejected the instance. The supervisor has the report and is about to stop this actor.
-    pub(super) stopped: bool,
-    /// A lease request that includes transactional messages is under way.
-    pub(super) leasing_urgent: bool,
-    /// Size of the lease request for bulk messages that is under way.
-    pub(super) leasing_bulk: Option<usize>,
-    /// The queue will lease the next transactional message to this actor.
-    pub(super) awaiting_next: bool,
-    pub(super) demand: Demand,
+    /// Decides what to lease and what to begin; this actor executes it.
+    pub(super) planner: SendPlanner,
+    /// The start of the actor, for the planner's monotonic time.
+    started: Instant,
     forwarders: Vec<JoinHandle<()>>,
     /// Reads the events of the client's connection, if the provider keeps one. Aborting it closes the connection.
     connection_task: Option<JoinHandle<()>>,
-    /// WhatsApp throttled the number; nothing is sent before this time.
-    pub(super) hold_until: Option<Timestamp>,
-    pub(super) wake_timer: Option<Timer>,
-    pub(super) permit_timer: Option<Timer>,
+    wake_timer: Option<Timer>,
+    permit_timer: Option<Timer>,
     pub(super) health_check: HealthCheck,
-    pub(super) draining: Option<RpcReplyPort<()>>,
+    drain_reply: Option<RpcReplyPort<()>>,
 }
 
 pub(super) type Timer = JoinHandle<Result<(), ractor::MessagingErr<Msg>>>;
@@ -146,7 +126,7 @@ impl Actor for InstanceActor {
         let kind = config.provider;
         let pair = (kind == ProviderKind::CloudApi).then_some((options.pair_interval, options.pair_burst));
         let rate = config.rate_limit.unwrap_or(options.rate_limit_of(kind));
-        let limiter = Limiter::new(rate, pair, options.jitter_of(kind));
+        let limiter = Limiter::new(rate, pair, options.jitter_of(kind), rand::random);
         let workers = config.workers.unwrap_or(options.workers_of(kind));
         let count = |number: NonZeroU32| usize::try_from(number.get()).unwrap_or(usize::MAX);
         let connection_task = if kind.keeps_connection() {
@@ -156,28 +136,17 @@ impl Actor for InstanceActor {
             None
         };
         let health_check = HealthCheck::new(options, kind);
+        let workers = Workers { total: count(workers), bulk: count(options.bulk_workers.min(workers)) };
         Ok(State {
             me,
-            limiter,
-            workers: count(workers),
-            bulk_workers: count(options.bulk_workers.min(workers)),
-            in_flight: 0,
-            bulk_in_flight: 0,
-            ready_queue: ReadyQueue::default(),
-            prefetch: Prefetch::default(),
-            connected: false,
-            stopped: false,
-            leasing_urgent: false,
-            leasing_bulk: None,
-            awaiting_next: false,
-            demand: Demand::ALL,
+            planner: SendPlanner::new(workers, limiter),
+            started: Instant::now(),
             forwarders,
             connection_task,
-            hold_until: None,
             wake_timer: None,
             permit_timer: None,
             health_check,
-            draining: None,
+            drain_reply: None,
             arguments,
         })
     }
@@ -188,23 +157,27 @@ impl Actor for InstanceActor {
         message: Msg,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        let now = state.now();
         match message {
             Msg::Nudged(class, permit) => {
                 drop(permit);
-                state.demand.add(class);
-                state.request_work();
+                state.planner.on_nudge(class, now);
             }
-            Msg::Leased(grant, capacity, took) => state.on_leased(grant, capacity, took),
-            Msg::NextLease(grant) => state.on_next_lease(grant),
-            Msg::AttemptEnded(class, failure, took) => state.on_attempt_ended(class, failure.as_ref(), took),
-            Msg::Wake => {
-                state.demand = Demand::ALL;
-                state.request_work();
+            Msg::Leased(grant, request, took) => {
+                let batch = state.batch_of(grant);
+                state.planner.on_leased(batch, request, took, now);
             }
+            Msg::NextLease(grant) => {
+                let batch = state.batch_of(grant);
+                state.planner.on_next_lease(batch, now);
+            }
+            Msg::AttemptEnded(class, failure, took) => {
+                state.planner.on_attempt_ended(class, failure, took, now);
+            }
+            Msg::Wake => state.planner.on_wake(now),
             Msg::PermitReady => {
                 state.permit_timer = None;
-                state.start_ready_attempts();
-                state.request_work();
+                state.planner.on_permit(now);
             }
             Msg::Probe => state.start_probe(),
             Msg::ProbeResult(connection, answer) => state.on_probe_result(connection, answer)?,
@@ -212,12 +185,11 @@ impl Actor for InstanceActor {
             Msg::ConnectionClosed => state.on_connection_lost()?,
             Msg::Ping(reply) => drop(reply.send(())),
             Msg::Drain(reply) => {
-                state.draining = Some(reply);
-                state.return_leases();
-                state.cancel_await_next();
-                state.finish_drain();
+                state.drain_reply = Some(reply);
+                state.planner.on_drain(now);
             }
         }
+        state.execute_actions();
         Ok(())
     }
 }
@@ -229,8 +201,8 @@ impl Drop for State {
         if let Some(task) = &self.connection_task {
             task.abort();
         }
-        self.return_leases();
-        self.cancel_await_next();
+        self.planner.on_end(self.now());
+        self.execute_actions();
         [self.wake_timer.take(), self.permit_timer.take()]
             .into_iter()
             .flatten()
@@ -239,16 +211,36 @@ impl Drop for State {
 }
 
 impl State {
-    pub(super) fn finish_drain(&mut self) {
-        if self.in_flight == 0
-            && !self.leasing_urgent
-            && self.leasing_bulk.is_none()
-            && !self.awaiting_next
-            && let Some(reply) = self.draining.take()
-        {
-            let _ = reply.send(());
-            // A drained actor begins no attempt; it is about to stop.
-            self.connected = false;
+    /// The time for the planner.
+    pub(super) fn now(&self) -> Now {
+        Now { wall: self.arguments.clock.now(), elapsed: self.started.elapsed() }
+    }
+
+    /// Executes the planner's actions in their order.
+    fn execute_actions(&mut self) {
+        while let Some(action) = self.planner.next_action() {
+            match action {
+                Action::Lease(request) => self.request_leases(request),
+                Action::AwaitNext => self.await_next_lease(),
+                Action::CancelAwaitNext => self.cancel_next_lease(),
+                Action::Begin(lease) => self.start_attempt(lease),
+                Action::Return(lease, until) => self.return_lease(lease, until),
+                Action::WakeAfter(wait) => {
+                    let timer = self.me.send_after(wait, || Msg::Wake);
+                    if let Some(earlier) = self.wake_timer.replace(timer) {
+                        earlier.abort();
+                    }
+                }
+                Action::PermitAfter(wait) => {
+                    self.permit_timer = Some(self.me.send_after(wait, || Msg::PermitReady));
+                }
+                Action::ReportRejected(failure) => self.report_rejected(&failure),
+                Action::DrainDone => {
+                    if let Some(reply) = self.drain_reply.take() {
+                        let _ = reply.send(());
+                    }
+                }
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ use relevo_provider::LinkedAccount;
 
 use super::Options;
 use super::actor::{Msg, Report, State, Timer};
-use super::leasing::Demand;
+use super::planner::Link;
 
 /// The client is connected and does not answer: it must be replaced.
 #[derive(Debug, thiserror::Error)]
@@ -81,16 +81,13 @@ impl Drop for HealthCheck {
 impl State {
     /// The client is connected: reports it and begins to send.
     pub fn on_connected(&mut self, account: Option<LinkedAccount>) {
-        if self.draining.is_some() || self.stopped {
+        if !self.planner.on_connected(self.now()) {
             return;
         }
-        self.connected = true;
         self.health_check.missed_probes = 0;
         self.health_check.connection += 1;
         self.schedule_probe(self.health_check.interval);
         (self.arguments.report)(Report::Connected(account));
-        self.demand = Demand::ALL;
-        self.request_work();
     }
 
     /// Probes the client in a task.
@@ -122,8 +119,9 @@ impl State {
         if connection != self.health_check.connection {
             return Ok(());
         }
+        let is_connected = self.planner.link() == Link::Ready;
         match answer {
-            Ok(()) if self.connected => {
+            Ok(()) if is_connected => {
                 self.health_check.missed_probes = 0;
                 self.schedule_probe(self.health_check.interval);
             }
@@ -133,13 +131,14 @@ impl State {
             }
             Err(failure) => match failure.kind {
                 FailureKind::LoggedOut | FailureKind::AccountBlocked | FailureKind::Permanent => {
-                    self.pause(&failure);
+                    self.planner.on_stopped(self.now());
+                    self.report_rejected(&failure);
                 }
                 // Throttling is an answer: the client is alive.
-                FailureKind::Throttled { .. } | FailureKind::Deferred { .. } if self.connected => {
+                FailureKind::Throttled { .. } | FailureKind::Deferred { .. } if is_connected => {
                     self.schedule_probe(self.health_check.interval);
                 }
-                _ if self.connected => {
+                _ if is_connected => {
                     self.health_check.missed_probes += 1;
                     if self.health_check.missed_probes >= self.health_check.max_missed_probes {
                         return Err(Unresponsive {

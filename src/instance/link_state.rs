@@ -9,26 +9,27 @@ use relevo_provider::{LinkEnd, LinkEvent};
 
 use super::actor::{Report, State};
 use super::directory::QrCode;
+use super::planner::Link;
 use super::record::DesiredState;
 
 impl State {
     /// Applies a link event of the client.
     pub fn on_link_event(&mut self, event: LinkEvent) {
-        if self.stopped {
+        if self.planner.link() == Link::Stopped {
             return;
         }
         if let LinkEvent::Connected(account) = event {
             return self.on_connected(Some(account));
         }
-        if self.connected {
+        if self.planner.link() == Link::Ready {
             self.arguments.metrics.record_client_loss("connection");
         }
-        self.connected = false;
         self.stop_probing();
-        // Messages that have not begun wait in the queue instead of failing one after another.
-        self.return_leases();
         let report = report_for(event, self.arguments.clock.now());
-        self.stopped = matches!(report, Report::Stopped(_));
+        match &report {
+            Report::Stopped(_) => self.planner.on_stopped(self.now()),
+            _ => self.planner.on_disconnected(self.now()),
+        }
         (self.arguments.report)(report);
     }
 
@@ -38,10 +39,9 @@ impl State {
     ///
     /// The client ended without reporting why. The error ends the actor, which the supervisor restarts.
     pub fn on_connection_lost(&self) -> Result<(), ActorProcessingErr> {
-        if self.stopped {
-            Ok(())
-        } else {
-            Err("the client of the linked device ended without reporting why".into())
+        match self.planner.link() {
+            Link::Stopped => Ok(()),
+            _ => Err("the client of the linked device ended without reporting why".into()),
         }
     }
 }

@@ -25,6 +25,7 @@ mod limiter;
 mod link_state;
 mod media;
 mod pairing;
+mod planner;
 mod prefetch;
 mod ready_queue;
 mod record;

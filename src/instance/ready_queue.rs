@@ -1,38 +1,9 @@
-//! Leases whose attempts have not begun.
+//! Leases whose attempts have not begun, one queue for each class.
 
 use std::collections::VecDeque;
 
-use crate::queue::{self, Lease, LeaseBatch};
-use relevo_clock::Clock;
+use crate::queue::Lease;
 use relevo_domain::Class;
-
-/// The result of a lease request on its way to the actor. An actor that ends drops its mailbox. Dropping a grant returns
-/// its leases to the queue, because their attempts have not begun.
-pub struct LeaseGrant {
-    result: Option<Result<LeaseBatch, queue::Error>>,
-    queue: queue::Handle,
-    clock: Clock,
-}
-
-impl LeaseGrant {
-    pub(super) fn new(result: Result<LeaseBatch, queue::Error>, queue: queue::Handle, clock: Clock) -> Self {
-        Self { result: Some(result), queue, clock }
-    }
-
-    pub(super) fn into_result(mut self) -> Result<LeaseBatch, queue::Error> {
-        self.result.take().unwrap_or_else(|| Ok(LeaseBatch::default()))
-    }
-}
-
-impl Drop for LeaseGrant {
-    fn drop(&mut self) {
-        if let Some(Ok(batch)) = self.result.take() {
-            for lease in batch.leases {
-                let _ = self.queue.postpone(lease, self.clock.now());
-            }
-        }
-    }
-}
 
 /// Leases whose attempts have not begun, in the order of their leases. Transactional messages go before bulk messages.
 #[derive(Default)]
@@ -42,14 +13,17 @@ pub(super) struct ReadyQueue {
 }
 
 impl ReadyQueue {
+    /// Number of ready transactional leases.
     pub fn transactional_len(&self) -> usize {
         self.transactional.len()
     }
 
+    /// Number of ready bulk leases.
     pub fn bulk_len(&self) -> usize {
         self.bulk.len()
     }
 
+    /// Adds a lease at the end of its class.
     pub fn push(&mut self, lease: Lease) {
         match lease.id.class() {
             Class::Transactional => self.transactional.push_back(lease),
@@ -66,6 +40,7 @@ impl ReadyQueue {
         }
     }
 
+    /// Removes the oldest lease of a class.
     pub fn pop(&mut self, class: Class) -> Option<Lease> {
         match class {
             Class::Transactional => self.transactional.pop_front(),

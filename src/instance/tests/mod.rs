@@ -4,4 +4,5 @@
 mod fixture;
 mod messages;
 mod pairing;
+mod planner_model;
 mod rate_limit;
