@@ -4,5 +4,6 @@
 mod fixture;
 mod messages;
 mod pairing;
+mod planner;
 mod planner_model;
 mod rate_limit;

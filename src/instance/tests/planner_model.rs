@@ -13,10 +13,10 @@ use proptest::test_runner::{RngSeed, TestRunner};
 use crate::instance::limiter::Limiter;
 use crate::instance::planner::{Action, Capacity, Link, MAX_READY_AGE, Now, SendPlanner, Workers};
 use crate::instance::prefetch;
+use crate::instance::tests::planner::lease;
 use crate::queue::{Lease, LeaseBatch};
 use relevo_domain::{
-    AmbiguousPolicy, Class, Content, Failure, FailureKind, FailureScope, InstanceNumber, MessageId,
-    MessageOptions, Mode, OutboundMessage, RateLimit, Timestamp,
+    Class, Failure, FailureKind, FailureScope, InstanceNumber, MessageId, RateLimit, Timestamp,
 };
 use relevo_store::Priority;
 
@@ -119,7 +119,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         12 => (any::<bool>(), 0..RECIPIENTS).prop_map(|(bulk, to)| Op::Accept { bulk, to }),
         16 => any::<usize>().prop_map(Op::Commit),
-        1 => Just(Op::FailLease),
+        2 => Just(Op::FailLease),
         30 => (any::<usize>(), took).prop_map(|(which, took)| Op::Deliver { which, took }),
         12 => (any::<usize>(), outcome()).prop_map(|(attempt, outcome)| Op::EndAttempt(attempt, outcome)),
         8 => millis.prop_map(Op::Advance),
@@ -341,7 +341,7 @@ impl World {
             bulk_left -= usize::from(id.class() == Class::Bulk);
             self.busy.insert(self.lane(id));
             self.turn += 1;
-            batch.leases.push(self.new_lease(id));
+            batch.leases.push(lease(id, self.accepted[&id], self.wall()));
         }
         let skips_bulk = bulk_left == 0 && max_bulk < max;
         let waits = self.waiting.iter().filter(|waiting| {
@@ -360,26 +360,6 @@ impl World {
             let is_due = waiting.due.is_none_or(|due| due <= self.wall());
             waiting.id.class() == class && is_head && is_due && !self.busy.contains(&lane)
         })
-    }
-
-    fn new_lease(&self, id: MessageId) -> Lease {
-        let to = format!("5730012345{:02}", self.accepted[&id]);
-        let message = OutboundMessage {
-            to: to.parse().unwrap(),
-            content: Content::Text { body: "hola".to_owned(), preview_url: false },
-            quote: None,
-            options: MessageOptions::default(),
-        };
-        Lease {
-            id,
-            message,
-            mode: Mode::Async,
-            on_ambiguous: AmbiguousPolicy::Hold,
-            repeatable: true,
-            failures: 0,
-            attempt: 1,
-            leased_at: self.wall(),
-        }
     }
 
     fn end_attempt(&mut self, id: MessageId, outcome: Outcome) {
@@ -415,7 +395,9 @@ impl World {
                 self.planner.on_next_lease(Some(batch), now);
             }
             Mail::Ended(id, failure) => {
-                self.in_flight.retain(|other| *other != id);
+                // A repeated message can be in flight again before the end of its first attempt is received.
+                let place = self.in_flight.iter().position(|other| *other == id).unwrap();
+                self.in_flight.remove(place);
                 match failure.as_ref().map(|failure| (failure.kind, failure.scope)) {
                     Some((FailureKind::LoggedOut | FailureKind::AccountBlocked, _)) => {
                         self.link = Link::Stopped
@@ -590,7 +572,10 @@ impl World {
                     };
                     self.elapsed = self.elapsed.max(next);
                 }
-                assert_eq!(self.ended.len(), self.accepted.len(), "left behind: {:?}", self.waiting);
+                // The end of an attempt, received only now, can have stopped the instance.
+                if self.link == Link::Ready {
+                    assert_eq!(self.ended.len(), self.accepted.len(), "left behind: {:?}", self.waiting);
+                }
             }
         }
     }
