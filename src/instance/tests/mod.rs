@@ -6,4 +6,6 @@ mod messages;
 mod pairing;
 mod planner;
 mod planner_model;
+mod planner_queue;
+mod planner_world;
 mod rate_limit;
