@@ -1,4 +1,4 @@
-//! The provider of an instance, by its kind.
+//! Opens the client of an instance, by provider kind.
 
 use std::sync::Arc;
 
@@ -8,12 +8,15 @@ use relevo_domain::{InstanceConfig, InstanceNumber, ProviderKind, ValidationErro
 use relevo_linked_device::LinkedDevice;
 use relevo_provider::{Error, Provider, ProviderResources};
 
-/// The client of instance `number`, not yet connected.
+/// Creates the client of instance `number`. The client is not connected yet.
 ///
 /// # Errors
 ///
-/// The configuration is wrong or incomplete, or this binary has no such provider.
-#[cfg_attr(not(feature = "linked-device"), expect(unused_variables, reason = "devices alone have numbers"))]
+/// The configuration is invalid or incomplete, or this binary is built without the provider.
+#[cfg_attr(
+    not(feature = "linked-device"),
+    expect(unused_variables, reason = "only linked devices use the number")
+)]
 pub fn open(
     number: InstanceNumber,
     config: &InstanceConfig,

@@ -1,7 +1,8 @@
-//! One account at work: it takes leases at the pace of its limiter and attempts them, each in a task of its own.
+//! The actor of one connected instance. It leases messages within its rate limit and runs each attempt in a separate
+//! task.
 //!
-//! The actor never waits for the network. A send's outcome goes straight from its task to the queue or to `retry`,
-//! so that it counts even when the actor died meanwhile; the actor only hears that a worker is free again.
+//! The actor never waits for the network. An attempt's task reports its outcome directly to the queue or to `retry`, so
+//! that the outcome is recorded even if the actor has ended. The actor only receives that a worker is free again.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::inbound;
 use crate::queue;
@@ -21,108 +23,90 @@ use relevo_provider::{LinkEvent, LinkedAccount, Provider};
 
 use super::Options;
 use super::connection;
-use super::directory::{DesiredState, QrCode};
+use super::directory::QrCode;
 use super::health_check::HealthCheck;
-use super::leasing::{self, Capacity, Demand};
+use super::leasing::{self, LeaseGrant};
 use super::limiter::Limiter;
-use super::prefetch::Prefetch;
-use super::ready_queue::{LeaseGrant, ReadyQueue};
+use super::planner::{Action, Capacity, Now, SendPlanner, Workers};
+use super::record::DesiredState;
 
-/// What an instance's actor is told.
+/// Messages to the actor of an instance.
 pub enum Msg {
-    /// From its nudge forwarders: there may be work of this class. With the place that it takes in the mailbox.
+    /// From the nudge forwarders: there may be messages of this class. The permit limits each forwarder to one nudge in
+    /// the mailbox.
     Nudged(Class, OwnedSemaphorePermit),
-    /// From its own lease request: work, or why there is none; what there was room for, and how long it took.
+    /// From the task of a lease request: its result, the requested capacity, and how long the request took.
     Leased(LeaseGrant, Capacity, Duration),
-    /// From another: the next message that somebody waits for.
+    /// From the task that waits for the next transactional message: its lease.
     NextLease(LeaseGrant),
-    /// From an attempt's task: a worker is free, after so long on a message of this class. With the failure, when
-    /// there was one.
+    /// From an attempt's task: the class of the message, the failure if the attempt failed, and its duration.
     AttemptEnded(Class, Option<Failure>, Duration),
-    /// From its own timer: due messages or the end of a pause.
+    /// From the wake timer: messages are due, or a hold has ended.
     Wake,
-    /// From its own timer: the limiter has a permit.
+    /// From the permit timer: the limiter has a permit.
     PermitReady,
-    /// From its own timer: ask the client whether it lives.
+    /// From the probe timer: probe the client.
     Probe,
-    /// From a probe's task: what the client answered, on which of its connections.
+    /// From a probe's task: the number of the probed connection, and the answer.
     ProbeResult(u64, Result<(), Failure>),
-    /// From the task that hears the client's lasting connection: how the link stands.
+    /// From the connection task: the state of the link changed.
     LinkChanged(LinkEvent),
-    /// From the same task: nothing more will be heard.
+    /// From the connection task: the connection task has ended.
     ConnectionClosed,
-    /// From the supervisor's watchdog: are you there?
+    /// From the supervisor's watchdog: reply at once.
     Ping(RpcReplyPort<()>),
-    /// From the supervisor: begin nothing new; answer when nothing is under way.
+    /// From the supervisor: begin no more attempts; reply when none is in flight.
     Drain(RpcReplyPort<()>),
 }
 
-/// What an actor reports to its supervisor, beside dying.
+/// Reports of an actor to its supervisor.
 #[derive(Debug)]
 pub(super) enum Report {
-    /// With the account, where the client knows it.
+    /// Messages can be sent. With the account, if the client knows it.
     Connected(Option<LinkedAccount>),
-    /// Not (yet), and why; and when the client tries again by itself.
+    /// Not connected, with the reason and the time of the next connection attempt, if the client plans one.
     Connecting(Reason, Option<Timestamp>),
-    /// It is nobody's device yet: this is what a phone scans.
+    /// The device is not linked; a phone can scan this code.
     QrCode(QrCode),
-    /// A phone took it.
+    /// A phone linked the device.
     Linked(LinkedAccount),
-    /// It must not go on before somebody cares: what the instance is to be from now on.
+    /// WhatsApp rejected the instance, or pairing ended. With the new desired state, which lasts until an operator acts.
     Stopped(DesiredState),
 }
 
+/// Arguments of the actor of one instance.
 pub(super) struct Arguments {
     pub number: InstanceNumber,
     pub config: InstanceConfig,
     pub options: Options,
     pub clock: Clock,
-    /// Not yet connected.
+    /// The client, not connected yet.
     pub provider: Arc<dyn Provider>,
     pub queue: queue::Handle,
     pub retry: retry::Handle,
     pub inbound: inbound::Handle,
     pub metrics: Metrics,
-    /// How reports reach the supervisor.
+    /// Sends a report to the supervisor.
     pub report: Box<dyn Fn(Report) + Send + Sync>,
 }
 
+/// The actor of one instance.
 pub(super) struct InstanceActor;
 
 pub(super) struct State {
     pub(super) me: ActorRef<Msg>,
     pub(super) arguments: Arguments,
-    pub(super) limiter: Limiter,
-    pub(super) workers: usize,
-    /// Of them, at most so many have bulk messages.
-    pub(super) bulk_workers: usize,
-    /// Attempts under way.
-    pub(super) in_flight: usize,
-    /// Of them, those of bulk messages.
-    pub(super) bulk_in_flight: usize,
-    /// Leased and not begun: what hides the time that leasing takes.
-    pub(super) ready_queue: ReadyQueue,
-    pub(super) prefetch: Prefetch,
-    /// Messages can be sent.
-    pub(super) connected: bool,
-    /// Somebody must care before anything goes on; the supervisor knows and is about to end this actor.
-    pub(super) stopped: bool,
-    /// A lease request for what somebody waits for is under way.
-    pub(super) leasing_urgent: bool,
-    /// Another, for bulk messages, is under way, for so many.
-    pub(super) leasing_bulk: Option<usize>,
-    /// The queue hands over the next message that somebody waits for.
-    pub(super) awaiting_next: bool,
-    pub(super) demand: Demand,
+    /// Decides what to lease and what to begin; this actor executes it.
+    pub(super) planner: SendPlanner,
+    /// The start of the actor, for the planner's monotonic time.
+    started: Instant,
     forwarders: Vec<JoinHandle<()>>,
-    /// Hears the client's lasting connection, where it has one. Its end ends the connection.
+    /// Reads the events of the client's connection, if the provider keeps one. Aborting it closes the connection.
     connection_task: Option<JoinHandle<()>>,
-    /// The number as a whole was told to slow down until then.
-    pub(super) hold_until: Option<Timestamp>,
-    pub(super) wake_timer: Option<Timer>,
-    pub(super) permit_timer: Option<Timer>,
+    wake_timer: Option<Timer>,
+    permit_timer: Option<Timer>,
     pub(super) health_check: HealthCheck,
-    pub(super) draining: Option<RpcReplyPort<()>>,
+    drain_reply: Option<RpcReplyPort<()>>,
 }
 
 pub(super) type Timer = JoinHandle<Result<(), ractor::MessagingErr<Msg>>>;
@@ -142,38 +126,27 @@ impl Actor for InstanceActor {
         let kind = config.provider;
         let pair = (kind == ProviderKind::CloudApi).then_some((options.pair_interval, options.pair_burst));
         let rate = config.rate_limit.unwrap_or(options.rate_limit_of(kind));
-        let limiter = Limiter::new(rate, pair, options.jitter_of(kind));
+        let limiter = Limiter::new(rate, pair, options.jitter_of(kind), rand::random);
         let workers = config.workers.unwrap_or(options.workers_of(kind));
         let count = |number: NonZeroU32| usize::try_from(number.get()).unwrap_or(usize::MAX);
-        let hearing = if kind.keeps_connection() {
+        let connection_task = if kind.keeps_connection() {
             Some(connection::spawn_listener(&arguments, me.clone()))
         } else {
             me.cast(Msg::Probe)?;
             None
         };
-        let pulse = HealthCheck::new(options, kind);
+        let health_check = HealthCheck::new(options, kind);
+        let workers = Workers { total: count(workers), bulk: count(options.bulk_workers.min(workers)) };
         Ok(State {
             me,
-            limiter,
-            workers: count(workers),
-            bulk_workers: count(options.bulk_workers.min(workers)),
-            in_flight: 0,
-            bulk_in_flight: 0,
-            ready_queue: ReadyQueue::default(),
-            prefetch: Prefetch::default(),
-            connected: false,
-            stopped: false,
-            leasing_urgent: false,
-            leasing_bulk: None,
-            awaiting_next: false,
-            demand: Demand::ALL,
+            planner: SendPlanner::new(workers, limiter),
+            started: Instant::now(),
             forwarders,
-            connection_task: hearing,
-            hold_until: None,
+            connection_task,
             wake_timer: None,
             permit_timer: None,
-            health_check: pulse,
-            draining: None,
+            health_check,
+            drain_reply: None,
             arguments,
         })
     }
@@ -184,49 +157,52 @@ impl Actor for InstanceActor {
         message: Msg,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        let now = state.now();
         match message {
-            Msg::Nudged(class, place) => {
-                drop(place);
-                state.demand.add(class);
-                state.request_work();
+            Msg::Nudged(class, permit) => {
+                drop(permit);
+                state.planner.on_nudge(class, now);
             }
-            Msg::Leased(offer, room, took) => state.on_leased(offer, room, took),
-            Msg::NextLease(offer) => state.on_next_lease(offer),
-            Msg::AttemptEnded(class, failure, took) => state.on_attempt_ended(class, failure.as_ref(), took),
-            Msg::Wake => {
-                state.demand = Demand::ALL;
-                state.request_work();
+            Msg::Leased(grant, request, took) => {
+                let batch = state.batch_of(grant);
+                state.planner.on_leased(batch, request, took, now);
             }
+            Msg::NextLease(grant) => {
+                let batch = state.batch_of(grant);
+                state.planner.on_next_lease(batch, now);
+            }
+            Msg::AttemptEnded(class, failure, took) => {
+                state.planner.on_attempt_ended(class, failure, took, now);
+            }
+            Msg::Wake => state.planner.on_wake(now),
             Msg::PermitReady => {
                 state.permit_timer = None;
-                state.start_ready_attempts();
-                state.request_work();
+                state.planner.on_permit(now);
             }
             Msg::Probe => state.start_probe(),
             Msg::ProbeResult(connection, answer) => state.on_probe_result(connection, answer)?,
-            Msg::LinkChanged(news) => state.on_link_event(news),
+            Msg::LinkChanged(event) => state.on_link_event(event),
             Msg::ConnectionClosed => state.on_connection_lost()?,
             Msg::Ping(reply) => drop(reply.send(())),
             Msg::Drain(reply) => {
-                state.draining = Some(reply);
-                state.return_leases();
-                state.cancel_await_next();
-                state.finish_drain();
+                state.drain_reply = Some(reply);
+                state.planner.on_drain(now);
             }
         }
+        state.execute_actions();
         Ok(())
     }
 }
 
 impl Drop for State {
-    // Also runs when the actor is killed, which skips ractor's own hooks.
+    // Runs also when the actor is killed; ractor's `post_stop` does not.
     fn drop(&mut self) {
         self.forwarders.iter().for_each(JoinHandle::abort);
-        if let Some(hearing) = &self.connection_task {
-            hearing.abort();
+        if let Some(task) = &self.connection_task {
+            task.abort();
         }
-        self.return_leases();
-        self.cancel_await_next();
+        self.planner.on_end(self.now());
+        self.execute_actions();
         [self.wake_timer.take(), self.permit_timer.take()]
             .into_iter()
             .flatten()
@@ -235,16 +211,36 @@ impl Drop for State {
 }
 
 impl State {
-    pub(super) fn finish_drain(&mut self) {
-        if self.in_flight == 0
-            && !self.leasing_urgent
-            && self.leasing_bulk.is_none()
-            && !self.awaiting_next
-            && let Some(reply) = self.draining.take()
-        {
-            let _ = reply.send(());
-            // Nothing begins any more: an actor that drained is about to end.
-            self.connected = false;
+    /// The time for the planner.
+    pub(super) fn now(&self) -> Now {
+        Now { wall: self.arguments.clock.now(), elapsed: self.started.elapsed() }
+    }
+
+    /// Executes the planner's actions in their order.
+    fn execute_actions(&mut self) {
+        while let Some(action) = self.planner.next_action() {
+            match action {
+                Action::Lease(request) => self.request_leases(request),
+                Action::AwaitNext => self.await_next_lease(),
+                Action::CancelAwaitNext => self.cancel_next_lease(),
+                Action::Begin(lease) => self.start_attempt(lease),
+                Action::Return(lease, until) => self.return_lease(lease, until),
+                Action::WakeAfter(wait) => {
+                    let timer = self.me.send_after(wait, || Msg::Wake);
+                    if let Some(earlier) = self.wake_timer.replace(timer) {
+                        earlier.abort();
+                    }
+                }
+                Action::PermitAfter(wait) => {
+                    self.permit_timer = Some(self.me.send_after(wait, || Msg::PermitReady));
+                }
+                Action::ReportRejected(failure) => self.report_rejected(&failure),
+                Action::DrainDone => {
+                    if let Some(reply) = self.drain_reply.take() {
+                        let _ = reply.send(());
+                    }
+                }
+            }
         }
     }
 }

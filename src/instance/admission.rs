@@ -1,4 +1,5 @@
-//! What is checked before a message is accepted: afterwards it is the node's to deliver.
+//! Checks a message before it is accepted into the queue. An accepted message has passed the provider's limits, and its
+//! links lead to allowed addresses.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,46 +13,49 @@ use relevo_egress::Egress;
 use super::Error;
 use super::directory::DirectoryEntry;
 
-/// A message that somebody wants an instance to send.
+/// A request to send one message.
 #[derive(Debug, Clone)]
 pub struct SendRequest {
     pub message: OutboundMessage,
     pub class: Class,
     pub idempotency: Option<IdempotencyKey>,
-    /// After this moment it must not be sent any more.
+    /// The message is not sent after this time.
     pub expires_at: Option<Timestamp>,
-    /// Not before this moment.
+    /// The message is not sent before this time.
     pub send_at: Option<Timestamp>,
 }
 
-/// Refuses what WhatsApp would refuse for certain, and links that lead where they must not.
+/// Checks a message and builds its queue submission.
+///
+/// # Errors
+///
+/// WhatsApp would reject the message, or a link leads to an address that is not allowed.
 pub(super) async fn build_submission(
-    known: &DirectoryEntry,
+    entry: &DirectoryEntry,
     egress: &Egress,
     send: SendRequest,
     mode: Mode,
     on_ambiguous: AmbiguousPolicy,
 ) -> Result<Submission, Error> {
-    known.checker.check(&send.message)?;
+    entry.checker.check(&send.message)?;
     for (field, link) in media_urls_of(&send.message.content) {
         egress.check(link).await.map_err(|cause| Error::UrlRefused { field, cause })?;
     }
     Ok(Submission {
-        instance: known.number,
+        instance: entry.number,
         message: send.message,
         class: send.class,
         mode,
         idempotency: send.idempotency,
         expires_at: send.expires_at,
         send_at: send.send_at,
-        on_ambiguous: known.record.config.on_ambiguous.unwrap_or(on_ambiguous),
-        repeatable: known.record.config.provider.deduplicates_resends(),
+        on_ambiguous: entry.record.config.on_ambiguous.unwrap_or(on_ambiguous),
+        repeatable: entry.record.config.provider.deduplicates_resends(),
         item: None,
     })
 }
 
-/// Checks one message after another of those that one instance is to send. A link that many have in common is looked
-/// at once.
+/// Checks many messages for one instance. Each link is checked once.
 pub struct MessageChecker {
     instance: Arc<DirectoryEntry>,
     egress: Egress,
@@ -63,7 +67,11 @@ impl MessageChecker {
         Self { instance, egress, checked_urls: HashSet::new() }
     }
 
-    /// Refuses what [`Handle::enqueue`](super::Handle::enqueue) would refuse.
+    /// Checks a message as [`Handle::enqueue`](super::Handle::enqueue) does.
+    ///
+    /// # Errors
+    ///
+    /// WhatsApp would reject the message, or a link leads to an address that is not allowed.
     pub async fn check(&mut self, message: &OutboundMessage) -> Result<(), Error> {
         self.instance.checker.check(message)?;
         for (field, link) in media_urls_of(&message.content) {

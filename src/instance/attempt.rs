@@ -1,4 +1,4 @@
-//! One attempt at one message, in a task of its own, and what its end means for the instance.
+//! Runs each attempt in a separate task, and reports accounts that WhatsApp rejects.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -9,27 +9,19 @@ use tracing::Instrument;
 
 use crate::queue::{self, Lease};
 use crate::retry;
-use relevo_domain::{Class, Failure, FailureKind, FailureScope, Reason, Recipient};
+use relevo_domain::{Failure, FailureKind, Reason, ReasonCode};
 use relevo_metrics::Metrics;
 use relevo_provider::Provider;
 
 use super::actor::{Msg, Report, State};
-use super::directory::DesiredState;
+use super::record::DesiredState;
 
 impl State {
-    pub fn start_attempt(&mut self, lease: Lease) {
-        if has_pair_limit(&lease.message.to)
-            && let Err(wait) = self.limiter.check_recipient(lease.message.to.lane())
-        {
-            self.limiter.refund();
-            let until = self.arguments.clock.now() + wait;
-            return self.postpone(lease, until);
-        }
+    /// Runs the attempt of a lease in a task.
+    pub(super) fn start_attempt(&self, lease: Lease) {
         let class = lease.id.class();
-        self.in_flight += 1;
-        self.bulk_in_flight += usize::from(class == Class::Bulk);
         let span = tracing::info_span!("attempt", instance = %self.arguments.config.id, message_id = %lease.id, attempt = lease.attempt);
-        let work = run_attempt(
+        let attempt = run_attempt(
             self.arguments.provider.clone(),
             lease,
             self.arguments.options.send_timeout,
@@ -40,58 +32,29 @@ impl State {
         let me = self.me.clone();
         tokio::spawn(
             async move {
-                let began = Instant::now();
-                let failure = work.await;
-                let _ = me.cast(Msg::AttemptEnded(class, failure, began.elapsed()));
+                let started = Instant::now();
+                let failure = attempt.await;
+                let _ = me.cast(Msg::AttemptEnded(class, failure, started.elapsed()));
             }
             .instrument(span),
         );
     }
 
-    pub fn on_attempt_ended(&mut self, class: Class, failure: Option<&Failure>, took: Duration) {
-        self.in_flight = self.in_flight.saturating_sub(1);
-        if class == Class::Bulk {
-            self.bulk_in_flight = self.bulk_in_flight.saturating_sub(1);
-        }
-        self.prefetch.record_send_time(took);
-        if let Some(failure) = failure {
-            match failure.kind {
-                FailureKind::LoggedOut | FailureKind::AccountBlocked => self.pause(failure),
-                FailureKind::Throttled { retry_after } if failure.scope == FailureScope::Number => {
-                    self.hold_until = Some(self.arguments.clock.now() + retry_after);
-                }
-                _ => {}
-            }
-        }
-        self.start_ready_attempts();
-        self.finish_drain();
-        self.request_work();
-    }
-
-    /// The account itself refuses. Nothing more is tried; the supervisor writes it down and ends this actor.
-    pub fn pause(&mut self, failure: &Failure) {
-        self.connected = false;
-        self.stopped = true;
-        self.return_leases();
+    /// WhatsApp rejects the account. The supervisor stores the reason and stops this actor.
+    pub(super) fn report_rejected(&self, failure: &Failure) {
         let (code, advice) = match failure.kind {
             FailureKind::LoggedOut => {
-                ("auth_rejected", "give it new credentials, or resume it once they work again")
+                (ReasonCode::AuthRejected, "give it new credentials, or resume it once they work again")
             }
-            _ => ("account_blocked", "settle it with Meta, then resume the instance"),
+            _ => (ReasonCode::AccountBlocked, "settle it with Meta, then resume the instance"),
         };
-        (self.arguments.report)(Report::Stopped(DesiredState::Paused(Reason::new(
-            code,
-            format!("{failure}; {advice}"),
-        ))));
+        let reason = Reason::new(code, format!("{failure}; {advice}"));
+        (self.arguments.report)(Report::Stopped(DesiredState::Paused(reason)));
     }
 }
 
-/// Meta paces messages to one person; groups and channels have their own rules.
-fn has_pair_limit(recipient: &Recipient) -> bool {
-    matches!(recipient, Recipient::Phone(_) | Recipient::User(_))
-}
-
-/// One attempt from lease to report. Never fails and never panics; tells the failure, when there was one.
+/// Runs one attempt and reports its outcome to the queue or to `retry`. Returns the failure, if it failed. Does not
+/// panic when the client does.
 async fn run_attempt(
     provider: Arc<dyn Provider>,
     lease: Lease,
@@ -100,8 +63,8 @@ async fn run_attempt(
     retry: retry::Handle,
     metrics: Metrics,
 ) -> Option<Failure> {
-    let began = Instant::now();
-    // Showing that it is being written is part of the attempt.
+    let started = Instant::now();
+    // The typing indicator is shown within the attempt.
     let timeout = timeout + lease.message.options.typing;
     let sending = AssertUnwindSafe(async { provider.send(lease.id, &lease.message).await }).catch_unwind();
     let outcome = match tokio::time::timeout(timeout, sending).await {
@@ -109,12 +72,12 @@ async fn run_attempt(
         Ok(Err(_)) => Err(Failure::ambiguous("the client crashed during the attempt")),
         Err(_) => Err(Failure::ambiguous(format!("no answer within {timeout:?}"))),
     };
-    let (word, code) = match &outcome {
+    let (outcome_name, code) = match &outcome {
         Ok(_) => ("sent", None),
         Err(failure) => (failure.kind.as_str(), failure.code),
     };
-    metrics.record_attempt(word, code, began.elapsed());
-    // A queue or a judge that is being restarted leaves the lease to expire; it is judged then.
+    metrics.record_attempt(outcome_name, code, started.elapsed());
+    // If the queue or `retry` is being restarted, the lease expires and `retry` decides then.
     match outcome {
         Ok(provider_id) => {
             tracing::info!(%provider_id, "message sent");

@@ -1,21 +1,32 @@
-//! What owners ask of their instances, and how it is begun.
+//! The commands of the API: create, update, connect, disconnect, restart, log out and delete.
+//!
+//! Each command stores the new record first and then starts or stops the actor. A crash between the two steps is
+//! repaired at the next start, because an actor follows the desired state of its record.
 
 use std::time::Duration;
 
 use ractor::ActorRef;
 
-use relevo_domain::{InstanceConfig, InstanceId, InstanceNumber, InstanceState, ProviderKind, Reason};
+use relevo_domain::{
+    InstanceConfig, InstanceId, InstanceNumber, InstanceState, ProviderKind, Reason, ReasonCode,
+};
 use relevo_store::{self as store, Tx};
 
 use super::Error;
-use super::directory::{self, DesiredState, InstanceRecord, InstanceView, StateView};
+use super::directory::{InstanceView, StateView};
+use super::record::{self, DesiredState, InstanceRecord};
 use super::supervisor::{Msg, State};
 use super::unlink::Unlink;
 
-/// The pause before the end of a link is tried again, when the keys could not be forgotten.
+/// Delay before unlinking is tried again, after the keys of the device could not be deleted.
 const UNLINK_RETRY_DELAY: Duration = Duration::from_secs(30);
 
 impl State {
+    /// Creates an instance. An instance on the Cloud API connects at once.
+    ///
+    /// # Errors
+    ///
+    /// The id is taken, the configuration is invalid, or the record could not be stored.
     pub async fn create(
         &mut self,
         me: &ActorRef<Msg>,
@@ -24,7 +35,7 @@ impl State {
         if self.number_of(&config.id).is_ok() {
             return Err(Error::Exists(config.id));
         }
-        // Opening does nothing but check; which number it is for does not matter to that.
+        // Creating a client checks the configuration. The number does not matter for that.
         (self.arguments.open_provider)(InstanceNumber::FIRST, &config)?;
         let wanted = match config.provider {
             ProviderKind::CloudApi => DesiredState::Connected,
@@ -41,9 +52,9 @@ impl State {
         };
         let bytes = store::encode(&record)?;
         let write = move |tx: &mut Tx| {
-            let number = directory::next_number(tx)?;
+            let number = record::next_number(tx)?;
             if let Some(number) = number {
-                tx.put(directory::record_key(number), bytes)?;
+                tx.put(record::record_key(number), bytes)?;
             }
             Ok(number)
         };
@@ -55,23 +66,31 @@ impl State {
         Ok(self.entry(number)?.directory_entry.view())
     }
 
+    /// Replaces the configuration. The actor is replaced if the change concerns it; new credentials resume a paused
+    /// instance.
+    ///
+    /// # Errors
+    ///
+    /// The instance does not exist or is being logged out, the configuration is invalid, or the record could not be
+    /// stored.
     pub async fn update(
         &mut self,
         me: &ActorRef<Msg>,
         config: InstanceConfig,
     ) -> Result<InstanceView, Error> {
-        let (number, before) = self.modifiable_record(&config.id)?;
+        let (number, previous) = self.modifiable_record(&config.id)?;
         (self.arguments.open_provider)(number, &config)?;
-        let mut record = InstanceRecord { config, updated_at: self.arguments.clock.now(), ..before.clone() };
-        let credentials_changed = record.config.cloud_api != before.config.cloud_api;
+        let mut record =
+            InstanceRecord { config, updated_at: self.arguments.clock.now(), ..previous.clone() };
+        let credentials_changed = record.config.cloud_api != previous.config.cloud_api;
         if credentials_changed && matches!(record.wanted, DesiredState::Paused(_)) {
             record.wanted = DesiredState::Connected;
         }
-        // A new name or address for events is no reason to lose a connection.
-        let InstanceConfig { name, webhook_url, .. } = before.config.clone();
-        let matters = InstanceConfig { name, webhook_url, ..record.config.clone() } != before.config;
+        // A new name or webhook URL does not concern the actor and keeps the connection.
+        let InstanceConfig { name, webhook_url, .. } = previous.config.clone();
+        let concerns_actor = InstanceConfig { name, webhook_url, ..record.config.clone() } != previous.config;
         self.save_record(number, record).await?;
-        if matters {
+        if concerns_actor {
             self.stop(number, "its configuration changed");
         }
         self.reconcile(me, number).await;
@@ -79,24 +98,25 @@ impl State {
         Ok(self.entry(number)?.directory_entry.view())
     }
 
-    /// Changes what an instance should be; `anew` also replaces an actor that already does it.
+    /// Changes the desired state. `replace_actor`: a running actor is stopped, even if it is in that state.
+    ///
+    /// # Errors
+    ///
+    /// The instance does not exist or is being logged out, or the record could not be stored.
     pub(super) async fn set_desired_state(
         &mut self,
         me: &ActorRef<Msg>,
         id: &InstanceId,
-        wanted: DesiredState,
-        anew: bool,
+        desired: DesiredState,
+        replace_actor: bool,
     ) -> Result<InstanceView, Error> {
         let (number, record) = self.modifiable_record(id)?;
-        if record.wanted != wanted {
-            self.save_record(
-                number,
-                InstanceRecord { wanted, updated_at: self.arguments.clock.now(), ..record },
-            )
-            .await?;
+        if record.wanted != desired {
+            let updated_at = self.arguments.clock.now();
+            self.save_record(number, InstanceRecord { wanted: desired, updated_at, ..record }).await?;
         }
-        if anew {
-            self.stop(number, "its owner asked for it");
+        if replace_actor {
+            self.stop(number, "requested");
         }
         if let Some(entry) = self.instances.get_mut(&number) {
             entry.restart_policy.reset();
@@ -106,6 +126,11 @@ impl State {
         Ok(self.entry(number)?.directory_entry.view())
     }
 
+    /// Deletes an instance. Its data is deleted by a task.
+    ///
+    /// # Errors
+    ///
+    /// The instance does not exist, or the record could not be stored.
     pub async fn delete(&mut self, id: &InstanceId) -> Result<(), Error> {
         let number = self.number_of(id)?;
         let record = self.entry(number)?.directory_entry.record.clone();
@@ -118,32 +143,36 @@ impl State {
         Ok(())
     }
 
-    /// Clears away what a deleted instance left, after ending its link with a phone, where it has one. Its number is never
-    /// given again, so this may take its time; its record goes last, so that a crash in between only begins this again.
+    /// Unlinks the device of a deleted instance, then deletes its data. The number is never used again, so this may take
+    /// long. The record is deleted last, so that a crash in between repeats the deletion.
     pub(super) fn purge(&self, number: InstanceNumber, record: &InstanceRecord) {
         let (queue, store) = (self.arguments.queue.clone(), self.arguments.store.clone());
-        let device = self.prepare_unlink(number, record);
+        let unlink = self.prepare_unlink(number, record);
         tokio::spawn(async move {
-            // What went wrong is begun again after the next start.
-            if let Some(device) = device
-                && !device.run().await
+            // A failed deletion is repeated after the next start.
+            if let Some(unlink) = unlink
+                && !unlink.run().await
             {
                 return;
             }
             let purged = queue.purge(number).await;
-            let remove = move |tx: &mut Tx| tx.delete(directory::record_key(number));
+            let remove = move |tx: &mut Tx| tx.delete(record::record_key(number));
             let removed = match purged {
                 Ok(()) => store.write(remove).await.map_err(Error::from),
                 Err(error) => Err(error.into()),
             };
             if let Err(error) = removed {
-                tracing::warn!(%error, "what a deleted instance left is cleared away after the next start");
+                tracing::warn!(%error, "data of a deleted instance not deleted; retrying after the next start");
             }
         });
     }
 
-    /// Ends the link between an instance's device and the account. The wish is durable: a crash on the way only begins
-    /// this again.
+    /// Ends the link between the device and its account. The desired state is durable, so a crash in between repeats
+    /// this.
+    ///
+    /// # Errors
+    ///
+    /// The instance does not exist, has no link or is being logged out, or the record could not be stored.
     pub async fn logout(&mut self, me: &ActorRef<Msg>, id: &InstanceId) -> Result<InstanceView, Error> {
         let (number, record) = self.modifiable_record(id)?;
         if !record.config.provider.keeps_connection() {
@@ -158,7 +187,7 @@ impl State {
         Ok(self.entry(number)?.directory_entry.view())
     }
 
-    /// An instance, unless its link is just being ended: nothing else is done with it then.
+    /// The record of an instance, unless it is being logged out: no other command is accepted then.
     fn modifiable_record(&self, id: &InstanceId) -> Result<(InstanceNumber, InstanceRecord), Error> {
         let number = self.number_of(id)?;
         let entry = self.entry(number)?;
@@ -169,7 +198,7 @@ impl State {
         Ok((number, entry.directory_entry.record.clone()))
     }
 
-    /// The link of an instance is ended, or could not be.
+    /// Stores the logged-out state, or schedules another try to unlink.
     pub async fn on_unlink_done(
         &mut self,
         me: &ActorRef<Msg>,
@@ -184,20 +213,21 @@ impl State {
             drop(me.send_after(UNLINK_RETRY_DELAY, move || Msg::Start(number, incarnation)));
             return;
         }
-        let reason = Reason::new("requested", "logged out as asked; link it again: GET /instances/{id}/qr");
+        let reason =
+            Reason::new(ReasonCode::Requested, "logged out as asked; link it again: GET /instances/{id}/qr");
         let record = InstanceRecord {
             wanted: DesiredState::LoggedOut(reason),
             account: None,
             ..entry.directory_entry.record.clone()
         };
         if let Err(error) = self.save_record(number, record).await {
-            tracing::warn!(%error, "the end of a link could not be written down and will be found out again");
+            tracing::warn!(%error, "logged-out state not stored; the instance is unlinked again after the next start");
         }
         self.publish_directory();
         self.reconcile(me, number).await;
     }
 
-    /// What ends the link of an instance, where it can have one.
+    /// Prepares to unlink the device of an instance; `None` if its provider has no link.
     fn prepare_unlink(&self, number: InstanceNumber, record: &InstanceRecord) -> Option<Unlink> {
         if !record.config.provider.keeps_connection() {
             return None;
@@ -206,7 +236,7 @@ impl State {
         Some(Unlink { instance: record.config.id.clone(), client, paired: record.account.is_some() })
     }
 
-    /// Starts or leaves alone, as the instance's record wants it.
+    /// Starts the actor or the unlink task, as the desired state requires, and publishes the state.
     pub async fn reconcile(&mut self, me: &ActorRef<Msg>, number: InstanceNumber) {
         let Some(entry) = self.instances.get(&number) else { return };
         let record = entry.directory_entry.record.clone();
@@ -220,7 +250,7 @@ impl State {
         if record.wanted == DesiredState::Deleted || entry.child.is_some() {
             return;
         }
-        let reason = Reason::new("starting", "connecting");
+        let reason = Reason::new(ReasonCode::Starting, "connecting");
         self.set_state(number, StateView::new(InstanceState::Connecting, reason)).await;
         if !self.draining {
             self.start(me, number).await;
@@ -228,7 +258,7 @@ impl State {
     }
 
     fn start_unlink(&mut self, me: &ActorRef<Msg>, number: InstanceNumber, record: &InstanceRecord) {
-        let Some(device) = self.prepare_unlink(number, record).filter(|_| !self.draining) else { return };
+        let Some(unlink) = self.prepare_unlink(number, record).filter(|_| !self.draining) else { return };
         self.last_incarnation += 1;
         let incarnation = self.last_incarnation;
         if let Some(entry) = self.instances.get_mut(&number) {
@@ -236,7 +266,7 @@ impl State {
         }
         let me = me.clone();
         tokio::spawn(async move {
-            let done = device.run().await;
+            let done = unlink.run().await;
             let _ = me.cast(Msg::UnlinkDone(number, incarnation, done));
         });
     }

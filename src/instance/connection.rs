@@ -1,5 +1,5 @@
-//! What a client with a lasting connection tells, taken in one after another in a task of the actor: messages and facts
-//! go through the one door in, news of the link goes to the actor.
+//! Reads the events of a client that keeps a connection, one after another, in a task of the actor. Messages, receipts
+//! and other events go to `inbound`; link events go to the actor.
 
 use std::panic::AssertUnwindSafe;
 
@@ -14,26 +14,27 @@ use relevo_provider::{ConnectionEvent, LinkEvent};
 
 use super::actor::{Arguments, Msg};
 
-/// What may wait here; when it is full the connection is read no further.
+/// Capacity of the event channel. When it is full, the client stops reading its connection.
 const BACKLOG: usize = 64;
 
-/// Begins the client's connection and hears it until the task is aborted, which ends the connection.
+/// Starts the client's connection and reads its events. Aborting the task closes the connection.
 pub(super) fn spawn_listener(arguments: &Arguments, actor: ActorRef<Msg>) -> JoinHandle<()> {
-    let (inbox, happenings) = mpsc::channel(BACKLOG);
+    let (inbox, events) = mpsc::channel(BACKLOG);
     arguments.provider.connect(inbox);
     let name = arguments.config.id.clone();
-    let span = tracing::info_span!("hearing", instance = %name);
+    let span = tracing::info_span!("connection", instance = %name);
     let device = ReceivingDevice { instance: arguments.number, name, phone: None };
-    let ear = ConnectionListener { device, inbound: arguments.inbound.clone(), actor: actor.clone() };
+    let listener = ConnectionListener { device, inbound: arguments.inbound.clone(), actor: actor.clone() };
     let task = async move {
-        if AssertUnwindSafe(ear.run(happenings)).catch_unwind().await.is_err() {
-            tracing::error!("what a linked device heard met a defect; its client is replaced");
+        if AssertUnwindSafe(listener.run(events)).catch_unwind().await.is_err() {
+            tracing::error!("connection task panicked; replacing client");
         }
         let _ = actor.cast(Msg::ConnectionClosed);
     };
     tokio::spawn(task.instrument(span))
 }
 
+/// Forwards the events of one connection.
 struct ConnectionListener {
     device: ReceivingDevice,
     inbound: inbound::Handle,
@@ -41,25 +42,25 @@ struct ConnectionListener {
 }
 
 impl ConnectionListener {
-    async fn run(mut self, mut happenings: mpsc::Receiver<ConnectionEvent>) {
-        while let Some(happening) = happenings.recv().await {
-            match happening {
-                ConnectionEvent::Link(news) => {
-                    if let LinkEvent::Linked(account) | LinkEvent::Connected(account) = &news {
+    async fn run(mut self, mut events: mpsc::Receiver<ConnectionEvent>) {
+        while let Some(event) = events.recv().await {
+            match event {
+                ConnectionEvent::Link(link_event) => {
+                    if let LinkEvent::Linked(account) | LinkEvent::Connected(account) = &link_event {
                         self.device.phone = account.phone().map(str::to_owned);
                     }
-                    let _ = self.actor.cast(Msg::LinkChanged(news));
+                    let _ = self.actor.cast(Msg::LinkChanged(link_event));
                 }
-                ConnectionEvent::Messages { messages, durable: kept } => {
-                    let taken = self.inbound.receive_messages(&self.device, messages).await;
-                    if let Err(error) = &taken {
-                        tracing::warn!(%error, "messages could not be kept; WhatsApp gives them again");
+                ConnectionEvent::Messages { messages, durable } => {
+                    let received = self.inbound.receive_messages(&self.device, messages).await;
+                    if let Err(error) = &received {
+                        tracing::warn!(%error, "received messages not stored; WhatsApp delivers them again");
                     }
-                    let _ = kept.send(taken.is_ok());
+                    let _ = durable.send(received.is_ok());
                 }
                 ConnectionEvent::Statuses(statuses) => {
                     if let Err(error) = self.inbound.receive_statuses(&self.device, statuses).await {
-                        tracing::warn!(%error, "facts about sent messages could not be written down");
+                        tracing::warn!(%error, "receipts of sent messages not stored; their status stays behind");
                     }
                 }
                 ConnectionEvent::Other { kind, at, data } => {

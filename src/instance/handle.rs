@@ -1,3 +1,6 @@
+//! The handle to all instances: commands go to the supervisor; reads use the published directory and never wait for an
+//! actor.
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +23,7 @@ use super::directory::{DirectoryEntry, InstanceDirectory, InstanceView};
 use super::supervisor::{InstanceNames, Msg};
 use super::{Error, StateView};
 
-/// The way to the instances. Cheap to clone; reading never waits for an actor.
+/// Handle to all instances. Cheap to clone; reads never wait for an actor.
 #[derive(Clone)]
 pub struct Handle {
     pub(super) slot: ActorSlot<Msg>,
@@ -34,88 +37,126 @@ pub struct Handle {
     pub(super) on_ambiguous: AmbiguousPolicy,
 }
 
-/// How a synchronous send ended.
+/// Outcome of a synchronous send.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SyncSendOutcome {
+    /// WhatsApp accepted the message.
     Sent(ProviderMessageId),
-    /// WhatsApp, or the way to it, said no; it was not sent.
+    /// WhatsApp rejected the message, or could not be reached. It was not sent.
     Failed(Failure),
-    /// It went out, and its result is not known yet: ask for the message later.
+    /// An attempt began and its outcome is not known yet. The status of the message tells it later.
     Unknown,
-    /// It could not begin in time and will not be sent: too much is ahead of it, or the instance is not connected.
+    /// No attempt began in time, and none will: the queue is too long, or the instance is not connected.
     NotStarted(StateView),
 }
 
 impl Handle {
-    /// Creates an instance; one on the Cloud API connects at once.
+    /// Creates an instance. An instance on the Cloud API connects at once.
+    ///
+    /// # Errors
+    ///
+    /// The id is taken, the configuration is invalid, or the record could not be stored.
     pub async fn create(&self, config: InstanceConfig) -> Result<InstanceView, Error> {
         self.slot.call(|reply| Msg::Create(Box::new(config), reply)).await?
     }
 
-    /// Replaces an instance's configuration. New credentials resume a paused instance.
+    /// Replaces the configuration of an instance. New credentials resume a paused instance.
+    ///
+    /// # Errors
+    ///
+    /// The instance does not exist or is being logged out, or the configuration is invalid.
     pub async fn update(&self, config: InstanceConfig) -> Result<InstanceView, Error> {
         self.slot.call(|reply| Msg::Update(Box::new(config), reply)).await?
     }
 
     /// Deletes an instance with its queue, events and keys.
+    ///
+    /// # Errors
+    ///
+    /// The instance does not exist, or the deletion could not be stored.
     pub async fn delete(&self, id: InstanceId) -> Result<(), Error> {
         self.slot.call(|reply| Msg::Delete(id, reply)).await?
     }
 
-    /// Asks an instance to be connected; resumes it when it is paused.
+    /// Connects an instance, also if it is paused.
+    ///
+    /// # Errors
+    ///
+    /// The instance does not exist or is being logged out.
     pub async fn connect(&self, id: InstanceId) -> Result<InstanceView, Error> {
         self.slot.call(|reply| Msg::Connect(id, reply)).await?
     }
 
-    /// Asks an instance to stay away from WhatsApp; its queue waits.
+    /// Disconnects an instance. Its queue is kept.
+    ///
+    /// # Errors
+    ///
+    /// The instance does not exist or is being logged out.
     pub async fn disconnect(&self, id: InstanceId) -> Result<InstanceView, Error> {
         self.slot.call(|reply| Msg::Disconnect(id, reply)).await?
     }
 
-    /// Replaces an instance's actor and client, whatever state they are in, and forgets earlier crashes.
+    /// Replaces the actor and the client of an instance in any state, and resets its crash count.
+    ///
+    /// # Errors
+    ///
+    /// The instance does not exist or is being logged out.
     pub async fn restart(&self, id: InstanceId) -> Result<InstanceView, Error> {
         self.slot.call(|reply| Msg::Restart(id, reply)).await?
     }
 
-    /// Every instance, by name.
+    /// All instances, sorted by id.
     pub fn list(&self) -> Vec<InstanceView> {
-        let mut views: Vec<_> = self.directory.borrow().by_id.values().map(|known| known.view()).collect();
-        views.sort_by(|one, other| one.config.id.cmp(&other.config.id));
+        let mut views: Vec<_> = self.directory.borrow().by_id.values().map(|entry| entry.view()).collect();
+        views.sort_by(|a, b| a.config.id.cmp(&b.config.id));
         views
     }
 
+    /// One instance.
+    ///
+    /// # Errors
+    ///
+    /// The instance does not exist.
     pub fn get(&self, id: &InstanceId) -> Result<InstanceView, Error> {
         Ok(self.find(id)?.view())
     }
 
-    /// Every instance by its number, as they come and go.
+    /// The ids of all instances by number, updated when instances are created or deleted.
     pub fn names(&self) -> watch::Receiver<InstanceNames> {
         self.names.clone()
     }
 
-    /// The accounts that Meta's webhooks may be about.
+    /// The Cloud API accounts to which Meta's webhooks may belong.
     pub fn accounts(&self) -> Arc<[WebhookAccount]> {
         self.directory.borrow().accounts.clone()
     }
 
-    /// Takes a message in, whatever the instance is doing; when this answers, it is durable.
+    /// Accepts a message into the queue, in any state of the instance. The message is durable when this returns.
+    ///
+    /// # Errors
+    ///
+    /// The instance does not exist, WhatsApp would reject the message, or the queue refuses it.
     pub async fn enqueue(&self, id: &InstanceId, send: SendRequest) -> Result<Acceptance, Error> {
-        let known = self.find(id)?;
+        let entry = self.find(id)?;
         let submission =
-            admission::build_submission(&known, &self.egress, send, Mode::Async, self.on_ambiguous).await?;
+            admission::build_submission(&entry, &self.egress, send, Mode::Async, self.on_ambiguous).await?;
         Ok(self.queue.enqueue(submission).await?)
     }
 
-    /// Sends a message while the caller waits: one attempt, a bounded time.
+    /// Sends a message and waits a bounded time for the outcome of its one attempt.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`enqueue`](Self::enqueue); also if the instance is neither connected nor connecting.
     pub async fn send_now(
         &self,
         id: &InstanceId,
         send: SendRequest,
     ) -> Result<(MessageId, SyncSendOutcome), Error> {
-        let known = self.find(id)?;
+        let entry = self.find(id)?;
         let submission =
-            admission::build_submission(&known, &self.egress, send, Mode::Sync, self.on_ambiguous).await?;
-        let StateView { state, reason, .. } = known.state.borrow().clone();
+            admission::build_submission(&entry, &self.egress, send, Mode::Sync, self.on_ambiguous).await?;
+        let StateView { state, reason, .. } = entry.state.borrow().clone();
         if !matches!(state, InstanceState::Connected | InstanceState::Connecting) {
             return Err(Error::NotConnected { state, reason });
         }
@@ -124,44 +165,65 @@ impl Handle {
             SendOutcome::Sent(provider_id) => SyncSendOutcome::Sent(provider_id),
             SendOutcome::Failed(failure) => SyncSendOutcome::Failed(failure),
             SendOutcome::Unknown => SyncSendOutcome::Unknown,
-            SendOutcome::Cancelled => SyncSendOutcome::NotStarted(known.state.borrow().clone()),
+            SendOutcome::Cancelled => SyncSendOutcome::NotStarted(entry.state.borrow().clone()),
         };
         Ok((message, sent))
     }
 
-    /// A check for many messages that this instance is to send.
+    /// A checker for many messages of one instance.
+    ///
+    /// # Errors
+    ///
+    /// The instance does not exist.
     pub fn message_checker(&self, id: &InstanceId) -> Result<MessageChecker, Error> {
         Ok(MessageChecker::new(self.find(id)?, self.egress.clone()))
     }
 
-    /// Keeps media that came with a request; when this answers, it is on the disk.
+    /// Stores media of a request. The file is durable when this returns.
+    ///
+    /// # Errors
+    ///
+    /// The file could not be written.
     pub async fn store_media(&self, bytes: Bytes, mime: &str) -> Result<BlobRef, Error> {
         Ok(self.blobs.put(bytes, mime).await?)
     }
 
-    /// Where a message of an instance stands.
+    /// The status of a message of an instance.
+    ///
+    /// # Errors
+    ///
+    /// The instance or the message does not exist.
     pub fn message(&self, id: &InstanceId, message: &MessageRef) -> Result<MessageView, Error> {
         Ok(self.queue.find(self.find(id)?.number, message)?)
     }
 
-    /// What waits in an instance's queue.
+    /// The number of messages in the queue of an instance.
+    ///
+    /// # Errors
+    ///
+    /// The instance does not exist, or the store could not be read.
     pub fn depth(&self, id: &InstanceId) -> Result<Depth, Error> {
         Ok(self.queue.depth(self.find(id)?.number)?)
     }
 
-    /// Resolves when nothing is in flight any more, or when `deadline` has passed: no new attempts begin.
+    /// Begins no more attempts. Returns when none is in flight, or after `deadline`.
     pub async fn drain(&self, deadline: Duration) {
         let drained = self.slot.call(Msg::Drain);
         if tokio::time::timeout(deadline, drained).await.is_err() {
             tracing::warn!(
                 ?deadline,
-                "attempts were still under way at the deadline; they are judged on the next start"
+                "drain deadline passed with attempts in flight; retry decides about them after the next start"
             );
         }
     }
 
+    /// The published entry of an instance.
+    ///
+    /// # Errors
+    ///
+    /// The instance does not exist.
     pub(super) fn find(&self, id: &InstanceId) -> Result<Arc<DirectoryEntry>, Error> {
-        let known = self.directory.borrow().by_id.get(id).cloned();
-        known.ok_or_else(|| Error::Unknown(id.clone()))
+        let entry = self.directory.borrow().by_id.get(id).cloned();
+        entry.ok_or_else(|| Error::Unknown(id.clone()))
     }
 }

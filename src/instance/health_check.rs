@@ -1,7 +1,7 @@
-//! Whether the client still lives: asked now and then, and replaced when it does not answer.
+//! The health check: probes the client at an interval, and replaces it when it misses several probes in a row.
 //!
-//! A client without a connection of its own is connected when it answers. One with a lasting connection says by itself
-//! when it is connected; it is asked whether that is still true.
+//! A client without a connection (Cloud API) is connected when it answers a probe. A client that keeps a connection
+//! reports by itself when it is connected; the probe verifies that the connection still works.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -9,63 +9,63 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use ractor::ActorProcessingErr;
 
-use relevo_domain::{Failure, FailureKind, ProviderKind, Reason};
+use relevo_domain::{Failure, FailureKind, ProviderKind, Reason, ReasonCode};
 use relevo_provider::LinkedAccount;
 
 use super::Options;
 use super::actor::{Msg, Report, State, Timer};
-use super::leasing::Demand;
+use super::planner::Link;
 
-/// The client is connected and lifeless: it must be replaced.
+/// The client is connected and does not answer: it must be replaced.
 #[derive(Debug, thiserror::Error)]
-#[error("the client answered none of {misses} probes: {last}")]
+#[error("the client missed {misses} probes in a row: {last}")]
 pub(super) struct Unresponsive {
     misses: u32,
     last: Failure,
 }
 
-/// The pause before the second attempt to connect; doubled up to the probe interval.
+/// Delay before the second attempt to connect. It is doubled up to the probe interval.
 const INITIAL_CONNECT_DELAY: Duration = Duration::from_millis(500);
 
-/// A lasting connection that missed a probe is asked again so soon, because messages wait behind it.
+/// Delay before the next probe after a missed one, for a client that keeps a connection. It is short because messages
+/// wait for that connection.
 const REPROBE_DELAY: Duration = Duration::from_secs(2);
 
-/// How a client is asked for signs of life, and how it has answered.
+/// Settings and progress of the health check of one client.
 pub(super) struct HealthCheck {
     interval: Duration,
     timeout: Duration,
-    /// The pause before the next probe after one that was missed.
+    /// Delay before the next probe after a missed one.
     reprobe_delay: Duration,
-    /// So many probes in a row without an answer, and the client counts as dead.
+    /// Number of probes missed in a row after which the client is replaced.
     max_missed_probes: u32,
     missed_probes: u32,
     connect_delay: Duration,
-    /// Counts the connections of a client that keeps them, so that an answer is about the one that was asked.
+    /// Counts connections, so that the answer to a probe of an earlier connection is ignored.
     connection: u64,
     next_probe: Option<Timer>,
 }
 
 impl HealthCheck {
-    /// A lasting connection that went dead is noticed within `interval + timeout + SECOND_LOOK + timeout`: 38 s with the
-    /// defaults.
+    /// A connection that stopped answering is detected within `interval + timeout + REPROBE_DELAY + timeout`: 38 s with
+    /// the defaults.
     pub fn new(options: &Options, kind: ProviderKind) -> Self {
-        let (linked, lasts) = (&options.linked, kind.keeps_connection());
-        let (interval, timeout) = match lasts {
+        let (linked, keeps_connection) = (&options.linked, kind.keeps_connection());
+        let (interval, timeout) = match keeps_connection {
             true => (linked.probe_interval, linked.probe_timeout),
             false => (options.probe_interval, options.probe_timeout),
         };
         let (reprobe_delay, max_missed_probes) =
-            if lasts { (REPROBE_DELAY.min(interval), 2) } else { (interval, 3) };
-        let (missed_probes, connect_delay, connection, next_probe) = (0, INITIAL_CONNECT_DELAY, 0, None);
+            if keeps_connection { (REPROBE_DELAY.min(interval), 2) } else { (interval, 3) };
         Self {
             interval,
             timeout,
             reprobe_delay,
             max_missed_probes,
-            missed_probes,
-            connect_delay,
-            connection,
-            next_probe,
+            missed_probes: 0,
+            connect_delay: INITIAL_CONNECT_DELAY,
+            connection: 0,
+            next_probe: None,
         }
     }
 }
@@ -79,27 +79,25 @@ impl Drop for HealthCheck {
 }
 
 impl State {
-    /// Messages can be sent from here on.
+    /// The client is connected: reports it and begins to send.
     pub fn on_connected(&mut self, account: Option<LinkedAccount>) {
-        if self.draining.is_some() || self.stopped {
+        if !self.planner.on_connected(self.now()) {
             return;
         }
-        self.connected = true;
         self.health_check.missed_probes = 0;
         self.health_check.connection += 1;
         self.schedule_probe(self.health_check.interval);
         (self.arguments.report)(Report::Connected(account));
-        self.demand = Demand::ALL;
-        self.request_work();
     }
 
+    /// Probes the client in a task.
     pub fn start_probe(&self) {
         let (provider, me, timeout) =
             (self.arguments.provider.clone(), self.me.clone(), self.health_check.timeout);
         let connection = self.health_check.connection;
         tokio::spawn(async move {
-            let asked = tokio::time::timeout(timeout, async { provider.probe().await });
-            let answer = match AssertUnwindSafe(asked).catch_unwind().await {
+            let probe = tokio::time::timeout(timeout, async { provider.probe().await });
+            let answer = match AssertUnwindSafe(probe).catch_unwind().await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(_)) => Err(Failure::transient(format!("no answer within {timeout:?}"))),
                 Err(_) => Err(Failure::transient("the client crashed")),
@@ -108,6 +106,11 @@ impl State {
         });
     }
 
+    /// Applies the result of a probe.
+    ///
+    /// # Errors
+    ///
+    /// [`Unresponsive`]: the client missed too many probes. It ends the actor.
     pub fn on_probe_result(
         &mut self,
         connection: u64,
@@ -116,8 +119,9 @@ impl State {
         if connection != self.health_check.connection {
             return Ok(());
         }
+        let is_connected = self.planner.link() == Link::Ready;
         match answer {
-            Ok(()) if self.connected => {
+            Ok(()) if is_connected => {
                 self.health_check.missed_probes = 0;
                 self.schedule_probe(self.health_check.interval);
             }
@@ -127,13 +131,14 @@ impl State {
             }
             Err(failure) => match failure.kind {
                 FailureKind::LoggedOut | FailureKind::AccountBlocked | FailureKind::Permanent => {
-                    self.pause(&failure);
+                    self.planner.on_stopped(self.now());
+                    self.report_rejected(&failure);
                 }
-                // An answer that asks for patience is an answer.
-                FailureKind::Throttled { .. } | FailureKind::Deferred { .. } if self.connected => {
+                // Throttling is an answer: the client is alive.
+                FailureKind::Throttled { .. } | FailureKind::Deferred { .. } if is_connected => {
                     self.schedule_probe(self.health_check.interval);
                 }
-                _ if self.connected => {
+                _ if is_connected => {
                     self.health_check.missed_probes += 1;
                     if self.health_check.missed_probes >= self.health_check.max_missed_probes {
                         return Err(Unresponsive {
@@ -145,25 +150,25 @@ impl State {
                     self.schedule_probe(self.health_check.reprobe_delay);
                 }
                 _ => {
-                    let reason = Reason::new("unreachable", failure.to_string());
+                    let reason = Reason::new(ReasonCode::Unreachable, failure.to_string());
                     (self.arguments.report)(Report::Connecting(reason, None));
-                    let pause = self.health_check.connect_delay.min(self.health_check.interval);
+                    let delay = self.health_check.connect_delay.min(self.health_check.interval);
                     self.health_check.connect_delay = self.health_check.connect_delay.saturating_mul(2);
-                    self.schedule_probe(pause);
+                    self.schedule_probe(delay);
                 }
             },
         }
         Ok(())
     }
 
-    fn schedule_probe(&mut self, pause: Duration) {
+    fn schedule_probe(&mut self, delay: Duration) {
         if let Some(earlier) = self.health_check.next_probe.take() {
             earlier.abort();
         }
-        self.health_check.next_probe = Some(self.me.send_after(pause, || Msg::Probe));
+        self.health_check.next_probe = Some(self.me.send_after(delay, || Msg::Probe));
     }
 
-    /// The connection is over: nothing is asked about it any more.
+    /// The connection ended: stops probing it and ignores the answers of running probes.
     pub fn stop_probing(&mut self) {
         self.health_check.connection += 1;
         if let Some(next) = self.health_check.next_probe.take() {

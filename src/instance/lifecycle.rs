@@ -1,16 +1,19 @@
-//! Actors of instances: their beginnings, and their ends, wanted or not.
+//! Starts and stops the actors of instances, and restarts those that crash.
+//!
+//! Each start and each end has a new incarnation number. Messages of earlier incarnations are ignored.
 
 use std::sync::Arc;
 
 use ractor::{Actor, ActorId, ActorRef};
 
-use relevo_domain::{InstanceNumber, InstanceState, Reason};
+use relevo_domain::{InstanceNumber, InstanceState, Reason, ReasonCode};
 
 use super::actor::{self, InstanceActor};
 use super::directory::StateView;
 use super::supervisor::{InstanceChild, InstanceEntry, Msg, ReportBox, State};
 
 impl State {
+    /// Starts the actor of an instance with a new client.
     pub async fn start(&mut self, me: &ActorRef<Msg>, number: InstanceNumber) {
         self.last_incarnation += 1;
         let incarnation = self.last_incarnation;
@@ -20,7 +23,9 @@ impl State {
         let provider = match (self.arguments.open_provider)(number, &entry.directory_entry.record.config) {
             Ok(provider) => provider,
             Err(error) => {
-                return self.on_crash(me, number, Reason::new("restarting", error.to_string())).await;
+                return self
+                    .on_crash(me, number, Reason::new(ReasonCode::Restarting, error.to_string()))
+                    .await;
             }
         };
         entry.active_client.send_replace(Some(Arc::clone(&provider)));
@@ -41,11 +46,13 @@ impl State {
         };
         match Actor::spawn_linked(None, InstanceActor, arguments, me.get_cell()).await {
             Ok((actor, _)) => entry.child = Some(InstanceChild { id: actor.get_id(), actor }),
-            Err(error) => self.on_crash(me, number, Reason::new("restarting", error.to_string())).await,
+            Err(error) => {
+                self.on_crash(me, number, Reason::new(ReasonCode::Restarting, error.to_string())).await
+            }
         }
     }
 
-    /// Ends an instance's actor on purpose: its end is no crash. Attempts under way report for themselves.
+    /// Stops the actor of an instance. This end does not count as a crash. Attempts in flight still report their outcome.
     pub fn stop(&mut self, number: InstanceNumber, reason: &str) {
         if let Some(entry) = self.instances.get_mut(&number)
             && let Some(child) = entry.child.take()
@@ -57,9 +64,10 @@ impl State {
         }
     }
 
-    /// A child's end that nobody asked for.
+    /// Handles the end of an actor that was not stopped on purpose.
     pub async fn on_child_ended(&mut self, me: &ActorRef<Msg>, child: ActorId, cause: Reason) {
-        let is_child = |entry: &InstanceEntry| entry.child.as_ref().is_some_and(|known| known.id == child);
+        let is_child =
+            |entry: &InstanceEntry| entry.child.as_ref().is_some_and(|running| running.id == child);
         let Some(number) =
             self.instances.iter().find(|(_, entry)| is_child(entry)).map(|(number, _)| *number)
         else {
@@ -68,9 +76,10 @@ impl State {
         self.on_crash(me, number, cause).await;
     }
 
+    /// Schedules a restart, or parks the instance after too many crashes.
     async fn on_crash(&mut self, me: &ActorRef<Msg>, number: InstanceNumber, cause: Reason) {
-        let lifeless = cause.code == "zombie";
-        self.arguments.metrics.record_client_loss(if lifeless { "zombie" } else { "crash" });
+        let is_unresponsive = cause.is(ReasonCode::Zombie);
+        self.arguments.metrics.record_client_loss(if is_unresponsive { "zombie" } else { "crash" });
         self.last_incarnation += 1;
         let Some(entry) = self.instances.get_mut(&number) else { return };
         entry.child = None;
@@ -78,18 +87,19 @@ impl State {
         entry.incarnation = self.last_incarnation;
         let (id, incarnation) = (entry.directory_entry.record.config.id.clone(), entry.incarnation);
         match entry.restart_policy.record_crash() {
-            Some(pause) => {
+            Some(delay) => {
                 entry.state.send_modify(|view| view.restarts += 1);
-                tracing::error!(instance = %id, cause = cause.text, ?pause, "an instance's client ended and will be replaced");
+                tracing::error!(instance = %id, cause = cause.text, ?delay, "instance client stopped; restarting");
                 self.set_state(number, StateView::new(InstanceState::Connecting, cause)).await;
-                me.send_after(pause, move || Msg::Start(number, incarnation));
+                me.send_after(delay, move || Msg::Start(number, incarnation));
             }
             None => {
                 let cause = cause.text;
-                tracing::error!(instance = %id, cause, "an instance's client keeps ending; it is parked");
-                let text =
-                    format!("it ended too often within a minute, the last time because: {cause}; restart it");
-                let reason = Reason::new("restart_limit", text);
+                tracing::error!(instance = %id, cause, "instance client keeps stopping; instance parked as failed");
+                let text = format!(
+                    "the client stopped too often within a minute, last: {cause}; restart the instance"
+                );
+                let reason = Reason::new(ReasonCode::RestartLimit, text);
                 self.set_state(number, StateView::new(InstanceState::Failed, reason)).await;
             }
         }

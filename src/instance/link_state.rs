@@ -1,74 +1,83 @@
-//! How the link between a device and its account stands, and what that means for the instance.
+//! Link events of the client and what they mean for the instance: the mapping to reports and desired states.
 
 use std::time::Duration;
 
 use ractor::ActorProcessingErr;
 
-use relevo_domain::{Reason, Timestamp};
+use relevo_domain::{Reason, ReasonCode, Timestamp};
 use relevo_provider::{LinkEnd, LinkEvent};
 
 use super::actor::{Report, State};
-use super::directory::{DesiredState, QrCode};
+use super::directory::QrCode;
+use super::planner::Link;
+use super::record::DesiredState;
 
 impl State {
-    /// The client says how its link stands.
-    pub fn on_link_event(&mut self, news: LinkEvent) {
-        if self.stopped {
+    /// Applies a link event of the client.
+    pub fn on_link_event(&mut self, event: LinkEvent) {
+        if self.planner.link() == Link::Stopped {
             return;
         }
-        if let LinkEvent::Connected(account) = news {
+        if let LinkEvent::Connected(account) = event {
             return self.on_connected(Some(account));
         }
-        if self.connected {
+        if self.planner.link() == Link::Ready {
             self.arguments.metrics.record_client_loss("connection");
         }
-        self.connected = false;
         self.stop_probing();
-        // What has not begun waits in the queue instead of failing one after the other.
-        self.return_leases();
-        let report = report_for(news, self.arguments.clock.now());
-        self.stopped = matches!(report, Report::Stopped(_));
+        let report = report_for(event, self.arguments.clock.now());
+        match &report {
+            Report::Stopped(_) => self.planner.on_stopped(self.now()),
+            _ => self.planner.on_disconnected(self.now()),
+        }
         (self.arguments.report)(report);
     }
 
-    /// The client ended without saying that it would.
+    /// The connection task has ended.
+    ///
+    /// # Errors
+    ///
+    /// The client ended without reporting why. The error ends the actor, which the supervisor restarts.
     pub fn on_connection_lost(&self) -> Result<(), ActorProcessingErr> {
-        if self.stopped { Ok(()) } else { Err("the client of the linked device ended without a word".into()) }
+        match self.planner.link() {
+            Link::Stopped => Ok(()),
+            _ => Err("the client of the linked device ended without reporting why".into()),
+        }
     }
 }
 
-/// What news of the link mean for the instance.
-fn report_for(news: LinkEvent, now: Timestamp) -> Report {
-    match news {
+/// The report that follows from a link event.
+fn report_for(event: LinkEvent, now: Timestamp) -> Report {
+    match event {
         LinkEvent::Connecting => {
-            Report::Connecting(Reason::new("connecting", "connecting to WhatsApp"), None)
+            Report::Connecting(Reason::new(ReasonCode::Connecting, "connecting to WhatsApp"), None)
         }
-        LinkEvent::QrCode { qr, valid_for: lasts } => {
-            Report::QrCode(QrCode { text: qr, expires_at: now + lasts })
+        LinkEvent::QrCode { qr, valid_for } => {
+            Report::QrCode(QrCode { text: qr, expires_at: now + valid_for })
         }
         LinkEvent::QrCodesExhausted => Report::Stopped(DesiredState::Unpaired(Reason::new(
-            "pairing_timeout",
+            ReasonCode::PairingTimeout,
             "no phone scanned a code in time; ask for a new one: GET /instances/{id}/qr",
         ))),
         LinkEvent::Linked(account) => Report::Linked(account),
         LinkEvent::Connected(account) => Report::Connected(Some(account)),
-        LinkEvent::Disconnected { reason: why, retry_in } => {
-            let text = format!("{why}; the next attempt is in {}", format_seconds(retry_in));
-            Report::Connecting(Reason::new("unreachable", text), Some(now + retry_in))
+        LinkEvent::Disconnected { reason, retry_in } => {
+            let text = format!("{reason}; the next attempt is in {}", format_seconds(retry_in));
+            Report::Connecting(Reason::new(ReasonCode::Unreachable, text), Some(now + retry_in))
         }
-        LinkEvent::Ended(refused) => Report::Stopped(desired_state_after(refused)),
+        LinkEvent::Ended(end) => Report::Stopped(desired_state_after(end)),
     }
 }
 
-/// What an instance is that WhatsApp wants nothing of. Nobody tries again before somebody asks for it.
-fn desired_state_after(refused: LinkEnd) -> DesiredState {
-    match refused {
+/// The desired state after WhatsApp ended the link. The instance does not connect again until an operator acts.
+fn desired_state_after(end: LinkEnd) -> DesiredState {
+    match end {
         LinkEnd::LoggedOut => DesiredState::LoggedOut(Reason::new(
-            "logged_out",
+            ReasonCode::LoggedOut,
             "the phone or WhatsApp removed this device; link it again: GET /instances/{id}/qr",
         )),
         LinkEnd::Replaced => DesiredState::Paused(Reason::new(
-            "replaced",
+            ReasonCode::Replaced,
             "another client connected with the keys of this device; stop that one, then resume the instance",
         )),
         LinkEnd::Banned { until, reason } => {
@@ -80,23 +89,23 @@ fn desired_state_after(refused: LinkEnd) -> DesiredState {
                     "WhatsApp banned the account: {reason}; settle it on the phone, then resume the instance"
                 ),
             };
-            DesiredState::Paused(Reason::new("banned", text))
+            DesiredState::Paused(Reason::new(ReasonCode::Banned, text))
         }
         LinkEnd::ClientOutdated => DesiredState::Paused(Reason::new(
-            "client_outdated",
-            "WhatsApp no longer speaks with this version of WhatsApp Web; set linked_device.version to a newer one, \
+            ReasonCode::ClientOutdated,
+            "WhatsApp no longer supports this version of WhatsApp Web; set linked_device.version to a newer one, \
              or update relevo, then resume the instance",
         )),
         LinkEnd::PairingFailed(cause) => {
             let text = format!("the phone could not be linked: {cause}; try again: GET /instances/{{id}}/qr");
-            DesiredState::Unpaired(Reason::new("pairing_failed", text))
+            DesiredState::Unpaired(Reason::new(ReasonCode::PairingFailed, text))
         }
     }
 }
 
-/// A pause in words.
-fn format_seconds(pause: Duration) -> String {
-    format!("{:.1} s", pause.as_secs_f64())
+/// A delay as text, in seconds.
+fn format_seconds(delay: Duration) -> String {
+    format!("{:.1} s", delay.as_secs_f64())
 }
 
 #[cfg(test)]
@@ -104,9 +113,9 @@ mod tests {
     use super::*;
     use relevo_domain::InstanceState;
 
-    fn idle_state_after(news: LinkEvent) -> (InstanceState, Reason) {
-        match report_for(news, Timestamp(0)) {
-            Report::Stopped(wanted) => wanted.idle_state().unwrap(),
+    fn idle_state_after(event: LinkEvent) -> (InstanceState, Reason) {
+        match report_for(event, Timestamp(0)) {
+            Report::Stopped(desired) => desired.idle_state().unwrap(),
             report => panic!("{report:?}"),
         }
     }
@@ -115,14 +124,14 @@ mod tests {
     fn each_link_end_maps_to_its_own_state() {
         use InstanceState::{Disconnected, LoggedOut, Paused};
         let banned = |until| LinkEnd::Banned { until, reason: "spam".to_owned() };
-        for (refused, state, code) in [
+        for (end, state, code) in [
             (LinkEnd::LoggedOut, LoggedOut, "logged_out"),
             (LinkEnd::Replaced, Paused, "replaced"),
             (banned(None), Paused, "banned"),
             (LinkEnd::ClientOutdated, Paused, "client_outdated"),
             (LinkEnd::PairingFailed("401".to_owned()), Disconnected, "pairing_failed"),
         ] {
-            let (found, reason) = idle_state_after(LinkEvent::Ended(refused));
+            let (found, reason) = idle_state_after(LinkEvent::Ended(end));
             assert_eq!((found, reason.code.as_str()), (state, code));
         }
         let (state, reason) = idle_state_after(LinkEvent::QrCodesExhausted);

@@ -1,11 +1,15 @@
-//! One supervised actor for every WhatsApp account.
+//! Runs one supervised actor for every WhatsApp account.
 //!
-//! What it promises: an instance is what its owner wants it to be, over restarts of the actor and of the node; a
-//! client that crashes or stops answering is replaced, with growing pauses, and one that keeps crashing is parked
-//! with the reason; an account whose credentials are refused pauses instead of burning its queue; no instance ever
-//! waits for another. An actor runs exactly while its instance should be connected: what is paused, disconnected
-//! or failed has no actor, and its queue waits. A linked device is paired when somebody asks for it, never by itself,
-//! and is nobody's hammer: once WhatsApp wants nothing of it, nothing is tried before somebody cares.
+//! Guarantees:
+//! - An instance reaches its desired state, across restarts of its actor and of the node.
+//! - A client that crashes or stops answering is replaced, with a growing backoff. A client that keeps crashing is
+//!   parked as failed, with the reason.
+//! - An account whose credentials are rejected is paused. Its queue is kept.
+//! - No instance waits for another.
+//!
+//! An actor runs exactly while its instance should be connected. A paused, disconnected or failed instance has no
+//! actor, and its queue waits. A linked device is paired only on request. It never reconnects after WhatsApp has
+//! rejected it, until an operator resumes it.
 
 mod actor;
 mod admission;
@@ -21,8 +25,10 @@ mod limiter;
 mod link_state;
 mod media;
 mod pairing;
+mod planner;
 mod prefetch;
 mod ready_queue;
+mod record;
 mod supervisor;
 #[cfg(test)]
 mod tests;
@@ -49,49 +55,50 @@ pub use handle::{Handle, SyncSendOutcome};
 pub use pairing::{PairingCode, ReadMessage};
 pub use supervisor::{Arguments, InstanceNames, InstanceSupervisor, Msg};
 
-/// How instances run, where their own configuration says nothing else.
+/// Default settings of instances; the configuration of an instance can replace some of them.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Messages on their way at once.
+    /// Maximum number of concurrent attempts of one instance.
     pub workers: NonZeroU32,
-    /// Bulk messages of one instance that may be on their way at once, so that the others find a free worker.
+    /// Maximum number of concurrent attempts for bulk messages, so that transactional messages find a free worker.
     pub bulk_workers: NonZeroU32,
-    /// The steady rate and burst of one instance; Meta's default throughput is 80 messages a second per number.
+    /// Steady rate and burst of one instance. Meta's default throughput is 80 messages per second and number.
     pub rate_limit: RateLimit,
-    /// The pace to one recipient on the Cloud API: Meta allows one message every 6 s ...
+    /// Interval between messages to one recipient on the Cloud API. Meta allows one message every 6 s.
     pub pair_interval: Duration,
-    /// ... after a burst of up to 45.
+    /// Burst to one recipient before `pair_interval` applies. Meta allows up to 45 messages.
     pub pair_burst: NonZeroU32,
-    /// One attempt may take this long; then its outcome is unknown.
+    /// Timeout of one attempt. After it the outcome of the attempt is unknown.
     pub send_timeout: Duration,
-    /// A synchronous caller waits this long at most.
+    /// Maximum time that a synchronous send waits for its outcome.
     pub sync_wait: Duration,
-    /// How often the watchdog looks whether the client still answers ...
+    /// Interval of the health check of clients and of the watchdog's pings to actors.
     pub probe_interval: Duration,
-    /// ... and how long it waits for the answer. Three misses, and the client is replaced.
+    /// Timeout of one probe. A client that misses three probes in a row is replaced.
     pub probe_timeout: Duration,
-    /// The pause before the first restart; doubled by each that follows.
+    /// Delay before the first restart. Each further restart doubles it.
     pub restart_delay: Duration,
-    /// No pause before a restart is longer.
+    /// Maximum delay before a restart.
     pub restart_max_delay: Duration,
-    /// More panics than this within a minute, and the instance is parked as failed.
+    /// Number of crashes within one minute after which the instance is parked as failed.
     pub restart_limit: u32,
-    /// What is different for linked devices.
+    /// Settings that differ for linked devices.
     pub linked: LinkedDeviceOptions,
 }
 
-/// How linked devices send and are watched: like people, and like connections that can go dead.
+/// Settings of linked devices. Their sending rate resembles a person's, and their health check expects connections
+/// that stop answering without being closed.
 #[derive(Debug, Clone)]
 pub struct LinkedDeviceOptions {
-    /// Messages on their way at once.
+    /// Maximum number of concurrent attempts.
     pub workers: NonZeroU32,
-    /// 20 messages a minute is the documented pace.
+    /// Steady rate and burst. The documented rate is 20 messages per minute.
     pub rate_limit: RateLimit,
-    /// Each pause between two messages is longer by a random part of it, up to this; from 0 to 1.
+    /// Maximum random extension of the interval between two messages, as a fraction of it, from 0 to 1.
     pub jitter: f64,
-    /// How often a connection is pinged ...
+    /// Interval between two pings of a connection.
     pub probe_interval: Duration,
-    /// ... and how long the answer may take. Two misses, and the client is replaced.
+    /// Timeout of one ping. A client that misses two pings in a row is replaced.
     pub probe_timeout: Duration,
 }
 
@@ -109,7 +116,7 @@ impl Default for LinkedDeviceOptions {
 }
 
 impl Options {
-    /// The rate of an instance that has none of its own.
+    /// The rate limit of an instance whose configuration sets none.
     pub fn rate_limit_of(&self, provider: ProviderKind) -> RateLimit {
         match provider {
             ProviderKind::CloudApi => self.rate_limit,
@@ -153,45 +160,58 @@ impl Default for Options {
     }
 }
 
-/// Why an instance did not do what it was asked.
+/// Error of an operation on an instance.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    #[error("no instance is called {0}")]
+    /// No instance has this id.
+    #[error("instance {0} does not exist")]
     Unknown(InstanceId),
-    #[error("an instance called {0} exists")]
+    /// The id of a new instance is taken.
+    #[error("instance {0} exists already")]
     Exists(InstanceId),
+    /// The operation needs a connected instance, or the instance is being logged out.
     #[error("the instance is {} ({}): {}", .state.as_str(), .reason.code, .reason.text)]
     NotConnected { state: InstanceState, reason: Reason },
-    /// It is somebody's device already.
+    /// The instance is linked to an account already.
     #[error("the instance is linked to {0}; log it out first to link it to another account")]
     AlreadyLinked(String),
-    #[error("WhatsApp gave no code in time; try again in some seconds")]
+    /// No QR code arrived within the timeout.
+    #[error("WhatsApp sent no QR code in time; try again in a few seconds")]
     QrCodeTimeout,
-    /// This road has no phone to be linked to.
-    #[error("{} has no link with a phone; only instances of the provider linked_device have", .0.as_str())]
+    /// The provider has no link with a phone.
+    #[error("{} has no link with a phone; only instances of the provider linked_device have one", .0.as_str())]
     NoLink(ProviderKind),
-    /// What was asked of WhatsApp did not succeed.
+    /// The request to WhatsApp failed.
     #[error("{0}")]
     Failed(Failure),
-    #[error("all {0} instance numbers of this data folder are used up")]
+    /// The data folder has no free instance number.
+    #[error("all {0} instance numbers of this data folder are used; start a new data folder")]
     NumbersExhausted(u32),
+    /// The provider would reject the message.
     #[error(transparent)]
     Refused(#[from] provider::CheckError),
+    /// A link in the message leads to an address that is not allowed.
     #[error("{field}: {cause}")]
     UrlRefused { field: &'static str, cause: egress::Error },
+    /// The provider's client could not be created.
     #[error(transparent)]
     Provider(#[from] provider::Error),
+    /// Error of the queue.
     #[error(transparent)]
     Queue(#[from] queue::Error),
+    /// Error of the media cache.
     #[error(transparent)]
     Media(#[from] crate::media::Error),
+    /// Error of the store.
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// The supervisor is restarting or has stopped.
     #[error(transparent)]
     Gone(#[from] ActorUnavailable),
 }
 
 impl Error {
+    /// The kind of the error, for the HTTP status.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Unknown(_) => ErrorKind::NotFound,
@@ -219,7 +239,7 @@ impl Error {
         }
     }
 
-    /// The field of the request that is wrong, when one is.
+    /// The invalid field of the request, if the error is about one.
     pub fn invalid(&self) -> Option<&ValidationError> {
         match self {
             Error::Refused(provider::CheckError::Invalid(invalid)) => Some(invalid),

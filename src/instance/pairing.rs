@@ -1,4 +1,4 @@
-//! Making an instance somebody's device, and no longer; and what only a client at work can do.
+//! Operations that need the client of a running actor: pairing by QR code or pair code, logout, and read receipts.
 
 use std::time::Duration;
 
@@ -9,117 +9,123 @@ use super::directory::{InstanceView, QrCode, StateView};
 use super::supervisor::Msg;
 use super::{Error, Handle};
 
-/// Whoever asks for a code waits so long for it, as documented.
+/// Maximum wait for a QR code, as documented.
 const QR_CODE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The longest wait for WhatsApp's answer to anything else.
+/// Timeout for WhatsApp's answer to other requests.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The longest wait for the end of a link. It ends also when nobody waits.
+/// Maximum time that a logout request waits. Unlinking goes on after it.
 const LOGOUT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What is typed in on the phone.
+/// A code to type on the phone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PairingCode {
     /// Eight letters and digits.
     pub code: String,
+    /// How long the code is valid.
     pub valid_for: Duration,
 }
 
-/// A received message that was read.
+/// A received message to mark as read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadMessage {
     pub message: ProviderMessageId,
-    /// Where it was written, and by whom, where the caller knows.
+    /// Chat and sender of the message, if the caller knows them.
     pub chat: Option<Recipient>,
     pub sender: Option<Recipient>,
 }
 
 impl Handle {
-    /// Asks an instance to be connected, unless it is already, or waits for somebody to care about what paused it.
-    pub async fn connect_if_idle(&self, id: &InstanceId) -> Result<InstanceView, Error> {
-        let known = self.find(id)?;
-        if known.record.wanted.may_connect() { self.connect(id.clone()).await } else { Ok(known.view()) }
-    }
-
-    /// What a phone can scan now. Begins pairing where nobody has, and waits for the first code.
+    /// Connects an instance, unless it should be connected already, is paused or is being logged out.
     ///
     /// # Errors
     ///
-    /// It is somebody's device already, it cannot be paired before somebody cares, WhatsApp gave no code in time, or its
-    /// provider has no phones.
+    /// The instance does not exist.
+    pub async fn connect_if_idle(&self, id: &InstanceId) -> Result<InstanceView, Error> {
+        let entry = self.find(id)?;
+        if entry.record.wanted.may_connect() { self.connect(id.clone()).await } else { Ok(entry.view()) }
+    }
+
+    /// The QR code that a phone can scan now. Begins pairing if it has not begun, and waits for the first code.
+    ///
+    /// # Errors
+    ///
+    /// The instance is linked already, it cannot be paired until an operator acts, WhatsApp sent no code in time, or its
+    /// provider has no link with a phone.
     pub async fn qr_code(&self, id: &InstanceId) -> Result<QrCode, Error> {
-        let known = self.find(id)?;
-        if !known.record.config.provider.keeps_connection() {
-            return Err(Error::NoLink(known.record.config.provider));
+        let entry = self.find(id)?;
+        if !entry.record.config.provider.keeps_connection() {
+            return Err(Error::NoLink(entry.record.config.provider));
         }
-        if known.record.account.is_none() {
+        if entry.record.account.is_none() {
             self.connect_if_idle(id).await?;
         }
-        let mut state = known.state.clone();
-        let found = async {
+        let mut state = entry.state.clone();
+        let qr_code = async {
             loop {
-                let seen = state.borrow_and_update().clone();
-                // Published before the state that follows from it.
+                let view = state.borrow_and_update().clone();
+                // The account is published before the state that follows from it.
                 if let Some(account) = &self.find(id)?.record.account {
                     return Err(Error::AlreadyLinked(account.jid.clone()));
                 }
-                match seen {
+                match view {
                     StateView { qr_code: Some(code), .. } => return Ok(code),
                     StateView { state: InstanceState::Connecting | InstanceState::Connected, .. } => {}
                     StateView { state, reason, .. } => return Err(Error::NotConnected { state, reason }),
                 }
-                // The sender lives as long as the instance.
+                // The sender exists as long as the instance does.
                 state.changed().await.map_err(|_| Error::Unknown(id.clone()))?;
             }
         };
-        tokio::time::timeout(QR_CODE_TIMEOUT, found).await.unwrap_or(Err(Error::QrCodeTimeout))
+        tokio::time::timeout(QR_CODE_TIMEOUT, qr_code).await.unwrap_or(Err(Error::QrCodeTimeout))
     }
 
-    /// Asks WhatsApp to show a prompt on the phone of that number, in which the code in the answer is typed. Begins
-    /// pairing where nobody has.
+    /// Asks WhatsApp to prompt the phone with this number for the returned code. Begins pairing if it has not begun.
     ///
     /// # Errors
     ///
-    /// Those of [`code`](Self::code), and what WhatsApp says.
+    /// Those of [`qr_code`](Self::qr_code); also if WhatsApp refuses or does not answer in time.
     pub async fn request_pairing_code(
         &self,
         id: &InstanceId,
         phone: &PhoneNumber,
     ) -> Result<PairingCode, Error> {
-        // Once there is a code to scan, the client is ready for this as well.
+        // A client that has a QR code can also request a pair code.
         self.qr_code(id).await?;
         let client = self.find(id)?.client();
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, client.pair_by_code(phone)).await;
-        let pair = answer.unwrap_or_else(|_| Err(timeout_failure())).map_err(Error::Failed)?;
-        Ok(PairingCode { code: pair.code, valid_for: pair.valid_for })
+        let pair_code = answer.unwrap_or_else(|_| Err(timeout_failure())).map_err(Error::Failed)?;
+        Ok(PairingCode { code: pair_code.code, valid_for: pair_code.valid_for })
     }
 
-    /// Ends the link between an instance's device and the account, at WhatsApp as far as it can be reached, and waits for
-    /// that. Its queue is kept.
+    /// Unlinks the device of an instance, also at WhatsApp if it can be reached, and waits for that. The queue is kept.
     ///
     /// # Errors
     ///
-    /// There is no such instance, or its provider has no phones.
+    /// The instance does not exist or is being logged out, or its provider has no link with a phone.
     pub async fn logout(&self, id: &InstanceId) -> Result<InstanceView, Error> {
         self.slot.call(|reply| Msg::Logout(id.clone(), reply)).await??;
-        let known = self.find(id)?;
-        let mut state = known.state.clone();
+        let mut state = self.find(id)?.state.clone();
         let ended = state.wait_for(|view| view.state == InstanceState::LoggedOut);
         let _ = tokio::time::timeout(LOGOUT_TIMEOUT, ended).await;
         self.get(id)
     }
 
-    /// Tells the sender of a received message that it was read; `typing` also that an answer is being written.
+    /// Marks a received message as read. `typing` also shows the typing indicator.
+    ///
+    /// # Errors
+    ///
+    /// The instance does not exist or is not connected, or WhatsApp refuses or does not answer in time.
     pub async fn mark_read(&self, id: &InstanceId, read: ReadMessage, typing: bool) -> Result<(), Error> {
-        let known = self.find(id)?;
-        let StateView { state, reason, .. } = known.state.borrow().clone();
+        let entry = self.find(id)?;
+        let StateView { state, reason, .. } = entry.state.borrow().clone();
         if state != InstanceState::Connected {
             return Err(Error::NotConnected { state, reason });
         }
-        let (client, ReadMessage { message, chat, sender }) = (known.client(), read);
-        let mark = MarkReadRequest { message, chat, sender };
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, client.mark_read(&mark, typing)).await;
+        let (client, ReadMessage { message, chat, sender }) = (entry.client(), read);
+        let request = MarkReadRequest { message, chat, sender };
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, client.mark_read(&request, typing)).await;
         answer.unwrap_or_else(|_| Err(timeout_failure())).map_err(Error::Failed)
     }
 }

@@ -1,42 +1,48 @@
+//! How many messages are leased before a worker is free.
+//!
+//! The prefetch covers what the workers send while a lease request is under way. It is zero where sending takes so much
+//! longer than leasing that waiting for a lease costs almost nothing (Meta answers in some hundred milliseconds). A
+//! message that is leased and has not begun when the process is killed has an unknown outcome, so the prefetch is never
+//! larger than throughput needs.
+
 use std::time::Duration;
 
-/// How much is leased ahead of free workers: as much as they send while a lease is under way, and nothing where
-/// sending takes so much longer than leasing that waiting for a lease costs next to nothing (as with Meta, some
-/// hundred milliseconds away). What is leased and not begun when the process is killed has an unknown outcome, so it
-/// is never more than speed needs.
+/// Moving averages of the times of lease requests and attempts, and the prefetch that follows from them.
 #[derive(Debug, Default)]
 pub(super) struct Prefetch {
     lease_time: Option<Duration>,
     send_time: Option<Duration>,
 }
 
-/// The most that is leased ahead for each worker.
+/// Maximum prefetch per worker.
 pub(super) const MAX_PER_WORKER: usize = 3;
 
-/// Where leasing takes less than this part of sending, nothing is leased ahead.
+/// Below this ratio of lease time to send time there is no prefetch.
 const MIN_RATIO: f64 = 0.1;
 
 impl Prefetch {
+    /// Adds the duration of a lease request to the average.
     pub fn record_lease_time(&mut self, took: Duration) {
         update_average(&mut self.lease_time, took);
     }
 
+    /// Adds the duration of an attempt to the average.
     pub fn record_send_time(&mut self, took: Duration) {
         update_average(&mut self.send_time, took);
     }
 
-    /// Leases beyond one for each worker.
+    /// Number of leases beyond one per worker.
     pub fn extra(&self, workers: usize) -> usize {
-        let (Some(leasing), Some(sending)) = (self.lease_time, self.send_time) else { return 0 };
-        let ratio = leasing.as_secs_f64() / sending.as_secs_f64().max(f64::EPSILON);
+        let (Some(lease_time), Some(send_time)) = (self.lease_time, self.send_time) else { return 0 };
+        let ratio = lease_time.as_secs_f64() / send_time.as_secs_f64().max(f64::EPSILON);
         let tenths = if ratio < MIN_RATIO { 0.0 } else { (ratio.min(MAX_PER_WORKER as f64) * 10.0).ceil() };
         workers * tenths as usize / 10
     }
 }
 
-/// What happened lately matters: each new time counts an eighth.
-fn update_average(known: &mut Option<Duration>, new: Duration) {
-    *known = Some(known.map_or(new, |known| (known * 7 + new) / 8));
+/// Exponential moving average: each new value has the weight 1/8.
+fn update_average(average: &mut Option<Duration>, new: Duration) {
+    *average = Some(average.map_or(new, |average| (average * 7 + new) / 8));
 }
 
 #[cfg(test)]
@@ -44,10 +50,10 @@ mod tests {
     use super::*;
 
     fn extra(leasing_micros: u64, sending_micros: u64) -> usize {
-        let mut ahead = Prefetch::default();
-        ahead.record_lease_time(Duration::from_micros(leasing_micros));
-        ahead.record_send_time(Duration::from_micros(sending_micros));
-        ahead.extra(10)
+        let mut prefetch = Prefetch::default();
+        prefetch.record_lease_time(Duration::from_micros(leasing_micros));
+        prefetch.record_send_time(Duration::from_micros(sending_micros));
+        prefetch.extra(10)
     }
 
     #[test]

@@ -1,4 +1,7 @@
-//! The parent of every instance's actor, and the owner of what is written down about instances.
+//! The supervisor of all instance actors and the only writer of instance records.
+//!
+//! It handles commands from the API, reports from actors and ends of actors, one after another. It never waits for an
+//! actor or for the network.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,52 +13,60 @@ use crate::media::MediaCache;
 use crate::supervisor::{ActorSlot, RestartPolicy};
 use crate::{inbound, queue, retry};
 use relevo_clock::Clock;
-use relevo_domain::{InstanceConfig, InstanceId, InstanceNumber, InstanceState, Reason, RetryPolicy};
+use relevo_domain::{
+    InstanceConfig, InstanceId, InstanceNumber, InstanceState, Reason, ReasonCode, RetryPolicy,
+};
 use relevo_metrics::Metrics;
 use relevo_provider::{self as provider, Provider};
 use relevo_store::{self as store, Store, Tx};
 
 use super::actor::{self, Report};
-use super::directory::{
-    self, DesiredState, DirectoryEntry, InstanceDirectory, InstanceRecord, InstanceView, StateView,
-};
+use super::directory::{DirectoryEntry, InstanceDirectory, InstanceView, StateView};
 use super::health_check::Unresponsive;
+use super::record::{self, DesiredState, InstanceRecord};
 use super::{Error, Handle, Options};
 
+/// Reply of a command.
 type InstanceReply<T> = RpcReplyPort<Result<T, Error>>;
 
-/// What the supervisor is told.
+/// Messages to the supervisor.
 pub enum Msg {
-    /// From the HTTP front end.
+    /// From the API: create an instance and connect it if it uses the Cloud API. Replies after the record is durable.
     Create(Box<InstanceConfig>, InstanceReply<InstanceView>),
+    /// From the API: replace the configuration. Replies after the record is durable.
     Update(Box<InstanceConfig>, InstanceReply<InstanceView>),
+    /// From the API: delete the instance. Replies after the deletion is durable; its data is deleted later.
     Delete(InstanceId, InstanceReply<()>),
+    /// From the API: connect the instance, also when it is paused.
     Connect(InstanceId, InstanceReply<InstanceView>),
+    /// From the API: disconnect the instance.
     Disconnect(InstanceId, InstanceReply<InstanceView>),
+    /// From the API: replace the actor and its client.
     Restart(InstanceId, InstanceReply<InstanceView>),
-    /// The link between its device and the account is to be ended; answered once that is written down.
+    /// From the API: end the link between the device and its account. Replies after the desired state is durable.
     Logout(InstanceId, InstanceReply<InstanceView>),
-    /// From the node as it stops: answer when no attempt is under way.
+    /// From the node when it stops: reply when no attempt is in flight.
     Drain(RpcReplyPort<()>),
-    /// From an instance's actor, with its incarnation.
+    /// From the actor of an instance, with its incarnation.
     Reported(InstanceNumber, u64, ReportBox),
-    /// From its own timer: a crashed instance, or one whose link could not be ended, has waited long enough; with the
-    /// incarnation that it happened to.
+    /// From a timer: the delay of a restart, or of another try to unlink, has passed. With the incarnation for which the
+    /// timer was started.
     Start(InstanceNumber, u64),
-    /// From the task that ends the link of an instance: it is ended, or it must be tried again.
+    /// From the unlink task: `true` if the device is unlinked, `false` if unlinking must be tried again.
     UnlinkDone(InstanceNumber, u64, bool),
-    /// From its own timer: see whether every actor still answers.
+    /// From a timer: ping every actor.
     PingActors,
-    /// From the watchdog's task: an actor did not answer in time (or did).
+    /// From the watchdog's task: whether an actor answered in time.
     PingResult(InstanceNumber, u64, bool),
 }
 
-/// A report on its way; opaque outside this room.
+/// A report of an actor; opaque outside this module.
 pub struct ReportBox(pub(super) Report);
 
-/// The parent of every instance's actor.
+/// The supervisor of all instance actors.
 pub struct InstanceSupervisor;
 
+/// Arguments of the supervisor.
 #[derive(Clone)]
 pub struct Arguments {
     pub store: Store,
@@ -65,22 +76,25 @@ pub struct Arguments {
     pub retry: retry::Handle,
     pub inbound: inbound::Handle,
     pub metrics: Metrics,
-    /// Makes clients. A test brings its own.
+    /// Creates clients. Tests replace it.
     pub(super) open_provider: OpenProvider,
     directory: Arc<watch::Sender<Arc<InstanceDirectory>>>,
     names: Arc<watch::Sender<InstanceNames>>,
 }
 
-/// Makes the client of an instance, not yet connected.
+/// Creates the client of an instance. The client is not connected yet.
 pub(super) type OpenProvider =
     Arc<dyn Fn(InstanceNumber, &InstanceConfig) -> Result<Arc<dyn Provider>, provider::Error> + Send + Sync>;
 
-/// Every instance by its number, for those who follow all of them.
+/// Every instance by its number, for readers that follow all of them.
 pub type InstanceNames = Arc<[(InstanceNumber, InstanceId)]>;
 
 impl Arguments {
-    /// What the supervisor is made of, and the handle that reads what it publishes.
-    #[expect(clippy::too_many_arguments, reason = "each is another part of the node, named once, in `app`")]
+    /// Creates the arguments of the supervisor and the handle to it.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a different part of the node, named once, in `app`"
+    )]
     pub fn new(
         options: Options,
         shared: provider::ProviderResources,
@@ -126,18 +140,20 @@ impl Arguments {
     }
 }
 
+/// State of the supervisor.
 pub struct State {
     pub(super) arguments: Arguments,
     pub(super) instances: HashMap<InstanceNumber, InstanceEntry>,
-    /// Grows with every actor that is started; tells an incarnation from those before it.
+    /// Counts starts and ends of actors; distinguishes an incarnation from earlier ones.
     pub(super) last_incarnation: u64,
     pub(super) draining: bool,
 }
 
+/// One instance: its published data and its actor.
 pub(super) struct InstanceEntry {
     pub(super) directory_entry: Arc<DirectoryEntry>,
     pub(super) state: watch::Sender<StateView>,
-    /// The client of its actor, while it has one.
+    /// The client of the running actor.
     pub(super) active_client: watch::Sender<Option<Arc<dyn Provider>>>,
     pub(super) child: Option<InstanceChild>,
     pub(super) restart_policy: RestartPolicy,
@@ -145,6 +161,7 @@ pub(super) struct InstanceEntry {
     pub(super) missed_pings: u32,
 }
 
+/// The running actor of an instance.
 pub(super) struct InstanceChild {
     pub(super) actor: ActorRef<actor::Msg>,
     pub(super) id: ActorId,
@@ -157,7 +174,7 @@ impl Actor for InstanceSupervisor {
 
     async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
         let mut state = State { arguments, instances: HashMap::new(), last_incarnation: 0, draining: false };
-        for (number, record) in directory::load(&state.arguments.store)? {
+        for (number, record) in record::load(&state.arguments.store)? {
             if record.wanted == DesiredState::Deleted {
                 state.purge(number, &record);
                 continue;
@@ -166,7 +183,7 @@ impl Actor for InstanceSupervisor {
             match state.register(number, record) {
                 Ok(()) => state.reconcile(&me, number).await,
                 Err(error) => {
-                    tracing::error!(instance = %id, %error, "an instance is left out; what it has stays on the disk");
+                    tracing::error!(instance = %id, %error, "instance not loaded, its configuration is invalid; its data stays on the disk");
                 }
             }
         }
@@ -223,12 +240,13 @@ impl Actor for InstanceSupervisor {
     ) -> Result<(), ActorProcessingErr> {
         match event {
             SupervisionEvent::ActorFailed(cell, cause) => {
-                let code = if cause.is::<Unresponsive>() { "zombie" } else { "restarting" };
+                let code =
+                    if cause.is::<Unresponsive>() { ReasonCode::Zombie } else { ReasonCode::Restarting };
                 state.on_child_ended(&me, cell.get_id(), Reason::new(code, cause.to_string())).await;
             }
             SupervisionEvent::ActorTerminated(cell, _, reason) => {
-                let cause = reason.unwrap_or_else(|| "it stopped".to_owned());
-                state.on_child_ended(&me, cell.get_id(), Reason::new("restarting", cause)).await;
+                let cause = reason.unwrap_or_else(|| "the actor stopped".to_owned());
+                state.on_child_ended(&me, cell.get_id(), Reason::new(ReasonCode::Restarting, cause)).await;
             }
             _ => {}
         }
@@ -237,56 +255,65 @@ impl Actor for InstanceSupervisor {
 }
 
 impl State {
+    /// The number of an instance.
+    ///
+    /// # Errors
+    ///
+    /// No instance has this id.
     pub(super) fn number_of(&self, id: &InstanceId) -> Result<InstanceNumber, Error> {
         let found = self.instances.iter().find(|(_, entry)| entry.directory_entry.record.config.id == *id);
         found.map(|(number, _)| *number).ok_or_else(|| Error::Unknown(id.clone()))
     }
 
+    /// Publishes the directory and the names of all instances.
     pub(super) fn publish_directory(&self) {
         let directory = InstanceDirectory::from_entries(
             self.instances.values().map(|entry| entry.directory_entry.clone()),
         );
-        let names = directory.by_id.values().map(|known| (known.number, known.record.config.id.clone()));
+        let names = directory.by_id.values().map(|entry| (entry.number, entry.record.config.id.clone()));
         self.arguments.names.send_replace(names.collect());
         self.arguments.directory.send_replace(Arc::new(directory));
     }
 
-    /// Makes an instance known, or known anew, without starting anything.
+    /// Adds an instance, or replaces its record. Starts nothing.
+    ///
+    /// # Errors
+    ///
+    /// The provider refuses the configuration.
     pub(super) fn register(&mut self, number: InstanceNumber, record: InstanceRecord) -> Result<(), Error> {
         let checker = (self.arguments.open_provider)(number, &record.config)?;
         let options = &self.arguments.options;
         match self.instances.get_mut(&number) {
             Some(entry) => {
-                let (state, at_work) = (entry.state.subscribe(), entry.active_client.subscribe());
+                let (state, active_client) = (entry.state.subscribe(), entry.active_client.subscribe());
                 entry.directory_entry =
-                    Arc::new(DirectoryEntry { number, record, checker, active_client: at_work, state });
+                    Arc::new(DirectoryEntry { number, record, checker, active_client, state });
             }
             None => {
-                directory::warn_of_unsigned_webhooks(&record.config);
-                let reason = Reason::new("created", "not asked to connect yet");
+                warn_of_unsigned_webhooks(&record.config);
+                let reason = Reason::new(ReasonCode::Created, "not asked to connect yet");
                 let state = watch::Sender::new(StateView::new(InstanceState::Created, reason));
-                let at_work = watch::Sender::new(None);
-                let known = DirectoryEntry {
+                let active_client = watch::Sender::new(None);
+                let directory_entry = DirectoryEntry {
                     number,
                     record,
                     checker,
-                    active_client: at_work.subscribe(),
+                    active_client: active_client.subscribe(),
                     state: state.subscribe(),
                 };
-                let patience = RestartPolicy::new(
+                let restart_policy = RestartPolicy::new(
                     options.restart_delay,
                     options.restart_max_delay,
                     options.restart_limit,
                 );
-                let (known, child, incarnation, missed) = (Arc::new(known), None, 0, 0);
                 let entry = InstanceEntry {
-                    directory_entry: known,
+                    directory_entry: Arc::new(directory_entry),
                     state,
-                    active_client: at_work,
-                    child,
-                    restart_policy: patience,
-                    incarnation,
-                    missed_pings: missed,
+                    active_client,
+                    child: None,
+                    restart_policy,
+                    incarnation: 0,
+                    missed_pings: 0,
                 };
                 self.instances.insert(number, entry);
             }
@@ -294,18 +321,39 @@ impl State {
         Ok(())
     }
 
+    /// Stores the record of an instance, then replaces it in memory.
+    ///
+    /// # Errors
+    ///
+    /// The commit failed, or the provider refuses the configuration.
     pub(super) async fn save_record(
         &mut self,
         number: InstanceNumber,
         record: InstanceRecord,
     ) -> Result<(), Error> {
         let bytes = store::encode(&record)?;
-        let write = move |tx: &mut Tx| tx.put(directory::record_key(number), bytes);
+        let write = move |tx: &mut Tx| tx.put(record::record_key(number), bytes);
         self.arguments.store.write(write).await?;
         self.register(number, record)
     }
 
+    /// The entry of an instance.
+    ///
+    /// # Errors
+    ///
+    /// The instance was deleted meanwhile.
     pub(super) fn entry(&self, number: InstanceNumber) -> Result<&InstanceEntry, Error> {
         self.instances.get(&number).ok_or(Error::Gone(crate::supervisor::ActorUnavailable))
+    }
+}
+
+/// Logs a warning if the instance accepts unsigned webhooks.
+fn warn_of_unsigned_webhooks(config: &InstanceConfig) {
+    if config.cloud_api.as_ref().is_some_and(|cloud| cloud.app_secret.is_none()) {
+        tracing::warn!(
+            instance = config.id.as_str(),
+            "instance has no app_secret, webhook signatures not verified: a caller that knows the webhook URL can forge \
+             messages and statuses; set cloud_api.app_secret to the secret of the Meta app"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! The end of a link between a device and an account.
+//! Ends the link between a device and its account: tells WhatsApp, if it can be reached, and deletes the keys.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,31 +8,30 @@ use tokio::sync::mpsc;
 use relevo_domain::InstanceId;
 use relevo_provider::{ConnectionEvent, LinkEvent, Provider};
 
-/// Only a connected device can tell WhatsApp that it leaves. It has this long to connect.
+/// Time to connect. Only a connected device can be unlinked at WhatsApp.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Telling it, and forgetting the keys, takes no longer.
+/// Time to unlink the device at WhatsApp and to delete its keys.
 const UNLINK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A device that is to be nobody's any more. Its actor has been stopped.
+/// A device to unlink. Its actor has been stopped.
 pub(super) struct Unlink {
     pub instance: InstanceId,
-    /// Not yet connected.
+    /// The client, not connected yet.
     pub client: Arc<dyn Provider>,
-    /// A phone took the device once.
+    /// The device is linked to an account.
     pub paired: bool,
 }
 
 impl Unlink {
-    /// Ends the link, at WhatsApp as far as it can be reached. `true` when the device's keys are forgotten.
+    /// Ends the link, also at WhatsApp if it can be reached. Returns `true` if the device's keys are deleted.
     pub async fn run(self) -> bool {
-        let (inbox, mut happenings) = mpsc::channel(1);
+        let (inbox, mut events) = mpsc::channel(1);
         if self.paired {
             self.client.connect(inbox);
-            let connected =
-                tokio::time::timeout(CONNECT_TIMEOUT, wait_until_connected(&mut happenings)).await;
+            let connected = tokio::time::timeout(CONNECT_TIMEOUT, wait_until_connected(&mut events)).await;
             if !connected.unwrap_or(false) {
-                tracing::warn!(instance = %self.instance, "WhatsApp could not be told that a device leaves; remove it on the phone as well");
+                tracing::warn!(instance = %self.instance, "device not unlinked at WhatsApp, no connection; remove the device on the phone");
             }
         }
         let unlink = tokio::time::timeout(UNLINK_TIMEOUT, self.client.unlink());
@@ -40,30 +39,30 @@ impl Unlink {
         let unlinked = loop {
             tokio::select! {
                 unlinked = &mut unlink => break unlinked,
-                // What is heard meanwhile is WhatsApp's to keep.
-                Some(_) = happenings.recv() => {}
+                // Messages that arrive now are not acknowledged, so WhatsApp keeps them.
+                Some(_) = events.recv() => {}
             }
         };
         match unlinked {
             Ok(Ok(())) => true,
             Ok(Err(failure)) => {
-                tracing::error!(instance = %self.instance, %failure, "a device could not be unlinked");
+                tracing::error!(instance = %self.instance, %failure, "device unlink failed; retrying later");
                 false
             }
             Err(_) => {
-                tracing::error!(instance = %self.instance, "a device could not be unlinked in time");
+                tracing::error!(instance = %self.instance, "device unlink timed out; retrying later");
                 false
             }
         }
     }
 }
 
-/// `false` when it will not be.
-async fn wait_until_connected(happenings: &mut mpsc::Receiver<ConnectionEvent>) -> bool {
-    while let Some(happening) = happenings.recv().await {
-        match happening {
+/// Returns `false` if the client will not connect.
+async fn wait_until_connected(events: &mut mpsc::Receiver<ConnectionEvent>) -> bool {
+    while let Some(event) = events.recv().await {
+        match event {
             ConnectionEvent::Link(LinkEvent::Connected(_)) => return true,
-            // Nobody's device already, or WhatsApp does not want it.
+            // The device is not linked, or WhatsApp rejects it.
             ConnectionEvent::Link(
                 LinkEvent::QrCode { .. } | LinkEvent::QrCodesExhausted | LinkEvent::Ended(_),
             ) => {

@@ -1,4 +1,4 @@
-//! What the supervisor asks of all its actors at once: signs of life, and an end in good order.
+//! Pings every actor at an interval and kills actors that do not answer; drains all actors when the node stops.
 
 use std::time::Duration;
 
@@ -9,10 +9,11 @@ use relevo_domain::InstanceNumber;
 use super::actor;
 use super::supervisor::{Msg, State};
 
-/// So many unanswered questions in a row, and an actor counts as hung.
+/// Number of pings missed in a row after which an actor is killed.
 const MAX_MISSED_PINGS: u32 = 3;
 
 impl State {
+    /// Asks every actor to drain, and replies when all have.
     pub fn drain(&mut self, reply: RpcReplyPort<()>) {
         self.draining = true;
         let children = self.instances.values().filter_map(|entry| entry.child.as_ref());
@@ -24,20 +25,21 @@ impl State {
         });
     }
 
-    /// Asks every actor for a sign of life, without waiting for any.
+    /// Pings every actor, each in a task.
     pub fn ping_actors(&self, me: &ActorRef<Msg>) {
-        let patience: Duration = self.arguments.options.probe_timeout;
+        let timeout: Duration = self.arguments.options.probe_timeout;
         for (&number, entry) in &self.instances {
             let Some(child) = &entry.child else { continue };
             let (supervisor, actor, incarnation) = (me.clone(), child.actor.clone(), entry.incarnation);
             tokio::spawn(async move {
-                let answer = actor.call(actor::Msg::Ping, Some(patience)).await;
+                let answer = actor.call(actor::Msg::Ping, Some(timeout)).await;
                 let answered = matches!(answer, Ok(ractor::rpc::CallResult::Success(())));
                 let _ = supervisor.cast(Msg::PingResult(number, incarnation, answered));
             });
         }
     }
 
+    /// Counts missed pings. Kills an actor that missed too many; its end is handled as a crash.
     pub fn on_ping_result(&mut self, number: InstanceNumber, incarnation: u64, answered: bool) {
         let Some(entry) = self.instances.get_mut(&number).filter(|entry| entry.incarnation == incarnation)
         else {
@@ -47,7 +49,7 @@ impl State {
         if entry.missed_pings >= MAX_MISSED_PINGS
             && let Some(child) = &entry.child
         {
-            tracing::error!(instance = %entry.directory_entry.record.config.id, "an instance's actor answers nothing and is killed");
+            tracing::error!(instance = %entry.directory_entry.record.config.id, "actor does not answer pings; killing it, instance restarts");
             child.actor.kill();
         }
     }

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{AmbiguousPolicy, InstanceId};
+use super::{AmbiguousPolicy, InstanceId, ReasonCode};
 
 /// The API through which an instance sends and receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,22 +178,35 @@ impl InstanceState {
 /// Why an instance is in its state: a stable code for programs and a text for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
-    /// For example `auth_rejected`, `account_blocked`, `unreachable`, `requested`, `restart_limit`.
+    /// A [`ReasonCode`] as text, because a stored record can contain a code of another version.
     pub code: String,
     /// What happened, with the provider's text if there is one, and what to do.
     pub text: String,
 }
 
 impl Reason {
-    /// A reason from its code and text.
-    pub fn new(code: &str, text: impl Into<String>) -> Self {
-        Self { code: code.to_owned(), text: text.into() }
+    /// A reason with one of the codes of this version.
+    pub fn new(code: ReasonCode, text: impl Into<String>) -> Self {
+        Self { code: code.as_str().to_owned(), text: text.into() }
+    }
+
+    /// Whether this is the reason's code.
+    pub fn is(&self, code: ReasonCode) -> bool {
+        self.code == code.as_str()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reason_keeps_a_stored_code_of_another_version() {
+        let stored = r#"{"code":"solar_flare","text":"wait"}"#;
+        let reason: Reason = serde_json::from_str(stored).unwrap();
+        assert!(ReasonCode::ALL.iter().all(|code| !reason.is(*code)));
+        assert_eq!(serde_json::to_string(&reason).unwrap(), stored);
+    }
 
     #[test]
     fn secret_is_redacted_in_debug_output() {

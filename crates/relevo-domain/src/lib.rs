@@ -14,6 +14,7 @@ mod instance;
 mod instance_id;
 mod message;
 mod phone;
+mod reason;
 mod recipient;
 mod retry;
 mod status;
@@ -42,6 +43,7 @@ pub use message::{
     BulkItem, Class, MessageId, MessageOptions, MessageRef, Mode, OutboundMessage, ProviderMessageId,
 };
 pub use phone::PhoneNumber;
+pub use reason::ReasonCode;
 pub use recipient::{Jid, LaneId, Recipient, UserId};
 pub use retry::{
     AmbiguousPolicy, BuryReason, FailedAttempt, RetryDecision, RetryPolicy, decide_expired_hold, decide_retry,

@@ -272,11 +272,11 @@ pub(super) fn withdrawn_error(view: instance::StateView) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use relevo_domain::Reason;
+    use relevo_domain::{Reason, ReasonCode};
 
     #[test]
     fn withdrawn_message_error_names_rate_limit_or_connection() {
-        let view = |state| instance::StateView::new(state, Reason::new("unreachable", "no route"));
+        let view = |state| instance::StateView::new(state, Reason::new(ReasonCode::Unreachable, "no route"));
         assert_eq!(withdrawn_error(view(InstanceState::Connected)).status(), 429);
         let away = withdrawn_error(view(InstanceState::Connecting));
         assert_eq!(away.status(), 503);

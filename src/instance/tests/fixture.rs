@@ -1,4 +1,4 @@
-//! A node's instances with scripted clients.
+//! A fixture that runs instances with scripted clients.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -33,23 +33,27 @@ use relevo_store::{Blobs, DataFolder};
 
 pub const SECOND: Duration = Duration::from_secs(1);
 
-/// In real time: a test that waits longer for something that should happen fails.
+/// Real time after which a test that waits for a condition fails.
 const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The far end of every scripted client: what the network does, and what it saw.
+/// The fake network behind every scripted client: its behaviour and what it received.
 #[derive(Default)]
 pub struct FakeNetwork {
-    /// The latest connection of each instance, and how many there were.
+    /// The latest connection of each instance.
     connections: Mutex<HashMap<InstanceNumber, mpsc::Sender<ConnectionEvent>>>,
+    /// Number of connections so far.
     connection_count: watch::Sender<usize>,
-    /// Instances whose clients answer no ping.
+    /// Instances whose clients answer no probe.
     pub unanswered_probes: Mutex<HashSet<InstanceNumber>>,
-    /// Instances whose sends are answered by nobody.
+    /// Instances whose sends never complete.
     pub hanging_sends: Mutex<HashSet<InstanceNumber>>,
-    /// Instances whose clients panic when they are asked anything.
+    /// Instances whose clients panic on every call.
     pub panicking: Mutex<HashSet<InstanceNumber>>,
+    /// Messages sent so far, in order.
     pub sent: Mutex<Vec<(InstanceNumber, MessageId)>>,
+    /// Instances unlinked so far.
     pub unlinked: Mutex<Vec<InstanceNumber>>,
+    /// Read receipts so far.
     pub read: Mutex<Vec<MarkReadRequest>>,
 }
 
@@ -65,7 +69,7 @@ impl ScriptedProvider {
 }
 
 impl FakeNetwork {
-    /// Every client ends without a word.
+    /// Closes every connection without an event.
     pub fn close_connections(&self) {
         self.connections.lock().unwrap().clear();
     }
@@ -82,8 +86,8 @@ impl Provider for ScriptedProvider {
 
     fn probe(&self) -> BoxFuture<'_, Result<(), Failure>> {
         self.panic_if_broken();
-        let mute = self.net.unanswered_probes.lock().unwrap().contains(&self.number);
-        if mute { future::pending().boxed() } else { future::ready(Ok(())).boxed() }
+        let unanswered = self.net.unanswered_probes.lock().unwrap().contains(&self.number);
+        if unanswered { future::pending().boxed() } else { future::ready(Ok(())).boxed() }
     }
 
     fn send<'a>(
@@ -93,8 +97,8 @@ impl Provider for ScriptedProvider {
     ) -> BoxFuture<'a, Result<ProviderMessageId, Failure>> {
         self.panic_if_broken();
         self.net.sent.lock().unwrap().push((self.number, id));
-        let stuck = self.net.hanging_sends.lock().unwrap().contains(&self.number);
-        if stuck { future::pending().boxed() } else { future::ready(Ok("3EB0".parse().unwrap())).boxed() }
+        let hanging = self.net.hanging_sends.lock().unwrap().contains(&self.number);
+        if hanging { future::pending().boxed() } else { future::ready(Ok("3EB0".parse().unwrap())).boxed() }
     }
 
     fn mark_read<'a>(&'a self, read: &'a MarkReadRequest, _: bool) -> BoxFuture<'a, Result<(), Failure>> {
@@ -103,11 +107,11 @@ impl Provider for ScriptedProvider {
     }
 
     fn media<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<RemoteMedia, Failure>> {
-        future::ready(Err(Failure::permanent("it has no files"))).boxed()
+        future::ready(Err(Failure::permanent("no files in tests"))).boxed()
     }
 
     fn open_media<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(RemoteMedia, MediaStream), Failure>> {
-        future::ready(Err(Failure::permanent("it has no files"))).boxed()
+        future::ready(Err(Failure::permanent("no files in tests"))).boxed()
     }
 
     fn connect(&self, inbox: mpsc::Sender<ConnectionEvent>) {
@@ -126,6 +130,7 @@ impl Provider for ScriptedProvider {
     }
 }
 
+/// A queue, a retry supervisor and an instance supervisor on one store.
 pub struct InstanceFixture {
     pub bench: TestQueue,
     pub net: Arc<FakeNetwork>,
@@ -135,7 +140,7 @@ pub struct InstanceFixture {
 }
 
 impl InstanceFixture {
-    /// No instance yet; no pace holds anybody up.
+    /// Starts without instances. Default rates are not limiting.
     pub async fn open() -> Self {
         let bench = TestQueue::open();
         let retry = retry::Arguments {
@@ -144,16 +149,16 @@ impl InstanceFixture {
             queue_slot: bench.slot.clone(),
             queue_handle: bench.handle.clone(),
         };
-        let (judge, _) = Actor::spawn(None, RetrySupervisor, retry).await.unwrap();
+        let (supervisor, _) = Actor::spawn(None, RetrySupervisor, retry).await.unwrap();
         let slot = ActorSlot::default();
-        slot.fill(judge);
+        slot.fill(supervisor);
         let (net, dir) = (Arc::new(FakeNetwork::default()), tempfile::tempdir().unwrap());
         let (instances, supervisor) =
             start_supervisor(&bench, &net, retry::Handle::new(slot), dir.path()).await;
         Self { bench, net, instances, supervisor, dir }
     }
 
-    /// Stops the instances and starts them again on what is written down.
+    /// Stops the instances and starts them again from their records.
     pub async fn restart(self) -> Self {
         self.supervisor.stop_and_wait(None, None).await.unwrap();
         let Self { bench, dir, .. } = self;
@@ -163,26 +168,26 @@ impl InstanceFixture {
         Self { bench, net, instances, supervisor, dir }
     }
 
-    /// A new instance that nobody asked to connect.
+    /// Creates an instance that is not connected.
     pub async fn create(&self, name: &str) -> (InstanceId, InstanceNumber) {
         self.create_at(name, RateLimit { per_second: 1000.0, burst: 1000.try_into().unwrap() }).await
     }
 
-    /// The same, with a rate of its own.
+    /// Creates an instance with this rate limit.
     pub async fn create_at(&self, name: &str, rate: RateLimit) -> (InstanceId, InstanceNumber) {
         let id: InstanceId = name.parse().unwrap();
         let view = self.instances.create(config(id.clone(), rate)).await.unwrap();
         (id, view.number)
     }
 
-    /// A new instance with its connection.
+    /// Creates an instance and connects it.
     pub async fn create_connected(&self, name: &str) -> (InstanceId, InstanceNumber) {
         let (id, number) = self.create(name).await;
         self.connect(&id, number).await;
         (id, number)
     }
 
-    /// An instance gets its connection.
+    /// Connects an instance.
     pub async fn connect(&self, id: &InstanceId, number: InstanceNumber) {
         let count = self.connections();
         self.instances.connect(id.clone()).await.unwrap();
@@ -191,36 +196,37 @@ impl InstanceFixture {
         self.wait_for_state(id, InstanceState::Connected).await;
     }
 
-    /// Something happens on an instance's connection.
-    pub async fn deliver(&self, number: InstanceNumber, happening: ConnectionEvent) {
-        let line = self.net.connections.lock().unwrap().get(&number).cloned();
-        line.unwrap().send(happening).await.unwrap();
+    /// Delivers an event on the connection of an instance.
+    pub async fn deliver(&self, number: InstanceNumber, event: ConnectionEvent) {
+        let connection = self.net.connections.lock().unwrap().get(&number).cloned();
+        connection.unwrap().send(event).await.unwrap();
     }
 
-    pub async fn deliver_link_event(&self, number: InstanceNumber, news: LinkEvent) {
-        self.deliver(number, ConnectionEvent::Link(news)).await;
+    pub async fn deliver_link_event(&self, number: InstanceNumber, event: LinkEvent) {
+        self.deliver(number, ConnectionEvent::Link(event)).await;
     }
 
-    /// Messages arrive; whether they were kept.
+    /// Delivers messages, and returns whether they were stored.
     pub async fn deliver_messages(&self, number: InstanceNumber, messages: Vec<InboundMessage>) -> bool {
-        let (kept, answer) = oneshot::channel();
-        self.deliver(number, ConnectionEvent::Messages { messages, durable: kept }).await;
+        let (durable, answer) = oneshot::channel();
+        self.deliver(number, ConnectionEvent::Messages { messages, durable }).await;
         answer.await.unwrap()
     }
 
+    /// Number of connections so far.
     pub fn connections(&self) -> usize {
         *self.net.connection_count.borrow()
     }
 
-    /// Waits until so many connections have begun in all.
+    /// Waits until `count` connections have begun in total.
     pub async fn wait_for_connections(&self, count: usize) {
-        self.net.connection_count.subscribe().wait_for(|began| *began >= count).await.unwrap();
+        self.net.connection_count.subscribe().wait_for(|begun| *begun >= count).await.unwrap();
     }
 
-    /// Waits until nobody hears the connection any more.
+    /// Waits until the connection of an instance is closed.
     pub async fn wait_for_disconnect(&self, number: InstanceNumber) {
-        let line = self.net.connections.lock().unwrap().get(&number).cloned().unwrap();
-        line.closed().await;
+        let connection = self.net.connections.lock().unwrap().get(&number).cloned().unwrap();
+        connection.closed().await;
     }
 
     pub fn state(&self, id: &InstanceId) -> StateView {
@@ -236,12 +242,12 @@ impl InstanceFixture {
         state.wait_for(wanted).await.unwrap().clone()
     }
 
-    /// The events of an instance so far, once one of this kind is among them.
+    /// Waits for an event of this kind and returns all events of the instance so far.
     pub async fn events(&self, number: InstanceNumber, kind: &str) -> Vec<(String, Value)> {
         self.wait_for_events(number, |found, _| found == kind).await
     }
 
-    /// The events of an instance so far, once one like this is among them.
+    /// Waits for a matching event and returns all events of the instance so far.
     pub async fn wait_for_events(
         &self,
         number: InstanceNumber,
@@ -275,24 +281,24 @@ impl InstanceFixture {
         self.instances.enqueue(id, send).await.unwrap().id()
     }
 
-    /// Waits until a message of an instance stands there.
+    /// Waits until a message has this status.
     pub async fn wait_for_status(&self, id: &InstanceId, message: MessageId, status: Status) {
         self.wait_for_message(id, message, |view| view.status == status).await;
     }
 
-    /// Waits until a message of an instance looks like this; time does not move.
+    /// Waits until a message matches. Time does not advance.
     pub async fn wait_for_message(
         &self,
         id: &InstanceId,
         message: MessageId,
         wanted: impl Fn(&MessageView) -> bool,
     ) -> MessageView {
-        let look = || self.instances.message(id, &MessageRef::Ours(message)).unwrap();
-        eventually("a message to move", || wanted(&look())).await;
-        look()
+        let view = || self.instances.message(id, &MessageRef::Ours(message)).unwrap();
+        eventually("a message to match", || wanted(&view())).await;
+        view()
     }
 
-    /// Lets time pass in small steps, so that whatever waits for a moment of it gets its turn.
+    /// Advances time in small steps, so that tasks with timers run in between.
     pub async fn advance(&self, time: Duration) {
         let step = Duration::from_millis(500);
         let mut left = time;
@@ -306,12 +312,12 @@ impl InstanceFixture {
     }
 }
 
-/// Waits for something that other threads bring about; time does not move.
-pub async fn eventually(what: &str, mut look: impl FnMut() -> bool) {
-    let began = Clock::system();
-    let deadline = began.now() + TEST_TIMEOUT;
-    while !look() {
-        assert!(began.now() < deadline, "waited in vain for {what}");
+/// Waits for a condition that other threads fulfil. Time does not advance.
+pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let clock = Clock::system();
+    let deadline = clock.now() + TEST_TIMEOUT;
+    while !condition() {
+        assert!(clock.now() < deadline, "timed out waiting for {what}");
         tokio::task::yield_now().await;
     }
 }

@@ -1,4 +1,4 @@
-//! What goes out and comes in on connections that come and go.
+//! Sent and received messages while connections are lost and restored.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ fn message(id: &str) -> InboundMessage {
 }
 
 #[tokio::test(start_paused = true)]
-async fn sends_wait_for_the_connection_instead_of_failing() {
+async fn messages_wait_for_the_connection_instead_of_failing() {
     let world = InstanceFixture::open().await;
     let (id, number) = world.create_connected("shop").await;
     let first = world.send(&id).await;
@@ -46,7 +46,7 @@ async fn sends_wait_for_the_connection_instead_of_failing() {
     assert_eq!(view.next_attempt_at, Some(world.bench.clock.now() + 3 * SECOND));
     let second = world.send(&id).await;
     world.advance(60 * SECOND).await;
-    // A request for work that was under way may have found it, and gives it back.
+    // A lease request that was under way may have leased the message; its lease is returned.
     let waiting = world.bench.wait_for_status(second, Status::Queued).await;
     assert_eq!(waiting.attempts, 0);
 
@@ -54,7 +54,7 @@ async fn sends_wait_for_the_connection_instead_of_failing() {
     world.deliver_link_event(number, LinkEvent::Connected(account())).await;
     let sent = world.bench.wait_for_status(second, Status::Sent).await;
     assert_eq!(sent.attempts, 1);
-    assert_eq!(world.connections(), 1, "reconnecting is the client's own affair");
+    assert_eq!(world.connections(), 1, "the client reconnects by itself");
 }
 
 #[tokio::test(start_paused = true)]
@@ -66,14 +66,14 @@ async fn unresponsive_connection_is_replaced_within_a_minute_and_keeps_its_queue
     while world.connections() < 2 {
         world.advance(SECOND).await;
         waited += SECOND;
-        assert!(waited <= 60 * SECOND, "it still has its first connection");
+        assert!(waited <= 60 * SECOND, "the connection was not replaced");
     }
     let view = world.state(&id);
     assert_eq!((view.state, view.restarts), (Connecting, 1));
-    let is_told = |kind: &str, data: &Value| kind == "status" && data["status"] == "disconnected";
-    let events = world.wait_for_events(number, is_told).await;
-    let (_, news) = events.iter().find(|(kind, data)| is_told(kind, data)).unwrap();
-    assert_eq!(news["reason"], "zombie");
+    let is_disconnected = |kind: &str, data: &Value| kind == "status" && data["status"] == "disconnected";
+    let events = world.wait_for_events(number, is_disconnected).await;
+    let (_, data) = events.iter().find(|(kind, data)| is_disconnected(kind, data)).unwrap();
+    assert_eq!(data["reason"], "zombie");
 
     let queued = world.send(&id).await;
     world.net.unanswered_probes.lock().unwrap().clear();
@@ -99,12 +99,12 @@ async fn panicking_client_does_not_affect_other_instances() {
     world.net.panicking.lock().unwrap().insert(first);
     let (lost, sent) = (world.send(&ana).await, world.send(&eva).await);
     world.wait_for_status(&eva, sent, Status::Sent).await;
-    // Nobody knows what came of it, and a second one is recognised.
+    // The outcome is unknown, and WhatsApp dedupes a resend, so the message is queued again.
     let tried = world.wait_for_message(&ana, lost, |view| view.failure.is_some()).await;
     assert_eq!(tried.status, Status::Queued);
     assert!(tried.failure.unwrap().message.contains("crashed"));
     world.advance(40 * SECOND).await;
-    assert_eq!(world.state(&ana).restarts, 1, "its pings panic as well");
+    assert_eq!(world.state(&ana).restarts, 1, "its probes panic too");
     assert_eq!((world.state(&eva).state, world.state(&eva).restarts), (Connected, 0));
 }
 
@@ -113,14 +113,11 @@ async fn messages_are_acknowledged_after_commit_and_logged_once() {
     let world = InstanceFixture::open().await;
     let (_, number) = world.create_connected("shop").await;
     assert!(world.deliver_messages(number, vec![message("3EB0AA"), message("3EB0BB")]).await);
-    assert!(
-        world.deliver_messages(number, vec![message("3EB0BB")]).await,
-        "what came before may be forgotten as well"
-    );
+    assert!(world.deliver_messages(number, vec![message("3EB0BB")]).await, "a duplicate is acknowledged too");
     let events = world.events(number, "message").await;
-    let told: Vec<_> = events.iter().filter(|(kind, _)| kind == "message").collect();
-    assert_eq!(told.len(), 2);
-    assert_eq!((&told[0].1["message_id"], &told[0].1["text"]), (&"3EB0AA".into(), &"hola".into()));
+    let messages: Vec<_> = events.iter().filter(|(kind, _)| kind == "message").collect();
+    assert_eq!(messages.len(), 2);
+    assert_eq!((&messages[0].1["message_id"], &messages[0].1["text"]), (&"3EB0AA".into(), &"hola".into()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -143,12 +140,12 @@ async fn receipts_update_the_ledger_and_other_events_go_to_the_log() {
     world.deliver(number, ConnectionEvent::Statuses(vec![status(Receipt::Read, Some("573007654321"))])).await;
     world.wait_for_status(&id, sent, Status::Read).await;
     let data = json!({ "from": "573001234567@s.whatsapp.net", "state": "composing", "media": "" });
-    let news = ConnectionEvent::Other {
+    let event = ConnectionEvent::Other {
         kind: relevo_domain::EventKind::Presence,
         at: Timestamp(1_763_800_002_000),
         data,
     };
-    world.deliver(number, news).await;
+    world.deliver(number, event).await;
     let events = world.events(number, "presence").await;
     let (_, presence) = events.iter().find(|(kind, _)| kind == "presence").unwrap();
     assert_eq!((&presence["state"], &presence["timestamp"]), (&"composing".into(), &1_763_800_002.into()));

@@ -1,7 +1,11 @@
-//! Linked devices without a network: supervisor, actors and the doors around them, on a real store, with clients that do
-//! what the test says.
+//! Tests of the supervisor and the actors of linked devices, with a real store and scripted clients instead of a
+//! network.
 
 mod fixture;
 mod messages;
 mod pairing;
+mod planner;
+mod planner_model;
+mod planner_queue;
+mod planner_world;
 mod rate_limit;

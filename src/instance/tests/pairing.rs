@@ -1,4 +1,4 @@
-//! From nobody's device to somebody's, and back.
+//! Pairing, unlinking and what remains stopped across restarts.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use relevo_domain::InstanceState::{Connected, Connecting, Disconnected, LoggedOu
 use relevo_domain::{InstanceId, InstanceNumber};
 use relevo_provider::{LinkEnd, LinkEvent};
 
-/// Asks for a code in a task of its own, and waits until a connection has begun for it.
+/// Requests a QR code in a task and waits until a connection has begun for it.
 async fn request_qr_code(
     world: &InstanceFixture,
     id: &InstanceId,
@@ -47,7 +47,7 @@ async fn qr_code_is_published_rotated_and_cleared_when_linked() {
     assert_eq!(
         world.instances.qr_code(&id).await.unwrap().text,
         "2@second",
-        "whoever asks later gets the newest"
+        "a later request gets the newest code"
     );
 
     world.deliver_link_event(number, LinkEvent::Linked(account())).await;
@@ -104,7 +104,7 @@ async fn pairing_ends_with_the_last_code_and_restarts_only_on_request() {
     world.wait_for_disconnect(number).await;
 
     let world = world.restart().await;
-    assert_eq!(world.connections(), 0, "a restart of the node does not begin pairing");
+    assert_eq!(world.connections(), 0, "a restart of the node must not begin pairing");
     assert_eq!(world.state(&id).reason.code, "pairing_timeout");
     let asked = request_qr_code(&world, &id).await;
     deliver_qr_code(&world, number, "2@y").await;
@@ -115,18 +115,18 @@ async fn pairing_ends_with_the_last_code_and_restarts_only_on_request() {
 async fn rejected_instance_stays_stopped_across_restarts() {
     let mut world = InstanceFixture::open().await;
     let banned = LinkEnd::Banned { until: None, reason: "spam".to_owned() };
-    for (name, refused, state, code) in [
+    for (name, end, state, code) in [
         ("a", LinkEnd::LoggedOut, LoggedOut, "logged_out"),
         ("b", LinkEnd::Replaced, Paused, "replaced"),
         ("c", banned, Paused, "banned"),
         ("d", LinkEnd::ClientOutdated, Paused, "client_outdated"),
     ] {
         let (id, number) = world.create_connected(name).await;
-        world.deliver_link_event(number, LinkEvent::Ended(refused)).await;
+        world.deliver_link_event(number, LinkEvent::Ended(end)).await;
         assert_eq!(world.wait_for_state(&id, state).await.reason.code, code);
         world.wait_for_disconnect(number).await;
         assert_eq!(world.instances.get(&id).unwrap().account.is_some(), state == Paused);
-        // Its queue is kept, and takes more.
+        // Its queue is kept and accepts messages.
         world.send(&id).await;
         assert_eq!(world.instances.depth(&id).unwrap().total(), 1);
         if state == Paused {
@@ -145,7 +145,7 @@ async fn logout_unlinks_the_device_and_deletes_the_account() {
     let queued = world.send(&id).await;
     let (instances, name) = (world.instances.clone(), id.clone());
     let asked = tokio::spawn(async move { instances.logout(&name).await });
-    // A client of its own connects to say so.
+    // A second client connects to unlink the device.
     world.wait_for_connections(2).await;
     let Err(Error::NotConnected { reason, .. }) = world.instances.connect(id.clone()).await else { panic!() };
     assert_eq!(reason.code, "logging_out");
@@ -166,7 +166,7 @@ async fn deleted_instance_is_unlinked_even_when_whatsapp_is_unreachable() {
     let (id, number) = world.create_connected("shop").await;
     world.instances.disconnect(id.clone()).await.unwrap();
     world.wait_for_disconnect(number).await;
-    assert_eq!(world.instances.get(&id).unwrap().account, Some(account()), "its session is kept");
+    assert_eq!(world.instances.get(&id).unwrap().account, Some(account()), "the link is kept");
     world.instances.delete(id.clone()).await.unwrap();
     world.wait_for_connections(2).await;
     world.advance(21 * SECOND).await;

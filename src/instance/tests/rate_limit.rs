@@ -1,4 +1,4 @@
-//! When messages are leased and when they leave, where the limiter sets the pace.
+//! When messages are leased and sent while the rate limit determines the throughput.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -34,8 +34,8 @@ async fn fast_instance_leases_a_batch_and_keeps_a_permit_for_transactional_messa
     let (id, number) = world.create_at("shop", rate(200.0)).await;
     let rows = enqueue_rows(&world, &id, 9).await;
     world.connect(&id, number).await;
-    // One permit is in hand, and four come within the time of a lot.
-    eventually("a lot", || count_with_status(&world, &rows, Status::Sending) == 5).await;
+    // One permit is available, and four more come within the batch window.
+    eventually("a batch", || count_with_status(&world, &rows, Status::Sending) == 5).await;
     assert!(sent_messages(&world).is_empty());
     let began = world.bench.clock.now();
     let single = world.send(&id).await;
@@ -44,17 +44,17 @@ async fn fast_instance_leases_a_batch_and_keeps_a_permit_for_transactional_messa
     assert_eq!(
         count_with_status(&world, &rows, Status::Queued),
         4,
-        "nothing more is leased before the lot is used up"
+        "no more is leased before the batch is used up"
     );
-    // Leases come in real time, so there may be more of it than the rows need.
+    // Leases take real time, so this may take longer than the rows need.
     let mut elapsed = 0;
     while count_with_status(&world, &rows, Status::Sent) < rows.len() {
         world.advance(MILLISECOND).await;
         elapsed += 1;
-        let most = 1 + elapsed / 5;
+        let limit = 1 + elapsed / 5;
         assert!(
-            sent_messages(&world).len() <= most,
-            "{} of {most} after {elapsed} ms",
+            sent_messages(&world).len() <= limit,
+            "{} sent, limit {limit} after {elapsed} ms",
             sent_messages(&world).len()
         );
     }
@@ -64,7 +64,7 @@ async fn fast_instance_leases_a_batch_and_keeps_a_permit_for_transactional_messa
 async fn quick_instance_leases_the_next_message_in_the_commit_that_enqueues_it() {
     let world = InstanceFixture::open().await;
     let (id, _) = world.create_connected("shop").await;
-    // It asks for its next message once it has looked for those that were there.
+    // The actor asks for the next message after its first lease request has returned.
     for _ in 0..100 {
         let before = world.bench.store.commits();
         let single = world.send(&id).await;
@@ -105,7 +105,7 @@ async fn transactional_messages_do_not_starve_the_bulk_class() {
         singles.push(world.send_to(&id, &format!("57311{single:07}"), Class::Transactional).await);
     }
     world.connect(&id, number).await;
-    eventually("all", || sent_messages(&world).len() == rows.len() + singles.len()).await;
+    eventually("all messages to be sent", || sent_messages(&world).len() == rows.len() + singles.len()).await;
     let sent = sent_messages(&world);
     let last_row = sent.iter().rposition(|id| rows.contains(id)).unwrap();
     let first_row = sent.iter().position(|id| rows.contains(id)).unwrap();
@@ -119,10 +119,10 @@ async fn leases_that_wait_behind_hanging_attempts_are_renewed() {
     let rows = enqueue_rows(&world, &id, 40).await;
     world.net.hanging_sends.lock().unwrap().insert(number);
     world.connect(&id, number).await;
-    // Every worker hangs, and more rows are leased than began.
+    // Every worker hangs, and more rows are leased than have begun.
     while sent_messages(&world).len() < 3 || count_with_status(&world, &rows, Status::Sending) < 5 {
         world.advance(MILLISECOND).await;
-        assert!(count_with_status(&world, &rows, Status::Queued) > 0, "nothing was left to be leased");
+        assert!(count_with_status(&world, &rows, Status::Queued) > 0, "every row is leased");
     }
     let began = sent_messages(&world);
     world.net.hanging_sends.lock().unwrap().clear();
@@ -143,15 +143,15 @@ async fn under_load_every_message_is_sent_once() {
     let (id, number) = world.create_at("shop", rate(1000.0)).await;
     let mut all = enqueue_rows(&world, &id, 30).await;
     world.connect(&id, number).await;
-    for again in 0..30 {
-        all.push(world.send_to(&id, &format!("57300{:07}", again % 7), Class::Transactional).await);
-        all.push(world.send_to(&id, &format!("57300{:07}", again % 5), Class::Bulk).await);
+    for round in 0..30 {
+        all.push(world.send_to(&id, &format!("57300{:07}", round % 7), Class::Transactional).await);
+        all.push(world.send_to(&id, &format!("57300{:07}", round % 5), Class::Bulk).await);
         world.advance(MILLISECOND).await;
     }
     while count_with_status(&world, &all, Status::Sent) < all.len() {
-        assert!(sent_messages(&world).len() <= all.len(), "one left twice");
+        assert!(sent_messages(&world).len() <= all.len(), "a message was sent twice");
         world.advance(MILLISECOND).await;
     }
-    let left: HashSet<_> = sent_messages(&world).into_iter().collect();
-    assert_eq!((left.len(), sent_messages(&world).len()), (all.len(), all.len()));
+    let distinct: HashSet<_> = sent_messages(&world).into_iter().collect();
+    assert_eq!((distinct.len(), sent_messages(&world).len()), (all.len(), all.len()));
 }

@@ -291,7 +291,7 @@ fn retention_deletes_everything_old_in_few_pages() {
             accept_message(&store, Submission { idempotency, ..transactional(0) }, START);
         }
         for _ in 0..events {
-            let event = Event { kind: "raw".to_owned(), at: START, data: serde_json::Value::Null };
+            let event = Event { kind: EventKind::Raw, at: START, data: serde_json::Value::Null };
             store.write(|tx| events::append(tx, ONE, &event)).unwrap();
         }
         let pages = run_retention(&store, START + Duration::from_secs(120));

@@ -1,0 +1,126 @@
+//! The durable record of an instance, its desired state, and the store functions for both.
+
+use serde::{Deserialize, Serialize};
+
+use relevo_domain::{InstanceConfig, InstanceNumber, InstanceState, Reason, ReasonCode, Timestamp};
+use relevo_provider::LinkedAccount;
+use relevo_store::{self as store, Error, Key, Space, Store, Tx};
+
+/// The durable record of an instance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct InstanceRecord {
+    pub config: InstanceConfig,
+    /// The desired state, whatever the current state is.
+    pub wanted: DesiredState,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+    #[serde(default)]
+    pub last_connected_at: Option<Timestamp>,
+    /// The linked account, from pairing until the keys of the device are deleted.
+    #[serde(default)]
+    pub account: Option<LinkedAccount>,
+}
+
+/// The state that an instance should have.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum DesiredState {
+    /// Never asked to connect.
+    Created,
+    Connected,
+    /// Not connected until an operator resumes it, with the reason.
+    Paused(Reason),
+    /// Disconnected on request.
+    Disconnected,
+    /// Pairing ended without a link. Pairing begins again only on request, also after a restart of the node.
+    Unpaired(Reason),
+    /// The device was unlinked. Pairing begins again only on request.
+    LoggedOut(Reason),
+    /// The device is being unlinked on request.
+    #[serde(rename = "leaving")]
+    LoggingOut,
+    /// Deleted; its data is being deleted.
+    Deleted,
+}
+
+impl DesiredState {
+    /// The state and reason of an instance that should not be connected; `None` if it should be, or is deleted.
+    pub fn idle_state(&self) -> Option<(InstanceState, Reason)> {
+        let (state, reason) = match self {
+            DesiredState::Connected | DesiredState::Deleted => return None,
+            DesiredState::Created => {
+                (InstanceState::Created, Reason::new(ReasonCode::Created, "not asked to connect yet"))
+            }
+            DesiredState::Disconnected => {
+                (InstanceState::Disconnected, Reason::new(ReasonCode::Requested, "asked to disconnect"))
+            }
+            DesiredState::Paused(reason) => (InstanceState::Paused, reason.clone()),
+            DesiredState::Unpaired(reason) => (InstanceState::Disconnected, reason.clone()),
+            DesiredState::LoggedOut(reason) => (InstanceState::LoggedOut, reason.clone()),
+            DesiredState::LoggingOut => {
+                let text =
+                    "the device is being unlinked from the phone; connect the instance again after that";
+                (InstanceState::Disconnected, Reason::new(ReasonCode::LoggingOut, text))
+            }
+        };
+        Some((state, reason))
+    }
+
+    /// Whether a request for a connection or a QR code connects the instance. A paused instance waits for an operator.
+    pub fn may_connect(&self) -> bool {
+        match self {
+            DesiredState::Created
+            | DesiredState::Disconnected
+            | DesiredState::Unpaired(_)
+            | DesiredState::LoggedOut(_) => true,
+            DesiredState::Connected
+            | DesiredState::Paused(_)
+            | DesiredState::LoggingOut
+            | DesiredState::Deleted => false,
+        }
+    }
+}
+
+/// The key of the record of an instance.
+pub(super) fn record_key(number: InstanceNumber) -> Key {
+    Key::new(Space::Instance).u32(number.get())
+}
+
+/// The key of the largest instance number in use so far.
+fn last_number_key() -> Key {
+    Key::new(Space::NodeCounters).u8(b'n')
+}
+
+/// Allocates a number that no instance had before; `None` if none is left.
+///
+/// # Errors
+///
+/// The store could not be read.
+pub(super) fn next_number(tx: &mut Tx) -> Result<Option<InstanceNumber>, Error> {
+    let last =
+        tx.get(&last_number_key())?.and_then(|bytes| InstanceNumber::from_be_bytes(*bytes.first_chunk()?));
+    let next = last.map_or(Some(InstanceNumber::FIRST), InstanceNumber::next);
+    if let Some(number) = next {
+        tx.put(last_number_key(), number.get().to_be_bytes().to_vec())?;
+    }
+    Ok(next)
+}
+
+/// Reads the records of all instances.
+///
+/// # Errors
+///
+/// The store could not be read, or a record could not be decoded.
+pub(super) fn load(store: &Store) -> Result<Vec<(InstanceNumber, InstanceRecord)>, Error> {
+    let all = Key::new(Space::Instance);
+    let mut records = Vec::new();
+    for entry in store.range(&all, &all.clone().after_prefix()) {
+        let key = Key::from(entry?.0);
+        let number = key.as_slice().last_chunk::<4>().and_then(|bytes| InstanceNumber::from_be_bytes(*bytes));
+        let bytes = store.get(&key)?;
+        if let (Some(number), Some(bytes)) = (number, bytes) {
+            records.push((number, store::decode(&bytes)?));
+        }
+    }
+    Ok(records)
+}
