@@ -1,3 +1,5 @@
+//! Tests of the webhook parser.
+
 use serde_json::json;
 
 use super::*;
@@ -95,7 +97,7 @@ fn other_fields_are_passed_through_unchanged() {
 }
 
 #[test]
-fn every_field_that_meta_documents_has_a_kind() {
+fn every_documented_field_has_a_kind() {
     for (field, kind) in [
         ("message_template_quality_update", "template_quality"),
         ("template_category_update", "template_category"),
@@ -227,7 +229,7 @@ fn malformed_message_does_not_affect_others_and_unknown_content_is_kept() {
             "messages[0]: has no id",
             "text",
             "messages[2]: has no timestamp",
-            "messages[3]: names nobody in from",
+            "messages[3]: has neither a phone number nor a user id in from",
             "unknown",
             "unknown",
         ]
@@ -248,7 +250,7 @@ fn nested_edit_is_not_parsed() {
 }
 
 #[test]
-fn a_thousand_updates_are_all_found_in_their_order() {
+fn thousand_updates_keep_their_order() {
     let list: Vec<_> = (0..1000)
         .map(|n| {
             let mut message = message("text", json!({ "body": n.to_string() }));
