@@ -5,10 +5,10 @@ use serde_json::Value;
 
 use relevo_domain::{
     Button, Content, Header, Interactive, Jid, ListSection, Media, MediaKind, MediaSource, OutboundMessage,
-    ProviderKind, Recipient, Template, ValidationError,
+    ProviderKind, Recipient, Template, ValidationError, mime_essence,
 };
 use relevo_provider::CheckError;
-use relevo_provider::limits::{check_location, check_max_length, check_required, essence};
+use relevo_provider::limits::{check_location, check_max_length, check_required};
 
 const TEXT_BODY: usize = 4096;
 const CAPTION: usize = 1024;
@@ -112,7 +112,7 @@ fn check_media(media: &Media) -> Result<(), ValidationError> {
     check_max_length("file_name", media.file_name.as_deref().unwrap_or_default(), FILE_NAME)?;
     match &media.source {
         MediaSource::Blob(blob)
-            if media.voice && kind == MediaKind::Audio && essence(&blob.mime) != "audio/ogg" =>
+            if media.voice && kind == MediaKind::Audio && mime_essence(&blob.mime) != "audio/ogg" =>
         {
             let reason = format!("a voice note must be audio/ogg (Opus), not {}", blob.mime);
             Err(ValidationError::new("media", reason))
@@ -130,7 +130,7 @@ fn check_source(field: &str, kind: MediaKind, source: &MediaSource) -> Result<()
     };
     let (mimes, max_size) = formats(kind);
     let kind = kind.as_str();
-    if !mimes.contains(&essence(&blob.mime).as_str()) {
+    if !mimes.contains(&mime_essence(&blob.mime).as_str()) {
         let reason = format!("is {}; WhatsApp accepts as {kind} only {}", blob.mime, mimes.join(", "));
         return Err(ValidationError::new(field, reason));
     }

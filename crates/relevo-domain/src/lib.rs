@@ -9,6 +9,7 @@ mod failure;
 mod inbound;
 mod instance;
 mod message;
+mod mime;
 mod phone;
 mod recipient;
 mod retry;
@@ -34,6 +35,7 @@ pub use instance::{
 pub use message::{
     BulkItem, Class, MessageId, MessageOptions, MessageRef, Mode, OutboundMessage, ProviderMessageId,
 };
+pub use mime::mime_essence;
 pub use phone::PhoneNumber;
 pub use recipient::{Jid, LaneId, Recipient, UserId};
 pub use retry::{

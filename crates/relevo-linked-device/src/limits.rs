@@ -8,10 +8,10 @@ use serde_json::Value;
 use super::media::MediaReference;
 use relevo_domain::{
     BlobRef, Content, Jid, Media, MediaKind, MediaSource, OutboundMessage, Poll, ProviderKind, Recipient,
-    ValidationError,
+    ValidationError, mime_essence,
 };
 use relevo_provider::CheckError;
-use relevo_provider::limits::{check_location, check_max_length, check_required, essence};
+use relevo_provider::limits::{check_location, check_max_length, check_required};
 
 /// Maximum length of a text, in characters; WhatsApp's applications cut longer ones.
 const TEXT: usize = 65_536;
@@ -148,7 +148,7 @@ fn check_media(media: &Media) -> Result<(), ValidationError> {
 }
 
 fn check_file(kind: MediaKind, voice: bool, blob: &BlobRef) -> Result<(), ValidationError> {
-    let format = essence(&blob.mime);
+    let format = mime_essence(&blob.mime);
     check_format(kind, voice, &format).map_err(|reason| ValidationError::new("media", reason))?;
     let max_size = max_size(kind);
     if blob.size == 0 || blob.size > max_size {

@@ -22,11 +22,6 @@ pub fn check_location(location: &Location) -> Result<(), ValidationError> {
     Ok(())
 }
 
-/// The media type without its parameters, in lower case.
-pub fn essence(mime: &str) -> String {
-    mime.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
-}
-
 /// Checks that a text is not blank and has at most `max` characters.
 ///
 /// # Errors

@@ -18,10 +18,11 @@ use whatsapp_rust::{Client, anyhow};
 
 use crate::limits;
 use crate::media::{MediaReference, media_type};
-use relevo_domain::{BlobRef, ErrorKind, Failure, FailureKind, FailureScope, Media, MediaKind, MediaSource};
+use relevo_domain::{
+    BlobRef, ErrorKind, Failure, FailureKind, FailureScope, Media, MediaKind, MediaSource, mime_essence,
+};
 use relevo_egress as egress;
 use relevo_provider::ProviderResources;
-use relevo_provider::limits::essence;
 
 /// Maximum number of cached uploads per instance.
 const MAX_CACHED_UPLOADS: usize = 64;
@@ -177,7 +178,7 @@ async fn fetch_link(
         return Err(Failure::permanent("the media address leads to an empty file"));
     }
     let mime = resolve_mime_type(kind, fetched.content_type);
-    let format = essence(&mime);
+    let format = mime_essence(&mime);
     limits::check_format(kind, media.voice, &format)
         .map_err(|reason| Failure::permanent(format!("the file at the media address {reason}")))?;
     Ok((PlaintextFile::Bytes(fetched.bytes), mime))
@@ -186,7 +187,7 @@ async fn fetch_link(
 /// The media type that the server names, or the default of the kind if it names none.
 fn resolve_mime_type(kind: MediaKind, content_type: Option<String>) -> String {
     let content_type = content_type.filter(|mime| {
-        !matches!(essence(mime).as_str(), "" | "application/octet-stream" | "binary/octet-stream")
+        !matches!(mime_essence(mime).as_str(), "" | "application/octet-stream" | "binary/octet-stream")
     });
     let default = match kind {
         MediaKind::Image => "image/jpeg",
