@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ractor::ActorRef;
 
-use relevo_domain::{InstanceConfig, InstanceId, InstanceNumber, InstanceState, ProviderKind, Reason};
+use relevo_domain::{InstanceConfig, InstanceId, InstanceNumber, InstanceState, Reason};
 use relevo_store::{self as store, Tx};
 
 use super::Error;
@@ -26,9 +26,10 @@ impl State {
         }
         // Opening does nothing but check; which number it is for does not matter to that.
         (self.arguments.open_provider)(InstanceNumber::FIRST, &config)?;
-        let wanted = match config.provider {
-            ProviderKind::CloudApi => DesiredState::Connected,
-            ProviderKind::LinkedDevice => DesiredState::Created,
+        // A device that has to be paired first connects when it is asked to.
+        let wanted = match config.provider.capabilities().keeps_connection {
+            true => DesiredState::Created,
+            false => DesiredState::Connected,
         };
         let now = self.arguments.clock.now();
         let record = InstanceRecord {
@@ -146,7 +147,7 @@ impl State {
     /// this again.
     pub async fn logout(&mut self, me: &ActorRef<Msg>, id: &InstanceId) -> Result<InstanceView, Error> {
         let (number, record) = self.modifiable_record(id)?;
-        if !record.config.provider.keeps_connection() {
+        if !record.config.provider.capabilities().keeps_connection {
             return Err(Error::NoLink(record.config.provider));
         }
         let updated_at = self.arguments.clock.now();
@@ -199,7 +200,7 @@ impl State {
 
     /// What ends the link of an instance, where it can have one.
     fn prepare_unlink(&self, number: InstanceNumber, record: &InstanceRecord) -> Option<Unlink> {
-        if !record.config.provider.keeps_connection() {
+        if !record.config.provider.capabilities().keeps_connection {
             return None;
         }
         let client = (self.arguments.open_provider)(number, &record.config).ok()?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use ractor::ActorProcessingErr;
 
-use relevo_domain::{Failure, FailureKind, ProviderKind, Reason};
+use relevo_domain::{Capabilities, Failure, FailureKind, Reason};
 use relevo_provider::LinkedAccount;
 
 use super::Options;
@@ -48,8 +48,8 @@ pub(super) struct HealthCheck {
 impl HealthCheck {
     /// A lasting connection that went dead is noticed within `interval + timeout + SECOND_LOOK + timeout`: 38 s with the
     /// defaults.
-    pub fn new(options: &Options, kind: ProviderKind) -> Self {
-        let (linked, lasts) = (&options.linked, kind.keeps_connection());
+    pub fn new(options: &Options, capabilities: Capabilities) -> Self {
+        let (linked, lasts) = (&options.linked, capabilities.keeps_connection);
         let (interval, timeout) = match lasts {
             true => (linked.probe_interval, linked.probe_timeout),
             false => (options.probe_interval, options.probe_timeout),

@@ -50,7 +50,7 @@ impl Handle {
     /// provider has no phones.
     pub async fn qr_code(&self, id: &InstanceId) -> Result<QrCode, Error> {
         let known = self.find(id)?;
-        if !known.record.config.provider.keeps_connection() {
+        if !known.record.config.provider.capabilities().keeps_connection {
             return Err(Error::NoLink(known.record.config.provider));
         }
         if known.record.account.is_none() {
@@ -90,7 +90,8 @@ impl Handle {
         // Once there is a code to scan, the client is ready for this as well.
         self.qr_code(id).await?;
         let client = self.find(id)?.client();
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, client.pair_by_code(phone)).await;
+        let device = client.linked().ok_or(Error::NoLink(client.kind()))?;
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, device.pair_by_code(phone)).await;
         let pair = answer.unwrap_or_else(|_| Err(timeout_failure())).map_err(Error::Failed)?;
         Ok(PairingCode { code: pair.code, valid_for: pair.valid_for })
     }

@@ -26,16 +26,17 @@ pub(super) struct Unlink {
 impl Unlink {
     /// Ends the link, at WhatsApp as far as it can be reached. `true` when the device's keys are forgotten.
     pub async fn run(self) -> bool {
+        let Some(device) = self.client.linked() else { return true };
         let (inbox, mut happenings) = mpsc::channel(1);
         if self.paired {
-            self.client.connect(inbox);
+            device.connect(inbox);
             let connected =
                 tokio::time::timeout(CONNECT_TIMEOUT, wait_until_connected(&mut happenings)).await;
             if !connected.unwrap_or(false) {
                 tracing::warn!(instance = %self.instance, "WhatsApp could not be told that a device leaves; remove it on the phone as well");
             }
         }
-        let unlink = tokio::time::timeout(UNLINK_TIMEOUT, self.client.unlink());
+        let unlink = tokio::time::timeout(UNLINK_TIMEOUT, device.unlink());
         tokio::pin!(unlink);
         let unlinked = loop {
             tokio::select! {

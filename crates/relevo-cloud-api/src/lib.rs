@@ -23,7 +23,7 @@ use serde::Deserialize;
 
 use relevo_domain::{CloudApiSettings, Failure, MessageId, OutboundMessage, ProviderKind, ProviderMessageId};
 use relevo_provider::{
-    CheckError, Error, MarkReadRequest, MediaStream, Provider, ProviderResources, RemoteMedia,
+    CheckError, Error, LinkedProvider, MarkReadRequest, MediaStream, Provider, ProviderResources, RemoteMedia,
 };
 
 use graph::{GraphClient, idempotent_failure, unexpected_response};
@@ -101,6 +101,10 @@ fn parse_message_id(body: &Bytes) -> Result<ProviderMessageId, Failure> {
 impl Provider for CloudApi {
     fn kind(&self) -> ProviderKind {
         ProviderKind::CloudApi
+    }
+
+    fn linked(&self) -> Option<&dyn LinkedProvider> {
+        None
     }
 
     fn check(&self, message: &OutboundMessage) -> Result<(), CheckError> {

@@ -98,18 +98,6 @@ impl ProviderKind {
             ProviderKind::LinkedDevice => "linked_device",
         }
     }
-
-    /// Whether WhatsApp recognises a message that is sent again under the same id: then an attempt of unknown outcome
-    /// can be repeated without doubling the message.
-    pub fn deduplicates_resends(self) -> bool {
-        matches!(self, ProviderKind::LinkedDevice)
-    }
-
-    /// Whether its client keeps a connection, which is there or not, and is paired with a phone. Otherwise the network
-    /// is asked anew each time.
-    pub fn keeps_connection(self) -> bool {
-        matches!(self, ProviderKind::LinkedDevice)
-    }
 }
 
 /// A credential. It is stored and it is used; it is never shown, logged or given back.

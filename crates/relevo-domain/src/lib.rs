@@ -3,6 +3,7 @@
 //! Pure data and pure functions. Nothing here does I/O, reads a clock or knows another room; whatever comes
 //! from outside is parsed into these types once, at the door, and is trusted from there on.
 
+mod capabilities;
 mod content;
 mod error;
 mod failure;
@@ -17,6 +18,7 @@ mod status;
 mod status_update;
 mod time;
 
+pub use capabilities::Capabilities;
 pub use content::{
     BlobRef, Button, Content, Header, Interactive, ListRow, ListSection, Location, Media, MediaKind,
     MediaSource, Poll, Template,

@@ -37,8 +37,8 @@ use relevo_domain::{
     PhoneNumber, ProviderKind, ProviderMessageId,
 };
 use relevo_provider::{
-    CheckError, ConnectionEvent, Error, MarkReadRequest, MediaStream, PairCode, Provider, ProviderResources,
-    RemoteMedia,
+    CheckError, ConnectionEvent, Error, LinkedProvider, MarkReadRequest, MediaStream, PairCode, Provider,
+    ProviderResources, RemoteMedia,
 };
 use relevo_store::Space;
 
@@ -244,6 +244,10 @@ impl Provider for LinkedDevice {
         ProviderKind::LinkedDevice
     }
 
+    fn linked(&self) -> Option<&dyn LinkedProvider> {
+        Some(self)
+    }
+
     fn check(&self, message: &OutboundMessage) -> Result<(), CheckError> {
         limits::check(message)
     }
@@ -275,7 +279,9 @@ impl Provider for LinkedDevice {
     fn open_media<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(RemoteMedia, MediaStream), Failure>> {
         Box::pin(media::open(&self.connector, self.client_state.online_client(), id))
     }
+}
 
+impl LinkedProvider for LinkedDevice {
     fn connect(&self, inbox: mpsc::Sender<ConnectionEvent>) {
         let stop = CancellationToken::new();
         let connection_loop = ConnectionLoop {

@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 use url::Url;
 
 use relevo_domain::{
-    Failure, MessageId, OutboundMessage, PhoneNumber, ProviderKind, ProviderMessageId, Recipient,
-    ValidationError,
+    Capabilities, Failure, MessageId, OutboundMessage, PhoneNumber, ProviderKind, ProviderMessageId,
+    Recipient, ValidationError,
 };
 
 pub use connection::{ConnectionEvent, LinkEnd, LinkEvent, LinkedAccount, PairCode};
@@ -29,6 +29,14 @@ pub use resources::{DirectClient, LinkedOptions, ProviderResources};
 pub trait Provider: Send + Sync + 'static {
     /// The network of this client.
     fn kind(&self) -> ProviderKind;
+
+    /// The capabilities of the network's clients.
+    fn capabilities(&self) -> Capabilities {
+        self.kind().capabilities()
+    }
+
+    /// This client as a linked device. `Some` exactly if [`Capabilities::keeps_connection`] holds.
+    fn linked(&self) -> Option<&dyn LinkedProvider>;
 
     /// Checks whether the network can take this message: limits, formats, capabilities. Pure, so that a message that
     /// cannot be sent is rejected before it is accepted.
@@ -62,21 +70,20 @@ pub trait Provider: Send + Sync + 'static {
     /// Describes a file at WhatsApp and opens it for reading. The size is not limited here: the caller stops reading
     /// at its own limit.
     fn open_media<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(RemoteMedia, MediaStream), Failure>>;
+}
 
-    /// Begins the lasting connection of a linked device and sends its events to `inbox`; a full `inbox` holds the
-    /// connection back. Called once. The connection ends when `inbox` is closed or the provider is dropped.
-    fn connect(&self, _inbox: mpsc::Sender<ConnectionEvent>) {}
+/// A provider with a lasting connection, whose client is a device that a phone pairs.
+pub trait LinkedProvider: Provider {
+    /// Begins the connection and sends its events to `inbox`; a full `inbox` holds the connection back. Called once. The
+    /// connection ends when `inbox` is closed or the provider is dropped.
+    fn connect(&self, inbox: mpsc::Sender<ConnectionEvent>);
 
     /// Asks WhatsApp to prompt for the returned code on the phone of that number.
-    fn pair_by_code<'a>(&'a self, _phone: &'a PhoneNumber) -> BoxFuture<'a, Result<PairCode, Failure>> {
-        Box::pin(async { Err(Failure::permanent("only a linked device is paired")) })
-    }
+    fn pair_by_code<'a>(&'a self, phone: &'a PhoneNumber) -> BoxFuture<'a, Result<PairCode, Failure>>;
 
     /// Ends the link between this device and the account: at WhatsApp if it can be reached, and here in any case, by
     /// deleting the keys.
-    fn unlink(&self) -> BoxFuture<'_, Result<(), Failure>> {
-        Box::pin(async { Ok(()) })
-    }
+    fn unlink(&self) -> BoxFuture<'_, Result<(), Failure>>;
 }
 
 /// A received message that is marked as read.
