@@ -290,31 +290,31 @@ mod tests {
 
     #[test]
     fn message_prefers_metas_details() {
-        let words = |json| parse(json).to_failure(None).message;
+        let message = |json| parse(json).to_failure(None).message;
         assert_eq!(
-            words(serde_json::json!({
+            message(serde_json::json!({
                 "code": 131_047, "title": "Re-engagement message", "message": "(#131047) Re-engagement message",
                 "error_data": { "messaging_product": "whatsapp", "details": "More than 24 hours have passed" },
             })),
             "More than 24 hours have passed"
         );
         assert_eq!(
-            words(
+            message(
                 serde_json::json!({ "code": 100, "message": "(#100) Invalid parameter", "error_data": "odd" })
             ),
             "Invalid parameter"
         );
-        assert_eq!(words(serde_json::json!({ "code": 1, "message": "" })), "WhatsApp gave no reason");
+        assert_eq!(message(serde_json::json!({ "code": 1, "message": "" })), "WhatsApp gave no reason");
         assert_eq!(
-            words(serde_json::json!({ "code": 1, "message": "ñ".repeat(9_000) })).chars().count(),
+            message(serde_json::json!({ "code": 1, "message": "ñ".repeat(9_000) })).chars().count(),
             500
         );
     }
 
     #[test]
     fn stale_media_id_is_recognised() {
-        let stale = |code: i64, words: &str| {
-            let error = parse(serde_json::json!({ "code": code, "error_data": { "details": words } }));
+        let stale = |code: i64, details: &str| {
+            let error = parse(serde_json::json!({ "code": code, "error_data": { "details": details } }));
             may_be_stale_media(&error.to_failure(Some(400)))
         };
         assert!(stale(131_053, "Media upload error"));

@@ -213,6 +213,13 @@ async fn accepted_message_has_wamid_and_carried_our_id() {
 }
 
 #[tokio::test]
+async fn cloud_api_is_no_linked_device() {
+    let fixture = Fixture::new().await;
+    assert!(fixture.api.linked().is_none());
+    assert!(!fixture.api.capabilities().keeps_connection);
+}
+
+#[tokio::test]
 async fn errors_are_classified_by_meta_code() {
     let fixture = Fixture::new().await;
     for (status, code, class) in [

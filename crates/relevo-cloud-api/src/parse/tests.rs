@@ -84,14 +84,14 @@ fn other_fields_are_passed_through_unchanged() {
     let mut body = webhook(json!([template, invented]));
     body["entry"][0]["time"] = json!(1_763_800_000);
     let updates = parse(&body);
-    let [Update::Change(news), Update::Change(unknown)] = updates.as_slice() else { panic!("{updates:?}") };
-    assert_eq!((news.phone_number_id.as_deref(), news.kind), (None, "template_status"));
-    assert_eq!((news.account.as_deref(), news.at), (Some("WABA"), Some(Timestamp(1_763_800_000_000))));
-    let told = json!({
+    let [Update::Change(change), Update::Change(unknown)] = updates.as_slice() else { panic!("{updates:?}") };
+    assert_eq!((change.phone_number_id.as_deref(), change.kind), (None, "template_status"));
+    assert_eq!((change.account.as_deref(), change.at), (Some("WABA"), Some(Timestamp(1_763_800_000_000))));
+    let expected = json!({
         "event": "PAUSED", "field": "message_template_status_update", "account_id": "WABA",
         "timestamp": 1_763_800_000,
     });
-    assert_eq!(news.data(), told);
+    assert_eq!(change.data(), expected);
     assert_eq!((unknown.phone_number_id.as_deref(), unknown.kind), (Some("1065"), "raw"));
     assert_eq!(unknown.data(), invented);
 }
@@ -120,28 +120,31 @@ fn every_documented_field_has_a_kind() {
 fn errors_without_a_message_become_account_errors() {
     let errors = json!({ "errors": [{ "code": 130_429, "title": "Rate limit hit" }] });
     let updates = parse(&webhook(json!([messages(errors.clone())])));
-    let [Update::Change(news)] = updates.as_slice() else { panic!("{updates:?}") };
-    assert_eq!((news.kind, &news.value["errors"]), ("account_error", &errors["errors"]));
+    let [Update::Change(change)] = updates.as_slice() else { panic!("{updates:?}") };
+    assert_eq!((change.kind, &change.value["errors"]), ("account_error", &errors["errors"]));
 }
 
 #[test]
 fn marketing_preferences_are_parsed_when_valid() {
-    let said = |value: &str, category: &str| json!({ "wa_id": "573001234567", "user_id": "CO.1", "value": value, "category": category });
+    let entry = |value: &str, category: &str| json!({ "wa_id": "573001234567", "user_id": "CO.1", "value": value, "category": category });
     let list = json!([
-        said("stop", "marketing_messages"),
-        said("resume", "marketing_messages"),
-        said("stop", "utility_messages"),
-        said("perhaps", "marketing_messages"),
+        entry("stop", "marketing_messages"),
+        entry("resume", "marketing_messages"),
+        entry("stop", "utility_messages"),
+        entry("perhaps", "marketing_messages"),
         { "value": "stop" },
         7,
     ]);
     let change = json!({ "field": "user_preferences", "value": { "user_preferences": list } });
     let updates = parse(&webhook(json!([change])));
     let [Update::Change(change)] = updates.as_slice() else { panic!("{updates:?}") };
-    let understood: Vec<_> =
-        change.preferences().iter().map(|said| (said.user.to_string(), said.opted_out)).collect();
-    let who = "573001234567@s.whatsapp.net".to_owned();
-    assert_eq!(understood, [(who.clone(), true), (who, false)]);
+    let parsed: Vec<_> = change
+        .preferences()
+        .iter()
+        .map(|preference| (preference.user.to_string(), preference.opted_out))
+        .collect();
+    let user = "573001234567@s.whatsapp.net".to_owned();
+    assert_eq!(parsed, [(user.clone(), true), (user, false)]);
 }
 
 #[test]
@@ -188,8 +191,8 @@ fn sender_is_found_in_message_and_contact() {
     bare.as_object_mut().unwrap().remove("from_user_id");
     let lone = json!({ "messages": [bare], "contacts": [stranger] });
     assert_eq!(only_message(&webhook(json!([messages(lone)]))).sender.identity.phone(), Some("573009999999"));
-    let nobody = parse(&webhook(json!([messages(json!({ "messages": [bare] }))])));
-    assert!(matches!(nobody.as_slice(), [Update::Malformed(_)]), "{nobody:?}");
+    let anonymous = parse(&webhook(json!([messages(json!({ "messages": [bare] }))])));
+    assert!(matches!(anonymous.as_slice(), [Update::Malformed(_)]), "{anonymous:?}");
 }
 
 #[test]
