@@ -36,7 +36,7 @@ pub fn instance_lister(instances: instance::Handle, defaults: instance::Options)
             number: view.number,
             rate: view.config.rate_limit.unwrap_or(defaults.rate_limit_of(view.config.provider)).per_second,
             on_ambiguous: view.config.on_ambiguous,
-            repeatable: view.config.provider.deduplicates_resends(),
+            repeatable: view.config.provider.capabilities().deduplicates_resends,
             state: view.state.state,
             id: view.config.id,
         };

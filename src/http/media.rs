@@ -6,7 +6,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use url::Url;
 
-use relevo_domain::{MediaKind, ValidationError};
+use relevo_domain::{MediaKind, ValidationError, mime_essence};
 
 use super::sniff;
 
@@ -82,7 +82,8 @@ fn parse_inline(
     if bytes.is_empty() {
         return Err(ValidationError::new(FIELD, "holds no bytes"));
     }
-    let told = [described.mime_type, declared].map(essence).into_iter().find(|mime| is_specific(mime));
+    let told =
+        [described.mime_type, declared].map(registered_mime).into_iter().find(|mime| is_specific(mime));
     let mime = match told {
         Some(mime) => mime,
         None => sniff::media_type(&bytes, described.kind, described.file_name).map(str::to_owned).ok_or_else(|| {
@@ -94,9 +95,9 @@ fn parse_inline(
     Ok(MediaInput::Inline { bytes: bytes.into(), mime })
 }
 
-/// The media type alone, lower-case, without parameters, under its registered name.
-fn essence(mime: &str) -> String {
-    let essence = mime.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+/// The media type without its parameters, under its registered name.
+fn registered_mime(mime: &str) -> String {
+    let essence = mime_essence(mime);
     match essence.as_str() {
         "image/jpg" => "image/jpeg".to_owned(),
         "audio/mp3" => "audio/mpeg".to_owned(),

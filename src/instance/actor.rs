@@ -17,7 +17,7 @@ use crate::inbound;
 use crate::queue;
 use crate::retry;
 use relevo_clock::Clock;
-use relevo_domain::{Class, Failure, InstanceConfig, InstanceNumber, ProviderKind, Reason, Timestamp};
+use relevo_domain::{Class, Failure, InstanceConfig, InstanceNumber, Reason, Timestamp};
 use relevo_metrics::Metrics;
 use relevo_provider::{LinkEvent, LinkedAccount, Provider};
 
@@ -124,18 +124,20 @@ impl Actor for InstanceActor {
         let forwarders = Class::ALL.map(forward).into();
         let (config, options) = (&arguments.config, &arguments.options);
         let kind = config.provider;
-        let pair = (kind == ProviderKind::CloudApi).then_some((options.pair_interval, options.pair_burst));
+        let capabilities = arguments.provider.capabilities();
+        let pair = capabilities.limits_pair_rate.then_some((options.pair_interval, options.pair_burst));
         let rate = config.rate_limit.unwrap_or(options.rate_limit_of(kind));
         let limiter = Limiter::new(rate, pair, options.jitter_of(kind), rand::random);
         let workers = config.workers.unwrap_or(options.workers_of(kind));
         let count = |number: NonZeroU32| usize::try_from(number.get()).unwrap_or(usize::MAX);
-        let connection_task = if kind.keeps_connection() {
-            Some(connection::spawn_listener(&arguments, me.clone()))
-        } else {
-            me.cast(Msg::Probe)?;
-            None
+        let connection_task = match arguments.provider.linked() {
+            Some(device) => Some(connection::spawn_listener(device, &arguments, me.clone())),
+            None => {
+                me.cast(Msg::Probe)?;
+                None
+            }
         };
-        let health_check = HealthCheck::new(options, kind);
+        let health_check = HealthCheck::new(options, capabilities);
         let workers = Workers { total: count(workers), bulk: count(options.bulk_workers.min(workers)) };
         Ok(State {
             me,

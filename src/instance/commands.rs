@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use ractor::ActorRef;
 
-use relevo_domain::{
-    InstanceConfig, InstanceId, InstanceNumber, InstanceState, ProviderKind, Reason, ReasonCode,
-};
+use relevo_domain::{InstanceConfig, InstanceId, InstanceNumber, InstanceState, Reason, ReasonCode};
 use relevo_store::{self as store, Tx};
 
 use super::Error;
@@ -37,9 +35,10 @@ impl State {
         }
         // Creating a client checks the configuration. The number does not matter for that.
         (self.arguments.open_provider)(InstanceNumber::FIRST, &config)?;
-        let wanted = match config.provider {
-            ProviderKind::CloudApi => DesiredState::Connected,
-            ProviderKind::LinkedDevice => DesiredState::Created,
+        // A device that has to be paired first connects when it is asked to.
+        let wanted = match config.provider.capabilities().keeps_connection {
+            true => DesiredState::Created,
+            false => DesiredState::Connected,
         };
         let now = self.arguments.clock.now();
         let record = InstanceRecord {
@@ -175,7 +174,7 @@ impl State {
     /// The instance does not exist, has no link or is being logged out, or the record could not be stored.
     pub async fn logout(&mut self, me: &ActorRef<Msg>, id: &InstanceId) -> Result<InstanceView, Error> {
         let (number, record) = self.modifiable_record(id)?;
-        if !record.config.provider.keeps_connection() {
+        if !record.config.provider.capabilities().keeps_connection {
             return Err(Error::NoLink(record.config.provider));
         }
         let updated_at = self.arguments.clock.now();
@@ -229,7 +228,7 @@ impl State {
 
     /// Prepares to unlink the device of an instance; `None` if its provider has no link.
     fn prepare_unlink(&self, number: InstanceNumber, record: &InstanceRecord) -> Option<Unlink> {
-        if !record.config.provider.keeps_connection() {
+        if !record.config.provider.capabilities().keeps_connection {
             return None;
         }
         let client = (self.arguments.open_provider)(number, &record.config).ok()?;

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tracing::Instrument;
 
 use crate::inbound::{self, ReceivingDevice};
-use relevo_provider::{ConnectionEvent, LinkEvent};
+use relevo_provider::{ConnectionEvent, LinkEvent, LinkedProvider};
 
 use super::actor::{Arguments, Msg};
 
@@ -18,9 +18,13 @@ use super::actor::{Arguments, Msg};
 const BACKLOG: usize = 64;
 
 /// Starts the client's connection and reads its events. Aborting the task closes the connection.
-pub(super) fn spawn_listener(arguments: &Arguments, actor: ActorRef<Msg>) -> JoinHandle<()> {
+pub(super) fn spawn_listener(
+    provider: &dyn LinkedProvider,
+    arguments: &Arguments,
+    actor: ActorRef<Msg>,
+) -> JoinHandle<()> {
     let (inbox, events) = mpsc::channel(BACKLOG);
-    arguments.provider.connect(inbox);
+    provider.connect(inbox);
     let name = arguments.config.id.clone();
     let span = tracing::info_span!("connection", instance = %name);
     let device = ReceivingDevice { instance: arguments.number, name, phone: None };

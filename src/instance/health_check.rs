@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use ractor::ActorProcessingErr;
 
-use relevo_domain::{Failure, FailureKind, ProviderKind, Reason, ReasonCode};
+use relevo_domain::{Capabilities, Failure, FailureKind, Reason, ReasonCode};
 use relevo_provider::LinkedAccount;
 
 use super::Options;
@@ -49,8 +49,8 @@ pub(super) struct HealthCheck {
 impl HealthCheck {
     /// A connection that stopped answering is detected within `interval + timeout + REPROBE_DELAY + timeout`: 38 s with
     /// the defaults.
-    pub fn new(options: &Options, kind: ProviderKind) -> Self {
-        let (linked, keeps_connection) = (&options.linked, kind.keeps_connection());
+    pub fn new(options: &Options, capabilities: Capabilities) -> Self {
+        let (linked, keeps_connection) = (&options.linked, capabilities.keeps_connection);
         let (interval, timeout) = match keeps_connection {
             true => (linked.probe_interval, linked.probe_timeout),
             false => (options.probe_interval, options.probe_timeout),

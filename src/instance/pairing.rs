@@ -55,7 +55,7 @@ impl Handle {
     /// provider has no link with a phone.
     pub async fn qr_code(&self, id: &InstanceId) -> Result<QrCode, Error> {
         let entry = self.find(id)?;
-        if !entry.record.config.provider.keeps_connection() {
+        if !entry.record.config.provider.capabilities().keeps_connection {
             return Err(Error::NoLink(entry.record.config.provider));
         }
         if entry.record.account.is_none() {
@@ -94,7 +94,8 @@ impl Handle {
         // A client that has a QR code can also request a pair code.
         self.qr_code(id).await?;
         let client = self.find(id)?.client();
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, client.pair_by_code(phone)).await;
+        let device = client.linked().ok_or(Error::NoLink(client.kind()))?;
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, device.pair_by_code(phone)).await;
         let pair_code = answer.unwrap_or_else(|_| Err(timeout_failure())).map_err(Error::Failed)?;
         Ok(PairingCode { code: pair_code.code, valid_for: pair_code.valid_for })
     }

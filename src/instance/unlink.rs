@@ -26,15 +26,16 @@ pub(super) struct Unlink {
 impl Unlink {
     /// Ends the link, also at WhatsApp if it can be reached. Returns `true` if the device's keys are deleted.
     pub async fn run(self) -> bool {
+        let Some(device) = self.client.linked() else { return true };
         let (inbox, mut events) = mpsc::channel(1);
         if self.paired {
-            self.client.connect(inbox);
+            device.connect(inbox);
             let connected = tokio::time::timeout(CONNECT_TIMEOUT, wait_until_connected(&mut events)).await;
             if !connected.unwrap_or(false) {
                 tracing::warn!(instance = %self.instance, "device not unlinked at WhatsApp, no connection; remove the device on the phone");
             }
         }
-        let unlink = tokio::time::timeout(UNLINK_TIMEOUT, self.client.unlink());
+        let unlink = tokio::time::timeout(UNLINK_TIMEOUT, device.unlink());
         tokio::pin!(unlink);
         let unlinked = loop {
             tokio::select! {

@@ -17,7 +17,7 @@ use super::*;
 use relevo_clock::Clock;
 use relevo_domain::{InstanceNumber, MessageId, OutboundMessage, ProviderKind, ProviderMessageId, Timestamp};
 use relevo_metrics::Metrics;
-use relevo_provider::{CheckError, MarkReadRequest, MediaStream, Provider, RemoteMedia};
+use relevo_provider::{CheckError, LinkedProvider, MarkReadRequest, MediaStream, Provider, RemoteMedia};
 use relevo_store::{DataFolder, Store};
 
 const ONE: InstanceNumber = InstanceNumber::FIRST;
@@ -68,6 +68,10 @@ struct MediaProvider(Arc<FakeMedia>);
 impl Provider for MediaProvider {
     fn kind(&self) -> ProviderKind {
         ProviderKind::CloudApi
+    }
+
+    fn linked(&self) -> Option<&dyn LinkedProvider> {
+        None
     }
 
     fn check(&self, _: &OutboundMessage) -> Result<(), CheckError> {

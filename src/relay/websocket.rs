@@ -14,18 +14,15 @@
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use reqwest::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
-use reqwest::{Client, StatusCode, Upgraded, redirect};
+use reqwest::header::HeaderMap;
+use reqwest::{Client, redirect};
 use tokio::time::{Instant, timeout_at};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::handshake::client::generate_key;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Bytes, Message};
 use url::Url;
 
-use relevo_egress::root_cause;
+use relevo_egress::websocket::{self, HandshakeError, WebSocket};
 
 use super::Error;
 
@@ -48,12 +45,8 @@ pub(super) struct RelayPeer {
 /// Why an attempt failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PushError {
-    #[error("the connection failed: {0}")]
-    Connect(String),
-    #[error("the peer answered {0} instead of switching to WebSocket")]
-    HttpStatus(StatusCode),
-    #[error("the answer of the peer is no WebSocket handshake")]
-    Handshake,
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
     #[error("the connection broke before the peer confirmed the frame")]
     Broken,
     #[error("the peer closed with {0} before it confirmed the frame")]
@@ -64,7 +57,7 @@ pub(super) enum PushError {
 
 /// An open connection.
 pub(super) struct RelayConnection {
-    socket: WebSocketStream<Upgraded>,
+    socket: WebSocket,
     ping_count: u64,
 }
 
@@ -84,8 +77,7 @@ impl RelayPeer {
     ///
     /// TLS cannot be set up, or the URL is no WebSocket URL.
     pub fn new(url: &Url, timeout: Duration) -> Result<Self, Error> {
-        // Only the first installation in the process succeeds; all install the same provider.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        relevo_egress::install_tls_provider();
         let client = Client::builder()
             .user_agent(concat!("relevo/", env!("CARGO_PKG_VERSION")))
             .redirect(redirect::Policy::none())
@@ -94,10 +86,8 @@ impl RelayPeer {
             .tcp_nodelay(true)
             .build()
             .map_err(|cause| Error::Setup(cause.to_string()))?;
-        let mut url = url.clone();
-        let scheme = if url.scheme() == "wss" { "https" } else { "http" };
-        url.set_scheme(scheme)
-            .map_err(|()| Error::Setup("relay.url is no ws:// or wss:// URL".to_owned()))?;
+        let url = websocket::http_url(url)
+            .ok_or_else(|| Error::Setup("relay.url is no ws or wss URL".to_owned()))?;
         Ok(Self { client, url, timeout })
     }
 
@@ -116,29 +106,10 @@ impl RelayPeer {
     }
 
     async fn handshake(&self) -> Result<Box<RelayConnection>, PushError> {
-        let key = generate_key();
-        let request = self
-            .client
-            .get(self.url.clone())
-            .header(CONNECTION, "Upgrade")
-            .header(UPGRADE, "websocket")
-            .header(SEC_WEBSOCKET_VERSION, "13")
-            .header(SEC_WEBSOCKET_KEY, &key);
-        let failed = |cause: reqwest::Error| PushError::Connect(root_cause(&cause));
-        let response = request.send().await.map_err(failed)?;
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Err(PushError::HttpStatus(response.status()));
-        }
-        let accepted = response.headers().get(SEC_WEBSOCKET_ACCEPT);
-        if accepted.is_none_or(|accepted| accepted.as_bytes() != derive_accept_key(key.as_bytes()).as_bytes())
-        {
-            return Err(PushError::Handshake);
-        }
-        let stream = response.upgrade().await.map_err(failed)?;
         let config = WebSocketConfig::default()
             .max_message_size(Some(MAX_MESSAGE_BYTES))
             .max_frame_size(Some(MAX_MESSAGE_BYTES));
-        let socket = WebSocketStream::from_raw_socket(stream, Role::Client, Some(config)).await;
+        let socket = websocket::connect(&self.client, &self.url, HeaderMap::new(), config).await?;
         Ok(Box::new(RelayConnection { socket, ping_count: 0 }))
     }
 }

@@ -1,4 +1,4 @@
-//! Files that users sent: what WhatsApp knows about them, and their bytes.
+//! Descriptions and downloads of files that users sent.
 
 use futures_util::StreamExt as _;
 use serde::Deserialize;
@@ -11,7 +11,7 @@ use super::graph::{
 use relevo_domain::Failure;
 use relevo_provider::{MediaStream, RemoteMedia};
 
-/// What WhatsApp knows about a file. No failure is ambiguous: asking again does no harm.
+/// Describes a file. No failure is ambiguous, because the request can be repeated.
 pub(super) async fn describe(graph: &GraphClient, id: &str) -> Result<RemoteMedia, Failure> {
     #[derive(Deserialize)]
     struct MediaInfoResponse {
@@ -20,7 +20,7 @@ pub(super) async fn describe(graph: &GraphClient, id: &str) -> Result<RemoteMedi
         mime_type: Option<String>,
         #[serde(default)]
         sha256: Option<String>,
-        /// A number in a text, by Meta's specification; a number, as it is often seen.
+        /// A string of digits according to Meta's specification; in practice often a number.
         #[serde(default)]
         file_size: Value,
     }
@@ -32,8 +32,8 @@ pub(super) async fn describe(graph: &GraphClient, id: &str) -> Result<RemoteMedi
     Ok(RemoteMedia { url: answer.url, mime, sha256: answer.sha256, size })
 }
 
-/// The same with the bytes. An address is good for five minutes; one that has expired between the two questions is
-/// asked for once more.
+/// Describes a file and opens it. The address of a file is valid for five minutes; one that expired between the two
+/// requests is requested once more.
 pub(super) async fn open(graph: &GraphClient, id: &str) -> Result<(RemoteMedia, MediaStream), Failure> {
     for _ in 0..2 {
         let media = describe(graph, id).await?;
@@ -43,5 +43,5 @@ pub(super) async fn open(graph: &GraphClient, id: &str) -> Result<(RemoteMedia, 
             return Ok((media, bytes.boxed()));
         }
     }
-    Err(Failure::permanent("WhatsApp knows the file and does not give it out any more"))
+    Err(Failure::permanent("WhatsApp describes the file but no longer delivers it"))
 }

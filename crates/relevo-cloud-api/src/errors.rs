@@ -1,8 +1,7 @@
-//! Meta's error codes and what each says about the message that met it.
+//! Meta's error codes and the failure that each means for a message.
 //!
-//! One table drives all three roads by which an error comes: the answer to a request, the `errors` of a failed
-//! status, and both for the same message. Only the code and Meta's own words count; titles, subcodes and HTTP
-//! statuses change without notice.
+//! One table classifies errors from both sources: the answer to a request and the `errors` of a failed status. Only the
+//! code and Meta's text are used; titles, subcodes and HTTP statuses change without notice.
 
 use std::time::Duration;
 
@@ -11,10 +10,10 @@ use serde::de::IgnoredAny;
 
 use relevo_domain::{Failure, FailureKind, FailureScope};
 
-/// The longest message that is kept, in characters: it is stored with every attempt.
+/// Maximum length of an error message, in characters: it is stored with every attempt.
 const MAX_MESSAGE_CHARS: usize = 500;
 
-/// Attempts for errors of which Meta does not say whether they last.
+/// The kind of errors that may be permanent or transient: Meta does not say which.
 const LIMITED_TRANSIENT: FailureKind = FailureKind::Transient { max_attempts: Some(3) };
 const TRANSIENT: FailureKind = FailureKind::Transient { max_attempts: None };
 
@@ -30,7 +29,7 @@ const fn deferred(seconds: u64) -> FailureKind {
 }
 
 struct ErrorRule {
-    /// First and last code.
+    /// First and last code, both included.
     codes: (i64, i64),
     kind: FailureKind,
     scope: FailureScope,
@@ -52,11 +51,11 @@ const fn blocked(code: i64) -> ErrorRule {
     rule(code, FailureKind::AccountBlocked, FailureScope::Number)
 }
 
-/// From Meta's page "Error codes" of the WhatsApp Cloud API. Where it gives a duration, it stands here; where it
-/// gives none, an hour or five minutes are ours.
+/// Source: Meta's page "Error codes" of the WhatsApp Cloud API. Durations are those of that page; where it names none,
+/// an hour or five minutes are our choice.
 const ERROR_RULES: &[ErrorRule] = &[
-    // Too fast, or the service is down for the moment: certainly not sent.
-    // The pair limit is one message in six seconds; Meta advises 4^n seconds between attempts.
+    // Rate limits and short outages: the message was certainly not sent.
+    // The pair limit is one message in six seconds; Meta recommends 4^n seconds between attempts.
     rule(131_056, throttled(4), FailureScope::Recipient),
     rule(130_429, throttled(1), FailureScope::Number),
     // Hourly budgets of the application and of the business account.
@@ -68,10 +67,10 @@ const ERROR_RULES: &[ErrorRule] = &[
     rule(131_016, TRANSIENT, FailureScope::Message),
     rule(133_004, TRANSIENT, FailureScope::Message),
     rule(2_494_100, TRANSIENT, FailureScope::Number),
-    // "Unknown": perhaps a bad request, perhaps a bad moment.
+    // "Unknown": either an invalid request or a short outage.
     rule(1, LIMITED_TRANSIENT, FailureScope::Message),
     rule(131_000, LIMITED_TRANSIENT, FailureScope::Message),
-    // Not for hours.
+    // Failures that last for hours.
     rule(131_049, deferred(24 * HOUR), FailureScope::Message),
     rule(131_048, deferred(HOUR), FailureScope::Number),
     rule(131_064, deferred(HOUR), FailureScope::Message),
@@ -83,7 +82,7 @@ const ERROR_RULES: &[ErrorRule] = &[
     rule(133_008, deferred(HOUR), FailureScope::Number),
     rule(133_009, deferred(HOUR), FailureScope::Number),
     rule(133_016, deferred(HOUR), FailureScope::Number),
-    // Never in this form.
+    // The message cannot be sent in this form.
     permanent(33),
     permanent(100),
     permanent(130_403),
@@ -116,7 +115,7 @@ const ERROR_RULES: &[ErrorRule] = &[
     permanent(134_102),
     permanent(135_000),
     permanent(137_000),
-    // The credentials: everything waits for new ones.
+    // Invalid credentials: all messages of the instance wait for new ones.
     logged_out(0),
     logged_out(3),
     logged_out(10),
@@ -125,7 +124,7 @@ const ERROR_RULES: &[ErrorRule] = &[
     logged_out(190),
     ErrorRule { codes: (200, 299), kind: FailureKind::LoggedOut, scope: FailureScope::Number },
     logged_out(131_005),
-    // The account: everything waits for its owner.
+    // Blocked account: all messages of the instance wait for its owner.
     blocked(368),
     blocked(131_031),
     blocked(131_037),
@@ -138,7 +137,7 @@ const ERROR_RULES: &[ErrorRule] = &[
     blocked(134_011),
 ];
 
-/// An error as Meta writes it, in an answer or in a failed status.
+/// An error in Meta's format, in an answer or in a failed status.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct GraphError {
     pub code: i64,
@@ -162,12 +161,11 @@ enum ErrorData {
 }
 
 impl GraphError {
-    /// What it says about the message. `http` is the status of the answer that carried it; in a webhook there is
-    /// none.
+    /// Classifies the error. `http` is the status of the answer that carried it; a webhook has none.
     pub fn to_failure(&self, http: Option<u16>) -> Failure {
-        let known = ERROR_RULES.iter().find(|row| (row.codes.0..=row.codes.1).contains(&self.code));
-        let (kind, scope) = match known {
-            Some(row) => (row.kind, row.scope),
+        let rule = ERROR_RULES.iter().find(|rule| (rule.codes.0..=rule.codes.1).contains(&self.code));
+        let (kind, scope) = match rule {
+            Some(rule) => (rule.kind, rule.scope),
             None if self.is_transient == Some(true) => (TRANSIENT, FailureScope::Message),
             None if http.is_some_and(|status| status >= 500) => (LIMITED_TRANSIENT, FailureScope::Message),
             None => (FailureKind::Permanent, FailureScope::Message),
@@ -175,19 +173,20 @@ impl GraphError {
         Failure::new(kind, scope, self.message_text()).with_code(self.code)
     }
 
-    /// Meta's own words: the details where it gives them, otherwise the message without its `(#code)`.
+    /// Meta's text: the details if there are any, otherwise the message without its `(#code)`.
     fn message_text(&self) -> String {
         let details = match &self.error_data {
             Some(ErrorData::Details { details }) => Some(details),
             Some(ErrorData::Other(_)) | None => None,
         };
         let candidates = [details, self.error_user_msg.as_ref(), self.message.as_ref(), self.title.as_ref()];
-        let words = candidates.into_iter().flatten().map(|words| strip_code(words)).find(|w| !w.is_empty());
-        words.unwrap_or("WhatsApp gave no reason").chars().take(MAX_MESSAGE_CHARS).collect()
+        let text =
+            candidates.into_iter().flatten().map(|text| strip_code(text)).find(|text| !text.is_empty());
+        text.unwrap_or("WhatsApp gave no reason").chars().take(MAX_MESSAGE_CHARS).collect()
     }
 }
 
-/// Whether a failure may come from a media id that Meta no longer has.
+/// Whether a failure may be caused by a media id that has expired at Meta.
 pub(super) fn may_be_stale_media(failure: &Failure) -> bool {
     const INVALID_PARAMETER: i64 = 100;
     const MEDIA_UPLOAD: i64 = 131_053;
@@ -198,9 +197,9 @@ pub(super) fn may_be_stale_media(failure: &Failure) -> bool {
     }
 }
 
-fn strip_code(words: &str) -> &str {
-    let rest = words.strip_prefix("(#").and_then(|rest| rest.split_once(')'));
-    rest.map_or(words, |(_, rest)| rest).trim()
+fn strip_code(text: &str) -> &str {
+    let rest = text.strip_prefix("(#").and_then(|rest| rest.split_once(')'));
+    rest.map_or(text, |(_, rest)| rest).trim()
 }
 
 #[cfg(test)]
@@ -215,7 +214,7 @@ mod tests {
         parse(serde_json::json!({ "code": code, "message": "x" })).to_failure(Some(400))
     }
 
-    /// The classes of the codes, written out by hand and apart from the table.
+    /// The expected class of each code, written independently of the table.
     #[test]
     fn every_code_has_its_class() {
         let expected: &[(&str, &[i64])] = &[
@@ -247,21 +246,21 @@ mod tests {
             }
         }
         let listed: usize = expected.iter().map(|(_, codes)| codes.len()).sum();
-        // The range of 200 to 299 is one row and three codes here.
+        // The range of 200 to 299 is one rule in the table and three codes here.
         assert_eq!(ERROR_RULES.len(), listed - 2);
     }
 
     #[test]
     fn error_codes_do_not_overlap() {
-        for (n, row) in ERROR_RULES.iter().enumerate() {
+        for (n, rule) in ERROR_RULES.iter().enumerate() {
             for other in ERROR_RULES.iter().skip(n + 1) {
-                assert!(row.codes.1 < other.codes.0 || other.codes.1 < row.codes.0, "{:?}", row.codes);
+                assert!(rule.codes.1 < other.codes.0 || other.codes.1 < rule.codes.0, "{:?}", rule.codes);
             }
         }
     }
 
     #[test]
-    fn durations_and_scopes_are_those_that_meta_gives() {
+    fn durations_and_scopes_follow_metas_documentation() {
         let seconds = Duration::from_secs;
         for (code, kind, scope) in [
             (131_056, FailureKind::Throttled { retry_after: seconds(4) }, FailureScope::Recipient),
@@ -291,31 +290,31 @@ mod tests {
 
     #[test]
     fn message_prefers_metas_details() {
-        let words = |json| parse(json).to_failure(None).message;
+        let message = |json| parse(json).to_failure(None).message;
         assert_eq!(
-            words(serde_json::json!({
+            message(serde_json::json!({
                 "code": 131_047, "title": "Re-engagement message", "message": "(#131047) Re-engagement message",
                 "error_data": { "messaging_product": "whatsapp", "details": "More than 24 hours have passed" },
             })),
             "More than 24 hours have passed"
         );
         assert_eq!(
-            words(
+            message(
                 serde_json::json!({ "code": 100, "message": "(#100) Invalid parameter", "error_data": "odd" })
             ),
             "Invalid parameter"
         );
-        assert_eq!(words(serde_json::json!({ "code": 1, "message": "" })), "WhatsApp gave no reason");
+        assert_eq!(message(serde_json::json!({ "code": 1, "message": "" })), "WhatsApp gave no reason");
         assert_eq!(
-            words(serde_json::json!({ "code": 1, "message": "ñ".repeat(9_000) })).chars().count(),
+            message(serde_json::json!({ "code": 1, "message": "ñ".repeat(9_000) })).chars().count(),
             500
         );
     }
 
     #[test]
     fn stale_media_id_is_recognised() {
-        let stale = |code: i64, words: &str| {
-            let error = parse(serde_json::json!({ "code": code, "error_data": { "details": words } }));
+        let stale = |code: i64, details: &str| {
+            let error = parse(serde_json::json!({ "code": code, "error_data": { "details": details } }));
             may_be_stale_media(&error.to_failure(Some(400)))
         };
         assert!(stale(131_053, "Media upload error"));

@@ -1,4 +1,4 @@
-//! One exchange with the Graph API, and what its outcome says about what was asked.
+//! Requests to the Graph API, and the failure that each outcome means.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,34 +14,34 @@ use super::errors::GraphError;
 use relevo_domain::{CloudApiSettings, Failure, FailureKind, FailureScope, ValidationError};
 use relevo_egress::{self as egress, Egress};
 
-/// The largest answer that is read; Graph's own have less than 2 KB.
+/// Maximum size of an answer; those of the Graph API have less than 2 KB.
 const MAX_RESPONSE_BYTES: usize = 256 << 10;
 
-/// The pause after a `429` that says nothing more.
+/// Delay after a `429` that names none.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// The longest pause that a header is believed.
+/// Maximum delay that is taken from a header.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 
-/// Redirects that a file's address may lead through.
+/// Maximum number of redirects of a file's address.
 const MAX_REDIRECTS: usize = 3;
 
-/// One phone number's endpoints and its token.
+/// The endpoints and the token of one phone number.
 pub(super) struct GraphClient {
     egress: Egress,
     authorization: HeaderValue,
     phone_number_id: String,
-    /// Where the objects of this version are.
+    /// The base URL with the API version.
     root: Url,
     number: Url,
     messages: Url,
     media: Url,
 }
 
-/// What an address of a file leads to.
+/// The answer to a request for a file's address.
 pub(super) enum MediaUrlResponse {
     File(Response),
-    /// It was good for some minutes, and they are over.
+    /// The address is no longer valid; it is valid for minutes.
     Expired,
 }
 
@@ -51,7 +51,7 @@ struct GraphErrorResponse {
 }
 
 impl GraphClient {
-    /// Checks the settings; nothing is asked of the network.
+    /// Checks the settings. Makes no request.
     pub fn new(settings: &CloudApiSettings, egress: Egress) -> Result<Self, ValidationError> {
         let id = &settings.phone_number_id;
         if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')) {
@@ -74,7 +74,7 @@ impl GraphClient {
         })
     }
 
-    /// Asks for the phone number itself, which takes a valid token and a registered number.
+    /// Requests the phone number object, which requires a valid token and a registered number.
     pub async fn probe(&self) -> Result<Bytes, Failure> {
         self.send_request(self.egress.request(Method::GET, &self.number)).await
     }
@@ -92,12 +92,11 @@ impl GraphClient {
         self.send_request(request.map(|request| request.multipart(form))).await
     }
 
-    /// What WhatsApp knows about a file of this number.
+    /// Requests the description of a file of this number.
     pub async fn get_media(&self, id: &str) -> Result<Bytes, Failure> {
-        let names_a_file =
-            !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+        let valid = !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
         let mut url = self.root.clone();
-        if !names_a_file {
+        if !valid {
             return Err(Failure::permanent("a media id has letters and digits only"));
         }
         if let Ok(mut path) = url.path_segments_mut() {
@@ -107,14 +106,14 @@ impl GraphClient {
         self.send_request(self.egress.request(Method::GET, &url)).await
     }
 
-    /// Asks an address that WhatsApp gave for its file. Redirects are guarded like the address itself, and another
-    /// host than the one that WhatsApp named is not shown the token.
+    /// Requests a file from the address that WhatsApp returned. Redirects are guarded like the address itself; the token
+    /// is sent only to the origin that WhatsApp named.
     pub async fn open_media_url(&self, address: &Url) -> Result<MediaUrlResponse, Failure> {
-        let mut at = address.clone();
+        let mut current = address.clone();
         for _ in 0..=MAX_REDIRECTS {
             let request =
-                self.egress.request(Method::GET, &at).map_err(|refusal| media_url_blocked(&refusal))?;
-            let trusted = at.origin() == address.origin();
+                self.egress.request(Method::GET, &current).map_err(|refusal| media_url_blocked(&refusal))?;
+            let trusted = current.origin() == address.origin();
             let request =
                 if trusted { request.header(AUTHORIZATION, self.authorization.clone()) } else { request };
             let response = request.send().await.map_err(|cause| media_request_failure(&cause))?;
@@ -122,8 +121,9 @@ impl GraphClient {
                 200 => return Ok(MediaUrlResponse::File(response)),
                 301 | 302 | 303 | 307 | 308 => {
                     let next = response.headers().get(LOCATION).and_then(|next| next.to_str().ok());
-                    let next = next.and_then(|next| at.join(next).ok());
-                    at = next.ok_or_else(|| Failure::permanent("the file's address redirects to nowhere"))?;
+                    let next = next.and_then(|next| current.join(next).ok());
+                    current =
+                        next.ok_or_else(|| Failure::permanent("the file's address redirects to nowhere"))?;
                 }
                 403 | 404 | 410 => return Ok(MediaUrlResponse::Expired),
                 status => {
@@ -143,27 +143,27 @@ impl GraphClient {
         let response = request.header(AUTHORIZATION, self.authorization.clone()).send().await;
         let response = response.map_err(|cause| request_failure(&cause))?;
         let status = response.status().as_u16();
-        let pause = if status == 200 { None } else { retry_after_from_headers(response.headers()) };
+        let retry_after = if status == 200 { None } else { retry_after_from_headers(response.headers()) };
         match egress::read_bounded(response, MAX_RESPONSE_BYTES).await {
             Ok(body) if status == 200 => Ok(body),
-            Ok(body) => Err(response_failure(status, pause, &body)),
+            Ok(body) => Err(response_failure(status, retry_after, &body)),
             Err(cause) if status == 200 => {
-                Err(Failure::ambiguous(format!("the answer broke off or cannot be read: {cause}")))
+                Err(Failure::ambiguous(format!("WhatsApp's answer is incomplete or unreadable: {cause}")))
             }
-            Err(_) => Err(response_failure(status, pause, &[])),
+            Err(_) => Err(response_failure(status, retry_after, &[])),
         }
     }
 }
 
-/// What a `200` says that is not the answer which was expected.
+/// The failure that a `200` means whose body is not the expected one.
 pub(super) fn unexpected_response(body: &[u8]) -> Failure {
     match serde_json::from_slice::<GraphErrorResponse>(body) {
         Ok(refused) => refused.error.to_failure(Some(200)),
-        Err(_) => Failure::ambiguous("WhatsApp answered 200 with something that is not its usual answer"),
+        Err(_) => Failure::ambiguous("WhatsApp answered 200 with an unexpected body"),
     }
 }
 
-/// A failure of something that does no harm when it is done twice: an unknown outcome is as good as none.
+/// The failure of an idempotent request: an unknown outcome counts as transient.
 pub(super) fn idempotent_failure(mut failure: Failure) -> Failure {
     if failure.kind == FailureKind::Ambiguous {
         failure.kind = FailureKind::Transient { max_attempts: None };
@@ -184,7 +184,7 @@ fn authorization(settings: &CloudApiSettings) -> Result<HeaderValue, ValidationE
         return Err(ValidationError::new("cloud_api.access_token", reason));
     }
     let mut value = HeaderValue::try_from(format!("Bearer {token}"))
-        .map_err(|_| ValidationError::new("cloud_api.access_token", "cannot stand in a header"))?;
+        .map_err(|_| ValidationError::new("cloud_api.access_token", "cannot be sent in an HTTP header"))?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -202,19 +202,20 @@ fn endpoint(base: &Url, version: &str, path: &[&str]) -> Result<Url, ValidationE
     Ok(url)
 }
 
-/// The guard's refusal concerns the settings, not the message: the instance waits until they are put right.
+/// The guard refused the base URL. This concerns the settings, not the message: the instance waits until they are
+/// corrected.
 fn base_url_blocked(refusal: &egress::Error) -> Failure {
-    let words = format!("the instance's cloud_api.base_url is refused: {refusal}");
-    Failure::new(FailureKind::AccountBlocked, FailureScope::Number, words)
+    let text = format!("the instance's cloud_api.base_url is refused: {refusal}");
+    Failure::new(FailureKind::AccountBlocked, FailureScope::Number, text)
 }
 
-/// The guard's refusal of an address that WhatsApp gave.
+/// The guard refused the address that WhatsApp returned for a file.
 fn media_url_blocked(refusal: &egress::Error) -> Failure {
-    let words = format!("the address that WhatsApp gave for the file is refused: {refusal}");
-    Failure::new(FailureKind::AccountBlocked, FailureScope::Number, words)
+    let text = format!("the address that WhatsApp returned for the file is refused: {refusal}");
+    Failure::new(FailureKind::AccountBlocked, FailureScope::Number, text)
 }
 
-/// No answer came from a file's address. Asking again does no harm.
+/// The request to a file's address failed without an answer. It can be repeated.
 fn media_request_failure(cause: &reqwest::Error) -> Failure {
     match egress::Error::find_in(cause).filter(|error| error.is_refusal()) {
         Some(refusal) => media_url_blocked(refusal),
@@ -222,42 +223,42 @@ fn media_request_failure(cause: &reqwest::Error) -> Failure {
     }
 }
 
-/// A file broke off, or did not begin.
+/// The transfer of a file failed.
 pub(super) fn media_transfer_failure(cause: &reqwest::Error) -> Failure {
     Failure::transient(format!("the file could not be fetched from WhatsApp: {}", egress::root_cause(cause)))
 }
 
-/// No answer came. What failed before the request could be written was certainly not sent.
+/// The request failed without an answer. A failure before the request was written means that nothing was sent.
 fn request_failure(cause: &reqwest::Error) -> Failure {
     if let Some(refusal) = egress::Error::find_in(cause).filter(|error| error.is_refusal()) {
         return base_url_blocked(refusal);
     }
-    let words = egress::root_cause(cause);
+    let reason = egress::root_cause(cause);
     if cause.is_connect() {
-        Failure::transient(format!("WhatsApp cannot be reached: {words}"))
+        Failure::transient(format!("WhatsApp cannot be reached: {reason}"))
     } else if cause.is_builder() {
-        Failure::permanent(format!("the request cannot be made: {words}"))
+        Failure::permanent(format!("the request cannot be built: {reason}"))
     } else {
-        Failure::ambiguous(format!("the connection to WhatsApp broke before the answer: {words}"))
+        Failure::ambiguous(format!("the connection to WhatsApp broke before the answer: {reason}"))
     }
 }
 
-/// An answer other than `200`.
-fn response_failure(status: u16, pause: Option<Duration>, body: &[u8]) -> Failure {
+/// The failure that an answer other than `200` means. `delay` is the one that its headers name.
+fn response_failure(status: u16, delay: Option<Duration>, body: &[u8]) -> Failure {
     let mut failure = match serde_json::from_slice::<GraphErrorResponse>(body) {
         Ok(refused) => refused.error.to_failure(Some(status)),
         Err(_) => failure_from_status(status),
     };
     if let (FailureKind::Throttled { retry_after }, FailureScope::Number) = (&mut failure.kind, failure.scope)
     {
-        *retry_after = pause.map_or(*retry_after, |pause| pause.max(*retry_after));
+        *retry_after = delay.map_or(*retry_after, |delay| delay.max(*retry_after));
     }
     failure
 }
 
-/// An answer that the Graph API did not write: from something before it, or from something else altogether.
+/// The failure that an answer without a Graph error means: a proxy or another server wrote it.
 fn failure_from_status(status: u16) -> Failure {
-    let answered = format!("an answer with status {status} and no reason that WhatsApp gives");
+    let answered = format!("an answer with status {status} and without an error of the Graph API");
     match status {
         401 => Failure::new(FailureKind::LoggedOut, FailureScope::Number, answered),
         429 => Failure::new(
@@ -267,16 +268,16 @@ fn failure_from_status(status: u16) -> Failure {
         ),
         408 => Failure::transient(answered),
         300..=399 | 404 | 405 => {
-            let words = format!("{answered}: cloud_api.base_url does not seem to lead to a Graph API");
-            Failure::new(FailureKind::AccountBlocked, FailureScope::Number, words)
+            let text =
+                format!("{answered}: check cloud_api.base_url, it does not seem to lead to a Graph API");
+            Failure::new(FailureKind::AccountBlocked, FailureScope::Number, text)
         }
         400..=499 => Failure::permanent(answered),
         _ => Failure::ambiguous(answered),
     }
 }
 
-/// How long the headers ask to wait: Meta's `estimated_time_to_regain_access`, in minutes, or `Retry-After`, in
-/// seconds.
+/// The delay that the headers name: Meta's `estimated_time_to_regain_access`, in minutes, or `Retry-After`, in seconds.
 fn retry_after_from_headers(headers: &HeaderMap) -> Option<Duration> {
     #[derive(Deserialize)]
     struct BusinessUsage {
@@ -327,20 +328,20 @@ mod tests {
     }
 
     #[test]
-    fn wrong_settings_are_named() {
-        let refused = |change: fn(&mut CloudApiSettings)| {
+    fn invalid_setting_is_named() {
+        let invalid_field = |change: fn(&mut CloudApiSettings)| {
             let mut settings = settings();
             change(&mut settings);
             open(&settings).err().map(|invalid| invalid.field).unwrap_or_default()
         };
-        assert_eq!(refused(|_| {}), "");
-        assert_eq!(refused(|s| s.phone_number_id = "1/../2".to_owned()), "cloud_api.phone_number_id");
-        assert_eq!(refused(|s| s.phone_number_id = String::new()), "cloud_api.phone_number_id");
-        assert_eq!(refused(|s| s.access_token = Secret::new("")), "cloud_api.access_token");
-        assert_eq!(refused(|s| s.access_token = Secret::new("EAAG\n")), "cloud_api.access_token");
-        assert_eq!(refused(|s| s.api_version = "25".to_owned()), "cloud_api.api_version");
-        assert_eq!(refused(|s| s.api_version = "v25.0/x".to_owned()), "cloud_api.api_version");
-        assert_eq!(refused(|s| s.base_url = "ftp://x/".parse().unwrap()), "cloud_api.base_url");
+        assert_eq!(invalid_field(|_| {}), "");
+        assert_eq!(invalid_field(|s| s.phone_number_id = "1/../2".to_owned()), "cloud_api.phone_number_id");
+        assert_eq!(invalid_field(|s| s.phone_number_id = String::new()), "cloud_api.phone_number_id");
+        assert_eq!(invalid_field(|s| s.access_token = Secret::new("")), "cloud_api.access_token");
+        assert_eq!(invalid_field(|s| s.access_token = Secret::new("EAAG\n")), "cloud_api.access_token");
+        assert_eq!(invalid_field(|s| s.api_version = "25".to_owned()), "cloud_api.api_version");
+        assert_eq!(invalid_field(|s| s.api_version = "v25.0/x".to_owned()), "cloud_api.api_version");
+        assert_eq!(invalid_field(|s| s.base_url = "ftp://x/".parse().unwrap()), "cloud_api.base_url");
     }
 
     #[test]
@@ -385,6 +386,6 @@ mod tests {
             }
         };
         assert_eq!(after(80_007), 19 * 60);
-        assert_eq!(after(131_056), 4, "one recipient does not wait for the number's budget");
+        assert_eq!(after(131_056), 4, "the pair limit ignores the number's budget");
     }
 }

@@ -1,9 +1,9 @@
 //! Meta's WhatsApp Cloud API over the Graph API.
 //!
-//! What it promises: a message is posted at most once for each [`send`](Provider::send), with our id in it; what
-//! is reported as not sent was certainly not sent, and whatever cannot be known is reported as ambiguous. Files
-//! are uploaded once and reused. The facts about Meta stand in three tables: `limits` (what it takes), `errors`
-//! (what its codes mean) and `wire` (how it writes messages).
+//! A [`send`](Provider::send) posts a message once, with our id in it. It posts a second time only after Meta rejected
+//! the first post because of its media id, which sent nothing. A message that is reported as not sent was certainly not
+//! sent; an unknown outcome is reported as ambiguous. Files are uploaded once and reused. Three modules hold the facts
+//! about Meta: `limits` (what it accepts), `errors` (what its codes mean) and `wire` (its message format).
 
 mod downloads;
 mod errors;
@@ -23,7 +23,7 @@ use serde::Deserialize;
 
 use relevo_domain::{CloudApiSettings, Failure, MessageId, OutboundMessage, ProviderKind, ProviderMessageId};
 use relevo_provider::{
-    CheckError, Error, MarkReadRequest, MediaStream, Provider, ProviderResources, RemoteMedia,
+    CheckError, Error, LinkedProvider, MarkReadRequest, MediaStream, Provider, ProviderResources, RemoteMedia,
 };
 
 use graph::{GraphClient, idempotent_failure, unexpected_response};
@@ -42,7 +42,11 @@ pub struct CloudApi {
 }
 
 impl CloudApi {
-    /// Checks the settings; nothing is asked of the network.
+    /// Checks the settings. Makes no request.
+    ///
+    /// # Errors
+    ///
+    /// A setting is invalid.
     pub fn new(settings: CloudApiSettings, shared: ProviderResources) -> Result<Self, Error> {
         let graph = Arc::new(GraphClient::new(&settings, shared.egress.clone())?);
         let uploads = Uploads::new(&settings.phone_number_id, Arc::clone(&graph), shared);
@@ -55,7 +59,7 @@ impl CloudApi {
         };
         let media = self.uploads.media_id(blob).await?;
         match self.post(id, message, Some(&media)).await {
-            // The message was refused for its media id, so nothing was sent: once more with a new one.
+            // Meta rejected the message because of its media id, so nothing was sent: post it again with a fresh id.
             Err(failure) if errors::may_be_stale_media(&failure) => {
                 self.uploads.delete(blob, &media).await;
                 let media = self.uploads.media_id(blob).await?;
@@ -71,13 +75,13 @@ impl CloudApi {
         message: &OutboundMessage,
         media: Option<&str>,
     ) -> Result<ProviderMessageId, Failure> {
-        let wired = wire::MessageRequest::new(id, message, media)
-            .ok_or_else(|| Failure::permanent("the Cloud API has nothing like this message"))?;
-        parse_message_id(&self.graph.post_message(&wired).await?)
+        let request = wire::MessageRequest::new(id, message, media)
+            .ok_or_else(|| Failure::permanent("the Cloud API has no message of this type"))?;
+        parse_message_id(&self.graph.post_message(&request).await?)
     }
 }
 
-/// WhatsApp's id in the answer to a message that it took.
+/// Reads WhatsApp's message id from the answer to an accepted message.
 fn parse_message_id(body: &Bytes) -> Result<ProviderMessageId, Failure> {
     #[derive(Deserialize)]
     struct SendResponse<'a> {
@@ -97,6 +101,10 @@ fn parse_message_id(body: &Bytes) -> Result<ProviderMessageId, Failure> {
 impl Provider for CloudApi {
     fn kind(&self) -> ProviderKind {
         ProviderKind::CloudApi
+    }
+
+    fn linked(&self) -> Option<&dyn LinkedProvider> {
+        None
     }
 
     fn check(&self, message: &OutboundMessage) -> Result<(), CheckError> {

@@ -1,14 +1,14 @@
-//! What the Cloud API takes: the limits of Meta's reference of the `messages` and `media` edges, counted in
-//! Unicode code points, so that a message that would be refused there is refused before it is accepted here.
+//! The limits of the Cloud API, from Meta's reference of the `messages` and `media` edges. They count Unicode code
+//! points. A message that Meta would reject is rejected here before it is accepted.
 
 use serde_json::Value;
 
 use relevo_domain::{
     Button, Content, Header, Interactive, Jid, ListSection, Media, MediaKind, MediaSource, OutboundMessage,
-    ProviderKind, Recipient, Template, ValidationError,
+    ProviderKind, Recipient, Template, ValidationError, mime_essence,
 };
 use relevo_provider::CheckError;
-use relevo_provider::limits::{check_location, check_max_length, check_required, essence};
+use relevo_provider::limits::{check_location, check_max_length, check_required};
 
 const TEXT_BODY: usize = 4096;
 const CAPTION: usize = 1024;
@@ -22,7 +22,7 @@ const BUTTON_TITLE: usize = 20;
 const BUTTON_ID: usize = 256;
 const SECTIONS: usize = 10;
 const SECTION_TITLE: usize = 24;
-/// In all sections together.
+/// Of all sections together.
 const ROWS: usize = 10;
 const ROW_ID: usize = 200;
 const ROW_TITLE: usize = 24;
@@ -33,7 +33,7 @@ const TEMPLATE_NAME: usize = 512;
 
 const MB: u64 = 1 << 20;
 
-/// The formats and the size, in bytes, that each kind of uploaded media may have.
+/// The permitted formats and the maximum size, in bytes, of each kind of uploaded media.
 const fn formats(kind: MediaKind) -> (&'static [&'static str], u64) {
     match kind {
         MediaKind::Image => (&["image/jpeg", "image/png"], 5 * MB),
@@ -42,7 +42,8 @@ const fn formats(kind: MediaKind) -> (&'static [&'static str], u64) {
             (&["audio/aac", "audio/amr", "audio/mpeg", "audio/mp4", "audio/ogg", "audio/opus"], 16 * MB)
         }
         MediaKind::Document => (DOCUMENTS, 100 * MB),
-        // 500 KB is for animated ones; static ones end at 100 KB, which only decoding could tell.
+        // 500 KB is the limit of animated stickers. Static ones have a limit of 100 KB, but only decoding could tell
+        // them apart.
         MediaKind::Sticker => (&["image/webp"], 500 << 10),
     }
 }
@@ -58,7 +59,7 @@ const DOCUMENTS: &[&str] = &[
     "application/vnd.openxmlformats-officedocument.presentationml.presentation",
 ];
 
-/// Whether the Cloud API could take this message.
+/// Checks whether the Cloud API can send this message.
 pub(super) fn check(message: &OutboundMessage) -> Result<(), CheckError> {
     match &message.to {
         Recipient::Phone(_) | Recipient::User(_) | Recipient::Jid(Jid::Group(_)) => {}
@@ -66,7 +67,7 @@ pub(super) fn check(message: &OutboundMessage) -> Result<(), CheckError> {
         Recipient::Jid(Jid::Lid(_)) => return Err(unsupported("to hidden ids (@lid)")),
     }
     if !message.options.typing.is_zero() {
-        return Err(unsupported("that it is typing to somebody who wrote nothing"));
+        return Err(unsupported("a typing indicator without a received message"));
     }
     if !message.options.mentions.is_empty() {
         return Err(unsupported("mentions"));
@@ -92,7 +93,7 @@ fn check_content(content: &Content) -> Result<(), ValidationError> {
         Content::Reaction { message_id, .. } => check_required("message_id", message_id, usize::MAX),
         Content::Template(template) => check_template(template),
         Content::Interactive(interactive) => check_interactive(interactive),
-        // Refused above.
+        // `check` rejects these.
         Content::Poll(_) | Content::Edit { .. } | Content::Revoke { .. } => Ok(()),
     }
 }
@@ -100,18 +101,18 @@ fn check_content(content: &Content) -> Result<(), ValidationError> {
 fn check_media(media: &Media) -> Result<(), ValidationError> {
     let kind = media.kind;
     check_source("media", kind, &media.source)?;
-    let captioned = matches!(kind, MediaKind::Image | MediaKind::Video | MediaKind::Document);
-    if !captioned && media.caption.as_ref().is_some_and(|caption| !caption.is_empty()) {
+    let may_have_caption = matches!(kind, MediaKind::Image | MediaKind::Video | MediaKind::Document);
+    if !may_have_caption && media.caption.as_ref().is_some_and(|caption| !caption.is_empty()) {
         return Err(ValidationError::new(
             "caption",
-            format!("{} messages carry none; leave it out", kind.as_str()),
+            format!("{} messages have none; leave it out", kind.as_str()),
         ));
     }
     check_max_length("caption", media.caption.as_deref().unwrap_or_default(), CAPTION)?;
     check_max_length("file_name", media.file_name.as_deref().unwrap_or_default(), FILE_NAME)?;
     match &media.source {
         MediaSource::Blob(blob)
-            if media.voice && kind == MediaKind::Audio && essence(&blob.mime) != "audio/ogg" =>
+            if media.voice && kind == MediaKind::Audio && mime_essence(&blob.mime) != "audio/ogg" =>
         {
             let reason = format!("a voice note must be audio/ogg (Opus), not {}", blob.mime);
             Err(ValidationError::new("media", reason))
@@ -124,17 +125,17 @@ fn check_source(field: &str, kind: MediaKind, source: &MediaSource) -> Result<()
     let blob = match source {
         MediaSource::Blob(blob) => blob,
         MediaSource::ProviderId(id) => return check_required(field, id, usize::MAX),
-        // Meta fetches it and judges it itself.
+        // Meta downloads the file and checks it.
         MediaSource::Link(_) => return Ok(()),
     };
     let (mimes, max_size) = formats(kind);
     let kind = kind.as_str();
-    if !mimes.contains(&essence(&blob.mime).as_str()) {
-        let reason = format!("is {}; WhatsApp takes as {kind} only {}", blob.mime, mimes.join(", "));
+    if !mimes.contains(&mime_essence(&blob.mime).as_str()) {
+        let reason = format!("is {}; WhatsApp accepts as {kind} only {}", blob.mime, mimes.join(", "));
         return Err(ValidationError::new(field, reason));
     }
     if blob.size == 0 || blob.size > max_size {
-        let reason = format!("has {} bytes; WhatsApp takes as {kind} 1 to {max_size} bytes", blob.size);
+        let reason = format!("has {} bytes; WhatsApp accepts as {kind} 1 to {max_size} bytes", blob.size);
         return Err(ValidationError::new(field, reason));
     }
     Ok(())
@@ -197,7 +198,7 @@ fn check_interactive(interactive: &Interactive) -> Result<(), ValidationError> {
     }
 }
 
-/// What all interactive messages have around what can be pressed.
+/// Checks the parts that all interactive messages share.
 fn check_header_body_footer(
     header: Option<&Header>,
     body: &str,
@@ -250,20 +251,20 @@ fn check_sections(sections: &[ListSection]) -> Result<(), ValidationError> {
             return Err(ValidationError::new(format!("sections[{s}].rows"), "must have at least one row"));
         }
         for (r, row) in section.rows.iter().enumerate() {
-            let at = format!("sections[{s}].rows[{r}]");
+            let path = format!("sections[{s}].rows[{r}]");
             if ids.len() == ROWS {
-                let reason = format!("is one too many: a list has at most {ROWS} rows in all its sections");
-                return Err(ValidationError::new(at, reason));
+                let reason = format!("exceeds the limit of {ROWS} rows in all sections of a list");
+                return Err(ValidationError::new(path, reason));
             }
-            check_required(format_args!("{at}.id"), &row.id, ROW_ID)?;
-            check_required(format_args!("{at}.title"), &row.title, ROW_TITLE)?;
+            check_required(format_args!("{path}.id"), &row.id, ROW_ID)?;
+            check_required(format_args!("{path}.title"), &row.title, ROW_TITLE)?;
             check_max_length(
-                format_args!("{at}.description"),
+                format_args!("{path}.description"),
                 row.description.as_deref().unwrap_or_default(),
                 ROW_DESCRIPTION,
             )?;
             if ids.contains(&row.id.as_str()) {
-                return Err(ValidationError::new(format!("{at}.id"), "is the id of an earlier row"));
+                return Err(ValidationError::new(format!("{path}.id"), "is the id of an earlier row"));
             }
             ids.push(&row.id);
         }
@@ -271,7 +272,7 @@ fn check_sections(sections: &[ListSection]) -> Result<(), ValidationError> {
     Ok(())
 }
 
-/// One to `max` things in a list.
+/// Checks that a list has 1 to `max` elements.
 fn check_count(field: &str, found: usize, max: usize) -> Result<(), ValidationError> {
     if (1..=max).contains(&found) {
         return Ok(());

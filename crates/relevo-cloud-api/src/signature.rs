@@ -1,14 +1,16 @@
+//! Verification of the signatures of Meta's webhooks.
+
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use relevo_domain::Secret;
 
-/// Whether Meta signed this webhook: `header` is its `X-Hub-Signature-256`, `sha256=` and the HMAC-SHA256 of the
-/// raw body under the app secret, in hexadecimal. The body must be the bytes that came, before any parsing. The
-/// comparison takes the same time whatever it finds.
+/// Whether Meta signed this webhook. `header` is its `X-Hub-Signature-256`: `sha256=` and the HMAC-SHA256 of the raw
+/// body under the app secret, in hexadecimal. `raw_body` must be the received bytes, before any parsing. The comparison
+/// takes constant time.
 pub fn verify_signature(app_secret: &Secret, raw_body: &[u8], header: &str) -> bool {
     let claimed = header.trim().strip_prefix("sha256=").and_then(from_hex);
-    // What is cut short costs nobody a pass over the body.
+    // A signature of the wrong length is rejected without hashing the body.
     let Some(claimed) = claimed.filter(|claimed| claimed.len() == 32) else { return false };
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(app_secret.expose().as_bytes()) else { return false };
     mac.update(raw_body);
@@ -31,7 +33,7 @@ mod tests {
     const BODY: &[u8] = b"what do ya want for nothing?";
 
     #[test]
-    fn only_the_right_signature_of_the_raw_body_passes() {
+    fn only_the_signature_of_the_raw_body_is_accepted() {
         let secret = Secret::new("Jefe");
         assert!(verify_signature(&secret, BODY, GOOD));
         assert!(verify_signature(&secret, BODY, &GOOD.to_uppercase().replace("SHA256", "sha256")));
@@ -40,7 +42,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_header_is_no_signature() {
+    fn malformed_header_is_rejected() {
         let secret = Secret::new("Jefe");
         for header in ["", "sha256=", "sha256=zz", "sha1=00", &GOOD[..GOOD.len() - 1], &format!("{GOOD}00")] {
             assert!(!verify_signature(&secret, BODY, header), "{header}");

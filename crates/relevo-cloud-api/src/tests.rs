@@ -1,3 +1,5 @@
+//! Tests of the Cloud API client against a mock of the Graph API.
+
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -25,15 +27,15 @@ use relevo_store::{Blobs, DataFolder, Options, Store};
 
 const NUMBER: &str = "106540352242922";
 
-/// A small Graph API: answers with what it is told and remembers what it was asked.
+/// A mock of the Graph API with scripted answers. It records all requests.
 #[derive(Default)]
 struct MockGraph {
-    /// Answers to messages, the last one first; when none is left, messages are taken.
+    /// Scripted answers to messages, the next one last. Without one, messages are accepted.
     answers: Mutex<Vec<(u16, String)>>,
     messages: Mutex<Vec<Value>>,
-    /// Media type and content.
+    /// Media type and content of each upload.
     uploads: Mutex<Vec<(String, Bytes)>>,
-    /// How uploads are answered, when not with an id.
+    /// The answer to uploads; an id when unset.
     upload_answer: Mutex<Option<(u16, String)>>,
 }
 
@@ -58,19 +60,19 @@ impl MockGraph {
         url
     }
 
-    async fn number(State(meta): State<Arc<MockGraph>>, headers: HeaderMap) -> Response {
+    async fn number(State(graph): State<Arc<MockGraph>>, headers: HeaderMap) -> Response {
         assert_eq!(headers["authorization"], "Bearer EAAG");
-        meta.next().unwrap_or_else(|| json!({ "id": NUMBER }).to_string().into_response())
+        graph.next().unwrap_or_else(|| json!({ "id": NUMBER }).to_string().into_response())
     }
 
-    async fn message(State(meta): State<Arc<MockGraph>>, headers: HeaderMap, body: Bytes) -> Response {
+    async fn message(State(graph): State<Arc<MockGraph>>, headers: HeaderMap, body: Bytes) -> Response {
         assert_eq!(headers["authorization"], "Bearer EAAG");
         assert_eq!(headers["content-type"], "application/json");
-        meta.messages.lock().unwrap().push(serde_json::from_slice(&body).unwrap());
-        meta.next().unwrap_or_else(|| accepted_body("wamid.1").into_response())
+        graph.messages.lock().unwrap().push(serde_json::from_slice(&body).unwrap());
+        graph.next().unwrap_or_else(|| accepted_body("wamid.1").into_response())
     }
 
-    async fn media(State(meta): State<Arc<MockGraph>>, mut form: Multipart) -> Response {
+    async fn media(State(graph): State<Arc<MockGraph>>, mut form: Multipart) -> Response {
         let mut fields = Vec::new();
         while let Some(field) = form.next_field().await.unwrap() {
             let (name, mime) = (field.name().unwrap().to_owned(), field.content_type().map(str::to_owned));
@@ -79,11 +81,11 @@ impl MockGraph {
         assert_eq!((fields[0].0.as_str(), fields[0].2.as_ref()), ("messaging_product", &b"whatsapp"[..]));
         let (_, mime, content) = fields.into_iter().find(|(name, ..)| name == "file").unwrap();
         let count = {
-            let mut uploads = meta.uploads.lock().unwrap();
+            let mut uploads = graph.uploads.lock().unwrap();
             uploads.push((mime.unwrap(), content));
             uploads.len()
         };
-        match meta.upload_answer.lock().unwrap().clone() {
+        match graph.upload_answer.lock().unwrap().clone() {
             Some((status, body)) => (StatusCode::from_u16(status).unwrap(), body).into_response(),
             None => json!({ "id": format!("MEDIA-{count}") }).to_string().into_response(),
         }
@@ -117,9 +119,9 @@ struct Fixture {
 
 impl Fixture {
     async fn new() -> Self {
-        let meta = Arc::new(MockGraph::default());
-        let url = meta.listen().await;
-        Self::with_base_url(url, meta, true)
+        let graph = Arc::new(MockGraph::default());
+        let url = graph.listen().await;
+        Self::with_base_url(url, graph, true)
     }
 
     fn with_base_url(base_url: Url, graph: Arc<MockGraph>, allow_private: bool) -> Self {
@@ -182,7 +184,7 @@ fn image(blob: BlobRef) -> Content {
     Content::Media(Media { kind: MediaKind::Image, source, caption: None, file_name: None, voice: false })
 }
 
-/// A server that treats every connection as `answer` says, once it has read a request's first bytes.
+/// A server that reads the first bytes of each connection's request, writes `answer` and closes the connection.
 async fn raw_server(answer: &'static [u8]) -> Url {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
@@ -211,6 +213,13 @@ async fn accepted_message_has_wamid_and_carried_our_id() {
 }
 
 #[tokio::test]
+async fn cloud_api_is_no_linked_device() {
+    let fixture = Fixture::new().await;
+    assert!(fixture.api.linked().is_none());
+    assert!(!fixture.api.capabilities().keeps_connection);
+}
+
+#[tokio::test]
 async fn errors_are_classified_by_meta_code() {
     let fixture = Fixture::new().await;
     for (status, code, class) in [
@@ -222,7 +231,7 @@ async fn errors_are_classified_by_meta_code() {
         (400, 131_047, "permanent"),
         (401, 190, "logged_out"),
         (403, 131_031, "account_blocked"),
-        // An error under the wrong status is an error all the same.
+        // An error body with status 200 is still an error.
         (200, 131_026, "permanent"),
     ] {
         fixture.graph.answer(status, error_body(code));
@@ -255,7 +264,7 @@ async fn failure_before_the_request_is_transient() {
         let failure = failure_at(url).await;
         assert!(matches!(failure.kind, FailureKind::Transient { .. }), "{failure}");
     }
-    // Whoever answers the TLS handshake with something else never saw the request.
+    // The TLS handshake failed, so the request was never written.
     let mut plain = raw_server(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
     plain.set_scheme("https").unwrap();
     let failure = failure_at(plain).await;
@@ -286,19 +295,19 @@ async fn send_can_be_cancelled_when_the_server_hangs() {
 
 #[tokio::test]
 async fn private_base_url_blocks_the_account() {
-    let meta = Arc::new(MockGraph::default());
-    let mut url = meta.listen().await;
+    let graph = Arc::new(MockGraph::default());
+    let mut url = graph.listen().await;
     for host in ["127.0.0.1", "localhost"] {
         url.set_host(Some(host)).unwrap();
         let failure =
-            Fixture::with_base_url(url.clone(), Arc::clone(&meta), false).send_text().await.unwrap_err();
+            Fixture::with_base_url(url.clone(), Arc::clone(&graph), false).send_text().await.unwrap_err();
         assert_eq!(failure.kind, FailureKind::AccountBlocked, "{failure}");
         assert!(
             failure.message.contains("base_url") && failure.message.contains("allow_private"),
             "{failure}"
         );
     }
-    assert!(meta.sent().is_empty());
+    assert!(graph.sent().is_empty());
 }
 
 #[tokio::test]
@@ -310,7 +319,7 @@ async fn file_is_uploaded_once_for_many_messages() {
         outcome.unwrap();
     }
     fixture.send(content.clone()).await.unwrap();
-    // Also by a client that starts later.
+    // A client that starts later uses the stored id.
     let restarted = CloudApi::new(settings(fixture.graph.listen().await), fixture.shared.clone()).unwrap();
     let message = OutboundMessage {
         to: "573001234567".parse().unwrap(),
@@ -326,7 +335,7 @@ async fn file_is_uploaded_once_for_many_messages() {
 }
 
 #[tokio::test]
-async fn a_media_id_is_renewed_before_meta_drops_it() {
+async fn media_id_is_renewed_before_it_expires_at_meta() {
     let fixture = Fixture::new().await;
     let content = fixture.image().await;
     fixture.send(content.clone()).await.unwrap();
@@ -344,7 +353,7 @@ async fn a_media_id_is_renewed_before_meta_drops_it() {
 }
 
 #[tokio::test]
-async fn the_same_bytes_under_another_type_are_another_upload() {
+async fn upload_is_cached_by_content_and_media_type() {
     let fixture = Fixture::new().await;
     fixture.send(fixture.image().await).await.unwrap();
     let jpeg = fixture.shared.blobs.put(Bytes::from_static(b"png"), "image/jpeg").await.unwrap();
@@ -413,7 +422,7 @@ async fn probe_classifies_account_failures() {
 }
 
 #[tokio::test]
-async fn a_received_message_is_marked_as_read() {
+async fn received_message_is_marked_as_read() {
     let fixture = Fixture::new().await;
     let message = MarkReadRequest { message: "wamid.R".parse().unwrap(), chat: None, sender: None };
     fixture.api.mark_read(&message, true).await.unwrap();

@@ -1,4 +1,4 @@
-//! Media that WhatsApp has: each file is uploaded once and sent by its id from then on.
+//! Uploads of media to WhatsApp: each file is uploaded once and then sent by its media id.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,29 +16,29 @@ use relevo_domain::{BlobRef, Failure, FailureKind, FailureScope, Timestamp};
 use relevo_provider::ProviderResources;
 use relevo_store::{Error as StoreError, Key, Space, Tx, decode, encode};
 
-/// How long an id is used. Meta keeps uploads for 30 days; the day between is for messages that wait.
+/// Lifetime of a cached media id. Meta keeps uploads for 30 days; the day of difference covers messages that wait.
 const TTL: Duration = Duration::from_secs(29 * 24 * 3600);
 
-/// Bytes that are read from the disk at a time.
+/// Bytes per read from the disk.
 const CHUNK: usize = 64 << 10;
 
-/// Entries that are looked at, for each one written, in search of expired ones. Content hashes are spread evenly,
-/// so the account's expired ids are found faster than new ones come.
+/// Number of entries that each write checks for expiry. Content hashes are evenly distributed, so expired ids are found
+/// faster than new ones are added.
 const SWEEP_BATCH: usize = 8;
 
 type UploadFuture = BoxFuture<'static, Result<String, Failure>>;
 
-/// The uploads of one phone number. Ids are remembered in the store.
+/// The uploads of one phone number. The store caches their ids.
 #[derive(Clone)]
 pub(super) struct Uploads(Arc<Inner>);
 
 struct Inner {
-    /// Ids are valid for one phone number alone.
+    /// The phone number id; a media id is valid for one phone number only.
     account: String,
     graph: Arc<GraphClient>,
     shared: ProviderResources,
-    /// What is under way: whoever needs the same file waits for the same upload. An upload lives as long as
-    /// somebody waits for it.
+    /// Uploads in progress: callers that need the same file wait for the same upload. An upload is cancelled when its
+    /// last waiter is dropped.
     in_flight: Mutex<HashMap<UploadKey, WeakShared<UploadFuture>>>,
 }
 
@@ -57,7 +57,8 @@ impl Uploads {
         Self(Arc::new(Inner { account: account.to_owned(), graph, shared, in_flight: Mutex::default() }))
     }
 
-    /// The media id of a file, uploaded now if need be. No failure is ambiguous: a second upload does no harm.
+    /// Returns the media id of a file; uploads the file if no id is cached. No failure is ambiguous, because an upload
+    /// can be repeated.
     pub async fn media_id(&self, blob: &BlobRef) -> Result<String, Failure> {
         match self.0.cached_id(blob) {
             Some(id) => Ok(id),
@@ -65,32 +66,32 @@ impl Uploads {
         }
     }
 
-    /// Forgets an id that Meta no longer has, unless a newer one has taken its place.
+    /// Deletes an id that has expired at Meta, unless a newer one has replaced it.
     pub async fn delete(&self, blob: &BlobRef, id: &str) {
         let (key, id) = (self.0.key(blob), id.to_owned());
-        let forgotten = self.0.shared.store.write(move |tx| {
+        let deleted = self.0.shared.store.write(move |tx| {
             if decode_record(tx.get(&key)?).is_some_and(|uploaded| uploaded.id == id) {
                 tx.delete(key)?;
             }
             Ok(())
         });
-        if let Err(cause) = forgotten.await {
-            tracing::warn!(%cause, "a stale media id could not be forgotten");
+        if let Err(cause) = deleted.await {
+            tracing::warn!(%cause, "stale media id not deleted; sends of this file may fail");
         }
     }
 
     fn shared_upload(&self, blob: &BlobRef) -> SharedFuture<UploadFuture> {
-        let content = (blob.sha256.clone(), blob.mime.clone());
-        let mut flights = self.0.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(flight) = flights.get(&content).and_then(WeakShared::upgrade) {
-            return flight;
+        let key = (blob.sha256.clone(), blob.mime.clone());
+        let mut in_flight = self.0.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(upload) = in_flight.get(&key).and_then(WeakShared::upgrade) {
+            return upload;
         }
-        flights.retain(|_, flight| flight.upgrade().is_some());
-        let flight = Arc::clone(&self.0).upload(blob.clone()).boxed().shared();
-        if let Some(weak) = flight.downgrade() {
-            flights.insert(content, weak);
+        in_flight.retain(|_, upload| upload.upgrade().is_some());
+        let upload = Arc::clone(&self.0).upload(blob.clone()).boxed().shared();
+        if let Some(weak) = upload.downgrade() {
+            in_flight.insert(key, weak);
         }
-        flight
+        upload
     }
 }
 
@@ -114,7 +115,7 @@ impl Inner {
         struct Answer {
             id: String,
         }
-        // Another upload may have ended between the caller's look and this one's start.
+        // Another upload may have completed between the caller's lookup and this point.
         if let Some(id) = self.cached_id(&blob) {
             return Ok(id);
         }
@@ -123,7 +124,7 @@ impl Inner {
         let answer = serde_json::from_slice::<Answer>(&body);
         let id = answer.map_err(|_| idempotent_failure(unexpected_response(&body)))?.id;
         if let Err(cause) = self.persist(&blob, &id).await {
-            tracing::warn!(%cause, "a media id could not be remembered; the file will be uploaded again");
+            tracing::warn!(%cause, "media id not stored; the file will be uploaded again");
         }
         Ok(id)
     }
@@ -153,7 +154,7 @@ impl Inner {
     }
 }
 
-/// Deletes the expired among the next entries after `key`.
+/// Deletes expired entries among the next [`SWEEP_BATCH`] after `key`.
 fn sweep(tx: &mut Tx, key: &Key, end: &Key, now: Timestamp) -> Result<(), StoreError> {
     let next: Vec<_> = tx.range(key, end).take(SWEEP_BATCH).collect::<Result<_, _>>()?;
     for (key, record) in next {
@@ -164,7 +165,7 @@ fn sweep(tx: &mut Tx, key: &Key, end: &Key, now: Timestamp) -> Result<(), StoreE
     Ok(())
 }
 
-/// A record that cannot be read is as good as none: the file is uploaded again.
+/// Decodes a record. An unreadable record counts as missing: the file is uploaded again.
 fn decode_record(record: Option<Vec<u8>>) -> Option<MediaIdRecord> {
     record.and_then(|bytes| decode(&bytes).ok())
 }

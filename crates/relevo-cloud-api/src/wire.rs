@@ -1,4 +1,4 @@
-//! Messages as the Graph API wants them, written from the domain's types without copying them.
+//! The JSON format of messages to the Graph API, serialized from the domain's types without copying them.
 
 use std::fmt::Display;
 
@@ -21,12 +21,12 @@ pub(super) struct MessageRequest<'a> {
     recipient: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     context: Option<ContextObject<'a>>,
-    /// Comes back in every status: how a message is recognised whose answer was lost.
+    /// Meta repeats it in every status, which identifies a message whose answer was lost.
     #[serde(serialize_with = "as_text")]
     biz_opaque_callback_data: MessageId,
     #[serde(rename = "type")]
     kind: &'static str,
-    /// Under the name of its kind.
+    /// Serialized under the name of its kind.
     #[serde(flatten)]
     body: ContentObject<'a>,
 }
@@ -37,7 +37,7 @@ struct ContextObject<'a> {
 }
 
 enum ToField<'a> {
-    /// Digits; written with their `+`, without which Meta may prepend the country code of the business.
+    /// Digits. They are written with `+`; without it Meta may prepend the country code of the business.
     Phone(&'a str),
     Group(&'a str),
 }
@@ -198,7 +198,7 @@ struct RowObject<'a> {
     description: Option<&'a str>,
 }
 
-/// The same endpoint, when a received message was read.
+/// The body of the same endpoint that marks a received message as read.
 #[derive(Serialize)]
 pub(super) struct MarkReadObject<'a> {
     messaging_product: &'static str,
@@ -215,9 +215,10 @@ struct TypingIndicator {
 }
 
 impl<'a> MessageRequest<'a> {
-    /// `uploaded` is the media id of the content's [`blob`](Content::blob). Recipients that the limits refuse get an address
-    /// that Meta refuses too.
-    /// `None` for what this network has nothing like; that is refused before it is accepted.
+    /// `uploaded` is the media id of the content's [`blob`](Content::blob). A recipient that the limits reject gets an
+    /// address that Meta rejects too.
+    ///
+    /// `None` for content that the Cloud API does not have; the limits reject it before it is accepted.
     pub fn new(id: MessageId, message: &'a OutboundMessage, uploaded: Option<&'a str>) -> Option<Self> {
         let (recipient_type, to, recipient) = match &message.to {
             Recipient::Phone(phone) => ("individual", Some(ToField::Phone(phone.digits())), None),
@@ -365,7 +366,7 @@ impl<'a> InteractiveObject<'a> {
 }
 
 impl<'a> HeaderObject<'a> {
-    /// `None` for a kind of media that no header can show, which the limits refuse.
+    /// `None` for a kind of media that a header cannot show; the limits reject it.
     fn new(header: &'a Header, uploaded: Option<&'a str>) -> Option<Self> {
         match header {
             Header::Text(text) => Some(Self::Text { text }),
@@ -391,7 +392,7 @@ impl Serialize for ToField<'_> {
     }
 }
 
-/// An optional text, if it has any; Meta refuses empty ones.
+/// An optional text unless it is empty: Meta rejects empty ones.
 fn non_empty(text: &Option<String>) -> Option<&str> {
     text.as_deref().filter(|text| !text.is_empty())
 }

@@ -26,18 +26,6 @@ impl ProviderKind {
             ProviderKind::LinkedDevice => "linked_device",
         }
     }
-
-    /// Whether WhatsApp recognises a message that is sent again under the same id. Then an attempt with an unknown
-    /// outcome can be repeated without a duplicate.
-    pub fn deduplicates_resends(self) -> bool {
-        matches!(self, ProviderKind::LinkedDevice)
-    }
-
-    /// Whether the client keeps a connection and is paired with a phone. The other kind makes one request for each
-    /// operation.
-    pub fn keeps_connection(self) -> bool {
-        matches!(self, ProviderKind::LinkedDevice)
-    }
 }
 
 /// A credential. It is stored and used, and never shown, logged or returned by an API.

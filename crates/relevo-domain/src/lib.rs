@@ -5,6 +5,7 @@
 //! into these types once, at the boundary; code behind it relies on their guarantees.
 
 mod backoff;
+mod capabilities;
 mod content;
 mod error;
 mod event;
@@ -13,6 +14,7 @@ mod inbound;
 mod instance;
 mod instance_id;
 mod message;
+mod mime;
 mod phone;
 mod reason;
 mod recipient;
@@ -22,6 +24,7 @@ mod status_update;
 mod time;
 
 pub use backoff::Backoff;
+pub use capabilities::Capabilities;
 pub use content::{
     BlobRef, Button, Content, Header, Interactive, ListRow, ListSection, Location, Media, MediaKind,
     MediaSource, Poll, Template,
@@ -42,6 +45,7 @@ pub use instance_id::{InstanceId, InstanceNumber};
 pub use message::{
     BulkItem, Class, MessageId, MessageOptions, MessageRef, Mode, OutboundMessage, ProviderMessageId,
 };
+pub use mime::mime_essence;
 pub use phone::PhoneNumber;
 pub use reason::ReasonCode;
 pub use recipient::{Jid, LaneId, Recipient, UserId};

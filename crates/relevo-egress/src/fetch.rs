@@ -1,3 +1,5 @@
+//! Bounded downloads through the guarded client.
+
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{CONTENT_TYPE, LOCATION};
 use reqwest::{Method, Response, StatusCode};
@@ -5,43 +7,52 @@ use url::Url;
 
 use super::{Egress, Error};
 
-/// What a URL led to.
+/// The content that a URL led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FetchResponse {
     pub bytes: Bytes,
-    /// The `Content-Type` as it came, if one came.
+    /// The `Content-Type` header, unchanged.
     pub content_type: Option<String>,
 }
 
 impl Egress {
-    /// The content of a URL: at most `max_bytes`, through at most `max_redirects`, each of them guarded like the
-    /// URL itself. The caller bounds its duration.
+    /// Downloads the content of a URL: at most `max_bytes`, through at most `max_redirects` redirects, each of which is
+    /// guarded like the URL itself. The caller bounds the duration.
+    ///
+    /// # Errors
+    ///
+    /// The guard refuses an address, the host cannot be reached or answers another status than 200, or a limit is
+    /// exceeded.
     pub async fn get_bounded(
         &self,
         url: &Url,
         max_bytes: usize,
         max_redirects: usize,
     ) -> Result<FetchResponse, Error> {
-        let mut at = url.clone();
+        let mut current = url.clone();
         for _ in 0..=max_redirects {
-            let response = self.request(Method::GET, &at)?.send().await;
-            let response = response.map_err(|cause| unreachable_host(&at, &cause))?;
+            let response = self.request(Method::GET, &current)?.send().await;
+            let response = response.map_err(|cause| unreachable_host(&current, &cause))?;
             let status = response.status();
             if let Some(next) = redirect_target(&response) {
-                at = next;
+                current = next;
             } else if status == StatusCode::OK {
                 let content_type = header(&response, CONTENT_TYPE.as_str()).map(str::to_owned);
                 let bytes = read_bounded(response, max_bytes).await?;
                 return Ok(FetchResponse { bytes, content_type });
             } else {
-                return Err(Error::Status { host: host_of(&at), status: status.as_u16() });
+                return Err(Error::Status { host: host_of(&current), status: status.as_u16() });
             }
         }
         Err(Error::Redirects { host: host_of(url), limit: max_redirects })
     }
 }
 
-/// The body of a response, unless it is larger than `max_bytes`.
+/// Reads the body of a response.
+///
+/// # Errors
+///
+/// The body is larger than `max_bytes`, or the connection breaks.
 pub async fn read_bounded(mut response: Response, max_bytes: usize) -> Result<Bytes, Error> {
     let too_large = Error::TooLarge { limit: max_bytes };
     let announced = response.content_length().unwrap_or(0);
@@ -51,7 +62,7 @@ pub async fn read_bounded(mut response: Response, max_bytes: usize) -> Result<By
     let url = response.url().clone();
     let mut next = async || response.chunk().await.map_err(|cause| unreachable_host(&url, &cause));
     let Some(first) = next().await? else { return Ok(Bytes::new()) };
-    // Most bodies come as one chunk, which needs no copy.
+    // Most bodies arrive in one chunk, which needs no copy.
     let Some(second) = next().await? else {
         return if first.len() > max_bytes { Err(too_large) } else { Ok(first) };
     };
@@ -88,7 +99,7 @@ fn host_of(url: &Url) -> String {
     url.host_str().unwrap_or_default().to_owned()
 }
 
-/// The innermost reason of a failed request, in words: the layers above it only repeat the URL, which may carry
+/// The text of the innermost cause of a failed request. The layers above it only repeat the URL, which may contain
 /// secrets.
 pub fn root_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
@@ -113,7 +124,7 @@ mod tests {
     use crate::guard::Guard;
     use crate::ip_ranges::special_purpose_class;
 
-    /// The ordinary rule, except that 127.0.0.1 counts as public.
+    /// The ordinary classification, except that 127.0.0.1 counts as public.
     fn allow_localhost(ip: IpAddr) -> Option<&'static str> {
         if ip == Ipv4Addr::LOCALHOST { None } else { special_purpose_class(ip) }
     }
@@ -189,10 +200,10 @@ mod tests {
     #[tokio::test]
     async fn dns_rebinding_is_refused() {
         let address = serve(content()).await;
-        let asked = AtomicUsize::new(0);
+        let lookups = AtomicUsize::new(0);
         let lookup = move |_: String| -> futures_util::future::BoxFuture<'static, _> {
             let answer =
-                if asked.fetch_add(1, Ordering::Relaxed) == 0 { [8, 8, 8, 8] } else { [127, 0, 0, 1] };
+                if lookups.fetch_add(1, Ordering::Relaxed) == 0 { [8, 8, 8, 8] } else { [127, 0, 0, 1] };
             Box::pin(async move { Ok(vec![IpAddr::from(answer)]) })
         };
         let egress =
@@ -211,7 +222,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_closed_port_is_unreachable() {
+    async fn closed_port_is_unreachable() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
         drop(listener);

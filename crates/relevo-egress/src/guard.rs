@@ -1,3 +1,5 @@
+//! The rule that decides which URLs and addresses may be reached.
+
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -10,16 +12,16 @@ use url::{Host, Url};
 use super::Error;
 use super::ip_ranges::special_purpose_class;
 
-/// The class of an address that may not be connected to.
+/// Returns the class of an address that must not be reached, and `None` for a permitted one.
 type AddressClassifier = fn(IpAddr) -> Option<&'static str>;
 
-/// From a host's name to its addresses.
+/// Resolves the name of a host to its addresses.
 type Lookup = dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync;
 
 /// Decides which URLs and addresses may be reached.
 ///
-/// It is asked twice, with one rule: before a request, about the URL; and by the HTTP client, as its resolver,
-/// about the addresses that are then connected to.
+/// One rule is applied twice: to the URL before a request, and, as the resolver of the HTTP client, to the addresses
+/// that the client then connects to.
 #[derive(Clone)]
 pub(super) struct Guard {
     classify: AddressClassifier,
@@ -28,8 +30,8 @@ pub(super) struct Guard {
 
 impl Guard {
     pub fn new(allow_private: bool) -> Self {
-        let refusal: AddressClassifier = if allow_private { |_| None } else { special_purpose_class };
-        Self::with(refusal, |host| Box::pin(system_lookup(host)))
+        let classify: AddressClassifier = if allow_private { |_| None } else { special_purpose_class };
+        Self::with(classify, |host| Box::pin(system_lookup(host)))
     }
 
     pub fn with<L>(classify: AddressClassifier, lookup: L) -> Self
@@ -39,7 +41,7 @@ impl Guard {
         Self { classify, lookup: Arc::new(lookup) }
     }
 
-    /// Judges what a URL shows by itself. The answer is the name that is left to resolve, if its host is a name.
+    /// Checks a URL without resolving it. Returns the host's name if the host is a name, which is still to be resolved.
     pub fn check_url<'u>(&self, url: &'u Url) -> Result<Option<&'u str>, Error> {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(Error::Scheme(url.scheme().to_owned()));
@@ -55,7 +57,7 @@ impl Guard {
         }
     }
 
-    /// The addresses of a name, if every one of them may be connected to.
+    /// Resolves a name. Fails unless every one of its addresses is permitted.
     pub async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, Error> {
         let unresolved = |cause: String| Error::Unresolved { host: host.to_owned(), cause };
         let found = (self.lookup)(host.to_owned()).await.map_err(|cause| unresolved(cause.to_string()))?;
@@ -81,7 +83,7 @@ impl Resolve for Guard {
         let guard = self.clone();
         Box::pin(async move {
             let addresses = guard.resolve(name.as_str()).await?;
-            // Port 0 stands for the port of the URL.
+            // Port 0 means the port of the URL.
             let addresses: Addrs = Box::new(addresses.into_iter().map(|ip| SocketAddr::new(ip, 0)));
             Ok(addresses)
         })
@@ -156,7 +158,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_private_address_among_public_ones_refuses_the_name() {
+    async fn name_with_any_private_address_is_refused() {
         assert!(guard_resolving_to(&["8.8.8.8", "2606:4700:4700::1111"]).resolve("a.example").await.is_ok());
         let refused = guard_resolving_to(&["8.8.8.8", "10.0.0.1"]).resolve("a.example").await.unwrap_err();
         let text = refused.to_string();
@@ -166,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_without_addresses_is_unresolved() {
+    async fn name_without_addresses_is_unresolved() {
         let error = guard_resolving_to(&[]).resolve("a.example").await.unwrap_err();
         assert!(matches!(error, Error::Unresolved { .. }), "{error}");
     }

@@ -1,9 +1,11 @@
+//! The address ranges that are not part of the public Internet.
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Networks that are not the public Internet: network, prefix length, class; the first match names the class.
+/// IPv4 networks outside the public Internet: network, prefix length, class. The first match names the class.
 ///
-/// From IANA's IPv4 Special-Purpose Address Registry (RFC 6890) and RFC 5771. Cloud metadata services live in
-/// link-local.
+/// Sources: IANA's IPv4 Special-Purpose Address Registry (RFC 6890) and RFC 5771. The metadata services of clouds have
+/// link-local addresses.
 const IPV4_SPECIAL_PURPOSE: &[(Ipv4Addr, u32, &str)] = &[
     (Ipv4Addr::UNSPECIFIED, 32, "an unspecified"),
     (Ipv4Addr::UNSPECIFIED, 8, "a this-network"),
@@ -24,8 +26,8 @@ const IPV4_SPECIAL_PURPOSE: &[(Ipv4Addr, u32, &str)] = &[
     (Ipv4Addr::new(240, 0, 0, 0), 4, "a reserved"),
 ];
 
-/// The same for IPv6, from IANA's IPv6 Special-Purpose Address Registry. Addresses that carry an IPv4 address are
-/// refused whatever they carry: nobody publishes a service under one.
+/// IPv6 networks outside the public Internet, from IANA's IPv6 Special-Purpose Address Registry. All addresses that
+/// embed an IPv4 address are refused, because no public service is published under one.
 const IPV6_SPECIAL_PURPOSE: &[(Ipv6Addr, u32, &str)] = &[
     (Ipv6Addr::UNSPECIFIED, 128, "an unspecified"),
     (Ipv6Addr::LOCALHOST, 128, "a loopback"),
@@ -56,7 +58,7 @@ pub(super) fn special_purpose_class(ip: IpAddr) -> Option<&'static str> {
             let within =
                 |&&(net, len, _): &&(Ipv6Addr, u32, _)| (ip.to_bits() ^ net.to_bits()) >> (128 - len) == 0;
             let listed = IPV6_SPECIAL_PURPOSE.iter().find(within).map(|(_, _, class)| *class);
-            // Global unicast is 2000::/3 (RFC 4291 §2.4); the rest of the space is not assigned.
+            // Global unicast is 2000::/3 (RFC 4291 §2.4); the rest of the address space is not assigned.
             listed.or((ip.to_bits() >> 125 != 1).then_some("a reserved"))
         }
     }

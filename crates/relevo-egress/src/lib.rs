@@ -1,14 +1,15 @@
-//! The one way out: HTTP to addresses that users name.
+//! Outgoing HTTP requests to URLs that users name, and the WebSocket handshake of clients.
 //!
-//! What it promises: a URL that a user gives (media, webhook, Graph base URL) leads to a public address or is
-//! refused. The guard runs where the connection is made, on the addresses that are then connected to, so that a
-//! name that changes its answer between check and use gains nothing. Requests are made through
-//! [`Egress::request`] alone, so that no room can forget the guard; no redirect is followed and no proxy of the
-//! environment is used behind its back.
+//! A URL that a user gives (media, webhook, Graph base URL) leads to a public address or is refused. The guard runs
+//! inside the HTTP client's resolver, on the addresses that are then connected to, so that DNS rebinding between check
+//! and use has no effect. All requests to such URLs are made through [`Egress::request`], so that no caller can skip
+//! the guard. The client follows no redirect and uses no proxy of the environment.
 
 mod fetch;
 mod guard;
 mod ip_ranges;
+mod tls;
+pub mod websocket;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -19,21 +20,23 @@ use url::Url;
 use relevo_domain::ErrorKind;
 
 pub use fetch::{FetchResponse, read_bounded, root_cause};
+pub use tls::install_tls_provider;
+
 use guard::Guard;
 
-/// Idle connections kept for each host, for a burst of as many workers.
+/// Maximum number of idle connections per host; enough for a burst of as many workers.
 const IDLE_PER_HOST: usize = 64;
 
-/// How long a connection is kept idle. Short, because a request on a connection that the server is just closing
-/// has an unknown outcome.
+/// Maximum time that a connection stays idle. It is short, because a request on a connection that the server is just
+/// closing has an unknown outcome.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How the node reaches others.
+/// Settings of the guarded HTTP client.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Permit loopback, private, link-local and other special addresses. For tests, `dev` and closed networks.
+    /// Permits loopback, private, link-local and other special addresses. For tests, `dev` and closed networks.
     pub allow_private: bool,
-    /// Longest wait for a TCP and TLS handshake.
+    /// Timeout of the TCP and TLS handshake.
     pub connect_timeout: Duration,
 }
 
@@ -43,7 +46,7 @@ impl Default for Options {
     }
 }
 
-/// Why a URL is refused, or why nothing usable came back from it.
+/// The reason why a URL is refused, or why a request to it failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("URLs that begin with {0}: are not supported; use http or https")]
@@ -72,6 +75,7 @@ pub enum Error {
 }
 
 impl Error {
+    /// The class of the error, for answers to clients of the node.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Scheme(_)
@@ -80,19 +84,19 @@ impl Error {
             | Error::Refused { .. }
             | Error::Status { .. }
             | Error::Redirects { .. } => ErrorKind::Invalid,
-            // Whether a name is wrong or its server is down cannot be told: the caller may come back.
+            // A wrong name and an unreachable server cannot be distinguished, so the caller may retry.
             Error::Unresolved { .. } | Error::Unreachable { .. } => ErrorKind::Unavailable,
             Error::TooLarge { .. } => ErrorKind::TooLarge,
             Error::Tls(_) => ErrorKind::Internal,
         }
     }
 
-    /// Whether the guard refused the URL, rather than the network failed.
+    /// Whether the guard refused the URL; `false` for failures of the network.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Error::Scheme(_) | Error::Credentials | Error::NoHost | Error::Refused { .. })
     }
 
-    /// What the guard had against a request that failed inside the client, if it was the guard.
+    /// The guard's refusal among the causes of a request's failure, if the guard caused it.
     pub fn find_in(error: &reqwest::Error) -> Option<&Error> {
         let mut source = std::error::Error::source(error);
         while let Some(cause) = source {
@@ -113,14 +117,17 @@ pub struct Egress {
 }
 
 impl Egress {
-    /// Fails when the system has no CA certificates.
+    /// Builds the client.
+    ///
+    /// # Errors
+    ///
+    /// TLS cannot be set up, for example because the system has no CA certificates.
     pub fn new(options: &Options) -> Result<Self, Error> {
         Self::with_guard(Guard::new(options.allow_private), options.connect_timeout)
     }
 
     fn with_guard(guard: Guard, connect_timeout: Duration) -> Result<Self, Error> {
-        // The first caller in the process wins; every caller installs the same one.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        install_tls_provider();
         let client = Client::builder()
             .user_agent(concat!("relevo/", env!("CARGO_PKG_VERSION")))
             .dns_resolver(guard.clone())
@@ -136,8 +143,12 @@ impl Egress {
         Ok(Self { client, guard })
     }
 
-    /// Resolves the URL's host and refuses it unless every address may be connected to. For answering the person
-    /// who gave the URL; a request is guarded without it.
+    /// Resolves the URL's host and refuses the URL unless every address of the host is permitted. It serves to answer
+    /// the user who gave the URL; a request is guarded without this check.
+    ///
+    /// # Errors
+    ///
+    /// The URL is refused, or its host cannot be resolved.
     pub async fn check(&self, url: &Url) -> Result<(), Error> {
         if let Some(name) = self.guard.check_url(url)? {
             self.guard.resolve(name).await?;
@@ -145,9 +156,13 @@ impl Egress {
         Ok(())
     }
 
-    /// A request to a URL that passes the guard. A name is resolved and judged when the request connects: such a
-    /// refusal is a [`reqwest::Error`] with the reason [`within`](Error::within). No redirect is followed. The
-    /// caller bounds its duration.
+    /// Begins a request to a URL. The guard checks the URL now, and the addresses of a name when the request connects:
+    /// [`Error::find_in`] finds that refusal in the [`reqwest::Error`]. No redirect is followed. The caller bounds the
+    /// duration.
+    ///
+    /// # Errors
+    ///
+    /// The guard refuses the URL.
     pub fn request(&self, method: Method, url: &Url) -> Result<RequestBuilder, Error> {
         self.guard.check_url(url)?;
         Ok(self.client.request(method, url.clone()))

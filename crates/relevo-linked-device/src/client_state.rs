@@ -1,5 +1,5 @@
-//! What an instance's client and those who use it know together: whether it is connected, which stanzas wait for
-//! WhatsApp's word, and which of our messages they are.
+//! State that an instance's client shares with its users: whether it is connected, which stanzas wait for an
+//! acknowledgement, and which messages they carry.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,59 +13,62 @@ use whatsapp_rust::{Client, SignalMaintenanceError};
 use super::pending_decrypts::PendingDecrypts;
 use relevo_domain::MessageId;
 
-/// Stanzas whose message is remembered, so that a receipt that comes before the queue noted the sending finds it.
+/// Number of stanzas whose message id is kept, so that a receipt that arrives before the queue has recorded the send is
+/// matched to its message.
 const MAX_REMEMBERED_STANZAS: usize = 10_000;
 
-/// From so many stanzas that wait, those are looked for that nobody waits for any more.
+/// Number of pending acknowledgements from which those without a waiter are removed.
 const PENDING_ACKS_BEFORE_SWEEP: usize = 1_000;
 
-/// So many messages in a row without any word from WhatsApp, and the connection is taken for dead.
+/// Number of consecutive messages without an acknowledgement after which the connection counts as dead.
 const MAX_CONSECUTIVE_ACK_TIMEOUTS: u32 = 3;
 
-/// So often the keys are written before a message leaves, while others arrive that may move them.
+/// Maximum number of key flushes before a message leaves, while received messages may change the keys again.
 const MAX_KEY_FLUSHES: usize = 3;
 
-/// Within this, the client answers somebody who could not read a message with the same message under other keys. It
-/// does so by itself, and does not say when.
+/// Time after a retry receipt in which the client may send the message again under new keys. It does so by itself and
+/// does not report when.
 const RETRY_RECEIPT_WINDOW: Duration = Duration::from_secs(30);
 
-/// WhatsApp's word on one stanza.
+/// WhatsApp's acknowledgement of one stanza.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ack {
     Accepted,
-    /// Refused, with WhatsApp's code.
+    /// Rejected, with WhatsApp's code.
     Rejected(String),
 }
 
+/// The shared state of an instance's client. It outlives single connections.
 #[derive(Default)]
 pub(super) struct ClientState {
     inner: Mutex<Inner>,
-    /// Somebody found the connection to be of no use, and left the reason inside.
+    /// Notified when the connection is marked as unusable; the reason is in `inner`.
     unusable: Notify,
-    /// What the ear hears and the store waits for.
+    /// Received messages that are not yet durable. The event handler adds them, the store waits for them.
     pub pending_decrypts: Arc<PendingDecrypts>,
 }
 
 #[derive(Default)]
 struct Inner {
-    /// The client of the connection under way.
+    /// The client of the current connection.
     client: Option<Arc<Client>>,
     connected: bool,
     pending_acks: HashMap<String, oneshot::Sender<Ack>>,
+    /// Message ids by stanza id.
     message_ids: HashMap<String, MessageId>,
-    /// Of `ids`, oldest first.
+    /// The stanza ids of `message_ids`, oldest first.
     stanza_order: VecDeque<String>,
     ack_timeouts: u32,
     unusable_reason: Option<&'static str>,
-    /// When somebody last asked for a message that they could not read.
+    /// Time of the last retry receipt, by which a recipient requests a message that it could not decrypt.
     retry_requested_at: Option<Instant>,
 }
 
 impl Inner {
-    /// Whether a frame that leaves now may carry a message.
+    /// Whether a frame that is sent now may carry a message.
     fn may_send_message(&self) -> bool {
         !self.pending_acks.is_empty()
-            || self.retry_requested_at.is_some_and(|asked| asked.elapsed() < RETRY_RECEIPT_WINDOW)
+            || self.retry_requested_at.is_some_and(|at| at.elapsed() < RETRY_RECEIPT_WINDOW)
     }
 }
 
@@ -74,25 +77,26 @@ impl ClientState {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A client begins, not yet connected.
+    /// Sets the client of a new connection, which is not yet connected.
     pub fn set_client(&self, client: Arc<Client>) {
-        let mut inside = self.lock();
-        inside.client = Some(client);
-        inside.connected = false;
-        inside.ack_timeouts = 0;
-        inside.unusable_reason = None;
+        let mut inner = self.lock();
+        inner.client = Some(client);
+        inner.connected = false;
+        inner.ack_timeouts = 0;
+        inner.unusable_reason = None;
     }
 
+    /// Permits sending with the current client.
     pub fn set_connected(&self) {
         self.lock().connected = true;
     }
 
-    /// The connection is over. Whoever waits for WhatsApp's word learns that none comes.
+    /// Ends the connection. All pending acknowledgements fail.
     pub fn close(&self) {
-        let mut inside = self.lock();
-        inside.client = None;
-        inside.connected = false;
-        inside.pending_acks.clear();
+        let mut inner = self.lock();
+        inner.client = None;
+        inner.connected = false;
+        inner.pending_acks.clear();
     }
 
     /// The client, whether it is connected or not.
@@ -100,120 +104,122 @@ impl ClientState {
         self.lock().client.clone()
     }
 
-    /// The client, when messages can be sent with it.
+    /// The client, if messages can be sent with it.
     pub fn online_client(&self) -> Option<Arc<Client>> {
-        let inside = self.lock();
-        inside.client.clone().filter(|_| inside.connected)
+        let inner = self.lock();
+        inner.client.clone().filter(|_| inner.connected)
     }
 
-    /// Writes the keys that a message is encrypted with to the disk, if one may be on its way out. The client does so
-    /// when it reserves more counters, but not when the other side's last message made it take a new key to send with:
-    /// a crash would lose that key after it was used, and what the other side then writes nobody could read.
+    /// Writes the keys that encrypt messages to the disk, if a frame may carry a message. The client does so when it
+    /// reserves more counters, but not when the other side's last message made it create a new sending key: a crash
+    /// would lose that key after its use, and the other side's next messages could not be decrypted.
     ///
     /// # Errors
     ///
-    /// The keys could not be written: nothing may leave.
+    /// The keys could not be written; the frame must not be sent.
     pub async fn flush_keys(&self) -> Result<(), SignalMaintenanceError> {
         let client = {
-            let inside = self.lock();
-            inside.client.clone().filter(|_| inside.connected && inside.may_send_message())
+            let inner = self.lock();
+            inner.client.clone().filter(|_| inner.connected && inner.may_send_message())
         };
         let Some(client) = client else { return Ok(()) };
         for _ in 0..MAX_KEY_FLUSHES {
-            // The client passes over keys with which it is just opening a message.
+            // The client does not flush keys with which it is just decrypting a message.
             self.pending_decrypts.wait_until_complete().await;
-            let arrived = self.pending_decrypts.count();
+            let count = self.pending_decrypts.count();
             client.flush_pending_signal_state().await?;
-            if self.pending_decrypts.count() == arrived {
+            if self.pending_decrypts.count() == count {
                 break;
             }
         }
         Ok(())
     }
 
-    /// Announces a stanza. What comes back resolves with WhatsApp's word, or with an error when the connection ends.
+    /// Registers a stanza before it is sent. The receiver resolves with WhatsApp's acknowledgement, or with an error
+    /// when the connection ends.
     pub fn expect_ack(&self, stanza: &str, id: MessageId) -> oneshot::Receiver<Ack> {
-        let (word, waiting) = oneshot::channel();
-        let mut inside = self.lock();
-        if inside.pending_acks.len() >= PENDING_ACKS_BEFORE_SWEEP {
-            inside.pending_acks.retain(|_, word| !word.is_closed());
+        let (sender, receiver) = oneshot::channel();
+        let mut inner = self.lock();
+        if inner.pending_acks.len() >= PENDING_ACKS_BEFORE_SWEEP {
+            inner.pending_acks.retain(|_, sender| !sender.is_closed());
         }
-        inside.pending_acks.insert(stanza.to_owned(), word);
-        if inside.message_ids.insert(stanza.to_owned(), id).is_none() {
-            inside.stanza_order.push_back(stanza.to_owned());
+        inner.pending_acks.insert(stanza.to_owned(), sender);
+        if inner.message_ids.insert(stanza.to_owned(), id).is_none() {
+            inner.stanza_order.push_back(stanza.to_owned());
         }
-        if inside.stanza_order.len() > MAX_REMEMBERED_STANZAS
-            && let Some(oldest) = inside.stanza_order.pop_front()
+        if inner.stanza_order.len() > MAX_REMEMBERED_STANZAS
+            && let Some(oldest) = inner.stanza_order.pop_front()
         {
-            inside.message_ids.remove(&oldest);
+            inner.message_ids.remove(&oldest);
         }
-        waiting
+        receiver
     }
 
-    /// Somebody could not read a message and asks for it again.
+    /// Records that a recipient could not decrypt a message and requests it again.
     pub fn record_retry_request(&self) {
         self.lock().retry_requested_at = Some(Instant::now());
     }
 
-    /// WhatsApp's word on a stanza.
+    /// Records WhatsApp's acknowledgement of a stanza.
     pub fn resolve_ack(&self, stanza: &str, ack: Ack) {
-        let mut inside = self.lock();
-        inside.ack_timeouts = 0;
-        if let Some(word) = inside.pending_acks.remove(stanza) {
-            let _ = word.send(ack);
+        let mut inner = self.lock();
+        inner.ack_timeouts = 0;
+        if let Some(sender) = inner.pending_acks.remove(stanza) {
+            let _ = sender.send(ack);
         }
     }
 
-    /// Nobody waits for WhatsApp's word on this stanza any more, because it was not written.
+    /// Removes the pending acknowledgement of a stanza that was not written.
     pub fn cancel_ack(&self, stanza: &str) {
         self.lock().pending_acks.remove(stanza);
     }
 
-    /// Nobody waits for WhatsApp's word on this stanza any more, because it took too long.
+    /// Removes the pending acknowledgement of a stanza that timed out. Several timeouts in a row mark the connection as
+    /// unusable.
     pub fn record_ack_timeout(&self, stanza: &str) {
-        let mut inside = self.lock();
-        inside.pending_acks.remove(stanza);
-        inside.ack_timeouts += 1;
-        let dead = inside.ack_timeouts >= MAX_CONSECUTIVE_ACK_TIMEOUTS;
-        drop(inside);
+        let mut inner = self.lock();
+        inner.pending_acks.remove(stanza);
+        inner.ack_timeouts += 1;
+        let dead = inner.ack_timeouts >= MAX_CONSECUTIVE_ACK_TIMEOUTS;
+        drop(inner);
         if dead {
-            self.mark_unusable("WhatsApp acknowledges nothing that is sent");
+            self.mark_unusable("WhatsApp acknowledges no messages");
         }
     }
 
-    /// The connection under way is of no use.
-    pub fn mark_unusable(&self, why: &'static str) {
-        self.lock().unusable_reason.get_or_insert(why);
+    /// Marks the current connection as unusable. The first reason counts.
+    pub fn mark_unusable(&self, reason: &'static str) {
+        self.lock().unusable_reason.get_or_insert(reason);
         self.unusable.notify_one();
     }
 
-    /// Resolves when the connection under way was given up, with the reason.
+    /// Resolves with the reason when the current connection is marked as unusable.
     pub async fn wait_unusable(&self) -> &'static str {
         loop {
             self.unusable.notified().await;
-            // An earlier connection may have been meant.
-            if let Some(why) = self.lock().unusable_reason.take() {
-                return why;
+            // The notification may concern an earlier connection.
+            if let Some(reason) = self.lock().unusable_reason.take() {
+                return reason;
             }
         }
     }
 
-    /// Our message behind a stanza, if it is among the latest.
+    /// The message that a stanza carries, if it is among the latest.
     pub fn message_id(&self, stanza: &str) -> Option<MessageId> {
         self.lock().message_ids.get(stanza).copied()
     }
 }
 
-/// The id of the stanza that carries a message: the same on every attempt, so that WhatsApp recognises the second. It
-/// looks like those of WhatsApp Web: `3EB0` and 18 hexadecimal digits.
+/// The id of the stanza that carries a message. It is the same on every attempt, so that WhatsApp recognises a repeated
+/// one. It has the format of WhatsApp Web: `3EB0` and 18 hexadecimal digits.
 pub(super) fn stanza_id(id: MessageId) -> String {
     let digest = Sha256::digest(id.to_string().as_bytes());
     let digits = digest.iter().take(9).map(|byte| format!("{byte:02X}"));
     std::iter::once("3EB0".to_owned()).chain(digits).collect()
 }
 
-/// Whether an id looks like one that [`stanza_id`] made. Of messages that are not known to have been received, it tells
-/// ours from theirs.
+/// Whether an id has the format of [`stanza_id`]. It distinguishes own from received messages that are not in the
+/// message cache.
 pub(super) fn is_our_stanza(id: &str) -> bool {
     let digits = id.strip_prefix("3EB0").unwrap_or_default();
     digits.len() == 18 && digits.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b))
@@ -239,76 +245,76 @@ mod tests {
 
     #[tokio::test]
     async fn ack_resolves_or_fails_when_the_connection_closes() {
-        let desk = ClientState::default();
-        let (taken, refused, lost) =
-            (desk.expect_ack("A", id(1)), desk.expect_ack("B", id(2)), desk.expect_ack("C", id(3)));
-        desk.resolve_ack("B", Ack::Rejected("463".to_owned()));
-        desk.resolve_ack("A", Ack::Accepted);
-        desk.resolve_ack("unknown", Ack::Accepted);
-        desk.close();
-        assert_eq!(taken.await, Ok(Ack::Accepted));
-        assert_eq!(refused.await, Ok(Ack::Rejected("463".to_owned())));
+        let state = ClientState::default();
+        let (accepted, rejected, lost) =
+            (state.expect_ack("A", id(1)), state.expect_ack("B", id(2)), state.expect_ack("C", id(3)));
+        state.resolve_ack("B", Ack::Rejected("463".to_owned()));
+        state.resolve_ack("A", Ack::Accepted);
+        state.resolve_ack("unknown", Ack::Accepted);
+        state.close();
+        assert_eq!(accepted.await, Ok(Ack::Accepted));
+        assert_eq!(rejected.await, Ok(Ack::Rejected("463".to_owned())));
         assert!(lost.await.is_err());
         assert_eq!(
-            (desk.message_id("A"), desk.message_id("C"), desk.message_id("D")),
+            (state.message_id("A"), state.message_id("C"), state.message_id("D")),
             (Some(id(1)), Some(id(3)), None)
         );
     }
 
     #[tokio::test]
     async fn connection_without_acks_is_marked_unusable() {
-        let desk = ClientState::default();
-        desk.record_ack_timeout("A");
-        desk.record_ack_timeout("B");
-        desk.resolve_ack("C", Ack::Accepted);
-        desk.record_ack_timeout("D");
-        desk.record_ack_timeout("E");
-        assert!(futures_util::FutureExt::now_or_never(desk.wait_unusable()).is_none());
-        desk.record_ack_timeout("F");
-        assert!(desk.wait_unusable().await.contains("acknowledges nothing"));
+        let state = ClientState::default();
+        state.record_ack_timeout("A");
+        state.record_ack_timeout("B");
+        state.resolve_ack("C", Ack::Accepted);
+        state.record_ack_timeout("D");
+        state.record_ack_timeout("E");
+        assert!(futures_util::FutureExt::now_or_never(state.wait_unusable()).is_none());
+        state.record_ack_timeout("F");
+        assert!(state.wait_unusable().await.contains("acknowledges no messages"));
     }
 
     #[tokio::test]
     async fn unusable_mark_does_not_outlive_its_connection() {
-        let desk = ClientState::default();
-        desk.mark_unusable("the earlier one");
-        desk.lock().unusable_reason = None;
-        assert!(futures_util::FutureExt::now_or_never(desk.wait_unusable()).is_none());
-        desk.mark_unusable("the first reason");
-        desk.mark_unusable("the second reason");
-        assert_eq!(desk.wait_unusable().await, "the first reason");
+        let state = ClientState::default();
+        state.mark_unusable("the earlier one");
+        state.lock().unusable_reason = None;
+        assert!(futures_util::FutureExt::now_or_never(state.wait_unusable()).is_none());
+        state.mark_unusable("the first reason");
+        state.mark_unusable("the second reason");
+        assert_eq!(state.wait_unusable().await, "the first reason");
     }
 
     #[tokio::test(start_paused = true)]
     async fn message_may_be_sent_while_an_ack_or_a_retry_is_pending() {
-        let desk = ClientState::default();
-        assert!(!desk.lock().may_send_message());
-        let word = desk.expect_ack("A", id(1));
-        assert!(desk.lock().may_send_message());
-        desk.resolve_ack("A", Ack::Accepted);
-        assert!(!desk.lock().may_send_message());
-        desk.record_retry_request();
-        assert!(desk.lock().may_send_message());
+        let state = ClientState::default();
+        assert!(!state.lock().may_send_message());
+        let ack = state.expect_ack("A", id(1));
+        assert!(state.lock().may_send_message());
+        state.resolve_ack("A", Ack::Accepted);
+        assert!(!state.lock().may_send_message());
+        state.record_retry_request();
+        assert!(state.lock().may_send_message());
         tokio::time::advance(RETRY_RECEIPT_WINDOW).await;
-        assert!(!desk.lock().may_send_message());
-        drop(word);
+        assert!(!state.lock().may_send_message());
+        drop(ack);
     }
 
     #[test]
     fn dropped_ack_waiters_are_removed() {
-        let desk = ClientState::default();
+        let state = ClientState::default();
         for n in 0..=PENDING_ACKS_BEFORE_SWEEP {
-            drop(desk.expect_ack(&n.to_string(), id(1)));
+            drop(state.expect_ack(&n.to_string(), id(1)));
         }
-        assert_eq!(desk.lock().pending_acks.len(), 1);
+        assert_eq!(state.lock().pending_acks.len(), 1);
     }
 
     #[test]
     fn only_the_latest_stanzas_are_remembered() {
-        let desk = ClientState::default();
+        let state = ClientState::default();
         for n in 0..=MAX_REMEMBERED_STANZAS {
-            drop(desk.expect_ack(&n.to_string(), id(1)));
+            drop(state.expect_ack(&n.to_string(), id(1)));
         }
-        assert_eq!((desk.message_id("0"), desk.message_id("1")), (None, Some(id(1))));
+        assert_eq!((state.message_id("0"), state.message_id("1")), (None, Some(id(1))));
     }
 }

@@ -1,5 +1,5 @@
-//! One instance's way through connections: each is a client of its own on the instance's keys, and between two of them
-//! is a pause that grows. The client never reconnects by itself.
+//! The connection loop of one instance. Each connection is a new client on the instance's keys; a growing backoff
+//! separates two of them. The client never reconnects by itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,26 +28,26 @@ use relevo_domain::{InstanceNumber, Timestamp};
 use relevo_provider::{ConnectionEvent, LinkEnd, LinkEvent, LinkedAccount, LoginPermit, ProviderResources};
 use relevo_store::Space;
 
-/// Events that may wait for the instance's actor. What does not fit is counted and lost: presence and the like matter
-/// less than the connection, and messages do not come this way.
+/// Capacity of the channel of client events. Further events are counted and dropped: presence and the like matter less
+/// than the connection, and messages do not pass through this channel.
 const EVENT_CAPACITY: usize = 4096;
 
-/// A paired device that is not connected after so long, and gets nothing either, tries anew.
+/// A paired device reconnects when it is not logged in and receives nothing within this time.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A device that logs in keeps others from it for so long at most.
+/// Maximum time that a device holds its login permit.
 const LOGIN_PERMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A connection that lasted so long was a good one: the next pause is short again.
+/// A connection that lasted this long resets the backoff.
 const STABLE_AFTER: Duration = Duration::from_secs(60);
 
-/// The pause after the first failure lies between a tenth of this and this; each further one doubles it.
+/// Maximum delay after the first failure; the minimum is a tenth of it. Each further failure doubles it.
 const INITIAL_BACKOFF: Duration = Duration::from_secs(5);
 
-/// A client that ends may write down what it has for so long.
+/// Maximum time for the shutdown of a client, in which it saves its state.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a session is made of.
+/// The connection loop of one instance, from `connect` until the provider is dropped or its inbox is closed.
 pub(super) struct ConnectionLoop {
     pub number: InstanceNumber,
     pub shared: ProviderResources,
@@ -56,74 +56,76 @@ pub(super) struct ConnectionLoop {
     pub contacts: FirstContacts,
     pub inbox: mpsc::Sender<ConnectionEvent>,
     pub stop: CancellationToken,
-    /// Whether the phone's history is asked for after pairing.
+    /// Whether to request the phone's history after pairing.
     pub sync_history: bool,
 }
 
-/// How a connection ended.
+/// The way in which a connection ended.
 #[derive(Debug, PartialEq, Eq)]
 enum ConnectionEnd {
-    /// For good, as far as this client is concerned.
+    /// The link ended; the loop does not reconnect.
     Final(LinkEvent),
-    /// The server wants the client back at once, as after pairing.
+    /// The server expects the client to reconnect at once, as after pairing.
     ReconnectNow,
+    /// The connection failed for this reason; the loop reconnects after a backoff.
     Lost(String),
-    /// The instance wants no client any more.
+    /// The provider was dropped or its inbox closed.
     Stopped,
 }
 
 impl ConnectionLoop {
+    /// Connects until the link ends or the loop is stopped.
     pub async fn run(self) {
-        // Two clients on the same keys would ruin them: the one before has to be gone.
-        let _seat = self.shared.login_gate.lock_keys(self.number).await;
+        // Two clients on the same keys would corrupt them, so this waits for the end of the previous one.
+        let _key_lock = self.shared.login_gate.lock_keys(self.number).await;
         let mut failures = 0;
         while !self.stop.is_cancelled() && !self.inbox.is_closed() {
             self.emit(LinkEvent::Connecting).await;
-            let began = Instant::now();
+            let started_at = Instant::now();
             let end = match self.run_connection().await {
                 Ok(end) => end,
                 Err(cause) => ConnectionEnd::Lost(format!("{cause:#}")),
             };
             self.client_state.close();
-            failures = if began.elapsed() >= STABLE_AFTER { 0 } else { failures };
+            failures = if started_at.elapsed() >= STABLE_AFTER { 0 } else { failures };
             match end {
                 ConnectionEnd::ReconnectNow => {}
-                ConnectionEnd::Lost(why) => {
+                ConnectionEnd::Lost(reason) => {
                     let retry_in = backoff(failures, self.shared.linked.reconnect_max_delay, rand::random());
                     failures += 1;
-                    self.emit(LinkEvent::Disconnected { reason: why, retry_in }).await;
-                    let pause = tokio::time::sleep(retry_in);
-                    tokio::select! { () = pause => {}, () = self.wait_stopped() => return }
+                    self.emit(LinkEvent::Disconnected { reason, retry_in }).await;
+                    let delay = tokio::time::sleep(retry_in);
+                    tokio::select! { () = delay => {}, () = self.wait_stopped() => return }
                 }
-                ConnectionEnd::Final(news) => {
-                    if matches!(news, LinkEvent::Ended(LinkEnd::LoggedOut | LinkEnd::PairingFailed(_))) {
+                ConnectionEnd::Final(event) => {
+                    if matches!(event, LinkEvent::Ended(LinkEnd::LoggedOut | LinkEnd::PairingFailed(_))) {
                         self.delete_keys().await;
                     }
-                    return self.emit(news).await;
+                    return self.emit(event).await;
                 }
                 ConnectionEnd::Stopped => return,
             }
         }
     }
 
-    /// Resolves when the instance wants no client any more: its provider is dropped, or nobody hears what it tells.
+    /// Resolves when the provider is dropped or its inbox is closed.
     async fn wait_stopped(&self) {
         tokio::select! { () = self.stop.cancelled() => {}, () = self.inbox.closed() => {} }
     }
 
-    async fn emit(&self, news: LinkEvent) {
-        let _ = self.inbox.send(ConnectionEvent::Link(news)).await;
+    async fn emit(&self, event: LinkEvent) {
+        let _ = self.inbox.send(ConnectionEvent::Link(event)).await;
     }
 
-    /// The next pairing may be with another account, whose chats are others.
+    /// Deletes the keys, and the message cache too: the next pairing may be with another account, which has other chats.
     async fn delete_keys(&self) {
         let store = &self.shared.store;
-        let forgotten = match store::delete_device(store, self.number).await {
+        let deleted = match store::delete_device(store, self.number).await {
             Ok(()) => message_cache::delete_all(store, self.number, Space::LinkedMessageCache).await,
             failed => failed,
         };
-        if let Err(cause) = forgotten {
-            tracing::error!(%cause, "the keys of a device that was logged out could not be deleted");
+        if let Err(cause) = deleted {
+            tracing::error!(%cause, "keys of logged-out device not deleted; unlink the instance again");
         }
     }
 
@@ -136,66 +138,60 @@ impl ConnectionLoop {
         }
     }
 
-    /// One connection from its client's first breath to its last.
+    /// Runs one connection, from the start of its client to the end of its shutdown.
     async fn run_connection(&self) -> anyhow::Result<ConnectionEnd> {
-        let turn = tokio::select! {
-            turn = self.shared.login_gate.acquire() => Some((turn, Instant::now() + LOGIN_PERMIT_TIMEOUT)),
+        let login_permit = tokio::select! {
+            permit = self.shared.login_gate.acquire() => Some((permit, Instant::now() + LOGIN_PERMIT_TIMEOUT)),
             () = self.wait_stopped() => return Ok(ConnectionEnd::Stopped),
         };
-        let (events, mut happened) = mpsc::channel(EVENT_CAPACITY);
+        let (events, mut received) = mpsc::channel(EVENT_CAPACITY);
         let mut client = self.build_client(events).await?;
-        // The ear hears of messages before they are opened.
+        // The event handler sees stanzas before they are decrypted.
         let _raw = client.client().acquire_raw_node_forwarding();
         let deadline = client.client().pn().map(|_| Instant::now() + LOGIN_TIMEOUT);
         self.client_state.set_client(client.client());
-        let mut run = ActiveConnection {
+        let mut connection = ActiveConnection {
             connection_loop: self,
-            login_permit: turn,
+            login_permit,
             deadline,
             just_paired: false,
             connected: false,
             offline_sync_completed: false,
             end: None,
         };
-        while run.end.is_none() {
+        while connection.end.is_none() {
             tokio::select! {
                 biased;
-                () = self.wait_stopped() => run.end = Some(ConnectionEnd::Stopped),
-                event = happened.recv() => match event {
-                    Some(event) => run.handle_event(&event).await,
+                () = self.wait_stopped() => connection.end = Some(ConnectionEnd::Stopped),
+                event = received.recv() => match event {
+                    Some(event) => connection.handle_event(&event).await,
                     None => break,
                 },
                 () = &mut client => break,
-                why = self.client_state.wait_unusable() => run.end = Some(ConnectionEnd::Lost(why.to_owned())),
-                () = run.wait_permit_expiry() => run.login_permit = None,
-                () = run.wait_login_deadline() => {
-                    run.end = Some(ConnectionEnd::Lost(format!("WhatsApp did not let the device in within {LOGIN_TIMEOUT:?}")));
+                reason = self.client_state.wait_unusable() => {
+                    connection.end = Some(ConnectionEnd::Lost(reason.to_owned()));
+                }
+                () = connection.wait_permit_expiry() => connection.login_permit = None,
+                () = connection.wait_login_deadline() => {
+                    let reason = format!("WhatsApp did not complete the login within {LOGIN_TIMEOUT:?}");
+                    connection.end = Some(ConnectionEnd::Lost(reason));
                 }
             }
         }
-        // Nothing can be sent from here on, and what was said last is heard.
+        // No message can be sent from here on; the remaining events are still handled.
         self.client_state.close();
-        let device = client.client().persistence_manager();
-        let farewell = async {
-            client.shutdown().await;
-            save_device(&device).await
-        };
-        match tokio::time::timeout(SHUTDOWN_TIMEOUT, farewell).await {
-            Ok(Ok(())) => {}
-            Ok(Err(cause)) => tracing::error!(%cause, "what a client knew of its device could not be saved"),
-            Err(_) => tracing::warn!("a client did not end in time and was aborted"),
+        shut_down(client).await;
+        while let Ok(event) = received.try_recv() {
+            connection.handle_event(&event).await;
         }
-        while let Ok(event) = happened.try_recv() {
-            run.handle_event(&event).await;
-        }
-        Ok(run.into_end())
+        Ok(connection.into_end())
     }
 
     async fn build_client(&self, events: mpsc::Sender<Arc<Event>>) -> anyhow::Result<BotHandle> {
         let options = &self.shared.linked;
-        let arrivals = Arc::clone(&self.client_state.pending_decrypts);
-        let backend = SledBackend::new(self.shared.store.clone(), self.number, arrivals);
-        let ear = ClientEventHandler {
+        let pending_decrypts = Arc::clone(&self.client_state.pending_decrypts);
+        let backend = SledBackend::new(self.shared.store.clone(), self.number, pending_decrypts);
+        let event_handler = ClientEventHandler {
             client_state: Arc::clone(&self.client_state),
             events,
             dropped: AtomicU64::new(0),
@@ -207,7 +203,7 @@ impl ConnectionLoop {
             .with_http_client(self.connector.clone())
             .with_runtime(TokioRuntime)
             .with_device_props(DevicePropsOverride::new().with_os(options.device_name.clone()))
-            .with_event_handler(ear)
+            .with_event_handler(event_handler)
             .with_inbound_durability_hook(hook);
         let builder = match options.version {
             Some(version) => builder.with_version(version),
@@ -215,39 +211,53 @@ impl ConnectionLoop {
         };
         let builder = if self.sync_history { builder } else { builder.skip_history_sync() };
         let bot =
-            builder.build().await.map_err(|cause| anyhow!("the client could not be opened: {cause}"))?;
+            builder.build().await.map_err(|cause| anyhow!("the client could not be created: {cause}"))?;
         bot.client().enable_auto_reconnect.store(false, Ordering::Relaxed);
         Ok(bot.spawn())
     }
 }
 
-/// Writes down what a client that has ended knew of its device. Its own last save does so only if no other was begun:
-/// one that was cut short together with the client counts as done (whatsapp-rust 0.7.0, `PersistenceManager::flush`),
-/// and a device that was just paired would come back as nobody's.
+/// Ends a client and saves its device record, within [`SHUTDOWN_TIMEOUT`].
+async fn shut_down(client: BotHandle) {
+    let device = client.client().persistence_manager();
+    let shutdown = async {
+        client.shutdown().await;
+        save_device(&device).await
+    };
+    match tokio::time::timeout(SHUTDOWN_TIMEOUT, shutdown).await {
+        Ok(Ok(())) => {}
+        Ok(Err(cause)) => tracing::error!(%cause, "device record not saved; it may have to be paired again"),
+        Err(_) => tracing::warn!("client shutdown timed out; client aborted"),
+    }
+}
+
+/// Saves the device record of a client that has ended. The client's own last save does so only if no earlier save was
+/// begun: a save that was aborted together with the client counts as done (whatsapp-rust 0.7.0,
+/// `PersistenceManager::flush`), and a device that was just paired would be unpaired after a restart.
 async fn save_device(device: &PersistenceManager) -> Result<(), StoreError> {
     device.modify_device(|_| ()).await;
     device.flush().await
 }
 
-/// The pause before another attempt: it doubles with each failure up to `longest`, and lies anywhere in its longer part,
-/// so that many instances do not come back at once.
-fn backoff(failures: u32, longest: Duration, chance: u32) -> Duration {
-    let ceiling = INITIAL_BACKOFF.saturating_mul(2_u32.saturating_pow(failures.min(16))).min(longest);
+/// The delay before the next attempt. It doubles with each failure up to `max_delay`. `random` chooses the jitter, so
+/// that many instances do not reconnect at the same time.
+fn backoff(failures: u32, max_delay: Duration, random: u32) -> Duration {
+    let ceiling = INITIAL_BACKOFF.saturating_mul(2_u32.saturating_pow(failures.min(16))).min(max_delay);
     let floor = if failures == 0 { ceiling / 10 } else { ceiling / 2 };
-    floor + (ceiling - floor).mul_f64(f64::from(chance) / f64::from(u32::MAX))
+    floor + (ceiling - floor).mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
-/// What is known of a connection so far.
+/// The state of one connection.
 struct ActiveConnection<'a> {
     connection_loop: &'a ConnectionLoop,
-    /// The turn to log in, and when it is over at the latest.
+    /// The permit to log in, and the time at which it is released at the latest.
     login_permit: Option<(LoginPermit, Instant)>,
-    /// When a paired device has to be connected.
+    /// The login deadline of a paired device.
     deadline: Option<Instant>,
-    /// A phone took the code just now.
+    /// Whether the device was paired on this connection.
     just_paired: bool,
     connected: bool,
-    /// What had waited for this connection is taken in.
+    /// Whether the messages that had waited for this connection were ingested.
     offline_sync_completed: bool,
     end: Option<ConnectionEnd>,
 }
@@ -255,7 +265,7 @@ struct ActiveConnection<'a> {
 impl ActiveConnection<'_> {
     async fn wait_permit_expiry(&self) {
         match &self.login_permit {
-            Some((_, over)) => tokio::time::sleep_until(*over).await,
+            Some((_, expires_at)) => tokio::time::sleep_until(*expires_at).await,
             None => std::future::pending().await,
         }
     }
@@ -267,23 +277,20 @@ impl ActiveConnection<'_> {
         }
     }
 
-    /// Messages are sent once the device is in and has what had waited for it: what answers them is not older than they
-    /// are, and ratchets that opened what waited can be written to the disk at any time.
+    /// Reports the connection as connected when the device is logged in and has ingested the messages that had waited
+    /// for it. Sending begins only then, so that a sent message is newer than all messages that it may answer, and the
+    /// ratchets of waiting messages need not be held back.
     async fn emit_connected_when_ready(&self) {
-        let Some(client) = self
-            .connection_loop
-            .client_state
-            .client()
-            .filter(|_| self.connected && self.offline_sync_completed)
-        else {
+        if !self.connected || !self.offline_sync_completed {
             return;
-        };
+        }
+        let Some(client) = self.connection_loop.client_state.client() else { return };
         self.connection_loop.client_state.set_connected();
         self.connection_loop.emit(LinkEvent::Connected(account(&client))).await;
     }
 
     async fn handle_event(&mut self, event: &Event) {
-        let session = self.connection_loop;
+        let connection_loop = self.connection_loop;
         match event {
             Event::Connected(_) => {
                 self.connected = true;
@@ -296,8 +303,8 @@ impl ActiveConnection<'_> {
             }
             Event::PairingQrCode(code) => {
                 self.login_permit = None;
-                let news = LinkEvent::QrCode { qr: code.code.clone(), valid_for: code.timeout };
-                session.emit(news).await;
+                let event = LinkEvent::QrCode { qr: code.code.clone(), valid_for: code.timeout };
+                connection_loop.emit(event).await;
             }
             Event::PairSuccess(pair) => {
                 self.just_paired = true;
@@ -307,36 +314,35 @@ impl ActiveConnection<'_> {
                     lid: Some(pair.lid.to_string()),
                     name: Some(pair.business_name.clone()).filter(|name| !name.is_empty()),
                 };
-                session.emit(LinkEvent::Linked(account)).await;
+                connection_loop.emit(LinkEvent::Linked(account)).await;
             }
             Event::Messages(batch) => {
-                // Whoever has much to catch up with is on the way in.
+                // A device that still receives its backlog is logging in.
                 self.deadline = self.deadline.map(|_| Instant::now() + LOGIN_TIMEOUT);
-                // What the hook had is kept. The rest WhatsApp does not keep for us, so nobody waits for the answer.
+                // The hook has already ingested its messages. WhatsApp does not keep the others, so their commit is not
+                // awaited.
                 if !batch.hook_committed {
-                    let _ = session
-                        .ingest()
-                        .deliver(session.client_state.client().as_deref(), &batch.messages)
-                        .await;
+                    let client = connection_loop.client_state.client();
+                    let _ = connection_loop.ingest().deliver(client.as_deref(), &batch.messages).await;
                 }
             }
-            _ => match end_from_event(event, self.is_paired(), session.shared.clock.now()) {
-                // The first cause is the one that counts.
+            _ => match end_from_event(event, self.is_paired(), connection_loop.shared.clock.now()) {
+                // The first cause counts.
                 Some(end) => drop(self.end.get_or_insert(end)),
-                None => {
-                    let now = session.shared.clock.now();
-                    let names = load_lid_mapping(
-                        session.client_state.client().as_deref(),
-                        inbound::people_in_event(event),
-                    )
-                    .await;
-                    for happening in inbound::connection_events(event, now, &names, |stanza| {
-                        session.client_state.message_id(stanza)
-                    }) {
-                        let _ = session.inbox.send(happening).await;
-                    }
-                }
+                None => self.forward_event(event).await,
             },
+        }
+    }
+
+    /// Translates any other event of the client and sends it to the instance.
+    async fn forward_event(&self, event: &Event) {
+        let ConnectionLoop { client_state, shared, inbox, .. } = self.connection_loop;
+        let now = shared.clock.now();
+        let people = inbound::people_in_event(event);
+        let names = load_lid_mapping(client_state.client().as_deref(), people).await;
+        let message_id = |stanza: &str| client_state.message_id(stanza);
+        for event in inbound::connection_events(event, now, &names, message_id) {
+            let _ = inbox.send(event).await;
         }
     }
 
@@ -345,8 +351,8 @@ impl ActiveConnection<'_> {
         self.deadline.is_some() && !self.just_paired
     }
 
-    /// How the connection ended. Without a word it ends after pairing, when the server wants the client back (515), when
-    /// the client finds it dead, and when there never was one.
+    /// The end of the connection. No event announces it after pairing, when the server requests a reconnect (515), when
+    /// the client finds the connection dead, and when the connection attempt failed.
     fn into_end(self) -> ConnectionEnd {
         self.end.unwrap_or_else(|| match (self.just_paired, self.connected) {
             (true, _) => ConnectionEnd::ReconnectNow,
@@ -366,59 +372,60 @@ fn account(client: &Client) -> LinkedAccount {
     }
 }
 
-/// What an event means for the connection, if it ends it. `paired`: the device belonged to an account before.
+/// The end of the connection that an event means, if it ends the connection. `paired`: the device belonged to an account
+/// before this connection.
 fn end_from_event(event: &Event, paired: bool, now: Timestamp) -> Option<ConnectionEnd> {
-    let refused = |refused| Some(ConnectionEnd::Final(LinkEvent::Ended(refused)));
+    let ended = |end| Some(ConnectionEnd::Final(LinkEvent::Ended(end)));
     match event {
         Event::PairingQrCodesExhausted(_) => Some(ConnectionEnd::Final(LinkEvent::QrCodesExhausted)),
-        Event::PairError(error) => refused(LinkEnd::PairingFailed(pairing_failure_reason(&error.error))),
-        Event::LoggedOut(_) if !paired => refused(LinkEnd::PairingFailed(pairing_failure_reason(
-            "WhatsApp took the device off the account again",
+        Event::PairError(error) => ended(LinkEnd::PairingFailed(pairing_failure_reason(&error.error))),
+        Event::LoggedOut(_) if !paired => ended(LinkEnd::PairingFailed(pairing_failure_reason(
+            "WhatsApp removed the device from the account again",
         ))),
         Event::LoggedOut(out) => match out.reason {
             ConnectFailureReason::AccountLocked => {
                 let text = out.logout_message.as_ref().and_then(|message| message.subtext.clone());
                 let reason = text.unwrap_or_else(|| "WhatsApp locked the account".to_owned());
-                refused(LinkEnd::Banned { until: None, reason })
+                ended(LinkEnd::Banned { until: None, reason })
             }
-            _ => refused(LinkEnd::LoggedOut),
+            _ => ended(LinkEnd::LoggedOut),
         },
-        Event::StreamReplaced(_) => refused(LinkEnd::Replaced),
+        Event::StreamReplaced(_) => ended(LinkEnd::Replaced),
         Event::TemporaryBan(ban) => {
-            let until = ban.expire.to_std().ok().map(|lasts| now + lasts);
-            refused(LinkEnd::Banned { until, reason: ban.code.to_string() })
+            let until = ban.expire.to_std().ok().map(|duration| now + duration);
+            ended(LinkEnd::Banned { until, reason: ban.code.to_string() })
         }
-        Event::ClientOutdated(_) => refused(LinkEnd::ClientOutdated),
+        Event::ClientOutdated(_) => ended(LinkEnd::ClientOutdated),
         Event::ConnectFailure(failure) => {
-            let said = failure.message.clone().unwrap_or_else(|| format!("{:?}", failure.reason));
+            let reason = failure.message.clone().unwrap_or_else(|| format!("{:?}", failure.reason));
             match failure.reason {
-                ConnectFailureReason::TempBanned => refused(LinkEnd::Banned { until: None, reason: said }),
-                ConnectFailureReason::ClientOutdated => refused(LinkEnd::ClientOutdated),
-                _ => Some(ConnectionEnd::Lost(format!("WhatsApp refused the connection: {said}"))),
+                ConnectFailureReason::TempBanned => ended(LinkEnd::Banned { until: None, reason }),
+                ConnectFailureReason::ClientOutdated => ended(LinkEnd::ClientOutdated),
+                _ => Some(ConnectionEnd::Lost(format!("WhatsApp refused the connection: {reason}"))),
             }
         }
         Event::Disconnected(lost) => Some(ConnectionEnd::Lost(lost.reason.to_string())),
-        // About single stanzas; where the stream itself is meant, it ends.
+        // These errors concern single stanzas; an error of the stream itself also ends it.
         Event::StreamError(error) => {
-            tracing::warn!(code = %error.code, "WhatsApp reports an error on the stream");
+            tracing::warn!(code = %error.code, "stream error received; connection kept");
             None
         }
         _ => None,
     }
 }
 
-/// Why a pairing failed, with what is known about it. Accounts that are hosted by Meta or a provider sign with a key of
-/// their own, which whatsapp-rust 0.7.0 takes for a forgery.
-fn pairing_failure_reason(said: &str) -> String {
-    if said.contains("signature-mismatch") {
+/// The reason of a failed pairing, with a hint where the cause is known. Accounts that Meta or a provider hosts sign with
+/// a separate key, which whatsapp-rust 0.7.0 rejects as a forgery.
+fn pairing_failure_reason(error: &str) -> String {
+    if error.contains("signature-mismatch") {
         let hint = "accounts that are hosted for a business cannot be linked by this version; use the Cloud API for \
                     them, or pair another account";
-        return format!("the account's signature was not understood ({said}): {hint}");
+        return format!("the account's signature is not supported ({error}): {hint}");
     }
-    said.to_owned()
+    error.to_owned()
 }
 
-/// Hears what the client says, and never makes it wait.
+/// Receives the client's events and never blocks the client.
 struct ClientEventHandler {
     client_state: Arc<ClientState>,
     events: mpsc::Sender<Arc<Event>>,
@@ -426,7 +433,7 @@ struct ClientEventHandler {
 }
 
 impl ClientEventHandler {
-    /// A stanza comes in, before the client does anything about it.
+    /// Handles a received stanza before the client does.
     fn on_stanza(&self, stanza: &NodeRef<'_>) {
         match stanza.tag.as_ref() {
             "message" => {
@@ -446,19 +453,16 @@ impl EventHandler for ClientEventHandler {
     fn handle_event(&self, event: Arc<Event>) {
         match &*event {
             Event::ServerAck(ack) if ack.class.as_deref().is_none_or(|class| class == "message") => {
-                let word = ack.error.clone().map_or(Ack::Accepted, Ack::Rejected);
-                self.client_state.resolve_ack(&ack.id, word);
+                let outcome = ack.error.clone().map_or(Ack::Accepted, Ack::Rejected);
+                self.client_state.resolve_ack(&ack.id, outcome);
             }
             Event::RawNode(node) => self.on_stanza(node.get()),
             Event::ServerAck(_) | Event::Notification(_) => {}
             _ => {
                 if self.events.try_send(event).is_err() {
-                    let lost = self.dropped.fetch_add(1, Ordering::Relaxed);
-                    if lost.is_power_of_two() || lost == 0 {
-                        tracing::warn!(
-                            lost = lost + 1,
-                            "events of a linked device came faster than they are noted"
-                        );
+                    let dropped = self.dropped.fetch_add(1, Ordering::Relaxed);
+                    if dropped.is_power_of_two() || dropped == 0 {
+                        tracing::warn!(dropped = dropped + 1, "event channel full; event dropped");
                     }
                 }
             }

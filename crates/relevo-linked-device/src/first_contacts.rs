@@ -1,8 +1,8 @@
-//! Whom an instance has written to or heard from, and how many strangers it may still write to today.
+//! The contacts of an instance, and the limit of strangers that it may write to per day.
 //!
-//! Writing to many people who do not know the number is what WhatsApp bans numbers for. So a stranger costs one of the
-//! day's first contacts; when they are used up, or WhatsApp says that the account reaches out too much (463), messages
-//! to strangers wait while all others go on.
+//! WhatsApp bans numbers that write to many people who do not know them. Each stranger uses one of the day's first
+//! contacts. When the limit is reached, or WhatsApp rejects a message because the account reaches out too much (463),
+//! messages to strangers are deferred; all others are sent.
 
 use std::time::Duration;
 
@@ -14,23 +14,24 @@ use relevo_store::{self as store, Key, Space, Store, Tx};
 
 const DAY_MILLIS: u64 = 24 * 3600 * 1000;
 
-/// How long strangers wait after WhatsApp complained. It names no time; the known clients wait for hours.
+/// Time for which strangers are deferred after WhatsApp's rejection. WhatsApp names no time; known clients wait for hours.
 pub(super) const STRANGER_HOLD: Duration = Duration::from_secs(6 * 3600);
 
+/// The first contacts of one instance. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct FirstContacts {
     store: Store,
     clock: Clock,
     instance: InstanceNumber,
-    /// People a day; 0 is any number.
+    /// Strangers per day; 0 disables the limit.
     limit: u32,
 }
 
-/// What a stranger is told.
+/// The decision about a message to a stranger.
 #[derive(Debug, PartialEq, Eq)]
 enum ContactDecision {
     Allowed,
-    /// Not before this moment, for this reason.
+    /// Not before this time, for this reason.
     Deferred(Timestamp, &'static str),
 }
 
@@ -39,41 +40,45 @@ impl FirstContacts {
         Self { store, clock, instance, limit }
     }
 
-    /// Whether a message may go to this recipient now. A stranger who may be written to is none from here on.
+    /// Checks whether a message to this recipient may be sent now. A stranger who may be written to becomes a contact.
+    ///
+    /// # Errors
+    ///
+    /// The limit is reached, strangers are on hold, or the store failed.
     pub async fn check_limit(&self, to: &Recipient) -> Result<(), Failure> {
         if !matches!(to, Recipient::Phone(_) | Recipient::Jid(Jid::Lid(_))) {
             return Ok(());
         }
         let failed = |cause: store::Error| Failure::transient(format!("the data folder failed: {cause}"));
-        let known = self.contact_key(&to.address());
-        if self.store.get(&known).map_err(failed)?.is_some() {
+        let contact = self.contact_key(&to.address());
+        if self.store.get(&contact).map_err(failed)?.is_some() {
             return Ok(());
         }
         let (this, now) = (self.clone(), self.clock.now());
-        let admission =
-            self.store.write(move |tx| this.decide_stranger(tx, known, now)).await.map_err(failed)?;
-        match admission {
+        let decision =
+            self.store.write(move |tx| this.decide_stranger(tx, contact, now)).await.map_err(failed)?;
+        match decision {
             ContactDecision::Allowed => Ok(()),
-            ContactDecision::Deferred(until, why) => {
+            ContactDecision::Deferred(until, reason) => {
                 let retry_after = until.since(now);
-                Err(Failure::new(FailureKind::Deferred { retry_after }, FailureScope::Recipient, why))
+                Err(Failure::new(FailureKind::Deferred { retry_after }, FailureScope::Recipient, reason))
             }
         }
     }
 
-    /// These people wrote first; nobody of them is a stranger. Need not be durable before the message is.
+    /// Records people who wrote first as contacts. The commit is not awaited: it need not precede that of their message.
     pub async fn record_contacts(&self, addresses: Vec<String>) {
-        let keys: Vec<_> = addresses.iter().map(|address| self.contact_key(address)).collect();
-        let unknown = |key: &Key| self.store.get(key).is_ok_and(|known| known.is_none());
-        let fresh: Vec<_> = keys.into_iter().filter(unknown).collect();
-        if fresh.is_empty() {
+        let keys = addresses.iter().map(|address| self.contact_key(address));
+        let is_new = |key: &Key| self.store.get(key).is_ok_and(|contact| contact.is_none());
+        let new_keys: Vec<_> = keys.filter(is_new).collect();
+        if new_keys.is_empty() {
             return;
         }
-        let note = move |tx: &mut Tx| fresh.into_iter().try_for_each(|key| tx.put(key, Vec::new()));
-        self.store.submit(note, |_| {}).await;
+        let record = move |tx: &mut Tx| new_keys.into_iter().try_for_each(|key| tx.put(key, Vec::new()));
+        self.store.submit(record, |_| {}).await;
     }
 
-    /// WhatsApp said that this account reaches out to too many people.
+    /// Defers messages to strangers for [`STRANGER_HOLD`], after WhatsApp's rejection.
     pub async fn hold_strangers(&self) {
         let until = self.clock.now() + STRANGER_HOLD;
         let key = self.key(b'h');
@@ -83,34 +88,34 @@ impl FirstContacts {
     fn decide_stranger(
         &self,
         tx: &mut Tx,
-        known: Key,
+        contact: Key,
         now: Timestamp,
     ) -> Result<ContactDecision, store::Error> {
-        // They may have met on the way here.
-        if tx.get(&known)?.is_some() {
+        // The recipient may have become a contact since the caller's lookup.
+        if tx.get(&contact)?.is_some() {
             return Ok(ContactDecision::Allowed);
         }
         let held_until =
             tx.get(&self.key(b'h'))?.and_then(|bytes| Some(u64::from_be_bytes(*bytes.first_chunk()?)));
         if let Some(until) = held_until.map(Timestamp).filter(|until| *until > now) {
-            let why = "WhatsApp said that this account writes to too many people who do not know it; messages to \
-                       strangers wait";
-            return Ok(ContactDecision::Deferred(until, why));
+            let reason = "WhatsApp reported that this account writes to too many people who do not know it; messages \
+                          to strangers wait";
+            return Ok(ContactDecision::Deferred(until, reason));
         }
-        let day = now.millis() / DAY_MILLIS;
-        let spent = tx.get(&self.key(b'b'))?.and_then(|bytes| {
-            let (of, count) = (bytes.first_chunk::<8>()?, bytes.last_chunk::<4>()?);
-            (u64::from_be_bytes(*of) == day).then(|| u32::from_be_bytes(*count))
+        let today = now.millis() / DAY_MILLIS;
+        let used = tx.get(&self.key(b'b'))?.and_then(|bytes| {
+            let (day, count) = (bytes.first_chunk::<8>()?, bytes.last_chunk::<4>()?);
+            (u64::from_be_bytes(*day) == today).then(|| u32::from_be_bytes(*count))
         });
-        let spent = spent.unwrap_or(0);
-        if self.limit > 0 && spent >= self.limit {
-            let why = "today's first contacts are used up (linked_device.first_contacts_per_day); messages to strangers \
-                       wait until tomorrow, UTC";
-            return Ok(ContactDecision::Deferred(Timestamp((day + 1) * DAY_MILLIS), why));
+        let used = used.unwrap_or(0);
+        if self.limit > 0 && used >= self.limit {
+            let reason = "today's first contacts are used up (linked_device.first_contacts_per_day); messages to \
+                          strangers wait until tomorrow, UTC";
+            return Ok(ContactDecision::Deferred(Timestamp((today + 1) * DAY_MILLIS), reason));
         }
-        let count = [&day.to_be_bytes()[..], &(spent + 1).to_be_bytes()[..]].concat();
+        let count = [&today.to_be_bytes()[..], &(used + 1).to_be_bytes()[..]].concat();
         tx.put(self.key(b'b'), count)?;
-        tx.put(known, Vec::new())?;
+        tx.put(contact, Vec::new())?;
         Ok(ContactDecision::Allowed)
     }
 
@@ -130,7 +135,7 @@ mod tests {
     use relevo_metrics::Metrics;
     use relevo_store::{DataFolder, Options};
 
-    /// Ten hours into a day.
+    /// Ten hours after midnight UTC.
     const MORNING: Timestamp = Timestamp(1_763_805_600_000 - 1_763_805_600_000 % DAY_MILLIS + 36_000_000);
 
     fn to(phone: &str) -> Recipient {

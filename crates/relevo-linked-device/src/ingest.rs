@@ -1,5 +1,5 @@
-//! Received messages on their way into the node: what they tell on the side is noted, then they are handed to the
-//! instance, and WhatsApp keeps them until it says that they are durable.
+//! Ingest of received messages: caches what later messages refer to, records the senders as contacts, and hands the
+//! messages to the instance. WhatsApp keeps each message until the instance reports that it is durable.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::message_cache;
 use relevo_domain::InstanceNumber;
 use relevo_provider::{ConnectionEvent, ProviderResources};
 
-/// The other names of people, when there is a client to ask.
+/// The alternate JIDs of people; empty without a client.
 pub(super) async fn load_lid_mapping(client: Option<&Client>, people: Vec<Jid>) -> LidMapping {
     match client {
         Some(client) => LidMapping::load(client, people).await,
@@ -25,7 +25,7 @@ pub(super) async fn load_lid_mapping(client: Option<&Client>, people: Vec<Jid>) 
     }
 }
 
-/// The way of received messages into the node.
+/// Hands received messages of one instance to its actor.
 pub(super) struct MessageIngest {
     pub number: InstanceNumber,
     pub shared: ProviderResources,
@@ -34,8 +34,12 @@ pub(super) struct MessageIngest {
 }
 
 impl MessageIngest {
-    /// Hands messages to the instance. What comes back tells whether they are kept; there is nothing to wait for when
-    /// none of them says anything to anybody.
+    /// Hands messages to the instance. The receiver resolves with whether they are durable. `None` when no message has
+    /// content for the instance.
+    ///
+    /// # Errors
+    ///
+    /// The instance no longer receives messages.
     pub async fn deliver(
         &self,
         client: Option<&Client>,
@@ -50,28 +54,27 @@ impl MessageIngest {
             .filter_map(|received| message_cache::MessageCacheEntry::from_received(received, &names))
             .collect();
         message_cache::insert_all(&self.shared.store, self.number, entries).await;
-        let gone = || anyhow!("nobody keeps messages now");
-        for update in batch
-            .iter()
-            .filter_map(|received| inbound::status_update(&received.info, &received.message, &names))
-        {
-            self.inbox.send(update).await.map_err(|_| gone())?;
+        let closed = || anyhow!("the instance has stopped and receives no messages");
+        for received in batch {
+            if let Some(update) = inbound::status_update(&received.info, &received.message, &names) {
+                self.inbox.send(update).await.map_err(|_| closed())?;
+            }
         }
-        // A poll that cannot be read is as good as none: the vote is told without its answers.
+        // An unreadable poll counts as unknown: its votes are reported without their options.
         let poll = |id: &str| message_cache::find_poll(&self.shared.store, self.number, id).ok().flatten();
-        let understood =
+        let parse =
             |received: &Received| inbound::parse_message(&received.info, &received.message, &names, poll);
-        let messages: Vec<_> = batch.iter().filter_map(understood).collect();
+        let messages: Vec<_> = batch.iter().filter_map(parse).collect();
         if messages.is_empty() {
             return Ok(None);
         }
-        let (kept, answer) = oneshot::channel();
-        self.inbox.send(ConnectionEvent::Messages { messages, durable: kept }).await.map_err(|_| gone())?;
-        Ok(Some(answer))
+        let (durable, committed) = oneshot::channel();
+        self.inbox.send(ConnectionEvent::Messages { messages, durable }).await.map_err(|_| closed())?;
+        Ok(Some(committed))
     }
 }
 
-/// Makes WhatsApp keep a message until it is ours.
+/// The client's hook that delays the acknowledgement of a message to WhatsApp until the message is durable.
 pub(super) struct DurabilityHook {
     pub ingest: MessageIngest,
     pub client_state: Arc<ClientState>,
@@ -80,17 +83,18 @@ pub(super) struct DurabilityHook {
 #[async_trait]
 impl InboundDurabilityHook for DurabilityHook {
     async fn on_messages(&self, client: Arc<Client>, batch: &[Received]) -> anyhow::Result<()> {
-        let kept = match self.ingest.deliver(Some(&client), batch).await {
-            Ok(Some(answer)) => answer.await.unwrap_or(false),
+        let durable = match self.ingest.deliver(Some(&client), batch).await {
+            Ok(Some(committed)) => committed.await.unwrap_or(false),
             Ok(None) => true,
             Err(_) => false,
         };
-        if kept {
+        if durable {
             return Ok(());
         }
-        // WhatsApp sends again what was not acknowledged, but not on this connection.
-        self.client_state.mark_unusable("messages that arrived could not be kept; WhatsApp sends them again");
-        Err(anyhow!("the messages could not be kept"))
+        // WhatsApp delivers unacknowledged messages again on the next connection only.
+        self.client_state
+            .mark_unusable("received messages could not be stored; WhatsApp delivers them again");
+        Err(anyhow!("the messages could not be stored"))
     }
 }
 

@@ -1,11 +1,11 @@
-//! People and chats: as the node names them, and as WhatsApp Web does.
+//! Conversion between the node's recipients and identities and the JIDs of WhatsApp Web.
 
 use whatsapp_rust::wacore_binary::JidExt as _;
 use whatsapp_rust::{Jid, Server};
 
 use relevo_domain::{self as domain, Identity, Recipient};
 
-/// Where a message to this recipient goes. `None` for a user id of the Cloud API, which WhatsApp Web does not know.
+/// The JID of a recipient. `None` for a user id of the Cloud API, which WhatsApp Web does not have.
 pub(super) fn jid_from_recipient(recipient: &Recipient) -> Option<Jid> {
     match recipient {
         Recipient::Phone(phone) => Some(Jid::pn(phone.digits())),
@@ -16,8 +16,8 @@ pub(super) fn jid_from_recipient(recipient: &Recipient) -> Option<Jid> {
     }
 }
 
-/// The address in events: of the account, not of one of its devices, and in the usual two spellings where the account
-/// is hosted elsewhere.
+/// The JID in events: of the account rather than of one of its devices, and on one of the two usual servers if the
+/// account is hosted elsewhere.
 pub(super) fn bare_jid(jid: &Jid) -> String {
     if jid.server.is_pn_family() {
         Jid::pn(jid.user.clone()).to_string()
@@ -28,21 +28,22 @@ pub(super) fn bare_jid(jid: &Jid) -> String {
     }
 }
 
-/// A person by number and hidden id, as far as the two names tell; whoever has neither is named as WhatsApp does.
-pub(super) fn identity_from_jids(name: &Jid, other: Option<&Jid>) -> Option<Identity> {
-    let names = || [Some(name), other].into_iter().flatten();
-    let phone = names().find(|jid| jid.server.is_pn_family()).map(|jid| jid.user.to_string());
-    let hidden = names().find(|jid| jid.server.is_lid_family()).map(bare_jid);
-    let named = hidden.or_else(|| phone.is_none().then(|| bare_jid(name)));
-    Identity::new(phone.as_deref(), named.as_deref())
+/// The phone number and the hidden id that the two JIDs of a person name. A JID that is neither becomes the user id
+/// unchanged.
+pub(super) fn identity_from_jids(jid: &Jid, alternate: Option<&Jid>) -> Option<Identity> {
+    let jids = || [Some(jid), alternate].into_iter().flatten();
+    let phone = jids().find(|jid| jid.server.is_pn_family()).map(|jid| jid.user.to_string());
+    let lid = jids().find(|jid| jid.server.is_lid_family()).map(bare_jid);
+    let user_id = lid.or_else(|| phone.is_none().then(|| bare_jid(jid)));
+    Identity::new(phone.as_deref(), user_id.as_deref())
 }
 
-/// Whether it is one person, rather than a group or a newsletter.
+/// Whether the JID is that of a person, rather than of a group or a newsletter.
 pub(super) fn is_person(jid: &Jid) -> bool {
     jid.server.is_pn_family() || jid.server.is_lid_family()
 }
 
-/// Whether it is the place of all status updates.
+/// Whether the JID is the chat of all status updates.
 pub(super) fn is_status_broadcast(jid: &Jid) -> bool {
     jid.server == Server::Broadcast && jid.is_status_broadcast()
 }
@@ -56,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn recipients_have_one_address_and_user_ids_of_the_cloud_api_none() {
+    fn cloud_api_user_id_has_no_jid() {
         for (recipient, address) in [
             ("+57 300 123 4567", "573001234567@s.whatsapp.net"),
             ("120363025246125486@g.us", "120363025246125486@g.us"),
@@ -83,8 +84,8 @@ mod tests {
 
     #[test]
     fn identity_has_phone_and_lid_when_known() {
-        let named = |name: &str, other: Option<&str>| {
-            let identity = identity_from_jids(&jid(name), other.map(jid).as_ref()).unwrap();
+        let named = |name: &str, alternate: Option<&str>| {
+            let identity = identity_from_jids(&jid(name), alternate.map(jid).as_ref()).unwrap();
             (identity.phone().map(str::to_owned), identity.user_id().map(str::to_owned))
         };
         let (phone, lid) = (Some("573001234567".to_owned()), Some("123456789012345@lid".to_owned()));

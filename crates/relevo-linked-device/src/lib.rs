@@ -1,10 +1,10 @@
-//! Linked devices: WhatsApp Web, multi-device, by the crate `whatsapp-rust`.
+//! The provider for linked devices (WhatsApp Web, multi-device), on top of the crate `whatsapp-rust`.
 //!
-//! What it promises: a message has one stanza id for all its attempts, and counts as sent when WhatsApp acknowledged
-//! that stanza, not when it was written; what was written and not acknowledged is reported as ambiguous. What is
-//! received is acknowledged to WhatsApp when the instance says that it is durable. No two clients ever use the keys of
-//! one instance at once, and every change of keys is on the disk before anything depends on it. When to connect, and
-//! when not, is decided here and told; the client underneath never reconnects by itself.
+//! All attempts of a message have one stanza id. A message counts as sent when WhatsApp has acknowledged that stanza,
+//! not when it was written; a stanza that was written and not acknowledged is reported as ambiguous. Received messages
+//! are acknowledged to WhatsApp when the instance reports that they are durable. Two clients never use the keys of one
+//! instance at the same time, and every change of keys is on the disk before anything depends on it. This crate decides
+//! when to connect and reports it as events; the client library never reconnects by itself.
 
 mod client_state;
 mod connection_loop;
@@ -37,8 +37,8 @@ use relevo_domain::{
     PhoneNumber, ProviderKind, ProviderMessageId,
 };
 use relevo_provider::{
-    CheckError, ConnectionEvent, Error, MarkReadRequest, MediaStream, PairCode, Provider, ProviderResources,
-    RemoteMedia,
+    CheckError, ConnectionEvent, Error, LinkedProvider, MarkReadRequest, MediaStream, PairCode, Provider,
+    ProviderResources, RemoteMedia,
 };
 use relevo_store::Space;
 
@@ -51,22 +51,22 @@ use first_contacts::FirstContacts;
 use outbound::{Composer, Uploads};
 use transport::WhatsAppConnector;
 
-/// A code that is typed in is good for so long (WhatsApp Web, "Link with phone number").
+/// Lifetime of a pairing code (WhatsApp Web, "Link with phone number").
 const PAIR_CODE_VALIDITY: Duration = Duration::from_secs(180);
 
-/// Whoever is told that there is no connection comes back after so long.
+/// Delay before a send is retried that failed because the device is not connected.
 const NOT_CONNECTED_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// WhatsApp answers a ping within this, or the connection counts as dead; WhatsApp Web waits as long.
+/// Timeout of a ping, after which the connection counts as dead; WhatsApp Web uses the same value.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Messages to strangers are refused with this code when the account has written to too many of them.
+/// WhatsApp rejects messages to strangers with this code when the account has written to too many of them.
 const REACHOUT_LIMIT_CODE: &str = "463";
 
-/// How long the account's other devices may be told that this one leaves.
+/// Maximum time for telling WhatsApp that this device leaves the account.
 const LOGOUT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// One account on WhatsApp Web.
+/// The client of one account on WhatsApp Web.
 pub struct LinkedDevice {
     number: InstanceNumber,
     shared: ProviderResources,
@@ -75,38 +75,40 @@ pub struct LinkedDevice {
     contacts: FirstContacts,
     uploads: Uploads,
     sync_history: bool,
-    /// Ends the session when the provider is dropped.
+    /// Stops the connection loop when the provider is dropped.
     connection_guard: Mutex<Option<DropGuard>>,
 }
 
 impl LinkedDevice {
-    /// Checks the settings; nothing is asked of the network.
+    /// Checks the settings. Makes no request.
+    ///
+    /// # Errors
+    ///
+    /// A setting is invalid.
     pub fn new(
         number: InstanceNumber,
         settings: &LinkedDeviceSettings,
-        history: bool,
+        sync_history: bool,
         shared: ProviderResources,
     ) -> Result<Self, Error> {
-        let desk = Arc::<ClientState>::default();
-        let road = WhatsAppConnector::new(
+        let client_state = Arc::<ClientState>::default();
+        let connector = WhatsAppConnector::new(
             &shared.linked.server,
             &shared.direct_client,
             settings.proxy.as_ref(),
-            Arc::clone(&desk),
+            Arc::clone(&client_state),
         )?;
         let limit = settings.first_contacts_per_day.unwrap_or(shared.linked.first_contacts_per_day);
         let contacts = FirstContacts::new(shared.store.clone(), shared.clock, number, limit);
-        let session = Mutex::new(None);
-        let uploads = Uploads::default();
         Ok(Self {
             number,
             shared,
-            connector: road,
-            client_state: desk,
+            connector,
+            client_state,
             contacts,
-            uploads,
-            sync_history: history,
-            connection_guard: session,
+            uploads: Uploads::default(),
+            sync_history,
+            connection_guard: Mutex::new(None),
         })
     }
 
@@ -118,51 +120,52 @@ impl LinkedDevice {
         let client = self.online_client()?;
         self.contacts.check_limit(&message.to).await?;
         let stanza = client_state::stanza_id(id);
-        let provider_id = stanza.parse().map_err(|_| Failure::permanent("no stanza id could be made"))?;
+        let provider_id =
+            stanza.parse().map_err(|_| Failure::permanent("the stanza id is no valid provider id"))?;
         let composer =
             Composer { client: &client, shared: &self.shared, uploads: &self.uploads, instance: self.number };
         let outgoing = composer.compose(&stanza, message).await?;
         outbound::show_typing(&client, message).await;
-        let word = self.client_state.expect_ack(&stanza, id);
+        let ack = self.client_state.expect_ack(&stanza, id);
         if let Err(error) = outgoing.send(&client).await {
             self.client_state.cancel_ack(&stanza);
             return Err(failure_from_send_error(&error));
         }
-        match tokio::time::timeout(self.shared.linked.ack_timeout, word).await {
+        let timeout = self.shared.linked.ack_timeout;
+        match tokio::time::timeout(timeout, ack).await {
             Ok(Ok(Ack::Accepted)) => Ok(provider_id),
             Ok(Ok(Ack::Rejected(code))) => Err(self.failure_from_code(&code).await),
             Ok(Err(_)) => {
-                // Says nothing about the message: it does not count against it.
+                // The message did not cause this, so the failure does not count against it.
                 let text = "the connection ended before WhatsApp acknowledged the message";
                 Err(Failure::new(FailureKind::Ambiguous, FailureScope::Number, text))
             }
             Err(_) => {
                 self.client_state.record_ack_timeout(&stanza);
-                let patience = self.shared.linked.ack_timeout;
                 Err(Failure::ambiguous(format!(
-                    "WhatsApp did not acknowledge the message within {patience:?}"
+                    "WhatsApp did not acknowledge the message within {timeout:?}"
                 )))
             }
         }
     }
 
-    /// What a refused stanza means. WhatsApp documents none of its codes; these are what clients have seen.
+    /// The failure that a rejected stanza means. WhatsApp does not document its codes; these were observed by clients.
     async fn failure_from_code(&self, code: &str) -> Failure {
-        let said = format!("WhatsApp refused the message with code {code}");
+        let rejection = format!("WhatsApp rejected the message with code {code}");
         let failure = match code {
             REACHOUT_LIMIT_CODE => {
                 self.contacts.hold_strangers().await;
                 let kind = FailureKind::Deferred { retry_after: first_contacts::STRANGER_HOLD };
-                let text = format!("{said}: this account writes to too many people who do not know it");
+                let text = format!("{rejection}: this account writes to too many people who do not know it");
                 Failure::new(kind, FailureScope::Recipient, text)
             }
             "429" => Failure::new(
                 FailureKind::Throttled { retry_after: Duration::from_secs(60) },
                 FailureScope::Number,
-                said,
+                rejection,
             ),
-            _ if code.starts_with('5') => Failure::transient(said),
-            _ => Failure::permanent(said),
+            _ if code.starts_with('5') => Failure::transient(rejection),
+            _ => Failure::permanent(rejection),
         };
         match code.parse() {
             Ok(code) => failure.with_code(code),
@@ -204,11 +207,11 @@ impl LinkedDevice {
 
     async fn logout(&self) -> Result<(), Failure> {
         if let Some(client) = self.client_state.online_client() {
-            // Tells the phone; what follows holds either way.
+            // The phone removes the device from its list. The keys are deleted even if this fails.
             let _ = tokio::time::timeout(LOGOUT_TIMEOUT, client.logout()).await;
         }
         drop(self.connection_guard.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let _seat = self.shared.login_gate.lock_keys(self.number).await;
+        let _key_lock = self.shared.login_gate.lock_keys(self.number).await;
         let failed =
             |cause| Failure::transient(format!("the keys of the device could not be deleted: {cause}"));
         store::delete_device(&self.shared.store, self.number).await.map_err(failed)?;
@@ -224,21 +227,25 @@ fn not_connected() -> Failure {
     Failure::new(kind, FailureScope::Number, "the device is not connected to WhatsApp now")
 }
 
-/// A message that the client did not write. Whether it was on its way cannot always be told.
+/// The failure of a message that the client reports as not written. Some errors leave the outcome unknown.
 fn failure_from_send_error(error: &SendError) -> Failure {
-    let said = error.to_string();
+    let text = error.to_string();
     match error {
-        SendError::InvalidRequest(_) => Failure::permanent(said),
+        SendError::InvalidRequest(_) => Failure::permanent(text),
         SendError::NotLoggedIn => not_connected(),
-        SendError::Client(_) => Failure::ambiguous(said),
-        // Asking for keys or devices failed: that comes before the message.
-        _ => Failure::transient(said),
+        SendError::Client(_) => Failure::ambiguous(text),
+        // The query for keys or devices failed, which precedes the message.
+        _ => Failure::transient(text),
     }
 }
 
 impl Provider for LinkedDevice {
     fn kind(&self) -> ProviderKind {
         ProviderKind::LinkedDevice
+    }
+
+    fn linked(&self) -> Option<&dyn LinkedProvider> {
+        Some(self)
     }
 
     fn check(&self, message: &OutboundMessage) -> Result<(), CheckError> {
@@ -272,10 +279,12 @@ impl Provider for LinkedDevice {
     fn open_media<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(RemoteMedia, MediaStream), Failure>> {
         Box::pin(media::open(&self.connector, self.client_state.online_client(), id))
     }
+}
 
+impl LinkedProvider for LinkedDevice {
     fn connect(&self, inbox: mpsc::Sender<ConnectionEvent>) {
         let stop = CancellationToken::new();
-        let session = ConnectionLoop {
+        let connection_loop = ConnectionLoop {
             number: self.number,
             shared: self.shared.clone(),
             connector: self.connector.clone(),
@@ -285,11 +294,11 @@ impl Provider for LinkedDevice {
             stop: stop.clone(),
             sync_history: self.sync_history,
         };
-        let mut place = self.connection_guard.lock().unwrap_or_else(PoisonError::into_inner);
-        *place = Some(stop.drop_guard());
-        drop(place);
+        let mut guard = self.connection_guard.lock().unwrap_or_else(PoisonError::into_inner);
+        *guard = Some(stop.drop_guard());
+        drop(guard);
         let span = tracing::info_span!("linked_device", instance = self.number.get());
-        tokio::spawn(tracing::Instrument::instrument(session.run(), span));
+        tokio::spawn(tracing::Instrument::instrument(connection_loop.run(), span));
     }
 
     fn pair_by_code<'a>(&'a self, phone: &'a PhoneNumber) -> BoxFuture<'a, Result<PairCode, Failure>> {

@@ -1,5 +1,5 @@
-//! The two names of people: a number and a hidden id. WhatsApp tells one of them, and the client has learnt many of the
-//! others.
+//! The two JIDs of a person: phone number and hidden id (LID). WhatsApp's events name one of them; the client knows many
+//! of the others.
 
 use std::collections::HashMap;
 
@@ -9,39 +9,40 @@ use whatsapp_rust::{Client, Jid};
 use super::jid::{bare_jid, identity_from_jids};
 use relevo_domain::Identity;
 
-/// What is known beside what WhatsApp told: the other name for a name.
+/// The client's mapping between the two JIDs of some people.
 #[derive(Debug, Default)]
 pub(super) struct LidMapping(HashMap<String, Jid>);
 
 impl LidMapping {
-    /// The other names of these people, as far as the client knows them. WhatsApp is not asked.
+    /// Loads the alternate JIDs of these people from the client's cache. Makes no request.
     pub async fn load(client: &Client, people: Vec<Jid>) -> Self {
-        let mut names = HashMap::new();
-        for name in people {
-            let Ok(Some(both)) = client.get_lid_pn_entry(&name).await else { continue };
-            let other = if name.is_lid() { Jid::pn(&*both.phone_number) } else { Jid::lid(&*both.lid) };
-            names.insert(bare_jid(&name), other);
+        let mut alternates = HashMap::new();
+        for jid in people {
+            let Ok(Some(both)) = client.get_lid_pn_entry(&jid).await else { continue };
+            let alternate = if jid.is_lid() { Jid::pn(&*both.phone_number) } else { Jid::lid(&*both.lid) };
+            alternates.insert(bare_jid(&jid), alternate);
         }
-        Self(names)
+        Self(alternates)
     }
 
     #[cfg(test)]
-    pub fn from_pair(name: &str, other: &str) -> Self {
-        Self(HashMap::from([(name.to_owned(), other.parse().unwrap())]))
+    pub fn from_pair(jid: &str, alternate: &str) -> Self {
+        Self(HashMap::from([(jid.to_owned(), alternate.parse().unwrap())]))
     }
 
-    /// The other name of somebody; what WhatsApp told counts more.
-    pub fn alternate<'a>(&'a self, name: &Jid, told: Option<&'a Jid>) -> Option<&'a Jid> {
-        told.or_else(|| self.0.get(&bare_jid(name)))
+    /// The other JID of a person. The one that WhatsApp named in the event, `named`, takes precedence.
+    pub fn alternate<'a>(&'a self, jid: &Jid, named: Option<&'a Jid>) -> Option<&'a Jid> {
+        named.or_else(|| self.0.get(&bare_jid(jid)))
     }
 
-    pub fn identity(&self, name: &Jid, told: Option<&Jid>) -> Option<Identity> {
-        identity_from_jids(name, told.or_else(|| self.0.get(&bare_jid(name))))
+    /// The phone number and the hidden id of a person, as far as they are known.
+    pub fn identity(&self, jid: &Jid, named: Option<&Jid>) -> Option<Identity> {
+        identity_from_jids(jid, named.or_else(|| self.0.get(&bare_jid(jid))))
     }
 
-    /// Adds both names of somebody to what an event tells, as far as they are known.
-    pub fn add_identity(&self, mut data: Value, name: &Jid, told: Option<&Jid>) -> Value {
-        if let (Some(fields), Some(identity)) = (data.as_object_mut(), self.identity(name, told)) {
+    /// Adds the phone number and the hidden id of a person to an event's data, as far as they are known.
+    pub fn add_identity(&self, mut data: Value, jid: &Jid, named: Option<&Jid>) -> Value {
+        if let (Some(fields), Some(identity)) = (data.as_object_mut(), self.identity(jid, named)) {
             for (field, value) in [("phone", identity.phone()), ("user_id", identity.user_id())] {
                 fields.extend(value.map(|value| (field.to_owned(), json!(value))));
             }
@@ -58,7 +59,7 @@ mod tests {
     fn jid_from_whatsapp_takes_precedence_over_the_mapping() {
         let names = LidMapping::from_pair("1234567890@lid", "573001234567@s.whatsapp.net");
         let hidden: Jid = "1234567890:2@lid".parse().unwrap();
-        let phone = |told: Option<&Jid>| names.identity(&hidden, told).unwrap().phone().map(str::to_owned);
+        let phone = |named: Option<&Jid>| names.identity(&hidden, named).unwrap().phone().map(str::to_owned);
         assert_eq!(phone(None).as_deref(), Some("573001234567"));
         assert_eq!(phone(Some(&Jid::pn("573009999999"))).as_deref(), Some("573009999999"));
         assert_eq!(LidMapping::default().identity(&hidden, None).unwrap().phone(), None);

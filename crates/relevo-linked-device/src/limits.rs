@@ -1,5 +1,5 @@
-//! What a linked device takes: what WhatsApp's own applications let their users write, so that a message that phones
-//! would not show is refused before it is accepted.
+//! The limits of a linked device: those of WhatsApp's own applications, so that a message that phones would not show is
+//! rejected before it is accepted.
 
 use std::time::Duration;
 
@@ -8,30 +8,30 @@ use serde_json::Value;
 use super::media::MediaReference;
 use relevo_domain::{
     BlobRef, Content, Jid, Media, MediaKind, MediaSource, OutboundMessage, Poll, ProviderKind, Recipient,
-    ValidationError,
+    ValidationError, mime_essence,
 };
 use relevo_provider::CheckError;
-use relevo_provider::limits::{check_location, check_max_length, check_required, essence};
+use relevo_provider::limits::{check_location, check_max_length, check_required};
 
-/// Characters of a text; WhatsApp's applications cut longer ones.
+/// Maximum length of a text, in characters; WhatsApp's applications cut longer ones.
 const TEXT: usize = 65_536;
 const CAPTION: usize = 1024;
 const FILE_NAME: usize = 240;
-/// WhatsApp's applications let their users write so many characters into a poll.
+/// Maximum length of a poll's question, in characters, as in WhatsApp's applications.
 const QUESTION: usize = 255;
 const OPTION: usize = 100;
 const OPTIONS: usize = 12;
 const CONTACTS: usize = 257;
-/// An emoji may be made of several code points, such as a family.
+/// Maximum number of code points of an emoji; a family, for example, has several.
 const EMOJI: usize = 16;
 const MENTIONS: usize = 1024;
-/// Longer, and the attempt itself would take too long.
+/// Maximum duration of the typing indicator. It is part of the attempt, which has a timeout.
 const MAX_TYPING: Duration = Duration::from_secs(60);
 
 const MB: u64 = 1 << 20;
 
-/// The formats that phones show, and the size, in bytes, that each kind of file may have. WhatsApp, "Sending media":
-/// photos, videos and sounds up to 16 MB. Documents may have 2 GB there; this node keeps files of up to 100 MB.
+/// The formats that phones show and the maximum size, in bytes, of each kind of file. Source: WhatsApp, "Sending media":
+/// photos, videos and audio up to 16 MB. WhatsApp permits documents of 2 GB; this node stores files of up to 100 MB.
 const fn formats(kind: MediaKind) -> (&'static [&'static str], u64) {
     match kind {
         MediaKind::Image => (&["image/jpeg", "image/png", "image/webp"], 16 * MB),
@@ -44,20 +44,20 @@ const fn formats(kind: MediaKind) -> (&'static [&'static str], u64) {
     }
 }
 
-/// The largest file of a kind, in bytes.
+/// Maximum size of a file of this kind, in bytes.
 pub(super) const fn max_size(kind: MediaKind) -> u64 {
     formats(kind).1
 }
 
-/// Whether a linked device could send this message.
+/// Checks whether a linked device can send this message.
 pub(super) fn check(message: &OutboundMessage) -> Result<(), CheckError> {
     if matches!(message.to, Recipient::User(_)) {
-        return Err(unsupported("to the user ids of the Cloud API; name a phone number or a JID"));
+        return Err(unsupported("to the user ids of the Cloud API; use a phone number or a JID"));
     }
     if matches!(message.to, Recipient::Jid(Jid::Newsletter(_))) {
         check_for_newsletter(message)?;
     }
-    check_manner(message)?;
+    check_options(message)?;
     match &message.content {
         Content::Template(_) => {
             Err(unsupported("templates, which only the Cloud API has; send a text instead"))
@@ -69,7 +69,7 @@ pub(super) fn check(message: &OutboundMessage) -> Result<(), CheckError> {
     }
 }
 
-/// Newsletters are not encrypted, and their files go another way.
+/// Checks a message to a newsletter. Newsletters are not encrypted, and their files are uploaded in another way.
 fn check_for_newsletter(message: &OutboundMessage) -> Result<(), CheckError> {
     if message.quote.is_some() || !message.options.is_default() {
         return Err(unsupported("quotes, mentions and typing to newsletters"));
@@ -86,20 +86,18 @@ fn unsupported(what: &str) -> CheckError {
     CheckError::Unsupported { provider: ProviderKind::LinkedDevice, what: what.to_owned() }
 }
 
-fn check_manner(message: &OutboundMessage) -> Result<(), CheckError> {
-    let manner = &message.options;
-    if manner.typing > MAX_TYPING {
+fn check_options(message: &OutboundMessage) -> Result<(), CheckError> {
+    let options = &message.options;
+    if options.typing > MAX_TYPING {
         let reason = format!("is longer than {} seconds", MAX_TYPING.as_secs());
         return Err(ValidationError::new("typing_duration", reason).into());
     }
-    if manner.mentions.len() > MENTIONS {
+    if options.mentions.len() > MENTIONS {
         return Err(ValidationError::new("mentions", format!("has more than {MENTIONS} people")).into());
     }
-    let nobody = manner
-        .mentions
-        .iter()
-        .position(|who| !matches!(who, Recipient::Phone(_) | Recipient::Jid(Jid::Lid(_))));
-    match nobody {
+    let is_person =
+        |recipient: &Recipient| matches!(recipient, Recipient::Phone(_) | Recipient::Jid(Jid::Lid(_)));
+    match options.mentions.iter().position(|mention| !is_person(mention)) {
         Some(n) => Err(ValidationError::new(
             format!("mentions[{n}]"),
             "must be a phone number or a hidden id (@lid)",
@@ -125,43 +123,43 @@ fn check_content(content: &Content) -> Result<(), ValidationError> {
             check_required("body", body, TEXT)
         }
         Content::Revoke { message_id } => check_required("message_id", message_id, usize::MAX),
-        // Refused above.
+        // `check` rejects these.
         Content::Template(_) | Content::Interactive(_) => Ok(()),
     }
 }
 
 fn check_media(media: &Media) -> Result<(), ValidationError> {
     let kind = media.kind;
-    let captioned = matches!(kind, MediaKind::Image | MediaKind::Video | MediaKind::Document);
-    if !captioned && media.caption.as_ref().is_some_and(|caption| !caption.is_empty()) {
+    let may_have_caption = matches!(kind, MediaKind::Image | MediaKind::Video | MediaKind::Document);
+    if !may_have_caption && media.caption.as_ref().is_some_and(|caption| !caption.is_empty()) {
         return Err(ValidationError::new(
             "caption",
-            format!("{} messages carry none; leave it out", kind.as_str()),
+            format!("{} messages have none; leave it out", kind.as_str()),
         ));
     }
     check_max_length("caption", media.caption.as_deref().unwrap_or_default(), CAPTION)?;
     check_max_length("file_name", media.file_name.as_deref().unwrap_or_default(), FILE_NAME)?;
     match &media.source {
         MediaSource::Blob(blob) => check_file(kind, media.voice, blob),
-        // Judged when it is fetched.
+        // Checked after the download.
         MediaSource::Link(_) => Ok(()),
         MediaSource::ProviderId(id) => check_reference(kind, id),
     }
 }
 
 fn check_file(kind: MediaKind, voice: bool, blob: &BlobRef) -> Result<(), ValidationError> {
-    let format = essence(&blob.mime);
+    let format = mime_essence(&blob.mime);
     check_format(kind, voice, &format).map_err(|reason| ValidationError::new("media", reason))?;
     let max_size = max_size(kind);
     if blob.size == 0 || blob.size > max_size {
         let kind = kind.as_str();
-        let reason = format!("has {} bytes; WhatsApp takes as {kind} 1 to {max_size} bytes", blob.size);
+        let reason = format!("has {} bytes; WhatsApp accepts as {kind} 1 to {max_size} bytes", blob.size);
         return Err(ValidationError::new("media", reason));
     }
     Ok(())
 }
 
-/// Whether phones show a file of this type, without parameters, as what it is sent as.
+/// Checks whether phones show a file of media type `format` (without parameters) as a message of this kind.
 pub(super) fn check_format(kind: MediaKind, voice: bool, format: &str) -> Result<(), String> {
     let formats = formats(kind).0;
     if voice && kind == MediaKind::Audio && format != "audio/ogg" {
@@ -170,16 +168,16 @@ pub(super) fn check_format(kind: MediaKind, voice: bool, format: &str) -> Result
     if formats.is_empty() || formats.contains(&format) {
         return Ok(());
     }
-    Err(format!("is {format}; WhatsApp takes as {} only {}", kind.as_str(), formats.join(", ")))
+    Err(format!("is {format}; WhatsApp accepts as {} only {}", kind.as_str(), formats.join(", ")))
 }
 
-/// A file that is at WhatsApp can be sent as what it came as, because its key depends on that.
+/// Checks that a file at WhatsApp is sent as the kind that it was received as, because its key depends on the kind.
 fn check_reference(kind: MediaKind, id: &str) -> Result<(), ValidationError> {
-    let wrong = |reason: String| ValidationError::new("media_id", reason);
-    let reference = MediaReference::parse(id).map_err(|failure| wrong(failure.message))?;
+    let invalid = |reason: String| ValidationError::new("media_id", reason);
+    let reference = MediaReference::parse(id).map_err(|failure| invalid(failure.message))?;
     if reference.kind != kind {
-        let (is, asked) = (reference.kind.as_str(), kind.as_str());
-        return Err(wrong(format!("is of type {is} and cannot be sent as {asked}")));
+        let (actual, requested) = (reference.kind.as_str(), kind.as_str());
+        return Err(invalid(format!("is of type {actual} and cannot be sent as {requested}")));
     }
     Ok(())
 }
@@ -215,7 +213,7 @@ fn check_poll(poll: &Poll) -> Result<(), ValidationError> {
         }
     }
     if usize::try_from(poll.selectable).map_or(true, |selectable| selectable > count) {
-        let reason = format!("is {}; at most all {count} options can be ticked", poll.selectable);
+        let reason = format!("is {}; at most all {count} options can be selected", poll.selectable);
         return Err(ValidationError::new("selectable_count", reason));
     }
     Ok(())
@@ -252,7 +250,7 @@ mod tests {
     }
 
     fn rejection_reason(content: Content) -> Option<String> {
-        check(&to("573001234567", content)).err().map(|refusal| refusal.to_string())
+        check(&to("573001234567", content)).err().map(|error| error.to_string())
     }
 
     #[test]
@@ -262,8 +260,8 @@ mod tests {
         {
             assert_eq!(check(&to(recipient, text("hola"))), Ok(()), "{recipient}");
         }
-        let refusal = check(&to("US.13491208655302741918", text("hola"))).unwrap_err();
-        assert!(matches!(refusal, CheckError::Unsupported { .. }), "{refusal}");
+        let error = check(&to("US.13491208655302741918", text("hola"))).unwrap_err();
+        assert!(matches!(error, CheckError::Unsupported { .. }), "{error}");
     }
 
     #[test]
@@ -272,9 +270,9 @@ mod tests {
             Template { name: "hola".to_owned(), language: "es".to_owned(), components: Vec::new() };
         let interactive = Interactive::LocationRequest { body: "¿Dónde?".to_owned() };
         for content in [Content::Template(template), Content::Interactive(interactive)] {
-            let refusal = check(&to("573001234567", content)).unwrap_err();
-            assert!(matches!(&refusal, CheckError::Unsupported { .. }), "{refusal}");
-            assert!(refusal.to_string().contains("linked_device cannot send"), "{refusal}");
+            let error = check(&to("573001234567", content)).unwrap_err();
+            assert!(matches!(&error, CheckError::Unsupported { .. }), "{error}");
+            assert!(error.to_string().contains("linked_device cannot send"), "{error}");
         }
     }
 
@@ -338,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_poll_has_two_to_twelve_different_options() {
+    fn poll_has_two_to_twelve_different_options() {
         assert_eq!(rejection_reason(poll(&["a", "b"], 0)), None);
         assert_eq!(rejection_reason(poll(&["a", "b"], 2)), None);
         for (content, says) in [
@@ -356,13 +354,13 @@ mod tests {
 
     #[test]
     fn required_fields_are_checked() {
-        let nobody = String::new;
+        let empty = String::new;
         for content in [
             text(" "),
-            Content::Edit { message_id: nobody(), body: "x".to_owned() },
-            Content::Edit { message_id: "A".to_owned(), body: nobody() },
-            Content::Revoke { message_id: nobody() },
-            Content::Reaction { message_id: nobody(), emoji: "👍".to_owned() },
+            Content::Edit { message_id: empty(), body: "x".to_owned() },
+            Content::Edit { message_id: "A".to_owned(), body: empty() },
+            Content::Revoke { message_id: empty() },
+            Content::Reaction { message_id: empty(), emoji: "👍".to_owned() },
             Content::Reaction { message_id: "A".to_owned(), emoji: "no emoji but a sentence".to_owned() },
             Content::Contacts { contacts: Vec::new() },
             Content::Contacts { contacts: vec![json!({ "name": {} })] },
@@ -370,16 +368,17 @@ mod tests {
         ] {
             assert!(rejection_reason(content.clone()).is_some(), "{content:?}");
         }
-        assert_eq!(rejection_reason(Content::Reaction { message_id: "A".to_owned(), emoji: nobody() }), None);
+        assert_eq!(rejection_reason(Content::Reaction { message_id: "A".to_owned(), emoji: empty() }), None);
     }
 
     #[test]
     fn mentions_are_users_and_typing_is_limited() {
-        let with = |manner| {
-            check(&OutboundMessage { options: manner, ..to("573001234567", text("hola @573009999999")) })
+        let with =
+            |options| check(&OutboundMessage { options, ..to("573001234567", text("hola @573009999999")) });
+        let mentions = |recipient: &str| MessageOptions {
+            mentions: vec![recipient.parse().unwrap()],
+            ..MessageOptions::default()
         };
-        let mentions =
-            |who: &str| MessageOptions { mentions: vec![who.parse().unwrap()], ..MessageOptions::default() };
         assert_eq!(with(mentions("573009999999")), Ok(()));
         assert!(with(mentions("120363025246125486@g.us")).is_err());
         assert!(with(MessageOptions { typing: MAX_TYPING * 2, ..MessageOptions::default() }).is_err());

@@ -1,5 +1,5 @@
-//! Files that users sent. WhatsApp Web has no ids for them: whoever knows where a file is and the key that it is
-//! encrypted with can read it. Both, and what there is to check, make up the id that the node gives out.
+//! Files that users sent. WhatsApp Web has no media ids: a file is read with its path and its encryption key. The node's
+//! media id encodes both, with the digests that are checked.
 
 use std::io::{self, Seek, SeekFrom, Write};
 use std::sync::Arc;
@@ -18,74 +18,75 @@ use super::transport::WhatsAppConnector;
 use relevo_domain::{Failure, MediaKind};
 use relevo_provider::{MediaStream, RemoteMedia};
 
-/// One of WhatsApp's hosts of media; which of them gives a file out does not matter to where it is said to be.
+/// One of WhatsApp's media hosts. Messages name it in their URLs, whichever host delivers the file.
 const MEDIA_HOST: &str = "https://mmg.whatsapp.net";
 
-/// The longest path that is believed, in bytes; WhatsApp's have about 200.
+/// Maximum length of a path; WhatsApp's paths have about 200 bytes.
 const MAX_PATH_BYTES: usize = 400;
 
-/// The longest media type that is believed.
+/// Maximum length of a media type.
 const MAX_MIME_BYTES: usize = 100;
 
-/// Pieces of a file that may wait for whoever reads it; the client decrypts some kilobytes at a time.
+/// Number of chunks of a file that may wait for the reader; the client decrypts some kilobytes at a time.
 const CHUNK_CAPACITY: usize = 32;
 
-/// A file at WhatsApp, as its sender described it.
+/// The sender's description of a file at WhatsApp.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct MediaReference {
     pub kind: MediaKind,
-    /// On every host of media.
+    /// The path, the same on every media host.
     pub path: String,
-    /// Not there in newsletters, whose files everybody may read.
+    /// The encryption key; `None` for files in newsletters, which are not encrypted.
     pub key: Option<Vec<u8>>,
     /// SHA-256 of the encrypted file.
     pub encrypted_sha256: Option<Vec<u8>>,
     /// SHA-256 of the file.
     pub sha256: Vec<u8>,
-    /// Of the file, in bytes.
+    /// Size of the file in bytes.
     pub length: u64,
     pub mime: String,
-    /// When the key was made, in seconds since 1970.
+    /// Creation time of the key, in seconds since 1970.
     pub key_timestamp: Option<i64>,
 }
 
 impl MediaReference {
-    /// The id that the node gives out: up to about 700 letters, digits, `-` and `_`.
+    /// The media id: up to about 700 letters, digits, `-` and `_`.
     ///
-    /// `None` for what nobody could fetch.
+    /// `None` for a description that does not suffice to download the file.
     pub fn id(&self) -> Option<String> {
         self.check().ok()?;
-        let parts = rmp_serde::to_vec(self).ok()?;
-        Some(URL_SAFE_NO_PAD.encode(parts))
+        let encoded = rmp_serde::to_vec(self).ok()?;
+        Some(URL_SAFE_NO_PAD.encode(encoded))
     }
 
-    /// Reads an id, which anybody may have made up.
+    /// Parses a media id. The caller may have forged it, so all parts are checked.
+    ///
+    /// # Errors
+    ///
+    /// The text is no media id of a linked device.
     pub fn parse(id: &str) -> Result<Self, Failure> {
-        let unknown = || Failure::permanent("this is no media id of a linked device");
-        let parts = URL_SAFE_NO_PAD.decode(id).map_err(|_| unknown())?;
-        let reference: Self = rmp_serde::from_slice(&parts).map_err(|_| unknown())?;
-        reference.check().map_err(|_| unknown())?;
+        let invalid = || Failure::permanent("this is no media id of a linked device");
+        let encoded = URL_SAFE_NO_PAD.decode(id).map_err(|_| invalid())?;
+        let reference: Self = rmp_serde::from_slice(&encoded).map_err(|_| invalid())?;
+        reference.check().map_err(|_| invalid())?;
         Ok(reference)
     }
 
-    /// What follows the host in an address must not be able to name another one.
+    /// Checks all parts. The path must not be able to change the host of the URL that it is appended to.
     fn check(&self) -> Result<(), ()> {
         let path = self.path.as_bytes();
         let plain = path.iter().all(|b| b.is_ascii_graphic() && !matches!(b, b'\\' | b'#' | b'@'));
-        let digest = |digest: &[u8]| digest.len() == 32;
-        let sealed = self.key.is_some() == self.encrypted_sha256.is_some()
-            && [&self.key, &self.encrypted_sha256].into_iter().flatten().all(|part| digest(part));
-        let good = path.starts_with(b"/")
-            && !path.starts_with(b"//")
-            && plain
-            && path.len() <= MAX_PATH_BYTES
-            && digest(&self.sha256)
-            && sealed
-            && self.mime.len() <= MAX_MIME_BYTES;
-        if good { Ok(()) } else { Err(()) }
+        let valid_path =
+            path.starts_with(b"/") && !path.starts_with(b"//") && plain && path.len() <= MAX_PATH_BYTES;
+        let has_32_bytes = |part: &[u8]| part.len() == 32;
+        let valid_key = self.key.is_some() == self.encrypted_sha256.is_some()
+            && [&self.key, &self.encrypted_sha256].into_iter().flatten().all(|part| has_32_bytes(part));
+        let valid =
+            valid_path && valid_key && has_32_bytes(&self.sha256) && self.mime.len() <= MAX_MIME_BYTES;
+        if valid { Ok(()) } else { Err(()) }
     }
 
-    /// Where the encrypted file is.
+    /// The URL of the encrypted file.
     pub fn url(&self) -> String {
         format!("{MEDIA_HOST}{}", self.path)
     }
@@ -104,7 +105,7 @@ impl MediaReference {
     fn to_remote_media(&self) -> Result<RemoteMedia, Failure> {
         let url = Url::parse(&self.url());
         Ok(RemoteMedia {
-            url: url.map_err(|_| Failure::permanent("the address of the file makes no sense"))?,
+            url: url.map_err(|_| Failure::permanent("the address of the file is invalid"))?,
             mime: self.mime.clone(),
             sha256: Some(STANDARD.encode(&self.sha256)),
             size: Some(self.length),
@@ -112,7 +113,7 @@ impl MediaReference {
     }
 }
 
-/// WhatsApp's word for a kind of file: its keys and its paths depend on it.
+/// WhatsApp's type of a kind of file, on which keys and paths depend.
 pub(super) fn media_type(kind: MediaKind) -> MediaType {
     match kind {
         MediaKind::Image => MediaType::Image,
@@ -123,81 +124,83 @@ pub(super) fn media_type(kind: MediaKind) -> MediaType {
     }
 }
 
-/// What is known of a file; asks nobody. Its address is that of the encrypted file.
+/// Describes a file from its media id alone. The address is that of the encrypted file.
 pub(super) fn describe(id: &str) -> Result<RemoteMedia, Failure> {
     MediaReference::parse(id)?.to_remote_media()
 }
 
-/// The same, and the file itself, decrypted as it arrives. Whether it is what its sender made can be told at its end
-/// only: a stream that ends with a failure was worth nothing.
+/// Describes a file and downloads it, decrypted chunk by chunk. Its digest is checked at the end only: the content of a
+/// stream that ends with a failure must be discarded.
 ///
-/// Without a connected `client`, WhatsApp's usual hosts are asked, which is enough for files that are not old.
+/// Without a connected `client`, WhatsApp's default hosts are used, which suffices for recent files.
 pub(super) async fn open(
-    road: &WhatsAppConnector,
+    connector: &WhatsAppConnector,
     client: Option<Arc<Client>>,
     id: &str,
 ) -> Result<(RemoteMedia, MediaStream), Failure> {
     let reference = MediaReference::parse(id)?;
     let media = reference.to_remote_media()?;
-    let (pieces, mut received) = mpsc::channel(CHUNK_CAPACITY);
-    let pipe = ChannelWriter { chunks: pieces.clone(), started: false, restarted: false };
-    let road = road.clone();
+    let (chunks, mut received) = mpsc::channel(CHUNK_CAPACITY);
+    let writer = ChannelWriter { chunks: chunks.clone(), started: false, restarted: false };
+    let connector = connector.clone();
     tokio::spawn(async move {
-        let outcome = fetch(&road, client, &reference, pipe).await;
-        let _ = pieces.send(DownloadChunk::End(outcome)).await;
+        let outcome = download(&connector, client, &reference, writer).await;
+        let _ = chunks.send(DownloadChunk::End(outcome)).await;
     });
     let first = received.recv().await.unwrap_or_else(DownloadChunk::aborted);
     if let DownloadChunk::End(Err(failure)) = first {
         return Err(failure);
     }
-    let rest = futures_util::stream::unfold((Some(first), received), |(first, mut received)| async {
-        let piece = match first {
-            Some(piece) => piece,
+    let stream = futures_util::stream::unfold((Some(first), received), |(first, mut received)| async {
+        let chunk = match first {
+            Some(chunk) => chunk,
             None => received.recv().await.unwrap_or_else(DownloadChunk::aborted),
         };
-        match piece {
+        match chunk {
             DownloadChunk::Bytes(bytes) => Some((Ok(bytes), (None, received))),
             DownloadChunk::End(Ok(())) => None,
             DownloadChunk::End(Err(failure)) => {
-                // Nothing comes after a failure.
+                // The stream ends after a failure.
                 received.close();
                 Some((Err(failure), (Some(DownloadChunk::End(Ok(()))), received)))
             }
         }
     });
-    Ok((media, rest.boxed()))
+    Ok((media, stream.boxed()))
 }
 
-async fn fetch(
-    road: &WhatsAppConnector,
+async fn download(
+    connector: &WhatsAppConnector,
     client: Option<Arc<Client>>,
     reference: &MediaReference,
-    pipe: ChannelWriter,
+    writer: ChannelWriter,
 ) -> Result<(), Failure> {
     let params = reference.params();
-    let fetched = match client {
-        Some(client) => client.download_to_writer(&params, pipe).await,
+    let outcome = match client {
+        Some(client) => client.download_to_writer(&params, writer).await,
         None => {
-            let hosts = MediaDownloader::with_default_hosts(Arc::new(road.clone()), Arc::new(TokioRuntime));
-            hosts.download_to_writer(&params, pipe).await.map_err(anyhow::Error::from)
+            let hosts =
+                MediaDownloader::with_default_hosts(Arc::new(connector.clone()), Arc::new(TokioRuntime));
+            hosts.download_to_writer(&params, writer).await.map_err(anyhow::Error::from)
         }
     };
-    fetched.map(drop).map_err(|cause| failure_from_download(&cause))
+    outcome.map(drop).map_err(|cause| failure_from_download(&cause))
 }
 
-/// Asking again does no harm, so no failure is ambiguous.
+/// The failure of a download. It is never ambiguous, because a download can be repeated.
 fn failure_from_download(cause: &anyhow::Error) -> Failure {
     match cause.http_status() {
         Some(status @ (401 | 403 | 404 | 410)) => {
-            let said =
-                format!("WhatsApp answered {status}: it has the file no longer; ask its sender for it again");
-            Failure::permanent(said).with_code(i64::from(status))
+            let text = format!(
+                "WhatsApp answered {status}: it no longer has the file; ask the sender to send it again"
+            );
+            Failure::permanent(text).with_code(i64::from(status))
         }
         _ => Failure::transient(format!("the file could not be fetched from WhatsApp: {cause:#}")),
     }
 }
 
-/// What arrives of a file.
+/// A part of a download.
 #[derive(Debug)]
 enum DownloadChunk {
     Bytes(Bytes),
@@ -205,28 +208,28 @@ enum DownloadChunk {
 }
 
 impl DownloadChunk {
-    /// Whoever fetched the file vanished.
+    /// The end of a download whose task panicked or was aborted.
     fn aborted() -> Self {
-        Self::End(Err(Failure::transient("the file was not fetched to its end; ask again")))
+        Self::End(Err(Failure::transient("the download was aborted; request the file again")))
     }
 }
 
-/// Where the client writes a file to, on a thread that may block.
+/// The writer of a download, on a thread that may block. It sends what the client writes to a channel.
 struct ChannelWriter {
     chunks: mpsc::Sender<DownloadChunk>,
     started: bool,
-    /// The client wants to begin again, and what it wrote cannot be taken back.
+    /// The client restarts the download, but chunks of the first attempt were already sent.
     restarted: bool,
 }
 
 impl Write for ChannelWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.restarted {
-            return Err(io::Error::other("the first attempt was read already"));
+            return Err(io::Error::other("the first attempt was already delivered"));
         }
         self.started = true;
-        let piece = DownloadChunk::Bytes(Bytes::copy_from_slice(bytes));
-        self.chunks.blocking_send(piece).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        let chunk = DownloadChunk::Bytes(Bytes::copy_from_slice(bytes));
+        self.chunks.blocking_send(chunk).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
         Ok(bytes.len())
     }
 
@@ -235,7 +238,7 @@ impl Write for ChannelWriter {
     }
 }
 
-/// The client rewinds before the first byte and after the last, and never looks back in between.
+/// The client only rewinds: before the first byte and after the last.
 impl Seek for ChannelWriter {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         match to {
@@ -284,7 +287,7 @@ mod tests {
     #[test]
     fn forged_media_id_is_rejected() {
         let with_path = |path: &str| MediaReference { path: path.to_owned(), ..reference() };
-        for wrong in [
+        for invalid in [
             with_path("@evil.example/x"),
             with_path("/x@evil.example"),
             with_path("//evil.example/x"),
@@ -297,13 +300,10 @@ mod tests {
             MediaReference { sha256: Vec::new(), ..reference() },
             MediaReference { mime: "m".repeat(1000), ..reference() },
         ] {
-            assert_eq!(wrong.id(), None, "{wrong:?}");
-            let made_up = URL_SAFE_NO_PAD.encode(rmp_serde::to_vec(&wrong).unwrap());
-            assert_eq!(
-                MediaReference::parse(&made_up).unwrap_err().kind,
-                FailureKind::Permanent,
-                "{wrong:?}"
-            );
+            assert_eq!(invalid.id(), None, "{invalid:?}");
+            let forged = URL_SAFE_NO_PAD.encode(rmp_serde::to_vec(&invalid).unwrap());
+            let failure = MediaReference::parse(&forged).unwrap_err();
+            assert_eq!(failure.kind, FailureKind::Permanent, "{invalid:?}");
         }
         for nonsense in ["", "1037543291543636", "🐪", "AAAA"] {
             assert_eq!(describe(nonsense).unwrap_err().kind, FailureKind::Permanent, "{nonsense}");
@@ -321,16 +321,16 @@ mod tests {
     #[tokio::test]
     async fn writer_fails_instead_of_repeating_bytes() {
         let (chunks, mut received) = mpsc::channel(4);
-        let mut pipe = ChannelWriter { chunks, started: false, restarted: false };
+        let mut writer = ChannelWriter { chunks, started: false, restarted: false };
         let task = tokio::task::spawn_blocking(move || {
-            pipe.truncate(0).unwrap();
-            pipe.rewind().unwrap();
-            pipe.write_all(b"one").unwrap();
-            pipe.truncate(0).unwrap();
-            pipe.write_all(b"two").unwrap_err()
+            writer.truncate(0).unwrap();
+            writer.rewind().unwrap();
+            writer.write_all(b"one").unwrap();
+            writer.truncate(0).unwrap();
+            writer.write_all(b"two").unwrap_err()
         });
         assert!(matches!(received.recv().await, Some(DownloadChunk::Bytes(bytes)) if bytes == "one"));
-        assert_eq!(task.await.unwrap().to_string(), "the first attempt was read already");
+        assert_eq!(task.await.unwrap().to_string(), "the first attempt was already delivered");
         assert!(received.recv().await.is_none());
     }
 }

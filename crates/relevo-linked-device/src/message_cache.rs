@@ -1,10 +1,9 @@
-//! What a linked device remembers of its latest messages and polls, because WhatsApp does not: whoever quotes a message,
-//! reacts to it or marks it as read has to say where it was written and by whom, and a vote can be opened with the
-//! secret of its poll alone.
+//! The latest messages and polls of a linked device. WhatsApp does not keep them, and they are needed: a quote, a reaction
+//! or a read mark must name the chat and the sender of its message, and a vote can only be decrypted with the secret of
+//! its poll.
 //!
-//! Each kind lies in a ring of its own per instance: a new note takes the place of the oldest, so nothing has to be swept.
-//! The first note under an id stays: a second one is the same message delivered again, or somebody who borrows another's
-//! id.
+//! Each instance has one ring for messages and one for polls: a new record evicts the oldest, so nothing has to be swept.
+//! The first record of an id is kept: a second one is a repeated delivery, or a sender who reuses an id of another.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -19,45 +18,46 @@ use relevo_store::{self as store, Error, Key, Space, Store, Tx};
 use super::lid_mapping::LidMapping;
 use super::unwrap_message::unwrap_message;
 
-/// The latest messages that are remembered, per instance.
+/// The cached messages of an instance.
 const MESSAGES: Ring = Ring { table: b'm', slots: 4096 };
 
-/// The latest polls whose votes can be opened, per instance.
+/// The cached polls of an instance, whose votes can be decrypted.
 const POLLS: Ring = Ring { table: b'p', slots: 256 };
 
-/// The longest copy of a message that is kept for quotes of it, in bytes.
+/// Maximum size of the copy of a message that quotes of it show.
 const MAX_QUOTE_BYTES: usize = 1000;
 
-/// So much of the text of a longer message is kept, in characters; phones show three lines.
+/// Length of the text that is kept of a longer message, in characters; phones show three lines.
 const SNIPPET_CHARS: usize = 250;
 
-/// The longest note. A poll with longer options than WhatsApp has is not worth one.
+/// Maximum size of a record. Only polls with longer options than WhatsApp permits exceed it; they are not cached.
 const MAX_RECORD_BYTES: usize = 4000;
 
-/// Records that one commit deletes.
+/// Number of records that one commit deletes.
 const DELETE_BATCH: usize = 1000;
 
-/// Where a message was written, and by whom.
+/// The chat and the sender of a message, and a copy for quotes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct CachedMessage {
-    /// As WhatsApp named them: chat and sender without their device.
+    /// The JID of the chat, without its device.
     pub chat: String,
+    /// The JID of the sender, without its device.
     pub sender: String,
     pub from_me: bool,
-    /// What quotes of it show, encoded.
+    /// The encoded message that quotes show.
     copy: Vec<u8>,
 }
 
-/// What opens the votes of a poll.
+/// The data that decrypts the votes of a poll.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct CachedPoll {
     pub secret: Vec<u8>,
     pub options: Vec<String>,
-    /// The names under which its author may have been known to the voter.
+    /// The JIDs under which the voter may have known the author.
     pub authors: Vec<String>,
 }
 
-/// What is noted of a received message.
+/// The cache entries of one received message.
 pub(super) struct MessageCacheEntry {
     id: String,
     message: Option<CachedMessage>,
@@ -65,33 +65,34 @@ pub(super) struct MessageCacheEntry {
 }
 
 impl CachedMessage {
-    /// `copied` is what quotes show.
-    pub fn new(chat: &str, sender: &str, from_me: bool, copied: &wa::Message) -> Self {
-        Self { chat: chat.to_owned(), sender: sender.to_owned(), from_me, copy: encode_quote(copied) }
+    /// `message` is the one that quotes show, shortened.
+    pub fn new(chat: &str, sender: &str, from_me: bool, message: &wa::Message) -> Self {
+        Self { chat: chat.to_owned(), sender: sender.to_owned(), from_me, copy: encode_quote(message) }
     }
 
+    /// The message that quotes show.
     pub fn quoted_message(&self) -> Option<wa::Message> {
         codec::message_decode(&self.copy).ok()
     }
 }
 
 impl MessageCacheEntry {
-    /// `None` for what nobody can refer to: reactions, votes, and the protocol's own talk.
+    /// `None` for messages that cannot be referred to: reactions, votes and protocol messages.
     pub fn from_received(received: &Received, names: &LidMapping) -> Option<Self> {
         let (info, message) = (&received.info, unwrap_message(&received.message));
-        let talk = message.protocol_message.is_set()
+        let unreferenceable = message.protocol_message.is_set()
             || message.reaction_message.is_set()
             || message.enc_reaction_message.is_set()
             || message.poll_update_message.is_set()
             || message.pin_in_chat_message.is_set()
             || message.keep_in_chat_message.is_set();
-        if talk {
+        if unreferenceable {
             return None;
         }
         let source = &info.source;
         let (chat, sender) = (source.chat.to_non_ad_string(), source.sender.to_non_ad_string());
-        let note = Some(CachedMessage::new(&chat, &sender, source.is_from_me, message))
-            .filter(|note| !note.copy.is_empty());
+        let cached = Some(CachedMessage::new(&chat, &sender, source.is_from_me, message))
+            .filter(|cached| !cached.copy.is_empty());
         let authors = [Some(&source.sender), names.alternate(&source.sender, source.sender_alt.as_ref())];
         let authors = authors.into_iter().flatten().map(|author| author.to_non_ad_string()).collect();
         let context =
@@ -102,11 +103,11 @@ impl MessageCacheEntry {
             options: poll.options.iter().filter_map(|option| option.option_name.clone()).collect(),
             authors,
         });
-        (note.is_some() || poll.is_some()).then(|| Self { id: info.id.clone(), message: note, poll })
+        (cached.is_some() || poll.is_some()).then(|| Self { id: info.id.clone(), message: cached, poll })
     }
 }
 
-/// The poll that a message asks, in whichever of its versions.
+/// The poll of a message, in any of its versions.
 pub(super) fn poll_creation(message: &wa::Message) -> Option<&wa::message::PollCreationMessage> {
     [
         &message.poll_creation_message,
@@ -119,15 +120,15 @@ pub(super) fn poll_creation(message: &wa::Message) -> Option<&wa::message::PollC
     .find_map(|poll| poll.as_option())
 }
 
-/// Notes received messages. They are in line to be written when this answers; nothing waits for that.
+/// Caches received messages. The write is queued when this returns; its commit is not awaited.
 pub(super) async fn insert_all(store: &Store, instance: InstanceNumber, entries: Vec<MessageCacheEntry>) {
     if entries.is_empty() {
         return;
     }
-    let note = move |tx: &mut Tx| {
-        for MessageCacheEntry { id, message: note, poll } in entries {
-            if let Some(note) = note {
-                MESSAGES.insert(tx, instance, &id, &note)?;
+    let insert = move |tx: &mut Tx| {
+        for MessageCacheEntry { id, message, poll } in entries {
+            if let Some(message) = message {
+                MESSAGES.insert(tx, instance, &id, &message)?;
             }
             if let Some(poll) = poll {
                 POLLS.insert(tx, instance, &id, &poll)?;
@@ -137,13 +138,13 @@ pub(super) async fn insert_all(store: &Store, instance: InstanceNumber, entries:
     };
     let done = |outcome: Result<(), Error>| {
         if let Err(cause) = outcome {
-            tracing::warn!(%cause, "received messages could not be noted; quotes of them will lack what they said");
+            tracing::warn!(%cause, "received messages not cached; quotes of them will have no content");
         }
     };
-    store.submit(note, done).await;
+    store.submit(insert, done).await;
 }
 
-/// Where a message was written, if it is among the latest.
+/// The cached message with this id, if it is among the latest.
 pub(super) fn find_message(
     store: &Store,
     instance: InstanceNumber,
@@ -152,7 +153,7 @@ pub(super) fn find_message(
     MESSAGES.find(store, instance, id)
 }
 
-/// What opens the votes of a poll, if it is among the latest.
+/// The cached poll with this id, if it is among the latest.
 pub(super) fn find_poll(
     store: &Store,
     instance: InstanceNumber,
@@ -161,8 +162,8 @@ pub(super) fn find_poll(
     POLLS.find(store, instance, id)
 }
 
-/// Notes a poll that is about to be sent, and answers when that is durable. An earlier attempt's secret stays, because
-/// voters may have it.
+/// Stores a poll before it is sent and returns when it is durable. Returns the poll of an earlier attempt if there is one,
+/// because voters may have its secret.
 pub(super) async fn insert_poll(
     store: &Store,
     instance: InstanceNumber,
@@ -173,28 +174,29 @@ pub(super) async fn insert_poll(
     store.write(move |tx| POLLS.insert(tx, instance, &id, &poll).map(|earlier| earlier.unwrap_or(poll))).await
 }
 
-/// Forgets everything of an instance that lies in this space.
+/// Deletes all records of an instance in this key space, in several commits.
 pub(super) async fn delete_all(store: &Store, instance: InstanceNumber, space: Space) -> Result<(), Error> {
     let prefix = Key::new(space).u32(instance.get());
     loop {
         let (start, end) = (prefix.clone(), prefix.clone().after_prefix());
-        let page = move |tx: &mut Tx| {
-            let page: Vec<_> = tx
+        let delete_batch = move |tx: &mut Tx| {
+            let keys: Vec<_> = tx
                 .range(&start, &end)
                 .take(DELETE_BATCH)
                 .map(|entry| entry.map(|(key, _)| key))
                 .collect::<Result<_, _>>()?;
-            let full = page.len() == DELETE_BATCH;
-            page.into_iter().try_for_each(|key| tx.delete(key.into()))?;
-            Ok(full)
+            let more = keys.len() == DELETE_BATCH;
+            keys.into_iter().try_for_each(|key| tx.delete(key.into()))?;
+            Ok(more)
         };
-        if !store.write(page).await? {
+        if !store.write(delete_batch).await? {
             return Ok(());
         }
     }
 }
 
-/// A message as quotes show it: small, and without anything nested in it.
+/// Encodes a message for quotes of it: without nested quotes, keys and thumbnails, and shortened to its text when it is
+/// too large.
 fn encode_quote(message: &wa::Message) -> Vec<u8> {
     use whatsapp_rust::proto_helpers::MessageExt as _;
     let mut copy = message.prepare_for_quote();
@@ -218,29 +220,29 @@ fn encode_quote(message: &wa::Message) -> Vec<u8> {
     codec::message_to_vec(&snippet)
 }
 
-/// Notes by id, the newest of them.
+/// A ring of records by id that keeps the newest ones.
 struct Ring {
     table: u8,
     slots: u32,
 }
 
 impl Ring {
-    /// Notes something, in place of the oldest where the ring is full. What was noted under the id before stays, and
-    /// comes back.
+    /// Inserts a record and evicts the oldest one if the ring is full. An earlier record of the same id is kept and
+    /// returned.
     fn insert<T: Serialize + DeserializeOwned>(
         &self,
         tx: &mut Tx,
         instance: InstanceNumber,
         id: &str,
-        note: &T,
+        record: &T,
     ) -> Result<Option<T>, Error> {
         let name = hashed_id(id);
         let key = self.key(instance, b'e').bytes(&name);
         if let Some(earlier) = tx.get(&key)? {
             return store::decode(&earlier).map(Some);
         }
-        let note = store::encode(note)?;
-        if note.len() > MAX_RECORD_BYTES {
+        let record = store::encode(record)?;
+        if record.len() > MAX_RECORD_BYTES {
             return Ok(None);
         }
         let counter = self.key(instance, b'n');
@@ -251,7 +253,7 @@ impl Ring {
             tx.delete(self.key(instance, b'e').bytes(&oldest))?;
         }
         tx.put(slot, name)?;
-        tx.put(key, note)?;
+        tx.put(key, record)?;
         tx.put(counter, ((next + 1) % self.slots).to_be_bytes().to_vec())?;
         Ok(None)
     }
@@ -271,7 +273,7 @@ impl Ring {
     }
 }
 
-/// Ids are others' and may have any length.
+/// The key of an id. Senders choose ids, so they may have any length.
 fn hashed_id(id: &str) -> Vec<u8> {
     let digest = Sha256::digest(id.as_bytes());
     digest.iter().take(16).copied().collect()
@@ -317,7 +319,7 @@ mod tests {
             [0, 1, 2, 3, 4].map(|n: u32| found(&n.to_string()).is_some()),
             [false, false, true, true, true]
         );
-        assert_eq!(store.entries().len(), 3 + 3 + 1, "notes, slots and the counter");
+        assert_eq!(store.entries().len(), 3 + 3 + 1, "records, slots and the counter");
     }
 
     #[test]
@@ -330,10 +332,10 @@ mod tests {
     #[test]
     fn message_is_cached_with_its_quote() {
         let text = wa::Message { conversation: Some("hola".to_owned()), ..Default::default() };
-        let note = entry("A", text.clone()).unwrap().message.unwrap();
-        assert_eq!((note.chat.as_str(), note.from_me), ("120363025246125486@g.us", false));
-        assert_eq!(note.sender, "573001234567@s.whatsapp.net");
-        assert_eq!(note.quoted_message().unwrap().conversation, text.conversation);
+        let cached = entry("A", text.clone()).unwrap().message.unwrap();
+        assert_eq!((cached.chat.as_str(), cached.from_me), ("120363025246125486@g.us", false));
+        assert_eq!(cached.sender, "573001234567@s.whatsapp.net");
+        assert_eq!(cached.quoted_message().unwrap().conversation, text.conversation);
         let long = wa::Message { conversation: Some("ñ".repeat(5000)), ..Default::default() };
         let copy = entry("A", long).unwrap().message.unwrap().quoted_message().unwrap();
         assert_eq!(copy.conversation, Some("ñ".repeat(SNIPPET_CHARS)));

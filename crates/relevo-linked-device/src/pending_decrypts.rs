@@ -1,4 +1,4 @@
-//! Messages that arrived and are not yet with us.
+//! Received messages that are not yet queued for the disk. Ratchets are not written before them.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,18 +8,19 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// A message that was opened is noted as pending within this, on a machine that is not starved. Whatever takes longer is
-/// no message, cannot be opened, or waits for the very ratchets that are about to be written.
+/// Maximum time between the arrival of a message and its write to the store, on a machine that is not overloaded. A stanza
+/// that takes longer is no message, cannot be decrypted, or waits for the ratchets that are about to be written.
 const DECRYPT_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// What keeps ratchets from overtaking messages. The client writes all ratchets that moved in one go, also those of a
-/// message that it opened just now and did not yet hand over: a crash between the two would leave a message that nobody
-/// can open again and nobody has.
+/// Holds ratchets back until the messages that advanced them are queued for the disk. The client writes all advanced
+/// ratchets at once, also that of a message which it has decrypted but not yet stored: a crash between the two writes
+/// would lose the message, because it cannot be decrypted a second time.
 #[derive(Debug, Default)]
 pub(super) struct PendingDecrypts {
+    /// Arrival time by message id.
     pending: Mutex<HashMap<String, Instant>>,
     completed: Notify,
-    /// How many there were so far.
+    /// Number of messages that have arrived.
     count: AtomicU64,
 }
 
@@ -28,39 +29,39 @@ impl PendingDecrypts {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A message is about to be opened.
+    /// Records that a message has arrived and will be decrypted.
     pub fn begin(&self, id: &str) {
         self.count.fetch_add(1, Ordering::SeqCst);
         let now = Instant::now();
-        let mut open = self.lock();
-        open.retain(|_, since| now.duration_since(*since) < DECRYPT_TIMEOUT);
-        open.insert(id.to_owned(), now);
+        let mut pending = self.lock();
+        pending.retain(|_, arrived_at| now.duration_since(*arrived_at) < DECRYPT_TIMEOUT);
+        pending.insert(id.to_owned(), now);
     }
 
-    /// How many messages have arrived so far.
+    /// Number of messages that have arrived so far.
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::SeqCst)
     }
 
-    /// A message is lined up for the disk, or turned out to be there.
+    /// Records that the write of a message is queued, or that the message is already stored.
     pub fn complete(&self, id: &str) {
         if self.lock().remove(id).is_some() {
             self.completed.notify_waiters();
         }
     }
 
-    /// Waits until everything that has arrived by now is noted, or took too long.
+    /// Waits until the messages that have arrived before this call are complete or have timed out.
     pub async fn wait_until_complete(&self) {
-        let asked = Instant::now();
+        let called_at = Instant::now();
         loop {
-            let noted = self.completed.notified();
-            let since = self.lock().values().copied().filter(|since| *since <= asked).max();
-            let Some(over) = since.map(|since| since + DECRYPT_TIMEOUT).filter(|over| *over > Instant::now())
-            else {
+            let completed = self.completed.notified();
+            let newest = self.lock().values().copied().filter(|arrived_at| *arrived_at <= called_at).max();
+            let Some(newest) = newest else { return };
+            let deadline = newest + DECRYPT_TIMEOUT;
+            if deadline <= Instant::now() {
                 return;
-            };
-            // Whichever comes first: the last of them is noted, or all have had their time.
-            let _ = tokio::time::timeout_at(over, noted).await;
+            }
+            let _ = tokio::time::timeout_at(deadline, completed).await;
         }
     }
 }
@@ -73,27 +74,27 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn ratchets_wait_for_pending_decrypts() {
-        let arrivals = PendingDecrypts::default();
-        assert!(arrivals.wait_until_complete().now_or_never().is_some());
-        arrivals.begin("A");
-        arrivals.begin("B");
-        let began = Instant::now();
-        let mut settled = Box::pin(arrivals.wait_until_complete());
-        assert!(settled.as_mut().now_or_never().is_none());
-        arrivals.complete("A");
-        assert!(settled.as_mut().now_or_never().is_none());
-        arrivals.complete("B");
-        settled.await;
-        assert_eq!(began.elapsed(), Duration::ZERO);
+        let pending = PendingDecrypts::default();
+        assert!(pending.wait_until_complete().now_or_never().is_some());
+        pending.begin("A");
+        pending.begin("B");
+        let started_at = Instant::now();
+        let mut completed = Box::pin(pending.wait_until_complete());
+        assert!(completed.as_mut().now_or_never().is_none());
+        pending.complete("A");
+        assert!(completed.as_mut().now_or_never().is_none());
+        pending.complete("B");
+        completed.await;
+        assert_eq!(started_at.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
     async fn pending_decrypt_times_out() {
-        let arrivals = PendingDecrypts::default();
-        arrivals.begin("A");
-        let began = Instant::now();
-        arrivals.wait_until_complete().await;
-        assert_eq!(began.elapsed(), DECRYPT_TIMEOUT);
-        assert!(arrivals.wait_until_complete().now_or_never().is_some());
+        let pending = PendingDecrypts::default();
+        pending.begin("A");
+        let started_at = Instant::now();
+        pending.wait_until_complete().await;
+        assert_eq!(started_at.elapsed(), DECRYPT_TIMEOUT);
+        assert!(pending.wait_until_complete().now_or_never().is_some());
     }
 }

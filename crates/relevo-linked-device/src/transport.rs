@@ -1,5 +1,5 @@
-//! The way to WhatsApp's servers: the socket of WhatsApp Web, and the hosts of its media, both through the instance's
-//! proxy where it has one.
+//! Connections to WhatsApp's servers: the WebSocket of WhatsApp Web and requests to its media hosts, both through the
+//! instance's proxy if it has one.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -8,17 +8,11 @@ use std::time::Duration;
 
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _, TryStreamExt as _};
-use reqwest::header::{
-    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT,
-    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
-};
-use reqwest::{Client, Method, Proxy, StatusCode, Upgraded, redirect};
+use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, ORIGIN};
+use reqwest::{Client, Method, Proxy, redirect};
 use tokio::sync::mpsc;
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::handshake::client::generate_key;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 use url::{Host, Url};
 use whatsapp_rust::anyhow::{self, anyhow};
@@ -31,47 +25,50 @@ use whatsapp_rust::wacore::net::{
 
 use super::client_state::ClientState;
 use relevo_domain::{Secret, ValidationError};
-use relevo_egress::root_cause;
+use relevo_egress::websocket::{self, WebSocket};
+use relevo_egress::{install_tls_provider, root_cause};
 use relevo_provider::{DirectClient, Error};
 
-/// The largest frame that is read; the protocol's own length field has 24 bits.
+/// Maximum size of a received frame; the length field of the protocol has 24 bits.
 const MAX_FRAME_BYTES: usize = 1 << 24;
 
-/// Frames that may wait in each direction.
+/// Number of frames that may wait in each direction.
 const FRAME_CAPACITY: usize = 64;
 
-/// What a socket reads at once. It is kept for as long as the socket lasts.
+/// Size of a socket's read buffer, which exists as long as the socket.
 const READ_BUFFER_BYTES: usize = 8 << 10;
 
-/// The largest answer that is kept in memory; files are streamed.
+/// Maximum size of an HTTP answer in memory; files are streamed.
 const MAX_RESPONSE_BYTES: usize = 32 << 20;
 
-/// One file of WhatsApp's, up or down, may take so long.
+/// Timeout of the upload or download of one file.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// How an instance reaches WhatsApp. Cheap to clone.
+/// Connects one instance to WhatsApp. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct WhatsAppConnector {
     client: Client,
+    /// The WebSocket endpoint, with `http` for `ws`: the HTTP client provides TLS.
     server: Url,
     client_state: Arc<ClientState>,
 }
 
 impl WhatsAppConnector {
-    /// The address of the server is the operator's own, and WhatsApp names the hosts of media, so neither needs the
-    /// guard that the addresses of users pass.
+    /// The operator configures the server and WhatsApp names the media hosts, so neither needs the guard for addresses of
+    /// users.
+    ///
+    /// # Errors
+    ///
+    /// The server, the proxy or the system's TLS configuration is invalid.
     pub fn new(
         server: &Url,
         direct: &DirectClient,
         proxy: Option<&Secret>,
-        desk: Arc<ClientState>,
+        client_state: Arc<ClientState>,
     ) -> Result<Self, Error> {
         check_sandbox_server(server)?;
-        let mut server = server.clone();
-        let scheme = if server.scheme() == "wss" { "https" } else { "http" };
-        server
-            .set_scheme(scheme)
-            .map_err(|()| ValidationError::new("linked_device.server", "must be a ws or wss URL"))?;
+        let server = websocket::http_url(server)
+            .ok_or_else(|| ValidationError::new("linked_device.server", "must be a ws or wss URL"))?;
         let client = match (proxy, direct.get()) {
             (Some(proxy), _) => http_client(Some(parse_proxy(proxy)?))?,
             (None, Some(client)) => client.clone(),
@@ -80,47 +77,33 @@ impl WhatsAppConnector {
                 direct.get_or_init(|| client).clone()
             }
         };
-        Ok(Self { client, server, client_state: desk })
+        Ok(Self { client, server, client_state })
     }
 
-    async fn open_websocket(&self) -> anyhow::Result<WebSocketStream<Upgraded>> {
-        let key = generate_key();
-        let request = self
-            .client
-            .get(self.server.clone())
-            .header(CONNECTION, "Upgrade")
-            .header(UPGRADE, "websocket")
-            .header(ORIGIN, WHATSAPP_WEB_ORIGIN)
-            .header(SEC_WEBSOCKET_VERSION, "13")
-            .header(SEC_WEBSOCKET_KEY, &key);
-        let failed = |cause: reqwest::Error| anyhow!("WhatsApp cannot be reached: {}", root_cause(&cause));
-        let response = request.send().await.map_err(failed)?;
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Err(anyhow!("WhatsApp answered {} instead of opening a socket", response.status()));
-        }
-        let accepted = response.headers().get(SEC_WEBSOCKET_ACCEPT);
-        if accepted.is_none_or(|accepted| accepted.as_bytes() != derive_accept_key(key.as_bytes()).as_bytes())
-        {
-            return Err(anyhow!("what answered for WhatsApp is no WebSocket server"));
-        }
-        let stream = response.upgrade().await.map_err(failed)?;
+    async fn open_websocket(&self) -> anyhow::Result<WebSocket> {
+        let headers = HeaderMap::from_iter([(ORIGIN, HeaderValue::from_static(WHATSAPP_WEB_ORIGIN))]);
         let config = WebSocketConfig::default()
             .max_message_size(Some(MAX_FRAME_BYTES))
             .max_frame_size(Some(MAX_FRAME_BYTES))
             .read_buffer_size(READ_BUFFER_BYTES);
-        Ok(WebSocketStream::from_raw_socket(stream, Role::Client, Some(config)).await)
+        websocket::connect(&self.client, &self.server, headers, config)
+            .await
+            .map_err(|cause| anyhow!("WhatsApp cannot be reached: {cause}"))
     }
 
     fn build_request(&self, request: &HttpRequest) -> anyhow::Result<reqwest::RequestBuilder> {
         let url = sandbox_url(Url::parse(&request.url)?);
         let method = Method::from_bytes(request.method.as_bytes())?;
-        Ok(self.client.request(method, url).headers(headers(&request.headers)?).timeout(TRANSFER_TIMEOUT))
+        Ok(self
+            .client
+            .request(method, url)
+            .headers(parse_headers(&request.headers)?)
+            .timeout(TRANSFER_TIMEOUT))
     }
 }
 
 fn http_client(proxy: Option<Proxy>) -> Result<Client, ValidationError> {
-    // The first caller in the process wins; every caller installs the same one.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    install_tls_provider();
     let builder = Client::builder()
         .redirect(redirect::Policy::none())
         .no_proxy()
@@ -133,24 +116,23 @@ fn http_client(proxy: Option<Proxy>) -> Result<Client, ValidationError> {
     builder.build().map_err(|cause| ValidationError::new("linked_device", root_cause(&cause)))
 }
 
-/// The proxy that a configuration names.
+/// Parses the URL of a proxy.
 pub(super) fn parse_proxy(proxy: &Secret) -> Result<Proxy, ValidationError> {
-    let wrong = || {
+    let invalid = || {
         let rule = "must be a URL such as http://user:password@host:3128 or socks5://host:1080";
         ValidationError::new("linked_device.proxy", rule)
     };
-    let url = Url::parse(proxy.expose()).map_err(|_| wrong())?;
+    let url = Url::parse(proxy.expose()).map_err(|_| invalid())?;
     if !matches!(url.scheme(), "http" | "https" | "socks5" | "socks5h") || !url.has_host() {
-        return Err(wrong());
+        return Err(invalid());
     }
-    Proxy::all(url).map_err(|_| wrong())
+    Proxy::all(url).map_err(|_| invalid())
 }
 
-/// A build that believes any server's certificate speaks with this machine alone. See ARCHITECTURE.md, "Linked
-/// devices".
+/// Restricts a build that accepts any certificate to servers on this machine.
 fn check_sandbox_server(server: &Url) -> Result<(), ValidationError> {
     if cfg!(feature = "any-certificate-on-loopback") && !is_loopback(server) {
-        let reason = "this build (feature linked-sandbox) speaks only with a server on this machine, because it checks \
+        let reason = "this build (feature linked-sandbox) connects only to a server on this machine, because it checks \
                       no certificates; build it without that feature";
         return Err(ValidationError::new("linked_device.server", reason));
     }
@@ -166,22 +148,23 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// The client asks media hosts over TLS alone; the sandbox's server, on this machine, has none.
+/// Maps a media URL to the sandbox's server, on this machine, to `http`: the client library uses `https` for all media
+/// hosts, and the sandbox has no TLS.
 fn sandbox_url(mut url: Url) -> Url {
     if cfg!(feature = "any-certificate-on-loopback") && is_loopback(&url) {
         let port = url.port_or_known_default();
-        // Both are possible for every URL with a host.
+        // Neither fails for a URL with a host.
         let _ = url.set_scheme("http");
         let _ = url.set_port(port);
     }
     url
 }
 
-fn headers(given: &HashMap<String, String>) -> anyhow::Result<HeaderMap> {
-    let pairs = given
+fn parse_headers(headers: &HashMap<String, String>) -> anyhow::Result<HeaderMap> {
+    let parsed = headers
         .iter()
         .map(|(name, value)| Ok((HeaderName::from_bytes(name.as_bytes())?, HeaderValue::from_str(value)?)));
-    pairs.collect()
+    parsed.collect()
 }
 
 #[async_trait]
@@ -199,7 +182,7 @@ impl TransportFactory for WhatsAppConnector {
     }
 }
 
-/// The writing half of a socket, as the client knows it.
+/// The client library's handle to the writing half of a socket.
 struct WebSocketSender {
     out: mpsc::Sender<Message>,
     client_state: Arc<ClientState>,
@@ -213,15 +196,12 @@ impl Transport for WebSocketSender {
     }
 
     async fn disconnect(&self) {
-        // When it is full, nobody reads at the other end; the reader ends with the client then.
+        // A full channel means that the server no longer reads. The reading task then ends with the client.
         let _ = self.out.try_send(Message::Close(None));
     }
 }
 
-async fn write_frames(
-    mut sink: SplitSink<WebSocketStream<Upgraded>, Message>,
-    mut outgoing: mpsc::Receiver<Message>,
-) {
+async fn write_frames(mut sink: SplitSink<WebSocket, Message>, mut outgoing: mpsc::Receiver<Message>) {
     while let Some(message) = outgoing.recv().await {
         let last = matches!(message, Message::Close(_));
         if sink.send(message).await.is_err() || last {
@@ -232,7 +212,7 @@ async fn write_frames(
 }
 
 async fn read_frames(
-    mut stream: SplitStream<WebSocketStream<Upgraded>>,
+    mut stream: SplitStream<WebSocket>,
     events: async_channel::Sender<TransportEvent>,
     writer: mpsc::Sender<Message>,
 ) {
@@ -263,11 +243,11 @@ async fn read_frames(
 #[async_trait]
 impl HttpClient for WhatsAppConnector {
     async fn execute(&self, request: HttpRequest) -> anyhow::Result<HttpResponse> {
-        let mut sending = self.build_request(&request)?;
+        let mut builder = self.build_request(&request)?;
         if let Some(body) = request.body {
-            sending = sending.body(body);
+            builder = builder.body(body);
         }
-        let response = sending.send().await?;
+        let response = builder.send().await?;
         let status_code = response.status().as_u16();
         let mut body = Vec::new();
         let mut stream = response.bytes_stream();
@@ -284,14 +264,14 @@ impl HttpClient for WhatsAppConnector {
         true
     }
 
-    // Called where it may block, which is where the runtime's handle is.
+    // The client library calls this on a blocking thread of the runtime.
     fn execute_streaming(&self, request: HttpRequest) -> anyhow::Result<StreamingHttpResponse> {
         let runtime = tokio::runtime::Handle::try_current()?;
-        let mut sending = self.build_request(&request)?;
+        let mut builder = self.build_request(&request)?;
         if let Some(body) = request.body {
-            sending = sending.body(body);
+            builder = builder.body(body);
         }
-        let response = runtime.block_on(sending.send())?;
+        let response = runtime.block_on(builder.send())?;
         let status_code = response.status().as_u16();
         let stream = response.bytes_stream().map_err(std::io::Error::other);
         let body: Box<dyn Read + Send> = Box::new(SyncIoBridge::new(StreamReader::new(Box::pin(stream))));
@@ -313,12 +293,12 @@ impl HttpClient for WhatsAppConnector {
         let stream = futures_util::stream::unfold(receiver, |mut receiver| async {
             receiver.recv().await.map(|chunk| (chunk, receiver))
         });
-        let sending = self
+        let builder = self
             .build_request(&request)?
             .header(CONTENT_LENGTH, content_length)
             .body(reqwest::Body::wrap_stream(stream));
         let answer = runtime.spawn(async move {
-            let response = sending.send().await?;
+            let response = builder.send().await?;
             let status_code = response.status().as_u16();
             Ok::<_, anyhow::Error>(HttpResponse { status_code, body: response.bytes().await?.to_vec() })
         });
@@ -355,7 +335,7 @@ mod tests {
 
     #[cfg(feature = "any-certificate-on-loopback")]
     #[test]
-    fn a_client_that_accepts_any_certificate_connects_to_this_machine_alone() {
+    fn build_without_certificate_checks_connects_only_to_loopback() {
         for server in ["ws://127.0.0.1:8091/ws/chat", "ws://localhost/ws/chat", "ws://[::1]:1/"] {
             assert!(connector(server, None).is_ok(), "{server}");
         }
@@ -365,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_is_http_or_socks() {
+    fn proxy_is_http_or_socks() {
         let server = "ws://127.0.0.1:8091/ws/chat";
         for proxy in
             ["http://10.0.0.1:3128", "socks5://user:word@proxy.example:1080", "socks5h://localhost:1"]
@@ -380,8 +360,8 @@ mod tests {
 
     #[cfg(not(feature = "any-certificate-on-loopback"))]
     #[test]
-    fn a_client_that_checks_certificates_connects_to_any_server() {
-        assert!(road("wss://web.whatsapp.com/ws/chat", None).is_ok());
+    fn build_with_certificate_checks_connects_to_any_server() {
+        assert!(connector("wss://web.whatsapp.com/ws/chat", None).is_ok());
     }
 
     #[cfg(feature = "any-certificate-on-loopback")]

@@ -1,9 +1,10 @@
-//! Messages within messages: what disappears, is seen once, or came through another device is wrapped.
+//! Removal of wrappers: disappearing messages, view-once messages and messages from other devices contain the actual
+//! message.
 
 use whatsapp_rust::buffa::MessageField;
 use whatsapp_rust::waproto::whatsapp as wa;
 
-/// The deepest that is looked; WhatsApp wraps three times at most.
+/// Maximum number of wrappers that are removed; WhatsApp uses three at most.
 const MAX_DEPTH: usize = 8;
 
 /// The message inside all its wrappers.

@@ -1,12 +1,14 @@
-//! The roads to WhatsApp.
+//! The interface between the node and a WhatsApp network.
 //!
-//! A provider turns an [`OutboundMessage`] into what its network wants, and the network's answers into a
-//! [`ProviderMessageId`] or a [`Failure`]. It classifies every failure once, by what can be known about the
-//! message; what happens then is decided elsewhere. It keeps no queue and retries nothing; what it remembers, such
-//! as the ids of media that WhatsApp already has, is a cache that may be lost.
+//! A provider translates an [`OutboundMessage`] into its network's format, and the network's answers into a
+//! [`ProviderMessageId`] or a [`Failure`]. It classifies each failure once, by what is known about the message; the
+//! caller decides on retries. A provider keeps no queue and retries nothing. What it stores, such as the ids of media
+//! that WhatsApp already has, is a cache that may be lost.
 
 mod connection;
 pub mod limits;
+mod login_gate;
+mod resources;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -15,31 +17,42 @@ use tokio::sync::mpsc;
 use url::Url;
 
 use relevo_domain::{
-    Failure, MessageId, OutboundMessage, PhoneNumber, ProviderKind, ProviderMessageId, Recipient,
-    ValidationError,
-};
-use relevo_egress::Egress;
-use relevo_store::{Blobs, Store};
-
-pub use connection::{
-    ConnectionEvent, DirectClient, LinkEnd, LinkEvent, LinkedAccount, LinkedOptions, LoginGate, LoginPermit,
-    PairCode,
+    Capabilities, Failure, MessageId, OutboundMessage, PhoneNumber, ProviderKind, ProviderMessageId,
+    Recipient, ValidationError,
 };
 
-/// One account's client on one road. Owned by its instance actor.
+pub use connection::{ConnectionEvent, LinkEnd, LinkEvent, LinkedAccount, PairCode};
+pub use login_gate::{LoginGate, LoginPermit};
+pub use resources::{DirectClient, LinkedOptions, ProviderResources};
+
+/// The client of one account on one network. Its instance actor owns it.
 pub trait Provider: Send + Sync + 'static {
+    /// The network of this client.
     fn kind(&self) -> ProviderKind;
 
-    /// Whether WhatsApp could take this message at all: limits, formats, capabilities. Pure, so that a message
-    /// that cannot be sent is refused before it is accepted.
+    /// The capabilities of the network's clients.
+    fn capabilities(&self) -> Capabilities {
+        self.kind().capabilities()
+    }
+
+    /// This client as a linked device. `Some` exactly if [`Capabilities::keeps_connection`] holds.
+    fn linked(&self) -> Option<&dyn LinkedProvider>;
+
+    /// Checks whether the network can take this message: limits, formats, capabilities. Pure, so that a message that
+    /// cannot be sent is rejected before it is accepted.
+    ///
+    /// # Errors
+    ///
+    /// The message breaks a limit of the network, or the network has no such message.
     fn check(&self, message: &OutboundMessage) -> Result<(), CheckError>;
 
-    /// Whether the account answers: `Ok` means connected.
+    /// Asks WhatsApp whether the account can be used; `Ok` means connected.
     fn probe(&self) -> BoxFuture<'_, Result<(), Failure>>;
 
-    /// One attempt. `id` travels with the message where the network lets it, so that a later status finds it.
+    /// Makes one attempt to send. `id` travels with the message where the network permits it, so that a later status
+    /// can be matched to it.
     ///
-    /// The caller bounds its duration; when the future is dropped the outcome is unknown.
+    /// The caller bounds its duration; when the future is dropped, the outcome is unknown.
     fn send<'a>(
         &'a self,
         id: MessageId,
@@ -50,83 +63,71 @@ pub trait Provider: Send + Sync + 'static {
     fn mark_read<'a>(&'a self, read: &'a MarkReadRequest, typing: bool)
     -> BoxFuture<'a, Result<(), Failure>>;
 
-    /// What WhatsApp knows about a file that it has. [`Permanent`](relevo_domain::FailureKind::Permanent) when it
-    /// has no such file, or no longer.
+    /// Describes a file at WhatsApp. The failure is [`Permanent`](relevo_domain::FailureKind::Permanent) when WhatsApp
+    /// does not have the file, or no longer has it.
     fn media<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<RemoteMedia, Failure>>;
 
-    /// The same, and the file itself. Nothing bounds its size but the caller, who may stop reading.
+    /// Describes a file at WhatsApp and opens it for reading. The size is not limited here: the caller stops reading
+    /// at its own limit.
     fn open_media<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(RemoteMedia, MediaStream), Failure>>;
-
-    /// Begins a lasting connection, where the road has one; what happens on it goes to `inbox`, which holds the
-    /// connection back when it is full. Called once. The connection ends when nobody hears it any more: when `inbox` is
-    /// closed, or the provider is dropped.
-    fn connect(&self, _inbox: mpsc::Sender<ConnectionEvent>) {}
-
-    /// Asks WhatsApp to show a prompt on the phone of that number, where the code in the answer is typed in.
-    fn pair_by_code<'a>(&'a self, _phone: &'a PhoneNumber) -> BoxFuture<'a, Result<PairCode, Failure>> {
-        Box::pin(async { Err(Failure::permanent("only a linked device is paired")) })
-    }
-
-    /// Ends the link between this device and the account, at WhatsApp as far as it can be reached, and here for
-    /// certain: its keys are forgotten.
-    fn unlink(&self) -> BoxFuture<'_, Result<(), Failure>> {
-        Box::pin(async { Ok(()) })
-    }
 }
 
-/// A received message that was read.
+/// A provider with a lasting connection, whose client is a device that a phone pairs.
+pub trait LinkedProvider: Provider {
+    /// Begins the connection and sends its events to `inbox`; a full `inbox` holds the connection back. Called once. The
+    /// connection ends when `inbox` is closed or the provider is dropped.
+    fn connect(&self, inbox: mpsc::Sender<ConnectionEvent>);
+
+    /// Asks WhatsApp to prompt for the returned code on the phone of that number.
+    fn pair_by_code<'a>(&'a self, phone: &'a PhoneNumber) -> BoxFuture<'a, Result<PairCode, Failure>>;
+
+    /// Ends the link between this device and the account: at WhatsApp if it can be reached, and here in any case, by
+    /// deleting the keys.
+    fn unlink(&self) -> BoxFuture<'_, Result<(), Failure>>;
+}
+
+/// A received message that is marked as read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MarkReadRequest {
     pub message: ProviderMessageId,
-    /// Where it was written, and by whom: what a linked device has to say, and the Cloud API knows.
+    /// The chat of the message. A linked device needs it; the Cloud API does not.
     pub chat: Option<Recipient>,
+    /// The sender of the message. A linked device needs it in groups; the Cloud API does not.
     pub sender: Option<Recipient>,
 }
 
-/// A file at WhatsApp.
+/// The description of a file at WhatsApp.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteMedia {
-    /// Where its bytes are, for minutes, and only for who shows the account's token.
+    /// The address of the file. It expires after minutes and requires the account's token.
     pub url: Url,
-    /// For example `image/jpeg`.
+    /// The media type, for example `image/jpeg`.
     pub mime: String,
-    /// SHA-256 as WhatsApp writes it.
+    /// SHA-256 in WhatsApp's notation.
     pub sha256: Option<String>,
-    /// Bytes.
+    /// Size in bytes.
     pub size: Option<u64>,
 }
 
-/// A file at WhatsApp as it arrives. After a failure nothing more comes.
+/// The content of a file at WhatsApp, chunk by chunk. It ends after a failure.
 pub type MediaStream = BoxStream<'static, Result<Bytes, Failure>>;
 
-/// Why a message is not taken.
+/// The reason why a message is rejected before it is accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CheckError {
     /// It breaks a limit or a format of the network.
     #[error(transparent)]
     Invalid(#[from] ValidationError),
-    /// This road has nothing like it.
+    /// The network has no such message.
     #[error("{provider} cannot send {what}", provider = .provider.as_str())]
     Unsupported { provider: ProviderKind, what: String },
 }
 
-/// Why an instance's settings do not make a provider.
+/// The reason why no provider can be created from an instance's settings.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
     Invalid(#[from] ValidationError),
     #[error("this binary was built without the provider {}", .0.as_str())]
     NotBuilt(ProviderKind),
-}
-
-/// What providers share: the guarded way out, the blobs of accepted media, and a place for what they remember.
-#[derive(Clone)]
-pub struct ProviderResources {
-    pub egress: Egress,
-    pub blobs: Blobs,
-    pub store: Store,
-    pub clock: relevo_clock::Clock,
-    pub linked: LinkedOptions,
-    pub login_gate: LoginGate,
-    pub direct_client: DirectClient,
 }

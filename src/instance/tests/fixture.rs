@@ -26,8 +26,8 @@ use relevo_domain::{
 use relevo_egress::{self as egress, Egress};
 use relevo_metrics::Metrics;
 use relevo_provider::{
-    CheckError, ConnectionEvent, DirectClient, LinkEvent, LinkedAccount, LinkedOptions, LoginGate,
-    MarkReadRequest, MediaStream, PairCode, Provider, ProviderResources, RemoteMedia,
+    CheckError, ConnectionEvent, DirectClient, LinkEvent, LinkedAccount, LinkedOptions, LinkedProvider,
+    LoginGate, MarkReadRequest, MediaStream, PairCode, Provider, ProviderResources, RemoteMedia,
 };
 use relevo_store::{Blobs, DataFolder};
 
@@ -80,6 +80,10 @@ impl Provider for ScriptedProvider {
         ProviderKind::LinkedDevice
     }
 
+    fn linked(&self) -> Option<&dyn LinkedProvider> {
+        Some(self)
+    }
+
     fn check(&self, _: &OutboundMessage) -> Result<(), CheckError> {
         Ok(())
     }
@@ -113,7 +117,9 @@ impl Provider for ScriptedProvider {
     fn open_media<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(RemoteMedia, MediaStream), Failure>> {
         future::ready(Err(Failure::permanent("no files in tests"))).boxed()
     }
+}
 
+impl LinkedProvider for ScriptedProvider {
     fn connect(&self, inbox: mpsc::Sender<ConnectionEvent>) {
         self.net.connections.lock().unwrap().insert(self.number, inbox);
         self.net.connection_count.send_modify(|count| *count += 1);

@@ -11,8 +11,8 @@ use crate::queue::{
     settle,
 };
 use relevo_domain::{
-    AmbiguousPolicy, BuryReason, Class, Content, Failure, InstanceNumber, MessageId, MessageOptions, Mode,
-    OutboundMessage, RetryDecision, Status, Timestamp,
+    AmbiguousPolicy, BuryReason, Class, Content, EventKind, Failure, InstanceNumber, MessageId,
+    MessageOptions, Mode, OutboundMessage, RetryDecision, Status, Timestamp,
 };
 use relevo_store::{Space, TestStore};
 

@@ -1,3 +1,5 @@
+//! Tests of the Cloud API's limits.
+
 use super::*;
 use relevo_domain::{BlobRef, ListRow, Location, MessageOptions};
 
@@ -47,16 +49,16 @@ fn buttons(titles: &[&str]) -> Content {
 }
 
 #[test]
-fn characters_are_counted_not_bytes() {
+fn text_limit_counts_characters() {
     assert_eq!(rejected_field(text(4096)), "");
     assert_eq!(rejected_field(text(4097)), "body");
     assert_eq!(rejected_field(text(0)), "body");
     let error = check_content(&text(4097)).unwrap_err();
-    assert_eq!(error.reason, "has 4097 characters; WhatsApp takes at most 4096");
+    assert_eq!(error.reason, "has 4097 characters; WhatsApp accepts at most 4096");
 }
 
 #[test]
-fn media_has_a_format_and_a_size_for_each_kind() {
+fn media_format_and_size_are_limited_by_kind() {
     use MediaKind::*;
     for (kind, mime, size, field) in [
         (Image, "image/png", 5 * MB, ""),
@@ -76,7 +78,7 @@ fn media_has_a_format_and_a_size_for_each_kind() {
 }
 
 #[test]
-fn captions_and_voice_notes_have_their_rules() {
+fn captions_and_voice_notes_are_checked() {
     let caption = |kind, length: usize| {
         let source = MediaSource::ProviderId("1".to_owned());
         rejected_field(Content::Media(Media { caption: Some("c".repeat(length)), ..media(kind, source) }))
@@ -112,7 +114,7 @@ fn buttons_are_limited_and_unique() {
 }
 
 #[test]
-fn a_list_has_ten_rows_in_all() {
+fn list_has_at_most_ten_rows_in_all_sections() {
     assert_eq!(rejected_field(list(vec![section("", rows(0, 10))])), "");
     assert_eq!(rejected_field(list(vec![section("a", rows(0, 5)), section("b", rows(1, 5))])), "");
     assert_eq!(
@@ -161,7 +163,7 @@ fn headers_and_footers_are_checked() {
 }
 
 #[test]
-fn contacts_and_templates_have_names() {
+fn contacts_and_templates_require_names() {
     let contacts = |contacts: serde_json::Value| {
         rejected_field(Content::Contacts { contacts: contacts.as_array().unwrap().clone() })
     };

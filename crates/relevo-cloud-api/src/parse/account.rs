@@ -1,4 +1,4 @@
-//! News of the account, its templates and its users: every change that is neither a message nor a status.
+//! Changes of the account, its templates and its users: every change that is neither a message nor a status.
 
 use serde_json::{Map, Value, json};
 
@@ -6,8 +6,8 @@ use relevo_domain::{EventKind, Identity, Timestamp};
 
 use super::text;
 
-/// Meta's names of the fields that webhooks are subscribed to, and the kinds of event that they become. From the
-/// reference of the WhatsApp Business webhooks.
+/// The webhook fields of Meta and the kinds of event that they become. Source: the reference of the WhatsApp Business
+/// webhooks.
 const EVENT_KINDS: &[(&str, EventKind)] = &[
     ("message_template_status_update", EventKind::TemplateStatus),
     ("message_template_quality_update", EventKind::TemplateQuality),
@@ -33,32 +33,32 @@ const EVENT_KINDS: &[(&str, EventKind)] = &[
 /// The field of changed preferences, and the member of its value that lists them.
 const USER_PREFERENCES: &str = "user_preferences";
 
-/// A change that is neither a message nor a status, as it came.
+/// A change that is neither a message nor a status.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AccountChange {
-    /// The business account.
+    /// The id of the business account.
     pub account: Option<String>,
-    /// The number that it concerns, if it concerns one.
+    /// The phone number that the change concerns, if it concerns one.
     pub phone_number_id: Option<String>,
-    /// When Meta says that it happened, where it says so for the whole change.
+    /// The time of the change according to Meta, if it names one for the whole change.
     pub at: Option<Timestamp>,
     /// Meta's name for the kind of change, for example `account_update`.
     pub field: String,
-    /// The change as it came, without the messages and statuses.
+    /// The received value without messages and statuses.
     pub value: Value,
-    /// The kind of event that it becomes.
+    /// The kind of event that the change becomes.
     pub kind: EventKind,
 }
 
-/// What a user said in WhatsApp's settings about marketing messages.
+/// A user's choice in WhatsApp's settings about marketing messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MarketingPreference {
     pub user: Identity,
-    /// `false`: they want them again.
+    /// `false` when the user accepts marketing messages again.
     pub opted_out: bool,
 }
 
-/// The kind of event that a change of this field becomes; `raw` for a field that is not known.
+/// The kind of event that a change of this field becomes; `raw` for an unknown field.
 pub(super) fn event_kind(field: &str, value: &Value) -> EventKind {
     if field == "messages" && value.get("errors").is_some_and(Value::is_array) {
         return EventKind::AccountError;
@@ -67,44 +67,45 @@ pub(super) fn event_kind(field: &str, value: &Value) -> EventKind {
 }
 
 impl AccountChange {
-    /// What receivers of the event are told: Meta's value, and beside it the field, the business account and the
-    /// time, where the value has none of its own under these names. Of a change that is not understood, the value is
-    /// told untouched.
+    /// The data of the event: Meta's value, with the field, the business account and the time added unless the value
+    /// has members of these names. The value of an unknown field is nested unchanged.
     pub fn data(&self) -> Value {
         let AccountChange { account, at, field, value, kind, .. } = self;
         let mut data = match value {
             Value::Object(value) if *kind != EventKind::Raw => value.clone(),
             value => return json!({ "field": field, "value": value }),
         };
-        let mut lift = |name: &str, value: Option<Value>| {
+        let mut add = |name: &str, value: Option<Value>| {
             if let Some(value) = value {
                 data.entry(name).or_insert(value);
             }
         };
-        lift("field", Some(json!(field)));
-        lift("account_id", account.as_ref().map(|account| json!(account)));
-        lift("timestamp", at.map(|at| at.seconds().into()));
+        add("field", Some(json!(field)));
+        add("account_id", account.as_ref().map(|account| json!(account)));
+        add("timestamp", at.map(|at| at.seconds().into()));
         Value::Object(data)
     }
 
-    /// Who wants marketing messages no more, or again. What is not understood says nothing.
+    /// The users who opted out of marketing messages or in again. Malformed entries are skipped.
     pub fn preferences(&self) -> Vec<MarketingPreference> {
-        let listed = self.value.get(USER_PREFERENCES).and_then(Value::as_array);
-        let listed = listed.filter(|_| self.kind == EventKind::UserPreferences).into_iter().flatten();
-        listed.filter_map(Value::as_object).filter_map(parse_preference).collect()
+        if self.kind != EventKind::UserPreferences {
+            return Vec::new();
+        }
+        let entries = self.value.get(USER_PREFERENCES).and_then(Value::as_array).into_iter().flatten();
+        entries.filter_map(Value::as_object).filter_map(parse_preference).collect()
     }
 }
 
-fn parse_preference(said: &Map<String, Value>) -> Option<MarketingPreference> {
-    let named = |name: &str| said.get(name).and_then(text);
-    if said.get("category").is_some_and(|category| category != "marketing_messages") {
+fn parse_preference(entry: &Map<String, Value>) -> Option<MarketingPreference> {
+    let field = |name: &str| entry.get(name).and_then(text);
+    if entry.get("category").is_some_and(|category| category != "marketing_messages") {
         return None;
     }
-    let stop = match named("value")?.as_str() {
+    let opted_out = match field("value")?.as_str() {
         "stop" => true,
         "resume" => false,
         _ => return None,
     };
-    let who = Identity::new(named("wa_id").as_deref(), named("user_id").as_deref())?;
-    Some(MarketingPreference { user: who, opted_out: stop })
+    let user = Identity::new(field("wa_id").as_deref(), field("user_id").as_deref())?;
+    Some(MarketingPreference { user, opted_out })
 }

@@ -1,7 +1,7 @@
-//! Messages that users wrote, and those that the number's owner wrote on the phone.
+//! Messages of users, and messages that the number's owner wrote on the phone.
 //!
-//! What every message must have is its id, its time and somebody who wrote it; without these it is malformed. A
-//! content that does not look as its type should is kept as it came, so that nothing that somebody wrote is lost.
+//! A message without an id, a time or a sender is malformed. Content that does not match its type is kept unchanged as
+//! unknown content, so that no message is lost.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -13,37 +13,40 @@ use relevo_domain::{
 
 use super::{text, timestamp};
 
-/// Reads a message that a user wrote; `contact` is what the webhook says about that user.
+/// Parses a message of a user. `contact` is the webhook's entry about that user.
 pub(super) fn parse_message(message: &Value, contact: Option<&Value>) -> Result<InboundMessage, String> {
-    let named = |name: &str| message.get(name).and_then(text);
-    let told = |place: &str| contact.and_then(|contact| contact.pointer(place)).and_then(text);
-    let phone = named("from").or_else(|| told("/wa_id"));
-    let user_id = named("from_user_id").or_else(|| told("/user_id"));
-    let identity = identity(phone.as_deref(), user_id.as_deref(), "from")?;
-    let sender = Sender { identity, name: told("/profile/name"), username: told("/profile/username") };
-    let chat = named("group_id").map_or(Chat::Direct, Chat::Group);
+    let field = |name: &str| message.get(name).and_then(text);
+    let contact_field = |path: &str| contact.and_then(|contact| contact.pointer(path)).and_then(text);
+    let phone = field("from").or_else(|| contact_field("/wa_id"));
+    let user_id = field("from_user_id").or_else(|| contact_field("/user_id"));
+    let sender = Sender {
+        identity: identity(phone.as_deref(), user_id.as_deref(), "from")?,
+        name: contact_field("/profile/name"),
+        username: contact_field("/profile/username"),
+    };
+    let chat = field("group_id").map_or(Chat::Direct, Chat::Group);
     build_message(message, sender, chat)
 }
 
-/// Reads a message that the number's owner wrote with the application on the phone.
+/// Parses a message that the number's owner wrote with the application on the phone.
 pub(super) fn parse_echo(message: &Value, contact: Option<&Value>) -> Result<InboundMessage, String> {
-    let named = |name: &str| message.get(name).and_then(text);
-    let told = |name: &str| contact.and_then(|contact| contact.get(name)).and_then(text);
+    let field = |name: &str| message.get(name).and_then(text);
+    let contact_field = |name: &str| contact.and_then(|contact| contact.get(name)).and_then(text);
     let sender = Sender {
-        identity: identity(named("from").as_deref(), named("from_user_id").as_deref(), "from")?,
+        identity: identity(field("from").as_deref(), field("from_user_id").as_deref(), "from")?,
         name: None,
         username: None,
     };
-    let user_id = named("to_user_id").or_else(|| told("user_id"));
-    let to = identity(named("to").as_deref(), user_id.as_deref(), "to")?;
+    let user_id = field("to_user_id").or_else(|| contact_field("user_id"));
+    let to = identity(field("to").as_deref(), user_id.as_deref(), "to")?;
     build_message(message, sender, Chat::FromMe(to))
 }
 
-/// Which contact of a webhook is the author of a message. `alone`: there is one message and one contact.
+/// The index of the contact that is the author of a message. `alone`: the webhook has one message and one contact.
 pub(super) fn find_contact(message: &Value, contacts: &[Value], alone: bool) -> Option<usize> {
-    let same = |contact: &Value, theirs: &str, ours: &str| {
-        let theirs = contact.get(theirs);
-        theirs.is_some() && theirs == message.get(ours)
+    let same = |contact: &Value, contact_field: &str, message_field: &str| {
+        let value = contact.get(contact_field);
+        value.is_some() && value == message.get(message_field)
     };
     let author = contacts.iter().position(|contact| {
         same(contact, "wa_id", "from")
@@ -54,7 +57,8 @@ pub(super) fn find_contact(message: &Value, contacts: &[Value], alone: bool) -> 
 }
 
 fn identity(phone: Option<&str>, user_id: Option<&str>, field: &str) -> Result<Identity, String> {
-    Identity::new(phone, user_id).ok_or_else(|| format!("names nobody in {field}"))
+    Identity::new(phone, user_id)
+        .ok_or_else(|| format!("has neither a phone number nor a user id in {field}"))
 }
 
 fn build_message(message: &Value, sender: Sender, chat: Chat) -> Result<InboundMessage, String> {
@@ -73,7 +77,7 @@ fn build_message(message: &Value, sender: Sender, chat: Chat) -> Result<InboundM
     })
 }
 
-/// `outermost`: an edit may hold a message, which may not hold another edit.
+/// Parses the content of a message. `outermost` is `false` for the message within an edit, which cannot be an edit.
 fn content(message: &Value, outermost: bool) -> InboundContent {
     let kind = message.get("type").and_then(Value::as_str).unwrap_or_default();
     let body = message.get(kind).unwrap_or(&Value::Null);
@@ -98,7 +102,7 @@ fn content(message: &Value, outermost: bool) -> InboundContent {
     known.unwrap_or_else(|| InboundContent::Unknown(message.clone()))
 }
 
-/// An emoji that is empty is one that was taken back.
+/// An empty emoji means that the reaction was removed.
 fn reaction(mut reaction: Reaction) -> InboundContent {
     reaction.emoji = reaction.emoji.filter(|emoji| !emoji.is_empty());
     InboundContent::Reaction(reaction)

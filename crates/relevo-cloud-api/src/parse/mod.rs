@@ -1,5 +1,5 @@
-//! Meta's webhooks, understood: statuses become facts about messages, messages and news of the account become typed,
-//! and what Meta will invent is passed on as it came.
+//! The parser of Meta's webhooks: statuses, messages and account changes become typed updates; unknown parts are passed
+//! on unchanged.
 
 mod account;
 mod message;
@@ -18,27 +18,30 @@ pub use split::{count_messages, first_sender, split_messages, without_messages};
 /// The field of messages and statuses.
 const MESSAGES: &str = "messages";
 
-/// The field of what the number's owner wrote on the phone.
+/// The field of messages that the number's owner wrote on the phone.
 const MESSAGE_ECHOES: &str = "smb_message_echoes";
 
-/// One thing that a webhook reports. One delivery may carry a thousand.
+/// One update of a webhook. One delivery may carry a thousand.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Update {
+    /// A status of a message that was sent.
     Status(Box<ReceivedStatus>),
+    /// A received message, or one that the number's owner wrote on the phone.
     Message(Box<ReceivedMessage>),
+    /// Any other change.
     Change(AccountChange),
-    /// A part that does not make sense, with its place and the reason; the other parts are not affected.
+    /// A malformed part, with its path and the reason; the other parts are not affected.
     Malformed(String),
 }
 
-/// A message with the number that it came in through.
+/// A message with the phone number that received it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReceivedMessage {
     pub phone_number_id: String,
     pub message: InboundMessage,
 }
 
-/// A fact about a message that was sent, with the number that sent it.
+/// A status of a message that was sent, with the phone number that sent it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReceivedStatus {
     pub phone_number_id: String,
@@ -46,7 +49,7 @@ pub struct ReceivedStatus {
 }
 
 impl Update {
-    /// The number that it concerns, where it concerns one.
+    /// The phone number that the update concerns, if it concerns one.
     pub fn phone_number_id(&self) -> Option<&str> {
         match self {
             Update::Status(received) => Some(&received.phone_number_id),
@@ -57,11 +60,11 @@ impl Update {
     }
 }
 
-/// Everything that a webhook's body reports, in its order.
+/// Parses all updates of a webhook's body, in their order.
 ///
 /// # Errors
 ///
-/// The body is not JSON, or not a webhook at all. A part that is wrong is a [`Update::Malformed`].
+/// The body is not JSON or not a webhook. A malformed part becomes an [`Update::Malformed`] instead.
 pub fn parse_webhook(body: &[u8]) -> Result<Vec<Update>, ValidationError> {
     let body: Value = serde_json::from_slice(body)
         .map_err(|cause| ValidationError::new("body", format!("is not JSON: {cause}")))?;
@@ -70,24 +73,23 @@ pub fn parse_webhook(body: &[u8]) -> Result<Vec<Update>, ValidationError> {
     };
     let mut updates = Vec::with_capacity(entries.len());
     for (n, mut entry) in entries.into_iter().enumerate() {
-        let place = format!("entry[{n}]");
+        let path = format!("entry[{n}]");
         let account = entry.get("id").and_then(text);
         let at = entry.get("time").and_then(timestamp);
         match entry.get_mut("changes").map(Value::take).and_then(into_list) {
             Some(changes) => {
                 for (n, change) in changes.into_iter().enumerate() {
-                    let source =
-                        ChangeSource { path: format!("{place}.changes[{n}]"), account: &account, at };
+                    let source = ChangeSource { path: format!("{path}.changes[{n}]"), account: &account, at };
                     parse_change(&source, change, &mut updates);
                 }
             }
-            None => updates.push(Update::Malformed(format!("{place}: has no list of changes"))),
+            None => updates.push(Update::Malformed(format!("{path}: has no list of changes"))),
         }
     }
     Ok(updates)
 }
 
-/// Where a change stands in the body, and what its entry says.
+/// The path of a change in the body, and the data of its entry.
 struct ChangeSource<'a> {
     path: String,
     account: &'a Option<String>,
@@ -125,10 +127,14 @@ fn parse_change(source: &ChangeSource, change: Value, updates: &mut Vec<Update>)
         MESSAGES => {
             let (messages, statuses) =
                 (take_field(&mut value, "messages"), take_field(&mut value, "statuses"));
-            let split = messages.is_some() || statuses.is_some();
-            statuses.into_iter().for_each(|list| parse_statuses(source, phone, &value, list, updates));
-            messages.into_iter().for_each(|list| parse_messages(source, phone, &value, list, updates));
-            if !split || value.get("errors").is_some() {
+            let had_list = messages.is_some() || statuses.is_some();
+            if let Some(list) = statuses {
+                parse_statuses(source, phone, &value, list, updates);
+            }
+            if let Some(list) = messages {
+                parse_messages(source, phone, &value, list, updates);
+            }
+            if !had_list || value.get("errors").is_some() {
                 updates.push(source.change(phone, &field, value));
             }
         }
@@ -159,7 +165,7 @@ fn parse_statuses(
     }
 }
 
-/// A status of a kind that is not known, put back where it was found.
+/// The value of a change that holds one status of an unknown kind.
 fn with_status(metadata: Option<&Value>, status: Value) -> Value {
     let mut value = Map::new();
     value.extend(metadata.map(|metadata| ("metadata".to_owned(), metadata.clone())));
@@ -194,7 +200,7 @@ fn parse_list(
     phone: Option<&str>,
     value: &Value,
     (list, messages): (&str, Value),
-    read: impl Fn(&Value, Option<&Value>) -> Result<InboundMessage, String>,
+    parse: impl Fn(&Value, Option<&Value>) -> Result<InboundMessage, String>,
     updates: &mut Vec<Update>,
 ) {
     let Value::Array(messages) = messages else {
@@ -202,15 +208,14 @@ fn parse_list(
     };
     let contacts = value.get("contacts").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let alone = messages.len() == 1 && contacts.len() == 1;
-    let contact =
-        |message: &Value| message::find_contact(message, contacts, alone).and_then(|at| contacts.get(at));
     for (n, message) in messages.iter().enumerate() {
-        let read = match phone {
-            Some(phone) => read(message, contact(message))
+        let contact = message::find_contact(message, contacts, alone).and_then(|index| contacts.get(index));
+        let received = match phone {
+            Some(phone) => parse(message, contact)
                 .map(|message| ReceivedMessage { phone_number_id: phone.to_owned(), message }),
             None => Err("the change names no phone_number_id".to_owned()),
         };
-        updates.push(match read {
+        updates.push(match received {
             Ok(received) => Update::Message(Box::new(received)),
             Err(reason) => source.malformed(&format!(".value.{list}[{n}]: {reason}")),
         });
@@ -235,7 +240,7 @@ fn into_list(value: Value) -> Option<Vec<Value>> {
     }
 }
 
-/// A text that is not empty; Meta writes some ids as numbers.
+/// A non-empty string, or a number as a string: Meta writes some ids as numbers.
 fn text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) if !text.is_empty() => Some(text.clone()),
@@ -244,7 +249,7 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// Seconds since the epoch, as a number or, as in messages and statuses, as text.
+/// Seconds since the epoch, as a number or (in messages and statuses) as a string.
 fn timestamp(value: &Value) -> Option<Timestamp> {
     let seconds = value.as_u64().or_else(|| value.as_str()?.parse().ok())?;
     seconds.checked_mul(1000).map(Timestamp)

@@ -1,5 +1,5 @@
-//! One webhook of several messages as several webhooks of one message each, in Meta's own words: what is taken over is
-//! taken over as it was written, and in its order.
+//! Splits a webhook with several messages into webhooks with one message each. Copied parts keep their bytes and their
+//! order.
 
 use std::fmt;
 
@@ -11,14 +11,14 @@ use relevo_domain::ProviderMessageId;
 
 use super::message::find_contact;
 
-/// How many messages of users a webhook holds, readable or not.
+/// The number of messages of users in a webhook, malformed ones included.
 pub fn count_messages(webhook: &RawValue) -> usize {
     let entries = RawObject::parse(webhook).list("entry");
     let changes = entries.into_iter().flat_map(|entry| RawObject::parse(entry).list("changes"));
     changes.map(|change| messages_of(&RawObject::parse(change)).len()).sum()
 }
 
-/// Who sent the first message of a webhook.
+/// The sender of the first message of a webhook.
 pub fn first_sender(webhook: &RawValue) -> Option<String> {
     let entries = RawObject::parse(webhook).list("entry");
     let mut changes = entries.into_iter().flat_map(|entry| RawObject::parse(entry).list("changes"));
@@ -26,8 +26,8 @@ pub fn first_sender(webhook: &RawValue) -> Option<String> {
     serde_json::from_str(RawObject::parse(first).get("from")?.get()).ok()
 }
 
-/// For each message of a webhook its id and a webhook that holds this message, and what was said about its author,
-/// and nothing else. Messages without an id are left out.
+/// For each message of a webhook: its id, and a webhook with only this message and the contact of its author. Messages
+/// without an id are skipped.
 pub fn split_messages(webhook: &RawValue) -> Vec<(ProviderMessageId, Box<RawValue>)> {
     let mut split = Vec::new();
     let webhook = RawObject::parse(webhook);
@@ -44,63 +44,66 @@ pub fn split_messages(webhook: &RawValue) -> Vec<(ProviderMessageId, Box<RawValu
     split
 }
 
-/// The value of a change once for each of its messages.
+/// Copies the value of a change once for each of its messages.
 fn split_value(change: &RawObject) -> Vec<(ProviderMessageId, String)> {
     let (value, messages) = (change.object("value"), messages_of(change));
     let contacts = value.list("contacts");
-    let known: Vec<Value> = contacts.iter().map(|contact| parse_value(contact)).collect();
+    let parsed_contacts: Vec<Value> = contacts.iter().map(|contact| parse_value(contact)).collect();
     let alone = messages.len() == 1 && contacts.len() == 1;
-    let one = |message: &&RawValue| {
-        let read = parse_value(message);
-        let id = read.get("id")?.as_str()?.parse().ok()?;
-        let contact = find_contact(&read, &known, alone).and_then(|at| contacts.get(at));
-        let one = value.with_members(&[
+    let with_one_message = |message: &&RawValue| {
+        let parsed = parse_value(message);
+        let id = parsed.get("id")?.as_str()?.parse().ok()?;
+        let contact = find_contact(&parsed, &parsed_contacts, alone).and_then(|index| contacts.get(index));
+        let value = value.with_members(&[
             ("messages", Some(format!("[{message}]"))),
             ("contacts", contact.map(|contact| format!("[{contact}]"))),
             ("statuses", None),
         ]);
-        Some((id, one))
+        Some((id, value))
     };
-    messages.iter().filter_map(one).collect()
+    messages.iter().filter_map(with_one_message).collect()
 }
 
-/// The webhook without the messages of users, if it holds anything else.
+/// The webhook without the messages of users; `None` when nothing else is left.
 pub fn without_messages(webhook: &RawValue) -> Option<Box<RawValue>> {
     let webhook = RawObject::parse(webhook);
-    let of_change =
-        |change: &RawValue| {
-            let object = RawObject::parse(change);
-            if messages_of(&object).is_empty() {
-                return Some(change.to_string());
-            }
-            let value = object.object("value");
-            value.get("statuses")?;
-            Some(object.with_members(&[(
-                "value",
-                Some(value.with_members(&[("messages", None), ("contacts", None)])),
-            )]))
-        };
-    let of_entry = |entry: &RawValue| {
-        let object = RawObject::parse(entry);
-        let changes: Vec<_> = object.list("changes").into_iter().filter_map(of_change).collect();
-        let changes = (!changes.is_empty()).then(|| format!("[{}]", changes.join(",")));
-        changes.map(|changes| object.with_members(&[("changes", Some(changes))]))
-    };
-    let entries: Vec<_> = webhook.list("entry").into_iter().filter_map(of_entry).collect();
-    let entries = (!entries.is_empty()).then(|| format!("[{}]", entries.join(",")))?;
+    let entries: Vec<_> = webhook.list("entry").into_iter().filter_map(entry_without_messages).collect();
+    let entries = json_list(&entries)?;
     RawValue::from_string(webhook.with_members(&[("entry", Some(entries))])).ok()
 }
 
+fn entry_without_messages(entry: &RawValue) -> Option<String> {
+    let entry = RawObject::parse(entry);
+    let changes: Vec<_> = entry.list("changes").into_iter().filter_map(change_without_messages).collect();
+    Some(entry.with_members(&[("changes", Some(json_list(&changes)?))]))
+}
+
+fn change_without_messages(change: &RawValue) -> Option<String> {
+    let object = RawObject::parse(change);
+    if messages_of(&object).is_empty() {
+        return Some(change.to_string());
+    }
+    let value = object.object("value");
+    value.get("statuses")?;
+    let value = value.with_members(&[("messages", None), ("contacts", None)]);
+    Some(object.with_members(&[("value", Some(value))]))
+}
+
+/// A JSON list of these elements; `None` for an empty one.
+fn json_list(elements: &[String]) -> Option<String> {
+    (!elements.is_empty()).then(|| format!("[{}]", elements.join(",")))
+}
+
 fn messages_of<'a>(change: &RawObject<'a>) -> Vec<&'a RawValue> {
-    let holds = change.get("field").is_some_and(|field| field.get() == "\"messages\"");
-    if holds { change.object("value").list("messages") } else { Vec::new() }
+    let has_messages = change.get("field").is_some_and(|field| field.get() == "\"messages\"");
+    if has_messages { change.object("value").list("messages") } else { Vec::new() }
 }
 
 fn parse_value(json: &RawValue) -> Value {
     serde_json::from_str(json.get()).unwrap_or_default()
 }
 
-/// The members of an object as they are written, in their order. What is no object has none.
+/// The raw members of a JSON object, in their order. Any other JSON value has none.
 #[derive(Default)]
 struct RawObject<'a>(Vec<(&'a RawValue, &'a RawValue)>);
 
@@ -109,7 +112,7 @@ impl<'a> RawObject<'a> {
         serde_json::from_str(json.get()).unwrap_or_default()
     }
 
-    /// Of several with this name the last counts, as everywhere where JSON is read.
+    /// The value of a member. Of several members with this name the last one counts, as in other JSON parsers.
     fn get(&self, name: &str) -> Option<&'a RawValue> {
         self.0.iter().rev().find(|(key, _)| is_named(key, name)).map(|(_, value)| *value)
     }
@@ -118,12 +121,12 @@ impl<'a> RawObject<'a> {
         self.get(name).map(Self::parse).unwrap_or_default()
     }
 
-    /// The elements of a list; what is no list has none.
+    /// The elements of a list member; empty when the member is not a list.
     fn list(&self, name: &str) -> Vec<&'a RawValue> {
         self.get(name).and_then(|list| serde_json::from_str(list.get()).ok()).unwrap_or_default()
     }
 
-    /// The object with other values under these names, or without them.
+    /// The object with new values for these members, or without them where the value is `None`.
     fn with_members(&self, changed: &[(&str, Option<String>)]) -> String {
         let member = |(key, value): &(&RawValue, &RawValue)| {
             let value = match changed.iter().find(|(name, _)| is_named(key, name)) {

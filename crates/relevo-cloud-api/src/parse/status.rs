@@ -1,4 +1,4 @@
-//! What Meta reports about messages that were sent.
+//! Statuses: Meta's reports about messages that were sent.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -8,7 +8,7 @@ use relevo_domain::{Failure, Receipt, StatusUpdate, ValidationError};
 
 use super::{ReceivedStatus, text, timestamp};
 
-/// `None` for a status that reports something other than the fate of a message.
+/// Parses a status. `None` for a status of an unknown kind.
 pub(super) fn parse_status(
     phone_number_id: Option<&str>,
     status: &Value,
@@ -41,10 +41,11 @@ fn parse_receipt(status: &str) -> Option<Receipt> {
     }
 }
 
-/// The first error that can be read: the same table classifies it as classifies a refused request.
+/// The failure of the first readable error. The same table classifies the errors of requests.
 fn parse_failure(status: &Value) -> Failure {
-    let errors = status.get("errors").and_then(Value::as_array).into_iter().flatten();
-    let known = errors.filter_map(|error| GraphError::deserialize(error).ok());
-    let failure = known.map(|error| error.to_failure(None)).next();
-    failure.unwrap_or_else(|| Failure::permanent("WhatsApp reported a failure without a reason"))
+    let mut errors = status.get("errors").and_then(Value::as_array).into_iter().flatten();
+    match errors.find_map(|error| GraphError::deserialize(error).ok()) {
+        Some(error) => error.to_failure(None),
+        None => Failure::permanent("WhatsApp reported a failure without a reason"),
+    }
 }

@@ -1,3 +1,5 @@
+//! Tests of the webhook parser.
+
 use serde_json::json;
 
 use super::*;
@@ -84,20 +86,20 @@ fn other_fields_are_passed_through_unchanged() {
     let mut body = webhook(json!([template, invented]));
     body["entry"][0]["time"] = json!(1_763_800_000);
     let updates = parse(&body);
-    let [Update::Change(news), Update::Change(unknown)] = updates.as_slice() else { panic!("{updates:?}") };
-    assert_eq!((news.phone_number_id.as_deref(), &news.kind), (None, &EventKind::TemplateStatus));
-    assert_eq!((news.account.as_deref(), news.at), (Some("WABA"), Some(Timestamp(1_763_800_000_000))));
-    let told = json!({
+    let [Update::Change(change), Update::Change(unknown)] = updates.as_slice() else { panic!("{updates:?}") };
+    assert_eq!((change.phone_number_id.as_deref(), &change.kind), (None, &EventKind::TemplateStatus));
+    assert_eq!((change.account.as_deref(), change.at), (Some("WABA"), Some(Timestamp(1_763_800_000_000))));
+    let expected = json!({
         "event": "PAUSED", "field": "message_template_status_update", "account_id": "WABA",
         "timestamp": 1_763_800_000,
     });
-    assert_eq!(news.data(), told);
+    assert_eq!(change.data(), expected);
     assert_eq!((unknown.phone_number_id.as_deref(), &unknown.kind), (Some("1065"), &EventKind::Raw));
     assert_eq!(unknown.data(), invented);
 }
 
 #[test]
-fn every_field_that_meta_documents_has_a_kind() {
+fn every_documented_field_has_a_kind() {
     for (field, kind) in [
         ("message_template_quality_update", "template_quality"),
         ("template_category_update", "template_category"),
@@ -120,28 +122,31 @@ fn every_field_that_meta_documents_has_a_kind() {
 fn errors_without_a_message_become_account_errors() {
     let errors = json!({ "errors": [{ "code": 130_429, "title": "Rate limit hit" }] });
     let updates = parse(&webhook(json!([messages(errors.clone())])));
-    let [Update::Change(news)] = updates.as_slice() else { panic!("{updates:?}") };
-    assert_eq!((&news.kind, &news.value["errors"]), (&EventKind::AccountError, &errors["errors"]));
+    let [Update::Change(change)] = updates.as_slice() else { panic!("{updates:?}") };
+    assert_eq!((&change.kind, &change.value["errors"]), (&EventKind::AccountError, &errors["errors"]));
 }
 
 #[test]
 fn marketing_preferences_are_parsed_when_valid() {
-    let said = |value: &str, category: &str| json!({ "wa_id": "573001234567", "user_id": "CO.1", "value": value, "category": category });
+    let entry = |value: &str, category: &str| json!({ "wa_id": "573001234567", "user_id": "CO.1", "value": value, "category": category });
     let list = json!([
-        said("stop", "marketing_messages"),
-        said("resume", "marketing_messages"),
-        said("stop", "utility_messages"),
-        said("perhaps", "marketing_messages"),
+        entry("stop", "marketing_messages"),
+        entry("resume", "marketing_messages"),
+        entry("stop", "utility_messages"),
+        entry("perhaps", "marketing_messages"),
         { "value": "stop" },
         7,
     ]);
     let change = json!({ "field": "user_preferences", "value": { "user_preferences": list } });
     let updates = parse(&webhook(json!([change])));
     let [Update::Change(change)] = updates.as_slice() else { panic!("{updates:?}") };
-    let understood: Vec<_> =
-        change.preferences().iter().map(|said| (said.user.to_string(), said.opted_out)).collect();
-    let who = "573001234567@s.whatsapp.net".to_owned();
-    assert_eq!(understood, [(who.clone(), true), (who, false)]);
+    let parsed: Vec<_> = change
+        .preferences()
+        .iter()
+        .map(|preference| (preference.user.to_string(), preference.opted_out))
+        .collect();
+    let user = "573001234567@s.whatsapp.net".to_owned();
+    assert_eq!(parsed, [(user.clone(), true), (user, false)]);
 }
 
 #[test]
@@ -188,8 +193,8 @@ fn sender_is_found_in_message_and_contact() {
     bare.as_object_mut().unwrap().remove("from_user_id");
     let lone = json!({ "messages": [bare], "contacts": [stranger] });
     assert_eq!(only_message(&webhook(json!([messages(lone)]))).sender.identity.phone(), Some("573009999999"));
-    let nobody = parse(&webhook(json!([messages(json!({ "messages": [bare] }))])));
-    assert!(matches!(nobody.as_slice(), [Update::Malformed(_)]), "{nobody:?}");
+    let anonymous = parse(&webhook(json!([messages(json!({ "messages": [bare] }))])));
+    assert!(matches!(anonymous.as_slice(), [Update::Malformed(_)]), "{anonymous:?}");
 }
 
 #[test]
@@ -229,7 +234,7 @@ fn malformed_message_does_not_affect_others_and_unknown_content_is_kept() {
             "messages[0]: has no id",
             "text",
             "messages[2]: has no timestamp",
-            "messages[3]: names nobody in from",
+            "messages[3]: has neither a phone number nor a user id in from",
             "unknown",
             "unknown",
         ]
@@ -250,7 +255,7 @@ fn nested_edit_is_not_parsed() {
 }
 
 #[test]
-fn a_thousand_updates_are_all_found_in_their_order() {
+fn thousand_updates_keep_their_order() {
     let list: Vec<_> = (0..1000)
         .map(|n| {
             let mut message = message("text", json!({ "body": n.to_string() }));

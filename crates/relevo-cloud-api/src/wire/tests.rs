@@ -1,3 +1,5 @@
+//! Tests of the JSON format of messages.
+
 use serde_json::json;
 
 use super::*;
@@ -13,7 +15,7 @@ fn serialize(to: &str, content: Content, uploaded: Option<&str>) -> Value {
     serde_json::to_value(MessageRequest::new(id(), &message, uploaded)).unwrap()
 }
 
-/// What is written for a content, without the envelope that all of them share.
+/// The JSON of a content, without the common envelope.
 fn body(content: Content) -> Value {
     let kind = content.kind();
     let mut whole = serialize("573001234567", content, Some("MEDIA-1"));
@@ -183,7 +185,7 @@ fn lists_and_flows_are_serialized_as_documented() {
 }
 
 #[test]
-fn the_file_to_upload_is_found_in_bodies_and_headers() {
+fn blob_is_found_in_bodies_and_headers() {
     let media = |source| {
         Content::Media(Media { kind: MediaKind::Image, source, caption: None, file_name: None, voice: false })
     };

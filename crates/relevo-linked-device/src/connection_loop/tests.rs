@@ -1,3 +1,5 @@
+//! Tests of the backoff, of the last save of a device, and of the ends of connections.
+
 use futures_util::FutureExt as _;
 use whatsapp_rust::chrono;
 use whatsapp_rust::types::events::{
@@ -13,9 +15,9 @@ const NOW: Timestamp = Timestamp(1_763_800_000_000);
 
 #[test]
 fn backoff_grows_with_jitter() {
-    let longest = Duration::from_secs(60);
+    let max_delay = Duration::from_secs(60);
     let range = |failures| {
-        (backoff(failures, longest, 0).as_millis(), backoff(failures, longest, u32::MAX).as_millis())
+        (backoff(failures, max_delay, 0).as_millis(), backoff(failures, max_delay, u32::MAX).as_millis())
     };
     assert_eq!(range(0), (500, 5_000));
     assert_eq!(range(1), (5_000, 10_000));
@@ -36,10 +38,10 @@ async fn interrupted_device_save_is_repeated() {
     let ended = client().await;
     ended.modify_device(|device| device.push_name = "Shop".to_owned()).await;
     let device = ended.get_device_arc().await;
-    let moves = device.write().await;
-    assert!(ended.flush().now_or_never().is_none(), "it waits for the device");
-    drop(moves);
-    // The client's own last save has nothing to do.
+    let write_lock = device.write().await;
+    assert!(ended.flush().now_or_never().is_none(), "the save waits for the device");
+    drop(write_lock);
+    // The client's own last save does nothing.
     ended.flush().await.unwrap();
     save_device(&ended).await.unwrap();
     assert_eq!(client().await.get_device_snapshot().push_name, "Shop");
@@ -47,7 +49,7 @@ async fn interrupted_device_save_is_repeated() {
 
 fn link_end(event: &Event, paired: bool) -> Option<LinkEnd> {
     match end_from_event(event, paired, NOW)? {
-        ConnectionEnd::Final(LinkEvent::Ended(refused)) => Some(refused),
+        ConnectionEnd::Final(LinkEvent::Ended(end)) => Some(end),
         other => panic!("{other:?}"),
     }
 }

@@ -1,4 +1,4 @@
-//! What a received message says.
+//! The content of received messages.
 
 use serde_json::{Value, json};
 use whatsapp_rust::buffa::MessageField;
@@ -15,15 +15,16 @@ use relevo_domain::{
     InboundPoll, InteractiveReply, MediaKind, MessageContext, PollVote, Reaction,
 };
 
-/// Forwarded so often, a message counts as forwarded many times; WhatsApp shows two arrows from there on.
+/// Number of forwards from which a message counts as frequently forwarded; WhatsApp then shows two arrows.
 const FREQUENTLY_FORWARDED_SCORE: u32 = 5;
 
-/// A message of an unknown type is passed on as it came up to this size, in bytes as WhatsApp encodes it.
+/// Maximum encoded size of a message of unknown type that is passed on unchanged.
 const MAX_UNKNOWN_BYTES: usize = 2048;
 
-/// What a message says. `None` for what says nothing to anybody: keys, settings and the like between devices.
+/// The content of a message. `None` for messages without content for people: keys, settings and the like between
+/// devices.
 ///
-/// `vote` opens votes: it is asked for the answers that were ticked, and has none for polls that are not known.
+/// `vote` decrypts a vote to its selected options; `None` for unknown polls.
 pub(super) fn content(
     message: &wa::Message,
     vote: impl Fn(&wa::message::PollUpdateMessage) -> Option<Vec<String>>,
@@ -39,7 +40,7 @@ pub(super) fn content(
     plain_content(message)
 }
 
-/// What a message says by itself; an edit's new content is one, too.
+/// The content of a message that does not refer to another one, or the new content of an edit.
 fn plain_content(message: &wa::Message) -> Option<InboundContent> {
     let found = text_content(message)
         .or_else(|| media_content(message))
@@ -57,12 +58,15 @@ fn text_content(message: &wa::Message) -> Option<InboundContent> {
 }
 
 fn media_content(message: &wa::Message) -> Option<InboundContent> {
-    // The fields that every kind of file has, under the same names.
+    // The fields that all kinds of files share.
     macro_rules! file {
-        ($file:expr, $kind:ident, $usual:literal) => {{
+        ($file:expr, $kind:ident, $default_mime:literal) => {{
             let file = $file;
-            let mime =
-                file.mimetype.clone().filter(|mime| !mime.is_empty()).unwrap_or_else(|| $usual.to_owned());
+            let mime = file
+                .mimetype
+                .clone()
+                .filter(|mime| !mime.is_empty())
+                .unwrap_or_else(|| $default_mime.to_owned());
             let reference = MediaReference {
                 kind: MediaKind::$kind,
                 path: file.direct_path.clone().unwrap_or_default(),
@@ -106,7 +110,7 @@ fn inbound_media(kind: InboundMediaKind, reference: MediaReference) -> (InboundM
     use base64::Engine as _;
     let sha256 = base64::engine::general_purpose::STANDARD.encode(&reference.sha256);
     let media = InboundMedia {
-        // A file that cannot be fetched is told of all the same.
+        // A file without a valid reference is reported with an empty id.
         id: reference.id().unwrap_or_default(),
         mime_type: reference.mime,
         sha256: Some(sha256).filter(|digest| !digest.is_empty()),
@@ -205,7 +209,7 @@ fn poll_content(message: &wa::Message) -> Option<InboundContent> {
     }))
 }
 
-/// Edits and revocations; all else here is the business of devices.
+/// The content of edits and revocations; other protocol messages are between devices.
 fn protocol_content(protocol: &wa::message::ProtocolMessage) -> Option<InboundContent> {
     match protocol.r#type {
         Some(ProtocolType::REVOKE) => Some(InboundContent::Revoke { original: message_id(&protocol.key)? }),
@@ -221,7 +225,7 @@ fn message_id(key: &MessageField<wa::MessageKey>) -> Option<String> {
     key.as_option()?.id.clone().filter(|id| !id.is_empty())
 }
 
-/// What has no place of its own, as it came. `None` when there is nothing beside what devices tell each other.
+/// A message of unknown type, unchanged. `None` for a message that only contains data between devices.
 fn unknown_content(message: &wa::Message) -> Option<InboundContent> {
     if message.placeholder_message.is_set() {
         return Some(InboundContent::Unsupported);
@@ -235,12 +239,12 @@ fn unknown_content(message: &wa::Message) -> Option<InboundContent> {
     if size == 0 {
         return None;
     }
-    // By way of a table of functions: for each of hundreds of types, code of its own would take as long to build as the
-    // rest of this room.
+    // Dynamic dispatch: monomorphized serializers for hundreds of message types would double the build time of this
+    // crate.
     let rest: &dyn erased_serde::Serialize = &rest;
-    let whole = || erased_serde::serialize(rest, serde_json::value::Serializer).ok().map(strip_nulls);
-    let raw = if size <= MAX_UNKNOWN_BYTES { whole() } else { None };
-    Some(InboundContent::Unknown(raw.unwrap_or_else(|| json!({ "bytes": size }))))
+    let to_json = || erased_serde::serialize(rest, serde_json::value::Serializer).ok().map(strip_nulls);
+    let json = if size <= MAX_UNKNOWN_BYTES { to_json() } else { None };
+    Some(InboundContent::Unknown(json.unwrap_or_else(|| json!({ "bytes": size }))))
 }
 
 fn strip_nulls(value: Value) -> Value {
@@ -263,11 +267,11 @@ fn is_empty_value(value: &Value) -> bool {
     }
 }
 
-/// What a message refers to.
+/// The context of a message: its quote, its mentions, and whether it was forwarded.
 pub(super) fn context(message: &wa::Message) -> Option<MessageContext> {
     let info = context_info(unwrap_message(message))?;
     let score = info.forwarding_score.unwrap_or_default();
-    let address = |name: &String| name.parse().map_or_else(|_| name.clone(), |jid| bare_jid(&jid));
+    let address = |text: &String| text.parse().map_or_else(|_| text.clone(), |jid| bare_jid(&jid));
     let context = MessageContext {
         from: info.participant.as_ref().filter(|_| info.stanza_id.is_some()).map(address),
         id: info.stanza_id.clone(),
@@ -285,7 +289,7 @@ fn context_info(message: &wa::Message) -> Option<&wa::ContextInfo> {
             [$(message.$field.as_option().and_then(|inner| inner.context_info.as_option())),*].into_iter().flatten().next()
         };
     }
-    let polled = || poll_creation(message).and_then(|poll| poll.context_info.as_option());
+    let poll_context = || poll_creation(message).and_then(|poll| poll.context_info.as_option());
     first!(
         extended_text_message,
         image_message,
@@ -306,7 +310,7 @@ fn context_info(message: &wa::Message) -> Option<&wa::ContextInfo> {
         product_message,
         order_message,
     )
-    .or_else(polled)
+    .or_else(poll_context)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! What happens beside messages.
+//! Events other than messages.
 //!
-//! Not told, because it concerns devices rather than people, or repeats what is told elsewhere: server acks, raw stanzas
-//! and notifications, device lists, requests to synchronise, offline counts, MEX notifications, codes that were asked
-//! for through the API, muted statuses, and whatever a first synchronisation copies from the phone.
+//! Some events of the client are ignored, because they concern devices rather than people or are reported in another way:
+//! server acks, raw stanzas and notifications, device lists, sync requests, offline counts, MEX notifications, pairing
+//! codes that were requested through the API, muted statuses, and the data of a full sync.
 
 use serde_json::{Value, json};
 use whatsapp_rust::Jid;
@@ -18,15 +18,15 @@ use crate::lid_mapping::LidMapping;
 use relevo_domain::{self as domain, EventKind, MessageId, StatusUpdate, Timestamp};
 use relevo_provider::ConnectionEvent;
 
-/// What an event tells the instance. `ours` names our message behind a stanza; `now` stands in for events that have no
-/// time of their own.
+/// Translates an event for the instance. `ours` finds the own message that a stanza carries; `now` is the time of events
+/// without a timestamp.
 pub(crate) fn connection_events(
     event: &Event,
     now: Timestamp,
     names: &LidMapping,
     ours: impl Fn(&str) -> Option<MessageId>,
 ) -> Vec<ConnectionEvent> {
-    let news = match event {
+    let translated = match event {
         Event::Receipt(receipt) => return statuses(receipt, names, ours).into_iter().collect(),
         Event::ChatPresence(presence) => {
             let state = match presence.state {
@@ -75,14 +75,14 @@ pub(crate) fn connection_events(
             .or_else(|| chat_event(other))
             .or_else(|| pairing_event(other, now))
         {
-            Some(news) => news,
+            Some(translated) => translated,
             None => return Vec::new(),
         },
     };
-    vec![news.into()]
+    vec![translated.into()]
 }
 
-/// Something that readers of events may want to know.
+/// The parts of a [`ConnectionEvent::Other`].
 struct OtherEvent {
     kind: EventKind,
     at: Timestamp,
@@ -109,7 +109,7 @@ fn timestamp(at: DateTime<Utc>) -> Timestamp {
     Timestamp(u64::try_from(at.timestamp_millis()).unwrap_or(0))
 }
 
-/// The people whose other names are worth knowing before an event is told.
+/// The people whose alternate JIDs are needed to translate an event.
 pub(crate) fn people_in_event(event: &Event) -> Vec<Jid> {
     let who = match event {
         Event::Receipt(receipt) => &receipt.source.sender,
@@ -133,26 +133,28 @@ pub(crate) fn people_in_event(event: &Event) -> Vec<Jid> {
     vec![who.clone()]
 }
 
-/// Receipts of our messages. Those of our own other devices say nothing about a recipient.
+/// The status updates of a receipt. Receipts of the account's own devices are ignored, because they say nothing about
+/// the recipient.
 fn statuses(
     receipt: &Receipt,
     names: &LidMapping,
     ours: impl Fn(&str) -> Option<MessageId>,
 ) -> Option<ConnectionEvent> {
-    let fact = match receipt.r#type {
+    let kind = match receipt.r#type {
         ReceiptType::Delivered => domain::Receipt::Delivered,
         ReceiptType::Read => domain::Receipt::Read,
         ReceiptType::Played => domain::Receipt::Played,
         _ => return None,
     };
     let MessageSource { chat, sender, sender_alt, .. } = &receipt.source;
-    let by = names.identity(sender, sender_alt.as_ref())?.to_string();
-    let (recipient, participant) = if is_person(chat) { (by, None) } else { (bare_jid(chat), Some(by)) };
+    let reader = names.identity(sender, sender_alt.as_ref())?.to_string();
+    let (recipient, participant) =
+        if is_person(chat) { (reader, None) } else { (bare_jid(chat), Some(reader)) };
     let update = |id: &String| {
         Some(StatusUpdate {
             provider_id: id.parse().ok()?,
             our_id: ours(id),
-            receipt: fact,
+            receipt: kind,
             at: timestamp(receipt.timestamp),
             recipient: Some(recipient.clone()),
             participant: participant.clone(),
@@ -163,7 +165,7 @@ fn statuses(
     (!updates.is_empty()).then_some(ConnectionEvent::Statuses(updates))
 }
 
-/// The steps of a call that people notice; the rest is between the telephones.
+/// The event of a call. `None` for steps of a call that people do not notice.
 fn call_event(call: &IncomingCall, names: &LidMapping) -> Option<OtherEvent> {
     let (status, is_video, group) = match &call.action {
         CallAction::Offer { is_video, group_jid, .. } => ("incoming", *is_video, group_jid.as_ref()),
@@ -173,7 +175,7 @@ fn call_event(call: &IncomingCall, names: &LidMapping) -> Option<OtherEvent> {
         CallAction::Terminate { .. } => ("ended", false, None),
         _ => return None,
     };
-    let other = match &call.action {
+    let caller = match &call.action {
         CallAction::Offer { caller_pn, .. } => caller_pn.as_ref(),
         _ => None,
     };
@@ -188,7 +190,7 @@ fn call_event(call: &IncomingCall, names: &LidMapping) -> Option<OtherEvent> {
     Some(OtherEvent::from_datetime(
         EventKind::Call,
         call.timestamp,
-        names.add_identity(data, &call.from, other),
+        names.add_identity(data, &call.from, caller),
     ))
 }
 
@@ -222,7 +224,8 @@ fn group_event(update: &GroupUpdate, names: &LidMapping) -> OtherEvent {
     OtherEvent::from_datetime(EventKind::Group, update.timestamp, data)
 }
 
-/// WhatsApp asks its sender to encrypt it anew, so it may still come, as a message with the same id.
+/// The event of a message that could not be decrypted. WhatsApp asks its sender to encrypt it again, so it may still
+/// arrive, as a message with the same id.
 fn undecryptable_event(message: &UndecryptableMessage, names: &LidMapping) -> OtherEvent {
     let info = &message.info;
     let source = &info.source;
@@ -244,7 +247,7 @@ fn undecryptable_event(message: &UndecryptableMessage, names: &LidMapping) -> Ot
     )
 }
 
-/// Source of the names: `HistorySyncType` of WhatsApp Web.
+/// The progress of a history sync. Source of the names: `HistorySyncType` of WhatsApp Web.
 fn sync_progress(sync: &LazyHistorySync) -> Value {
     let kind = match sync.sync_type() {
         0 => "initial_bootstrap",
@@ -259,11 +262,11 @@ fn sync_progress(sync: &LazyHistorySync) -> Value {
     json!({ "percentage": sync.progress(), "sync_type": kind, "chunk": sync.chunk_order() })
 }
 
-/// What changed about a person.
+/// The event of a change of a person's data.
 fn contact_event(event: &Event, now: Timestamp, names: &LidMapping) -> Option<OtherEvent> {
-    let changed = |who: &Jid, other: Option<&Jid>, change: &str, details: Value, at: Timestamp| {
-        let data = json!({ "contact": bare_jid(who), "change": change, "details": details });
-        OtherEvent::new(EventKind::Contact, at, names.add_identity(data, who, other))
+    let changed = |person: &Jid, alternate: Option<&Jid>, change: &str, details: Value, at: Timestamp| {
+        let data = json!({ "contact": bare_jid(person), "change": change, "details": details });
+        OtherEvent::new(EventKind::Contact, at, names.add_identity(data, person, alternate))
     };
     Some(match event {
         Event::PictureUpdate(update) => {
@@ -311,7 +314,7 @@ fn contact_event(event: &Event, now: Timestamp, names: &LidMapping) -> Option<Ot
     })
 }
 
-/// What the account's owner did to a chat on another device.
+/// The event of a change that the account's owner made to a chat on another device.
 fn chat_event(event: &Event) -> Option<OtherEvent> {
     let changed = |chat: &Jid, change: &str, details: Value, at: DateTime<Utc>| {
         OtherEvent::from_datetime(
@@ -362,7 +365,7 @@ fn chat_event(event: &Event) -> Option<OtherEvent> {
     })
 }
 
-/// What whoever pairs the device has to know or to do.
+/// The events that require an action of the person who pairs the device.
 fn pairing_event(event: &Event, now: Timestamp) -> Option<OtherEvent> {
     let (kind, data) = match event {
         Event::PairPasskeyRequest(request) => {

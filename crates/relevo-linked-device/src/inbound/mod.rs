@@ -1,8 +1,7 @@
-//! What arrives, understood: messages become the domain's, receipts become facts about messages that were sent, and
-//! what else happens becomes events.
+//! Translation of WhatsApp Web's data to the domain: messages, receipts of sent messages, and other events.
 //!
-//! Status updates (what people show to all their contacts for a day) are written to nobody: they are events of their own,
-//! so that whoever answers messages does not answer them. Posts of newsletters are messages.
+//! Status updates, which people show to all their contacts for a day, become events rather than messages, so that
+//! programs that answer messages do not answer them. Posts of newsletters become messages.
 
 mod content;
 mod events;
@@ -22,14 +21,14 @@ use relevo_provider::ConnectionEvent;
 
 pub(super) use events::{connection_events, people_in_event};
 
-/// The people whose other names are worth knowing before a message is read.
+/// The people whose alternate JIDs are needed to parse a message.
 pub(super) fn people_in_message(info: &MessageInfo) -> impl Iterator<Item = &Jid> {
     [&info.source.sender, &info.source.chat].into_iter().filter(|jid| is_person(jid))
 }
 
-/// A received message. `None` for what is none: status updates, and what devices tell each other.
+/// Parses a received message. `None` for status updates and for messages between devices.
 ///
-/// `poll` finds what opens the votes of a poll.
+/// `poll` finds a cached poll by its id.
 pub(super) fn parse_message(
     info: &MessageInfo,
     message: &wa::Message,
@@ -42,7 +41,7 @@ pub(super) fn parse_message(
     build_message(info, message, names, poll)
 }
 
-/// A status update that somebody posted. `None` for all other messages.
+/// The event of a status update. `None` for other messages and for those of this account.
 pub(super) fn status_update(
     info: &MessageInfo,
     message: &wa::Message,
@@ -56,12 +55,12 @@ pub(super) fn status_update(
     data.insert("message_id".to_owned(), json!(post.id));
     data.insert("from".to_owned(), json!(post.sender.identity.to_string()));
     let identity = &post.sender.identity;
-    let named = [
+    let optional = [
         ("phone", identity.phone()),
         ("user_id", identity.user_id()),
         ("sender_name", post.sender.name.as_deref()),
     ];
-    data.extend(named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), json!(value?)))));
+    data.extend(optional.into_iter().filter_map(|(name, value)| Some((name.to_owned(), json!(value?)))));
     data.insert("message_type".to_owned(), json!(post.content.kind()));
     data.insert("timestamp".to_owned(), json!(post.at.seconds()));
     match &post.content {
@@ -89,7 +88,7 @@ fn build_message(
     };
     Some(InboundMessage {
         id: info.id.parse().ok()?,
-        // Whoever writes chooses the id.
+        // Senders choose the ids of their messages.
         id_scope: Some(format!("{} {}", info.source.chat, info.source.sender.to_non_ad())),
         sender: sender(info, names)?,
         chat: chat(info, names)?,
@@ -124,8 +123,8 @@ fn chat(info: &MessageInfo, names: &LidMapping) -> Option<Chat> {
     } else if chat.is_newsletter() {
         Chat::Newsletter(bare_jid(chat))
     } else if source.is_from_me {
-        let other = source.recipient_alt.as_ref().or(info.peer_recipient_pn.as_ref());
-        Chat::FromMe(names.identity(chat, other)?)
+        let named = source.recipient_alt.as_ref().or(info.peer_recipient_pn.as_ref());
+        Chat::FromMe(names.identity(chat, named)?)
     } else {
         Chat::Direct
     })
@@ -135,17 +134,17 @@ fn timestamp(info: &MessageInfo) -> Timestamp {
     Timestamp(u64::try_from(info.timestamp.timestamp_millis()).unwrap_or(0))
 }
 
-/// Under which addresses whoever wrote a message can be written to; those who write to everybody are not met by it.
+/// The addresses of the people who become contacts by a message: the sender of a direct message, and the recipient of a
+/// message that the account's owner wrote on the phone. Messages in groups and status updates create no contacts.
 pub(super) fn contact_addresses(
     info: &MessageInfo,
     names: &LidMapping,
 ) -> impl Iterator<Item = String> + use<> {
     let source = &info.source;
     let wrote_to_us = is_person(&source.chat) && !source.is_from_me;
-    // Whom the account's owner wrote to on the phone is no stranger either.
     let people = if source.is_from_me {
-        let told = source.recipient_alt.as_ref().or(info.peer_recipient_pn.as_ref());
-        [Some(&source.chat), names.alternate(&source.chat, told)]
+        let named = source.recipient_alt.as_ref().or(info.peer_recipient_pn.as_ref());
+        [Some(&source.chat), names.alternate(&source.chat, named)]
     } else if wrote_to_us {
         [Some(&source.sender), names.alternate(&source.sender, source.sender_alt.as_ref())]
     } else {

@@ -1,4 +1,4 @@
-//! Votes: encrypted for whoever has the poll.
+//! Decryption of votes with the secret of their poll.
 
 use whatsapp_rust::types::message::MessageInfo;
 use whatsapp_rust::wacore::poll::{PollVoteCiphertext, compute_option_hash, decrypt_poll_vote_with_secret};
@@ -7,9 +7,9 @@ use whatsapp_rust::waproto::whatsapp as wa;
 use crate::lid_mapping::LidMapping;
 use crate::message_cache::CachedPoll;
 
-/// The answers that were ticked. `None` when the poll is not known, or the vote is not for it.
+/// The selected options of a vote. `None` when the poll is not cached or the vote cannot be decrypted with its secret.
 ///
-/// Both the poll's author and the voter have two names, and the vote was encrypted under one of each.
+/// The poll's author and the voter have two JIDs each, and the vote was encrypted under one of each.
 pub(super) fn decrypt_vote(
     info: &MessageInfo,
     update: &wa::message::PollUpdateMessage,
@@ -18,17 +18,18 @@ pub(super) fn decrypt_vote(
 ) -> Option<Vec<String>> {
     let id = update.poll_creation_message_key.as_option()?.id.as_deref()?;
     let vote = update.vote.as_option()?;
-    let sealed =
+    let ciphertext =
         PollVoteCiphertext { enc_payload: vote.enc_payload.as_deref()?, enc_iv: vote.enc_iv.as_deref()? };
     let CachedPoll { secret, options, authors } = poll(id)?;
     let sender = &info.source.sender;
     let voters = [Some(sender), names.alternate(sender, info.source.sender_alt.as_ref())];
     let voters: Vec<_> = voters.into_iter().flatten().map(|jid| jid.to_non_ad_string()).collect();
     let mut pairs = authors.iter().flat_map(|author| voters.iter().map(move |voter| (author, voter)));
-    let ticked = pairs
-        .find_map(|(author, voter)| decrypt_poll_vote_with_secret(sealed, &secret, id, author, voter).ok())?;
-    let is_ticked = |option: &String| ticked.iter().any(|hash| *hash == compute_option_hash(option));
-    Some(options.into_iter().filter(|option| is_ticked(option)).collect())
+    let hashes = pairs.find_map(|(author, voter)| {
+        decrypt_poll_vote_with_secret(ciphertext, &secret, id, author, voter).ok()
+    })?;
+    let is_selected = |option: &String| hashes.iter().any(|hash| *hash == compute_option_hash(option));
+    Some(options.into_iter().filter(is_selected).collect())
 }
 
 #[cfg(test)]
@@ -48,11 +49,11 @@ mod tests {
         info
     }
 
-    fn vote(author: &str, voter: &str, ticked: &[&str]) -> wa::message::PollUpdateMessage {
-        let hashes: Vec<_> = ticked.iter().map(|option| compute_option_hash(option).to_vec()).collect();
-        let (sealed, iv) = encrypt_poll_vote_with_secret(&hashes, &[7; 32], "POLL", author, voter).unwrap();
+    fn vote(author: &str, voter: &str, selected: &[&str]) -> wa::message::PollUpdateMessage {
+        let hashes: Vec<_> = selected.iter().map(|option| compute_option_hash(option).to_vec()).collect();
+        let (payload, iv) = encrypt_poll_vote_with_secret(&hashes, &[7; 32], "POLL", author, voter).unwrap();
         let key = wa::MessageKey { id: Some("POLL".to_owned()), ..Default::default() };
-        let vote = wa::message::PollEncValue { enc_payload: Some(sealed), enc_iv: Some(iv.to_vec()) };
+        let vote = wa::message::PollEncValue { enc_payload: Some(payload), enc_iv: Some(iv.to_vec()) };
         wa::message::PollUpdateMessage {
             poll_creation_message_key: MessageField::some(key),
             vote: MessageField::some(vote),
@@ -79,11 +80,11 @@ mod tests {
     fn vote_is_decrypted_under_any_alias() {
         for author in [AUTHOR, HIDDEN_AUTHOR] {
             for voter in ["573001234567@s.whatsapp.net", "11111@lid"] {
-                let ticked = decrypt(&vote(author, voter, &["no", "quizás"]), known_poll);
-                assert_eq!(ticked, Some(vec!["no".to_owned(), "quizás".to_owned()]), "{author} {voter}");
+                let selected = decrypt(&vote(author, voter, &["no", "quizás"]), known_poll);
+                assert_eq!(selected, Some(vec!["no".to_owned(), "quizás".to_owned()]), "{author} {voter}");
             }
         }
-        assert_eq!(decrypt(&vote(AUTHOR, "11111@lid", &[]), known_poll), Some(Vec::new()), "taken back");
+        assert_eq!(decrypt(&vote(AUTHOR, "11111@lid", &[]), known_poll), Some(Vec::new()), "withdrawn");
     }
 
     #[test]

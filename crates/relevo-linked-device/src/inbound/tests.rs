@@ -1,3 +1,5 @@
+//! Tests of the translation of messages.
+
 use serde_json::json;
 use whatsapp_rust::buffa::MessageField;
 use whatsapp_rust::chrono::DateTime;
@@ -94,19 +96,19 @@ fn chat_kind_follows_the_jid() {
 
 #[test]
 fn only_direct_senders_become_contacts() {
-    let met = |chat, sender, from_me| {
+    let contacts = |chat, sender, from_me| {
         contact_addresses(&info(chat, sender, from_me), &LidMapping::default()).collect::<Vec<_>>()
     };
-    assert_eq!(met(GROUP, PHONE, false), [""; 0]);
-    assert_eq!(met("status@broadcast", PHONE, false), [""; 0]);
+    assert_eq!(contacts(GROUP, PHONE, false), [""; 0]);
+    assert_eq!(contacts("status@broadcast", PHONE, false), [""; 0]);
     assert_eq!(
-        met("573001234567@s.whatsapp.net", "573009999999@s.whatsapp.net", true),
+        contacts("573001234567@s.whatsapp.net", "573009999999@s.whatsapp.net", true),
         ["573001234567@s.whatsapp.net"]
     );
 }
 
 #[test]
-fn a_status_update_is_an_event_and_no_message() {
+fn status_update_becomes_an_event() {
     let info = info("status@broadcast", PHONE, false);
     assert_eq!(parse(&info, &hello()), None);
     let Some(ConnectionEvent::Other { kind, data, .. }) =

@@ -1,3 +1,5 @@
+//! Tests of the ingest of received messages.
+
 use whatsapp_rust::types::message::{MessageInfo, MessageSource};
 use whatsapp_rust::waproto::whatsapp as wa;
 
@@ -52,55 +54,56 @@ const ANA: &str = "573001234567@s.whatsapp.net";
 
 #[tokio::test(start_paused = true)]
 async fn messages_are_delivered_and_their_sender_becomes_a_contact() {
-    let mut world = fixture();
+    let mut fixture = fixture();
     let batch = [received("A", ANA, text("uno")), received("B", ANA, text("dos"))];
-    let kept = world.ingest.deliver(None, &batch).await.unwrap().unwrap();
-    let Some(ConnectionEvent::Messages { messages, durable: answer }) = world.inbox.recv().await else {
-        panic!()
-    };
+    let committed = fixture.ingest.deliver(None, &batch).await.unwrap().unwrap();
+    let Some(ConnectionEvent::Messages { messages, durable }) = fixture.inbox.recv().await else { panic!() };
     let texts: Vec<_> = messages.iter().map(|message| &message.content).collect();
     assert_eq!(texts, [&InboundContent::Text("uno".to_owned()), &InboundContent::Text("dos".to_owned())]);
-    answer.send(true).unwrap();
-    assert_eq!(kept.await, Ok(true));
+    durable.send(true).unwrap();
+    assert_eq!(committed.await, Ok(true));
     let to: Recipient = ANA.parse().unwrap();
-    // The only first contact of the day is left to somebody else.
-    for who in [&to, &"573009999999".parse().unwrap()] {
-        world.ingest.contacts.check_limit(who).await.unwrap();
+    // The sender is no stranger, so the only first contact of the day is left for another recipient.
+    for recipient in [&to, &"573009999999".parse().unwrap()] {
+        fixture.ingest.contacts.check_limit(recipient).await.unwrap();
     }
-    let noted =
-        message_cache::find_message(&world.ingest.shared.store, world.ingest.number, "B").unwrap().unwrap();
-    assert_eq!((noted.chat.as_str(), noted.sender.as_str(), noted.from_me), (ANA, ANA, false));
+    let cached = message_cache::find_message(&fixture.ingest.shared.store, fixture.ingest.number, "B")
+        .unwrap()
+        .unwrap();
+    assert_eq!((cached.chat.as_str(), cached.sender.as_str(), cached.from_me), (ANA, ANA, false));
 }
 
 #[tokio::test(start_paused = true)]
 async fn empty_message_is_skipped_and_status_update_is_an_event() {
-    let mut world = fixture();
-    let noise = [received("A", ANA, wa::Message::default())];
-    assert!(world.ingest.deliver(None, &noise).await.unwrap().is_none());
+    let mut fixture = fixture();
+    let empty = [received("A", ANA, wa::Message::default())];
+    assert!(fixture.ingest.deliver(None, &empty).await.unwrap().is_none());
     let status = [received("B", "status@broadcast", text("hoy"))];
-    assert!(world.ingest.deliver(None, &status).await.unwrap().is_none());
-    let told = world.inbox.recv().await;
+    assert!(fixture.ingest.deliver(None, &status).await.unwrap().is_none());
+    let event = fixture.inbox.recv().await;
     assert!(
-        matches!(told, Some(ConnectionEvent::Other { kind: relevo_domain::EventKind::StatusUpdate, .. })),
-        "{told:?}"
+        matches!(event, Some(ConnectionEvent::Other { kind: relevo_domain::EventKind::StatusUpdate, .. })),
+        "{event:?}"
     );
-    drop(world.inbox);
-    let gone = [received("C", ANA, text("tres"))];
-    assert!(world.ingest.deliver(None, &gone).await.is_err());
+    drop(fixture.inbox);
+    let after_close = [received("C", ANA, text("tres"))];
+    assert!(fixture.ingest.deliver(None, &after_close).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]
 async fn message_cache_is_deleted_with_its_instance() {
-    let world = fixture();
+    let fixture = fixture();
     let batch: Vec<_> = (0..1200).map(|n| received(&n.to_string(), ANA, text("hola"))).collect();
     let entries = batch
         .iter()
-        .filter_map(|one| message_cache::MessageCacheEntry::from_received(one, &LidMapping::default()))
+        .filter_map(|received| {
+            message_cache::MessageCacheEntry::from_received(received, &LidMapping::default())
+        })
         .collect();
-    let store = &world.ingest.shared.store;
-    message_cache::insert_all(store, world.ingest.number, entries).await;
-    message_cache::delete_all(store, world.ingest.number, Space::LinkedMessageCache).await.unwrap();
-    assert_eq!(message_cache::find_message(store, world.ingest.number, "0").unwrap(), None);
+    let store = &fixture.ingest.shared.store;
+    message_cache::insert_all(store, fixture.ingest.number, entries).await;
+    message_cache::delete_all(store, fixture.ingest.number, Space::LinkedMessageCache).await.unwrap();
+    assert_eq!(message_cache::find_message(store, fixture.ingest.number, "0").unwrap(), None);
     let prefix = store::Key::new(Space::LinkedMessageCache);
     assert_eq!(store.range(&prefix, &prefix.clone().after_prefix()).count(), 0);
 }

@@ -1,4 +1,4 @@
-//! What is sent, as WhatsApp Web writes it: pure, so that every field can be looked at.
+//! Pure constructors of WhatsApp Web messages.
 
 use serde_json::Value;
 use whatsapp_rust::buffa::MessageField;
@@ -9,11 +9,11 @@ use super::upload::UploadedMedia;
 use super::vcard;
 use relevo_domain::{Location, Media, MediaKind, Poll};
 
-/// The name of a document that has none.
+/// The file name of a document without one.
 const DEFAULT_FILE_NAME: &str = "document";
 
-/// A text. With `preview` the first address in it is marked as a link; nothing is fetched for it, so phones show
-/// neither title nor picture.
+/// A text. With `preview`, its first URL is marked as a link. The page is not fetched, so phones show neither title nor
+/// picture.
 pub(super) fn text(body: &str, preview: bool) -> wa::Message {
     let link = if preview { first_link(body) } else { None };
     let Some(link) = link else {
@@ -33,11 +33,11 @@ fn first_link(body: &str) -> Option<&str> {
     Some(word.trim_end_matches(['.', ',', ';', ':', '!', '?', ')']))
 }
 
-/// A file that is at WhatsApp.
+/// A message with an uploaded file.
 pub(super) fn media(media: &Media, uploaded: &UploadedMedia) -> wa::Message {
     let UploadedMedia { file, sidecar } = uploaded;
     let caption = media.caption.clone().filter(|caption| !caption.is_empty());
-    // The fields that every kind of file has, under the same names.
+    // The fields that all kinds of files share.
     macro_rules! file {
         ($kind:ident { $($field:ident: $value:expr),* $(,)? }) => {
             MessageField::some(wa::message::$kind {
@@ -88,7 +88,7 @@ pub(super) fn location(location: &Location) -> wa::Message {
     wa::Message { location_message: MessageField::some(location), ..Default::default() }
 }
 
-/// Contact cards in Meta's form: one stands alone, several are a list.
+/// Contacts in Meta's format: a single one is a contact message, several are a list.
 pub(super) fn contacts(contacts: &[Value]) -> wa::Message {
     let cards: Vec<_> = contacts
         .iter()
@@ -110,7 +110,8 @@ pub(super) fn contacts(contacts: &[Value]) -> wa::Message {
     }
 }
 
-/// A poll; `secret` opens its votes. WhatsApp Web writes those with one answer in version 3, all others in version 1.
+/// A poll; `secret` decrypts its votes. WhatsApp Web sends polls with a single choice in version 3 and all others in
+/// version 1.
 pub(super) fn poll(poll: &Poll, secret: Vec<u8>) -> wa::Message {
     let option = |name: &String| wa::message::poll_creation_message::Option {
         option_name: Some(name.clone()),
@@ -130,12 +131,12 @@ pub(super) fn poll(poll: &Poll, secret: Vec<u8>) -> wa::Message {
     }
 }
 
-/// An empty `emoji` takes the reaction back.
+/// A reaction; an empty `emoji` removes it.
 pub(super) fn reaction(key: wa::MessageKey, emoji: &str, now_millis: i64) -> wa::Message {
     whatsapp_rust::proto_helpers::build_reaction_message(key, emoji, now_millis)
 }
 
-/// What the message of ours under `key` says from now on.
+/// An edit that replaces the text of the own message `key`.
 pub(super) fn edit(key: wa::MessageKey, body: &str, now_millis: i64) -> wa::Message {
     protocol_message(wa::message::ProtocolMessage {
         key: MessageField::some(key),
@@ -146,7 +147,7 @@ pub(super) fn edit(key: wa::MessageKey, body: &str, now_millis: i64) -> wa::Mess
     })
 }
 
-/// Takes the message of ours under `key` back.
+/// A revocation of the own message `key`.
 pub(super) fn revoke(key: wa::MessageKey) -> wa::Message {
     protocol_message(wa::message::ProtocolMessage {
         key: MessageField::some(key),
@@ -168,7 +169,7 @@ mod tests {
     use crate::media::MediaReference;
     use relevo_domain::MediaSource;
 
-    /// What arrives at the other end.
+    /// The message as the recipient decodes it.
     fn round_trip(message: &wa::Message) -> wa::Message {
         codec::message_decode(&codec::message_to_vec(message)).unwrap()
     }
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_plain_unless_a_link_is_to_be_marked() {
+    fn link_is_marked_only_with_preview() {
         let plain = round_trip(&text("mira https://example.com/a.", false));
         assert_eq!(plain.conversation.as_deref(), Some("mira https://example.com/a."));
         let marked = round_trip(&text("mira https://example.com/a.", true));
@@ -205,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_file_carries_what_is_needed_to_read_it() {
+    fn every_kind_of_file_carries_its_reference() {
         macro_rules! holds {
             ($kind:ident, $mime:literal, $field:ident) => {{
                 let message = round_trip(&media(

@@ -1,4 +1,4 @@
-//! Naming earlier messages: quotes, reactions, edits, revocations and read marks.
+//! References to earlier messages in quotes, reactions, edits, revocations and read marks.
 
 use whatsapp_rust::buffa::MessageField;
 use whatsapp_rust::types::message::AddressingMode;
@@ -13,7 +13,7 @@ use relevo_domain::{Failure, FailureKind, FailureScope, InstanceNumber, Outbound
 use relevo_provider::MarkReadRequest;
 use relevo_store::{self as store, Store};
 
-/// Who refers to messages of which chat.
+/// Builds references to messages of one chat.
 pub(super) struct MessageKeyBuilder<'a> {
     pub client: &'a Client,
     pub store: &'a Store,
@@ -22,7 +22,7 @@ pub(super) struct MessageKeyBuilder<'a> {
 }
 
 impl MessageKeyBuilder<'_> {
-    /// What a message says beside its content: what it quotes and whom it names.
+    /// The context of a message: its quote and its mentions.
     pub async fn context_info(&self, message: &OutboundMessage) -> Result<Option<wa::ContextInfo>, Failure> {
         let mentions: Vec<_> = message
             .options
@@ -32,20 +32,23 @@ impl MessageKeyBuilder<'_> {
             .map(|jid| jid.to_string())
             .collect();
         let Some(quote) = &message.quote else {
-            let named = wa::ContextInfo { mentioned_jid: mentions, ..Default::default() };
-            return Ok((!named.mentioned_jid.is_empty()).then_some(named));
+            let context = wa::ContextInfo { mentioned_jid: mentions, ..Default::default() };
+            return Ok((!context.mentioned_jid.is_empty()).then_some(context));
         };
         let id = quote.as_str();
-        let note = message_cache::find_message(self.store, self.instance, id)
-            .map_err(|cause| store_failure(&cause))?;
+        let cached = self.find_message(id)?;
         let own = self.own_jid().await?;
         Ok(Some(wa::ContextInfo {
             mentioned_jid: mentions,
-            ..quote_context(id, note.as_ref(), self.chat, &own)
+            ..quote_context(id, cached.as_ref(), self.chat, &own)
         }))
     }
 
-    /// The message that a reaction is to.
+    fn find_message(&self, id: &str) -> Result<Option<CachedMessage>, Failure> {
+        message_cache::find_message(self.store, self.instance, id).map_err(|cause| store_failure(&cause))
+    }
+
+    /// The key of the message that a reaction refers to.
     pub async fn reaction_key(&self, id: &str) -> Result<wa::MessageKey, Failure> {
         if self.chat.is_group() {
             let group = self
@@ -55,30 +58,28 @@ impl MessageKeyBuilder<'_> {
                 .await
                 .map_err(|cause| group_query_failure(&cause))?;
             if group.is_community_announce == Some(true) {
-                let said = "reactions in the announcement group of a community are encrypted in a way that is not \
-                            supported; answer with a text";
-                return Err(Failure::permanent(said));
+                let text = "reactions in the announcement group of a community use an encryption that is not supported; \
+                            answer with a text";
+                return Err(Failure::permanent(text));
             }
         }
-        let note = message_cache::find_message(self.store, self.instance, id)
-            .map_err(|cause| store_failure(&cause))?;
-        message_key(id, note.as_ref(), self.chat)
+        message_key(id, self.find_message(id)?.as_ref(), self.chat)
     }
 
-    /// The message of ours that is edited. In groups it names us as the group knows us.
+    /// The key of the own message that is edited. In groups it contains this account's JID in the group.
     pub async fn edit_key(&self, id: &str) -> Result<wa::MessageKey, Failure> {
         let participant = if self.chat.is_group() { Some(self.own_jid().await?) } else { None };
         Ok(wa::MessageKey { participant, ..self.revoke_key(id) })
     }
 
-    /// The message of ours that is taken back.
+    /// The key of the own message that is revoked.
     pub fn revoke_key(&self, id: &str) -> wa::MessageKey {
         own_key(id, self.chat)
     }
 
-    /// This account as the chat knows it.
+    /// The JID of this account in the chat.
     async fn own_jid(&self) -> Result<String, Failure> {
-        let by_hidden_id = if self.chat.is_group() {
+        let uses_lid = if self.chat.is_group() {
             let group = self
                 .client
                 .groups()
@@ -89,96 +90,96 @@ impl MessageKeyBuilder<'_> {
         } else {
             self.chat.is_lid()
         };
-        let (phone, hidden) = (self.client.pn(), self.client.lid());
-        let own = if by_hidden_id { hidden.or(phone) } else { phone };
+        let (phone, lid) = (self.client.pn(), self.client.lid());
+        let own = if uses_lid { lid.or(phone) } else { phone };
         own.map(|jid| jid.to_non_ad_string())
             .ok_or_else(|| Failure::transient("the device has no account yet"))
     }
 }
 
-/// Where a received message was written, and by whom where WhatsApp wants to know.
+/// The chat of a received message, and its sender if WhatsApp requires it.
 pub(crate) fn mark_read_target(
     store: &Store,
     instance: InstanceNumber,
     read: &MarkReadRequest,
 ) -> Result<(Jid, Option<Jid>), Failure> {
-    let note = message_cache::find_message(store, instance, read.message.as_str())
+    let cached = message_cache::find_message(store, instance, read.message.as_str())
         .map_err(|cause| store_failure(&cause))?;
-    resolve_target(read, note.as_ref())
+    resolve_target(read, cached.as_ref())
 }
 
-/// What was noted of a message counts more than what somebody says of it, but for a chat that is said to be another.
+/// The chat and the sender of the message cache take precedence over those of the request, unless the request names
+/// another chat.
 fn resolve_target(
     read: &MarkReadRequest,
-    note: Option<&CachedMessage>,
+    cached: Option<&CachedMessage>,
 ) -> Result<(Jid, Option<Jid>), Failure> {
-    let (said_chat, said_sender) =
-        (read.chat.as_ref().and_then(jid_from_recipient), read.sender.as_ref().and_then(jid_from_recipient));
-    let noted =
-        note.and_then(|note| Some((note.chat.parse::<Jid>().ok()?, note.sender.parse::<Jid>().ok()?)));
-    let (chat, sender) = match (noted, said_chat) {
+    let requested_chat = read.chat.as_ref().and_then(jid_from_recipient);
+    let requested_sender = read.sender.as_ref().and_then(jid_from_recipient);
+    let cached = cached
+        .and_then(|cached| Some((cached.chat.parse::<Jid>().ok()?, cached.sender.parse::<Jid>().ok()?)));
+    let (chat, sender) = match (cached, requested_chat) {
         (Some((chat, sender)), None) => (chat, Some(sender)),
-        (Some((chat, sender)), Some(said)) if is_same_chat(&chat, &said) => (chat, Some(sender)),
-        (_, Some(said)) => (said, said_sender),
+        (Some((chat, sender)), Some(requested)) if is_same_chat(&chat, &requested) => (chat, Some(sender)),
+        (_, Some(requested)) => (requested, requested_sender),
         (None, None) => {
-            let said = "the message is not among the latest that this instance received; name chat_jid and, in a \
-                        group, sender_jid";
-            return Err(Failure::permanent(said));
+            let text = "the message is not among the latest that this instance received; set chat_jid and, in a group, \
+                        sender_jid";
+            return Err(Failure::permanent(text));
         }
     };
-    if !is_person(&chat) && !chat.is_newsletter() && sender.is_none() {
-        return Err(Failure::permanent("name sender_jid: whoever wrote the message in the group"));
+    let needs_sender = !is_person(&chat) && !chat.is_newsletter();
+    if needs_sender && sender.is_none() {
+        return Err(Failure::permanent("set sender_jid to the sender of the message in the group"));
     }
-    let sender = sender.filter(|_| !is_person(&chat) && !chat.is_newsletter());
-    Ok((chat, sender))
+    Ok((chat, sender.filter(|_| needs_sender)))
 }
 
-/// People have two names, and whoever asks may know the other one.
-fn is_same_chat(noted: &Jid, said: &Jid) -> bool {
-    noted.is_same_chat_as(said) || (is_person(noted) && is_person(said))
+/// Whether two JIDs may name the same chat. A person has two JIDs, so the chats of any two persons count as the same.
+fn is_same_chat(cached: &Jid, requested: &Jid) -> bool {
+    cached.is_same_chat_as(requested) || (is_person(cached) && is_person(requested))
 }
 
-fn quote_context(id: &str, note: Option<&CachedMessage>, chat: &Jid, own: &str) -> wa::ContextInfo {
-    let from_me = note.map_or_else(|| is_our_stanza(id), |note| note.from_me);
-    let participant = match note {
+fn quote_context(id: &str, cached: Option<&CachedMessage>, chat: &Jid, own: &str) -> wa::ContextInfo {
+    let from_me = cached.map_or_else(|| is_our_stanza(id), |cached| cached.from_me);
+    let participant = match cached {
         _ if from_me => Some(own.to_owned()),
-        Some(note) => Some(note.sender.clone()),
-        // In a direct chat it can only be the other one.
+        Some(cached) => Some(cached.sender.clone()),
+        // In a direct chat, a received message is from the other person.
         None => is_person(chat).then(|| chat.to_string()),
     };
-    let elsewhere =
-        note.and_then(|note| note.chat.parse::<Jid>().ok()).filter(|noted| !is_same_chat(noted, chat));
-    // Phones show no quote without content, and find the message itself by its id.
-    let copy = note
+    let other_chat =
+        cached.and_then(|cached| cached.chat.parse::<Jid>().ok()).filter(|jid| !is_same_chat(jid, chat));
+    // Phones do not show a quote without content. They find the quoted message itself by its id.
+    let copy = cached
         .and_then(CachedMessage::quoted_message)
         .unwrap_or_else(|| wa::Message { conversation: Some(String::new()), ..Default::default() });
     wa::ContextInfo {
         stanza_id: Some(id.to_owned()),
         participant,
-        remote_jid: elsewhere.map(|jid| jid.to_string()),
+        remote_jid: other_chat.map(|jid| jid.to_string()),
         quoted_message: MessageField::some(copy),
         ..Default::default()
     }
 }
 
-fn message_key(id: &str, note: Option<&CachedMessage>, chat: &Jid) -> Result<wa::MessageKey, Failure> {
-    let noted = note.filter(|note| note.chat.parse().is_ok_and(|noted| is_same_chat(&noted, chat)));
-    match noted {
-        Some(note) if !note.from_me => Ok(wa::MessageKey {
-            remote_jid: Some(note.chat.clone()),
+fn message_key(id: &str, cached: Option<&CachedMessage>, chat: &Jid) -> Result<wa::MessageKey, Failure> {
+    let cached = cached.filter(|cached| cached.chat.parse().is_ok_and(|jid| is_same_chat(&jid, chat)));
+    match cached {
+        Some(cached) if !cached.from_me => Ok(wa::MessageKey {
+            remote_jid: Some(cached.chat.clone()),
             from_me: Some(false),
             id: Some(id.to_owned()),
-            participant: (!is_person(chat)).then(|| note.sender.clone()),
+            participant: (!is_person(chat)).then(|| cached.sender.clone()),
         }),
         Some(_) => Ok(own_key(id, chat)),
         None if is_our_stanza(id) => Ok(own_key(id, chat)),
         None if is_person(chat) => Ok(wa::MessageKey { from_me: Some(false), ..own_key(id, chat) }),
         None => {
-            let said = format!(
-                "the message {id} is not among the latest that this instance received in {chat}, so its author is not \
-                 known"
+            let text = format!(
+                "the message {id} is not among the latest that this instance received in {chat}, so its author is unknown"
             );
-            Err(Failure::permanent(said))
+            Err(Failure::permanent(text))
         }
     }
 }
@@ -198,7 +199,7 @@ fn store_failure(cause: &store::Error) -> Failure {
 
 fn group_query_failure(cause: &impl std::fmt::Display) -> Failure {
     let kind = FailureKind::Transient { max_attempts: Some(3) };
-    Failure::new(kind, FailureScope::Recipient, format!("WhatsApp did not describe the group: {cause}"))
+    Failure::new(kind, FailureScope::Recipient, format!("the group could not be queried: {cause}"))
 }
 
 #[cfg(test)]
@@ -241,8 +242,8 @@ mod tests {
 
     #[test]
     fn reaction_key_names_the_author() {
-        let of = |id, note: Option<CachedMessage>, chat| {
-            let key = message_key(id, note.as_ref(), &jid(chat)).ok()?;
+        let of = |id, cached: Option<CachedMessage>, chat| {
+            let key = message_key(id, cached.as_ref(), &jid(chat)).ok()?;
             Some((key.remote_jid.unwrap(), key.from_me.unwrap(), key.participant))
         };
         let (group, ana) = (GROUP.to_owned(), ANA.to_owned());
@@ -254,22 +255,22 @@ mod tests {
         assert_eq!(of(OURS, None, GROUP), Some((group, true, None)));
         assert_eq!(of("A", None, ANA), Some((ana, false, None)));
         assert_eq!(of("A", None, GROUP), None);
-        // The chat is known under its other name.
+        // The chat is cached under its other JID.
         assert_eq!(
             of("A", Some(cached("99@lid", "99@lid", false)), ANA),
             Some(("99@lid".to_owned(), false, None))
         );
-        // Somebody else's message under the same id.
+        // The cached message with this id is in another chat.
         assert_eq!(of("A", Some(cached(ANA, ANA, false)), GROUP), None);
     }
 
     #[test]
     fn mark_read_resolves_chat_and_sender() {
-        let of = |note: Option<CachedMessage>, chat: Option<&str>, sender: Option<&str>| {
-            let name = |name: Option<&str>| name.map(|name| name.parse().unwrap());
+        let of = |cached: Option<CachedMessage>, chat: Option<&str>, sender: Option<&str>| {
+            let parse = |jid: Option<&str>| jid.map(|jid| jid.parse().unwrap());
             let read =
-                MarkReadRequest { message: "A".parse().unwrap(), chat: name(chat), sender: name(sender) };
-            let (chat, sender) = resolve_target(&read, note.as_ref()).ok()?;
+                MarkReadRequest { message: "A".parse().unwrap(), chat: parse(chat), sender: parse(sender) };
+            let (chat, sender) = resolve_target(&read, cached.as_ref()).ok()?;
             Some((chat.to_string(), sender.map(|jid| jid.to_string())))
         };
         let (group, ana) = (GROUP.to_owned(), ANA.to_owned());

@@ -1,4 +1,4 @@
-//! Messages on their way out: what WhatsApp Web has to be told about each, and to whom.
+//! Outgoing messages: composes the WhatsApp Web message of a domain message and sends it.
 
 mod message_builder;
 mod message_key;
@@ -23,10 +23,10 @@ use message_key::MessageKeyBuilder;
 pub(super) use message_key::mark_read_target;
 pub(super) use upload::Uploads;
 
-/// Phones show "typing …" for longer than this after each time they are told.
+/// Interval at which the typing indicator is sent again; phones show it for longer than this.
 const TYPING_REFRESH: Duration = Duration::from_secs(10);
 
-/// Makes messages of one instance ready.
+/// Composes messages of one instance.
 pub(super) struct Composer<'a> {
     pub client: &'a Client,
     pub shared: &'a ProviderResources,
@@ -34,7 +34,7 @@ pub(super) struct Composer<'a> {
     pub instance: InstanceNumber,
 }
 
-/// A message that is ready to go, files and all.
+/// A composed message, with its files uploaded.
 pub(super) struct OutgoingStanza {
     to: Jid,
     message: wa::Message,
@@ -42,8 +42,8 @@ pub(super) struct OutgoingStanza {
 }
 
 impl OutgoingStanza {
-    /// Writes it to the socket, encrypted for every device of the recipient. That WhatsApp has it is told by its
-    /// acknowledgement of the stanza alone.
+    /// Encrypts the message for every device of the recipient and writes it to the socket. Only WhatsApp's
+    /// acknowledgement of the stanza confirms that it was received.
     pub async fn send(self, client: &Client) -> Result<(), SendError> {
         let options = SendOptions::default().with_message_id(self.stanza);
         client.send_message_with_options(self.to, self.message, options).await.map(drop)
@@ -51,25 +51,23 @@ impl OutgoingStanza {
 }
 
 impl Composer<'_> {
-    /// Makes a message ready under the id of its stanza. Nothing of it has left for its recipient when this answers, so
-    /// no failure is ambiguous.
+    /// Composes a message under the id of its stanza. Nothing is sent to the recipient, so no failure is ambiguous.
     pub async fn compose(&self, stanza: &str, message: &OutboundMessage) -> Result<OutgoingStanza, Failure> {
-        let to = jid_from_recipient(&message.to);
-        let to = to
+        let to = jid_from_recipient(&message.to)
             .ok_or_else(|| Failure::permanent("a linked device cannot write to user ids of the Cloud API"))?;
         ensure_sessions(self.client, &to).await?;
         let store = &self.shared.store;
-        let referring = MessageKeyBuilder { client: self.client, store, instance: self.instance, chat: &to };
-        let mut built = self.build(&referring, stanza, &message.content).await?;
-        if let Some(context) = referring.context_info(message).await? {
-            built.set_context_info(context);
+        let keys = MessageKeyBuilder { client: self.client, store, instance: self.instance, chat: &to };
+        let mut composed = self.build(&keys, stanza, &message.content).await?;
+        if let Some(context) = keys.context_info(message).await? {
+            composed.set_context_info(context);
         }
-        Ok(OutgoingStanza { to, message: built, stanza: stanza.to_owned() })
+        Ok(OutgoingStanza { to, message: composed, stanza: stanza.to_owned() })
     }
 
     async fn build(
         &self,
-        referring: &MessageKeyBuilder<'_>,
+        keys: &MessageKeyBuilder<'_>,
         stanza: &str,
         content: &Content,
     ) -> Result<wa::Message, Failure> {
@@ -83,84 +81,88 @@ impl Composer<'_> {
             Content::Contacts { contacts } => message_builder::contacts(contacts),
             Content::Poll(poll) => message_builder::poll(poll, self.poll_secret(stanza, poll).await?),
             Content::Reaction { message_id, emoji } => {
-                message_builder::reaction(referring.reaction_key(message_id).await?, emoji, now)
+                message_builder::reaction(keys.reaction_key(message_id).await?, emoji, now)
             }
             Content::Edit { message_id, body } => {
-                message_builder::edit(referring.edit_key(message_id).await?, body, now)
+                message_builder::edit(keys.edit_key(message_id).await?, body, now)
             }
-            Content::Revoke { message_id } => message_builder::revoke(referring.revoke_key(message_id)),
+            Content::Revoke { message_id } => message_builder::revoke(keys.revoke_key(message_id)),
             Content::Template(_) | Content::Interactive(_) => {
                 return Err(Failure::permanent("a linked device sends no templates, buttons or lists"));
             }
         })
     }
 
-    /// What opens the votes of a poll: made at its first attempt and durable before it leaves, the same for all others.
+    /// The secret that decrypts the votes of a poll. It is generated at the first attempt, durable before the poll is
+    /// sent, and the same for all further attempts.
     async fn poll_secret(&self, stanza: &str, poll: &Poll) -> Result<Vec<u8>, Failure> {
         let own = [self.client.pn(), self.client.lid()];
-        let note = CachedPoll {
+        let new_poll = CachedPoll {
             secret: rand::random::<[u8; 32]>().to_vec(),
             options: poll.options.clone(),
             authors: own.into_iter().flatten().map(|jid| jid.to_non_ad_string()).collect(),
         };
-        let kept = message_cache::insert_poll(&self.shared.store, self.instance, stanza, note).await;
-        kept.map(|note| note.secret)
-            .map_err(|cause| Failure::transient(format!("the data folder failed: {cause}")))
+        match message_cache::insert_poll(&self.shared.store, self.instance, stanza, new_poll).await {
+            Ok(stored) => Ok(stored.secret),
+            Err(cause) => Err(Failure::transient(format!("the data folder failed: {cause}"))),
+        }
     }
 }
 
-/// Makes sure that at least one device of a person can read what is sent: the client takes a message that it could
-/// encrypt for nobody, and says so to nobody.
+/// Ensures that at least one device of a person can decrypt the message: the client accepts a message that it cannot
+/// encrypt for any device, and does not report it.
 async fn ensure_sessions(client: &Client, to: &Jid) -> Result<(), Failure> {
     let own = [client.pn(), client.lid()];
     if !is_person(to) || own.iter().flatten().any(|own| own.user == to.user) {
         return Ok(());
     }
-    let unclear = |cause: &dyn std::fmt::Display| {
-        Failure::transient(format!("WhatsApp did not say whom to encrypt for: {cause}"))
+    let query_failed = |cause: &dyn std::fmt::Display| {
+        Failure::transient(format!("the devices of the recipient could not be queried: {cause}"))
     };
     let signal = client.signal();
-    let devices = signal.get_user_devices(std::slice::from_ref(to)).await.map_err(|cause| unclear(&cause))?;
+    let devices =
+        signal.get_user_devices(std::slice::from_ref(to)).await.map_err(|cause| query_failed(&cause))?;
     if devices.is_empty() {
-        let said = format!("{to} is not on WhatsApp");
-        return Err(Failure::new(FailureKind::Permanent, FailureScope::Recipient, said));
+        let text = format!("{to} is not on WhatsApp");
+        return Err(Failure::new(FailureKind::Permanent, FailureScope::Recipient, text));
     }
-    signal.assert_sessions(&devices).await.map_err(|cause| unclear(&cause))?;
+    signal.assert_sessions(&devices).await.map_err(|cause| query_failed(&cause))?;
     for device in &devices {
-        if signal.validate_session(device).await.map_err(|cause| unclear(&cause))? {
+        if signal.validate_session(device).await.map_err(|cause| query_failed(&cause))? {
             return Ok(());
         }
     }
-    let said = format!("WhatsApp gave no keys for any device of {to}, so the message would reach nobody");
-    Err(Failure::new(FailureKind::Transient { max_attempts: Some(5) }, FailureScope::Recipient, said))
+    let text =
+        format!("WhatsApp returned no keys for any device of {to}, so no device could read the message");
+    Err(Failure::new(FailureKind::Transient { max_attempts: Some(5) }, FailureScope::Recipient, text))
 }
 
-/// Shows the recipient for as long as the message says that it is being written.
+/// Shows the recipient that the message is being written, for the duration that the message sets.
 pub(super) async fn show_typing(client: &Client, message: &OutboundMessage) {
     let Some(to) = jid_from_recipient(&message.to).filter(|_| !message.options.typing.is_zero()) else {
         return;
     };
     let recording =
         matches!(&message.content, Content::Media(media) if media.kind == MediaKind::Audio && media.voice);
-    let mut left = message.options.typing;
-    while !left.is_zero() {
+    let mut remaining = message.options.typing;
+    while !remaining.is_zero() {
         send_chat_state(client, &to, recording).await;
-        let pause = left.min(TYPING_REFRESH);
+        let pause = remaining.min(TYPING_REFRESH);
         tokio::time::sleep(pause).await;
-        left -= pause;
+        remaining -= pause;
     }
 }
 
-/// Shows somebody once that an answer is being written.
+/// Sends the typing indicator once.
 pub(super) async fn send_typing(client: &Client, to: &Jid) {
     send_chat_state(client, to, false).await;
 }
 
-/// It is an ornament: a message is not held back because it could not be shown.
+/// Sends a chat state. A failure is only logged, because it must not delay the message.
 async fn send_chat_state(client: &Client, to: &Jid, recording: bool) {
     let state = client.chatstate();
     let shown = if recording { state.send_recording(to).await } else { state.send_composing(to).await };
     if let Err(cause) = shown {
-        tracing::debug!(%cause, "it could not be shown that a message is being written");
+        tracing::debug!(%cause, "typing indicator not sent; message sent without it");
     }
 }

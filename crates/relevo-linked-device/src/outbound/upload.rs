@@ -1,5 +1,5 @@
-//! Files on their way to WhatsApp: encrypted as they go, never held whole in memory when they come from the disk, and
-//! uploaded once for many messages.
+//! Uploads of files to WhatsApp. Files are encrypted while they are uploaded; a file from the disk is never completely in
+//! memory. A file is uploaded once for many messages.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -18,28 +18,30 @@ use whatsapp_rust::{Client, anyhow};
 
 use crate::limits;
 use crate::media::{MediaReference, media_type};
-use relevo_domain::{BlobRef, ErrorKind, Failure, FailureKind, FailureScope, Media, MediaKind, MediaSource};
+use relevo_domain::{
+    BlobRef, ErrorKind, Failure, FailureKind, FailureScope, Media, MediaKind, MediaSource, mime_essence,
+};
 use relevo_egress as egress;
 use relevo_provider::ProviderResources;
-use relevo_provider::limits::essence;
 
-/// Uploads that are remembered, so that a file for many goes to WhatsApp once. It keeps files for weeks.
+/// Maximum number of cached uploads per instance.
 const MAX_CACHED_UPLOADS: usize = 64;
+/// Lifetime of a cached upload of a stored file; WhatsApp keeps files for weeks.
 const BLOB_UPLOAD_TTL: Duration = Duration::from_secs(12 * 3600);
-/// What an address leads to may change.
+/// Lifetime of a cached upload from a URL, whose content may change.
 const LINK_UPLOAD_TTL: Duration = Duration::from_secs(10 * 60);
 
-/// Redirects that are followed from an address that a user gave.
+/// Maximum number of redirects of a media URL.
 const MAX_REDIRECTS: usize = 3;
 
 /// Bytes that are encrypted at a time.
 const CHUNK: usize = 64 << 10;
 
-/// What a message says about its file.
+/// The description of an uploaded file in a message.
 #[derive(Debug, Clone)]
 pub(crate) struct UploadedMedia {
     pub file: MediaReference,
-    /// Lets phones play the file while it loads.
+    /// Allows phones to play the file while it is loading.
     pub sidecar: Option<Vec<u8>>,
 }
 
@@ -47,7 +49,7 @@ pub(crate) struct UploadedMedia {
 #[derive(Clone, Default)]
 pub(crate) struct Uploads(Arc<Mutex<HashMap<UploadKey, CachedUpload>>>);
 
-/// The same bytes for the same purpose.
+/// The content and the use of an upload.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct UploadKey {
     kind: MediaKind,
@@ -57,19 +59,20 @@ struct UploadKey {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum SourceKey {
-    /// By content and media type.
+    /// Content hash and media type.
     Blob(String, String),
     Link(Url),
 }
 
-/// An upload that was begun; whoever needs the same waits for it.
+/// An upload that has started. Other messages with the same file wait for it.
 struct CachedUpload {
     started_at: Instant,
     uploaded: Arc<OnceCell<UploadedMedia>>,
 }
 
 impl Uploads {
-    /// The file of a message at WhatsApp, uploaded now if need be. No failure is ambiguous: a second upload does no harm.
+    /// Returns the uploaded file of a message; uploads it if no upload is cached. No failure is ambiguous, because an
+    /// upload can be repeated.
     pub async fn upload(
         &self,
         client: &Client,
@@ -87,21 +90,20 @@ impl Uploads {
         cell.get_or_try_init(|| upload(client, shared, media)).await.cloned()
     }
 
-    fn cached_upload(&self, content: UploadKey) -> Arc<OnceCell<UploadedMedia>> {
-        let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        flights.retain(|content, flight| flight.started_at.elapsed() < content.ttl());
-        if let Some(flight) = flights.get(&content) {
-            return Arc::clone(&flight.uploaded);
+    /// The cell of an upload, new or cached. A full cache evicts its oldest upload.
+    fn cached_upload(&self, key: UploadKey) -> Arc<OnceCell<UploadedMedia>> {
+        let mut uploads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        uploads.retain(|key, upload| upload.started_at.elapsed() < key.ttl());
+        if let Some(upload) = uploads.get(&key) {
+            return Arc::clone(&upload.uploaded);
         }
-        if flights.len() >= MAX_CACHED_UPLOADS {
-            let oldest = flights
-                .iter()
-                .min_by_key(|(_, flight)| flight.started_at)
-                .map(|(content, _)| content.clone());
-            oldest.and_then(|oldest| flights.remove(&oldest));
+        if uploads.len() >= MAX_CACHED_UPLOADS {
+            let oldest =
+                uploads.iter().min_by_key(|(_, upload)| upload.started_at).map(|(key, _)| key.clone());
+            oldest.and_then(|oldest| uploads.remove(&oldest));
         }
         let uploaded = Arc::<OnceCell<_>>::default();
-        flights.insert(content, CachedUpload { started_at: Instant::now(), uploaded: Arc::clone(&uploaded) });
+        uploads.insert(key, CachedUpload { started_at: Instant::now(), uploaded: Arc::clone(&uploaded) });
         uploaded
     }
 }
@@ -123,13 +125,13 @@ async fn upload(
     let (plain, mime) = match &media.source {
         MediaSource::Blob(blob) => open_blob(shared, blob).await?,
         MediaSource::Link(url) => fetch_link(shared, media, url).await?,
-        MediaSource::ProviderId(_) => return Err(Failure::permanent("the file is at WhatsApp already")),
+        MediaSource::ProviderId(_) => return Err(Failure::permanent("the file is already at WhatsApp")),
     };
     let kind = media_type(media.kind);
-    let sealing = tokio::task::spawn_blocking(move || encrypt_for_upload(plain, kind));
-    let sealed = sealing.await.unwrap_or_else(|_| Err(anyhow::anyhow!("the encryption failed")));
-    let (info, source) =
-        sealed.map_err(|cause| limited_transient(format!("the file could not be encrypted: {cause:#}")))?;
+    let encryption = tokio::task::spawn_blocking(move || encrypt_for_upload(plain, kind));
+    let encrypted = encryption.await.unwrap_or_else(|_| Err(anyhow::anyhow!("the encryption task panicked")));
+    let (info, source) = encrypted
+        .map_err(|cause| limited_transient(format!("the file could not be encrypted: {cause:#}")))?;
     let response = client.upload_stream(source, info, kind).await;
     let response = response.map_err(|cause| {
         limited_transient(format!("the file could not be uploaded to WhatsApp: {cause:#}"))
@@ -146,7 +148,7 @@ fn uploaded_media(media: &Media, mime: String, response: UploadResponse) -> Uplo
         encrypted_sha256: Some(response.file_enc_sha256.to_vec()),
         sha256: response.file_sha256.to_vec(),
         length: response.file_length,
-        // Phones play voice notes of this type alone.
+        // Phones play voice notes of this media type only.
         mime: if voice { "audio/ogg; codecs=opus".to_owned() } else { mime },
         key_timestamp: Some(response.media_key_timestamp),
     };
@@ -176,38 +178,38 @@ async fn fetch_link(
         return Err(Failure::permanent("the media address leads to an empty file"));
     }
     let mime = resolve_mime_type(kind, fetched.content_type);
-    let format = essence(&mime);
+    let format = mime_essence(&mime);
     limits::check_format(kind, media.voice, &format)
-        .map_err(|reason| Failure::permanent(format!("what the media address leads to {reason}")))?;
+        .map_err(|reason| Failure::permanent(format!("the file at the media address {reason}")))?;
     Ok((PlaintextFile::Bytes(fetched.bytes), mime))
 }
 
-/// The type that the server names, or the usual one where it names none.
-fn resolve_mime_type(kind: MediaKind, named: Option<String>) -> String {
-    let named = named.filter(|named| {
-        !matches!(essence(named).as_str(), "" | "application/octet-stream" | "binary/octet-stream")
+/// The media type that the server names, or the default of the kind if it names none.
+fn resolve_mime_type(kind: MediaKind, content_type: Option<String>) -> String {
+    let content_type = content_type.filter(|mime| {
+        !matches!(mime_essence(mime).as_str(), "" | "application/octet-stream" | "binary/octet-stream")
     });
-    let usual = match kind {
+    let default = match kind {
         MediaKind::Image => "image/jpeg",
         MediaKind::Video => "video/mp4",
         MediaKind::Audio => "audio/ogg",
         MediaKind::Document => "application/octet-stream",
         MediaKind::Sticker => "image/webp",
     };
-    named.unwrap_or_else(|| usual.to_owned())
+    content_type.unwrap_or_else(|| default.to_owned())
 }
 
 fn failure_from_fetch(cause: &egress::Error) -> Failure {
-    let said = format!("the media address could not be fetched: {cause}");
+    let text = format!("the media address could not be fetched: {cause}");
     match cause.kind() {
-        ErrorKind::Unavailable | ErrorKind::Internal => limited_transient(said),
-        _ => Failure::permanent(said),
+        ErrorKind::Unavailable | ErrorKind::Internal => limited_transient(text),
+        _ => Failure::permanent(text),
     }
 }
 
-/// Certainly not sent; a few attempts tell whether it is worth more.
-fn limited_transient(said: String) -> Failure {
-    Failure::new(FailureKind::Transient { max_attempts: Some(5) }, FailureScope::Message, said)
+/// A failure before the message was sent that may be permanent; it is retried a few times.
+fn limited_transient(text: String) -> Failure {
+    Failure::new(FailureKind::Transient { max_attempts: Some(5) }, FailureScope::Message, text)
 }
 
 /// A file before it is encrypted.
@@ -225,7 +227,7 @@ impl PlaintextFile {
         }
     }
 
-    /// From its beginning. Attempts follow one another, so they may share the file's place.
+    /// A reader from the beginning of the file. Readers share the position of the file; they are used one after another.
     fn reader(&self) -> io::Result<Box<dyn Read + Send>> {
         match self {
             PlaintextFile::Bytes(bytes) => Ok(Box::new(bytes.clone().reader())),
@@ -238,15 +240,15 @@ impl PlaintextFile {
     }
 }
 
-/// A file that is encrypted anew, with the same key, whenever it is read: its digests are asked for before its first
-/// byte, and it need not be kept twice.
+/// A file that is encrypted again, with the same key, whenever it is read. The upload needs the digests before the first
+/// byte, and this avoids an encrypted copy.
 struct EncryptedUpload {
     plain: PlaintextFile,
     key: [u8; 32],
     kind: MediaType,
 }
 
-/// Reads the file once for its digests. Blocks.
+/// Reads the file once to compute its digests. Blocks.
 fn encrypt_for_upload(
     plain: PlaintextFile,
     kind: MediaType,
@@ -264,28 +266,30 @@ impl UploadSource for EncryptedUpload {
 
     fn reader_from(&self, offset: u64) -> io::Result<Box<dyn Read + Send>> {
         let encryptor = MediaEncryptor::with_key(self.key, self.kind).map_err(io::Error::other)?;
-        let mut sealing = EncryptReader {
+        let mut reader = EncryptReader {
             plain: self.plain.reader()?,
             encryptor: Some(encryptor),
             encrypted: Vec::new(),
             read: 0,
         };
-        io::copy(&mut sealing.by_ref().take(offset), &mut io::sink())?;
-        Ok(Box::new(sealing))
+        io::copy(&mut reader.by_ref().take(offset), &mut io::sink())?;
+        Ok(Box::new(reader))
     }
 }
 
+/// Encrypts a file while it is read.
 struct EncryptReader {
     plain: Box<dyn Read + Send>,
-    /// Gone when the file has ended.
+    /// `None` after the end of the file.
     encryptor: Option<MediaEncryptor>,
-    /// Encrypted, of which `read` bytes were taken.
+    /// The current encrypted chunk.
     encrypted: Vec<u8>,
+    /// Number of bytes of the chunk that were read.
     read: usize,
 }
 
 impl EncryptReader {
-    /// Encrypts the next bytes, or the end.
+    /// Encrypts the next chunk, or the trailer after the last one.
     fn fill(&mut self) -> io::Result<()> {
         let Some(mut encryptor) = self.encryptor.take() else { return Ok(()) };
         self.encrypted.clear();
@@ -307,9 +311,9 @@ impl Read for EncryptReader {
         while self.read == self.encrypted.len() && self.encryptor.is_some() {
             self.fill()?;
         }
-        let taken = self.encrypted.get(self.read..).unwrap_or_default().read(into)?;
-        self.read += taken;
-        Ok(taken)
+        let count = self.encrypted.get(self.read..).unwrap_or_default().read(into)?;
+        self.read += count;
+        Ok(count)
     }
 }
 
@@ -357,18 +361,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn upload_is_cached_until_its_ttl() {
         let uploads = Uploads::default();
-        let content = |n: usize| UploadKey {
+        let key = |n: usize| UploadKey {
             kind: MediaKind::Image,
             voice: false,
             source: SourceKey::Blob(n.to_string(), "image/png".to_owned()),
         };
-        let first = uploads.cached_upload(content(0));
-        assert!(Arc::ptr_eq(&first, &uploads.cached_upload(content(0))));
-        assert!(!Arc::ptr_eq(&first, &uploads.cached_upload(content(1))));
+        let first = uploads.cached_upload(key(0));
+        assert!(Arc::ptr_eq(&first, &uploads.cached_upload(key(0))));
+        assert!(!Arc::ptr_eq(&first, &uploads.cached_upload(key(1))));
         tokio::time::advance(BLOB_UPLOAD_TTL).await;
-        assert!(!Arc::ptr_eq(&first, &uploads.cached_upload(content(0))));
+        assert!(!Arc::ptr_eq(&first, &uploads.cached_upload(key(0))));
         for n in 0..=MAX_CACHED_UPLOADS {
-            uploads.cached_upload(content(n));
+            uploads.cached_upload(key(n));
         }
         assert_eq!(uploads.0.lock().unwrap().len(), MAX_CACHED_UPLOADS);
     }

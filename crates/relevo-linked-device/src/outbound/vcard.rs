@@ -1,17 +1,17 @@
-//! Contact cards in Meta's form into vCards (RFC 2426), which is what WhatsApp Web sends.
+//! Conversion of contacts in Meta's format to vCards (RFC 2426), which WhatsApp Web sends.
 
 use serde_json::Value;
 
-/// A card and the name that it is shown under.
+/// The display name and the vCard of a contact.
 pub(super) fn to_vcard(contact: &Value) -> (String, String) {
-    let named =
+    let name_part =
         |part: &str| contact.pointer(&format!("/name/{part}")).and_then(Value::as_str).unwrap_or_default();
-    let full = named("formatted_name");
+    let full_name = name_part("formatted_name");
     let mut lines = vec!["BEGIN:VCARD".to_owned(), "VERSION:3.0".to_owned()];
     let parts =
-        ["last_name", "first_name", "middle_name", "prefix", "suffix"].map(|part| escape(named(part)));
+        ["last_name", "first_name", "middle_name", "prefix", "suffix"].map(|part| escape(name_part(part)));
     lines.push(format!("N:{}", parts.join(";")));
-    lines.push(format!("FN:{}", escape(full)));
+    lines.push(format!("FN:{}", escape(full_name)));
     organisation(contact, &mut lines);
     for phone in list_items(contact, "phones") {
         lines.extend(telephone(phone));
@@ -32,7 +32,7 @@ pub(super) fn to_vcard(contact: &Value) -> (String, String) {
         lines.push(format!("BDAY:{}", escape(birthday)));
     }
     lines.push("END:VCARD".to_owned());
-    (full.to_owned(), lines.join("\r\n"))
+    (full_name.to_owned(), lines.join("\r\n"))
 }
 
 fn organisation(contact: &Value, lines: &mut Vec<String>) {
@@ -46,7 +46,7 @@ fn organisation(contact: &Value, lines: &mut Vec<String>) {
     }
 }
 
-/// With the account behind the number, which makes the card's "Message" button work.
+/// The TEL line of a phone. It names the WhatsApp account of the number, which enables the card's "Message" button.
 fn telephone(phone: &Value) -> Option<String> {
     let number = text(phone, "phone").or_else(|| text(phone, "wa_id"))?;
     let digits = |number: &str| number.chars().filter(char::is_ascii_digit).collect::<String>();
@@ -60,7 +60,7 @@ fn type_parameter(entry: &Value) -> String {
     kind.map(|kind| format!(";type={kind}")).unwrap_or_default()
 }
 
-/// Whether it can stand among a property's parameters.
+/// Whether the text can be a parameter value without quotes.
 fn is_word(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_contact_becomes_a_card() {
+    fn contact_is_converted_to_a_vcard() {
         let contact = json!({
             "name": { "formatted_name": "Ana Pérez", "first_name": "Ana", "last_name": "Pérez" },
             "phones": [{ "phone": "+57 300 123 4567", "type": "WORK", "wa_id": "573001234567" }, { "phone": "123" }],

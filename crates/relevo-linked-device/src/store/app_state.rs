@@ -1,3 +1,5 @@
+//! The app state of the account: sync keys, versions of collections, and MACs of mutations.
+
 use whatsapp_rust::async_trait;
 use whatsapp_rust::wacore::appstate::hash::HashState;
 use whatsapp_rust::wacore::appstate::processor::AppStateMutationMAC;
@@ -22,9 +24,9 @@ impl AppSyncStore for SledBackend {
     }
 
     async fn set_sync_key(&self, key_id: &[u8], key: AppStateSyncKey) -> Result<()> {
-        let place = self.keyspace.table_key(Table::SyncKey).bytes(&digest([key_id]));
+        let row = self.keyspace.table_key(Table::SyncKey).bytes(&digest([key_id]));
         let record = store::encode(&key).map_err(store_error)?;
-        self.put_all(vec![(place, record), (self.keyspace.table_key(Table::LatestSyncKey), key_id.to_vec())])
+        self.put_all(vec![(row, record), (self.keyspace.table_key(Table::LatestSyncKey), key_id.to_vec())])
             .await
     }
 
@@ -32,8 +34,9 @@ impl AppSyncStore for SledBackend {
         match self.get_record(self.keyspace.name_key(Table::Version, name)).await {
             Ok(version) => Ok(version.unwrap_or_default()),
             Err(StoreError::Serialization(cause)) => {
-                // Then the client fetches the collection from its beginning, which is better than never again.
-                tracing::warn!(%cause, collection = name, "the state of a collection of a linked device is unreadable");
+                // With the default state the client syncs the collection from its beginning; an error would stop the
+                // sync of this collection for good.
+                tracing::warn!(%cause, collection = name, "app state unreadable; collection synced from the beginning");
                 Ok(HashState::default())
             }
             Err(cause) => Err(cause),
@@ -67,8 +70,8 @@ impl AppSyncStore for SledBackend {
     }
 
     async fn clear_mutation_macs(&self, name: &str) -> Result<()> {
-        let all = self.keyspace.name_key(Table::MutationMac, name);
-        self.write(move |tx| delete_some(tx, &all, &all.clone().after_prefix(), usize::MAX)).await
+        let prefix = self.keyspace.name_key(Table::MutationMac, name);
+        self.write(move |tx| delete_some(tx, &prefix, &prefix.clone().after_prefix(), usize::MAX)).await
     }
 
     async fn get_latest_sync_key_id(&self) -> Result<Option<Vec<u8>>> {

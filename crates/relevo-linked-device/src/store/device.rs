@@ -1,3 +1,5 @@
+//! The record of the device itself: its identity keys and its account.
+
 use std::sync::Arc;
 
 use whatsapp_rust::async_trait;
@@ -19,26 +21,27 @@ impl DeviceStore for SledBackend {
     async fn load(&self) -> Result<Option<Device>> {
         let mut device: Option<Device> = self.get_record(self.keyspace.table_key(Table::Device)).await?;
         if let Some(device) = &mut device {
-            // These are not part of the record, and what stands in for them is empty; a new device has these.
+            // The record does not contain the device properties and decodes to empty ones; these are the defaults of a
+            // new device.
             device.device_props = Arc::new(DEVICE_PROPS.clone());
         }
         Ok(device)
     }
 
-    /// Also makes this client the holder of the keys: it is the first thing that a client asks, before it reads any.
+    /// Also makes this client the holder of the keys: it is the first call of a client, before it reads any key.
     async fn exists(&self) -> Result<bool> {
-        let (place, name) = (self.keyspace, self.holder);
-        let take = self.store.write(move |tx| {
-            tx.put(place.table_key(Table::Holder), name.to_vec())?;
-            tx.contains(&place.table_key(Table::Device))
+        let (keyspace, this_client) = (self.keyspace, self.holder);
+        let acquire = self.store.write(move |tx| {
+            tx.put(keyspace.table_key(Table::Holder), this_client)?;
+            Ok(tx.get(&keyspace.table_key(Table::Device))?.is_some())
         });
-        take.await.map_err(store_error)
+        acquire.await.map_err(store_error)
     }
 
     async fn create(&self) -> Result<i32> {
         let key = self.keyspace.table_key(Table::Device);
-        if !self.store.contains(&key).map_err(store_error)? {
-            // What was not deleted with the device before must not be mixed with the keys of this one.
+        if self.store.get(&key).map_err(store_error)?.is_none() {
+            // Data that an interrupted deletion of an earlier device left must not be mixed with the new keys.
             let end = self.keyspace.prefix().after_prefix();
             delete_between(&self.store, key.clone(), end).await.map_err(store_error)?;
             self.put_record(key, &Device::new()).await?;

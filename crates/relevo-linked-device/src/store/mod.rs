@@ -1,20 +1,20 @@
-//! The keys of a linked device and what the protocol makes it remember, in our store.
+//! The client library's storage backend: keys and protocol state of a linked device, in the node's store.
 //!
-//! What it promises to the client: when a method answers, what it changed is on the disk, all of it or nothing, so no
-//! crash loses a ratchet or turns one back. What was read before a change was decided is read on the writer's thread,
-//! together with the change. Nothing is kept in memory.
+//! When a method returns, its change is durable, completely or not at all, so a crash neither loses a ratchet nor reverts
+//! one. A read that decides on a change runs on the writer's thread, together with the change. Nothing is cached in
+//! memory.
 //!
-//! Only the newest client of an instance can write. A client that was ended leaves tasks behind that know nothing of
-//! their end; what they still write, over the keys of a successor or after the device was forgotten, is refused.
+//! Only the newest client of an instance can write. A client that has ended may leave tasks that still run; their writes
+//! over the keys of a successor, or after the deletion of the device, are refused.
 //!
-//! Ratchets are written behind the messages that moved them, see [`Arrivals`].
+//! Ratchets are written after the messages that advanced them, see [`PendingDecrypts`].
 //!
-//! One write is not waited for: that a pending message is none any more. By then it is in our event log, and should a
-//! crash take the deletion back, the message is delivered again, or swept after a week. Everything else is waited
-//! for, also what could be learned anew (lists of devices, groups, mappings): the client reads it back from here.
+//! The deletion of a pending message is the only write that is not awaited. By then the message is in the event log; if
+//! a crash undoes the deletion, the message is delivered again, or swept after a week. All other writes are awaited, also
+//! those of data that could be queried again (device lists, groups, mappings), because the client reads them back.
 //!
-//! All keys lie in one space, by instance; their names are digests, so no name is too long for a key. All values are
-//! written in pieces, whatever their size, so all can be deleted without knowing them.
+//! All keys are in one key space, by instance; names are digests, so that no name is too long for a key. All values are
+//! written as large values, whatever their size, so that they can be deleted without reading them.
 
 mod app_state;
 mod device;
@@ -43,34 +43,34 @@ use relevo_store::{self as store, Key, Store, Tx};
 use expiry::ExpiryTable;
 use tables::{DeviceKeyspace, Table};
 
-/// The most rows that are swept or deleted in one change, so that other rooms need not wait for the writer.
+/// Maximum number of rows that one change sweeps or deletes, so that other writers need not wait long.
 const BATCH_ROWS: usize = 500;
 
-/// What our store answers; a bare [`Result`] is what the client is answered.
+/// The result of the node's store; a bare [`Result`] is that of the client library's traits.
 type StoreResult<T> = std::result::Result<T, store::Error>;
 
-/// The store of one client.
+/// The backend of one client.
 pub(super) struct SledBackend {
     store: Store,
     keyspace: DeviceKeyspace,
-    /// The name of this client among all that have used these keys.
+    /// The random id of this client. The store holds the id of the client that may write.
     holder: [u8; 16],
     pending_decrypts: Arc<PendingDecrypts>,
 }
 
-/// Why a write was refused.
+/// A write by a client that no longer holds the keys.
 #[derive(Debug, thiserror::Error)]
-#[error("the device was forgotten, or a newer client holds its keys")]
+#[error("the device was deleted, or a newer client holds its keys")]
 struct NotHolder;
 
-/// Deletes everything that is known of a device, itself first. A client that still runs can write nothing from then on.
-/// When it is cut short, the rest goes before another device is made.
+/// Deletes all data of a device, its record first. A client that still runs cannot write from then on. If the deletion is
+/// interrupted, the remaining data is deleted before a new device is created.
 pub(super) async fn delete_device(store: &Store, instance: InstanceNumber) -> StoreResult<()> {
     let all = DeviceKeyspace(instance).prefix();
     delete_between(store, all.clone(), all.after_prefix()).await
 }
 
-/// Deletes in steps.
+/// Deletes a range of keys, in batches.
 async fn delete_between(store: &Store, start: Key, end: Key) -> StoreResult<()> {
     while store.range(&start, &end).next().transpose()?.is_some() {
         let (start, end) = (start.clone(), end.clone());
@@ -86,9 +86,9 @@ fn delete_some(tx: &mut Tx, start: &Key, end: &Key, limit: usize) -> StoreResult
 }
 
 impl SledBackend {
-    /// A client begins by asking whether there is a device, and that makes it the holder of the keys.
+    /// The backend of a new client. The client's first call, `exists`, makes it the holder of the keys.
     ///
-    /// `arrivals` hears of every message before the client opens it.
+    /// The event handler reports each message to `pending_decrypts` before the client decrypts it.
     pub fn new(store: Store, instance: InstanceNumber, pending_decrypts: Arc<PendingDecrypts>) -> Self {
         Self { store, keyspace: DeviceKeyspace(instance), holder: rand::random(), pending_decrypts }
     }
@@ -102,41 +102,42 @@ impl SledBackend {
         self.write_with_hook(work, || {}).await
     }
 
-    /// The same, and says in between when the change is lined up: what is written later comes behind it.
-    async fn write_with_hook<T, W>(&self, work: W, lined_up: impl FnOnce() + Send) -> Result<T>
+    /// Runs a change and waits until it is durable. Calls `queued` when the change is queued: later changes are applied
+    /// after it.
+    async fn write_with_hook<T, W>(&self, work: W, queued: impl FnOnce() + Send) -> Result<T>
     where
         T: Send + 'static,
         W: FnOnce(&mut Tx) -> StoreResult<T> + Send + 'static,
     {
-        let (answer, answered) = oneshot::channel();
-        self.store.submit(self.if_holder(work), move |done| drop(answer.send(done))).await;
-        lined_up();
-        let done = answered.await.unwrap_or(Err(store::Error::Closed)).map_err(store_error)?;
+        let (sender, receiver) = oneshot::channel();
+        self.store.submit(self.if_holder(work), move |done| drop(sender.send(done))).await;
+        queued();
+        let done = receiver.await.unwrap_or(Err(store::Error::Closed)).map_err(store_error)?;
         done.ok_or_else(|| StoreError::Database(Box::new(NotHolder)))
     }
 
-    /// Lines a change up and does not wait for it.
+    /// Queues a change and does not wait until it is durable.
     async fn write_detached<W>(&self, work: W)
     where
         W: FnOnce(&mut Tx) -> StoreResult<()> + Send + 'static,
     {
         let done = |done: StoreResult<_>| {
             if let Err(cause) = done {
-                tracing::warn!(%cause, "what a linked device need not remember was not deleted");
+                tracing::warn!(%cause, "pending messages not deleted; they will be swept after a week");
             }
         };
         self.store.submit(self.if_holder(work), done).await;
     }
 
-    /// A change that is made while this client holds the keys, and else not.
+    /// Wraps a change so that it is applied only if this client holds the keys; `None` otherwise.
     fn if_holder<T, W>(&self, work: W) -> impl FnOnce(&mut Tx) -> StoreResult<Option<T>> + Send + use<T, W>
     where
         W: FnOnce(&mut Tx) -> StoreResult<T> + Send,
     {
-        let (place, name) = (self.keyspace, self.holder);
+        let (keyspace, this_client) = (self.keyspace, self.holder);
         move |tx| {
-            let holder = tx.get(&place.table_key(Table::Holder))?;
-            if holder.as_deref() == Some(name.as_slice()) { work(tx).map(Some) } else { Ok(None) }
+            let holder = tx.get(&keyspace.table_key(Table::Holder))?;
+            if holder.as_deref() == Some(this_client.as_slice()) { work(tx).map(Some) } else { Ok(None) }
         }
     }
 
@@ -148,7 +149,7 @@ impl SledBackend {
         self.put(key, store::encode(record).map_err(store_error)?).await
     }
 
-    /// All in one commit.
+    /// Writes all values in one commit.
     async fn put_all<B: AsRef<[u8]> + Send + 'static>(&self, values: Vec<(Key, B)>) -> Result<()> {
         if values.is_empty() {
             return Ok(());
@@ -171,20 +172,20 @@ impl SledBackend {
         self.write(move |tx| tx.delete(key)).await
     }
 
-    /// Whether any key begins so.
+    /// Whether any key has this prefix.
     fn contains_prefix(&self, prefix: &Key) -> Result<bool> {
         let first = self.store.range(prefix, &prefix.clone().after_prefix()).next();
         Ok(first.transpose().map_err(store_error)?.is_some())
     }
 
-    /// All rows whose keys begin so; none of them may have parts.
+    /// Lists all rows whose keys have this prefix. Each value must consist of one part.
     async fn list<T, R>(&self, prefix: Key, read: R) -> Result<Vec<T>>
     where
         T: Send + 'static,
         R: Fn(&[u8], &[u8]) -> StoreResult<T> + Send + 'static,
     {
         let entries = self.store.range(&prefix, &prefix.clone().after_prefix());
-        // An account may know thousands of people: not on a thread that serves.
+        // An account may have thousands of contacts, so this does not run on a runtime thread.
         let listed = tokio::task::spawn_blocking(move || {
             let rows = entries.map(|entry| {
                 let (key, value) = entry?;
@@ -195,14 +196,14 @@ impl SledBackend {
         listed.await.map_err(|cause| StoreError::Database(Box::new(cause)))?.map_err(store_error)
     }
 
-    /// Deletes what is over at a moment, in steps, and says how many rows that were.
-    async fn sweep(&self, table: ExpiryTable, moment: i64) -> Result<u32> {
-        let place = self.keyspace;
-        let (start, end) = table.expired_range(place, moment);
+    /// Deletes the rows that expired before `cutoff`, in batches, and returns their number.
+    async fn sweep(&self, table: ExpiryTable, cutoff: i64) -> Result<u32> {
+        let keyspace = self.keyspace;
+        let (start, end) = table.expired_range(keyspace, cutoff);
         let mut swept = 0;
-        // Mostly nothing is over, which the writer need not be asked about.
+        // In most cases no row has expired, which needs no write.
         while self.store.range(&start, &end).next().transpose().map_err(store_error)?.is_some() {
-            swept += self.write(move |tx| table.sweep(tx, place, moment)).await?;
+            swept += self.write(move |tx| table.sweep(tx, keyspace, cutoff)).await?;
         }
         Ok(swept)
     }

@@ -1,3 +1,6 @@
+//! The protocol state of a device: sender key distribution, LID mappings, device lists, groups, tokens, and messages
+//! that may be requested again or are not yet acknowledged.
+
 use whatsapp_rust::async_trait;
 use whatsapp_rust::wacore::store::error::Result;
 use whatsapp_rust::wacore::store::traits::{
@@ -11,7 +14,7 @@ use super::expiry::{BASE_KEYS, PENDING, SENT, parse_row};
 use super::tables::{Table, digest};
 use super::{SledBackend, delete_some, lids, sender_keys, store_error, tc_tokens};
 
-/// Dates are by the client's clock, [`now_secs`]: it is the client that says what is over, by the same clock.
+/// Dates are taken from the client's clock, [`now_secs`], because the client computes the cutoffs of sweeps from it.
 #[async_trait]
 impl ProtocolStore for SledBackend {
     async fn get_sender_key_devices(&self, group_jid: &str) -> Result<Vec<(String, bool)>> {
@@ -19,21 +22,21 @@ impl ProtocolStore for SledBackend {
     }
 
     async fn set_sender_key_status(&self, group_jid: &str, entries: &[(&str, bool)]) -> Result<()> {
-        let (place, group) = (self.keyspace, group_jid.to_owned());
+        let (keyspace, group) = (self.keyspace, group_jid.to_owned());
         let statuses: Vec<_> =
             entries.iter().map(|(device, has_key)| ((*device).to_owned(), *has_key)).collect();
-        self.write(move |tx| sender_keys::set_statuses(tx, place, &group, &statuses)).await
+        self.write(move |tx| sender_keys::set_statuses(tx, keyspace, &group, &statuses)).await
     }
 
     async fn clear_sender_key_devices(&self, group_jid: &str) -> Result<()> {
-        let (place, group) = (self.keyspace, group_jid.to_owned());
-        self.write(move |tx| sender_keys::clear_group(tx, place, &group)).await
+        let (keyspace, group) = (self.keyspace, group_jid.to_owned());
+        self.write(move |tx| sender_keys::clear_group(tx, keyspace, &group)).await
     }
 
     async fn delete_sender_key_device_rows(&self, device_jids: &[&str]) -> Result<()> {
-        let place = self.keyspace;
+        let keyspace = self.keyspace;
         let devices: Vec<_> = device_jids.iter().map(|device| digest([device.as_bytes()])).collect();
-        self.write(move |tx| sender_keys::delete_devices(tx, place, &devices)).await
+        self.write(move |tx| sender_keys::delete_devices(tx, keyspace, &devices)).await
     }
 
     async fn clear_all_sender_key_devices(&self) -> Result<()> {
@@ -59,8 +62,8 @@ impl ProtocolStore for SledBackend {
     }
 
     async fn put_lid_mappings(&self, entries: &[LidPnMappingEntry]) -> Result<()> {
-        let (place, entries) = (self.keyspace, entries.to_vec());
-        self.write(move |tx| entries.iter().try_for_each(|entry| lids::put(tx, place, entry))).await
+        let (keyspace, entries) = (self.keyspace, entries.to_vec());
+        self.write(move |tx| entries.iter().try_for_each(|entry| lids::put(tx, keyspace, entry))).await
     }
 
     async fn get_all_lid_mappings(&self) -> Result<Vec<LidPnMappingEntry>> {
@@ -80,8 +83,8 @@ impl ProtocolStore for SledBackend {
         current_base_key: &[u8],
     ) -> Result<bool> {
         let row = BASE_KEYS.row(self.keyspace, [address, message_id]);
-        let kept = self.get(row.key()).await?.map(parse_row).transpose().map_err(store_error)?;
-        Ok(kept.is_some_and(|(_, base_key)| base_key == current_base_key))
+        let row = self.get(row.key()).await?.map(parse_row).transpose().map_err(store_error)?;
+        Ok(row.is_some_and(|(_, base_key)| base_key == current_base_key))
     }
 
     async fn delete_base_key(&self, address: &str, message_id: &str) -> Result<()> {
@@ -127,9 +130,9 @@ impl ProtocolStore for SledBackend {
     }
 
     async fn put_tc_token(&self, jid: &str, entry: &TcTokenEntry) -> Result<()> {
-        let (place, row) =
+        let (keyspace, row) =
             (self.keyspace, tc_tokens::TcTokenRow { jid: jid.to_owned(), entry: entry.clone() });
-        self.write(move |tx| tc_tokens::put(tx, place, &row)).await
+        self.write(move |tx| tc_tokens::put(tx, keyspace, &row)).await
     }
 
     async fn delete_tc_token(&self, jid: &str) -> Result<()> {
@@ -142,12 +145,12 @@ impl ProtocolStore for SledBackend {
     }
 
     async fn delete_expired_tc_tokens(&self, token_cutoff: i64, sender_cutoff: i64) -> Result<u32> {
-        let place = self.keyspace;
-        let (mut swept, mut next) = (0, Some(place.table_key(Table::TcToken)));
+        let keyspace = self.keyspace;
+        let (mut swept, mut next) = (0, Some(keyspace.table_key(Table::TcToken)));
         while let Some(from) = next.take() {
-            let step =
-                move |tx: &mut store::Tx| tc_tokens::sweep(tx, place, &from, token_cutoff, sender_cutoff);
-            let step = self.write(step).await?;
+            let sweep =
+                move |tx: &mut store::Tx| tc_tokens::sweep(tx, keyspace, &from, token_cutoff, sender_cutoff);
+            let step = self.write(sweep).await?;
             swept += step.rows;
             next = step.next;
         }
@@ -155,13 +158,13 @@ impl ProtocolStore for SledBackend {
     }
 
     async fn touch_tc_token_sender_timestamp(&self, jid: &str, sender_timestamp: i64) -> Result<()> {
-        let (place, jid) = (self.keyspace, jid.to_owned());
-        self.write(move |tx| tc_tokens::record_sent(tx, place, jid, sender_timestamp)).await
+        let (keyspace, jid) = (self.keyspace, jid.to_owned());
+        self.write(move |tx| tc_tokens::record_sent(tx, keyspace, jid, sender_timestamp)).await
     }
 
     async fn store_received_tc_token(&self, jid: &str, token: &[u8], token_timestamp: i64) -> Result<()> {
-        let (place, jid, token) = (self.keyspace, jid.to_owned(), token.to_vec());
-        self.write(move |tx| tc_tokens::record_received(tx, place, jid, token, token_timestamp)).await
+        let (keyspace, jid, token) = (self.keyspace, jid.to_owned(), token.to_vec());
+        self.write(move |tx| tc_tokens::record_received(tx, keyspace, jid, token, token_timestamp)).await
     }
 
     async fn store_sent_message(&self, chat_jid: &str, message_id: &str, payload: &[u8]) -> Result<()> {
@@ -170,12 +173,11 @@ impl ProtocolStore for SledBackend {
         self.write(move |tx| row.put(tx, now, &payload)).await
     }
 
-    /// Nothing is taken away: whoever asks for a message asks again when a crash came before the answer. It is swept
-    /// with the others.
+    /// Does not delete the message: a recipient requests it again if a crash prevented the answer. The sweep deletes it.
     async fn take_sent_message(&self, chat_jid: &str, message_id: &str) -> Result<Option<Vec<u8>>> {
         let row = SENT.row(self.keyspace, [chat_jid, message_id]);
-        let kept = self.get(row.key()).await?.map(parse_row).transpose().map_err(store_error)?;
-        Ok(kept.map(|(_, payload)| payload))
+        let row = self.get(row.key()).await?.map(parse_row).transpose().map_err(store_error)?;
+        Ok(row.map(|(_, payload)| payload))
     }
 
     async fn delete_expired_sent_messages(&self, cutoff_timestamp: i64) -> Result<u32> {
@@ -187,11 +189,11 @@ impl ProtocolStore for SledBackend {
     }
 
     async fn get_pending_inbound(&self, chat: &str, sender: &str, id: &str) -> Result<Option<Vec<u8>>> {
-        // Asked for a message that was opened before.
+        // The client asks only for messages that were already decrypted.
         self.pending_decrypts.complete(id);
         let row = PENDING.row(self.keyspace, [chat, sender, id]);
-        let kept = self.get(row.key()).await?.map(parse_row).transpose().map_err(store_error)?;
-        Ok(kept.map(|(_, message)| message))
+        let row = self.get(row.key()).await?.map(parse_row).transpose().map_err(store_error)?;
+        Ok(row.map(|(_, message)| message))
     }
 
     async fn delete_pending_inbound(&self, chat: &str, sender: &str, id: &str) -> Result<()> {
@@ -199,17 +201,17 @@ impl ProtocolStore for SledBackend {
     }
 
     async fn delete_expired_pending_inbound(&self, cutoff_timestamp: i64) -> Result<u32> {
-        // Nobody ever says that a base key is over. Whoever asks for a message again does so within minutes, and this
-        // cutoff is a week ago.
+        // The client has no sweep for base keys. Recipients request a message again within minutes, and this cutoff is a
+        // week ago.
         self.sweep(BASE_KEYS, cutoff_timestamp).await?;
         self.sweep(PENDING, cutoff_timestamp).await
     }
 
     async fn store_pending_inbound_batch(&self, rows: &[PendingInboundRow<'_>]) -> Result<()> {
-        let (place, now) = (self.keyspace, now_secs());
+        let (keyspace, now) = (self.keyspace, now_secs());
         let pending = rows.iter().map(|row| {
             let message = row.message.to_vec();
-            (PENDING.row(place, [row.chat, row.sender, row.id]), message)
+            (PENDING.row(keyspace, [row.chat, row.sender, row.id]), message)
         });
         let pending: Vec<_> = pending.collect();
         let put =
@@ -217,7 +219,7 @@ impl ProtocolStore for SledBackend {
         self.write_with_hook(put, || rows.iter().for_each(|row| self.pending_decrypts.complete(row.id))).await
     }
 
-    /// Not waited for: see the top of this module.
+    /// The commit is not awaited: see the documentation of the parent module.
     async fn delete_pending_inbound_batch(&self, keys: &[PendingInboundKey<'_>]) -> Result<()> {
         let rows: Vec<_> =
             keys.iter().map(|key| PENDING.row(self.keyspace, [key.chat, key.sender, key.id])).collect();

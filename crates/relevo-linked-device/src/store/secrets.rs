@@ -1,3 +1,5 @@
+//! Secrets of messages, which decrypt later edits, votes and comments.
+
 use serde::{Deserialize, Serialize};
 use whatsapp_rust::async_trait;
 use whatsapp_rust::wacore::store::error::Result;
@@ -11,34 +13,35 @@ use super::expiry::{SECRETS, parse_row};
 use super::tables::DeviceKeyspace;
 use super::{BATCH_ROWS, SledBackend, StoreResult, store_error};
 
-/// The secret of a message. Its date is when it is not needed any more.
+/// The secret of a message. The date of its row is the time at which it expires.
 #[derive(Debug, Serialize, Deserialize)]
 struct MessageSecretRecord {
     secret: MessageSecret,
-    /// When the message was written, in Unix seconds; 0 where that is unknown.
+    /// The time of the message, in Unix seconds; 0 when unknown.
     message_ts: i64,
 }
 
-/// Writes a secret; a later end and a known time of the one before it stay.
-fn merge_secret(tx: &mut Tx, place: DeviceKeyspace, entry: &MsgSecretEntry) -> StoreResult<()> {
-    let row = SECRETS.row(place, [&entry.chat, &entry.sender, &entry.msg_id]);
-    let (mut end, mut message_ts) = (entry.expires_at, entry.message_ts);
-    if let Some((end_before, content)) = row.get(tx)? {
-        let before: MessageSecretRecord = store::decode(&content)?;
-        end = merge_msg_secret_expiry(end_before, end);
-        message_ts = merge_msg_secret_message_ts(before.message_ts, message_ts);
+/// Writes a secret. A later expiry and a known message time of the earlier row are kept.
+fn merge_secret(tx: &mut Tx, keyspace: DeviceKeyspace, entry: &MsgSecretEntry) -> StoreResult<()> {
+    let row = SECRETS.row(keyspace, [&entry.chat, &entry.sender, &entry.msg_id]);
+    let (mut expires_at, mut message_ts) = (entry.expires_at, entry.message_ts);
+    if let Some((earlier_expiry, content)) = row.get(tx)? {
+        let earlier: MessageSecretRecord = store::decode(&content)?;
+        expires_at = merge_msg_secret_expiry(earlier_expiry, expires_at);
+        message_ts = merge_msg_secret_message_ts(earlier.message_ts, message_ts);
     }
-    row.put(tx, end, &store::encode(&MessageSecretRecord { secret: entry.secret, message_ts })?)
+    row.put(tx, expires_at, &store::encode(&MessageSecretRecord { secret: entry.secret, message_ts })?)
 }
 
 #[async_trait]
 impl MsgSecretStore for SledBackend {
-    /// In steps: the history of an account brings tens of thousands, and no two depend on each other.
+    /// Writes in batches: the history of an account has tens of thousands of secrets, and they are independent.
     async fn put_msg_secrets(&self, entries: Vec<MsgSecretEntry>) -> Result<usize> {
-        let place = self.keyspace;
-        for step in entries.chunks(BATCH_ROWS) {
-            let step = step.to_vec();
-            self.write(move |tx| step.iter().try_for_each(|entry| merge_secret(tx, place, entry))).await?;
+        let keyspace = self.keyspace;
+        for batch in entries.chunks(BATCH_ROWS) {
+            let batch = batch.to_vec();
+            self.write(move |tx| batch.iter().try_for_each(|entry| merge_secret(tx, keyspace, entry)))
+                .await?;
         }
         Ok(entries.len())
     }
@@ -62,7 +65,7 @@ impl MsgSecretStore for SledBackend {
     }
 
     async fn delete_expired_msg_secrets(&self, cutoff_timestamp: i64) -> Result<u32> {
-        // What ends now has ended.
+        // A row whose expiry equals the cutoff has expired.
         self.sweep(SECRETS, cutoff_timestamp.saturating_add(1)).await
     }
 }

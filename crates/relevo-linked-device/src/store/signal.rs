@@ -1,3 +1,5 @@
+//! The Signal state of a device: identities, sessions, prekeys and sender keys.
+
 use std::sync::Arc;
 
 use whatsapp_rust::async_trait;
@@ -28,8 +30,8 @@ impl SignalStore for SledBackend {
 
     async fn load_identity(&self, address: &str) -> Result<Option<[u8; 32]>> {
         let key = self.get(self.keyspace.address_key(Table::Identity, address)).await?;
-        let wrong = |_| StoreError::Validation("an identity key has not 32 bytes".to_owned());
-        key.map(|bytes| bytes.try_into().map_err(wrong)).transpose()
+        let invalid = |_| StoreError::Validation("the identity key does not have 32 bytes".to_owned());
+        key.map(|bytes| bytes.try_into().map_err(invalid)).transpose()
     }
 
     async fn delete_identity(&self, address: &str) -> Result<()> {
@@ -77,7 +79,7 @@ impl SignalStore for SledBackend {
         Ok(self.get(self.keyspace.id_key(Table::PreKey, id)).await?.map(Bytes::from))
     }
 
-    /// Nobody can ask which keys were uploaded: the device knows it by its two watermarks.
+    /// Stores nothing: the backend has no query for uploaded keys, and the device record holds two watermarks instead.
     async fn mark_prekeys_uploaded(&self, _ids: &[u32]) -> Result<()> {
         Ok(())
     }
@@ -87,8 +89,8 @@ impl SignalStore for SledBackend {
     }
 
     async fn get_max_prekey_id(&self) -> Result<u32> {
-        let all = self.keyspace.table_key(Table::PreKey);
-        let last = self.store.range(&all, &all.clone().after_prefix()).next_back();
+        let prefix = self.keyspace.table_key(Table::PreKey);
+        let last = self.store.range(&prefix, &prefix.clone().after_prefix()).next_back();
         Ok(last.transpose().map_err(store_error)?.map_or(0, |(key, _)| last_id(&key)))
     }
 
@@ -101,8 +103,8 @@ impl SignalStore for SledBackend {
     }
 
     async fn load_all_signed_prekeys(&self) -> Result<Vec<(u32, Vec<u8>)>> {
-        let all = self.keyspace.table_key(Table::SignedPreKey);
-        self.list(all, |key, record| Ok((last_id(key), record.to_vec()))).await
+        let prefix = self.keyspace.table_key(Table::SignedPreKey);
+        self.list(prefix, |key, record| Ok((last_id(key), record.to_vec()))).await
     }
 
     async fn remove_signed_prekey(&self, id: u32) -> Result<()> {

@@ -1,15 +1,17 @@
+//! The tables of a linked device and the layout of their keys.
+
 use sha2::{Digest as _, Sha256};
 
 use relevo_domain::InstanceNumber;
 use relevo_store::{Key, Space};
 
-/// What lies under one byte of a device's keys. The bytes are on the disk: none may change or be given twice.
+/// The tables, each with the byte that identifies it in keys. The bytes are on the disk: none may change or be reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Table {
-    /// The client that may write. Nothing → its name. First, so that it is also the first to go.
+    /// nothing → id of the client that may write. It sorts first, so that a deletion of the device removes it first.
     Holder = 0,
-    /// The device itself: its keys, its account. Nothing → record.
+    /// nothing → record of the device: its keys, its account.
     Device = 1,
     /// user · address → key.
     Identity = 2,
@@ -23,13 +25,13 @@ pub(super) enum Table {
     SenderKey = 6,
     /// key id → key of the account's app state.
     SyncKey = 7,
-    /// Nothing → id of the newest of them.
+    /// nothing → id of the newest of these keys.
     LatestSyncKey = 8,
     /// collection → version and hash.
     Version = 9,
     /// collection · index → MAC of the value.
     MutationMac = 10,
-    /// group · device → who it is, and whether it has our sender key.
+    /// group · device → JID of the device, and whether it has our sender key.
     GroupDevice = 11,
     /// device · group → nothing.
     DeviceGroup = 12,
@@ -37,13 +39,14 @@ pub(super) enum Table {
     Lid = 13,
     /// phone → its newest LID.
     Phone = 14,
-    /// user → its devices.
+    /// user → list of devices.
     DeviceList = 15,
-    /// group → what is known of it.
+    /// group → metadata.
     Group = 16,
     /// user → token.
     TcToken = 17,
-    /// chat and message → date, content; then date · the same → nothing. So are the next three pairs.
+    /// chat and message → date, content; and, in the next table, date · chat and message → nothing. The next three pairs
+    /// have the same layout.
     Sent = 18,
     SentDate = 19,
     Pending = 20,
@@ -54,14 +57,14 @@ pub(super) enum Table {
     SecretDate = 25,
 }
 
-/// The first half of a SHA-256: names of any length become keys of one length.
+/// The first half of a SHA-256. It turns names of any length into keys of one length.
 pub(super) type NameDigest = [u8; 16];
 
-/// The digest of a name, or of several that name something together.
+/// The digest of a name of one or several parts.
 pub(super) fn digest<const N: usize>(names: [&[u8]; N]) -> NameDigest {
     let mut hash = Sha256::new();
     for name in names {
-        // With its length, so that no two lists of names run together into the same bytes.
+        // The length separates the names, so that different lists have different digests.
         hash.update((name.len() as u64).to_be_bytes());
         hash.update(name);
     }
@@ -74,30 +77,32 @@ pub(super) fn last_digest(key: &[u8]) -> NameDigest {
     key.last_chunk().copied().unwrap_or_default()
 }
 
-/// Where the keys of one device lie.
+/// The key range of one device.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DeviceKeyspace(pub InstanceNumber);
 
 impl DeviceKeyspace {
-    /// Begins every key.
+    /// The prefix of all keys.
     pub fn prefix(self) -> Key {
         Key::new(Space::LinkedDevice).u32(self.0.get())
     }
 
-    /// Begins every key of a table; of a table of one row, that row.
+    /// The prefix of all keys of a table; for a table of one row, the key of that row.
     pub fn table_key(self, table: Table) -> Key {
         self.prefix().u8(table as u8)
     }
 
+    /// The key of a name, or the prefix of keys that begin with it.
     pub fn name_key(self, table: Table, name: &str) -> Key {
         self.table_key(table).bytes(&digest([name.as_bytes()]))
     }
 
+    /// The key of a numeric id.
     pub fn id_key(self, table: Table, id: u32) -> Key {
         self.table_key(table).u32(id)
     }
 
-    /// A Signal address, `user[:device]@server.0`, under its user.
+    /// The key of a Signal address, `user[:device]@server.0`. Its prefix is the key of the user.
     pub fn address_key(self, table: Table, address: &str) -> Key {
         let user = address.split([':', '@']).next().unwrap_or_default();
         self.name_key(table, user).bytes(&digest([address.as_bytes()]))
@@ -116,15 +121,15 @@ mod tests {
 
     #[test]
     fn address_keys_are_prefixed_by_their_user() {
-        let place = DeviceKeyspace(InstanceNumber::FIRST);
-        let user = place.name_key(Table::Session, "573000000001");
+        let keyspace = DeviceKeyspace(InstanceNumber::FIRST);
+        let user = keyspace.name_key(Table::Session, "573000000001");
         for address in ["573000000001@c.us.0", "573000000001:7@c.us.0"] {
             assert!(
-                place.address_key(Table::Session, address).as_slice().starts_with(user.as_slice()),
+                keyspace.address_key(Table::Session, address).as_slice().starts_with(user.as_slice()),
                 "{address}"
             );
         }
-        let longer = place.address_key(Table::Session, "5730000000011@c.us.0");
+        let longer = keyspace.address_key(Table::Session, "5730000000011@c.us.0");
         assert!(!longer.as_slice().starts_with(user.as_slice()));
     }
 }

@@ -1,3 +1,5 @@
+//! Tests of the content of messages.
+
 use whatsapp_rust::waproto::whatsapp::message::ProtocolMessage;
 
 use super::*;
@@ -24,8 +26,8 @@ fn wrapped_text_is_parsed_as_text() {
     let extended = wa::message::ExtendedTextMessage { text: Some("hola".to_owned()), ..Default::default() };
     let extended = wa::Message { extended_text_message: field(extended), ..Default::default() };
     let wrapper = wa::message::FutureProofMessage { message: field(extended.clone()) };
-    let gone = wa::Message { ephemeral_message: field(wrapper), ..Default::default() };
-    for message in [text("hola"), extended, gone] {
+    let ephemeral = wa::Message { ephemeral_message: field(wrapper), ..Default::default() };
+    for message in [text("hola"), extended, ephemeral] {
         assert_eq!(parse(&message), Some(InboundContent::Text("hola".to_owned())));
     }
 }
@@ -218,9 +220,9 @@ fn reactions_polls_and_votes_are_parsed() {
         wa::message::PollUpdateMessage { poll_creation_message_key: key("POLL"), ..Default::default() };
     let vote = wa::Message { poll_update_message: field(vote), ..Default::default() };
     for options in [None, Some(vec!["sí".to_owned()])] {
-        let read = content(&vote, |_| options.clone());
+        let parsed = content(&vote, |_| options.clone());
         let poll_message_id = "POLL".to_owned();
-        assert_eq!(read, Some(InboundContent::PollVote(PollVote { poll_message_id, options })));
+        assert_eq!(parsed, Some(InboundContent::PollVote(PollVote { poll_message_id, options })));
     }
 }
 
@@ -246,7 +248,7 @@ fn device_to_device_message_is_ignored() {
     let keys = wa::message::SenderKeyDistributionMessage::default();
     let context = wa::MessageContextInfo { message_secret: Some(vec![1; 32]), ..Default::default() };
     let settings = ProtocolMessage { r#type: Some(ProtocolType::EPHEMERAL_SETTING), ..Default::default() };
-    for noise in [
+    for message in [
         wa::Message::default(),
         wa::Message {
             sender_key_distribution_message: field(keys),
@@ -255,7 +257,7 @@ fn device_to_device_message_is_ignored() {
         },
         wa::Message { protocol_message: field(settings), ..Default::default() },
     ] {
-        assert_eq!(parse(&noise), None);
+        assert_eq!(parse(&message), None);
     }
 }
 

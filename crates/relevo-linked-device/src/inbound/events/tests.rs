@@ -1,3 +1,5 @@
+//! Tests of the translation of events.
+
 use std::sync::Arc;
 
 use whatsapp_rust::types::events::{

@@ -1,4 +1,4 @@
-//! Calls of every method, with arguments out of so few that they meet, and what a store answers.
+//! Generated calls of all methods of a backend, with arguments from small sets so that calls refer to the same rows.
 
 use std::fmt::Debug;
 use std::sync::{Arc, LazyLock};
@@ -19,7 +19,7 @@ pub struct BackendCall {
     method: &'static str,
     who: usize,
     what: usize,
-    /// Bytes of the value, where there is one.
+    /// Size of the value in bytes, if the method has one.
     size: usize,
     number: i64,
 }
@@ -31,12 +31,12 @@ const ADDRESSES: [&str; 4] = ["573001@c.us.0", "573001:2@c.us.0", "5730011@c.us.
 const USERS: [&str; 4] = ["573001", "5730011", "99", "5730"];
 const CHATS: [&str; 4] = ["1@g.us", "2@g.us", "573001@s.whatsapp.net", "99@lid"];
 const IDS: [&str; 4] = ["A", "B", "AB", ""];
-/// No LID ever leaves a phone that another one has taken: there the reference forgets whom the phone belongs to.
+/// No LID moves away from a phone that another LID has taken over: in that case the reference deletes the newer mapping.
 const MAPPINGS: [(&str, &str); 4] = [("a", "1"), ("a", "2"), ("b", "3"), ("c", "3")];
 
 static DEVICE: LazyLock<Device> = LazyLock::new(Device::new);
 
-/// Every method that changes something.
+/// All methods that write.
 const WRITES: &str = "
     put_identity put_identities_batch delete_identity put_session put_sessions_batch delete_session store_prekey
     store_prekeys_batch mark_prekeys_uploaded remove_prekey store_signed_prekey remove_signed_prekey
@@ -50,7 +50,7 @@ const WRITES: &str = "
     store_pending_inbound_batch delete_pending_inbound_batch delete_expired_msg_secrets put_msg_secret create
 ";
 
-/// Every method that only answers.
+/// All methods that only read.
 const READS: &str = "
     load_identity get_session has_session has_signal_state_for_user load_prekey load_prekeys_batch
     get_max_prekey_id load_signed_prekey load_all_signed_prekeys get_sender_key get_sync_key get_version
@@ -59,7 +59,7 @@ const READS: &str = "
     get_all_tc_token_jids get_pending_inbound get_msg_secret_with_ts load
 ";
 
-/// One call of any method that writes.
+/// A random call of a writing method.
 pub fn any_write() -> impl Strategy<Value = BackendCall> {
     let method = prop::sample::select(WRITES.split_whitespace().collect::<Vec<_>>());
     let (size, number) = (prop::sample::select(SIZES.to_vec()), prop::sample::select(NUMBERS.to_vec()));
@@ -67,16 +67,16 @@ pub fn any_write() -> impl Strategy<Value = BackendCall> {
     arguments.prop_map(|(method, who, what, size, number)| BackendCall { method, who, what, size, number })
 }
 
-/// A call of every method that writes something down.
+/// One call of each method that stores a value.
 pub fn every_write() -> impl Iterator<Item = BackendCall> {
-    let keeps = |method: &&str| {
+    let stores = |method: &&str| {
         ["put", "set", "store", "update", "save", "touch"].iter().any(|start| method.starts_with(start))
     };
-    let calls = WRITES.split_whitespace().filter(keeps).zip(0..);
+    let calls = WRITES.split_whitespace().filter(stores).zip(0..);
     calls.map(|(method, n)| BackendCall { method, who: n % 4, what: n % 3, size: 20_000, number: 1000 })
 }
 
-/// Everything that can be asked.
+/// All reads, with all arguments.
 pub fn every_read() -> impl Iterator<Item = BackendCall> {
     let arguments = (0..4).flat_map(|who| (0..4).map(move |what| (who, what)));
     arguments.flat_map(|(who, what)| {
@@ -84,14 +84,14 @@ pub fn every_read() -> impl Iterator<Item = BackendCall> {
     })
 }
 
-/// In an order of its own: lists may come in any.
+/// The elements in sorted order: backends return lists in any order.
 fn sorted<T: Debug>(list: impl IntoIterator<Item = T>) -> String {
     let mut lines: Vec<_> = list.into_iter().map(|item| format!("{item:?}")).collect();
     lines.sort();
     lines.join("\n")
 }
 
-/// Makes a call and says what was answered.
+/// Makes a call and returns its answer as text.
 pub async fn run_call(call: &BackendCall, to: &dyn Backend) -> String {
     let next = (call.who + 1) % 4;
     let value = vec![u8::try_from(call.what * 16 + call.who).unwrap(); call.size];
@@ -278,7 +278,7 @@ async fn tokens(call: &BackendCall, to: &dyn Backend, value: &[u8]) -> Option<St
 async fn messages(call: &BackendCall, to: &dyn Backend, value: &[u8], next: usize) -> Option<String> {
     let (chat, sender, id) = (CHATS[call.who], ADDRESSES[call.what], IDS[call.what]);
     let address = ADDRESSES[call.who];
-    // Whatever a call wrote down was written now, in the one store perhaps a second later than in the other.
+    // Rows are dated by the current time, which may differ by a second between the two backends.
     let cutoff = now_secs() + if call.number > 0 { 1000 } else { -1000 };
     let row = |chat, message| PendingInboundRow { chat, sender, id, message };
     let key = |chat| PendingInboundKey { chat, sender, id };
@@ -316,7 +316,7 @@ async fn messages(call: &BackendCall, to: &dyn Backend, value: &[u8], next: usiz
         "delete_expired_pending_inbound" => {
             let swept = debug_result(to.delete_expired_pending_inbound(cutoff).await);
             if call.number > 0 {
-                // With ours, old base keys go at the same time.
+                // The tested backend sweeps old base keys at the same time, the reference does not.
                 for (address, id) in ADDRESSES.into_iter().flat_map(|address| IDS.map(|id| (address, id))) {
                     to.delete_base_key(address, id).await.unwrap();
                 }

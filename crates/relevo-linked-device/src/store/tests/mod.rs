@@ -1,3 +1,5 @@
+//! Tests of the backend, against the client library's in-memory backend as reference.
+
 mod calls;
 
 use std::sync::Arc;
@@ -42,22 +44,22 @@ impl DiskStore {
         self.closing.wait().await;
     }
 
-    /// The store of a client that has begun.
+    /// The backend of a client that has started.
     async fn client(&self, instance: InstanceNumber) -> SledBackend {
         let backend = SledBackend::new(self.store.clone(), instance, Arc::default());
         backend.exists().await.unwrap();
         backend
     }
 
-    /// Everything that is kept of an instance, with the pieces of large values.
+    /// All entries of an instance, with the parts of large values.
     fn entries(&self, instance: InstanceNumber) -> Vec<KeyValue> {
-        let whole = DeviceKeyspace(instance).prefix();
-        let parts = Key::new(Space::Part).bytes(whole.as_slice());
+        let rows = DeviceKeyspace(instance).prefix();
+        let parts = Key::new(Space::Part).bytes(rows.as_slice());
         let under = |prefix: Key| self.store.range(&prefix, &prefix.clone().after_prefix());
-        under(whole).chain(under(parts)).map(StoreResult::unwrap).collect()
+        under(rows).chain(under(parts)).map(StoreResult::unwrap).collect()
     }
 
-    /// Waits for what was not waited for.
+    /// Waits until all queued changes are durable.
     async fn flush(&self) {
         self.store.write(|_| Ok(())).await.unwrap();
     }
@@ -70,37 +72,38 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 64, ..ProptestConfig::default() })]
 
-    /// The reference is the crate's own store in memory. What two clients of one store do, neither sees of the other,
-    /// and nothing stays of one that is forgotten.
+    /// The reference is the client library's in-memory backend. Two instances of one store do not affect each other, and
+    /// the deletion of one leaves no entries.
     #[test]
-    fn answers_are_those_of_the_reference(
+    fn backend_answers_like_the_reference(
         calls in prop::collection::vec((any_write(), any::<bool>()), 1..100)
     ) {
         let dir = tempfile::tempdir().unwrap();
         let disk = DiskStore::open(&dir);
         block_on(async {
-            let ours = [disk.client(ONE).await, disk.client(two()).await];
-            let theirs = [InMemoryBackend::new(), InMemoryBackend::new()];
+            let backends = [disk.client(ONE).await, disk.client(two()).await];
+            let references = [InMemoryBackend::new(), InMemoryBackend::new()];
             for n in 0..2 {
                 let device = Device::new();
-                ours[n].save(&device).await.unwrap();
-                theirs[n].save(&device).await.unwrap();
+                backends[n].save(&device).await.unwrap();
+                references[n].save(&device).await.unwrap();
             }
             for (call, second) in &calls {
                 let n = usize::from(*second);
-                prop_assert_eq!(run_call(call, &ours[n]).await, run_call(call, &theirs[n]).await, "{:?}", call);
+                let (answer, expected) = (run_call(call, &backends[n]).await, run_call(call, &references[n]).await);
+                prop_assert_eq!(answer, expected, "{:?}", call);
                 disk.flush().await;
             }
             for n in 0..2 {
-                for question in every_read() {
-                    let (our, their) = (run_call(&question, &ours[n]).await, run_call(&question, &theirs[n]).await);
-                    prop_assert_eq!(our, their, "{:?}", question);
+                for read in every_read() {
+                    let (answer, expected) = (run_call(&read, &backends[n]).await, run_call(&read, &references[n]).await);
+                    prop_assert_eq!(answer, expected, "{:?}", read);
                 }
             }
-            let others = disk.entries(two());
+            let second_instance = disk.entries(two());
             delete_device(&disk.store, ONE).await.unwrap();
             prop_assert_eq!(disk.entries(ONE), Vec::<KeyValue>::new());
-            prop_assert!(disk.entries(two()) == others);
+            prop_assert!(disk.entries(two()) == second_instance);
             Ok(())
         })?;
     }
@@ -115,20 +118,20 @@ async fn store_survives_a_restart() {
         run_call(&call, &client).await;
     }
     let mut before = Vec::new();
-    for question in every_read() {
-        before.push(run_call(&question, &client).await);
+    for read in every_read() {
+        before.push(run_call(&read, &client).await);
     }
     drop(client);
     disk.close().await;
     let disk = DiskStore::open(&dir);
     let client = disk.client(ONE).await;
-    for (question, before) in every_read().zip(before) {
-        assert_eq!(run_call(&question, &client).await, before, "{question:?}");
+    for (read, before) in every_read().zip(before) {
+        assert_eq!(run_call(&read, &client).await, before, "{read:?}");
     }
 }
 
 #[tokio::test]
-async fn a_batch_is_one_commit() {
+async fn batch_is_one_commit() {
     let dir = tempfile::tempdir().unwrap();
     let disk = DiskStore::open(&dir);
     let client = disk.client(ONE).await;
@@ -202,9 +205,9 @@ async fn leftovers_of_a_deletion_are_removed_before_a_new_device() {
     client.create().await.unwrap();
     assert!(client.get_session("1@lid.0").await.unwrap().is_none());
     assert!(client.exists().await.unwrap());
-    let made = client.load().await.unwrap().unwrap();
+    let created = client.load().await.unwrap().unwrap();
     client.create().await.unwrap();
-    assert_eq!(client.load().await.unwrap().unwrap().registration_id, made.registration_id);
+    assert_eq!(client.load().await.unwrap().unwrap().registration_id, created.registration_id);
 }
 
 #[tokio::test]
@@ -227,7 +230,7 @@ async fn device_record_round_trips_and_ignores_unknown_fields() {
     let json = |device: &Device| serde_json::to_string(device).unwrap();
     let loaded = client.load().await.unwrap().unwrap();
     assert_eq!(json(&loaded), json(&device));
-    // What the record does not hold, a phone is shown when it links this device.
+    // The record does not contain the device properties, which a phone reads when it links this device.
     assert!(loaded.device_props.history_sync_config.is_set());
 
     client
@@ -241,7 +244,7 @@ async fn device_record_round_trips_and_ignores_unknown_fields() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_value_is_read_whole_while_it_is_rewritten() {
+async fn large_value_is_read_consistently_during_rewrites() {
     let dir = tempfile::tempdir().unwrap();
     let disk = DiskStore::open(&dir);
     let client = Arc::new(disk.client(ONE).await);
@@ -277,10 +280,10 @@ async fn sweep_deletes_all_expired_rows() {
     assert_eq!(client.delete_expired_pending_inbound(now_secs() + 1000).await.unwrap(), 1200);
     assert!(!client.has_same_base_key("1@lid.0", "A", b"key").await.unwrap());
 
-    let place = client.keyspace;
+    let keyspace = client.keyspace;
     let tokens = move |tx: &mut Tx| {
         (0..1200).try_for_each(|n| {
-            tc_tokens::record_sent(tx, place, n.to_string(), if n % 400 == 0 { 9 } else { 1 })
+            tc_tokens::record_sent(tx, keyspace, n.to_string(), if n % 400 == 0 { 9 } else { 1 })
         })
     };
     client.write(tokens).await.unwrap();
