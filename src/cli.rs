@@ -1,4 +1,4 @@
-//! The command line: what may be asked of the program, and what its exit codes mean.
+//! The command line: commands, arguments and exit codes.
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -18,49 +18,48 @@ use crate::telemetry;
 
 /// `EX_USAGE` of `sysexits.h`: the command line or the configuration is wrong.
 const USAGE: u8 = 64;
-/// `EX_SOFTWARE`: our fault.
+/// `EX_SOFTWARE`: an internal error.
 const SOFTWARE: u8 = 70;
 
 const EXAMPLES: &str = "\
 Examples:
-  relevo dev                                try it: nothing to configure, nothing leaves the machine
+  relevo dev                                try relevo: no configuration, no traffic beyond this machine
   relevo serve --config /etc/relevo.toml    run a node
-  relevo check-config                       see every setting and where it comes from
+  relevo check-config                       show every setting and its source
   RELEVO_HTTP__LISTEN=0.0.0.0:8080 relevo serve
 
 Exit codes:
-  0   stopped as asked
+  0   stopped by a signal, or the command is done
   64  the command line or the configuration is wrong
   70  an internal error
   73  the data folder cannot be created or written, or the address cannot be listened on
-  75  the data folder is in use by another relevo; try again when that one has stopped";
+  75  the data folder is in use by another relevo process; try again after that process has stopped";
 
 const SERVE_HELP: &str = "\
 Run the node until SIGTERM or SIGINT.
 
-On the first signal it takes nothing new, finishes what is in hand (for at most shutdown.drain) and exits with 0. \
-A second signal ends it at once. Whatever was accepted is on the disk in either case and is sent after the next \
-start.
+On the first signal the node accepts no new requests, finishes work in flight (for at most shutdown.drain) and \
+exits with 0. A second signal ends it at once. Accepted messages are on the disk in either case and are sent after \
+the next start.
 
-Without a configured auth.api_key, a key is generated on the first start, printed once, and kept in the data folder.";
+Without a configured auth.api_key, the first start generates a key, prints it once and stores it in the data folder.";
 
 const DEV_HELP: &str = "\
-Run a node, a sandbox that stands in for WhatsApp, and an instance `demo` on it, in one process on loopback.
+Run a node, a sandbox that simulates WhatsApp, and an instance `demo` on it, in one process on loopback.
 
-Prints the URL, the API key and a curl line that sends a first message. Nothing leaves this machine, and nobody \
-receives anything.";
+Prints the URL, the API key and a curl command that sends a first message. No message leaves this machine.";
 
 const SANDBOX_HELP: &str = "\
-Run the sandbox alone: an HTTP server that speaks Meta's Graph API, checks what it is sent, and answers with \
-statuses, webhooks and, when asked to, errors.
+Run the sandbox alone: an HTTP server that implements Meta's Graph API, validates requests, and sends statuses, \
+webhooks and, on demand, errors.
 
-Any client of the Cloud API can be pointed at it. For a node: RELEVO_CLOUD_API__BASE_URL=http://127.0.0.1:8090 and \
+Any client of the Cloud API can use it. For a node: RELEVO_CLOUD_API__BASE_URL=http://127.0.0.1:8090 and \
 RELEVO_EGRESS__ALLOW_PRIVATE=true.";
 
 const CHECK_HELP: &str = "\
-Check the configuration and print it: every key, the value in force, and where it comes from. Secrets are masked.
+Check the configuration and print every key with its effective value and its source. Secrets are masked.
 
-Nothing is started, opened or written. Exits with 64 and all problems at once when there are any.";
+The command starts, opens and writes nothing. It exits with 64 and prints all problems if there are any.";
 
 /// A WhatsApp messaging node in one binary.
 #[derive(Debug, Parser)]
@@ -83,57 +82,61 @@ enum Command {
     /// Run the node.
     #[command(long_about = SERVE_HELP)]
     Serve(ConfigArgs),
-    /// Run a node, a sandbox and an instance to try things on.
+    /// Run a node, a sandbox and a demo instance, for a trial.
     #[command(long_about = DEV_HELP)]
     Dev(ConfigArgs),
-    /// Run a stand-in for Meta's servers.
+    /// Run a simulation of Meta's servers.
     #[command(long_about = SANDBOX_HELP)]
     Sandbox {
-        /// Where to listen; sandbox.listen (127.0.0.1:8090) when not given.
+        /// Address to listen on; default: sandbox.listen (127.0.0.1:8090).
         #[arg(long, value_name = "ADDR")]
         listen: Option<SocketAddr>,
         #[command(flatten)]
         layers: ConfigArgs,
     },
-    /// Check the configuration and show every setting.
+    /// Check the configuration and print every setting.
     #[command(long_about = CHECK_HELP)]
     CheckConfig(ConfigArgs),
 }
 
 #[derive(Debug, Args)]
 struct ConfigArgs {
-    /// A TOML file over the defaults; RELEVO_CONFIG when not given.
+    /// A TOML file whose values override the defaults; default: the variable RELEVO_CONFIG.
     #[arg(long, value_name = "PATH")]
     config: Option<PathBuf>,
-    /// Also take the variables of the systems that relevo replaces: API_KEY, APP_PORT, ACCESS_TOKEN, ...
+    /// Also read the variables of the systems that relevo replaces: API_KEY, APP_PORT, ACCESS_TOKEN, ...
     #[arg(long)]
     legacy_env: bool,
 }
 
-/// Why the program ends without having done what it was asked.
+/// Reason why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Not always an error: clap reports `--help` and `--version` this way.
     #[error(transparent)]
     Usage(#[from] clap::Error),
+    /// The configuration has problems.
     #[error(transparent)]
     Config(#[from] ConfigErrors),
-    #[error("logging could not begin: {0}")]
+    /// The log subscriber could not be installed.
+    #[error("cannot start logging: {0}")]
     Telemetry(#[from] telemetry::Error),
-    #[error("the system refuses what the node needs to run: {0}")]
+    /// The runtime or the signal handlers could not be created.
+    #[error("cannot create the runtime or the signal handlers: {0}")]
     System(#[from] io::Error),
+    /// The node or the sandbox failed.
     #[error(transparent)]
     App(#[from] app::Error),
 }
 
 impl Error {
-    /// Tells the user, and gives the exit code.
+    /// Prints the error and returns the exit code.
     pub fn report(self) -> ExitCode {
         match self {
             Error::Usage(message) => {
-                let wanted = !message.use_stderr();
+                let is_error = message.use_stderr();
                 let _unwritable = message.print();
-                if wanted { ExitCode::SUCCESS } else { ExitCode::from(USAGE) }
+                if is_error { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
             }
             error => {
                 print_error(&error);
@@ -152,12 +155,20 @@ impl Error {
 }
 
 impl Cli {
-    /// Understands the command line, the program's name first.
+    /// Parses the command line, whose first argument is the program's name.
+    ///
+    /// # Errors
+    ///
+    /// The command line is wrong, or it asks for the help or the version.
     pub fn parse_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, Error> {
         Ok(Self::try_parse_from(args)?)
     }
 
-    /// The configuration that the command line and the environment ask for.
+    /// Loads the configuration from the command line and the environment.
+    ///
+    /// # Errors
+    ///
+    /// The configuration has problems.
     pub fn settings(&self, env: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Settings, Error> {
         let (Command::Serve(layers)
         | Command::Dev(layers)
@@ -170,7 +181,11 @@ impl Cli {
         Ok(settings)
     }
 
-    /// Does what was asked, until it is done or a signal ends it.
+    /// Runs the command until it is done or a signal ends it.
+    ///
+    /// # Errors
+    ///
+    /// The node or the sandbox failed.
     pub async fn run(self, settings: Settings) -> Result<(), Error> {
         match self.command {
             Command::CheckConfig(_) => print_settings(&settings),
@@ -191,13 +206,17 @@ impl Cli {
     }
 }
 
-/// The runtime on which everything lives: one worker per core.
+/// The tokio runtime of the process, with one worker per core.
+///
+/// # Errors
+///
+/// The system refuses to create the threads.
 pub fn runtime() -> Result<Runtime, Error> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("relevo").build()?)
 }
 
-/// What every command that stays does first: it says the warnings and heeds the signals. The first SIGTERM or
-/// SIGINT cancels the token, the second ends the process.
+/// Logs the warnings of the configuration and installs the signal handlers. The first SIGTERM or SIGINT cancels the
+/// token; the second ends the process.
 fn install_signal_handlers(settings: &Settings) -> Result<CancellationToken, Error> {
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
@@ -209,22 +228,22 @@ fn install_signal_handlers(settings: &Settings) -> Result<CancellationToken, Err
 }
 
 async fn watch_signals(mut terminate: Signal, mut interrupt: Signal, shutdown: CancellationToken) {
-    for last in [false, true] {
+    for is_second in [false, true] {
         let (name, number) = tokio::select! {
             _ = terminate.recv() => ("SIGTERM", SignalKind::terminate().as_raw_value()),
             _ = interrupt.recv() => ("SIGINT", SignalKind::interrupt().as_raw_value()),
         };
-        if last {
-            print_error(&format_args!("{name}: stopped at once; what was accepted is kept"));
-            // As shells count a process that a signal ended.
+        if is_second {
+            print_error(&format_args!("{name}: stopped at once; accepted messages are in the data folder"));
+            // The exit code that shells report for a process that a signal ended.
             std::process::exit(128 + number);
         }
-        tracing::info!(signal = name, "stopping; another signal stops at once");
+        tracing::info!(signal = name, "signal received; draining, a second signal stops at once");
         shutdown.cancel();
     }
 }
 
-/// A reader that goes away in the middle (`| head`) is no error.
+/// Prints every setting. A closed pipe (`| head`) is not an error.
 fn print_settings(settings: &Settings) {
     let mut out = io::stdout().lock();
     let _unread = write!(out, "configuration is valid\n\n{}", settings.effective());
@@ -233,8 +252,8 @@ fn print_settings(settings: &Settings) {
     }
 }
 
-fn print_error(what: &dyn Display) {
-    let _unwritable = writeln!(io::stderr(), "relevo: {what}");
+fn print_error(error: &dyn Display) {
+    let _unwritable = writeln!(io::stderr(), "relevo: {error}");
 }
 
 #[cfg(test)]
@@ -247,12 +266,12 @@ mod tests {
     }
 
     #[test]
-    fn the_definition_is_sound() {
+    fn command_definition_is_valid() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn the_documented_commands_parse() {
+    fn documented_commands_parse() {
         for line in [
             "relevo serve",
             "relevo serve --config relevo.toml --legacy-env",
@@ -265,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn misuse_exits_with_64_and_help_does_not() {
+    fn wrong_command_line_exits_with_64_and_help_does_not() {
         for line in ["relevo", "relevo sreve", "relevo serve --confg x", "relevo sandbox --listen here"] {
             let error = parse(line).unwrap_err();
             assert!(matches!(&error, Error::Usage(message) if message.use_stderr()), "{line}");
@@ -278,19 +297,19 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_says_where_the_sandbox_listens() {
+    fn listen_argument_overrides_the_sandbox_address() {
         let cli = parse("relevo sandbox --listen 127.0.0.1:9").unwrap();
         assert_eq!(cli.settings([]).unwrap().sandbox_listen.port(), 9);
         assert_eq!(parse("relevo sandbox").unwrap().settings([]).unwrap().sandbox_listen.port(), 8090);
     }
 
     #[tokio::test]
-    async fn the_first_signal_cancels_the_token() {
+    async fn first_signal_cancels_the_token() {
         let shutdown = CancellationToken::new();
-        // Signals that mean nothing to the test's process.
-        let (one, other) = (SignalKind::user_defined1(), SignalKind::user_defined2());
+        // Signals that the test runner does not use.
+        let (usr1, usr2) = (SignalKind::user_defined1(), SignalKind::user_defined2());
         let watching =
-            tokio::spawn(watch_signals(signal(one).unwrap(), signal(other).unwrap(), shutdown.clone()));
+            tokio::spawn(watch_signals(signal(usr1).unwrap(), signal(usr2).unwrap(), shutdown.clone()));
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::USR1).unwrap();
         shutdown.cancelled().await;
         watching.abort();

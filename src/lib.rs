@@ -1,6 +1,7 @@
 //! relevo: a WhatsApp messaging node in one binary.
 //!
-//! The rooms, lowest first; `tests/architecture/` holds which may import which. `ARCHITECTURE.md` is the map.
+//! The modules stand below, lowest layer first. `tests/architecture/` checks which module may import which;
+//! `ARCHITECTURE.md` describes them.
 
 pub mod supervisor;
 pub mod telemetry;

@@ -1,3 +1,5 @@
+//! The `relevo` binary: parses the command line, starts logging and runs the command.
+
 use std::process::ExitCode;
 
 use relevo::cli::{self, Cli};

@@ -1,7 +1,7 @@
-//! `relevo dev`: everything that a first message takes, in one process, on loopback.
+//! `relevo dev`: a node, a sandbox and instances on it, in one process, on loopback.
 
 #[cfg(feature = "linked-sandbox")]
-pub(super) mod linked;
+pub(super) mod virtual_phones;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -19,11 +19,21 @@ use relevo_store as store;
 use super::node::ensure_instance;
 use super::{Error, Node, announce};
 
+/// The instance on the sandbox.
 const INSTANCE_ID: &str = "demo";
+
+/// The sandbox accepts every phone number id.
 const PHONE_NUMBER_ID: &str = "106540352242922";
 
+/// Runs until `shutdown` is cancelled or the node fails.
 pub(super) async fn run(mut settings: Settings, shutdown: CancellationToken) -> Result<(), Error> {
-    // A folder of its own, so that trying things never touches a real node's queue.
+    if cfg!(debug_assertions) {
+        tracing::info!(
+            "this is a debug build, for trying relevo on this machine alone; \
+             `cargo build --release` makes the binary to run"
+        );
+    }
+    // A separate folder: a trial does not touch the queue of a real node.
     settings.data_dir = settings.data_dir.join("dev");
     settings.http.listen = loopback(settings.http.listen);
     settings.egress.allow_private = true;
@@ -34,7 +44,7 @@ pub(super) async fn run(mut settings: Settings, shutdown: CancellationToken) -> 
     let app_secret = Secret::new(format!("{:032x}", rand::random::<u128>()));
     let (listen, node_address) = (loopback(settings.sandbox_listen), settings.http.listen);
     #[cfg(feature = "linked-sandbox")]
-    let web = linked::start_and_configure(&mut settings).await?;
+    let web = virtual_phones::start_and_configure(&mut settings).await?;
     let node = Node::start(settings, Clock::system()).await?;
     let node_address = node.local_addr().map_err(|cause| Error::Listen { address: node_address, cause })?;
     let options = sandbox::Options {
@@ -51,8 +61,8 @@ pub(super) async fn run(mut settings: Settings, shutdown: CancellationToken) -> 
     announce(&welcome(node_address, sandbox_address, &key));
     #[cfg(feature = "linked-sandbox")]
     {
-        ensure_instance(node.instances(), linked::demo()?).await?;
-        announce(&linked::welcome(node_address, &web, &key));
+        ensure_instance(node.instances(), virtual_phones::demo()?).await?;
+        announce(&virtual_phones::welcome(node_address, &web, &key));
     }
     let outcome = node.run(shutdown.clone()).await;
     shutdown.cancel();
@@ -60,7 +70,7 @@ pub(super) async fn run(mut settings: Settings, shutdown: CancellationToken) -> 
     outcome
 }
 
-/// The configured key, or the one that the folder keeps for `dev`, made on the first start.
+/// The configured key, or the one in the `dev` folder, which the first start generates.
 fn dev_key(settings: &Settings) -> Result<Secret, Error> {
     let folder = store::DataFolder::open(&settings.data_dir)?;
     let auth = config::Auth { required: true, ..settings.auth.clone() };
@@ -68,6 +78,7 @@ fn dev_key(settings: &Settings) -> Result<Secret, Error> {
     resolved.key.ok_or_else(|| Error::Start("there is no API key".to_owned()))
 }
 
+/// The address, or the same port of 127.0.0.1 if the address is not a loopback address.
 fn loopback(address: SocketAddr) -> SocketAddr {
     if address.ip().is_loopback() {
         address
@@ -98,7 +109,7 @@ fn demo(sandbox: SocketAddr, app_secret: Secret) -> Result<InstanceConfig, Error
     Ok(demo)
 }
 
-/// An instance with the node's own settings.
+/// An instance that uses the node's defaults.
 fn instance(id: &str, name: &str, provider: ProviderKind) -> Result<InstanceConfig, Error> {
     Ok(InstanceConfig {
         id: id.parse().map_err(invalid_instance)?,
@@ -127,15 +138,15 @@ Send a first message:
     -H 'X-API-Key: {key}' -H 'Content-Type: application/json' \\
     -d '{{\"phone\":\"573001234567\",\"message\":\"Hola\"}}'
 
-Follow it to the blue ticks (put in the message_id of the answer):
+Read its status until it is `read` (replace MESSAGE_ID with the message_id of the answer):
 
   curl -s http://{node}/instances/{INSTANCE_ID}/messages/MESSAGE_ID -H 'X-API-Key: {key}'
 
-See what arrived at WhatsApp:
+List the messages that the sandbox received:
 
   curl -s http://{sandbox}/_sandbox/messages
 
-Ctrl-C stops it; what was accepted is kept.
+Ctrl-C stops the node. Accepted messages remain in the data folder and are sent after the next start.
 "
     )
 }

@@ -1,4 +1,4 @@
-//! Forgetting files that nobody needs any more.
+//! Deletion of files that no record of the store refers to.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,33 +12,34 @@ use relevo_clock::Clock;
 use relevo_store as store;
 use relevo_store::{BlobSet, Blobs, SweepReport};
 
-/// The first look at the blobs, soon enough for nodes that are restarted every day ...
+/// Delay of the first sweep after a start. A node that is restarted every day sweeps as well.
 const FIRST_DELAY: Duration = Duration::from_secs(15 * 60);
 
-/// ... and the pause between two.
+/// Interval between two sweeps.
 const INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
-/// A blob that was put more recently is kept: whoever put it may not have written down yet what needs it.
+/// Minimum age of a blob that a sweep removes: the writer of a younger blob may not have committed the record that
+/// refers to it.
 const GRACE_PERIOD: Duration = Duration::from_secs(24 * 3600);
 
-/// Adds the blobs that a part of the node needs, beside those of the queue.
+/// Adds the blobs that a module refers to, beside those of the queue.
 pub(super) type BlobReferences = Arc<dyn Fn(&mut BlobSet) -> Result<(), store::Error> + Send + Sync>;
 
-/// The files of the node that come and go.
+/// The periodic deletion of unreferenced blobs and of expired files of the media cache.
 pub(super) struct GarbageCollector {
     pub blobs: Blobs,
     pub queue: queue::Handle,
-    /// What bulk jobs need. Called on a blocking thread.
+    /// The references of bulk jobs. Called on a blocking thread.
     pub references: BlobReferences,
-    pub library: MediaCache,
+    pub media_cache: MediaCache,
     pub clock: Clock,
 }
 
 impl GarbageCollector {
-    /// Tidies until `stop` is cancelled.
+    /// Runs until `stop` is cancelled.
     pub async fn run(self, stop: CancellationToken) {
         tokio::join!(
-            self.library.clone().run_maintenance(stop.clone()),
+            self.media_cache.clone().run_maintenance(stop.clone()),
             stop.run_until_cancelled(self.collect_blobs())
         );
     }
@@ -50,22 +51,22 @@ impl GarbageCollector {
             match self.sweep().await {
                 Ok(SweepReport { files: 0, .. }) => {}
                 Ok(SweepReport { files, bytes }) => {
-                    tracing::info!(files, bytes, "media that nobody needs is removed")
+                    tracing::info!(files, bytes, "unreferenced blobs deleted")
                 }
-                Err(cause) => tracing::warn!(%cause, "media that nobody needs stays until the next round"),
+                Err(cause) => tracing::warn!(%cause, "blob sweep failed; retrying at the next interval"),
             }
         }
     }
 
-    /// Marks what is needed, then removes the rest. An error before the end of the marking removes nothing.
+    /// Marks the referenced blobs, then removes the others. An error while marking removes nothing.
     async fn sweep(&self) -> Result<SweepReport, queue::Error> {
         let before = self.clock.now() - GRACE_PERIOD;
-        let mut needed = self.queue.referenced_blobs().await?;
-        let (blobs, needs) = (self.blobs.clone(), self.references.clone());
-        let sweeping = tokio::task::spawn_blocking(move || {
-            needs(&mut needed)?;
-            blobs.sweep(&needed, before)
+        let mut referenced = self.queue.referenced_blobs().await?;
+        let (blobs, references) = (self.blobs.clone(), self.references.clone());
+        let sweep = tokio::task::spawn_blocking(move || {
+            references(&mut referenced)?;
+            blobs.sweep(&referenced, before)
         });
-        Ok(sweeping.await.unwrap_or(Err(store::Error::Panicked))?)
+        Ok(sweep.await.unwrap_or(Err(store::Error::Panicked))?)
     }
 }

@@ -1,7 +1,7 @@
-//! What is looked up when somebody asks for the metrics.
+//! Gauges that are sampled when a client reads the metrics.
 
 use crate::bulk;
-use crate::instance;
+use crate::instance::InstanceView;
 use crate::queue;
 use crate::relay;
 use crate::webhook;
@@ -9,74 +9,87 @@ use relevo_domain::Timestamp;
 use relevo_metrics::GaugeSample;
 use relevo_store::Store;
 
-/// Reads a few records for each instance: belongs on a blocking thread.
-pub(super) fn collect(
-    instances: &instance::Handle,
-    queue: &queue::Handle,
-    webhooks: &webhook::Handle,
-    relay: &relay::Handle,
-    bulk: &bulk::Handle,
-    store: &Store,
-    now: Timestamp,
-) -> Vec<GaugeSample> {
-    let mut readings = Vec::new();
-    let flag = |set: bool| if set { 1.0 } else { 0.0 };
-    for view in instances.list() {
-        let labels = || vec![("instance", view.config.id.to_string())];
-        let state =
-            vec![("instance", view.config.id.to_string()), ("state", view.state.state.as_str().to_owned())];
-        readings.push(gauge("instance_state", "1 for the state that an instance is in", state, 1.0));
-        let restarts = f64::from(view.state.restarts);
-        readings.push(gauge(
-            "instance_restarts",
-            "Replacements of a client since the start",
-            labels(),
-            restarts,
-        ));
-        let depth = queue.depth(view.number).unwrap_or_default();
-        for (class, depth) in [("transactional", depth.transactional), ("bulk", depth.bulk)] {
-            let labels = vec![("instance", view.config.id.to_string()), ("class", class.to_owned())];
-            readings.push(gauge("queue_depth", "Messages not yet settled", labels, as_f64(depth)));
-        }
-        let oldest = queue.oldest_accepted_at(view.number).ok().flatten();
-        let age = oldest.map_or(0.0, |oldest| now.since(oldest).as_secs_f64());
-        readings.push(gauge(
-            "queue_oldest_seconds",
-            "Age of the oldest message not yet settled",
-            labels(),
-            age,
-        ));
+use super::handles::Handles;
+
+/// All gauges. Reads a few records of each instance: call it on a blocking thread.
+pub(super) fn collect(handles: &Handles, store: &Store, now: Timestamp) -> Vec<GaugeSample> {
+    let mut samples = Vec::new();
+    for view in handles.instances.list() {
+        samples.extend(instance_gauges(&view, &handles.queue, now));
     }
-    for endpoint in webhooks.list(None) {
-        let labels = || vec![("endpoint", endpoint.id.to_string())];
-        let disabled = flag(endpoint.disabled.is_some());
-        readings.push(gauge("webhook_disabled", "1 for an endpoint that is disabled", labels(), disabled));
-    }
-    readings.extend(job_gauges(&bulk.progress_of_all(), now));
-    let waiting = relay.waiting().unwrap_or_default();
-    readings.push(gauge("relay_depth", "Frames that wait for the relay", vec![], as_f64(waiting)));
-    let age = relay.oldest().ok().flatten().map_or(0.0, |oldest| now.since(oldest).as_secs_f64());
-    readings.push(gauge("relay_oldest_seconds", "Age of the first frame that waits", vec![], age));
-    readings.push(gauge("store_bytes", "Size of the database", vec![], as_f64(store.size_on_disk())));
-    let full = flag(store.is_full());
-    readings.push(gauge("store_full", "1 while the disk is too full to accept messages", vec![], full));
-    let failed = flag(store.has_failed());
-    readings.push(gauge("store_failed", "1 when a commit failed; the node is about to stop", vec![], failed));
-    readings.push(gauge("store_commits", "Commits since the start", vec![], as_f64(store.commits())));
-    readings.extend(process_gauges());
-    readings
+    samples.extend(webhook_gauges(&handles.webhooks));
+    samples.extend(job_gauges(&handles.bulk.progress_of_all(), now));
+    samples.extend(relay_gauges(&handles.relay, now));
+    samples.extend(store_gauges(store));
+    samples.extend(process_gauges());
+    samples
 }
 
-/// The bulk jobs that exist, all told: those that were deleted count no more.
-fn job_gauges(standings: &[(Timestamp, bulk::JobProgress)], now: Timestamp) -> Vec<GaugeSample> {
-    let mut readings = Vec::new();
+fn instance_gauges(view: &InstanceView, queue: &queue::Handle, now: Timestamp) -> Vec<GaugeSample> {
+    let labels = || vec![("instance", view.config.id.to_string())];
+    let with_label = |name: &'static str, value: &str| {
+        let mut labels = labels();
+        labels.push((name, value.to_owned()));
+        labels
+    };
+    let state = with_label("state", view.state.state.as_str());
+    let restarts = f64::from(view.state.restarts);
+    let mut samples = vec![
+        gauge("instance_state", "1 for the state that an instance is in", state, 1.0),
+        gauge("instance_restarts", "Replacements of a client since the start", labels(), restarts),
+    ];
+    let depth = queue.depth(view.number).unwrap_or_default();
+    for (class, depth) in [("transactional", depth.transactional), ("bulk", depth.bulk)] {
+        let labels = with_label("class", class);
+        samples.push(gauge("queue_depth", "Messages not yet settled", labels, as_f64(depth)));
+    }
+    let oldest = queue.oldest_accepted_at(view.number).ok().flatten();
+    let age = oldest.map_or(0.0, |oldest| now.since(oldest).as_secs_f64());
+    let help = "Age of the oldest message not yet settled";
+    samples.push(gauge("queue_oldest_seconds", help, labels(), age));
+    samples
+}
+
+fn webhook_gauges(webhooks: &webhook::Handle) -> Vec<GaugeSample> {
+    let mut samples = Vec::new();
+    for endpoint in webhooks.list(None) {
+        let labels = vec![("endpoint", endpoint.id.to_string())];
+        let disabled = flag(endpoint.disabled.is_some());
+        samples.push(gauge("webhook_disabled", "1 for an endpoint that is disabled", labels, disabled));
+    }
+    samples
+}
+
+fn relay_gauges(relay: &relay::Handle, now: Timestamp) -> [GaugeSample; 2] {
+    let depth = relay.waiting().unwrap_or_default();
+    let age = relay.oldest().ok().flatten().map_or(0.0, |oldest| now.since(oldest).as_secs_f64());
+    [
+        gauge("relay_depth", "Frames that wait for the relay", vec![], as_f64(depth)),
+        gauge("relay_oldest_seconds", "Age of the first frame that waits", vec![], age),
+    ]
+}
+
+fn store_gauges(store: &Store) -> [GaugeSample; 4] {
+    let full = flag(store.is_full());
+    let failed = flag(store.has_failed());
+    [
+        gauge("store_bytes", "Size of the database", vec![], as_f64(store.size_on_disk())),
+        gauge("store_full", "1 while the disk is too full to accept messages", vec![], full),
+        gauge("store_failed", "1 when a commit failed; the node is about to stop", vec![], failed),
+        gauge("store_commits", "Commits since the start", vec![], as_f64(store.commits())),
+    ]
+}
+
+/// Totals over the existing bulk jobs; deleted jobs are not counted.
+fn job_gauges(jobs: &[(Timestamp, bulk::JobProgress)], now: Timestamp) -> Vec<GaugeSample> {
+    let mut samples = Vec::new();
     for status in bulk::JobStatus::ALL {
-        let jobs = standings.iter().filter(|(_, progress)| progress.status == status).count();
+        let count = jobs.iter().filter(|(_, progress)| progress.status == status).count();
         let labels = vec![("state", status.as_str().to_owned())];
-        readings.push(gauge("jobs", "Bulk jobs by state", labels, as_f64(jobs as u64)));
+        samples.push(gauge("jobs", "Bulk jobs by state", labels, as_f64(count as u64)));
     }
     let rows = |of: fn(&bulk::RowCounts) -> u32| -> u64 {
-        standings.iter().map(|(_, progress)| u64::from(of(&progress.counts))).sum()
+        jobs.iter().map(|(_, progress)| u64::from(of(&progress.counts))).sum()
     };
     for (outcome, rows) in [
         ("sent", rows(|counts| counts.sent)),
@@ -90,7 +103,7 @@ fn job_gauges(standings: &[(Timestamp, bulk::JobProgress)], now: Timestamp) -> V
         ("cancelled", rows(|counts| counts.cancelled)),
     ] {
         let labels = vec![("outcome", outcome.to_owned())];
-        readings.push(gauge(
+        samples.push(gauge(
             "job_rows",
             "Rows of bulk jobs that have ended, by outcome",
             labels,
@@ -100,23 +113,23 @@ fn job_gauges(standings: &[(Timestamp, bulk::JobProgress)], now: Timestamp) -> V
     let open = |(_, progress): &(_, bulk::JobProgress)| {
         u64::from(progress.taken.saturating_sub(progress.counts.settled()))
     };
-    let open = standings.iter().map(open).sum();
-    readings.push(gauge("job_rows_open", "Rows of bulk jobs that are in the queue", vec![], as_f64(open)));
-    let unfinished = standings.iter().filter(|(_, progress)| !progress.status.is_finished());
+    let open = jobs.iter().map(open).sum();
+    samples.push(gauge("job_rows_open", "Rows of bulk jobs that are in the queue", vec![], as_f64(open)));
+    let unfinished = jobs.iter().filter(|(_, progress)| !progress.status.is_finished());
     let oldest = unfinished.map(|(created_at, _)| now.since(*created_at)).max().unwrap_or_default();
     let help = "Age of the oldest bulk job that has not finished";
-    readings.push(gauge("job_oldest_seconds", help, vec![], oldest.as_secs_f64()));
-    readings
+    samples.push(gauge("job_oldest_seconds", help, vec![], oldest.as_secs_f64()));
+    samples
 }
 
-/// The process's own figures, as Linux tells them.
+/// Memory, CPU time and open files of this process, from `/proc/self`.
 fn process_gauges() -> Vec<GaugeSample> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let resident = status
         .lines()
         .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse().ok());
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // After the name in brackets: user and system time are the 12th and 13th of the rest, in hundredths.
+    // proc(5): utime and stime are the 12th and 13th field after the name in brackets, in hundredths of a second.
     let times: Vec<u64> = stat
         .rsplit(')')
         .next()
@@ -154,8 +167,12 @@ fn gauge(
     GaugeSample { name, help, labels, value }
 }
 
+fn flag(set: bool) -> f64 {
+    if set { 1.0 } else { 0.0 }
+}
+
 fn as_f64(n: u64) -> f64 {
-    // Exact up to 2^53, which none of these reaches.
+    // Exact up to 2^53, which no gauge reaches.
     #[expect(clippy::cast_precision_loss, reason = "see above")]
     let value = n as f64;
     value

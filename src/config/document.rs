@@ -1,12 +1,12 @@
-//! TOML text as a flat list of values, each with its dotted key and its line.
+//! Parses TOML text into a flat list of values, each with its dotted key and its line.
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::value::ConfigValue;
 
-/// A value of a document and where it stands. An empty table is a leaf as well, so that a misspelt section is
-/// noticed even when it says nothing.
+/// A value of a document and its line. An empty table is a leaf as well, so that a misspelt empty section is
+/// reported.
 #[derive(Debug)]
 pub(super) struct Leaf {
     /// The dotted key, for example `http.listen`.
@@ -16,7 +16,7 @@ pub(super) struct Leaf {
     pub value: ConfigValue,
 }
 
-/// What is not TOML about the text. The text itself is not repeated: it may hold secrets.
+/// A syntax error. It does not repeat the text, which may hold secrets.
 #[derive(Debug)]
 pub(super) struct SyntaxError {
     pub line: usize,
@@ -41,7 +41,7 @@ pub(super) fn leaves(text: &str) -> Result<Vec<Leaf>, Vec<SyntaxError>> {
     Ok(leaves)
 }
 
-/// A TOML array that stands alone, as an environment variable may hold it.
+/// Parses a TOML array without a key: the value of an environment variable.
 pub(super) fn parse_list(text: &str) -> Option<ConfigValue> {
     DeValue::parse(text.trim()).ok().map(|value| convert_value(value.get_ref()))
 }
@@ -60,7 +60,8 @@ fn collect(text: &str, prefix: &str, table: &DeTable<'_>, leaves: &mut Vec<Leaf>
     }
 }
 
-/// A name that holds a dot itself is quoted, so that `"http.listen"` is not taken for `http.listen`.
+/// Appends a name to a dotted key. A name that contains a dot is quoted, so that `"http.listen"` differs from
+/// `http.listen`.
 fn join(prefix: &str, name: &str) -> String {
     let name = if name.contains('.') { format!("{name:?}") } else { name.to_owned() };
     if prefix.is_empty() { name } else { format!("{prefix}.{name}") }
@@ -96,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn leaves_know_their_keys_and_lines() {
+    fn leaves_have_keys_and_lines() {
         let text = "a = 1_000\n\n[b]\nc = \"x\" # why\nd.e = [true, 0x1F]\n[f]\n";
         let leaves = leaves(text).unwrap();
         let shown: Vec<String> =
@@ -119,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_given_twice_is_an_error() {
+    fn duplicate_key_is_an_error() {
         assert_eq!(leaves("a = 1\na = 2\n").unwrap_err()[0].line, 2);
     }
 }

@@ -1,12 +1,15 @@
+//! Problems of the configuration and the sources of its values.
 use std::fmt;
 use std::path::PathBuf;
 
-/// Where a value comes from.
+/// The origin of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ValueSource {
-    /// The manual, `config/default.toml`.
+    /// The defaults, `config/default.toml`.
     Default,
+    /// A configuration file.
     File {
+        /// The path as it was given.
         path: PathBuf,
         /// Counted from 1.
         line: usize,
@@ -25,11 +28,12 @@ impl fmt::Display for ValueSource {
     }
 }
 
-/// One thing that is wrong with the configuration: where, and what would be right.
+/// One problem of the configuration: its place and what is expected there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigProblem {
-    /// `None` when no single place is to blame; the text then names the places.
+    /// `None` when several places are involved; the text then names them.
     pub source: Option<ValueSource>,
+    /// The problem and the expected value. It contains no secret.
     pub text: String,
 }
 
@@ -42,10 +46,10 @@ impl fmt::Display for ConfigProblem {
     }
 }
 
-/// Everything that is wrong with the configuration, so that it can be mended in one go. Never empty; no secret is
-/// repeated.
+/// All problems of the configuration. Never empty; contains no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigErrors {
+    /// The problems in the order in which they were found.
     pub problems: Vec<ConfigProblem>,
 }
 

@@ -1,7 +1,7 @@
-//! The layers of the configuration, laid over each other: the manual, a file, the environment.
+//! The layers of the configuration, from low to high: the defaults, a file, the environment.
 //!
-//! The manual (`config/default.toml`) holds every key, so it is also the list of what may be set, and the kind of
-//! its value tells what the text of an environment variable means.
+//! The defaults (`config/default.toml`) hold every key, so they are also the list of valid keys. The type of a
+//! default determines how the text of an environment variable is parsed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,26 +12,26 @@ use super::error::{ConfigProblem, ValueSource};
 use super::value::{ConfigValue, ParseResult, optional, secret};
 use relevo_domain::Secret;
 
-/// Every key with its default and its explanation.
+/// Every key with its default and its documentation.
 pub(super) const DEFAULT_TOML: &str = include_str!("../../config/default.toml");
 
-/// How the names of the environment variables begin.
+/// Prefix of the environment variables.
 pub(super) const PREFIX: &str = "RELEVO_";
 
 struct LayerEntry {
-    /// The manual's value: its kind tells what a variable's text means.
+    /// The default. Its type determines how a variable's text is parsed.
     default: ConfigValue,
     value: ConfigValue,
     source: ValueSource,
     secret: bool,
 }
 
-/// The values in force, and what went wrong while they were gathered and read.
+/// The effective values, and the problems found while they were collected and read.
 pub(super) struct Layers {
-    /// The known keys, in the manual's order.
+    /// The known keys, in the order of the defaults file.
     keys: Vec<String>,
     entries: BTreeMap<String, LayerEntry>,
-    /// Keys that were read and made sense.
+    /// Keys whose values were parsed without a problem.
     read_keys: BTreeSet<&'static str>,
     /// `false` when a file could not be read or is not TOML.
     complete: bool,
@@ -39,7 +39,7 @@ pub(super) struct Layers {
 }
 
 impl Layers {
-    /// The lowest layer alone.
+    /// The defaults without any other layer.
     pub(super) fn from_defaults() -> Self {
         let mut layers = Self {
             keys: Vec::new(),
@@ -62,6 +62,7 @@ impl Layers {
         layers
     }
 
+    /// Overrides values with those of a TOML file.
     pub(super) fn add_file(&mut self, path: &Path) {
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
@@ -94,7 +95,7 @@ impl Layers {
         }
     }
 
-    /// Takes the variables that begin with [`PREFIX`]; those in `reserved` are not settings.
+    /// Overrides values with the variables that begin with [`PREFIX`]; those in `reserved` are not settings.
     pub(super) fn add_environment(&mut self, variables: &BTreeMap<String, String>, reserved: &[&str]) {
         let names: BTreeMap<String, String> =
             self.keys.iter().map(|key| (variable_name(key), key.clone())).collect();
@@ -113,7 +114,7 @@ impl Layers {
         }
     }
 
-    /// Lays the text of a variable over a key.
+    /// Overrides the value of a key with the text of a variable.
     pub(super) fn put_text(&mut self, key: &str, text: &str, source: ValueSource) {
         if let Some(entry) = self.entries.get_mut(key) {
             entry.value = ConfigValue::from_text(text, &entry.default);
@@ -121,7 +122,7 @@ impl Layers {
         }
     }
 
-    /// The text in force for a key whose value is text.
+    /// The effective text of a key whose value is text.
     pub(super) fn text(&self, key: &str) -> Option<&str> {
         match &self.entries.get(key)?.value {
             ConfigValue::Text(text) => Some(text),
@@ -129,11 +130,12 @@ impl Layers {
         }
     }
 
+    /// The source of a key's effective value.
     pub(super) fn source(&self, key: &str) -> Option<&ValueSource> {
         self.entries.get(key).map(|entry| &entry.source)
     }
 
-    /// The setting, or a problem and `None`.
+    /// Parses a value. On failure, records a problem and returns `None`.
     pub(super) fn read<T>(
         &mut self,
         key: &'static str,
@@ -142,7 +144,7 @@ impl Layers {
         let Some(entry) = self.entries.get(key) else {
             self.add_problem(
                 None,
-                format!("`{key}` is missing in the embedded defaults: a defect of relevo"),
+                format!("`{key}` is missing in the embedded defaults; this is a bug in relevo"),
             );
             return None;
         };
@@ -164,7 +166,7 @@ impl Layers {
         }
     }
 
-    /// Reads a setting into its place, which keeps what it has when there is a problem.
+    /// Parses a value into `place`, which stays unchanged on failure.
     pub(super) fn set<T>(
         &mut self,
         place: &mut T,
@@ -176,7 +178,7 @@ impl Layers {
         }
     }
 
-    /// Reads a credential: from here on its value is shown nowhere.
+    /// Parses a credential. From this call on, no message and no row shows its value.
     pub(super) fn secret(&mut self, key: &'static str) -> Option<Option<Secret>> {
         if let Some(entry) = self.entries.get_mut(key) {
             entry.secret = true;
@@ -184,11 +186,12 @@ impl Layers {
         self.read(key, optional(secret))
     }
 
-    /// Whether both values are what the operator meant: they made sense, and no layer is missing.
+    /// Whether both values were parsed without a problem and no layer is missing.
     pub(super) fn are_comparable(&self, keys: [&str; 2]) -> bool {
         self.complete && keys.iter().all(|key| self.read_keys.contains(key))
     }
 
+    /// Records a problem.
     pub(super) fn add_problem(&mut self, source: Option<ValueSource>, text: String) {
         self.problems.push(ConfigProblem { source, text });
     }
@@ -205,7 +208,7 @@ impl Layers {
         self.keys.iter().any(|key| key.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
     }
 
-    /// How a message names a key: its value and where that comes from.
+    /// The key with its value and its source, for messages.
     pub(super) fn describe(&self, key: &str) -> String {
         match self.entries.get(key) {
             Some(entry) if entry.secret => format!("`{key}` ({})", entry.source),
@@ -214,13 +217,13 @@ impl Layers {
         }
     }
 
-    /// Keys of the manual that no setting was read from.
+    /// Keys of the defaults that no setting was read from.
     #[cfg(test)]
     pub(super) fn unread_keys(&self) -> Vec<&str> {
         self.keys.iter().map(String::as_str).filter(|key| !self.read_keys.contains(key)).collect()
     }
 
-    /// The keys in the manual's order, each with its value as it may be shown and its source.
+    /// The keys in the order of the defaults file, each with its printable value and its source. Secrets are masked.
     pub(super) fn rows(&self) -> impl Iterator<Item = (&str, String, &ValueSource)> {
         self.keys.iter().filter_map(|key| {
             let entry = self.entries.get(key)?;
@@ -236,20 +239,20 @@ fn variable_name(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "__").to_uppercase())
 }
 
-/// The known name that resembles `name` most, as a whole or by its last part (a key in the wrong section).
+/// The known name that is most similar to `name`, as a whole or by its last part (a key in the wrong section).
 fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> &'a str {
     let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_uppercase();
-    let alike = |candidate: &str| {
+    let similarity = |candidate: &str| {
         let whole = strsim::normalized_damerau_levenshtein(&name.to_uppercase(), &candidate.to_uppercase());
         let part = strsim::normalized_damerau_levenshtein(&last(name), &last(candidate));
         whole.max(part * 0.95)
     };
-    // Of equals the first: `listen` alone is rather `http.listen` than `sandbox.listen`.
-    known.min_by(|a, b| alike(b).total_cmp(&alike(a))).unwrap_or_default()
+    // The first of several equal candidates: `listen` alone suggests `http.listen`, not `sandbox.listen`.
+    known.min_by(|a, b| similarity(b).total_cmp(&similarity(a))).unwrap_or_default()
 }
 
-/// Kubernetes gives every container variables for each service of its namespace; those of a service called
-/// `relevo` would look like ours (kubernetes.io, “Service: environment variables”).
+/// Whether Kubernetes set the variable for a service named `relevo`. Kubernetes sets such variables in every
+/// container, for each service of the namespace (kubernetes.io, “Service: environment variables”).
 fn is_kubernetes_link(name: &str, text: &str) -> bool {
     let is_url = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| text.starts_with(scheme));
     let is_part = ["_TCP", "_UDP", "_SCTP"].iter().any(|protocol| {
@@ -268,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_key_has_a_variable_of_its_own() {
+    fn every_key_has_a_distinct_variable() {
         let layers = Layers::from_defaults();
         assert!(layers.problems.is_empty(), "{:?}", layers.problems);
         let names: BTreeSet<String> = layers.keys.iter().map(|key| variable_name(key)).collect();
@@ -277,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_name_is_found_by_whole_and_by_part() {
+    fn nearest_name_is_found_by_whole_and_by_last_part() {
         let known = ["http.listen", "queue.capacity", "retry.bulk.max_attempts"];
         for (name, expected) in [
             ("http.listn", "http.listen"),
@@ -291,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn links_of_kubernetes_are_recognised() {
+    fn kubernetes_service_variables_are_recognised() {
         for (name, text) in [
             ("RELEVO_SERVICE_HOST", "10.0.0.11"),
             ("RELEVO_SERVICE_PORT", "8080"),

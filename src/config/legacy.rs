@@ -1,7 +1,7 @@
-//! The environment variables of the documented systems, for those who bring their `.env` along.
+//! The environment variables of the documented systems, for operators who reuse an existing `.env` file.
 //!
-//! They lie between the file and the `RELEVO_` variables. An empty one counts as not set, because compose files
-//! pass `${NAME:-}`. Variables of databases, Redis and the rest are not looked at.
+//! They override the file, and the `RELEVO_` variables override them. An empty variable counts as not set, because
+//! compose files pass `${NAME:-}`. Variables of databases, Redis and other services are ignored.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use super::error::ValueSource;
 use super::layers::Layers;
 use relevo_domain::Secret;
 
-/// Variables that stand for one key each.
+/// Variables that set one key each.
 const KEYS: [(&str, &str); 7] = [
     ("API_KEY", "auth.api_key"),
     ("VERIFY_TOKEN", "cloud_api.verify_token"),
@@ -21,7 +21,7 @@ const KEYS: [(&str, &str); 7] = [
     ("WEBSOCKET_URL", "relay.url"),
 ];
 
-/// The name of the instance that [`Account`] describes.
+/// The name of the instance that [`LegacyAccount`] describes.
 pub(super) const INSTANCE_ID: &str = "default";
 
 /// The number and token of the one account that the documented Flask application served.
@@ -31,24 +31,24 @@ pub(super) struct LegacyAccount {
     pub access_token: Secret,
 }
 
-/// Lays the variables over the layers; answers the account, when it is given.
+/// Overrides values with the variables. Returns the account if its variables are set.
 pub(super) fn apply(layers: &mut Layers, variables: &BTreeMap<String, String>) -> Option<LegacyAccount> {
-    let given = |name: &str| variables.get(name).map(|text| text.trim()).filter(|text| !text.is_empty());
+    let value = |name: &str| variables.get(name).map(|text| text.trim()).filter(|text| !text.is_empty());
     for (name, key) in KEYS {
-        if let Some(text) = given(name) {
+        if let Some(text) = value(name) {
             layers.put_text(key, text, variable(name));
         }
     }
-    if let Some(level) = given("LOG_LEVEL") {
+    if let Some(level) = value("LOG_LEVEL") {
         layers.put_text("log.level", translated_level(level), variable("LOG_LEVEL"));
     }
-    if let Some(format) = given("LOG_FORMAT") {
+    if let Some(format) = value("LOG_FORMAT") {
         layers.put_text("log.format", &format.to_lowercase(), variable("LOG_FORMAT"));
     }
-    if let Some(port) = given("APP_PORT") {
+    if let Some(port) = value("APP_PORT") {
         set_port(layers, port);
     }
-    let account = account(layers, given("PHONE_NUMBER_ID"), given("ACCESS_TOKEN"))?;
+    let account = account(layers, value("PHONE_NUMBER_ID"), value("ACCESS_TOKEN"))?;
     if layers.text("default_instance") == Some("") {
         layers.put_text("default_instance", INSTANCE_ID, variable("PHONE_NUMBER_ID"));
     }
@@ -59,7 +59,7 @@ fn variable(name: &str) -> ValueSource {
     ValueSource::Variable(name.to_owned())
 }
 
-/// The level names of Python and of Go's loggers.
+/// Translates the level names of Python's and Go's loggers.
 fn translated_level(level: &str) -> &str {
     match level.to_ascii_lowercase().as_str() {
         "warning" => "warn",
@@ -68,7 +68,8 @@ fn translated_level(level: &str) -> &str {
     }
 }
 
-/// `APP_PORT` replaces the port alone: whether the node is reachable from elsewhere is for `http.listen` to say.
+/// Replaces the port of `http.listen`. The IP address stays: `APP_PORT` does not make a node reachable from other
+/// machines.
 fn set_port(layers: &mut Layers, text: &str) {
     let source = variable("APP_PORT");
     let Ok(port) = text.parse::<u16>() else {

@@ -1,11 +1,11 @@
-//! The configuration: layers in, typed and checked settings out.
+//! The configuration: merges the layers and returns typed, validated settings.
 //!
-//! Three layers, the higher one winning key by key: the manual `config/default.toml`, which is embedded and holds
-//! every key; a TOML file; the environment (`RELEVO_HTTP__LISTEN` is `http.listen`). What this room guarantees:
-//! an unknown key or variable is an error, never ignored; all errors are reported together, each with its place;
-//! what it hands out has been checked, also against the other settings; no secret appears in a message.
+//! There are three layers, and the higher one wins for each key: the embedded defaults `config/default.toml`, which
+//! hold every key; a TOML file; the environment (`RELEVO_HTTP__LISTEN` is `http.listen`). The module guarantees:
+//! an unknown key or variable is an error and never ignored; all errors are reported together, each with its place;
+//! the returned settings are valid, also in combination; no message contains a secret.
 //!
-//! The environment is a parameter. Nothing else in the program reads it.
+//! The environment is a parameter of [`load`]. No other module reads it.
 
 mod auth;
 mod document;
@@ -37,50 +37,66 @@ pub use error::{ConfigErrors, ConfigProblem, ValueSource};
 use layers::Layers;
 use legacy::LegacyAccount;
 
-/// Names the configuration file when no command line does.
+/// Names the configuration file if the command line does not.
 const FILE_VARIABLE: &str = "RELEVO_CONFIG";
 
-/// Admits the variables of the documented systems.
+/// Enables the variables of the documented systems.
 const LEGACY_VARIABLE: &str = "RELEVO_LEGACY_ENV";
 
-/// Everything that the node is told before it starts.
+/// The settings of the node.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// As given: a relative path begins at the working directory.
+    /// The data folder. A relative path starts at the working directory.
     pub data_dir: PathBuf,
+    /// Section `auth`.
     pub auth: Auth,
-    /// Its `api_key` is `None` until [`resolve_api_key`] has been asked.
+    /// Section `http`. Its `api_key` is `None` until the caller sets the result of [`resolve_api_key`].
     pub http: http::Options,
+    /// Section `egress`.
     pub egress: egress::Options,
+    /// Section `store`.
     pub store: store::Options,
+    /// Section `queue`.
     pub queue: queue::Options,
+    /// Section `retry`.
     pub retry: retry::Options,
+    /// Section `inbound`.
     pub inbound: inbound::Options,
+    /// Section `instance`, and the keys of `linked_device` that concern the actor of an instance.
     pub instance: instance::Options,
+    /// Section `bulk`.
     pub bulk: bulk::Options,
+    /// Section `webhook`.
     pub webhook: webhook::Options,
+    /// Section `media`.
     pub media: media::Options,
+    /// Section `relay`.
     pub relay: relay::Options,
+    /// Section `linked_device`.
     pub linked: LinkedOptions,
+    /// Section `cloud_api`.
     pub cloud_api: CloudApiDefaults,
+    /// Section `log`.
     pub log: telemetry::Options,
-    /// How long work in hand may go on after a signal to stop.
+    /// Maximum time that each step of the drain lasts after a signal.
     pub shutdown_drain: Duration,
+    /// Address of the sandbox.
     pub sandbox_listen: SocketAddr,
-    /// An instance that exists from the start, from the legacy variables.
+    /// An instance from the legacy variables, which the start creates or updates.
     pub bootstrap_instance: Option<InstanceConfig>,
-    /// What is permitted and probably not meant. For the log, once.
+    /// Settings that are valid and probably a mistake. The start logs them once.
     pub warnings: Vec<String>,
     rows: Vec<EffectiveSetting>,
 }
 
-/// What an instance on the Cloud API uses where its own configuration says nothing.
+/// Values for the fields that the configuration of a Cloud API instance leaves out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CloudApiDefaults {
+    /// URL of the Graph API, without the version.
     pub base_url: Url,
-    /// `v25.0` and the like.
+    /// Version of the Graph API, for example `v25.0`.
     pub api_version: String,
-    /// The word that Meta repeats when it verifies the webhook.
+    /// The token that Meta presents when it verifies the webhook.
     pub verify_token: Option<Secret>,
     /// Signs Meta's webhooks.
     pub app_secret: Option<Secret>,
@@ -95,7 +111,7 @@ struct EffectiveSetting {
 }
 
 impl Settings {
-    /// Every key with the value in force and where it comes from, one a line, secrets masked.
+    /// Every key with its effective value and its source, one per line. Secrets are masked.
     pub fn effective(&self) -> impl fmt::Display + '_ {
         EffectiveSettings(self)
     }
@@ -129,10 +145,14 @@ pub fn environment() -> impl Iterator<Item = (OsString, OsString)> {
     std::env::vars_os()
 }
 
-/// Lays `file` (or the one that `RELEVO_CONFIG` names) over the manual, and `env` over both.
+/// Loads the settings: `file` (or the file that `RELEVO_CONFIG` names) overrides the defaults, `env` overrides both.
 ///
-/// `legacy` admits the variables of the documented systems, as `RELEVO_LEGACY_ENV=1` does. Variables that do not
-/// begin with `RELEVO_` are otherwise ignored.
+/// `legacy` enables the variables of the documented systems, as `RELEVO_LEGACY_ENV=1` does. Otherwise variables that
+/// do not begin with `RELEVO_` are ignored.
+///
+/// # Errors
+///
+/// All problems of the configuration, each with its place.
 pub fn load<K: Into<OsString>, V: Into<OsString>>(
     file: Option<&Path>,
     env: impl IntoIterator<Item = (K, V)>,
@@ -174,7 +194,7 @@ fn assemble(
     Ok(settings)
 }
 
-/// The variables that are text. One of ours that is not is a problem; one of somebody else's is none of ours.
+/// The variables whose values are UTF-8. A `RELEVO_` variable that is not UTF-8 is a problem; others are ignored.
 fn utf8_variables(env: Vec<(OsString, OsString)>, layers: &mut Layers) -> BTreeMap<String, String> {
     let mut variables = BTreeMap::new();
     for (name, text) in env {
@@ -195,14 +215,15 @@ fn legacy_enabled(variables: &BTreeMap<String, String>, layers: &mut Layers) -> 
     match variables.get(LEGACY_VARIABLE).map(|text| text.trim()) {
         Some("1" | "true") => true,
         None | Some("" | "0" | "false") => false,
-        Some(other) => {
+        Some(text) => {
             let source = ValueSource::Variable(LEGACY_VARIABLE.to_owned());
-            layers.add_problem(Some(source), format!("is {other:?}; expected 1 or 0"));
+            layers.add_problem(Some(source), format!("is {text:?}; expected 1 or 0"));
             false
         }
     }
 }
 
+/// Sets the instance that the legacy variables describe.
 fn bootstrap(settings: &mut Settings, account: LegacyAccount) {
     let Ok(id) = legacy::INSTANCE_ID.parse::<InstanceId>() else { return };
     let CloudApiDefaults { base_url, api_version, verify_token, app_secret } = settings.cloud_api.clone();

@@ -1,7 +1,7 @@
-//! From layers to settings: which key goes where, as what.
+//! Reads the layers into the settings: the target and the parser of each key.
 //!
-//! Rooms whose `Options` have defaults keep them until a key is read over them; that the manual states the same
-//! defaults is held by a test.
+//! `Options` that implement `Default` start from it, and each key overrides one field. A test checks that
+//! `config/default.toml` states the same defaults.
 
 use std::num::NonZeroU32;
 
@@ -19,13 +19,13 @@ use relevo_egress as egress;
 use relevo_provider::LinkedOptions;
 use relevo_store as store;
 
-/// sled refuses to work with next to nothing, and crawls with little more.
+/// Minimum of `store.cache_capacity`: sled rejects very small caches and is slow with slightly larger ones.
 const MIN_CACHE_BYTES: u64 = 1 << 20;
 
-/// A smaller log would forget events before anybody could read them.
+/// Minimum of `queue.event_log_size`: a smaller log would delete events before a reader could read them.
 const MIN_EVENT_LOG_BYTES: u64 = 1 << 20;
 
-/// Reads every key. `None` when a problem left something without a value; there may be problems beside `Some`.
+/// Reads every key. `None` when a problem left a setting without a value; `Some` does not exclude problems.
 pub(super) fn read(layers: &mut Layers) -> Option<Settings> {
     let data_dir = layers.read("data_dir", text);
     let auth = auth(layers);
@@ -194,7 +194,7 @@ fn retry(layers: &mut Layers) -> retry::Options {
     options
 }
 
-/// The keys of one class of messages.
+/// The retry keys of one message class.
 pub(super) struct RetryKeys {
     pub max_attempts: &'static str,
     pub first_delay: &'static str,
@@ -203,6 +203,7 @@ pub(super) struct RetryKeys {
     pub on_ambiguous: &'static str,
 }
 
+/// The retry keys of transactional messages.
 pub(super) const TRANSACTIONAL: RetryKeys = RetryKeys {
     max_attempts: "retry.transactional.max_attempts",
     first_delay: "retry.transactional.first_delay",
@@ -211,6 +212,7 @@ pub(super) const TRANSACTIONAL: RetryKeys = RetryKeys {
     on_ambiguous: "retry.transactional.on_ambiguous",
 };
 
+/// The retry keys of bulk messages.
 pub(super) const BULK: RetryKeys = RetryKeys {
     max_attempts: "retry.bulk.max_attempts",
     first_delay: "retry.bulk.first_delay",

@@ -1,4 +1,4 @@
-//! What single values cannot say: rules between settings, and advice.
+//! Rules between settings, and warnings about settings that are probably a mistake.
 
 use super::Settings;
 use super::auth::Auth;
@@ -15,7 +15,7 @@ const OLDEST_GRAPH_MAJOR: u32 = 21;
 /// Shorter keys can be guessed.
 const SHORT_KEY: usize = 16;
 
-/// How long things take must fit together.
+/// Checks that timeouts and intervals are consistent.
 pub(super) fn durations(
     layers: &mut Layers,
     queue: &queue::Options,
@@ -26,101 +26,100 @@ pub(super) fn durations(
         layers,
         ["queue.lease_timeout", "instance.send_timeout"],
         queue.lease_timeout > instance.send_timeout,
-        "the lease must be longer, or a message could be judged while it is being sent",
+        "the lease must be longer; otherwise a lease could expire while its message is being sent",
     );
     require(
         layers,
         ["instance.probe_interval", "instance.probe_timeout"],
         instance.probe_interval > instance.probe_timeout,
-        "the interval must be longer, or probes would overtake each other",
+        "the interval must be longer; otherwise health checks would overlap",
     );
     require(
         layers,
         ["instance.restart_max_delay", "instance.restart_delay"],
         instance.restart_max_delay >= instance.restart_delay,
-        "the longest pause must not be shorter than the first",
+        "the maximum delay must not be shorter than the first",
     );
     for (policy, keys) in [(&retry.transactional, &TRANSACTIONAL), (&retry.bulk, &BULK)] {
         require(
             layers,
             [keys.max_delay, keys.first_delay],
             policy.max_delay >= policy.first_delay,
-            "the longest pause must not be shorter than the first",
+            "the maximum delay must not be shorter than the first",
         );
     }
 }
 
-/// How linked devices are watched and waited for.
+/// Checks the timeouts of linked devices.
 pub(super) fn linked(layers: &mut Layers, linked: &LinkedOptions, instance: &instance::Options) {
     require(
         layers,
         ["linked_device.probe_interval", "linked_device.probe_timeout"],
         instance.linked.probe_interval > instance.linked.probe_timeout,
-        "the interval must be longer, or probes would overtake each other",
+        "the interval must be longer; otherwise health checks would overlap",
     );
     require(
         layers,
         ["instance.send_timeout", "linked_device.ack_timeout"],
         instance.send_timeout > linked.ack_timeout,
-        "an attempt must be able to wait for WhatsApp's acknowledgement",
+        "the timeout of an attempt must be longer than the wait for WhatsApp's acknowledgement",
     );
 }
 
-/// What the front door lets in.
+/// Checks the body limits and that an open API is not reachable from other machines.
 pub(super) fn http_access(layers: &mut Layers, http: &http::Options, auth: &Auth) {
     require(
         layers,
         ["http.media_body_limit", "http.json_body_limit"],
         http.media_body_limit >= http.json_body_limit,
-        "requests with media must not be held to less than the others",
+        "the limit of requests with media must not be lower than the limit of other requests",
     );
-    let guarded = auth.required || auth.allow_open || http.listen.ip().to_canonical().is_loopback();
+    let may_be_open = auth.allow_open || http.listen.ip().to_canonical().is_loopback();
     require(
         layers,
         ["auth.required", "http.listen"],
-        guarded,
-        "everybody who reaches that address could send messages. Require a key, listen on 127.0.0.1, or set \
-         `auth.allow_open` = true when something in front of the node asks for credentials",
+        auth.required || may_be_open,
+        "every client that reaches that address could send messages. Require a key, listen on 127.0.0.1, or set \
+         `auth.allow_open` = true when a proxy in front of the node checks credentials",
     );
-    let kept_inside = auth.allow_open || http.listen.ip().to_canonical().is_loopback();
     require(
         layers,
         ["auth.open_api_on_loopback", "http.listen"],
-        kept_inside || !http.open_api_on_loopback,
-        "a proxy on this machine would make everybody who reaches it a program on this machine. Listen on \
-         127.0.0.1, or set `auth.allow_open` = true when something in front of the node asks for credentials",
+        !http.open_api_on_loopback || may_be_open,
+        "requests that a proxy on this machine forwards would need no key. Listen on 127.0.0.1, or set \
+         `auth.allow_open` = true when a proxy in front of the node checks credentials",
     );
 }
 
-/// Names both settings of a broken rule and where they come from.
+/// Records a problem that names both settings and their sources, unless `holds` is true or a value is missing.
 fn require(layers: &mut Layers, keys: [&'static str; 2], holds: bool, why: &str) {
     if !holds && layers.are_comparable(keys) {
-        let [one, other] = keys.map(|key| layers.describe(key));
-        layers.add_problem(None, format!("{one} does not go with {other}: {why}"));
+        let [first, second] = keys.map(|key| layers.describe(key));
+        layers.add_problem(None, format!("{first} conflicts with {second}: {why}"));
     }
 }
 
-/// What is permitted and probably not meant.
+/// Adds warnings about settings that are valid and probably a mistake.
 pub(super) fn add_warnings(layers: &Layers, settings: &Settings, warnings: &mut Vec<String>) {
     let from = |key: &str| layers.source(key).map_or(String::new(), |source| format!(" ({source})"));
     let mut warn = |text: String| warnings.push(text);
     let version = &settings.cloud_api.api_version;
     if graph_version(version).is_some_and(|(major, _)| major < OLDEST_GRAPH_MAJOR) {
         warn(format!(
-            "cloud_api.api_version is {version}{}, which Meta no longer serves; the oldest that answers is \
-             v{OLDEST_GRAPH_MAJOR}.0. It is used as given",
+            "cloud_api.api_version is {version}{}, which Meta no longer serves; the oldest served version is \
+             v{OLDEST_GRAPH_MAJOR}.0. The node uses the configured version",
             from("cloud_api.api_version")
         ));
     }
     if !settings.auth.required {
         let origin = from("auth.required");
         if settings.auth.api_key.is_some() {
-            warn(format!("auth.required is false{origin}: auth.api_key is set and not asked for"));
+            warn(format!("auth.required is false{origin}: auth.api_key is set and not checked"));
         } else {
-            warn(format!("auth.required is false{origin}: whoever reaches the port may send messages"));
+            warn(format!("auth.required is false{origin}: every client of the port may send messages"));
         }
         if settings.http.cors_origins.iter().any(|origin| origin == "*") {
-            warn("http.cors_origins permits every web page to use a node that asks for no key".to_owned());
+            warn("http.cors_origins permits every web page to use a node that requires no key".to_owned());
         }
     }
     if settings.http.open_api_on_loopback {

@@ -1,6 +1,6 @@
-//! Values as a person writes them, and what they are parsed into.
+//! Untyped values of a layer, and the parsers that turn them into settings.
 //!
-//! A parser takes a [`Value`] and gives the typed setting, or the words that complete “expected …”.
+//! A parser takes a [`ConfigValue`] and returns the typed setting, or the text that completes “expected …”.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,10 +13,10 @@ use url::Url;
 use crate::telemetry;
 use relevo_domain::{InstanceId, Secret};
 
-/// No duration in the configuration may be longer: ten years. Sums with a moment stay far from overflow.
+/// Maximum of every duration: ten years. Adding it to a timestamp cannot overflow.
 const MAX_DURATION: Duration = Duration::from_secs(3650 * 24 * 3600);
 
-/// One value of a layer, before its meaning is known.
+/// One value of a layer, before it is parsed.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum ConfigValue {
     Text(String),
@@ -24,15 +24,15 @@ pub(super) enum ConfigValue {
     Decimal(f64),
     Boolean(bool),
     List(Vec<ConfigValue>),
-    /// What no setting takes: a table, a date, a number beyond 64 bits.
+    /// A value that no setting accepts: a table, a date, a number beyond 64 bits.
     Other(&'static str),
 }
 
 impl ConfigValue {
-    /// What the environment's text means for a setting whose default is `like`. Text that does not fit stays
-    /// text, and the setting's parser says what it expects.
-    pub(super) fn from_text(text: &str, like: &ConfigValue) -> Self {
-        let parsed = match like {
+    /// Parses the text of a variable as the type of `default`. Text of another type remains text, and the parser of
+    /// the setting rejects it.
+    pub(super) fn from_text(text: &str, default: &ConfigValue) -> Self {
+        let parsed = match default {
             ConfigValue::Integer(_) => text.trim().parse().ok().map(ConfigValue::Integer),
             ConfigValue::Decimal(_) => text.trim().parse().ok().map(ConfigValue::Decimal),
             ConfigValue::Boolean(_) => match text.trim() {
@@ -58,7 +58,7 @@ impl ConfigValue {
     }
 }
 
-/// As TOML writes it, cut to a length that fits a message.
+/// TOML syntax, truncated to a length that fits a message.
 impl fmt::Display for ConfigValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 120;
@@ -80,10 +80,10 @@ impl fmt::Display for ConfigValue {
     }
 }
 
-/// The setting, or what was expected instead.
+/// The setting, or the text that completes “expected …”.
 pub(super) type ParseResult<T> = Result<T, String>;
 
-/// A duration of at least a millisecond.
+/// A duration of at least one millisecond.
 pub(super) fn duration(value: &ConfigValue) -> ParseResult<Duration> {
     let parsed = value.text().and_then(parse_duration);
     parsed.filter(|parsed| !parsed.is_zero() && *parsed <= MAX_DURATION).ok_or_else(|| {
@@ -113,7 +113,7 @@ fn parse_duration(text: &str) -> Option<Duration> {
     Some(total)
 }
 
-/// A number of bytes that is not below `least`.
+/// A number of bytes, at least `least`.
 pub(super) fn size<N: TryFrom<u64>>(least: u64) -> impl Fn(&ConfigValue) -> ParseResult<N> {
     move |value| {
         let bytes = match value {
@@ -147,7 +147,7 @@ fn leading(text: &str, belongs: fn(char) -> bool) -> (&str, &str) {
     text.split_at(text.find(|c| !belongs(c)).unwrap_or(text.len()))
 }
 
-/// A whole number from `least` up.
+/// A whole number, at least `least`.
 pub(super) fn count<N: TryFrom<i64>>(least: i64) -> impl Fn(&ConfigValue) -> ParseResult<N> {
     move |value| {
         let number = match value {
@@ -159,6 +159,7 @@ pub(super) fn count<N: TryFrom<i64>>(least: i64) -> impl Fn(&ConfigValue) -> Par
     }
 }
 
+/// A whole number, at least 1.
 pub(super) fn non_zero(value: &ConfigValue) -> ParseResult<NonZeroU32> {
     let number = count::<u32>(1)(value)?;
     NonZeroU32::new(number).ok_or_else(|| "a whole number, 1 or more".to_owned())
@@ -172,19 +173,19 @@ fn number(value: &ConfigValue) -> Option<f64> {
     }
 }
 
-/// Messages a minute, as messages a second.
+/// Messages per minute, converted to messages per second.
 pub(super) fn rate_per_minute(value: &ConfigValue) -> ParseResult<f64> {
     let rate = number(value).filter(|rate| (0.1..=6000.0).contains(rate));
     rate.map(|rate| rate / 60.0).ok_or_else(|| "a number from 0.1 to 6000, for example 20".to_owned())
 }
 
-/// A part of a whole.
+/// A number from 0 to 1.
 pub(super) fn fraction(value: &ConfigValue) -> ParseResult<f64> {
     let part = number(value).filter(|part| (0.0..=1.0).contains(part));
     part.ok_or_else(|| "a number from 0 to 1, for example 0.5".to_owned())
 }
 
-/// Messages a second. 1000 is the highest throughput that Meta grants a number
+/// Messages per second. 1000 is the highest throughput that Meta grants a number
 /// (developers.facebook.com, Cloud API overview, “Throughput”).
 pub(super) fn rate(value: &ConfigValue) -> ParseResult<f64> {
     number(value)
@@ -192,6 +193,7 @@ pub(super) fn rate(value: &ConfigValue) -> ParseResult<f64> {
         .ok_or_else(|| "a number from 0.001 to 1000, for example 80 or 0.5".to_owned())
 }
 
+/// `true` or `false`.
 pub(super) fn boolean(value: &ConfigValue) -> ParseResult<bool> {
     match value {
         ConfigValue::Boolean(truth) => Ok(*truth),
@@ -205,12 +207,12 @@ pub(super) fn text(value: &ConfigValue) -> ParseResult<String> {
     text.map(str::to_owned).ok_or_else(|| "text that is not empty".to_owned())
 }
 
-/// Anything that has a `FromStr`; `expected` describes it.
+/// Any type that implements `FromStr`; `expected` describes it.
 pub(super) fn parsed<T: FromStr>(expected: &'static str) -> impl Fn(&ConfigValue) -> ParseResult<T> {
     move |value| value.text().and_then(|text| text.parse().ok()).ok_or_else(|| expected.to_owned())
 }
 
-/// One of a few words.
+/// One of the listed words.
 pub(super) fn choice<T: Copy, const N: usize>(
     choices: [(&'static str, T); N],
 ) -> impl Fn(&ConfigValue) -> ParseResult<T> {
@@ -223,7 +225,7 @@ pub(super) fn choice<T: Copy, const N: usize>(
     }
 }
 
-/// Nothing when the text is empty, otherwise what `parser` makes of it.
+/// `None` for empty text, otherwise the result of `parser`.
 pub(super) fn optional<T>(
     parser: impl Fn(&ConfigValue) -> ParseResult<T>,
 ) -> impl Fn(&ConfigValue) -> ParseResult<Option<T>> {
@@ -235,6 +237,7 @@ pub(super) fn optional<T>(
     }
 }
 
+/// A list whose items `item` parses.
 pub(super) fn list<T>(
     item: impl Fn(&ConfigValue) -> ParseResult<T>,
 ) -> impl Fn(&ConfigValue) -> ParseResult<Vec<T>> {
@@ -248,21 +251,23 @@ pub(super) fn list<T>(
     }
 }
 
+/// An IP address and a port.
 pub(super) fn address(value: &ConfigValue) -> ParseResult<SocketAddr> {
     parsed("an IP address and port such as \"127.0.0.1:8080\", \"0.0.0.0:8080\" or \"[::]:8080\"")(value)
 }
 
+/// The name of an instance.
 pub(super) fn instance_id(value: &ConfigValue) -> ParseResult<InstanceId> {
     parsed("an instance name: 1 to 64 letters, digits, '-', '_' or '.', not beginning with a dot")(value)
 }
 
-/// What a program can present in an HTTP header: printable ASCII without blanks.
+/// A secret that an HTTP header can carry: printable ASCII without blanks.
 pub(super) fn secret(value: &ConfigValue) -> ParseResult<Secret> {
     let text = value.text().filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic()));
     text.map(Secret::new).ok_or_else(|| "printable ASCII text without spaces".to_owned())
 }
 
-/// Where a WebSocket is to be opened. No credentials: they would stand in the log of whoever shows the settings.
+/// A WebSocket URL. It must not contain credentials, because `check-config` prints it.
 pub(super) fn websocket_url(value: &ConfigValue) -> ParseResult<Url> {
     let url = value.text().and_then(|text| Url::parse(text).ok()).filter(|url| {
         matches!(url.scheme(), "ws" | "wss")
@@ -292,7 +297,7 @@ pub(super) fn base_url(value: &ConfigValue) -> ParseResult<Url> {
     })
 }
 
-/// `*` or an origin, in the form in which browsers send it.
+/// `*`, or an origin in the form that browsers send.
 pub(super) fn origin(value: &ConfigValue) -> ParseResult<String> {
     if value.text() == Some("*") {
         return Ok("*".to_owned());
@@ -302,13 +307,13 @@ pub(super) fn origin(value: &ConfigValue) -> ParseResult<String> {
         .ok_or_else(|| "\"*\" or an origin such as \"https://app.example.com\"".to_owned())
 }
 
-/// `v25.0` and the like.
+/// A version of the Graph API, for example `v25.0`.
 pub(super) fn api_version(value: &ConfigValue) -> ParseResult<String> {
     let version = value.text().filter(|text| graph_version(text).is_some());
     version.map(str::to_owned).ok_or_else(|| "a Graph API version such as \"v25.0\"".to_owned())
 }
 
-/// The major and minor number of a Graph API version.
+/// The major and minor number of a Graph API version. `None` for other text.
 pub(super) fn graph_version(text: &str) -> Option<(u32, u32)> {
     let (major, minor) = text.strip_prefix('v')?.split_once('.')?;
     let number = |digits: &str| digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?;
@@ -328,6 +333,7 @@ pub(super) fn web_version(value: &ConfigValue) -> ParseResult<(u32, u32, u32)> {
         .ok_or_else(|| "a version of WhatsApp Web such as \"2.3000.1035920091\"".to_owned())
 }
 
+/// A log level or a filter of levels.
 pub(super) fn log_level(value: &ConfigValue) -> ParseResult<String> {
     let level = text(value).ok().filter(|level| telemetry::check_level(level).is_ok());
     level.ok_or_else(|| {
@@ -344,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_carry_a_unit() {
+    fn duration_requires_a_unit() {
         for (text, millis) in [
             ("500ms", 500),
             ("30s", 30_000),
@@ -383,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn environment_text_is_parsed_by_the_default_kind() {
+    fn environment_text_is_parsed_as_the_type_of_the_default() {
         assert_eq!(ConfigValue::from_text(" 5 ", &ConfigValue::Integer(1)), ConfigValue::Integer(5));
         assert_eq!(ConfigValue::from_text("five", &ConfigValue::Integer(1)), text_value("five"));
         assert_eq!(ConfigValue::from_text("0.5", &ConfigValue::Decimal(1.0)), ConfigValue::Decimal(0.5));
@@ -407,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn origins_take_the_form_that_browsers_send() {
+    fn origins_are_normalised_to_the_form_that_browsers_send() {
         assert_eq!(origin(&text_value("*")), Ok("*".to_owned()));
         assert_eq!(
             origin(&text_value("https://App.example.com:443/")),
@@ -433,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_fit_a_header() {
+    fn secret_requires_text_that_fits_a_header() {
         assert_eq!(secret(&text_value("k-1_2")), Ok(Secret::new("k-1_2")));
         for bad in ["", "two words", "ñ", "line\nline"] {
             assert!(secret(&text_value(bad)).is_err(), "{bad:?}");

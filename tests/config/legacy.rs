@@ -24,7 +24,7 @@ const DOTENV: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn the_old_variables_mean_what_they_meant() {
+fn legacy_variables_set_the_corresponding_settings() {
     let settings = from_legacy(DOTENV).unwrap();
     assert_eq!(settings.auth.api_key, Some(Secret::new("kero-kero-api-key")));
     assert_eq!(settings.http.listen.to_string(), "127.0.0.1:5050");
@@ -45,14 +45,14 @@ fn the_old_variables_mean_what_they_meant() {
 }
 
 #[test]
-fn what_has_no_future_is_said() {
+fn outdated_graph_version_causes_a_warning() {
     let warnings = from_legacy(DOTENV).unwrap().warnings;
     assert_eq!(warnings.len(), 1, "{warnings:#?}");
     assert!(warnings[0].contains("v17.0 (VERSION)"), "{warnings:#?}");
 }
 
 #[test]
-fn they_count_only_when_asked_for() {
+fn legacy_variables_are_ignored_unless_enabled() {
     let settings = from_env(DOTENV).unwrap();
     assert_eq!((settings.auth.api_key, settings.bootstrap_instance), (None, None));
     let mut env = DOTENV.to_vec();
@@ -61,7 +61,7 @@ fn they_count_only_when_asked_for() {
 }
 
 #[test]
-fn they_lie_between_the_file_and_the_new_variables() {
+fn legacy_variables_override_the_file_and_relevo_variables_override_both() {
     let file = ConfigFile::new("[http]\nlisten = \"0.0.0.0:1\"\n[auth]\napi_key = \"from-the-file-0123\"\n");
     let load = |extra: &[(&str, &str)]| {
         let env = [&[("APP_PORT", "2"), ("API_KEY", "from-the-old-0123")], extra].concat();
@@ -76,7 +76,7 @@ fn they_lie_between_the_file_and_the_new_variables() {
 }
 
 #[test]
-fn a_chosen_default_instance_stays() {
+fn configured_default_instance_is_kept() {
     let account = [("ACCESS_TOKEN", "t"), ("PHONE_NUMBER_ID", "1"), ("RELEVO_DEFAULT_INSTANCE", "shop")];
     let settings = from_legacy(&account).unwrap();
     assert_eq!(settings.http.default_instance.unwrap().as_str(), "shop");
@@ -84,7 +84,7 @@ fn a_chosen_default_instance_stays() {
 }
 
 #[test]
-fn empty_ones_are_not_set() {
+fn empty_legacy_variables_count_as_not_set() {
     let env = DOTENV.iter().map(|(name, _)| (*name, "")).collect::<Vec<_>>();
     let settings = from_legacy(&env).unwrap();
     assert_eq!(settings.bootstrap_instance, None);
@@ -92,7 +92,7 @@ fn empty_ones_are_not_set() {
 }
 
 #[test]
-fn wrong_ones_are_named_as_they_were_given() {
+fn problem_names_the_legacy_variable() {
     for (env, start) in [
         (vec![("APP_PORT", "http")], "APP_PORT: is \"http\"; expected a port"),
         (vec![("LOG_LEVEL", "loud")], "LOG_LEVEL: `log.level` is \"loud\"; expected"),

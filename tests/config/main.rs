@@ -1,5 +1,5 @@
-//! The configuration as an operator meets it: files, variables, messages. Nothing here touches the environment of
-//! the test process; where the program itself is run, it gets one of its own.
+//! The configuration from outside: files, variables, messages. The tests do not change the environment of their
+//! process; tests that run the program pass it a separate environment.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper of a test may")]
 
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use relevo::config::{self, ConfigErrors, Settings};
-use relevo::{inbound, instance, media, queue, relay, retry, telemetry};
+use relevo::{bulk, inbound, instance, media, queue, relay, retry, telemetry, webhook};
 use relevo_domain::{AmbiguousPolicy, Secret};
 use relevo_egress as egress;
 use relevo_provider::LinkedOptions;
@@ -25,7 +25,7 @@ fn from_legacy(env: &[(&str, &str)]) -> Result<Settings, ConfigErrors> {
     config::load(None, env.iter().copied(), true)
 }
 
-/// A configuration file that lives as long as this does.
+/// A configuration file that is deleted when this value is dropped.
 struct ConfigFile {
     _dir: tempfile::TempDir,
     path: PathBuf,
@@ -48,7 +48,7 @@ fn from_file(text: &str) -> Result<Settings, ConfigErrors> {
     ConfigFile::new(text).load(&[])
 }
 
-/// The problems as they are printed, without the folder of the file.
+/// The printed problems, without the folder of the file.
 #[track_caller]
 fn problems(outcome: Result<Settings, ConfigErrors>) -> Vec<String> {
     let errors = outcome.expect_err("a configuration with problems");
@@ -68,12 +68,13 @@ fn only_problem(outcome: Result<Settings, ConfigErrors>) -> String {
     problems.remove(0)
 }
 
-/// The manual and the code state the same defaults.
+/// `config/default.toml` and every `Options` that implements `Default` state the same values. `http`, `log` and the
+/// other settings without `Default` have no second statement in the code.
 #[test]
-fn the_manual_equals_every_rooms_defaults() {
+fn default_file_equals_the_defaults_of_every_options() {
     let settings = from_env(&[]).unwrap();
-    let equal = |manual: &dyn std::fmt::Debug, code: &dyn std::fmt::Debug| {
-        assert_eq!(format!("{manual:#?}"), format!("{code:#?}"));
+    let equal = |file: &dyn std::fmt::Debug, code: &dyn std::fmt::Debug| {
+        assert_eq!(format!("{file:#?}"), format!("{code:#?}"));
     };
     equal(&settings.egress, &egress::Options::default());
     equal(&settings.store, &store::Options::default());
@@ -81,13 +82,15 @@ fn the_manual_equals_every_rooms_defaults() {
     equal(&settings.retry, &retry::Options::default());
     equal(&settings.inbound, &inbound::Options::default());
     equal(&settings.instance, &instance::Options::default());
+    equal(&settings.bulk, &bulk::Options::default());
+    equal(&settings.webhook, &webhook::Options::default());
     equal(&settings.media, &media::Options::default());
     equal(&settings.relay, &relay::Options::default());
     equal(&settings.linked, &LinkedOptions::default());
 }
 
 #[test]
-fn the_defaults_are_closed_to_others_and_complain_of_nothing() {
+fn defaults_listen_on_loopback_and_cause_no_warning() {
     let settings = from_env(&[]).unwrap();
     assert_eq!(settings.data_dir, PathBuf::from("./data"));
     assert_eq!(settings.http.listen.to_string(), "127.0.0.1:8080");
@@ -111,13 +114,13 @@ fn the_defaults_are_closed_to_others_and_complain_of_nothing() {
 }
 
 #[test]
-fn the_manual_is_a_valid_file_of_its_own() {
-    let manual = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/default.toml")).unwrap();
-    from_file(&manual).unwrap();
+fn default_file_is_a_valid_configuration_file() {
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/default.toml")).unwrap();
+    from_file(&text).unwrap();
 }
 
 #[test]
-fn a_file_lies_over_the_manual_and_the_environment_over_both() {
+fn file_overrides_defaults_and_environment_overrides_both() {
     let file = ConfigFile::new(
         "data_dir = \"/srv/relevo\"\n[queue]\nlease_timeout = \"3m\"\ncapacity = 7\n[retry.bulk]\non_ambiguous = \"resend\"\n",
     );
@@ -130,7 +133,7 @@ fn a_file_lies_over_the_manual_and_the_environment_over_both() {
 }
 
 #[test]
-fn every_kind_of_setting_can_come_from_the_environment() {
+fn every_type_of_setting_can_come_from_the_environment() {
     let settings = from_env(&[
         ("RELEVO_HTTP__LISTEN", "[::1]:9"),
         ("RELEVO_DATA_DIR", "/tmp/x"),
@@ -161,13 +164,13 @@ fn every_kind_of_setting_can_come_from_the_environment() {
 }
 
 #[test]
-fn an_empty_optional_variable_is_not_set() {
+fn empty_optional_variable_counts_as_not_set() {
     let settings = from_env(&[("RELEVO_AUTH__API_KEY", ""), ("RELEVO_DEFAULT_INSTANCE", "")]).unwrap();
     assert_eq!((settings.auth.api_key, settings.http.default_instance), (None, None));
 }
 
 #[test]
-fn the_file_can_be_named_by_a_variable_and_the_command_line_wins() {
+fn file_of_the_command_line_overrides_the_file_of_the_variable() {
     let (one, two) = (ConfigFile::new("data_dir = \"one\""), ConfigFile::new("data_dir = \"two\""));
     let env = [("RELEVO_CONFIG", one.path.to_str().unwrap())];
     assert_eq!(config::load(None, env, false).unwrap().data_dir, PathBuf::from("one"));
@@ -178,7 +181,7 @@ fn the_file_can_be_named_by_a_variable_and_the_command_line_wins() {
 }
 
 #[test]
-fn an_unknown_key_names_its_line_and_the_nearest_known_one() {
+fn unknown_key_is_reported_with_its_line_and_the_nearest_known_key() {
     assert_eq!(
         only_problem(from_file("\n[http]\nlistn = \"127.0.0.1:1\"\n")),
         "relevo.toml:3: unknown key `http.listn`; did you mean `http.listen`?"
@@ -197,7 +200,7 @@ fn an_unknown_key_names_its_line_and_the_nearest_known_one() {
 }
 
 #[test]
-fn an_unknown_variable_names_the_nearest_known_one() {
+fn unknown_variable_is_reported_with_the_nearest_known_variable() {
     assert_eq!(
         only_problem(from_env(&[("RELEVO_HTTP_LISTEN", "127.0.0.1:1")])),
         "RELEVO_HTTP_LISTEN: unknown variable; did you mean RELEVO_HTTP__LISTEN?"
@@ -209,7 +212,7 @@ fn an_unknown_variable_names_the_nearest_known_one() {
 }
 
 #[test]
-fn variables_that_kubernetes_adds_for_a_service_called_relevo_are_ignored() {
+fn variables_that_kubernetes_sets_for_a_service_named_relevo_are_ignored() {
     from_env(&[
         ("RELEVO_SERVICE_HOST", "10.0.0.11"),
         ("RELEVO_SERVICE_PORT", "8080"),
@@ -220,7 +223,7 @@ fn variables_that_kubernetes_adds_for_a_service_called_relevo_are_ignored() {
 }
 
 #[test]
-fn a_wrong_value_names_key_place_value_and_what_would_be_right() {
+fn wrong_value_is_reported_with_key_place_value_and_expectation() {
     let problem = only_problem(from_file("[instance]\n\nsend_timeout = 30\n"));
     assert!(
         problem.starts_with("relevo.toml:3: `instance.send_timeout` is 30; expected a duration such as"),
@@ -265,7 +268,7 @@ fn values_out_of_range_are_refused() {
 }
 
 #[test]
-fn all_problems_are_told_at_once() {
+fn all_problems_are_reported_together() {
     let file = ConfigFile::new("datadir = \"x\"\n[queue]\ncapacity = \"many\"\n[log]\nlevel = 3\n");
     let outcome = file.load(&[("RELEVO_FOO", "1"), ("RELEVO_HTTP__LISTEN", "here")]);
     let text = outcome.as_ref().unwrap_err().to_string();
@@ -277,7 +280,7 @@ fn all_problems_are_told_at_once() {
 }
 
 #[test]
-fn text_that_is_not_toml_is_placed_by_its_line() {
+fn syntax_error_is_reported_with_its_line() {
     let problem = only_problem(from_file("data_dir = \"x\"\n[http\nlisten = \"y\"\n"));
     assert!(problem.starts_with("relevo.toml:2: not valid TOML: "), "{problem}");
     let problem = only_problem(from_file("data_dir = \"x\"\ndata_dir = \"y\"\n"));
@@ -285,7 +288,7 @@ fn text_that_is_not_toml_is_placed_by_its_line() {
 }
 
 #[test]
-fn secrets_are_shown_nowhere() {
+fn no_message_contains_a_secret() {
     let spaced = "hunter2 hunter2";
     for outcome in [
         from_env(&[("RELEVO_AUTH__API_KEY", spaced)]),
@@ -312,7 +315,7 @@ fn secrets_are_shown_nowhere() {
 }
 
 #[test]
-fn settings_that_contradict_each_other_are_both_named() {
+fn conflict_names_both_settings_and_their_sources() {
     let file = ConfigFile::new("[instance]\nsend_timeout = \"2m\"\n");
     let problem = only_problem(file.load(&[]));
     let place = format!("({}:2)", file.path.display());
@@ -336,20 +339,20 @@ fn settings_that_contradict_each_other_are_both_named() {
 }
 
 #[test]
-fn a_contradiction_is_told_beside_other_problems() {
+fn conflict_is_reported_beside_other_problems() {
     let env = [("RELEVO_HTTP__LISTEN", "here"), ("RELEVO_QUEUE__LEASE_TIMEOUT", "1s")];
     assert_eq!(problems(from_env(&env)).len(), 2);
 }
 
 #[test]
-fn nothing_is_compared_while_a_layer_is_missing() {
+fn conflicts_are_not_checked_while_a_layer_is_missing() {
     let file = ConfigFile::new("[queue]\nlease_timeout = \"1h\"\n[\n");
     let problem = only_problem(file.load(&[("RELEVO_INSTANCE__SEND_TIMEOUT", "10m")]));
     assert!(problem.starts_with("relevo.toml:3: not valid TOML"), "{problem}");
 }
 
 #[test]
-fn a_value_that_could_not_be_read_is_not_compared() {
+fn unreadable_value_is_not_checked_for_conflicts() {
     let problem = only_problem(from_env(&[
         ("RELEVO_QUEUE__LEASE_TIMEOUT", "soon"),
         ("RELEVO_INSTANCE__SEND_TIMEOUT", "10m"),
@@ -358,7 +361,7 @@ fn a_value_that_could_not_be_read_is_not_compared() {
 }
 
 #[test]
-fn a_node_without_a_key_stays_on_loopback_unless_told_twice() {
+fn node_without_a_key_listens_on_loopback_unless_allow_open_is_set() {
     let open = ("RELEVO_AUTH__REQUIRED", "false");
     let reachable = ("RELEVO_HTTP__LISTEN", "0.0.0.0:8080");
     for listen in ["0.0.0.0:8080", "[::]:8080", "192.168.1.2:80", "[::ffff:10.0.0.1]:80"] {
@@ -370,11 +373,11 @@ fn a_node_without_a_key_stays_on_loopback_unless_told_twice() {
     }
     let settings = from_env(&[open, reachable, ("RELEVO_AUTH__ALLOW_OPEN", "true")]).unwrap();
     assert!(settings.warnings.iter().any(|warning| warning.contains("auth.required")));
-    assert!(from_env(&[reachable]).is_ok(), "with a key everybody may reach it");
+    assert!(from_env(&[reachable]).is_ok(), "a node with a key may listen on every address");
 }
 
 #[test]
-fn callers_on_this_machine_need_a_key_where_others_could_pass_for_them() {
+fn open_api_on_loopback_requires_a_loopback_address() {
     let open = ("RELEVO_AUTH__OPEN_API_ON_LOOPBACK", "true");
     let reachable = ("RELEVO_HTTP__LISTEN", "0.0.0.0:8080");
     let problem = only_problem(from_env(&[open, reachable]));
@@ -388,11 +391,11 @@ fn callers_on_this_machine_need_a_key_where_others_could_pass_for_them() {
 }
 
 #[test]
-fn doubtful_settings_are_warned_about() {
+fn doubtful_settings_cause_warnings() {
     for (env, part) in [
         (vec![("RELEVO_CLOUD_API__API_VERSION", "v17.0")], "v17.0"),
         (vec![("RELEVO_AUTH__API_KEY", "short")], "shorter than"),
-        (vec![("RELEVO_AUTH__REQUIRED", "0"), ("RELEVO_AUTH__API_KEY", "0123456789abcdef")], "not asked for"),
+        (vec![("RELEVO_AUTH__REQUIRED", "0"), ("RELEVO_AUTH__API_KEY", "0123456789abcdef")], "not checked"),
         (vec![("RELEVO_AUTH__REQUIRED", "0"), ("RELEVO_HTTP__CORS_ORIGINS", "*")], "every web page"),
     ] {
         let warnings = from_env(&env).unwrap().warnings;

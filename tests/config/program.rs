@@ -1,4 +1,4 @@
-//! The program itself: what it prints and how it exits.
+//! The program: its output and its exit codes.
 
 use std::process::{Command, Output};
 
@@ -35,7 +35,7 @@ fn check_config_shows_every_setting_and_its_source() {
 }
 
 #[test]
-fn a_wrong_configuration_or_command_line_exits_with_64() {
+fn wrong_configuration_or_command_line_exits_with_64() {
     let output = relevo(&["check-config"], &[("RELEVO_HTTP__LISTEN", "x"), ("RELEVO_NO", "1")]);
     assert_eq!(output.status.code(), Some(64), "{output:?}");
     assert!(output.stdout.is_empty());
@@ -46,7 +46,7 @@ fn a_wrong_configuration_or_command_line_exits_with_64() {
 }
 
 #[test]
-fn help_and_version_are_answers() {
+fn help_and_version_exit_with_0() {
     let output = relevo(&["--version"], &[]);
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(text(&output.stdout), concat!("relevo ", env!("CARGO_PKG_VERSION"), "\n"));

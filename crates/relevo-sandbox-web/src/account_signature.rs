@@ -1,4 +1,4 @@
-//! What a phone signs: its devices, the list of those that count, and the keys that a new one is given.
+//! Signatures of a phone: device identities, the list of valid devices, and the keys for new devices.
 
 use std::sync::Arc;
 
@@ -21,21 +21,21 @@ use crate::accounts::{AddressingMode, DeviceId};
 use crate::pairing;
 use crate::phone::{self, Phone};
 use crate::registry::PhoneStanza;
-use crate::routing;
+use crate::router;
 use crate::server_state::ServerState;
 
-/// What stands before details of a device when the phone signs them. Source: whatsmeow, `pair.go`.
+/// Prefix of a signed device identity. Source: whatsmeow, `pair.go`.
 const ACCOUNT_SIGNATURE_PREFIX: [u8; 2] = [6, 0];
 
-/// What stands before a list of key indexes. Source: WhatsApp Web, `validateADVKeyIndexList`.
+/// Prefix of a signed list of key indexes. Source: WhatsApp Web, `validateADVKeyIndexList`.
 const KEY_INDEX_SIGNATURE_PREFIX: [u8; 2] = [6, 2];
 
-/// All lists and identities of an account belong to one series; a phone here never begins a new one.
+/// Id of the series of an account's lists and identities. A phone here never starts a new series.
 const ACCOUNT_RAW_ID: u32 = 1;
 
 impl Phone {
-    /// Vouches for a device: its number and identity, signed, and authenticated under the secret that only the
-    /// device and the phone know.
+    /// Signs a device's number and identity, and authenticates them with the secret that only the device and the phone
+    /// have.
     pub(super) fn sign_device_identity(
         &self,
         number: u16,
@@ -66,7 +66,7 @@ impl Phone {
         Ok(container.encode_to_vec())
     }
 
-    /// The list of key indexes that count; devices with others are to be forgotten.
+    /// The signed list of valid key indexes. Clients delete devices with other indexes.
     pub(super) fn sign_key_index_list(&self, valid: Vec<u32>, last: u32, seconds: u64) -> Vec<u8> {
         let list = ADVKeyIndexList {
             raw_id: Some(ACCOUNT_RAW_ID),
@@ -81,18 +81,18 @@ impl Phone {
             .encode_to_vec()
     }
 
-    /// What a phone sends to a device that it has just linked: the key under which settings are synchronised.
+    /// Sends a newly linked device the key of the synchronised settings.
     pub(super) fn send_app_state_key(&self, shared: &Arc<ServerState>, device: DeviceId) -> Vec<PhoneStanza> {
         match self.peer_message(shared, device, &self.app_state_key_share(shared)) {
-            Ok(stanza) => routing::route_stanza(shared, self.device(), stanza),
+            Ok(stanza) => router::route_stanza(shared, self.device(), stanza),
             Err(error) => {
-                tracing::warn!(%error, "a virtual phone cannot welcome its device");
+                tracing::warn!(%error, "app state key not sent to linked device");
                 Vec::new()
             }
         }
     }
 
-    /// The message with which a phone hands out the key under which settings are synchronised.
+    /// The message with the key of the synchronised settings.
     pub(super) fn app_state_key_share(&self, shared: &ServerState) -> Message {
         let share = AppStateSyncKeyShare { keys: vec![self.app_state_key(shared)] };
         let protocol = ProtocolMessage {
@@ -103,7 +103,7 @@ impl Phone {
         Message { protocol_message: MessageField::some(protocol), ..Default::default() }
     }
 
-    /// One key for the account's whole life. It is as good as secret: it is derived from the phone's own.
+    /// The key of an account, which never changes. It is derived from the phone's private key.
     fn app_state_key(&self, shared: &ServerState) -> AppStateSyncKey {
         let key = hmac_sha256(self.key().private_key.serialize(), b"settings");
         let fingerprint = AppStateSyncKeyFingerprint {
@@ -122,7 +122,7 @@ impl Phone {
         }
     }
 
-    /// A stanza for one of the phone's own devices that its user does not see.
+    /// A stanza for one of the phone's own devices that is not shown to the user.
     pub(super) fn peer_message(
         &self,
         shared: &ServerState,
@@ -142,7 +142,7 @@ impl Phone {
     }
 }
 
-/// HMAC-SHA256, which takes keys of any length.
+/// HMAC-SHA256, which accepts keys of any length.
 fn hmac_sha256(key: &[u8], message: &[u8]) -> Result<Vec<u8>, pairing::Error> {
     let mac =
         Hmac::<Sha256>::new_from_slice(key).map_err(|error| pairing::Error::Crypto(error.to_string()))?;

@@ -1,4 +1,4 @@
-//! Accounts and their devices: who is who, under a phone number and under a LID, and with which keys.
+//! Accounts and their devices: phone numbers, LIDs and keys.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -11,18 +11,18 @@ use crate::phone::Phone;
 use crate::queue::DeviceQueue;
 use crate::registry::ConnectionId;
 
-/// An account's place in the directory; accounts are never removed.
+/// Index of an account in the directory. Accounts are never removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AccountId(usize);
 
-/// A device of an account. Number 0 is the phone, which is virtual; the others are linked ones.
+/// A device of an account. Number 0 is the virtual phone; the others are linked devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeviceId {
     pub account: AccountId,
     pub number: u16,
 }
 
-/// Which of an account's two names stands in an address.
+/// Which of an account's two names an address contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddressingMode {
     PhoneNumber,
@@ -30,7 +30,7 @@ pub enum AddressingMode {
 }
 
 impl AddressingMode {
-    /// The naming that an address follows, when it is that of a user.
+    /// The addressing mode of a user's address; `None` for other addresses.
     pub fn from_jid(jid: &Jid) -> Option<Self> {
         match jid.server {
             Server::Pn => Some(Self::PhoneNumber),
@@ -39,6 +39,7 @@ impl AddressingMode {
         }
     }
 
+    /// The opposite mode.
     pub fn other(self) -> Self {
         match self {
             Self::PhoneNumber => Self::Lid,
@@ -51,35 +52,37 @@ impl AddressingMode {
 #[derive(Debug)]
 pub struct CompanionDevice {
     pub keys: DeviceKeys,
-    /// The signed `ADVSignedDeviceIdentity` with which it proves that the phone linked it.
+    /// The signed `ADVSignedDeviceIdentity`, which proves that the phone linked the device.
     pub identity: Vec<u8>,
-    /// What it has not acknowledged.
+    /// Unacknowledged stanzas.
     pub queue: DeviceQueue,
-    /// The connection on which it is logged in.
+    /// The connection of the logged-in device.
     pub connection: Option<ConnectionId>,
 }
 
+/// An account.
 #[derive(Debug)]
 pub struct WebAccount {
     pub phone_number: Box<str>,
     pub lid: Box<str>,
-    /// What others see beside the number; the last device that named itself gives it.
+    /// The push name that other users see. The last device that sent one determines it.
     pub name: String,
     pub devices: BTreeMap<u16, CompanionDevice>,
     next_device_number: u16,
     pub phone: Arc<Phone>,
-    /// Accounts that exchanged messages with this one, and so hear of its devices.
+    /// Accounts that exchanged messages with this one and are notified of its devices.
     pub contacts: HashSet<AccountId>,
-    /// Who wants to know whether it is online.
+    /// Accounts that subscribed to its presence.
     pub presence_subscribers: HashSet<AccountId>,
     pub online: bool,
-    /// What its devices synchronise among themselves.
+    /// Settings that its devices synchronise.
     pub app_state: AppStatePatches,
 }
 
 impl WebAccount {
-    pub fn jid(&self, naming: AddressingMode, device: u16) -> Jid {
-        match naming {
+    /// The address of a device.
+    pub fn jid(&self, addressing: AddressingMode, device: u16) -> Jid {
+        match addressing {
             AddressingMode::PhoneNumber => Jid::pn_device(&*self.phone_number, device),
             AddressingMode::Lid => Jid::lid_device(&*self.lid, device),
         }
@@ -90,20 +93,20 @@ impl WebAccount {
         std::iter::once(0).chain(self.devices.keys().copied())
     }
 
-    /// A number that no device of this account ever had; `None` when there is none left.
+    /// A number that no device of this account has had; `None` when all have been used.
     pub fn allocate_device_number(&mut self) -> Option<u16> {
         let number = self.next_device_number;
         self.next_device_number = number.checked_add(1)?;
         Some(number)
     }
 
-    /// The largest key index that was ever given out. A device's index is its number.
+    /// The largest assigned key index. A device's index is its number.
     pub fn last_key_index(&self) -> u32 {
         u32::from(self.next_device_number) - 1
     }
 }
 
-/// Whether this is a phone number as addresses carry it: one to fifteen digits. Source: ITU-T E.164.
+/// Whether this is a phone number as in addresses: one to fifteen digits. Source: ITU-T E.164.
 pub fn is_phone_number(text: &str) -> bool {
     (1..=15).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
 }
@@ -122,7 +125,7 @@ impl AccountDirectory {
         self.by_phone_number.get(phone_number).copied()
     }
 
-    /// Opens an account. `phone` makes its phone out of the account's id and its LID.
+    /// Creates an account. `phone` creates its phone from the account's id and its LID.
     pub fn create_account(
         &mut self,
         phone_number: &str,
@@ -148,7 +151,7 @@ impl AccountDirectory {
         id
     }
 
-    /// Whose address this is, whatever the device in it.
+    /// The account of an address, regardless of the device.
     pub fn account_of(&self, jid: &Jid) -> Option<AccountId> {
         let names = match AddressingMode::from_jid(jid)? {
             AddressingMode::PhoneNumber => &self.by_phone_number,
@@ -157,42 +160,45 @@ impl AccountDirectory {
         names.get(jid.user.as_str()).copied()
     }
 
-    /// The device with this address; it may have been removed since.
+    /// The device with this address. It may have been removed.
     pub fn device_of(&self, jid: &Jid) -> Option<DeviceId> {
         Some(DeviceId { account: self.account_of(jid)?, number: jid.device })
     }
 
-    /// Ids are given by [`Directory::open`] alone, so there is always an account behind one.
-    #[expect(clippy::indexing_slicing, reason = "an id is an index that was given out")]
+    /// The account with this id, which always exists: only [`AccountDirectory::create_account`] creates ids.
+    #[expect(clippy::indexing_slicing, reason = "an id is a valid index")]
     pub fn account(&self, id: AccountId) -> &WebAccount {
         &self.accounts[id.0]
     }
 
-    #[expect(clippy::indexing_slicing, reason = "an id is an index that was given out")]
+    /// The account with this id.
+    #[expect(clippy::indexing_slicing, reason = "an id is a valid index")]
     pub fn account_mut(&mut self, id: AccountId) -> &mut WebAccount {
         &mut self.accounts[id.0]
     }
 
-    /// The linked device, unless it was removed or is a phone.
+    /// The linked device; `None` for phones and removed devices.
     pub fn device(&self, id: DeviceId) -> Option<&CompanionDevice> {
         self.account(id.account).devices.get(&id.number)
     }
 
+    /// The linked device; `None` for phones and removed devices.
     pub fn device_mut(&mut self, id: DeviceId) -> Option<&mut CompanionDevice> {
         self.account_mut(id.account).devices.get_mut(&id.number)
     }
 
-    /// Whether this device exists: a phone always does.
+    /// Whether this device exists. A phone always exists.
     pub fn has_device(&self, id: DeviceId) -> bool {
         id.number == 0 || self.device(id).is_some()
     }
 
-    pub fn device_jid(&self, id: DeviceId, naming: AddressingMode) -> Jid {
-        self.account(id.account).jid(naming, id.number)
+    /// The address of a device.
+    pub fn device_jid(&self, id: DeviceId, addressing: AddressingMode) -> Jid {
+        self.account(id.account).jid(addressing, id.number)
     }
 
     /// The address of an account, without a device.
-    pub fn user_jid(&self, id: AccountId, naming: AddressingMode) -> Jid {
-        self.account(id).jid(naming, 0)
+    pub fn user_jid(&self, id: AccountId, addressing: AddressingMode) -> Jid {
+        self.account(id).jid(addressing, 0)
     }
 }

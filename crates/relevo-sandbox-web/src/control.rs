@@ -1,4 +1,4 @@
-//! The control plane under `/_web/`: what the handle does, for people and for tests in other processes.
+//! The control plane under `/_web/`: the functions of the handle, for operators and tests in other processes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,10 +20,10 @@ use crate::phone_events::PhoneEvent;
 use crate::server_state::ServerState;
 use crate::{Disconnection, WebHandle};
 
-/// The most entries on one page.
+/// Maximum number of entries on one page.
 const MAX_PAGE: usize = 10_000;
 
-/// Why the control plane did not do what it was asked, in words.
+/// Reason why the control plane refused a request.
 #[derive(Debug)]
 struct WebControlError(StatusCode, String);
 
@@ -39,7 +39,7 @@ impl From<phone::Error> for WebControlError {
     }
 }
 
-/// JSON whatever the content type says: people type `curl -d` here.
+/// A JSON body with any content type, because `curl -d` does not send a JSON content type.
 struct LenientJson<T>(T);
 
 impl<T: serde::de::DeserializeOwned, S: Send + Sync> FromRequest<S> for LenientJson<T> {
@@ -55,6 +55,7 @@ impl<T: serde::de::DeserializeOwned, S: Send + Sync> FromRequest<S> for LenientJ
 
 type JsonResult = Result<Json<Value>, WebControlError>;
 
+/// The routes of the control plane.
 pub fn routes() -> Router<Arc<ServerState>> {
     Router::new()
         .route("/", get(index))
@@ -72,7 +73,7 @@ pub fn routes() -> Router<Arc<ServerState>> {
         .route("/_web/phones/{number}/mute", post(mute))
 }
 
-/// `GET /`: what there is.
+/// `GET /`: a description of the server.
 async fn index() -> &'static str {
     include_str!("index.txt")
 }
@@ -111,7 +112,7 @@ async fn journal(State(shared): State<Arc<ServerState>>, Query(paging): Query<Jo
     Json(json!({ "messages": messages, "last": last }))
 }
 
-/// `GET /_web/stats`: queries, and connections over time.
+/// `GET /_web/stats`: queries, and the history of connections.
 async fn stats(State(shared): State<Arc<ServerState>>) -> Json<Value> {
     Json(json!({
         "messages": shared.journal.accepted_count(),
@@ -124,7 +125,7 @@ async fn stats(State(shared): State<Arc<ServerState>>) -> Json<Value> {
     }))
 }
 
-/// `POST /_web/faults`: arms one rule.
+/// `POST /_web/faults`: arms a rule.
 async fn arm(
     State(shared): State<Arc<ServerState>>,
     LenientJson(rule): LenientJson<FaultRule>,
@@ -138,6 +139,7 @@ async fn arm(
     }
 }
 
+/// `GET /_web/faults`: the armed rules.
 async fn faults(State(shared): State<Arc<ServerState>>) -> Json<Value> {
     Json(json!({ "faults": shared.faults.to_json() }))
 }
@@ -147,9 +149,9 @@ struct DisarmQuery {
     id: Option<u64>,
 }
 
-/// `DELETE /_web/faults`, all or one by `?id=`.
-async fn disarm(State(shared): State<Arc<ServerState>>, Query(which): Query<DisarmQuery>) -> Json<Value> {
-    Json(json!({ "disarmed": shared.faults.disarm(which.id) }))
+/// `DELETE /_web/faults`: disarms all rules, or the one with `?id=`.
+async fn disarm(State(shared): State<Arc<ServerState>>, Query(query): Query<DisarmQuery>) -> Json<Value> {
+    Json(json!({ "disarmed": shared.faults.disarm(query.id) }))
 }
 
 #[derive(Debug, Deserialize)]
@@ -158,7 +160,7 @@ struct RestartRequest {
     rest_ms: u64,
 }
 
-/// `POST /_web/restart {"rest_ms"?}`: all sockets drop, and for so long no new ones are let in.
+/// `POST /_web/restart {"rest_ms"?}`: closes all sockets and refuses new ones for this time.
 async fn restart(
     State(shared): State<Arc<ServerState>>,
     LenientJson(restart): LenientJson<RestartRequest>,
@@ -178,20 +180,20 @@ struct CreateGroupRequest {
 /// `POST /_web/groups {"subject", "owner", "members"}`.
 async fn create_group(
     State(shared): State<Arc<ServerState>>,
-    LenientJson(new): LenientJson<CreateGroupRequest>,
+    LenientJson(request): LenientJson<CreateGroupRequest>,
 ) -> JsonResult {
-    let owner = resolve_phone(&shared, &new.owner)?;
+    let owner = resolve_phone(&shared, &request.owner)?;
     let members =
-        new.members.iter().map(|number| resolve_phone(&shared, number)).collect::<Result<Vec<_>, _>>()?;
+        request.members.iter().map(|number| resolve_phone(&shared, number)).collect::<Result<Vec<_>, _>>()?;
     let members: Vec<&Phone> = members.iter().map(AsRef::as_ref).collect();
-    let jid = WebHandle::create_group_in(&shared, &new.subject, &owner, &members);
+    let jid = WebHandle::create_group_in(&shared, &request.subject, &owner, &members);
     Ok(Json(json!({ "jid": jid.to_string() })))
 }
 
-/// `GET /_web/phones/{number}`: its devices and what it saw. Opens the account when there is none.
+/// `GET /_web/phones/{number}`: the phone's devices and events. Creates the account if it does not exist.
 async fn get_phone(State(shared): State<Arc<ServerState>>, Path(number): Path<String>) -> JsonResult {
     let phone = resolve_phone(&shared, &number)?;
-    let seen: Vec<Value> = phone.events().iter().map(|seen| event_to_json(seen)).collect();
+    let seen: Vec<Value> = phone.events().iter().map(|event| event_to_json(event)).collect();
     Ok(Json(json!({
         "jid": phone.jid().to_string(),
         "lid": phone.lid().to_string(),
@@ -200,8 +202,8 @@ async fn get_phone(State(shared): State<Arc<ServerState>>, Path(number): Path<St
     })))
 }
 
-fn event_to_json(seen: &PhoneEvent) -> Value {
-    match seen {
+fn event_to_json(event: &PhoneEvent) -> Value {
+    match event {
         PhoneEvent::Message(received) => json!({ "message": {
             "id": received.id, "chat": received.chat.to_string(), "sender": received.sender.to_string(),
             "from_me": received.from_me, "edit": received.edit, "text": received.text(),
@@ -272,11 +274,13 @@ struct DeviceSelector {
 async fn unlink(
     State(shared): State<Arc<ServerState>>,
     Path(number): Path<String>,
-    LenientJson(which): LenientJson<DeviceSelector>,
+    LenientJson(selector): LenientJson<DeviceSelector>,
 ) -> JsonResult {
     let phone = resolve_phone(&shared, &number)?;
-    for device in
-        phone.devices().into_iter().filter(|device| which.device.is_none_or(|which| which == *device))
+    for device in phone
+        .devices()
+        .into_iter()
+        .filter(|device| selector.device.is_none_or(|selected| selected == *device))
     {
         phone.unlink(device)?;
     }
@@ -311,7 +315,7 @@ fn default_true() -> bool {
     true
 }
 
-/// `POST /_web/phones/{number}/mute {"device"?, "muted"?}`: its connections read and answer nothing.
+/// `POST /_web/phones/{number}/mute {"device"?, "muted"?}`: the connections neither read nor answer.
 async fn mute(
     State(shared): State<Arc<ServerState>>,
     Path(number): Path<String>,

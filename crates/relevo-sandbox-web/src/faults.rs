@@ -1,57 +1,69 @@
-//! Scripted faults: what goes wrong, for whom, and how often.
+//! Scripted faults: the fault, the matching devices, and the number of repetitions.
 
 use std::num::NonZeroU32;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-/// How many rules may be armed at once.
+/// Maximum number of armed rules.
 pub const MAX_RULES: usize = 1000;
 
-/// What goes wrong.
+/// A fault.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
     /// A login is refused with this reason: 401 logged out, 402 banned for `expires_in_s` seconds, 403 banned,
     /// 405 outdated, 409 replaced, 503 not available. Source: the client's `ConnectFailureReason`.
     RefuseLogin {
+        /// The reason.
         reason: u16,
+        /// Duration of the ban.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         expires_in_s: Option<u64>,
     },
-    /// A login is answered with `<stream:error>` of this code: 515 to come again, 503, …
-    BreakLogin { code: u16 },
-    /// A login is heard and never answered.
+    /// A login is answered with `<stream:error>` of this code: 515 to reconnect, 503, …
+    BreakLogin {
+        /// The code.
+        code: u16,
+    },
+    /// A login is received and never answered.
     IgnoreLogin,
-    /// A message is refused with this code: 463 for strangers who may not be written to, …
-    Nack { code: u16 },
-    /// The connection is cut when a message arrives, which is then not accepted.
+    /// A message is refused with this code: 463 for recipients that the account may not write to, …
+    Nack {
+        /// The code.
+        code: u16,
+    },
+    /// The connection is cut when a message arrives; the message is not accepted.
     CutBefore,
-    /// A message is accepted and delivered, and the connection cut instead of an acknowledgement.
+    /// A message is accepted and delivered, and the connection is cut instead of an acknowledgement.
     CutUnacked,
     /// A message is accepted, delivered and acknowledged; then the connection is cut.
     CutAfter,
-    /// A message is accepted and delivered, and its acknowledgement comes so much later.
-    DelayAck { ms: u64 },
+    /// A message is accepted and delivered, and its acknowledgement is delayed.
+    DelayAck {
+        /// The delay in milliseconds.
+        ms: u64,
+    },
     /// A message is accepted and delivered, and never acknowledged.
     LoseAck,
-    /// From the arrival of a message on, the connection reads and answers nothing; the message is not accepted.
+    /// When a message arrives, the connection stops reading and answering; the message is not accepted.
     Mute,
     /// A message is delivered twice to this device.
     DeliverTwice,
-    /// A message is delivered to this device behind the next one.
+    /// A message is delivered to this device after the next one.
     DeliverLate,
-    /// A message is delivered to this device so that it cannot be opened.
+    /// A message is delivered to this device with a corrupt ciphertext.
     DeliverGarbled,
 }
 
-/// When faults strike.
+/// The stage at which a fault applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultStage {
+    /// A linked device logs in.
     Login,
     /// A linked device sends a message.
     Message,
-    /// A linked device gets a message.
+    /// A linked device receives a message.
     Delivery,
 }
 
@@ -71,67 +83,73 @@ impl Fault {
     }
 }
 
-/// Whom a fault strikes. Absent fields match everything.
+/// Selects devices. Absent fields match everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeviceMatch {
     /// The phone number of the account, digits only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phone: Option<String>,
+    /// The number of the linked device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<u16>,
-    /// Only every so many-th time that it would strike otherwise.
+    /// Only every n-th of the otherwise matching occasions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub every: Option<NonZeroU32>,
 }
 
-/// A fault for those who match, `times` times (for ever when absent).
+/// A fault for matching devices, `times` times (without limit when absent).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FaultRule {
+    /// The devices to which the fault applies.
     #[serde(rename = "match", default)]
     pub matching: DeviceMatch,
+    /// The fault.
     pub fault: Fault,
+    /// Number of applications.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<NonZeroU32>,
 }
 
 impl FaultRule {
-    /// The fault, once, for the devices of one account.
+    /// A rule that applies the fault once, to the devices of one account.
     pub fn once(phone: impl Into<String>, fault: Fault) -> Self {
         let matching = DeviceMatch { phone: Some(phone.into()), ..DeviceMatch::default() };
         Self { matching, fault, times: Some(NonZeroU32::MIN) }
     }
 
-    /// The fault, until it is disarmed, for the devices of one account.
+    /// A rule that applies the fault until it is disarmed, to the devices of one account.
     pub fn always(phone: impl Into<String>, fault: Fault) -> Self {
         Self { times: None, ..Self::once(phone, fault) }
     }
 }
 
+/// An armed rule in the format of the control plane.
 #[derive(Debug, Serialize)]
 pub struct ArmedRule {
     pub id: u64,
     #[serde(flatten)]
     pub rule: FaultRule,
-    /// How often it matched, before `every`.
+    /// Number of matches, before `every`.
     pub seen: u32,
+    /// Number of applications.
     pub struck: u32,
 }
 
 impl ArmedRule {
-    fn try_trigger(&mut self, moment: FaultStage, phone: &str, device: u16) -> bool {
-        let wanted = &self.rule.matching;
-        let spent = self.rule.times.is_some_and(|times| self.struck >= times.get());
-        if spent
-            || self.rule.fault.stage() != moment
-            || wanted.phone.as_deref().is_some_and(|wanted| wanted != phone)
-            || wanted.device.is_some_and(|wanted| wanted != device)
+    fn try_trigger(&mut self, stage: FaultStage, phone: &str, device: u16) -> bool {
+        let matching = &self.rule.matching;
+        let is_exhausted = self.rule.times.is_some_and(|times| self.struck >= times.get());
+        if is_exhausted
+            || self.rule.fault.stage() != stage
+            || matching.phone.as_deref().is_some_and(|number| number != phone)
+            || matching.device.is_some_and(|number| number != device)
         {
             return false;
         }
         self.seen = self.seen.saturating_add(1);
-        if wanted.every.is_some_and(|every| !self.seen.is_multiple_of(every.get())) {
+        if matching.every.is_some_and(|every| !self.seen.is_multiple_of(every.get())) {
             return false;
         }
         self.struck = self.struck.saturating_add(1);
@@ -145,7 +163,7 @@ struct Inner {
     armed: Vec<ArmedRule>,
 }
 
-/// The armed rules; the first that matches strikes.
+/// The armed rules. The first matching rule applies.
 #[derive(Debug, Default)]
 pub struct Faults(Mutex<Inner>);
 
@@ -154,7 +172,7 @@ impl Faults {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Arms a rule behind those that are; `None` when there are [`MAX_RULES`].
+    /// Arms a rule after the existing ones; `None` when there are [`MAX_RULES`].
     pub fn arm(&self, rule: FaultRule) -> Option<u64> {
         let mut inner = self.lock();
         if inner.armed.len() >= MAX_RULES {
@@ -166,7 +184,7 @@ impl Faults {
         Some(id)
     }
 
-    /// Disarms the rule with this id, or all; says how many that were.
+    /// Disarms the rule with this id, or all rules. Returns the number of disarmed rules.
     pub fn disarm(&self, id: Option<u64>) -> usize {
         let mut inner = self.lock();
         let before = inner.armed.len();
@@ -174,22 +192,23 @@ impl Faults {
         before - inner.armed.len()
     }
 
-    /// How often the rule with this id has struck; 0 when there is none.
+    /// How often the rule with this id was applied; 0 when there is none.
     pub fn trigger_count(&self, id: u64) -> u32 {
         self.lock().armed.iter().find(|armed| armed.id == id).map_or(0, |armed| armed.struck)
     }
 
-    /// What the control plane shows of them.
+    /// The armed rules in the format of the control plane.
     pub fn to_json(&self) -> serde_json::Value {
         serde_json::to_value(&self.lock().armed).unwrap_or_default()
     }
 
-    pub fn trigger(&self, moment: FaultStage, phone: &str, device: u16) -> Option<Fault> {
+    /// The fault that applies to a device at this stage.
+    pub fn trigger(&self, stage: FaultStage, phone: &str, device: u16) -> Option<Fault> {
         let mut inner = self.lock();
         let armed = inner
             .armed
             .iter_mut()
-            .find_map(|armed| armed.try_trigger(moment, phone, device).then_some(armed))?;
+            .find_map(|armed| armed.try_trigger(stage, phone, device).then_some(armed))?;
         Some(armed.rule.fault.clone())
     }
 }

@@ -1,29 +1,30 @@
-//! Frames inside WebSocket messages: a three-byte length before each, a header before the first.
+//! Frames in WebSocket messages: a three-byte length before each frame, a header before the first.
 
 use axum::extract::ws::{Message, WebSocket};
 use bytes::{Buf, BytesMut};
 use futures_util::SinkExt as _;
 use relevo_linked_device::client::wacore_binary::consts::WA_CONN_HEADER;
 
-/// The largest frame that is taken: a group message with keys for a thousand devices is a fifth of it.
+/// Maximum size of a frame, in bytes: five times a group message with keys for a thousand devices.
 pub const MAX_FRAME_BYTES: usize = 2 << 20;
 
-/// The pre-introduction of clients that were told how to be routed: `ED`, version, then routing data.
+/// Header of clients with routing data: `ED`, version, then the routing data.
 const ROUTING_HEADER: &[u8] = b"ED\0\x01";
 
+/// Reason why a socket failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the client hung up")]
+    #[error("the client closed the connection")]
     Closed,
-    #[error("the socket broke: {0}")]
+    #[error("the socket failed: {0}")]
     Socket(#[from] axum::Error),
     #[error("a frame of {0} bytes is longer than {MAX_FRAME_BYTES}")]
     TooLong(usize),
-    #[error("this does not begin as WhatsApp Web does")]
+    #[error("the first frame has no WhatsApp Web header")]
     InvalidHeader,
 }
 
-/// A socket that gives and takes frames.
+/// A WebSocket that carries frames.
 pub struct FrameSocket {
     socket: WebSocket,
     buffer: BytesMut,
@@ -31,11 +32,15 @@ pub struct FrameSocket {
 }
 
 impl FrameSocket {
+    /// Frames over `socket`.
     pub fn new(socket: WebSocket) -> Self {
         Self { socket, buffer: BytesMut::new(), header_skipped: false }
     }
 
-    /// The next frame. Can be cancelled: what has arrived stays.
+    /// The next frame. Cancel safe: received bytes are kept.
+    ///
+    /// # Errors
+    /// The connection is closed, or the frame is malformed or too long.
     pub async fn next(&mut self) -> Result<BytesMut, Error> {
         loop {
             if let Some(frame) = self.split_frame()? {
@@ -65,13 +70,13 @@ impl FrameSocket {
         self.buffer.advance(3);
         let frame = self.buffer.split_to(length);
         if self.buffer.is_empty() {
-            // An idle connection keeps no buffer.
+            // An idle connection holds no buffer.
             self.buffer = BytesMut::new();
         }
         Ok(Some(frame))
     }
 
-    /// Takes the header off; false when it has not arrived whole.
+    /// Removes the header from the buffer; false when it is incomplete.
     fn skip_header(&mut self) -> Result<bool, Error> {
         if let Some(routed) = self.buffer.strip_prefix(ROUTING_HEADER) {
             let [high, middle, low, ..] = routed[..] else { return Ok(false) };
@@ -95,7 +100,10 @@ impl FrameSocket {
         Ok(true)
     }
 
-    /// Queues a frame; [`Frames::flush`] sends what is queued.
+    /// Queues a frame; [`FrameSocket::flush`] sends the queued frames.
+    ///
+    /// # Errors
+    /// The connection is closed, or the frame is too long.
     pub async fn feed(&mut self, frame: &[u8]) -> Result<(), Error> {
         let length = u32::try_from(frame.len()).ok().filter(|length| *length < 1 << 24);
         let length = length.ok_or(Error::TooLong(frame.len()))?.to_be_bytes();
@@ -105,11 +113,15 @@ impl FrameSocket {
         Ok(self.socket.feed(Message::Binary(whole.freeze())).await?)
     }
 
+    /// Sends the queued frames.
+    ///
+    /// # Errors
+    /// The connection is closed.
     pub async fn flush(&mut self) -> Result<(), Error> {
         Ok(self.socket.flush().await?)
     }
 
-    /// Says goodbye as a WebSocket does; a client that is gone does not hear it.
+    /// Sends the close message of a WebSocket. Ignores a closed connection.
     pub async fn close(mut self) {
         let _ = self.socket.send(Message::Close(None)).await;
     }

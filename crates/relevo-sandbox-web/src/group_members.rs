@@ -1,4 +1,4 @@
-//! Members come into groups, go, and become admins; the others hear of it.
+//! Changes of group members and the subject, and notifications of them.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::registry::{PhoneStanza, Registry};
 use crate::server_state::ServerState;
 use crate::stanza::{children, error_iq, jid_attr, result_iq};
 
-/// What a query or a test wants of a group.
+/// A change of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum MemberAction {
     SetRole(Role),
@@ -30,70 +30,69 @@ impl MemberAction {
     }
 }
 
-/// A wish about one member of one group.
+/// A change of one member of one group.
 struct MemberChange<'a> {
     group: &'a Jid,
-    /// Who wants it; the member itself when nobody else does.
+    /// The account that requested the change; the member itself when a test requested it.
     author: AccountId,
     subject: AccountId,
     action: MemberAction,
     seconds: u64,
 }
 
-/// See [`WebHandle::admit`](crate::WebHandle::admit).
+/// See [`WebHandle::add_group_member`](crate::WebHandle::add_group_member).
 pub fn add_member(shared: &Arc<ServerState>, group: &Jid, account: AccountId, role: Role) -> bool {
     apply_as_member(shared, group, account, MemberAction::SetRole(role))
 }
 
-/// See [`WebHandle::dismiss`](crate::WebHandle::dismiss).
+/// See [`WebHandle::remove_group_member`](crate::WebHandle::remove_group_member).
 pub fn remove_member(shared: &Arc<ServerState>, group: &Jid, account: AccountId) -> bool {
     apply_as_member(shared, group, account, MemberAction::Remove)
 }
 
-fn apply_as_member(shared: &Arc<ServerState>, group: &Jid, account: AccountId, wish: MemberAction) -> bool {
-    let mut mail = Vec::new();
-    let change =
-        MemberChange { group, author: account, subject: account, action: wish, seconds: shared.seconds() };
-    let done = change.apply(&mut shared.registry(), &mut mail);
-    shared.deliver_to_phones(mail);
+fn apply_as_member(shared: &Arc<ServerState>, group: &Jid, account: AccountId, action: MemberAction) -> bool {
+    let mut phone_stanzas = Vec::new();
+    let change = MemberChange { group, author: account, subject: account, action, seconds: shared.seconds() };
+    let done = change.apply(&mut shared.registry(), &mut phone_stanzas);
+    shared.deliver_to_phones(phone_stanzas);
     done
 }
 
-/// Answers `<add>`, `<remove>`, `<promote>` and `<demote>`, which admins may ask for.
+/// Answers `<add>`, `<remove>`, `<promote>` and `<demote>`, which require an admin.
 pub fn answer(
-    hub: &mut Registry,
+    registry: &mut Registry,
     asker: DeviceId,
     query: &Node,
     seconds: u64,
-    mail: &mut Vec<PhoneStanza>,
+    phone_stanzas: &mut Vec<PhoneStanza>,
 ) -> Option<Node> {
-    let asked = children(query).first()?;
-    let wish = MemberAction::from_tag(&asked.tag)?;
+    let request = children(query).first()?;
+    let action = MemberAction::from_tag(&request.tag)?;
     let Some(id) = jid_attr(query, "to") else { return Some(error_iq(query, 400, "bad-request")) };
-    match hub.groups.get(id.user.as_str()).map(|group| group.is_admin(asker.account)) {
+    match registry.groups.get(id.user.as_str()).map(|group| group.is_admin(asker.account)) {
         Some(true) => {}
         Some(false) => return Some(error_iq(query, 403, "forbidden")),
         None => return Some(error_iq(query, 404, "item-not-found")),
     }
     let mut changed = Vec::new();
-    for participant in asked.get_children_by_tag("participant") {
+    for participant in request.get_children_by_tag("participant") {
         let Some(jid) = jid_attr(participant, "jid") else { continue };
         let answer = NodeBuilder::new("participant").attr("jid", &jid);
-        let done = hub.directory.account_of(&jid).is_some_and(|subject| {
-            MemberChange { group: &id, author: asker.account, subject, action: wish, seconds }
-                .apply(hub, mail)
+        let done = registry.directory.account_of(&jid).is_some_and(|subject| {
+            MemberChange { group: &id, author: asker.account, subject, action, seconds }
+                .apply(registry, phone_stanzas)
         });
         changed.push(if done { answer.build() } else { answer.attr("error", 404).build() });
     }
-    let answer = NodeBuilder::new_dynamic(asked.tag.to_string()).children(changed).build();
+    let answer = NodeBuilder::new_dynamic(request.tag.to_string()).children(changed).build();
     Some(result_iq(query, [answer]))
 }
 
 impl MemberChange<'_> {
-    /// Grants the wish, and tells the members' devices, those of a dismissed member among them.
-    fn apply(&self, hub: &mut Registry, mail: &mut Vec<PhoneStanza>) -> bool {
-        let Some(group) = hub.groups.get_mut(self.group.user.as_str()) else { return false };
-        let mut concerned: Vec<AccountId> = group.members().collect();
+    /// Applies the change and notifies the members' devices, including those of a removed member.
+    fn apply(&self, registry: &mut Registry, phone_stanzas: &mut Vec<PhoneStanza>) -> bool {
+        let Some(group) = registry.groups.get_mut(self.group.user.as_str()) else { return false };
+        let mut recipients: Vec<AccountId> = group.members().collect();
         let tag = match self.action {
             MemberAction::SetRole(role) => match (group.set_role(self.subject, role), role) {
                 (true, _) => "add",
@@ -103,41 +102,41 @@ impl MemberChange<'_> {
             MemberAction::Remove if group.remove(self.subject) => "remove",
             MemberAction::Remove => return false,
         };
-        if !concerned.contains(&self.subject) {
-            concerned.push(self.subject);
+        if !recipients.contains(&self.subject) {
+            recipients.push(self.subject);
         }
-        let naming = group.addressing_mode;
-        let notification = Arc::new(self.notification(hub, naming, tag));
-        for account in concerned {
-            let numbers: Vec<u16> = hub.directory.account(account).devices.keys().copied().collect();
+        let addressing = group.addressing_mode;
+        let notification = Arc::new(self.notification(registry, addressing, tag));
+        for account in recipients {
+            let numbers: Vec<u16> = registry.directory.account(account).devices.keys().copied().collect();
             for number in numbers {
-                hub.deliver(DeviceId { account, number }, Arc::clone(&notification), mail);
+                registry.deliver(DeviceId { account, number }, Arc::clone(&notification), phone_stanzas);
             }
         }
         true
     }
 
-    fn notification(&self, hub: &mut Registry, naming: AddressingMode, tag: &'static str) -> Node {
+    fn notification(&self, registry: &mut Registry, addressing: AddressingMode, tag: &'static str) -> Node {
         let participant = NodeBuilder::new("participant")
-            .attr("jid", hub.directory.user_jid(self.subject, naming))
-            .attr("phone_number", hub.directory.user_jid(self.subject, AddressingMode::PhoneNumber))
+            .attr("jid", registry.directory.user_jid(self.subject, addressing))
+            .attr("phone_number", registry.directory.user_jid(self.subject, AddressingMode::PhoneNumber))
             .build();
         NodeBuilder::new("notification")
             .attr("from", self.group)
-            .attr("participant", hub.directory.user_jid(self.author, naming))
+            .attr("participant", registry.directory.user_jid(self.author, addressing))
             .attr("type", "w:gp2")
-            .attr("id", hub.next_id())
+            .attr("id", registry.next_id())
             .attr("t", self.seconds)
             .children([NodeBuilder::new(tag).children([participant]).build()])
             .build()
     }
 }
 
-/// Answers a change of the subject.
-pub fn set_subject(hub: &mut Registry, asker: DeviceId, query: &Node, asked: &Node) -> Node {
-    let group = jid_attr(query, "to").and_then(|id| hub.groups.get_mut(id.user.as_str()));
+/// Answers a request to change the subject.
+pub fn set_subject(registry: &mut Registry, asker: DeviceId, query: &Node, request: &Node) -> Node {
+    let group = jid_attr(query, "to").and_then(|id| registry.groups.get_mut(id.user.as_str()));
     let Some(group) = group else { return error_iq(query, 404, "item-not-found") };
-    match asked.content_as_string() {
+    match request.content_as_string() {
         Some(subject) if group.is_admin(asker.account) => {
             group.subject = subject.to_string();
             result_iq(query, [])

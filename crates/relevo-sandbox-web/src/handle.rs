@@ -1,4 +1,4 @@
-//! The server as its owner holds it: phones, groups, faults, and conditions to wait for.
+//! The handle of a running server: phones, groups, faults, and conditions to wait for.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,16 +23,16 @@ use crate::stats::ConnectionRecord;
 use crate::{Error, Options, Result, group_members, server};
 use relevo_clock::Clock;
 
-/// How a connection is ended from outside.
+/// How [`WebHandle::disconnect`] ends a connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Disconnection {
-    /// Without a word.
+    /// Without a close message.
     #[default]
     Cut,
-    /// As when another client logged in as the same device.
+    /// As if another client logged in as the same device.
     Replaced,
-    /// With `<stream:error>` of this code: 515 to come again, 503, 401 logged out, …
+    /// With `<stream:error>` of this code: 515 to reconnect, 503, 401 logged out, …
     Error(u16),
 }
 
@@ -41,10 +41,10 @@ pub enum Disconnection {
 pub struct WebServer;
 
 impl WebServer {
-    /// Serves on a listener, which must be on loopback, until the last handle is dropped.
+    /// Serves on a loopback listener until the last handle is dropped.
     ///
     /// # Errors
-    /// When the listener is on an address that other machines can reach, or the options make no sense.
+    /// The listener's address is not a loopback address, or the options are invalid.
     pub fn start(listener: TcpListener, clock: Clock, options: Options) -> Result<WebHandle> {
         let address = listener.local_addr()?;
         if !address.ip().is_loopback() {
@@ -60,7 +60,7 @@ impl WebServer {
     }
 }
 
-/// Holds the server. Cheap to clone; the server stops when the last clone is dropped.
+/// The handle of a server. Cheap to clone; the server stops when the last clone is dropped.
 #[derive(Debug, Clone)]
 pub struct WebHandle {
     shared: Arc<ServerState>,
@@ -68,21 +68,21 @@ pub struct WebHandle {
 }
 
 impl WebHandle {
-    /// Where clients connect: `ws://127.0.0.1:port/ws/chat`.
+    /// The URL for clients: `ws://127.0.0.1:port/ws/chat`.
     ///
     /// # Panics
-    /// Never: an address makes a URL.
-    #[expect(clippy::expect_used, reason = "a socket address is a URL's host and port")]
+    /// Never: every socket address forms a valid URL.
+    #[expect(clippy::expect_used, reason = "a socket address is a valid host and port")]
     pub fn url(&self) -> Url {
         Url::parse(&format!("ws://{}/ws/chat", self.shared.address)).expect("a URL")
     }
 
-    /// The phone of this number, digits only; its account is opened when there is none.
+    /// The phone of this number, digits only. The account is created if it does not exist.
     pub fn phone(&self, phone_number: &str) -> Arc<Phone> {
         self.shared.phone(self.shared.account(phone_number))
     }
 
-    /// Makes a group. Its members are addressed by their LIDs in it.
+    /// Creates a group, whose members are addressed by their LIDs.
     pub fn create_group(&self, subject: &str, owner: &Phone, members: &[&Phone]) -> Jid {
         Self::create_group_in(&self.shared, subject, owner, members)
     }
@@ -98,13 +98,13 @@ impl WebHandle {
         groups::insert_group(&mut shared.registry(), group)
     }
 
-    /// Takes a member into a group, or gives one another role; the group's members hear of it. False when there is
-    /// no such group.
+    /// Adds a member to a group or changes its role, and notifies the members. Returns false when there is no such
+    /// group.
     pub fn add_group_member(&self, group: &Jid, member: &Phone, role: Role) -> bool {
         group_members::add_member(&self.shared, group, member.account(), role)
     }
 
-    /// Takes a member out of a group; the others hear of it. False when it was not in it.
+    /// Removes a member from a group and notifies the members. Returns false when the account is not a member.
     pub fn remove_group_member(&self, group: &Jid, member: &Phone) -> bool {
         group_members::remove_member(&self.shared, group, member.account())
     }
@@ -114,32 +114,33 @@ impl WebHandle {
         self.shared.faults.arm(rule)
     }
 
-    /// Disarms the rule with this id, or all; says how many that were.
+    /// Disarms the rule with this id, or all rules. Returns the number of disarmed rules.
     pub fn disarm(&self, id: Option<u64>) -> usize {
         self.shared.faults.disarm(id)
     }
 
-    /// How often the rule with this id has struck.
+    /// How often the rule with this id was applied.
     pub fn trigger_count(&self, id: u64) -> u32 {
         self.shared.faults.trigger_count(id)
     }
 
-    /// Ends the connections of an account's device, or of all its devices. Says how many that were.
+    /// Ends the connections of one device of an account, or of all. Returns the number of connections.
     pub fn disconnect(&self, phone: &Phone, device: Option<u16>, how: Disconnection) -> usize {
         self.shared.disconnect(phone.account(), device, how)
     }
 
-    /// Makes connections deaf and dumb, or lets them hear again; their sockets stay open. Says how many that were.
+    /// Mutes connections, which then neither read nor answer, or ends the muting; their sockets stay open. Returns the
+    /// number of connections.
     pub fn mute(&self, phone: &Phone, device: Option<u16>, muted: bool) -> usize {
         self.shared.mute(phone.account(), device, muted)
     }
 
-    /// Restarts the server: all sockets drop, what it knows stays, and for `rest` no new sockets are let in.
+    /// Simulates a restart: closes all sockets, keeps the state, and refuses new sockets for `rest`.
     pub fn restart(&self, rest: Duration) {
         self.shared.restart(rest);
     }
 
-    /// Takes a new Noise key: clients that remember the old one must fall back to a full handshake.
+    /// Generates a new Noise key: clients with the old one must fall back to a full handshake.
     pub fn rotate_noise_key(&self) {
         self.shared.rotate_identity();
     }
@@ -154,35 +155,35 @@ impl WebHandle {
         self.shared.journal.find(id)
     }
 
-    /// What happened to connections, oldest first.
+    /// The recorded changes of connections, oldest first.
     pub fn connection_records(&self) -> Vec<ConnectionRecord> {
         self.shared.stats.connection_records()
     }
 
-    /// How many logins succeeded so far.
+    /// Number of successful logins.
     pub fn logins(&self) -> u64 {
         self.shared.stats.logins()
     }
 
-    /// The queries that were seen, by `type namespace child`.
+    /// Number of queries by `type namespace child`.
     pub fn queries(&self) -> BTreeMap<String, u64> {
         self.shared.stats.queries()
     }
 
-    /// How many devices are logged in and receive.
+    /// Number of devices that are logged in and receive.
     pub fn online_count(&self) -> usize {
         self.shared.registry().online_count()
     }
 
-    /// Whether an account's device is logged in and receives.
+    /// Whether a device of an account is logged in and receives.
     pub fn is_online(&self, phone: &Phone, device: u16) -> bool {
         self.shared.registry().is_online(DeviceId { account: phone.account(), number: device })
     }
 
-    /// How many stanzas wait for a device, or were sent to it and not acknowledged.
+    /// Number of stanzas that a device has not acknowledged.
     pub fn queue_len(&self, phone: &Phone, device: u16) -> usize {
-        let hub = self.shared.registry();
-        let device = hub.directory.device(DeviceId { account: phone.account(), number: device });
+        let registry = self.shared.registry();
+        let device = registry.directory.device(DeviceId { account: phone.account(), number: device });
         device.map_or(0, |device| device.queue.len())
     }
 
@@ -191,10 +192,10 @@ impl WebHandle {
         self.shared.media.get(direct_path)
     }
 
-    /// Waits until a condition on this handle holds. It is asked after every change.
+    /// Waits until a condition on this handle holds. Checks it after every change.
     pub async fn wait_until(&self, mut condition: impl FnMut(&Self) -> bool) {
         loop {
-            // Listens before it looks, so that no change goes unnoticed in between.
+            // Subscribes before it checks, so that no change is missed in between.
             let changed = self.shared.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
@@ -208,32 +209,32 @@ impl WebHandle {
 
 impl ServerState {
     fn connections_of(&self, account: AccountId, device: Option<u16>) -> Vec<ConnectionId> {
-        let hub = self.registry();
-        let devices = hub.directory.account(account).devices.iter();
-        let wanted = devices.filter(|(number, _)| device.is_none_or(|device| device == **number));
-        wanted.filter_map(|(_, device)| device.connection).collect()
+        let registry = self.registry();
+        let devices = registry.directory.account(account).devices.iter();
+        let selected = devices.filter(|(number, _)| device.is_none_or(|device| device == **number));
+        selected.filter_map(|(_, device)| device.connection).collect()
     }
 
     pub(super) fn disconnect(&self, account: AccountId, device: Option<u16>, how: Disconnection) -> usize {
-        let links = self.connections_of(account, device);
-        let mut hub = self.registry();
-        for link in &links {
+        let connections = self.connections_of(account, device);
+        let mut registry = self.registry();
+        for connection in &connections {
             match how {
-                Disconnection::Cut => hub.cut(*link),
-                Disconnection::Replaced => hub.close(*link, Some(conflict_error("replaced"))),
-                Disconnection::Error(code) => hub.close(*link, Some(stream_error(code))),
+                Disconnection::Cut => registry.cut(*connection),
+                Disconnection::Replaced => registry.close(*connection, Some(conflict_error("replaced"))),
+                Disconnection::Error(code) => registry.close(*connection, Some(stream_error(code))),
             }
         }
-        links.len()
+        connections.len()
     }
 
     pub(super) fn mute(&self, account: AccountId, device: Option<u16>, muted: bool) -> usize {
-        let links = self.connections_of(account, device);
-        let mut hub = self.registry();
-        for link in &links {
-            hub.mute(*link, muted);
+        let connections = self.connections_of(account, device);
+        let mut registry = self.registry();
+        for connection in &connections {
+            registry.mute(*connection, muted);
         }
-        links.len()
+        connections.len()
     }
 
     pub(super) fn restart(&self, rest: Duration) {

@@ -1,4 +1,4 @@
-//! History: what a phone gives a device of the time before it was linked.
+//! History sync: messages from before the pairing that a phone sends to a linked device.
 
 use bytes::Bytes;
 use relevo_linked_device::client::wacore::download::MediaType;
@@ -17,15 +17,15 @@ use crate::accounts::DeviceId;
 use crate::media;
 use crate::phone::{Error, Phone, Result};
 
-/// The longest block that zlib stores without compressing. Source: RFC 1951, 3.2.4.
+/// Maximum size of an uncompressed zlib block, in bytes. Source: RFC 1951, 3.2.4.
 const MAX_STORED_BLOCK_BYTES: usize = 0xffff;
 
 impl Phone {
-    /// Gives a linked device texts of the past, each from the user of its chat: uploaded as a file, and announced
-    /// as the first part of the history.
+    /// Sends past texts to a linked device, each from the user of its chat: uploads them as a file and announces
+    /// the file as the first part of the history.
     ///
     /// # Errors
-    /// When the account has no such device, or the server has stopped.
+    /// The account has no such device, or the server has stopped.
     pub fn send_history(&self, device: u16, texts: &[(Jid, &str)]) -> Result<()> {
         let shared = self.server()?;
         let seconds = shared.seconds();
@@ -44,7 +44,7 @@ impl Phone {
         let path = media::direct_path(MediaType::History.mms_type(), &media::token(&sealed.file_enc_sha256));
         let length = sealed.data_to_upload.len() as u64;
         if !shared.media.put(&path, Bytes::from(sealed.data_to_upload)) {
-            return Err(failed(&"there is no room for it"));
+            return Err(failed(&"it is larger than the media store"));
         }
         let notification = HistorySyncNotification {
             file_sha256: Some(sealed.file_sha256.to_vec()),
@@ -90,7 +90,7 @@ fn conversation(chat: &Jid, number: usize, text: &str, seconds: u64) -> Conversa
     }
 }
 
-/// A zlib stream that stores without compressing. Source: RFC 1950 and 1951.
+/// A zlib stream without compression. Source: RFC 1950 and 1951.
 fn zlib_stored(plain: &[u8]) -> Vec<u8> {
     let mut stream = vec![0x78, 0x01];
     let blocks = plain.chunks(MAX_STORED_BLOCK_BYTES);

@@ -1,4 +1,4 @@
-//! What was accepted: every message by its sender and id, how often it came, and to whom it went.
+//! The journal of accepted messages: by sender and id, with the number of arrivals and the recipients.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,32 +8,34 @@ use serde::Serialize;
 use crate::accounts::DeviceId;
 use relevo_domain::Timestamp;
 
-/// A message that reached the server.
+/// A message that arrived at the server.
 #[derive(Debug, Clone, Serialize)]
 pub struct JournaledMessage {
-    /// Its place among all that are journaled, from 1 on.
+    /// Sequence number, from 1.
     pub seq: u64,
+    /// The message's id.
     pub id: String,
-    /// The device that sent it, under its phone number.
+    /// The sending device, under its phone number.
     pub from: String,
-    /// The chat it was sent to, as its sender named it.
+    /// The chat, as the sender addressed it.
     pub to: String,
     /// The stanza's type: `text`, `media`, `reaction`, `poll`, …
     pub kind: String,
     /// The stanza's attribute `edit`: empty, 1 for an edit, 7 for a revocation.
     pub edit: String,
+    /// Time of the first arrival in milliseconds since 1970.
     pub at_ms: u64,
-    /// How often the server received it: more than once when its sender tried again.
+    /// Number of arrivals: more than one when the sender retried.
     pub received: u32,
-    /// The code under which the last of them was refused. A refused message went to nobody.
+    /// Error code with which the last arrival was refused. A refused message is delivered to no device.
     pub refused: Option<u16>,
-    /// To how many devices it went, phones among them.
+    /// Number of devices to which it was delivered, including phones.
     pub delivered: usize,
     #[serde(skip)]
     devices: Vec<DeviceId>,
 }
 
-/// A message stanza as it arrives.
+/// An arriving message stanza.
 #[derive(Debug, Clone, Copy)]
 pub struct MessageArrival<'a> {
     pub sender: DeviceId,
@@ -47,13 +49,13 @@ pub struct MessageArrival<'a> {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Entries that are no longer kept.
+    /// Number of evicted entries.
     evicted: u64,
     entries: VecDeque<(DeviceId, JournaledMessage)>,
     by_id: HashMap<(DeviceId, Box<str>), u64>,
 }
 
-/// The journal. Bounded: the oldest entries make room, and their repetitions are then taken for new messages.
+/// The journal. Bounded: the oldest entries are evicted, and their repetitions then count as new messages.
 #[derive(Debug)]
 pub struct Journal {
     inner: Mutex<Inner>,
@@ -61,6 +63,7 @@ pub struct Journal {
 }
 
 impl Journal {
+    /// An empty journal for at most `keep` entries.
     pub fn new(keep: usize) -> Self {
         Self { inner: Mutex::default(), max_entries: keep.max(1) }
     }
@@ -69,7 +72,7 @@ impl Journal {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that a message arrived, for the first time or again.
+    /// Records the first or a repeated arrival of a message.
     pub fn record_received(&self, arrival: MessageArrival<'_>, refused: Option<u16>) {
         let mut inner = self.lock();
         let key = (arrival.sender, Box::from(arrival.id));
@@ -106,7 +109,7 @@ impl Journal {
         ));
     }
 
-    /// Notes that a message goes to a device; false when it went there before.
+    /// Records the delivery of a message to a device. Returns false when it was delivered there before.
     pub fn record_delivery(&self, sender: DeviceId, id: &str, device: DeviceId) -> bool {
         let mut inner = self.lock();
         let Some(seq) = inner.by_id.get(&(sender, Box::from(id))).copied() else { return true };
@@ -119,24 +122,24 @@ impl Journal {
         true
     }
 
-    /// Entries after the sequence number `after`, oldest first, at most `limit` of them.
+    /// At most `limit` entries after the sequence number `after`, oldest first.
     pub fn page(&self, after: u64, limit: usize) -> Vec<JournaledMessage> {
         let inner = self.lock();
         let skip = usize::try_from(after.saturating_sub(inner.evicted)).unwrap_or(usize::MAX);
         inner.entries.iter().skip(skip).take(limit).map(|(_, entry)| entry.clone()).collect()
     }
 
-    /// All kept entries, oldest first.
+    /// All entries, oldest first.
     pub fn all(&self) -> Vec<JournaledMessage> {
         self.page(0, usize::MAX)
     }
 
-    /// The newest kept entry with this id, whoever sent it.
+    /// The newest entry with this id, of any sender.
     pub fn find(&self, id: &str) -> Option<JournaledMessage> {
         self.lock().entries.iter().rev().find(|(_, entry)| entry.id == id).map(|(_, entry)| entry.clone())
     }
 
-    /// How many messages were accepted in all, those that are no longer kept among them.
+    /// Number of accepted messages, including evicted ones.
     pub fn accepted_count(&self) -> u64 {
         let inner = self.lock();
         inner.evicted + inner.entries.iter().filter(|(_, entry)| entry.refused.is_none()).count() as u64

@@ -1,4 +1,4 @@
-//! The keys with which others open sessions: what a device publishes, and what is handed out of it.
+//! Prekeys: those that a device publishes, and the bundles for new sessions.
 
 use std::collections::VecDeque;
 
@@ -9,16 +9,17 @@ use relevo_linked_device::client::waproto::whatsapp::client_payload::DevicePairi
 
 use crate::stanza::{bytes_node, child_bytes, children, parse_be_u32};
 
-/// One-time keys that are kept for a device. Clients publish 812 at once; a server of many idle devices keeps
-/// fewer and asks for more.
+/// Maximum number of stored one-time keys of a device. Clients publish 812 at once; for many idle devices the server
+/// stores fewer and requests more.
 pub const MAX_ONE_TIME_PRE_KEYS: usize = 128;
 
-/// With fewer one-time keys than this a device is asked for more.
+/// With fewer one-time keys than this, the server requests more.
 pub const LOW_ONE_TIME_PRE_KEYS: usize = 10;
 
-/// The type of all keys here. Source: libsignal, Curve25519.
+/// Type of all keys. Source: libsignal, Curve25519.
 const CURVE25519_TYPE: u8 = 5;
 
+/// A signed prekey.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedPreKey {
     pub id: u32,
@@ -26,13 +27,14 @@ pub struct SignedPreKey {
     pub signature: Vec<u8>,
 }
 
+/// A one-time prekey.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OneTimePreKey {
     pub id: u32,
     pub key: [u8; 32],
 }
 
-/// What a linked device has published.
+/// The published keys of a linked device.
 #[derive(Debug)]
 pub struct DeviceKeys {
     pub registration: u32,
@@ -41,7 +43,7 @@ pub struct DeviceKeys {
     pub one_time: VecDeque<OneTimePreKey>,
 }
 
-/// What somebody gets who wants to open a session with one device.
+/// The keys to start a session with a device.
 #[derive(Debug, Clone)]
 pub struct DeviceKeyBundle {
     pub registration: u32,
@@ -51,7 +53,7 @@ pub struct DeviceKeyBundle {
 }
 
 impl DeviceKeys {
-    /// The keys with which a device introduces itself while pairing.
+    /// The keys in a device's pairing request. `None` when they are incomplete.
     pub fn from_registration(data: &DevicePairingRegistrationData) -> Option<Self> {
         let signed = SignedPreKey {
             id: parse_be_u32(data.e_skey_id.as_deref()?)?,
@@ -66,22 +68,22 @@ impl DeviceKeys {
         })
     }
 
-    /// Takes in what `<iq xmlns="encrypt" type="set">` publishes.
+    /// Stores the keys of `<iq xmlns="encrypt" type="set">`. `None` when they are malformed.
     pub fn publish(&mut self, query: &Node) -> Option<()> {
         if let Some(signed) = query.get_optional_child("skey") {
             self.signed = parse_signed_pre_key(signed)?;
         }
         let list = query.get_optional_child("list").map(children).unwrap_or_default();
-        let fresh = list.iter().map(parse_one_time_pre_key).collect::<Option<Vec<_>>>()?;
-        // Keys that were published twice are handed out once.
-        self.one_time.retain(|kept| fresh.iter().all(|key| key.id != kept.id));
-        self.one_time.extend(fresh);
+        let published = list.iter().map(parse_one_time_pre_key).collect::<Option<Vec<_>>>()?;
+        // A key that was published twice is handed out once.
+        self.one_time.retain(|kept| published.iter().all(|key| key.id != kept.id));
+        self.one_time.extend(published);
         let surplus = self.one_time.len().saturating_sub(MAX_ONE_TIME_PRE_KEYS);
         self.one_time.drain(..surplus);
         Some(())
     }
 
-    /// Hands out a one-time key, which is then gone.
+    /// A bundle with a one-time key, which is consumed.
     pub fn take_bundle(&mut self) -> DeviceKeyBundle {
         DeviceKeyBundle {
             registration: self.registration,
@@ -93,7 +95,7 @@ impl DeviceKeys {
 }
 
 impl DeviceKeyBundle {
-    /// `<user>` in the answer to a query for keys; linked devices add how they prove themselves.
+    /// `<user>` in the answer to a key query. A linked device's bundle includes its signed identity.
     pub fn into_node(self, jid: Jid, device_identity: Option<Vec<u8>>) -> Node {
         let SignedPreKey { id, key, signature } = self.signed;
         let mut parts = vec![
@@ -109,7 +111,7 @@ impl DeviceKeyBundle {
 }
 
 fn key_node(tag: &'static str, id: u32, key: &[u8; 32], signature: Option<Vec<u8>>) -> Node {
-    // Ids have three bytes.
+    // Ids have three bytes in stanzas.
     let mut parts = vec![
         bytes_node("id", id.to_be_bytes().into_iter().skip(1).collect::<Vec<_>>()),
         bytes_node("value", *key),
@@ -118,6 +120,7 @@ fn key_node(tag: &'static str, id: u32, key: &[u8; 32], signature: Option<Vec<u8
     NodeBuilder::new(tag).children(parts).build()
 }
 
+/// Parses `<skey>`.
 pub fn parse_signed_pre_key(node: &Node) -> Option<SignedPreKey> {
     Some(SignedPreKey {
         id: parse_be_u32(child_bytes(node, "id")?)?,
@@ -126,6 +129,7 @@ pub fn parse_signed_pre_key(node: &Node) -> Option<SignedPreKey> {
     })
 }
 
+/// Parses `<key>`.
 pub fn parse_one_time_pre_key(node: &Node) -> Option<OneTimePreKey> {
     Some(OneTimePreKey {
         id: parse_be_u32(child_bytes(node, "id")?)?,

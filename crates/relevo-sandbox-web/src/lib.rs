@@ -1,21 +1,21 @@
-//! A WhatsApp Web server of our own, so that linked devices can be tried and tested without WhatsApp.
+//! A WhatsApp Web server of this project, for tests and trials of linked devices without WhatsApp.
 //!
-//! Unmodified clients talk to it over a real WebSocket: Noise handshake, pairing, login, end-to-end encryption,
-//! media. At the other end are virtual phones ([`Phone`]): each account's first device, which scans codes, opens
-//! what it gets with real Signal keys, and answers. A control plane under `/_web/` does for people and other
-//! processes what [`WebHandle`] does for tests.
+//! Unmodified clients connect over a real WebSocket: Noise handshake, pairing, login, end-to-end encryption, media.
+//! The other participants are virtual phones ([`Phone`]): the first device of each account, which scans codes,
+//! decrypts messages with real Signal keys, and replies. A control plane under `/_web/` offers operators and other
+//! processes what [`WebHandle`] offers tests.
 //!
-//! What is guaranteed:
-//! - What was acknowledged to a sender reaches every device it was for: it stands in the device's line until the
-//!   device acknowledges it, across lost connections and restarts of the server.
-//! - A message that comes again under its id is acknowledged again and delivered to nobody twice, unless a fault
-//!   says so. The journal tells how often it came.
-//! - Everything is bounded: lines, outboxes, frames, sockets, media, the journal. An idle device costs one task and
-//!   some 20 KiB.
-//! - A malformed frame ends its connection with a line in the log. Nothing that a client sends ends the server.
+//! The server guarantees:
+//! - An acknowledged message reaches every device that it is for: it stays in the device's queue until the device
+//!   acknowledges it, across lost connections and simulated restarts.
+//! - A message that arrives again under its id is acknowledged again and delivered once, unless a fault requests
+//!   otherwise. The journal records how often it arrived.
+//! - Queues, outboxes, frames, sockets, media and the journal are bounded. An idle device costs one task and about
+//!   20 KiB.
+//! - A malformed frame closes its connection and is logged. No input of a client stops the server.
 //!
-//! Its certificates are signed by nobody. It listens on loopback alone, and exists only in builds with the feature
-//! `linked-sandbox`, whose clients believe it and speak to this machine alone.
+//! The certificates of the server are unsigned. It listens on loopback only, and exists only in builds with the
+//! feature `linked-sandbox`, whose clients accept the certificates and connect to this machine only.
 
 mod account_signature;
 mod accounts;
@@ -43,7 +43,7 @@ mod phone_send;
 mod queue;
 mod receipts;
 mod registry;
-mod routing;
+mod router;
 mod server;
 mod server_state;
 mod signal;
@@ -68,14 +68,14 @@ pub use phone::{Error as PhoneError, Phone, PhoneEventStream};
 pub use phone_events::{PhoneEvent, PhoneMessage};
 pub use stats::{ConnectionRecord, ConnectionTransition};
 
-/// How the server behaves.
+/// Behaviour of the server.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Sockets served at once; further ones are turned away with 503.
+    /// Maximum number of open sockets; further ones are refused with 503.
     pub max_connections: usize,
-    /// How many messages the journal knows; older ones are forgotten.
+    /// Maximum number of messages in the journal; older ones are evicted.
     pub keep_stanzas: usize,
-    /// How many bytes of media are kept; the oldest makes room.
+    /// Maximum size of stored media, in bytes; the oldest files are evicted.
     pub media_bytes: usize,
 }
 
@@ -85,20 +85,24 @@ impl Default for Options {
     }
 }
 
-/// Why the server could not be started.
+/// Reason why the server could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The listener's address is not a loopback address.
     #[error(
-        "the sandbox's WhatsApp Web will not listen on {0}: it is for this machine alone. Use a loopback address"
+        "the WhatsApp Web sandbox refuses to listen on {0}: it is for this machine alone. Use a loopback address"
     )]
     NotLoopback(SocketAddr),
+    /// The system does not report the listener's address.
     #[error("the listener has no address: {0}")]
     Listener(#[from] std::io::Error),
+    /// `max_connections` is 0.
     #[error("max_connections must be at least 1")]
     ZeroConnections,
 }
 
 impl Error {
+    /// The class of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NotLoopback(_) | Self::ZeroConnections => ErrorKind::Invalid,
@@ -107,4 +111,5 @@ impl Error {
     }
 }
 
+/// Result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,6 +1,7 @@
-//! Linking by a code of eight characters that the device shows and its user types into the phone. Both sides wrap
-//! an ephemeral key with it; with the keys agreed from there the device hands the phone its identity, and both
-//! derive the secret that a QR code would have carried.
+//! Pairing with a code of eight characters that the device shows and the user enters into the phone.
+//!
+//! Both sides encrypt an ephemeral key with the code. With the agreed keys the device sends the phone its identity,
+//! and both derive the secret that a QR code would have contained.
 
 use std::sync::Arc;
 
@@ -19,33 +20,33 @@ use crate::registry::ConnectionId;
 use crate::server_state::ServerState;
 use crate::stanza::{attr, bytes_node, child_bytes, error_iq, jid_attr, result_iq};
 
-/// Names of both halves of the derivation. Source: the client's `wacore::pair_code`.
+/// Labels of the key derivations. Source: the client's `wacore::pair_code`.
 const BUNDLE_KEY_INFO: &[u8] = b"link_code_pairing_key_bundle_encryption_key";
 const ADV_SECRET_INFO: &[u8] = b"adv_secret";
 
-/// A typed code, until the device has answered it.
+/// An entered code, until the device answers.
 pub struct EnteredCode {
     reference: Vec<u8>,
     own_key_pair: KeyPair,
     companion_key: PublicKey,
 }
 
-/// Answers both queries of a device that wants to be linked by a code.
-pub fn answer(shared: &Arc<ServerState>, link: ConnectionId, query: &Node) -> Option<Node> {
-    let Some(asked) = query.get_optional_child("link_code_companion_reg") else {
+/// Answers both queries of a device that pairs with a code.
+pub fn answer(shared: &Arc<ServerState>, connection: ConnectionId, query: &Node) -> Option<Node> {
+    let Some(request) = query.get_optional_child("link_code_companion_reg") else {
         return Some(error_iq(query, 400, "bad-request"));
     };
     let Some(number) =
-        jid_attr(asked, "jid").map(|jid| jid.user.to_string()).filter(|user| is_phone_number(user))
+        jid_attr(request, "jid").map(|jid| jid.user.to_string()).filter(|user| is_phone_number(user))
     else {
         return Some(error_iq(query, 400, "bad-request"));
     };
-    match attr(asked, "stage").as_ref() {
-        "companion_hello" => Some(companion_hello(shared, link, &number, query, asked)),
+    match attr(request, "stage").as_ref() {
+        "companion_hello" => Some(companion_hello(shared, connection, &number, query, request)),
         "companion_finish" => {
-            shared.registry().reply(link, result_iq(query, []));
-            if let Err(error) = companion_finish(shared, link, &number, asked) {
-                tracing::info!(%error, "a virtual phone does not link a device by its code");
+            shared.registry().reply(connection, result_iq(query, []));
+            if let Err(error) = companion_finish(shared, connection, &number, request) {
+                tracing::info!(%error, "pairing by code failed; device not linked");
             }
             None
         }
@@ -55,21 +56,21 @@ pub fn answer(shared: &Arc<ServerState>, link: ConnectionId, query: &Node) -> Op
 
 fn companion_hello(
     shared: &Arc<ServerState>,
-    link: ConnectionId,
+    connection: ConnectionId,
     number: &str,
     query: &Node,
-    asked: &Node,
+    registration: &Node,
 ) -> Node {
-    let Some(wrapped) = child_bytes(asked, "link_code_pairing_wrapped_companion_ephemeral_pub") else {
+    let Some(wrapped) = child_bytes(registration, "link_code_pairing_wrapped_companion_ephemeral_pub") else {
         return error_iq(query, 400, "bad-request");
     };
     let reference = rand::random::<[u8; 16]>().to_vec();
-    let request = CodeRequest { connection: link, reference: reference.clone(), wrapped: wrapped.to_vec() };
+    let request = CodeRequest { connection, reference: reference.clone(), wrapped: wrapped.to_vec() };
     let account = shared.account(number);
     let phone = {
-        let mut hub = shared.registry();
-        hub.code_requests.insert(number.into(), request);
-        Arc::clone(&hub.directory.account(account).phone)
+        let mut registry = shared.registry();
+        registry.code_requests.insert(number.into(), request);
+        Arc::clone(&registry.directory.account(account).phone)
     };
     phone.event_log.write(PhoneEvent::PairingCodeRequested);
     let answer = NodeBuilder::new("link_code_companion_reg")
@@ -80,32 +81,32 @@ fn companion_hello(
 
 fn companion_finish(
     shared: &Arc<ServerState>,
-    link: ConnectionId,
+    connection: ConnectionId,
     number: &str,
-    asked: &Node,
+    registration: &Node,
 ) -> Result<(), Error> {
     let missing = || Error::Crypto("the device's answer is incomplete".into());
-    let wrapped = child_bytes(asked, "link_code_pairing_wrapped_key_bundle").ok_or_else(missing)?;
-    let reference = child_bytes(asked, "link_code_pairing_ref").ok_or_else(missing)?;
+    let wrapped = child_bytes(registration, "link_code_pairing_wrapped_key_bundle").ok_or_else(missing)?;
+    let reference = child_bytes(registration, "link_code_pairing_ref").ok_or_else(missing)?;
     let phone = {
-        let hub = shared.registry();
-        let account = hub.directory.find(number).ok_or(Error::CodeNotRequested)?;
-        Arc::clone(&hub.directory.account(account).phone)
+        let registry = shared.registry();
+        let account = registry.directory.find(number).ok_or(Error::CodeNotRequested)?;
+        Arc::clone(&registry.directory.account(account).phone)
     };
-    let typed = phone.state().entered_code.take().filter(|typed| typed.reference == reference);
-    let (identity, secret) = phone.decrypt_key_bundle(&typed.ok_or(Error::CodeNotRequested)?, wrapped)?;
-    pairing::approve_device(shared, &phone, link, &identity, &secret)?;
+    let entered = phone.state().entered_code.take().filter(|entered| entered.reference == reference);
+    let (identity, secret) = phone.decrypt_key_bundle(&entered.ok_or(Error::CodeNotRequested)?, wrapped)?;
+    pairing::approve_device(shared, &phone, connection, &identity, &secret)?;
     Ok(())
 }
 
 impl Phone {
-    /// Types in the code that a device shows which asked to be linked to this number. The device then answers by
-    /// itself; with a wrong code it cannot, and nothing comes of it.
+    /// Enters the code that a device shows for this number. The device then completes the pairing by itself; with a
+    /// wrong code it cannot, and no device is linked.
     ///
-    /// Takes a good tenth of a second of computing, away from the threads that serve.
+    /// The key derivation takes more than a tenth of a second and runs on a blocking thread.
     ///
     /// # Errors
-    /// When no device asked for it, or it has gone since.
+    /// No device has requested a code, or it has disconnected.
     pub async fn enter_pairing_code(self: &Arc<Self>, code: &str) -> phone::Result<()> {
         let shared = self.server()?;
         let request = shared
@@ -140,26 +141,30 @@ impl Phone {
             bytes_node("primary_identity_pub", public_key_bytes(&self.key().public_key)?),
             bytes_node("link_code_pairing_ref", request.reference),
         ]);
-        let mut hub = shared.registry();
+        let mut registry = shared.registry();
         let seconds = shared.seconds();
-        let notification = hub.notification("link_code_companion_reg", seconds, hello.build());
-        hub.reply(request.connection, (*notification).clone());
+        let notification = registry.notification("link_code_companion_reg", seconds, hello.build());
+        registry.reply(request.connection, (*notification).clone());
         Ok(())
     }
 
-    /// The device's identity, and the secret that is now shared with it.
-    fn decrypt_key_bundle(&self, typed: &EnteredCode, wrapped: &[u8]) -> Result<([u8; 32], [u8; 32]), Error> {
+    /// The device's identity, and the secret that is now shared with the device.
+    fn decrypt_key_bundle(
+        &self,
+        entered: &EnteredCode,
+        wrapped: &[u8],
+    ) -> Result<([u8; 32], [u8; 32]), Error> {
         let failed = |what: &str| Error::Crypto(format!("the device's key bundle {what}"));
         let (salt, rest) = wrapped.split_first_chunk::<32>().ok_or_else(|| failed("is too short"))?;
         let (nonce, sealed) = rest.split_first_chunk::<12>().ok_or_else(|| failed("is too short"))?;
-        let agreed = typed.own_key_pair.private_key.calculate_agreement(&typed.companion_key);
+        let agreed = entered.own_key_pair.private_key.calculate_agreement(&entered.companion_key);
         let agreed = agreed.map_err(|_| failed("has an impossible key"))?;
         let mut key = [0; 32];
         hkdf_sha256_into(&agreed, Some(salt), BUNDLE_KEY_INFO, &mut key)
             .map_err(|_| failed("derives no key"))?;
         let mut bundle = Vec::new();
         aes_256_gcm_decrypt(&key, nonce, b"", sealed, &mut bundle)
-            .map_err(|_| failed("does not open: the code was wrong"))?;
+            .map_err(|_| failed("cannot be decrypted: the code was wrong"))?;
         let (identity, rest) = bundle.split_first_chunk::<32>().ok_or_else(|| failed("is too short"))?;
         let (own_identity, random) = rest.split_first_chunk::<32>().ok_or_else(|| failed("is too short"))?;
         if *own_identity != public_key_bytes(&self.key().public_key)? {
@@ -177,5 +182,5 @@ impl Phone {
 }
 
 fn public_key_bytes(key: &PublicKey) -> Result<[u8; 32], Error> {
-    key.public_key_bytes().try_into().map_err(|_| Error::Crypto("a key has not 32 bytes".into()))
+    key.public_key_bytes().try_into().map_err(|_| Error::Crypto("a key does not have 32 bytes".into()))
 }

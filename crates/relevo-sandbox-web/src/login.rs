@@ -1,4 +1,4 @@
-//! Who is at the other end of a new tunnel: a device that logs in, or one that wants to be linked.
+//! The start of a connection after its handshake: a device logs in or requests pairing.
 
 use std::sync::Arc;
 
@@ -12,43 +12,43 @@ use crate::accounts::{AddressingMode, DeviceId};
 use crate::faults::{Fault, FaultStage};
 use crate::pairing::{self, UnpairedDevice};
 use crate::registry::{ConnectionId, ConnectionPeer, Registry};
-use crate::routing;
+use crate::router;
 use crate::server_state::ServerState;
 use crate::stats::ConnectionTransition;
 
-/// Why a payload makes no sense.
+/// Reason why a login payload is malformed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the payload is no protobuf: {0}")]
+    #[error("the payload is not a protobuf: {0}")]
     Protobuf(#[from] buffa::DecodeError),
-    #[error("the payload names neither a device nor keys to register")]
+    #[error("the payload contains neither a device nor keys to register")]
     MissingDevice,
     #[error("the keys to register are incomplete")]
     IncompleteKeys,
 }
 
-/// Places where a server says it is. Source: none; a client logs it.
+/// The server's location in the login answer. A client only logs it.
 const LOCATION: &str = "sandbox";
 
-/// Lets a connection in, or prepares its refusal.
+/// Accepts a connection, or prepares its refusal.
 ///
 /// # Errors
-/// When the payload is malformed.
+/// The payload is malformed.
 pub fn accept_client(shared: &ServerState, payload: &[u8], wake: Arc<Notify>) -> Result<ConnectionId, Error> {
     let payload = ClientPayload::decode_from_slice(payload)?;
-    let link = if let Some(data) = payload.device_pairing_data.as_option() {
-        let newcomer = UnpairedDevice::new(data).ok_or(Error::IncompleteKeys)?;
-        let mut hub = shared.registry();
-        let link = hub.connect(ConnectionPeer::Unpaired(Box::new(newcomer)), wake);
-        pairing::send_qr_refs(&mut hub, link);
-        link
+    let connection = if let Some(data) = payload.device_pairing_data.as_option() {
+        let unpaired = UnpairedDevice::new(data).ok_or(Error::IncompleteKeys)?;
+        let mut registry = shared.registry();
+        let connection = registry.connect(ConnectionPeer::Unpaired(Box::new(unpaired)), wake);
+        pairing::send_qr_refs(&mut registry, connection);
+        connection
     } else {
         let phone_number = payload.username.ok_or(Error::MissingDevice)?.to_string();
         let number = u16::try_from(payload.device.unwrap_or(0)).map_err(|_| Error::MissingDevice)?;
         log_in(shared, &phone_number, number, payload.push_name.as_deref(), wake)
     };
     shared.changed.notify_waiters();
-    Ok(link)
+    Ok(connection)
 }
 
 fn log_in(
@@ -59,86 +59,87 @@ fn log_in(
     wake: Arc<Notify>,
 ) -> ConnectionId {
     let fault = shared.faults.trigger(FaultStage::Login, phone_number, number);
-    let shown = Some(format!("{phone_number}:{number}"));
-    let mut hub = shared.registry();
-    let known = hub.directory.find(phone_number).map(|account| DeviceId { account, number });
-    let known = known.filter(|device| hub.directory.device(*device).is_some());
+    let device_name = Some(format!("{phone_number}:{number}"));
+    let mut registry = shared.registry();
+    let known = registry.directory.find(phone_number).map(|account| DeviceId { account, number });
+    let known = known.filter(|device| registry.directory.device(*device).is_some());
     let (Some(device), None) = (known, &fault) else {
-        let link = hub.connect(ConnectionPeer::Refused, wake);
+        let connection = registry.connect(ConnectionPeer::Refused, wake);
         match fault {
-            Some(Fault::IgnoreLogin) => hub.mute(link, true),
-            Some(Fault::BreakLogin { code }) => hub.close(link, Some(stream_error(code))),
+            Some(Fault::IgnoreLogin) => registry.mute(connection, true),
+            Some(Fault::BreakLogin { code }) => registry.close(connection, Some(stream_error(code))),
             Some(Fault::RefuseLogin { reason, expires_in_s }) => {
-                hub.close(link, Some(failure_node(reason, expires_in_s)));
+                registry.close(connection, Some(failure_node(reason, expires_in_s)));
             }
-            // What a device hears that its phone has unlinked.
-            _ => hub.close(link, Some(failure_node(401, None))),
+            // The answer to a device that its phone has unlinked.
+            _ => registry.close(connection, Some(failure_node(401, None))),
         }
-        shared.stats.record_connection(shared.clock.now(), ConnectionTransition::Refused, shown);
-        return link;
+        shared.stats.record_connection(shared.clock.now(), ConnectionTransition::Refused, device_name);
+        return connection;
     };
-    let link = hub.connect(ConnectionPeer::Device(device), wake);
-    let earlier = hub.directory.device_mut(device).and_then(|device| device.connection.replace(link));
+    let connection = registry.connect(ConnectionPeer::Device(device), wake);
+    let earlier =
+        registry.directory.device_mut(device).and_then(|device| device.connection.replace(connection));
     if let Some(earlier) = earlier {
-        hub.replace(earlier, conflict_error("replaced"));
+        registry.replace(earlier, conflict_error("replaced"));
     }
     if let Some(name) = name.filter(|name| !name.is_empty()) {
-        hub.directory.account_mut(device.account).name = name.to_owned();
+        registry.directory.account_mut(device.account).name = name.to_owned();
     }
-    let lid = hub.directory.device_jid(device, AddressingMode::Lid);
+    let lid = registry.directory.device_jid(device, AddressingMode::Lid);
     let success = NodeBuilder::new("success")
         .attr("t", shared.seconds())
         .attr("lid", lid)
         .attr("location", LOCATION)
         .attr("creation", shared.seconds())
         .build();
-    hub.reply(link, success);
+    registry.reply(connection, success);
     if name.is_none_or(str::is_empty) {
-        send_push_name(shared, &mut hub, device);
+        send_push_name(shared, &mut registry, device);
     }
-    shared.stats.record_connection(shared.clock.now(), ConnectionTransition::LoggedIn, shown);
-    link
+    shared.stats.record_connection(shared.clock.now(), ConnectionTransition::LoggedIn, device_name);
+    connection
 }
 
-/// Tells a device what its account is called. It then logs in with that name; without one it waits at each login for its
-/// phone to tell it.
-fn send_push_name(shared: &ServerState, hub: &mut Registry, device: DeviceId) {
+/// Sends a device the push name of its account. The device logs in with that name from then on; a device without a
+/// name waits for it after each login.
+fn send_push_name(shared: &ServerState, registry: &mut Registry, device: DeviceId) {
     let notification = NodeBuilder::new("notification")
-        .attr("from", hub.directory.user_jid(device.account, AddressingMode::PhoneNumber))
+        .attr("from", registry.directory.user_jid(device.account, AddressingMode::PhoneNumber))
         .attr("type", "account_sync")
-        .attr("id", hub.next_id())
+        .attr("id", registry.next_id())
         .attr("t", shared.seconds())
-        .attr("pushname", hub.directory.account(device.account).name.as_str());
-    // To a linked device: nothing of it is for a phone.
-    hub.deliver(device, Arc::new(notification.build()), &mut Vec::new());
+        .attr("pushname", registry.directory.account(device.account).name.as_str());
+    // The recipient is a linked device, so there are no phone stanzas.
+    registry.deliver(device, Arc::new(notification.build()), &mut Vec::new());
 }
 
-/// Notes that a connection ended.
-pub fn handle_disconnect(shared: &Arc<ServerState>, link: ConnectionId) {
-    let mut hub = shared.registry();
-    let mut mail = Vec::new();
-    let shown = hub.disconnect(link).map(|(device, gone)| {
+/// Handles the end of a connection.
+pub fn handle_disconnect(shared: &Arc<ServerState>, connection: ConnectionId) {
+    let mut registry = shared.registry();
+    let mut phone_stanzas = Vec::new();
+    let name = registry.disconnect(connection).map(|(device, gone)| {
         if gone {
-            routing::set_offline(shared, &mut hub, device, &mut mail);
+            router::set_offline(shared, &mut registry, device, &mut phone_stanzas);
         }
-        device_name(&hub, device)
+        device_name(&registry, device)
     });
-    drop(hub);
-    shared.stats.record_connection(shared.clock.now(), ConnectionTransition::Closed, shown);
-    shared.deliver_to_phones(mail);
+    drop(registry);
+    shared.stats.record_connection(shared.clock.now(), ConnectionTransition::Closed, name);
+    shared.deliver_to_phones(phone_stanzas);
 }
 
-/// A device as statistics and the journal name it.
-pub fn device_name(hub: &Registry, device: DeviceId) -> String {
-    let account = hub.directory.account(device.account);
+/// The name of a device in statistics and the journal.
+pub fn device_name(registry: &Registry, device: DeviceId) -> String {
+    let account = registry.directory.account(device.account);
     format!("{}:{}", account.phone_number, device.number)
 }
 
-/// `<failure>`: why there will be no login.
+/// `<failure>`: the reason of a refused login.
 fn failure_node(reason: u16, expires_in_s: Option<u64>) -> Node {
     let failure = NodeBuilder::new("failure").attr("reason", reason).attr("location", LOCATION);
     match expires_in_s {
-        // 101: too many messages to people who did not want them.
+        // 101: the account sent too many unwanted messages.
         Some(seconds) => failure.attr("code", 101).attr("expire", seconds).build(),
         None => failure.build(),
     }
@@ -149,7 +150,7 @@ pub fn stream_error(code: u16) -> Node {
     NodeBuilder::new("stream:error").attr("code", code).build()
 }
 
-/// `<stream:error>` for a device that may not stay: `replaced` by another connection, or `device_removed`.
+/// `<stream:error>` for a device that must disconnect: `replaced` by another connection, or `device_removed`.
 pub fn conflict_error(kind: &str) -> Node {
     let conflict = NodeBuilder::new("conflict").attr("type", kind).build();
     let code: u16 = if kind == "replaced" { 409 } else { 401 };

@@ -1,5 +1,5 @@
-//! The hosts of media: files go up to `/mms/{kind}/{token}` and come down from `/v/{kind}/{token}`, encrypted by
-//! those who exchange them. The server's own address plays all of WhatsApp's hosts.
+//! The media hosts: encrypted files are uploaded to `/mms/{kind}/{token}` and downloaded from `/v/{kind}/{token}`.
+//! The server's address takes the place of all of WhatsApp's media hosts.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::server_state::ServerState;
 
-/// The largest file. Source: WhatsApp, documents of up to 2 GB; a sandbox keeps them in memory and takes less.
+/// Maximum size of a file, in bytes. WhatsApp accepts documents of up to 2 GB; the sandbox keeps files in memory.
 pub const MAX_FILE_BYTES: usize = 128 << 20;
 
 #[derive(Debug, Default)]
@@ -25,7 +25,7 @@ struct Inner {
     bytes: usize,
 }
 
-/// The files, by their direct path. Bounded: the oldest make room.
+/// The files by their direct path. Bounded: the oldest files are evicted.
 #[derive(Debug)]
 pub struct EncryptedMediaStore {
     inner: Mutex<Inner>,
@@ -33,6 +33,7 @@ pub struct EncryptedMediaStore {
 }
 
 impl EncryptedMediaStore {
+    /// An empty store for at most `limit` bytes.
     pub fn new(limit: usize) -> Self {
         Self { inner: Mutex::default(), limit }
     }
@@ -41,7 +42,7 @@ impl EncryptedMediaStore {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps a file; false when there is not so much room at all.
+    /// Stores a file and evicts the oldest ones; false when the file is larger than the limit.
     pub fn put(&self, direct_path: &str, file: Bytes) -> bool {
         if file.len() > self.limit {
             return false;
@@ -56,8 +57,8 @@ impl EncryptedMediaStore {
         while inner.bytes > self.limit
             && let Some(oldest) = inner.order.pop_front()
         {
-            let gone = inner.files.remove(&oldest).map_or(0, |file| file.len());
-            inner.bytes -= gone;
+            let evicted = inner.files.remove(&oldest).map_or(0, |file| file.len());
+            inner.bytes -= evicted;
         }
         true
     }
@@ -68,24 +69,26 @@ impl EncryptedMediaStore {
         self.lock().files.get(path).cloned()
     }
 
+    /// Number of files.
     pub fn len(&self) -> usize {
         self.lock().files.len()
     }
 }
 
-/// Where a file is found that was uploaded as this.
+/// The direct path of an uploaded file.
 pub fn direct_path(kind: &str, token: &str) -> String {
     format!("/v/{kind}/{token}")
 }
 
-/// How a file is called: after the hash of its ciphertext.
+/// The name of a file: the hash of its ciphertext.
 pub fn token(file_enc_sha256: &[u8]) -> String {
     base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(file_enc_sha256)
 }
 
+/// Query of [`upload`].
 #[derive(Debug, Deserialize)]
 pub struct UploadQuery {
-    /// Asks how much of the file is here already.
+    /// Present in a query for the uploaded part of the file.
     resume: Option<String>,
 }
 
@@ -93,7 +96,7 @@ fn location_json(shared: &ServerState, path: &str) -> Value {
     json!({ "url": format!("https://{}{path}", shared.address), "direct_path": path })
 }
 
-/// `POST /mms/{kind}/{token}`. Large files are asked for first (`resume=1`).
+/// `POST /mms/{kind}/{token}`: uploads a file. Before a large file, clients query its state (`resume=1`).
 pub async fn upload(
     State(shared): State<Arc<ServerState>>,
     Path((kind, token)): Path<(String, String)>,
@@ -119,7 +122,7 @@ pub async fn upload(
     Json(location_json(&shared, &path)).into_response()
 }
 
-/// `GET /v/{kind}/{token}`.
+/// `GET /v/{kind}/{token}`: downloads a file.
 pub async fn download(
     State(shared): State<Arc<ServerState>>,
     Path((kind, token)): Path<(String, String)>,

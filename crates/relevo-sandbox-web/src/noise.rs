@@ -1,6 +1,6 @@
-//! The encrypted tunnel, from the server's side: Noise XX for strangers, IK for those who know our key, and
-//! XXfallback for those who know an old one. The certificate chain is made here and signed by nobody: a client
-//! believes it only when it was built with the feature `linked-sandbox`.
+//! The encrypted transport, on the server's side: Noise XX for new clients, IK for clients with the server's key, and
+//! XXfallback for clients with an old key. The certificate chain is generated here and unsigned: a client accepts it
+//! only when it was built with the feature `linked-sandbox`.
 
 use bytes::{Bytes, BytesMut};
 use rand::rngs::StdRng;
@@ -18,31 +18,31 @@ use relevo_linked_device::client::waproto::whatsapp::cert_chain::{NoiseCertifica
 use relevo_linked_device::client::waproto::whatsapp::handshake_message::{ClientHello, ServerHello};
 use relevo_linked_device::client::waproto::whatsapp::{self as wa, HandshakeMessage};
 
-/// Why a tunnel could not be dug, or broke.
+/// Reason why a handshake or a transport failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the handshake lacks {0}")]
     Incomplete(&'static str),
-    #[error("the handshake is no protobuf: {0}")]
+    #[error("the handshake is not a protobuf: {0}")]
     Protobuf(#[from] buffa::DecodeError),
     #[error("the handshake failed: {0}")]
     Handshake(#[from] HandshakeError),
-    #[error("a frame cannot be opened: {0}")]
+    #[error("a frame cannot be decrypted: {0}")]
     Cipher(#[from] NoiseError),
-    #[error("a frame holds no stanza: {0}")]
+    #[error("a frame contains no stanza: {0}")]
     Stanza(#[from] BinaryError),
-    #[error("the tunnel has carried all the frames it can")]
+    #[error("the transport has used all its frame counters")]
     CounterExhausted,
 }
 
-/// Who the server says it is. Clients remember the key for Noise IK.
+/// The server's key and certificates. Clients store the key for Noise IK.
 pub struct ServerIdentity {
     key: KeyPair,
     certificate_chain: Vec<u8>,
 }
 
 impl ServerIdentity {
-    /// A new key with a chain of certificates that holds from long ago until far away.
+    /// A new key with a certificate chain that is valid from 2001 to 2096.
     pub fn generate() -> Self {
         let key = KeyPair::generate(&mut rand::make_rng::<StdRng>());
         let certificate_chain = certificate_chain(key.public_key.public_key_bytes());
@@ -50,7 +50,7 @@ impl ServerIdentity {
     }
 }
 
-/// A leaf for the server's key under an intermediate one, both unsigned. WhatsApp's root has the serial 0.
+/// A leaf certificate of the server's key and an intermediate one, both unsigned. WhatsApp's root has the serial 0.
 fn certificate_chain(server_key: &[u8]) -> Vec<u8> {
     const NOT_BEFORE: u64 = 1_000_000_000;
     const NOT_AFTER: u64 = 4_000_000_000;
@@ -72,15 +72,18 @@ fn certificate_chain(server_key: &[u8]) -> Vec<u8> {
     wa::CertChain { leaf, intermediate }.encode_to_vec()
 }
 
-/// What the first message of a client leads to.
+/// The next step after a client's first message.
 pub enum HandshakeStep {
-    /// IK: this answer completes it.
-    Complete { answer: Vec<u8>, tunnel: NoiseTransport, payload: Vec<u8> },
-    /// XX or XXfallback: this answer, then the client's second message.
+    /// IK: the answer completes the handshake.
+    Complete { answer: Vec<u8>, transport: NoiseTransport, payload: Vec<u8> },
+    /// XX or XXfallback: the handshake requires the client's second message after the answer.
     AwaitFinish { answer: Vec<u8>, rest: Box<PendingHandshake> },
 }
 
-/// Reads a client's first message.
+/// Handles a client's first message.
+///
+/// # Errors
+/// The message is malformed, or its ciphertexts are invalid.
 pub fn read_client_hello(identity: &ServerIdentity, frame: &[u8]) -> Result<HandshakeStep, Error> {
     let hello = HandshakeMessage::decode_from_slice(frame)?
         .client_hello
@@ -113,10 +116,10 @@ fn respond_ik(identity: &ServerIdentity, theirs: &[u8], hello: &ClientHello) -> 
     noise.mix_shared_secret(ours.private_key.serialize(), &client_key)?;
     let chain = noise.encrypt(&identity.certificate_chain)?;
     let answer = server_hello(&ours, None, chain);
-    Ok(HandshakeStep::Complete { answer, tunnel: NoiseTransport::new(noise)?, payload })
+    Ok(HandshakeStep::Complete { answer, transport: NoiseTransport::new(noise)?, payload })
 }
 
-/// Noise XX: `-> e` then `<- e, ee, s, es`. XXfallback takes the ephemeral key of the failed IK for its first.
+/// Noise XX: `-> e` then `<- e, ee, s, es`. XXfallback reuses the ephemeral key of the failed IK handshake.
 fn respond_xx(identity: &ServerIdentity, pattern: &str, theirs: &[u8]) -> Result<HandshakeStep, Error> {
     let ours = KeyPair::generate(&mut rand::make_rng::<StdRng>());
     let mut noise = NoiseHandshake::new(pattern, &WA_CONN_HEADER)?;
@@ -147,7 +150,10 @@ pub struct PendingHandshake {
 }
 
 impl PendingHandshake {
-    /// `-> s, se`: the tunnel, and the client's payload.
+    /// Handles `-> s, se`. Returns the transport and the client's payload.
+    ///
+    /// # Errors
+    /// The message is malformed, or its ciphertexts are invalid.
     pub fn complete(mut self, frame: &[u8]) -> Result<(NoiseTransport, Vec<u8>), Error> {
         let finish = HandshakeMessage::decode_from_slice(frame)?
             .client_finish
@@ -160,7 +166,7 @@ impl PendingHandshake {
     }
 }
 
-/// Both directions of an established tunnel.
+/// Both directions of an established connection.
 pub struct NoiseTransport {
     inward: NoiseCipher,
     outward: NoiseCipher,
@@ -170,12 +176,15 @@ pub struct NoiseTransport {
 
 impl NoiseTransport {
     fn new(noise: NoiseHandshake) -> Result<Self, Error> {
-        // What the client writes with is what we read with.
+        // The client's write cipher is the server's read cipher.
         let (inward, outward) = noise.finish()?;
         Ok(Self { inward, outward, received: 0, sent: 0 })
     }
 
-    /// The stanza in a frame.
+    /// Decrypts the stanza in a frame.
+    ///
+    /// # Errors
+    /// The frame is not authentic or contains no stanza.
     pub fn decrypt(&mut self, mut frame: BytesMut) -> Result<Node, Error> {
         self.inward.decrypt_in_place_with_counter(self.received, &mut frame)?;
         self.received = self.received.checked_add(1).ok_or(Error::CounterExhausted)?;
@@ -183,6 +192,10 @@ impl NoiseTransport {
         Ok(unmarshal_ref(&stanza)?.to_owned())
     }
 
+    /// Encrypts a stanza into a frame.
+    ///
+    /// # Errors
+    /// The stanza cannot be encoded, or the frame counter is exhausted.
     pub fn encrypt(&mut self, stanza: &Node) -> Result<Bytes, Error> {
         let frame = self.outward.encrypt_with_counter(self.sent, &marshal(stanza)?)?;
         self.sent = self.sent.checked_add(1).ok_or(Error::CounterExhausted)?;

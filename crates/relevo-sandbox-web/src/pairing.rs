@@ -1,5 +1,5 @@
-//! Linking a device: by the code that it shows and the phone scans, or by the code that it shows and its user
-//! types into the phone. Either way the phone vouches for the device's identity, and the device countersigns.
+//! Pairing of a device: the phone scans a QR code of the device, or the user enters a code of the device into the
+//! phone. In both cases the phone signs the device's identity, and the device countersigns it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,92 +23,100 @@ use crate::registry::{ConnectionId, ConnectionPeer, Registry};
 use crate::server_state::ServerState;
 use crate::stanza::{bytes_node, child_bytes};
 
-/// Codes that a device is given to show, one after the other. Source: WhatsApp sends six.
+/// Number of codes that a device receives, to show one after the other. Source: WhatsApp sends six.
 const QR_REF_COUNT: usize = 6;
 
-/// Devices that one account may have linked. Source: WhatsApp allows four; tests want more.
+/// Maximum number of linked devices of an account. WhatsApp allows four; tests need more.
 const MAX_LINKED_DEVICES: usize = 64;
 
-/// Why a device was not linked.
+/// Reason why a device was not linked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    #[error("this is no QR code of a device that wants to be linked")]
+    /// The text is not a QR code of WhatsApp Web.
+    #[error("the text is not a QR code of a device that can be linked")]
     InvalidQrCode,
-    #[error("the code is not, or no longer, shown by any device")]
+    /// No connected device has this code.
+    #[error("no connected device shows this code, or it has expired")]
     Expired,
-    #[error("the account has as many devices as it can")]
+    /// The account has the maximum number of devices.
+    #[error("the account has the maximum number of devices")]
     TooManyDevices,
-    #[error("the key in the code is not the one with which the device registered")]
+    /// The code contains another key than the device's registration.
+    #[error("the key in the code differs from the key that the device registered")]
     KeyMismatch,
-    #[error("no device asked to be linked to this number by a code")]
+    /// No device waits for a code of this number.
+    #[error("no device has requested a pairing code for this number")]
     CodeNotRequested,
-    #[error("the phone's keys failed: {0}")]
+    /// A cryptographic operation failed.
+    #[error("the key exchange failed: {0}")]
     Crypto(String),
 }
 
-/// A device that wants to be linked.
+/// A device that is not linked yet.
 #[derive(Debug)]
 pub struct UnpairedDevice {
     keys: DeviceKeys,
     refs: Vec<String>,
-    /// The number under which it is being linked, once a phone vouched for it.
+    /// The device id, after a phone has signed its identity.
     assigned_device: Option<DeviceId>,
 }
 
 impl UnpairedDevice {
-    /// `None` when its keys are incomplete.
+    /// A device with these keys; `None` when they are incomplete.
     pub fn new(data: &DevicePairingRegistrationData) -> Option<Self> {
         Some(Self { keys: DeviceKeys::from_registration(data)?, refs: Vec::new(), assigned_device: None })
     }
 }
 
-/// A device that waits for its code to be typed into the phone of this number. The last that asked counts.
+/// A device that waits for its code to be entered into the phone of this number. The last request counts.
 #[derive(Debug, Clone)]
 pub struct CodeRequest {
     pub connection: ConnectionId,
     pub reference: Vec<u8>,
-    /// The device's ephemeral key, wrapped with the code.
+    /// The device's ephemeral key, encrypted with the code.
     pub wrapped: Vec<u8>,
 }
 
-/// Those who wait for a code, by phone number; and the phones that have typed one.
+/// The code requests by phone number.
 pub type CodeRequests = HashMap<Box<str>, CodeRequest>;
 
-/// Gives a newcomer the codes to show.
-pub fn send_qr_refs(hub: &mut Registry, link: ConnectionId) {
+/// Sends an unpaired device the codes to show.
+pub fn send_qr_refs(registry: &mut Registry, connection: ConnectionId) {
     let refs: Vec<String> = (0..QR_REF_COUNT)
         .map(|_| format!("2@{}", BASE64_STANDARD.encode(rand::random::<[u8; 24]>())))
         .collect();
     let shown = refs.iter().map(|reference| bytes_node("ref", reference.as_bytes())).collect::<Vec<_>>();
-    if let Some(ConnectionPeer::Unpaired(newcomer)) = hub.connection_mut(link).map(|link| &mut link.peer) {
-        newcomer.refs = refs;
+    if let Some(ConnectionPeer::Unpaired(unpaired)) =
+        registry.connection_mut(connection).map(|connection| &mut connection.peer)
+    {
+        unpaired.refs = refs;
     }
     let offer = NodeBuilder::new("pair-device").children(shown).build();
-    let query = server_query(hub, offer);
-    hub.reply(link, query);
+    let query = server_query(registry, offer);
+    registry.reply(connection, query);
 }
 
-fn server_query(hub: &mut Registry, child: Node) -> Node {
+fn server_query(registry: &mut Registry, child: Node) -> Node {
     NodeBuilder::new("iq")
         .attr("from", SERVER_JID)
         .attr("type", "set")
-        .attr("id", hub.next_id())
+        .attr("id", registry.next_id())
         .attr("xmlns", "md")
         .children([child])
         .build()
 }
 
-/// What a QR code says.
+/// The content of a QR code.
 struct QrCodeContent<'a> {
     reference: &'a str,
     identity: [u8; 32],
-    /// The secret under which the phone's answer is authenticated; the server never sees it.
+    /// The secret that authenticates the phone's answer. The server does not use it.
     secret: Vec<u8>,
 }
 
 impl<'a> QrCodeContent<'a> {
     fn parse(code: &'a str) -> Option<Self> {
-        // Codes for the phone's own camera are a link with the code behind the `#`.
+        // Codes for the camera app are a URL with the code in its fragment.
         let mut parts = code.rsplit('#').next()?.split(',');
         let reference = parts.next()?;
         let _noise_key = parts.next()?;
@@ -118,106 +126,113 @@ impl<'a> QrCodeContent<'a> {
     }
 }
 
-/// A phone scans the QR code that a device shows.
+/// Links the device that shows this QR code.
+///
+/// # Errors
+/// The code is invalid or expired, or the account has the maximum number of devices.
 pub fn scan_qr_code(shared: &ServerState, phone: &Phone, code: &str) -> Result<DeviceId, Error> {
     let scanned = QrCodeContent::parse(code).ok_or(Error::InvalidQrCode)?;
-    let link = {
-        let hub = shared.registry();
+    let connection = {
+        let registry = shared.registry();
         let shows = |peer: &ConnectionPeer| match peer {
-            ConnectionPeer::Unpaired(newcomer) => {
-                newcomer.refs.iter().any(|reference| reference == scanned.reference)
+            ConnectionPeer::Unpaired(unpaired) => {
+                unpaired.refs.iter().any(|reference| reference == scanned.reference)
             }
             ConnectionPeer::Device(_) | ConnectionPeer::Refused => false,
         };
-        let found = hub.connections().find(|(_, link)| shows(&link.peer)).map(|(id, _)| id);
+        let found = registry.connections().find(|(_, connection)| shows(&connection.peer)).map(|(id, _)| id);
         found.ok_or(Error::Expired)?
     };
-    approve_device(shared, phone, link, &scanned.identity, &scanned.secret)
+    approve_device(shared, phone, connection, &scanned.identity, &scanned.secret)
 }
 
-/// The phone vouches for a device, which thereby gets its number and is told so.
+/// Signs a device's identity with the phone's key, assigns its number and sends it both.
+///
+/// # Errors
+/// The account has the maximum number of devices, or the device has another key or is disconnected.
 pub fn approve_device(
     shared: &ServerState,
     phone: &Phone,
-    link: ConnectionId,
+    connection: ConnectionId,
     identity: &[u8; 32],
     secret: &[u8],
 ) -> Result<DeviceId, Error> {
-    let mut hub = shared.registry();
-    let account = hub.directory.account_mut(phone.account());
+    let mut registry = shared.registry();
+    let account = registry.directory.account_mut(phone.account());
     if account.devices.len() >= MAX_LINKED_DEVICES {
         return Err(Error::TooManyDevices);
     }
     let number = account.allocate_device_number().ok_or(Error::TooManyDevices)?;
     let device = DeviceId { account: phone.account(), number };
-    match hub.connection_mut(link).map(|link| &mut link.peer) {
-        Some(ConnectionPeer::Unpaired(newcomer)) if newcomer.keys.identity != *identity => {
+    match registry.connection_mut(connection).map(|connection| &mut connection.peer) {
+        Some(ConnectionPeer::Unpaired(unpaired)) if unpaired.keys.identity != *identity => {
             return Err(Error::KeyMismatch);
         }
-        Some(ConnectionPeer::Unpaired(newcomer)) => newcomer.assigned_device = Some(device),
+        Some(ConnectionPeer::Unpaired(unpaired)) => unpaired.assigned_device = Some(device),
         _ => return Err(Error::Expired),
     }
-    drop(hub);
-    let vouched = phone.sign_device_identity(number, identity, secret, shared.seconds())?;
-    let mut hub = shared.registry();
+    drop(registry);
+    let signed_identity = phone.sign_device_identity(number, identity, secret, shared.seconds())?;
+    let mut registry = shared.registry();
     let success = NodeBuilder::new("pair-success").children([
-        bytes_node("device-identity", vouched),
+        bytes_node("device-identity", signed_identity),
         NodeBuilder::new("device")
-            .attr("jid", hub.directory.device_jid(device, AddressingMode::PhoneNumber))
-            .attr("lid", hub.directory.device_jid(device, AddressingMode::Lid))
+            .attr("jid", registry.directory.device_jid(device, AddressingMode::PhoneNumber))
+            .attr("lid", registry.directory.device_jid(device, AddressingMode::Lid))
             .build(),
         NodeBuilder::new("platform").attr("name", "android").build(),
-        // As all accounts since 2025: chats are kept under LIDs.
+        // As for all accounts since 2025: chats are stored under LIDs.
         bytes_node(
             "client-props",
             ClientPairingProps { is_chat_db_lid_migrated: Some(true), ..Default::default() }.encode_to_vec(),
         ),
     ]);
-    let query = server_query(&mut hub, success.build());
-    hub.reply(link, query);
+    let query = server_query(&mut registry, success.build());
+    registry.reply(connection, query);
     Ok(device)
 }
 
-/// The device countersigned: it is linked, must come again, and everybody concerned hears of it.
-pub fn complete_pairing(shared: &Arc<ServerState>, link: ConnectionId, answer: &Node) {
+/// Links a device after its countersignature, requests it to reconnect, and notifies other devices.
+pub fn complete_pairing(shared: &Arc<ServerState>, connection: ConnectionId, answer: &Node) {
     let signed = answer.get_optional_child("pair-device-sign");
     let Some(identity) = signed.and_then(|signed| child_bytes(signed, "device-identity")) else {
-        tracing::info!("a device did not take its link: its answer is no countersignature");
+        tracing::info!("countersignature missing; device not linked");
         return;
     };
-    let mut hub = shared.registry();
-    let Some(entry) = hub.connection_mut(link) else { return };
-    let ConnectionPeer::Unpaired(newcomer) = std::mem::replace(&mut entry.peer, ConnectionPeer::Refused)
+    let mut registry = shared.registry();
+    let Some(entry) = registry.connection_mut(connection) else { return };
+    let ConnectionPeer::Unpaired(unpaired) = std::mem::replace(&mut entry.peer, ConnectionPeer::Refused)
     else {
         return;
     };
-    let UnpairedDevice { keys, assigned_device: Some(device), .. } = *newcomer else { return };
+    let UnpairedDevice { keys, assigned_device: Some(device), .. } = *unpaired else { return };
     let linked = CompanionDevice {
         keys,
         identity: identity.to_vec(),
         queue: DeviceQueue::default(),
         connection: None,
     };
-    hub.directory.account_mut(device.account).devices.insert(device.number, linked);
-    hub.code_requests.retain(|_, request| request.connection != link);
-    hub.close(link, Some(stream_error(515)));
-    drop(hub);
-    let mut mail = device_list::notify_device_change(shared, device, device_list::DeviceChange::Added);
-    mail.extend(shared.phone(device.account).send_app_state_key(shared, device));
-    shared.deliver_to_phones(mail);
+    registry.directory.account_mut(device.account).devices.insert(device.number, linked);
+    registry.code_requests.retain(|_, request| request.connection != connection);
+    registry.close(connection, Some(stream_error(515)));
+    drop(registry);
+    let mut phone_stanzas =
+        device_list::notify_device_change(shared, device, device_list::DeviceChange::Added);
+    phone_stanzas.extend(shared.phone(device.account).send_app_state_key(shared, device));
+    shared.deliver_to_phones(phone_stanzas);
 }
 
-/// Takes a device from an account; its connection, where it has one, is told and closed. False when there is no
-/// such device.
+/// Removes a device from an account, and notifies and closes its connection. Returns false when there is no such
+/// device.
 pub fn unlink_device(shared: &Arc<ServerState>, account: AccountId, number: u16) -> bool {
     let device = DeviceId { account, number };
-    let mut hub = shared.registry();
-    let Some(removed) = hub.directory.account_mut(account).devices.remove(&number) else { return false };
-    if let Some(link) = removed.connection {
-        hub.close(link, Some(conflict_error("device_removed")));
+    let mut registry = shared.registry();
+    let Some(removed) = registry.directory.account_mut(account).devices.remove(&number) else { return false };
+    if let Some(connection) = removed.connection {
+        registry.close(connection, Some(conflict_error("device_removed")));
     }
-    drop(hub);
-    let mail = device_list::notify_device_change(shared, device, device_list::DeviceChange::Removed);
-    shared.deliver_to_phones(mail);
+    drop(registry);
+    let phone_stanzas = device_list::notify_device_change(shared, device, device_list::DeviceChange::Removed);
+    shared.deliver_to_phones(phone_stanzas);
     true
 }

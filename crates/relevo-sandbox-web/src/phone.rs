@@ -1,5 +1,5 @@
-//! Virtual phones: the first device of an account, which scans codes, receives, answers, reads and unlinks. It
-//! has no socket, but what it sends and gets are the same stanzas, sealed by the same protocol.
+//! Virtual phones: the first device of an account, which scans codes, receives, replies, reads and unlinks. A phone
+//! has no socket, but it sends and receives the same stanzas with the same encryption.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -15,52 +15,60 @@ use crate::keys::DeviceKeyBundle;
 use crate::link_code::EnteredCode;
 use crate::pairing;
 use crate::phone_events::{PhoneEvent, PhoneEventLog, PhoneMessage};
-use crate::routing;
+use crate::router;
 use crate::server_state::ServerState;
 use crate::signal::{self, SignalState};
 
-/// Sent messages that a phone keeps in case a device could not read them.
+/// Maximum number of sent messages that a phone stores for retries.
 const MAX_SENT_MESSAGES: usize = 1000;
 
-/// Why a phone could not do what it was told.
+/// Reason why a phone could not complete a request.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The server has stopped.
     #[error("the server has stopped")]
     Stopped,
-    #[error("{0} is no address of an account or group")]
+    /// There is no such account or group, or the phone is not a member of the group.
+    #[error("{0} is not the address of an account or group")]
     UnknownRecipient(Jid),
+    /// A device could not be linked.
     #[error(transparent)]
     Pairing(#[from] pairing::Error),
-    #[error("the message cannot be sealed: {0}")]
+    /// The message cannot be encrypted.
+    #[error("the message cannot be encrypted: {0}")]
     Encryption(#[from] signal::Error),
-    #[error("the media cannot be sealed: {0}")]
+    /// The media cannot be encrypted, stored or decrypted.
+    #[error("the media cannot be processed: {0}")]
     Media(String),
+    /// The account has no such linked device.
     #[error("the account has no linked device {0}")]
     NoDevice(u16),
 }
 
+/// Result of the functions of [`Phone`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A message as it was sent, for a device that asks for it again.
+/// A sent message, for a device that requests it again.
 pub(super) struct PhoneSentMessage {
     pub id: String,
     pub chat: Jid,
     pub message: Box<Message>,
 }
 
-/// What changes as a phone works.
+/// The mutable state of a phone.
 pub(super) struct State {
     pub signal: SignalState,
-    /// The devices that know the phone's sender key, by group.
+    /// The devices that have the phone's sender key, by group.
     pub sender_key_recipients: HashMap<String, HashSet<DeviceId>>,
     pub sent: VecDeque<PhoneSentMessage>,
-    /// How often a message was asked for again, by its id.
+    /// Number of retry requests by message id.
     pub retry_counts: HashMap<String, u8>,
-    /// A device's code that was typed in and not yet answered.
+    /// An entered code that the device has not answered yet.
     pub entered_code: Option<EnteredCode>,
 }
 
 impl State {
+    /// Stores a sent message and evicts the oldest one.
     pub fn record_sent(&mut self, sent: PhoneSentMessage) {
         if self.sent.len() == MAX_SENT_MESSAGES {
             self.sent.pop_front();
@@ -90,13 +98,15 @@ impl std::fmt::Debug for Phone {
 }
 
 impl Phone {
+    /// A phone with new keys.
+    ///
     /// # Panics
-    /// Never: curves that are made of random numbers can be signed with.
+    /// Never: new keys can sign.
     pub(super) fn new(server: Weak<ServerState>, account: AccountId, phone_number: &str, lid: &str) -> Self {
-        #[expect(clippy::expect_used, reason = "keys that were just made are keys")]
-        let (ratchets, key, bundle) = SignalState::generate().expect("fresh keys");
+        #[expect(clippy::expect_used, reason = "new keys are valid")]
+        let (signal_state, key, bundle) = SignalState::generate().expect("fresh keys");
         let state = State {
-            signal: ratchets,
+            signal: signal_state,
             sender_key_recipients: HashMap::new(),
             sent: VecDeque::new(),
             retry_counts: HashMap::new(),
@@ -114,6 +124,7 @@ impl Phone {
         }
     }
 
+    /// Locks the mutable state.
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -126,7 +137,7 @@ impl Phone {
         self.account
     }
 
-    /// The phone as a device.
+    /// The phone's own device id.
     pub(super) fn device(&self) -> DeviceId {
         DeviceId { account: self.account, number: 0 }
     }
@@ -135,13 +146,13 @@ impl Phone {
         &self.key
     }
 
-    /// What others need to open a session with the phone.
+    /// The public keys to start a session with the phone.
     pub(super) fn bundle(&self) -> DeviceKeyBundle {
         self.bundle.clone()
     }
 
-    pub(super) fn own_jid(&self, naming: AddressingMode) -> Jid {
-        match naming {
+    pub(super) fn own_jid(&self, addressing: AddressingMode) -> Jid {
+        match addressing {
             AddressingMode::PhoneNumber => Jid::pn(&*self.phone_number),
             AddressingMode::Lid => Jid::lid(&*self.lid),
         }
@@ -155,42 +166,42 @@ impl Phone {
             .map_err(|error| pairing::Error::Crypto(error.to_string()))
     }
 
-    /// Sends a stanza of the phone's own.
+    /// Routes a stanza of this phone.
     pub(super) fn send_stanza(&self, shared: &Arc<ServerState>, stanza: Node) {
-        let mail = routing::route_stanza(shared, self.device(), stanza);
-        shared.deliver_to_phones(mail);
+        let phone_stanzas = router::route_stanza(shared, self.device(), stanza);
+        shared.deliver_to_phones(phone_stanzas);
     }
 
-    /// Digits only.
+    /// The phone number, digits only.
     pub fn phone_number(&self) -> &str {
         &self.phone_number
     }
 
-    /// The account's address under its phone number.
+    /// The account's address with its phone number.
     pub fn jid(&self) -> Jid {
         self.own_jid(AddressingMode::PhoneNumber)
     }
 
-    /// The account's address under its LID.
+    /// The account's address with its LID.
     pub fn lid(&self) -> Jid {
         self.own_jid(AddressingMode::Lid)
     }
 
-    /// Scans the QR code that a device shows, and so links it. Returns the device's number; the device comes back
-    /// by itself to log in.
+    /// Scans the QR code of a device and links the device. Returns the device's number; the device then reconnects to
+    /// log in.
     ///
     /// # Errors
-    /// When no device shows this code, or the account can have no more devices.
+    /// No device shows this code, or the account has the maximum number of devices.
     pub fn scan(&self, code: &str) -> Result<u16> {
         let shared = self.server()?;
         let device = pairing::scan_qr_code(&shared, self, code)?;
         Ok(device.number)
     }
 
-    /// Unlinks a device, which hears of it at once when it is connected.
+    /// Unlinks a device and closes its connection.
     ///
     /// # Errors
-    /// When the account has no such device.
+    /// The account has no such device.
     pub fn unlink(&self, device: u16) -> Result<()> {
         if pairing::unlink_device(&self.server()?, self.account, device) {
             Ok(())
@@ -202,27 +213,27 @@ impl Phone {
     /// The numbers of the linked devices.
     pub fn devices(&self) -> Vec<u16> {
         let Ok(shared) = self.server() else { return Vec::new() };
-        let hub = shared.registry();
-        hub.directory.account(self.account).devices.keys().copied().collect()
+        let registry = shared.registry();
+        registry.directory.account(self.account).devices.keys().copied().collect()
     }
 
-    /// All that the phone remembers having seen, oldest first.
+    /// All stored events of the phone, oldest first.
     pub fn events(&self) -> Vec<Arc<PhoneEvent>> {
         self.event_log.all()
     }
 
-    /// Follows what the phone sees, from its first day on.
+    /// A stream of the phone's events, from the oldest stored one.
     pub fn watch(self: &Arc<Self>) -> PhoneEventStream {
         PhoneEventStream { phone: Arc::clone(self), position: 0 }
     }
 
-    /// Follows what the phone sees from now on.
+    /// A stream of the phone's future events.
     pub fn watch_from_now(self: &Arc<Self>) -> PhoneEventStream {
         PhoneEventStream { phone: Arc::clone(self), position: self.event_log.len() }
     }
 }
 
-/// Follows what a phone sees. Nothing is missed, and nothing is shown twice.
+/// A stream of a phone's events. Skips none, unless it was evicted, and repeats none.
 #[derive(Debug)]
 pub struct PhoneEventStream {
     phone: Arc<Phone>,
@@ -230,12 +241,12 @@ pub struct PhoneEventStream {
 }
 
 impl PhoneEventStream {
-    /// What the phone sees next. Can be cancelled.
+    /// The next event. Cancel safe.
     pub async fn next(&mut self) -> Arc<PhoneEvent> {
         self.phone.event_log.next(&mut self.position).await
     }
 
-    /// The next message, whatever else is seen before it.
+    /// The next message; skips other events.
     pub async fn message(&mut self) -> PhoneMessage {
         loop {
             if let PhoneEvent::Message(received) = &*self.next().await {
@@ -244,15 +255,15 @@ impl PhoneEventStream {
         }
     }
 
-    /// The next receipt of this kind for a message: `delivered`, `read` or `played`.
+    /// The next receipt of this type (`delivered`, `read` or `played`) for a message; skips other events.
     pub async fn receipt(&mut self, id: &str, kind: &str) -> Arc<PhoneEvent> {
         loop {
-            let seen = self.next().await;
-            if let PhoneEvent::Receipt { ids, kind: seen_kind, .. } = &*seen
-                && seen_kind == kind
-                && ids.iter().any(|seen_id| seen_id == id)
+            let event = self.next().await;
+            if let PhoneEvent::Receipt { ids, kind: event_kind, .. } = &*event
+                && event_kind == kind
+                && ids.iter().any(|event_id| event_id == id)
             {
-                return seen;
+                return event;
             }
         }
     }

@@ -1,4 +1,5 @@
-//! What a virtual phone gets: it opens messages, says that it has them, and asks again for those it cannot open.
+//! Incoming stanzas of a virtual phone: it decrypts messages, sends receipts, and requests a message again that it
+//! cannot decrypt.
 
 use std::sync::Arc;
 
@@ -20,23 +21,23 @@ use crate::stanza::{
     attr, bytes_node, child_bytes, children, content_bytes, jid_attr, optional_attr, parse_be_u32,
 };
 
-/// How often a phone asks for, or gives, the same message again. Source: WhatsApp Web, `MAX_RETRY`.
+/// Maximum number of retries of a message, as requester or sender. Source: WhatsApp Web, `MAX_RETRY`.
 const MAX_RETRIES: u8 = 5;
 
-/// Messages whose retries are counted at once.
+/// Maximum number of messages whose retries are counted.
 const MAX_TRACKED_RETRIES: usize = 1000;
 
-/// How a message went.
+/// Result of a decryption.
 enum DecryptResult {
-    /// It holds this; keys alone leave nothing.
+    /// The content; `None` for a message with keys only.
     Content(Option<Box<Message>>),
-    /// It was opened before.
+    /// The message was decrypted before.
     Duplicate,
     Failed(String),
 }
 
 impl Phone {
-    /// Takes a stanza, and returns what the phone answers.
+    /// Handles a stanza and returns the phone's answers.
     pub(super) fn handle_stanza(&self, shared: &Arc<ServerState>, stanza: &Node) -> Vec<Node> {
         match stanza.tag.as_ref() {
             "message" => self.handle_message(shared, stanza),
@@ -70,10 +71,11 @@ impl Phone {
         match self.decrypt_message(stanza, &from, device) {
             DecryptResult::Content(content) => {
                 self.state().retry_counts.remove(attr(stanza, "id").as_ref());
-                let of_peers = optional_attr(stanza, "category").is_some_and(|category| category == "peer");
+                let is_peer_message =
+                    optional_attr(stanza, "category").is_some_and(|category| category == "peer");
                 let mut answers = vec![self.delivery_receipt(stanza, &from, &sender, device)];
                 match content {
-                    Some(message) if of_peers => {
+                    Some(message) if is_peer_message => {
                         answers.extend(self.handle_peer_message(shared, device, &message))
                     }
                     Some(message) => self.record_message(stanza, from, sender, device, message),
@@ -131,7 +133,7 @@ impl Phone {
         }));
     }
 
-    /// The receipt for a message that the phone has.
+    /// The receipt for a decrypted message.
     fn delivery_receipt(&self, stanza: &Node, from: &Jid, sender: &Jid, device: DeviceId) -> Node {
         let receipt = NodeBuilder::new("receipt").attr("id", attr(stanza, "id").as_ref()).attr("to", from);
         if from.is_group() {
@@ -146,8 +148,8 @@ impl Phone {
         }
     }
 
-    /// Notes that a message could not be opened, and asks its sender for it. A sender who is asked
-    /// twice opens a new session.
+    /// Records that a message could not be decrypted and requests it again. The sender starts a new session when a
+    /// message is requested twice.
     fn request_retry(&self, stanza: &Node, from: &Jid, sender: &Jid, why: String) -> Vec<Node> {
         let id = attr(stanza, "id").into_owned();
         let count = {
@@ -193,7 +195,7 @@ impl Phone {
         Vec::new()
     }
 
-    /// Seals a message anew for the device that could not read it.
+    /// Encrypts a message again for a device that could not decrypt it.
     fn resend(&self, shared: &Arc<ServerState>, stanza: &Node, reader: &Jid) -> Option<Node> {
         let device = shared.registry().directory.device_of(reader)?;
         let id = attr(stanza, "id");
@@ -209,11 +211,11 @@ impl Phone {
                 None => take_bundle(&mut shared.registry(), device)?,
             };
             if let Err(error) = state.signal.start_session(device, &bundle) {
-                tracing::info!(%error, "a virtual phone cannot open the session it was asked for");
+                tracing::info!(%error, "retry failed: no session with the device");
                 return None;
             }
-            for told in state.sender_key_recipients.values_mut() {
-                told.remove(&device);
+            for recipients in state.sender_key_recipients.values_mut() {
+                recipients.remove(&device);
             }
             let sent = state.sent.iter().find(|sent| sent.id == id)?;
             (sent.chat.clone(), sent.message.clone())
@@ -221,13 +223,13 @@ impl Phone {
         match self.encrypt_retry(shared, device, &chat, &id, &message, count) {
             Ok(stanza) => Some(stanza),
             Err(error) => {
-                tracing::info!(%error, "a virtual phone cannot send again what it was asked for");
+                tracing::info!(%error, "retry failed: message not encrypted");
                 None
             }
         }
     }
 
-    /// What a phone does for its linked devices without its user noticing.
+    /// Handles a message of a linked device that is not shown to the user.
     fn handle_peer_message(
         &self,
         shared: &Arc<ServerState>,
@@ -241,16 +243,16 @@ impl Phone {
                 self.peer_message(shared, device, &share).ok()
             }
             kind => {
-                tracing::debug!(?kind, "a virtual phone does not serve this request of its device");
+                tracing::debug!(?kind, "unknown peer message; ignoring it");
                 None
             }
         }
     }
 }
 
-/// Learns the sender key in a message, where there is one; says whether there was.
+/// Stores the sender key in a message. Returns whether there was one.
 fn process_sender_key_distribution(
-    ratchets: &mut signal::SignalState,
+    signal_state: &mut signal::SignalState,
     group: &str,
     device: DeviceId,
     message: &Message,
@@ -258,11 +260,11 @@ fn process_sender_key_distribution(
     let Some(distribution) = message.sender_key_distribution_message.as_option() else { return Ok(false) };
     let group = distribution.group_id.as_deref().unwrap_or(group);
     let Some(key) = distribution.axolotl_sender_key_distribution_message.as_deref() else { return Ok(false) };
-    ratchets.process_sender_key(group, device, key)?;
+    signal_state.process_sender_key(group, device, key)?;
     Ok(true)
 }
 
-/// The keys in a request to send again.
+/// The keys in a retry request.
 fn bundle_from_retry(receipt: &Node, keys: &Node) -> Option<DeviceKeyBundle> {
     Some(DeviceKeyBundle {
         registration: parse_be_u32(child_bytes(receipt, "registration")?)?,

@@ -1,4 +1,4 @@
-//! What a virtual phone sends: messages sealed for every device that must get them, receipts, typing.
+//! Outgoing stanzas of a virtual phone: messages encrypted for each device, receipts, typing and presence.
 
 use bytes::Bytes;
 use relevo_linked_device::client::wacore::download::{DownloadUtils, Downloadable, MediaType};
@@ -23,11 +23,11 @@ use crate::registry::Registry;
 use crate::server_state::ServerState;
 use crate::signal::Ciphertext;
 
-/// What a stanza says besides its ciphertexts.
+/// Attributes of a message stanza.
 #[derive(Debug, Clone, Copy)]
 struct StanzaAttributes<'a> {
     kind: &'a str,
-    /// The attribute `edit`; empty for what is new.
+    /// The attribute `edit`; empty for a new message.
     edit: &'a str,
 }
 
@@ -58,15 +58,15 @@ impl Phone {
     /// Sends a text to a user or a group. Returns the message's id.
     ///
     /// # Errors
-    /// When there is nobody at that address, or the server has stopped.
+    /// The recipient does not exist, or the server has stopped.
     pub fn send_text(&self, to: &Jid, text: &str) -> Result<String> {
         self.send(to, Message { conversation: Some(text.to_owned()), ..Default::default() })
     }
 
-    /// Reacts to a message that the phone got; an empty emoji takes the reaction back.
+    /// Reacts to a received message; an empty emoji removes the reaction.
     ///
     /// # Errors
-    /// As [`Phone::say`].
+    /// As [`Phone::send_text`].
     pub fn react(&self, received: &PhoneMessage, emoji: &str) -> Result<String> {
         let reaction = ReactionMessage {
             key: MessageField::some(message_key(received)),
@@ -81,7 +81,7 @@ impl Phone {
     /// Replaces the text of a message that the phone sent.
     ///
     /// # Errors
-    /// As [`Phone::say`].
+    /// As [`Phone::send_text`].
     pub fn edit(&self, chat: &Jid, id: &str, text: &str) -> Result<String> {
         let edited = Message { conversation: Some(text.to_owned()), ..Default::default() };
         let protocol = ProtocolMessage {
@@ -94,10 +94,10 @@ impl Phone {
         self.send(chat, Message { protocol_message: MessageField::some(protocol), ..Default::default() })
     }
 
-    /// Takes back a message that the phone sent.
+    /// Revokes a message that the phone sent.
     ///
     /// # Errors
-    /// As [`Phone::say`].
+    /// As [`Phone::send_text`].
     pub fn revoke(&self, chat: &Jid, id: &str) -> Result<String> {
         let protocol = ProtocolMessage {
             key: MessageField::some(own_message_key(chat, id)),
@@ -110,7 +110,7 @@ impl Phone {
     /// Uploads and sends an image.
     ///
     /// # Errors
-    /// As [`Phone::say`], and when the image is larger than all the room for media.
+    /// As [`Phone::send_text`], and when the image is larger than the media store.
     pub fn send_image(&self, to: &Jid, image: &[u8], caption: &str) -> Result<String> {
         let shared = self.server()?;
         let sealed =
@@ -118,7 +118,7 @@ impl Phone {
         let direct_path =
             media::direct_path(MediaType::Image.mms_type(), &media::token(&sealed.file_enc_sha256));
         if !shared.media.put(&direct_path, Bytes::from(sealed.data_to_upload)) {
-            return Err(Error::Media("it is larger than the room for media".into()));
+            return Err(Error::Media("it is larger than the media store".into()));
         }
         let image = ImageMessage {
             url: Some(format!("https://{}{direct_path}", shared.address)),
@@ -135,22 +135,22 @@ impl Phone {
         self.send(to, Message { image_message: MessageField::some(image), ..Default::default() })
     }
 
-    /// Downloads and opens the media of a message.
+    /// Downloads and decrypts the media of a message.
     ///
     /// # Errors
-    /// When the file is not here, or is not what the message says.
+    /// The file does not exist, or it differs from the message's description.
     pub fn download_media(&self, media: &dyn Downloadable) -> Result<Vec<u8>> {
-        let missing = || Error::Media("the message names no file that is here".into());
+        let missing = || Error::Media("the server has no such file".into());
         let file = media.direct_path().and_then(|path| self.server().ok()?.media.get(path));
         let (file, key) = (file.ok_or_else(missing)?, media.media_key().ok_or_else(missing)?);
         DownloadUtils::verify_and_decrypt(&file, key, media.app_info())
             .map_err(|error| Error::Media(error.to_string()))
     }
 
-    /// Sends any message to a user or a group, and to the phone's own linked devices. Returns its id.
+    /// Sends a message to a user or a group, and to the phone's own linked devices. Returns its id.
     ///
     /// # Errors
-    /// As [`Phone::say`].
+    /// As [`Phone::send_text`].
     pub fn send(&self, to: &Jid, message: Message) -> Result<String> {
         let shared = self.server()?;
         let id = format!("3EB0{:016X}{:04X}", rand::random::<u64>(), rand::random::<u16>());
@@ -169,43 +169,44 @@ impl Phone {
     }
 
     fn encrypt_for_user(&self, shared: &ServerState, to: &Jid, id: &str, message: &Message) -> Result<Node> {
-        let naming = AddressingMode::from_jid(to).ok_or_else(|| Error::UnknownRecipient(to.clone()))?;
+        let addressing = AddressingMode::from_jid(to).ok_or_else(|| Error::UnknownRecipient(to.clone()))?;
         let (theirs, ours) = {
-            let hub = shared.registry();
-            let account = hub.directory.account_of(to).ok_or_else(|| Error::UnknownRecipient(to.clone()))?;
+            let registry = shared.registry();
+            let account =
+                registry.directory.account_of(to).ok_or_else(|| Error::UnknownRecipient(to.clone()))?;
             let devices_of = |account| {
-                let numbers = hub.directory.account(account).device_numbers();
+                let numbers = registry.directory.account(account).device_numbers();
                 numbers.map(move |number| DeviceId { account, number }).collect::<Vec<_>>()
             };
             let theirs = if account == self.account() { Vec::new() } else { devices_of(account) };
             (theirs, devices_of(self.account()))
         };
         let wrapped = wrap_device_sent(message.clone(), to.to_non_ad_string());
-        let mut shares = Vec::new();
+        let mut participants = Vec::new();
         for device in theirs {
-            shares.push(self.participant_node(shared, device, naming, message)?);
+            participants.push(self.participant_node(shared, device, addressing, message)?);
         }
         for device in ours.into_iter().filter(|device| device.number != 0) {
-            shares.push(self.participant_node(shared, device, naming, &wrapped)?);
+            participants.push(self.participant_node(shared, device, addressing, &wrapped)?);
         }
         let stanza = NodeBuilder::new("message").attr("to", to.to_non_ad()).attr("id", id);
-        let participants = NodeBuilder::new("participants").children(shares).build();
-        Ok(StanzaAttributes::from_message(message).apply_to(stanza).children([participants]).build())
+        let list = NodeBuilder::new("participants").children(participants).build();
+        Ok(StanzaAttributes::from_message(message).apply_to(stanza).children([list]).build())
     }
 
     fn participant_node(
         &self,
         shared: &ServerState,
         device: DeviceId,
-        naming: AddressingMode,
+        addressing: AddressingMode,
         message: &Message,
     ) -> Result<Node> {
         let sealed = self.encrypt_for_device(shared, device, message)?;
-        let jid = shared.registry().directory.device_jid(device, naming);
+        let jid = shared.registry().directory.device_jid(device, addressing);
         Ok(NodeBuilder::new("to").attr("jid", jid).children([sealed]).build())
     }
 
-    /// `<enc>` for one device, with which a session is opened when there is none.
+    /// `<enc>` for one device. Starts a session if there is none.
     pub(super) fn encrypt_for_device(
         &self,
         shared: &ServerState,
@@ -221,29 +222,29 @@ impl Phone {
     }
 
     fn encrypt_for_group(&self, shared: &ServerState, to: &Jid, id: &str, message: &Message) -> Result<Node> {
-        let (naming, devices) = {
-            let hub = shared.registry();
-            let group = hub.groups.get(to.user.as_str()).filter(|group| group.is_member(self.account()));
+        let (addressing, devices) = {
+            let registry = shared.registry();
+            let group = registry.groups.get(to.user.as_str()).filter(|group| group.is_member(self.account()));
             let group = group.ok_or_else(|| Error::UnknownRecipient(to.clone()))?;
             (
                 group.addressing_mode,
-                group.devices(&hub).filter(|device| *device != self.device()).collect::<Vec<_>>(),
+                group.devices(&registry).filter(|device| *device != self.device()).collect::<Vec<_>>(),
             )
         };
         let group = to.to_non_ad_string();
         let key = self.state().signal.own_sender_key(&group, self.device())?;
-        let told = self.state().sender_key_recipients.get(&group).cloned().unwrap_or_default();
-        let mut shares = Vec::new();
-        for device in devices.iter().filter(|device| !told.contains(device)) {
+        let recipients = self.state().sender_key_recipients.get(&group).cloned().unwrap_or_default();
+        let mut participants = Vec::new();
+        for device in devices.iter().filter(|device| !recipients.contains(device)) {
             let distribution = SenderKeyDistributionMessage {
                 group_id: Some(group.clone()),
                 axolotl_sender_key_distribution_message: Some(key.clone()),
             };
-            let telling = Message {
+            let key_message = Message {
                 sender_key_distribution_message: MessageField::some(distribution),
                 ..Default::default()
             };
-            shares.push(self.participant_node(shared, *device, naming, &telling)?);
+            participants.push(self.participant_node(shared, *device, addressing, &key_message)?);
         }
         let mut state = self.state();
         state.sender_key_recipients.entry(group.clone()).or_default().extend(devices);
@@ -251,15 +252,15 @@ impl Phone {
         let sealed = enc_node(state.signal.encrypt_for_group(&group, self.device(), &padded)?);
         drop(state);
         let mut parts = Vec::new();
-        if !shares.is_empty() {
-            parts.push(NodeBuilder::new("participants").children(shares).build());
+        if !participants.is_empty() {
+            parts.push(NodeBuilder::new("participants").children(participants).build());
         }
         parts.push(sealed);
         let stanza = NodeBuilder::new("message").attr("to", to).attr("id", id);
         Ok(StanzaAttributes::from_message(message).apply_to(stanza).children(parts).build())
     }
 
-    /// A message once more, for one device that could not read it.
+    /// A repeated message for one device that could not decrypt it.
     pub(super) fn encrypt_retry(
         &self,
         shared: &ServerState,
@@ -281,13 +282,13 @@ impl Phone {
         };
         let mut sealed = sealed;
         sealed.attrs.insert("count", count);
-        let hub = shared.registry();
-        let naming = if chat.is_group() {
-            hub.groups.get(chat.user.as_str()).map(|group| group.addressing_mode)
+        let registry = shared.registry();
+        let addressing = if chat.is_group() {
+            registry.groups.get(chat.user.as_str()).map(|group| group.addressing_mode)
         } else {
             AddressingMode::from_jid(chat)
         };
-        let jid = hub.directory.device_jid(device, naming.unwrap_or(AddressingMode::Lid));
+        let jid = registry.directory.device_jid(device, addressing.unwrap_or(AddressingMode::Lid));
         let stanza = NodeBuilder::new("message").attr("id", id);
         let stanza = if chat.is_group() {
             stanza.attr("to", chat).attr("participant", jid)
@@ -299,10 +300,10 @@ impl Phone {
         Ok(StanzaAttributes::from_message(message).apply_to(stanza).children([sealed]).build())
     }
 
-    /// Marks messages as read that came from one sender in one chat.
+    /// Sends a read receipt for messages of one sender in one chat.
     ///
     /// # Errors
-    /// When the server has stopped.
+    /// The server has stopped.
     pub fn mark_read(&self, received: &[&PhoneMessage]) -> Result<()> {
         let shared = self.server()?;
         let Some((first, others)) = received.split_first() else { return Ok(()) };
@@ -321,10 +322,10 @@ impl Phone {
         Ok(())
     }
 
-    /// Shows the other side that somebody types, or no longer does.
+    /// Sends the start or the end of typing to the other side.
     ///
     /// # Errors
-    /// When the server has stopped.
+    /// The server has stopped.
     pub fn send_typing(&self, chat: &Jid, typing: bool) -> Result<()> {
         let state = NodeBuilder::new(if typing { "composing" } else { "paused" }).build();
         let stanza = NodeBuilder::new("chatstate").attr("to", chat).children([state]).build();
@@ -332,10 +333,10 @@ impl Phone {
         Ok(())
     }
 
-    /// Comes online or goes.
+    /// Sends the presence `available` or `unavailable`.
     ///
     /// # Errors
-    /// When the server has stopped.
+    /// The server has stopped.
     pub fn send_presence(&self, available: bool) -> Result<()> {
         let kind = if available { "available" } else { "unavailable" };
         let stanza = NodeBuilder::new("presence").attr("type", kind).build();
@@ -348,12 +349,12 @@ impl Phone {
     }
 }
 
-/// What somebody needs to open a session with a device; a linked device's one-time key is then gone.
-pub(super) fn take_bundle(hub: &mut Registry, device: DeviceId) -> Option<DeviceKeyBundle> {
+/// The keys to start a session with a device. A linked device's one-time key is consumed.
+pub(super) fn take_bundle(registry: &mut Registry, device: DeviceId) -> Option<DeviceKeyBundle> {
     if device.number == 0 {
-        return Some(hub.directory.account(device.account).phone.bundle());
+        return Some(registry.directory.account(device.account).phone.bundle());
     }
-    Some(hub.directory.device_mut(device)?.keys.take_bundle())
+    Some(registry.directory.device_mut(device)?.keys.take_bundle())
 }
 
 fn enc_node(sealed: Ciphertext) -> Node {

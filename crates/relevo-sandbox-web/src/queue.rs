@@ -1,4 +1,4 @@
-//! What a device has not yet acknowledged. It is delivered again on every login until it is.
+//! The queue of a device: unacknowledged stanzas, which are delivered again after every login.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,39 +7,39 @@ use relevo_linked_device::client::wacore_binary::node::Node;
 
 use crate::stanza::{attr, optional_attr};
 
-/// Stanzas that wait for one device at most; later ones are not taken.
+/// Maximum number of stanzas in a queue; further ones are dropped.
 pub const QUEUE_LIMIT: usize = 20_000;
 
-/// A stanza with its place in the line.
+/// A stanza with its sequence number.
 #[derive(Debug)]
 struct QueuedStanza {
     sequence: u64,
     stanza: Arc<Node>,
 }
 
-/// A device's line: messages, receipts and notifications in the order in which they reached the server.
+/// Messages, receipts and notifications for a device, in order of arrival.
 #[derive(Debug, Default)]
 pub struct DeviceQueue {
     last: u64,
     pending: VecDeque<QueuedStanza>,
-    /// A message that a fault keeps back until another one overtakes it.
+    /// A message that a fault holds back until another message has been queued.
     delayed: Option<Arc<Node>>,
 }
 
 impl DeviceQueue {
-    /// Takes a stanza in; false when the line is full.
+    /// Queues a stanza; false when the queue is full.
     pub fn push(&mut self, stanza: Arc<Node>) -> bool {
         if self.pending.len() >= QUEUE_LIMIT {
             return false;
         }
         self.append(stanza);
-        if let Some(held) = self.delayed.take() {
-            self.append(held);
+        if let Some(delayed) = self.delayed.take() {
+            self.append(delayed);
         }
         true
     }
 
-    /// Takes a stanza in behind whatever comes next.
+    /// Queues a stanza after the next one.
     pub fn push_delayed(&mut self, stanza: Arc<Node>) {
         match self.delayed.replace(stanza) {
             None => {}
@@ -52,31 +52,33 @@ impl DeviceQueue {
         self.pending.push_back(QueuedStanza { sequence: self.last, stanza });
     }
 
-    /// The first stanza behind `order`, with its own order.
+    /// The first stanza after `order`, with its own sequence number.
     pub fn after(&self, order: u64) -> Option<(u64, &Arc<Node>)> {
         let start = self.pending.partition_point(|pending| pending.sequence <= order);
         self.pending.get(start).map(|pending| (pending.sequence, &pending.stanza))
     }
 
+    /// The sequence number of the last stanza.
     pub fn last(&self) -> u64 {
         self.last
     }
 
+    /// Number of stanzas.
     pub fn len(&self) -> usize {
         self.pending.len()
     }
 
-    /// How many of each kind wait.
+    /// Number of stanzas with this tag.
     pub fn count(&self, tag: &str) -> usize {
         self.pending.iter().filter(|pending| pending.stanza.tag == tag).count()
     }
 
-    /// Takes the message with this id out of the line. A device says so with a receipt.
+    /// Removes the message with this id, which a receipt of the device has confirmed.
     pub fn remove_received(&mut self, id: &str) {
         self.remove(|stanza| stanza.tag == "message" && attr(stanza, "id") == id);
     }
 
-    /// Takes out what an `<ack>` acknowledges: same class, id and type; the participant where it names one.
+    /// Removes the stanza that an `<ack>` acknowledges: same class, id and type, and participant if it has one.
     pub fn remove_acknowledged(&mut self, ack: &Node) {
         let class = attr(ack, "class");
         let same = |stanza: &Node| {

@@ -1,4 +1,4 @@
-//! Receipts: what they acknowledge to the server, and to whom they are passed on.
+//! Receipts: what they acknowledge to the server, and their recipients.
 
 use std::sync::Arc;
 
@@ -11,14 +11,14 @@ use crate::registry::{PhoneStanza, Registry};
 use crate::server_state::ServerState;
 use crate::stanza::{attr, children, jid_attr, optional_attr};
 
-/// Who hears of a receipt, by its type.
+/// The recipients of a receipt, by its type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ReceiptTarget {
     /// All devices of the message's author: delivered, read, played.
     Author,
-    /// The one device that sent the message, and must send it again.
+    /// The device that sent the message and must send it again.
     Sender,
-    /// Nobody: it only tells the server that a device has the message.
+    /// No device: the receipt informs the server that a device has the message.
     ServerOnly,
 }
 
@@ -27,50 +27,50 @@ impl ReceiptTarget {
         match kind {
             "" | "read" | "played" => Self::Author,
             "retry" => Self::Sender,
-            // `inactive` says that a device has it that nobody is looking at; the phone says so for the user.
+            // `inactive`: a device in the background has the message. The phone sends the receipt of the user.
             _ => Self::ServerOnly,
         }
     }
 }
 
-/// Takes a device's receipt: the messages in it leave its line, and their author hears of it.
+/// Handles a device's receipt: removes the messages from its queue and forwards the receipt to their author.
 pub fn route_receipt(shared: &ServerState, from: DeviceId, stanza: &Node) -> Vec<PhoneStanza> {
-    let mut mail = Vec::new();
+    let mut phone_stanzas = Vec::new();
     let (id, kind) = (attr(stanza, "id"), attr(stanza, "type"));
     let Some(to) = jid_attr(stanza, "to").filter(|_| !id.is_empty()) else {
-        tracing::info!("a receipt without id or recipient is passed over");
-        return mail;
+        tracing::info!("receipt without id or recipient; ignoring it");
+        return phone_stanzas;
     };
-    let mut hub = shared.registry();
-    if let Some(device) = hub.directory.device_mut(from) {
+    let mut registry = shared.registry();
+    if let Some(device) = registry.directory.device_mut(from) {
         device.queue.remove_received(&id);
         for item in stanza.get_optional_child("list").map(children).unwrap_or_default() {
             device.queue.remove_received(&attr(item, "id"));
         }
     }
-    hub.reply_to(from, receipt_ack(stanza, &to));
-    if let Some((author, naming)) = author(&hub, &to, stanza) {
-        let audience = ReceiptTarget::from_type(&kind);
-        let numbers: Vec<u16> = match audience {
-            ReceiptTarget::Author => hub.directory.account(author.account).device_numbers().collect(),
+    registry.reply_to(from, receipt_ack(stanza, &to));
+    if let Some((author, addressing)) = author(&registry, &to, stanza) {
+        let target = ReceiptTarget::from_type(&kind);
+        let numbers: Vec<u16> = match target {
+            ReceiptTarget::Author => registry.directory.account(author.account).device_numbers().collect(),
             ReceiptTarget::Sender => vec![author.number],
             ReceiptTarget::ServerOnly => Vec::new(),
         };
-        let passed = forwarded_receipt(&hub, from, stanza, &to, naming, audience, shared.seconds());
+        let forwarded = forwarded_receipt(&registry, from, stanza, &to, addressing, target, shared.seconds());
         for number in numbers {
             let device = DeviceId { account: author.account, number };
             if device != from {
-                hub.deliver(device, Arc::clone(&passed), &mut mail);
+                registry.deliver(device, Arc::clone(&forwarded), &mut phone_stanzas);
             }
         }
     }
-    mail
+    phone_stanzas
 }
 
-/// The device that sent the message, and how it was called.
-fn author(hub: &Registry, to: &Jid, stanza: &Node) -> Option<(DeviceId, AddressingMode)> {
+/// The device that sent the message, and the addressing mode in the receipt.
+fn author(registry: &Registry, to: &Jid, stanza: &Node) -> Option<(DeviceId, AddressingMode)> {
     let author = if to.is_group() { jid_attr(stanza, "participant")? } else { to.clone() };
-    Some((hub.directory.device_of(&author)?, AddressingMode::from_jid(&author)?))
+    Some((registry.directory.device_of(&author)?, AddressingMode::from_jid(&author)?))
 }
 
 fn receipt_ack(stanza: &Node, to: &Jid) -> Node {
@@ -87,22 +87,24 @@ fn receipt_ack(stanza: &Node, to: &Jid) -> Node {
 }
 
 fn forwarded_receipt(
-    hub: &Registry,
+    registry: &Registry,
     from: DeviceId,
     stanza: &Node,
     to: &Jid,
-    naming: AddressingMode,
-    audience: ReceiptTarget,
+    addressing: AddressingMode,
+    target: ReceiptTarget,
     seconds: u64,
 ) -> Arc<Node> {
-    let reader = match audience {
-        ReceiptTarget::Sender => hub.directory.device_jid(from, naming),
-        ReceiptTarget::Author | ReceiptTarget::ServerOnly => hub.directory.user_jid(from.account, naming),
+    let reader = match target {
+        ReceiptTarget::Sender => registry.directory.device_jid(from, addressing),
+        ReceiptTarget::Author | ReceiptTarget::ServerOnly => {
+            registry.directory.user_jid(from.account, addressing)
+        }
     };
     let mut receipt = NodeBuilder::new("receipt").attr("id", attr(stanza, "id").as_ref()).attr("t", seconds);
     receipt = if to.is_group() {
-        let alias = hub.directory.user_jid(from.account, naming.other());
-        let alias_key = match naming {
+        let alias = registry.directory.user_jid(from.account, addressing.other());
+        let alias_key = match addressing {
             AddressingMode::Lid => "participant_pn",
             AddressingMode::PhoneNumber => "participant_lid",
         };

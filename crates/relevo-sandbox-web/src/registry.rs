@@ -1,10 +1,10 @@
-//! The server's state under one lock: accounts, groups, and the connections to their devices.
+//! The server's state under one lock: accounts, groups, and the connections of their devices.
 //!
-//! Stanzas are not pushed into connections. What a device must get stands in its [`Queue`], and its connection
-//! is woken to pull what it has not sent yet; only answers and passing things (typing, presence) wait in the
-//! connection's own short outbox. So a slow or broken connection holds nothing up and loses nothing.
+//! Stanzas are not pushed into connections. Stanzas for a device stay in its [`DeviceQueue`], and its connection is
+//! woken to send those that it has not sent yet. Only answers and transient stanzas (typing, presence) use the
+//! connection's bounded outbox. So a slow or broken connection blocks nothing and loses nothing.
 //!
-//! [`Queue`]: crate::queue::Queue
+//! [`DeviceQueue`]: crate::queue::DeviceQueue
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -19,40 +19,41 @@ use crate::groups::Group;
 use crate::pairing::{CodeRequests, UnpairedDevice};
 use crate::stanza::{ib_stanza, with_attr};
 
-/// Answers and passing stanzas that wait in a connection; passing ones beyond it are dropped.
+/// Maximum number of answers and transient stanzas in an outbox; further transient ones are dropped.
 const OUTBOX_LIMIT: usize = 512;
 
-/// Stanzas that a connection takes out at once.
+/// Maximum number of stanzas that a connection sends at once.
 const BATCH: usize = 64;
 
-/// A connection, from its handshake to its end. Never reused.
+/// Id of a connection, valid until it ends. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(u64);
 
-/// Who is at the other end of a connection.
+/// The peer of a connection.
 #[derive(Debug)]
 pub enum ConnectionPeer {
-    /// Nobody yet: a device that wants to be linked.
+    /// A device that is not linked yet.
     Unpaired(Box<UnpairedDevice>),
+    /// A logged-in device.
     Device(DeviceId),
-    /// Refused; what remains is to tell it why.
+    /// A refused device; the connection ends after the reason has been sent.
     Refused,
 }
 
-/// A connection with its tunnel dug.
+/// A connection after its handshake.
 #[derive(Debug)]
 pub struct ClientConnection {
     pub peer: ConnectionPeer,
-    /// Whether the device asked for its messages (`<active/>`).
+    /// Whether the device requested its messages (`<active/>`).
     active: bool,
     outbox: VecDeque<Arc<Node>>,
-    /// The order of the last stanza of the queue that was sent here.
+    /// The sequence number of the last stanza of the queue that was sent.
     cursor: u64,
-    /// While stanzas are sent that had waited for this login: the order of the last of them, and how many.
+    /// During delivery of stanzas from before this login: the sequence number of the last one, and their number.
     offline_backlog: Option<(u64, usize)>,
-    /// Ends once the outbox is empty.
+    /// The connection ends when the outbox is empty.
     closing: Option<CloseMode>,
-    /// Reads and answers nothing.
+    /// The connection neither reads nor answers.
     muted: bool,
     wake: Arc<Notify>,
 }
@@ -60,21 +61,21 @@ pub struct ClientConnection {
 /// How a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloseMode {
-    /// With the goodbye of a WebSocket.
+    /// With the close message of a WebSocket.
     Graceful,
-    /// Without a word, as when a network goes away.
+    /// Without a close message, as when the network fails.
     Cut,
 }
 
 impl ClientConnection {
-    fn close(&mut self, ending: CloseMode) {
-        self.closing.get_or_insert(ending);
+    fn close(&mut self, mode: CloseMode) {
+        self.closing.get_or_insert(mode);
         self.muted = false;
         self.wake.notify_one();
     }
 }
 
-/// What a connection has to do next.
+/// The next work of a connection.
 #[derive(Debug, Default)]
 pub struct ConnectionWork {
     pub stanzas: Vec<Arc<Node>>,
@@ -85,6 +86,7 @@ pub struct ConnectionWork {
 /// A stanza for a virtual phone.
 pub type PhoneStanza = (AccountId, Arc<Node>);
 
+/// The state of all accounts, groups and connections.
 #[derive(Debug, Default)]
 pub struct Registry {
     pub directory: AccountDirectory,
@@ -96,16 +98,17 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// An id for a stanza of the server's own.
+    /// An id for a stanza of the server.
     pub fn next_id(&mut self) -> String {
         self.last_stanza_id += 1;
         format!("srv-{}", self.last_stanza_id)
     }
 
+    /// Registers a connection. `wake` is notified when there is work.
     pub fn connect(&mut self, peer: ConnectionPeer, wake: Arc<Notify>) -> ConnectionId {
         self.last_connection_id += 1;
         let id = ConnectionId(self.last_connection_id);
-        let link = ClientConnection {
+        let connection = ClientConnection {
             peer,
             active: false,
             outbox: VecDeque::new(),
@@ -115,12 +118,12 @@ impl Registry {
             muted: false,
             wake,
         };
-        self.connections.insert(id, link);
+        self.connections.insert(id, connection);
         id
     }
 
-    /// Forgets a connection. Says whose it was, and whether the device is gone with it; else it has another one
-    /// already.
+    /// Removes a connection. Returns its device, and whether the device is now offline; if not, the device has another
+    /// connection.
     pub fn disconnect(&mut self, id: ConnectionId) -> Option<(DeviceId, bool)> {
         let ConnectionPeer::Device(device) = self.connections.remove(&id)?.peer else { return None };
         let known = self.directory.device_mut(device).filter(|device| device.connection == Some(id));
@@ -131,61 +134,71 @@ impl Registry {
         Some((device, gone))
     }
 
+    /// A connection by its id.
     pub fn connection(&self, id: ConnectionId) -> Option<&ClientConnection> {
         self.connections.get(&id)
     }
 
+    /// A connection by its id.
     pub fn connection_mut(&mut self, id: ConnectionId) -> Option<&mut ClientConnection> {
         self.connections.get_mut(&id)
     }
 
+    /// All connections.
     pub fn connections(&self) -> impl Iterator<Item = (ConnectionId, &ClientConnection)> {
-        self.connections.iter().map(|(id, link)| (*id, link))
+        self.connections.iter().map(|(id, connection)| (*id, connection))
     }
 
-    /// How many devices are logged in and receive.
+    /// Number of devices that are logged in and receive.
     pub fn online_count(&self) -> usize {
-        self.connections.values().filter(|link| link.active && link.closing.is_none()).count()
+        self.connections
+            .values()
+            .filter(|connection| connection.active && connection.closing.is_none())
+            .count()
     }
 
     /// Whether a device is logged in and receives.
     pub fn is_online(&self, id: DeviceId) -> bool {
-        let link = self.directory.device(id).and_then(|device| device.connection);
-        link.and_then(|link| self.connections.get(&link))
-            .is_some_and(|link| link.active && link.closing.is_none())
+        let connection = self.directory.device(id).and_then(|device| device.connection);
+        connection
+            .and_then(|connection| self.connections.get(&connection))
+            .is_some_and(|connection| connection.active && connection.closing.is_none())
     }
 
-    /// Puts a stanza into a connection's outbox, for what must arrive there or nowhere.
+    /// Puts a stanza into a connection's outbox. The stanza is lost when the connection ends.
     pub fn reply(&mut self, id: ConnectionId, stanza: Node) {
-        if let Some(link) = self.connections.get_mut(&id) {
-            link.outbox.push_back(Arc::new(stanza));
-            link.wake.notify_one();
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.outbox.push_back(Arc::new(stanza));
+            connection.wake.notify_one();
         }
     }
 
-    /// [`Hub::reply`] to a device; phones, and devices that are not there, get nothing.
+    /// [`Registry::reply`] to the connection of a device. Does nothing for phones and offline devices.
     pub fn reply_to(&mut self, to: DeviceId, stanza: Node) {
-        if let Some(link) = self.directory.device(to).and_then(|device| device.connection) {
-            self.reply(link, stanza);
+        if let Some(connection) = self.directory.device(to).and_then(|device| device.connection) {
+            self.reply(connection, stanza);
         }
     }
 
-    /// Ends a connection, after a last stanza.
+    /// Ends a connection after a last stanza.
     pub fn close(&mut self, id: ConnectionId, last: Option<Node>) {
-        if let Some(link) = self.connections.get_mut(&id).filter(|link| link.closing.is_none()) {
-            link.outbox.extend(last.map(Arc::new));
-            link.close(CloseMode::Graceful);
+        if let Some(connection) =
+            self.connections.get_mut(&id).filter(|connection| connection.closing.is_none())
+        {
+            connection.outbox.extend(last.map(Arc::new));
+            connection.close(CloseMode::Graceful);
         }
     }
 
-    /// Cuts a connection: what waits in its outbox is lost.
+    /// Cuts a connection: the stanzas in its outbox are lost.
     pub fn cut(&mut self, id: ConnectionId) {
-        if let Some(link) = self.connections.get_mut(&id) {
-            link.outbox.clear();
-            link.close(CloseMode::Cut);
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.outbox.clear();
+            connection.close(CloseMode::Cut);
         }
     }
 
+    /// Cuts all connections.
     pub fn cut_all(&mut self) {
         let all: Vec<ConnectionId> = self.connections.keys().copied().collect();
         for id in all {
@@ -193,68 +206,71 @@ impl Registry {
         }
     }
 
-    /// Ends a connection in favour of a new one of the same device. One that is mute tells nothing any more.
+    /// Ends a connection in favour of a new one of the same device. A muted connection is cut without a last stanza.
     pub fn replace(&mut self, id: ConnectionId, last: Node) {
         match self.connections.get(&id) {
-            Some(link) if link.muted => self.cut(id),
+            Some(connection) if connection.muted => self.cut(id),
             _ => self.close(id, Some(last)),
         }
     }
 
+    /// Mutes a connection or ends its muting.
     pub fn mute(&mut self, id: ConnectionId, muted: bool) {
-        if let Some(link) = self.connections.get_mut(&id) {
-            link.muted = muted && link.closing.is_none();
-            link.wake.notify_one();
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.muted = muted && connection.closing.is_none();
+            connection.wake.notify_one();
         }
     }
 
-    /// Leaves a stanza for a device until it acknowledges it. A phone's goes into `mail`. False when the device
-    /// is gone or its line is full.
-    pub fn deliver(&mut self, to: DeviceId, stanza: Arc<Node>, mail: &mut Vec<PhoneStanza>) -> bool {
+    /// Queues a stanza for a device until the device acknowledges it; a stanza for a phone is added to
+    /// `phone_stanzas`. Returns false when the device does not exist or its queue is full.
+    pub fn deliver(&mut self, to: DeviceId, stanza: Arc<Node>, phone_stanzas: &mut Vec<PhoneStanza>) -> bool {
         if to.number == 0 {
-            mail.push((to.account, stanza));
+            phone_stanzas.push((to.account, stanza));
             return true;
         }
         let Some(device) = self.directory.device_mut(to) else { return false };
-        let taken = device.queue.push(stanza);
+        let queued = device.queue.push(stanza);
         self.wake(to);
-        taken
+        queued
     }
 
     /// Wakes a device's connection.
     pub fn wake(&mut self, device: DeviceId) {
-        let link = self.directory.device(device).and_then(|device| device.connection);
-        if let Some(link) = link.and_then(|link| self.connections.get(&link)) {
-            link.wake.notify_one();
+        let connection = self.directory.device(device).and_then(|device| device.connection);
+        if let Some(connection) = connection.and_then(|connection| self.connections.get(&connection)) {
+            connection.wake.notify_one();
         }
     }
 
-    /// Shows something passing to a device that is there to see it.
-    pub fn send_transient(&mut self, to: DeviceId, stanza: &Arc<Node>, mail: &mut Vec<PhoneStanza>) {
+    /// Sends a transient stanza to a device if it is online.
+    pub fn send_transient(&mut self, to: DeviceId, stanza: &Arc<Node>, phone_stanzas: &mut Vec<PhoneStanza>) {
         if to.number == 0 {
-            mail.push((to.account, Arc::clone(stanza)));
+            phone_stanzas.push((to.account, Arc::clone(stanza)));
             return;
         }
-        let link = self.directory.device(to).and_then(|device| device.connection);
-        let Some(link) = link.and_then(|link| self.connections.get_mut(&link)) else { return };
-        if link.active && link.outbox.len() < OUTBOX_LIMIT {
-            link.outbox.push_back(Arc::clone(stanza));
-            link.wake.notify_one();
+        let connection = self.directory.device(to).and_then(|device| device.connection);
+        let Some(connection) = connection.and_then(|connection| self.connections.get_mut(&connection)) else {
+            return;
+        };
+        if connection.active && connection.outbox.len() < OUTBOX_LIMIT {
+            connection.outbox.push_back(Arc::clone(stanza));
+            connection.wake.notify_one();
         }
     }
 
-    /// A device asked for its messages: from here on its queue is sent, from the beginning, between a preview and
-    /// an end mark.
+    /// Marks a connection as active, after the device requested its messages. From now on its queue is sent from the
+    /// beginning, between a preview and an end mark.
     pub fn activate(&mut self, id: ConnectionId) {
-        let Some(link) = self.connections.get_mut(&id) else { return };
-        let ConnectionPeer::Device(device) = link.peer else { return };
-        if std::mem::replace(&mut link.active, true) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let ConnectionPeer::Device(device) = connection.peer else { return };
+        if std::mem::replace(&mut connection.active, true) {
             return;
         }
         let Some(device) = self.directory.device(device) else { return };
         let queue = &device.queue;
-        link.cursor = 0;
-        link.offline_backlog = Some((queue.last(), queue.len()));
+        connection.cursor = 0;
+        connection.offline_backlog = Some((queue.last(), queue.len()));
         if queue.len() > 0 {
             let preview = NodeBuilder::new("offline_preview")
                 .attr("count", queue.len())
@@ -262,52 +278,53 @@ impl Registry {
                 .attr("receipt", queue.count("receipt"))
                 .attr("notification", queue.count("notification"))
                 .attr("appdata", 0);
-            link.outbox.push_back(Arc::new(ib_stanza(preview.build())));
+            connection.outbox.push_back(Arc::new(ib_stanza(preview.build())));
         }
-        link.wake.notify_one();
+        connection.wake.notify_one();
     }
 
-    /// What a connection has to do now. Its outbox comes before the device's queue.
+    /// The next work of a connection. Its outbox has priority over the device's queue.
     pub fn next_work(&mut self, id: ConnectionId) -> ConnectionWork {
-        let Some(link) = self.connections.get_mut(&id) else {
+        let Some(connection) = self.connections.get_mut(&id) else {
             return ConnectionWork { close: Some(CloseMode::Cut), ..ConnectionWork::default() };
         };
-        if link.muted {
+        if connection.muted {
             return ConnectionWork { muted: true, ..ConnectionWork::default() };
         }
-        let mut stanzas: Vec<Arc<Node>> = link.outbox.drain(..link.outbox.len().min(BATCH)).collect();
-        if let ConnectionPeer::Device(device) = link.peer
-            && link.active
-            && link.closing.is_none()
+        let mut stanzas: Vec<Arc<Node>> =
+            connection.outbox.drain(..connection.outbox.len().min(BATCH)).collect();
+        if let ConnectionPeer::Device(device) = connection.peer
+            && connection.active
+            && connection.closing.is_none()
             && let Some(device) = self.directory.device(device)
         {
             while stanzas.len() < BATCH {
-                let next = device.queue.after(link.cursor);
-                if let Some((last, count)) = link.offline_backlog
+                let next = device.queue.after(connection.cursor);
+                if let Some((last, count)) = connection.offline_backlog
                     && next.is_none_or(|(order, _)| order > last)
                 {
-                    link.offline_backlog = None;
+                    connection.offline_backlog = None;
                     let end = NodeBuilder::new("offline").attr("count", count).build();
                     stanzas.push(Arc::new(ib_stanza(end)));
                     continue;
                 }
                 let Some((order, stanza)) = next else { break };
-                link.cursor = order;
-                let waited = link.offline_backlog.is_some();
-                stanzas.push(if waited {
+                connection.cursor = order;
+                let is_offline = connection.offline_backlog.is_some();
+                stanzas.push(if is_offline {
                     Arc::new(with_attr(stanza, "offline", "0"))
                 } else {
                     Arc::clone(stanza)
                 });
             }
         }
-        if link.outbox.is_empty() {
-            link.outbox.shrink_to(8);
+        if connection.outbox.is_empty() {
+            connection.outbox.shrink_to(8);
         }
-        ConnectionWork { close: link.closing.filter(|_| stanzas.is_empty()), stanzas, muted: false }
+        ConnectionWork { close: connection.closing.filter(|_| stanzas.is_empty()), stanzas, muted: false }
     }
 
-    /// `<notification>` from the server itself, with an id of its own.
+    /// `<notification>` of the server, with a new id.
     pub fn notification(&mut self, kind: &str, seconds: u64, child: Node) -> Arc<Node> {
         let notification = NodeBuilder::new("notification")
             .attr("from", SERVER_JID)

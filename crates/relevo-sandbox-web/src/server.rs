@@ -1,5 +1,5 @@
-//! The accept loop and the routes: the socket of WhatsApp Web, the hosts of media, and the control plane, all on
-//! one port.
+//! The accept loop and the routes: the socket of WhatsApp Web, the media hosts and the control plane, all on one
+//! port.
 
 use std::io;
 use std::sync::Arc;
@@ -18,19 +18,19 @@ use crate::frames::MAX_FRAME_BYTES;
 use crate::server_state::ServerState;
 use crate::{control, media, socket};
 
-/// Buffers of a socket; small, because most are idle. Longer frames are read and written in several goes.
+/// Buffer size of a socket, in bytes. Small, because most sockets are idle; longer frames take several reads or writes.
 const SOCKET_BUFFER: usize = 4096;
 
-/// How long to wait when a connection cannot be accepted, usually for want of file descriptors.
+/// Delay after a failed accept, which is usually caused by a lack of file descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Serves until the shared state says that it closes.
+/// Serves until the shared state is closing.
 pub async fn run(listener: TcpListener, shared: Arc<ServerState>) {
     let closing = shared.closing.clone();
     let served = axum::serve(NoDelayListener(listener), routes(shared));
     tokio::select! {
         served = served => if let Err(error) = served {
-            tracing::error!(%error, "the sandbox's WhatsApp Web stopped serving");
+            tracing::error!(%error, "WhatsApp Web sandbox failed; no longer serving");
         },
         () = closing.cancelled() => {}
     }
@@ -50,7 +50,7 @@ impl Listener for NoDelayListener {
             }) {
                 Ok(accepted) => return accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "the sandbox's WhatsApp Web cannot accept a connection");
+                    tracing::warn!(%error, "WhatsApp Web sandbox failed to accept connection; retrying");
                     tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 }
             }
@@ -71,7 +71,7 @@ fn routes(shared: Arc<ServerState>) -> Router {
         .with_state(shared)
 }
 
-/// `GET /ws/chat`: WhatsApp Web. 503 while the server pretends to restart, or has no room.
+/// `GET /ws/chat`: WhatsApp Web. 503 during a simulated restart and above the connection limit.
 async fn websocket(State(shared): State<Arc<ServerState>>, upgrade: WebSocketUpgrade) -> Response {
     let Some(slot) = acquire_slot(&shared) else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
     upgrade
@@ -80,7 +80,7 @@ async fn websocket(State(shared): State<Arc<ServerState>>, upgrade: WebSocketUpg
         .read_buffer_size(SOCKET_BUFFER)
         .write_buffer_size(SOCKET_BUFFER)
         .max_write_buffer_size(MAX_FRAME_BYTES + SOCKET_BUFFER)
-        .on_failed_upgrade(|error| tracing::debug!(%error, "a socket was not opened"))
+        .on_failed_upgrade(|error| tracing::debug!(%error, "WebSocket upgrade failed"))
         .on_upgrade(|socket| async move {
             socket::serve(shared, socket).await;
             drop(slot);

@@ -1,4 +1,4 @@
-//! What all connections and phones share.
+//! The state that all connections and phones share.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -17,10 +17,11 @@ use crate::media::EncryptedMediaStore;
 use crate::noise::ServerIdentity;
 use crate::phone::Phone;
 use crate::registry::{PhoneStanza, Registry};
-use crate::routing;
+use crate::router;
 use crate::stats::Stats;
 use relevo_clock::Clock;
 
+/// The state of a server.
 pub struct ServerState {
     pub clock: Clock,
     pub address: SocketAddr,
@@ -29,13 +30,13 @@ pub struct ServerState {
     pub stats: Stats,
     pub media: EncryptedMediaStore,
     pub slots: Arc<Semaphore>,
-    /// Woken by whatever a test may wait for.
+    /// Notified after every change that a test may wait for.
     pub changed: Notify,
     /// Cancelled when the server stops.
     pub closing: CancellationToken,
     identity: Mutex<Arc<ServerIdentity>>,
     registry: Mutex<Registry>,
-    /// Until then the server pretends not to be back.
+    /// The server refuses connections until this time.
     unavailable_until: Mutex<Option<Instant>>,
 }
 
@@ -46,6 +47,7 @@ impl std::fmt::Debug for ServerState {
 }
 
 impl ServerState {
+    /// The state of a server that listens on `address`.
     pub fn new(options: &Options, clock: Clock, address: SocketAddr) -> Self {
         Self {
             clock,
@@ -63,58 +65,63 @@ impl ServerState {
         }
     }
 
-    /// The state. Held for moments only, never while a phone works or anything is awaited.
+    /// Locks the registry. Callers hold the lock briefly, never across an await or while a phone works.
     pub fn registry(&self) -> MutexGuard<'_, Registry> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Seconds since 1970, as stanzas carry time.
+    /// Seconds since 1970, the time format of stanzas.
     pub fn seconds(&self) -> u64 {
         self.clock.now().millis() / 1000
     }
 
+    /// The current Noise identity.
     pub fn identity(&self) -> Arc<ServerIdentity> {
         Arc::clone(&self.identity.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes a new Noise key, as a server does whose old one was retired.
+    /// Generates a new Noise key.
     pub fn rotate_identity(&self) {
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(ServerIdentity::generate());
     }
 
-    /// Lets nobody in for so long.
-    pub fn set_unavailable_for(&self, rest: Duration) {
-        *self.unavailable_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + rest);
+    /// Refuses connections for this time.
+    pub fn set_unavailable_for(&self, duration: Duration) {
+        *self.unavailable_until.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Instant::now() + duration);
     }
 
+    /// Whether connections are refused.
     pub fn is_unavailable(&self) -> bool {
         let until = *self.unavailable_until.lock().unwrap_or_else(PoisonError::into_inner);
         until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// The account of this phone number, which is opened when there is none.
+    /// The account of this phone number, which is created if it does not exist.
     pub fn account(self: &Arc<Self>, phone_number: &str) -> AccountId {
-        let mut hub = self.registry();
-        match hub.directory.find(phone_number) {
+        let mut registry = self.registry();
+        match registry.directory.find(phone_number) {
             Some(id) => id,
             None => {
-                let open = |id, lid: &str| Arc::new(Phone::new(Arc::downgrade(self), id, phone_number, lid));
-                hub.directory.create_account(phone_number, open)
+                let new_phone =
+                    |id, lid: &str| Arc::new(Phone::new(Arc::downgrade(self), id, phone_number, lid));
+                registry.directory.create_account(phone_number, new_phone)
             }
         }
     }
 
+    /// The phone of an account.
     pub fn phone(&self, id: AccountId) -> Arc<Phone> {
         Arc::clone(&self.registry().directory.account(id).phone)
     }
 
-    /// Hands mail to phones, and what they answer to whom it concerns, until nothing is left.
-    pub fn deliver_to_phones(self: &Arc<Self>, mail: Vec<PhoneStanza>) {
-        let mut waiting = VecDeque::from(mail);
+    /// Delivers stanzas to phones and routes their answers, until there are no more stanzas.
+    pub fn deliver_to_phones(self: &Arc<Self>, phone_stanzas: Vec<PhoneStanza>) {
+        let mut waiting = VecDeque::from(phone_stanzas);
         while let Some((account, stanza)) = waiting.pop_front() {
             let phone = self.phone(account);
             for answer in phone.handle_stanza(self, &stanza) {
-                waiting.extend(routing::route_stanza(self, DeviceId { account, number: 0 }, answer));
+                waiting.extend(router::route_stanza(self, DeviceId { account, number: 0 }, answer));
             }
         }
         self.changed.notify_waiters();

@@ -1,5 +1,5 @@
-//! A virtual phone's Signal state, in memory. Its stores answer at once, so nothing here waits, and a phone can
-//! work under an ordinary lock.
+//! The Signal state of a virtual phone, in memory. Its stores complete immediately, so no operation awaits, and a
+//! phone can use the state under a synchronous lock.
 
 use std::collections::HashMap;
 
@@ -20,32 +20,33 @@ use relevo_linked_device::client::wacore::libsignal::protocol::{
 use crate::accounts::DeviceId;
 use crate::keys::{DeviceKeyBundle, SignedPreKey};
 
-/// The signed key of a phone; it never rotates.
+/// Id of a phone's signed prekey, which does not rotate.
 const SIGNED_PRE_KEY_ID: u32 = 1;
 
-/// Why a message could not be sealed or opened.
+/// Reason why a message could not be encrypted or decrypted.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
     Signal(#[from] SignalProtocolError),
-    #[error("the key is no curve point: {0}")]
+    #[error("the key is not a curve point: {0}")]
     InvalidKey(#[from] relevo_linked_device::client::wacore::libsignal::protocol::CurveError),
-    #[error("an encryption of the kind {0:?} is not known")]
+    #[error("unknown encryption type {0:?}")]
     UnknownKind(String),
-    #[error("a store in memory made somebody wait")]
+    #[error("an in-memory store did not complete immediately")]
     StorePending,
 }
 
 impl Error {
-    /// Whether this ciphertext was opened before.
+    /// Whether this ciphertext was decrypted before.
     pub fn is_duplicate(&self) -> bool {
         matches!(self, Self::Signal(SignalProtocolError::DuplicatedMessage(..)))
     }
 }
 
+/// Result of the functions of [`SignalState`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A ciphertext with its kind on the wire: `msg`, `pkmsg` or `skmsg`.
+/// A ciphertext with its type in stanzas: `msg`, `pkmsg` or `skmsg`.
 #[derive(Debug, Clone)]
 pub struct Ciphertext {
     pub kind: &'static str,
@@ -62,10 +63,10 @@ pub struct SignalState {
 }
 
 impl SignalState {
-    /// Fresh keys, and what of them is for others.
+    /// New keys, and the bundle of the public ones.
     ///
     /// # Errors
-    /// When the random numbers make no key, which does not happen.
+    /// The signature fails, which does not happen with new keys.
     pub fn generate() -> Result<(Self, KeyPair, DeviceKeyBundle)> {
         let mut random = rng();
         let own = KeyPair::generate(&mut random);
@@ -89,7 +90,7 @@ impl SignalState {
             &signed,
             &signature,
         );
-        let ratchets = Self {
+        let signal_state = Self {
             identities: Identities {
                 own: IdentityKeyPair::new(identity, own.private_key.clone()),
                 registration,
@@ -100,14 +101,18 @@ impl SignalState {
             one_time: EmptyPreKeyStore,
             sender_keys: SenderKeys::default(),
         };
-        Ok((ratchets, own, bundle))
+        Ok((signal_state, own, bundle))
     }
 
+    /// Whether there is a session with a device.
     pub fn has_session(&self, device: DeviceId) -> bool {
         self.sessions.0.contains_key(&protocol_address(device))
     }
 
-    /// Opens a session with the keys that a device published; an earlier one is put aside.
+    /// Starts a session with the published keys of a device. An existing session is archived.
+    ///
+    /// # Errors
+    /// The keys or their signature are invalid.
     pub fn start_session(&mut self, device: DeviceId, bundle: &DeviceKeyBundle) -> Result<()> {
         let one_time = match &bundle.one_time {
             Some(key) => Some((PreKeyId::from(key.id), PublicKey::from_djb_public_key_bytes(&key.key)?)),
@@ -135,6 +140,10 @@ impl SignalState {
         Ok(())
     }
 
+    /// Encrypts for a device.
+    ///
+    /// # Errors
+    /// There is no session with the device.
     pub fn encrypt(&mut self, device: DeviceId, plaintext: &[u8]) -> Result<Ciphertext> {
         let address = protocol_address(device);
         let sealed =
@@ -146,6 +155,10 @@ impl SignalState {
         Ok(Ciphertext { kind, bytes: sealed.serialize().to_vec() })
     }
 
+    /// Decrypts a `msg` or `pkmsg` of a device.
+    ///
+    /// # Errors
+    /// The type is unknown, or the ciphertext is invalid or was decrypted before.
     pub fn decrypt(&mut self, device: DeviceId, kind: &str, bytes: &[u8]) -> Result<Vec<u8>> {
         let sealed = match kind {
             "msg" => CiphertextMessage::SignalMessage(SignalMessage::try_from(bytes)?),
@@ -166,7 +179,10 @@ impl SignalState {
         Ok(opened.plaintext)
     }
 
-    /// The phone's own sender key in a group, to be told to every device of it.
+    /// The phone's sender key of a group, which every device of the group must receive.
+    ///
+    /// # Errors
+    /// The key cannot be created.
     pub fn own_sender_key(&mut self, group: &str, own: DeviceId) -> Result<Vec<u8>> {
         let mut random = rng();
         let name = sender_key_name(group, own);
@@ -175,6 +191,10 @@ impl SignalState {
         Ok(key.serialized().to_vec())
     }
 
+    /// Stores the sender key of a device in a group.
+    ///
+    /// # Errors
+    /// The key is malformed.
     pub fn process_sender_key(&mut self, group: &str, device: DeviceId, key: &[u8]) -> Result<()> {
         let key = SenderKeyDistributionMessage::try_from(key)?;
         resolve_now(process_sender_key_distribution_message(
@@ -184,6 +204,10 @@ impl SignalState {
         ))
     }
 
+    /// Encrypts for a group.
+    ///
+    /// # Errors
+    /// There is no sender key of the phone in the group.
     pub fn encrypt_for_group(&mut self, group: &str, own: DeviceId, plaintext: &[u8]) -> Result<Ciphertext> {
         let mut random = rng();
         let sealed = resolve_now(group_encrypt(
@@ -195,6 +219,10 @@ impl SignalState {
         Ok(Ciphertext { kind: "skmsg", bytes: sealed.serialized().to_vec() })
     }
 
+    /// Decrypts a `skmsg` of a device.
+    ///
+    /// # Errors
+    /// There is no sender key of the device, or the ciphertext is invalid or was decrypted before.
     pub fn decrypt_from_group(&mut self, group: &str, device: DeviceId, bytes: &[u8]) -> Result<Vec<u8>> {
         resolve_now(group_decrypt(bytes, &mut self.sender_keys, &sender_key_name(group, device)))
     }
@@ -204,7 +232,7 @@ fn rng() -> StdRng {
     rand::make_rng()
 }
 
-/// What an operation on stores in memory says, which it does at once.
+/// The result of an operation on in-memory stores, which completes on the first poll.
 fn resolve_now<T>(operation: impl Future<Output = SignalResult<T>>) -> Result<T> {
     Ok(operation.now_or_never().ok_or(Error::StorePending)??)
 }
@@ -213,7 +241,7 @@ fn public_key_bytes(key: &PublicKey) -> Result<[u8; 32]> {
     key.public_key_bytes().try_into().map_err(|_| Error::StorePending)
 }
 
-/// Sessions belong to accounts and devices, whichever of their names stands in a stanza.
+/// The address of sessions: the account and the device, independent of the addressing mode.
 fn protocol_address(device: DeviceId) -> ProtocolAddress {
     ProtocolAddress::new(&format!("{:?}", device.account), u32::from(device.number).into())
 }
@@ -249,7 +277,7 @@ impl IdentityKeyStore for Identities {
         }
     }
 
-    /// A phone believes the server about who is who; so does WhatsApp until its user compares the codes.
+    /// A phone trusts the server's identities, as WhatsApp does until the user compares the codes.
     async fn is_trusted_identity(
         &self,
         _: &ProtocolAddress,
@@ -305,7 +333,7 @@ impl SignedPreKeyStore for SignedPreKeys {
     }
 }
 
-/// A phone publishes no one-time keys: its bundle is the same for everybody.
+/// A phone publishes no one-time keys: its bundle is the same for all devices.
 struct EmptyPreKeyStore;
 
 #[async_trait]

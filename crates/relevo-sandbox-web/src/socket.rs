@@ -1,4 +1,4 @@
-//! One connection, from the WebSocket's opening to its end: the handshake, the login, and then frames both ways.
+//! A connection from the WebSocket's opening to its end: handshake, login, frames in both directions.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,15 +14,15 @@ use crate::registry::{CloseMode, ConnectionId, ConnectionPeer, ConnectionWork};
 use crate::server_state::ServerState;
 use crate::stanza::attr;
 use crate::stats::ConnectionTransition;
-use crate::{iq, login, routing};
+use crate::{iq, login, router};
 
-/// A handshake may take so long. The client's own patience is 20 s.
+/// Timeout of the handshake. The client's timeout is also 20 s.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A client that reads nothing for so long is gone.
+/// Timeout of a write. A client that does not read for this time is disconnected.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Why a connection ended that nobody had told to end.
+/// Reason why a connection ended unexpectedly.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
@@ -31,7 +31,7 @@ enum Error {
     Noise(#[from] noise::Error),
     #[error(transparent)]
     Login(#[from] login::Error),
-    #[error("the client took too long")]
+    #[error("the client did not respond in time")]
     Timeout,
 }
 
@@ -43,28 +43,28 @@ pub async fn serve(shared: Arc<ServerState>, socket: WebSocket) {
         opened = timeout(HANDSHAKE_TIMEOUT, handshake(&shared, &mut frames)) => opened.unwrap_or(Err(Error::Timeout)),
         () = shared.closing.cancelled() => return,
     };
-    let (tunnel, payload) = match opened {
+    let (transport, payload) = match opened {
         Ok(opened) => opened,
         Err(error) => {
-            tracing::info!(%error, "a connection to the sandbox's WhatsApp Web ended in its handshake");
+            tracing::info!(%error, "handshake failed; closing connection");
             return;
         }
     };
     let wake = Arc::new(Notify::new());
-    let link = match login::accept_client(&shared, &payload, Arc::clone(&wake)) {
-        Ok(link) => link,
+    let connection = match login::accept_client(&shared, &payload, Arc::clone(&wake)) {
+        Ok(connection) => connection,
         Err(error) => {
-            tracing::info!(%error, "a login to the sandbox's WhatsApp Web makes no sense");
+            tracing::info!(%error, "login payload malformed; closing connection");
             return;
         }
     };
-    // Also when this future is dropped.
-    let _forget = DisconnectGuard { shared: Arc::clone(&shared), link };
-    let mut line = SocketTask { shared: Arc::clone(&shared), link, frames, tunnel, wake };
-    match line.run().await {
-        Ok(CloseMode::Graceful) => line.frames.close().await,
+    // The guard also works when this future is dropped.
+    let _guard = DisconnectGuard { shared: Arc::clone(&shared), connection };
+    let mut task = SocketTask { shared: Arc::clone(&shared), connection, frames, transport, wake };
+    match task.run().await {
+        Ok(CloseMode::Graceful) => task.frames.close().await,
         Ok(CloseMode::Cut) | Err(Error::Frames(frames::Error::Closed)) => {}
-        Err(error) => tracing::info!(%error, "a connection to the sandbox's WhatsApp Web ended"),
+        Err(error) => tracing::info!(%error, "connection ended with an error"),
     }
 }
 
@@ -74,10 +74,10 @@ async fn handshake(
 ) -> Result<(NoiseTransport, Vec<u8>), Error> {
     let hello = frames.next().await?;
     match noise::read_client_hello(&shared.identity(), &hello)? {
-        HandshakeStep::Complete { answer, tunnel, payload } => {
+        HandshakeStep::Complete { answer, transport, payload } => {
             frames.feed(&answer).await?;
             frames.flush().await?;
-            Ok((tunnel, payload))
+            Ok((transport, payload))
         }
         HandshakeStep::AwaitFinish { answer, rest } => {
             frames.feed(&answer).await?;
@@ -88,32 +88,33 @@ async fn handshake(
     }
 }
 
-/// Takes a connection out of the hub when it ends, however it ends.
+/// Removes a connection from the registry when it is dropped.
 struct DisconnectGuard {
     shared: Arc<ServerState>,
-    link: ConnectionId,
+    connection: ConnectionId,
 }
 
 impl Drop for DisconnectGuard {
     fn drop(&mut self) {
-        login::handle_disconnect(&self.shared, self.link);
+        login::handle_disconnect(&self.shared, self.connection);
     }
 }
 
+/// The loop of an open connection.
 struct SocketTask {
     shared: Arc<ServerState>,
-    link: ConnectionId,
+    connection: ConnectionId,
     frames: FrameSocket,
-    tunnel: NoiseTransport,
+    transport: NoiseTransport,
     wake: Arc<Notify>,
 }
 
 impl SocketTask {
     async fn run(&mut self) -> Result<CloseMode, Error> {
         loop {
-            let work = self.shared.registry().next_work(self.link);
-            if let Some(ending) = work.close {
-                return Ok(ending);
+            let work = self.shared.registry().next_work(self.connection);
+            if let Some(mode) = work.close {
+                return Ok(mode);
             }
             if work.muted {
                 tokio::select! {
@@ -129,7 +130,7 @@ impl SocketTask {
                 () = self.shared.closing.cancelled() => return Ok(CloseMode::Cut),
                 () = self.wake.notified() => {}
                 frame = self.frames.next() => {
-                    let stanza = self.tunnel.decrypt(frame?)?;
+                    let stanza = self.transport.decrypt(frame?)?;
                     self.handle(stanza);
                 }
             }
@@ -138,30 +139,31 @@ impl SocketTask {
 
     async fn send(&mut self, work: ConnectionWork) -> Result<(), Error> {
         for stanza in work.stanzas {
-            tracing::trace!(link = ?self.link, stanza = ?stanza.tag, id = %attr(&stanza, "id"), "to a linked device");
-            let frame = self.tunnel.encrypt(&stanza)?;
+            tracing::trace!(connection = ?self.connection, stanza = ?stanza.tag, id = %attr(&stanza, "id"), "to a linked device");
+            let frame = self.transport.encrypt(&stanza)?;
             self.frames.feed(&frame).await?;
         }
         Ok(self.frames.flush().await?)
     }
 
     fn handle(&self, stanza: Node) {
-        tracing::trace!(link = ?self.link, stanza = ?stanza.tag, id = %attr(&stanza, "id"), "from a linked device");
+        tracing::trace!(connection = ?self.connection, stanza = ?stanza.tag, id = %attr(&stanza, "id"), "from a linked device");
         if stanza.tag == "iq" {
-            iq::answer(&self.shared, self.link, &stanza);
+            iq::answer(&self.shared, self.connection, &stanza);
             return;
         }
-        let peer = self.shared.registry().connection(self.link).map(|link| match link.peer {
-            ConnectionPeer::Device(device) => Some(device),
-            ConnectionPeer::Unpaired(_) | ConnectionPeer::Refused => None,
-        });
+        let peer =
+            self.shared.registry().connection(self.connection).map(|connection| match connection.peer {
+                ConnectionPeer::Device(device) => Some(device),
+                ConnectionPeer::Unpaired(_) | ConnectionPeer::Refused => None,
+            });
         match peer.flatten() {
             Some(device) => {
-                let mail = routing::route_stanza(&self.shared, device, stanza);
-                self.shared.deliver_to_phones(mail);
+                let phone_stanzas = router::route_stanza(&self.shared, device, stanza);
+                self.shared.deliver_to_phones(phone_stanzas);
             }
             None => {
-                tracing::debug!(stanza = ?stanza.tag, "a stanza of a device that is not logged in is passed over")
+                tracing::debug!(stanza = ?stanza.tag, "stanza before login; ignoring it")
             }
         }
     }

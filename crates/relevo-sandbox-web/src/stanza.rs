@@ -1,4 +1,4 @@
-//! Reading stanzas, and building the ones that every part answers with.
+//! Helpers to read stanzas and to build common answers.
 
 use std::borrow::Cow;
 
@@ -11,16 +11,17 @@ pub fn attr<'a>(node: &'a Node, key: &str) -> Cow<'a, str> {
     node.attrs.get(key).map(|value| value.as_str()).unwrap_or_default()
 }
 
-/// An attribute as text, when it is there.
+/// An attribute as text; `None` when it is absent.
 pub fn optional_attr<'a>(node: &'a Node, key: &str) -> Option<Cow<'a, str>> {
     node.attrs.get(key).map(|value| value.as_str())
 }
 
-/// An attribute as an address, when it is there and is one.
+/// An attribute as an address; `None` when it is absent or not an address.
 pub fn jid_attr(node: &Node, key: &str) -> Option<Jid> {
     node.attrs.get(key)?.to_jid()
 }
 
+/// The content of a node as bytes.
 pub fn content_bytes(node: &Node) -> Option<&[u8]> {
     match node.content.as_ref()? {
         NodeContent::Bytes(bytes) => Some(bytes),
@@ -29,6 +30,7 @@ pub fn content_bytes(node: &Node) -> Option<&[u8]> {
     }
 }
 
+/// The child nodes; empty when there are none.
 pub fn children(node: &Node) -> &[Node] {
     node.children().unwrap_or_default()
 }
@@ -51,7 +53,7 @@ pub fn bytes_node(tag: &'static str, bytes: impl Into<Vec<u8>>) -> Node {
     NodeBuilder::new(tag).bytes(bytes).build()
 }
 
-/// The answer to a query.
+/// The successful answer to a query.
 pub fn result_iq(query: &Node, children: impl IntoIterator<Item = Node>) -> Node {
     let mut children = children.into_iter().peekable();
     let answer = NodeBuilder::new("iq")
@@ -61,7 +63,7 @@ pub fn result_iq(query: &Node, children: impl IntoIterator<Item = Node>) -> Node
     if children.peek().is_none() { answer.build() } else { answer.children(children).build() }
 }
 
-/// The refusal of a query.
+/// The error answer to a query.
 pub fn error_iq(query: &Node, code: u16, text: &str) -> Node {
     let error = NodeBuilder::new("error").attr("code", code).attr("text", text).build();
     NodeBuilder::new("iq")
@@ -72,7 +74,7 @@ pub fn error_iq(query: &Node, code: u16, text: &str) -> Node {
         .build()
 }
 
-/// Whom an answer comes from: whoever was asked.
+/// The sender of an answer: the addressee of the query.
 fn response_sender(query: &Node) -> String {
     match optional_attr(query, "to") {
         Some(to) if !to.is_empty() => to.into_owned(),
@@ -80,12 +82,12 @@ fn response_sender(query: &Node) -> String {
     }
 }
 
-/// `<ib>`: information that asks for no answer.
+/// `<ib>`: information that requires no answer.
 pub fn ib_stanza(child: Node) -> Node {
     NodeBuilder::new("ib").attr("from", SERVER_JID).children([child]).build()
 }
 
-/// A copy of a stanza with one more attribute.
+/// A copy of a stanza with an additional attribute.
 pub fn with_attr(stanza: &Node, key: &'static str, value: impl Into<String>) -> Node {
     let mut copy = stanza.clone();
     copy.attrs.insert(key, value.into());

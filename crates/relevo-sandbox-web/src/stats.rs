@@ -1,4 +1,4 @@
-//! Counters: queries by kind, and connections over time.
+//! Counters of queries by type, and a history of connections.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,13 +7,13 @@ use serde::Serialize;
 
 use relevo_domain::Timestamp;
 
-/// How many moments of connections are kept; the oldest make room.
+/// Maximum number of connection records; the oldest are evicted.
 const MAX_CONNECTION_RECORDS: usize = 20_000;
 
-/// How many kinds of queries are told apart; further ones count as `other`.
+/// Maximum number of counted query types; further types count as `other`.
 const MAX_QUERY_KINDS: usize = 256;
 
-/// What happened to a connection.
+/// A change of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ConnectionTransition {
@@ -23,16 +23,18 @@ pub enum ConnectionTransition {
     LoggedIn,
     /// A login was refused.
     Refused,
-    /// A connection with a tunnel ended.
+    /// A connection ended after its handshake.
     Closed,
 }
 
-/// Something that happened to a connection, and when.
+/// A change of a connection and its time.
 #[derive(Debug, Clone, Serialize)]
 pub struct ConnectionRecord {
+    /// Time in milliseconds since 1970.
     pub at_ms: u64,
+    /// The change.
     pub turn: ConnectionTransition,
-    /// Whose it was, where that is known.
+    /// The device as `number:device`, where it is known.
     pub device: Option<String>,
 }
 
@@ -44,6 +46,7 @@ struct Inner {
     logins: u64,
 }
 
+/// The counters of a server.
 #[derive(Debug, Default)]
 pub struct Stats(Mutex<Inner>);
 
@@ -59,6 +62,7 @@ impl Stats {
         *inner.queries.entry(if known { kind } else { "other".into() }).or_default() += 1;
     }
 
+    /// Records a change of a connection.
     pub fn record_connection(&self, at: Timestamp, turn: ConnectionTransition, device: Option<String>) {
         let mut inner = self.lock();
         match turn {
@@ -72,22 +76,22 @@ impl Stats {
         inner.connection_records.push_back(ConnectionRecord { at_ms: at.millis(), turn, device });
     }
 
-    /// The queries that were seen, by kind.
+    /// Number of queries by type.
     pub fn queries(&self) -> BTreeMap<String, u64> {
         self.lock().queries.clone()
     }
 
-    /// What happened to connections, oldest first.
+    /// The recorded changes of connections, oldest first.
     pub fn connection_records(&self) -> Vec<ConnectionRecord> {
         self.lock().connection_records.iter().cloned().collect()
     }
 
-    /// How many sockets were opened.
+    /// Number of opened sockets.
     pub fn opened(&self) -> u64 {
         self.lock().opened
     }
 
-    /// How many logins succeeded.
+    /// Number of successful logins.
     pub fn logins(&self) -> u64 {
         self.lock().logins
     }

@@ -1,4 +1,4 @@
-//! The control plane under `/_sandbox/`: for tests and for people, never for what is being tested.
+//! The control plane under `/_sandbox/`, for tests and operators.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::webhook_body;
 use crate::webhooks::{DeliveryResult, WebhookReceiver};
 use relevo_domain::Secret;
 
-/// Why the control plane did not do what it was asked, in words.
+/// Reason why the control plane refused a request.
 #[derive(Debug)]
 pub struct ControlError {
     status: StatusCode,
@@ -28,15 +28,18 @@ pub struct ControlError {
 }
 
 impl ControlError {
+    /// The request is wrong: 400.
     pub fn invalid(reason: impl Into<String>) -> Self {
         Self { status: StatusCode::BAD_REQUEST, reason: reason.into() }
     }
 
+    /// The request requires a webhook receiver: 409.
     pub fn no_receiver() -> Self {
-        let reason = "there is no webhook receiver: name one with POST /_sandbox/webhook {\"url\": …}";
+        let reason = "there is no webhook receiver: set one with POST /_sandbox/webhook {\"url\": …}";
         Self { status: StatusCode::CONFLICT, reason: reason.into() }
     }
 
+    /// A body could not be serialised: 500.
     pub fn internal(error: serde_json::Error) -> Self {
         Self { status: StatusCode::INTERNAL_SERVER_ERROR, reason: error.to_string() }
     }
@@ -54,7 +57,7 @@ impl IntoResponse for ControlError {
     }
 }
 
-/// JSON whatever the content type says: people type `curl -d` here.
+/// A JSON body with any content type, because `curl -d` does not send a JSON content type.
 pub struct LenientJson<T>(pub T);
 
 impl<T: serde::de::DeserializeOwned, S: Send + Sync> FromRequest<S> for LenientJson<T> {
@@ -68,38 +71,40 @@ impl<T: serde::de::DeserializeOwned, S: Send + Sync> FromRequest<S> for LenientJ
     }
 }
 
-/// `GET /`: what there is.
+/// `GET /`: a description of the server.
 pub async fn index() -> Response {
     ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], include_str!("index.txt")).into_response()
 }
 
+/// Query of [`messages`].
 #[derive(Debug, Deserialize)]
 pub struct MessagesQuery {
     #[serde(default)]
     after: u64,
     limit: Option<usize>,
     to: Option<String>,
-    /// How long to wait for something to show, in milliseconds; none when absent, a minute at most.
+    /// Time to wait for a matching message, in milliseconds; default 0, at most one minute.
     #[serde(default)]
     wait_ms: u64,
 }
 
-/// The most entries on one page.
+/// Maximum number of entries on one page.
 const MAX_PAGE: usize = 10_000;
 
+/// Maximum of `wait_ms`.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
 #[derive(Serialize)]
 struct MessagesPage<'a> {
     messages: Vec<JournalEntryView<'a>>,
-    /// Pass it as `after` to go on from here.
+    /// The value of `after` for the next page.
     last: u64,
     more: bool,
-    /// Older ones that are no longer kept.
+    /// Number of evicted older messages.
     forgotten: u64,
 }
 
-/// `GET /_sandbox/messages`.
+/// `GET /_sandbox/messages`: the received messages.
 pub async fn messages(
     State(shared): State<Arc<SandboxState>>,
     Query(paging): Query<MessagesQuery>,
@@ -122,7 +127,7 @@ async fn wait_for_page(shared: &SandboxState, paging: &MessagesQuery) -> Journal
     tokio::pin!(timeout);
     let mut after = paging.after;
     loop {
-        // Listens before it looks, so that nothing can come unnoticed in between.
+        // Subscribes before it reads, so that no write is missed in between.
         let written = shared.journal.written.notified();
         tokio::pin!(written);
         written.as_mut().enable();
@@ -139,25 +144,26 @@ async fn wait_for_page(shared: &SandboxState, paging: &MessagesQuery) -> Journal
     }
 }
 
-/// `GET /_sandbox/stats`.
+/// `GET /_sandbox/stats`: the counters.
 pub async fn stats(State(shared): State<Arc<SandboxState>>) -> Json<Value> {
     let mut stats = shared.stats.to_json();
-    let fill = shared.media.usage();
+    let usage = shared.media.usage();
     if let Value::Object(stats) = &mut stats {
         stats.insert("callback_data".into(), json!(shared.journal.callback_data()));
         stats.insert("statuses_waiting".into(), json!(shared.webhook_sender.pending_count()));
-        let media = json!({ "files": fill.files, "bytes": fill.bytes, "evicted": fill.evicted });
+        let media = json!({ "files": usage.files, "bytes": usage.bytes, "evicted": usage.evicted });
         stats.insert("media_kept".into(), media);
     }
     Json(stats)
 }
 
-/// `POST /_sandbox/reset`.
+/// `POST /_sandbox/reset`: clears all state except the webhook receiver.
 pub async fn reset(State(shared): State<Arc<SandboxState>>) -> Json<Value> {
     shared.reset();
     Json(json!({ "ok": true }))
 }
 
+/// One fault or a list of faults.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 pub enum FaultInput {
@@ -165,21 +171,24 @@ pub enum FaultInput {
     One(Value),
 }
 
-/// `POST /_sandbox/faults`.
+/// `POST /_sandbox/faults`: arms faults.
+///
+/// # Errors
+/// A fault is malformed, or too many faults are armed.
 pub async fn arm(
     State(shared): State<Arc<SandboxState>>,
-    LenientJson(given): LenientJson<FaultInput>,
+    LenientJson(input): LenientJson<FaultInput>,
 ) -> Result<Json<Value>, ControlError> {
-    let given = match given {
+    let input = match input {
         FaultInput::Several(list) => list,
-        FaultInput::One(one) => vec![one],
+        FaultInput::One(fault) => vec![fault],
     };
-    // One by one, so that the reason names the field and not merely that no variant fitted.
+    // Parsed one by one, so that the error names the field and not only the enum.
     let parse = |(index, value)| {
         serde_json::from_value::<Fault>(value)
             .map_err(|error| ControlError::invalid(format!("fault {index}: {error}")))
     };
-    let faults = given.into_iter().enumerate().map(parse).collect::<Result<Vec<_>, _>>()?;
+    let faults = input.into_iter().enumerate().map(parse).collect::<Result<Vec<_>, _>>()?;
     match shared.faults.arm(faults) {
         Some(ids) => Ok(Json(json!({ "ids": ids }))),
         None => Err(ControlError::invalid(format!(
@@ -188,47 +197,52 @@ pub async fn arm(
     }
 }
 
-/// `GET /_sandbox/faults`.
+/// `GET /_sandbox/faults`: the armed faults.
 pub async fn faults(State(shared): State<Arc<SandboxState>>) -> Json<Value> {
     Json(json!({ "faults": shared.faults.list() }))
 }
 
+/// Query of [`disarm`].
 #[derive(Debug, Deserialize)]
 pub struct DisarmQuery {
     id: Option<u64>,
 }
 
-/// `DELETE /_sandbox/faults`, all or one by `?id=`.
+/// `DELETE /_sandbox/faults`: disarms all faults, or the one with `?id=`.
 pub async fn disarm(
     State(shared): State<Arc<SandboxState>>,
-    Query(which): Query<DisarmQuery>,
+    Query(query): Query<DisarmQuery>,
 ) -> Json<Value> {
-    Json(json!({ "disarmed": shared.faults.disarm(which.id) }))
+    Json(json!({ "disarmed": shared.faults.disarm(query.id) }))
 }
 
-/// A new receiver; `{"url": null}` removes it.
+/// A new webhook receiver; `{"url": null}` removes the current one.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReceiverRequest {
     url: Option<Url>,
-    /// Absent: the one that webhooks were signed with so far.
+    /// Default: the secret of the current receiver.
     app_secret: Option<Secret>,
     verify_token: Option<Secret>,
 }
 
-/// `POST /_sandbox/webhook`. With a verify token the receiver must pass Meta's verification first.
+/// `POST /_sandbox/webhook`: sets the webhook receiver. With a verify token the receiver must pass Meta's
+/// verification first.
+///
+/// # Errors
+/// The URL is not http or https, or the verification failed.
 pub async fn set_webhook(
     State(shared): State<Arc<SandboxState>>,
-    LenientJson(new): LenientJson<ReceiverRequest>,
+    LenientJson(request): LenientJson<ReceiverRequest>,
 ) -> Result<Json<Value>, ControlError> {
-    let Some(url) = new.url else {
+    let Some(url) = request.url else {
         shared.webhook_sender.set_receiver(None);
         return Ok(Json(json!({ "url": null })));
     };
     if !matches!(url.scheme(), "http" | "https") {
         return Err(ControlError::invalid("url: must be http or https"));
     }
-    let verified = match &new.verify_token {
+    let verified = match &request.verify_token {
         Some(token) => Some(shared.webhook_sender.verify(&url, token).await),
         None => None,
     };
@@ -236,16 +250,19 @@ pub async fn set_webhook(
         let reason = format!("the receiver failed verification and was not set: {reason}");
         return Err(ControlError { status: StatusCode::UNPROCESSABLE_ENTITY, reason });
     }
-    let before = shared.webhook_sender.receiver().and_then(|receiver| receiver.app_secret.clone());
-    let app_secret = new.app_secret.or(before).or_else(|| shared.options.app_secret.clone());
+    let previous = shared.webhook_sender.receiver().and_then(|receiver| receiver.app_secret.clone());
+    let app_secret = request.app_secret.or(previous).or_else(|| shared.options.app_secret.clone());
     let answer = json!({ "url": url, "signed": app_secret.is_some(), "verified": verified.map(|_| true) });
     shared.webhook_sender.set_receiver(Some(WebhookReceiver { url, app_secret }));
     Ok(Json(answer))
 }
 
-/// `POST /_sandbox/statuses`: any webhook at all, for odd payloads. A whole one (with `object`) goes out as it
-/// is, a change (`field` and `value`) is put into an envelope, and anything else is taken for a value of the
-/// field `messages`.
+/// `POST /_sandbox/statuses`: sends any webhook. A complete body (with `object`) is sent unchanged, a change
+/// (`field` and `value`) is wrapped in an envelope, and every other value is sent as a change of the field
+/// `messages`.
+///
+/// # Errors
+/// The body is not JSON, or there is no receiver.
 pub async fn post_statuses(
     State(shared): State<Arc<SandboxState>>,
     body: Bytes,
@@ -266,7 +283,7 @@ pub async fn post_statuses(
     }
 }
 
-/// Adds to `answer` whether the receiver took a webhook, and what it said when it did not.
+/// Adds to `answer` whether the receiver accepted a webhook, and its HTTP status.
 pub fn with_delivery(delivery: DeliveryResult, mut answer: Value) -> Value {
     if let Value::Object(answer) = &mut answer {
         let status = match delivery {

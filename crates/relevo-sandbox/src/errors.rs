@@ -1,4 +1,4 @@
-//! Meta's refusals: the codes, their titles and HTTP statuses, and the body in which they are told.
+//! Meta's errors: codes, titles, HTTP statuses and the response body.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::ids;
 
-/// One refusal, as the Graph API tells it.
+/// An error of the Graph API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GraphError {
     pub code: u32,
@@ -19,46 +19,58 @@ pub struct GraphError {
     subcode: Option<u32>,
 }
 
-/// Codes that this server uses on its own account.
+/// Error codes that the sandbox returns without a fault.
 /// Source: Meta, "Cloud API error codes".
 pub mod code {
+    /// Temporary due to downtime or overload.
     pub const SERVICE: u32 = 2;
+    /// Invalid parameter.
     pub const PARAMETER: u32 = 100;
+    /// The request has no access token.
     pub const TOKEN_MISSING: u32 = 104;
+    /// The access token is invalid.
     pub const TOKEN: u32 = 190;
+    /// Unknown path components.
     pub const UNKNOWN_PATH: u32 = 2500;
+    /// Rate limit hit.
     pub const RATE_LIMIT: u32 = 130_429;
+    /// A required parameter is missing.
     pub const PARAMETER_MISSING: u32 = 131_008;
+    /// A parameter value is not valid.
     pub const PARAMETER_VALUE: u32 = 131_009;
+    /// The recipient is the sender.
     pub const SELF_MESSAGE: u32 = 131_021;
+    /// The media cannot be uploaded or used.
     pub const MEDIA_UPLOAD: u32 = 131_053;
+    /// The text of a template parameter is not valid.
     pub const TEMPLATE_PARAMETER_TEXT: u32 = 132_018;
 }
 
 impl GraphError {
-    /// The refusal that Meta gives under this code, with its usual title and HTTP status.
+    /// The error with this code, its usual title and its HTTP status.
     pub fn new(code: u32) -> Self {
         Self { code, status: status(code), message: title(code).into(), details: None, subcode: None }
     }
 
-    /// What exactly was wrong: `error_data.details`.
+    /// Sets `error_data.details`: what exactly was wrong.
     pub fn details(mut self, details: impl Into<String>) -> Self {
         self.details = Some(details.into());
         self
     }
 
-    /// Another sentence than the code's usual title.
+    /// Replaces the usual title of the code.
     pub fn message(mut self, message: impl Into<Cow<'static, str>>) -> Self {
         self.message = message.into();
         self
     }
 
+    /// Replaces the HTTP status of the code.
     pub fn status(mut self, status: StatusCode) -> Self {
         self.status = status;
         self
     }
 
-    /// No such object, or none that this token may see: code 100, subcode 33.
+    /// The object does not exist or this token may not access it: code 100, subcode 33.
     pub fn object_not_found(id: &str) -> Self {
         let mut error = Self::new(code::PARAMETER).message(format!(
             "Unsupported request. Object with ID '{id}' does not exist, cannot be loaded due to missing permissions, or does not support this operation"
@@ -67,7 +79,7 @@ impl GraphError {
         error
     }
 
-    /// The sentence with its `(#code)`, as the body shows it. Token errors come without a number.
+    /// The message with its `(#code)`, as the body shows it. Token errors have no number.
     fn display_message(&self) -> String {
         match self.code {
             code::TOKEN | code::TOKEN_MISSING | code::UNKNOWN_PATH => self.message.clone().into_owned(),
@@ -123,15 +135,16 @@ impl IntoResponse for GraphError {
     }
 }
 
-/// Marks a response that must not be written: the server cuts the connection instead.
+/// Marks a response that the server does not write: it cuts the connection.
 #[derive(Debug, Clone, Copy)]
 pub struct AbortConnection;
 
-/// Why a request did not get its ordinary answer.
+/// Reason why a request did not get its usual answer.
 #[derive(Debug)]
 pub enum GraphRejection {
+    /// The request is answered with an error.
     Error(GraphError),
-    /// The connection is cut without a byte of answer.
+    /// The connection is cut without an answer.
     AbortConnection,
 }
 
@@ -154,7 +167,7 @@ impl IntoResponse for GraphRejection {
     }
 }
 
-/// What Meta calls the code, in its own words.
+/// Meta's title of an error code.
 pub fn title(code: u32) -> &'static str {
     match code {
         0 => "We were unable to authenticate the app user",
@@ -211,7 +224,7 @@ pub fn title(code: u32) -> &'static str {
     }
 }
 
-/// The HTTP status under which a code comes. Meta's current page names none; these are its older ones.
+/// The HTTP status of an error code. Meta's current page states none; these are from an older version of it.
 fn status(code: u32) -> StatusCode {
     match code {
         0 | 104 | 190 => StatusCode::UNAUTHORIZED,

@@ -1,4 +1,4 @@
-//! Scripted faults: what goes wrong, for which requests, and how often.
+//! Scripted faults: the action, the matching requests, and the number of repetitions.
 
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 use crate::errors::{GraphError, GraphRejection, code};
 use crate::rate_limit::GcraLimiter;
 
-/// How many faults may be armed at once.
+/// Maximum number of armed faults.
 pub const MAX_FAULTS: usize = 1000;
 
-/// One fault: for the requests that match, the action, `times` times (for ever when absent).
+/// A fault: applies `action` to matching requests, `times` times (without limit when absent).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fault {
@@ -28,22 +28,22 @@ pub struct Fault {
     pub times: Option<NonZeroU64>,
 }
 
-/// Which requests. Absent fields match everything; an absent `kind` matches messages of any type.
+/// Selects requests. Absent fields match everything; an absent `kind` matches messages of any type.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RequestMatch {
-    /// The recipient; punctuation is ignored.
+    /// The recipient, without regard to punctuation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
     /// A message type (`text`, `template`, …), or `message`, `read`, `media`, `probe`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// Only every so many-th of the requests that match otherwise.
+    /// Only every n-th of the otherwise matching requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub every: Option<NonZeroU64>,
 }
 
-/// What goes wrong. Several may be combined: the delay comes first.
+/// The actions of a fault. Several may be combined: the delay comes first.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FaultAction {
@@ -51,7 +51,7 @@ pub struct FaultAction {
     pub delay_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorAction>,
-    /// Requests beyond this rate are refused; those within it pass as if the fault did not match.
+    /// Requests beyond this rate are refused; those within it are not affected by the fault.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub throttle: Option<Throttle>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,17 +63,17 @@ pub struct FaultAction {
     pub fail_status: Option<FailStatus>,
 }
 
-/// When a connection is cut or held, seen from the acceptance of the request.
+/// When a connection is cut or held, relative to the acceptance of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FaultPoint {
-    /// Nothing is accepted.
+    /// The request is not accepted.
     Before,
-    /// It is accepted and stands in the journal, but the answer is not given.
+    /// The request is accepted and recorded in the journal, but not answered.
     After,
 }
 
-/// An answer with this code. `status` and `details` replace what Meta would say.
+/// An error answer with this code. `status` and `details` replace Meta's defaults.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ErrorAction {
@@ -84,14 +84,15 @@ pub struct ErrorAction {
     pub details: Option<String>,
 }
 
+/// A rate limit.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Throttle {
     pub per_second: f64,
-    /// How many may pass at once; one when absent.
+    /// Burst size; default 1.
     #[serde(default = "default_burst")]
     pub burst: NonZeroU32,
-    /// 130429 when absent; 131056 is the limit of a pair.
+    /// Error code; default 130429. 131056 is the limit of a pair.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<u32>,
 }
@@ -100,7 +101,7 @@ fn default_burst() -> NonZeroU32 {
     NonZeroU32::MIN
 }
 
-/// The request is answered with 200, and after `sent` comes a status `failed` with this error.
+/// The request is answered with 200, and after `sent` follows the status `failed` with this error.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FailStatus {
@@ -111,7 +112,7 @@ pub struct FailStatus {
     pub details: Option<String>,
 }
 
-/// What faults know about a request.
+/// The properties of a request that faults match.
 #[derive(Debug, Clone, Copy)]
 pub enum RequestKind<'a> {
     Message { to: Option<&'a str>, kind: &'a str },
@@ -121,9 +122,9 @@ pub enum RequestKind<'a> {
 }
 
 impl RequestMatch {
-    fn matches(&self, subject: RequestKind<'_>) -> bool {
+    fn matches(&self, request: RequestKind<'_>) -> bool {
         let kind = self.kind.as_deref().unwrap_or("message");
-        match subject {
+        match request {
             RequestKind::Message { to, kind: message } => {
                 (kind == "message" || kind == message)
                     && self.to.as_deref().is_none_or(|wanted| Some(wanted) == to)
@@ -146,16 +147,16 @@ struct ArmedFault {
 }
 
 impl ArmedFault {
-    /// Whether it strikes this request, which is then counted.
-    fn try_trigger(&mut self, subject: RequestKind<'_>, now: Instant) -> bool {
-        if self.is_exhausted() || !self.fault.matching.matches(subject) {
+    /// Whether the fault applies to this request. Counts matching requests.
+    fn try_trigger(&mut self, request: RequestKind<'_>, now: Instant) -> bool {
+        if self.is_exhausted() || !self.fault.matching.matches(request) {
             return false;
         }
         self.matched += 1;
         if self.fault.matching.every.is_some_and(|every| self.matched % every != 0) {
             return false;
         }
-        if self.limiter.as_mut().is_some_and(|meter| meter.try_acquire(now)) {
+        if self.limiter.as_mut().is_some_and(|limiter| limiter.try_acquire(now)) {
             return false;
         }
         self.triggered += 1;
@@ -167,7 +168,7 @@ impl ArmedFault {
     }
 }
 
-/// A fault as the control plane shows it.
+/// An armed fault in the format of the control plane.
 #[derive(Debug, Serialize)]
 pub struct FaultView {
     pub id: u64,
@@ -175,8 +176,9 @@ pub struct FaultView {
     pub fault: Fault,
     /// Requests that matched, before `every` and the throttle.
     pub seen: u64,
+    /// Requests to which the fault applied.
     pub struck: u64,
-    /// It has done its work and strikes no more.
+    /// The fault has been applied `times` times and has no further effect.
     pub spent: bool,
 }
 
@@ -186,7 +188,7 @@ struct Inner {
     armed: Vec<ArmedFault>,
 }
 
-/// The armed faults. With none armed a request pays one atomic load.
+/// The armed faults. Without an armed fault a request costs one atomic load.
 #[derive(Debug, Default)]
 pub struct Faults {
     has_armed: AtomicBool,
@@ -198,10 +200,10 @@ impl Faults {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Arms more faults, behind those that are; returns their ids, or `None` when that would be too many.
+    /// Arms faults after the existing ones. Returns their ids, or `None` when there would be too many.
     pub fn arm(&self, faults: Vec<Fault>) -> Option<Vec<u64>> {
         let mut inner = self.lock();
-        // Those that have done their work are shown until their place is needed.
+        // Exhausted faults stay visible until their places are needed.
         if inner.armed.len() + faults.len() > MAX_FAULTS {
             inner.armed.retain(|armed| !armed.is_exhausted());
         }
@@ -214,16 +216,17 @@ impl Faults {
             let id = inner.next_id;
             fault.matching.to = fault.matching.to.map(|to| strip_punctuation(&to).into_owned());
             let throttle = fault.action.throttle.as_ref();
-            let meter = throttle.map(|throttle| GcraLimiter::new(throttle.per_second, throttle.burst.get()));
+            let limiter =
+                throttle.map(|throttle| GcraLimiter::new(throttle.per_second, throttle.burst.get()));
             let action = Arc::new(fault.action.clone());
-            inner.armed.push(ArmedFault { id, fault, action, limiter: meter, matched: 0, triggered: 0 });
+            inner.armed.push(ArmedFault { id, fault, action, limiter, matched: 0, triggered: 0 });
             ids.push(id);
         }
         self.has_armed.store(!inner.armed.is_empty(), Ordering::Release);
         Some(ids)
     }
 
-    /// Disarms the fault with this id, or all; says how many that were.
+    /// Disarms the fault with this id, or all faults. Returns the number of disarmed faults.
     pub fn disarm(&self, id: Option<u64>) -> usize {
         let mut inner = self.lock();
         let before = inner.armed.len();
@@ -232,19 +235,20 @@ impl Faults {
         before - inner.armed.len()
     }
 
+    /// The armed faults in the order of their ids.
     pub fn list(&self) -> Vec<FaultView> {
-        let show = |armed: &ArmedFault| FaultView {
+        let view = |armed: &ArmedFault| FaultView {
             id: armed.id,
             fault: armed.fault.clone(),
             seen: armed.matched,
             struck: armed.triggered,
             spent: armed.is_exhausted(),
         };
-        self.lock().armed.iter().map(show).collect()
+        self.lock().armed.iter().map(view).collect()
     }
 
-    /// The first fault that strikes this request, if any does.
-    pub fn trigger(&self, subject: RequestKind<'_>) -> TriggeredFault {
+    /// The first fault that applies to this request.
+    pub fn trigger(&self, request: RequestKind<'_>) -> TriggeredFault {
         if !self.has_armed.load(Ordering::Acquire) {
             return TriggeredFault(None);
         }
@@ -254,17 +258,20 @@ impl Faults {
             inner
                 .armed
                 .iter_mut()
-                .find_map(|armed| armed.try_trigger(subject, now).then(|| Arc::clone(&armed.action))),
+                .find_map(|armed| armed.try_trigger(request, now).then(|| Arc::clone(&armed.action))),
         )
     }
 }
 
-/// What strikes one request: perhaps nothing.
+/// The fault that applies to a request, or none.
 #[derive(Debug, Clone)]
 pub struct TriggeredFault(Option<Arc<FaultAction>>);
 
 impl TriggeredFault {
-    /// What happens before the request is looked at: delay, hang, cut, refuse.
+    /// Applies the actions that precede validation: delay, hang, close, error.
+    ///
+    /// # Errors
+    /// The fault rejects the request.
     pub async fn apply_before(&self, closing: &CancellationToken) -> Result<(), GraphRejection> {
         let Some(action) = &self.0 else { return Ok(()) };
         if let Some(delay) = action.delay_ms {
@@ -286,7 +293,10 @@ impl TriggeredFault {
         }
     }
 
-    /// What happens once the request was accepted: its answer may be kept back.
+    /// Applies the actions that follow acceptance: hang, close.
+    ///
+    /// # Errors
+    /// The fault suppresses the answer.
     pub async fn apply_after(&self, closing: &CancellationToken) -> Result<(), GraphRejection> {
         let Some(action) = &self.0 else { return Ok(()) };
         if action.hang == Some(FaultPoint::After) {
@@ -299,18 +309,20 @@ impl TriggeredFault {
         Ok(())
     }
 
-    /// Whether the answer will be given once the request is accepted.
+    /// Whether an accepted request is answered.
     pub fn sends_response(&self) -> bool {
-        let kept_back = |action: &Arc<FaultAction>| {
+        let suppresses_answer = |action: &Arc<FaultAction>| {
             action.hang == Some(FaultPoint::After) || action.close == Some(FaultPoint::After)
         };
-        !self.0.as_ref().is_some_and(kept_back)
+        !self.0.as_ref().is_some_and(suppresses_answer)
     }
 
+    /// Whether the accepted message gets no statuses.
     pub fn drops_statuses(&self) -> bool {
         self.0.as_ref().is_some_and(|action| action.drop_statuses)
     }
 
+    /// The error of a status `failed`, if the message gets one.
     pub fn fail_status(&self) -> Option<FailStatus> {
         self.0.as_ref().and_then(|action| action.fail_status.clone())
     }
@@ -322,24 +334,24 @@ impl FaultAction {
             return Some(GraphError::new(throttle.code.unwrap_or(code::RATE_LIMIT)));
         }
         let error = self.error.as_ref()?;
-        let mut refusal = GraphError::new(error.code);
+        let mut graph_error = GraphError::new(error.code);
         if let Some(status) = error.status.and_then(|status| StatusCode::from_u16(status).ok()) {
-            refusal = refusal.status(status);
+            graph_error = graph_error.status(status);
         }
         if let Some(details) = &error.details {
-            refusal = refusal.details(details);
+            graph_error = graph_error.details(details);
         }
-        Some(refusal)
+        Some(graph_error)
     }
 }
 
-/// A recipient without the punctuation that Meta tolerates in numbers.
+/// A recipient without the punctuation that Meta accepts in numbers.
 pub fn strip_punctuation(to: &str) -> std::borrow::Cow<'_, str> {
     let punctuation = |c: char| matches!(c, '+' | '-' | '(' | ')' | ' ');
     if to.contains(punctuation) { to.replace(punctuation, "").into() } else { to.into() }
 }
 
-/// The recipient that a request names, before anything about it was checked.
+/// The recipient of a request before its validation.
 pub fn recipient_in(body: &Value) -> Option<&str> {
     body.get("to").and_then(Value::as_str).or_else(|| body.get("recipient").and_then(Value::as_str))
 }
@@ -356,8 +368,8 @@ mod tests {
         RequestKind::Message { to: Some(to), kind: "text" }
     }
 
-    fn is_triggered(strike: &TriggeredFault) -> bool {
-        strike.0.is_some()
+    fn is_triggered(fault: &TriggeredFault) -> bool {
+        fault.0.is_some()
     }
 
     #[test]
@@ -374,8 +386,8 @@ mod tests {
     fn every_counts_matching_requests() {
         let faults = Faults::default();
         arm(&faults, r#"[{"match":{"kind":"text","every":3},"action":{"close":"before"}}]"#);
-        let strikes: Vec<bool> = (0..6).map(|_| is_triggered(&faults.trigger(text_request("1")))).collect();
-        assert_eq!(strikes, [false, false, true, false, false, true]);
+        let triggered: Vec<bool> = (0..6).map(|_| is_triggered(&faults.trigger(text_request("1")))).collect();
+        assert_eq!(triggered, [false, false, true, false, false, true]);
     }
 
     #[test]
@@ -393,8 +405,8 @@ mod tests {
     fn throttle_allows_the_burst() {
         let faults = Faults::default();
         arm(&faults, r#"[{"action":{"throttle":{"per_second":0.001,"burst":2,"code":131056}}}]"#);
-        let strikes: Vec<bool> = (0..4).map(|_| is_triggered(&faults.trigger(text_request("1")))).collect();
-        assert_eq!(strikes, [false, false, true, true]);
+        let triggered: Vec<bool> = (0..4).map(|_| is_triggered(&faults.trigger(text_request("1")))).collect();
+        assert_eq!(triggered, [false, false, true, true]);
     }
 
     #[test]
@@ -416,9 +428,9 @@ mod tests {
         let faults = Faults::default();
         arm(&faults, r#"[{"action":{"delay_ms":5000,"error":{"code":131056,"status":400}}}]"#);
         let start = Instant::now();
-        let refusal =
+        let rejection =
             faults.trigger(text_request("1")).apply_before(&CancellationToken::new()).await.unwrap_err();
         assert_eq!(start.elapsed(), Duration::from_secs(5));
-        assert!(matches!(refusal, GraphRejection::Error(error) if error.code == 131_056));
+        assert!(matches!(rejection, GraphRejection::Error(error) if error.code == 131_056));
     }
 }

@@ -1,4 +1,4 @@
-//! What every Graph request goes through at the door, and the look at a phone number.
+//! Access checks of all Graph requests, and the request for a phone number's properties.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +16,10 @@ use crate::ids;
 use crate::media;
 use crate::state::SandboxState;
 
-/// Checks version, object id and token, in the order in which Meta does.
+/// Checks version, object id and token, in Meta's order.
+///
+/// # Errors
+/// The version, the token or the id is invalid.
 pub fn check_access(
     shared: &SandboxState,
     version: &str,
@@ -36,7 +39,7 @@ pub fn check_access(
     Ok(())
 }
 
-/// `v` and two numbers: any version is as good as another here.
+/// `v` and two numbers; the sandbox accepts every version.
 fn is_version(text: &str) -> bool {
     let digits = |part: &str| !part.is_empty() && part.len() <= 3 && part.bytes().all(|b| b.is_ascii_digit());
     let numbers = text.strip_prefix('v').and_then(|rest| rest.split_once('.'));
@@ -44,6 +47,9 @@ fn is_version(text: &str) -> bool {
 }
 
 /// Checks the bearer token.
+///
+/// # Errors
+/// The token is missing, or it is not the configured one.
 pub fn check_token(shared: &SandboxState, headers: &HeaderMap) -> Result<(), GraphError> {
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let (scheme, token) = given.split_once(' ').unwrap_or_default();
@@ -59,7 +65,10 @@ pub fn check_token(shared: &SandboxState, headers: &HeaderMap) -> Result<(), Gra
     }
 }
 
-/// `GET /{version}/{id}`: a phone number, or what is known of a media id.
+/// `GET /{version}/{id}`: the properties of a phone number, or the metadata of a media id.
+///
+/// # Errors
+/// The request is invalid, or a fault rejects it.
 pub async fn get_object(
     State(shared): State<Arc<SandboxState>>,
     Path((version, id)): Path<(String, String)>,
@@ -83,23 +92,26 @@ pub async fn get_object(
         GraphRejection::from(error)
     };
     check_access(&shared, &version, &id, &headers).map_err(refuse)?;
-    let strike = shared.faults.trigger(RequestKind::Probe);
-    strike.apply_before(&shared.closing).await.inspect_err(|refusal| record_rejection(&shared, refusal))?;
+    let fault = shared.faults.trigger(RequestKind::Probe);
+    fault
+        .apply_before(&shared.closing)
+        .await
+        .inspect_err(|rejection| record_rejection(&shared, rejection))?;
     let number = phone_number(&shared, &id);
     let answer = select_fields(number, query.get("fields").map(String::as_str)).map_err(refuse)?;
-    strike.apply_after(&shared.closing).await?;
+    fault.apply_after(&shared.closing).await?;
     Ok(Json(answer).into_response())
 }
 
-/// Counts a refusal that a fault brought about.
-pub fn record_rejection(shared: &SandboxState, refusal: &GraphRejection) {
-    match refusal {
+/// Counts a request that a fault rejected.
+pub fn record_rejection(shared: &SandboxState, rejection: &GraphRejection) {
+    match rejection {
         GraphRejection::Error(error) => shared.stats.record_refusal(error.code),
         GraphRejection::AbortConnection => shared.stats.dropped.add(1),
     }
 }
 
-/// Everything that can be asked about a phone number.
+/// All fields of a phone number.
 fn phone_number(shared: &SandboxState, id: &str) -> Map<String, Value> {
     let fields = [
         ("verified_name", json!(shared.options.verified_name)),
@@ -119,7 +131,7 @@ fn phone_number(shared: &SandboxState, id: &str) -> Map<String, Value> {
     fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// Fields that a number has at Meta and that have no value here; Graph leaves such ones out.
+/// Fields that a number has at Meta and that have no value here. The Graph API omits such fields.
 const UNSET_FIELDS: &[&str] = &[
     "certificate",
     "conversational_automation",
@@ -138,7 +150,7 @@ const UNSET_FIELDS: &[&str] = &[
     "webhook_configuration",
 ];
 
-/// The fields that were asked for and always the id; without `fields` all of them.
+/// The requested fields and always the id; without `fields` all of them.
 fn select_fields(
     mut all: Map<String, Value>,
     fields: Option<&str>,
@@ -158,7 +170,7 @@ fn select_fields(
     Ok(chosen)
 }
 
-/// Everything else: paths that the Graph API has and the sandbox does not, and those that nobody has.
+/// The answer for all other paths and methods.
 pub async fn unknown_path(method: Method, uri: Uri) -> GraphError {
     GraphError::new(code::UNKNOWN_PATH).message(format!(
         "Unknown path components: {} (the sandbox does not serve {method} here; GET / lists what it serves)",

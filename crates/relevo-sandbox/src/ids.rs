@@ -1,4 +1,4 @@
-//! Identifiers in the shapes that Meta gives them.
+//! Identifiers in Meta's formats.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,17 +6,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
-/// Media ids begin with these digits, so that a forgotten one is not taken for a phone number id.
+/// Media ids begin with these digits, so that an unknown media id is not mistaken for a phone number id.
 const MEDIA_PREFIX: &str = "4077";
 
-/// Makes ids that are unique within this sandbox and, by a random part, among sandboxes.
+/// Generates ids that are unique within this sandbox and, by a random part, across sandboxes.
 #[derive(Debug)]
 pub struct IdGenerator {
     run_id: u32,
     next: AtomicU64,
 }
 
-/// Who wrote the message that a wamid names.
+/// The author of a message with a wamid.
 #[derive(Debug, Clone, Copy)]
 pub enum WamidDirection {
     Outbound,
@@ -24,6 +24,7 @@ pub enum WamidDirection {
 }
 
 impl IdGenerator {
+    /// A generator with the random part `run_id`.
     pub fn new(run_id: u32) -> Self {
         Self { run_id, next: AtomicU64::new(1) }
     }
@@ -32,7 +33,7 @@ impl IdGenerator {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// `wamid.` and the base64 of a record that holds the other side's id and a unique part, as real ones do.
+    /// `wamid.` and the base64 of a record that contains the other side's id and a unique part, as Meta's ids do.
     pub fn wamid(&self, other_side: &str, direction: WamidDirection) -> String {
         let unique = format!("{:08X}{:010X}", self.run_id, self.next_number());
         let mut record = Vec::with_capacity(other_side.len() + unique.len() + 10);
@@ -52,29 +53,30 @@ impl IdGenerator {
         wamid
     }
 
+    /// A new media id.
     pub fn media_id(&self) -> String {
         format!("{MEDIA_PREFIX}{:04}{:08}", self.run_id % 10_000, self.next_number())
     }
 }
 
-/// Whether an id has the shape of those that [`Ids::media`] makes, known or not.
+/// Whether an id has the format of [`IdGenerator::media_id`].
 pub fn is_media_id(id: &str) -> bool {
     id.len() >= 16 && id.starts_with(MEDIA_PREFIX) && id.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// The business-scoped user id of a phone number: always the same one for the same number.
+/// The business-scoped user id of a phone number. The same number always has the same id.
 pub fn user_id(wa_id: &str) -> String {
     format!("US.{:020}", hash64(wa_id))
 }
 
-/// A 64-bit digest that is the same in every run.
+/// A 64-bit hash that is the same in every run.
 pub fn hash64(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
     hasher.finish()
 }
 
-/// A `fbtrace_id`.
+/// A random `fbtrace_id`.
 pub fn trace_id() -> String {
     format!("A{}", URL_SAFE_NO_PAD.encode(rand::random::<u128>().to_be_bytes()))
 }

@@ -1,4 +1,4 @@
-//! `POST /_sandbox/inbound`: a user writes to the business.
+//! `POST /_sandbox/inbound`: sends a user's message to the business.
 
 use std::sync::Arc;
 
@@ -18,12 +18,12 @@ use crate::media_store::MediaOrigin;
 use crate::state::SandboxState;
 use crate::webhook_body;
 
-/// A user's message: a text, a file, any other type with its object under its name, or a whole message.
+/// A user's message: a text, a file, another type with its object under its name, or a complete message.
 #[derive(Debug, Deserialize)]
 pub struct InboundRequest {
     from: String,
     name: Option<String>,
-    /// The number that is written to.
+    /// The receiving phone number id.
     #[serde(default = "default_phone_number_id")]
     phone_number_id: String,
     #[serde(default = "default_type")]
@@ -32,9 +32,9 @@ pub struct InboundRequest {
     caption: Option<String>,
     filename: Option<String>,
     mime_type: Option<String>,
-    /// The file in base64; without it a sample is sent.
+    /// The file in base64; default: a sample file.
     data: Option<String>,
-    /// The whole message as the webhook has it; what is missing of `from`, `id` and `timestamp` is added.
+    /// The complete message in the webhook's format; absent `from`, `id` and `timestamp` are added.
     message: Option<Map<String, Value>>,
     #[serde(flatten)]
     more: Map<String, Value>,
@@ -48,6 +48,10 @@ fn default_phone_number_id() -> String {
     "106540352242922".into()
 }
 
+/// Builds the webhook of a user's message and sends it to the receiver.
+///
+/// # Errors
+/// The request is invalid, or there is no webhook receiver.
 pub async fn post(
     State(shared): State<Arc<SandboxState>>,
     headers: HeaderMap,
@@ -103,14 +107,16 @@ impl InboundRequest {
         let content = match (kind, &self.text, self.more.get(kind)) {
             ("text", Some(Value::String(body)), _) => json!({ "body": body }),
             ("text", Some(object), _) => object.clone(),
-            ("text", None, _) => return Err(ControlError::invalid("text: what the user writes is missing")),
+            ("text", None, _) => {
+                return Err(ControlError::invalid("text: the text of the message is missing"));
+            }
             (_, _, Some(content)) => content.clone(),
             ("image" | "audio" | "video" | "document" | "sticker", ..) => {
                 self.store_attachment(shared, headers)?
             }
             _ => {
                 let reason =
-                    format!("{kind}: put the message's object under this name, as the webhook has it");
+                    format!("{kind}: put the message's object under this name, in the format of the webhook");
                 return Err(ControlError::invalid(reason));
             }
         };
@@ -123,7 +129,7 @@ impl InboundRequest {
         Ok(message)
     }
 
-    /// Stores the file, so that it can be fetched, and describes it as the webhook does.
+    /// Stores the file for download and returns its description in the format of the webhook.
     fn store_attachment(&self, shared: &SandboxState, headers: &HeaderMap) -> Result<Value, ControlError> {
         let kind = self.r#type.as_str();
         let (usual_type, sample) = sample_file(kind);
@@ -136,9 +142,7 @@ impl InboundRequest {
         let mime_type = self.mime_type.as_deref().unwrap_or(usual_type);
         let id =
             media::store_file(shared, &self.phone_number_id, mime_type, bytes.into(), MediaOrigin::Received)
-                .ok_or_else(|| {
-                    ControlError::invalid("data: larger than all the media that the sandbox keeps")
-                })?;
+                .ok_or_else(|| ControlError::invalid("data: larger than the media store of the sandbox"))?;
         let sha256 = shared.media.get(&id, None, shared.clock.now()).map(|file| file.sha256);
         let mut file = json!({
             "id": id, "mime_type": mime_type, "sha256": sha256, "url": media::download_url(shared, &id, headers),
@@ -159,7 +163,7 @@ impl InboundRequest {
     }
 }
 
-/// A PNG of one transparent point.
+/// A PNG of one transparent pixel.
 const PNG: &[u8] = &[
     0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a, 0, 0, 0, 0x0d, 0x49, 0x48, 0x44, 0x52, 0, 0, 0, 1, 0, 0,
     0, 1, 8, 6, 0, 0, 0, 0x1f, 0x15, 0xc4, 0x89, 0, 0, 0, 0x0d, 0x49, 0x44, 0x41, 0x54, 0x78, 0xda, 0x63,
@@ -167,7 +171,7 @@ const PNG: &[u8] = &[
     0x44, 0xae, 0x42, 0x60, 0x82,
 ];
 
-/// The type that users usually send of a kind, and a stand-in for a file of it. Only the image is a real one.
+/// The usual MIME type of a message type and a sample file. Only the image is a valid file.
 fn sample_file(kind: &str) -> (&'static str, &'static [u8]) {
     match kind {
         "image" => ("image/png", PNG),

@@ -1,4 +1,4 @@
-//! What arrived: the last messages in order, and which callback data came more than once.
+//! The journal of received messages, and statistics of repeated callback data.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,43 +10,45 @@ use tokio::sync::Notify;
 use crate::ids;
 use relevo_domain::Timestamp;
 
-/// How many different callback data are told apart, 16 bytes each or so. Beyond it `exact` becomes false.
+/// Maximum number of distinct callback data, about 16 bytes each. Beyond it `exact` is false.
 const MAX_CALLBACK_IDS: usize = 8_000_000;
 
-/// What an entry costs besides its body, roughly.
+/// Approximate size of an entry without its body, in bytes.
 const ENTRY_OVERHEAD_BYTES: usize = 256;
 
-/// What became of a request.
+/// Outcome of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(tag = "outcome", content = "code", rename_all = "snake_case")]
 pub enum RequestOutcome {
+    /// The message was accepted.
     Accepted,
-    /// Refused under this code.
+    /// The message was refused with this error code.
     Refused(u32),
-    /// A fault cut or held the connection before anything was accepted.
+    /// A fault cut or held the connection before the message was accepted.
     Dropped,
 }
 
-/// One request to `/messages`.
+/// A request to `/messages`.
 #[derive(Debug, Clone)]
 pub struct JournalEntry {
+    /// Time of arrival.
     pub at: Timestamp,
     pub phone_number_id: Box<str>,
-    /// The recipient without punctuation; absent when the request named none.
+    /// The recipient without punctuation; absent when the request has none.
     pub to: Option<Box<str>>,
     pub kind: Box<str>,
     pub wamid: Option<Box<str>>,
     pub callback_data: Option<Box<str>>,
     pub outcome: RequestOutcome,
-    /// False when a fault kept the answer back although the message was accepted.
+    /// False when a fault suppressed the answer to an accepted message.
     pub answered: bool,
-    /// The body as it came, when it was JSON.
+    /// The body as received.
     pub body: Box<str>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Sequence number of the first kept entry less one; entries are numbered from 1, without gaps.
+    /// Number of evicted entries. Entries are numbered from 1 without gaps, so the first kept one has the next number.
     evicted: u64,
     entries: VecDeque<Arc<JournalEntry>>,
     bytes: usize,
@@ -55,37 +57,40 @@ struct Inner {
     overflowed: bool,
 }
 
-/// The journal. Cheap to write to: one short lock, and no allocation beyond the entry.
+/// The journal. A write takes one short lock and no allocation beyond the entry.
 #[derive(Debug)]
 pub struct Journal {
     inner: Mutex<Inner>,
     keep_messages: usize,
     keep_bytes: usize,
-    /// Woken by every entry.
+    /// Notified after every write.
     pub written: Notify,
 }
 
-/// How often callback data came back.
+/// How often the same callback data arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct CallbackDataStats {
+    /// Number of distinct values.
     pub distinct: usize,
+    /// Number of accepted messages with a value that an earlier accepted message had.
     pub duplicates: u64,
-    /// False when there were too many to tell apart; the counts are then lower bounds.
+    /// False when there were too many distinct values; the counts are then lower bounds.
     pub exact: bool,
 }
 
 /// A page of entries with their sequence numbers.
 pub struct JournalPage {
     pub entries: Vec<(u64, Arc<JournalEntry>)>,
-    /// The last sequence number that was looked at: where the next page begins.
+    /// Sequence number of the last entry that was examined: the next page starts after it.
     pub last: u64,
-    /// How many of the oldest entries are no longer kept.
+    /// Number of evicted entries.
     pub evicted: u64,
-    /// Whether there is more behind `last`.
+    /// Whether there are entries after `last`.
     pub more: bool,
 }
 
 impl Journal {
+    /// An empty journal with these bounds.
     pub fn new(keep_messages: usize, keep_bytes: usize) -> Self {
         Self { inner: Mutex::default(), keep_messages, keep_bytes, written: Notify::new() }
     }
@@ -94,6 +99,7 @@ impl Journal {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Appends an entry, evicts the oldest ones and wakes readers.
     pub fn write(&self, entry: JournalEntry) {
         let callback = match (&entry.callback_data, entry.outcome) {
             (Some(data), RequestOutcome::Accepted) => Some(ids::hash64(data)),
@@ -111,7 +117,7 @@ impl Journal {
             let Some(oldest) = inner.entries.pop_front() else { break };
             inner.bytes -= oldest.size_bytes();
             inner.evicted += 1;
-            // Freed after the lock: usually exactly one entry leaves for one that came.
+            // Freed after the lock is released: usually one entry is evicted for one that is added.
             retired = Some(oldest);
         }
         drop(inner);
@@ -119,7 +125,7 @@ impl Journal {
         self.written.notify_waiters();
     }
 
-    /// Entries after the sequence number `after`, oldest first, at most `limit` of them.
+    /// At most `limit` entries after the sequence number `after` that match `wanted`, oldest first.
     pub fn page(&self, after: u64, limit: usize, wanted: impl Fn(&JournalEntry) -> bool) -> JournalPage {
         let inner = self.lock();
         let start = after.max(inner.evicted);
@@ -140,6 +146,7 @@ impl Journal {
         page
     }
 
+    /// The statistics of callback data.
     pub fn callback_data(&self) -> CallbackDataStats {
         let inner = self.lock();
         CallbackDataStats {
@@ -149,9 +156,10 @@ impl Journal {
         }
     }
 
+    /// Deletes all entries and statistics. Sequence numbers start again at 1.
     pub fn clear(&self) {
-        let forgotten = std::mem::take(&mut *self.lock());
-        drop(forgotten);
+        let entries = std::mem::take(&mut *self.lock());
+        drop(entries);
     }
 }
 
@@ -173,7 +181,7 @@ impl JournalEntry {
     }
 }
 
-/// An entry as the control plane shows it.
+/// An entry in the format of the control plane.
 #[derive(Serialize)]
 pub struct JournalEntryView<'a> {
     seq: u64,
@@ -190,6 +198,7 @@ pub struct JournalEntryView<'a> {
 }
 
 impl<'a> JournalEntryView<'a> {
+    /// The view of an entry with its sequence number.
     pub fn new(seq: u64, entry: &'a JournalEntry) -> Self {
         Self {
             seq,

@@ -1,4 +1,4 @@
-//! A place in a request's JSON that knows its path, for checking and for saying what was wrong where.
+//! A value in a request's JSON together with its path, for validation and error messages.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -7,13 +7,13 @@ use serde_json::Value;
 
 use crate::errors::{GraphError, code};
 
-/// A value and the way to it. Lives on the stack; the path is written out only when something is wrong.
+/// A value and its path. Lives on the stack; the path is formatted only for an error.
 #[derive(Debug, Clone, Copy)]
 pub struct JsonPath<'v, 'c> {
     value: &'v Value,
     step: PathStep<'c>,
     parent: Option<&'c JsonPath<'v, 'c>>,
-    /// The code under which a wrong value is refused here.
+    /// The error code for an invalid value at this path.
     code: u32,
 }
 
@@ -25,20 +25,22 @@ enum PathStep<'c> {
 }
 
 impl<'v, 'c> JsonPath<'v, 'c> {
+    /// The root of a request's body.
     pub fn root(value: &'v Value) -> Self {
         Self { value, step: PathStep::Root, parent: None, code: code::PARAMETER }
     }
 
-    /// The same place, and all below it, refusing wrong values under another code.
+    /// The same path with another error code, which also applies to all values below.
     pub fn with_code(self, code: u32) -> Self {
         Self { code, ..self }
     }
 
+    /// The value at this path.
     pub fn value(&self) -> &'v Value {
         self.value
     }
 
-    /// The member of this name; one that is null counts as absent.
+    /// The member with this name; a null member counts as absent.
     pub fn get<'n>(&'n self, key: &'n str) -> Option<JsonPath<'v, 'n>>
     where
         'c: 'n,
@@ -47,6 +49,10 @@ impl<'v, 'c> JsonPath<'v, 'c> {
         Some(JsonPath { value, step: PathStep::Key(key), parent: Some(self), code: self.code })
     }
 
+    /// The member with this name.
+    ///
+    /// # Errors
+    /// The member is absent.
     pub fn require<'n>(&'n self, key: &'n str) -> Result<JsonPath<'v, 'n>, GraphError>
     where
         'c: 'n,
@@ -54,7 +60,10 @@ impl<'v, 'c> JsonPath<'v, 'c> {
         self.get(key).ok_or_else(|| self.missing(key))
     }
 
-    /// A member that must be an object.
+    /// The member with this name, which must be an object.
+    ///
+    /// # Errors
+    /// The member is absent or not an object.
     pub fn object<'n>(&'n self, key: &'n str) -> Result<JsonPath<'v, 'n>, GraphError>
     where
         'c: 'n,
@@ -63,7 +72,10 @@ impl<'v, 'c> JsonPath<'v, 'c> {
         if member.value.is_object() { Ok(member) } else { Err(member.invalid("must be a JSON object.")) }
     }
 
-    /// The elements of an array with as many of them as `count` permits.
+    /// The elements of an array whose length is within `count`.
+    ///
+    /// # Errors
+    /// The value is not an array, or its length is out of range.
     pub fn items<'n>(
         &'n self,
         count: RangeInclusive<usize>,
@@ -79,23 +91,30 @@ impl<'v, 'c> JsonPath<'v, 'c> {
                 items.len()
             )));
         }
-        let here = |(index, value)| JsonPath {
+        let element = |(index, value)| JsonPath {
             value,
             step: PathStep::Index(index),
             parent: Some(self),
             code: self.code,
         };
-        Ok(items.iter().enumerate().map(here))
+        Ok(items.iter().enumerate().map(element))
     }
 
+    /// The value as a string.
+    ///
+    /// # Errors
+    /// The value is not a string.
     pub fn str(&self) -> Result<&'v str, GraphError> {
         self.value.as_str().ok_or_else(|| self.invalid("must be a string."))
     }
 
-    /// A string with as many characters as `length` permits.
+    /// A string whose number of characters is within `length`.
+    ///
+    /// # Errors
+    /// The value is not a string, or its length is out of range.
     pub fn text(&self, length: RangeInclusive<usize>) -> Result<&'v str, GraphError> {
         let text = self.str()?;
-        // Characters never outnumber bytes: most texts need no counting.
+        // There are never more characters than bytes: most texts need no counting.
         if text.len() > *length.end() && text.chars().count() > *length.end() {
             return Err(self.invalid(format_args!("must be at most {} characters long.", length.end())));
         }
@@ -105,12 +124,18 @@ impl<'v, 'c> JsonPath<'v, 'c> {
         Ok(text)
     }
 
-    /// A member that must be such a string.
+    /// A member that must be a string within `length`.
+    ///
+    /// # Errors
+    /// The member is absent, not a string, or its length is out of range.
     pub fn required_text(&self, key: &str, length: RangeInclusive<usize>) -> Result<&'v str, GraphError> {
         self.require(key)?.text(length)
     }
 
-    /// A member that must be such a string if it is there.
+    /// An optional member that must be a string within `length`.
+    ///
+    /// # Errors
+    /// The member is not a string, or its length is out of range.
     pub fn optional_text(
         &self,
         key: &str,
@@ -119,6 +144,10 @@ impl<'v, 'c> JsonPath<'v, 'c> {
         self.get(key).map(|member| member.text(length)).transpose()
     }
 
+    /// One of the allowed strings.
+    ///
+    /// # Errors
+    /// The value is another string or not a string.
     pub fn one_of(&self, allowed: &[&str]) -> Result<&'v str, GraphError> {
         let given = self.str()?;
         if allowed.contains(&given) {
@@ -127,7 +156,10 @@ impl<'v, 'c> JsonPath<'v, 'c> {
         Err(self.invalid(format_args!("must be one of {{{}}} - got \"{given}\".", allowed.join(", "))))
     }
 
-    /// An absolute http or https address.
+    /// An absolute http or https URL.
+    ///
+    /// # Errors
+    /// The value is not such a URL.
     pub fn http_url(&self) -> Result<&'v str, GraphError> {
         let given = self.text(1..=2000)?;
         let parsed = url::Url::parse(given).ok();
@@ -137,12 +169,12 @@ impl<'v, 'c> JsonPath<'v, 'c> {
         Err(self.invalid("must be an absolute http or https URL."))
     }
 
-    /// Something here is not as it must be. `why` continues "Param x …".
+    /// The error for an invalid value at this path. `why` completes "Param x …".
     pub fn invalid(&self, why: impl fmt::Display) -> GraphError {
         GraphError::new(self.code).details(format!("Param {self} {why}"))
     }
 
-    /// The member `key` is not here.
+    /// The error for an absent member `key`.
     pub fn missing(&self, key: &str) -> GraphError {
         match self.step {
             PathStep::Root => {

@@ -1,21 +1,20 @@
-//! The sandbox: a server that speaks Meta's Graph API, so that messages can be sent without WhatsApp.
+//! The sandbox: an HTTP server that implements Meta's Graph API, so that a node can send messages without WhatsApp.
 //!
-//! It is a real HTTP server and not a mock: what it is sent is held to Meta's limits and answered with Meta's
-//! bodies, media is taken and given back, and signed webhooks tell what became of each message. A control plane
-//! under `/_sandbox/` shows what arrived, plays the user who writes to the business, and arms faults (errors,
+//! The sandbox is a real server and not a mock: it checks requests against Meta's limits, answers with Meta's
+//! bodies, stores media, and sends signed webhooks with the statuses of each message. A control plane under
+//! `/_sandbox/` shows the received messages, simulates users who write to the business, and arms faults (errors,
 //! delays, connections cut before or after a message was accepted).
 //!
-//! What is guaranteed:
-//! - A message is in the journal before its answer leaves, also when that answer is never given.
-//! - Statuses of one message leave in the order `sent`, `delivered`, `read`; only a receiver that does not
-//!   answer 200 can see them out of order, as with Meta.
-//! - Everything is bounded: kept messages, media, connections, waiting updates. What had to be left out is
-//!   counted in the statistics, never silent.
-//! - No lock is held across an await.
+//! The sandbox guarantees:
+//! - It writes a message to the journal before it answers, also when a fault suppresses the answer.
+//! - The statuses of one message leave in the order `sent`, `delivered`, `read`. A receiver sees them out of order
+//!   only if it does not answer 200, as with Meta.
+//! - Stored messages, media, connections and pending updates are bounded. The statistics count what a bound dropped.
+//! - It holds no lock across an await.
 //!
-//! The control plane has no password, so the sandbox listens on loopback unless told otherwise.
+//! The control plane has no password, so the sandbox listens on loopback unless the options allow a remote address.
 //!
-//! For linked devices there is the crate `relevo-sandbox-web`, a server that speaks WhatsApp Web.
+//! The crate `relevo-sandbox-web` is the counterpart for linked devices: a server that speaks WhatsApp Web.
 
 mod control;
 mod errors;
@@ -57,53 +56,54 @@ use crate::webhooks::TrackedMessage;
 use relevo_clock::Clock;
 use relevo_domain::{ErrorKind, Secret};
 
-/// The most updates that Meta puts into one webhook.
+/// Maximum number of updates in one webhook.
 /// Source: Meta, "Webhooks", "up to 1000 updates per POST".
 pub const MAX_WEBHOOK_BATCH: usize = 1000;
 
-/// How a sandbox behaves. The defaults suit a developer's machine: any token, fast statuses, no throttling.
+/// Behaviour of a sandbox. The defaults suit a developer's machine: any token, fast statuses, no throttling.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where to listen; port 0 takes any free one (see [`Sandbox::local_addr`]).
+    /// Address to listen on; port 0 selects a free port (see [`Sandbox::local_addr`]).
     pub listen: SocketAddr,
     /// Permits an address that other machines can reach. The control plane has no password.
     pub allow_remote: bool,
-    /// The one bearer token that is taken; others are refused with 190. Without it any token is.
+    /// The only accepted bearer token; others are refused with 190. Without it every token is accepted.
     pub access_token: Option<Secret>,
-    /// Signs webhooks (`X-Hub-Signature-256`). Without it they are unsigned.
+    /// Signs webhooks (`X-Hub-Signature-256`). Without it webhooks are unsigned.
     pub app_secret: Option<Secret>,
-    /// Where webhooks go. Without it no statuses are made, until `POST /_sandbox/webhook` names a receiver.
+    /// Receiver of webhooks. Without it there are no statuses until `POST /_sandbox/webhook` sets a receiver.
     pub webhook_url: Option<Url>,
-    /// With a `webhook_url`: the word for Meta's verification request, which is then made at the start.
+    /// With a `webhook_url`: the token of Meta's verification request, which the sandbox then sends at the start.
     pub verify_token: Option<Secret>,
-    /// The business account that webhooks name.
+    /// Id of the business account in webhooks.
     pub waba_id: String,
-    /// The business's own number, digits only. Writing to it is refused with 131021.
+    /// The business's phone number, digits only. A message to it is refused with 131021.
     pub display_phone_number: String,
+    /// Name of the business in the answer about a phone number.
     pub verified_name: String,
     /// Messages per second that one phone number id may send; more are refused with 130429. `None`: no limit.
     pub messages_per_second: Option<NonZeroU32>,
-    /// From acceptance to the status `sent`.
+    /// Delay from acceptance to the status `sent`.
     pub sent_after: Duration,
-    /// From acceptance to the status `delivered`; not before `sent`.
+    /// Delay from acceptance to the status `delivered`; at least `sent_after`.
     pub delivered_after: Duration,
-    /// From acceptance to the status `read`; not before `delivered`.
+    /// Delay from acceptance to the status `read`; at least `delivered_after`.
     pub read_after: Duration,
-    /// The most updates in one webhook, 1 to [`MAX_WEBHOOK_BATCH`]. They gather only while a POST is under way.
+    /// Maximum number of updates in one webhook, 1 to [`MAX_WEBHOOK_BATCH`]. Updates accumulate only during a POST.
     pub webhook_batch: usize,
-    /// Messages whose statuses may wait at once; the statuses of those beyond it are left out and counted.
+    /// Maximum number of messages with pending statuses. Beyond it, statuses are dropped and counted.
     pub webhook_queue: usize,
-    /// How often a webhook is tried in all before it is given up. The second attempt is made at once.
+    /// Maximum number of attempts of a webhook. The second attempt follows immediately.
     pub webhook_attempts: u32,
-    /// The pause before the third attempt; it doubles from there, up to a minute.
+    /// Delay before the third attempt; it doubles from there, up to one minute.
     pub webhook_retry_after: Duration,
-    /// How many arrived messages the journal shows; the counters go on.
+    /// Maximum number of messages in the journal. Evicted messages remain in the counters.
     pub keep_messages: usize,
-    /// How many bytes of bodies the journal may hold, whatever `keep_messages` says.
+    /// Maximum size of the bodies in the journal, in bytes.
     pub keep_bytes: usize,
-    /// How many bytes of media are kept; the oldest makes room.
+    /// Maximum size of stored media, in bytes; the oldest files are evicted.
     pub media_bytes: usize,
-    /// Connections served at once; further ones wait.
+    /// Maximum number of open connections; further connections wait.
     pub max_connections: usize,
 }
 
@@ -135,24 +135,35 @@ impl Default for Options {
     }
 }
 
-/// Why a sandbox could not be started.
+/// Reason why a sandbox could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The address is not a loopback address and `allow_remote` is false.
     #[error(
-        "the sandbox will not listen on {0}: its control plane has no password. Use a loopback address, or allow remote access explicitly"
+        "the sandbox refuses to listen on {0}: its control plane has no password. Use a loopback address, or allow remote access explicitly"
     )]
     NotLoopback(SocketAddr),
+    /// `webhook_batch` is out of range.
     #[error("webhook_batch is {0}: it must be between 1 and {MAX_WEBHOOK_BATCH}")]
     WebhookBatch(usize),
+    /// `webhook_queue` or `max_connections` is 0.
     #[error("webhook_queue and max_connections must be at least 1")]
     ZeroLimit,
+    /// The address is in use or not available.
     #[error("cannot listen on {address}: {source}")]
-    Listen { address: SocketAddr, source: std::io::Error },
+    Listen {
+        /// The requested address.
+        address: SocketAddr,
+        /// The answer of the system.
+        source: std::io::Error,
+    },
+    /// The HTTP client for webhooks cannot be built.
     #[error("cannot build the HTTP client for webhooks: {0}")]
     HttpClient(#[from] reqwest::Error),
 }
 
 impl Error {
+    /// The class of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::NotLoopback(_) | Error::WebhookBatch(_) | Error::ZeroLimit => ErrorKind::Invalid,
@@ -162,9 +173,10 @@ impl Error {
     }
 }
 
+/// Result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A sandbox that has its port and waits to be served.
+/// A sandbox with a bound port. [`Sandbox::serve`] runs it.
 #[derive(Debug)]
 pub struct Sandbox {
     listener: TcpListener,
@@ -174,12 +186,11 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Checks the options and takes the port. Connections queue from here on, and are served by
-    /// [`Sandbox::serve`].
+    /// Checks the options and binds the port. The kernel queues connections until [`Sandbox::serve`] accepts them.
     ///
     /// # Errors
-    /// When the options contradict themselves, the address is remote and that was not allowed, or the port
-    /// cannot be had.
+    /// The options contradict each other, the address is remote and `allow_remote` is false, or the port is not
+    /// available.
     pub async fn bind(options: Options, clock: Clock) -> Result<Self> {
         if !options.listen.ip().is_loopback() && !options.allow_remote {
             return Err(Error::NotLoopback(options.listen));
@@ -198,16 +209,16 @@ impl Sandbox {
         Ok(Self { listener, address, shared: Arc::new(shared), accepted })
     }
 
-    /// Where it listens, with the port that port 0 became.
+    /// The bound address, with the port that the system chose for port 0.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves until `shutdown`; then answers what is in hand, for two seconds at most, and returns. Statuses
-    /// that are not yet due are dropped.
+    /// Serves until `shutdown` is cancelled; then completes open requests for at most two seconds and returns.
+    /// Statuses that are not yet due are dropped.
     pub async fn serve(self, shutdown: CancellationToken) {
         let Self { listener, shared, accepted, .. } = self;
-        // Also when this future is dropped: nothing that it started outlives it for long.
+        // The guard also works when this future is dropped: the spawned tasks end.
         let _closing = shared.closing.clone().drop_guard();
         let dispatcher = tokio::spawn(webhooks::dispatch(Arc::clone(&shared), accepted));
         if let Some(verify_token) = shared.options.verify_token.clone() {
@@ -216,7 +227,7 @@ impl Sandbox {
         }
         server::run(listener, Arc::clone(&shared), shutdown).await;
         if let Err(error) = dispatcher.await {
-            tracing::error!(%error, "the sandbox's webhook dispatcher ended early");
+            tracing::error!(%error, "webhook dispatcher of the sandbox failed");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Media: upload, look up, fetch, delete.
+//! Media: upload, metadata, download, deletion.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -20,15 +20,15 @@ use crate::graph;
 use crate::media_store::{MediaOrigin, StoredMedia};
 use crate::state::SandboxState;
 
-/// The largest file that is taken at all: a document. Source: Meta, "Media", "Supported media types".
+/// Maximum size of any file, in bytes: a document. Source: Meta, "Media", "Supported media types".
 pub const MAX_FILE_BYTES: usize = 100 << 20;
 
-/// How long the address of a file is good. Source: Meta, "Media".
+/// Lifetime of a download URL. Source: Meta, "Media".
 const URL_LIFETIME: Duration = Duration::from_secs(5 * 60);
 
 const MIB: usize = 1 << 20;
 
-/// MIME types and how large a file of each may be. Source: Meta, "Media", "Supported media types".
+/// MIME types and their maximum sizes, in bytes. Source: Meta, "Media", "Supported media types".
 const MEDIA_TYPES: &[(&str, usize)] = &[
     ("audio/aac", 16 * MIB),
     ("audio/amr", 16 * MIB),
@@ -50,10 +50,13 @@ const MEDIA_TYPES: &[(&str, usize)] = &[
     ("application/vnd.openxmlformats-officedocument.presentationml.presentation", MAX_FILE_BYTES),
 ];
 
-/// The largest sticker that does not move.
+/// Maximum size of a sticker without animation, in bytes.
 const MAX_STATIC_STICKER_BYTES: usize = 100 << 10;
 
-/// `POST /{version}/{phone_number_id}/media`.
+/// `POST /{version}/{phone_number_id}/media`: uploads a file.
+///
+/// # Errors
+/// The form or the file is invalid, or a fault rejects the request.
 pub async fn upload(
     State(shared): State<Arc<SandboxState>>,
     Path((version, number)): Path<(String, String)>,
@@ -62,13 +65,13 @@ pub async fn upload(
 ) -> Result<Response, GraphRejection> {
     let refuse = |error: GraphError| record_refusal(&shared, error);
     graph::check_access(&shared, &version, &number, &headers).map_err(refuse)?;
-    let strike = shared.faults.trigger(RequestKind::Media);
-    strike
+    let fault = shared.faults.trigger(RequestKind::Media);
+    fault
         .apply_before(&shared.closing)
         .await
-        .inspect_err(|refusal| graph::record_rejection(&shared, refusal))?;
+        .inspect_err(|rejection| graph::record_rejection(&shared, rejection))?;
     let form = form.map_err(|rejection| refuse(invalid_form(&rejection.body_text())))?;
-    // Closed never: the permit is there for the memory that an upload takes.
+    // The semaphore is never closed. The permit limits the memory of concurrent uploads.
     let _permit = shared.upload_permits.acquire().await;
     let upload = read_form(form).await.map_err(refuse)?;
     check_size(&upload).map_err(refuse)?;
@@ -76,11 +79,11 @@ pub async fn upload(
         .ok_or_else(|| {
             refuse(
                 GraphError::new(code::SERVICE)
-                    .details("The file is larger than all the media that the sandbox keeps."),
+                    .details("The file is larger than the media store of the sandbox."),
             )
         })?;
     shared.stats.media_uploads.add(1);
-    strike.apply_after(&shared.closing).await?;
+    fault.apply_after(&shared.closing).await?;
     Ok(Json(json!({ "id": id })).into_response())
 }
 
@@ -93,7 +96,7 @@ fn invalid_form(reason: &str) -> GraphError {
     GraphError::new(code::PARAMETER).details(format!("The multipart form could not be read: {reason}"))
 }
 
-/// Stores a file for a phone number and returns its id; `None` when there can never be room for it.
+/// Stores a file for a phone number and returns its id; `None` when the file is larger than the media store.
 pub fn store_file(
     shared: &SandboxState,
     number: &str,
@@ -190,13 +193,16 @@ fn check_size(upload: &UploadForm) -> Result<(), GraphError> {
     if upload.bytes.len() > limit { Err(too_large(limit)) } else { Ok(()) }
 }
 
-/// Whether a WebP file moves: the animation flag of its extended header.
+/// Whether a WebP file is animated: the animation flag of its extended header.
 /// Source: Google, "WebP Container Specification", "Extended File Format".
 fn is_animated(webp: &[u8]) -> bool {
     webp.get(12..16) == Some(b"VP8X".as_slice()) && webp.get(20).is_some_and(|flags| flags & 0b10 != 0)
 }
 
-/// `GET /{version}/{media_id}`.
+/// `GET /{version}/{media_id}`: the metadata of a file.
+///
+/// # Errors
+/// The file does not exist or belongs to another number, or a fault rejects the request.
 pub async fn get_metadata(
     shared: &SandboxState,
     version: &str,
@@ -206,11 +212,11 @@ pub async fn get_metadata(
 ) -> Result<Response, GraphRejection> {
     let refuse = |error: GraphError| record_refusal(shared, error);
     graph::check_access(shared, version, id, headers).map_err(refuse)?;
-    let strike = shared.faults.trigger(RequestKind::Media);
-    strike
+    let fault = shared.faults.trigger(RequestKind::Media);
+    fault
         .apply_before(&shared.closing)
         .await
-        .inspect_err(|refusal| graph::record_rejection(shared, refusal))?;
+        .inspect_err(|rejection| graph::record_rejection(shared, rejection))?;
     let file = shared
         .media
         .get(id, number, shared.clock.now())
@@ -223,18 +229,21 @@ pub async fn get_metadata(
         "file_size": file.bytes.len(),
         "id": id,
     });
-    strike.apply_after(&shared.closing).await?;
+    fault.apply_after(&shared.closing).await?;
     Ok(Json(answer).into_response())
 }
 
-/// Where a file can be fetched for the next minutes: at the name by which the caller knows this server.
+/// A temporary download URL, with the host name of the caller's request.
 pub fn download_url(shared: &SandboxState, id: &str, headers: &HeaderMap) -> String {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
     let until = (shared.clock.now() + URL_LIFETIME).seconds();
     format!("http://{host}/whatsapp_business/attachments/{id}?ext={until}")
 }
 
-/// `GET /whatsapp_business/attachments/{media_id}`: the bytes.
+/// `GET /whatsapp_business/attachments/{media_id}`: the content of a file.
+///
+/// # Errors
+/// The token is wrong, or a fault rejects the request.
 pub async fn download(
     State(shared): State<Arc<SandboxState>>,
     Path(id): Path<String>,
@@ -242,26 +251,29 @@ pub async fn download(
     headers: HeaderMap,
 ) -> Result<Response, GraphRejection> {
     graph::check_token(&shared, &headers).map_err(|error| record_refusal(&shared, error))?;
-    let strike = shared.faults.trigger(RequestKind::Media);
-    strike
+    let fault = shared.faults.trigger(RequestKind::Media);
+    fault
         .apply_before(&shared.closing)
         .await
-        .inspect_err(|refusal| graph::record_rejection(&shared, refusal))?;
+        .inspect_err(|rejection| graph::record_rejection(&shared, rejection))?;
     let now = shared.clock.now();
-    let in_time = query
+    let is_fresh = query
         .get("ext")
         .and_then(|until| until.parse().ok())
         .is_some_and(|until: u64| now.seconds() <= until);
-    let file = if in_time { shared.media.get(&id, None, now) } else { None };
+    let file = if is_fresh { shared.media.get(&id, None, now) } else { None };
     let Some(file) = file else {
-        return Ok((StatusCode::NOT_FOUND, "Not found: ask for a new address").into_response());
+        return Ok((StatusCode::NOT_FOUND, "Not found: request a new URL").into_response());
     };
     shared.stats.media_downloads.add(1);
-    strike.apply_after(&shared.closing).await?;
+    fault.apply_after(&shared.closing).await?;
     Ok(([(header::CONTENT_TYPE, file.mime_type.to_string())], file.bytes).into_response())
 }
 
-/// `DELETE /{version}/{media_id}`.
+/// `DELETE /{version}/{media_id}`: deletes a file.
+///
+/// # Errors
+/// The file does not exist or belongs to another number, or a fault rejects the request.
 pub async fn delete(
     State(shared): State<Arc<SandboxState>>,
     Path((version, id)): Path<(String, String)>,
@@ -270,16 +282,16 @@ pub async fn delete(
 ) -> Result<Response, GraphRejection> {
     let refuse = |error: GraphError| record_refusal(&shared, error);
     graph::check_access(&shared, &version, &id, &headers).map_err(refuse)?;
-    let strike = shared.faults.trigger(RequestKind::Media);
-    strike
+    let fault = shared.faults.trigger(RequestKind::Media);
+    fault
         .apply_before(&shared.closing)
         .await
-        .inspect_err(|refusal| graph::record_rejection(&shared, refusal))?;
+        .inspect_err(|rejection| graph::record_rejection(&shared, rejection))?;
     let number = query.get("phone_number_id").map(String::as_str);
     if !shared.media.delete(&id, number, shared.clock.now()) {
         return Err(refuse(GraphError::object_not_found(&id)));
     }
-    strike.apply_after(&shared.closing).await?;
+    fault.apply_after(&shared.closing).await?;
     Ok(Json(json!({ "success": true })).into_response())
 }
 

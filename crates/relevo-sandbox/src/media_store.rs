@@ -1,4 +1,4 @@
-//! The uploaded files: in memory, bounded, the oldest making room.
+//! Uploaded files: in memory and bounded. The oldest files are evicted.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,23 +8,24 @@ use bytes::Bytes;
 
 use relevo_domain::Timestamp;
 
-/// How long an uploaded file can be used. Source: Meta, "Media".
+/// Lifetime of an uploaded file. Source: Meta, "Media".
 const UPLOAD_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// How long a file that a user sent can be fetched. Source: Meta, "Media".
+/// Lifetime of a file that a user sent. Source: Meta, "Media".
 const RECEIVED_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// A stored file.
 #[derive(Debug, Clone)]
 pub struct StoredMedia {
     pub phone_number_id: Box<str>,
     pub mime_type: Box<str>,
-    /// In hexadecimal.
+    /// Hexadecimal.
     pub sha256: Box<str>,
     pub bytes: Bytes,
     pub expires: Timestamp,
 }
 
-/// Where a file came from, which decides how long it lives.
+/// Origin of a file, which determines its lifetime.
 #[derive(Debug, Clone, Copy)]
 pub enum MediaOrigin {
     Uploaded,
@@ -32,6 +33,7 @@ pub enum MediaOrigin {
 }
 
 impl MediaOrigin {
+    /// The time after which the file expires.
     pub fn lifetime(self) -> Duration {
         match self {
             MediaOrigin::Uploaded => UPLOAD_LIFETIME,
@@ -43,19 +45,20 @@ impl MediaOrigin {
 #[derive(Debug, Default)]
 struct Inner {
     files: HashMap<Box<str>, StoredMedia>,
-    /// Ids in order of arrival; those of deleted files stay until their turn comes.
+    /// Ids in order of arrival. The id of a deleted file stays until it reaches the front.
     order: VecDeque<Box<str>>,
     bytes: usize,
     evicted: u64,
 }
 
+/// The files of all phone numbers.
 #[derive(Debug)]
 pub struct MediaStore {
     inner: Mutex<Inner>,
     limit: usize,
 }
 
-/// How full the store is.
+/// Current size of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoreUsage {
     pub files: usize,
@@ -63,10 +66,11 @@ pub struct StoreUsage {
     pub evicted: u64,
 }
 
-/// Files that are kept, however small they are.
+/// Maximum number of files, whatever their sizes.
 const MAX_FILES: usize = 100_000;
 
 impl MediaStore {
+    /// An empty store for at most `limit` bytes.
     pub fn new(limit: usize) -> Self {
         Self { inner: Mutex::default(), limit }
     }
@@ -75,7 +79,7 @@ impl MediaStore {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps a file; false when it is larger than all the room there is.
+    /// Stores a file and evicts the oldest ones. Returns false when the file is larger than the limit.
     pub fn put(&self, id: &str, file: StoredMedia) -> bool {
         if file.bytes.len() > self.limit {
             return false;
@@ -94,18 +98,19 @@ impl MediaStore {
         true
     }
 
-    /// A file that is there and has not expired. With a phone number id it must be that number's.
+    /// A file that exists and has not expired. With a phone number id, the file must belong to that number.
     pub fn get(&self, id: &str, phone_number_id: Option<&str>, now: Timestamp) -> Option<StoredMedia> {
         let inner = self.lock();
         inner.find(id, phone_number_id, now).cloned()
     }
 
+    /// The MIME type of a file of this phone number.
     pub fn mime_type(&self, id: &str, phone_number_id: &str, now: Timestamp) -> Option<String> {
         let inner = self.lock();
         inner.find(id, Some(phone_number_id), now).map(|file| file.mime_type.to_string())
     }
 
-    /// Whether there was such a file.
+    /// Deletes a file. Returns whether it existed.
     pub fn delete(&self, id: &str, phone_number_id: Option<&str>, now: Timestamp) -> bool {
         let mut inner = self.lock();
         if inner.find(id, phone_number_id, now).is_none() {
@@ -117,14 +122,16 @@ impl MediaStore {
         true
     }
 
+    /// The current number and size of the files.
     pub fn usage(&self) -> StoreUsage {
         let inner = self.lock();
         StoreUsage { files: inner.files.len(), bytes: inner.bytes, evicted: inner.evicted }
     }
 
+    /// Deletes all files.
     pub fn clear(&self) {
-        let forgotten = std::mem::take(&mut *self.lock());
-        drop(forgotten);
+        let files = std::mem::take(&mut *self.lock());
+        drop(files);
     }
 }
 

@@ -45,6 +45,10 @@ struct ResponseMessage<'a> {
     message_status: Option<&'static str>,
 }
 
+/// Validates a message, records it in the journal and answers with its wamid.
+///
+/// # Errors
+/// The request is invalid, or a fault rejects it.
 pub async fn post(
     State(shared): State<Arc<SandboxState>>,
     Path((version, number)): Path<(String, String)>,
@@ -53,29 +57,29 @@ pub async fn post(
 ) -> Result<Response, GraphRejection> {
     shared.stats.received.add(1);
     let value: Option<Value> = serde_json::from_slice(&body).ok();
-    let arrival = GraphMessageRequest::new(&shared, &number, &body, value.as_ref());
-    graph::check_access(&shared, &version, &number, &headers).map_err(|error| arrival.refuse(error))?;
+    let request = GraphMessageRequest::new(&shared, &number, &body, value.as_ref());
+    graph::check_access(&shared, &version, &number, &headers).map_err(|error| request.refuse(error))?;
     let Some(value) = &value else {
         let error = GraphError::new(code::PARAMETER).details("The request body is not valid JSON.");
-        return Err(arrival.refuse(error));
+        return Err(request.refuse(error));
     };
-    let strike = shared.faults.trigger(arrival.request_kind());
-    strike.apply_before(&shared.closing).await.map_err(|refusal| arrival.reject_by_fault(refusal))?;
-    let answer = match arrival.check(value).map_err(|error| arrival.refuse(error))? {
-        ValidRequest::MarkRead => arrival.accept_read(&strike),
-        ValidRequest::Send(outgoing) => arrival.accept_message(&outgoing, &strike),
+    let fault = shared.faults.trigger(request.request_kind());
+    fault.apply_before(&shared.closing).await.map_err(|rejection| request.reject_by_fault(rejection))?;
+    let answer = match request.check(value).map_err(|error| request.refuse(error))? {
+        ValidRequest::MarkRead => request.accept_read(&fault),
+        ValidRequest::Send(outgoing) => request.accept_message(&outgoing, &fault),
     };
-    strike.apply_after(&shared.closing).await?;
+    fault.apply_after(&shared.closing).await?;
     Ok(answer)
 }
 
-/// A request on its way to an outcome. Every way ends in the journal.
+/// A request in progress. Every outcome is recorded in the journal.
 struct GraphMessageRequest<'a> {
     shared: &'a Arc<SandboxState>,
     at: Timestamp,
     number: &'a str,
     body: &'a [u8],
-    /// What it says of itself, before it was checked.
+    /// Recipient of the request before its validation.
     to: Option<Box<str>>,
     kind: &'a str,
     is_read: bool,
@@ -140,9 +144,9 @@ impl<'a> GraphMessageRequest<'a> {
         error.into()
     }
 
-    /// A fault came in between.
-    fn reject_by_fault(&self, refusal: GraphRejection) -> GraphRejection {
-        match refusal {
+    /// Records a request that a fault rejected.
+    fn reject_by_fault(&self, rejection: GraphRejection) -> GraphRejection {
+        match rejection {
             GraphRejection::Error(error) => self.refuse(error),
             GraphRejection::AbortConnection => {
                 self.shared.stats.dropped.add(1);
@@ -152,18 +156,18 @@ impl<'a> GraphMessageRequest<'a> {
         }
     }
 
-    fn accept_read(&self, strike: &TriggeredFault) -> Response {
+    fn accept_read(&self, fault: &TriggeredFault) -> Response {
         self.shared.stats.reads.add(1);
-        self.record(RequestOutcome::Accepted, None, strike.sends_response());
+        self.record(RequestOutcome::Accepted, None, fault.sends_response());
         Json(json!({ "success": true })).into_response()
     }
 
-    fn accept_message(&self, outgoing: &ValidMessage<'_>, strike: &TriggeredFault) -> Response {
+    fn accept_message(&self, outgoing: &ValidMessage<'_>, fault: &TriggeredFault) -> Response {
         let shared = self.shared;
         let addressee = &outgoing.addressee;
         let wamid = shared.ids.wamid(addressee.id(), WamidDirection::Outbound);
         shared.stats.accepted.add(1);
-        self.record(RequestOutcome::Accepted, Some(&wamid), strike.sends_response());
+        self.record(RequestOutcome::Accepted, Some(&wamid), fault.sends_response());
         let (wa_id, user_id) = match addressee {
             Addressee::Phone(id) | Addressee::Group(id) => (Some(id.as_str()), None),
             Addressee::User(id) => (None, Some(id.as_str())),
@@ -175,15 +179,15 @@ impl<'a> GraphMessageRequest<'a> {
             messages: [ResponseMessage { id: &wamid, message_status: is_template.then_some("accepted") }],
         };
         let response = Json(answer).into_response();
-        if !strike.drops_statuses() && shared.webhook_sender.has_receiver() {
-            self.track(wamid, outgoing, strike);
+        if !fault.drops_statuses() && shared.webhook_sender.has_receiver() {
+            self.track(wamid, outgoing, fault);
         }
         response
     }
 
-    fn track(&self, wamid: String, outgoing: &ValidMessage<'_>, strike: &TriggeredFault) {
-        let failure = strike.fail_status();
-        let course = match (&failure, outgoing.kind) {
+    fn track(&self, wamid: String, outgoing: &ValidMessage<'_>, fault: &TriggeredFault) {
+        let failure = fault.fail_status();
+        let plan = match (&failure, outgoing.kind) {
             (Some(_), _) => StatusPlan::SentThenFailed,
             (None, "reaction") => StatusPlan::SentOnly,
             (None, _) => StatusPlan::UntilRead,
@@ -194,7 +198,7 @@ impl<'a> GraphMessageRequest<'a> {
             addressee: outgoing.addressee.clone(),
             callback_data: outgoing.callback_data.map(Into::into),
             is_template: outgoing.kind == "template",
-            status_plan: course,
+            status_plan: plan,
             failure,
             generation: self.shared.webhook_sender.generation(),
         });

@@ -1,4 +1,4 @@
-//! Rates: so many a second, with a burst, by the generic cell rate algorithm.
+//! Rate limits with a burst, by the generic cell rate algorithm (GCRA).
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// One meter: admits `burst` at once and `per_second` from then on.
+/// Admits `burst` requests at once and `per_second` requests per second from then on.
 #[derive(Debug, Clone)]
 pub struct GcraLimiter {
     interval: Duration,
     tolerance: Duration,
-    /// When the next one would be due, were they evenly spread.
+    /// Due time of the next request, if the requests were evenly spread.
     theoretical_arrival: Option<Instant>,
 }
 
 impl GcraLimiter {
-    /// `per_second` may be a fraction; a rate that is not positive admits the burst and then nothing for an hour.
+    /// `per_second` may be a fraction. A rate that is not positive admits the burst and then one request per hour.
     pub fn new(per_second: f64, burst: u32) -> Self {
         let seconds = if per_second > 0.0 { (1.0 / per_second).min(3600.0) } else { 3600.0 };
         let interval = Duration::from_secs_f64(seconds);
@@ -28,7 +28,7 @@ impl GcraLimiter {
         }
     }
 
-    /// Whether one more may pass at `now`. One that may not costs nothing.
+    /// Whether a request may pass at `now`. A refused request consumes nothing.
     pub fn try_acquire(&mut self, now: Instant) -> bool {
         let due = self.theoretical_arrival.unwrap_or(now).max(now);
         if due.duration_since(now) > self.tolerance {
@@ -43,35 +43,37 @@ impl GcraLimiter {
     }
 }
 
-/// The throughput of each phone number, when it is limited at all.
+/// The rate limits of all phone numbers, if there is a limit.
 #[derive(Debug)]
 pub struct ThroughputLimiter {
     per_second: Option<NonZeroU32>,
     limiters: Mutex<HashMap<Box<str>, GcraLimiter>>,
 }
 
-/// Numbers that are metered at once. Beyond it the idle ones are forgotten, and failing that a new one is not
-/// held to the limit.
+/// Maximum number of limited phone numbers. Beyond it, idle limiters are deleted; if none is idle, a new number is
+/// not limited.
 const MAX_TRACKED_NUMBERS: usize = 4096;
 
 impl ThroughputLimiter {
+    /// Limits with this rate; `None` admits everything.
     pub fn new(per_second: Option<NonZeroU32>) -> Self {
         Self { per_second, limiters: Mutex::default() }
     }
 
+    /// Whether a message of this number may pass at `now`.
     pub fn try_acquire(&self, phone_number_id: &str, now: Instant) -> bool {
         let Some(per_second) = self.per_second else { return true };
-        let mut meters = self.limiters.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(meter) = meters.get_mut(phone_number_id) {
-            return meter.try_acquire(now);
+        let mut limiters = self.limiters.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(limiter) = limiters.get_mut(phone_number_id) {
+            return limiter.try_acquire(now);
         }
-        if meters.len() >= MAX_TRACKED_NUMBERS {
-            meters.retain(|_, meter| !meter.is_idle(now));
+        if limiters.len() >= MAX_TRACKED_NUMBERS {
+            limiters.retain(|_, limiter| !limiter.is_idle(now));
         }
-        let mut meter = GcraLimiter::new(f64::from(per_second.get()), per_second.get());
-        let admitted = meter.try_acquire(now);
-        if meters.len() < MAX_TRACKED_NUMBERS {
-            meters.insert(phone_number_id.into(), meter);
+        let mut limiter = GcraLimiter::new(f64::from(per_second.get()), per_second.get());
+        let admitted = limiter.try_acquire(now);
+        if limiters.len() < MAX_TRACKED_NUMBERS {
+            limiters.insert(phone_number_id.into(), limiter);
         }
         admitted
     }
@@ -84,11 +86,11 @@ mod tests {
     #[test]
     fn limiter_allows_a_burst_then_the_rate() {
         let start = Instant::now();
-        let mut meter = GcraLimiter::new(10.0, 3);
-        assert_eq!((0..5).filter(|_| meter.try_acquire(start)).count(), 3);
-        assert!(!meter.try_acquire(start + Duration::from_millis(99)));
-        assert!(meter.try_acquire(start + Duration::from_millis(100)));
-        assert!(!meter.try_acquire(start + Duration::from_millis(101)));
+        let mut limiter = GcraLimiter::new(10.0, 3);
+        assert_eq!((0..5).filter(|_| limiter.try_acquire(start)).count(), 3);
+        assert!(!limiter.try_acquire(start + Duration::from_millis(99)));
+        assert!(limiter.try_acquire(start + Duration::from_millis(100)));
+        assert!(!limiter.try_acquire(start + Duration::from_millis(101)));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The accept loop and the routes.
 //!
-//! Its own loop over hyper, because a fault must be able to cut a connection without an answer: hyper does so
-//! when the service ends in an error, and a handler says so by marking its response.
+//! The loop uses hyper directly, because a fault must be able to cut a connection without an answer: hyper cuts it
+//! when the service returns an error. A handler requests this by marking its response.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -26,16 +26,16 @@ use crate::errors::AbortConnection;
 use crate::state::SandboxState;
 use crate::{control, graph, inbound, media, messages};
 
-/// The largest message and the largest request to the control plane.
+/// Maximum size of a message and of a request to the control plane, in bytes.
 const MAX_BODY_BYTES: usize = 4 << 20;
 
-/// How long requests in hand may take once the server closes.
+/// Maximum time that open requests may take after shutdown.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long to wait when a connection cannot be accepted, usually for want of file descriptors.
+/// Delay after a failed accept, which is usually caused by a lack of file descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Serves until `shutdown`, and then for as long as requests in hand need, [`CLOSE_WITHIN`] at most.
+/// Serves until `shutdown` is cancelled, then waits at most [`SHUTDOWN_TIMEOUT`] for open requests.
 pub async fn run(listener: TcpListener, shared: Arc<SandboxState>, shutdown: CancellationToken) {
     let closing = shared.closing.clone();
     let slots = Arc::new(Semaphore::new(shared.options.max_connections));
@@ -46,7 +46,7 @@ pub async fn run(listener: TcpListener, shared: Arc<SandboxState>, shutdown: Can
             next = next_connection(&listener, &slots) => match next {
                 Ok(next) => next,
                 Err(error) => {
-                    tracing::warn!(%error, "the sandbox cannot accept a connection");
+                    tracing::warn!(%error, "sandbox failed to accept connection; retrying");
                     tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                     continue;
                 }
@@ -58,7 +58,7 @@ pub async fn run(listener: TcpListener, shared: Arc<SandboxState>, shutdown: Can
     drop(listener);
     closing.cancel();
     if tokio::time::timeout(SHUTDOWN_TIMEOUT, graceful.shutdown()).await.is_err() {
-        tracing::debug!("the sandbox closed with requests in hand");
+        tracing::debug!("sandbox stopped with open requests");
     }
 }
 
@@ -80,7 +80,7 @@ async fn serve(stream: TcpStream, slot: OwnedSemaphorePermit, router: Router, wa
     let connection =
         http1::Builder::new().pipeline_flush(true).serve_connection(TokioIo::new(stream), service);
     if let Err(error) = watcher.watch(connection).await {
-        tracing::trace!(%error, "a connection ended");
+        tracing::trace!(%error, "connection ended with an error");
     }
     drop(slot);
 }
@@ -93,20 +93,20 @@ fn response_or_abort(answer: Result<Response, Infallible>) -> Result<Response, C
     }
 }
 
-/// Tells hyper to drop the connection.
+/// Error that makes hyper drop the connection.
 #[derive(Debug)]
 struct ConnectionAborted;
 
 impl fmt::Display for ConnectionAborted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("cut on purpose")
+        f.write_str("connection cut by a fault")
     }
 }
 
 impl std::error::Error for ConnectionAborted {}
 
 fn routes(shared: Arc<SandboxState>) -> Router {
-    // Room for the form around the largest file; the file itself is held to its own limit.
+    // Allows the form fields around the largest file; `media::upload` limits the file itself.
     let upload = post(media::upload).layer(DefaultBodyLimit::max(media::MAX_FILE_BYTES + MAX_BODY_BYTES));
     Router::new()
         .route("/", get(control::index))

@@ -1,4 +1,4 @@
-//! What all requests share.
+//! The state that all requests share.
 
 use std::sync::Arc;
 
@@ -15,9 +15,10 @@ use crate::webhooks::{TrackedMessage, WebhookSender};
 use crate::{Options, Result};
 use relevo_clock::Clock;
 
-/// Uploads that are held in memory at once, each up to the largest document; further ones wait.
+/// Maximum number of concurrent uploads, each up to the size of the largest document; further ones wait.
 const MAX_CONCURRENT_UPLOADS: usize = 8;
 
+/// The state of a sandbox.
 #[derive(Debug)]
 pub struct SandboxState {
     pub options: Options,
@@ -30,15 +31,18 @@ pub struct SandboxState {
     pub upload_permits: Semaphore,
     pub throughput: ThroughputLimiter,
     pub webhook_sender: WebhookSender,
-    /// Cancelled when the server stops: whoever holds a request back lets go.
+    /// Cancelled when the server stops: delayed and held requests end.
     pub closing: CancellationToken,
 }
 
 impl SandboxState {
-    /// The state, and the end of the queue from which accepted messages are followed by their statuses.
+    /// The state, and the queue of accepted messages for the webhook dispatcher.
+    ///
+    /// # Errors
+    /// The HTTP client for webhooks cannot be built.
     pub fn new(options: Options, clock: Clock) -> Result<(Self, mpsc::Receiver<TrackedMessage>)> {
         let stats = Arc::new(Stats::default());
-        let (courier, accepted) = WebhookSender::new(&options, Arc::clone(&stats))?;
+        let (webhook_sender, accepted) = WebhookSender::new(&options, Arc::clone(&stats))?;
         let shared = Self {
             clock,
             ids: IdGenerator::new(rand::random()),
@@ -48,14 +52,14 @@ impl SandboxState {
             media: MediaStore::new(options.media_bytes),
             upload_permits: Semaphore::new(MAX_CONCURRENT_UPLOADS),
             throughput: ThroughputLimiter::new(options.messages_per_second),
-            webhook_sender: courier,
+            webhook_sender,
             closing: CancellationToken::new(),
             options,
         };
         Ok((shared, accepted))
     }
 
-    /// As new, apart from the receiver of webhooks: journal, counters, faults, media and waiting statuses go.
+    /// Clears journal, counters, faults, media and pending statuses. The webhook receiver stays.
     pub fn reset(&self) {
         self.webhook_sender.discard_pending();
         self.faults.disarm(None);

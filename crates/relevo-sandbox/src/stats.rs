@@ -1,4 +1,4 @@
-//! Counters of everything that happened since the start or the last reset.
+//! Counters since the start or the last reset.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,15 +6,17 @@ use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
-/// One counter.
+/// A counter.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
+    /// Adds to the counter.
     pub fn add(&self, count: usize) {
         self.0.fetch_add(count as u64, Ordering::Relaxed);
     }
 
+    /// The current value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -24,43 +26,47 @@ impl Counter {
     }
 }
 
+/// All counters of a sandbox.
 #[derive(Debug, Default)]
 pub struct Stats {
-    /// POSTs to `/messages`, whatever became of them.
+    /// POSTs to `/messages`, with any outcome.
     pub received: Counter,
-    /// Messages that got a wamid, whether or not the answer was given.
+    /// Messages that got a wamid, whether or not the answer was sent.
     pub accepted: Counter,
-    /// Mark-as-read requests that were taken.
+    /// Accepted mark-as-read requests.
     pub reads: Counter,
     /// Requests whose connection a fault cut or held before the message was accepted.
     pub dropped: Counter,
-    /// Looks at a phone number.
+    /// Requests for the properties of a phone number.
     pub probes: Counter,
-    /// Messages that a user wrote, by way of the control plane.
+    /// Messages of simulated users, sent by the control plane.
     pub inbound: Counter,
+    /// Accepted uploads.
     pub media_uploads: Counter,
+    /// Files that were downloaded.
     pub media_downloads: Counter,
     /// Webhooks answered with 200.
     pub webhooks_sent: Counter,
-    /// Attempts that were not, repeated or not.
+    /// Webhook attempts without the answer 200.
     pub webhooks_failed: Counter,
-    /// Webhooks that were not delivered in all their attempts.
+    /// Webhooks that were dropped after the last attempt.
     pub webhooks_given_up: Counter,
-    /// Statuses and messages in the webhooks that were answered with 200.
+    /// Statuses and messages in webhooks that were answered with 200.
     pub updates_sent: Counter,
-    /// Statuses and messages that were given up.
+    /// Statuses and messages in dropped webhooks.
     pub updates_given_up: Counter,
-    /// Messages whose statuses were left out because too many waited.
+    /// Messages without statuses, because too many messages had pending statuses.
     pub tracking_skipped: Counter,
     refused: Mutex<BTreeMap<u32, u64>>,
 }
 
 impl Stats {
+    /// Counts a refused request under its error code.
     pub fn record_refusal(&self, code: u32) {
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(code).or_default() += 1;
     }
 
-    /// Counts from zero again.
+    /// Sets all counters to zero.
     pub fn clear(&self) {
         let counters = [
             &self.received,
@@ -82,7 +88,7 @@ impl Stats {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// The counters as the control plane shows them.
+    /// The counters in the format of the control plane.
     pub fn to_json(&self) -> Value {
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone();
         json!({

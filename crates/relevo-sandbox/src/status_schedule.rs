@@ -1,7 +1,7 @@
-//! Which status of which message is due when. Pure: the time is passed in.
+//! Schedules the statuses of messages. Pure: the caller passes the time.
 //!
-//! The pauses are the same for every message, so three queues in order of arrival are in order of due time, and
-//! nothing is ever sorted. Statuses of one message leave in order because the pauses do not shrink.
+//! The delays are the same for every message, so three queues in order of arrival are also in order of due time and
+//! need no sorting. Statuses of one message leave in order because the delays do not decrease.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::webhooks::TrackedMessage;
 
-/// What a webhook says about a message.
+/// Status of a message in a webhook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StatusKind {
     Sent,
@@ -20,51 +20,53 @@ pub enum StatusKind {
     Failed,
 }
 
-/// How far a message gets.
+/// The sequence of statuses of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StatusPlan {
-    /// To `read`.
+    /// `sent`, `delivered`, `read`.
     UntilRead,
-    /// No more than `sent`, as reactions do.
+    /// `sent` only, as for reactions.
     SentOnly,
-    /// `sent`, and then `failed` when it would have been delivered.
+    /// `sent`, then `failed` at the time of `delivered`.
     SentThenFailed,
 }
 
+/// The pending statuses of all messages.
 #[derive(Debug)]
 pub struct StatusSchedule {
-    /// From acceptance to each of `sent`, `delivered`, `read`; never shrinking.
+    /// Delays from acceptance to `sent`, `delivered` and `read`; never decreasing.
     delays: [Duration; 3],
     queues: [VecDeque<(Instant, Arc<TrackedMessage>)>; 3],
 }
 
 impl StatusSchedule {
+    /// An empty schedule with these delays. A delay that is shorter than the previous one is raised to it.
     pub fn new(sent: Duration, delivered: Duration, read: Duration) -> Self {
         let delivered = delivered.max(sent);
         Self { delays: [sent, delivered, read.max(delivered)], queues: Default::default() }
     }
 
-    /// Messages and statuses that wait.
+    /// Number of pending statuses.
     pub fn len(&self) -> usize {
         self.queues.iter().map(VecDeque::len).sum()
     }
 
-    /// Follows a message that was accepted at `accepted`, which is not before that of any earlier one.
+    /// Schedules the statuses of a message. `accepted` must not be earlier than that of a previous call.
     pub fn push(&mut self, message: TrackedMessage, accepted: Instant) {
         let message = Arc::new(message);
-        let stages = match message.status_plan {
+        let count = match message.status_plan {
             StatusPlan::SentOnly => 1,
             StatusPlan::SentThenFailed => 2,
             StatusPlan::UntilRead => 3,
         };
-        for (stage, pause) in self.queues.iter_mut().zip(self.delays).take(stages) {
-            stage.push_back((accepted + pause, Arc::clone(&message)));
+        for (queue, delay) in self.queues.iter_mut().zip(self.delays).take(count) {
+            queue.push_back((accepted + delay, Arc::clone(&message)));
         }
     }
 
-    /// When the next status is due, if any waits.
+    /// The time at which the next status is due.
     pub fn next_due(&self) -> Option<Instant> {
-        self.queues.iter().filter_map(|stage| stage.front()).map(|(due, _)| *due).min()
+        self.queues.iter().filter_map(|queue| queue.front()).map(|(due, _)| *due).min()
     }
 
     /// Takes up to `limit` statuses that are due at `now`, the earliest first.
@@ -73,25 +75,23 @@ impl StatusSchedule {
         while taken.len() < limit {
             let heads =
                 self.queues.iter_mut().zip([StatusKind::Sent, StatusKind::Delivered, StatusKind::Read]);
-            // Of equals `min_by_key` takes the first: the earlier stage.
+            // Of equal times `min_by_key` selects the first: the earlier status.
             let earliest = heads
-                .filter_map(|(queue, stage)| {
-                    queue.front().map(|(due, _)| *due).map(|due| (due, queue, stage))
-                })
+                .filter_map(|(queue, kind)| queue.front().map(|(due, _)| *due).map(|due| (due, queue, kind)))
                 .filter(|(due, ..)| *due <= now)
                 .min_by_key(|(due, ..)| *due);
-            let Some((_, queue, stage)) = earliest else { break };
+            let Some((_, queue, kind)) = earliest else { break };
             let Some((_, message)) = queue.pop_front() else { break };
-            let fails = stage == StatusKind::Delivered && message.status_plan == StatusPlan::SentThenFailed;
-            taken.push((if fails { StatusKind::Failed } else { stage }, message));
+            let fails = kind == StatusKind::Delivered && message.status_plan == StatusPlan::SentThenFailed;
+            taken.push((if fails { StatusKind::Failed } else { kind }, message));
         }
         taken
     }
 
-    /// Drops what waits of all messages but these.
+    /// Keeps the statuses of the messages that match `keep`.
     pub fn retain(&mut self, keep: impl Fn(&TrackedMessage) -> bool) {
-        for stage in &mut self.queues {
-            stage.retain(|(_, message)| keep(message));
+        for queue in &mut self.queues {
+            queue.retain(|(_, message)| keep(message));
         }
     }
 }
@@ -103,14 +103,14 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn tracked_message(wamid: &str, course: StatusPlan) -> TrackedMessage {
+    fn tracked_message(wamid: &str, plan: StatusPlan) -> TrackedMessage {
         TrackedMessage {
             wamid: wamid.into(),
             phone_number_id: "1".into(),
             addressee: Addressee::Phone("2".into()),
             callback_data: None,
             is_template: false,
-            status_plan: course,
+            status_plan: plan,
             failure: None,
             generation: 0,
         }
@@ -123,37 +123,37 @@ mod tests {
     #[test]
     fn statuses_are_returned_when_due() {
         let start = Instant::now();
-        let mut timeline = StatusSchedule::new(Duration::ZERO, SECOND, SECOND * 3);
-        timeline.push(tracked_message("a", StatusPlan::UntilRead), start);
-        timeline.push(tracked_message("b", StatusPlan::UntilRead), start + SECOND);
-        assert_eq!(status_and_wamid(timeline.take_due(start, 9)), [(StatusKind::Sent, "a".into())]);
-        assert_eq!(timeline.next_due(), Some(start + SECOND));
-        let then = status_and_wamid(timeline.take_due(start + SECOND, 9));
+        let mut schedule = StatusSchedule::new(Duration::ZERO, SECOND, SECOND * 3);
+        schedule.push(tracked_message("a", StatusPlan::UntilRead), start);
+        schedule.push(tracked_message("b", StatusPlan::UntilRead), start + SECOND);
+        assert_eq!(status_and_wamid(schedule.take_due(start, 9)), [(StatusKind::Sent, "a".into())]);
+        assert_eq!(schedule.next_due(), Some(start + SECOND));
+        let then = status_and_wamid(schedule.take_due(start + SECOND, 9));
         assert_eq!(then, [(StatusKind::Sent, "b".into()), (StatusKind::Delivered, "a".into())]);
-        let rest = status_and_wamid(timeline.take_due(start + SECOND * 9, 9));
+        let rest = status_and_wamid(schedule.take_due(start + SECOND * 9, 9));
         assert_eq!(
             rest.iter().map(|(stage, _)| *stage).collect::<Vec<_>>(),
             [StatusKind::Delivered, StatusKind::Read, StatusKind::Read]
         );
-        assert_eq!(timeline.len(), 0);
+        assert_eq!(schedule.len(), 0);
     }
 
     #[test]
     fn zero_delays_keep_status_order() {
         let now = Instant::now();
-        let mut timeline = StatusSchedule::new(Duration::ZERO, Duration::ZERO, Duration::ZERO);
-        timeline.push(tracked_message("a", StatusPlan::UntilRead), now);
-        let stages: Vec<StatusKind> = (0..3).map(|_| timeline.take_due(now, 1)[0].0).collect();
+        let mut schedule = StatusSchedule::new(Duration::ZERO, Duration::ZERO, Duration::ZERO);
+        schedule.push(tracked_message("a", StatusPlan::UntilRead), now);
+        let stages: Vec<StatusKind> = (0..3).map(|_| schedule.take_due(now, 1)[0].0).collect();
         assert_eq!(stages, [StatusKind::Sent, StatusKind::Delivered, StatusKind::Read]);
     }
 
     #[test]
     fn reaction_gets_only_sent_and_failure_gets_failed() {
         let now = Instant::now();
-        let mut timeline = StatusSchedule::new(Duration::ZERO, SECOND, SECOND);
-        timeline.push(tracked_message("r", StatusPlan::SentOnly), now);
-        timeline.push(tracked_message("f", StatusPlan::SentThenFailed), now);
-        let all = status_and_wamid(timeline.take_due(now + SECOND, 9));
+        let mut schedule = StatusSchedule::new(Duration::ZERO, SECOND, SECOND);
+        schedule.push(tracked_message("r", StatusPlan::SentOnly), now);
+        schedule.push(tracked_message("f", StatusPlan::SentThenFailed), now);
+        let all = status_and_wamid(schedule.take_due(now + SECOND, 9));
         assert_eq!(
             all,
             [

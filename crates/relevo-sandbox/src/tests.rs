@@ -1,4 +1,4 @@
-//! The whole sandbox over real HTTP, with a receiver that checks signatures.
+//! The complete sandbox over HTTP, with a receiver that checks signatures.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ async fn start_sandbox(options: Options) -> TestSandbox {
     let base = format!("http://{}", sandbox.local_addr());
     let shutdown = CancellationToken::new();
     tokio::spawn(sandbox.serve(shutdown.clone()));
-    // One connection per request: a cut connection must not be repeated on another one.
+    // One connection per request: the client must not repeat a cut request on another connection.
     let client = reqwest::Client::builder()
         .no_proxy()
         .pool_max_idle_per_host(0)
@@ -87,7 +87,7 @@ fn text_message(to: &str) -> Value {
     })
 }
 
-/// Takes webhooks, refusing the first `failures` of them.
+/// Receives webhooks and refuses the first `failures` of them.
 struct TestReceiver {
     address: SocketAddr,
     webhooks: mpsc::Receiver<Value>,
@@ -102,9 +102,9 @@ struct TestReceiverState {
 async fn start_receiver(failures: usize) -> TestReceiver {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (taken, webhooks) = mpsc::channel(1000);
-    let desk = TestReceiverState { webhooks: taken, failures: Arc::new(AtomicUsize::new(failures)) };
-    let router = Router::new().route("/hook", get(answer_challenge).post(receive_webhook)).with_state(desk);
+    let (sender, webhooks) = mpsc::channel(1000);
+    let state = TestReceiverState { webhooks: sender, failures: Arc::new(AtomicUsize::new(failures)) };
+    let router = Router::new().route("/hook", get(answer_challenge).post(receive_webhook)).with_state(state);
     tokio::spawn(async move { axum::serve(listener, router).await });
     TestReceiver { address, webhooks }
 }
@@ -117,18 +117,18 @@ async fn answer_challenge(Query(query): Query<Vec<(String, String)>>) -> Result<
 }
 
 async fn receive_webhook(
-    State(desk): State<TestReceiverState>,
+    State(state): State<TestReceiverState>,
     headers: HeaderMap,
     body: Bytes,
 ) -> StatusCode {
     let given = headers.get("X-Hub-Signature-256").unwrap().to_str().unwrap();
     assert_eq!(given, signature(&Secret::new(APP_SECRET), &body));
-    let left = desk.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+    let left = state.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
     if left.is_ok() {
-        // Meta takes nothing but 200 for an acknowledgement.
+        // Meta treats 200 alone as an acknowledgement.
         return StatusCode::ACCEPTED;
     }
-    desk.webhooks.send(serde_json::from_slice(&body).unwrap()).await.unwrap();
+    state.webhooks.send(serde_json::from_slice(&body).unwrap()).await.unwrap();
     StatusCode::OK
 }
 
@@ -141,7 +141,7 @@ impl TestReceiver {
         tokio::time::timeout(TEST_TIMEOUT, self.webhooks.recv()).await.expect("a webhook in time").unwrap()
     }
 
-    /// The next statuses, at least this many, whatever webhooks they come in; with the value around each.
+    /// At least `count` statuses from one or more webhooks, each with the value that contained it.
     async fn statuses(&mut self, count: usize) -> Vec<(Value, Value)> {
         let mut all = Vec::new();
         while all.len() < count {
@@ -238,11 +238,11 @@ async fn statuses_survive_an_unavailable_receiver() {
         assert_eq!(sandbox.send(text_message(to)).await.0, 200);
     }
     let statuses = receiver.statuses(6).await;
-    let mut told: Vec<_> =
+    let mut received: Vec<_> =
         statuses.iter().map(|(status, _)| (status["id"].to_string(), status["status"].to_string())).collect();
-    told.sort();
-    told.dedup();
-    assert_eq!(told.len(), 6);
+    received.sort();
+    received.dedup();
+    assert_eq!(received.len(), 6);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Holds a request to `/messages` to what Meta takes: required fields, limits and media that exists.
+//! Validates requests to `/messages` against Meta's rules: required fields, limits and existing media.
 //!
 //! Source of the limits: Meta, "Cloud API", messages reference, as of the published OpenAPI v23.0.
 
@@ -10,41 +10,45 @@ use crate::ids;
 use crate::json_path::JsonPath;
 use crate::{validate_interactive, validate_template};
 
-/// A request that Meta would take.
+/// A valid request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ValidRequest<'a> {
+    /// Send a message.
     Send(ValidMessage<'a>),
-    /// Mark a message as read, perhaps showing that we are typing.
+    /// Mark a message as read, optionally with a typing indicator.
     MarkRead,
 }
 
+/// A valid message.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ValidMessage<'a> {
-    /// The recipient as the caller wrote it.
+    /// The recipient as the caller formatted it.
     pub input: &'a str,
     pub addressee: Addressee,
     pub kind: &'a str,
     pub callback_data: Option<&'a str>,
 }
 
-/// Who a message goes to.
+/// The recipient of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Addressee {
-    /// A phone number's digits.
+    /// The digits of a phone number.
     Phone(String),
     /// A business-scoped user id.
     User(String),
+    /// The id of a group.
     Group(String),
 }
 
 impl Addressee {
+    /// The phone number, user id or group id.
     pub fn id(&self) -> &str {
         match self {
             Addressee::Phone(id) | Addressee::User(id) | Addressee::Group(id) => id,
         }
     }
 
-    /// The business-scoped user id, which every person has.
+    /// The business-scoped user id; groups have none.
     pub fn user_id(&self) -> Option<String> {
         match self {
             Addressee::Phone(wa_id) => Some(ids::user_id(wa_id)),
@@ -54,11 +58,11 @@ impl Addressee {
     }
 }
 
-/// What the validator must know beyond the request.
+/// What the validation needs beside the request.
 pub struct ValidationContext<'a> {
-    /// The sender's own number, digits only.
+    /// The sender's phone number, digits only.
     pub own_number: &'a str,
-    /// The MIME type of an uploaded file that the sending number may use.
+    /// Returns the MIME type of an uploaded file that the sending number may use.
     pub media: &'a dyn Fn(&str) -> Option<String>,
 }
 
@@ -76,10 +80,10 @@ const MESSAGE_TYPES: &[&str] = &[
     "interactive",
 ];
 
-/// Checks a request in full.
+/// Checks a request completely.
 ///
 /// # Errors
-/// The refusal that Meta would give.
+/// The error that Meta would return.
 pub fn check_request<'a>(
     body: &'a Value,
     context: &ValidationContext<'_>,
@@ -101,7 +105,7 @@ pub fn check_request<'a>(
         root.object("context")?.required_text("message_id", 1..=512)?;
     }
     let callback_data = root.optional_text("biz_opaque_callback_data", 0..=512)?;
-    // Without a type Meta takes the message for a text.
+    // Without a type Meta treats the message as a text.
     let kind = root.get("type").map_or(Ok("text"), |kind| kind.one_of(MESSAGE_TYPES))?;
     check_content(&root, kind, context)?;
     Ok(ValidRequest::Send(ValidMessage { input, addressee, kind, callback_data }))
@@ -115,15 +119,15 @@ fn check_mark_read<'a>(root: &JsonPath<'a, '_>) -> Result<ValidRequest<'a>, Grap
     Ok(ValidRequest::MarkRead)
 }
 
-/// `to` wins over `recipient`.
+/// Parses the recipient. `to` takes precedence over `recipient`.
 fn parse_addressee<'a>(root: &JsonPath<'a, '_>) -> Result<(&'a str, Addressee), GraphError> {
-    let group = match root.get("recipient_type") {
-        Some(kind) => kind.one_of(&["individual", "group"])? == "group",
+    let is_group = match root.get("recipient_type") {
+        Some(kind) => kind.one_of(&["individual", "is_group"])? == "is_group",
         None => false,
     };
     if let Some(to) = root.get("to") {
         let input = to.text(1..=128)?;
-        if group {
+        if is_group {
             return Ok((input, Addressee::Group(input.to_owned())));
         }
         let digits = faults::strip_punctuation(input);
@@ -143,7 +147,7 @@ fn parse_addressee<'a>(root: &JsonPath<'a, '_>) -> Result<(&'a str, Addressee), 
     Ok((input, Addressee::User(input.to_owned())))
 }
 
-/// A country code, a point and up to 128 letters and digits; a parent's id has `ENT.` between.
+/// Two letters of a country, a dot and up to 128 letters and digits; a parent's id has `ENT.` after the dot.
 fn is_user_id(text: &str) -> bool {
     let Some((country, rest)) = text.split_once('.') else { return false };
     let rest = rest.strip_prefix("ENT.").unwrap_or(rest);
@@ -172,7 +176,10 @@ fn check_content(
     }
 }
 
-/// A file by id or by link, with what its kind permits beside it.
+/// Checks a file by id or by link and the fields that its type permits.
+///
+/// # Errors
+/// The error that Meta would return.
 pub fn check_media(
     at: &JsonPath<'_, '_>,
     kind: &str,
@@ -246,7 +253,7 @@ fn check_location(at: &JsonPath<'_, '_>) -> Result<(), GraphError> {
     Ok(())
 }
 
-/// Name parts of which one must stand beside `formatted_name`.
+/// Name parts of which at least one must accompany `formatted_name`.
 const NAME_PARTS: &[&str] = &["first_name", "last_name", "middle_name", "suffix", "prefix"];
 
 fn check_contacts(at: &JsonPath<'_, '_>) -> Result<(), GraphError> {
@@ -276,7 +283,7 @@ fn check_contacts(at: &JsonPath<'_, '_>) -> Result<(), GraphError> {
 fn check_reaction(at: &JsonPath<'_, '_>) -> Result<(), GraphError> {
     at.required_text("message_id", 1..=512)?;
     let emoji = at.require("emoji")?;
-    // One emoji, which may be several code points long; an empty one takes the reaction back.
+    // One emoji may have several code points. An empty text removes the reaction.
     if emoji.text(0..=16)?.chars().any(|c| c.is_alphabetic() || c.is_whitespace()) {
         return Err(emoji.invalid("must be a single emoji."));
     }

@@ -1,4 +1,4 @@
-//! Interactive messages: buttons, lists, links, flows, products and requests.
+//! Validates interactive messages: buttons, lists, links, flows, products and requests.
 
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
@@ -27,16 +27,20 @@ const INTERACTIVE_TYPES: &[&str] = &[
     "order_status",
 ];
 
-/// What may stand above the body.
+/// The permitted headers of a message.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum HeaderPolicy {
     Forbidden,
     Text,
-    /// A text is needed.
+    /// A text header is required.
     TextRequired,
     TextOrMedia,
 }
 
+/// Checks an interactive message.
+///
+/// # Errors
+/// The error that Meta would return.
 pub fn check_interactive(at: &JsonPath<'_, '_>, context: &ValidationContext<'_>) -> CheckResult {
     let kind = at.require("type")?.one_of(INTERACTIVE_TYPES)?;
     let action = at.object("action");
@@ -77,7 +81,7 @@ pub fn check_interactive(at: &JsonPath<'_, '_>, context: &ValidationContext<'_>)
         "carousel" => action.require("cards")?.items(2..=10).map(drop),
         "order_details" => check_action_with_parameters(&action, "review_and_pay"),
         "order_status" => check_action_with_parameters(&action, "review_order"),
-        // The action of the others is called like the message.
+        // The action of the other types has the name of the type.
         name => check_action_name(&action, name),
     }
 }
@@ -91,22 +95,18 @@ fn check_action_with_parameters(action: &JsonPath<'_, '_>, name: &str) -> CheckR
     action.object("parameters").map(drop)
 }
 
-fn check_header(
-    at: &JsonPath<'_, '_>,
-    permitted: HeaderPolicy,
-    context: &ValidationContext<'_>,
-) -> CheckResult {
-    let Some(given) = at.get("header") else {
-        return if permitted == HeaderPolicy::TextRequired { Err(at.missing("header")) } else { Ok(()) };
+fn check_header(at: &JsonPath<'_, '_>, policy: HeaderPolicy, context: &ValidationContext<'_>) -> CheckResult {
+    let Some(header) = at.get("header") else {
+        return if policy == HeaderPolicy::TextRequired { Err(at.missing("header")) } else { Ok(()) };
     };
-    let types: &[&str] = match permitted {
-        HeaderPolicy::Forbidden => return Err(given.invalid("is not supported for this type of message.")),
+    let types: &[&str] = match policy {
+        HeaderPolicy::Forbidden => return Err(header.invalid("is not supported for this type of message.")),
         HeaderPolicy::Text | HeaderPolicy::TextRequired => &["text"],
         HeaderPolicy::TextOrMedia => &["text", "image", "video", "document"],
     };
-    match given.require("type")?.one_of(types)? {
-        "text" => given.required_text("text", 1..=60).map(drop),
-        media => validate::check_media(&given.object(media)?, media, context),
+    match header.require("type")?.one_of(types)? {
+        "text" => header.required_text("text", 1..=60).map(drop),
+        media => validate::check_media(&header.object(media)?, media, context),
     }
 }
 
@@ -122,7 +122,7 @@ fn check_buttons(action: &JsonPath<'_, '_>) -> CheckResult {
     Ok(())
 }
 
-/// A text that no neighbour has already.
+/// Checks a text that must differ from those in `seen`.
 fn check_unique<'v>(
     at: &JsonPath<'v, '_>,
     key: &str,

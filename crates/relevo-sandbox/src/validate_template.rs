@@ -1,4 +1,4 @@
-//! Template messages. Which templates exist is not known here: every name is taken.
+//! Validates template messages. The sandbox has no list of templates: every name is valid.
 
 use crate::errors::{GraphError, code};
 use crate::json_path::JsonPath;
@@ -21,6 +21,10 @@ const BUTTON_TYPES: &[&str] = &[
     "call_permission_request",
 ];
 
+/// Checks the name, the language and the components of a template.
+///
+/// # Errors
+/// The error that Meta would return.
 pub fn check_template(at: &JsonPath<'_, '_>, context: &ValidationContext<'_>) -> CheckResult {
     at.required_text("name", 1..=512)?;
     at.object("language")?.required_text("code", 2..=15)?;
@@ -34,7 +38,7 @@ pub fn check_template(at: &JsonPath<'_, '_>, context: &ValidationContext<'_>) ->
 
 fn check_component(at: &JsonPath<'_, '_>, context: &ValidationContext<'_>) -> CheckResult {
     let kind = at.require("type")?;
-    // Meta takes these in either case.
+    // Meta ignores case here.
     if !kind.str().is_ok_and(|kind| COMPONENT_TYPES.iter().any(|known| kind.eq_ignore_ascii_case(known))) {
         return kind.one_of(COMPONENT_TYPES).map(drop);
     }
@@ -74,7 +78,7 @@ fn check_parameter(at: &JsonPath<'_, '_>, context: &ValidationContext<'_>) -> Ch
         }
         "date_time" => at.object("date_time")?.required_text("fallback_value", 1..=1024).map(drop),
         media @ ("image" | "video" | "document") => validate::check_media(&at.object(media)?, media, context),
-        // Sent as a video that repeats.
+        // Sent as a looping video.
         "gif" => validate::check_media(&at.object("gif")?, "video", context),
         other @ ("action" | "location" | "product" | "limited_time_offer" | "order_status"
         | "order_details") => at.object(other).map(drop),
@@ -82,7 +86,7 @@ fn check_parameter(at: &JsonPath<'_, '_>, context: &ValidationContext<'_>) -> Ch
     }
 }
 
-/// A text that stands inside a line of the template.
+/// Checks a text that replaces a placeholder within a line of the template.
 fn check_parameter_text(at: &JsonPath<'_, '_>) -> CheckResult {
     let text = at.text(1..=32_768)?;
     if text.contains(['\n', '\r', '\t']) || text.contains("     ") {

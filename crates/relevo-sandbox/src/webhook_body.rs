@@ -1,4 +1,4 @@
-//! Webhook bodies, as Meta writes them.
+//! Webhook bodies in Meta's format.
 
 use std::sync::Arc;
 
@@ -99,18 +99,21 @@ struct StatusErrorData<'a> {
     details: &'a str,
 }
 
-/// One webhook with all these statuses. Neighbours from the same number share a change; `contacts` has as many
-/// elements as `statuses`, in the same order, except beside failures, which come without.
+/// One webhook with all these statuses. Adjacent statuses of the same number share a change. `contacts` has as many
+/// elements as `statuses`, in the same order; a change with failures has none.
+///
+/// # Errors
+/// The body cannot be serialised.
 pub fn statuses_body(
     shared: &SandboxState,
     updates: &[(StatusKind, Arc<TrackedMessage>)],
     now: Timestamp,
 ) -> serde_json::Result<Vec<u8>> {
-    let alike = |a: &(StatusKind, Arc<TrackedMessage>), b: &(StatusKind, Arc<TrackedMessage>)| {
+    let same_change = |a: &(StatusKind, Arc<TrackedMessage>), b: &(StatusKind, Arc<TrackedMessage>)| {
         a.1.phone_number_id == b.1.phone_number_id
             && (a.0 == StatusKind::Failed) == (b.0 == StatusKind::Failed)
     };
-    let changes = updates.chunk_by(alike).filter_map(|run| {
+    let changes = updates.chunk_by(same_change).filter_map(|run| {
         let (_, first) = run.first()?;
         let value = StatusValue {
             messaging_product: "whatsapp",
@@ -126,7 +129,10 @@ pub fn statuses_body(
     serialize_body(shared, changes.collect())
 }
 
-/// One webhook with this one value, under the field `messages` or another.
+/// One webhook with this value, under the given field.
+///
+/// # Errors
+/// The body cannot be serialised.
 pub fn change_body(shared: &SandboxState, field: &str, value: &Value) -> serde_json::Result<Vec<u8>> {
     serialize_body(shared, vec![WebhookChange { value, field }])
 }
@@ -139,7 +145,7 @@ fn serialize_body<V: Serialize>(
     serde_json::to_vec(&WebhookBody { object: "whatsapp_business_account", entry: [entry] })
 }
 
-/// The value in which a user's message arrives.
+/// The value of a webhook with a user's message.
 pub fn inbound_value(
     shared: &SandboxState,
     phone_number_id: &str,
@@ -174,7 +180,7 @@ fn contact(stage: StatusKind, message: &TrackedMessage) -> Option<WebhookContact
 fn status(stage: StatusKind, message: &TrackedMessage, now: Timestamp) -> WebhookStatus<'_> {
     let failed = stage == StatusKind::Failed;
     let recipient_user_id = match &message.addressee {
-        // A failure names the user id only when that is how the message was addressed.
+        // A failure contains the user id only when the message was addressed to it.
         Addressee::Phone(_) if failed => None,
         addressee => addressee.user_id(),
     };
@@ -195,7 +201,7 @@ fn status(stage: StatusKind, message: &TrackedMessage, now: Timestamp) -> Webhoo
         recipient_id,
         recipient_user_id,
         recipient_type,
-        // It is documented for sent, delivered and read; nobody may count on it elsewhere.
+        // Documented for sent, delivered and read only; the sandbox omits it for failed.
         biz_opaque_callback_data: message.callback_data.as_deref().filter(|_| !failed),
         pricing: matches!(stage, StatusKind::Sent | StatusKind::Delivered).then(|| pricing(message)),
         errors: failed.then(|| [status_error(message)]),

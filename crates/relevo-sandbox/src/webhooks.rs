@@ -1,4 +1,4 @@
-//! Sends webhooks: signed, in order, and again when the receiver does not answer with 200.
+//! Sends webhooks: signed, in order, with retries until the receiver answers 200.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -25,16 +25,16 @@ use crate::webhook_body;
 use crate::{Options, Result};
 use relevo_domain::Secret;
 
-/// How long a receiver may take for one webhook.
+/// Timeout of one attempt.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest pause between two attempts.
+/// Maximum delay between two attempts.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(60);
 
-/// Webhooks that wait for another attempt at once.
+/// Maximum number of webhooks that wait for a retry.
 const MAX_CONCURRENT_RETRIES: usize = 64;
 
-/// An accepted message whose statuses are to be told.
+/// An accepted message with pending statuses.
 #[derive(Debug)]
 pub struct TrackedMessage {
     pub wamid: String,
@@ -44,25 +44,25 @@ pub struct TrackedMessage {
     pub is_template: bool,
     pub status_plan: StatusPlan,
     pub failure: Option<FailStatus>,
-    /// The reset after which it was accepted; statuses of an earlier generation are dropped.
+    /// Number of resets before its acceptance; statuses of an earlier generation are dropped.
     pub generation: u64,
 }
 
-/// Where webhooks go, and with which secret they are signed.
+/// The URL and the signing secret of the webhook receiver.
 #[derive(Debug, Clone)]
 pub struct WebhookReceiver {
     pub url: Url,
     pub app_secret: Option<Secret>,
 }
 
-/// Brings webhooks to the receiver.
+/// Sends webhooks to the receiver.
 #[derive(Debug)]
 pub struct WebhookSender {
     client: reqwest::Client,
     receiver: RwLock<Option<Arc<WebhookReceiver>>>,
     queue: mpsc::Sender<TrackedMessage>,
     generation: AtomicU64,
-    /// Messages whose statuses are still to be told, as the dispatcher last saw it.
+    /// Messages with pending statuses, as the dispatcher last stored it.
     pending: AtomicUsize,
     retry_permits: Arc<Semaphore>,
     tracker: TaskTracker,
@@ -71,20 +71,25 @@ pub struct WebhookSender {
     stats: Arc<Stats>,
 }
 
-/// What became of a webhook in its first attempts.
+/// Result of the first attempts of a webhook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeliveryResult {
+    /// The receiver answered 200.
     Accepted,
-    /// Not taken: by which answer, if there was one. It is tried again unless it was given up.
+    /// The receiver gave this answer or none. Retries follow unless the webhook was dropped.
     Rejected(Option<StatusCode>),
     /// There is no receiver.
     NoReceiver,
 }
 
 impl WebhookSender {
+    /// A sender, and the queue of accepted messages for [`dispatch`].
+    ///
+    /// # Errors
+    /// The HTTP client cannot be built.
     pub fn new(options: &Options, stats: Arc<Stats>) -> Result<(Self, mpsc::Receiver<TrackedMessage>)> {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
-            // Fails only when another thread was faster, and then there is one.
+            // Fails only when another thread has installed a provider.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
         let client = reqwest::Client::builder()
@@ -99,7 +104,7 @@ impl WebhookSender {
             .clone()
             .map(|url| Arc::new(WebhookReceiver { url, app_secret: options.app_secret.clone() }));
         let (queue, accepted) = mpsc::channel(options.webhook_queue);
-        let courier = Self {
+        let sender = Self {
             client,
             receiver: RwLock::new(receiver),
             queue,
@@ -111,45 +116,48 @@ impl WebhookSender {
             retry_after: options.webhook_retry_after,
             stats,
         };
-        Ok((courier, accepted))
+        Ok((sender, accepted))
     }
 
+    /// The current receiver.
     pub fn receiver(&self) -> Option<Arc<WebhookReceiver>> {
         self.receiver.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Replaces the receiver.
     pub fn set_receiver(&self, receiver: Option<WebhookReceiver>) {
         *self.receiver.write().unwrap_or_else(PoisonError::into_inner) = receiver.map(Arc::new);
     }
 
-    /// Whether anybody wants statuses.
+    /// Whether there is a receiver.
     pub fn has_receiver(&self) -> bool {
         self.receiver.read().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
+    /// Number of resets.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Relaxed)
     }
 
-    /// Messages whose statuses are still to be told.
+    /// Number of messages with pending statuses.
     pub fn pending_count(&self) -> usize {
         self.pending.load(Ordering::Relaxed) + self.queue.max_capacity() - self.queue.capacity()
     }
 
-    /// Drops all statuses that wait.
+    /// Drops all pending statuses.
     pub fn discard_pending(&self) {
         self.generation.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Has the statuses of a message told. Never waits: when too many do, they are left out and counted.
+    /// Schedules the statuses of a message. Never waits: beyond the limit the statuses are dropped and counted.
     pub fn track(&self, message: TrackedMessage) {
         if self.queue.try_send(message).is_err() {
             self.stats.tracking_skipped.add(1);
         }
     }
 
-    /// Sends a webhook with so many updates: once, once more at once, and then, in the background, with
-    /// growing pauses until the attempts are used up. When too many are being repeated already it is given up.
+    /// Sends a webhook with this number of updates: one attempt, a second one immediately, and retries with
+    /// exponential backoff in the background. Drops the webhook when too many webhooks wait for a retry.
     pub async fn deliver(&self, shared: &Arc<SandboxState>, body: Bytes, updates: usize) -> DeliveryResult {
         let delivery = self.attempt_twice(&body, updates).await;
         if matches!(delivery, DeliveryResult::Rejected(_)) {
@@ -161,7 +169,8 @@ impl WebhookSender {
         delivery
     }
 
-    /// The same, but waits when too many are being repeated: meanwhile updates gather behind this one.
+    /// Like [`deliver`](Self::deliver), but waits when too many webhooks wait for a retry. Updates accumulate during
+    /// this wait.
     async fn deliver_with_backpressure(&self, shared: &Arc<SandboxState>, body: Bytes, updates: usize) {
         if matches!(self.attempt_twice(&body, updates).await, DeliveryResult::Rejected(_)) {
             match Arc::clone(&self.retry_permits).acquire_owned().await {
@@ -215,11 +224,11 @@ impl WebhookSender {
 
     async fn retry_with_backoff(&self, body: Bytes, updates: usize) {
         let generation = self.generation();
-        let mut pause = self.retry_after;
+        let mut delay = self.retry_after;
         for _ in 2..self.attempts {
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(MAX_RETRY_DELAY);
-            // The receiver may have moved meanwhile.
+            tokio::time::sleep(delay).await;
+            delay = (delay * 2).min(MAX_RETRY_DELAY);
+            // The receiver may have changed during the delay.
             let Some(receiver) = self.receiver() else { break };
             if generation != self.generation() {
                 return;
@@ -232,7 +241,7 @@ impl WebhookSender {
         self.record_undelivered(updates);
     }
 
-    /// One POST; the status of the answer, if there was one.
+    /// One POST. Returns the status of the answer, if there was one.
     async fn attempt(&self, receiver: &WebhookReceiver, body: &Bytes) -> Option<StatusCode> {
         let mut request =
             self.client.post(receiver.url.clone()).header(header::CONTENT_TYPE, "application/json");
@@ -242,12 +251,12 @@ impl WebhookSender {
         let answer = match request.body(body.clone()).send().await {
             Ok(response) => {
                 let status = response.status();
-                // Read to the end, so that the connection can be used again.
+                // Read to the end, so that the connection can be reused.
                 drain_response(response).await;
                 Some(status)
             }
             Err(error) => {
-                tracing::debug!(%error, "the webhook receiver did not answer");
+                tracing::debug!(%error, "webhook receiver did not answer");
                 None
             }
         };
@@ -257,10 +266,10 @@ impl WebhookSender {
         answer
     }
 
-    /// Meta's verification request: the receiver must repeat the challenge.
+    /// Sends Meta's verification request: the receiver must return the challenge.
     ///
     /// # Errors
-    /// What the receiver did instead, in words.
+    /// Describes the answer of a receiver that failed verification.
     pub async fn verify(&self, url: &Url, verify_token: &Secret) -> Result<(), String> {
         let challenge = rand::random_range(100_000_000..=999_999_999_u32).to_string();
         let mut url = url.clone();
@@ -279,7 +288,7 @@ impl WebhookSender {
             return Err(format!("answered {status} instead of 200"));
         }
         let body =
-            response.bytes().await.map_err(|error| format!("no whole answer: {}", error.without_url()))?;
+            response.bytes().await.map_err(|error| format!("incomplete answer: {}", error.without_url()))?;
         if bool::from(body.ct_eq(challenge.as_bytes())) {
             Ok(())
         } else {
@@ -288,7 +297,7 @@ impl WebhookSender {
     }
 }
 
-/// The most of a receiver's answer that is read.
+/// Maximum number of bytes that are read of a receiver's answer.
 const MAX_RESPONSE_BYTES: usize = 64 << 10;
 
 async fn drain_response(mut response: reqwest::Response) {
@@ -305,7 +314,7 @@ async fn drain_response(mut response: reqwest::Response) {
 pub fn signature(secret: &Secret, body: &[u8]) -> String {
     let mut text = String::with_capacity(71);
     text.push_str("sha256=");
-    // HMAC takes keys of any length.
+    // HMAC accepts keys of any length.
     if let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.expose().as_bytes()) {
         mac.update(body);
         for byte in mac.finalize().into_bytes() {
@@ -315,10 +324,10 @@ pub fn signature(secret: &Secret, body: &[u8]) -> String {
     text
 }
 
-/// Follows accepted messages and tells their statuses when they are due, until the server closes.
+/// Sends the statuses of accepted messages when they are due, until the server closes.
 ///
-/// One webhook is under way at a time: that keeps statuses in order, and lets them gather into batches exactly
-/// when the receiver is slower than the sender.
+/// Only one webhook is in flight: this keeps statuses in order, and batches form only when the receiver is slower
+/// than the sender.
 pub async fn dispatch(shared: Arc<SandboxState>, mut accepted: mpsc::Receiver<TrackedMessage>) {
     let closing = shared.closing.clone();
     closing.run_until_cancelled(run_dispatch(&shared, &mut accepted)).await;
@@ -328,12 +337,12 @@ pub async fn dispatch(shared: Arc<SandboxState>, mut accepted: mpsc::Receiver<Tr
 
 async fn run_dispatch(shared: &Arc<SandboxState>, accepted: &mut mpsc::Receiver<TrackedMessage>) {
     let options = &shared.options;
-    let courier = &shared.webhook_sender;
-    let room = options.webhook_queue;
-    let mut timeline = StatusSchedule::new(options.sent_after, options.delivered_after, options.read_after);
-    let mut generation = courier.generation();
+    let sender = &shared.webhook_sender;
+    let capacity = options.webhook_queue;
+    let mut schedule = StatusSchedule::new(options.sent_after, options.delivered_after, options.read_after);
+    let mut generation = sender.generation();
     loop {
-        let next_due = timeline.next_due();
+        let next_due = schedule.next_due();
         let due = async {
             match next_due {
                 Some(due) => tokio::time::sleep_until(due).await,
@@ -341,43 +350,43 @@ async fn run_dispatch(shared: &Arc<SandboxState>, accepted: &mut mpsc::Receiver<
             }
         };
         tokio::select! {
-            message = accepted.recv(), if timeline.len() < room => match message {
-                Some(message) => timeline.push(message, Instant::now()),
+            message = accepted.recv(), if schedule.len() < capacity => match message {
+                Some(message) => schedule.push(message, Instant::now()),
                 None => return,
             },
             () = due => {}
         }
         loop {
             let now = Instant::now();
-            while timeline.len() < room
+            while schedule.len() < capacity
                 && let Ok(message) = accepted.try_recv()
             {
-                timeline.push(message, now);
+                schedule.push(message, now);
             }
-            if generation != courier.generation() {
-                generation = courier.generation();
-                timeline.retain(|message| message.generation == generation);
+            if generation != sender.generation() {
+                generation = sender.generation();
+                schedule.retain(|message| message.generation == generation);
             }
-            courier.pending.store(timeline.len(), Ordering::Relaxed);
-            let updates = timeline.take_due(now, options.webhook_batch);
+            sender.pending.store(schedule.len(), Ordering::Relaxed);
+            let updates = schedule.take_due(now, options.webhook_batch);
             if updates.is_empty() {
                 break;
             }
             match webhook_body::statuses_body(shared, &updates, shared.clock.now()) {
-                Ok(body) => courier.deliver_with_backpressure(shared, body.into(), updates.len()).await,
-                Err(error) => tracing::error!(%error, "statuses could not be written as JSON"),
+                Ok(body) => sender.deliver_with_backpressure(shared, body.into(), updates.len()).await,
+                Err(error) => tracing::error!(%error, "statuses could not be serialised; dropping them"),
             }
         }
     }
 }
 
-/// Makes Meta's verification request to the configured receiver and says in the log how it went.
+/// Sends Meta's verification request to the configured receiver and logs the result.
 pub async fn verify_receiver(shared: &SandboxState, verify_token: &Secret) {
     let Some(receiver) = shared.webhook_sender.receiver() else { return };
     match shared.webhook_sender.verify(&receiver.url, verify_token).await {
-        Ok(()) => tracing::info!(url = %receiver.url, "the webhook receiver passed verification"),
+        Ok(()) => tracing::info!(url = %receiver.url, "webhook receiver passed verification"),
         Err(reason) => {
-            tracing::warn!(url = %receiver.url, %reason, "the webhook receiver failed verification")
+            tracing::warn!(url = %receiver.url, %reason, "webhook receiver failed verification")
         }
     }
 }

@@ -1,4 +1,4 @@
-//! An unmodified client with a transport of a few lines, for driving the server.
+//! An unmodified client with a minimal transport, for tests of the server.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -21,7 +21,7 @@ use url::Url;
 
 use crate::{Phone, WebHandle};
 
-/// Nothing here takes so long unless it fails.
+/// Timeout of all waits in these tests.
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Clone)]
@@ -76,7 +76,7 @@ impl TransportFactory for TestTransportFactory {
     }
 }
 
-/// Media hosts of the server's are asked without TLS.
+/// Requests the server's media hosts without TLS.
 struct PlainHttpClient(reqwest::Client);
 
 #[async_trait]
@@ -93,30 +93,30 @@ impl HttpClient for PlainHttpClient {
     }
 }
 
-/// What asks over HTTP.
+/// An HTTP client.
 pub fn http_client() -> reqwest::Client {
     // The first caller in the process wins; every caller installs the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::new()
 }
 
-/// A client and what it has to tell.
+/// A client and its events.
 pub struct TestClient {
     pub bot: BotHandle,
     events: Receiver<Arc<Event>>,
     backend: Arc<InMemoryBackend>,
     name: String,
-    /// Texts that came in one event with others.
+    /// Texts that arrived in one event with others.
     texts: Mutex<VecDeque<(String, Jid, String)>>,
 }
 
 impl TestClient {
-    /// A client of its own, without an account yet.
+    /// A new client without an account.
     pub async fn start(web: &WebHandle, name: &str) -> Self {
         Self::start_with_backend(web, Arc::new(InMemoryBackend::new()), name, false).await
     }
 
-    /// One that takes the history that a phone gives it.
+    /// A client that accepts the history of its phone.
     pub async fn with_history(web: &WebHandle, name: &str) -> Self {
         Self::start_with_backend(web, Arc::new(InMemoryBackend::new()), name, true).await
     }
@@ -141,14 +141,14 @@ impl TestClient {
         Self { bot: bot.spawn(), events, backend, name: name.into(), texts: Mutex::default() }
     }
 
-    /// The same device in a new process, as it were.
+    /// Starts the same device again, as a restarted process would.
     pub async fn restart(self, web: &WebHandle) -> Self {
         let Self { bot, backend, name, .. } = self;
         bot.shutdown().await;
         Self::start_with_backend(web, backend, &name, false).await
     }
 
-    /// A client that the phone has linked by its QR code and that is connected.
+    /// A connected client that the phone has linked by its QR code.
     pub async fn paired(web: &WebHandle, phone: &Phone) -> Self {
         let client = Self::start(web, phone.phone_number()).await;
         let code = client.wait_for_qr_code().await;
@@ -157,6 +157,7 @@ impl TestClient {
         client
     }
 
+    /// Waits for the next QR code.
     pub async fn wait_for_qr_code(&self) -> String {
         self.wait("a QR code", |event| match event {
             Event::PairingQrCode(code) => Some(code.code.clone()),
@@ -165,18 +166,19 @@ impl TestClient {
         .await
     }
 
+    /// Waits until the client is connected.
     pub async fn wait_connected(&self) {
         self.wait("a connection", |event| matches!(event, Event::Connected(_)).then_some(())).await;
     }
 
-    /// The first event that tells what is waited for; earlier ones are gone.
-    pub async fn wait<T>(&self, what: &str, mut tells: impl FnMut(&Event) -> Option<T>) -> T {
+    /// The first event for which `select` returns a value; skips earlier events.
+    pub async fn wait<T>(&self, what: &str, mut select: impl FnMut(&Event) -> Option<T>) -> T {
         let mut passed = Vec::new();
         let found = tokio::time::timeout(TEST_TIMEOUT, async {
             loop {
-                let event = self.events.recv().await.expect("the client goes on telling");
+                let event = self.events.recv().await.expect("the client sends events");
                 passed.push(format!("{:?}", event.kind()));
-                if let Some(found) = tells(&event) {
+                if let Some(found) = select(&event) {
                     return found;
                 }
             }
@@ -187,7 +189,7 @@ impl TestClient {
         }
     }
 
-    /// The next text: its id, sender and words.
+    /// The next text: its id, sender and content.
     pub async fn next_text(&self) -> (String, Jid, String) {
         if let Some(text) = self.texts.lock().unwrap().pop_front() {
             return text;
@@ -204,7 +206,7 @@ impl TestClient {
         .await
     }
 
-    /// The acknowledgement of a message: its error, when it was refused.
+    /// The acknowledgement of a message; its error when the message was refused.
     pub async fn wait_for_ack(&self, id: &str) -> Option<String> {
         self.wait("an acknowledgement", |event| match event {
             Event::ServerAck(ack) if ack.id == id && ack.class.as_deref() == Some("message") => {
@@ -215,10 +217,12 @@ impl TestClient {
         .await
     }
 
+    /// Sends a text. Returns the message's id.
     pub async fn send_text(&self, to: &Jid, text: &str) -> String {
         self.bot.client().send_message(to, wa::Message::text(text)).await.unwrap().message_id
     }
 
+    /// Sends a text under this id.
     pub async fn send_text_with_id(&self, to: &Jid, id: &str, text: &str) {
         let options = SendOptions::default().with_message_id(id);
         self.bot.client().send_message_with_options(to, wa::Message::text(text), options).await.unwrap();

@@ -1,4 +1,4 @@
-//! The control plane does over HTTP what the handle does.
+//! The control plane offers the functions of the handle over HTTP.
 
 use serde_json::{Value, json};
 
@@ -35,11 +35,11 @@ async fn device_is_linked_messaged_and_unlinked_over_http() {
     let (status, linked) = plane.post("/_web/phones/+15550000001/scan", json!({ "code": code })).await;
     assert_eq!((status, linked), (200, json!({ "device": 1 })));
     client.wait_connected().await;
-    let (status, said) =
+    let (status, sent_id) =
         plane.post(&format!("/_web/phones/{BOB}/say"), json!({ "to": ALICE, "text": "over HTTP" })).await;
     assert_eq!(status, 200);
     let (id, _, text) = client.next_text().await;
-    assert_eq!((json!({ "id": id }), text.as_str()), (said, "over HTTP"));
+    assert_eq!((json!({ "id": id }), text.as_str()), (sent_id, "over HTTP"));
 
     let fault = json!({ "match": { "phone": ALICE }, "fault": { "nack": { "code": 479 } }, "times": 1 });
     assert_eq!(plane.post("/_web/faults", fault).await, (200, json!({ "id": 1 })));
@@ -70,8 +70,13 @@ async fn control_plane_reports_invalid_requests() {
     for (path, body, status, reason) in [
         ("/_web/phones/abc/say", json!({ "to": ALICE, "text": "x" }), 400, "1 to 15 digits"),
         ("/_web/phones/1/say", json!({ "to": "@", "text": "x" }), 400, "neither a phone number nor a JID"),
-        ("/_web/phones/1/say", json!({ "to": "19999999999", "text": "x" }), 422, "no address of an account"),
-        ("/_web/phones/1/scan", json!({ "code": "2@x,y" }), 422, "no QR code"),
+        (
+            "/_web/phones/1/say",
+            json!({ "to": "19999999999", "text": "x" }),
+            422,
+            "not the address of an account",
+        ),
+        ("/_web/phones/1/scan", json!({ "code": "2@x,y" }), 422, "not a QR code"),
         ("/_web/phones/1/code", json!({ "code": "ABCDEFGH" }), 422, "no device asked"),
         ("/_web/faults", json!({ "fault": "explode" }), 400, "explode"),
     ] {

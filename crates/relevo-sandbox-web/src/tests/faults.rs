@@ -1,4 +1,4 @@
-//! What goes wrong on purpose.
+//! Scripted faults.
 
 use std::time::{Duration, Instant};
 
@@ -47,7 +47,7 @@ async fn cut_faults_close_the_connection_before_or_after_acceptance() {
         client.send_text_with_id(&bob.jid(), &id, "try").await;
         client.wait_connected().await;
         assert_eq!(web.journal_entry(&id).map_or(0, |entry| entry.received), accepted);
-        // Whoever cannot know tries again under the same id.
+        // A sender without an acknowledgement retries under the same id.
         client.send_text_with_id(&bob.jid(), &id, "try").await;
         assert_eq!(client.wait_for_ack(&id).await, None);
         assert_eq!(bobs.message().await.id, id);
@@ -108,7 +108,7 @@ async fn delivery_faults_repeat_or_reorder_messages() {
     web.arm(FaultRule::once(ALICE, Fault::DeliverTwice)).unwrap();
     bob.send_text(&alice.jid(), "twice").unwrap();
     assert_eq!(client.next_text().await.2, "twice");
-    // A client knows a ciphertext that it has opened, and acknowledges it again.
+    // A client recognises a ciphertext that it has decrypted, and acknowledges it again.
     web.wait_until(|web| web.queue_len(&alice, 1) == 0).await;
 }
 
@@ -136,7 +136,7 @@ async fn undecryptable_message_is_requested_again() {
         assert_eq!((got, text.as_str()), (id, round), "from a phone");
         web.arm(FaultRule::once(BOB, Fault::DeliverGarbled)).unwrap();
         let id = client.send_text(&bob.jid(), round).await;
-        // The first text that Bob's device opens may be its own phone's.
+        // The first text that Bob's device decrypts may be from its own phone.
         while bobs.next_text().await.0 != id {}
     }
     web.wait_until(|web| web.queue_len(&alice, 1) == 0 && web.queue_len(&bob, 1) == 0).await;

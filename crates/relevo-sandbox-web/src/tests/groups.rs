@@ -1,4 +1,4 @@
-//! Groups: sender keys from devices and from phones, and receipts of each member.
+//! Groups: sender keys of devices and phones, and receipts of each member.
 
 use relevo_linked_device::client::prelude::*;
 use relevo_linked_device::client::types::presence::ReceiptType;
@@ -37,13 +37,13 @@ async fn group_message_reaches_members_and_each_sends_receipts() {
         })
         .await;
 
-    let said = carol.send_text(&group, "hello from a phone").unwrap();
+    let sent_id = carol.send_text(&group, "hello from a phone").unwrap();
     for client in [&alices, &bobs] {
         let (id, sender, text) = client.next_text().await;
-        assert_eq!((id, text.as_str()), (said.clone(), "hello from a phone"));
+        assert_eq!((id, text.as_str()), (sent_id.clone(), "hello from a phone"));
         assert_eq!(sender.to_non_ad(), carol.lid());
     }
-    // The second goes out under the key that is known by now.
+    // The second message uses the sender key that the devices have received.
     carol.send_text(&group, "again").unwrap();
     assert_eq!(alices.next_text().await.2, "again");
     bobs.send_text(&group, "me too").await;

@@ -1,4 +1,4 @@
-//! What people say to each other.
+//! Messages between accounts.
 
 use relevo_linked_device::client::prelude::*;
 use relevo_linked_device::client::types::presence::ReceiptType;
@@ -24,18 +24,18 @@ async fn phone_decrypts_messages_of_another_account_and_replies() {
                 _ => None,
             })
             .await;
-        let said = bob.send_text(&received.sender.to_non_ad(), &format!("yes {n}")).unwrap();
+        let sent_id = bob.send_text(&received.sender.to_non_ad(), &format!("yes {n}")).unwrap();
         let (id, sender, text) = client.next_text().await;
-        assert_eq!((id, text), (said, format!("yes {n}")));
+        assert_eq!((id, text), (sent_id, format!("yes {n}")));
         assert_eq!(sender.to_non_ad().user, bob_user_in_mode(&bob, &sender));
     }
-    // What a linked device sends, its own phone sees too.
+    // A phone receives the messages that its linked device sends.
     let own: Vec<_> = alice.events();
     assert_eq!(own.iter().filter(|seen| matches!(&***seen, PhoneEvent::Message(m) if m.from_me)).count(), 3);
     assert_eq!(web.journal().iter().filter(|entry| entry.from.starts_with("15550000001:1@")).count(), 3);
 }
 
-/// How Bob is called towards Alice: by his number or by his LID.
+/// Bob's address for Alice: his number or his LID.
 fn bob_user_in_mode(bob: &crate::Phone, sender: &Jid) -> String {
     if sender.is_lid() { bob.lid().user.to_string() } else { bob.jid().user.to_string() }
 }
@@ -67,7 +67,7 @@ async fn devices_of_two_accounts_exchange_messages_and_read_receipts() {
 async fn messages_are_queued_while_a_device_is_offline() {
     let (web, alice, client) = start_with_linked_device().await;
     let bob = web.phone(BOB);
-    // So that there is a session.
+    // Establishes a session.
     bob.send_text(&alice.jid(), "before").unwrap();
     client.next_text().await;
     web.wait_until(|web| web.queue_len(&alice, 1) == 0).await;
@@ -105,9 +105,9 @@ async fn phone_sends_read_receipts_reactions_edits_revocations_and_typing() {
         })
     });
     assert_eq!(reaction.await, (Some("👍".into()), Some(id)));
-    let said = bob.send_text(&alice.jid(), "frist").unwrap();
+    let sent_id = bob.send_text(&alice.jid(), "frist").unwrap();
     assert_eq!(client.next_text().await.2, "frist");
-    bob.edit(&alice.jid(), &said, "first").unwrap();
+    bob.edit(&alice.jid(), &sent_id, "first").unwrap();
     let edited = client.wait("an edit", |event| {
         event.messages().find_map(|message| {
             let protocol = message.message.protocol_message.as_option()?;
@@ -115,13 +115,13 @@ async fn phone_sends_read_receipts_reactions_edits_revocations_and_typing() {
         })
     });
     assert_eq!(edited.await, "first");
-    bob.revoke(&alice.jid(), &said).unwrap();
+    bob.revoke(&alice.jid(), &sent_id).unwrap();
     let revoked = client.wait("a revocation", |event| {
         event
             .messages()
             .find_map(|message| message.message.protocol_message.as_option()?.key.as_option()?.id.clone())
     });
-    assert_eq!(revoked.await, said);
+    assert_eq!(revoked.await, sent_id);
     bob.send_typing(&alice.jid(), true).unwrap();
     client.wait("typing", |event| matches!(event, Event::ChatPresence(_)).then_some(())).await;
     client.bot.client().chatstate().send_composing(&bob.jid()).await.unwrap();
@@ -145,7 +145,7 @@ async fn images_are_sent_in_both_directions() {
     let got = got.await;
     assert_eq!(got.caption.as_deref(), Some("from Bob"));
     assert_eq!(client.bot.client().download(&got).await.unwrap(), image);
-    // Beyond 5 MiB a client asks first how much of the file is there.
+    // For a file above 5 MiB, a client queries the uploaded size first.
     let large = vec![7; 6 << 20];
     let kind = relevo_linked_device::client::download::MediaType::Image;
     let uploaded = client.bot.client().upload(large.clone(), kind, Default::default()).await.unwrap();
@@ -163,8 +163,8 @@ async fn message_to_newsletter_or_unknown_user_is_acknowledged() {
     let id = client.send_text(&channel, "news").await;
     assert_eq!(client.wait_for_ack(&id).await, None);
     assert_eq!(web.journal_entry(&id).unwrap().delivered, 0);
-    let nobody = [Jid::pn("19999999999"), web.phone(BOB).jid()];
-    let known = client.bot.client().contacts().is_on_whatsapp(&nobody).await.unwrap();
+    let users = [Jid::pn("19999999999"), web.phone(BOB).jid()];
+    let known = client.bot.client().contacts().is_on_whatsapp(&users).await.unwrap();
     let known: Vec<bool> = known.iter().map(|known| known.is_registered).collect();
     assert_eq!(known, [false, true]);
 }
@@ -173,7 +173,7 @@ async fn message_to_newsletter_or_unknown_user_is_acknowledged() {
 async fn two_devices_of_an_account_receive_the_same_messages() {
     let (web, alice, first) = start_with_linked_device().await;
     let bob = web.phone(BOB);
-    // Bob's first words are sealed for one device; his next ones for both.
+    // Bob's first message is encrypted for one device; his next ones for both.
     first.send_text(&bob.jid(), "from the first").await;
     let mut bobs = bob.watch();
     bobs.message().await;
@@ -185,7 +185,7 @@ async fn two_devices_of_an_account_receive_the_same_messages() {
     let id = second.send_text(&bob.jid(), "from the second").await;
     let (got, sender, _) = first.next_text().await;
     assert_eq!((got, sender.device), (id, 2));
-    // What the first device pins, the second pins too.
+    // A chat that the first device pins is pinned on the second too.
     first.bot.client().chat_actions().pin_chat(&bob.lid()).await.unwrap();
     let pinned = second.wait("the pin", |event| match event {
         Event::PinUpdate(pin) => Some(pin.jid.clone()),

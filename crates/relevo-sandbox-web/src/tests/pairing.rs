@@ -1,4 +1,4 @@
-//! Devices come and go.
+//! Pairing, login and unlinking of devices.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ async fn wrong_pairing_code_links_no_device() {
     phone.enter_pairing_code(&wrong).await.unwrap();
     web.wait_until(|web| web.queries().contains_key("set md link_code_companion_reg")).await;
     assert!(phone.devices().is_empty());
-    // The right one still counts.
+    // The correct code is still valid.
     phone.enter_pairing_code(&code).await.unwrap();
     client.wait("the link", |event| matches!(event, Event::PairSuccess(_)).then_some(())).await;
 }
@@ -91,7 +91,7 @@ async fn refuse_login_fault_refuses_with_its_reason() {
                 Some(())
             }
             Event::ClientOutdated(_) if reason == 405 => Some(()),
-            // It comes again by itself.
+            // The client reconnects by itself.
             Event::ConnectFailure(_) if reason == 503 => Some(()),
             _ => None,
         });
