@@ -13,8 +13,8 @@ use subtle::ConstantTimeEq;
 use relevo_domain::Secret;
 
 use super::error::ApiError;
-use super::streams::accepts_event_stream;
-use super::{AppState, api_door, body};
+use super::stream::sse::accepts_event_stream;
+use super::{AppState, api, body};
 
 /// The header that carries the key, beside `Authorization`.
 const API_KEY_HEADER: &str = "x-api-key";
@@ -92,7 +92,7 @@ fn digest(key: &[u8]) -> [u8; 32] {
 
 /// Lets a request through to its route, or answers 401.
 pub(super) async fn require_key(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    if state.keyring.authorizes(request.headers()) || api_door::is_authorized(&state, &request) {
+    if state.keyring.authorizes(request.headers()) || api::auth::is_authorized(&state, &request) {
         return next.run(request).await;
     }
     body::discard(request, state.options.json_body_limit);

@@ -1,5 +1,7 @@
 //! The one form of an answer about an error, and the one place that knows status codes.
 
+mod conversions;
+
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -10,8 +12,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{bulk, contacts, events, inbound, instance, media, queue, relay, webhook};
-use relevo_domain::{ErrorKind, Failure, FailureKind, MessageId, ValidationError};
+use relevo_domain::{ErrorKind, Failure, FailureKind, MessageId};
 
 /// An error on its way to the caller. It travels with its response, so that a layer can word it differently.
 #[derive(Debug, Clone)]
@@ -242,103 +243,6 @@ impl ApiError {
     }
 }
 
-impl From<ValidationError> for ApiError {
-    fn from(invalid: ValidationError) -> Self {
-        Self::new(ErrorKind::Invalid, invalid.to_string()).with_field(invalid.field)
-    }
-}
-
-impl From<instance::Error> for ApiError {
-    fn from(error: instance::Error) -> Self {
-        match &error {
-            instance::Error::Unknown(id) => return Self::unknown_instance(id.as_str()),
-            instance::Error::Exists(_) => {
-                return Self::from_kind(error.kind(), &error)
-                    .with_title("La instancia ya existe")
-                    .with_field("instance_id");
-            }
-            instance::Error::UrlRefused { field, .. } => {
-                return Self::from_kind(error.kind(), &error).with_field(*field);
-            }
-            instance::Error::AlreadyLinked(_) => {
-                return Self::from_kind(error.kind(), &error).with_title("La instancia ya está autenticada");
-            }
-            instance::Error::QrCodeTimeout => return Self::qr_timeout(&error),
-            instance::Error::Failed(failure) => return Self::from_failure(failure),
-            instance::Error::Media(media::Error::Gone(_)) => return Self::gone(error.to_string()),
-            instance::Error::Media(media::Error::Failed(failure)) => return Self::from_failure(failure),
-            _ => {}
-        }
-        match error.invalid() {
-            Some(invalid) => invalid.clone().into(),
-            None => Self::from_kind(error.kind(), &error),
-        }
-    }
-}
-
-impl From<inbound::Error> for ApiError {
-    fn from(error: inbound::Error) -> Self {
-        match error {
-            inbound::Error::Signature => Self::forbidden(error.to_string()),
-            error => Self::from_kind(error.kind(), &error),
-        }
-    }
-}
-
-impl From<queue::Error> for ApiError {
-    fn from(error: queue::Error) -> Self {
-        Self::from_kind(error.kind(), &error)
-    }
-}
-
-impl From<events::Error> for ApiError {
-    fn from(error: events::Error) -> Self {
-        match error {
-            events::Error::Cursor(invalid) => invalid.into(),
-            error => Self::from_kind(error.kind(), &error),
-        }
-    }
-}
-
-impl From<bulk::Error> for ApiError {
-    fn from(error: bulk::Error) -> Self {
-        match error {
-            bulk::Error::Invalid(invalid) => invalid.into(),
-            bulk::Error::Instance(error) => error.into(),
-            bulk::Error::File(_) | bulk::Error::Empty => {
-                Self::from_kind(error.kind(), &error).with_field("file")
-            }
-            bulk::Error::Template(_) => Self::from_kind(error.kind(), &error).with_field("message"),
-            error => Self::from_kind(error.kind(), &error),
-        }
-    }
-}
-
-impl From<contacts::Error> for ApiError {
-    fn from(error: contacts::Error) -> Self {
-        match error.invalid() {
-            Some(invalid) => invalid.clone().into(),
-            None => Self::from_kind(error.kind(), &error),
-        }
-    }
-}
-
-impl From<relay::Error> for ApiError {
-    fn from(error: relay::Error) -> Self {
-        Self::from_kind(error.kind(), &error)
-    }
-}
-
-impl From<webhook::Error> for ApiError {
-    fn from(error: webhook::Error) -> Self {
-        match (&error, error.invalid()) {
-            (_, Some(invalid)) => invalid.clone().into(),
-            (webhook::Error::Url(_), None) => Self::from_kind(error.kind(), &error).with_field("url"),
-            _ => Self::from_kind(error.kind(), &error),
-        }
-    }
-}
-
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let error = self.clone();
@@ -381,7 +285,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use relevo_domain::{Class, FailureScope, InstanceNumber, Timestamp};
+    use relevo_domain::{Class, FailureScope, InstanceNumber, Timestamp, ValidationError};
 
     async fn render(error: ApiError) -> (StatusCode, Option<String>, Value) {
         let response = error.into_response();

@@ -7,14 +7,12 @@
 //! - Bounded: connections, the time a request may take to arrive, every body, and the memory of all large bodies
 //!   together. A caller that is refused gets its answer even while it is still sending.
 
-mod api_door;
+mod api;
 mod auth;
 mod body;
 mod connection;
 mod error;
 mod extract;
-mod feed;
-mod flask;
 mod json;
 mod media;
 mod openapi;
@@ -26,8 +24,7 @@ mod router;
 mod routes;
 mod server;
 mod sniff;
-mod socket;
-mod streams;
+mod stream;
 mod timestamp;
 mod vcard;
 
@@ -48,7 +45,7 @@ use relevo_domain::{InstanceId, Secret};
 use auth::Keyring;
 use body::MemoryBudget;
 use rate_limit::RequestLimiter;
-use streams::StreamSlots;
+use stream::slots::StreamSlots;
 
 pub use router::router;
 pub use server::serve;

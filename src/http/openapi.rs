@@ -11,12 +11,12 @@ use utoipa::openapi::{
 };
 use utoipa_axum::router::UtoipaMethodRouter;
 
-use super::AppState;
+use super::api::error::ApplicationErrorBody;
 use super::error::ErrorBody;
-use super::flask::{self, ApplicationErrorBody};
 use super::routes::api::responses::BulkSendResponse;
-use super::routes::jobs::commands::JobResponse;
-use super::routes::sending::{QueuedResponse, SentResponse};
+use super::routes::jobs::dto::JobResponse;
+use super::routes::messages::submit::{QueuedResponse, SentResponse};
+use super::{AppState, api};
 
 const INSTANCE_PREFIX: &str = "/instances/{id}";
 const MESSAGES_TAG: &str = "messages";
@@ -66,7 +66,7 @@ pub(super) fn base_document() -> OpenApi {
 pub(super) fn complete_operations(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
         for operation in operations(item) {
-            let documented = flask::is_application_path(path);
+            let documented = api::is_application_path(path);
             let sends = !documented
                 && path.contains("/messages/")
                 && !path.contains("{message_id}")

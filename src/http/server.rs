@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::api_door::PeerAddress;
+use super::api::auth::PeerAddress;
 use super::connection::Connection;
 use super::{AppState, router};
 

@@ -3,12 +3,12 @@
 
 use serde_json::Value;
 
-use crate::http::flask::ApplicationError;
-use relevo_domain::{Content, Header, ValidationError};
-
 use super::content::{self, ContentDraft, HeaderDraft, InteractiveAction, InteractiveFrame};
-use super::json_fields::{self, JsonFields};
+use super::json_fields::JsonFields;
 use super::message_kind::MessageKind;
+use crate::http::api::error::ApplicationError;
+use crate::http::api::texts::{self, MISSING_RECIPIENTS, NO_PHONES, NO_RECIPIENTS};
+use relevo_domain::{Content, Header, ValidationError};
 
 /// One route for messages to many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,10 +59,6 @@ impl RecipientContent {
         frame.with_body(self.body.clone())
     }
 }
-
-const NO_PHONES: &str = "Se requiere el campo 'phones' con un array de números telefónicos";
-const NO_RECIPIENTS: &str = "Se requiere el campo 'recipients' con un array de destinatarios";
-const MISSING_RECIPIENTS: &str = "Falta parámetro: recipients es requerido";
 
 impl BulkKind {
     /// What `message` says when all were sent, and when they are queued.
@@ -222,7 +218,7 @@ fn parse_each(
 }
 
 fn require_fields_present(fields: JsonFields<'_>) -> Result<(), ApplicationError> {
-    if fields.is_empty() { Err(ApplicationError::invalid(json_fields::EMPTY_BODY_ERROR)) } else { Ok(()) }
+    if fields.is_empty() { Err(ApplicationError::invalid(texts::EMPTY_BODY_ERROR)) } else { Ok(()) }
 }
 
 fn recipient_field(n: usize, field: &str) -> String {

@@ -7,15 +7,14 @@ use std::borrow::Cow;
 
 use serde_json::{Value, json};
 
-use crate::http::flask::ApplicationError;
+use super::json_fields::JsonFields;
+use crate::http::api::error::ApplicationError;
 use crate::http::media::{self, MediaFields, MediaInput};
 use crate::instance;
 use relevo_domain::{
     Button, Content, Header, Interactive, ListRow, ListSection, Media, MediaKind, MediaSource, Template,
     ValidationError,
 };
-
-use super::json_fields::JsonFields;
 
 /// What a message is to say; a file that came with the request is not kept yet.
 #[derive(Debug)]
@@ -53,7 +52,6 @@ const DEFAULT_BUTTON_URL: &str = "https://example.com";
 
 /// The language of templates that name none (cloud-api-endpoints.md, "Parámetros Opcionales").
 const DEFAULT_LANGUAGE: &str = "es";
-
 const MAX_BUTTONS: usize = 3;
 const MAX_TITLE_LENGTH: usize = 20;
 

@@ -5,15 +5,13 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use crate::http::flask::ApplicationError;
+use crate::http::api::error::ApplicationError;
+use crate::http::api::texts::{EMPTY_BODY_ERROR, type_name};
 use relevo_domain::ValidationError;
 
 /// The fields of a request, or of one recipient in it.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::http) struct JsonFields<'a>(&'a Map<String, Value>);
-
-/// What is asked for where a request carries nothing.
-pub(super) const EMPTY_BODY_ERROR: &str = "Se requiere un JSON con los datos del mensaje";
 
 /// Reads a body, whatever content type the request claims.
 pub(super) fn parse(body: &[u8]) -> Result<Map<String, Value>, ApplicationError> {
@@ -29,17 +27,6 @@ pub(super) fn parse(body: &[u8]) -> Result<Map<String, Value>, ApplicationError>
         Ok(Value::Object(fields)) => Ok(fields),
         Ok(other) => Err(wrong(format!("el cuerpo es {}", type_name(&other)))),
         Err(cause) => Err(wrong(cause.to_string())),
-    }
-}
-
-fn type_name(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "un booleano",
-        Value::Number(_) => "un número",
-        Value::String(_) => "un texto",
-        Value::Array(_) => "un array",
-        Value::Object(_) => "un objeto",
     }
 }
 

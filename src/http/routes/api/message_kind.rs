@@ -1,10 +1,10 @@
 //! The kinds of messages that `/api` sends one at a time, and the documented words about each.
 
-use crate::http::flask::ApplicationError;
-use relevo_domain::{Content, ValidationError};
-
 use super::content::{self, ContentDraft};
-use super::json_fields::{self, JsonFields};
+use super::json_fields::JsonFields;
+use crate::http::api::error::ApplicationError;
+use crate::http::api::texts;
+use relevo_domain::{Content, ValidationError};
 
 /// One route for single messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,7 +154,7 @@ fn interactive_draft(
 
 fn parse_list(fields: JsonFields<'_>) -> Result<ContentDraft, ApplicationError> {
     if fields.is_empty() {
-        return Err(ApplicationError::invalid(json_fields::EMPTY_BODY_ERROR));
+        return Err(ApplicationError::invalid(texts::EMPTY_BODY_ERROR));
     }
     content::require_fields(fields, &["phone", "header_text", "body_text"])?;
     interactive_draft(content::list_frame(fields)?, fields)

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::bulk::{FileUpload, JobDraft, JobKind, NewJob, OnSuppressed, Plan, SenderSelection, SendingHours};
 use crate::http::error::ApiError;
-use crate::http::routes::sending::validate_send_at;
+use crate::http::routes::messages::submit::validate_send_at;
 use crate::http::timestamp::RequestTimestamp;
 use relevo_domain::{InstanceId, Timestamp, ValidationError};
 

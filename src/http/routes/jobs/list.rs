@@ -1,4 +1,4 @@
-//! Looking at jobs.
+//! `GET /jobs`.
 
 use axum::Json;
 use axum::extract::State;
@@ -7,14 +7,12 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
+use super::dto::{Job, parse_status};
 use crate::bulk::{JobKind, JobView, ListCursor, ListFilter};
-use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::{JobIdPath, QueryParams};
-use crate::http::page;
+use crate::http::extract::QueryParams;
+use crate::http::{AppState, page};
 use relevo_domain::{Timestamp, ValidationError};
-
-use super::{Job, parse_status};
 
 /// Where the next page begins; the list itself is a bare array.
 const NEXT_AFTER_HEADER: HeaderName = HeaderName::from_static("x-next-after");
@@ -51,15 +49,6 @@ pub async fn list(
     headers
         .extend(last.and_then(|last| HeaderValue::try_from(last).ok()).map(|last| (NEXT_AFTER_HEADER, last)));
     Ok((headers, Json(found.into_iter().map(Job::from).collect())))
-}
-
-/// One bulk job.
-#[utoipa::path(get, path = "/jobs/{job_id}", operation_id = "get_job", tag = "jobs", responses(
-    (status = 200, description = "It.", body = Job),
-    (status = 404, description = "No such job.", body = ErrorBody),
-))]
-pub async fn get(State(state): State<AppState>, JobIdPath(id): JobIdPath) -> Result<Json<Job>, ApiError> {
-    Ok(Json(state.services.bulk.get(id)?.into()))
 }
 
 impl JobQuery {

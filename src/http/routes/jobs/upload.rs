@@ -13,14 +13,13 @@ use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::dto::Job;
+use super::form::{FormReader, FormRequest, UploadedFile};
 use crate::bulk::{self, JobDraft, NewJob, Preview, PreviewRow, SenderSelection};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::SendOptions;
 use crate::http::{AppState, body};
 use relevo_domain::ValidationError;
-
-use super::Job;
-use super::form::{FormReader, FormRequest, UploadedFile};
 
 /// Rows that a dry run shows.
 const PREVIEW_ROWS: usize = 10;

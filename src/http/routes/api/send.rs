@@ -1,0 +1,192 @@
+//! `POST /api/send-…`: one message, or one to each of many. Every route also exists at `/api/messages/send-…`.
+
+use axum::extract::State;
+use axum::response::Response;
+
+use super::bulk::submit_bulk;
+use super::bulk_kind::BulkKind;
+use super::message_kind::MessageKind;
+use super::requests::bulk::{
+    BulkSendResponses, SendBroadcast, SendBroadcastTemplate, SendBulk, SendBulkButton, SendBulkInteractive,
+    SendBulkList, SendBulkTemplate, SendPersonalized,
+};
+use super::requests::single::{
+    SendButton, SendInteractive, SendList, SendLocationRequest, SendMedia, SendMessage, SendReaction,
+    SendTemplate, SendTemplateAdvanced, SingleSendResponses,
+};
+use super::single::{IncomingRequest, submit_single};
+use crate::http::AppState;
+use crate::http::api::error::ApplicationError;
+
+/// Sends a text.
+#[utoipa::path(post, path = "/api/send-message", operation_id = "api_send_message", tag = "api",
+    request_body = SendMessage, responses(SingleSendResponses))]
+pub async fn send_message(
+    State(state): State<AppState>,
+    incoming: IncomingRequest,
+) -> Result<Response, ApplicationError> {
+    submit_single(&state, incoming, MessageKind::Text).await
+}
+
+/// Sends an approved template with texts for its places.
+#[utoipa::path(post, path = "/api/send-template", operation_id = "api_send_template", tag = "api",
+    request_body = SendTemplate, responses(SingleSendResponses))]
+pub async fn send_template(
+    State(state): State<AppState>,
+    incoming: IncomingRequest,
+) -> Result<Response, ApplicationError> {
+    submit_single(&state, incoming, MessageKind::Template).await
+}
+
+/// Sends an approved template with components in Meta's form.
+#[utoipa::path(post, path = "/api/send-template-advanced", operation_id = "api_send_template_advanced", tag = "api",
+    request_body = SendTemplateAdvanced, responses(SingleSendResponses))]
+pub async fn send_template_advanced(
+    State(state): State<AppState>,
+    incoming: IncomingRequest,
+) -> Result<Response, ApplicationError> {
+    submit_single(&state, incoming, MessageKind::AdvancedTemplate).await
+}
+
+/// Sends a text with a button that opens an address.
+#[utoipa::path(post, path = "/api/send-interactive", operation_id = "api_send_interactive", tag = "api",
+    request_body = SendInteractive, responses(SingleSendResponses))]
+pub async fn send_interactive(
+    State(state): State<AppState>,
+    incoming: IncomingRequest,
+) -> Result<Response, ApplicationError> {
+    submit_single(&state, incoming, MessageKind::Interactive).await
+}
+
+/// Sends a list to choose from.
+#[utoipa::path(post, path = "/api/send-list", operation_id = "api_send_list", tag = "api",
+    request_body = SendList, responses(SingleSendResponses))]
+pub async fn send_list(
+    State(state): State<AppState>,
+    incoming: IncomingRequest,
+) -> Result<Response, ApplicationError> {
+    submit_single(&state, incoming, MessageKind::List).await
+}
+
+/// Sends a text with one to three reply buttons.
+#[utoipa::path(post, path = "/api/send-button", operation_id = "api_send_button", tag = "api",
+    request_body = SendButton, responses(SingleSendResponses))]
+pub async fn send_button(
+    State(state): State<AppState>,
+    incoming: IncomingRequest,
+) -> Result<Response, ApplicationError> {
+    submit_single(&state, incoming, MessageKind::Buttons).await
+}
+
+/// Asks the recipient for a location.
+#[utoipa::path(post, path = "/api/send-location-request", operation_id = "api_send_location_request", tag = "api",
+    request_body = SendLocationRequest, responses(SingleSendResponses))]
+pub async fn send_location_request(
+    State(state): State<AppState>,
+    incoming: IncomingRequest,
+) -> Result<Response, ApplicationError> {
+    submit_single(&state, incoming, MessageKind::LocationRequest).await
+}
+
+/// Sends a file: one that is at WhatsApp already, one on the web, or one in the request.
+#[utoipa::path(post, path = "/api/send-media", operation_id = "api_send_media", tag = "api",
+    request_body = SendMedia, responses(SingleSendResponses))]
+pub async fn send_media(
+    State(state): State<AppState>,
+    incoming: IncomingRequest,
+) -> Result<Response, ApplicationError> {
+    submit_single(&state, incoming, MessageKind::Media).await
+}
+
+/// Reacts to a message.
+#[utoipa::path(post, path = "/api/send-reaction", operation_id = "api_send_reaction", tag = "api",
+    request_body = SendReaction, responses(SingleSendResponses))]
+pub async fn send_reaction(
+    State(state): State<AppState>,
+    incoming: IncomingRequest,
+) -> Result<Response, ApplicationError> {
+    submit_single(&state, incoming, MessageKind::Reaction).await
+}
+
+/// Sends a text of their own to each recipient.
+#[utoipa::path(post, path = "/api/send-bulk", operation_id = "api_send_bulk", tag = "api",
+    request_body = SendBulk, responses(BulkSendResponses))]
+pub async fn send_bulk(
+    State(state): State<AppState>,
+    incoming: IncomingRequest,
+) -> Result<Response, ApplicationError> {
+    submit_bulk(&state, incoming, BulkKind::Bulk).await
+}
+
+/// Sends the same list to each recipient, with a text of their own.
+#[utoipa::path(post, path = "/api/send-bulk-list", operation_id = "api_send_bulk_list", tag = "api",
+    request_body = SendBulkList, responses(BulkSendResponses))]
+pub async fn send_bulk_list(
+    State(state): State<AppState>,
+    incoming: IncomingRequest,
+) -> Result<Response, ApplicationError> {
+    submit_bulk(&state, incoming, BulkKind::BulkList).await
+}
+
+/// Sends a text with a button that opens an address to each recipient, all of it their own.
+#[utoipa::path(post, path = "/api/send-bulk-interactive", operation_id = "api_send_bulk_interactive", tag = "api",
+    request_body = SendBulkInteractive, responses(BulkSendResponses))]
+pub async fn send_bulk_interactive(
+    State(state): State<AppState>,
+    incoming: IncomingRequest,
+) -> Result<Response, ApplicationError> {
+    submit_bulk(&state, incoming, BulkKind::BulkInteractive).await
+}
+
+/// Sends the same reply buttons to each recipient, with a text of their own.
+#[utoipa::path(post, path = "/api/send-bulk-button", operation_id = "api_send_bulk_button", tag = "api",
+    request_body = SendBulkButton, responses(BulkSendResponses))]
+pub async fn send_bulk_button(
+    State(state): State<AppState>,
+    incoming: IncomingRequest,
+) -> Result<Response, ApplicationError> {
+    submit_bulk(&state, incoming, BulkKind::BulkButton).await
+}
+
+/// Sends an approved template to each recipient, with values of their own.
+#[utoipa::path(post, path = "/api/send-bulk-template", operation_id = "api_send_bulk_template", tag = "api",
+    request_body = SendBulkTemplate, responses(BulkSendResponses))]
+pub async fn send_bulk_template(
+    State(state): State<AppState>,
+    incoming: IncomingRequest,
+) -> Result<Response, ApplicationError> {
+    submit_bulk(&state, incoming, BulkKind::BulkTemplate).await
+}
+
+/// Sends the same text with a button to all. A file in the header is uploaded once. Those who opted out get nothing.
+/// Under `/api/messages/` it is sent directly, unless it is asked for the queue.
+#[utoipa::path(post, path = "/api/send-broadcast-interactive", operation_id = "api_send_broadcast_interactive", tag = "api",
+    request_body = SendBroadcast, responses(BulkSendResponses))]
+pub async fn send_broadcast_interactive(
+    State(state): State<AppState>,
+    incoming: IncomingRequest,
+) -> Result<Response, ApplicationError> {
+    submit_bulk(&state, incoming, BulkKind::Broadcast).await
+}
+
+/// Sends the same template to all. Those who opted out get nothing. Under `/api/messages/` it is sent directly, unless
+/// it is asked for the queue.
+#[utoipa::path(post, path = "/api/send-broadcast-template", operation_id = "api_send_broadcast_template", tag = "api",
+    request_body = SendBroadcastTemplate, responses(BulkSendResponses))]
+pub async fn send_broadcast_template(
+    State(state): State<AppState>,
+    incoming: IncomingRequest,
+) -> Result<Response, ApplicationError> {
+    submit_bulk(&state, incoming, BulkKind::BroadcastTemplate).await
+}
+
+/// Sends a text of their own to each recipient in the frame of all. Those who opted out get nothing. Under
+/// `/api/messages/` it is sent directly, unless it is asked for the queue.
+#[utoipa::path(post, path = "/api/send-personalized-broadcast", operation_id = "api_send_personalized_broadcast", tag = "api",
+    request_body = SendPersonalized, responses(BulkSendResponses))]
+pub async fn send_personalized_broadcast(
+    State(state): State<AppState>,
+    incoming: IncomingRequest,
+) -> Result<Response, ApplicationError> {
+    submit_bulk(&state, incoming, BulkKind::Personalized).await
+}

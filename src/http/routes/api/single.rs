@@ -1,0 +1,199 @@
+//! One message of `/api` on its way: read, directed to an instance, sent or queued, and answered.
+
+use axum::Json;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::response::{IntoResponse, Response};
+
+use super::content::ContentDraft;
+use super::json_fields::{self, JsonFields};
+use super::message_kind::MessageKind;
+use super::responses::{GraphSendResponse, SendMessageResponse};
+use super::target::{off_thread, target_instance};
+use crate::http::AppState;
+use crate::http::api::error::ApplicationError;
+use crate::http::body::{self, ReceivedBody};
+use crate::http::error::ApiError;
+use crate::http::extract::SendOptions;
+use crate::http::routes::messages::submit::{parse_message_ref, resolve_provider_id, withdrawn_error};
+use crate::instance::{self, SendRequest, SyncSendOutcome};
+use crate::queue::IdempotencyKey;
+use relevo_domain::{
+    Class, ErrorKind, InstanceId, MessageId, MessageOptions, MessageRef, OutboundMessage, Recipient, Status,
+    ValidationError,
+};
+
+/// A request for one message whose body has not arrived yet.
+pub(in crate::http) struct IncomingRequest {
+    /// `X-Instance-Id`.
+    pub(super) instance: Option<String>,
+    pub(super) sending: SendOptions,
+    pub(super) request: Request,
+}
+
+impl FromRequest<AppState> for IncomingRequest {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        let (mut parts, body) = request.into_parts();
+        let sending = SendOptions::from_request_parts(&mut parts, state).await?;
+        let name = parts.headers.get("x-instance-id");
+        let instance = name.map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned());
+        Ok(Self { instance, sending, request: Request::from_parts(parts, body) })
+    }
+}
+
+/// A message as its request asks for it.
+struct ParsedRequest {
+    instance: Option<String>,
+    /// The recipient as it was spelled, and as it was understood.
+    input: String,
+    to: Recipient,
+    draft: ContentDraft,
+    quote: Option<MessageRef>,
+    queued: bool,
+    idempotency: Option<IdempotencyKey>,
+}
+
+/// Sends one message, or queues it.
+pub(super) async fn submit_single(
+    state: &AppState,
+    incoming: IncomingRequest,
+    kind: MessageKind,
+) -> Result<Response, ApplicationError> {
+    let IncomingRequest { instance: header, sending, request } = incoming;
+    let options = &state.options;
+    let limit = if kind.may_carry_media() { options.media_body_limit } else { options.json_body_limit };
+    let ReceivedBody { bytes, memory_permit: room } = body::receive_body(request, limit, state).await?;
+    let asked = off_thread(bytes.len(), move || parse_request(kind, &bytes, &sending)).await?;
+    let instance = target_instance(state, header.or(asked.instance))?;
+    let content = asked.draft.store_media(&state.services.instances).await?;
+    // From here on a file that came inside is on the disk; others may have the room.
+    drop(room);
+    let quote = match asked.quote {
+        Some(message) => Some(resolve_provider_id(state, &instance, "context_message_id", message)?),
+        None => None,
+    };
+    let letter = PreparedMessage {
+        kind,
+        input: asked.input,
+        message: OutboundMessage { to: asked.to, content, quote, options: MessageOptions::default() },
+        idempotency: asked.idempotency,
+    };
+    if asked.queued {
+        enqueue_message(state, &instance, letter).await
+    } else {
+        send_message(state, &instance, letter).await
+    }
+}
+
+/// A message that is ready to go.
+struct PreparedMessage {
+    kind: MessageKind,
+    input: String,
+    message: OutboundMessage,
+    idempotency: Option<IdempotencyKey>,
+}
+
+impl PreparedMessage {
+    fn to_send(&self) -> SendRequest {
+        SendRequest {
+            message: self.message.clone(),
+            class: Class::Transactional,
+            idempotency: self.idempotency.clone(),
+            expires_at: None,
+            send_at: None,
+        }
+    }
+}
+
+async fn enqueue_message(
+    state: &AppState,
+    instance: &InstanceId,
+    letter: PreparedMessage,
+) -> Result<Response, ApplicationError> {
+    let accepted = state.services.instances.enqueue(instance, letter.to_send()).await;
+    let id = accepted.map_err(|error| instance_error(letter.kind, error))?.id();
+    let (_, message) = letter.kind.success_messages();
+    Ok(Json(SendMessageResponse::queued(message, id)).into_response())
+}
+
+async fn send_message(
+    state: &AppState,
+    instance: &InstanceId,
+    letter: PreparedMessage,
+) -> Result<Response, ApplicationError> {
+    let outcome = state.services.instances.send_now(instance, letter.to_send()).await;
+    let (id, sent) = outcome.map_err(|error| instance_error(letter.kind, error))?;
+    let provider_id = match sent {
+        SyncSendOutcome::Sent(provider_id) => provider_id,
+        SyncSendOutcome::Failed(failure) => {
+            return Err(ApplicationError::from_failure(&failure).with_message(id, "failed"));
+        }
+        SyncSendOutcome::NotStarted(view) => {
+            return Err(ApplicationError::from(withdrawn_error(view))
+                .with_success_false()
+                .with_message(id, "cancelled"));
+        }
+        SyncSendOutcome::Unknown => {
+            let view = state.services.instances.message(instance, &MessageRef::Ours(id))?;
+            // A status may have told it since.
+            let taken =
+                matches!(view.status, Status::Sent | Status::Delivered | Status::Read | Status::Played);
+            view.provider_id.filter(|_| taken).ok_or_else(|| unknown_outcome(id, view.status))?
+        }
+    };
+    let (message, _) = letter.kind.success_messages();
+    Ok(Json(SendMessageResponse::sent(
+        message,
+        GraphSendResponse::new(letter.input, &letter.message.to, &provider_id),
+    ))
+    .into_response())
+}
+
+/// It went out, and nobody knows whether WhatsApp took it.
+fn unknown_outcome(id: MessageId, status: Status) -> ApplicationError {
+    let details = format!(
+        "the message went out and no answer came in time; do not send it again, ask for it: \
+         GET /api/task-status/{}",
+        id.correlation_id()
+    );
+    ApplicationError::from(ApiError::new(ErrorKind::Ambiguous, details))
+        .with_success_false()
+        .with_message(id, status.as_str())
+}
+
+/// Why an instance did not take a message, with its fields under the names that the caller knows.
+fn instance_error(kind: MessageKind, error: instance::Error) -> ApplicationError {
+    match error.invalid() {
+        Some(invalid) => ApplicationError::from(kind.with_field_name(invalid)),
+        None => ApplicationError::from(error),
+    }
+    .with_send_prefix()
+}
+
+fn parse_request(
+    kind: MessageKind,
+    body: &[u8],
+    sending: &SendOptions,
+) -> Result<ParsedRequest, ApplicationError> {
+    let map = json_fields::parse(body)?;
+    let fields = JsonFields::new(&map);
+    let draft = kind.parse(fields)?;
+    let queued = fields.flag("use_queue", false)?;
+    let input = fields.string("phone")?;
+    let to = input
+        .parse()
+        .map_err(|invalid| ApplicationError::from(with_phone_field(invalid)).with_send_prefix())?;
+    let quoted = match kind {
+        MessageKind::Text | MessageKind::Media => fields.optional("context_message_id")?,
+        _ => None,
+    };
+    let quote = quoted.map(|id| parse_message_ref("context_message_id", &id)).transpose()?;
+    let idempotency = sending.idempotency_key(kind.as_str(), body);
+    let instance = fields.optional("instance_id")?;
+    Ok(ParsedRequest { instance, input, to, draft, quote, queued, idempotency })
+}
+
+fn with_phone_field(invalid: ValidationError) -> ValidationError {
+    ValidationError::new("phone", invalid.reason)
+}

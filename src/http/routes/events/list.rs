@@ -1,0 +1,77 @@
+//! `GET …/events`.
+
+use axum::Json;
+use axum::extract::{Extension, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+
+use super::dto::{EventPage, EventQuery};
+use super::{page_or_stream, parse_cursor};
+use crate::events;
+use crate::http::AppState;
+use crate::http::connection::Connection;
+use crate::http::error::{ApiError, ErrorBody};
+use crate::http::extract::{QueryParams, TargetInstance};
+use crate::http::stream::entry::EventEntry;
+use crate::http::stream::reader::EventScope;
+
+/// A page ends with the event that reaches so many bytes.
+const PAGE_BYTES: usize = 4 << 20;
+
+pub(super) async fn read_page(
+    state: &AppState,
+    scope: EventScope,
+    asked: &EventQuery,
+) -> Result<Json<EventPage>, ApiError> {
+    let (limit, kinds) = (asked.limit()?, asked.kinds()?);
+    let from = parse_cursor(state, scope, asked.after.as_deref().unwrap_or_default()).await?;
+    let known = state.services.instances.names().borrow().clone();
+    let wanted = events::LogPageQuery { kinds, limit, bytes: PAGE_BYTES, now: state.services.clock.now() };
+    let (log, instances) = (&state.services.events, scope.instances(&known));
+    log.wait_until_durable(&instances).await.map_err(events::Error::from)?;
+    let found = log.page(&instances, &from, &wanted).await.map_err(events::Error::from)?;
+    let entry = |item: events::LogItem| {
+        let name = known.iter().find(|(number, _)| *number == item.instance)?.1.clone();
+        Some(EventEntry::new(item, name))
+    };
+    Ok(Json(EventPage {
+        success: true,
+        data: found.items.into_iter().filter_map(entry).collect(),
+        next: scope.encode_cursor(&found.next),
+        more: !found.at_end,
+    }))
+}
+
+/// What happened to an instance, oldest first. With `Accept: text/event-stream` it is the stream at `…/events/stream`.
+#[utoipa::path(get, path = "/instances/{id}/events", operation_id = "list_instance_events", tag = "events",
+    params(EventQuery), responses(
+        (status = 200, description = "A page of events.", body = EventPage),
+        (status = 400, description = "A parameter is wrong.", body = ErrorBody),
+        (status = 404, description = "No such instance.", body = ErrorBody),
+    ))]
+pub async fn list_for_instance(
+    State(state): State<AppState>,
+    TargetInstance(id): TargetInstance,
+    QueryParams(asked): QueryParams<EventQuery>,
+    headers: HeaderMap,
+    connection: Option<Extension<Connection>>,
+) -> Result<Response, ApiError> {
+    let scope = EventScope::Instance(state.services.instances.get(&id)?.number);
+    page_or_stream(&state, scope, &asked, &headers, connection).await
+}
+
+/// What happened to all instances: each one's events in their order, and older ones of one before newer ones of
+/// another. With `Accept: text/event-stream` it is the stream at `/events/stream`.
+#[utoipa::path(get, path = "/events", operation_id = "list_events", tag = "events",
+    params(EventQuery), responses(
+        (status = 200, description = "A page of events.", body = EventPage),
+        (status = 400, description = "A parameter is wrong.", body = ErrorBody),
+    ))]
+pub async fn list_all(
+    State(state): State<AppState>,
+    QueryParams(asked): QueryParams<EventQuery>,
+    headers: HeaderMap,
+    connection: Option<Extension<Connection>>,
+) -> Result<Response, ApiError> {
+    page_or_stream(&state, EventScope::All, &asked, &headers, connection).await
+}

@@ -1,0 +1,60 @@
+//! `POST` and `GET /instances/{id}/connect`.
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::dto::response::InstanceResponse;
+use super::instance_response;
+use crate::http::AppState;
+use crate::http::error::{ApiError, ErrorBody};
+use crate::http::extract::TargetInstance;
+use crate::instance::InstanceView;
+
+/// Asks an instance to be connected, now and after every restart of the node.
+#[utoipa::path(post, path = "/instances/{id}/connect", operation_id = "connect_instance", tag = "instances",
+    responses(
+        (status = 200, description = "It connects; `status` tells how far it is.", body = InstanceResponse),
+        (status = 404, description = "No such instance.", body = ErrorBody),
+    ))]
+pub async fn connect(
+    State(state): State<AppState>,
+    TargetInstance(id): TargetInstance,
+) -> Result<Json<InstanceResponse>, ApiError> {
+    let view = state.services.instances.connect(id).await?;
+    instance_response(&state, view, Some("Conexión iniciada"))
+}
+
+/// How far connecting is.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ConnectProgressResponse {
+    success: bool,
+    #[schema(example = "shop")]
+    instance_id: String,
+    /// The text of the QR code that a phone can scan now, when there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<String>,
+    #[schema(example = "connecting")]
+    status: &'static str,
+}
+
+/// Connects an instance that nobody asked to connect, and tells at once how far it is: for clients that draw the code
+/// themselves and ask again until `status` is `connected`.
+#[utoipa::path(get, path = "/instances/{id}/connect", operation_id = "get_connect", tag = "instances", responses(
+    (status = 200, description = "The code, when there is one, and the state.", body = ConnectProgressResponse),
+    (status = 404, description = "No such instance.", body = ErrorBody),
+))]
+pub async fn progress(
+    State(state): State<AppState>,
+    TargetInstance(id): TargetInstance,
+) -> Result<Json<ConnectProgressResponse>, ApiError> {
+    let InstanceView { state: view, .. } = state.services.instances.connect_if_idle(&id).await?;
+    let code = view.qr_code.map(|code| code.text);
+    Ok(Json(ConnectProgressResponse {
+        success: true,
+        instance_id: id.into(),
+        code,
+        status: view.state.as_str(),
+    }))
+}

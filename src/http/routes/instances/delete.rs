@@ -1,0 +1,34 @@
+//! `DELETE /instances/{id}`.
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::http::AppState;
+use crate::http::error::{ApiError, ErrorBody};
+use crate::http::extract::TargetInstance;
+
+/// Something was done.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct InstanceDeletedResponse {
+    success: bool,
+    message: &'static str,
+}
+
+/// Deletes an instance with its queue, its events, its keys and its webhook endpoints. A linked device is unlinked first.
+#[utoipa::path(delete, path = "/instances/{id}", operation_id = "delete_instance", tag = "instances",
+    responses(
+        (status = 200, description = "It is gone.", body = InstanceDeletedResponse),
+        (status = 404, description = "No such instance.", body = ErrorBody),
+    ))]
+pub async fn delete(
+    State(state): State<AppState>,
+    TargetInstance(id): TargetInstance,
+) -> Result<Json<InstanceDeletedResponse>, ApiError> {
+    let number = state.services.instances.get(&id)?.number;
+    state.services.instances.delete(id).await?;
+    // Should the process die here, its endpoints stay, get nothing, and can be deleted by their ids.
+    state.services.webhooks.delete_instance(number).await?;
+    Ok(Json(InstanceDeletedResponse { success: true, message: "Instancia eliminada exitosamente" }))
+}

@@ -1,0 +1,25 @@
+//! `POST /instances/{id}/disconnect`.
+
+use axum::Json;
+use axum::extract::State;
+
+use super::dto::response::InstanceResponse;
+use super::instance_response;
+use crate::http::AppState;
+use crate::http::error::{ApiError, ErrorBody};
+use crate::http::extract::TargetInstance;
+
+/// Asks an instance to stay away from WhatsApp. What is queued waits, and what comes is queued. A linked device stays
+/// linked.
+#[utoipa::path(post, path = "/instances/{id}/disconnect", operation_id = "disconnect_instance", tag = "instances",
+    responses(
+        (status = 200, description = "It is disconnected.", body = InstanceResponse),
+        (status = 404, description = "No such instance.", body = ErrorBody),
+    ))]
+pub async fn disconnect(
+    State(state): State<AppState>,
+    TargetInstance(id): TargetInstance,
+) -> Result<Json<InstanceResponse>, ApiError> {
+    let view = state.services.instances.disconnect(id).await?;
+    instance_response(&state, view, Some("Instancia desconectada"))
+}

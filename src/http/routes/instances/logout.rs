@@ -1,0 +1,26 @@
+//! `POST /instances/{id}/logout`.
+
+use axum::Json;
+use axum::extract::State;
+
+use super::dto::response::InstanceResponse;
+use super::instance_response;
+use crate::http::AppState;
+use crate::http::error::{ApiError, ErrorBody};
+use crate::http::extract::TargetInstance;
+
+/// Ends the link between the instance and its phone, and forgets the keys; what is queued waits. An instance that only
+/// is to stay away is disconnected instead.
+#[utoipa::path(post, path = "/instances/{id}/logout", operation_id = "logout_instance", tag = "instances",
+    responses(
+        (status = 200, description = "It is nobody's device any more.", body = InstanceResponse),
+        (status = 404, description = "No such instance.", body = ErrorBody),
+        (status = 501, description = "The provider of this instance has no phone to be linked to.", body = ErrorBody),
+    ))]
+pub async fn logout(
+    State(state): State<AppState>,
+    TargetInstance(id): TargetInstance,
+) -> Result<Json<InstanceResponse>, ApiError> {
+    let view = state.services.instances.logout(&id).await?;
+    instance_response(&state, view, Some("Sesión cerrada"))
+}

@@ -1,0 +1,24 @@
+//! `POST /instances/{id}/restart`.
+
+use axum::Json;
+use axum::extract::State;
+
+use super::dto::response::InstanceResponse;
+use super::instance_response;
+use crate::http::AppState;
+use crate::http::error::{ApiError, ErrorBody};
+use crate::http::extract::TargetInstance;
+
+/// Replaces an instance's client, whatever state it is in.
+#[utoipa::path(post, path = "/instances/{id}/restart", operation_id = "restart_instance", tag = "instances",
+    responses(
+        (status = 200, description = "A new client connects.", body = InstanceResponse),
+        (status = 404, description = "No such instance.", body = ErrorBody),
+    ))]
+pub async fn restart(
+    State(state): State<AppState>,
+    TargetInstance(id): TargetInstance,
+) -> Result<Json<InstanceResponse>, ApiError> {
+    let view = state.services.instances.restart(id).await?;
+    instance_response(&state, view, Some("Instancia reiniciada"))
+}

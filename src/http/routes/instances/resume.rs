@@ -1,0 +1,24 @@
+//! `POST /instances/{id}/resume`.
+
+use axum::Json;
+use axum::extract::State;
+
+use super::dto::response::InstanceResponse;
+use super::instance_response;
+use crate::http::AppState;
+use crate::http::error::{ApiError, ErrorBody};
+use crate::http::extract::TargetInstance;
+
+/// Resumes an instance that paused, for example because its account was blocked; its queue goes on.
+#[utoipa::path(post, path = "/instances/{id}/resume", operation_id = "resume_instance", tag = "instances",
+    responses(
+        (status = 200, description = "It connects again.", body = InstanceResponse),
+        (status = 404, description = "No such instance.", body = ErrorBody),
+    ))]
+pub async fn resume(
+    State(state): State<AppState>,
+    TargetInstance(id): TargetInstance,
+) -> Result<Json<InstanceResponse>, ApiError> {
+    let view = state.services.instances.connect(id).await?;
+    instance_response(&state, view, Some("Instancia reanudada"))
+}

@@ -1,0 +1,24 @@
+//! `POST /jobs/{job_id}/cancel`.
+
+use axum::Json;
+use axum::extract::State;
+
+use super::dto::{JobCommandResponses, JobResponse, job_response};
+use crate::http::AppState;
+use crate::http::error::ApiError;
+use crate::http::extract::JobIdPath;
+
+/// Ends a job. What no attempt has begun for is not sent.
+#[utoipa::path(
+    post,
+    path = "/jobs/{job_id}/cancel",
+    operation_id = "cancel_job",
+    tag = "jobs",
+    responses(JobCommandResponses)
+)]
+pub async fn cancel(
+    State(state): State<AppState>,
+    JobIdPath(id): JobIdPath,
+) -> Result<Json<JobResponse>, ApiError> {
+    Ok(job_response(state.services.bulk.cancel(id).await?.into()))
+}

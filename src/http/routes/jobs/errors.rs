@@ -1,0 +1,78 @@
+//! `GET /jobs/{job_id}/errors`: the rows that failed.
+
+use axum::Json;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::results::parse_cursor;
+use crate::bulk::RowError;
+use crate::http::error::{ApiError, ErrorBody};
+use crate::http::extract::{JobIdPath, QueryParams};
+use crate::http::{AppState, page};
+
+/// Something that went wrong with a row.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ErrorRow {
+    line: u32,
+    phone: String,
+    error: String,
+    code: Option<i64>,
+    ambiguous: bool,
+    timestamp: String,
+    device_id: Option<u8>,
+    instance_id: Option<String>,
+}
+
+/// A page of errors.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ErrorsPage {
+    success: bool,
+    data: Vec<ErrorRow>,
+    /// Give it as `after` for what comes next, now or later.
+    next: String,
+}
+
+/// Which errors.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ErrorsQuery {
+    /// The `next` of the page before.
+    after: Option<String>,
+    /// 1 to 500; 50 without it.
+    limit: Option<usize>,
+}
+
+/// What went wrong, in the order in which it did: each error once, and what comes later behind `next`.
+#[utoipa::path(get, path = "/jobs/{job_id}/errors", operation_id = "job_errors", tag = "jobs", params(ErrorsQuery),
+    responses(
+        (status = 200, description = "A page of them.", body = ErrorsPage),
+        (status = 400, description = "A parameter is wrong.", body = ErrorBody),
+        (status = 404, description = "No such job.", body = ErrorBody),
+    ))]
+pub async fn errors(
+    State(state): State<AppState>,
+    JobIdPath(id): JobIdPath,
+    QueryParams(wanted): QueryParams<ErrorsQuery>,
+) -> Result<Json<ErrorsPage>, ApiError> {
+    let limit = u32::try_from(page::validate_limit(wanted.limit)?).unwrap_or(u32::MAX);
+    let (errors, next) =
+        state.services.bulk.errors(id, parse_cursor(wanted.after.as_deref())?, limit).await?;
+    let data = errors.into_iter().map(ErrorRow::from).collect();
+    Ok(Json(ErrorsPage { success: true, data, next: next.to_string() }))
+}
+
+impl From<RowError> for ErrorRow {
+    fn from(row: RowError) -> Self {
+        Self {
+            line: row.line,
+            phone: row.phone,
+            error: row.error,
+            code: row.code,
+            ambiguous: row.ambiguous,
+            timestamp: row.at.to_string(),
+            device_id: row.device_id,
+            instance_id: row.instance.map(|instance| instance.to_string()),
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! `POST /jobs/{job_id}/pause`.
+
+use axum::Json;
+use axum::extract::State;
+
+use super::dto::{JobCommandResponses, JobResponse, job_response};
+use crate::http::AppState;
+use crate::http::error::ApiError;
+use crate::http::extract::JobIdPath;
+
+/// Stops a job until it is resumed.
+#[utoipa::path(
+    post,
+    path = "/jobs/{job_id}/pause",
+    operation_id = "pause_job",
+    tag = "jobs",
+    responses(JobCommandResponses)
+)]
+pub async fn pause(
+    State(state): State<AppState>,
+    JobIdPath(id): JobIdPath,
+) -> Result<Json<JobResponse>, ApiError> {
+    Ok(job_response(state.services.bulk.pause(id).await?.into()))
+}

@@ -1,0 +1,24 @@
+//! `POST /jobs/{job_id}/resume`.
+
+use axum::Json;
+use axum::extract::State;
+
+use super::dto::{JobCommandResponses, JobResponse, job_response};
+use crate::http::AppState;
+use crate::http::error::ApiError;
+use crate::http::extract::JobIdPath;
+
+/// Lets a paused job go on.
+#[utoipa::path(
+    post,
+    path = "/jobs/{job_id}/resume",
+    operation_id = "resume_job",
+    tag = "jobs",
+    responses(JobCommandResponses)
+)]
+pub async fn resume(
+    State(state): State<AppState>,
+    JobIdPath(id): JobIdPath,
+) -> Result<Json<JobResponse>, ApiError> {
+    Ok(job_response(state.services.bulk.resume(id).await?.into()))
+}

@@ -1,0 +1,25 @@
+//! `POST /jobs/{job_id}/retry-failed`.
+
+use axum::Json;
+use axum::extract::State;
+
+use super::dto::{JobCommandResponses, JobResponse, job_response};
+use crate::http::AppState;
+use crate::http::error::ApiError;
+use crate::http::extract::JobIdPath;
+
+/// Sends the rows of a finished job again that failed for certain; ambiguous ones may have been sent, and are left
+/// alone.
+#[utoipa::path(
+    post,
+    path = "/jobs/{job_id}/retry-failed",
+    operation_id = "retry_failed_of_job",
+    tag = "jobs",
+    responses(JobCommandResponses)
+)]
+pub async fn retry_failed(
+    State(state): State<AppState>,
+    JobIdPath(id): JobIdPath,
+) -> Result<Json<JobResponse>, ApiError> {
+    Ok(job_response(state.services.bulk.retry_failed(id).await?.into()))
+}

@@ -1,0 +1,35 @@
+//! The download of a file.
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+
+use super::file_response::file_response;
+use crate::http::AppState;
+use crate::http::api::error::ApplicationErrorBody;
+use crate::http::error::ApiError;
+use crate::http::extract::{LinkTargetInstance, MediaIdPath};
+
+/// A file that a user sent, by WhatsApp's id of it. One range of it can be asked for.
+#[utoipa::path(get, path = "/api/media/{media_id}/download", operation_id = "download_media", tag = "media",
+    params(
+        ("X-Instance-Id" = Option<String>, Header, description = "The instance, where it is not the node's default_instance."),
+        ("instance_id" = Option<String>, Query, description = "The same, for links; the header wins."),
+    ), responses(
+        (status = 200, description = "The file.", content_type = "application/octet-stream", body = Vec<u8>),
+        (status = 206, description = "The range that was asked for."),
+        (status = 304, description = "The caller has it."),
+        (status = 410, description = "WhatsApp does not have it, or no longer.", body = ApplicationErrorBody),
+        (status = 416, description = "The file ends before that range."),
+        (status = 424, description = "WhatsApp does not accept the account.", body = ApplicationErrorBody),
+        (status = 503, description = "WhatsApp cannot be reached.", body = ApplicationErrorBody),
+    ))]
+pub async fn download_media(
+    State(state): State<AppState>,
+    LinkTargetInstance(instance): LinkTargetInstance,
+    MediaIdPath(media_id): MediaIdPath,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let file = state.services.instances.media(&instance, &media_id).await?;
+    Ok(file_response(&file, None, &headers))
+}

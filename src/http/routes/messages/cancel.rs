@@ -1,0 +1,65 @@
+//! `POST …/messages/{message_id}/cancel`, and the same by `DELETE …/messages/{message_id}`.
+
+use axum::Json;
+use axum::extract::State;
+use utoipa::IntoResponses;
+
+use super::dto::MessageResponse;
+use super::{find_message, load_response};
+use crate::http::AppState;
+use crate::http::error::{ApiError, ErrorBody};
+use crate::http::extract::{MessageIdPath, TargetInstance};
+use relevo_domain::ErrorKind;
+
+/// Every answer to taking a message back.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "it documents the answers; nobody makes one")]
+pub(in crate::http) enum CancelResponses {
+    /// It will not be sent.
+    #[response(status = 200)]
+    Cancelled(MessageResponse),
+    /// No such instance, or no such message in it.
+    #[response(status = 404)]
+    NotFound(ErrorBody),
+    /// An attempt began, or it is settled.
+    #[response(status = 409)]
+    Conflict(ErrorBody),
+}
+
+/// Takes a message back that was not attempted yet, queued or scheduled.
+#[utoipa::path(
+    post,
+    path = "/instances/{id}/messages/{message_id}/cancel",
+    operation_id = "cancel_message",
+    tag = "messages",
+    responses(CancelResponses)
+)]
+pub async fn cancel(
+    State(state): State<AppState>,
+    TargetInstance(instance): TargetInstance,
+    MessageIdPath(name): MessageIdPath,
+) -> Result<Json<MessageResponse>, ApiError> {
+    let message = find_message(&state, &instance, &name)?.id;
+    if state.services.queue.withdraw(message).await? {
+        return load_response(&state, &instance, message);
+    }
+    let status = find_message(&state, &instance, &name)?.status.as_str();
+    let details = format!("the message is {status}: what was attempted once cannot be taken back");
+    Err(ApiError::new(ErrorKind::Conflict, details).with_message(message, status))
+}
+
+/// The same as `cancel`.
+#[utoipa::path(
+    delete,
+    path = "/instances/{id}/messages/{message_id}",
+    operation_id = "delete_message",
+    tag = "messages",
+    responses(CancelResponses)
+)]
+pub async fn delete(
+    state: State<AppState>,
+    target: TargetInstance,
+    name: MessageIdPath,
+) -> Result<Json<MessageResponse>, ApiError> {
+    cancel(state, target, name).await
+}

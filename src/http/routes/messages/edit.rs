@@ -1,0 +1,62 @@
+//! `POST …/messages/edit`.
+
+use std::borrow::Cow;
+
+use axum::extract::State;
+use axum::response::Response;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::submit::{self, MessageDraft, SendResponses, parse_message_ref, required_text};
+use crate::http::error::ApiError;
+use crate::http::extract::{JsonBody, SendOptions, TargetInstance};
+use crate::http::{AppState, json};
+use relevo_domain::{Content, MessageOptions, Recipient};
+
+/// What an earlier message says from now on.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct EditRequest<'a> {
+    /// Who is in the chat of the message. Also read: `to`, `jid`, `chat_jid`, `number`.
+    #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
+    #[schema(required = true, example = "573001234567")]
+    phone: Cow<'a, str>,
+    /// The message, by WhatsApp's id or the node's.
+    #[serde(default)]
+    #[schema(required = true)]
+    message_id: String,
+    /// Its text, or the caption of its file. Also read: `message`.
+    #[serde(default, alias = "message")]
+    #[schema(required = true, example = "Hola, Ana")]
+    new_text: String,
+}
+
+/// Changes what an earlier message of this instance says. Linked devices alone.
+#[utoipa::path(post, path = "/instances/{id}/messages/edit", operation_id = "edit_message", tag = "messages",
+    request_body = EditRequest, responses(SendResponses))]
+pub async fn edit(
+    State(state): State<AppState>,
+    TargetInstance(instance): TargetInstance,
+    sending: SendOptions,
+    JsonBody(body): JsonBody,
+) -> Result<Response, ApiError> {
+    let request: EditRequest<'_> = json::parse(&body)?;
+    let to = request.phone.parse()?;
+    let message = parse_message_ref("message_id", &required_text("message_id", request.message_id)?)?;
+    let text = required_text("new_text", request.new_text)?;
+    let message_id =
+        submit::resolve_provider_id(&state, &instance, "message_id", message)?.as_str().to_owned();
+    let draft = build_draft(to, Content::Edit { message_id, body: text }, &sending, "edit", &body);
+    submit::submit_message(&state, &instance, draft, sending.asynchronous).await
+}
+
+pub(super) fn build_draft(
+    to: Recipient,
+    content: Content,
+    sending: &SendOptions,
+    route: &str,
+    body: &[u8],
+) -> MessageDraft {
+    let idempotency = sending.idempotency_key(route, body);
+    let manner = MessageOptions::default();
+    MessageDraft { to, content, quote: None, manner, expires_in: None, send_at: None, idempotency }
+}

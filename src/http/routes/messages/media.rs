@@ -1,0 +1,208 @@
+//! `/instances/{id}/messages/{image,video,audio,document,sticker}`: sending media.
+
+use std::borrow::Cow;
+
+use axum::extract::State;
+use axum::response::Response;
+use bytes::Bytes;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::submit::{self, MessageDraft, SendResponses, non_empty, parse_quote};
+use crate::http::error::ApiError;
+use crate::http::extract::{MediaBody, SendOptions, TargetInstance};
+use crate::http::media::{self, MediaFields, MediaInput};
+use crate::http::timestamp::RequestTimestamp;
+use crate::http::{AppState, json};
+use crate::queue::IdempotencyKey;
+use relevo_domain::{
+    Content, Media, MediaKind, MediaSource, MessageOptions, MessageRef, Recipient, ValidationError,
+};
+
+/// Bodies from this size on are understood beside the threads that serve requests, in bytes.
+const OFF_THREAD_BYTES: usize = 64 << 10;
+
+/// An image, video, audio, document or sticker.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct MediaMessage<'a> {
+    /// A number in international format, a JID, or a user id. Also read: `to`, `jid`, `chat_jid`, `number`.
+    #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
+    #[schema(required = true, example = "573001234567")]
+    phone: Cow<'a, str>,
+    /// An http(s) address, `data:<mime>;base64,…`, or bare base64. Also read: `url`.
+    #[serde(default, borrow, alias = "url")]
+    #[schema(example = "https://example.com/photo.jpg")]
+    media_url: Cow<'a, str>,
+    /// Instead of `media_url`: media that is at WhatsApp already.
+    #[serde(default, borrow)]
+    media_id: Cow<'a, str>,
+    /// What base64 media is, where it does not say so itself. Also read: `mimetype`.
+    #[serde(default, borrow, alias = "mimetype")]
+    mime_type: Cow<'a, str>,
+    caption: Option<String>,
+    /// Also read: `filename`.
+    #[serde(alias = "filename")]
+    file_name: Option<String>,
+    /// Audio only: show it as a voice note. Also read: `ptt`.
+    #[serde(default, alias = "ptt")]
+    voice: bool,
+    /// The message that this one answers, by WhatsApp's id or the node's.
+    reply_to: Option<String>,
+    /// Seconds after which it must not be sent any more; counted from `send_at`, if there is one.
+    expires_in: Option<u64>,
+    /// Not before this moment, at most a year from now: RFC 3339 or Unix seconds. Answered with 202.
+    #[schema(value_type = Option<String>, example = "2026-01-31T15:00:00Z")]
+    send_at: Option<RequestTimestamp>,
+}
+
+/// Sends an image, with or without a caption.
+#[utoipa::path(post, path = "/instances/{id}/messages/image", tag = "messages", request_body = MediaMessage,
+    responses(SendResponses))]
+pub async fn send_image(
+    State(state): State<AppState>,
+    target: TargetInstance,
+    sending: SendOptions,
+    body: MediaBody,
+) -> Result<Response, ApiError> {
+    send_media(state, target, sending, body, MediaKind::Image).await
+}
+
+/// Sends a video, with or without a caption.
+#[utoipa::path(post, path = "/instances/{id}/messages/video", tag = "messages", request_body = MediaMessage,
+    responses(SendResponses))]
+pub async fn send_video(
+    State(state): State<AppState>,
+    target: TargetInstance,
+    sending: SendOptions,
+    body: MediaBody,
+) -> Result<Response, ApiError> {
+    send_media(state, target, sending, body, MediaKind::Video).await
+}
+
+/// Sends a sound file or, with `voice`, a voice note.
+#[utoipa::path(post, path = "/instances/{id}/messages/audio", tag = "messages", request_body = MediaMessage,
+    responses(SendResponses))]
+pub async fn send_audio(
+    State(state): State<AppState>,
+    target: TargetInstance,
+    sending: SendOptions,
+    body: MediaBody,
+) -> Result<Response, ApiError> {
+    send_media(state, target, sending, body, MediaKind::Audio).await
+}
+
+/// Sends a document, with or without a caption.
+#[utoipa::path(post, path = "/instances/{id}/messages/document", tag = "messages", request_body = MediaMessage,
+    responses(SendResponses))]
+pub async fn send_document(
+    State(state): State<AppState>,
+    target: TargetInstance,
+    sending: SendOptions,
+    body: MediaBody,
+) -> Result<Response, ApiError> {
+    send_media(state, target, sending, body, MediaKind::Document).await
+}
+
+/// Sends a sticker.
+#[utoipa::path(post, path = "/instances/{id}/messages/sticker", tag = "messages", request_body = MediaMessage,
+    responses(SendResponses))]
+pub async fn send_sticker(
+    State(state): State<AppState>,
+    target: TargetInstance,
+    sending: SendOptions,
+    body: MediaBody,
+) -> Result<Response, ApiError> {
+    send_media(state, target, sending, body, MediaKind::Sticker).await
+}
+
+/// A media message as it was asked for; bytes that came with it are not kept yet.
+struct ParsedMedia {
+    to: Recipient,
+    source: MediaInput,
+    caption: Option<String>,
+    file_name: Option<String>,
+    voice: bool,
+    quote: Option<MessageRef>,
+    expires_in: Option<u64>,
+    send_at: Option<RequestTimestamp>,
+    idempotency: Option<IdempotencyKey>,
+}
+
+fn parse_request(
+    kind: MediaKind,
+    body: &[u8],
+    sending: &SendOptions,
+) -> Result<ParsedMedia, ValidationError> {
+    let request: MediaMessage<'_> = json::parse(body)?;
+    let to = request.phone.parse()?;
+    let file_name = non_empty(request.file_name);
+    let source = media::parse_media(&MediaFields {
+        kind,
+        media_url: &request.media_url,
+        media_id: &request.media_id,
+        mime_type: &request.mime_type,
+        file_name: file_name.as_deref(),
+    })?;
+    Ok(ParsedMedia {
+        to,
+        source,
+        caption: non_empty(request.caption),
+        file_name,
+        voice: request.voice && kind == MediaKind::Audio,
+        quote: parse_quote(request.reply_to)?,
+        expires_in: request.expires_in,
+        send_at: request.send_at,
+        idempotency: sending.idempotency_key(kind.as_str(), body),
+    })
+}
+
+/// The same, without holding up other requests while much is decoded.
+async fn parse_off_thread(
+    kind: MediaKind,
+    body: Bytes,
+    sending: SendOptions,
+) -> Result<ParsedMedia, ApiError> {
+    if body.len() < OFF_THREAD_BYTES {
+        return Ok(parse_request(kind, &body, &sending)?);
+    }
+    let task = tokio::task::spawn_blocking(move || parse_request(kind, &body, &sending));
+    Ok(task.await.map_err(|_| ApiError::handler_panicked())??)
+}
+
+async fn send_media(
+    state: AppState,
+    TargetInstance(instance): TargetInstance,
+    sending: SendOptions,
+    MediaBody(body): MediaBody,
+    kind: MediaKind,
+) -> Result<Response, ApiError> {
+    // Asked before anything is kept: nobody would ever send it.
+    state.services.instances.get(&instance)?;
+    let asynchronous = sending.asynchronous;
+    let asked = parse_off_thread(kind, body.bytes, sending).await?;
+    let source = match asked.source {
+        MediaInput::Link(url) => MediaSource::Link(url),
+        MediaInput::ProviderId(id) => MediaSource::ProviderId(id),
+        MediaInput::Inline { bytes, mime } => {
+            MediaSource::Blob(state.services.instances.store_media(bytes, &mime).await?)
+        }
+    };
+    // From here on the bytes are on the disk; others may have the room.
+    drop(body.memory_permit);
+    let draft = MessageDraft {
+        to: asked.to,
+        content: Content::Media(Media {
+            kind,
+            source,
+            caption: asked.caption,
+            file_name: asked.file_name,
+            voice: asked.voice,
+        }),
+        quote: asked.quote,
+        manner: MessageOptions::default(),
+        expires_in: asked.expires_in,
+        send_at: asked.send_at,
+        idempotency: asked.idempotency,
+    };
+    submit::submit_message(&state, &instance, draft, asynchronous).await
+}

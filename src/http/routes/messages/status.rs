@@ -1,0 +1,24 @@
+//! `GET …/messages/{message_id}`.
+
+use axum::Json;
+use axum::extract::State;
+
+use super::dto::MessageResponse;
+use super::{find_message, message_response};
+use crate::http::AppState;
+use crate::http::error::{ApiError, ErrorBody};
+use crate::http::extract::{MessageIdPath, TargetInstance};
+
+/// Where a message stands, and how it came there.
+#[utoipa::path(get, path = "/instances/{id}/messages/{message_id}", operation_id = "get_message", tag = "messages",
+    responses(
+        (status = 200, description = "The message.", body = MessageResponse),
+        (status = 404, description = "No such instance, or no such message in it.", body = ErrorBody),
+    ))]
+pub async fn get(
+    State(state): State<AppState>,
+    TargetInstance(instance): TargetInstance,
+    MessageIdPath(name): MessageIdPath,
+) -> Result<Json<MessageResponse>, ApiError> {
+    Ok(message_response(find_message(&state, &instance, &name)?))
+}

@@ -1,0 +1,168 @@
+//! `POST …/messages/text` and `…/text-with-typing`.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::Response;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::submit::{self, MessageDraft, SendResponses, parse_quote, required_text};
+use crate::http::error::ApiError;
+use crate::http::extract::{JsonBody, SendOptions, TargetInstance};
+use crate::http::timestamp::RequestTimestamp;
+use crate::http::{AppState, json};
+use relevo_domain::{Content, MessageOptions, Recipient, ValidationError};
+
+/// A text message.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct TextMessage<'a> {
+    /// A number in international format, a JID, or a user id. Also read: `to`, `jid`, `chat_jid`, `number`.
+    #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
+    #[schema(required = true, example = "573001234567")]
+    phone: Cow<'a, str>,
+    #[serde(default)]
+    #[schema(required = true, example = "Hola")]
+    message: String,
+    /// Show a preview of the first link. Also read: `link_preview`.
+    #[serde(default, alias = "link_preview")]
+    preview_url: bool,
+    /// The people whom the text names with `@` and their number, by number. Linked devices alone.
+    #[serde(default)]
+    #[schema(example = json!(["573001234567"]))]
+    mentions: Vec<String>,
+    /// The message that this one answers, by WhatsApp's id or the node's.
+    reply_to: Option<String>,
+    /// Seconds after which it must not be sent any more; counted from `send_at`, if there is one.
+    expires_in: Option<u64>,
+    /// Not before this moment, at most a year from now: RFC 3339 or Unix seconds. Answered with 202.
+    #[schema(value_type = Option<String>, example = "2026-01-31T15:00:00Z")]
+    send_at: Option<RequestTimestamp>,
+}
+
+/// A text message before which the recipient is shown that it is being written.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct TextWithTypingMessage<'a> {
+    /// A number in international format, or a JID. Also read: `to`, `jid`, `chat_jid`, `number`.
+    #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
+    #[schema(required = true, example = "573001234567")]
+    phone: Cow<'a, str>,
+    #[serde(default)]
+    #[schema(required = true, example = "Hola")]
+    message: String,
+    /// For how many milliseconds it is shown, up to 25000. Left out, or 0: as long as writing it would take, from half a
+    /// second to five. Also read: `duration`.
+    #[serde(alias = "duration")]
+    #[schema(example = 2000)]
+    typing_duration: Option<u64>,
+    /// The message that this one answers, by WhatsApp's id or the node's.
+    reply_to: Option<String>,
+    /// Seconds after which it must not be sent any more; counted from `send_at`, if there is one.
+    expires_in: Option<u64>,
+    /// Not before this moment, at most a year from now: RFC 3339 or Unix seconds. Answered with 202.
+    #[schema(value_type = Option<String>, example = "2026-01-31T15:00:00Z")]
+    send_at: Option<RequestTimestamp>,
+}
+
+/// Sends a text message.
+#[utoipa::path(post, path = "/instances/{id}/messages/text", tag = "messages", request_body = TextMessage,
+    responses(SendResponses))]
+pub async fn send_text(
+    State(state): State<AppState>,
+    TargetInstance(instance): TargetInstance,
+    sending: SendOptions,
+    JsonBody(body): JsonBody,
+) -> Result<Response, ApiError> {
+    let request: TextMessage<'_> = json::parse(&body)?;
+    let draft = MessageDraft {
+        to: request.phone.parse()?,
+        content: Content::Text {
+            body: required_text("message", request.message)?,
+            preview_url: request.preview_url,
+        },
+        quote: parse_quote(request.reply_to)?,
+        manner: MessageOptions { mentions: parse_mentions(&request.mentions)?, ..MessageOptions::default() },
+        expires_in: request.expires_in,
+        send_at: request.send_at,
+        idempotency: sending.idempotency_key("text", &body),
+    };
+    submit::submit_message(&state, &instance, draft, sending.asynchronous).await
+}
+
+fn parse_mentions(phones: &[String]) -> Result<Vec<Recipient>, ValidationError> {
+    let named = |(n, phone): (usize, &String)| {
+        phone.parse().map_err(|invalid: ValidationError| {
+            ValidationError::new(format!("mentions[{n}]"), invalid.reason)
+        })
+    };
+    phones.iter().enumerate().map(named).collect()
+}
+
+/// Sends a text message after showing the recipient that it is being written. Linked devices alone.
+#[utoipa::path(post, path = "/instances/{id}/messages/text-with-typing", tag = "messages",
+    request_body = TextWithTypingMessage, responses(SendResponses))]
+pub async fn send_text_with_typing(
+    State(state): State<AppState>,
+    TargetInstance(instance): TargetInstance,
+    sending: SendOptions,
+    JsonBody(body): JsonBody,
+) -> Result<Response, ApiError> {
+    let request: TextWithTypingMessage<'_> = json::parse(&body)?;
+    let text = required_text("message", request.message)?;
+    let typing = typing_duration(request.typing_duration, &text)?;
+    let draft = MessageDraft {
+        to: request.phone.parse()?,
+        content: Content::Text { body: text, preview_url: false },
+        quote: parse_quote(request.reply_to)?,
+        manner: MessageOptions { typing, ..MessageOptions::default() },
+        expires_in: request.expires_in,
+        send_at: request.send_at,
+        idempotency: sending.idempotency_key("text-with-typing", &body),
+    };
+    submit::submit_message(&state, &instance, draft, sending.asynchronous).await
+}
+
+/// The longest time for which somebody may seem to write, in milliseconds: an attempt has to end.
+const MAX_TYPING_MILLIS: u64 = 25_000;
+
+/// The asked time. Clients send 0 when they mean "as long as it takes": documented as 50 ms a character, half a second to
+/// five.
+fn typing_duration(asked: Option<u64>, text: &str) -> Result<Duration, ValidationError> {
+    let millis = match asked.filter(|millis| *millis > 0) {
+        Some(millis) if millis > MAX_TYPING_MILLIS => {
+            let reason = format!("is {millis}; it must be at most {MAX_TYPING_MILLIS} milliseconds");
+            return Err(ValidationError::new("typing_duration", reason));
+        }
+        Some(millis) => millis,
+        None => {
+            let characters = u64::try_from(text.chars().count()).unwrap_or(u64::MAX);
+            characters.saturating_mul(50).clamp(500, 5000)
+        }
+    };
+    Ok(Duration::from_millis(millis))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn typing_duration_is_bounded_and_zero_is_automatic() {
+        let time = |asked, text: &str| typing_duration(asked, text).map(|time| time.as_millis());
+        assert_eq!(time(Some(1500), "x"), Ok(1500));
+        for automatic in [None, Some(0)] {
+            assert_eq!(time(automatic, "Hola"), Ok(500));
+            assert_eq!(time(automatic, &"ñ".repeat(40)), Ok(2000));
+            assert_eq!(time(automatic, &"x".repeat(4000)), Ok(5000));
+        }
+        assert_eq!(time(Some(25_001), "x").unwrap_err().field, "typing_duration");
+    }
+
+    #[test]
+    fn invalid_mention_is_named() {
+        let phones = ["573001234567".to_owned(), "ana".to_owned()];
+        assert_eq!(parse_mentions(&phones).unwrap_err().field, "mentions[1]");
+        assert_eq!(parse_mentions(&phones[..1]).unwrap()[0].to_string(), "573001234567");
+    }
+}

@@ -1,0 +1,118 @@
+//! `GET /health…`. No key is needed, so no response names an account.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::http::AppState;
+use relevo_domain::InstanceState;
+
+/// The node's health, part by part.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct HealthReport {
+    /// `healthy` or `unhealthy`.
+    #[schema(example = "healthy")]
+    status: &'static str,
+    store: ComponentHealth,
+    disk: ComponentHealth,
+    /// How many instances are in which state. They do not make the node unhealthy: each has a state of its own.
+    instances: InstanceCounts,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct ComponentHealth {
+    /// `ok` or `error`.
+    #[schema(example = "ok")]
+    status: &'static str,
+    /// What is wrong and what to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+}
+
+#[derive(Debug, Default, Serialize, ToSchema)]
+struct InstanceCounts {
+    total: usize,
+    created: usize,
+    connecting: usize,
+    connected: usize,
+    paused: usize,
+    disconnected: usize,
+    logged_out: usize,
+    failed: usize,
+}
+
+impl ComponentHealth {
+    fn new(failed: bool, reason: &'static str) -> Self {
+        Self { status: if failed { "error" } else { "ok" }, reason: failed.then_some(reason) }
+    }
+}
+
+impl InstanceCounts {
+    fn from_states(states: impl Iterator<Item = InstanceState>) -> Self {
+        let mut counts = Self::default();
+        for state in states {
+            counts.total += 1;
+            *match state {
+                InstanceState::Created => &mut counts.created,
+                InstanceState::Connecting => &mut counts.connecting,
+                InstanceState::Connected => &mut counts.connected,
+                InstanceState::Paused => &mut counts.paused,
+                InstanceState::Disconnected => &mut counts.disconnected,
+                InstanceState::LoggedOut => &mut counts.logged_out,
+                InstanceState::Failed => &mut counts.failed,
+            } += 1;
+        }
+        counts
+    }
+}
+
+/// Whether the node can do its work.
+#[utoipa::path(get, path = "/health", operation_id = "get_health", tag = "node", responses(
+    (status = 200, description = "Messages are accepted.", body = HealthReport),
+    (status = 503, description = "Nothing new is accepted; the reasons are given.", body = HealthReport),
+))]
+pub async fn health(State(state): State<AppState>) -> (StatusCode, Json<HealthReport>) {
+    let health = (state.services.health)();
+    let ok = !health.store_failed && !health.disk_full;
+    let report = HealthReport {
+        status: if ok { "healthy" } else { "unhealthy" },
+        store: ComponentHealth::new(
+            health.store_failed,
+            "the database failed; restart the node, and see its log",
+        ),
+        disk: ComponentHealth::new(
+            health.disk_full,
+            "the disk is nearly full; free some space, and messages are accepted again",
+        ),
+        instances: InstanceCounts::from_states(
+            state.services.instances.list().iter().map(|view| view.state.state),
+        ),
+    };
+    (if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(report))
+}
+
+/// The process answers.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LivenessResponse {
+    #[schema(example = "alive")]
+    status: &'static str,
+}
+
+/// Whether the process answers at all. Where this fails, a restart helps.
+#[utoipa::path(get, path = "/health/live", operation_id = "get_liveness", tag = "node", responses(
+    (status = 200, description = "It does.", body = LivenessResponse),
+))]
+pub async fn live() -> Json<LivenessResponse> {
+    Json(LivenessResponse { status: "alive" })
+}
+
+/// Whether the node accepts messages; the same as `/health`.
+#[utoipa::path(get, path = "/health/ready", operation_id = "get_readiness", tag = "node", responses(
+    (status = 200, description = "Messages are accepted.", body = HealthReport),
+    (status = 503, description = "Nothing new is accepted; the reasons are given.", body = HealthReport),
+))]
+pub async fn ready(state: State<AppState>) -> (StatusCode, Json<HealthReport>) {
+    health(state).await
+}

@@ -1,0 +1,21 @@
+//! `GET /`.
+
+use axum::Json;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// Who answers here.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ServiceInfo {
+    #[schema(example = "relevo")]
+    service: &'static str,
+    version: &'static str,
+    #[schema(example = "running")]
+    status: &'static str,
+}
+
+/// Who answers here.
+#[utoipa::path(get, path = "/", operation_id = "get_service", tag = "node", responses((status = 200, description = "It runs.", body = ServiceInfo)))]
+pub async fn service_info() -> Json<ServiceInfo> {
+    Json(ServiceInfo { service: "relevo", version: env!("CARGO_PKG_VERSION"), status: "running" })
+}

@@ -1,0 +1,23 @@
+//! `DELETE /api/numbers/{phone}`.
+
+use axum::extract::State;
+use axum::response::Response;
+
+use super::action_response;
+use super::dto::NumberActionResponse;
+use crate::http::AppState;
+use crate::http::api::error::ApplicationError;
+use crate::http::api::extract::ApplicationPath;
+
+/// Forgets a number.
+#[utoipa::path(delete, path = "/api/numbers/{phone}", operation_id = "delete_number", tag = "numbers", responses(
+    (status = 200, description = "It is gone.", body = NumberActionResponse),
+    (status = 404, description = "No such number.", body = NumberActionResponse),
+))]
+pub async fn delete(
+    State(state): State<AppState>,
+    ApplicationPath(phone): ApplicationPath,
+) -> Result<Response, ApplicationError> {
+    let found = state.services.numbers.delete(phone.clone()).await?;
+    Ok(action_response(found, format!("Number {phone} deleted successfully")))
+}

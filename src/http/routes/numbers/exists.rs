@@ -1,0 +1,20 @@
+//! `GET /api/numbers/{phone}/exists`.
+
+use axum::Json;
+use axum::extract::State;
+
+use super::dto::NumberExistsResponse;
+use crate::http::AppState;
+use crate::http::api::error::ApplicationError;
+use crate::http::api::extract::ApplicationPath;
+
+/// Tells whether there is such a number.
+#[utoipa::path(get, path = "/api/numbers/{phone}/exists", operation_id = "number_exists", tag = "numbers",
+    responses((status = 200, description = "Yes or no.", body = NumberExistsResponse)))]
+pub async fn exists(
+    State(state): State<AppState>,
+    ApplicationPath(phone): ApplicationPath,
+) -> Result<Json<NumberExistsResponse>, ApplicationError> {
+    let exists = state.services.numbers.get(&phone)?.is_some();
+    Ok(Json(NumberExistsResponse { success: true, exists, phone }))
+}

@@ -1,0 +1,18 @@
+//! `POST /api/queue/restart`.
+
+use axum::Json;
+use axum::extract::State;
+
+use super::dto::RelayActionResponse;
+use crate::http::AppState;
+use crate::http::api::error::{ApplicationError, ApplicationErrorBody};
+
+/// Replaces whoever pushes. A message that is being pushed at this moment is pushed again.
+#[utoipa::path(post, path = "/api/queue/restart", operation_id = "restart_relay", tag = "relay", responses(
+    (status = 200, description = "Another one is at work.", body = RelayActionResponse),
+    (status = 503, description = "Nothing is relayed.", body = ApplicationErrorBody),
+))]
+pub async fn restart(State(state): State<AppState>) -> Result<Json<RelayActionResponse>, ApplicationError> {
+    state.services.relay.restart().await?;
+    Ok(Json(RelayActionResponse { success: true, message: "Procesador en funcionamiento" }))
+}

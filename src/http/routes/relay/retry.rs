@@ -1,0 +1,21 @@
+//! `POST /api/queue/retry_failed`.
+
+use axum::Json;
+use axum::extract::State;
+
+use super::dto::{RelayActionResponse, RelayRetryResponse};
+use crate::http::AppState;
+use crate::http::api::error::{ApplicationError, ApplicationErrorBody};
+
+/// Ends the pause after a failed attempt. Messages are tried again without it, too.
+#[utoipa::path(post, path = "/api/queue/retry_failed", operation_id = "retry_relay", tag = "relay", responses(
+    (status = 200, description = "The first message is tried now.", body = RelayRetryResponse),
+    (status = 503, description = "Nothing is relayed.", body = ApplicationErrorBody),
+))]
+pub async fn retry_failed(
+    State(state): State<AppState>,
+) -> Result<Json<RelayRetryResponse>, ApplicationError> {
+    state.services.relay.retry_now()?;
+    let result = RelayActionResponse { success: true, message: "FIFO queue reintenta automáticamente" };
+    Ok(Json(RelayRetryResponse { success: true, result }))
+}

@@ -1,0 +1,25 @@
+//! `POST /api/queue/test`.
+
+use axum::Json;
+use axum::extract::State;
+
+use super::dto::{RelayTestMessage, RelayTestResponse, RelayTestResult};
+use crate::http::AppState;
+use crate::http::api::error::{ApplicationError, ApplicationErrorBody};
+
+/// Puts a test message at the end of the line.
+#[utoipa::path(post, path = "/api/queue/test", operation_id = "test_relay", tag = "relay", responses(
+    (status = 200, description = "It waits, durably.", body = RelayTestResponse),
+    (status = 503, description = "Nothing is relayed, or there is no room.", body = ApplicationErrorBody),
+))]
+pub async fn test(State(state): State<AppState>) -> Result<Json<RelayTestResponse>, ApplicationError> {
+    let test_message = RelayTestMessage {
+        from: "test_user",
+        kind: "text",
+        text: "Mensaje de prueba del sistema de colas",
+        timestamp: state.services.clock.now().seconds().to_string(),
+    };
+    state.services.relay.push(test_message.clone()).await?;
+    let result = RelayTestResult { success: true, method: "fifo_queue" };
+    Ok(Json(RelayTestResponse { success: true, result, test_message }))
+}

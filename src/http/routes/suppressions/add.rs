@@ -1,0 +1,56 @@
+//! `POST /suppressions`.
+
+use axum::Json;
+use axum::extract::State;
+
+use super::dto::{NewSuppressions, SuppressionCounts, SuppressionsAddedResponse};
+use crate::contacts::{AddSummary, SuppressionReason};
+use crate::http::error::{ApiError, ErrorBody};
+use crate::http::extract::JsonBody;
+use crate::http::{AppState, json};
+use relevo_domain::{Recipient, ValidationError};
+
+/// The most phones of one request that is no file.
+const MAX_PHONES: usize = 10_000;
+
+/// Puts people on the list. Who is on it already keeps the first entry.
+#[utoipa::path(post, path = "/suppressions", operation_id = "add_suppressions", tag = "suppressions",
+    request_body = NewSuppressions, responses(
+        (status = 200, description = "They are on it, durably.", body = SuppressionsAddedResponse),
+        (status = 400, description = "A phone is wrong; nobody was put on the list.", body = ErrorBody),
+        (status = 503, description = "The disk is nearly full.", body = ErrorBody),
+    ))]
+pub async fn add(
+    State(state): State<AppState>,
+    JsonBody(body): JsonBody,
+) -> Result<Json<SuppressionsAddedResponse>, ApiError> {
+    let NewSuppressions { phone, phones, note } = json::parse(&body)?;
+    let people = match (phone, phones.len()) {
+        (Some(phone), 0) => vec![phone.parse()?],
+        (None, 1..=MAX_PHONES) => parse_phones(&phones)?,
+        (None, 0) => return Err(ValidationError::new("phones", "is missing; name one phone or more").into()),
+        (None, _) => {
+            let help = "send them as a file to /suppressions/import";
+            return Err(ValidationError::new(
+                "phones",
+                format!("may have {MAX_PHONES} entries at most; {help}"),
+            )
+            .into());
+        }
+        (Some(_), _) => return Err(ValidationError::new("phone", "give phone or phones, not both").into()),
+    };
+    let AddSummary { added, existing } =
+        state.services.suppressions.add(people, SuppressionReason::Api, note).await?;
+    Ok(Json(SuppressionsAddedResponse {
+        success: true,
+        data: SuppressionCounts { added, already: existing },
+    }))
+}
+
+fn parse_phones(phones: &[String]) -> Result<Vec<Recipient>, ValidationError> {
+    let parse = |(at, phone): (usize, &String)| {
+        let wrong = |wrong: ValidationError| ValidationError::new(format!("phones[{at}]"), wrong.reason);
+        phone.parse().map_err(wrong)
+    };
+    phones.iter().enumerate().map(parse).collect()
+}

@@ -1,0 +1,32 @@
+//! `/suppressions`: recipients that must not be written to unasked.
+
+pub(in crate::http) mod add;
+pub(in crate::http) mod delete;
+mod dto;
+pub(in crate::http) mod get;
+pub(in crate::http) mod import;
+pub(in crate::http) mod list;
+
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
+
+use crate::http::AppState;
+use crate::http::error::ApiError;
+use relevo_domain::{ErrorKind, Recipient, ValidationError};
+
+/// The `phone` of a path, in any spelling.
+pub(in crate::http) struct RecipientPath(pub Recipient);
+
+impl FromRequestParts<AppState> for RecipientPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        let found = Path::<String>::from_request_parts(parts, state).await;
+        let Path(phone) = found.map_err(|refused| ValidationError::new("phone", refused.body_text()))?;
+        Ok(Self(phone.parse().map_err(|wrong: ValidationError| ValidationError::new("phone", wrong.reason))?))
+    }
+}
+
+fn not_suppressed(who: &Recipient) -> ApiError {
+    ApiError::new(ErrorKind::NotFound, format!("{who} is not on the suppression list"))
+}

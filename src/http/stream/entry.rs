@@ -1,0 +1,40 @@
+//! An event as the pages and the server-sent events show it.
+
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::events;
+use relevo_domain::InstanceId;
+
+/// An event as every reader gets it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct EventEntry {
+    /// Its place in the log of its instance.
+    sequence: u64,
+    /// `gap` stands for events that the log has forgotten: its data says `from`, `to` and how many are `missing`.
+    #[serde(rename = "type")]
+    #[schema(example = "message_ack")]
+    kind: String,
+    /// Unix seconds.
+    timestamp: u64,
+    /// The same, in RFC 3339 with milliseconds.
+    time: String,
+    instance_id: String,
+    #[schema(value_type = Object)]
+    data: Value,
+}
+
+impl EventEntry {
+    pub fn new(item: events::LogItem, name: InstanceId) -> Self {
+        let events::Envelope { sequence, event } = item.envelope;
+        Self {
+            sequence,
+            kind: event.kind,
+            timestamp: event.at.seconds(),
+            time: event.at.to_string(),
+            instance_id: name.into(),
+            data: event.data,
+        }
+    }
+}
