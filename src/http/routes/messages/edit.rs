@@ -7,11 +7,12 @@ use axum::response::Response;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::submit::{self, MessageDraft, SendResponses, parse_message_ref, required_text};
+use super::envelope::{self, SendEnvelope};
+use super::submit::{self, SendResponses, parse_message_ref, required_text};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, SendOptions, TargetInstance};
 use crate::http::{AppState, json};
-use relevo_domain::{Content, MessageOptions, Recipient};
+use relevo_domain::Content;
 
 /// What an earlier message says from now on.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -45,18 +46,7 @@ pub async fn edit(
     let text = required_text("new_text", request.new_text)?;
     let message_id =
         submit::resolve_provider_id(&state, &instance, "message_id", message)?.as_str().to_owned();
-    let draft = build_draft(to, Content::Edit { message_id, body: text }, &sending, "edit", &body);
+    let content = Content::Edit { message_id, body: text };
+    let draft = envelope::draft(SendEnvelope::to(to), content, sending.idempotency_key("edit", &body))?;
     submit::submit_message(&state, &instance, draft, sending.asynchronous).await
-}
-
-pub(super) fn build_draft(
-    to: Recipient,
-    content: Content,
-    sending: &SendOptions,
-    route: &str,
-    body: &[u8],
-) -> MessageDraft {
-    let idempotency = sending.idempotency_key(route, body);
-    let manner = MessageOptions::default();
-    MessageDraft { to, content, quote: None, manner, expires_in: None, send_at: None, idempotency }
 }

@@ -5,54 +5,42 @@ use std::borrow::Cow;
 use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
-use serde::Deserialize;
-use utoipa::ToSchema;
 
-use super::submit::{self, MessageDraft, SendResponses, non_empty, parse_quote};
+use super::envelope::{self, SendEnvelope, send_request};
+use super::submit::{self, SendResponses, non_empty, parse_quote};
 use crate::http::error::ApiError;
 use crate::http::extract::{MediaBody, SendOptions, TargetInstance};
 use crate::http::media::{self, MediaFields, MediaInput};
-use crate::http::timestamp::RequestTimestamp;
 use crate::http::{AppState, json};
 use crate::queue::IdempotencyKey;
-use relevo_domain::{
-    Content, Media, MediaKind, MediaSource, MessageOptions, MessageRef, Recipient, ValidationError,
-};
+use relevo_domain::{Content, Media, MediaKind, MediaSource, ValidationError};
 
 /// Bodies from this size on are understood beside the threads that serve requests, in bytes.
 const OFF_THREAD_BYTES: usize = 64 << 10;
 
-/// An image, video, audio, document or sticker.
-#[derive(Debug, Deserialize, ToSchema)]
-pub struct MediaMessage<'a> {
-    /// A number in international format, a JID, or a user id. Also read: `to`, `jid`, `chat_jid`, `number`.
-    #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
-    #[schema(required = true, example = "573001234567")]
-    phone: Cow<'a, str>,
-    /// An http(s) address, `data:<mime>;base64,…`, or bare base64. Also read: `url`.
-    #[serde(default, borrow, alias = "url")]
-    #[schema(example = "https://example.com/photo.jpg")]
-    media_url: Cow<'a, str>,
-    /// Instead of `media_url`: media that is at WhatsApp already.
-    #[serde(default, borrow)]
-    media_id: Cow<'a, str>,
-    /// What base64 media is, where it does not say so itself. Also read: `mimetype`.
-    #[serde(default, borrow, alias = "mimetype")]
-    mime_type: Cow<'a, str>,
-    caption: Option<String>,
-    /// Also read: `filename`.
-    #[serde(alias = "filename")]
-    file_name: Option<String>,
-    /// Audio only: show it as a voice note. Also read: `ptt`.
-    #[serde(default, alias = "ptt")]
-    voice: bool,
-    /// The message that this one answers, by WhatsApp's id or the node's.
-    reply_to: Option<String>,
-    /// Seconds after which it must not be sent any more; counted from `send_at`, if there is one.
-    expires_in: Option<u64>,
-    /// Not before this moment, at most a year from now: RFC 3339 or Unix seconds. Answered with 202.
-    #[schema(value_type = Option<String>, example = "2026-01-31T15:00:00Z")]
-    send_at: Option<RequestTimestamp>,
+send_request! {
+    /// An image, video, audio, document or sticker.
+    pub struct MediaMessage<'a> {
+        /// A number in international format, a JID, or a user id. Also read: `to`, `jid`, `chat_jid`, `number`.
+        phone,
+        /// An http(s) address, `data:<mime>;base64,…`, or bare base64. Also read: `url`.
+        #[serde(default, borrow, alias = "url")]
+        #[schema(example = "https://example.com/photo.jpg")]
+        media_url: Cow<'a, str>,
+        /// Instead of `media_url`: media that is at WhatsApp already.
+        #[serde(default, borrow)]
+        media_id: Cow<'a, str>,
+        /// What base64 media is, where it does not say so itself. Also read: `mimetype`.
+        #[serde(default, borrow, alias = "mimetype")]
+        mime_type: Cow<'a, str>,
+        caption: Option<String>,
+        /// Also read: `filename`.
+        #[serde(alias = "filename")]
+        file_name: Option<String>,
+        /// Audio only: show it as a voice note. Also read: `ptt`.
+        #[serde(default, alias = "ptt")]
+        voice: bool,
+    }
 }
 
 /// Sends an image, with or without a caption.
@@ -117,14 +105,11 @@ pub async fn send_sticker(
 
 /// A media message as it was asked for; bytes that came with it are not kept yet.
 struct ParsedMedia {
-    to: Recipient,
+    envelope: SendEnvelope,
     source: MediaInput,
     caption: Option<String>,
     file_name: Option<String>,
     voice: bool,
-    quote: Option<MessageRef>,
-    expires_in: Option<u64>,
-    send_at: Option<RequestTimestamp>,
     idempotency: Option<IdempotencyKey>,
 }
 
@@ -133,8 +118,8 @@ fn parse_request(
     body: &[u8],
     sending: &SendOptions,
 ) -> Result<ParsedMedia, ValidationError> {
-    let request: MediaMessage<'_> = json::parse(body)?;
-    let to = request.phone.parse()?;
+    let mut request: MediaMessage<'_> = json::parse(body)?;
+    let envelope = request.envelope()?;
     let file_name = non_empty(request.file_name);
     let source = media::parse_media(&MediaFields {
         kind,
@@ -143,15 +128,14 @@ fn parse_request(
         mime_type: &request.mime_type,
         file_name: file_name.as_deref(),
     })?;
+    // Before a file is stored.
+    parse_quote(envelope.reply_to.clone())?;
     Ok(ParsedMedia {
-        to,
+        envelope,
         source,
         caption: non_empty(request.caption),
         file_name,
         voice: request.voice && kind == MediaKind::Audio,
-        quote: parse_quote(request.reply_to)?,
-        expires_in: request.expires_in,
-        send_at: request.send_at,
         idempotency: sending.idempotency_key(kind.as_str(), body),
     })
 }
@@ -189,20 +173,13 @@ async fn send_media(
     };
     // From here on the bytes are on the disk; others may have the room.
     drop(body.memory_permit);
-    let draft = MessageDraft {
-        to: asked.to,
-        content: Content::Media(Media {
-            kind,
-            source,
-            caption: asked.caption,
-            file_name: asked.file_name,
-            voice: asked.voice,
-        }),
-        quote: asked.quote,
-        manner: MessageOptions::default(),
-        expires_in: asked.expires_in,
-        send_at: asked.send_at,
-        idempotency: asked.idempotency,
-    };
+    let content = Content::Media(Media {
+        kind,
+        source,
+        caption: asked.caption,
+        file_name: asked.file_name,
+        voice: asked.voice,
+    });
+    let draft = envelope::draft(asked.envelope, content, asked.idempotency)?;
     submit::submit_message(&state, &instance, draft, asynchronous).await
 }

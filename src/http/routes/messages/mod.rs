@@ -5,6 +5,7 @@ pub(in crate::http) mod contact;
 pub(in crate::http) mod download;
 pub(in crate::http) mod dto;
 pub(in crate::http) mod edit;
+mod envelope;
 pub(in crate::http) mod location;
 pub(in crate::http) mod mark_read;
 pub(in crate::http) mod media;

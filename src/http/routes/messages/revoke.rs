@@ -7,7 +7,7 @@ use axum::response::Response;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::edit::build_draft;
+use super::envelope::{self, SendEnvelope};
 use super::submit::{self, SendResponses, parse_message_ref, required_text};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, SendOptions, TargetInstance};
@@ -41,6 +41,7 @@ pub async fn revoke(
     let message = parse_message_ref("message_id", &required_text("message_id", request.message_id)?)?;
     let message_id =
         submit::resolve_provider_id(&state, &instance, "message_id", message)?.as_str().to_owned();
-    let draft = build_draft(to, Content::Revoke { message_id }, &sending, "revoke", &body);
+    let content = Content::Revoke { message_id };
+    let draft = envelope::draft(SendEnvelope::to(to), content, sending.idempotency_key("revoke", &body))?;
     submit::submit_message(&state, &instance, draft, sending.asynchronous).await
 }

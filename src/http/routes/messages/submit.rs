@@ -30,7 +30,7 @@ pub(super) struct MessageDraft {
     pub to: Recipient,
     pub content: Content,
     pub quote: Option<MessageRef>,
-    pub manner: MessageOptions,
+    pub options: MessageOptions,
     /// Seconds after which it must not be sent any more, from now or from `send_at`.
     pub expires_in: Option<u64>,
     /// Not before this moment; nobody waits for it.
@@ -131,7 +131,7 @@ pub(super) async fn submit_message(
     let begin = send_at.unwrap_or(now);
     let expires_at = draft.expires_in.map(|seconds| begin + Duration::from_secs(seconds));
     let send = SendRequest {
-        message: OutboundMessage { to: draft.to, content: draft.content, quote, options: draft.manner },
+        message: OutboundMessage { to: draft.to, content: draft.content, quote, options: draft.options },
         class: Class::Transactional,
         idempotency: draft.idempotency,
         expires_at,

@@ -1,68 +1,49 @@
 //! `POST …/messages/text` and `…/text-with-typing`.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::Response;
-use serde::Deserialize;
-use utoipa::ToSchema;
 
-use super::submit::{self, MessageDraft, SendResponses, parse_quote, required_text};
+use super::envelope::{self, send_request};
+use super::submit::{self, SendResponses, required_text};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, SendOptions, TargetInstance};
-use crate::http::timestamp::RequestTimestamp;
 use crate::http::{AppState, json};
 use relevo_domain::{Content, MessageOptions, Recipient, ValidationError};
 
-/// A text message.
-#[derive(Debug, Deserialize, ToSchema)]
-pub struct TextMessage<'a> {
-    /// A number in international format, a JID, or a user id. Also read: `to`, `jid`, `chat_jid`, `number`.
-    #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
-    #[schema(required = true, example = "573001234567")]
-    phone: Cow<'a, str>,
-    #[serde(default)]
-    #[schema(required = true, example = "Hola")]
-    message: String,
-    /// Show a preview of the first link. Also read: `link_preview`.
-    #[serde(default, alias = "link_preview")]
-    preview_url: bool,
-    /// The people whom the text names with `@` and their number, by number. Linked devices alone.
-    #[serde(default)]
-    #[schema(example = json!(["573001234567"]))]
-    mentions: Vec<String>,
-    /// The message that this one answers, by WhatsApp's id or the node's.
-    reply_to: Option<String>,
-    /// Seconds after which it must not be sent any more; counted from `send_at`, if there is one.
-    expires_in: Option<u64>,
-    /// Not before this moment, at most a year from now: RFC 3339 or Unix seconds. Answered with 202.
-    #[schema(value_type = Option<String>, example = "2026-01-31T15:00:00Z")]
-    send_at: Option<RequestTimestamp>,
+send_request! {
+    /// A text message.
+    pub struct TextMessage<'a> {
+        /// A number in international format, a JID, or a user id. Also read: `to`, `jid`, `chat_jid`, `number`.
+        phone,
+        #[serde(default)]
+        #[schema(required = true, example = "Hola")]
+        message: String,
+        /// Show a preview of the first link. Also read: `link_preview`.
+        #[serde(default, alias = "link_preview")]
+        preview_url: bool,
+        /// The people whom the text names with `@` and their number, by number. Linked devices alone.
+        #[serde(default)]
+        #[schema(example = json!(["573001234567"]))]
+        mentions: Vec<String>,
+    }
 }
 
-/// A text message before which the recipient is shown that it is being written.
-#[derive(Debug, Deserialize, ToSchema)]
-pub struct TextWithTypingMessage<'a> {
-    /// A number in international format, or a JID. Also read: `to`, `jid`, `chat_jid`, `number`.
-    #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
-    #[schema(required = true, example = "573001234567")]
-    phone: Cow<'a, str>,
-    #[serde(default)]
-    #[schema(required = true, example = "Hola")]
-    message: String,
-    /// For how many milliseconds it is shown, up to 25000. Left out, or 0: as long as writing it would take, from half a
-    /// second to five. Also read: `duration`.
-    #[serde(alias = "duration")]
-    #[schema(example = 2000)]
-    typing_duration: Option<u64>,
-    /// The message that this one answers, by WhatsApp's id or the node's.
-    reply_to: Option<String>,
-    /// Seconds after which it must not be sent any more; counted from `send_at`, if there is one.
-    expires_in: Option<u64>,
-    /// Not before this moment, at most a year from now: RFC 3339 or Unix seconds. Answered with 202.
-    #[schema(value_type = Option<String>, example = "2026-01-31T15:00:00Z")]
-    send_at: Option<RequestTimestamp>,
+send_request! {
+    /// A text message before which the recipient is shown that it is being written.
+    pub struct TextWithTypingMessage<'a> {
+        /// A number in international format, or a JID. Also read: `to`, `jid`, `chat_jid`, `number`.
+        phone,
+        #[serde(default)]
+        #[schema(required = true, example = "Hola")]
+        message: String,
+        /// For how many milliseconds it is shown, up to 25000. Left out, or 0: as long as writing it would take, from half a
+        /// second to five. Also read: `duration`.
+        #[serde(alias = "duration")]
+        #[schema(example = 2000)]
+        typing_duration: Option<u64>,
+    }
 }
 
 /// Sends a text message.
@@ -74,19 +55,13 @@ pub async fn send_text(
     sending: SendOptions,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
-    let request: TextMessage<'_> = json::parse(&body)?;
-    let draft = MessageDraft {
-        to: request.phone.parse()?,
-        content: Content::Text {
-            body: required_text("message", request.message)?,
-            preview_url: request.preview_url,
-        },
-        quote: parse_quote(request.reply_to)?,
-        manner: MessageOptions { mentions: parse_mentions(&request.mentions)?, ..MessageOptions::default() },
-        expires_in: request.expires_in,
-        send_at: request.send_at,
-        idempotency: sending.idempotency_key("text", &body),
-    };
+    let mut request: TextMessage<'_> = json::parse(&body)?;
+    let envelope = request.envelope()?;
+    let content =
+        Content::Text { body: required_text("message", request.message)?, preview_url: request.preview_url };
+    let mut draft = envelope::draft(envelope, content, sending.idempotency_key("text", &body))?;
+    draft.options =
+        MessageOptions { mentions: parse_mentions(&request.mentions)?, ..MessageOptions::default() };
     submit::submit_message(&state, &instance, draft, sending.asynchronous).await
 }
 
@@ -108,18 +83,16 @@ pub async fn send_text_with_typing(
     sending: SendOptions,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
-    let request: TextWithTypingMessage<'_> = json::parse(&body)?;
-    let text = required_text("message", request.message)?;
+    let mut request: TextWithTypingMessage<'_> = json::parse(&body)?;
+    let text = required_text("message", std::mem::take(&mut request.message))?;
     let typing = typing_duration(request.typing_duration, &text)?;
-    let draft = MessageDraft {
-        to: request.phone.parse()?,
-        content: Content::Text { body: text, preview_url: false },
-        quote: parse_quote(request.reply_to)?,
-        manner: MessageOptions { typing, ..MessageOptions::default() },
-        expires_in: request.expires_in,
-        send_at: request.send_at,
-        idempotency: sending.idempotency_key("text-with-typing", &body),
-    };
+    let envelope = request.envelope()?;
+    let mut draft = envelope::draft(
+        envelope,
+        Content::Text { body: text, preview_url: false },
+        sending.idempotency_key("text-with-typing", &body),
+    )?;
+    draft.options = MessageOptions { typing, ..MessageOptions::default() };
     submit::submit_message(&state, &instance, draft, sending.asynchronous).await
 }
 
