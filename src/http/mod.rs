@@ -17,6 +17,7 @@ mod json;
 mod media;
 mod openapi;
 mod page;
+mod parameter;
 mod phone_list;
 mod qr;
 mod rate_limit;

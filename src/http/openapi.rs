@@ -1,25 +1,24 @@
 //! The description of the API. Every operation comes from its handler; what is common to many is added here.
 
 use utoipa::OpenApi as _;
-use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme,
 };
 use utoipa::openapi::{
-    Components, ContentBuilder, ObjectBuilder, OpenApi, PathItem, Paths, Ref, RefOr, Required, Response,
-    ResponseBuilder, Type,
+    Components, ContentBuilder, OpenApi, PathItem, Paths, Ref, RefOr, Response, ResponseBuilder,
 };
 use utoipa_axum::router::UtoipaMethodRouter;
 
 use super::api::error::ApplicationErrorBody;
 use super::error::ErrorBody;
+use super::extract::instance_id_parameter;
 use super::routes::api::responses::BulkSendResponse;
 use super::routes::jobs::dto::JobResponse;
 use super::routes::messages::submit::{QueuedResponse, SentResponse};
 use super::{AppState, api};
 
 const INSTANCE_PREFIX: &str = "/instances/{id}";
-const MESSAGES_TAG: &str = "messages";
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -62,65 +61,17 @@ pub(super) fn base_document() -> OpenApi {
     document
 }
 
-/// Says of every operation what its path and its tag imply, and that it needs the key.
-pub(super) fn complete_operations(document: &mut OpenApi) {
+/// Adds to every operation that it needs the key, and the answer without one.
+pub(super) fn add_security(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
         for operation in operations(item) {
-            let documented = api::is_application_path(path);
-            let sends = !documented
-                && path.contains("/messages/")
-                && !path.contains("{message_id}")
-                && !path.ends_with("/mark-read");
-            if path.starts_with(INSTANCE_PREFIX) {
-                add_parameter(operation, build_parameter("id", ParameterIn::Path, "The instance's name."));
-            } else if has_messages_tag(operation) {
-                let text = "The instance, where it is not the node's default_instance.";
-                add_parameter(operation, build_parameter("X-Instance-Id", ParameterIn::Header, text));
-            }
-            for (name, text) in PATH_PARAMETERS {
-                if path.contains(&format!("{{{name}}}")) {
-                    add_parameter(operation, build_parameter(name, ParameterIn::Path, text));
-                }
-            }
-            if documented && path.contains("/send-") {
-                let text =
-                    "The instance, where neither `instance_id` nor the node's default_instance is meant.";
-                add_parameter(operation, build_parameter("X-Instance-Id", ParameterIn::Header, text));
-                let [_, (name, text)] = SEND_HEADERS;
-                add_parameter(operation, build_parameter(name, ParameterIn::Header, text));
-            }
-            if sends {
-                for (name, text) in SEND_HEADERS {
-                    add_parameter(operation, build_parameter(name, ParameterIn::Header, text));
-                }
-            }
-            let schema = if documented { "ApplicationErrorBody" } else { "ErrorBody" };
+            let schema = if api::is_application_path(path) { "ApplicationErrorBody" } else { "ErrorBody" };
             let either = ["api_key", "bearer"].map(|scheme| SecurityRequirement::new(scheme, [""; 0]));
             operation.security = Some(either.into());
             operation.responses.responses.insert("401".to_owned(), RefOr::T(unauthorized_response(schema)));
         }
     }
 }
-
-const PATH_PARAMETERS: [(&str, &str); 8] = [
-    ("job_id", "The job's id."),
-    ("task_id", "The `task_id` of the answer that queued it."),
-    ("message_id", "The node's id (`msg_…`), the `correlation_id`, or WhatsApp's id once it is known."),
-    ("media_id", "WhatsApp's id of the file."),
-    ("endpoint_id", "The endpoint's id (`ep_…`)."),
-    ("instance_id", "The instance's name."),
-    ("sequence", "The event's place in the log of its instance."),
-    ("phone", "The phone, as it is written on the list that the route is about."),
-];
-
-const SEND_HEADERS: [(&str, &str); 2] = [
-    ("X-Async", "`true`: answer 202 as soon as the message is queued, durably."),
-    (
-        "Idempotency-Key",
-        "1 to 255 characters, chosen by the caller. A repetition with the same key and body is answered like the \
-         first request and sends nothing.",
-    ),
-];
 
 /// The same routes once more, for the instance that no path names.
 pub(super) fn for_default_instance(
@@ -131,6 +82,11 @@ pub(super) fn for_default_instance(
         for operation in operations(&mut item) {
             operation.operation_id =
                 operation.operation_id.take().map(|id| format!("{id}_by_default_instance"));
+            for parameter in operation.parameters.iter_mut().flatten() {
+                if matches!(parameter, RefOr::T(found) if found.name == "id") {
+                    *parameter = RefOr::T(instance_id_parameter());
+                }
+            }
         }
         let path = path.strip_prefix(INSTANCE_PREFIX).map_or(path.clone(), str::to_owned);
         renamed.paths.insert(path, item);
@@ -156,25 +112,6 @@ pub(super) fn under_messages(
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     let PathItem { get, put, post, delete, patch, .. } = item;
     [get, put, post, delete, patch].into_iter().flatten()
-}
-
-fn has_messages_tag(operation: &Operation) -> bool {
-    operation.tags.as_ref().is_some_and(|tags| tags.iter().any(|tag| tag == MESSAGES_TAG))
-}
-
-fn add_parameter(operation: &mut Operation, parameter: Parameter) {
-    operation.parameters.get_or_insert_default().push(RefOr::T(parameter));
-}
-
-fn build_parameter(name: &str, place: ParameterIn, description: &str) -> Parameter {
-    let required = if place == ParameterIn::Path { Required::True } else { Required::False };
-    ParameterBuilder::new()
-        .name(name)
-        .parameter_in(place)
-        .required(required)
-        .description(Some(description))
-        .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
-        .build()
 }
 
 fn unauthorized_response(schema: &str) -> Response {

@@ -175,8 +175,8 @@ fn build_routes(state: &AppState) -> (Router<AppState>, OpenApi) {
         .routes(routes!(events::ws::open_for_instance))
         .routes(routes!(events::ws::open_for_all))
         .routes(routes!(jobs::ws::open));
-    openapi::complete_operations(guarded.get_openapi_mut());
-    openapi::complete_operations(streams.get_openapi_mut());
+    openapi::add_security(guarded.get_openapi_mut());
+    openapi::add_security(streams.get_openapi_mut());
     // The last layer is the first to be met: who has no key uses up nobody's pace.
     let guarded = guarded
         .route_layer(from_fn_with_state(state.clone(), rate_limit::enforce_rate_limit))

@@ -4,9 +4,11 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use utoipa::IntoParams;
+use utoipa::openapi::path::{Parameter, ParameterIn};
 
 use super::error::ApplicationError;
-use crate::http::{AppState, body, json};
+use crate::http::{AppState, body, json, parameter};
 
 /// A JSON object.
 pub(in crate::http) struct ApplicationJson(pub Map<String, Value>);
@@ -21,15 +23,21 @@ impl FromRequest<AppState> for ApplicationJson {
     }
 }
 
-/// The one parameter of a path, percent-decoded.
-pub(in crate::http) struct ApplicationPath(pub String);
+/// The `phone` of a path, percent-decoded.
+pub(in crate::http) struct PhonePath(pub String);
 
-impl FromRequestParts<AppState> for ApplicationPath {
+impl FromRequestParts<AppState> for PhonePath {
     type Rejection = ApplicationError;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApplicationError> {
         let found = Path::<String>::from_request_parts(parts, state).await;
         found.map(|Path(text)| Self(text)).map_err(|refused| ApplicationError::invalid(refused.body_text()))
+    }
+}
+
+impl IntoParams for PhonePath {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        vec![parameter::path("phone", "The phone, as it is written on the list that the route is about.")]
     }
 }
 

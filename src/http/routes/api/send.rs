@@ -20,7 +20,7 @@ use crate::http::api::error::ApplicationError;
 
 /// Sends a text.
 #[utoipa::path(post, path = "/api/send-message", operation_id = "api_send_message", tag = "api",
-    request_body = SendMessage, responses(SingleSendResponses))]
+    request_body = SendMessage, params(IncomingRequest), responses(SingleSendResponses))]
 pub async fn send_message(
     State(state): State<AppState>,
     incoming: IncomingRequest,
@@ -30,7 +30,7 @@ pub async fn send_message(
 
 /// Sends an approved template with texts for its places.
 #[utoipa::path(post, path = "/api/send-template", operation_id = "api_send_template", tag = "api",
-    request_body = SendTemplate, responses(SingleSendResponses))]
+    request_body = SendTemplate, params(IncomingRequest), responses(SingleSendResponses))]
 pub async fn send_template(
     State(state): State<AppState>,
     incoming: IncomingRequest,
@@ -40,7 +40,7 @@ pub async fn send_template(
 
 /// Sends an approved template with components in Meta's form.
 #[utoipa::path(post, path = "/api/send-template-advanced", operation_id = "api_send_template_advanced", tag = "api",
-    request_body = SendTemplateAdvanced, responses(SingleSendResponses))]
+    request_body = SendTemplateAdvanced, params(IncomingRequest), responses(SingleSendResponses))]
 pub async fn send_template_advanced(
     State(state): State<AppState>,
     incoming: IncomingRequest,
@@ -50,7 +50,7 @@ pub async fn send_template_advanced(
 
 /// Sends a text with a button that opens an address.
 #[utoipa::path(post, path = "/api/send-interactive", operation_id = "api_send_interactive", tag = "api",
-    request_body = SendInteractive, responses(SingleSendResponses))]
+    request_body = SendInteractive, params(IncomingRequest), responses(SingleSendResponses))]
 pub async fn send_interactive(
     State(state): State<AppState>,
     incoming: IncomingRequest,
@@ -60,7 +60,7 @@ pub async fn send_interactive(
 
 /// Sends a list to choose from.
 #[utoipa::path(post, path = "/api/send-list", operation_id = "api_send_list", tag = "api",
-    request_body = SendList, responses(SingleSendResponses))]
+    request_body = SendList, params(IncomingRequest), responses(SingleSendResponses))]
 pub async fn send_list(
     State(state): State<AppState>,
     incoming: IncomingRequest,
@@ -70,7 +70,7 @@ pub async fn send_list(
 
 /// Sends a text with one to three reply buttons.
 #[utoipa::path(post, path = "/api/send-button", operation_id = "api_send_button", tag = "api",
-    request_body = SendButton, responses(SingleSendResponses))]
+    request_body = SendButton, params(IncomingRequest), responses(SingleSendResponses))]
 pub async fn send_button(
     State(state): State<AppState>,
     incoming: IncomingRequest,
@@ -80,7 +80,7 @@ pub async fn send_button(
 
 /// Asks the recipient for a location.
 #[utoipa::path(post, path = "/api/send-location-request", operation_id = "api_send_location_request", tag = "api",
-    request_body = SendLocationRequest, responses(SingleSendResponses))]
+    request_body = SendLocationRequest, params(IncomingRequest), responses(SingleSendResponses))]
 pub async fn send_location_request(
     State(state): State<AppState>,
     incoming: IncomingRequest,
@@ -90,7 +90,7 @@ pub async fn send_location_request(
 
 /// Sends a file: one that is at WhatsApp already, one on the web, or one in the request.
 #[utoipa::path(post, path = "/api/send-media", operation_id = "api_send_media", tag = "api",
-    request_body = SendMedia, responses(SingleSendResponses))]
+    request_body = SendMedia, params(IncomingRequest), responses(SingleSendResponses))]
 pub async fn send_media(
     State(state): State<AppState>,
     incoming: IncomingRequest,
@@ -100,7 +100,7 @@ pub async fn send_media(
 
 /// Reacts to a message.
 #[utoipa::path(post, path = "/api/send-reaction", operation_id = "api_send_reaction", tag = "api",
-    request_body = SendReaction, responses(SingleSendResponses))]
+    request_body = SendReaction, params(IncomingRequest), responses(SingleSendResponses))]
 pub async fn send_reaction(
     State(state): State<AppState>,
     incoming: IncomingRequest,
@@ -110,7 +110,7 @@ pub async fn send_reaction(
 
 /// Sends a text of their own to each recipient.
 #[utoipa::path(post, path = "/api/send-bulk", operation_id = "api_send_bulk", tag = "api",
-    request_body = SendBulk, responses(BulkSendResponses))]
+    request_body = SendBulk, params(IncomingRequest), responses(BulkSendResponses))]
 pub async fn send_bulk(
     State(state): State<AppState>,
     incoming: IncomingRequest,
@@ -120,7 +120,7 @@ pub async fn send_bulk(
 
 /// Sends the same list to each recipient, with a text of their own.
 #[utoipa::path(post, path = "/api/send-bulk-list", operation_id = "api_send_bulk_list", tag = "api",
-    request_body = SendBulkList, responses(BulkSendResponses))]
+    request_body = SendBulkList, params(IncomingRequest), responses(BulkSendResponses))]
 pub async fn send_bulk_list(
     State(state): State<AppState>,
     incoming: IncomingRequest,
@@ -130,7 +130,7 @@ pub async fn send_bulk_list(
 
 /// Sends a text with a button that opens an address to each recipient, all of it their own.
 #[utoipa::path(post, path = "/api/send-bulk-interactive", operation_id = "api_send_bulk_interactive", tag = "api",
-    request_body = SendBulkInteractive, responses(BulkSendResponses))]
+    request_body = SendBulkInteractive, params(IncomingRequest), responses(BulkSendResponses))]
 pub async fn send_bulk_interactive(
     State(state): State<AppState>,
     incoming: IncomingRequest,
@@ -140,7 +140,7 @@ pub async fn send_bulk_interactive(
 
 /// Sends the same reply buttons to each recipient, with a text of their own.
 #[utoipa::path(post, path = "/api/send-bulk-button", operation_id = "api_send_bulk_button", tag = "api",
-    request_body = SendBulkButton, responses(BulkSendResponses))]
+    request_body = SendBulkButton, params(IncomingRequest), responses(BulkSendResponses))]
 pub async fn send_bulk_button(
     State(state): State<AppState>,
     incoming: IncomingRequest,
@@ -150,7 +150,7 @@ pub async fn send_bulk_button(
 
 /// Sends an approved template to each recipient, with values of their own.
 #[utoipa::path(post, path = "/api/send-bulk-template", operation_id = "api_send_bulk_template", tag = "api",
-    request_body = SendBulkTemplate, responses(BulkSendResponses))]
+    request_body = SendBulkTemplate, params(IncomingRequest), responses(BulkSendResponses))]
 pub async fn send_bulk_template(
     State(state): State<AppState>,
     incoming: IncomingRequest,
@@ -161,7 +161,7 @@ pub async fn send_bulk_template(
 /// Sends the same text with a button to all. A file in the header is uploaded once. Those who opted out get nothing.
 /// Under `/api/messages/` it is sent directly, unless it is asked for the queue.
 #[utoipa::path(post, path = "/api/send-broadcast-interactive", operation_id = "api_send_broadcast_interactive", tag = "api",
-    request_body = SendBroadcast, responses(BulkSendResponses))]
+    request_body = SendBroadcast, params(IncomingRequest), responses(BulkSendResponses))]
 pub async fn send_broadcast_interactive(
     State(state): State<AppState>,
     incoming: IncomingRequest,
@@ -172,7 +172,7 @@ pub async fn send_broadcast_interactive(
 /// Sends the same template to all. Those who opted out get nothing. Under `/api/messages/` it is sent directly, unless
 /// it is asked for the queue.
 #[utoipa::path(post, path = "/api/send-broadcast-template", operation_id = "api_send_broadcast_template", tag = "api",
-    request_body = SendBroadcastTemplate, responses(BulkSendResponses))]
+    request_body = SendBroadcastTemplate, params(IncomingRequest), responses(BulkSendResponses))]
 pub async fn send_broadcast_template(
     State(state): State<AppState>,
     incoming: IncomingRequest,
@@ -183,7 +183,7 @@ pub async fn send_broadcast_template(
 /// Sends a text of their own to each recipient in the frame of all. Those who opted out get nothing. Under
 /// `/api/messages/` it is sent directly, unless it is asked for the queue.
 #[utoipa::path(post, path = "/api/send-personalized-broadcast", operation_id = "api_send_personalized_broadcast", tag = "api",
-    request_body = SendPersonalized, responses(BulkSendResponses))]
+    request_body = SendPersonalized, params(IncomingRequest), responses(BulkSendResponses))]
 pub async fn send_personalized_broadcast(
     State(state): State<AppState>,
     incoming: IncomingRequest,

@@ -3,18 +3,20 @@
 use axum::Json;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::response::{IntoResponse, Response};
+use utoipa::IntoParams;
+use utoipa::openapi::path::{Parameter, ParameterIn};
 
 use super::content::ContentDraft;
 use super::json_fields::{self, JsonFields};
 use super::message_kind::MessageKind;
 use super::responses::{GraphSendResponse, SendMessageResponse};
 use super::target::{off_thread, target_instance};
-use crate::http::AppState;
 use crate::http::api::error::ApplicationError;
 use crate::http::body::{self, ReceivedBody};
 use crate::http::error::ApiError;
-use crate::http::extract::SendOptions;
+use crate::http::extract::{INSTANCE_ID_HEADER, SendOptions, idempotency_key_parameter};
 use crate::http::routes::messages::submit::{parse_message_ref, resolve_provider_id, withdrawn_error};
+use crate::http::{AppState, parameter};
 use crate::instance::{self, SendRequest, SyncSendOutcome};
 use crate::queue::IdempotencyKey;
 use relevo_domain::{
@@ -36,9 +38,21 @@ impl FromRequest<AppState> for IncomingRequest {
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
         let (mut parts, body) = request.into_parts();
         let sending = SendOptions::from_request_parts(&mut parts, state).await?;
-        let name = parts.headers.get("x-instance-id");
+        let name = parts.headers.get(INSTANCE_ID_HEADER);
         let instance = name.map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned());
         Ok(Self { instance, sending, request: Request::from_parts(parts, body) })
+    }
+}
+
+impl IntoParams for IncomingRequest {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        vec![
+            parameter::header(
+                INSTANCE_ID_HEADER,
+                "The instance, where neither `instance_id` nor the node's default_instance is meant.",
+            ),
+            idempotency_key_parameter(),
+        ]
     }
 }
 

@@ -61,7 +61,7 @@ pub(in crate::http) struct TaskResult {
 }
 
 /// Where a task stands: the `task_id` of an answer, for as long as the message is kept.
-#[utoipa::path(get, path = "/api/task-status/{task_id}", operation_id = "api_task_status", tag = "api", responses(
+#[utoipa::path(get, path = "/api/task-status/{task_id}", operation_id = "api_task_status", tag = "api", params(TaskIdPath), responses(
     (status = 200, description = "The task.", body = Task),
     (status = 404, description = "No such task.", body = ApplicationErrorBody),
 ))]

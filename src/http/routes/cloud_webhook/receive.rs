@@ -52,7 +52,7 @@ pub async fn receive(
 /// is not, no signature is right.
 #[utoipa::path(post, path = "/instances/{id}/cloud-webhook", operation_id = "receive_cloud_webhook", tag = "webhook",
     request_body = Object,
-    params(("id" = String, Path, description = "The instance's name."), ("X-Hub-Signature-256" = String, Header,
+    params(TargetInstance, ("X-Hub-Signature-256" = String, Header,
         description = "`sha256=` and the HMAC-SHA256 of the body under the app secret.")),
     responses(
         (status = 200, description = "It is durable; Meta may forget it.", body = WebhookReceivedResponse),

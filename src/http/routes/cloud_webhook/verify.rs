@@ -47,7 +47,7 @@ pub async fn verify(
 
 /// Answers Meta's verification of one instance's own address.
 #[utoipa::path(get, path = "/instances/{id}/cloud-webhook", operation_id = "verify_cloud_webhook", tag = "webhook",
-    params(("id" = String, Path, description = "The instance's name."), VerificationQuery), responses(
+    params(TargetInstance, VerificationQuery), responses(
         (status = 200, description = "The challenge.", body = String, content_type = "text/plain"),
         (status = 400, description = "There is no challenge.", body = ErrorBody),
         (status = 403, description = "The word is neither the instance's nor the node's.", body = String,

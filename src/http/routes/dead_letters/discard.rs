@@ -26,7 +26,7 @@ struct DiscardResult {
 
 /// Forgets a dead letter and what it said; its fate can still be asked for.
 #[utoipa::path(delete, path = "/instances/{id}/dead-letters/{message_id}", operation_id = "discard_dead_letter",
-    tag = "dead letters", responses(
+    tag = "dead letters", params(TargetInstance, MessageIdPath), responses(
         (status = 200, description = "It is gone.", body = DiscardResponse),
         (status = 404, description = "No such instance, or no such message in it.", body = ErrorBody),
         (status = 409, description = "The message is no dead letter.", body = ErrorBody),
@@ -45,7 +45,7 @@ pub async fn discard(
 
 /// Forgets all dead letters that are meant.
 #[utoipa::path(delete, path = "/instances/{id}/dead-letters", operation_id = "discard_dead_letters",
-    tag = "dead letters", params(DeadLetterSelection), responses(
+    tag = "dead letters", params(TargetInstance, DeadLetterSelection), responses(
         (status = 200, description = "They are gone.", body = DiscardResponse),
         (status = 400, description = "The filter is wrong.", body = ErrorBody),
         (status = 404, description = "No such instance.", body = ErrorBody),

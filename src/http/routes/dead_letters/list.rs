@@ -12,7 +12,7 @@ use relevo_domain::MessageId;
 
 /// Dead letters of an instance, in the order in which they were accepted.
 #[utoipa::path(get, path = "/instances/{id}/dead-letters", operation_id = "list_dead_letters", tag = "dead letters",
-    params(DeadLetterQuery), responses(
+    params(TargetInstance, DeadLetterQuery), responses(
         (status = 200, description = "A page of them.", body = PageResponse<DeadLetter>),
         (status = 400, description = "A parameter is wrong.", body = ErrorBody),
         (status = 404, description = "No such instance.", body = ErrorBody),

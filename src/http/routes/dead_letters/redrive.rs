@@ -28,7 +28,7 @@ struct RedriveResult {
 /// Puts a dead letter back into its queue, with all its attempts before it. One whose outcome was unknown may arrive
 /// twice.
 #[utoipa::path(post, path = "/instances/{id}/dead-letters/{message_id}/redrive", operation_id = "redrive_dead_letter",
-    tag = "dead letters", responses(
+    tag = "dead letters", params(TargetInstance, MessageIdPath), responses(
         (status = 200, description = "It is queued.", body = MessageResponse),
         (status = 404, description = "No such instance, or no such message in it.", body = ErrorBody),
         (status = 409, description = "The message is no dead letter.", body = ErrorBody),
@@ -47,7 +47,7 @@ pub async fn redrive(
 
 /// Puts all dead letters that are meant back into their queue.
 #[utoipa::path(post, path = "/instances/{id}/dead-letters/redrive", operation_id = "redrive_dead_letters",
-    tag = "dead letters", request_body = Option<DeadLetterSelection>, responses(
+    tag = "dead letters", request_body = Option<DeadLetterSelection>, params(TargetInstance), responses(
         (status = 200, description = "They are queued.", body = RedriveResponse),
         (status = 400, description = "The filter is wrong.", body = ErrorBody),
         (status = 404, description = "No such instance.", body = ErrorBody),

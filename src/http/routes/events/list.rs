@@ -44,7 +44,7 @@ pub(super) async fn read_page(
 
 /// What happened to an instance, oldest first. With `Accept: text/event-stream` it is the stream at `…/events/stream`.
 #[utoipa::path(get, path = "/instances/{id}/events", operation_id = "list_instance_events", tag = "events",
-    params(EventQuery), responses(
+    params(TargetInstance, EventQuery), responses(
         (status = 200, description = "A page of events.", body = EventPage),
         (status = 400, description = "A parameter is wrong.", body = ErrorBody),
         (status = 404, description = "No such instance.", body = ErrorBody),

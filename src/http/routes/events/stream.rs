@@ -32,7 +32,7 @@ pub(super) async fn sse_response(
 /// What happens to an instance, as server-sent events. `id` is the event's sequence, `event` its type, `data` what
 /// the pages give. `Last-Event-ID` wins over `after`.
 #[utoipa::path(get, path = "/instances/{id}/events/stream", operation_id = "stream_instance_events",
-    tag = "events", params(EventQuery), responses(
+    tag = "events", params(TargetInstance, EventQuery), responses(
         (status = 200, description = "Events, until either side ends it.", content_type = "text/event-stream",
             body = String),
         (status = 400, description = "A parameter is wrong.", body = ErrorBody),

@@ -111,7 +111,7 @@ async fn open_socket(
 /// begins with what comes next. A reader that falls silent or takes nothing is disconnected, with the place to resume
 /// from.
 #[utoipa::path(get, path = "/instances/{id}/ws", operation_id = "instance_socket", tag = "events",
-    params(EventQuery), responses(
+    params(TargetInstance, EventQuery), responses(
         (status = 101, description = "Frames follow."),
         (status = 400, description = "A parameter is wrong, or it is no upgrade.", body = ErrorBody),
         (status = 404, description = "No such instance.", body = ErrorBody),

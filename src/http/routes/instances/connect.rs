@@ -14,7 +14,7 @@ use crate::instance::InstanceView;
 
 /// Asks an instance to be connected, now and after every restart of the node.
 #[utoipa::path(post, path = "/instances/{id}/connect", operation_id = "connect_instance", tag = "instances",
-    responses(
+    params(TargetInstance), responses(
         (status = 200, description = "It connects; `status` tells how far it is.", body = InstanceResponse),
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
@@ -41,7 +41,7 @@ pub struct ConnectProgressResponse {
 
 /// Connects an instance that nobody asked to connect, and tells at once how far it is: for clients that draw the code
 /// themselves and ask again until `status` is `connected`.
-#[utoipa::path(get, path = "/instances/{id}/connect", operation_id = "get_connect", tag = "instances", responses(
+#[utoipa::path(get, path = "/instances/{id}/connect", operation_id = "get_connect", tag = "instances", params(TargetInstance), responses(
     (status = 200, description = "The code, when there is one, and the state.", body = ConnectProgressResponse),
     (status = 404, description = "No such instance.", body = ErrorBody),
 ))]

@@ -18,7 +18,7 @@ pub struct InstanceDeletedResponse {
 
 /// Deletes an instance with its queue, its events, its keys and its webhook endpoints. A linked device is unlinked first.
 #[utoipa::path(delete, path = "/instances/{id}", operation_id = "delete_instance", tag = "instances",
-    responses(
+    params(TargetInstance), responses(
         (status = 200, description = "It is gone.", body = InstanceDeletedResponse),
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]

@@ -12,7 +12,7 @@ use crate::http::extract::TargetInstance;
 /// Asks an instance to stay away from WhatsApp. What is queued waits, and what comes is queued. A linked device stays
 /// linked.
 #[utoipa::path(post, path = "/instances/{id}/disconnect", operation_id = "disconnect_instance", tag = "instances",
-    responses(
+    params(TargetInstance), responses(
         (status = 200, description = "It is disconnected.", body = InstanceResponse),
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]

@@ -11,7 +11,7 @@ use crate::http::extract::TargetInstance;
 
 /// One instance.
 #[utoipa::path(get, path = "/instances/{id}", operation_id = "get_instance", tag = "instances",
-    responses(
+    params(TargetInstance), responses(
         (status = 200, description = "The instance.", body = InstanceResponse),
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]

@@ -12,7 +12,7 @@ use crate::http::extract::TargetInstance;
 /// Ends the link between the instance and its phone, and forgets the keys; what is queued waits. An instance that only
 /// is to stay away is disconnected instead.
 #[utoipa::path(post, path = "/instances/{id}/logout", operation_id = "logout_instance", tag = "instances",
-    responses(
+    params(TargetInstance), responses(
         (status = 200, description = "It is nobody's device any more.", body = InstanceResponse),
         (status = 404, description = "No such instance.", body = ErrorBody),
         (status = 501, description = "The provider of this instance has no phone to be linked to.", body = ErrorBody),

@@ -33,7 +33,7 @@ pub struct PairCodeResponse {
 /// Links the instance without a camera: WhatsApp shows a prompt on the phone of that number, and there the code in the
 /// answer is typed in.
 #[utoipa::path(post, path = "/instances/{id}/pair-code", operation_id = "get_pair_code", tag = "instances",
-    request_body = PairCodeRequest, responses(
+    request_body = PairCodeRequest, params(TargetInstance), responses(
         (status = 200, description = "The code, and for how many seconds it is good.", body = PairCodeResponse),
         (status = 400, description = "The number is wrong, or the instance is linked already.", body = ErrorBody),
         (status = 404, description = "No such instance.", body = ErrorBody),

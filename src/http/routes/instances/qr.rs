@@ -39,7 +39,7 @@ pub struct QrResponse {
 /// has, and waits up to 30 s for the first code; a new one comes every 20 s or so, six in all, and then pairing ends
 /// until it is asked for again. By `Accept` the code comes as JSON with a PNG in base64, as `image/png`, as
 /// `image/svg+xml`, or as its bare text (`text/plain`).
-#[utoipa::path(get, path = "/instances/{id}/qr", operation_id = "get_qr", tag = "instances", responses(
+#[utoipa::path(get, path = "/instances/{id}/qr", operation_id = "get_qr", tag = "instances", params(TargetInstance), responses(
     (status = 200, description = "The code.", body = QrResponse),
     (status = 400, description = "It is linked to an account already.", body = ErrorBody),
     (status = 404, description = "No such instance.", body = ErrorBody),

@@ -11,7 +11,7 @@ use crate::http::extract::TargetInstance;
 
 /// Replaces an instance's client, whatever state it is in.
 #[utoipa::path(post, path = "/instances/{id}/restart", operation_id = "restart_instance", tag = "instances",
-    responses(
+    params(TargetInstance), responses(
         (status = 200, description = "A new client connects.", body = InstanceResponse),
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]

@@ -11,7 +11,7 @@ use crate::http::extract::TargetInstance;
 
 /// Resumes an instance that paused, for example because its account was blocked; its queue goes on.
 #[utoipa::path(post, path = "/instances/{id}/resume", operation_id = "resume_instance", tag = "instances",
-    responses(
+    params(TargetInstance), responses(
         (status = 200, description = "It connects again.", body = InstanceResponse),
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]

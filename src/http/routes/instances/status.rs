@@ -26,7 +26,7 @@ pub struct InstanceStatusResponse {
 
 /// What an instance is doing, why, and what waits in its queue.
 #[utoipa::path(get, path = "/instances/{id}/status", operation_id = "get_instance_status", tag = "instances",
-    responses(
+    params(TargetInstance), responses(
         (status = 200, description = "Its state.", body = InstanceStatusResponse),
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]

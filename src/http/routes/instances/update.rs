@@ -12,7 +12,7 @@ use crate::http::{AppState, json};
 
 /// Changes an instance: fields that are left out stay as they are.
 #[utoipa::path(put, path = "/instances/{id}", operation_id = "update_instance", tag = "instances", request_body = UpdateInstance,
-    responses(
+    params(TargetInstance), responses(
         (status = 200, description = "It is changed, durably.", body = InstanceResponse),
         (status = 400, description = "A setting is wrong.", body = ErrorBody),
         (status = 404, description = "No such instance.", body = ErrorBody),

@@ -47,7 +47,7 @@ impl InstanceWebhook {
 
 /// Sets an instance's webhook. It replaces the one before, whose backlog it gets.
 #[utoipa::path(post, path = "/instances/{id}/webhook", operation_id = "set_webhook", tag = "webhooks",
-    request_body = NewEndpoint, responses(
+    request_body = NewEndpoint, params(TargetInstance), responses(
         (status = 200, description = "It is set, durably.", body = EndpointResponse),
         (status = 400, description = "The URL, an event's name or the secret is wrong.", body = ErrorBody),
         (status = 404, description = "No such instance.", body = ErrorBody),
@@ -75,7 +75,7 @@ pub async fn set(
 }
 
 /// An instance's webhook.
-#[utoipa::path(get, path = "/instances/{id}/webhook", operation_id = "get_webhook", tag = "webhooks", responses(
+#[utoipa::path(get, path = "/instances/{id}/webhook", operation_id = "get_webhook", tag = "webhooks", params(TargetInstance), responses(
     (status = 200, description = "The webhook.", body = InstanceWebhook),
     (status = 404, description = "No such instance, or it has no webhook.", body = ErrorBody),
 ))]
@@ -90,7 +90,7 @@ pub async fn get(
 
 /// Deletes an instance's webhook, with its backlog.
 #[utoipa::path(delete, path = "/instances/{id}/webhook", operation_id = "delete_webhook", tag = "webhooks",
-    responses(
+    params(TargetInstance), responses(
         (status = 200, description = "It is gone.", body = SuccessResponse),
         (status = 404, description = "No such instance, or it has no webhook.", body = ErrorBody),
     ))]

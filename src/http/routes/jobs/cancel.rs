@@ -14,6 +14,7 @@ use crate::http::extract::JobIdPath;
     path = "/jobs/{job_id}/cancel",
     operation_id = "cancel_job",
     tag = "jobs",
+    params(JobIdPath),
     responses(JobCommandResponses)
 )]
 pub async fn cancel(

@@ -44,7 +44,7 @@ pub struct ErrorsQuery {
 }
 
 /// What went wrong, in the order in which it did: each error once, and what comes later behind `next`.
-#[utoipa::path(get, path = "/jobs/{job_id}/errors", operation_id = "job_errors", tag = "jobs", params(ErrorsQuery),
+#[utoipa::path(get, path = "/jobs/{job_id}/errors", operation_id = "job_errors", tag = "jobs", params(JobIdPath, ErrorsQuery),
     responses(
         (status = 200, description = "A page of them.", body = ErrorsPage),
         (status = 400, description = "A parameter is wrong.", body = ErrorBody),

@@ -9,7 +9,7 @@ use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::JobIdPath;
 
 /// One bulk job.
-#[utoipa::path(get, path = "/jobs/{job_id}", operation_id = "get_job", tag = "jobs", responses(
+#[utoipa::path(get, path = "/jobs/{job_id}", operation_id = "get_job", tag = "jobs", params(JobIdPath), responses(
     (status = 200, description = "It.", body = Job),
     (status = 404, description = "No such job.", body = ErrorBody),
 ))]

@@ -58,7 +58,7 @@ pub struct ResultsQuery {
 }
 
 /// What became of each row: a page as JSON, or with `format=csv` the whole as a download.
-#[utoipa::path(get, path = "/jobs/{job_id}/results", operation_id = "job_results", tag = "jobs", params(ResultsQuery),
+#[utoipa::path(get, path = "/jobs/{job_id}/results", operation_id = "job_results", tag = "jobs", params(JobIdPath, ResultsQuery),
     responses(
         (status = 200, description = "A page of them, or a file.", content(
             (ResultsPage = "application/json"), (String = "text/csv"))),

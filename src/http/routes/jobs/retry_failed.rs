@@ -15,6 +15,7 @@ use crate::http::extract::JobIdPath;
     path = "/jobs/{job_id}/retry-failed",
     operation_id = "retry_failed_of_job",
     tag = "jobs",
+    params(JobIdPath),
     responses(JobCommandResponses)
 )]
 pub async fn retry_failed(

@@ -17,7 +17,7 @@ use super::dto::Job;
 use super::form::{FormReader, FormRequest, UploadedFile};
 use crate::bulk::{self, JobDraft, NewJob, Preview, PreviewRow, SenderSelection};
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::SendOptions;
+use crate::http::extract::{INSTANCE_ID_HEADER, SendOptions};
 use crate::http::{AppState, body};
 use relevo_domain::ValidationError;
 
@@ -126,6 +126,10 @@ pub async fn send(State(state): State<AppState>, request: Request) -> Result<Res
 /// The same by its shorter name.
 #[utoipa::path(post, path = "/send-bulk-file", operation_id = "send_bulk_file_short", tag = "jobs",
     request_body(content = BulkFileForm, content_type = "multipart/form-data"),
+    params(
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 characters, chosen by the caller."),
+        ("X-Instance-Id" = Option<String>, Header, description = "The one instance that sends."),
+    ),
     responses(
         (status = 200, description = "See `/messages/send-bulk-file`.", body = JobCreatedResponse),
         (status = 400, description = "See there.", body = ErrorBody),
@@ -143,7 +147,7 @@ async fn submit(state: &AppState, request: Request) -> Result<Response, ApiError
     let key = SendOptions::from_headers(request.headers())?.key_digest();
     let named = request
         .headers()
-        .get("x-instance-id")
+        .get(INSTANCE_ID_HEADER)
         .map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned());
     let form = Multipart::from_request(request, state).await;
     let form = form.map_err(|refused| ValidationError::new("body", refused.body_text()))?;

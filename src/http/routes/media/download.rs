@@ -12,10 +12,7 @@ use crate::http::extract::{LinkTargetInstance, MediaIdPath};
 
 /// A file that a user sent, by WhatsApp's id of it. One range of it can be asked for.
 #[utoipa::path(get, path = "/api/media/{media_id}/download", operation_id = "download_media", tag = "media",
-    params(
-        ("X-Instance-Id" = Option<String>, Header, description = "The instance, where it is not the node's default_instance."),
-        ("instance_id" = Option<String>, Query, description = "The same, for links; the header wins."),
-    ), responses(
+    params(LinkTargetInstance, MediaIdPath), responses(
         (status = 200, description = "The file.", content_type = "application/octet-stream", body = Vec<u8>),
         (status = 206, description = "The range that was asked for."),
         (status = 304, description = "The caller has it."),

@@ -35,10 +35,7 @@ pub struct MediaUrlNotFoundResponse {
 }
 
 /// Where WhatsApp has a file, and where this node gives it out.
-#[utoipa::path(get, path = "/api/media/{media_id}", operation_id = "get_media_url", tag = "media", params(
-        ("X-Instance-Id" = Option<String>, Header, description = "The instance, where it is not the node's default_instance."),
-        ("instance_id" = Option<String>, Query, description = "The same, for links; the header wins."),
-    ),
+#[utoipa::path(get, path = "/api/media/{media_id}", operation_id = "get_media_url", tag = "media", params(LinkTargetInstance, MediaIdPath),
     responses(
         (status = 200, description = "Where it is.", body = GetMediaUrlResponse),
         (status = 404, description = "WhatsApp has no such file.", body = MediaUrlNotFoundResponse),

@@ -32,6 +32,7 @@ pub(in crate::http) enum CancelResponses {
     path = "/instances/{id}/messages/{message_id}/cancel",
     operation_id = "cancel_message",
     tag = "messages",
+    params(TargetInstance, MessageIdPath),
     responses(CancelResponses)
 )]
 pub async fn cancel(
@@ -54,6 +55,7 @@ pub async fn cancel(
     path = "/instances/{id}/messages/{message_id}",
     operation_id = "delete_message",
     tag = "messages",
+    params(TargetInstance, MessageIdPath),
     responses(CancelResponses)
 )]
 pub async fn delete(

@@ -29,7 +29,7 @@ send_request! {
 
 /// Sends a contact card as a vCard, or cards in the form of the Cloud API.
 #[utoipa::path(post, path = "/instances/{id}/messages/contact", tag = "messages",
-    request_body = ContactMessage, responses(SendResponses))]
+    request_body = ContactMessage, params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn send_contact(
     state: State<AppState>,
     target: TargetInstance,
@@ -41,7 +41,7 @@ pub async fn send_contact(
 
 /// The same as `contact`.
 #[utoipa::path(post, path = "/instances/{id}/messages/contacts", tag = "messages",
-    request_body = ContactMessage, responses(SendResponses))]
+    request_body = ContactMessage, params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn send_contacts(
     state: State<AppState>,
     target: TargetInstance,

@@ -11,7 +11,7 @@ use crate::http::routes::media::file_response::file_response;
 
 /// The file of a received message, by WhatsApp's id of the message. One range of it can be asked for.
 #[utoipa::path(get, path = "/instances/{id}/messages/{message_id}/media", operation_id = "download_message_media",
-    tag = "messages", responses(
+    tag = "messages", params(TargetInstance, MessageIdPath), responses(
         (status = 200, description = "The file.", content_type = "application/octet-stream", body = Vec<u8>),
         (status = 206, description = "The range that was asked for."),
         (status = 304, description = "The caller has it."),

@@ -33,7 +33,7 @@ pub struct EditRequest<'a> {
 
 /// Changes what an earlier message of this instance says. Linked devices alone.
 #[utoipa::path(post, path = "/instances/{id}/messages/edit", operation_id = "edit_message", tag = "messages",
-    request_body = EditRequest, responses(SendResponses))]
+    request_body = EditRequest, params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn edit(
     State(state): State<AppState>,
     TargetInstance(instance): TargetInstance,

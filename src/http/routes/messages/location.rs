@@ -28,7 +28,7 @@ send_request! {
 
 /// Sends a place.
 #[utoipa::path(post, path = "/instances/{id}/messages/location", tag = "messages",
-    request_body = LocationMessage, responses(SendResponses))]
+    request_body = LocationMessage, params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn send_location(
     State(state): State<AppState>,
     TargetInstance(instance): TargetInstance,

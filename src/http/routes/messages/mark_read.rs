@@ -42,7 +42,7 @@ pub struct MarkReadResponse {
 
 /// Tells the sender of a received message that it was read.
 #[utoipa::path(post, path = "/instances/{id}/messages/mark-read", operation_id = "mark_message_read",
-    tag = "messages", request_body = MarkReadBody, responses(
+    tag = "messages", request_body = MarkReadBody, params(TargetInstance), responses(
         (status = 200, description = "WhatsApp took it.", body = MarkReadResponse),
         (status = 400, description = "The request breaks a rule; `field` names what.", body = ErrorBody),
         (status = 404, description = "No such instance.", body = ErrorBody),

@@ -45,7 +45,7 @@ send_request! {
 
 /// Sends an image, with or without a caption.
 #[utoipa::path(post, path = "/instances/{id}/messages/image", tag = "messages", request_body = MediaMessage,
-    responses(SendResponses))]
+    params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn send_image(
     State(state): State<AppState>,
     target: TargetInstance,
@@ -57,7 +57,7 @@ pub async fn send_image(
 
 /// Sends a video, with or without a caption.
 #[utoipa::path(post, path = "/instances/{id}/messages/video", tag = "messages", request_body = MediaMessage,
-    responses(SendResponses))]
+    params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn send_video(
     State(state): State<AppState>,
     target: TargetInstance,
@@ -69,7 +69,7 @@ pub async fn send_video(
 
 /// Sends a sound file or, with `voice`, a voice note.
 #[utoipa::path(post, path = "/instances/{id}/messages/audio", tag = "messages", request_body = MediaMessage,
-    responses(SendResponses))]
+    params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn send_audio(
     State(state): State<AppState>,
     target: TargetInstance,
@@ -81,7 +81,7 @@ pub async fn send_audio(
 
 /// Sends a document, with or without a caption.
 #[utoipa::path(post, path = "/instances/{id}/messages/document", tag = "messages", request_body = MediaMessage,
-    responses(SendResponses))]
+    params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn send_document(
     State(state): State<AppState>,
     target: TargetInstance,
@@ -93,7 +93,7 @@ pub async fn send_document(
 
 /// Sends a sticker.
 #[utoipa::path(post, path = "/instances/{id}/messages/sticker", tag = "messages", request_body = MediaMessage,
-    responses(SendResponses))]
+    params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn send_sticker(
     State(state): State<AppState>,
     target: TargetInstance,

@@ -36,7 +36,7 @@ fn one() -> u32 {
 
 /// Sends a poll. Linked devices alone.
 #[utoipa::path(post, path = "/instances/{id}/messages/poll", tag = "messages", request_body = PollMessage,
-    responses(SendResponses))]
+    params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn send_poll(
     State(state): State<AppState>,
     TargetInstance(instance): TargetInstance,

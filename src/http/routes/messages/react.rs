@@ -29,7 +29,7 @@ send_request! {
 
 /// Reacts to a message, or takes a reaction back.
 #[utoipa::path(post, path = "/instances/{id}/messages/react", operation_id = "send_reaction", tag = "messages", request_body = ReactionMessage,
-    responses(SendResponses))]
+    params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn react(
     State(state): State<AppState>,
     TargetInstance(instance): TargetInstance,

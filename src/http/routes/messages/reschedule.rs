@@ -24,7 +24,7 @@ pub struct RescheduleRequest {
 
 /// Moves a scheduled message to another moment. What `expires_in` said stays: it counts from the first moment.
 #[utoipa::path(patch, path = "/instances/{id}/messages/{message_id}", operation_id = "reschedule_message",
-    tag = "messages", request_body = RescheduleRequest, responses(
+    tag = "messages", request_body = RescheduleRequest, params(TargetInstance, MessageIdPath), responses(
         (status = 200, description = "It waits for that moment, durably.", body = MessageResponse),
         (status = 400, description = "The moment is not ahead, or too far ahead.", body = ErrorBody),
         (status = 404, description = "No such instance, or no such message in it.", body = ErrorBody),

@@ -29,7 +29,7 @@ pub struct RevokeRequest<'a> {
 
 /// Takes an earlier message of this instance back, for everybody in the chat. Linked devices alone.
 #[utoipa::path(post, path = "/instances/{id}/messages/revoke", operation_id = "revoke_message", tag = "messages",
-    request_body = RevokeRequest, responses(SendResponses))]
+    request_body = RevokeRequest, params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn revoke(
     State(state): State<AppState>,
     TargetInstance(instance): TargetInstance,

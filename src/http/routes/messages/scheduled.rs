@@ -25,7 +25,7 @@ pub struct ScheduledQuery {
 
 /// Messages that wait for their moment, the next one first.
 #[utoipa::path(get, path = "/instances/{id}/scheduled", operation_id = "list_scheduled", tag = "messages",
-    params(ScheduledQuery), responses(
+    params(TargetInstance, ScheduledQuery), responses(
         (status = 200, description = "A page of them; `next_attempt_at` is their moment.", body = PageResponse<MessageBody>),
         (status = 400, description = "A parameter is wrong.", body = ErrorBody),
         (status = 404, description = "No such instance.", body = ErrorBody),

@@ -11,7 +11,7 @@ use crate::http::extract::{MessageIdPath, TargetInstance};
 
 /// Where a message stands, and how it came there.
 #[utoipa::path(get, path = "/instances/{id}/messages/{message_id}", operation_id = "get_message", tag = "messages",
-    responses(
+    params(TargetInstance, MessageIdPath), responses(
         (status = 200, description = "The message.", body = MessageResponse),
         (status = 404, description = "No such instance, or no such message in it.", body = ErrorBody),
     ))]

@@ -48,7 +48,7 @@ send_request! {
 
 /// Sends a text message.
 #[utoipa::path(post, path = "/instances/{id}/messages/text", tag = "messages", request_body = TextMessage,
-    responses(SendResponses))]
+    params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn send_text(
     State(state): State<AppState>,
     TargetInstance(instance): TargetInstance,
@@ -76,7 +76,7 @@ fn parse_mentions(phones: &[String]) -> Result<Vec<Recipient>, ValidationError> 
 
 /// Sends a text message after showing the recipient that it is being written. Linked devices alone.
 #[utoipa::path(post, path = "/instances/{id}/messages/text-with-typing", tag = "messages",
-    request_body = TextWithTypingMessage, responses(SendResponses))]
+    request_body = TextWithTypingMessage, params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn send_text_with_typing(
     State(state): State<AppState>,
     TargetInstance(instance): TargetInstance,

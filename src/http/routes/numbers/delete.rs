@@ -7,16 +7,16 @@ use super::action_response;
 use super::dto::NumberActionResponse;
 use crate::http::AppState;
 use crate::http::api::error::ApplicationError;
-use crate::http::api::extract::ApplicationPath;
+use crate::http::api::extract::PhonePath;
 
 /// Forgets a number.
-#[utoipa::path(delete, path = "/api/numbers/{phone}", operation_id = "delete_number", tag = "numbers", responses(
+#[utoipa::path(delete, path = "/api/numbers/{phone}", operation_id = "delete_number", tag = "numbers", params(PhonePath), responses(
     (status = 200, description = "It is gone.", body = NumberActionResponse),
     (status = 404, description = "No such number.", body = NumberActionResponse),
 ))]
 pub async fn delete(
     State(state): State<AppState>,
-    ApplicationPath(phone): ApplicationPath,
+    PhonePath(phone): PhonePath,
 ) -> Result<Response, ApplicationError> {
     let found = state.services.numbers.delete(phone.clone()).await?;
     Ok(action_response(found, format!("Number {phone} deleted successfully")))

@@ -6,14 +6,14 @@ use axum::extract::State;
 use super::dto::NumberExistsResponse;
 use crate::http::AppState;
 use crate::http::api::error::ApplicationError;
-use crate::http::api::extract::ApplicationPath;
+use crate::http::api::extract::PhonePath;
 
 /// Tells whether there is such a number.
 #[utoipa::path(get, path = "/api/numbers/{phone}/exists", operation_id = "number_exists", tag = "numbers",
-    responses((status = 200, description = "Yes or no.", body = NumberExistsResponse)))]
+    params(PhonePath), responses((status = 200, description = "Yes or no.", body = NumberExistsResponse)))]
 pub async fn exists(
     State(state): State<AppState>,
-    ApplicationPath(phone): ApplicationPath,
+    PhonePath(phone): PhonePath,
 ) -> Result<Json<NumberExistsResponse>, ApplicationError> {
     let exists = state.services.numbers.get(&phone)?.is_some();
     Ok(Json(NumberExistsResponse { success: true, exists, phone }))

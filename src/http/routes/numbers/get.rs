@@ -8,16 +8,16 @@ use super::dto::{NumberActionResponse, NumberResponse};
 use super::not_found;
 use crate::http::AppState;
 use crate::http::api::error::ApplicationError;
-use crate::http::api::extract::ApplicationPath;
+use crate::http::api::extract::PhonePath;
 
 /// Shows one number.
-#[utoipa::path(get, path = "/api/numbers/{phone}", operation_id = "get_number", tag = "numbers", responses(
+#[utoipa::path(get, path = "/api/numbers/{phone}", operation_id = "get_number", tag = "numbers", params(PhonePath), responses(
     (status = 200, description = "The number.", body = NumberResponse),
     (status = 404, description = "No such number.", body = NumberActionResponse),
 ))]
 pub async fn get(
     State(state): State<AppState>,
-    ApplicationPath(phone): ApplicationPath,
+    PhonePath(phone): PhonePath,
 ) -> Result<Response, ApplicationError> {
     Ok(match state.services.numbers.get(&phone)? {
         Some(number) => Json(NumberResponse { success: true, number: number.into() }).into_response(),

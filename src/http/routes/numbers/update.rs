@@ -12,11 +12,11 @@ use super::{NUMBER_NOT_FOUND, apply_changes, required_data, required_phone};
 use crate::contacts;
 use crate::http::AppState;
 use crate::http::api::error::{ApplicationError, ApplicationErrorBody};
-use crate::http::api::extract::{self, ApplicationJson, ApplicationPath};
+use crate::http::api::extract::{self, ApplicationJson, PhonePath};
 
 /// Lays the body over the data of a number, key by key; `"__DELETE__"` removes a key.
 #[utoipa::path(patch, path = "/api/numbers/{phone}", operation_id = "change_number", tag = "numbers",
-    request_body = Object, responses(
+    request_body = Object, params(PhonePath), responses(
         (status = 200, description = "It is changed, durably.", body = NumberActionResponse),
         (status = 400, description = "The body is wrong.", body = ApplicationErrorBody),
         (status = 404, description = "No such number.", body = NumberActionResponse),
@@ -24,7 +24,7 @@ use crate::http::api::extract::{self, ApplicationJson, ApplicationPath};
     ))]
 pub async fn change(
     State(state): State<AppState>,
-    ApplicationPath(phone): ApplicationPath,
+    PhonePath(phone): PhonePath,
     ApplicationJson(body): ApplicationJson,
 ) -> Result<Response, ApplicationError> {
     if body.is_empty() {

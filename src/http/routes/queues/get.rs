@@ -10,7 +10,7 @@ use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::TargetInstance;
 
 /// What waits in an instance's queue, and for whom.
-#[utoipa::path(get, path = "/instances/{id}/queue", operation_id = "get_queue", tag = "queue", responses(
+#[utoipa::path(get, path = "/instances/{id}/queue", operation_id = "get_queue", tag = "queue", params(TargetInstance), responses(
     (status = 200, description = "The queue.", body = QueueResponse),
     (status = 404, description = "No such instance.", body = ErrorBody),
 ))]

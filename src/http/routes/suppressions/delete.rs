@@ -10,7 +10,7 @@ use crate::http::error::{ApiError, ErrorBody};
 
 /// Takes somebody off the list.
 #[utoipa::path(delete, path = "/suppressions/{phone}", operation_id = "delete_suppression", tag = "suppressions",
-    responses(
+    params(RecipientPath), responses(
         (status = 200, description = "They are off it, durably.", body = SuppressionDeletedResponse),
         (status = 400, description = "This is no phone.", body = ErrorBody),
         (status = 404, description = "They were not on it.", body = ErrorBody),

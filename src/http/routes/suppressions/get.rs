@@ -10,7 +10,7 @@ use crate::http::error::{ApiError, ErrorBody};
 
 /// Shows somebody's entry.
 #[utoipa::path(get, path = "/suppressions/{phone}", operation_id = "get_suppression", tag = "suppressions",
-    responses(
+    params(RecipientPath), responses(
         (status = 200, description = "They are on the list.", body = SuppressionResponse),
         (status = 400, description = "This is no phone.", body = ErrorBody),
         (status = 404, description = "They are not.", body = ErrorBody),

@@ -9,9 +9,11 @@ pub(in crate::http) mod list;
 
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
+use utoipa::IntoParams;
+use utoipa::openapi::path::{Parameter, ParameterIn};
 
-use crate::http::AppState;
 use crate::http::error::ApiError;
+use crate::http::{AppState, parameter};
 use relevo_domain::{ErrorKind, Recipient, ValidationError};
 
 /// The `phone` of a path, in any spelling.
@@ -24,6 +26,12 @@ impl FromRequestParts<AppState> for RecipientPath {
         let found = Path::<String>::from_request_parts(parts, state).await;
         let Path(phone) = found.map_err(|refused| ValidationError::new("phone", refused.body_text()))?;
         Ok(Self(phone.parse().map_err(|wrong: ValidationError| ValidationError::new("phone", wrong.reason))?))
+    }
+}
+
+impl IntoParams for RecipientPath {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        vec![parameter::path("phone", "The phone, as it is written on the list that the route is about.")]
     }
 }
 

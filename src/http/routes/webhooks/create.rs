@@ -23,7 +23,7 @@ async fn create_endpoint(
 
 /// Creates one more endpoint for an instance. It is told of what happens from now on.
 #[utoipa::path(post, path = "/instances/{id}/webhooks", operation_id = "create_instance_endpoint", tag = "webhooks",
-    request_body = NewEndpoint, responses(
+    request_body = NewEndpoint, params(TargetInstance), responses(
         (status = 201, description = "It exists, durably.", body = EndpointResponse),
         (status = 400, description = "The URL, an event's name or the secret is wrong.", body = ErrorBody),
         (status = 404, description = "No such instance.", body = ErrorBody),

@@ -10,7 +10,7 @@ use crate::http::extract::EndpointIdPath;
 
 /// Deletes an endpoint with its place and what it has parked.
 #[utoipa::path(delete, path = "/webhooks/{endpoint_id}", operation_id = "delete_endpoint", tag = "webhooks",
-    responses(
+    params(EndpointIdPath), responses(
         (status = 200, description = "It is gone.", body = SuccessResponse),
         (status = 404, description = "No such endpoint.", body = ErrorBody),
     ))]

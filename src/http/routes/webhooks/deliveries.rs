@@ -120,7 +120,7 @@ impl From<EventDelivery> for DeliveryEntry {
 
 /// The events that an endpoint wants, as long as the log keeps them, with what became of each.
 #[utoipa::path(get, path = "/webhooks/{endpoint_id}/deliveries", operation_id = "list_deliveries",
-    tag = "webhooks", params(DeliveryQuery), responses(
+    tag = "webhooks", params(EndpointIdPath, DeliveryQuery), responses(
         (status = 200, description = "A page of them.", body = DeliveryPage),
         (status = 400, description = "A parameter is wrong.", body = ErrorBody),
         (status = 404, description = "No such endpoint, or it does not serve the instance.", body = ErrorBody),
@@ -142,7 +142,7 @@ pub async fn list(
 
 /// One event at an endpoint, with the body that its receiver gets.
 #[utoipa::path(get, path = "/webhooks/{endpoint_id}/deliveries/{instance_id}/{sequence}",
-    operation_id = "get_delivery", tag = "webhooks", responses(
+    operation_id = "get_delivery", tag = "webhooks", params(EndpointIdPath, EventPath), responses(
         (status = 200, description = "The delivery.", body = DeliveryResponse),
         (status = 404, description = "No such endpoint or event, or the endpoint does not want it.",
             body = ErrorBody),

@@ -11,7 +11,7 @@ use crate::http::extract::EndpointIdPath;
 
 /// Enables an endpoint; it gets what it missed. One that is enabled is attempted at once.
 #[utoipa::path(post, path = "/webhooks/{endpoint_id}/enable", operation_id = "enable_endpoint", tag = "webhooks",
-    responses(
+    params(EndpointIdPath), responses(
         (status = 200, description = "It is enabled.", body = EndpointResponse),
         (status = 404, description = "No such endpoint.", body = ErrorBody),
     ))]

@@ -10,7 +10,7 @@ use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::EndpointIdPath;
 
 /// One endpoint.
-#[utoipa::path(get, path = "/webhooks/{endpoint_id}", operation_id = "get_endpoint", tag = "webhooks", responses(
+#[utoipa::path(get, path = "/webhooks/{endpoint_id}", operation_id = "get_endpoint", tag = "webhooks", params(EndpointIdPath), responses(
     (status = 200, description = "The endpoint.", body = EndpointResponse),
     (status = 404, description = "No such endpoint.", body = ErrorBody),
 ))]

@@ -29,7 +29,7 @@ async fn list_endpoints(
 
 /// The endpoints of one instance alone.
 #[utoipa::path(get, path = "/instances/{id}/webhooks", operation_id = "list_instance_endpoints", tag = "webhooks",
-    responses(
+    params(TargetInstance), responses(
         (status = 200, description = "Its endpoints.", body = EndpointList),
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]

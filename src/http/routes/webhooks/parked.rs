@@ -111,7 +111,7 @@ fn parse_cursor(text: &str) -> Result<EventRef, ValidationError> {
 
 /// Events that an endpoint refused for good, in order.
 #[utoipa::path(get, path = "/webhooks/{endpoint_id}/parked", operation_id = "list_parked", tag = "webhooks",
-    params(ParkedQuery), responses(
+    params(EndpointIdPath, ParkedQuery), responses(
         (status = 200, description = "A page of them.", body = PageResponse<ParkedDelivery>),
         (status = 400, description = "A parameter is wrong.", body = ErrorBody),
         (status = 404, description = "No such endpoint.", body = ErrorBody),
@@ -129,7 +129,7 @@ pub async fn list_parked(
 
 /// Attempts up to 100 parked events again, in order, until one is not taken.
 #[utoipa::path(post, path = "/webhooks/{endpoint_id}/parked/replay", operation_id = "replay_parked",
-    tag = "webhooks", responses(
+    tag = "webhooks", params(EndpointIdPath), responses(
         (status = 200, description = "How it went.", body = ReplayResponse),
         (status = 404, description = "No such endpoint.", body = ErrorBody),
     ))]
@@ -142,7 +142,7 @@ pub async fn replay_parked(
 
 /// Attempts one parked event again, now and once.
 #[utoipa::path(post, path = "/webhooks/{endpoint_id}/parked/{instance_id}/{sequence}/replay",
-    operation_id = "replay_parked_event", tag = "webhooks", responses(
+    operation_id = "replay_parked_event", tag = "webhooks", params(EndpointIdPath, EventPath), responses(
         (status = 200, description = "How it went.", body = ReplayResponse),
         (status = 404, description = "No such endpoint, or the event is not parked or is forgotten.",
             body = ErrorBody),
@@ -158,7 +158,7 @@ pub async fn replay_parked_event(
 
 /// Forgets that an event was parked, for good.
 #[utoipa::path(delete, path = "/webhooks/{endpoint_id}/parked/{instance_id}/{sequence}",
-    operation_id = "discard_parked_event", tag = "webhooks", responses(
+    operation_id = "discard_parked_event", tag = "webhooks", params(EndpointIdPath, EventPath), responses(
         (status = 200, description = "It is parked no more.", body = SuccessResponse),
         (status = 404, description = "No such endpoint, or the event is not parked.", body = ErrorBody),
     ))]

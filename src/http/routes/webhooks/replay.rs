@@ -28,7 +28,7 @@ pub struct ReplayRequest {
 /// Puts an endpoint back (or forward) to a place in the log: everything from there on is delivered, again if it was
 /// before.
 #[utoipa::path(post, path = "/webhooks/{endpoint_id}/replay", operation_id = "replay_from", tag = "webhooks",
-    request_body = ReplayRequest, responses(
+    request_body = ReplayRequest, params(EndpointIdPath), responses(
         (status = 200, description = "It is told from there.", body = SuccessResponse),
         (status = 400, description = "The place is missing or wrong.", body = ErrorBody),
         (status = 404, description = "No such endpoint, or no such instance.", body = ErrorBody),

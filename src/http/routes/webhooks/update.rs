@@ -11,7 +11,7 @@ use crate::http::{AppState, json};
 
 /// Changes an endpoint. It keeps its place, and is attempted anew.
 #[utoipa::path(put, path = "/webhooks/{endpoint_id}", operation_id = "update_endpoint", tag = "webhooks",
-    request_body = EndpointChanges, responses(
+    request_body = EndpointChanges, params(EndpointIdPath), responses(
         (status = 200, description = "It is changed, durably.", body = EndpointResponse),
         (status = 400, description = "The URL, an event's name or the secret is wrong.", body = ErrorBody),
         (status = 404, description = "No such endpoint.", body = ErrorBody),
