@@ -291,6 +291,16 @@ fn handlers_document_their_extractors() {
     }
 }
 
+/// A handler names the permission that it requires, or that it is public. A route that was added without a check of the key
+/// would accept every caller.
+#[test]
+fn handlers_name_the_access_they_require() {
+    for Handler { place, signature, .. } in handlers() {
+        let checks = signature.matches("Access<scope::").count() + signature.matches(": Open").count();
+        assert_eq!(checks, 1, "{place}: take one `Access<scope::…>` or `Open` from crate::http::access");
+    }
+}
+
 #[test]
 fn files_stay_small() {
     for path in ["src", "crates"].iter().flat_map(|folder| files_under(Path::new(folder))) {

@@ -12,6 +12,7 @@ use subtle::ConstantTimeEq;
 
 use relevo_domain::Secret;
 
+use super::access::Grant;
 use super::error::ApiError;
 use super::stream::sse::accepts_event_stream;
 use super::{AppState, api, body};
@@ -91,8 +92,9 @@ fn digest(key: &[u8]) -> [u8; 32] {
 }
 
 /// Lets a request through to its route, or answers 401.
-pub(super) async fn require_key(State(state): State<AppState>, request: Request, next: Next) -> Response {
+pub(super) async fn require_key(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     if state.keyring.authorizes(request.headers()) || api::auth::is_authorized(&state, &request) {
+        request.extensions_mut().insert(Grant::all());
         return next.run(request).await;
     }
     body::discard(request, state.options.json_body_limit);
@@ -103,7 +105,7 @@ pub(super) async fn require_key(State(state): State<AppState>, request: Request,
 /// where all others do.
 pub(super) async fn require_stream_key(
     State(state): State<AppState>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let is_page = request.uri().path().ends_with(EVENTS_SUFFIX) && !accepts_event_stream(request.headers());
@@ -113,6 +115,7 @@ pub(super) async fn require_stream_key(
         false => state.keyring.authorizes_stream(request.headers(), query),
     };
     if admitted {
+        request.extensions_mut().insert(Grant::all());
         return next.run(request).await;
     }
     body::discard(request, state.options.json_body_limit);

@@ -7,6 +7,7 @@
 //! - Bounded: connections, the time a request may take to arrive, every body, and the memory of all large bodies
 //!   together. A caller that is refused gets its answer even while it is still sending.
 
+mod access;
 mod api;
 mod auth;
 mod body;

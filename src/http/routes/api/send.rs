@@ -16,12 +16,14 @@ use super::requests::single::{
 };
 use super::single::{IncomingRequest, submit_single};
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::api::error::ApplicationError;
 
 /// Sends a text.
 #[utoipa::path(post, path = "/api/send-message", operation_id = "api_send_message", tag = "api",
     request_body = SendMessage, params(IncomingRequest), responses(SingleSendResponses))]
 pub async fn send_message(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     incoming: IncomingRequest,
 ) -> Result<Response, ApplicationError> {
@@ -32,6 +34,7 @@ pub async fn send_message(
 #[utoipa::path(post, path = "/api/send-template", operation_id = "api_send_template", tag = "api",
     request_body = SendTemplate, params(IncomingRequest), responses(SingleSendResponses))]
 pub async fn send_template(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     incoming: IncomingRequest,
 ) -> Result<Response, ApplicationError> {
@@ -42,6 +45,7 @@ pub async fn send_template(
 #[utoipa::path(post, path = "/api/send-template-advanced", operation_id = "api_send_template_advanced", tag = "api",
     request_body = SendTemplateAdvanced, params(IncomingRequest), responses(SingleSendResponses))]
 pub async fn send_template_advanced(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     incoming: IncomingRequest,
 ) -> Result<Response, ApplicationError> {
@@ -52,6 +56,7 @@ pub async fn send_template_advanced(
 #[utoipa::path(post, path = "/api/send-interactive", operation_id = "api_send_interactive", tag = "api",
     request_body = SendInteractive, params(IncomingRequest), responses(SingleSendResponses))]
 pub async fn send_interactive(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     incoming: IncomingRequest,
 ) -> Result<Response, ApplicationError> {
@@ -62,6 +67,7 @@ pub async fn send_interactive(
 #[utoipa::path(post, path = "/api/send-list", operation_id = "api_send_list", tag = "api",
     request_body = SendList, params(IncomingRequest), responses(SingleSendResponses))]
 pub async fn send_list(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     incoming: IncomingRequest,
 ) -> Result<Response, ApplicationError> {
@@ -72,6 +78,7 @@ pub async fn send_list(
 #[utoipa::path(post, path = "/api/send-button", operation_id = "api_send_button", tag = "api",
     request_body = SendButton, params(IncomingRequest), responses(SingleSendResponses))]
 pub async fn send_button(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     incoming: IncomingRequest,
 ) -> Result<Response, ApplicationError> {
@@ -82,6 +89,7 @@ pub async fn send_button(
 #[utoipa::path(post, path = "/api/send-location-request", operation_id = "api_send_location_request", tag = "api",
     request_body = SendLocationRequest, params(IncomingRequest), responses(SingleSendResponses))]
 pub async fn send_location_request(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     incoming: IncomingRequest,
 ) -> Result<Response, ApplicationError> {
@@ -92,6 +100,7 @@ pub async fn send_location_request(
 #[utoipa::path(post, path = "/api/send-media", operation_id = "api_send_media", tag = "api",
     request_body = SendMedia, params(IncomingRequest), responses(SingleSendResponses))]
 pub async fn send_media(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     incoming: IncomingRequest,
 ) -> Result<Response, ApplicationError> {
@@ -102,6 +111,7 @@ pub async fn send_media(
 #[utoipa::path(post, path = "/api/send-reaction", operation_id = "api_send_reaction", tag = "api",
     request_body = SendReaction, params(IncomingRequest), responses(SingleSendResponses))]
 pub async fn send_reaction(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     incoming: IncomingRequest,
 ) -> Result<Response, ApplicationError> {
@@ -112,6 +122,7 @@ pub async fn send_reaction(
 #[utoipa::path(post, path = "/api/send-bulk", operation_id = "api_send_bulk", tag = "api",
     request_body = SendBulk, params(IncomingRequest), responses(BulkSendResponses))]
 pub async fn send_bulk(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     incoming: IncomingRequest,
 ) -> Result<Response, ApplicationError> {
@@ -122,6 +133,7 @@ pub async fn send_bulk(
 #[utoipa::path(post, path = "/api/send-bulk-list", operation_id = "api_send_bulk_list", tag = "api",
     request_body = SendBulkList, params(IncomingRequest), responses(BulkSendResponses))]
 pub async fn send_bulk_list(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     incoming: IncomingRequest,
 ) -> Result<Response, ApplicationError> {
@@ -132,6 +144,7 @@ pub async fn send_bulk_list(
 #[utoipa::path(post, path = "/api/send-bulk-interactive", operation_id = "api_send_bulk_interactive", tag = "api",
     request_body = SendBulkInteractive, params(IncomingRequest), responses(BulkSendResponses))]
 pub async fn send_bulk_interactive(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     incoming: IncomingRequest,
 ) -> Result<Response, ApplicationError> {
@@ -142,6 +155,7 @@ pub async fn send_bulk_interactive(
 #[utoipa::path(post, path = "/api/send-bulk-button", operation_id = "api_send_bulk_button", tag = "api",
     request_body = SendBulkButton, params(IncomingRequest), responses(BulkSendResponses))]
 pub async fn send_bulk_button(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     incoming: IncomingRequest,
 ) -> Result<Response, ApplicationError> {
@@ -152,6 +166,7 @@ pub async fn send_bulk_button(
 #[utoipa::path(post, path = "/api/send-bulk-template", operation_id = "api_send_bulk_template", tag = "api",
     request_body = SendBulkTemplate, params(IncomingRequest), responses(BulkSendResponses))]
 pub async fn send_bulk_template(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     incoming: IncomingRequest,
 ) -> Result<Response, ApplicationError> {
@@ -163,6 +178,7 @@ pub async fn send_bulk_template(
 #[utoipa::path(post, path = "/api/send-broadcast-interactive", operation_id = "api_send_broadcast_interactive", tag = "api",
     request_body = SendBroadcast, params(IncomingRequest), responses(BulkSendResponses))]
 pub async fn send_broadcast_interactive(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     incoming: IncomingRequest,
 ) -> Result<Response, ApplicationError> {
@@ -174,6 +190,7 @@ pub async fn send_broadcast_interactive(
 #[utoipa::path(post, path = "/api/send-broadcast-template", operation_id = "api_send_broadcast_template", tag = "api",
     request_body = SendBroadcastTemplate, params(IncomingRequest), responses(BulkSendResponses))]
 pub async fn send_broadcast_template(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     incoming: IncomingRequest,
 ) -> Result<Response, ApplicationError> {
@@ -185,6 +202,7 @@ pub async fn send_broadcast_template(
 #[utoipa::path(post, path = "/api/send-personalized-broadcast", operation_id = "api_send_personalized_broadcast", tag = "api",
     request_body = SendPersonalized, params(IncomingRequest), responses(BulkSendResponses))]
 pub async fn send_personalized_broadcast(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     incoming: IncomingRequest,
 ) -> Result<Response, ApplicationError> {

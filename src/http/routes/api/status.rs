@@ -7,6 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::http::AppState;
+use crate::http::access::{Access, Open, scope};
 use crate::instance::InstanceView;
 use relevo_domain::InstanceState;
 
@@ -36,7 +37,10 @@ struct ServiceAvailability {
     (status = 200, description = "Every part works.", body = ServiceReport),
     (status = 503, description = "At least one does not.", body = ServiceReport),
 ))]
-pub async fn status(State(state): State<AppState>) -> (StatusCode, Json<ServiceReport>) {
+pub async fn status(
+    _: Access<scope::Read>,
+    State(state): State<AppState>,
+) -> (StatusCode, Json<ServiceReport>) {
     let health = (state.services.health)();
     let services = ServiceAvailability {
         webhook: !health.store_failed,
@@ -77,6 +81,6 @@ pub(in crate::http) struct ApiHealthResponse {
 #[utoipa::path(get, path = "/api/health", operation_id = "api_health", tag = "api", responses(
     (status = 200, description = "It does.", body = ApiHealthResponse),
 ))]
-pub async fn health() -> Json<ApiHealthResponse> {
+pub async fn health(_: Open) -> Json<ApiHealthResponse> {
     Json(ApiHealthResponse { status: "ok" })
 }

@@ -10,6 +10,7 @@ use super::counts;
 use super::responses::{GraphSendResponse, TaskCounts, recipient_error};
 use crate::bulk::{self, JobProgress, JobView};
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::api::error::{ApplicationError, ApplicationErrorBody, upstream_error_text};
 use crate::http::error::ApiError;
 use crate::http::extract::TaskIdPath;
@@ -66,6 +67,7 @@ pub(in crate::http) struct TaskResult {
     (status = 404, description = "No such task.", body = ApplicationErrorBody),
 ))]
 pub async fn status(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     TaskIdPath(task_id): TaskIdPath,
 ) -> Result<Json<Task>, ApplicationError> {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::QueryParams;
 use crate::http::page::{self, PageResponse};
@@ -50,6 +51,7 @@ pub struct QuarantineQuery {
         (status = 400, description = "A parameter is wrong.", body = ErrorBody),
     ))]
 pub async fn list_quarantined(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     QueryParams(wanted): QueryParams<QuarantineQuery>,
 ) -> Result<Json<PageResponse<QuarantinedWebhook>>, ApiError> {

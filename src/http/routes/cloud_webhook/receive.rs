@@ -7,6 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::find_account;
+use crate::http::access::Open;
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::TargetInstance;
 use crate::http::{AppState, body};
@@ -41,6 +42,7 @@ pub struct WebhookReceivedResponse {
         (status = 503, description = "It could not be kept; Meta repeats it.", body = ErrorBody),
     ))]
 pub async fn receive(
+    _: Open,
     State(state): State<AppState>,
     headers: HeaderMap,
     RawWebhook(delivery): RawWebhook,
@@ -63,6 +65,7 @@ pub async fn receive(
         (status = 503, description = "It could not be kept; Meta repeats it.", body = ErrorBody),
     ))]
 pub async fn receive_for_instance(
+    _: Open,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
     headers: HeaderMap,

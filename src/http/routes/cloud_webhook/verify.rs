@@ -9,6 +9,7 @@ use utoipa::IntoParams;
 
 use super::find_account;
 use crate::http::AppState;
+use crate::http::access::Open;
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::TargetInstance;
 use crate::inbound::{self, WebhookAccount};
@@ -39,6 +40,7 @@ pub struct VerificationQuery {
     (status = 403, description = "The word is not one of ours.", body = String, content_type = "text/plain"),
 ))]
 pub async fn verify(
+    _: Open,
     State(state): State<AppState>,
     query: Result<Query<VerificationQuery>, QueryRejection>,
 ) -> Response {
@@ -56,6 +58,7 @@ pub async fn verify(
             body = ErrorBody),
     ))]
 pub async fn verify_for_instance(
+    _: Open,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
     query: Result<Query<VerificationQuery>, QueryRejection>,

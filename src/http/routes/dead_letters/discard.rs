@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use super::dto::DeadLetterSelection;
 use super::{next_page, not_a_dead_letter};
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{MessageIdPath, QueryParams, TargetInstance};
 use crate::http::routes::messages;
@@ -32,6 +33,7 @@ struct DiscardResult {
         (status = 409, description = "The message is no dead letter.", body = ErrorBody),
     ))]
 pub async fn discard(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
     MessageIdPath(name): MessageIdPath,
@@ -51,6 +53,7 @@ pub async fn discard(
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
 pub async fn discard_all(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
     QueryParams(which): QueryParams<DeadLetterSelection>,

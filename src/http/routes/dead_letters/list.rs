@@ -5,6 +5,7 @@ use axum::extract::State;
 
 use super::dto::{DeadLetter, DeadLetterQuery, NamedDeadLetter, cursor};
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{QueryParams, TargetInstance};
 use crate::http::page::PageResponse;
@@ -18,6 +19,7 @@ use relevo_domain::MessageId;
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
 pub async fn list_for_instance(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
     QueryParams(wanted): QueryParams<DeadLetterQuery>,
@@ -36,6 +38,7 @@ pub async fn list_for_instance(
         (status = 400, description = "A parameter is wrong.", body = ErrorBody),
     ))]
 pub async fn list_all(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     QueryParams(wanted): QueryParams<DeadLetterQuery>,
 ) -> Result<Json<PageResponse<DeadLetter>>, ApiError> {

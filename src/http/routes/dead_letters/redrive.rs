@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use super::dto::DeadLetterSelection;
 use super::{next_page, not_a_dead_letter};
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JsonBody, MessageIdPath, TargetInstance};
 use crate::http::routes::messages;
@@ -34,6 +35,7 @@ struct RedriveResult {
         (status = 409, description = "The message is no dead letter.", body = ErrorBody),
     ))]
 pub async fn redrive(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
     MessageIdPath(name): MessageIdPath,
@@ -53,6 +55,7 @@ pub async fn redrive(
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
 pub async fn redrive_all(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
     JsonBody(body): JsonBody,

@@ -9,6 +9,7 @@ use super::dto::{EventPage, EventQuery};
 use super::{page_or_stream, parse_cursor};
 use crate::events;
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::connection::Connection;
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{QueryParams, TargetInstance};
@@ -50,6 +51,7 @@ pub(super) async fn read_page(
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
 pub async fn list_for_instance(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
     QueryParams(asked): QueryParams<EventQuery>,
@@ -68,6 +70,7 @@ pub async fn list_for_instance(
         (status = 400, description = "A parameter is wrong.", body = ErrorBody),
     ))]
 pub async fn list_all(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     QueryParams(asked): QueryParams<EventQuery>,
     headers: HeaderMap,

@@ -7,6 +7,7 @@ use axum::response::Response;
 use super::dto::EventQuery;
 use super::open_reader;
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::connection::Connection;
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{QueryParams, TargetInstance};
@@ -40,6 +41,7 @@ pub(super) async fn sse_response(
         (status = 503, description = "There are as many streams as there may be.", body = ErrorBody),
     ))]
 pub async fn stream_for_instance(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
     QueryParams(asked): QueryParams<EventQuery>,
@@ -59,6 +61,7 @@ pub async fn stream_for_instance(
         (status = 503, description = "There are as many streams as there may be.", body = ErrorBody),
     ))]
 pub async fn stream_all(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     QueryParams(asked): QueryParams<EventQuery>,
     headers: HeaderMap,

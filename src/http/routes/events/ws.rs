@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::dto::EventQuery;
 use super::open_reader;
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{QueryParams, TargetInstance};
 use crate::http::stream::reader::{EventReader, EventScope, StreamedEvent};
@@ -118,6 +119,7 @@ async fn open_socket(
         (status = 503, description = "There are as many streams as there may be.", body = ErrorBody),
     ))]
 pub async fn open_for_instance(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
     QueryParams(asked): QueryParams<EventQuery>,
@@ -136,6 +138,7 @@ pub async fn open_for_instance(
         (status = 503, description = "There are as many streams as there may be.", body = ErrorBody),
     ))]
 pub async fn open_for_all(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     QueryParams(asked): QueryParams<EventQuery>,
     headers: HeaderMap,

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use super::dto::response::InstanceResponse;
 use super::instance_response;
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::TargetInstance;
 use crate::instance::InstanceView;
@@ -19,6 +20,7 @@ use crate::instance::InstanceView;
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
 pub async fn connect(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
 ) -> Result<Json<InstanceResponse>, ApiError> {
@@ -46,6 +48,7 @@ pub struct ConnectProgressResponse {
     (status = 404, description = "No such instance.", body = ErrorBody),
 ))]
 pub async fn progress(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
 ) -> Result<Json<ConnectProgressResponse>, ApiError> {

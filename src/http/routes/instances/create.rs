@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use super::dto::request::CreateInstance;
 use super::dto::response::InstanceResponse;
 use super::{instance_response, webhook};
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::JsonBody;
 use crate::http::{AppState, json};
@@ -19,6 +20,7 @@ use crate::http::{AppState, json};
     (status = 501, description = "This node does not have that provider.", body = ErrorBody),
 ))]
 pub async fn create(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     JsonBody(body): JsonBody,
 ) -> Result<(StatusCode, Json<InstanceResponse>), ApiError> {

@@ -6,6 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::TargetInstance;
 
@@ -23,6 +24,7 @@ pub struct InstanceDeletedResponse {
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
 pub async fn delete(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
 ) -> Result<Json<InstanceDeletedResponse>, ApiError> {

@@ -6,6 +6,7 @@ use axum::extract::State;
 use super::dto::response::InstanceResponse;
 use super::instance_response;
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::TargetInstance;
 
@@ -18,6 +19,7 @@ use crate::http::extract::TargetInstance;
         (status = 501, description = "The provider of this instance has no phone to be linked to.", body = ErrorBody),
     ))]
 pub async fn logout(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
 ) -> Result<Json<InstanceResponse>, ApiError> {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::qr::pairing_error;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JsonBody, TargetInstance};
 use crate::http::{AppState, json};
@@ -43,6 +44,7 @@ pub struct PairCodeResponse {
         (status = 503, description = "It cannot be paired now; the reason is in `details`.", body = ErrorBody),
     ))]
 pub async fn pair_code(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
     JsonBody(body): JsonBody,

@@ -11,6 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::TargetInstance;
 use crate::http::qr::{self, QrFormat};
@@ -48,6 +49,7 @@ pub struct QrResponse {
     (status = 503, description = "It cannot be paired now; the reason is in `details`.", body = ErrorBody),
 ))]
 pub async fn qr(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
     headers: HeaderMap,

@@ -6,6 +6,7 @@ use axum::extract::State;
 use super::dto::response::InstanceResponse;
 use super::instance_response;
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::TargetInstance;
 
@@ -16,6 +17,7 @@ use crate::http::extract::TargetInstance;
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
 pub async fn restart(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
 ) -> Result<Json<InstanceResponse>, ApiError> {

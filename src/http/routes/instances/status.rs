@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use super::dto::response::{QueueDepth, StateReason};
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::TargetInstance;
 
@@ -31,6 +32,7 @@ pub struct InstanceStatusResponse {
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
 pub async fn status(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
 ) -> Result<Json<InstanceStatusResponse>, ApiError> {

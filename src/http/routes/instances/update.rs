@@ -6,6 +6,7 @@ use axum::extract::State;
 use super::dto::request::UpdateInstance;
 use super::dto::response::InstanceResponse;
 use super::{instance_response, webhook};
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JsonBody, TargetInstance};
 use crate::http::{AppState, json};
@@ -18,6 +19,7 @@ use crate::http::{AppState, json};
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
 pub async fn update(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
     JsonBody(body): JsonBody,

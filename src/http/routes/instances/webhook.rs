@@ -6,6 +6,7 @@ use serde::Serialize;
 use url::Url;
 use utoipa::ToSchema;
 
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JsonBody, TargetInstance};
 use crate::http::routes::webhooks;
@@ -53,6 +54,7 @@ impl InstanceWebhook {
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
 pub async fn set(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
     JsonBody(body): JsonBody,
@@ -80,6 +82,7 @@ pub async fn set(
     (status = 404, description = "No such instance, or it has no webhook.", body = ErrorBody),
 ))]
 pub async fn get(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
 ) -> Result<Json<InstanceWebhook>, ApiError> {
@@ -95,6 +98,7 @@ pub async fn get(
         (status = 404, description = "No such instance, or it has no webhook.", body = ErrorBody),
     ))]
 pub async fn delete(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
 ) -> Result<Json<SuccessResponse>, ApiError> {

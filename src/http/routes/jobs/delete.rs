@@ -6,6 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::JobIdPath;
 
@@ -23,6 +24,7 @@ pub struct JobDeletedResponse {
     (status = 409, description = "It has not finished; cancel it first.", body = ErrorBody),
 ))]
 pub async fn delete(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     JobIdPath(id): JobIdPath,
 ) -> Result<Json<JobDeletedResponse>, ApiError> {

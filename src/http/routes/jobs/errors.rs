@@ -7,6 +7,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::results::parse_cursor;
 use crate::bulk::RowError;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JobIdPath, QueryParams};
 use crate::http::{AppState, page};
@@ -51,6 +52,7 @@ pub struct ErrorsQuery {
         (status = 404, description = "No such job.", body = ErrorBody),
     ))]
 pub async fn errors(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     JobIdPath(id): JobIdPath,
     QueryParams(wanted): QueryParams<ErrorsQuery>,

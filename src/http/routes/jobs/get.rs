@@ -5,6 +5,7 @@ use axum::extract::State;
 
 use super::dto::Job;
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::JobIdPath;
 
@@ -13,6 +14,10 @@ use crate::http::extract::JobIdPath;
     (status = 200, description = "It.", body = Job),
     (status = 404, description = "No such job.", body = ErrorBody),
 ))]
-pub async fn get(State(state): State<AppState>, JobIdPath(id): JobIdPath) -> Result<Json<Job>, ApiError> {
+pub async fn get(
+    _: Access<scope::Read>,
+    State(state): State<AppState>,
+    JobIdPath(id): JobIdPath,
+) -> Result<Json<Job>, ApiError> {
     Ok(Json(state.services.bulk.get(id)?.into()))
 }

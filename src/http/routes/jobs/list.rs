@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::dto::{Job, parse_status};
 use crate::bulk::{JobKind, JobView, ListCursor, ListFilter};
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::QueryParams;
 use crate::http::{AppState, page};
@@ -38,6 +39,7 @@ pub struct JobQuery {
     (status = 400, description = "A parameter is wrong.", body = ErrorBody),
 ))]
 pub async fn list(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     QueryParams(wanted): QueryParams<JobQuery>,
 ) -> Result<(HeaderMap, Json<Vec<Job>>), ApiError> {

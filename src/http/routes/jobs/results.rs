@@ -8,6 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::csv::download_csv;
 use crate::bulk::{RowResult, RowStatus};
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JobIdPath, QueryParams};
 use crate::http::{AppState, page};
@@ -66,6 +67,7 @@ pub struct ResultsQuery {
         (status = 404, description = "No such job.", body = ErrorBody),
     ))]
 pub async fn results(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     JobIdPath(id): JobIdPath,
     QueryParams(wanted): QueryParams<ResultsQuery>,

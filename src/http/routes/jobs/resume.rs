@@ -5,6 +5,7 @@ use axum::extract::State;
 
 use super::dto::{JobCommandResponses, JobResponse, job_response};
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::error::ApiError;
 use crate::http::extract::JobIdPath;
 
@@ -18,6 +19,7 @@ use crate::http::extract::JobIdPath;
     responses(JobCommandResponses)
 )]
 pub async fn resume(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     JobIdPath(id): JobIdPath,
 ) -> Result<Json<JobResponse>, ApiError> {

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::dto::Job;
 use super::form::{FormReader, FormRequest, UploadedFile};
 use crate::bulk::{self, JobDraft, NewJob, Preview, PreviewRow, SenderSelection};
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{INSTANCE_ID_HEADER, SendOptions};
 use crate::http::{AppState, body};
@@ -119,7 +120,11 @@ pub struct BulkFileForm {
         (status = 429, description = "As many jobs as there may be wait or run.", body = ErrorBody),
         (status = 503, description = "The node cannot accept jobs now.", body = ErrorBody),
     ))]
-pub async fn send(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+pub async fn send(
+    _: Access<scope::Send>,
+    State(state): State<AppState>,
+    request: Request,
+) -> Result<Response, ApiError> {
     submit(&state, request).await
 }
 
@@ -134,7 +139,11 @@ pub async fn send(State(state): State<AppState>, request: Request) -> Result<Res
         (status = 200, description = "See `/messages/send-bulk-file`.", body = JobCreatedResponse),
         (status = 400, description = "See there.", body = ErrorBody),
     ))]
-pub async fn send_short(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+pub async fn send_short(
+    _: Access<scope::Send>,
+    State(state): State<AppState>,
+    request: Request,
+) -> Result<Response, ApiError> {
     submit(&state, request).await
 }
 

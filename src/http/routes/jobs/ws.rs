@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::dto::{ProgressBody, results_json};
 use crate::bulk::{self, JobProgress, JobStatus, LastRow, RowError};
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::JobIdPath;
 use crate::http::stream::websocket::{self, CloseReason, FrameSource};
@@ -44,6 +45,7 @@ const CLOSE_JOB_NOT_FOUND: u16 = 4404;
     (status = 503, description = "There are as many streams as there may be.", body = ErrorBody),
 ))]
 pub async fn open(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     job: Result<JobIdPath, ApiError>,
     headers: HeaderMap,

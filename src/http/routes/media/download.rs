@@ -6,6 +6,7 @@ use axum::response::Response;
 
 use super::file_response::file_response;
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::api::error::ApplicationErrorBody;
 use crate::http::error::ApiError;
 use crate::http::extract::{LinkTargetInstance, MediaIdPath};
@@ -22,6 +23,7 @@ use crate::http::extract::{LinkTargetInstance, MediaIdPath};
         (status = 503, description = "WhatsApp cannot be reached.", body = ApplicationErrorBody),
     ))]
 pub async fn download_media(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     LinkTargetInstance(instance): LinkTargetInstance,
     MediaIdPath(media_id): MediaIdPath,

@@ -8,6 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::api::error::ApplicationErrorBody;
 use crate::http::error::ApiError;
 use crate::http::extract::{LinkTargetInstance, MediaIdPath};
@@ -43,6 +44,7 @@ pub struct MediaUrlNotFoundResponse {
         (status = 503, description = "WhatsApp cannot be reached.", body = ApplicationErrorBody),
     ))]
 pub async fn media_url(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     LinkTargetInstance(instance): LinkTargetInstance,
     MediaIdPath(media_id): MediaIdPath,

@@ -7,6 +7,7 @@ use utoipa::IntoResponses;
 use super::dto::MessageResponse;
 use super::{find_message, load_response};
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{MessageIdPath, TargetInstance};
 use relevo_domain::ErrorKind;
@@ -36,6 +37,7 @@ pub(in crate::http) enum CancelResponses {
     responses(CancelResponses)
 )]
 pub async fn cancel(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     TargetInstance(instance): TargetInstance,
     MessageIdPath(name): MessageIdPath,
@@ -59,9 +61,10 @@ pub async fn cancel(
     responses(CancelResponses)
 )]
 pub async fn delete(
+    access: Access<scope::Send>,
     state: State<AppState>,
     target: TargetInstance,
     name: MessageIdPath,
 ) -> Result<Json<MessageResponse>, ApiError> {
-    cancel(state, target, name).await
+    cancel(access, state, target, name).await
 }

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::envelope::{self, send_request};
 use super::submit::{self, SendResponses, non_empty};
+use crate::http::access::{Access, scope};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, SendOptions, TargetInstance};
 use crate::http::{AppState, json, vcard};
@@ -31,6 +32,7 @@ send_request! {
 #[utoipa::path(post, path = "/instances/{id}/messages/contact", tag = "messages",
     request_body = ContactMessage, params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn send_contact(
+    _: Access<scope::Send>,
     state: State<AppState>,
     target: TargetInstance,
     sending: SendOptions,
@@ -43,6 +45,7 @@ pub async fn send_contact(
 #[utoipa::path(post, path = "/instances/{id}/messages/contacts", tag = "messages",
     request_body = ContactMessage, params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn send_contacts(
+    _: Access<scope::Send>,
     state: State<AppState>,
     target: TargetInstance,
     sending: SendOptions,

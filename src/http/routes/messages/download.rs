@@ -5,6 +5,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{MessageIdPath, TargetInstance};
 use crate::http::routes::media::file_response::file_response;
@@ -22,6 +23,7 @@ use crate::http::routes::media::file_response::file_response;
         (status = 503, description = "WhatsApp cannot be reached.", body = ErrorBody),
     ))]
 pub async fn download_message_media(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     TargetInstance(instance): TargetInstance,
     MessageIdPath(message): MessageIdPath,

@@ -5,6 +5,7 @@ use axum::response::Response;
 
 use super::envelope::{self, send_request};
 use super::submit::{self, SendResponses, non_empty};
+use crate::http::access::{Access, scope};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, SendOptions, TargetInstance};
 use crate::http::{AppState, json};
@@ -30,6 +31,7 @@ send_request! {
 #[utoipa::path(post, path = "/instances/{id}/messages/location", tag = "messages",
     request_body = LocationMessage, params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn send_location(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     TargetInstance(instance): TargetInstance,
     sending: SendOptions,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::submit::{non_empty, required_text};
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JsonBody, TargetInstance};
 use crate::http::{AppState, json};
@@ -51,6 +52,7 @@ pub struct MarkReadResponse {
         (status = 503, description = "The instance is not connected, or WhatsApp cannot be reached.", body = ErrorBody),
     ))]
 pub async fn mark_read(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     TargetInstance(instance): TargetInstance,
     JsonBody(body): JsonBody,

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::envelope::{self, SendEnvelope, send_request};
 use super::submit::{self, SendResponses, non_empty, parse_quote};
+use crate::http::access::{Access, scope};
 use crate::http::error::ApiError;
 use crate::http::extract::{MediaBody, SendOptions, TargetInstance};
 use crate::http::media::{self, MediaFields, MediaInput};
@@ -47,6 +48,7 @@ send_request! {
 #[utoipa::path(post, path = "/instances/{id}/messages/image", tag = "messages", request_body = MediaMessage,
     params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn send_image(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     target: TargetInstance,
     sending: SendOptions,
@@ -59,6 +61,7 @@ pub async fn send_image(
 #[utoipa::path(post, path = "/instances/{id}/messages/video", tag = "messages", request_body = MediaMessage,
     params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn send_video(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     target: TargetInstance,
     sending: SendOptions,
@@ -71,6 +74,7 @@ pub async fn send_video(
 #[utoipa::path(post, path = "/instances/{id}/messages/audio", tag = "messages", request_body = MediaMessage,
     params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn send_audio(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     target: TargetInstance,
     sending: SendOptions,
@@ -83,6 +87,7 @@ pub async fn send_audio(
 #[utoipa::path(post, path = "/instances/{id}/messages/document", tag = "messages", request_body = MediaMessage,
     params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn send_document(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     target: TargetInstance,
     sending: SendOptions,
@@ -95,6 +100,7 @@ pub async fn send_document(
 #[utoipa::path(post, path = "/instances/{id}/messages/sticker", tag = "messages", request_body = MediaMessage,
     params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn send_sticker(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     target: TargetInstance,
     sending: SendOptions,

@@ -5,6 +5,7 @@ use axum::response::Response;
 
 use super::envelope::{self, send_request};
 use super::submit::{self, SendResponses, required_text};
+use crate::http::access::{Access, scope};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, SendOptions, TargetInstance};
 use crate::http::{AppState, json};
@@ -38,6 +39,7 @@ fn one() -> u32 {
 #[utoipa::path(post, path = "/instances/{id}/messages/poll", tag = "messages", request_body = PollMessage,
     params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn send_poll(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     TargetInstance(instance): TargetInstance,
     sending: SendOptions,

@@ -5,6 +5,7 @@ use axum::response::Response;
 
 use super::envelope::{self, send_request};
 use super::submit::{self, SendResponses, parse_message_ref, required_text};
+use crate::http::access::{Access, scope};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, SendOptions, TargetInstance};
 use crate::http::{AppState, json};
@@ -31,6 +32,7 @@ send_request! {
 #[utoipa::path(post, path = "/instances/{id}/messages/react", operation_id = "send_reaction", tag = "messages", request_body = ReactionMessage,
     params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn react(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     TargetInstance(instance): TargetInstance,
     sending: SendOptions,

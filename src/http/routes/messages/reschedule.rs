@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use super::dto::MessageResponse;
 use super::submit::validate_send_at;
 use super::{find_message, load_response};
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JsonBody, MessageIdPath, TargetInstance};
 use crate::http::timestamp::RequestTimestamp;
@@ -31,6 +32,7 @@ pub struct RescheduleRequest {
         (status = 409, description = "The message is not scheduled.", body = ErrorBody),
     ))]
 pub async fn reschedule(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     TargetInstance(instance): TargetInstance,
     MessageIdPath(name): MessageIdPath,

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use super::envelope::{self, SendEnvelope};
 use super::submit::{self, SendResponses, parse_message_ref, required_text};
+use crate::http::access::{Access, scope};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, SendOptions, TargetInstance};
 use crate::http::{AppState, json};
@@ -31,6 +32,7 @@ pub struct RevokeRequest<'a> {
 #[utoipa::path(post, path = "/instances/{id}/messages/revoke", operation_id = "revoke_message", tag = "messages",
     request_body = RevokeRequest, params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn revoke(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     TargetInstance(instance): TargetInstance,
     sending: SendOptions,

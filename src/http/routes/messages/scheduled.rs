@@ -7,6 +7,7 @@ use utoipa::IntoParams;
 
 use super::dto::MessageBody;
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{QueryParams, TargetInstance};
 use crate::http::page::{self, PageResponse};
@@ -31,6 +32,7 @@ pub struct ScheduledQuery {
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
 pub async fn list(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
     QueryParams(wanted): QueryParams<ScheduledQuery>,

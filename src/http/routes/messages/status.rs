@@ -6,6 +6,7 @@ use axum::extract::State;
 use super::dto::MessageResponse;
 use super::{find_message, message_response};
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{MessageIdPath, TargetInstance};
 
@@ -16,6 +17,7 @@ use crate::http::extract::{MessageIdPath, TargetInstance};
         (status = 404, description = "No such instance, or no such message in it.", body = ErrorBody),
     ))]
 pub async fn get(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     TargetInstance(instance): TargetInstance,
     MessageIdPath(name): MessageIdPath,

@@ -7,6 +7,7 @@ use axum::response::Response;
 
 use super::envelope::{self, send_request};
 use super::submit::{self, SendResponses, required_text};
+use crate::http::access::{Access, scope};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, SendOptions, TargetInstance};
 use crate::http::{AppState, json};
@@ -50,6 +51,7 @@ send_request! {
 #[utoipa::path(post, path = "/instances/{id}/messages/text", tag = "messages", request_body = TextMessage,
     params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn send_text(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     TargetInstance(instance): TargetInstance,
     sending: SendOptions,
@@ -78,6 +80,7 @@ fn parse_mentions(phones: &[String]) -> Result<Vec<Recipient>, ValidationError> 
 #[utoipa::path(post, path = "/instances/{id}/messages/text-with-typing", tag = "messages",
     request_body = TextWithTypingMessage, params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn send_text_with_typing(
+    _: Access<scope::Send>,
     State(state): State<AppState>,
     TargetInstance(instance): TargetInstance,
     sending: SendOptions,

@@ -7,6 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::http::AppState;
+use crate::http::access::Open;
 use relevo_domain::InstanceState;
 
 /// The node's health, part by part.
@@ -73,7 +74,7 @@ impl InstanceCounts {
     (status = 200, description = "Messages are accepted.", body = HealthReport),
     (status = 503, description = "Nothing new is accepted; the reasons are given.", body = HealthReport),
 ))]
-pub async fn health(State(state): State<AppState>) -> (StatusCode, Json<HealthReport>) {
+pub async fn health(_: Open, State(state): State<AppState>) -> (StatusCode, Json<HealthReport>) {
     let health = (state.services.health)();
     let ok = !health.store_failed && !health.disk_full;
     let report = HealthReport {
@@ -104,7 +105,7 @@ pub struct LivenessResponse {
 #[utoipa::path(get, path = "/health/live", operation_id = "get_liveness", tag = "node", responses(
     (status = 200, description = "It does.", body = LivenessResponse),
 ))]
-pub async fn live() -> Json<LivenessResponse> {
+pub async fn live(_: Open) -> Json<LivenessResponse> {
     Json(LivenessResponse { status: "alive" })
 }
 
@@ -113,6 +114,6 @@ pub async fn live() -> Json<LivenessResponse> {
     (status = 200, description = "Messages are accepted.", body = HealthReport),
     (status = 503, description = "Nothing new is accepted; the reasons are given.", body = HealthReport),
 ))]
-pub async fn ready(state: State<AppState>) -> (StatusCode, Json<HealthReport>) {
-    health(state).await
+pub async fn ready(open: Open, state: State<AppState>) -> (StatusCode, Json<HealthReport>) {
+    health(open, state).await
 }

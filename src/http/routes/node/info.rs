@@ -4,6 +4,8 @@ use axum::Json;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::http::access::Open;
+
 /// Who answers here.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ServiceInfo {
@@ -16,6 +18,6 @@ pub struct ServiceInfo {
 
 /// Who answers here.
 #[utoipa::path(get, path = "/", operation_id = "get_service", tag = "node", responses((status = 200, description = "It runs.", body = ServiceInfo)))]
-pub async fn service_info() -> Json<ServiceInfo> {
+pub async fn service_info(_: Open) -> Json<ServiceInfo> {
     Json(ServiceInfo { service: "relevo", version: env!("CARGO_PKG_VERSION"), status: "running" })
 }

@@ -6,6 +6,7 @@ use axum::response::Response;
 use super::action_response;
 use super::dto::NumberActionResponse;
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::api::error::ApplicationError;
 use crate::http::api::extract::PhonePath;
 
@@ -15,6 +16,7 @@ use crate::http::api::extract::PhonePath;
     (status = 404, description = "No such number.", body = NumberActionResponse),
 ))]
 pub async fn delete(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     PhonePath(phone): PhonePath,
 ) -> Result<Response, ApplicationError> {

@@ -5,6 +5,7 @@ use axum::extract::State;
 
 use super::dto::NumberExistsResponse;
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::api::error::ApplicationError;
 use crate::http::api::extract::PhonePath;
 
@@ -12,6 +13,7 @@ use crate::http::api::extract::PhonePath;
 #[utoipa::path(get, path = "/api/numbers/{phone}/exists", operation_id = "number_exists", tag = "numbers",
     params(PhonePath), responses((status = 200, description = "Yes or no.", body = NumberExistsResponse)))]
 pub async fn exists(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     PhonePath(phone): PhonePath,
 ) -> Result<Json<NumberExistsResponse>, ApplicationError> {

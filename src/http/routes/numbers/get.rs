@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use super::dto::{NumberActionResponse, NumberResponse};
 use super::not_found;
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::api::error::ApplicationError;
 use crate::http::api::extract::PhonePath;
 
@@ -16,6 +17,7 @@ use crate::http::api::extract::PhonePath;
     (status = 404, description = "No such number.", body = NumberActionResponse),
 ))]
 pub async fn get(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     PhonePath(phone): PhonePath,
 ) -> Result<Response, ApplicationError> {

@@ -5,6 +5,7 @@ use axum::extract::State;
 
 use super::dto::{Number, NumberList, NumberQuery};
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::api::error::{ApplicationError, ApplicationErrorBody};
 use crate::http::api::extract::ApplicationQuery;
 
@@ -17,6 +18,7 @@ const MAX_NUMBERS: usize = 1000;
     (status = 400, description = "A parameter is wrong.", body = ApplicationErrorBody),
 ))]
 pub async fn list(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     ApplicationQuery(wanted): ApplicationQuery<NumberQuery>,
 ) -> Result<Json<NumberList>, ApplicationError> {

@@ -8,6 +8,7 @@ use super::dto::{NewNumber, NumberSavedResponse};
 use super::required_phone;
 use crate::contacts::SaveOutcome;
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::api::error::{ApplicationError, ApplicationErrorBody};
 use crate::http::api::extract::{self, ApplicationJson};
 
@@ -20,6 +21,7 @@ use crate::http::api::extract::{self, ApplicationJson};
         (status = 503, description = "The disk is nearly full.", body = ApplicationErrorBody),
     ))]
 pub async fn save(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     ApplicationJson(mut body): ApplicationJson,
 ) -> Result<(StatusCode, Json<NumberSavedResponse>), ApplicationError> {

@@ -11,6 +11,7 @@ use super::dto::{
 use super::{NUMBER_NOT_FOUND, apply_changes, required_data, required_phone};
 use crate::contacts;
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::api::error::{ApplicationError, ApplicationErrorBody};
 use crate::http::api::extract::{self, ApplicationJson, PhonePath};
 
@@ -23,6 +24,7 @@ use crate::http::api::extract::{self, ApplicationJson, PhonePath};
         (status = 413, description = "The data would become too large.", body = ApplicationErrorBody),
     ))]
 pub async fn change(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     PhonePath(phone): PhonePath,
     ApplicationJson(body): ApplicationJson,
@@ -42,6 +44,7 @@ pub async fn change(
         (status = 413, description = "The data would become too large.", body = ApplicationErrorBody),
     ))]
 pub async fn update(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     ApplicationJson(mut body): ApplicationJson,
 ) -> Result<Response, ApplicationError> {
@@ -57,6 +60,7 @@ pub async fn update(
         (status = 400, description = "The body is wrong.", body = ApplicationErrorBody),
     ))]
 pub async fn bulk_update(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     ApplicationJson(mut body): ApplicationJson,
 ) -> Result<Json<BulkNumbersResponse>, ApplicationError> {

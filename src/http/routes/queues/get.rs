@@ -6,6 +6,7 @@ use axum::extract::State;
 use super::dto::QueueResponse;
 use super::load_queue;
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::TargetInstance;
 
@@ -15,6 +16,7 @@ use crate::http::extract::TargetInstance;
     (status = 404, description = "No such instance.", body = ErrorBody),
 ))]
 pub async fn get_for_instance(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
 ) -> Result<Json<QueueResponse>, ApiError> {

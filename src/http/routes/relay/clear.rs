@@ -5,13 +5,17 @@ use axum::extract::State;
 
 use super::dto::{QueueClearResult, QueueClearedResponse};
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::api::error::ApplicationError;
 
 /// Throws away what waits. What is being pushed at this moment may arrive all the same.
 #[utoipa::path(delete, path = "/api/queue/clear", operation_id = "clear_relay", tag = "relay", responses(
     (status = 200, description = "It is gone.", body = QueueClearedResponse),
 ))]
-pub async fn clear(State(state): State<AppState>) -> Result<Json<QueueClearedResponse>, ApplicationError> {
+pub async fn clear(
+    _: Access<scope::Manage>,
+    State(state): State<AppState>,
+) -> Result<Json<QueueClearedResponse>, ApplicationError> {
     let cleared = state.services.relay.clear().await?;
     Ok(Json(QueueClearedResponse { success: true, result: QueueClearResult { cleared } }))
 }

@@ -5,6 +5,7 @@ use axum::extract::State;
 
 use super::dto::RelayActionResponse;
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::api::error::{ApplicationError, ApplicationErrorBody};
 
 /// Replaces whoever pushes. A message that is being pushed at this moment is pushed again.
@@ -12,7 +13,10 @@ use crate::http::api::error::{ApplicationError, ApplicationErrorBody};
     (status = 200, description = "Another one is at work.", body = RelayActionResponse),
     (status = 503, description = "Nothing is relayed.", body = ApplicationErrorBody),
 ))]
-pub async fn restart(State(state): State<AppState>) -> Result<Json<RelayActionResponse>, ApplicationError> {
+pub async fn restart(
+    _: Access<scope::Manage>,
+    State(state): State<AppState>,
+) -> Result<Json<RelayActionResponse>, ApplicationError> {
     state.services.relay.restart().await?;
     Ok(Json(RelayActionResponse { success: true, message: "Procesador en funcionamiento" }))
 }

@@ -5,6 +5,7 @@ use axum::extract::State;
 
 use super::dto::{RelayActionResponse, RelayRetryResponse};
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::api::error::{ApplicationError, ApplicationErrorBody};
 
 /// Ends the pause after a failed attempt. Messages are tried again without it, too.
@@ -13,6 +14,7 @@ use crate::http::api::error::{ApplicationError, ApplicationErrorBody};
     (status = 503, description = "Nothing is relayed.", body = ApplicationErrorBody),
 ))]
 pub async fn retry_failed(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
 ) -> Result<Json<RelayRetryResponse>, ApplicationError> {
     state.services.relay.retry_now()?;

@@ -5,13 +5,17 @@ use axum::extract::State;
 
 use super::dto::{QueueLengths, QueueLengthsResponse, RelayStatus, RelayStatusResponse};
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::api::error::ApplicationError;
 
 /// Tells how the push is doing; connects to the server to see whether it is there, for up to five seconds.
 #[utoipa::path(get, path = "/api/queue/status", operation_id = "get_relay_status", tag = "relay", responses(
     (status = 200, description = "How it is doing.", body = RelayStatusResponse),
 ))]
-pub async fn status(State(state): State<AppState>) -> Result<Json<RelayStatusResponse>, ApplicationError> {
+pub async fn status(
+    _: Access<scope::Read>,
+    State(state): State<AppState>,
+) -> Result<Json<RelayStatusResponse>, ApplicationError> {
     let health = state.services.relay.health().await?;
     let status = RelayStatus {
         websocket_available: health.available,
@@ -29,7 +33,10 @@ pub async fn status(State(state): State<AppState>) -> Result<Json<RelayStatusRes
 #[utoipa::path(get, path = "/api/queue/lengths", operation_id = "get_relay_lengths", tag = "relay", responses(
     (status = 200, description = "So many.", body = QueueLengthsResponse),
 ))]
-pub async fn lengths(State(state): State<AppState>) -> Result<Json<QueueLengthsResponse>, ApplicationError> {
+pub async fn lengths(
+    _: Access<scope::Read>,
+    State(state): State<AppState>,
+) -> Result<Json<QueueLengthsResponse>, ApplicationError> {
     let pending = state.services.relay.waiting()?;
     Ok(Json(QueueLengthsResponse { success: true, queue_lengths: QueueLengths { pending } }))
 }

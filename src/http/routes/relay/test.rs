@@ -5,6 +5,7 @@ use axum::extract::State;
 
 use super::dto::{RelayTestMessage, RelayTestResponse, RelayTestResult};
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::api::error::{ApplicationError, ApplicationErrorBody};
 
 /// Puts a test message at the end of the line.
@@ -12,7 +13,10 @@ use crate::http::api::error::{ApplicationError, ApplicationErrorBody};
     (status = 200, description = "It waits, durably.", body = RelayTestResponse),
     (status = 503, description = "Nothing is relayed, or there is no room.", body = ApplicationErrorBody),
 ))]
-pub async fn test(State(state): State<AppState>) -> Result<Json<RelayTestResponse>, ApplicationError> {
+pub async fn test(
+    _: Access<scope::Manage>,
+    State(state): State<AppState>,
+) -> Result<Json<RelayTestResponse>, ApplicationError> {
     let test_message = RelayTestMessage {
         from: "test_user",
         kind: "text",

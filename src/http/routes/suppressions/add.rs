@@ -5,6 +5,7 @@ use axum::extract::State;
 
 use super::dto::{NewSuppressions, SuppressionCounts, SuppressionsAddedResponse};
 use crate::contacts::{AddSummary, SuppressionReason};
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::JsonBody;
 use crate::http::{AppState, json};
@@ -21,6 +22,7 @@ const MAX_PHONES: usize = 10_000;
         (status = 503, description = "The disk is nearly full.", body = ErrorBody),
     ))]
 pub async fn add(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     JsonBody(body): JsonBody,
 ) -> Result<Json<SuppressionsAddedResponse>, ApiError> {

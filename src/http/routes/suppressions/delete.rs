@@ -6,6 +6,7 @@ use axum::extract::State;
 use super::dto::SuppressionDeletedResponse;
 use super::{RecipientPath, not_suppressed};
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 
 /// Takes somebody off the list.
@@ -16,6 +17,7 @@ use crate::http::error::{ApiError, ErrorBody};
         (status = 404, description = "They were not on it.", body = ErrorBody),
     ))]
 pub async fn delete(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     RecipientPath(who): RecipientPath,
 ) -> Result<Json<SuppressionDeletedResponse>, ApiError> {

@@ -6,6 +6,7 @@ use axum::extract::State;
 use super::dto::SuppressionResponse;
 use super::{RecipientPath, not_suppressed};
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 
 /// Shows somebody's entry.
@@ -16,6 +17,7 @@ use crate::http::error::{ApiError, ErrorBody};
         (status = 404, description = "They are not.", body = ErrorBody),
     ))]
 pub async fn get(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     RecipientPath(who): RecipientPath,
 ) -> Result<Json<SuppressionResponse>, ApiError> {

@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 
 use super::dto::{InvalidLine, SuppressionImportResponse, SuppressionImportResult};
 use crate::contacts::{SuppressionList, SuppressionReason};
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::phone_list::{PhoneLine, PhoneListParser};
 use crate::http::{AppState, body};
@@ -32,6 +33,7 @@ const MAX_INVALID_LINES: usize = 100;
         (status = 503, description = "The disk is nearly full.", body = ErrorBody),
     ))]
 pub async fn import(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     request: Request,
 ) -> Result<Json<SuppressionImportResponse>, ApiError> {

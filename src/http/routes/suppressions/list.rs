@@ -6,6 +6,7 @@ use axum::extract::State;
 use super::dto::{Suppression, SuppressionQuery};
 use crate::contacts::SuppressionEntry;
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::QueryParams;
 use crate::http::page::{self, PageResponse};
@@ -18,6 +19,7 @@ use relevo_domain::ValidationError;
         (status = 400, description = "A parameter is wrong.", body = ErrorBody),
     ))]
 pub async fn list(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     QueryParams(wanted): QueryParams<SuppressionQuery>,
 ) -> Result<Json<PageResponse<Suppression>>, ApiError> {

@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 
 use super::dto::{EndpointResponse, NewEndpoint};
 use super::endpoint_response;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JsonBody, TargetInstance};
 use crate::http::{AppState, json};
@@ -30,6 +31,7 @@ async fn create_endpoint(
         (status = 409, description = "There are as many as there may be.", body = ErrorBody),
     ))]
 pub async fn create_for_instance(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
     JsonBody(body): JsonBody,
@@ -46,6 +48,7 @@ pub async fn create_for_instance(
         (status = 409, description = "There are as many as there may be.", body = ErrorBody),
     ))]
 pub async fn create(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     JsonBody(body): JsonBody,
 ) -> Result<(StatusCode, Json<EndpointResponse>), ApiError> {

@@ -5,6 +5,7 @@ use axum::extract::State;
 
 use super::dto::SuccessResponse;
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::EndpointIdPath;
 
@@ -15,6 +16,7 @@ use crate::http::extract::EndpointIdPath;
         (status = 404, description = "No such endpoint.", body = ErrorBody),
     ))]
 pub async fn delete(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     EndpointIdPath(id): EndpointIdPath,
 ) -> Result<Json<SuccessResponse>, ApiError> {

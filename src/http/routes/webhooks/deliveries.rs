@@ -7,6 +7,7 @@ use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use super::resolve_event;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{EndpointIdPath, EventPath, QueryParams};
 use crate::http::{AppState, page};
@@ -126,6 +127,7 @@ impl From<EventDelivery> for DeliveryEntry {
         (status = 404, description = "No such endpoint, or it does not serve the instance.", body = ErrorBody),
     ))]
 pub async fn list(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     EndpointIdPath(id): EndpointIdPath,
     QueryParams(asked): QueryParams<DeliveryQuery>,
@@ -148,6 +150,7 @@ pub async fn list(
             body = ErrorBody),
     ))]
 pub async fn get(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     EndpointIdPath(id): EndpointIdPath,
     name: EventPath,

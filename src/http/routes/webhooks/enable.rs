@@ -6,6 +6,7 @@ use axum::extract::State;
 use super::dto::EndpointResponse;
 use super::endpoint_response;
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::EndpointIdPath;
 
@@ -16,6 +17,7 @@ use crate::http::extract::EndpointIdPath;
         (status = 404, description = "No such endpoint.", body = ErrorBody),
     ))]
 pub async fn enable(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     EndpointIdPath(id): EndpointIdPath,
 ) -> Result<Json<EndpointResponse>, ApiError> {

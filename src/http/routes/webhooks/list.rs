@@ -6,6 +6,7 @@ use axum::extract::State;
 use super::dto::EndpointList;
 use super::load_endpoint;
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::TargetInstance;
 use crate::webhook::EndpointScope;
@@ -34,6 +35,7 @@ async fn list_endpoints(
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
 pub async fn list_for_instance(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
 ) -> Result<Json<EndpointList>, ApiError> {
@@ -45,6 +47,9 @@ pub async fn list_for_instance(
 #[utoipa::path(get, path = "/webhooks", operation_id = "list_endpoints", tag = "webhooks", responses(
     (status = 200, description = "All endpoints.", body = EndpointList),
 ))]
-pub async fn list(State(state): State<AppState>) -> Result<Json<EndpointList>, ApiError> {
+pub async fn list(
+    _: Access<scope::Read>,
+    State(state): State<AppState>,
+) -> Result<Json<EndpointList>, ApiError> {
     list_endpoints(&state, None).await
 }

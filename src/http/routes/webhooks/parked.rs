@@ -9,6 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::dto::SuccessResponse;
 use super::resolve_event;
 use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{EndpointIdPath, EventPath, QueryParams};
 use crate::http::page::{self, PageResponse};
@@ -117,6 +118,7 @@ fn parse_cursor(text: &str) -> Result<EventRef, ValidationError> {
         (status = 404, description = "No such endpoint.", body = ErrorBody),
     ))]
 pub async fn list_parked(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
     EndpointIdPath(id): EndpointIdPath,
     QueryParams(wanted): QueryParams<ParkedQuery>,
@@ -134,6 +136,7 @@ pub async fn list_parked(
         (status = 404, description = "No such endpoint.", body = ErrorBody),
     ))]
 pub async fn replay_parked(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     EndpointIdPath(id): EndpointIdPath,
 ) -> Result<Json<ReplayResponse>, ApiError> {
@@ -148,6 +151,7 @@ pub async fn replay_parked(
             body = ErrorBody),
     ))]
 pub async fn replay_parked_event(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     EndpointIdPath(id): EndpointIdPath,
     name: EventPath,
@@ -163,6 +167,7 @@ pub async fn replay_parked_event(
         (status = 404, description = "No such endpoint, or the event is not parked.", body = ErrorBody),
     ))]
 pub async fn discard(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     EndpointIdPath(id): EndpointIdPath,
     name: EventPath,

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::dto::SuccessResponse;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{EndpointIdPath, JsonBody};
 use crate::http::timestamp::RequestTimestamp;
@@ -34,6 +35,7 @@ pub struct ReplayRequest {
         (status = 404, description = "No such endpoint, or no such instance.", body = ErrorBody),
     ))]
 pub async fn replay_from(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     EndpointIdPath(id): EndpointIdPath,
     JsonBody(body): JsonBody,

@@ -5,6 +5,7 @@ use axum::extract::State;
 
 use super::dto::{EndpointChanges, EndpointResponse};
 use super::endpoint_response;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{EndpointIdPath, JsonBody};
 use crate::http::{AppState, json};
@@ -17,6 +18,7 @@ use crate::http::{AppState, json};
         (status = 404, description = "No such endpoint.", body = ErrorBody),
     ))]
 pub async fn update(
+    _: Access<scope::Manage>,
     State(state): State<AppState>,
     EndpointIdPath(id): EndpointIdPath,
     JsonBody(body): JsonBody,
