@@ -1,4 +1,4 @@
-//! What handlers take from a request.
+//! The extractors of handlers. Each describes itself for the OpenAPI document.
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request};
@@ -21,14 +21,14 @@ use super::body::{self, ReceivedBody};
 use super::error::ApiError;
 use super::parameter;
 
-/// Names the instance on routes that have none in their path.
+/// Names the instance on routes without one in their path.
 pub(super) const INSTANCE_ID_HEADER: &str = "X-Instance-Id";
 const ASYNC_HEADER: &str = "X-Async";
 const IDEMPOTENCY_KEY_HEADER: &str = "Idempotency-Key";
 const MAX_KEY_LENGTH: usize = 255;
 
-/// The instance that a request is about: the one in its path, else the one in `X-Instance-Id`, else the node's
-/// default. It need not exist.
+/// The instance of a request: from the path, otherwise from `X-Instance-Id`, otherwise the node's default. It need
+/// not exist.
 pub(super) struct TargetInstance(pub InstanceId);
 
 impl FromRequestParts<AppState> for TargetInstance {
@@ -56,8 +56,8 @@ impl IntoParams for TargetInstance {
     }
 }
 
-/// The instance that a link is about: the one in `X-Instance-Id`, else `instance_id` in its query, for who cannot send
-/// headers, else the node's default. It need not exist.
+/// The instance of a link: from `X-Instance-Id`, otherwise from `instance_id` in the query (for clients that cannot
+/// send headers), otherwise the node's default. It need not exist.
 pub(super) struct LinkTargetInstance(pub InstanceId);
 
 impl FromRequestParts<AppState> for LinkTargetInstance {
@@ -87,7 +87,7 @@ impl IntoParams for LinkTargetInstance {
     }
 }
 
-/// A name that no instance can have is a name that no instance has.
+/// An invalid name is answered like the name of an instance that does not exist.
 fn parse_target(name: &str) -> Result<TargetInstance, ApiError> {
     name.parse().map(TargetInstance).map_err(|_| ApiError::unknown_instance(name))
 }
@@ -211,14 +211,14 @@ impl IntoParams for JobIdPath {
     }
 }
 
-/// What the query of a URL says.
+/// The query of a URL.
 pub(super) struct QueryParams<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequestParts<AppState> for QueryParams<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApiError> {
-        let wrong = |refused: QueryRejection| ValidationError::new("query", refused.body_text()).into();
+        let wrong = |rejection: QueryRejection| ValidationError::new("query", rejection.body_text()).into();
         Query::try_from_uri(&parts.uri).map(|Query(query)| Self(query)).map_err(wrong)
     }
 }
@@ -229,10 +229,10 @@ async fn path_parameter(parts: &mut Parts, name: &str) -> Result<Option<String>,
     Ok(parameters.iter().find(|(found, _)| *found == name).map(|(_, value)| value.to_owned()))
 }
 
-/// How a message is to be sent, as the headers say.
+/// The headers of a send: how to answer, and the idempotency key.
 #[derive(Debug)]
 pub(super) struct SendOptions {
-    /// `X-Async`: answer when it is queued, not when it is sent.
+    /// `X-Async`: answer when the message is queued, not when it is sent.
     pub asynchronous: bool,
     key_digest: Option<[u8; 16]>,
 }
@@ -255,6 +255,11 @@ impl IntoParams for SendOptions {
 }
 
 impl SendOptions {
+    /// Reads the options from the headers.
+    ///
+    /// # Errors
+    ///
+    /// The idempotency key is invalid.
     pub fn from_headers(headers: &HeaderMap) -> Result<Self, ValidationError> {
         let asynchronous = headers.get(ASYNC_HEADER).is_some_and(|value| {
             let value = value.as_bytes().trim_ascii();
@@ -272,12 +277,12 @@ impl SendOptions {
         Ok(Self { asynchronous, key_digest: key.transpose()? })
     }
 
-    /// The caller's key for "this is the same request", as its digest.
+    /// The digest of the caller's `Idempotency-Key`.
     pub fn key_digest(&self) -> Option<[u8; 16]> {
         self.key_digest
     }
 
-    /// What makes a repetition of this request recognisable, when the caller asked for that. Whether it waits for
+    /// Identifies a repetition of this request, if the caller gave an `Idempotency-Key`. Whether the caller waits for
     /// the outcome is not part of it.
     pub fn idempotency_key(&self, kind: &str, body: &[u8]) -> Option<IdempotencyKey> {
         let key = self.key_digest?;
@@ -316,8 +321,8 @@ impl FromRequest<AppState> for JsonBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
-        let arrived = body::receive_body(request, state.options.json_body_limit, state).await?;
-        Ok(Self(arrived.bytes))
+        let received = body::receive_body(request, state.options.json_body_limit, state).await?;
+        Ok(Self(received.bytes))
     }
 }
 

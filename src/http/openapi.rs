@@ -1,4 +1,4 @@
-//! The description of the API. Every operation comes from its handler; what is common to many is added here.
+//! The OpenAPI document. Each handler describes its operation; what many operations share is added here.
 
 use utoipa::OpenApi as _;
 use utoipa::openapi::path::Operation;
@@ -30,28 +30,28 @@ const INSTANCE_PREFIX: &str = "/instances/{id}";
     tags(
         (name = "node", description = "The node itself."),
         (name = "instances", description = "The WhatsApp accounts that the node runs."),
-        (name = "messages", description = "Sending, and asking what became of it. Without X-Async an answer \
-            tells how the one attempt ended; with it, that the node took the message over."),
-        (name = "api", description = "The surface of the documented Flask service. Its errors are one text, `error`."),
-        (name = "media", description = "What users sent."),
-        (name = "queue", description = "What waits."),
-        (name = "dead letters", description = "What the node gave up, until somebody decides."),
+        (name = "messages", description = "Sending, and the status of messages. Without X-Async the response \
+            has the outcome of the one attempt; with it, the message is queued and the node delivers it."),
+        (name = "api", description = "The routes of the documented Flask service. Its errors are one text, `error`."),
+        (name = "media", description = "Files that users sent."),
+        (name = "queue", description = "The queues of waiting messages."),
+        (name = "dead letters", description = "Messages that the node stopped sending, until an operator decides."),
         (name = "jobs", description = "One message to the many recipients of a file."),
-        (name = "events", description = "What happened, in pages or as it happens. Streams also take the key as \
+        (name = "events", description = "Events, in pages or as streams. Streams also take the key as \
             `?api_key=` or `?token=`, and WebSockets as the subprotocol `relevo.key.` and the key in base64url, \
             offered beside `relevo`."),
-        (name = "webhooks", description = "Where events are delivered."),
-        (name = "numbers", description = "An address book that its callers fill; it goes with what is relayed. \
+        (name = "webhooks", description = "The endpoints that receive events."),
+        (name = "numbers", description = "An address book that its callers fill; relayed messages carry its data. \
             Answers have the form of the documented API: an error is `{\"error\": text}`."),
-        (name = "suppressions", description = "Who must not be written to unasked."),
+        (name = "suppressions", description = "Recipients that must not be written to unasked."),
         (name = "relay", description = "The strict-order push of inbound messages to one WebSocket."),
-        (name = "webhook", description = "Where Meta reports."),
+        (name = "webhook", description = "The webhook of the Cloud API."),
     ),
     components(schemas(ErrorBody, ApplicationErrorBody, SentResponse, QueuedResponse, JobResponse, BulkSendResponse)),
 )]
 struct BaseDocument;
 
-/// What the document says before any route joins it.
+/// The document without routes.
 pub(super) fn base_document() -> OpenApi {
     let mut document = BaseDocument::openapi();
     let components = document.components.get_or_insert_with(Components::new);
@@ -61,7 +61,7 @@ pub(super) fn base_document() -> OpenApi {
     document
 }
 
-/// Adds to every operation that it needs the key, and the answer without one.
+/// Adds the security requirement and the 401 response to every operation.
 pub(super) fn add_security(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
         for operation in operations(item) {
@@ -73,7 +73,7 @@ pub(super) fn add_security(document: &mut OpenApi) {
     }
 }
 
-/// The same routes once more, for the instance that no path names.
+/// The same routes without `/instances/{id}`, for the default instance or the one in `X-Instance-Id`.
 pub(super) fn for_default_instance(
     (schemas, paths, router): UtoipaMethodRouter<AppState>,
 ) -> UtoipaMethodRouter<AppState> {
@@ -94,7 +94,7 @@ pub(super) fn for_default_instance(
     (schemas, renamed, router)
 }
 
-/// The same routes once more below `/api/messages`, where one of the documents has them.
+/// The same routes below `/api/messages`, where one of the documents has them.
 pub(super) fn under_messages(
     (schemas, paths, router): UtoipaMethodRouter<AppState>,
 ) -> UtoipaMethodRouter<AppState> {

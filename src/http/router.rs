@@ -1,4 +1,4 @@
-//! Every route. There is no other way to add one than through its description.
+//! Every route. A route is registered with its description in the OpenAPI document.
 
 use std::time::Duration;
 
@@ -25,11 +25,11 @@ use super::routes::{
 };
 use super::{AppState, auth, body, openapi, rate_limit};
 
-/// The API as a service, with everything around its routes.
+/// The API as a service, with its fallbacks and layers.
 pub fn router(state: AppState) -> Router {
     let (routes, document) = build_routes(&state);
     let document = serde_json::to_vec(&document).unwrap_or_default();
-    // A second router of the same state describes the same routes.
+    // Fails only for a second router of the same state, which has the same routes.
     let _ = state.openapi_document.set(Bytes::from(document));
     let origins = &state.options.cors_origins;
     let cors = (!origins.is_empty()).then(|| cors_layer(origins));
@@ -45,7 +45,7 @@ pub fn router(state: AppState) -> Router {
     }
 }
 
-/// The routes and their description.
+/// The routes and their OpenAPI document.
 fn build_routes(state: &AppState) -> (Router<AppState>, OpenApi) {
     let open = OpenApiRouter::with_openapi(openapi::base_document())
         .routes(routes!(node::info::service_info))
@@ -121,7 +121,7 @@ fn build_routes(state: &AppState) -> (Router<AppState>, OpenApi) {
         .routes(with_own_body_limit(routes!(jobs::upload::send)))
         .routes(with_own_body_limit(routes!(jobs::upload::send_short)))
         .routes(routes!(node::metrics::metrics));
-    let of_an_instance_or_the_default = [
+    let for_any_instance = [
         routes!(messages::text::send_text),
         routes!(messages::text::send_text_with_typing),
         routes!(messages::poll::send_poll),
@@ -141,10 +141,10 @@ fn build_routes(state: &AppState) -> (Router<AppState>, OpenApi) {
         routes!(messages::cancel::cancel),
         routes!(messages::download::download_message_media),
     ];
-    for route in of_an_instance_or_the_default {
+    for route in for_any_instance {
         guarded = guarded.routes(route.clone()).routes(openapi::for_default_instance(route));
     }
-    let of_the_documented_service = [
+    let documented_routes = [
         routes!(api::send::send_message),
         routes!(api::send::send_template),
         routes!(api::send::send_template_advanced),
@@ -164,7 +164,7 @@ fn build_routes(state: &AppState) -> (Router<AppState>, OpenApi) {
         routes!(api::send::send_personalized_broadcast),
         routes!(api::task_status::status),
     ];
-    for route in of_the_documented_service {
+    for route in documented_routes {
         guarded = guarded.routes(route.clone()).routes(openapi::under_messages(route));
     }
     let mut streams = OpenApiRouter::new()
@@ -177,7 +177,7 @@ fn build_routes(state: &AppState) -> (Router<AppState>, OpenApi) {
         .routes(routes!(jobs::ws::open));
     openapi::add_security(guarded.get_openapi_mut());
     openapi::add_security(streams.get_openapi_mut());
-    // The last layer is the first to be met: who has no key uses up nobody's pace.
+    // The last layer runs first: a request without the key does not count against the rate limit.
     let guarded = guarded
         .route_layer(from_fn_with_state(state.clone(), rate_limit::enforce_rate_limit))
         .route_layer(from_fn_with_state(state.clone(), auth::require_key));
@@ -188,7 +188,7 @@ fn build_routes(state: &AppState) -> (Router<AppState>, OpenApi) {
     open.merge(guarded).merge(streams).split_for_parts()
 }
 
-/// A route that reads its body while it arrives and has a limit of its own.
+/// Disables the general body limit for a route that streams its body and enforces its own limit.
 fn with_own_body_limit(
     (schemas, paths, router): UtoipaMethodRouter<AppState>,
 ) -> UtoipaMethodRouter<AppState> {
@@ -196,9 +196,9 @@ fn with_own_body_limit(
 }
 
 async fn unknown_route(State(state): State<AppState>, request: Request) -> Response {
-    let documented = is_application_path(request.uri().path());
+    let is_application = is_application_path(request.uri().path());
     body::discard(request, state.options.json_body_limit);
-    if documented {
+    if is_application {
         return ApplicationError::new(StatusCode::NOT_FOUND, "Endpoint no encontrado").into_response();
     }
     ApiError::new(ErrorKind::NotFound, "there is no such route; see GET /openapi.json").into_response()
@@ -211,12 +211,13 @@ async fn method_not_allowed(State(state): State<AppState>, request: Request) -> 
 
 fn handle_panic(cause: Box<dyn std::any::Any + Send>) -> axum::response::Response {
     let text = cause.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| cause.downcast_ref::<&str>().copied()).unwrap_or("a panic without words");
-    tracing::error!(cause = text, "a handler panicked");
+    let text = text.or_else(|| cause.downcast_ref::<&str>().copied()).unwrap_or("no panic message");
+    tracing::error!(cause = text, "handler panicked; answered with 500");
     ApiError::handler_panicked().into_response()
 }
 
-/// What browsers are told. Any origin is answered by its own name, because `*` would forbid credentials.
+/// The CORS headers. With `*`, the response names the origin of the request, because a literal `*` would forbid
+/// credentials.
 fn cors_layer(origins: &[String]) -> CorsLayer {
     let any = origins.iter().any(|origin| origin == "*");
     let allowed = if any {

@@ -1,5 +1,5 @@
-//! Two more ways to authorise requests to `/api`, for clients of the documented service, which needed no key. Both are off
-//! unless they are configured.
+//! Two more ways to authorise requests to `/api`, for clients of the documented service, which required no key. Both
+//! are off by default.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,11 +12,11 @@ use crate::http::{AppState, api};
 /// The query parameter that may carry the key.
 const API_KEY_PARAMETER: &str = "api_key";
 
-/// The other end of the connection, as the accept loop saw it.
+/// The peer address of the connection.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::http) struct PeerAddress(pub SocketAddr);
 
-/// What proxies add: whoever stands behind one is not on this machine.
+/// Headers that proxies add: a request that a proxy forwarded does not come from this machine.
 const PROXY_HEADERS: [HeaderName; 5] = [
     FORWARDED,
     VIA,
@@ -25,7 +25,7 @@ const PROXY_HEADERS: [HeaderName; 5] = [
     HeaderName::from_static("x-real-ip"),
 ];
 
-/// Whether a request without a key in its headers may pass.
+/// Whether a request without a key in its headers is authorised.
 pub(in crate::http) fn is_authorized(state: &AppState, request: &Request) -> bool {
     if !api::is_application_path(request.uri().path()) {
         return false;
@@ -41,8 +41,8 @@ fn has_valid_query_key(state: &AppState, query: Option<&str>) -> bool {
     keys.any(|(_, key)| state.keyring.matches(key.as_bytes()))
 }
 
-/// From a program on this machine: not forwarded by a proxy, and not made by a web page in its browser, which could
-/// be anybody's.
+/// Whether a local process made the request: not forwarded by a proxy, and not made by a web page in a local browser,
+/// which may come from any site.
 fn is_local_request(request: &Request) -> bool {
     let peer = request.extensions().get::<PeerAddress>();
     peer.is_some_and(|PeerAddress(address)| address.ip().to_canonical().is_loopback())
@@ -56,7 +56,7 @@ fn is_direct_request(headers: &HeaderMap) -> bool {
     !by_page && !forwarded && host.is_some_and(is_loopback_host)
 }
 
-/// A page whose name was made to lead here calls under that name.
+/// Prevents DNS rebinding: a page whose host name resolves to loopback sends that name.
 fn is_loopback_host(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,

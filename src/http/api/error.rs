@@ -23,7 +23,7 @@ use crate::http::error::{ApiError, ErrorParts, retry_after_seconds};
 use crate::{contacts, instance, relay};
 use relevo_domain::{ErrorKind, Failure, FailureKind, MessageId, ValidationError};
 
-/// A request that is not done, in the form of `/api`.
+/// An error of a request under `/api`.
 #[derive(Debug)]
 pub(in crate::http) struct ApplicationError(Box<ApplicationErrorParts>);
 
@@ -34,40 +34,41 @@ struct ApplicationErrorParts {
     body: ApplicationErrorBody,
 }
 
-/// The body of every answer under `/api` that is not a success. The documents promise `error`, and `success` where
-/// a message was not sent.
+/// The body of every error response under `/api`. The documents promise `error`, and `success` where a message was
+/// not sent.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub(in crate::http) struct ApplicationErrorBody {
     /// `false` where a message was not sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     success: Option<bool>,
-    /// What is wrong. Where WhatsApp refused with a code, its answer as a text of JSON.
+    /// What is wrong. If WhatsApp rejected the message with a code, the error object of the Graph API, as a JSON
+    /// text.
     #[schema(example = "Faltan parámetros: phone y message son requeridos")]
     error: Cow<'static, str>,
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     details: Option<Cow<'static, str>>,
-    /// What kind of error it is, for programs.
+    /// The kind of error, for programs.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     kind: Option<&'static str>,
-    /// The field that is wrong.
+    /// The field that is invalid.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<String>,
-    /// WhatsApp's own code.
+    /// WhatsApp's error code.
     #[serde(skip_serializing_if = "Option::is_none")]
     provider_code: Option<i64>,
-    /// The message that met the error: ask for it at `/api/task-status/{task_id}`.
+    /// The message that failed: see `/api/task-status/{task_id}`.
     #[serde(skip_serializing_if = "Option::is_none")]
     task_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     message_id: Option<String>,
-    /// Where that message stands.
+    /// The status of that message.
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<&'static str>,
 }
 
 impl ApplicationError {
-    /// One text and nothing beside it, as the documents show it.
+    /// An error with only a text, as the documents show it.
     pub fn new(status: StatusCode, error: impl Into<Cow<'static, str>>) -> Self {
         let body = ApplicationErrorBody { error: error.into(), ..ApplicationErrorBody::default() };
         Self(Box::new(ApplicationErrorParts { status, retry_after: None, body }))
@@ -78,33 +79,33 @@ impl ApplicationError {
         Self::new(StatusCode::BAD_REQUEST, error)
     }
 
-    /// 503: `details` say what is missing.
+    /// 503; `details` name what is missing.
     pub fn unavailable(details: impl Into<Cow<'static, str>>) -> Self {
         ApiError::new(ErrorKind::Unavailable, details).into()
     }
 
-    /// WhatsApp, or the way to it, said no to a message.
+    /// A message that WhatsApp rejected, or that could not reach WhatsApp.
     pub fn from_failure(failure: &Failure) -> Self {
-        let mut refusal = Self::from(ApiError::from_failure(failure));
-        // The documented answer, whatever was wrong, unless coming back later helps.
+        let mut application_error = Self::from(ApiError::from_failure(failure));
+        // The documented status of every failure that a retry would not resolve.
         if matches!(
             failure.kind,
             FailureKind::Permanent | FailureKind::LoggedOut | FailureKind::AccountBlocked
         ) {
-            refusal.0.status = StatusCode::BAD_REQUEST;
+            application_error.0.status = StatusCode::BAD_REQUEST;
         }
-        refusal.0.body.error = upstream_error_text(failure).into();
-        refusal.0.body.details = Some(failure.message.clone().into());
-        refusal.with_success_false()
+        application_error.0.body.error = upstream_error_text(failure).into();
+        application_error.0.body.details = Some(failure.message.clone().into());
+        application_error.with_success_false()
     }
 
-    /// Says `success: false` beside the text.
+    /// Adds `success: false`.
     pub fn with_success_false(mut self) -> Self {
         self.0.body.success = Some(false);
         self
     }
 
-    /// A message that was not sent for this reason, in the documented words.
+    /// Adds the documented prefix of a message that was not sent.
     pub fn with_send_prefix(mut self) -> Self {
         if self.0.status == StatusCode::BAD_REQUEST {
             self.0.body.error = format!("{SEND_ERROR_PREFIX}: {}", self.0.body.error).into();
@@ -112,7 +113,7 @@ impl ApplicationError {
         self.with_success_false()
     }
 
-    /// Names the part of the request that the field belongs to.
+    /// Prefixes the field with the part of the request that it belongs to.
     pub fn with_field_prefix(mut self, place: &str) -> Self {
         let body = &mut self.0.body;
         if let Some(field) = &mut body.field {
@@ -122,13 +123,13 @@ impl ApplicationError {
         self
     }
 
-    /// Names the task that goes on.
+    /// Adds the id of the task that continues.
     pub fn with_task_id(mut self, id: Uuid) -> Self {
         self.0.body.task_id = Some(id.to_string());
         self
     }
 
-    /// Names the message that met the error, and where it stands.
+    /// Adds the message that failed, and its status.
     pub fn with_message(mut self, id: MessageId, status: &'static str) -> Self {
         self.0.body.task_id = Some(id.correlation_id().to_string());
         self.0.body.message_id = Some(id.to_string());
@@ -137,16 +138,16 @@ impl ApplicationError {
     }
 }
 
-/// What `error` says of a message that WhatsApp refused: clients of the original read Meta's answer out of it.
+/// The `error` text of a message that WhatsApp rejected: clients of the original parse Meta's error object from it.
 pub(in crate::http) fn upstream_error_text(failure: &Failure) -> String {
-    let words = &failure.message;
+    let text = &failure.message;
     match failure.code {
-        None => format!("{SEND_ERROR_PREFIX}: {words}"),
+        None => format!("{SEND_ERROR_PREFIX}: {text}"),
         Some(code) => json!({ "error": {
-            "message": format!("(#{code}) {words}"),
+            "message": format!("(#{code}) {text}"),
             "type": "OAuthException",
             "code": code,
-            "error_data": { "messaging_product": "whatsapp", "details": words },
+            "error_data": { "messaging_product": "whatsapp", "details": text },
         }})
         .to_string(),
     }
@@ -161,7 +162,7 @@ impl From<ValidationError> for ApplicationError {
 impl From<instance::Error> for ApplicationError {
     fn from(error: instance::Error) -> Self {
         match error {
-            // Not the caller's mistake: it asked for an account that is there and is kept away.
+            // Not an error of the caller: the account exists, and an operator disconnected it.
             instance::Error::NotConnected { .. } => Self::unavailable(error.to_string()),
             error => ApiError::from(error).into(),
         }
@@ -184,7 +185,7 @@ impl From<ApiError> for ApplicationError {
     fn from(error: ApiError) -> Self {
         let ErrorParts { status, title, kind, details, field, provider_code, retry_after, message } =
             error.into_parts();
-        // Only of a wrong request do the details stand for themselves.
+        // Only the details of an invalid request are complete without the title.
         let (error, details) = match status {
             StatusCode::BAD_REQUEST => (details, None),
             _ => (Cow::Borrowed(title), Some(details).filter(|details| !details.is_empty())),
@@ -198,10 +199,10 @@ impl From<ApiError> for ApplicationError {
             provider_code,
             ..ApplicationErrorBody::default()
         };
-        let refusal = Self(Box::new(ApplicationErrorParts { status, retry_after, body }));
+        let application_error = Self(Box::new(ApplicationErrorParts { status, retry_after, body }));
         match message {
-            Some((id, status)) => refusal.with_message(id, status),
-            None => refusal,
+            Some((id, status)) => application_error.with_message(id, status),
+            None => application_error,
         }
     }
 }
@@ -217,20 +218,20 @@ impl IntoResponse for ApplicationError {
     }
 }
 
-/// Words the node's own errors as clients of `/api` expect them.
+/// Middleware: converts an [`ApiError`] of a layer or an extractor into the form of `/api`.
 pub(in crate::http) async fn rewrite_errors(request: Request, next: Next) -> Response {
-    let spoken = is_application_path(request.uri().path());
+    let is_application = is_application_path(request.uri().path());
     let mut response = next.run(request).await;
-    let Some(error) = response.extensions_mut().remove::<ApiError>().filter(|_| spoken) else {
+    let Some(error) = response.extensions_mut().remove::<ApiError>().filter(|_| is_application) else {
         return response;
     };
-    let mut worded = ApplicationError::from(error).into_response();
+    let mut converted = ApplicationError::from(error).into_response();
     for (name, value) in response.headers() {
         if name != CONTENT_TYPE && name != CONTENT_LENGTH {
-            worded.headers_mut().insert(name, value.clone());
+            converted.headers_mut().insert(name, value.clone());
         }
     }
-    worded
+    converted
 }
 
 #[cfg(test)]
@@ -240,8 +241,8 @@ mod tests {
     use relevo_domain::FailureScope;
     use serde_json::Value;
 
-    async fn render(refusal: ApplicationError) -> (u16, Value) {
-        let response = refusal.into_response();
+    async fn render(application_error: ApplicationError) -> (u16, Value) {
+        let response = application_error.into_response();
         let status = response.status().as_u16();
         let body = to_bytes(response.into_body(), 10_000).await.unwrap();
         (status, serde_json::from_slice(&body).unwrap())

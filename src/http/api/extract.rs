@@ -18,8 +18,8 @@ impl FromRequest<AppState> for ApplicationJson {
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApplicationError> {
         let limit = state.options.json_body_limit;
-        let arrived = body::receive_body(request, limit, state).await?;
-        Ok(Self(json::parse(&arrived.bytes)?))
+        let received = body::receive_body(request, limit, state).await?;
+        Ok(Self(json::parse(&received.bytes)?))
     }
 }
 
@@ -31,7 +31,9 @@ impl FromRequestParts<AppState> for PhonePath {
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApplicationError> {
         let found = Path::<String>::from_request_parts(parts, state).await;
-        found.map(|Path(text)| Self(text)).map_err(|refused| ApplicationError::invalid(refused.body_text()))
+        found
+            .map(|Path(text)| Self(text))
+            .map_err(|rejection| ApplicationError::invalid(rejection.body_text()))
     }
 }
 
@@ -41,7 +43,7 @@ impl IntoParams for PhonePath {
     }
 }
 
-/// What the query of a URL says.
+/// The query of a URL.
 pub(in crate::http) struct ApplicationQuery<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequestParts<AppState> for ApplicationQuery<T> {
@@ -51,11 +53,15 @@ impl<T: DeserializeOwned> FromRequestParts<AppState> for ApplicationQuery<T> {
         let found = Query::try_from_uri(&parts.uri);
         found
             .map(|Query(query)| Self(query))
-            .map_err(|refused| ApplicationError::invalid(refused.body_text()))
+            .map_err(|rejection| ApplicationError::invalid(rejection.body_text()))
     }
 }
 
 /// The text of a field; `None` when it is missing, null or empty.
+///
+/// # Errors
+///
+/// 400 when the field is not a string.
 pub(in crate::http) fn take_text(
     body: &mut Map<String, Value>,
     field: &str,
@@ -68,6 +74,10 @@ pub(in crate::http) fn take_text(
 }
 
 /// The object of a field; `None` when it is missing, null or empty.
+///
+/// # Errors
+///
+/// 400 when the field is not an object.
 pub(in crate::http) fn take_object(
     body: &mut Map<String, Value>,
     field: &str,
@@ -80,6 +90,10 @@ pub(in crate::http) fn take_object(
 }
 
 /// The texts of a field; `None` when it is missing, null or empty.
+///
+/// # Errors
+///
+/// 400 when the field is not a list of strings.
 pub(in crate::http) fn take_texts(
     body: &mut Map<String, Value>,
     field: &str,

@@ -5,7 +5,7 @@ pub(super) mod error;
 pub(super) mod extract;
 pub(super) mod texts;
 
-/// Whether the clients of this path expect [`ApplicationError`](error::ApplicationError)s.
+/// Whether errors of this path have the form of [`ApplicationError`](error::ApplicationError).
 pub(super) fn is_application_path(path: &str) -> bool {
     path.strip_prefix("/api").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
@@ -16,8 +16,8 @@ mod tests {
 
     #[test]
     fn application_path_is_api_or_below_it() {
-        for (path, spoken) in [("/api", true), ("/api/x", true), ("/apis", false), ("/x/api", false)] {
-            assert_eq!(is_application_path(path), spoken, "{path}");
+        for (path, expected) in [("/api", true), ("/api/x", true), ("/apis", false), ("/x/api", false)] {
+            assert_eq!(is_application_path(path), expected, "{path}");
         }
     }
 }

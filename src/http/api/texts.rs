@@ -4,7 +4,7 @@ use serde_json::Value;
 
 pub(super) const SEND_ERROR_PREFIX: &str = "Error enviando mensaje";
 
-/// What is asked for where a request carries nothing.
+/// The error of an empty request.
 pub(in crate::http) const EMPTY_BODY_ERROR: &str = "Se requiere un JSON con los datos del mensaje";
 
 pub(in crate::http) fn type_name(value: &Value) -> &'static str {

@@ -7,18 +7,18 @@ use utoipa::ToSchema;
 use crate::events;
 use relevo_domain::InstanceId;
 
-/// An event as every reader gets it.
+/// An event.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct EventEntry {
-    /// Its place in the log of its instance.
+    /// The position of the event in the log of its instance.
     sequence: u64,
-    /// `gap` stands for events that the log has forgotten: its data says `from`, `to` and how many are `missing`.
+    /// `gap` stands for deleted events: its data has `from`, `to` and the number of `missing` events.
     #[serde(rename = "type")]
     #[schema(example = "message_ack")]
     kind: String,
     /// Unix seconds.
     timestamp: u64,
-    /// The same, in RFC 3339 with milliseconds.
+    /// The same time in RFC 3339 with milliseconds.
     time: String,
     instance_id: String,
     #[schema(value_type = Object)]
@@ -26,6 +26,7 @@ pub struct EventEntry {
 }
 
 impl EventEntry {
+    /// The event of an instance with this name.
     pub fn new(item: events::LogItem, name: InstanceId) -> Self {
         let events::Envelope { sequence, event } = item.envelope;
         Self {

@@ -10,16 +10,16 @@ use crate::webhook::InstanceIds;
 use relevo_clock::Clock;
 use relevo_domain::{InstanceId, InstanceNumber};
 
-/// Events that a reader has in memory at once, and about how many bytes of them. There is no other buffer: the log is
-/// read as fast as the reader takes.
+/// Limits of one read: events, and about how many bytes. There is no other buffer: the log is read at the speed of
+/// the client.
 const PAGE_EVENTS: usize = 64;
 const PAGE_BYTES: usize = 256 << 10;
 
-/// Which logs are read.
+/// The logs that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::http) enum EventScope {
     Instance(InstanceNumber),
-    /// Those of all instances, also of those that are created later.
+    /// The logs of all instances, including instances that are created later.
     All,
 }
 
@@ -39,7 +39,7 @@ impl EventScope {
         }
     }
 
-    /// A place as callers are given it: a sequence of one log, or an opaque word for several.
+    /// The cursor that callers see: the sequence in one log, or an opaque text for several logs.
     pub fn encode_cursor(self, places: &LogCursor) -> String {
         match self {
             EventScope::Instance(number) => places.get(number).unwrap_or(0).to_string(),
@@ -48,7 +48,7 @@ impl EventScope {
     }
 }
 
-/// A reader with its place.
+/// A reader with its cursor.
 pub(in crate::http) struct EventReader {
     scope: EventScope,
     kinds: EventFilter,
@@ -56,22 +56,23 @@ pub(in crate::http) struct EventReader {
     clock: Clock,
     log_changes: watch::Receiver<()>,
     instances: watch::Receiver<InstanceIds>,
-    /// Behind what was handed out.
+    /// After the last event that was returned.
     position: LogCursor,
-    /// Read and not handed out yet, and where the reader stands behind all of it.
+    /// Events that were read and not returned yet, and the cursor after all of them.
     pending: VecDeque<LogItem>,
     page_end: Option<LogCursor>,
 }
 
-/// An event for the reader.
+/// An event with its cursor.
 pub(in crate::http) struct StreamedEvent {
     pub item: LogItem,
     pub instance_id: InstanceId,
-    /// Where to go on behind it.
+    /// The cursor after the event.
     pub cursor: String,
 }
 
 impl EventReader {
+    /// A reader that begins after `from`.
     pub fn new(services: &Services, scope: EventScope, kinds: EventFilter, from: LogCursor) -> Self {
         Self {
             scope,
@@ -86,8 +87,7 @@ impl EventReader {
         }
     }
 
-    /// The next event, when there is one; `None` when the instance is gone. Nothing is lost when this is not awaited
-    /// to its end.
+    /// Waits for the next event; `None` when the instance was deleted. Cancel safe.
     ///
     /// # Errors
     ///
@@ -103,7 +103,7 @@ impl EventReader {
             if let Some(behind) = self.page_end.take() {
                 self.position = behind;
             }
-            // Marked as seen before the look, so that nothing slips between.
+            // Marked as seen before the read, so that no change is missed.
             self.log_changes.borrow_and_update();
             let instances = self.scope.instances(&self.instances.borrow_and_update());
             if instances.is_empty() && self.scope != EventScope::All {
@@ -126,7 +126,7 @@ impl EventReader {
         }
     }
 
-    /// Where to go on behind what was handed out.
+    /// The cursor after the last event that was returned.
     pub fn cursor(&self) -> String {
         self.scope.encode_cursor(&self.position)
     }

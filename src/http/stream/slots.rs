@@ -10,7 +10,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::http::error::ApiError;
 use relevo_domain::ErrorKind;
 
-/// All streams of the node. Cheap to clone.
+/// The slots of all streams. Cheap to clone.
 #[derive(Clone)]
 pub(in crate::http) struct StreamSlots {
     semaphore: Arc<Semaphore>,
@@ -19,7 +19,7 @@ pub(in crate::http) struct StreamSlots {
     tracker: TaskTracker,
 }
 
-/// One stream's place. It is counted until this is dropped.
+/// The slot of one stream; released on drop.
 pub(in crate::http) struct StreamSlot {
     _permit: OwnedSemaphorePermit,
     _open: TaskTrackerToken,
@@ -27,29 +27,31 @@ pub(in crate::http) struct StreamSlot {
 }
 
 impl StreamSlots {
+    /// Slots for up to `limit` streams.
     pub fn new(limit: usize) -> Self {
         let limit = limit.min(Semaphore::MAX_PERMITS);
         let (stopping, tracker) = (CancellationToken::new(), TaskTracker::new());
         Self { semaphore: Arc::new(Semaphore::new(limit)), limit, stopping, tracker }
     }
 
-    /// A place for one more.
+    /// Takes a slot.
     ///
     /// # Errors
     ///
-    /// 503 when there are as many as there may be, or the node stops.
+    /// 503 when all slots are taken, or the node stops.
     pub fn acquire(&self) -> Result<StreamSlot, ApiError> {
-        let refused = |why: String| ApiError::new(ErrorKind::Unavailable, why);
+        let unavailable = |why: String| ApiError::new(ErrorKind::Unavailable, why);
         if self.stopping.is_cancelled() {
-            return Err(refused("the node stops; come back when it is up again".to_owned()));
+            return Err(unavailable("the node stops; reconnect later".to_owned()));
         }
-        let full =
-            |_| refused(format!("{} streams are open, which is http.max_streams; close one", self.limit));
+        let full = |_| {
+            unavailable(format!("{} streams are open, the limit http.max_streams; close one", self.limit))
+        };
         let permit = self.semaphore.clone().try_acquire_owned().map_err(full)?;
         Ok(StreamSlot { _permit: permit, _open: self.tracker.token(), stopping: self.stopping.clone() })
     }
 
-    /// Asks every stream to end, and waits until the last has.
+    /// Asks every stream to end, and waits until all have ended.
     pub async fn shut_down(&self) {
         self.stopping.cancel();
         self.tracker.close();

@@ -1,7 +1,7 @@
-//! What all WebSockets have in common: they are counted, asked for signs of life, and closed with a reason.
+//! What all WebSockets share: a stream slot, pings, a client timeout, and a close reason.
 //!
-//! Frames are pulled, one when the last has left: a client that takes nothing costs one frame of memory, is let go
-//! after a while, and holds nobody up.
+//! A frame is produced when the previous one has been written. A client that reads nothing costs one frame of memory,
+//! is closed after the write timeout, and does not delay other clients.
 
 use std::time::Duration;
 
@@ -19,34 +19,33 @@ use crate::http::auth::select_protocol;
 use crate::http::error::ApiError;
 use relevo_domain::ValidationError;
 
-/// What is read of a client, in bytes a frame: it has nothing to say but `ping`.
+/// Maximum size of an incoming frame, in bytes: clients only send `ping`.
 const MAX_INCOMING: usize = 4 << 10;
 
-/// How often a client is asked for a sign of life, and how long it may give none.
+/// Interval of pings, and the maximum time without any frame from the client.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a close frame may take to leave, and the client to answer it.
+/// Timeout of the closing handshake.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why a socket is closed (RFC 6455 §7.4.1; 1013 is in IANA's registry).
+/// Close codes (RFC 6455 §7.4.1; 1013 is in IANA's registry).
 pub(in crate::http) const CLOSE_NORMAL: u16 = 1000;
 const CLOSE_GOING_AWAY: u16 = 1001;
 pub(in crate::http) const CLOSE_INTERNAL_ERROR: u16 = 1011;
 const CLOSE_TRY_AGAIN_LATER: u16 = 1013;
 
-/// What a socket tells.
+/// The frames of a WebSocket.
 pub(in crate::http) trait FrameSource: Send + 'static {
-    /// The next frame, whenever there is one. Nothing is lost when this is dropped before it answers. Being asked
-    /// again means that the frame before has left.
+    /// Waits for the next frame. Cancel safe. A call means that the previous frame has been written.
     fn next_frame(&mut self) -> impl Future<Output = Result<String, CloseReason>> + Send;
 
-    /// How a client that is let go finds back, in a few words: with what goes before them they must fit a control
-    /// frame, which has 125 bytes (RFC 6455 §5.5).
+    /// How the client resumes after a close. With the reason before it, it must fit a control frame of 125 bytes (RFC
+    /// 6455 §5.5).
     fn resume_hint(&self) -> String;
 }
 
-/// Why a socket ends.
+/// The code and text of a close frame.
 #[derive(Debug)]
 pub(in crate::http) struct CloseReason {
     code: u16,
@@ -54,53 +53,54 @@ pub(in crate::http) struct CloseReason {
 }
 
 impl CloseReason {
+    /// A close frame with this code and text.
     pub fn new(code: u16, reason: impl Into<String>) -> Self {
         Self { code, reason: reason.into() }
     }
 }
 
-/// Answers an upgrade, and tells the client these frames from then on.
+/// Accepts an upgrade and sends `frames` to the client.
 ///
 /// # Errors
 ///
-/// It is no upgrade, or there are as many streams as there may be.
+/// 400 when the request is no upgrade, 503 when all stream slots are taken.
 pub(in crate::http) fn accept_upgrade<F: FrameSource>(
     state: &AppState,
     headers: &HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
     frames: F,
 ) -> Result<Response, ApiError> {
-    let mut upgrade = upgrade.map_err(|refused| ValidationError::new("Upgrade", refused.body_text()))?;
-    let (place, patience) = (state.stream_slots.acquire()?, state.options.stream_patience);
+    let mut upgrade = upgrade.map_err(|rejection| ValidationError::new("Upgrade", rejection.body_text()))?;
+    let (slot, write_timeout) = (state.stream_slots.acquire()?, state.options.stream_patience);
     if let Some(protocol) = select_protocol(headers) {
         upgrade.set_selected_protocol(protocol);
     }
     let upgrade = upgrade.max_message_size(MAX_INCOMING).max_frame_size(MAX_INCOMING);
-    let heard = Instant::now();
+    let last_received = Instant::now();
     Ok(upgrade.on_upgrade(move |socket| {
-        WebSocketSession { socket, frames, slot: place, write_timeout: patience, last_received: heard }.run()
+        WebSocketSession { socket, frames, slot, write_timeout, last_received }.run()
     }))
 }
 
-/// One client.
+/// The connection of one client.
 struct WebSocketSession<F> {
     socket: WebSocket,
     frames: F,
     slot: StreamSlot,
-    /// A frame that cannot be sent for this long ends the socket.
+    /// A frame that cannot be written for this long ends the connection.
     write_timeout: Duration,
-    /// When the client last gave a sign of life.
+    /// When the last frame of the client arrived.
     last_received: Instant,
 }
 
 impl<F: FrameSource> WebSocketSession<F> {
-    /// Serves the client to the end.
+    /// Serves the client until either side ends the connection.
     async fn run(mut self) {
         if let Some(CloseReason { code, reason }) = self.serve().await {
             let farewell = async {
                 let frame = CloseFrame { code, reason: reason.into() };
                 self.socket.send(Message::Close(Some(frame))).await?;
-                // The other side's close frame ends it in good order.
+                // Wait for the close frame of the client.
                 while let Some(Ok(_)) = self.socket.recv().await {}
                 Ok::<_, axum::Error>(())
             };
@@ -108,7 +108,7 @@ impl<F: FrameSource> WebSocketSession<F> {
         }
     }
 
-    /// Tells the client what there is to tell. `None` when it is gone.
+    /// Sends frames until the connection ends. `None` when the client closed it.
     async fn serve(&mut self) -> Option<CloseReason> {
         let mut pings = tokio::time::interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -144,8 +144,8 @@ impl<F: FrameSource> WebSocketSession<F> {
         CloseReason::new(code, format!("{why}; {}", self.frames.resume_hint()))
     }
 
-    /// Hears what the client says: any frame is a sign of life, and a ping in JSON is answered. Pings of the protocol
-    /// are answered by the library.
+    /// Handles a frame of the client: any frame resets the client timeout, and a JSON ping is answered. The library
+    /// answers pings of the protocol.
     fn handle_incoming(&mut self, frame: &Message) -> Option<Message> {
         self.last_received = Instant::now();
         let Message::Text(text) = frame else { return None };
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
     use crate::http::stream::slots::StreamSlots;
 
-    /// Has nothing to tell.
+    /// Has no frames.
     struct NoFrames;
 
     impl FrameSource for NoFrames {
@@ -187,22 +187,15 @@ mod tests {
         }
     }
 
-    /// A client at the other end of a pipe, where no time passes but the test's; and the only place there is.
+    /// A client on the other end of a pipe under the paused clock, and the only stream slot.
     async fn client() -> (WebSocketStream<DuplexStream>, StreamSlots) {
         let streams = StreamSlots::new(1);
-        let places = streams.clone();
+        let client_slots = streams.clone();
         let serve = async move |upgrade: WebSocketUpgrade| {
-            let (place, patience, heard) =
-                (places.acquire().unwrap(), Duration::from_secs(10), Instant::now());
+            let (slot, write_timeout, last_received) =
+                (client_slots.acquire().unwrap(), Duration::from_secs(10), Instant::now());
             let reader = move |socket| {
-                WebSocketSession {
-                    socket,
-                    frames: NoFrames,
-                    slot: place,
-                    write_timeout: patience,
-                    last_received: heard,
-                }
-                .run()
+                WebSocketSession { socket, frames: NoFrames, slot, write_timeout, last_received }.run()
             };
             upgrade.on_upgrade(reader)
         };
@@ -217,14 +210,14 @@ mod tests {
     async fn silent_client_is_disconnected_after_a_minute() {
         let (socket, streams) = client().await;
         let began = Instant::now();
-        // Read without the library, which would answer the ping.
-        let mut heard = Vec::new();
-        socket.into_inner().read_to_end(&mut heard).await.unwrap();
+        // Read the raw bytes: the library would answer the ping.
+        let mut received = Vec::new();
+        socket.into_inner().read_to_end(&mut received).await.unwrap();
         assert_eq!(began.elapsed().as_secs(), (CLIENT_TIMEOUT + CLOSE_TIMEOUT).as_secs());
         let (ping, reason) = ([0x89, 0], b"no pong came; resume with after=7");
         let farewell =
             [[0x88, 2 + u8::try_from(reason.len()).unwrap()], CLOSE_GOING_AWAY.to_be_bytes()].concat();
-        assert_eq!(heard, [&ping, farewell.as_slice(), reason].concat());
+        assert_eq!(received, [&ping, farewell.as_slice(), reason].concat());
         assert!(streams.acquire().is_ok(), "its place is free");
     }
 

@@ -1,4 +1,4 @@
-//! Messages of `/api` to many: kept as a bulk job, and answered when it is durable or when it has ended.
+//! Bulk messages of `/api`: stored as a bulk job, and answered when it is durable or when it has ended.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -25,10 +25,10 @@ use crate::instance;
 use crate::queue::IdempotencyKey;
 use relevo_domain::{Content, ErrorKind, Header, InstanceId, InstanceState, MessageOptions, OutboundMessage};
 
-/// Where the second of the two documents sends directly unless it is asked for a queue.
+/// The paths where one of the two documents sends directly unless `use_queue` is set.
 const DIRECT_SEND_PREFIX: &str = "/api/messages/";
 
-/// A request for many messages, as it was understood.
+/// A parsed request for many messages.
 struct ParsedBulkRequest {
     instance: Option<String>,
     bulk: BulkRequest,
@@ -36,10 +36,10 @@ struct ParsedBulkRequest {
     key: Option<IdempotencyKey>,
 }
 
-/// What each recipient gets, with every file on the disk.
+/// The messages of the recipients, with every file stored.
 enum StoredBulkContent {
     Common(Content),
-    /// Put together one at a time: a frame may be a thousand times as long as what it is around.
+    /// The content of one recipient, built on demand: a frame may be much longer than the text in it.
     Framed {
         frame: InteractiveFrame<Header>,
         own: Vec<RecipientContent>,
@@ -48,7 +48,7 @@ enum StoredBulkContent {
 }
 
 impl StoredBulkContent {
-    /// What the `n`th recipient gets and others do not.
+    /// The part of the content that only the `n`th recipient gets.
     fn content_of_recipient(&self, n: usize) -> Option<Cow<'_, Content>> {
         match self {
             StoredBulkContent::Common(_) => None,
@@ -60,7 +60,12 @@ impl StoredBulkContent {
     }
 }
 
-/// Sends one message to each of many, or queues them.
+/// Sends or queues one message to each recipient.
+///
+/// # Errors
+///
+/// The request is invalid, no instance is available, the instance rejects a message, or the job does not end in
+/// time.
 pub(super) async fn submit_bulk(
     state: &AppState,
     incoming: IncomingRequest,
@@ -68,22 +73,22 @@ pub(super) async fn submit_bulk(
 ) -> Result<Response, ApplicationError> {
     let IncomingRequest { instance: header, sending, request } = incoming;
     let queues = !(kind.is_announcement() && request.uri().path().starts_with(DIRECT_SEND_PREFIX));
-    let ReceivedBody { bytes, memory_permit: room } =
+    let ReceivedBody { bytes, memory_permit } =
         body::receive_body(request, state.options.media_body_limit, state).await?;
-    let asked = off_thread(bytes.len(), move || parse_request(kind, &bytes, &sending, queues)).await?;
-    let instance = target_instance(state, header.or(asked.instance))?;
-    let id = job_id(&instance, asked.key);
-    if !asked.queued {
+    let parsed = off_thread(bytes.len(), move || parse_request(kind, &bytes, &sending, queues)).await?;
+    let instance = target_instance(state, header.or(parsed.instance))?;
+    let id = job_id(&instance, parsed.key);
+    if !parsed.queued {
         require_connected(state, &instance)?;
     }
-    let BulkRequest { phones, content: said } = asked.bulk;
+    let BulkRequest { phones, content: said } = parsed.bulk;
     let kept = store_media(said, &state.services.instances).await?;
-    // From here on files that came inside are on the disk; others may have the room.
-    drop(room);
+    // Inline files are on the disk now; the memory is free for other requests.
+    drop(memory_permit);
     let (phones, kept) = (Arc::new(phones), Arc::new(kept));
     check_messages(state, &instance, kind, &phones, &kept).await?;
     create_job(state, &instance, kind, id, phones, kept).await?;
-    if asked.queued {
+    if parsed.queued {
         return Ok(Json(SendMessageResponse::queued_job(kind.success_messages().1, id)).into_response());
     }
     wait_for_job(state, kind, id).await
@@ -103,7 +108,8 @@ fn parse_request(
     Ok(ParsedBulkRequest { instance: fields.optional("instance_id")?, bulk: letters, queued, key })
 }
 
-/// The id of a request's job. The same request to the same instance is the same job (a version 8 UUID, RFC 9562 §5.8).
+/// The id of the job of a request. With an idempotency key, the same request to the same instance has the same id (a
+/// version 8 UUID, RFC 9562 §5.8).
 fn job_id(instance: &InstanceId, key: Option<IdempotencyKey>) -> Uuid {
     let Some(IdempotencyKey { key, body }) = key else { return Uuid::new_v4() };
     let digest = Sha256::new().chain_update(key).chain_update(body).chain_update(instance.as_str());
@@ -111,7 +117,7 @@ fn job_id(instance: &InstanceId, key: Option<IdempotencyKey>) -> Uuid {
     uuid::Builder::from_custom_bytes(digest.first_chunk().copied().unwrap_or_default()).into_uuid()
 }
 
-/// Whoever waits for the end should not wait for an instance that nobody lets go on.
+/// Rejects a request that waits for its end when an operator has disconnected the instance.
 fn require_connected(state: &AppState, instance: &InstanceId) -> Result<(), ApplicationError> {
     let view = state.services.instances.get(instance)?;
     let (now, reason) = (view.state.state, view.state.reason);
@@ -140,8 +146,8 @@ async fn store_media(
     })
 }
 
-/// Refuses the request when its instance would refuse one of the messages, before any is sent. A phone that is none
-/// costs its own message and is reported with the others that failed.
+/// Rejects the request when its instance would reject one of the messages, before any is sent. An invalid phone fails
+/// only its own message.
 async fn check_messages(
     state: &AppState,
     instance: &InstanceId,
@@ -149,13 +155,13 @@ async fn check_messages(
     phones: &[String],
     kept: &StoredBulkContent,
 ) -> Result<(), ApplicationError> {
-    let mut gate = state.services.instances.message_checker(instance)?;
+    let mut checker = state.services.instances.message_checker(instance)?;
     let refused = |error: instance::Error| match error.invalid() {
         Some(invalid) => ApplicationError::from(kind.message_kind().with_field_name(invalid)),
         None => ApplicationError::from(error),
     };
     for (n, phone) in phones.iter().enumerate() {
-        // Others are served between two of many.
+        // Yields to other requests between messages.
         tokio::task::consume_budget().await;
         let Ok(to) = phone.parse() else { continue };
         if let StoredBulkContent::Common(content) = kept {
@@ -165,10 +171,10 @@ async fn check_messages(
                 quote: None,
                 options: MessageOptions::default(),
             };
-            return gate.check(&message).await.map_err(|error| refused(error).with_send_prefix());
+            return checker.check(&message).await.map_err(|error| refused(error).with_send_prefix());
         }
         let Some(content) = kept.content_of_recipient(n).map(Cow::into_owned) else { continue };
-        let checked = gate
+        let checked = checker
             .check(&OutboundMessage { to, content, quote: None, options: MessageOptions::default() })
             .await;
         checked.map_err(|error| {
@@ -212,13 +218,13 @@ async fn create_job(
         suppressed,
     };
     match state.services.bulk.create(job, draft).await {
-        // The request came before, and its job stands.
+        // A repeated request; its job exists.
         Ok(_) | Err(bulk::Error::Exists(_)) => Ok(()),
         Err(error) => Err(ApiError::from(error).into()),
     }
 }
 
-/// Waits for the end of a job and tells how it went.
+/// Waits for the end of a job and returns its counts.
 async fn wait_for_job(state: &AppState, kind: BulkKind, id: Uuid) -> Result<Response, ApplicationError> {
     let mut progress = state.services.bulk.watch(id).map_err(ApiError::from)?;
     let ending = progress.wait_for(|progress| progress.status.is_finished());

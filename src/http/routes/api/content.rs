@@ -1,7 +1,7 @@
-//! What messages of `/api` say: read and validated in the documented order, with the documented texts.
+//! The content of messages of `/api`: parsed and validated in the documented order, with the documented error texts.
 //!
-//! Reading is pure, because bodies with files in them are read beside the threads that serve requests; files that
-//! came inside are kept afterwards. The parts that all recipients of a broadcast share are [`Frame`]s, kept once.
+//! Parsing has no side effects, because bodies with files are parsed on a blocking thread; inline files are stored
+//! afterwards. The part that all recipients of a broadcast share is an [`InteractiveFrame`], stored once.
 
 use std::borrow::Cow;
 
@@ -16,7 +16,7 @@ use relevo_domain::{
     ValidationError,
 };
 
-/// What a message is to say; a file that came with the request is not kept yet.
+/// The content of a message; an inline file is not stored yet.
 #[derive(Debug)]
 pub(super) enum ContentDraft {
     Ready(Content),
@@ -24,7 +24,7 @@ pub(super) enum ContentDraft {
     Interactive { frame: InteractiveFrame<HeaderDraft>, body: String },
 }
 
-/// What is around the text of an interactive message, and what can be pressed.
+/// The header, footer and action of an interactive message.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct InteractiveFrame<H> {
     pub header: Option<H>,
@@ -46,17 +46,21 @@ pub(super) enum InteractiveAction {
     Location,
 }
 
-/// The button of interactive messages that name none (broadcast-interactive.md, "Opcionales").
+/// The default button of interactive messages (broadcast-interactive.md, "Opcionales").
 const DEFAULT_BUTTON_TEXT: &str = "Ver más";
 const DEFAULT_BUTTON_URL: &str = "https://example.com";
 
-/// The language of templates that name none (cloud-api-endpoints.md, "Parámetros Opcionales").
+/// The default language of templates (cloud-api-endpoints.md, "Parámetros Opcionales").
 const DEFAULT_LANGUAGE: &str = "es";
 const MAX_BUTTONS: usize = 3;
 const MAX_TITLE_LENGTH: usize = 20;
 
 impl ContentDraft {
-    /// Keeps the file that came with the message, if there is one.
+    /// Stores the inline file of the message, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be stored.
     pub async fn store_media(self, instances: &instance::Handle) -> Result<Content, instance::Error> {
         Ok(match self {
             ContentDraft::Ready(content) => content,
@@ -70,7 +74,11 @@ impl ContentDraft {
 }
 
 impl InteractiveFrame<HeaderDraft> {
-    /// Keeps the file of the header, if there is one.
+    /// Stores the inline file of the header, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be stored.
     pub async fn store_media(
         self,
         instances: &instance::Handle,
@@ -87,7 +95,7 @@ impl InteractiveFrame<HeaderDraft> {
 }
 
 impl InteractiveFrame<Header> {
-    /// The message that says `body` in this frame.
+    /// The message with `body` in this frame.
     pub fn with_body(self, body: String) -> Content {
         let InteractiveFrame { header, footer, action: press } = self;
         Content::Interactive(match press {
@@ -118,7 +126,11 @@ async fn store_source(
     })
 }
 
-/// `template_name`, `language` and the values of the body's places in `parameters`.
+/// A template: `template_name`, `language`, and the values of the body in `parameters`.
+///
+/// # Errors
+///
+/// A field is invalid.
 pub(super) fn template(fields: JsonFields<'_>) -> Result<Content, ApplicationError> {
     template_with(fields, body_parameters(fields)?)
 }
@@ -139,7 +151,7 @@ fn template_with(fields: JsonFields<'_>, components: Vec<Value>) -> Result<Conte
     Ok(Content::Template(Template { name, language, components }))
 }
 
-/// One body component with a text for each value; none where there are no values.
+/// A body component with a text for each value; nothing without values.
 fn body_parameters(fields: JsonFields<'_>) -> Result<Vec<Value>, ValidationError> {
     let values = match fields.get("parameters") {
         None => return Ok(Vec::new()),
@@ -158,7 +170,11 @@ fn body_parameters(fields: JsonFields<'_>) -> Result<Vec<Value>, ValidationError
     Ok(vec![json!({ "type": "body", "parameters": texts })])
 }
 
-/// A button that opens an address: `button_text`, `button_url`, header and footer.
+/// A URL button: `button_text`, `button_url`, header and footer.
+///
+/// # Errors
+///
+/// A field is invalid.
 pub(super) fn url_frame(fields: JsonFields<'_>) -> Result<InteractiveFrame<HeaderDraft>, ApplicationError> {
     let text = fields.optional("button_text")?.unwrap_or_else(|| DEFAULT_BUTTON_TEXT.to_owned());
     let url = fields.optional("button_url")?.unwrap_or_else(|| DEFAULT_BUTTON_URL.to_owned());
@@ -180,7 +196,7 @@ pub(super) fn button_frame(
     Ok(InteractiveFrame { header, footer, action: InteractiveAction::Buttons(buttons) })
 }
 
-/// The `n`th button, counted from 1 as people do.
+/// The `n`th button, counted from 1.
 fn button(value: &Value, n: usize) -> Result<Button, ApplicationError> {
     let wrong = |what: &str| ApplicationError::invalid(format!("Botón {n} debe {what}"));
     let fields = JsonFields::from_value(value).ok_or_else(|| wrong("ser un objeto"))?;
@@ -206,7 +222,11 @@ fn button(value: &Value, n: usize) -> Result<Button, ApplicationError> {
     Ok(Button { id, title })
 }
 
-/// A list: `header_text`, `footer_text`, `button_text` and `sections`, all of which the documents require.
+/// A list: `header_text`, `footer_text`, `button_text` and `sections`; all are required.
+///
+/// # Errors
+///
+/// A field is missing, or a section or row is invalid.
 pub(super) fn list_frame(fields: JsonFields<'_>) -> Result<InteractiveFrame<HeaderDraft>, ApplicationError> {
     require_fields(fields, &["header_text", "footer_text", "button_text"])?;
     let none = || ApplicationError::invalid("Se requiere el campo 'sections' como array");
@@ -249,7 +269,11 @@ fn row(s: usize, r: usize, value: &Value) -> Result<ListRow, ApplicationError> {
     })
 }
 
-/// The first of these that is missing, by name.
+/// Reports the first missing field.
+///
+/// # Errors
+///
+/// One of the fields is missing.
 pub(super) fn require_fields(fields: JsonFields<'_>, names: &[&str]) -> Result<(), ApplicationError> {
     match names.iter().find(|name| fields.get(name).is_none()) {
         Some(name) => Err(ApplicationError::invalid(format!("Se requiere el campo '{name}'"))),
@@ -257,7 +281,7 @@ pub(super) fn require_fields(fields: JsonFields<'_>, names: &[&str]) -> Result<(
     }
 }
 
-/// `header_type` and `header_content`; one without the other is no header.
+/// A header: `header_type` and `header_content`; both or none.
 fn header(fields: JsonFields<'_>) -> Result<Option<HeaderDraft>, ApplicationError> {
     let (Some(kind), Some(content)) = (fields.text("header_type")?, fields.text("header_content")?) else {
         return Ok(None);
@@ -274,7 +298,11 @@ fn header(fields: JsonFields<'_>) -> Result<Option<HeaderDraft>, ApplicationErro
     Ok(Some(HeaderDraft::Media { kind, source: media::parse_media(&described).map_err(wrong)? }))
 }
 
-/// A file: `media_id` (or `id`), or `media_url` with an address or base64, or `base64`; perhaps with a `caption`.
+/// A file: `media_id` (or `id`), or `media_url` with a URL or base64, or `base64`; optionally with a `caption`.
+///
+/// # Errors
+///
+/// The kind or the source of the file is invalid.
 pub(super) fn media(fields: JsonFields<'_>) -> Result<ContentDraft, ApplicationError> {
     let kind = match fields.text("type")?.unwrap_or_default().as_ref() {
         "image" => MediaKind::Image,

@@ -6,13 +6,17 @@ use super::responses::TaskCounts;
 use crate::bulk::{self, JobProgress, RowResult, RowStatus};
 use crate::http::error::ApiError;
 
-/// Rows that are read at once for an answer.
+/// Rows read at once for a response.
 const ROWS_PER_READ: u32 = 1_000;
 
-/// Failures that an answer names; the others are counted, and listed at `/jobs/{id}/errors`.
+/// Maximum number of failures in a response; `/jobs/{id}/errors` lists all.
 const MAX_ERRORS: usize = 1_000;
 
-/// How many messages of a job ended how, and why the failed ones did, in the order of the request.
+/// The counts of a job, and the errors of its failed messages in the order of the request.
+///
+/// # Errors
+///
+/// The results of the job cannot be read.
 pub(super) async fn job_counts(
     bulk: &bulk::Handle,
     id: Uuid,
@@ -40,7 +44,7 @@ pub(super) async fn job_counts(
     })
 }
 
-/// What `errors` says of a row that was not sent.
+/// The text in `errors` of a row that was not sent.
 fn row_error(row: &RowResult) -> Option<String> {
     let cause = match row.status {
         RowStatus::Skipped => "está en la lista de supresión".to_owned(),

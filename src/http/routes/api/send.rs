@@ -30,7 +30,7 @@ pub async fn send_message(
     submit_single(&state, incoming, MessageKind::Text).await
 }
 
-/// Sends an approved template with texts for its places.
+/// Sends an approved template with parameters.
 #[utoipa::path(post, path = "/api/send-template", operation_id = "api_send_template", tag = "api",
     request_body = SendTemplate, params(IncomingRequest), responses(SingleSendResponses))]
 pub async fn send_template(
@@ -52,7 +52,7 @@ pub async fn send_template_advanced(
     submit_single(&state, incoming, MessageKind::AdvancedTemplate).await
 }
 
-/// Sends a text with a button that opens an address.
+/// Sends a text with a URL button.
 #[utoipa::path(post, path = "/api/send-interactive", operation_id = "api_send_interactive", tag = "api",
     request_body = SendInteractive, params(IncomingRequest), responses(SingleSendResponses))]
 pub async fn send_interactive(
@@ -96,7 +96,7 @@ pub async fn send_location_request(
     submit_single(&state, incoming, MessageKind::LocationRequest).await
 }
 
-/// Sends a file: one that is at WhatsApp already, one on the web, or one in the request.
+/// Sends a file: by a media id of WhatsApp, by URL, or inline.
 #[utoipa::path(post, path = "/api/send-media", operation_id = "api_send_media", tag = "api",
     request_body = SendMedia, params(IncomingRequest), responses(SingleSendResponses))]
 pub async fn send_media(
@@ -118,7 +118,7 @@ pub async fn send_reaction(
     submit_single(&state, incoming, MessageKind::Reaction).await
 }
 
-/// Sends a text of their own to each recipient.
+/// Sends an individual text to each recipient.
 #[utoipa::path(post, path = "/api/send-bulk", operation_id = "api_send_bulk", tag = "api",
     request_body = SendBulk, params(IncomingRequest), responses(BulkSendResponses))]
 pub async fn send_bulk(
@@ -129,7 +129,7 @@ pub async fn send_bulk(
     submit_bulk(&state, incoming, BulkKind::Bulk).await
 }
 
-/// Sends the same list to each recipient, with a text of their own.
+/// Sends the same list to each recipient, with an individual text.
 #[utoipa::path(post, path = "/api/send-bulk-list", operation_id = "api_send_bulk_list", tag = "api",
     request_body = SendBulkList, params(IncomingRequest), responses(BulkSendResponses))]
 pub async fn send_bulk_list(
@@ -140,7 +140,7 @@ pub async fn send_bulk_list(
     submit_bulk(&state, incoming, BulkKind::BulkList).await
 }
 
-/// Sends a text with a button that opens an address to each recipient, all of it their own.
+/// Sends an individual text with an individual URL button to each recipient.
 #[utoipa::path(post, path = "/api/send-bulk-interactive", operation_id = "api_send_bulk_interactive", tag = "api",
     request_body = SendBulkInteractive, params(IncomingRequest), responses(BulkSendResponses))]
 pub async fn send_bulk_interactive(
@@ -151,7 +151,7 @@ pub async fn send_bulk_interactive(
     submit_bulk(&state, incoming, BulkKind::BulkInteractive).await
 }
 
-/// Sends the same reply buttons to each recipient, with a text of their own.
+/// Sends the same reply buttons to each recipient, with an individual text.
 #[utoipa::path(post, path = "/api/send-bulk-button", operation_id = "api_send_bulk_button", tag = "api",
     request_body = SendBulkButton, params(IncomingRequest), responses(BulkSendResponses))]
 pub async fn send_bulk_button(
@@ -162,7 +162,7 @@ pub async fn send_bulk_button(
     submit_bulk(&state, incoming, BulkKind::BulkButton).await
 }
 
-/// Sends an approved template to each recipient, with values of their own.
+/// Sends an approved template to each recipient, with individual values.
 #[utoipa::path(post, path = "/api/send-bulk-template", operation_id = "api_send_bulk_template", tag = "api",
     request_body = SendBulkTemplate, params(IncomingRequest), responses(BulkSendResponses))]
 pub async fn send_bulk_template(
@@ -173,8 +173,8 @@ pub async fn send_bulk_template(
     submit_bulk(&state, incoming, BulkKind::BulkTemplate).await
 }
 
-/// Sends the same text with a button to all. A file in the header is uploaded once. Those who opted out get nothing.
-/// Under `/api/messages/` it is sent directly, unless it is asked for the queue.
+/// Sends the same text with a button to all. A file in the header is uploaded once. Recipients that opted out are
+/// skipped. Under `/api/messages/` it is sent directly, unless `use_queue` is set.
 #[utoipa::path(post, path = "/api/send-broadcast-interactive", operation_id = "api_send_broadcast_interactive", tag = "api",
     request_body = SendBroadcast, params(IncomingRequest), responses(BulkSendResponses))]
 pub async fn send_broadcast_interactive(
@@ -185,8 +185,8 @@ pub async fn send_broadcast_interactive(
     submit_bulk(&state, incoming, BulkKind::Broadcast).await
 }
 
-/// Sends the same template to all. Those who opted out get nothing. Under `/api/messages/` it is sent directly, unless
-/// it is asked for the queue.
+/// Sends the same template to all. Recipients that opted out are skipped. Under `/api/messages/` it is sent directly,
+/// unless `use_queue` is set.
 #[utoipa::path(post, path = "/api/send-broadcast-template", operation_id = "api_send_broadcast_template", tag = "api",
     request_body = SendBroadcastTemplate, params(IncomingRequest), responses(BulkSendResponses))]
 pub async fn send_broadcast_template(
@@ -197,8 +197,8 @@ pub async fn send_broadcast_template(
     submit_bulk(&state, incoming, BulkKind::BroadcastTemplate).await
 }
 
-/// Sends a text of their own to each recipient in the frame of all. Those who opted out get nothing. Under
-/// `/api/messages/` it is sent directly, unless it is asked for the queue.
+/// Sends an individual text to each recipient in a common frame. Recipients that opted out are skipped. Under
+/// `/api/messages/` it is sent directly, unless `use_queue` is set.
 #[utoipa::path(post, path = "/api/send-personalized-broadcast", operation_id = "api_send_personalized_broadcast", tag = "api",
     request_body = SendPersonalized, params(IncomingRequest), responses(BulkSendResponses))]
 pub async fn send_personalized_broadcast(

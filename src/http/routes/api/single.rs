@@ -1,4 +1,4 @@
-//! One message of `/api` on its way: read, directed to an instance, sent or queued, and answered.
+//! The path of one message of `/api`: parsed, assigned to an instance, sent or queued, and answered.
 
 use axum::Json;
 use axum::extract::{FromRequest, FromRequestParts, Request};
@@ -24,7 +24,7 @@ use relevo_domain::{
     ValidationError,
 };
 
-/// A request for one message whose body has not arrived yet.
+/// A request for one message before its body is received.
 pub(in crate::http) struct IncomingRequest {
     /// `X-Instance-Id`.
     pub(super) instance: Option<String>,
@@ -56,10 +56,10 @@ impl IntoParams for IncomingRequest {
     }
 }
 
-/// A message as its request asks for it.
+/// A parsed request for a message.
 struct ParsedRequest {
     instance: Option<String>,
-    /// The recipient as it was spelled, and as it was understood.
+    /// The recipient as given, and as parsed.
     input: String,
     to: Recipient,
     draft: ContentDraft,
@@ -69,6 +69,10 @@ struct ParsedRequest {
 }
 
 /// Sends one message, or queues it.
+///
+/// # Errors
+///
+/// The request is invalid, the instance rejects the message, or it was not sent.
 pub(super) async fn submit_single(
     state: &AppState,
     incoming: IncomingRequest,
@@ -77,30 +81,30 @@ pub(super) async fn submit_single(
     let IncomingRequest { instance: header, sending, request } = incoming;
     let options = &state.options;
     let limit = if kind.may_carry_media() { options.media_body_limit } else { options.json_body_limit };
-    let ReceivedBody { bytes, memory_permit: room } = body::receive_body(request, limit, state).await?;
-    let asked = off_thread(bytes.len(), move || parse_request(kind, &bytes, &sending)).await?;
-    let instance = target_instance(state, header.or(asked.instance))?;
-    let content = asked.draft.store_media(&state.services.instances).await?;
-    // From here on a file that came inside is on the disk; others may have the room.
-    drop(room);
-    let quote = match asked.quote {
+    let ReceivedBody { bytes, memory_permit } = body::receive_body(request, limit, state).await?;
+    let parsed = off_thread(bytes.len(), move || parse_request(kind, &bytes, &sending)).await?;
+    let instance = target_instance(state, header.or(parsed.instance))?;
+    let content = parsed.draft.store_media(&state.services.instances).await?;
+    // An inline file is on the disk now; the memory is free for other requests.
+    drop(memory_permit);
+    let quote = match parsed.quote {
         Some(message) => Some(resolve_provider_id(state, &instance, "context_message_id", message)?),
         None => None,
     };
-    let letter = PreparedMessage {
+    let prepared = PreparedMessage {
         kind,
-        input: asked.input,
-        message: OutboundMessage { to: asked.to, content, quote, options: MessageOptions::default() },
-        idempotency: asked.idempotency,
+        input: parsed.input,
+        message: OutboundMessage { to: parsed.to, content, quote, options: MessageOptions::default() },
+        idempotency: parsed.idempotency,
     };
-    if asked.queued {
-        enqueue_message(state, &instance, letter).await
+    if parsed.queued {
+        enqueue_message(state, &instance, prepared).await
     } else {
-        send_message(state, &instance, letter).await
+        send_message(state, &instance, prepared).await
     }
 }
 
-/// A message that is ready to go.
+/// A message ready to submit.
 struct PreparedMessage {
     kind: MessageKind,
     input: String,
@@ -123,21 +127,21 @@ impl PreparedMessage {
 async fn enqueue_message(
     state: &AppState,
     instance: &InstanceId,
-    letter: PreparedMessage,
+    prepared: PreparedMessage,
 ) -> Result<Response, ApplicationError> {
-    let accepted = state.services.instances.enqueue(instance, letter.to_send()).await;
-    let id = accepted.map_err(|error| instance_error(letter.kind, error))?.id();
-    let (_, message) = letter.kind.success_messages();
+    let accepted = state.services.instances.enqueue(instance, prepared.to_send()).await;
+    let id = accepted.map_err(|error| instance_error(prepared.kind, error))?.id();
+    let (_, message) = prepared.kind.success_messages();
     Ok(Json(SendMessageResponse::queued(message, id)).into_response())
 }
 
 async fn send_message(
     state: &AppState,
     instance: &InstanceId,
-    letter: PreparedMessage,
+    prepared: PreparedMessage,
 ) -> Result<Response, ApplicationError> {
-    let outcome = state.services.instances.send_now(instance, letter.to_send()).await;
-    let (id, sent) = outcome.map_err(|error| instance_error(letter.kind, error))?;
+    let outcome = state.services.instances.send_now(instance, prepared.to_send()).await;
+    let (id, sent) = outcome.map_err(|error| instance_error(prepared.kind, error))?;
     let provider_id = match sent {
         SyncSendOutcome::Sent(provider_id) => provider_id,
         SyncSendOutcome::Failed(failure) => {
@@ -150,21 +154,21 @@ async fn send_message(
         }
         SyncSendOutcome::Unknown => {
             let view = state.services.instances.message(instance, &MessageRef::Ours(id))?;
-            // A status may have told it since.
+            // A status may have arrived since.
             let taken =
                 matches!(view.status, Status::Sent | Status::Delivered | Status::Read | Status::Played);
             view.provider_id.filter(|_| taken).ok_or_else(|| unknown_outcome(id, view.status))?
         }
     };
-    let (message, _) = letter.kind.success_messages();
+    let (message, _) = prepared.kind.success_messages();
     Ok(Json(SendMessageResponse::sent(
         message,
-        GraphSendResponse::new(letter.input, &letter.message.to, &provider_id),
+        GraphSendResponse::new(prepared.input, &prepared.message.to, &provider_id),
     ))
     .into_response())
 }
 
-/// It went out, and nobody knows whether WhatsApp took it.
+/// The error of a message with an unknown outcome.
 fn unknown_outcome(id: MessageId, status: Status) -> ApplicationError {
     let details = format!(
         "the message went out and no answer came in time; do not send it again, ask for it: \
@@ -176,7 +180,7 @@ fn unknown_outcome(id: MessageId, status: Status) -> ApplicationError {
         .with_message(id, status.as_str())
 }
 
-/// Why an instance did not take a message, with its fields under the names that the caller knows.
+/// The error of a rejected message, with the field names of the request.
 fn instance_error(kind: MessageKind, error: instance::Error) -> ApplicationError {
     match error.invalid() {
         Some(invalid) => ApplicationError::from(kind.with_field_name(invalid)),

@@ -5,17 +5,21 @@ use crate::http::api::error::ApplicationError;
 use crate::http::error::ApiError;
 use relevo_domain::InstanceId;
 
-/// Bodies from this size on are read beside the threads that serve requests, in bytes.
+/// Bodies from this size on are parsed on a blocking thread, in bytes.
 const OFF_THREAD_BYTES: usize = 64 << 10;
 
-/// The instance that the request names, else the node's default.
+/// The instance that the request names, otherwise the node's default.
+///
+/// # Errors
+///
+/// The instance does not exist, or none is named and there is no default.
 pub(super) fn target_instance(
     state: &AppState,
     named: Option<String>,
 ) -> Result<InstanceId, ApplicationError> {
     let Some(name) = named else { return default_instance(state) };
     let id = name.parse().map_err(|_| ApiError::unknown_instance(&name))?;
-    // Asked before anything is kept: nobody would ever send it.
+    // Checked before a file is stored.
     state.services.instances.get(&id)?;
     Ok(id)
 }
@@ -32,7 +36,11 @@ fn default_instance(state: &AppState) -> Result<InstanceId, ApplicationError> {
     Ok(id)
 }
 
-/// Reads a body of so many bytes without holding up other requests while much is decoded.
+/// Parses a large body on a blocking thread, so that other requests are not delayed.
+///
+/// # Errors
+///
+/// The error of `parse`, or a panic in it.
 pub(super) async fn off_thread<T: std::marker::Send + 'static>(
     bytes: usize,
     read: impl FnOnce() -> Result<T, ApplicationError> + std::marker::Send + 'static,

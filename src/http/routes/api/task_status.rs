@@ -17,13 +17,13 @@ use crate::http::extract::TaskIdPath;
 use crate::queue::{LedgerStep, MessageView};
 use relevo_domain::{ErrorKind, Failure, MessageId, MessageRef, Status, Timestamp};
 
-/// A task, and where it stands.
+/// A task with its status.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::http) struct Task {
     #[schema(example = "019ab2f0-5f6b-8000-8000-0040000a1b2c")]
     task_id: String,
     status: TaskState,
-    /// What came of it; `null` until it ended. Of messages to many also what came of it so far.
+    /// The result; `null` until the task ended. For bulk messages also the result so far.
     result: Option<TaskResult>,
     /// RFC 3339.
     created_at: String,
@@ -34,34 +34,34 @@ pub(in crate::http) struct Task {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub(in crate::http) enum TaskState {
-    /// Waits for its turn.
+    /// Waiting.
     Pending,
-    /// Is being sent, or went out and WhatsApp has not told yet what became of it.
+    /// Being sent, or sent with an unknown outcome.
     Started,
-    /// Failed and will be tried again.
+    /// Failed; will be retried.
     Retry,
     /// WhatsApp took it.
     Success,
-    /// It was not sent, and nobody will try again.
+    /// Not sent; will not be retried.
     Failure,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::http) struct TaskResult {
-    /// Of a single message.
+    /// For a single message.
     #[serde(skip_serializing_if = "Option::is_none")]
     success: Option<bool>,
-    /// Of a single message that was sent.
+    /// For a sent single message.
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<GraphSendResponse>,
-    /// Of a single message that was not.
+    /// For a single message that was not sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     #[serde(flatten)]
     counts: TaskCounts,
 }
 
-/// Where a task stands: the `task_id` of an answer, for as long as the message is kept.
+/// The status of a task by the `task_id` of a response, as long as the message is retained.
 #[utoipa::path(get, path = "/api/task-status/{task_id}", operation_id = "api_task_status", tag = "api", params(TaskIdPath), responses(
     (status = 200, description = "The task.", body = Task),
     (status = 404, description = "No such task.", body = ApplicationErrorBody),
@@ -98,7 +98,7 @@ impl Task {
 }
 
 impl Task {
-    /// Messages to many as a task; what came of it so far while it runs.
+    /// A bulk job as a task; while it runs, with the result so far.
     async fn from_job(state: &AppState, job: JobView) -> Result<Self, ApiError> {
         let progress = &job.progress;
         let status = TaskState::from_job(progress);
@@ -120,7 +120,7 @@ impl Task {
 }
 
 impl TaskState {
-    /// A job that ended without any message that was sent has failed.
+    /// A job that ended without a sent message has failed.
     fn from_job(progress: &JobProgress) -> Self {
         match progress.status {
             bulk::JobStatus::Pending => TaskState::Pending,
@@ -165,7 +165,7 @@ impl TaskResult {
     }
 }
 
-/// When it was settled: what follows are facts about it.
+/// When the message was settled. Later steps are statuses of WhatsApp.
 fn settled_at(history: &[LedgerStep]) -> Option<Timestamp> {
     let mut at = None;
     for step in history {

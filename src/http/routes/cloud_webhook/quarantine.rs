@@ -15,54 +15,55 @@ use crate::http::page::{self, PageResponse};
 use crate::inbound::{QuarantineId, QuarantinedBody};
 use relevo_domain::{Timestamp, ValidationError};
 
-/// The most kept deliveries of a page.
+/// Maximum number of quarantined deliveries of a page.
 const MAX_QUARANTINED: usize = 10;
 
-/// A delivery that nobody understood, as it came.
+/// A quarantined delivery.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct QuarantinedWebhook {
     received_at: String,
-    /// What about it made no sense, and where.
+    /// Why it could not be parsed, and where.
     reason: String,
-    /// Its length when it came, in bytes. What no secret vouches for is kept cut to 64 KiB.
+    /// Its original size, in bytes. Without an app secret, the stored body is truncated to 64 KiB.
     bytes: usize,
-    /// Not there when it is no text.
+    /// Missing when it is not text.
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<String>,
-    /// The same in base64, when it is no text.
+    /// The body in base64, when it is not text.
     #[serde(skip_serializing_if = "Option::is_none")]
     body_base64: Option<String>,
 }
 
-/// Which page of kept deliveries.
+/// The query of quarantined deliveries.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct QuarantineQuery {
     /// The `next` of the page before.
     after: Option<String>,
-    /// 1 to 500, of which at most 10 are given at once; each may have megabytes.
+    /// 1 to 500, of which at most 10 are returned; each may have megabytes.
     limit: Option<usize>,
 }
 
-/// Deliveries that nobody understood, the newest first. The newest 200 are kept.
+/// Deliveries that could not be parsed, newest first. The newest 200 are kept.
 #[utoipa::path(get, path = "/webhook/kept", operation_id = "list_kept_webhooks", tag = "webhook", params(QuarantineQuery),
     responses(
-        (status = 200, description = "A page of them.", body = PageResponse<QuarantinedWebhook>),
+        (status = 200, description = "A page.", body = PageResponse<QuarantinedWebhook>),
         (status = 400, description = "A parameter is wrong.", body = ErrorBody),
     ))]
 pub async fn list_quarantined(
     _: Access<scope::Read>,
     State(state): State<AppState>,
-    QueryParams(wanted): QueryParams<QuarantineQuery>,
+    QueryParams(query): QueryParams<QuarantineQuery>,
 ) -> Result<Json<PageResponse<QuarantinedWebhook>>, ApiError> {
-    let limit = page::validate_limit(wanted.limit)?.min(MAX_QUARANTINED);
-    let after = wanted.after.as_deref().map(parse_cursor).transpose()?;
+    let limit = page::validate_limit(query.limit)?.min(MAX_QUARANTINED);
+    let after = query.after.as_deref().map(parse_cursor).transpose()?;
     let found = state.services.inbound.list_quarantined(after, limit).await?;
-    let cursor = |kept: &QuarantinedBody| Some(format!("{}.{}", kept.id.at.millis(), kept.id.nonce));
+    let cursor =
+        |delivery: &QuarantinedBody| Some(format!("{}.{}", delivery.id.at.millis(), delivery.id.nonce));
     Ok(Json(PageResponse::new(found, limit, cursor)))
 }
 
-/// The place that a page's `next` names.
+/// Parses `after`.
 fn parse_cursor(cursor: &str) -> Result<QuarantineId, ValidationError> {
     let parts = cursor.split_once('.').and_then(|(at, nonce)| {
         Some(QuarantineId { at: Timestamp(at.parse().ok()?), nonce: nonce.parse().ok()? })
@@ -71,13 +72,13 @@ fn parse_cursor(cursor: &str) -> Result<QuarantineId, ValidationError> {
 }
 
 impl From<QuarantinedBody> for QuarantinedWebhook {
-    fn from(kept: QuarantinedBody) -> Self {
-        let text = std::str::from_utf8(&kept.body).ok().map(str::to_owned);
+    fn from(delivery: QuarantinedBody) -> Self {
+        let text = std::str::from_utf8(&delivery.body).ok().map(str::to_owned);
         Self {
-            received_at: kept.id.at.to_string(),
-            reason: kept.reason,
-            bytes: kept.size,
-            body_base64: text.is_none().then(|| STANDARD.encode(&kept.body)),
+            received_at: delivery.id.at.to_string(),
+            reason: delivery.reason,
+            bytes: delivery.size,
+            body_base64: text.is_none().then(|| STANDARD.encode(&delivery.body)),
             body: text,
         }
     }

@@ -13,33 +13,32 @@ use crate::http::extract::TargetInstance;
 use crate::http::{AppState, body};
 use crate::inbound::WebhookAccount;
 
-/// The largest delivery that is taken, in bytes. Meta's are up to 3 MB (developers.facebook.com, WhatsApp
-/// webhooks).
+/// Maximum size of a delivery, in bytes. Meta's are up to 3 MB (developers.facebook.com, WhatsApp webhooks).
 const BODY_LIMIT: usize = 4 << 20;
 
-/// Carries `sha256=` and the HMAC of the body under the app secret.
+/// The header with `sha256=` and the HMAC of the body under the app secret.
 const SIGNATURE_HEADER: &str = "x-hub-signature-256";
 
 /// The delivery is durable.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct WebhookReceivedResponse {
     success: bool,
-    /// Always the same words, which callers of the documented system know.
+    /// The constant text of the documented system.
     #[schema(example = "Webhook enviado al WebSocket")]
     message: &'static str,
 }
 
-/// Takes statuses, incoming messages and news of accounts from Meta. What is signed and makes no sense is kept for
-/// inspection and answered with success, because Meta would only repeat it.
+/// Receives statuses, incoming messages and account updates from Meta. A signed delivery that cannot be parsed is
+/// quarantined and answered with success, because Meta would only repeat it.
 #[utoipa::path(post, path = "/webhook", operation_id = "receive_webhook", tag = "webhook", request_body = Object,
     params(("X-Hub-Signature-256" = String, Header,
         description = "`sha256=` and the HMAC-SHA256 of the body under the app secret.")),
     responses(
-        (status = 200, description = "It is durable; Meta may forget it.", body = WebhookReceivedResponse),
-        (status = 400, description = "The body broke off.", body = ErrorBody),
+        (status = 200, description = "It is durable; Meta need not repeat it.", body = WebhookReceivedResponse),
+        (status = 400, description = "The body is incomplete.", body = ErrorBody),
         (status = 403, description = "The signature is missing or wrong.", body = ErrorBody),
-        (status = 413, description = "It is larger than Meta's webhooks are.", body = ErrorBody),
-        (status = 503, description = "It could not be kept; Meta repeats it.", body = ErrorBody),
+        (status = 413, description = "The body is too large.", body = ErrorBody),
+        (status = 503, description = "It could not be stored; Meta repeats it.", body = ErrorBody),
     ))]
 pub async fn receive(
     _: Open,
@@ -50,19 +49,19 @@ pub async fn receive(
     receive_delivery(&state, &state.services.instances.accounts(), &headers, delivery).await
 }
 
-/// The same for one instance: what concerns another one is kept, and nobody is told of it. For an instance that there
-/// is not, no signature is right.
+/// The same for one instance: changes of other accounts are quarantined. For an unknown instance, no signature is
+/// valid.
 #[utoipa::path(post, path = "/instances/{id}/cloud-webhook", operation_id = "receive_cloud_webhook", tag = "webhook",
     request_body = Object,
     params(TargetInstance, ("X-Hub-Signature-256" = String, Header,
         description = "`sha256=` and the HMAC-SHA256 of the body under the app secret.")),
     responses(
-        (status = 200, description = "It is durable; Meta may forget it.", body = WebhookReceivedResponse),
-        (status = 400, description = "The body broke off.", body = ErrorBody),
+        (status = 200, description = "It is durable; Meta need not repeat it.", body = WebhookReceivedResponse),
+        (status = 400, description = "The body is incomplete.", body = ErrorBody),
         (status = 403, description = "The signature is missing or wrong, or there is no such instance on the Cloud API.",
             body = ErrorBody),
-        (status = 413, description = "It is larger than Meta's webhooks are.", body = ErrorBody),
-        (status = 503, description = "It could not be kept; Meta repeats it.", body = ErrorBody),
+        (status = 413, description = "The body is too large.", body = ErrorBody),
+        (status = 503, description = "It could not be stored; Meta repeats it.", body = ErrorBody),
     ))]
 pub async fn receive_for_instance(
     _: Open,
@@ -89,16 +88,16 @@ async fn receive_delivery(
     Ok(Json(WebhookReceivedResponse { success: true, message: "Webhook enviado al WebSocket" }))
 }
 
-/// The raw bytes of a webhook: they are what is signed.
+/// The raw bytes of a delivery: the signature covers them.
 pub(in crate::http) struct RawWebhook(body::ReceivedBody);
 
 impl FromRequest<AppState> for RawWebhook {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
-        let arrived = body::receive_body(request, BODY_LIMIT, state).await;
-        arrived.map(Self).inspect_err(|refusal| {
-            if refusal.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        let received = body::receive_body(request, BODY_LIMIT, state).await;
+        received.map(Self).inspect_err(|error| {
+            if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
                 state.services.inbound.count_too_large();
             }
         })

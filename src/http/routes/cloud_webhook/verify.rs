@@ -15,7 +15,7 @@ use crate::http::extract::TargetInstance;
 use crate::inbound::{self, WebhookAccount};
 use relevo_domain::ValidationError;
 
-/// What Meta asks when the webhook's address is entered.
+/// The query of Meta's verification request.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct VerificationQuery {
@@ -23,11 +23,11 @@ pub struct VerificationQuery {
     #[serde(rename = "hub.mode", default)]
     #[param(required = true)]
     mode: String,
-    /// The word that was entered beside the address.
+    /// The verify token.
     #[serde(rename = "hub.verify_token", default)]
     #[param(required = true)]
     verify_token: String,
-    /// What is to be answered.
+    /// The text to return.
     #[serde(rename = "hub.challenge", default)]
     #[param(required = true)]
     challenge: String,
@@ -36,8 +36,8 @@ pub struct VerificationQuery {
 /// Answers Meta's verification of this address.
 #[utoipa::path(get, path = "/webhook", operation_id = "verify_webhook", tag = "webhook", params(VerificationQuery), responses(
     (status = 200, description = "The challenge.", body = String, content_type = "text/plain"),
-    (status = 400, description = "There is no challenge.", body = ErrorBody),
-    (status = 403, description = "The word is not one of ours.", body = String, content_type = "text/plain"),
+    (status = 400, description = "The challenge is missing.", body = ErrorBody),
+    (status = 403, description = "The verify token is wrong.", body = String, content_type = "text/plain"),
 ))]
 pub async fn verify(
     _: Open,
@@ -47,14 +47,14 @@ pub async fn verify(
     answer_challenge(&state, &state.services.instances.accounts(), query)
 }
 
-/// Answers Meta's verification of one instance's own address.
+/// Answers Meta's verification of the webhook of one instance.
 #[utoipa::path(get, path = "/instances/{id}/cloud-webhook", operation_id = "verify_cloud_webhook", tag = "webhook",
     params(TargetInstance, VerificationQuery), responses(
         (status = 200, description = "The challenge.", body = String, content_type = "text/plain"),
-        (status = 400, description = "There is no challenge.", body = ErrorBody),
-        (status = 403, description = "The word is neither the instance's nor the node's.", body = String,
+        (status = 400, description = "The challenge is missing.", body = ErrorBody),
+        (status = 403, description = "The verify token is neither the instance's nor the node's.", body = String,
             content_type = "text/plain"),
-        (status = 404, description = "The word is the node's, and there is no such instance on the Cloud API.",
+        (status = 404, description = "The verify token is the node's, and no such Cloud API instance exists.",
             body = ErrorBody),
     ))]
 pub async fn verify_for_instance(
@@ -65,7 +65,7 @@ pub async fn verify_for_instance(
 ) -> Result<Response, ApiError> {
     let account = find_account(&state, &id);
     let answer = answer_challenge(&state, account.as_slice(), query);
-    // Who does not know a word is not told who exists.
+    // Without a valid token, the response does not reveal which instances exist.
     if account.is_none() && answer.status() != StatusCode::FORBIDDEN {
         return Err(ApiError::unknown_instance(id.as_str()));
     }
@@ -77,15 +77,15 @@ fn answer_challenge(
     accounts: &[WebhookAccount],
     query: Result<Query<VerificationQuery>, QueryRejection>,
 ) -> Response {
-    let known = query.ok().filter(|Query(asked)| {
+    let verified = query.ok().filter(|Query(verification)| {
         let node_token = state.cloud_defaults.verify_token.as_ref();
-        inbound::verify_subscription(accounts, node_token, &asked.mode, &asked.verify_token)
+        inbound::verify_subscription(accounts, node_token, &verification.mode, &verification.verify_token)
     });
-    match known {
+    match verified {
         None => (StatusCode::FORBIDDEN, "Error de verificación").into_response(),
-        Some(Query(asked)) if asked.challenge.is_empty() => {
+        Some(Query(verification)) if verification.challenge.is_empty() => {
             ApiError::from(ValidationError::new("hub.challenge", "is missing")).into_response()
         }
-        Some(Query(asked)) => asked.challenge.into_response(),
+        Some(Query(verification)) => verification.challenge.into_response(),
     }
 }

@@ -13,7 +13,7 @@ use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{MessageIdPath, QueryParams, TargetInstance};
 use crate::http::routes::messages;
 
-/// How many were discarded.
+/// The number of discarded dead letters.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DiscardResponse {
     success: bool,
@@ -25,12 +25,12 @@ struct DiscardResult {
     discarded: usize,
 }
 
-/// Forgets a dead letter and what it said; its fate can still be asked for.
+/// Deletes a dead letter and its content; its status stays available.
 #[utoipa::path(delete, path = "/instances/{id}/dead-letters/{message_id}", operation_id = "discard_dead_letter",
     tag = "dead letters", params(TargetInstance, MessageIdPath), responses(
-        (status = 200, description = "It is gone.", body = DiscardResponse),
+        (status = 200, description = "It is deleted.", body = DiscardResponse),
         (status = 404, description = "No such instance, or no such message in it.", body = ErrorBody),
-        (status = 409, description = "The message is no dead letter.", body = ErrorBody),
+        (status = 409, description = "The message is not a dead letter.", body = ErrorBody),
     ))]
 pub async fn discard(
     _: Access<scope::Manage>,
@@ -45,10 +45,10 @@ pub async fn discard(
     }
 }
 
-/// Forgets all dead letters that are meant.
+/// Deletes the selected dead letters.
 #[utoipa::path(delete, path = "/instances/{id}/dead-letters", operation_id = "discard_dead_letters",
     tag = "dead letters", params(TargetInstance, DeadLetterSelection), responses(
-        (status = 200, description = "They are gone.", body = DiscardResponse),
+        (status = 200, description = "They are deleted.", body = DiscardResponse),
         (status = 400, description = "The filter is wrong.", body = ErrorBody),
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]

@@ -12,14 +12,14 @@ use crate::http::timestamp::RequestTimestamp;
 use crate::queue::{self, DeadLetterFilter};
 use relevo_domain::{BuryReason, InstanceId, MessageId};
 
-/// A dead letter: its story, what it said, and what can be done.
+/// A dead letter with its history, its content and advice.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DeadLetter {
     #[schema(example = "shop")]
     instance_id: Option<String>,
     #[serde(flatten)]
     message: MessageBody,
-    /// What was to be sent.
+    /// The content of the message.
     #[schema(value_type = Object)]
     content: Value,
     buried_at: String,
@@ -27,19 +27,19 @@ pub struct DeadLetter {
     advice: &'static str,
 }
 
-/// Why a message became a dead letter.
+/// The reason of a dead letter.
 #[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DeadLetterReason {
-    /// WhatsApp refuses it for good.
+    /// WhatsApp rejects it permanently.
     Permanent,
     /// Every permitted attempt failed.
     Exhausted,
-    /// Nobody knows whether it was sent.
+    /// It is unknown whether it was sent.
     Ambiguous,
 }
 
-/// Which dead letters are meant; all, when nothing is said.
+/// A filter of dead letters; without fields it selects all.
 #[derive(Debug, Default, Deserialize, ToSchema, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct DeadLetterSelection {
@@ -54,7 +54,7 @@ pub struct DeadLetterSelection {
     until: Option<RequestTimestamp>,
 }
 
-/// Which dead letters to show.
+/// The query of dead letters.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct DeadLetterQuery {
@@ -93,7 +93,11 @@ impl DeadLetterSelection {
 }
 
 impl DeadLetterQuery {
-    /// The filter, the message behind which to begin, and how many to show.
+    /// The filter, the cursor and the limit.
+    ///
+    /// # Errors
+    ///
+    /// The cursor or the limit is invalid.
     pub(super) fn into_parts(self) -> Result<(DeadLetterFilter, Option<MessageId>, usize), ApiError> {
         let which = DeadLetterSelection { reason: self.reason, since: self.since, until: self.until };
         let after = self.after.as_deref().map(messages::parse_cursor).transpose()?;
@@ -101,7 +105,7 @@ impl DeadLetterQuery {
     }
 }
 
-/// A dead letter with the name of its instance, unless that is gone.
+/// A dead letter with the name of its instance, unless it was deleted.
 pub(super) type NamedDeadLetter = (Option<InstanceId>, queue::DeadLetter);
 
 impl From<NamedDeadLetter> for DeadLetter {

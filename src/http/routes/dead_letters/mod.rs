@@ -10,11 +10,11 @@ use crate::http::error::ApiError;
 use dto::DeadLetterSelection;
 use relevo_domain::{ErrorKind, InstanceNumber, MessageId};
 
-/// So many are redriven or discarded in one commit.
+/// Number of dead letters that are redriven or discarded in one commit.
 const BATCH_SIZE: usize = 200;
 
-/// The next dead letters that are meant, behind `after`. Whoever goes on behind the last of them meets none twice, not
-/// even one that dies again meanwhile.
+/// The next selected dead letters after `after`. Continuing after the last one of a page returns none twice, even if
+/// one becomes a dead letter again meanwhile.
 async fn next_page(
     state: &AppState,
     instance: InstanceNumber,
@@ -26,5 +26,5 @@ async fn next_page(
 }
 
 fn not_a_dead_letter() -> ApiError {
-    ApiError::new(ErrorKind::Conflict, "this message is no dead letter, or no longer; ask for its status")
+    ApiError::new(ErrorKind::Conflict, "this message is not a dead letter, or no longer; see its status")
 }

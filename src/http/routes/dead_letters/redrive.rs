@@ -14,7 +14,7 @@ use crate::http::routes::messages;
 use crate::http::routes::messages::dto::MessageResponse;
 use crate::http::{AppState, json};
 
-/// How many were redriven.
+/// The number of redriven dead letters.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RedriveResponse {
     success: bool,
@@ -26,13 +26,12 @@ struct RedriveResult {
     redriven: usize,
 }
 
-/// Puts a dead letter back into its queue, with all its attempts before it. One whose outcome was unknown may arrive
-/// twice.
+/// Puts a dead letter back into its queue, with new attempts. A message with an unknown outcome may arrive twice.
 #[utoipa::path(post, path = "/instances/{id}/dead-letters/{message_id}/redrive", operation_id = "redrive_dead_letter",
     tag = "dead letters", params(TargetInstance, MessageIdPath), responses(
         (status = 200, description = "It is queued.", body = MessageResponse),
         (status = 404, description = "No such instance, or no such message in it.", body = ErrorBody),
-        (status = 409, description = "The message is no dead letter.", body = ErrorBody),
+        (status = 409, description = "The message is not a dead letter.", body = ErrorBody),
     ))]
 pub async fn redrive(
     _: Access<scope::Manage>,
@@ -47,7 +46,7 @@ pub async fn redrive(
     }
 }
 
-/// Puts all dead letters that are meant back into their queue.
+/// Puts the selected dead letters back into their queue.
 #[utoipa::path(post, path = "/instances/{id}/dead-letters/redrive", operation_id = "redrive_dead_letters",
     tag = "dead letters", request_body = Option<DeadLetterSelection>, params(TargetInstance), responses(
         (status = 200, description = "They are queued.", body = RedriveResponse),

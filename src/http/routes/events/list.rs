@@ -16,21 +16,22 @@ use crate::http::extract::{QueryParams, TargetInstance};
 use crate::http::stream::entry::EventEntry;
 use crate::http::stream::reader::EventScope;
 
-/// A page ends with the event that reaches so many bytes.
+/// A page ends with the event that reaches this size, in bytes.
 const PAGE_BYTES: usize = 4 << 20;
 
 pub(super) async fn read_page(
     state: &AppState,
     scope: EventScope,
-    asked: &EventQuery,
+    query: &EventQuery,
 ) -> Result<Json<EventPage>, ApiError> {
-    let (limit, kinds) = (asked.limit()?, asked.kinds()?);
-    let from = parse_cursor(state, scope, asked.after.as_deref().unwrap_or_default()).await?;
+    let (limit, kinds) = (query.limit()?, query.kinds()?);
+    let from = parse_cursor(state, scope, query.after.as_deref().unwrap_or_default()).await?;
     let known = state.services.instances.names().borrow().clone();
-    let wanted = events::LogPageQuery { kinds, limit, bytes: PAGE_BYTES, now: state.services.clock.now() };
+    let page_query =
+        events::LogPageQuery { kinds, limit, bytes: PAGE_BYTES, now: state.services.clock.now() };
     let (log, instances) = (&state.services.events, scope.instances(&known));
     log.wait_until_durable(&instances).await.map_err(events::Error::from)?;
-    let found = log.page(&instances, &from, &wanted).await.map_err(events::Error::from)?;
+    let found = log.page(&instances, &from, &page_query).await.map_err(events::Error::from)?;
     let entry = |item: events::LogItem| {
         let name = known.iter().find(|(number, _)| *number == item.instance)?.1.clone();
         Some(EventEntry::new(item, name))
@@ -43,7 +44,8 @@ pub(super) async fn read_page(
     }))
 }
 
-/// What happened to an instance, oldest first. With `Accept: text/event-stream` it is the stream at `…/events/stream`.
+/// The events of an instance, oldest first. With `Accept: text/event-stream` the response is the stream of
+/// `…/events/stream`.
 #[utoipa::path(get, path = "/instances/{id}/events", operation_id = "list_instance_events", tag = "events",
     params(TargetInstance, EventQuery), responses(
         (status = 200, description = "A page of events.", body = EventPage),
@@ -54,16 +56,16 @@ pub async fn list_for_instance(
     _: Access<scope::Read>,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
-    QueryParams(asked): QueryParams<EventQuery>,
+    QueryParams(query): QueryParams<EventQuery>,
     headers: HeaderMap,
     connection: Option<Extension<Connection>>,
 ) -> Result<Response, ApiError> {
     let scope = EventScope::Instance(state.services.instances.get(&id)?.number);
-    page_or_stream(&state, scope, &asked, &headers, connection).await
+    page_or_stream(&state, scope, &query, &headers, connection).await
 }
 
-/// What happened to all instances: each one's events in their order, and older ones of one before newer ones of
-/// another. With `Accept: text/event-stream` it is the stream at `/events/stream`.
+/// The events of all instances: in order within an instance, and older events before newer ones of other instances.
+/// With `Accept: text/event-stream` the response is the stream of `/events/stream`.
 #[utoipa::path(get, path = "/events", operation_id = "list_events", tag = "events",
     params(EventQuery), responses(
         (status = 200, description = "A page of events.", body = EventPage),
@@ -72,9 +74,9 @@ pub async fn list_for_instance(
 pub async fn list_all(
     _: Access<scope::Read>,
     State(state): State<AppState>,
-    QueryParams(asked): QueryParams<EventQuery>,
+    QueryParams(query): QueryParams<EventQuery>,
     headers: HeaderMap,
     connection: Option<Extension<Connection>>,
 ) -> Result<Response, ApiError> {
-    page_or_stream(&state, EventScope::All, &asked, &headers, connection).await
+    page_or_stream(&state, EventScope::All, &query, &headers, connection).await
 }

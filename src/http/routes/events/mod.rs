@@ -20,7 +20,7 @@ use list::read_page;
 use relevo_domain::ValidationError;
 use stream::sse_response;
 
-/// Where to begin: `after` as it was given. An empty one is the beginning.
+/// Parses `after`. An empty text is the beginning of the log.
 async fn parse_cursor(state: &AppState, scope: EventScope, after: &str) -> Result<LogCursor, ApiError> {
     if after.is_empty() {
         return Ok(LogCursor::default());
@@ -40,7 +40,7 @@ async fn parse_cursor(state: &AppState, scope: EventScope, after: &str) -> Resul
     Ok(places)
 }
 
-/// A reader that stays. Without a place it begins with what comes next.
+/// A live reader. Without `after` it begins with new events.
 async fn open_reader(
     state: &AppState,
     scope: EventScope,
@@ -62,12 +62,12 @@ async fn open_reader(
 async fn page_or_stream(
     state: &AppState,
     scope: EventScope,
-    asked: &EventQuery,
+    query: &EventQuery,
     headers: &HeaderMap,
     connection: Option<Extension<Connection>>,
 ) -> Result<Response, ApiError> {
     if accepts_event_stream(headers) {
-        return sse_response(state, scope, asked, headers, connection).await;
+        return sse_response(state, scope, query, headers, connection).await;
     }
-    Ok(read_page(state, scope, asked).await?.into_response())
+    Ok(read_page(state, scope, query).await?.into_response())
 }

@@ -1,4 +1,4 @@
-//! `/ws` and `/instances/{id}/ws`: what happens, as WebSocket frames in the form of the documented gateway.
+//! `GET /ws` and `/instances/{id}/ws`: events as WebSocket frames in the form of the documented gateway.
 
 use axum::extract::State;
 use axum::extract::ws::WebSocketUpgrade;
@@ -17,10 +17,10 @@ use crate::http::extract::{QueryParams, TargetInstance};
 use crate::http::stream::reader::{EventReader, EventScope, StreamedEvent};
 use crate::http::stream::websocket::{self, CloseReason, FrameSource};
 
-/// The longest place that a reason repeats, so that both fit a control frame.
+/// Maximum length of a cursor in a close reason, so that both fit a control frame.
 const MAX_CURSOR_LENGTH: usize = 40;
 
-/// A frame: the documented two fields, and where to go on behind it.
+/// A frame: the two documented fields, and the cursor after it.
 #[derive(Serialize)]
 struct EventFrame {
     #[serde(rename = "type")]
@@ -29,7 +29,7 @@ struct EventFrame {
     sequence: u64,
     /// Unix seconds.
     timestamp: u64,
-    /// What to give as `after`.
+    /// The `after` to resume with.
     cursor: String,
 }
 
@@ -48,7 +48,7 @@ impl EventFrame {
     }
 }
 
-/// What webhooks call `state` is `type` here.
+/// The field `state` of webhooks is `type` here.
 fn presence_payload(mut data: Value) -> Value {
     if let Some(fields) = data.as_object_mut()
         && let Some(state) = fields.remove("state")
@@ -58,10 +58,10 @@ fn presence_payload(mut data: Value) -> Value {
     data
 }
 
-/// What one client is told.
+/// The frames of one client.
 struct EventFrameSource {
     reader: EventReader,
-    /// The places behind the last frame that left, and behind the one that was handed out last.
+    /// The cursors after the last frame that was written, and after the last frame that was returned.
     sent_cursor: String,
     pending_cursor: String,
 }
@@ -76,7 +76,7 @@ impl FrameSource for EventFrameSource {
             }
             Ok(None) => Err(CloseReason::new(websocket::CLOSE_NORMAL, "the instance is gone")),
             Err(error) => {
-                tracing::error!(%error, "a WebSocket ends because the log cannot be read");
+                tracing::error!(%error, "event log read failed; closing WebSocket");
                 Err(CloseReason::new(websocket::CLOSE_INTERNAL_ERROR, "the events cannot be read"))
             }
         }
@@ -93,11 +93,11 @@ impl FrameSource for EventFrameSource {
 async fn open_socket(
     state: &AppState,
     scope: EventScope,
-    asked: &EventQuery,
+    query: &EventQuery,
     headers: &HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
-    let feed = open_reader(state, scope, asked.kinds()?, asked.after.as_deref()).await?;
+    let feed = open_reader(state, scope, query.kinds()?, query.after.as_deref()).await?;
     let place = feed.cursor();
     websocket::accept_upgrade(
         state,
@@ -107,44 +107,44 @@ async fn open_socket(
     )
 }
 
-/// What happens to an instance, as WebSocket frames `{"type","payload","sequence","timestamp","cursor"}`. The payload
-/// of `status` is `{"instance_id","status"}`, that of other events `{"instance_id","data"}`. Without `after` it
-/// begins with what comes next. A reader that falls silent or takes nothing is disconnected, with the place to resume
-/// from.
+/// The events of an instance as WebSocket frames `{"type","payload","sequence","timestamp","cursor"}`. The payload of
+/// `status` is `{"instance_id","status"}`, that of other events `{"instance_id","data"}`. Without `after` it begins
+/// with new events. A client that does not answer pings or reads nothing is disconnected; the close reason has the
+/// cursor to resume from.
 #[utoipa::path(get, path = "/instances/{id}/ws", operation_id = "instance_socket", tag = "events",
     params(TargetInstance, EventQuery), responses(
         (status = 101, description = "Frames follow."),
-        (status = 400, description = "A parameter is wrong, or it is no upgrade.", body = ErrorBody),
+        (status = 400, description = "A parameter is wrong, or the request is not an upgrade.", body = ErrorBody),
         (status = 404, description = "No such instance.", body = ErrorBody),
-        (status = 503, description = "There are as many streams as there may be.", body = ErrorBody),
+        (status = 503, description = "The limit of streams is reached.", body = ErrorBody),
     ))]
 pub async fn open_for_instance(
     _: Access<scope::Read>,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
-    QueryParams(asked): QueryParams<EventQuery>,
+    QueryParams(query): QueryParams<EventQuery>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let scope = EventScope::Instance(state.services.instances.get(&id)?.number);
-    open_socket(&state, scope, &asked, &headers, upgrade).await
+    open_socket(&state, scope, &query, &headers, upgrade).await
 }
 
 /// The same for all instances.
 #[utoipa::path(get, path = "/ws", operation_id = "socket", tag = "events",
     params(EventQuery), responses(
         (status = 101, description = "Frames follow."),
-        (status = 400, description = "A parameter is wrong, or it is no upgrade.", body = ErrorBody),
-        (status = 503, description = "There are as many streams as there may be.", body = ErrorBody),
+        (status = 400, description = "A parameter is wrong, or the request is not an upgrade.", body = ErrorBody),
+        (status = 503, description = "The limit of streams is reached.", body = ErrorBody),
     ))]
 pub async fn open_for_all(
     _: Access<scope::Read>,
     State(state): State<AppState>,
-    QueryParams(asked): QueryParams<EventQuery>,
+    QueryParams(query): QueryParams<EventQuery>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
-    open_socket(&state, EventScope::All, &asked, &headers, upgrade).await
+    open_socket(&state, EventScope::All, &query, &headers, upgrade).await
 }
 
 #[cfg(test)]

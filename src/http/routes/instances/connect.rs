@@ -13,10 +13,10 @@ use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::TargetInstance;
 use crate::instance::InstanceView;
 
-/// Asks an instance to be connected, now and after every restart of the node.
+/// Connects an instance, now and after every restart of the node.
 #[utoipa::path(post, path = "/instances/{id}/connect", operation_id = "connect_instance", tag = "instances",
     params(TargetInstance), responses(
-        (status = 200, description = "It connects; `status` tells how far it is.", body = InstanceResponse),
+        (status = 200, description = "It connects; see `status`.", body = InstanceResponse),
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
 pub async fn connect(
@@ -28,23 +28,23 @@ pub async fn connect(
     instance_response(&state, view, Some("Conexión iniciada"))
 }
 
-/// How far connecting is.
+/// The progress of connecting.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ConnectProgressResponse {
     success: bool,
     #[schema(example = "shop")]
     instance_id: String,
-    /// The text of the QR code that a phone can scan now, when there is one.
+    /// The text of the current QR code, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<String>,
     #[schema(example = "connecting")]
     status: &'static str,
 }
 
-/// Connects an instance that nobody asked to connect, and tells at once how far it is: for clients that draw the code
-/// themselves and ask again until `status` is `connected`.
+/// Connects an instance that is not connected, and returns its progress at once: for clients that draw the QR code
+/// themselves and poll until `status` is `connected`.
 #[utoipa::path(get, path = "/instances/{id}/connect", operation_id = "get_connect", tag = "instances", params(TargetInstance), responses(
-    (status = 200, description = "The code, when there is one, and the state.", body = ConnectProgressResponse),
+    (status = 200, description = "The state, and the code if there is one.", body = ConnectProgressResponse),
     (status = 404, description = "No such instance.", body = ErrorBody),
 ))]
 pub async fn progress(

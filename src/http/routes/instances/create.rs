@@ -12,9 +12,10 @@ use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::JsonBody;
 use crate::http::{AppState, json};
 
-/// Creates an instance. One on the Cloud API connects at once; a linked device when it is asked to, or for its code.
+/// Creates an instance. A Cloud API instance connects at once; a linked device connects on request, or when its QR
+/// code is requested.
 #[utoipa::path(post, path = "/instances", operation_id = "create_instance", tag = "instances", request_body = CreateInstance, responses(
-    (status = 201, description = "It exists, durably.", body = InstanceResponse),
+    (status = 201, description = "It is created, durably.", body = InstanceResponse),
     (status = 400, description = "A setting is missing or wrong.", body = ErrorBody),
     (status = 409, description = "An instance of that name exists.", body = ErrorBody),
     (status = 501, description = "This node does not have that provider.", body = ErrorBody),

@@ -10,7 +10,7 @@ use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::TargetInstance;
 
-/// Something was done.
+/// The instance was deleted.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct InstanceDeletedResponse {
     success: bool,
@@ -20,7 +20,7 @@ pub struct InstanceDeletedResponse {
 /// Deletes an instance with its queue, its events, its keys and its webhook endpoints. A linked device is unlinked first.
 #[utoipa::path(delete, path = "/instances/{id}", operation_id = "delete_instance", tag = "instances",
     params(TargetInstance), responses(
-        (status = 200, description = "It is gone.", body = InstanceDeletedResponse),
+        (status = 200, description = "It is deleted.", body = InstanceDeletedResponse),
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
 pub async fn delete(
@@ -30,7 +30,7 @@ pub async fn delete(
 ) -> Result<Json<InstanceDeletedResponse>, ApiError> {
     let number = state.services.instances.get(&id)?.number;
     state.services.instances.delete(id).await?;
-    // Should the process die here, its endpoints stay, get nothing, and can be deleted by their ids.
+    // If the process stops here, the endpoints remain without events and can be deleted by their ids.
     state.services.webhooks.delete_instance(number).await?;
     Ok(Json(InstanceDeletedResponse { success: true, message: "Instancia eliminada exitosamente" }))
 }

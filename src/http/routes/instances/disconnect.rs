@@ -10,7 +10,7 @@ use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::TargetInstance;
 
-/// Asks an instance to stay away from WhatsApp. What is queued waits, and what comes is queued. A linked device stays
+/// Disconnects an instance from WhatsApp. Queued messages wait, and new messages are queued. A linked device stays
 /// linked.
 #[utoipa::path(post, path = "/instances/{id}/disconnect", operation_id = "disconnect_instance", tag = "instances",
     params(TargetInstance), responses(

@@ -9,7 +9,7 @@ use crate::http::AppState;
 use crate::http::access::{Access, scope};
 use crate::http::error::ApiError;
 
-/// Every instance.
+/// Lists the instances.
 #[utoipa::path(get, path = "/instances", operation_id = "list_instances", tag = "instances", responses(
     (status = 200, description = "All instances, by name.", body = InstanceList),
 ))]

@@ -10,13 +10,13 @@ use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::TargetInstance;
 
-/// Ends the link between the instance and its phone, and forgets the keys; what is queued waits. An instance that only
-/// is to stay away is disconnected instead.
+/// Unlinks the instance from its phone and deletes its keys; queued messages wait. To disconnect without unlinking,
+/// use `disconnect`.
 #[utoipa::path(post, path = "/instances/{id}/logout", operation_id = "logout_instance", tag = "instances",
     params(TargetInstance), responses(
-        (status = 200, description = "It is nobody's device any more.", body = InstanceResponse),
+        (status = 200, description = "It is unlinked.", body = InstanceResponse),
         (status = 404, description = "No such instance.", body = ErrorBody),
-        (status = 501, description = "The provider of this instance has no phone to be linked to.", body = ErrorBody),
+        (status = 501, description = "The provider of this instance does not link to a phone.", body = ErrorBody),
     ))]
 pub async fn logout(
     _: Access<scope::Manage>,

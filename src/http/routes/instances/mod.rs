@@ -23,7 +23,7 @@ use crate::http::error::ApiError;
 use crate::instance::InstanceView;
 use dto::response::{Instance, InstanceResponse};
 
-/// Shows an instance with what waits in its queue.
+/// The response form of an instance, with its queue depth and webhook.
 fn load_instance(state: &AppState, view: InstanceView) -> Result<Instance, ApiError> {
     let depth = state.services.instances.depth(&view.config.id)?;
     let webhook = state.services.webhooks.primary(view.number);

@@ -11,7 +11,7 @@ use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JsonBody, TargetInstance};
 use crate::http::{AppState, json};
 
-/// The account that is to be linked.
+/// The account to link.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct PairCodeRequest {
     /// Its number in international format. Also read: `number`.
@@ -20,7 +20,7 @@ pub struct PairCodeRequest {
     phone: String,
 }
 
-/// What is typed in on the phone.
+/// The code to enter on the phone.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PairCodeResponse {
     success: bool,
@@ -31,16 +31,16 @@ pub struct PairCodeResponse {
     expires_in: u64,
 }
 
-/// Links the instance without a camera: WhatsApp shows a prompt on the phone of that number, and there the code in the
-/// answer is typed in.
+/// Links the instance without a camera: WhatsApp shows a prompt on the phone with that number, where the user enters
+/// the code of the response.
 #[utoipa::path(post, path = "/instances/{id}/pair-code", operation_id = "get_pair_code", tag = "instances",
     request_body = PairCodeRequest, params(TargetInstance), responses(
-        (status = 200, description = "The code, and for how many seconds it is good.", body = PairCodeResponse),
+        (status = 200, description = "The code, and its validity in seconds.", body = PairCodeResponse),
         (status = 400, description = "The number is wrong, or the instance is linked already.", body = ErrorBody),
         (status = 404, description = "No such instance.", body = ErrorBody),
         (status = 408, description = "WhatsApp was not ready in time.", body = ErrorBody),
         (status = 429, description = "WhatsApp asks to wait; see `Retry-After`.", body = ErrorBody),
-        (status = 501, description = "The provider of this instance has no phone to be linked to.", body = ErrorBody),
+        (status = 501, description = "The provider of this instance does not link to a phone.", body = ErrorBody),
         (status = 503, description = "It cannot be paired now; the reason is in `details`.", body = ErrorBody),
     ))]
 pub async fn pair_code(

@@ -18,7 +18,7 @@ use crate::http::qr::{self, QrFormat};
 use crate::instance;
 use relevo_domain::ErrorKind;
 
-/// What a phone scans.
+/// A QR code.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct QrResponse {
     success: bool,
@@ -30,22 +30,22 @@ pub struct QrResponse {
     format: &'static str,
     #[schema(example = "png")]
     image_type: &'static str,
-    /// The text of the code, for who draws it.
+    /// The text of the code.
     code: String,
-    /// When another one follows, or none. RFC 3339.
+    /// When the code expires, RFC 3339.
     expires_at: String,
 }
 
-/// What a phone scans to make the instance its linked device (WhatsApp, linked devices). Begins pairing where nobody
-/// has, and waits up to 30 s for the first code; a new one comes every 20 s or so, six in all, and then pairing ends
-/// until it is asked for again. By `Accept` the code comes as JSON with a PNG in base64, as `image/png`, as
-/// `image/svg+xml`, or as its bare text (`text/plain`).
+/// The QR code that links the instance to a phone (WhatsApp, linked devices). It starts pairing if necessary, and
+/// waits up to 30 s for the first code. A new code follows about every 20 s, up to six; then pairing ends until it is
+/// requested again. `Accept` selects JSON with a PNG in base64, `image/png`, `image/svg+xml`, or the text
+/// (`text/plain`).
 #[utoipa::path(get, path = "/instances/{id}/qr", operation_id = "get_qr", tag = "instances", params(TargetInstance), responses(
     (status = 200, description = "The code.", body = QrResponse),
     (status = 400, description = "It is linked to an account already.", body = ErrorBody),
     (status = 404, description = "No such instance.", body = ErrorBody),
     (status = 408, description = "WhatsApp gave no code in time.", body = ErrorBody),
-    (status = 501, description = "The provider of this instance has no phone to be linked to.", body = ErrorBody),
+    (status = 501, description = "The provider of this instance does not link to a phone.", body = ErrorBody),
     (status = 503, description = "It cannot be paired now; the reason is in `details`.", body = ErrorBody),
 ))]
 pub async fn qr(
@@ -78,7 +78,7 @@ pub async fn qr(
     Ok(response)
 }
 
-/// An instance in a state in which no phone can be linked.
+/// The error of an instance that cannot be linked in its state.
 pub(super) fn pairing_error(error: instance::Error) -> ApiError {
     match error {
         instance::Error::NotConnected { .. } => {

@@ -10,7 +10,7 @@ use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::TargetInstance;
 
-/// Replaces an instance's client, whatever state it is in.
+/// Restarts the client of an instance in any state.
 #[utoipa::path(post, path = "/instances/{id}/restart", operation_id = "restart_instance", tag = "instances",
     params(TargetInstance), responses(
         (status = 200, description = "A new client connects.", body = InstanceResponse),

@@ -10,7 +10,7 @@ use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::TargetInstance;
 
-/// Resumes an instance that paused, for example because its account was blocked; its queue goes on.
+/// Resumes a paused instance, for example after its account was blocked; its queue continues.
 #[utoipa::path(post, path = "/instances/{id}/resume", operation_id = "resume_instance", tag = "instances",
     params(TargetInstance), responses(
         (status = 200, description = "It connects again.", body = InstanceResponse),

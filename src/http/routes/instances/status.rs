@@ -11,7 +11,7 @@ use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::TargetInstance;
 
-/// What an instance is doing.
+/// The state of an instance.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct InstanceStatusResponse {
     success: bool,
@@ -25,7 +25,7 @@ pub struct InstanceStatusResponse {
     queue: QueueDepth,
 }
 
-/// What an instance is doing, why, and what waits in its queue.
+/// The state of an instance, its reason, and its queue depth.
 #[utoipa::path(get, path = "/instances/{id}/status", operation_id = "get_instance_status", tag = "instances",
     params(TargetInstance), responses(
         (status = 200, description = "Its state.", body = InstanceStatusResponse),

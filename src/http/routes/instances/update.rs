@@ -11,10 +11,10 @@ use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JsonBody, TargetInstance};
 use crate::http::{AppState, json};
 
-/// Changes an instance: fields that are left out stay as they are.
+/// Updates an instance; omitted fields keep their values.
 #[utoipa::path(put, path = "/instances/{id}", operation_id = "update_instance", tag = "instances", request_body = UpdateInstance,
     params(TargetInstance), responses(
-        (status = 200, description = "It is changed, durably.", body = InstanceResponse),
+        (status = 200, description = "It is updated, durably.", body = InstanceResponse),
         (status = 400, description = "A setting is wrong.", body = ErrorBody),
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
@@ -25,12 +25,12 @@ pub async fn update(
     JsonBody(body): JsonBody,
 ) -> Result<Json<InstanceResponse>, ApiError> {
     let changes: UpdateInstance = json::parse(&body)?;
-    let aims = changes.sets_webhook();
+    let sets_webhook = changes.sets_webhook();
     let config = changes.apply(state.services.instances.get(&id)?.config)?;
-    let url = config.webhook_url.clone().filter(|_| aims);
+    let url = config.webhook_url.clone().filter(|_| sets_webhook);
     webhook::check_webhook_url(&state, url.as_ref()).await?;
     let view = state.services.instances.update(config).await?;
-    if aims {
+    if sets_webhook {
         webhook::set_webhook(&state, view.number, url).await?;
     }
     instance_response(&state, view, Some("Instancia actualizada exitosamente"))

@@ -1,4 +1,4 @@
-//! `/instances/{id}/webhook`: the one endpoint that clients of the documented gateway know.
+//! `/instances/{id}/webhook`: the one endpoint of an instance in the documented gateway.
 
 use axum::Json;
 use axum::extract::State;
@@ -15,16 +15,16 @@ use crate::http::{AppState, json};
 use crate::webhook::{EndpointConfig, EndpointUpdate, EndpointView, Events};
 use relevo_domain::{ErrorKind, InstanceId, InstanceNumber};
 
-/// An instance's webhook.
+/// The webhook of an instance.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct InstanceWebhook {
     #[schema(example = "shop")]
     instance_id: String,
     #[schema(example = "https://example.com/events")]
     url: String,
-    /// `all` is every event.
+    /// `all` selects every event.
     events: Vec<String>,
-    /// Asterisks, when there is one.
+    /// Asterisks, if a secret is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     secret: Option<&'static str>,
     enabled: bool,
@@ -46,7 +46,7 @@ impl InstanceWebhook {
     }
 }
 
-/// Sets an instance's webhook. It replaces the one before, whose backlog it gets.
+/// Sets the webhook of an instance. It replaces the previous webhook and takes over its backlog.
 #[utoipa::path(post, path = "/instances/{id}/webhook", operation_id = "set_webhook", tag = "webhooks",
     request_body = NewEndpoint, params(TargetInstance), responses(
         (status = 200, description = "It is set, durably.", body = EndpointResponse),
@@ -76,7 +76,7 @@ pub async fn set(
     Ok(Json(EndpointResponse::new(webhooks::load_endpoint(&state, view).await?)))
 }
 
-/// An instance's webhook.
+/// The webhook of an instance.
 #[utoipa::path(get, path = "/instances/{id}/webhook", operation_id = "get_webhook", tag = "webhooks", params(TargetInstance), responses(
     (status = 200, description = "The webhook.", body = InstanceWebhook),
     (status = 404, description = "No such instance, or it has no webhook.", body = ErrorBody),
@@ -91,10 +91,10 @@ pub async fn get(
     Ok(Json(InstanceWebhook::new(id, view)))
 }
 
-/// Deletes an instance's webhook, with its backlog.
+/// Deletes the webhook of an instance with its backlog.
 #[utoipa::path(delete, path = "/instances/{id}/webhook", operation_id = "delete_webhook", tag = "webhooks",
     params(TargetInstance), responses(
-        (status = 200, description = "It is gone.", body = SuccessResponse),
+        (status = 200, description = "It is deleted.", body = SuccessResponse),
         (status = 404, description = "No such instance, or it has no webhook.", body = ErrorBody),
     ))]
 pub async fn delete(
@@ -114,8 +114,11 @@ fn webhook_not_found() -> ApiError {
     ApiError::new(ErrorKind::NotFound, details)
 }
 
-/// What `webhook_url` of an instance asks for: an endpoint for every event, or for the one that is there another
-/// URL, or none any more.
+/// Applies the `webhook_url` of an instance: creates or updates its endpoint for all events, or deletes it.
+///
+/// # Errors
+///
+/// The endpoint cannot be created, updated or deleted.
 pub(super) async fn set_webhook(
     state: &AppState,
     number: InstanceNumber,
@@ -137,7 +140,11 @@ pub(super) async fn set_webhook(
     .map_err(with_webhook_url_field)
 }
 
-/// Refuses a `webhook_url` before anything else is done.
+/// Validates a `webhook_url` before anything is changed.
+///
+/// # Errors
+///
+/// The URL is invalid or not permitted.
 pub(super) async fn check_webhook_url(state: &AppState, url: Option<&Url>) -> Result<(), ApiError> {
     match url {
         Some(url) => state.services.webhooks.check_url(url).await.map_err(with_webhook_url_field),

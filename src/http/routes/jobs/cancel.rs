@@ -9,7 +9,7 @@ use crate::http::access::{Access, scope};
 use crate::http::error::ApiError;
 use crate::http::extract::JobIdPath;
 
-/// Ends a job. What no attempt has begun for is not sent.
+/// Cancels a job. Rows without an attempt are not sent.
 #[utoipa::path(
     post,
     path = "/jobs/{job_id}/cancel",

@@ -12,15 +12,19 @@ use crate::bulk::{self, RowResult};
 use crate::http::AppState;
 use crate::http::error::ApiError;
 
-/// Rows that are read at once for a download.
+/// Rows read at once for a download.
 const ROWS_PER_READ: u32 = 1_000;
 
-/// The head of a download.
+/// The header row of the CSV.
 const CSV_HEADER: &str = "line,phone,status,ambiguous,timestamp,provider_id,code,error,instance_id\r\n";
 
-/// The whole, page by page, as fast as the caller takes it.
+/// Streams all results, page by page, at the speed of the client.
+///
+/// # Errors
+///
+/// The first page of results cannot be read.
 pub(super) async fn download_csv(state: &AppState, id: Uuid) -> Result<Response, ApiError> {
-    // The first page is read before the answer begins, so that an error can still be said.
+    // The first page is read before the response begins, so that an error can still be reported.
     let first = state.services.bulk.results(id, 0, ROWS_PER_READ).await?;
     let beginning = [Bytes::from_static(CSV_HEADER.as_bytes()), csv_lines(&first.rows)];
     let handle = state.services.bulk.clone();
@@ -30,7 +34,7 @@ pub(super) async fn download_csv(state: &AppState, id: Uuid) -> Result<Response,
             let page = handle.results(id, from?, ROWS_PER_READ).await;
             Some(match page {
                 Ok(page) => (Ok(csv_lines(&page.rows)), page.next),
-                // The answer breaks off, so that nobody takes it for the whole.
+                // The response is aborted, so that the client does not take it for complete.
                 Err(error) => (Err(error), None),
             })
         }
@@ -60,8 +64,8 @@ fn csv_lines(rows: &[RowResult]) -> Bytes {
     writer.into_inner().map(Bytes::from).unwrap_or_default()
 }
 
-/// Spreadsheets run cells that begin like formulas; those came from whoever wrote the file (OWASP, "CSV Injection").
-/// A telephone number with its plus is none.
+/// Escapes cells that spreadsheets would run as formulas; the cells come from an uploaded file (OWASP, "CSV
+/// Injection"). A telephone number with a plus is not escaped.
 fn escape_formula(cell: &str) -> String {
     let number = cell.strip_prefix('+').is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()));
     if !number && cell.starts_with(['=', '+', '-', '@', '\t', '\r']) {

@@ -19,7 +19,7 @@ pub struct JobDeletedResponse {
 
 /// Deletes a finished job with its file and its results.
 #[utoipa::path(delete, path = "/jobs/{job_id}", operation_id = "delete_job", tag = "jobs", params(JobIdPath), responses(
-    (status = 200, description = "It is gone.", body = JobDeletedResponse),
+    (status = 200, description = "It is deleted.", body = JobDeletedResponse),
     (status = 404, description = "No such job.", body = ErrorBody),
     (status = 409, description = "It has not finished; cancel it first.", body = ErrorBody),
 ))]

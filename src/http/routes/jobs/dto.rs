@@ -25,7 +25,7 @@ pub struct Job {
     pub(super) started_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) completed_at: Option<String>,
-    /// The template; not there where every recipient gets something of their own.
+    /// The template. Missing when each recipient has its own message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) message: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -38,7 +38,7 @@ pub struct Job {
     pub(super) send_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) window: Option<SendingHoursBody>,
-    /// Why it failed, or what it waits for.
+    /// Why the job failed, or what it waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) error: Option<String>,
     pub(super) progress: ProgressBody,
@@ -47,32 +47,32 @@ pub struct Job {
     pub(super) results: Value,
 }
 
-/// How far a job is.
+/// The progress of a job.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ProgressBody {
-    /// Taken by WhatsApp.
+    /// Accepted by WhatsApp.
     sent: u32,
-    /// Not sent, or not known to be: `ambiguous` and `invalid` are among them.
+    /// Not sent or unknown; includes `ambiguous` and `invalid`.
     failed: u32,
     total: u32,
-    /// Of all rows, those that have come to an end; one decimal.
+    /// Percentage of finished rows, one decimal.
     #[schema(example = 50.2)]
     percentage: f64,
-    /// An attempt went out and nobody knows what became of it; a late status corrects it.
+    /// Sent with an unknown outcome; a late status corrects it.
     ambiguous: u32,
-    /// Rows that name nobody who could be written to.
+    /// Rows without a valid recipient.
     invalid: u32,
     /// Recipients on the suppression list.
     skipped: u32,
     /// Not sent, because the job was cancelled.
     cancelled: u32,
-    /// Of those sent: reached a device.
+    /// Sent messages that reached a device.
     delivered: u32,
-    /// Of those sent: seen.
+    /// Sent messages that were read.
     read: u32,
 }
 
-/// The hours of the day in which a job may be sent.
+/// The hours of the day in which the messages of a job may be sent.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct SendingHoursBody {
     #[schema(example = "09:00")]
@@ -133,7 +133,7 @@ impl From<JobView> for Job {
     }
 }
 
-/// Rows of a cancelled job that nobody came to.
+/// Rows of a cancelled job that were not processed.
 fn unprocessed_rows(progress: &JobProgress) -> u32 {
     match progress.status {
         JobStatus::Cancelled => progress.total.saturating_sub(progress.taken),
@@ -141,7 +141,7 @@ fn unprocessed_rows(progress: &JobProgress) -> u32 {
     }
 }
 
-/// What a job came to, once it has.
+/// The results of a finished job.
 pub(super) fn results_json(progress: &JobProgress) -> Value {
     if !progress.status.is_finished() {
         return Value::Object(Map::new());
@@ -154,29 +154,29 @@ pub(super) fn results_json(progress: &JobProgress) -> Value {
     })
 }
 
-/// Every status by its name.
+/// Parses the name of a status.
 pub(super) fn parse_status(name: &str) -> Option<JobStatus> {
     JobStatus::ALL.into_iter().find(|status| status.as_str() == name)
 }
 
-/// The job as it stands now.
+/// The job after a command.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct JobResponse {
     success: bool,
     data: Job,
 }
 
-/// Answers to a command.
+/// The responses to a command.
 #[derive(IntoResponses)]
-#[expect(dead_code, clippy::large_enum_variant, reason = "it documents the answers; nobody makes one")]
+#[expect(dead_code, clippy::large_enum_variant, reason = "documents the responses only")]
 pub(in crate::http) enum JobCommandResponses {
-    /// It is done, durably.
+    /// The command is durable.
     #[response(status = 200)]
     Done(JobResponse),
     /// No such job.
     #[response(status = 404)]
     NotFound(ErrorBody),
-    /// The job is in no state for that.
+    /// The state of the job does not permit the command.
     #[response(status = 409)]
     Conflict(ErrorBody),
 }

@@ -12,7 +12,7 @@ use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JobIdPath, QueryParams};
 use crate::http::{AppState, page};
 
-/// Something that went wrong with a row.
+/// The error of a row.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorRow {
     line: u32,
@@ -30,11 +30,11 @@ pub struct ErrorRow {
 pub struct ErrorsPage {
     success: bool,
     data: Vec<ErrorRow>,
-    /// Give it as `after` for what comes next, now or later.
+    /// The `after` of the next page, now or later.
     next: String,
 }
 
-/// Which errors.
+/// The query of errors.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ErrorsQuery {
@@ -44,10 +44,10 @@ pub struct ErrorsQuery {
     limit: Option<usize>,
 }
 
-/// What went wrong, in the order in which it did: each error once, and what comes later behind `next`.
+/// The errors of a job in order of occurrence: each error once; later errors follow after `next`.
 #[utoipa::path(get, path = "/jobs/{job_id}/errors", operation_id = "job_errors", tag = "jobs", params(JobIdPath, ErrorsQuery),
     responses(
-        (status = 200, description = "A page of them.", body = ErrorsPage),
+        (status = 200, description = "A page.", body = ErrorsPage),
         (status = 400, description = "A parameter is wrong.", body = ErrorBody),
         (status = 404, description = "No such job.", body = ErrorBody),
     ))]
@@ -55,11 +55,10 @@ pub async fn errors(
     _: Access<scope::Read>,
     State(state): State<AppState>,
     JobIdPath(id): JobIdPath,
-    QueryParams(wanted): QueryParams<ErrorsQuery>,
+    QueryParams(query): QueryParams<ErrorsQuery>,
 ) -> Result<Json<ErrorsPage>, ApiError> {
-    let limit = u32::try_from(page::validate_limit(wanted.limit)?).unwrap_or(u32::MAX);
-    let (errors, next) =
-        state.services.bulk.errors(id, parse_cursor(wanted.after.as_deref())?, limit).await?;
+    let limit = u32::try_from(page::validate_limit(query.limit)?).unwrap_or(u32::MAX);
+    let (errors, next) = state.services.bulk.errors(id, parse_cursor(query.after.as_deref())?, limit).await?;
     let data = errors.into_iter().map(ErrorRow::from).collect();
     Ok(Json(ErrorsPage { success: true, data, next: next.to_string() }))
 }

@@ -11,7 +11,7 @@ use crate::http::extract::JobIdPath;
 
 /// One bulk job.
 #[utoipa::path(get, path = "/jobs/{job_id}", operation_id = "get_job", tag = "jobs", params(JobIdPath), responses(
-    (status = 200, description = "It.", body = Job),
+    (status = 200, description = "The job.", body = Job),
     (status = 404, description = "No such job.", body = ErrorBody),
 ))]
 pub async fn get(

@@ -9,7 +9,7 @@ use crate::http::access::{Access, scope};
 use crate::http::error::ApiError;
 use crate::http::extract::JobIdPath;
 
-/// Stops a job until it is resumed.
+/// Pauses a job.
 #[utoipa::path(
     post,
     path = "/jobs/{job_id}/pause",

@@ -14,7 +14,7 @@ use crate::http::extract::{JobIdPath, QueryParams};
 use crate::http::{AppState, page};
 use relevo_domain::{Status, ValidationError};
 
-/// What became of one row.
+/// The result of one row.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RowBody {
     /// The line of the file, from 1.
@@ -24,13 +24,13 @@ pub struct RowBody {
     /// `skipped` or `invalid`.
     #[schema(example = "delivered")]
     status: &'static str,
-    /// Nobody knows whether it was sent.
+    /// It is unknown whether it was sent.
     ambiguous: bool,
     timestamp: Option<String>,
     /// WhatsApp's id of the message.
     provider_id: Option<String>,
     error: Option<String>,
-    /// The provider's own code.
+    /// The provider's error code.
     code: Option<i64>,
     device_id: Option<u8>,
     instance_id: Option<String>,
@@ -41,12 +41,12 @@ pub struct RowBody {
 pub struct ResultsPage {
     success: bool,
     data: Vec<RowBody>,
-    /// Give it as `after` to go on. Not there on the last page.
+    /// The `after` of the next page. Missing on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
 }
 
-/// Which results, and in which form.
+/// The query of results.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ResultsQuery {
@@ -58,10 +58,10 @@ pub struct ResultsQuery {
     limit: Option<usize>,
 }
 
-/// What became of each row: a page as JSON, or with `format=csv` the whole as a download.
+/// The result of each row: a page as JSON, or all rows with `format=csv`.
 #[utoipa::path(get, path = "/jobs/{job_id}/results", operation_id = "job_results", tag = "jobs", params(JobIdPath, ResultsQuery),
     responses(
-        (status = 200, description = "A page of them, or a file.", content(
+        (status = 200, description = "A page, or a file.", content(
             (ResultsPage = "application/json"), (String = "text/csv"))),
         (status = 400, description = "A parameter is wrong.", body = ErrorBody),
         (status = 404, description = "No such job.", body = ErrorBody),
@@ -70,13 +70,13 @@ pub async fn results(
     _: Access<scope::Read>,
     State(state): State<AppState>,
     JobIdPath(id): JobIdPath,
-    QueryParams(wanted): QueryParams<ResultsQuery>,
+    QueryParams(query): QueryParams<ResultsQuery>,
 ) -> Result<Response, ApiError> {
-    match wanted.format.as_deref() {
+    match query.format.as_deref() {
         None | Some("json") => {
-            let from = parse_cursor(wanted.after.as_deref())?;
+            let from = parse_cursor(query.after.as_deref())?;
             let from = u32::try_from(from).map_err(|_| ValidationError::new("after", "is past every row"))?;
-            let limit = u32::try_from(page::validate_limit(wanted.limit)?).unwrap_or(u32::MAX);
+            let limit = u32::try_from(page::validate_limit(query.limit)?).unwrap_or(u32::MAX);
             let page = state.services.bulk.results(id, from, limit).await?;
             let next = page.next.map(|next| next.to_string());
             let data = page.rows.into_iter().map(RowBody::from).collect();
@@ -87,6 +87,9 @@ pub async fn results(
     }
 }
 
+/// # Errors
+///
+/// The cursor is invalid.
 pub(super) fn parse_cursor(after: Option<&str>) -> Result<u64, ValidationError> {
     match after {
         None | Some("") => Ok(0),
@@ -113,7 +116,7 @@ impl From<RowResult> for RowBody {
     }
 }
 
-/// Where a row stands, in the words of a job: its rows are no dead letters that somebody could redrive.
+/// The status of a row in the terms of a job: its messages are not dead letters that can be redriven.
 pub(super) fn row_status(row: &RowResult) -> &'static str {
     match row.status {
         RowStatus::Message(Status::DeadLetter) if row.ambiguous => Status::Ambiguous.as_str(),

@@ -9,7 +9,7 @@ use crate::http::access::{Access, scope};
 use crate::http::error::ApiError;
 use crate::http::extract::JobIdPath;
 
-/// Lets a paused job go on.
+/// Resumes a paused job.
 #[utoipa::path(
     post,
     path = "/jobs/{job_id}/resume",

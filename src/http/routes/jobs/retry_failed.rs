@@ -9,8 +9,7 @@ use crate::http::access::{Access, scope};
 use crate::http::error::ApiError;
 use crate::http::extract::JobIdPath;
 
-/// Sends the rows of a finished job again that failed for certain; ambiguous ones may have been sent, and are left
-/// alone.
+/// Retries the rows of a finished job that certainly failed. Ambiguous rows may have been sent and are not retried.
 #[utoipa::path(
     post,
     path = "/jobs/{job_id}/retry-failed",

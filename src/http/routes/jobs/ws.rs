@@ -1,7 +1,7 @@
-//! `/ws/job/{job_id}`: a job's progress, live, as the frames of the documented API.
+//! `GET /ws/job/{job_id}`: the progress of a job as the WebSocket frames of the documented API.
 //!
-//! A subscriber gets the present state first, every error once, and progress as often as it can take it, at most
-//! [`PER_SECOND`] times a second: a million rows are not a million frames. The last state is always told.
+//! A subscriber receives the current state first, every error once, and progress at most [`MAX_FRAMES_PER_SECOND`]
+//! times a second, or less often if the client is slower. The final state is always sent.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -24,25 +24,25 @@ use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::JobIdPath;
 use crate::http::stream::websocket::{self, CloseReason, FrameSource};
 
-/// Progress frames of one socket.
+/// Maximum number of progress frames a second.
 const MAX_FRAMES_PER_SECOND: u32 = 20;
 
-/// Errors that are read at once.
+/// Errors read at once.
 const ERRORS_PER_READ: u32 = 200;
 
-/// Rows of one of the chunks that are spoken of (bulk-file-jobs.md, "chunks de 1,000").
+/// Rows of a documented chunk (bulk-file-jobs.md, "chunks de 1,000").
 const CHUNK_ROWS: u32 = 1_000;
 
-/// Closes sockets that ask for a job that does not exist; 4000 to 4999 are for applications (RFC 6455 §7.4.2).
+/// The close code for an unknown job; 4000 to 4999 are for applications (RFC 6455 §7.4.2).
 const CLOSE_JOB_NOT_FOUND: u16 = 4404;
 
-/// The progress of a job, as WebSocket frames: `subscribed`, `job_started`, `chunk_processing`, `progress`, `error`,
-/// `job_paused`, `job_completed`, `job_failed`, `job_cancelled`. A socket that asks for an unknown job is closed with
-/// code 4404. `{"type":"ping"}` is answered with `pong`.
+/// The progress of a job as WebSocket frames: `subscribed`, `job_started`, `chunk_processing`, `progress`, `error`,
+/// `job_paused`, `job_completed`, `job_failed`, `job_cancelled`. For an unknown job the socket is closed with code
+/// 4404. `{"type":"ping"}` is answered with `pong`.
 #[utoipa::path(get, path = "/ws/job/{job_id}", operation_id = "job_socket", tag = "jobs", responses(
     (status = 101, description = "Frames follow."),
-    (status = 400, description = "It is no upgrade.", body = ErrorBody),
-    (status = 503, description = "There are as many streams as there may be.", body = ErrorBody),
+    (status = 400, description = "The request is not an upgrade.", body = ErrorBody),
+    (status = 503, description = "The limit of streams is reached.", body = ErrorBody),
 ))]
 pub async fn open(
     _: Access<scope::Read>,
@@ -52,21 +52,21 @@ pub async fn open(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let bulk = state.services.bulk.clone();
-    // Browsers do not see the status of a refused upgrade, so the socket is opened to say it.
+    // Browsers do not expose the status of a rejected upgrade, so the socket is accepted and closed.
     let feed = job.ok().and_then(|JobIdPath(id)| JobFrameSource::new(bulk, id));
     websocket::accept_upgrade(&state, &headers, upgrade, feed)
 }
 
-/// What one subscriber was told.
+/// The state that one subscriber has received.
 struct JobFrameSource {
     bulk: bulk::Handle,
     id: Uuid,
     progress: watch::Receiver<JobProgress>,
-    /// The state as it was last told.
+    /// The last state that was sent.
     last_sent: Option<JobProgress>,
-    /// The place behind the last error that was told.
+    /// The cursor after the last error that was sent.
     errors_cursor: u64,
-    /// Progress is not told again before.
+    /// The earliest time of the next progress frame.
     not_before: Instant,
     pending_frames: VecDeque<Value>,
 }
@@ -101,7 +101,7 @@ impl JobFrameSource {
         })
     }
 
-    /// The next frame. Nothing is lost when this is dropped before it answers.
+    /// Waits for the next frame. Cancel safe.
     async fn next(&mut self) -> Result<String, CloseReason> {
         loop {
             if let Some(frame) = self.pending_frames.pop_front() {
@@ -117,7 +117,7 @@ impl JobFrameSource {
         }
     }
 
-    /// Makes frames of what is new.
+    /// Converts changes into frames.
     async fn collect_frames(&mut self) -> Result<(), CloseReason> {
         let now = self.progress.borrow().clone();
         let gone = |_| CloseReason::new(websocket::CLOSE_NORMAL, "the job was deleted");
@@ -132,7 +132,7 @@ impl JobFrameSource {
         }
         self.errors_cursor = behind;
         if behind < now.errors_end {
-            // More errors follow; the state is told behind the last of them.
+            // More errors follow; the state is sent after the last one.
             return Ok(());
         }
         self.pending_frames.push_back(self.progress_frame(&now, &body));
@@ -144,7 +144,7 @@ impl JobFrameSource {
         Ok(())
     }
 
-    /// That the job began, and the chunks it came to since the last look.
+    /// Adds the frames of the start and of new chunks.
     fn push_start_frames(&mut self, now: &JobProgress) {
         let before = self.last_sent.as_ref();
         if now.started_at.is_some() && before.is_none_or(|told| told.started_at.is_none()) {
@@ -157,7 +157,7 @@ impl JobFrameSource {
         }
         let last = (now.taken - 1) / CHUNK_ROWS;
         let first = match before {
-            // Who comes late is told of the present chunk alone.
+            // A late subscriber receives only the current chunk.
             None => last,
             Some(told) => told.taken.div_ceil(CHUNK_ROWS),
         };
@@ -204,7 +204,7 @@ impl JobFrameSource {
         })
     }
 
-    /// That the job took a turn.
+    /// Adds the frame of a status change.
     fn status_frame(&self, now: &JobProgress) -> Option<Value> {
         let (job_id, status) = (self.id, now.status.as_str());
         let ended =

@@ -11,14 +11,14 @@ use crate::http::api::error::ApplicationErrorBody;
 use crate::http::error::ApiError;
 use crate::http::extract::{LinkTargetInstance, MediaIdPath};
 
-/// A file that a user sent, by WhatsApp's id of it. One range of it can be asked for.
+/// A file that a user sent, by WhatsApp's id of the file. `Range` with one range is supported.
 #[utoipa::path(get, path = "/api/media/{media_id}/download", operation_id = "download_media", tag = "media",
     params(LinkTargetInstance, MediaIdPath), responses(
         (status = 200, description = "The file.", content_type = "application/octet-stream", body = Vec<u8>),
         (status = 206, description = "The range that was asked for."),
-        (status = 304, description = "The caller has it."),
-        (status = 410, description = "WhatsApp does not have it, or no longer.", body = ApplicationErrorBody),
-        (status = 416, description = "The file ends before that range."),
+        (status = 304, description = "The client has the current file."),
+        (status = 410, description = "WhatsApp does not have it.", body = ApplicationErrorBody),
+        (status = 416, description = "The range is outside the file."),
         (status = 424, description = "WhatsApp does not accept the account.", body = ApplicationErrorBody),
         (status = 503, description = "WhatsApp cannot be reached.", body = ApplicationErrorBody),
     ))]

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::media::MediaFile;
 
-/// The answer with a file: all of it, or the one range that was asked for.
+/// The response with a file, or with the requested range of it.
 pub(in crate::http) fn file_response(file: &MediaFile, name: Option<&str>, asked: &HeaderMap) -> Response {
     let etag = format!("\"{}\"", file.sha256());
     let text = |name| asked.get(name).and_then(|value| value.to_str().ok());
@@ -20,7 +20,7 @@ pub(in crate::http) fn file_response(file: &MediaFile, name: Option<&str>, asked
     let mut response = if text(IF_NONE_MATCH).is_some_and(unchanged) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        // Of a file that changed meanwhile, a part would not fit the others.
+        // A range of a changed file would not fit the ranges that the client has.
         let wanted = text(RANGE).filter(|_| text(IF_RANGE).is_none_or(|tag| tag == etag));
         match wanted.map_or(RangeRequest::Whole, |range| parse_range(range, file.size())) {
             RangeRequest::Whole => content_response(file, name, 0..file.size()),
@@ -44,7 +44,7 @@ pub(in crate::http) fn file_response(file: &MediaFile, name: Option<&str>, asked
     response
 }
 
-/// A user chose the bytes, their type and their name: a browser must neither guess nor show them as a page.
+/// A user chose the bytes, their type and their name: a browser must neither sniff the type nor render the file.
 fn content_response(file: &MediaFile, name: Option<&str>, range: Range<u64>) -> Response {
     let length = range.end.saturating_sub(range.start);
     let mut response = Body::from_stream(file.read(range)).into_response();
@@ -55,14 +55,14 @@ fn content_response(file: &MediaFile, name: Option<&str>, range: Range<u64>) -> 
     response
 }
 
-/// What cannot stand in a header is left out.
+/// An invalid header value is omitted.
 fn insert_header(response: &mut Response, name: axum::http::HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);
     }
 }
 
-/// Which part of a file a `Range` header asks for (RFC 9110 §14.2).
+/// The part of a file that a `Range` header requests (RFC 9110 §14.2).
 #[derive(Debug, PartialEq, Eq)]
 enum RangeRequest {
     Whole,
@@ -70,7 +70,7 @@ enum RangeRequest {
     Unsatisfiable,
 }
 
-/// More than one range, and what is no range, asks for the whole file.
+/// Several ranges, or an invalid header, select the whole file.
 fn parse_range(header: &str, size: u64) -> RangeRequest {
     let Some((first, last)) = header.trim().strip_prefix("bytes=").and_then(|spec| spec.split_once('-'))
     else {
@@ -86,7 +86,7 @@ fn parse_range(header: &str, size: u64) -> RangeRequest {
     if range.start < range.end { RangeRequest::Range(range) } else { RangeRequest::Unsatisfiable }
 }
 
-/// The file is to be saved, under a name that is a name and no path (RFC 6266, RFC 8187).
+/// `Content-Disposition: attachment` with a file name without a path (RFC 6266, RFC 8187).
 fn content_disposition(name: Option<&str>) -> String {
     let name = name.and_then(|name| name.rsplit(['/', '\\']).next()).unwrap_or_default();
     let name: String = name.chars().filter(|c| !c.is_control()).collect();

@@ -14,19 +14,19 @@ use crate::http::error::ApiError;
 use crate::http::extract::{LinkTargetInstance, MediaIdPath};
 use crate::{instance, media};
 
-/// Where a file is.
+/// The URLs of a file.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct GetMediaUrlResponse {
     success: bool,
-    /// At WhatsApp: good for five minutes, and only for who shows the account's token.
+    /// The URL at WhatsApp: valid for five minutes, and only with the token of the account.
     #[schema(example = "https://lookaside.fbsbx.com/whatsapp_business/attachments/?mid=123456789")]
     media_url: String,
-    /// At this node, for who has its key: the file itself.
+    /// The path at this node; requires the API key.
     #[schema(example = "/api/media/123456789/download?instance_id=shop")]
     download_url: String,
 }
 
-/// There is no such file.
+/// WhatsApp has no such file.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct MediaUrlNotFoundResponse {
     #[schema(example = false)]
@@ -35,10 +35,10 @@ pub struct MediaUrlNotFoundResponse {
     error: &'static str,
 }
 
-/// Where WhatsApp has a file, and where this node gives it out.
+/// The URL of a file at WhatsApp, and its download path at this node.
 #[utoipa::path(get, path = "/api/media/{media_id}", operation_id = "get_media_url", tag = "media", params(LinkTargetInstance, MediaIdPath),
     responses(
-        (status = 200, description = "Where it is.", body = GetMediaUrlResponse),
+        (status = 200, description = "The URLs.", body = GetMediaUrlResponse),
         (status = 404, description = "WhatsApp has no such file.", body = MediaUrlNotFoundResponse),
         (status = 424, description = "WhatsApp does not accept the account.", body = ApplicationErrorBody),
         (status = 503, description = "WhatsApp cannot be reached.", body = ApplicationErrorBody),

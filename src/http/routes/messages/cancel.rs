@@ -12,9 +12,9 @@ use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{MessageIdPath, TargetInstance};
 use relevo_domain::ErrorKind;
 
-/// Every answer to taking a message back.
+/// The responses to a cancellation.
 #[derive(IntoResponses)]
-#[expect(dead_code, reason = "it documents the answers; nobody makes one")]
+#[expect(dead_code, reason = "documents the responses only")]
 pub(in crate::http) enum CancelResponses {
     /// It will not be sent.
     #[response(status = 200)]
@@ -22,12 +22,12 @@ pub(in crate::http) enum CancelResponses {
     /// No such instance, or no such message in it.
     #[response(status = 404)]
     NotFound(ErrorBody),
-    /// An attempt began, or it is settled.
+    /// An attempt has begun, or the message is settled.
     #[response(status = 409)]
     Conflict(ErrorBody),
 }
 
-/// Takes a message back that was not attempted yet, queued or scheduled.
+/// Cancels a queued or scheduled message before its first attempt.
 #[utoipa::path(
     post,
     path = "/instances/{id}/messages/{message_id}/cancel",
@@ -47,7 +47,8 @@ pub async fn cancel(
         return load_response(&state, &instance, message);
     }
     let status = find_message(&state, &instance, &name)?.status.as_str();
-    let details = format!("the message is {status}: what was attempted once cannot be taken back");
+    let details =
+        format!("the message is {status}: a message can only be cancelled before its first attempt");
     Err(ApiError::new(ErrorKind::Conflict, details).with_message(message, status))
 }
 

@@ -17,7 +17,7 @@ send_request! {
     pub struct ContactMessage<'a> {
         /// A number in international format, a JID, or a user id. Also read: `to`, `jid`, `chat_jid`, `number`.
         phone,
-        /// The name to show; wins over the name in `vcard`.
+        /// The name of the contact; wins over the name in `vcard`.
         display_name: Option<String>,
         /// One card as a vCard.
         vcard: Option<String>,

@@ -6,21 +6,21 @@ use utoipa::ToSchema;
 use crate::queue::{LedgerStep, MessageView};
 use relevo_domain::Failure;
 
-/// Where a message stands.
+/// The status of a message.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct MessageResponse {
     pub(super) success: bool,
     pub(super) data: MessageBody,
 }
 
-/// A message and its whole story.
+/// A message with its history.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct MessageBody {
     #[schema(example = "msg_019ab2f05f6b800080000040000a1b2c")]
     message_id: String,
     #[schema(example = "019ab2f0-5f6b-8000-8000-0040000a1b2c")]
     correlation_id: String,
-    /// WhatsApp's id, once it took the message.
+    /// WhatsApp's id, once WhatsApp accepted the message.
     #[serde(skip_serializing_if = "Option::is_none")]
     provider_message_id: Option<String>,
     #[schema(example = "573001234567")]
@@ -28,32 +28,32 @@ pub struct MessageBody {
     #[serde(rename = "type")]
     #[schema(example = "text")]
     kind: String,
-    /// The node's states: `scheduled`, `queued`, `sending`, `ambiguous`, `deferred`, `failed`, `expired`,
-    /// `cancelled`, `dead_letter`. WhatsApp's facts: `sent`, `delivered`, `read`, `played`.
+    /// States of the node: `scheduled`, `queued`, `sending`, `ambiguous`, `deferred`, `failed`, `expired`,
+    /// `cancelled`, `dead_letter`. States reported by WhatsApp: `sent`, `delivered`, `read`, `played`.
     #[schema(example = "delivered")]
     status: &'static str,
-    /// Tries so far, the one under way included.
+    /// Attempts so far, including the current one.
     attempts: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<MessageError>,
     /// Why it is a dead letter: `permanent`, `exhausted` or `ambiguous`.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
-    /// When the node goes on with it by itself. RFC 3339, as all times here.
+    /// When the node continues with the message. RFC 3339, like all times in this response.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_attempt_at: Option<String>,
     created_at: String,
-    /// From acceptance to now, oldest first.
+    /// The history since acceptance, oldest first.
     history: Vec<HistoryStep>,
-    /// Steps left out of the middle of a very long history.
+    /// Number of steps omitted from the middle of a long history.
     #[serde(skip_serializing_if = "is_zero")]
     history_elided: u32,
 }
 
-/// The last failure, while it matters.
+/// The last failure, unless a later step succeeded.
 #[derive(Debug, Serialize, ToSchema)]
 struct MessageError {
-    /// WhatsApp's own code.
+    /// WhatsApp's error code.
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<i64>,
     message: String,

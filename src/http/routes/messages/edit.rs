@@ -15,10 +15,10 @@ use crate::http::extract::{JsonBody, SendOptions, TargetInstance};
 use crate::http::{AppState, json};
 use relevo_domain::Content;
 
-/// What an earlier message says from now on.
+/// The new text of an earlier message.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct EditRequest<'a> {
-    /// Who is in the chat of the message. Also read: `to`, `jid`, `chat_jid`, `number`.
+    /// The recipient of the message. Also read: `to`, `jid`, `chat_jid`, `number`.
     #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
     #[schema(required = true, example = "573001234567")]
     phone: Cow<'a, str>,
@@ -26,13 +26,13 @@ pub struct EditRequest<'a> {
     #[serde(default)]
     #[schema(required = true)]
     message_id: String,
-    /// Its text, or the caption of its file. Also read: `message`.
+    /// The new text, or the caption of its file. Also read: `message`.
     #[serde(default, alias = "message")]
     #[schema(required = true, example = "Hola, Ana")]
     new_text: String,
 }
 
-/// Changes what an earlier message of this instance says. Linked devices alone.
+/// Edits an earlier message of this instance. Linked devices only.
 #[utoipa::path(post, path = "/instances/{id}/messages/edit", operation_id = "edit_message", tag = "messages",
     request_body = EditRequest, params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn edit(

@@ -28,7 +28,7 @@ macro_rules! send_request {
                 $(#[$($phone)*])*
                 phone,
                 $($fields)*
-                /// The message that this one answers, by WhatsApp's id or the node's.
+                /// The message to reply to, by WhatsApp's id or the node's.
                 reply_to: Option<String>,
             }
             reply { |request: &mut $name<'_>| request.reply_to.take() }
@@ -52,9 +52,9 @@ macro_rules! send_request {
             #[schema(required = true, example = "573001234567")]
             phone: std::borrow::Cow<$life, str>,
             $($fields)*
-            /// Seconds after which it must not be sent any more; counted from `send_at`, if there is one.
+            /// Seconds after which the message must no longer be sent, counted from `send_at` if given.
             expires_in: Option<u64>,
-            /// Not before this moment, at most a year from now: RFC 3339 or Unix seconds. Answered with 202.
+            /// Earliest time to send, at most a year from now: RFC 3339 or Unix seconds. Answered with 202.
             #[schema(value_type = Option<String>, example = "2026-01-31T15:00:00Z")]
             send_at: Option<$crate::http::timestamp::RequestTimestamp>,
         }
@@ -80,12 +80,12 @@ macro_rules! send_request {
 
 pub(super) use send_request;
 
-/// What every request for a message says beside its content.
+/// The fields that every request for a message shares.
 #[derive(Debug)]
 pub(super) struct SendEnvelope {
     pub to: Recipient,
     pub reply_to: Option<String>,
-    /// Seconds after which the message must not be sent any more, from now or from `send_at`.
+    /// Seconds after which the message must no longer be sent, from now or from `send_at`.
     pub expires_in: Option<u64>,
     /// The message waits until this moment.
     pub send_at: Option<RequestTimestamp>,

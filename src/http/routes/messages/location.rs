@@ -12,7 +12,7 @@ use crate::http::{AppState, json};
 use relevo_domain::{Content, Location};
 
 send_request! {
-    /// A place.
+    /// A location.
     pub struct LocationMessage<'a> {
         /// A number in international format, a JID, or a user id. Also read: `to`, `jid`, `chat_jid`, `number`.
         phone,
@@ -27,7 +27,7 @@ send_request! {
     }
 }
 
-/// Sends a place.
+/// Sends a location.
 #[utoipa::path(post, path = "/instances/{id}/messages/location", tag = "messages",
     request_body = LocationMessage, params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn send_location(

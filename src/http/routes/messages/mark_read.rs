@@ -13,26 +13,26 @@ use crate::http::{AppState, json};
 use crate::instance::ReadMessage;
 use relevo_domain::{Recipient, ValidationError};
 
-/// A received message that was read.
+/// A received message to mark as read.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct MarkReadBody {
-    /// WhatsApp's id of it.
+    /// WhatsApp's id of the message.
     #[serde(default)]
     #[schema(required = true)]
     message_id: String,
-    /// Where it was written. A linked device must know; it remembers the chats of its latest messages by itself.
+    /// The chat of the message. A linked device requires it, except for recent messages whose chats it still knows.
     #[schema(example = "573001234567@s.whatsapp.net")]
     chat_jid: Option<String>,
-    /// The same, where `chat_jid` is left out.
+    /// Used when `chat_jid` is omitted.
     phone: Option<String>,
-    /// Who wrote it, in groups.
+    /// The sender, in groups.
     sender_jid: Option<String>,
-    /// Also shows the sender that an answer is being written.
+    /// Also show the sender a typing indicator.
     #[serde(default)]
     typing: bool,
 }
 
-/// Its sender sees that it was read.
+/// The message was marked as read.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct MarkReadResponse {
     success: bool,
@@ -41,14 +41,14 @@ pub struct MarkReadResponse {
     status: &'static str,
 }
 
-/// Tells the sender of a received message that it was read.
+/// Marks a received message as read.
 #[utoipa::path(post, path = "/instances/{id}/messages/mark-read", operation_id = "mark_message_read",
     tag = "messages", request_body = MarkReadBody, params(TargetInstance), responses(
-        (status = 200, description = "WhatsApp took it.", body = MarkReadResponse),
-        (status = 400, description = "The request breaks a rule; `field` names what.", body = ErrorBody),
+        (status = 200, description = "WhatsApp accepted it.", body = MarkReadResponse),
+        (status = 400, description = "The request is invalid; see `field`.", body = ErrorBody),
         (status = 404, description = "No such instance.", body = ErrorBody),
-        (status = 409, description = "The instance is not meant to be connected.", body = ErrorBody),
-        (status = 422, description = "WhatsApp refused, or nobody here knows that message.", body = ErrorBody),
+        (status = 409, description = "An operator disconnected the instance.", body = ErrorBody),
+        (status = 422, description = "WhatsApp rejected it, or the message is unknown.", body = ErrorBody),
         (status = 503, description = "The instance is not connected, or WhatsApp cannot be reached.", body = ErrorBody),
     ))]
 pub async fn mark_read(

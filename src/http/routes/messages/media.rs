@@ -16,7 +16,7 @@ use crate::http::{AppState, json};
 use crate::queue::IdempotencyKey;
 use relevo_domain::{Content, Media, MediaKind, MediaSource, ValidationError};
 
-/// Bodies from this size on are understood beside the threads that serve requests, in bytes.
+/// Bodies from this size on are parsed on a blocking thread, in bytes.
 const OFF_THREAD_BYTES: usize = 64 << 10;
 
 send_request! {
@@ -28,17 +28,17 @@ send_request! {
         #[serde(default, borrow, alias = "url")]
         #[schema(example = "https://example.com/photo.jpg")]
         media_url: Cow<'a, str>,
-        /// Instead of `media_url`: media that is at WhatsApp already.
+        /// Instead of `media_url`: the id of media already uploaded to WhatsApp.
         #[serde(default, borrow)]
         media_id: Cow<'a, str>,
-        /// What base64 media is, where it does not say so itself. Also read: `mimetype`.
+        /// The media type of base64 without a `data:` prefix. Also read: `mimetype`.
         #[serde(default, borrow, alias = "mimetype")]
         mime_type: Cow<'a, str>,
         caption: Option<String>,
         /// Also read: `filename`.
         #[serde(alias = "filename")]
         file_name: Option<String>,
-        /// Audio only: show it as a voice note. Also read: `ptt`.
+        /// Audio only: send as a voice note. Also read: `ptt`.
         #[serde(default, alias = "ptt")]
         voice: bool,
     }
@@ -70,7 +70,7 @@ pub async fn send_video(
     send_media(state, target, sending, body, MediaKind::Video).await
 }
 
-/// Sends a sound file or, with `voice`, a voice note.
+/// Sends an audio file or, with `voice`, a voice note.
 #[utoipa::path(post, path = "/instances/{id}/messages/audio", tag = "messages", request_body = MediaMessage,
     params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn send_audio(
@@ -109,7 +109,7 @@ pub async fn send_sticker(
     send_media(state, target, sending, body, MediaKind::Sticker).await
 }
 
-/// A media message as it was asked for; bytes that came with it are not kept yet.
+/// A parsed media message; inline bytes are not stored yet.
 struct ParsedMedia {
     envelope: SendEnvelope,
     source: MediaInput,
@@ -134,7 +134,7 @@ fn parse_request(
         mime_type: &request.mime_type,
         file_name: file_name.as_deref(),
     })?;
-    // Before a file is stored.
+    // Validated before a file is stored.
     parse_quote(envelope.reply_to.clone())?;
     Ok(ParsedMedia {
         envelope,
@@ -146,7 +146,7 @@ fn parse_request(
     })
 }
 
-/// The same, without holding up other requests while much is decoded.
+/// Parses a large body on a blocking thread, so that other requests are not delayed.
 async fn parse_off_thread(
     kind: MediaKind,
     body: Bytes,
@@ -166,26 +166,26 @@ async fn send_media(
     MediaBody(body): MediaBody,
     kind: MediaKind,
 ) -> Result<Response, ApiError> {
-    // Asked before anything is kept: nobody would ever send it.
+    // Checked before a file is stored.
     state.services.instances.get(&instance)?;
     let asynchronous = sending.asynchronous;
-    let asked = parse_off_thread(kind, body.bytes, sending).await?;
-    let source = match asked.source {
+    let parsed = parse_off_thread(kind, body.bytes, sending).await?;
+    let source = match parsed.source {
         MediaInput::Link(url) => MediaSource::Link(url),
         MediaInput::ProviderId(id) => MediaSource::ProviderId(id),
         MediaInput::Inline { bytes, mime } => {
             MediaSource::Blob(state.services.instances.store_media(bytes, &mime).await?)
         }
     };
-    // From here on the bytes are on the disk; others may have the room.
+    // The bytes are on the disk now; the memory is free for other requests.
     drop(body.memory_permit);
     let content = Content::Media(Media {
         kind,
         source,
-        caption: asked.caption,
-        file_name: asked.file_name,
-        voice: asked.voice,
+        caption: parsed.caption,
+        file_name: parsed.file_name,
+        voice: parsed.voice,
     });
-    let draft = envelope::draft(asked.envelope, content, asked.idempotency)?;
+    let draft = envelope::draft(parsed.envelope, content, parsed.idempotency)?;
     submit::submit_message(&state, &instance, draft, asynchronous).await
 }

@@ -26,7 +26,11 @@ use crate::queue::MessageView;
 use dto::MessageResponse;
 use relevo_domain::{ErrorKind, InstanceId, MessageId, MessageRef, ValidationError};
 
-/// The message of an instance that a caller names.
+/// The message with this id in an instance.
+///
+/// # Errors
+///
+/// 404 when no message of the instance has this id.
 pub(super) fn find_message(
     state: &AppState,
     instance: &InstanceId,
@@ -37,7 +41,11 @@ pub(super) fn find_message(
     Ok(state.services.instances.message(instance, &message)?)
 }
 
-/// Where a message stands now that something was done about it.
+/// The status of a message after a change.
+///
+/// # Errors
+///
+/// The message no longer exists.
 pub(super) fn load_response(
     state: &AppState,
     instance: &InstanceId,
@@ -46,7 +54,7 @@ pub(super) fn load_response(
     Ok(message_response(state.services.instances.message(instance, &MessageRef::Ours(id))?))
 }
 
-/// The message behind which a page begins.
+/// Parses `after`: the page begins after this message.
 pub(super) fn parse_cursor(text: &str) -> Result<MessageId, ValidationError> {
     text.parse().map_err(|_| ValidationError::new("after", "must be the `next` of the page before"))
 }

@@ -12,7 +12,7 @@ use crate::http::{AppState, json};
 use relevo_domain::{Content, Poll};
 
 send_request! {
-    /// A question with answers to tick.
+    /// A poll.
     pub struct PollMessage<'a> {
         /// A number in international format, or a JID. Also read: `to`, `jid`, `chat_jid`, `number`.
         phone,
@@ -24,7 +24,7 @@ send_request! {
         #[serde(default)]
         #[schema(required = true, example = json!(["Hoy", "Mañana"]))]
         options: Vec<String>,
-        /// How many may be ticked; 0 is any number.
+        /// Maximum number of answers that a recipient may select; 0 is unlimited.
         #[serde(default = "one")]
         #[schema(default = 1)]
         selectable_count: u32,
@@ -35,7 +35,7 @@ fn one() -> u32 {
     1
 }
 
-/// Sends a poll. Linked devices alone.
+/// Sends a poll. Linked devices only.
 #[utoipa::path(post, path = "/instances/{id}/messages/poll", tag = "messages", request_body = PollMessage,
     params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn send_poll(

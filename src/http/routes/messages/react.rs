@@ -15,20 +15,20 @@ send_request! {
     no_reply
     /// A reaction to a message.
     pub struct ReactionMessage<'a> {
-        /// Who is in the chat of the message. Also read: `to`, `jid`, `chat_jid`, `number`.
+        /// The recipient of the message. Also read: `to`, `jid`, `chat_jid`, `number`.
         phone,
         /// The message, by WhatsApp's id or the node's.
         #[serde(default)]
         #[schema(required = true)]
         message_id: String,
-        /// Empty takes the reaction back. Also read: `reaction`.
+        /// Empty removes the reaction. Also read: `reaction`.
         #[serde(default, alias = "reaction")]
         #[schema(example = "👍")]
         emoji: String,
     }
 }
 
-/// Reacts to a message, or takes a reaction back.
+/// Reacts to a message, or removes a reaction.
 #[utoipa::path(post, path = "/instances/{id}/messages/react", operation_id = "send_reaction", tag = "messages", request_body = ReactionMessage,
     params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn react(

@@ -15,7 +15,7 @@ use crate::http::timestamp::RequestTimestamp;
 use crate::http::{AppState, json};
 use relevo_domain::ErrorKind;
 
-/// Another moment for a scheduled message.
+/// A new time for a scheduled message.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct RescheduleRequest {
     /// At most a year from now: RFC 3339 or Unix seconds.
@@ -23,11 +23,11 @@ pub struct RescheduleRequest {
     send_at: RequestTimestamp,
 }
 
-/// Moves a scheduled message to another moment. What `expires_in` said stays: it counts from the first moment.
+/// Reschedules a scheduled message. Its expiry does not change: `expires_in` counts from the first `send_at`.
 #[utoipa::path(patch, path = "/instances/{id}/messages/{message_id}", operation_id = "reschedule_message",
     tag = "messages", request_body = RescheduleRequest, params(TargetInstance, MessageIdPath), responses(
-        (status = 200, description = "It waits for that moment, durably.", body = MessageResponse),
-        (status = 400, description = "The moment is not ahead, or too far ahead.", body = ErrorBody),
+        (status = 200, description = "It is rescheduled, durably.", body = MessageResponse),
+        (status = 400, description = "The time is in the past, or too far ahead.", body = ErrorBody),
         (status = 404, description = "No such instance, or no such message in it.", body = ErrorBody),
         (status = 409, description = "The message is not scheduled.", body = ErrorBody),
     ))]
@@ -39,8 +39,8 @@ pub async fn reschedule(
     JsonBody(body): JsonBody,
 ) -> Result<Json<MessageResponse>, ApiError> {
     let message = find_message(&state, &instance, &name)?.id;
-    let asked: RescheduleRequest = json::parse(&body)?;
-    let at = validate_send_at(asked.send_at, state.services.clock.now())?;
+    let request: RescheduleRequest = json::parse(&body)?;
+    let at = validate_send_at(request.send_at, state.services.clock.now())?;
     if state.services.queue.reschedule(message, at).await? {
         return load_response(&state, &instance, message);
     }

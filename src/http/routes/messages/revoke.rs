@@ -15,10 +15,10 @@ use crate::http::extract::{JsonBody, SendOptions, TargetInstance};
 use crate::http::{AppState, json};
 use relevo_domain::Content;
 
-/// A message to take back.
+/// A message to revoke.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct RevokeRequest<'a> {
-    /// Who is in the chat of the message. Also read: `to`, `jid`, `chat_jid`, `number`.
+    /// The recipient of the message. Also read: `to`, `jid`, `chat_jid`, `number`.
     #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
     #[schema(required = true, example = "573001234567")]
     phone: Cow<'a, str>,
@@ -28,7 +28,7 @@ pub struct RevokeRequest<'a> {
     message_id: String,
 }
 
-/// Takes an earlier message of this instance back, for everybody in the chat. Linked devices alone.
+/// Revokes an earlier message of this instance for everyone in the chat. Linked devices only.
 #[utoipa::path(post, path = "/instances/{id}/messages/revoke", operation_id = "revoke_message", tag = "messages",
     request_body = RevokeRequest, params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn revoke(

@@ -1,4 +1,4 @@
-//! `/instances/{id}/scheduled`: messages whose sender chose their moment.
+//! `GET /instances/{id}/scheduled`.
 
 use axum::Json;
 use axum::extract::State;
@@ -14,7 +14,7 @@ use crate::http::page::{self, PageResponse};
 use crate::queue::{MessageView, ScheduleCursor};
 use relevo_domain::{Timestamp, ValidationError};
 
-/// Which page of scheduled messages.
+/// The query of scheduled messages.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ScheduledQuery {
@@ -24,10 +24,10 @@ pub struct ScheduledQuery {
     limit: Option<usize>,
 }
 
-/// Messages that wait for their moment, the next one first.
+/// Scheduled messages, the next one first.
 #[utoipa::path(get, path = "/instances/{id}/scheduled", operation_id = "list_scheduled", tag = "messages",
     params(TargetInstance, ScheduledQuery), responses(
-        (status = 200, description = "A page of them; `next_attempt_at` is their moment.", body = PageResponse<MessageBody>),
+        (status = 200, description = "A page of messages; `next_attempt_at` is their time.", body = PageResponse<MessageBody>),
         (status = 400, description = "A parameter is wrong.", body = ErrorBody),
         (status = 404, description = "No such instance.", body = ErrorBody),
     ))]
@@ -35,16 +35,16 @@ pub async fn list(
     _: Access<scope::Read>,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
-    QueryParams(wanted): QueryParams<ScheduledQuery>,
+    QueryParams(query): QueryParams<ScheduledQuery>,
 ) -> Result<Json<PageResponse<MessageBody>>, ApiError> {
     let number = state.services.instances.get(&id)?.number;
-    let limit = page::validate_limit(wanted.limit)?;
-    let after = wanted.after.as_deref().map(parse_cursor).transpose()?;
+    let limit = page::validate_limit(query.limit)?;
+    let after = query.after.as_deref().map(parse_cursor).transpose()?;
     let found = state.services.queue.scheduled(number, after, limit).await?;
     Ok(Json(PageResponse::new(found, limit, encode_cursor)))
 }
 
-/// The moment in milliseconds, a dash, and the message.
+/// The time in milliseconds, a dash, and the message id.
 fn encode_cursor(view: &MessageView) -> Option<String> {
     view.due.map(|due| format!("{}-{}", due.millis(), view.id))
 }

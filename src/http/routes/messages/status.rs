@@ -10,7 +10,7 @@ use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{MessageIdPath, TargetInstance};
 
-/// Where a message stands, and how it came there.
+/// The status and history of a message.
 #[utoipa::path(get, path = "/instances/{id}/messages/{message_id}", operation_id = "get_message", tag = "messages",
     params(TargetInstance, MessageIdPath), responses(
         (status = 200, description = "The message.", body = MessageResponse),

@@ -1,4 +1,4 @@
-//! One message on its way from a route to an instance, and the answer to whoever sent it.
+//! The submission of a parsed message to its instance, and the response.
 
 use std::time::Duration;
 
@@ -18,14 +18,13 @@ use relevo_domain::{
     OutboundMessage, ProviderMessageId, Recipient, Status, Timestamp, ValidationError,
 };
 
-/// What is suggested to callers whose message could not begin in time. How long it takes until there is room
-/// depends on what the others send.
+/// `Retry-After` for a message that could not start in time. The actual delay depends on the other messages.
 const SUGGESTED_RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// How far ahead a message can be scheduled.
+/// Maximum time ahead of a scheduled message.
 const MAX_SCHEDULE_AHEAD: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// A message as a route understood it.
+/// A message parsed from a request.
 pub(super) struct MessageDraft {
     pub to: Recipient,
     pub content: Content,
@@ -33,12 +32,12 @@ pub(super) struct MessageDraft {
     pub options: MessageOptions,
     /// Seconds after which it must not be sent any more, from now or from `send_at`.
     pub expires_in: Option<u64>,
-    /// Not before this moment; nobody waits for it.
+    /// Earliest time to send; the response does not wait for it.
     pub send_at: Option<RequestTimestamp>,
     pub idempotency: Option<IdempotencyKey>,
 }
 
-/// The message was taken by WhatsApp.
+/// WhatsApp accepted the message.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::http) struct SentResponse {
     success: bool,
@@ -48,7 +47,7 @@ pub(in crate::http) struct SentResponse {
     /// The node's id of the message.
     #[schema(example = "019ab2f0-5f6b-8000-8000-0040000a1b2c")]
     correlation_id: String,
-    /// `sent`; of an edit `edited`, of a revocation `revoked`.
+    /// `sent`; for an edit `edited`, for a revocation `revoked`.
     #[schema(example = "sent")]
     status: &'static str,
 }
@@ -57,10 +56,10 @@ pub(in crate::http) struct SentResponse {
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::http) struct QueuedResponse {
     success: bool,
-    /// The node's id of the message: ask for it at `…/messages/{message_id}`.
+    /// The node's id of the message: see `…/messages/{message_id}`.
     #[schema(example = "msg_019ab2f05f6b800080000040000a1b2c")]
     message_id: String,
-    /// The same id as it stands in `message_ack` events.
+    /// The same id in the form of `message_ack` events.
     #[schema(example = "019ab2f0-5f6b-8000-8000-0040000a1b2c")]
     correlation_id: String,
     /// `queued` or `scheduled`.
@@ -68,17 +67,17 @@ pub(in crate::http) struct QueuedResponse {
     status: &'static str,
 }
 
-/// Every answer to a message that is to be sent.
+/// The responses to a send.
 #[derive(IntoResponses)]
-#[expect(dead_code, reason = "it documents the answers; nobody makes one")]
+#[expect(dead_code, reason = "documents the responses only")]
 pub(super) enum SendResponses {
-    /// WhatsApp took the message.
+    /// WhatsApp accepted the message.
     #[response(status = 200)]
     Sent(SentResponse),
     /// With `X-Async: true` or `send_at`: the message is queued, durably, and the node delivers it.
     #[response(status = 202)]
     Queued(QueuedResponse),
-    /// The request, or the message in it, breaks a rule; `field` names what.
+    /// The request or the message in it is invalid; see `field`.
     #[response(status = 400)]
     Invalid(ErrorBody),
     /// No such instance.
@@ -87,20 +86,19 @@ pub(super) enum SendResponses {
     /// The body did not arrive in time.
     #[response(status = 408)]
     RequestTimeout(ErrorBody),
-    /// The instance is not meant to be connected, or the `Idempotency-Key` was used for a different request.
+    /// An operator disconnected the instance, or the `Idempotency-Key` was used for a different request.
     #[response(status = 409)]
     Conflict(ErrorBody),
     /// The body is larger than permitted.
     #[response(status = 413)]
     TooLarge(ErrorBody),
-    /// WhatsApp refused the message for good; `provider_code` is its code.
+    /// WhatsApp rejected the message permanently; `provider_code` is its code.
     #[response(status = 422)]
     Rejected(ErrorBody),
     /// WhatsApp does not accept the instance's account: logged out or blocked.
     #[response(status = 424)]
     AccountRejected(ErrorBody),
-    /// Too fast: the queue is full, the rate does not allow it in time, or WhatsApp asked to slow down. See
-    /// `Retry-After`.
+    /// The queue is full, the rate limit does not allow it in time, or WhatsApp throttles. See `Retry-After`.
     #[response(status = 429)]
     Throttled(ErrorBody),
     /// This instance's provider cannot send such a message.
@@ -110,13 +108,16 @@ pub(super) enum SendResponses {
     /// not sent.
     #[response(status = 503)]
     Unavailable(ErrorBody),
-    /// It went out, and nobody knows yet whether WhatsApp took it. Do not send it again: ask for `message_id` at
-    /// `…/messages/{message_id}`.
+    /// It was sent and its outcome is unknown. Do not send it again: see `…/messages/{message_id}`.
     #[response(status = 504)]
     Ambiguous(ErrorBody),
 }
 
-/// Hands a message to its instance and waits for what the caller wants to wait for.
+/// Submits a message to its instance. Waits for the outcome, unless the request is asynchronous or scheduled.
+///
+/// # Errors
+///
+/// The message is invalid, was rejected, failed, or has an unknown outcome.
 pub(super) async fn submit_message(
     state: &AppState,
     instance: &InstanceId,
@@ -151,7 +152,11 @@ pub(super) async fn submit_message(
     }
 }
 
-/// The moment, when it is one that a message can wait for.
+/// The time, if a message may be scheduled for it.
+///
+/// # Errors
+///
+/// The time is in the past or more than a year ahead.
 pub(in crate::http) fn validate_send_at(
     RequestTimestamp(at): RequestTimestamp,
     now: Timestamp,
@@ -165,7 +170,11 @@ pub(in crate::http) fn validate_send_at(
     Ok(at)
 }
 
-/// WhatsApp's id of a message that a caller means, by that id or by ours.
+/// WhatsApp's id of a message that is named by either id.
+///
+/// # Errors
+///
+/// The message does not exist or was not sent yet.
 pub(in crate::http) fn resolve_provider_id(
     state: &AppState,
     instance: &InstanceId,
@@ -183,6 +192,10 @@ pub(in crate::http) fn resolve_provider_id(
 }
 
 /// The text of a field that must not be empty.
+///
+/// # Errors
+///
+/// The text is empty.
 pub(super) fn required_text(field: &'static str, text: String) -> Result<String, ValidationError> {
     if text.trim().is_empty() {
         return Err(ValidationError::new(field, format!("{field} es requerido")));
@@ -190,20 +203,26 @@ pub(super) fn required_text(field: &'static str, text: String) -> Result<String,
     Ok(text)
 }
 
-/// Clients send `""` for what they leave out.
+/// Clients send `""` for an omitted field.
 pub(super) fn non_empty(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.is_empty())
 }
 
+/// Parses an id of WhatsApp or of the node.
+///
+/// # Errors
+///
+/// The text is not a message id.
 pub(in crate::http) fn parse_message_ref(field: &str, text: &str) -> Result<MessageRef, ValidationError> {
     text.parse().map_err(|invalid: ValidationError| ValidationError::new(field, invalid.reason))
 }
 
+/// Parses `reply_to`.
 pub(super) fn parse_quote(reply_to: Option<String>) -> Result<Option<MessageRef>, ValidationError> {
     non_empty(reply_to).map(|text| parse_message_ref("reply_to", &text)).transpose()
 }
 
-/// What a message was that WhatsApp took, in the documented words.
+/// The documented status of a sent message.
 fn sent_status(content: &Content) -> &'static str {
     match content {
         Content::Edit { .. } => "edited",
@@ -224,7 +243,7 @@ fn queued_response(id: MessageId, status: Status) -> Response {
     (StatusCode::ACCEPTED, Json(answer)).into_response()
 }
 
-/// Refusals name fields of the message; callers know some of them by other names.
+/// Converts the field names of the message into those of the request.
 fn instance_error(error: instance::Error) -> ApiError {
     let Some(invalid) = error.invalid() else { return error.into() };
     let field = match invalid.field.as_str() {
@@ -235,7 +254,7 @@ fn instance_error(error: instance::Error) -> ApiError {
     ValidationError::new(field, invalid.reason.clone()).into()
 }
 
-/// The outcome was not known when the wait ended; a status from WhatsApp may have told it since.
+/// The response when the wait ended without an outcome. A status from WhatsApp may have arrived since.
 fn unknown_outcome(
     state: &AppState,
     instance: &InstanceId,
@@ -248,20 +267,20 @@ fn unknown_outcome(
         return Ok(sent_response(id, provider_id, done));
     }
     let details = format!(
-        "the message went out and no answer came in time; do not send it again, ask for it: \
+        "the message was sent and no response came in time; do not send it again, see \
          GET /instances/{instance}/messages/{id}"
     );
     Err(ApiError::new(ErrorKind::Ambiguous, details).with_message(id, view.status.as_str()))
 }
 
-/// Why a message was taken back: it was too slow, or it had nowhere to go.
+/// The error of a withdrawn message: the rate limit or queue delayed it, or the instance was not connected.
 pub(in crate::http) fn withdrawn_error(view: instance::StateView) -> ApiError {
     if view.state == InstanceState::Connected {
-        let details = "too many messages are ahead of this one; it was taken back and will not be sent";
+        let details = "too many messages are ahead of this one; it was withdrawn and will not be sent";
         return ApiError::new(ErrorKind::Throttled(SUGGESTED_RETRY_AFTER), details);
     }
     let details = format!(
-        "the instance is {} ({}): {}; the message was taken back and will not be sent",
+        "the instance is {} ({}): {}; the message was withdrawn and will not be sent",
         view.state.as_str(),
         view.reason.code,
         view.reason.text

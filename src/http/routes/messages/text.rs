@@ -24,7 +24,7 @@ send_request! {
         /// Show a preview of the first link. Also read: `link_preview`.
         #[serde(default, alias = "link_preview")]
         preview_url: bool,
-        /// The people whom the text names with `@` and their number, by number. Linked devices alone.
+        /// The numbers of the people that the text mentions with `@`. Linked devices only.
         #[serde(default)]
         #[schema(example = json!(["573001234567"]))]
         mentions: Vec<String>,
@@ -32,15 +32,15 @@ send_request! {
 }
 
 send_request! {
-    /// A text message before which the recipient is shown that it is being written.
+    /// A text message after a typing indicator.
     pub struct TextWithTypingMessage<'a> {
         /// A number in international format, or a JID. Also read: `to`, `jid`, `chat_jid`, `number`.
         phone,
         #[serde(default)]
         #[schema(required = true, example = "Hola")]
         message: String,
-        /// For how many milliseconds it is shown, up to 25000. Left out, or 0: as long as writing it would take, from half a
-        /// second to five. Also read: `duration`.
+        /// Duration of the typing indicator in milliseconds, up to 25000. Omitted or 0: according to the length of
+        /// the text, from half a second to five seconds. Also read: `duration`.
         #[serde(alias = "duration")]
         #[schema(example = 2000)]
         typing_duration: Option<u64>,
@@ -76,7 +76,7 @@ fn parse_mentions(phones: &[String]) -> Result<Vec<Recipient>, ValidationError> 
     phones.iter().enumerate().map(named).collect()
 }
 
-/// Sends a text message after showing the recipient that it is being written. Linked devices alone.
+/// Sends a text message after a typing indicator. Linked devices only.
 #[utoipa::path(post, path = "/instances/{id}/messages/text-with-typing", tag = "messages",
     request_body = TextWithTypingMessage, params(TargetInstance, SendOptions), responses(SendResponses))]
 pub async fn send_text_with_typing(
@@ -99,13 +99,13 @@ pub async fn send_text_with_typing(
     submit::submit_message(&state, &instance, draft, sending.asynchronous).await
 }
 
-/// The longest time for which somebody may seem to write, in milliseconds: an attempt has to end.
+/// Maximum duration of the typing indicator, in milliseconds: an attempt must end.
 const MAX_TYPING_MILLIS: u64 = 25_000;
 
-/// The asked time. Clients send 0 when they mean "as long as it takes": documented as 50 ms a character, half a second to
-/// five.
-fn typing_duration(asked: Option<u64>, text: &str) -> Result<Duration, ValidationError> {
-    let millis = match asked.filter(|millis| *millis > 0) {
+/// The duration of the typing indicator. Clients send 0 for the default: documented as 50 ms a character, half a
+/// second to five seconds.
+fn typing_duration(requested: Option<u64>, text: &str) -> Result<Duration, ValidationError> {
+    let millis = match requested.filter(|millis| *millis > 0) {
         Some(millis) if millis > MAX_TYPING_MILLIS => {
             let reason = format!("is {millis}; it must be at most {MAX_TYPING_MILLIS} milliseconds");
             return Err(ValidationError::new("typing_duration", reason));
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn typing_duration_is_bounded_and_zero_is_automatic() {
-        let time = |asked, text: &str| typing_duration(asked, text).map(|time| time.as_millis());
+        let time = |requested, text: &str| typing_duration(requested, text).map(|time| time.as_millis());
         assert_eq!(time(Some(1500), "x"), Ok(1500));
         for automatic in [None, Some(0)] {
             assert_eq!(time(automatic, "Hola"), Ok(500));

@@ -10,7 +10,7 @@ use crate::http::AppState;
 use crate::http::access::Open;
 use relevo_domain::InstanceState;
 
-/// The node's health, part by part.
+/// The health of the node, by component.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct HealthReport {
     /// `healthy` or `unhealthy`.
@@ -18,7 +18,7 @@ pub struct HealthReport {
     status: &'static str,
     store: ComponentHealth,
     disk: ComponentHealth,
-    /// How many instances are in which state. They do not make the node unhealthy: each has a state of its own.
+    /// The number of instances in each state. It does not affect `status`: each instance has its own state.
     instances: InstanceCounts,
 }
 
@@ -69,10 +69,10 @@ impl InstanceCounts {
     }
 }
 
-/// Whether the node can do its work.
+/// The health of the node.
 #[utoipa::path(get, path = "/health", operation_id = "get_health", tag = "node", responses(
     (status = 200, description = "Messages are accepted.", body = HealthReport),
-    (status = 503, description = "Nothing new is accepted; the reasons are given.", body = HealthReport),
+    (status = 503, description = "No message is accepted; see the reasons.", body = HealthReport),
 ))]
 pub async fn health(_: Open, State(state): State<AppState>) -> (StatusCode, Json<HealthReport>) {
     let health = (state.services.health)();
@@ -94,16 +94,16 @@ pub async fn health(_: Open, State(state): State<AppState>) -> (StatusCode, Json
     (if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(report))
 }
 
-/// The process answers.
+/// The process responds.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct LivenessResponse {
     #[schema(example = "alive")]
     status: &'static str,
 }
 
-/// Whether the process answers at all. Where this fails, a restart helps.
+/// Whether the process responds. If it does not, restart it.
 #[utoipa::path(get, path = "/health/live", operation_id = "get_liveness", tag = "node", responses(
-    (status = 200, description = "It does.", body = LivenessResponse),
+    (status = 200, description = "The process responds.", body = LivenessResponse),
 ))]
 pub async fn live(_: Open) -> Json<LivenessResponse> {
     Json(LivenessResponse { status: "alive" })
@@ -112,7 +112,7 @@ pub async fn live(_: Open) -> Json<LivenessResponse> {
 /// Whether the node accepts messages; the same as `/health`.
 #[utoipa::path(get, path = "/health/ready", operation_id = "get_readiness", tag = "node", responses(
     (status = 200, description = "Messages are accepted.", body = HealthReport),
-    (status = 503, description = "Nothing new is accepted; the reasons are given.", body = HealthReport),
+    (status = 503, description = "No message is accepted; see the reasons.", body = HealthReport),
 ))]
 pub async fn ready(open: Open, state: State<AppState>) -> (StatusCode, Json<HealthReport>) {
     health(open, state).await

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use crate::http::access::Open;
 
-/// Who answers here.
+/// The name and version of the service.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ServiceInfo {
     #[schema(example = "relevo")]
@@ -16,8 +16,8 @@ pub struct ServiceInfo {
     status: &'static str,
 }
 
-/// Who answers here.
-#[utoipa::path(get, path = "/", operation_id = "get_service", tag = "node", responses((status = 200, description = "It runs.", body = ServiceInfo)))]
+/// The name and version of the service.
+#[utoipa::path(get, path = "/", operation_id = "get_service", tag = "node", responses((status = 200, description = "The name and version.", body = ServiceInfo)))]
 pub async fn service_info(_: Open) -> Json<ServiceInfo> {
     Json(ServiceInfo { service: "relevo", version: env!("CARGO_PKG_VERSION"), status: "running" })
 }

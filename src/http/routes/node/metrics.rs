@@ -1,4 +1,4 @@
-//! `/metrics`: the node in numbers.
+//! `GET /metrics`.
 
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
@@ -11,7 +11,7 @@ use crate::http::error::ApiError;
 /// OpenMetrics 1.0, "Overall Structure".
 const OPENMETRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What Prometheus scrapes. It names the instances, so it needs the key.
+/// The metrics for Prometheus. They name the instances, so the key is required.
 #[utoipa::path(get, path = "/metrics", operation_id = "get_metrics", tag = "node", responses(
     (status = 200, description = "Counters, gauges and histograms in the text format of OpenMetrics.",
         body = String, content_type = "application/openmetrics-text"),

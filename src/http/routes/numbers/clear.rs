@@ -8,9 +8,9 @@ use crate::http::AppState;
 use crate::http::access::{Access, scope};
 use crate::http::api::error::ApplicationError;
 
-/// Forgets every number.
+/// Deletes all numbers.
 #[utoipa::path(post, path = "/api/numbers/clear", operation_id = "clear_numbers", tag = "numbers", responses(
-    (status = 200, description = "They are gone.", body = NumbersClearedResponse),
+    (status = 200, description = "They are deleted.", body = NumbersClearedResponse),
 ))]
 pub async fn clear(
     _: Access<scope::Manage>,

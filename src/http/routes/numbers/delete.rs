@@ -10,9 +10,9 @@ use crate::http::access::{Access, scope};
 use crate::http::api::error::ApplicationError;
 use crate::http::api::extract::PhonePath;
 
-/// Forgets a number.
+/// Deletes a number.
 #[utoipa::path(delete, path = "/api/numbers/{phone}", operation_id = "delete_number", tag = "numbers", params(PhonePath), responses(
-    (status = 200, description = "It is gone.", body = NumberActionResponse),
+    (status = 200, description = "It is deleted.", body = NumberActionResponse),
     (status = 404, description = "No such number.", body = NumberActionResponse),
 ))]
 pub async fn delete(

@@ -13,7 +13,7 @@ pub struct Number {
     pub(super) phone: String,
     #[schema(example = "Juan Pérez")]
     pub(super) name: Option<String>,
-    /// Null when there is none.
+    /// Null if there is none.
     #[schema(value_type = Option<Object>)]
     pub(super) data: Option<Map<String, Value>>,
     #[schema(example = "2025-01-16T10:00:00.000Z")]
@@ -26,9 +26,9 @@ pub struct Number {
 pub struct NumberList {
     pub(super) success: bool,
     pub(super) numbers: Vec<Number>,
-    /// How many there are in all.
+    /// The number of entries.
     pub(super) total: u64,
-    /// Give it as `after` to go on. Not there on the last page.
+    /// The `after` of the next page. Missing on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) next: Option<String>,
 }
@@ -40,7 +40,7 @@ pub struct NumberResponse {
     pub(super) number: Number,
 }
 
-/// What was done, or not found.
+/// The result of an operation.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct NumberActionResponse {
     pub(super) success: bool,
@@ -48,11 +48,11 @@ pub struct NumberActionResponse {
     pub(super) message: String,
 }
 
-/// What is said about a number.
+/// A new entry of the address book.
 #[derive(Debug, ToSchema)]
-#[expect(dead_code, reason = "describes the body, whose refusals have words of their own")]
+#[expect(dead_code, reason = "documents the body only; it is parsed field by field")]
 pub struct NewNumber {
-    /// Any text of up to 128 bytes; it is looked up as it is written here.
+    /// Any text of up to 128 bytes; lookups must spell it the same way.
     #[schema(example = "573123456789")]
     phone: String,
     name: Option<String>,
@@ -61,9 +61,9 @@ pub struct NewNumber {
     data: Option<Map<String, Value>>,
 }
 
-/// What becomes of the data of a number.
+/// Changes to the data of a number.
 #[derive(Debug, ToSchema)]
-#[expect(dead_code, reason = "describes the body, whose refusals have words of their own")]
+#[expect(dead_code, reason = "documents the body only; it is parsed field by field")]
 pub struct NumberChanges {
     phone: String,
     /// Keys to set; `"__DELETE__"` removes one.
@@ -71,9 +71,9 @@ pub struct NumberChanges {
     data: Map<String, Value>,
 }
 
-/// What becomes of the data of many numbers.
+/// Changes to the data of many numbers.
 #[derive(Debug, ToSchema)]
-#[expect(dead_code, reason = "describes the body, whose refusals have words of their own")]
+#[expect(dead_code, reason = "documents the body only; it is parsed field by field")]
 pub struct BulkNumberChanges {
     /// Up to 10000.
     phones: Vec<String>,
@@ -93,7 +93,7 @@ pub struct NumberSavedResponse {
     pub(super) existed_before: bool,
 }
 
-/// Whether there is such a number.
+/// Whether the number exists.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct NumberExistsResponse {
     pub(super) success: bool,
@@ -101,7 +101,7 @@ pub struct NumberExistsResponse {
     pub(super) phone: String,
 }
 
-/// Everything is gone.
+/// All numbers were deleted.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct NumbersClearedResponse {
     pub(super) success: bool,
@@ -109,7 +109,7 @@ pub struct NumbersClearedResponse {
     pub(super) message: String,
 }
 
-/// What became of each number.
+/// The result of each number.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct BulkNumbersResponse {
     pub(super) success: bool,
@@ -132,7 +132,7 @@ pub(super) struct BulkNumberResult {
     pub(super) error: Option<String>,
 }
 
-/// Which numbers to show.
+/// The query of numbers.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct NumberQuery {

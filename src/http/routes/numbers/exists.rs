@@ -9,9 +9,9 @@ use crate::http::access::{Access, scope};
 use crate::http::api::error::ApplicationError;
 use crate::http::api::extract::PhonePath;
 
-/// Tells whether there is such a number.
+/// Checks whether a number exists.
 #[utoipa::path(get, path = "/api/numbers/{phone}/exists", operation_id = "number_exists", tag = "numbers",
-    params(PhonePath), responses((status = 200, description = "Yes or no.", body = NumberExistsResponse)))]
+    params(PhonePath), responses((status = 200, description = "Whether it exists.", body = NumberExistsResponse)))]
 pub async fn exists(
     _: Access<scope::Read>,
     State(state): State<AppState>,

@@ -11,7 +11,7 @@ use crate::http::access::{Access, scope};
 use crate::http::api::error::ApplicationError;
 use crate::http::api::extract::PhonePath;
 
-/// Shows one number.
+/// Returns one number.
 #[utoipa::path(get, path = "/api/numbers/{phone}", operation_id = "get_number", tag = "numbers", params(PhonePath), responses(
     (status = 200, description = "The number.", body = NumberResponse),
     (status = 404, description = "No such number.", body = NumberActionResponse),

@@ -21,7 +21,7 @@ use dto::NumberActionResponse;
 
 const NUMBER_NOT_FOUND: &str = "Number not found";
 
-/// What was done, or that there is no such number.
+/// The response to an operation: success, or 404.
 fn action_response(done: bool, message: String) -> Response {
     if done { Json(NumberActionResponse { success: true, message }).into_response() } else { not_found() }
 }

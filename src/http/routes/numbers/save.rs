@@ -12,7 +12,7 @@ use crate::http::access::{Access, scope};
 use crate::http::api::error::{ApplicationError, ApplicationErrorBody};
 use crate::http::api::extract::{self, ApplicationJson};
 
-/// Saves a number; forgets what was known about it before.
+/// Saves a number and replaces its previous data.
 #[utoipa::path(post, path = "/api/numbers", operation_id = "save_number", tag = "numbers", request_body = NewNumber,
     responses(
         (status = 201, description = "It is saved, durably.", body = NumberSavedResponse),

@@ -15,10 +15,10 @@ use crate::http::access::{Access, scope};
 use crate::http::api::error::{ApplicationError, ApplicationErrorBody};
 use crate::http::api::extract::{self, ApplicationJson, PhonePath};
 
-/// Lays the body over the data of a number, key by key; `"__DELETE__"` removes a key.
+/// Merges the body into the data of a number, key by key; `"__DELETE__"` removes a key.
 #[utoipa::path(patch, path = "/api/numbers/{phone}", operation_id = "change_number", tag = "numbers",
     request_body = Object, params(PhonePath), responses(
-        (status = 200, description = "It is changed, durably.", body = NumberActionResponse),
+        (status = 200, description = "It is updated, durably.", body = NumberActionResponse),
         (status = 400, description = "The body is wrong.", body = ApplicationErrorBody),
         (status = 404, description = "No such number.", body = NumberActionResponse),
         (status = 413, description = "The data would become too large.", body = ApplicationErrorBody),
@@ -38,7 +38,7 @@ pub async fn change(
 /// The same, with the phone in the body.
 #[utoipa::path(patch, path = "/api/numbers/update", operation_id = "update_number", tag = "numbers",
     request_body = NumberChanges, responses(
-        (status = 200, description = "It is changed, durably.", body = NumberActionResponse),
+        (status = 200, description = "It is updated, durably.", body = NumberActionResponse),
         (status = 400, description = "The body is wrong.", body = ApplicationErrorBody),
         (status = 404, description = "No such number.", body = NumberActionResponse),
         (status = 413, description = "The data would become too large.", body = ApplicationErrorBody),
@@ -53,10 +53,10 @@ pub async fn update(
     apply_changes(&state, phone, data).await
 }
 
-/// The same for many numbers. Each stands for itself: some may be changed and others not.
+/// The same for many numbers. Each is changed independently.
 #[utoipa::path(patch, path = "/api/numbers/bulk-update", operation_id = "update_numbers", tag = "numbers",
     request_body = BulkNumberChanges, responses(
-        (status = 200, description = "What became of each.", body = BulkNumbersResponse),
+        (status = 200, description = "The result of each.", body = BulkNumbersResponse),
         (status = 400, description = "The body is wrong.", body = ApplicationErrorBody),
     ))]
 pub async fn bulk_update(

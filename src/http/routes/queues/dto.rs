@@ -7,44 +7,44 @@ use crate::http::routes::instances::dto::response::QueueDepth;
 use crate::queue::{LaneStats, QueueStats};
 use relevo_domain::{InstanceId, Timestamp};
 
-/// What waits in one queue.
+/// The queue of one instance.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct QueueResponse {
     pub(super) success: bool,
     pub(super) data: Queue,
 }
 
-/// What waits in all queues, by the names of their instances.
+/// The queues of all instances, by name.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct QueueList {
     pub(super) success: bool,
     pub(super) data: Vec<Queue>,
-    /// Messages that wait in all of them together.
+    /// The number of messages in all queues.
     pub(super) total: u64,
 }
 
-/// An instance's queue at one moment.
+/// A snapshot of the queue of an instance.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Queue {
     #[schema(example = "shop")]
     instance_id: String,
     pub(super) depth: QueueDepth,
-    /// When the oldest message that is not settled was accepted. RFC 3339, as all times here.
+    /// When the oldest unsettled message was accepted. RFC 3339, like all times in this response.
     #[serde(skip_serializing_if = "Option::is_none")]
     oldest_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     oldest_age_seconds: Option<u64>,
-    /// Attempts under way.
+    /// Attempts in progress.
     in_flight: u64,
-    /// Attempts whose outcome is not known yet; nothing else goes to their recipients meanwhile.
+    /// Attempts with an unknown outcome; their recipients get no other message until it is known.
     held: u64,
-    /// Scheduled and deferred messages. Counting ends at 10000.
+    /// Scheduled and deferred messages. The count stops at 10000.
     due_later: u64,
-    /// The recipients for whom most is waiting.
+    /// The recipients with the most waiting messages.
     lanes: Vec<Lane>,
 }
 
-/// What waits for one recipient.
+/// The messages for one recipient.
 #[derive(Debug, Serialize, ToSchema)]
 struct Lane {
     #[schema(example = "573001234567")]
@@ -52,7 +52,7 @@ struct Lane {
     /// `transactional` or `bulk`.
     class: &'static str,
     waiting: u64,
-    /// When the first of them was accepted.
+    /// When the oldest of them was accepted.
     oldest_at: String,
     oldest_age_seconds: u64,
 }

@@ -10,7 +10,7 @@ use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::TargetInstance;
 
-/// What waits in an instance's queue, and for whom.
+/// The queue of an instance, by recipient.
 #[utoipa::path(get, path = "/instances/{id}/queue", operation_id = "get_queue", tag = "queue", params(TargetInstance), responses(
     (status = 200, description = "The queue.", body = QueueResponse),
     (status = 404, description = "No such instance.", body = ErrorBody),

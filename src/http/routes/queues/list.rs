@@ -9,7 +9,7 @@ use crate::http::AppState;
 use crate::http::access::{Access, scope};
 use crate::http::error::ApiError;
 
-/// What waits in all queues.
+/// The queues of all instances.
 #[utoipa::path(get, path = "/queue", operation_id = "list_queues", tag = "queue", responses(
     (status = 200, description = "All queues, by the names of their instances.", body = QueueList),
 ))]

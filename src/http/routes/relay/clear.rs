@@ -8,9 +8,9 @@ use crate::http::AppState;
 use crate::http::access::{Access, scope};
 use crate::http::api::error::ApplicationError;
 
-/// Throws away what waits. What is being pushed at this moment may arrive all the same.
+/// Deletes the waiting messages. A message that is being pushed may still arrive.
 #[utoipa::path(delete, path = "/api/queue/clear", operation_id = "clear_relay", tag = "relay", responses(
-    (status = 200, description = "It is gone.", body = QueueClearedResponse),
+    (status = 200, description = "It is deleted.", body = QueueClearedResponse),
 ))]
 pub async fn clear(
     _: Access<scope::Manage>,

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// How the push is doing.
+/// The status of the relay.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RelayStatusResponse {
     pub(super) success: bool,
@@ -13,33 +13,33 @@ pub struct RelayStatusResponse {
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct RelayStatus {
-    /// The server took a connection just now.
+    /// Whether the server accepted a connection just now.
     pub(super) websocket_available: bool,
-    /// There is somebody who pushes.
+    /// Whether the relay worker runs.
     pub(super) processor_running: bool,
-    /// The same.
+    /// The same as above.
     pub(super) processor_thread_alive: bool,
     #[schema(example = "FIFOProcessor")]
     pub(super) processor_thread_name: &'static str,
     pub(super) queue_size: u64,
-    /// There is somebody who pushes, and room for more.
+    /// Whether the relay worker runs and the queue has capacity.
     pub(super) queue_healthy: bool,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct QueueLengths {
-    /// Messages that wait, the one in hand included.
+    /// Waiting messages, including the one in flight.
     pub(super) pending: u64,
 }
 
-/// How many messages wait.
+/// The number of waiting messages.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct QueueLengthsResponse {
     pub(super) success: bool,
     pub(super) queue_lengths: QueueLengths,
 }
 
-/// What waited is gone.
+/// The queue was cleared.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct QueueClearedResponse {
     pub(super) success: bool,
@@ -51,7 +51,7 @@ pub(super) struct QueueClearResult {
     pub(super) cleared: u64,
 }
 
-/// A message that says that it is a test.
+/// A test message.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(super) struct RelayTestMessage {
     #[schema(example = "test_user")]
@@ -65,7 +65,7 @@ pub(super) struct RelayTestMessage {
     pub(super) timestamp: String,
 }
 
-/// The test message joined the line.
+/// The test message was queued.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RelayTestResponse {
     pub(super) success: bool,
@@ -80,14 +80,14 @@ pub(super) struct RelayTestResult {
     pub(super) method: &'static str,
 }
 
-/// The first message is tried now.
+/// The first message is attempted now.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RelayRetryResponse {
     pub(super) success: bool,
     pub(super) result: RelayActionResponse,
 }
 
-/// What was done.
+/// The result of an action.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RelayActionResponse {
     pub(super) success: bool,

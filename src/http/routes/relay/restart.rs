@@ -8,10 +8,10 @@ use crate::http::AppState;
 use crate::http::access::{Access, scope};
 use crate::http::api::error::{ApplicationError, ApplicationErrorBody};
 
-/// Replaces whoever pushes. A message that is being pushed at this moment is pushed again.
+/// Restarts the relay worker. A message that is being pushed is pushed again.
 #[utoipa::path(post, path = "/api/queue/restart", operation_id = "restart_relay", tag = "relay", responses(
-    (status = 200, description = "Another one is at work.", body = RelayActionResponse),
-    (status = 503, description = "Nothing is relayed.", body = ApplicationErrorBody),
+    (status = 200, description = "The worker is restarted.", body = RelayActionResponse),
+    (status = 503, description = "The relay is not configured.", body = ApplicationErrorBody),
 ))]
 pub async fn restart(
     _: Access<scope::Manage>,

@@ -8,10 +8,10 @@ use crate::http::AppState;
 use crate::http::access::{Access, scope};
 use crate::http::api::error::{ApplicationError, ApplicationErrorBody};
 
-/// Ends the pause after a failed attempt. Messages are tried again without it, too.
+/// Ends the backoff after a failed attempt. Retries also happen without it.
 #[utoipa::path(post, path = "/api/queue/retry_failed", operation_id = "retry_relay", tag = "relay", responses(
-    (status = 200, description = "The first message is tried now.", body = RelayRetryResponse),
-    (status = 503, description = "Nothing is relayed.", body = ApplicationErrorBody),
+    (status = 200, description = "The first message is attempted now.", body = RelayRetryResponse),
+    (status = 503, description = "The relay is not configured.", body = ApplicationErrorBody),
 ))]
 pub async fn retry_failed(
     _: Access<scope::Manage>,

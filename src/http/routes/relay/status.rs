@@ -8,9 +8,9 @@ use crate::http::AppState;
 use crate::http::access::{Access, scope};
 use crate::http::api::error::ApplicationError;
 
-/// Tells how the push is doing; connects to the server to see whether it is there, for up to five seconds.
+/// The status of the relay. Connects to the server to check it, for up to five seconds.
 #[utoipa::path(get, path = "/api/queue/status", operation_id = "get_relay_status", tag = "relay", responses(
-    (status = 200, description = "How it is doing.", body = RelayStatusResponse),
+    (status = 200, description = "The status.", body = RelayStatusResponse),
 ))]
 pub async fn status(
     _: Access<scope::Read>,
@@ -29,9 +29,9 @@ pub async fn status(
     Ok(Json(RelayStatusResponse { success: true, status, queue_lengths }))
 }
 
-/// Tells how many messages wait.
+/// The number of waiting messages.
 #[utoipa::path(get, path = "/api/queue/lengths", operation_id = "get_relay_lengths", tag = "relay", responses(
-    (status = 200, description = "So many.", body = QueueLengthsResponse),
+    (status = 200, description = "The number.", body = QueueLengthsResponse),
 ))]
 pub async fn lengths(
     _: Access<scope::Read>,

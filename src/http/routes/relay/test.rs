@@ -8,10 +8,10 @@ use crate::http::AppState;
 use crate::http::access::{Access, scope};
 use crate::http::api::error::{ApplicationError, ApplicationErrorBody};
 
-/// Puts a test message at the end of the line.
+/// Appends a test message to the queue.
 #[utoipa::path(post, path = "/api/queue/test", operation_id = "test_relay", tag = "relay", responses(
-    (status = 200, description = "It waits, durably.", body = RelayTestResponse),
-    (status = 503, description = "Nothing is relayed, or there is no room.", body = ApplicationErrorBody),
+    (status = 200, description = "It is queued, durably.", body = RelayTestResponse),
+    (status = 503, description = "The relay is not configured, or its queue is full.", body = ApplicationErrorBody),
 ))]
 pub async fn test(
     _: Access<scope::Manage>,

@@ -11,14 +11,14 @@ use crate::http::extract::JsonBody;
 use crate::http::{AppState, json};
 use relevo_domain::{Recipient, ValidationError};
 
-/// The most phones of one request that is no file.
+/// Maximum number of phones of one JSON request.
 const MAX_PHONES: usize = 10_000;
 
-/// Puts people on the list. Who is on it already keeps the first entry.
+/// Adds phones to the suppression list. An existing entry does not change.
 #[utoipa::path(post, path = "/suppressions", operation_id = "add_suppressions", tag = "suppressions",
     request_body = NewSuppressions, responses(
-        (status = 200, description = "They are on it, durably.", body = SuppressionsAddedResponse),
-        (status = 400, description = "A phone is wrong; nobody was put on the list.", body = ErrorBody),
+        (status = 200, description = "They are added, durably.", body = SuppressionsAddedResponse),
+        (status = 400, description = "A phone is wrong; none was added.", body = ErrorBody),
         (status = 503, description = "The disk is nearly full.", body = ErrorBody),
     ))]
 pub async fn add(
@@ -27,7 +27,7 @@ pub async fn add(
     JsonBody(body): JsonBody,
 ) -> Result<Json<SuppressionsAddedResponse>, ApiError> {
     let NewSuppressions { phone, phones, note } = json::parse(&body)?;
-    let people = match (phone, phones.len()) {
+    let recipients = match (phone, phones.len()) {
         (Some(phone), 0) => vec![phone.parse()?],
         (None, 1..=MAX_PHONES) => parse_phones(&phones)?,
         (None, 0) => return Err(ValidationError::new("phones", "is missing; name one phone or more").into()),
@@ -42,7 +42,7 @@ pub async fn add(
         (Some(_), _) => return Err(ValidationError::new("phone", "give phone or phones, not both").into()),
     };
     let AddSummary { added, existing } =
-        state.services.suppressions.add(people, SuppressionReason::Api, note).await?;
+        state.services.suppressions.add(recipients, SuppressionReason::Api, note).await?;
     Ok(Json(SuppressionsAddedResponse {
         success: true,
         data: SuppressionCounts { added, already: existing },

@@ -5,7 +5,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::contacts::SuppressionEntry;
 
-/// Somebody on the list.
+/// An entry of the suppression list.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Suppression {
     #[schema(example = "573001234567")]
@@ -15,7 +15,7 @@ pub struct Suppression {
     reason: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
-    /// Since when.
+    /// When it was added.
     created_at: String,
 }
 
@@ -26,7 +26,7 @@ pub struct SuppressionResponse {
     pub(super) data: Suppression,
 }
 
-/// Who is to be put on the list: one of `phone` and `phones`.
+/// The phones to add: one of `phone` and `phones`.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct NewSuppressions {
     #[serde(default)]
@@ -34,12 +34,12 @@ pub struct NewSuppressions {
     /// Up to 10000.
     #[serde(default)]
     pub(super) phones: Vec<String>,
-    /// Why, in the caller's words; up to 512 bytes.
+    /// A note of up to 512 bytes.
     #[serde(default)]
     pub(super) note: Option<String>,
 }
 
-/// How many were put on the list.
+/// The number of added entries.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SuppressionsAddedResponse {
     pub(super) success: bool,
@@ -49,11 +49,11 @@ pub struct SuppressionsAddedResponse {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct SuppressionCounts {
     pub(super) added: u64,
-    /// They were on it before, and keep their entry.
+    /// The number of phones that were on the list already.
     pub(super) already: u64,
 }
 
-/// What a file did.
+/// The result of an import.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SuppressionImportResponse {
     pub(super) success: bool,
@@ -63,9 +63,9 @@ pub struct SuppressionImportResponse {
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub(super) struct SuppressionImportResult {
     pub(super) added: u64,
-    /// They were on the list before, and keep their entry.
+    /// The number of phones that were on the list already.
     pub(super) already: u64,
-    /// Lines that name nobody.
+    /// The number of invalid lines.
     pub(super) invalid_total: u64,
     /// The first 100 of them.
     pub(super) invalid: Vec<InvalidLine>,
@@ -73,18 +73,18 @@ pub(super) struct SuppressionImportResult {
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct InvalidLine {
-    /// The first is 1.
+    /// The line number, from 1.
     pub(super) line: u64,
     pub(super) reason: String,
 }
 
-/// Somebody was taken off the list.
+/// The entry was removed.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SuppressionDeletedResponse {
     pub(super) success: bool,
 }
 
-/// Which page of the list.
+/// The query of the suppression list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct SuppressionQuery {

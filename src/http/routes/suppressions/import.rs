@@ -16,19 +16,19 @@ use crate::http::phone_list::{PhoneLine, PhoneListParser};
 use crate::http::{AppState, body};
 use relevo_domain::{Recipient, ValidationError};
 
-/// So many people are entered at once while a file arrives.
+/// Number of phones that an import adds at once.
 const BATCH_SIZE: usize = 500;
 
-/// So many wrong lines of a file are told.
+/// Maximum number of invalid lines in the response of an import.
 const MAX_INVALID_LINES: usize = 100;
 
-/// Puts the people of a file on the list: a phone in the first column of each line, as the body itself or as a file
-/// in a form. It is read while it arrives; when it breaks off, what arrived stays on the list, and sending it again
-/// does no harm.
+/// Adds the phones of a file to the suppression list: a phone in the first column of each line, as the body itself or
+/// as a file in a form. The file is parsed while it arrives. If the upload breaks off, the phones received so far
+/// stay on the list, and the file can be sent again.
 #[utoipa::path(post, path = "/suppressions/import", operation_id = "import_suppressions", tag = "suppressions",
     request_body(content = String, content_type = "text/csv"), responses(
-        (status = 200, description = "They are on it, durably.", body = SuppressionImportResponse),
-        (status = 400, description = "There is no file, or it broke off.", body = ErrorBody),
+        (status = 200, description = "They are added, durably.", body = SuppressionImportResponse),
+        (status = 400, description = "The file is missing or incomplete.", body = ErrorBody),
         (status = 413, description = "The file is too large.", body = ErrorBody),
         (status = 503, description = "The disk is nearly full.", body = ErrorBody),
     ))]
@@ -43,14 +43,17 @@ pub async fn import(
         return Err(ApiError::payload_too_large(limit));
     }
     let import = SuppressionImport::new(state.services.suppressions.clone(), limit);
-    let patience = state.options.read_timeout;
+    let timeout = state.options.read_timeout;
     let data = if is_form(request.headers()) {
         let form = Multipart::from_request(request, &state).await;
         import
-            .import_form(form.map_err(|refused| ValidationError::new("body", refused.body_text()))?, patience)
+            .import_form(
+                form.map_err(|rejection| ValidationError::new("body", rejection.body_text()))?,
+                timeout,
+            )
             .await?
     } else {
-        import.import_body(request.into_body(), patience).await?
+        import.import_body(request.into_body(), timeout).await?
     };
     Ok(Json(SuppressionImportResponse { success: true, data }))
 }
@@ -64,32 +67,32 @@ fn is_form(headers: &HeaderMap) -> bool {
     claimed.trim_start().to_ascii_lowercase().starts_with("multipart/form-data")
 }
 
-/// A file on its way onto the list.
+/// An import in progress.
 struct SuppressionImport {
     list: SuppressionList,
     limit: usize,
     received_bytes: usize,
-    lines: PhoneListParser,
+    parser: PhoneListParser,
     pending: Vec<Recipient>,
     result: SuppressionImportResult,
 }
 
 impl SuppressionImport {
     fn new(list: SuppressionList, limit: usize) -> Self {
-        let (lines, pending, result) =
+        let (parser, pending, result) =
             (PhoneListParser::default(), Vec::new(), SuppressionImportResult::default());
-        Self { list, limit, received_bytes: 0, lines, pending, result }
+        Self { list, limit, received_bytes: 0, parser, pending, result }
     }
 
     async fn import_body(
         mut self,
         body: Body,
-        patience: std::time::Duration,
+        timeout: std::time::Duration,
     ) -> Result<SuppressionImportResult, ApiError> {
         let mut chunks = body.into_data_stream();
-        while let Some(chunk) = tokio::time::timeout(patience, chunks.next())
+        while let Some(chunk) = tokio::time::timeout(timeout, chunks.next())
             .await
-            .map_err(|_| ApiError::request_timeout(patience))?
+            .map_err(|_| ApiError::request_timeout(timeout))?
         {
             self.push_chunk(&chunk.map_err(|_| incomplete_body())?).await?;
         }
@@ -99,10 +102,10 @@ impl SuppressionImport {
     async fn import_form(
         mut self,
         mut form: Multipart,
-        patience: std::time::Duration,
+        timeout: std::time::Duration,
     ) -> Result<SuppressionImportResult, ApiError> {
-        let slow = |_| ApiError::request_timeout(patience);
-        while let Some(mut field) = tokio::time::timeout(patience, form.next_field())
+        let slow = |_| ApiError::request_timeout(timeout);
+        while let Some(mut field) = tokio::time::timeout(timeout, form.next_field())
             .await
             .map_err(slow)?
             .map_err(|_| incomplete_body())?
@@ -110,7 +113,7 @@ impl SuppressionImport {
             if field.file_name().is_none() && field.name() != Some("file") {
                 continue;
             }
-            while let Some(chunk) = tokio::time::timeout(patience, field.chunk())
+            while let Some(chunk) = tokio::time::timeout(timeout, field.chunk())
                 .await
                 .map_err(slow)?
                 .map_err(|_| incomplete_body())?
@@ -127,8 +130,8 @@ impl SuppressionImport {
         if self.received_bytes > self.limit {
             return Err(ApiError::payload_too_large(self.limit));
         }
-        let (people, done) = (&mut self.pending, &mut self.result);
-        self.lines.push(chunk, &mut |line| record_line(line, people, done));
+        let (recipients, result) = (&mut self.pending, &mut self.result);
+        self.parser.push(chunk, &mut |line| record_line(line, recipients, result));
         if self.pending.len() >= BATCH_SIZE {
             self.flush().await?;
         }
@@ -136,8 +139,8 @@ impl SuppressionImport {
     }
 
     async fn finish(mut self) -> Result<SuppressionImportResult, ApiError> {
-        let (people, done) = (&mut self.pending, &mut self.result);
-        self.lines.finish(&mut |line| record_line(line, people, done));
+        let (recipients, result) = (&mut self.pending, &mut self.result);
+        self.parser.finish(&mut |line| record_line(line, recipients, result));
         self.flush().await?;
         Ok(self.result)
     }
@@ -150,13 +153,13 @@ impl SuppressionImport {
     }
 }
 
-fn record_line(line: PhoneLine, people: &mut Vec<Recipient>, done: &mut SuppressionImportResult) {
+fn record_line(line: PhoneLine, recipients: &mut Vec<Recipient>, result: &mut SuppressionImportResult) {
     match line {
-        PhoneLine::Phone(who) => people.push(who),
+        PhoneLine::Phone(recipient) => recipients.push(recipient),
         PhoneLine::Invalid { line, reason } => {
-            done.invalid_total += 1;
-            if done.invalid.len() < MAX_INVALID_LINES {
-                done.invalid.push(InvalidLine { line, reason });
+            result.invalid_total += 1;
+            if result.invalid.len() < MAX_INVALID_LINES {
+                result.invalid.push(InvalidLine { line, reason });
             }
         }
     }

@@ -12,20 +12,20 @@ use crate::http::extract::QueryParams;
 use crate::http::page::{self, PageResponse};
 use relevo_domain::ValidationError;
 
-/// Shows the list.
+/// Lists the suppression list.
 #[utoipa::path(get, path = "/suppressions", operation_id = "list_suppressions", tag = "suppressions",
     params(SuppressionQuery), responses(
-        (status = 200, description = "A page of it.", body = PageResponse<Suppression>),
+        (status = 200, description = "A page.", body = PageResponse<Suppression>),
         (status = 400, description = "A parameter is wrong.", body = ErrorBody),
     ))]
 pub async fn list(
     _: Access<scope::Read>,
     State(state): State<AppState>,
-    QueryParams(wanted): QueryParams<SuppressionQuery>,
+    QueryParams(query): QueryParams<SuppressionQuery>,
 ) -> Result<Json<PageResponse<Suppression>>, ApiError> {
-    let limit = page::validate_limit(wanted.limit)?;
+    let limit = page::validate_limit(query.limit)?;
     let wrong = |_: ValidationError| ValidationError::new("after", "must be the `next` of the page before");
-    let after = wanted.after.as_deref().map(str::parse).transpose().map_err(wrong)?;
+    let after = query.after.as_deref().map(str::parse).transpose().map_err(wrong)?;
     let found = state.services.suppressions.list(after, limit).await?;
     Ok(Json(PageResponse::new(found, limit, |entry: &SuppressionEntry| Some(entry.recipient.to_string()))))
 }

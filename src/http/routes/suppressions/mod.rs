@@ -24,7 +24,7 @@ impl FromRequestParts<AppState> for RecipientPath {
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
         let found = Path::<String>::from_request_parts(parts, state).await;
-        let Path(phone) = found.map_err(|refused| ValidationError::new("phone", refused.body_text()))?;
+        let Path(phone) = found.map_err(|rejection| ValidationError::new("phone", rejection.body_text()))?;
         Ok(Self(phone.parse().map_err(|wrong: ValidationError| ValidationError::new("phone", wrong.reason))?))
     }
 }
@@ -35,6 +35,6 @@ impl IntoParams for RecipientPath {
     }
 }
 
-fn not_suppressed(who: &Recipient) -> ApiError {
-    ApiError::new(ErrorKind::NotFound, format!("{who} is not on the suppression list"))
+fn not_suppressed(recipient: &Recipient) -> ApiError {
+    ApiError::new(ErrorKind::NotFound, format!("{recipient} is not on the suppression list"))
 }

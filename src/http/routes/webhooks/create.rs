@@ -22,13 +22,13 @@ async fn create_endpoint(
     Ok((StatusCode::CREATED, endpoint_response(state, view).await?))
 }
 
-/// Creates one more endpoint for an instance. It is told of what happens from now on.
+/// Creates another endpoint for an instance. It receives new events.
 #[utoipa::path(post, path = "/instances/{id}/webhooks", operation_id = "create_instance_endpoint", tag = "webhooks",
     request_body = NewEndpoint, params(TargetInstance), responses(
-        (status = 201, description = "It exists, durably.", body = EndpointResponse),
+        (status = 201, description = "It is created, durably.", body = EndpointResponse),
         (status = 400, description = "The URL, an event's name or the secret is wrong.", body = ErrorBody),
         (status = 404, description = "No such instance.", body = ErrorBody),
-        (status = 409, description = "There are as many as there may be.", body = ErrorBody),
+        (status = 409, description = "The limit of endpoints is reached.", body = ErrorBody),
     ))]
 pub async fn create_for_instance(
     _: Access<scope::Manage>,
@@ -40,12 +40,12 @@ pub async fn create_for_instance(
     create_endpoint(&state, EndpointScope::Instance(number), &body).await
 }
 
-/// Creates an endpoint for the events of all instances, also of those that are created later.
+/// Creates an endpoint for the events of all instances, including instances that are created later.
 #[utoipa::path(post, path = "/webhooks", operation_id = "create_endpoint", tag = "webhooks",
     request_body = NewEndpoint, responses(
-        (status = 201, description = "It exists, durably.", body = EndpointResponse),
+        (status = 201, description = "It is created, durably.", body = EndpointResponse),
         (status = 400, description = "The URL, an event's name or the secret is wrong.", body = ErrorBody),
-        (status = 409, description = "There are as many as there may be.", body = ErrorBody),
+        (status = 409, description = "The limit of endpoints is reached.", body = ErrorBody),
     ))]
 pub async fn create(
     _: Access<scope::Manage>,

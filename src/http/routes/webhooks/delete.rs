@@ -9,10 +9,10 @@ use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::EndpointIdPath;
 
-/// Deletes an endpoint with its place and what it has parked.
+/// Deletes an endpoint with its cursor and its parked events.
 #[utoipa::path(delete, path = "/webhooks/{endpoint_id}", operation_id = "delete_endpoint", tag = "webhooks",
     params(EndpointIdPath), responses(
-        (status = 200, description = "It is gone.", body = SuccessResponse),
+        (status = 200, description = "It is deleted.", body = SuccessResponse),
         (status = 404, description = "No such endpoint.", body = ErrorBody),
     ))]
 pub async fn delete(

@@ -1,4 +1,4 @@
-//! `/webhooks/{endpoint_id}/deliveries`: what became of each event at an endpoint.
+//! `GET /webhooks/{endpoint_id}/deliveries…`: the delivery status of each event at an endpoint.
 
 use axum::Json;
 use axum::extract::State;
@@ -14,26 +14,26 @@ use crate::http::{AppState, page};
 use crate::webhook::{DeliveryState, EndpointId, EventDelivery};
 use relevo_domain::{InstanceId, InstanceNumber, ValidationError};
 
-/// The most deliveries of a page: the webhook room looks at no more at once.
+/// Maximum number of deliveries of a page: the limit of the webhook module.
 const MAX_DELIVERIES: usize = 100;
 
-/// An event that an endpoint wants, and where it stands with it.
+/// An event that an endpoint subscribes to, and its delivery status.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DeliveryEntry {
-    /// The event's place in the log of its instance.
+    /// The sequence of the event in the log of its instance.
     sequence: u64,
     #[serde(rename = "type")]
     #[schema(example = "message_ack")]
     kind: String,
-    /// When it happened, in RFC 3339.
+    /// The time of the event, RFC 3339.
     time: String,
     /// `delivered`, `pending`, `retrying` or `parked`.
     #[schema(example = "delivered")]
     state: &'static str,
-    /// Failed attempts, while it is retried or parked.
+    /// The number of failed attempts, while it is retried or parked.
     #[serde(skip_serializing_if = "Option::is_none")]
     attempts: Option<u32>,
-    /// What the last of them met.
+    /// The error of the last attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -45,12 +45,12 @@ pub struct DeliveryEntry {
 pub struct DeliveryPage {
     success: bool,
     data: Vec<DeliveryEntry>,
-    /// Give it as `after` to go on. Not there on the last page.
+    /// The `after` of the next page. Missing on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
 }
 
-/// A delivery with what is sent.
+/// A delivery with the request that is sent.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DeliveryResponse {
     success: bool,
@@ -63,24 +63,24 @@ struct DeliveryDetail {
     entry: DeliveryEntry,
     /// The `webhook-id` header of every attempt.
     webhook_id: String,
-    /// The body of every attempt, to the byte: what signatures are made over.
+    /// The exact body of every attempt; signatures cover it.
     body: String,
     /// The event's data.
     #[schema(value_type = Object)]
     event_data: Value,
 }
 
-/// Which deliveries.
+/// The query of deliveries.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct DeliveryQuery {
-    /// Whose events. Required for an endpoint of all instances.
+    /// The instance of the events. Required for an endpoint of all instances.
     instance: Option<String>,
     /// The `next` of the page before, or a sequence.
     after: Option<u64>,
-    /// Only those in this state: `delivered`, `pending`, `retrying` or `parked`.
+    /// Only deliveries in this state: `delivered`, `pending`, `retrying` or `parked`.
     state: Option<String>,
-    /// 1 to 500, of which at most 100 are given at once; 50 without it.
+    /// 1 to 500, of which at most 100 are returned; 50 without it.
     limit: Option<usize>,
 }
 
@@ -119,10 +119,10 @@ impl From<EventDelivery> for DeliveryEntry {
     }
 }
 
-/// The events that an endpoint wants, as long as the log keeps them, with what became of each.
+/// The events that an endpoint subscribes to and that the log retains, with their delivery status.
 #[utoipa::path(get, path = "/webhooks/{endpoint_id}/deliveries", operation_id = "list_deliveries",
     tag = "webhooks", params(EndpointIdPath, DeliveryQuery), responses(
-        (status = 200, description = "A page of them.", body = DeliveryPage),
+        (status = 200, description = "A page.", body = DeliveryPage),
         (status = 400, description = "A parameter is wrong.", body = ErrorBody),
         (status = 404, description = "No such endpoint, or it does not serve the instance.", body = ErrorBody),
     ))]
@@ -130,11 +130,11 @@ pub async fn list(
     _: Access<scope::Read>,
     State(state): State<AppState>,
     EndpointIdPath(id): EndpointIdPath,
-    QueryParams(asked): QueryParams<DeliveryQuery>,
+    QueryParams(query): QueryParams<DeliveryQuery>,
 ) -> Result<Json<DeliveryPage>, ApiError> {
-    let limit = page::validate_limit(asked.limit)?.min(MAX_DELIVERIES);
-    let (instance, wanted) = (asked.resolve_instance(&state, id)?, asked.state_filter()?);
-    let found = state.services.webhooks.deliveries(id, instance, asked.after, wanted, limit).await?;
+    let limit = page::validate_limit(query.limit)?.min(MAX_DELIVERIES);
+    let (instance, wanted) = (query.resolve_instance(&state, id)?, query.state_filter()?);
+    let found = state.services.webhooks.deliveries(id, instance, query.after, wanted, limit).await?;
     Ok(Json(DeliveryPage {
         success: true,
         data: found.deliveries.into_iter().map(DeliveryEntry::from).collect(),
@@ -142,11 +142,11 @@ pub async fn list(
     }))
 }
 
-/// One event at an endpoint, with the body that its receiver gets.
+/// The delivery of one event, with the body that the receiver gets.
 #[utoipa::path(get, path = "/webhooks/{endpoint_id}/deliveries/{instance_id}/{sequence}",
     operation_id = "get_delivery", tag = "webhooks", params(EndpointIdPath, EventPath), responses(
         (status = 200, description = "The delivery.", body = DeliveryResponse),
-        (status = 404, description = "No such endpoint or event, or the endpoint does not want it.",
+        (status = 404, description = "No such endpoint or event, or the endpoint does not subscribe to it.",
             body = ErrorBody),
     ))]
 pub async fn get(

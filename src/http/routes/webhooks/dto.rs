@@ -15,39 +15,39 @@ pub struct NewEndpoint {
     #[serde(default)]
     #[schema(required = true, example = "https://example.com/events")]
     url: String,
-    /// Names of events, such as `message_ack`. Without any, or with `all`, it is every event.
+    /// Names of events, such as `message_ack`. Default: `all`.
     #[serde(default)]
     events: Vec<String>,
-    /// Signs deliveries. Never given back.
+    /// Signs deliveries. Never returned.
     secret: Option<String>,
     enabled: Option<bool>,
 }
 
-/// What changes about an endpoint; what is left out stays.
+/// Changes to an endpoint; omitted fields keep their values.
 #[derive(Deserialize, ToSchema)]
 pub struct EndpointChanges {
     url: Option<String>,
     events: Option<Vec<String>>,
-    /// `null`, or an empty text, takes it away.
+    /// `null` or an empty text removes it.
     #[serde(default, deserialize_with = "double_option")]
     #[schema(value_type = Option<String>)]
     secret: Option<Option<String>>,
     enabled: Option<bool>,
 }
 
-/// An endpoint, how it fares and how far behind it is.
+/// An endpoint with its delivery status and lag.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Endpoint {
     #[schema(example = "ep_30313233343536373839616263646566")]
     pub(super) endpoint_id: String,
-    /// Whose events it gets; not there when it gets those of all instances.
+    /// The instance whose events it receives. Missing for an endpoint of all instances.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) instance_id: Option<String>,
-    /// Whether it is the one at `/instances/{id}/webhook`.
+    /// Whether it is the webhook at `/instances/{id}/webhook`.
     pub(super) primary: bool,
     pub(super) url: String,
     pub(super) events: Vec<String>,
-    /// Asterisks, when there is one.
+    /// Asterisks, if a secret is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) secret: Option<&'static str>,
     pub(super) enabled: bool,
@@ -57,49 +57,49 @@ pub struct Endpoint {
     pub(super) trouble: Option<EndpointFailure>,
     pub(super) counts: EndpointCounts,
     pub(super) lag: EndpointLag,
-    /// RFC 3339, as all times here.
+    /// RFC 3339, like all times in this response.
     pub(super) created_at: String,
     pub(super) updated_at: String,
 }
 
-/// Since when, and why, an endpoint gets nothing. What it misses is kept for it as long as events are kept.
+/// When and why an endpoint was disabled. It keeps its cursor, and events stay as long as the log retains them.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct EndpointDisabled {
     pub(super) at: String,
-    /// `requested`, or what its receiver did for so long.
+    /// `requested`, or the failure of its receiver.
     pub(super) reason: String,
 }
 
-/// An event that the receiver does not take.
+/// The event that the receiver does not accept.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct EndpointFailure {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) instance_id: Option<String>,
     pub(super) since: String,
     pub(super) attempts: u32,
-    /// What the last attempt met.
+    /// The error of the last attempt.
     pub(super) error: String,
     pub(super) next_attempt_at: String,
 }
 
-/// What happened since the node started.
+/// Counters since the node started.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct EndpointCounts {
     pub(super) delivered: u64,
     /// Attempts that failed.
     pub(super) failed: u64,
-    /// Events put aside.
+    /// Parked events.
     pub(super) parked: u64,
-    /// Events that were forgotten before they could be delivered.
+    /// Events that were deleted by retention before they were delivered.
     pub(super) missed: u64,
 }
 
-/// How far an endpoint is behind.
+/// The lag of an endpoint.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct EndpointLag {
-    /// Events that it was not told of yet, wanted or not.
+    /// Events after its cursor, whether it subscribes to them or not.
     pub(super) events: u64,
-    /// The age of the oldest of them.
+    /// The age of the oldest of these events.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) oldest_seconds: Option<u64>,
 }
@@ -119,7 +119,7 @@ pub struct EndpointList {
     pub(super) total: usize,
 }
 
-/// It was done.
+/// The operation succeeded.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SuccessResponse {
     success: bool,
@@ -132,12 +132,18 @@ impl EndpointResponse {
 }
 
 impl SuccessResponse {
+    /// The response of a successful operation.
     pub fn json() -> Json<Self> {
         Json(Self { success: true })
     }
 }
 
 impl NewEndpoint {
+    /// The configuration of the new endpoint.
+    ///
+    /// # Errors
+    ///
+    /// The URL, an event name or the secret is invalid.
     pub fn into_config(self) -> Result<EndpointConfig, ValidationError> {
         Ok(EndpointConfig {
             url: required_url(self.url)?,
@@ -147,13 +153,18 @@ impl NewEndpoint {
         })
     }
 
-    /// Whether the secret is what was shown in its place: the one that is there is meant.
+    /// Whether the secret is the mask of a response: it means the existing secret.
     pub fn keeps_secret(&self) -> bool {
         self.secret.as_deref() == Some(SECRET_MASK)
     }
 }
 
 impl EndpointChanges {
+    /// The update of the endpoint.
+    ///
+    /// # Errors
+    ///
+    /// The URL, an event name or the secret is invalid.
     pub(super) fn into_update(self) -> Result<EndpointUpdate, ValidationError> {
         let secret = self.secret.filter(|secret| secret.as_deref() != Some(SECRET_MASK));
         Ok(EndpointUpdate {

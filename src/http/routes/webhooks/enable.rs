@@ -10,7 +10,7 @@ use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::EndpointIdPath;
 
-/// Enables an endpoint; it gets what it missed. One that is enabled is attempted at once.
+/// Enables an endpoint; it receives the events that it missed. If it is enabled already, it is attempted at once.
 #[utoipa::path(post, path = "/webhooks/{endpoint_id}/enable", operation_id = "enable_endpoint", tag = "webhooks",
     params(EndpointIdPath), responses(
         (status = 200, description = "It is enabled.", body = EndpointResponse),

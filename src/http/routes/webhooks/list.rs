@@ -20,7 +20,7 @@ async fn list_endpoints(
         let id = view.id;
         match load_endpoint(state, view).await {
             Ok(endpoint) => data.push(endpoint),
-            // Deleted since the list was made.
+            // Deleted after the list was read.
             Err(_) if state.services.webhooks.get(id).is_err() => {}
             Err(error) => return Err(error),
         }
@@ -28,7 +28,7 @@ async fn list_endpoints(
     Ok(Json(EndpointList { success: true, total: data.len(), data }))
 }
 
-/// The endpoints of one instance alone.
+/// The endpoints of one instance.
 #[utoipa::path(get, path = "/instances/{id}/webhooks", operation_id = "list_instance_endpoints", tag = "webhooks",
     params(TargetInstance), responses(
         (status = 200, description = "Its endpoints.", body = EndpointList),

@@ -26,7 +26,11 @@ fn required_url(text: String) -> Result<Url, ValidationError> {
     parse_http_url("url", Some(text))?.ok_or_else(|| ValidationError::new("url", "url es requerido"))
 }
 
-/// Shows an endpoint with how far it is behind.
+/// The response form of an endpoint, with its lag.
+///
+/// # Errors
+///
+/// The lag of the endpoint cannot be read.
 pub(super) async fn load_endpoint(state: &AppState, view: EndpointView) -> Result<Endpoint, ApiError> {
     let Lag { events, oldest } = state.services.webhooks.lag(view.id).await?;
     let name = |number| instance_name(state, number).map(String::from);
@@ -70,7 +74,7 @@ async fn endpoint_response(state: &AppState, view: EndpointView) -> Result<Json<
     Ok(Json(EndpointResponse::new(load_endpoint(state, view).await?)))
 }
 
-/// The parked event that a path names.
+/// Resolves the event in the path.
 fn resolve_event(
     state: &AppState,
     EventPath { instance, sequence }: &EventPath,

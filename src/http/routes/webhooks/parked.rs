@@ -16,24 +16,24 @@ use crate::http::page::{self, PageResponse};
 use crate::webhook::{self, EventRef, ParkedView};
 use relevo_domain::{InstanceNumber, ValidationError};
 
-/// The most parked events of a page: the webhook room reads no more at once.
+/// Maximum number of parked events of a page: the limit of the webhook module.
 const MAX_PARKED: usize = 100;
 
-/// An event that the receiver refused, put aside so that the next ones could follow.
+/// An event that the receiver rejected, and that was parked so that later events are delivered.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ParkedDelivery {
-    /// Not there when the instance is gone.
+    /// Missing when the instance was deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
     instance_id: Option<String>,
-    /// The event's place in the log of its instance.
+    /// The sequence of the event in the log of its instance.
     sequence: u64,
     parked_at: String,
     /// `refused` or `exhausted`.
     reason: &'static str,
     attempts: u32,
-    /// What the last attempt met.
+    /// The error of the last attempt.
     error: String,
-    /// Not there once the log has forgotten it.
+    /// Missing when the log no longer retains it.
     #[serde(skip_serializing_if = "Option::is_none")]
     event: Option<ParkedEvent>,
 }
@@ -47,17 +47,17 @@ struct ParkedEvent {
     data: Value,
 }
 
-/// Which page of parked events.
+/// The query of parked events.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ParkedQuery {
     /// The `next` of the page before.
     after: Option<String>,
-    /// 1 to 500, of which at most 100 are given at once; 50 without it.
+    /// 1 to 500, of which at most 100 are returned; 50 without it.
     limit: Option<usize>,
 }
 
-/// How the attempts ended.
+/// The outcome of a replay.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ReplayResponse {
     success: bool,
@@ -66,9 +66,9 @@ pub struct ReplayResponse {
 
 #[derive(Debug, Serialize, ToSchema)]
 struct ReplayResult {
-    /// So many were taken now, and are parked no more.
+    /// The number of events that were delivered and are no longer parked.
     delivered: usize,
-    /// The first that was not taken. It and those behind it stay parked.
+    /// The first event that was not accepted. It and the following events stay parked.
     #[serde(skip_serializing_if = "Option::is_none")]
     failed: Option<ReplayFailure>,
 }
@@ -97,7 +97,7 @@ impl From<ParkedView> for ParkedDelivery {
     }
 }
 
-/// The instance's number, a dash, and the sequence.
+/// The number of the instance, a dash, and the sequence.
 fn encode_cursor(view: &ParkedView) -> Option<String> {
     Some(format!("{}-{}", view.event_ref.instance.get(), view.event_ref.sequence))
 }
@@ -110,10 +110,10 @@ fn parse_cursor(text: &str) -> Result<EventRef, ValidationError> {
     parts.ok_or_else(|| ValidationError::new("after", "must be the `next` of the page before"))
 }
 
-/// Events that an endpoint refused for good, in order.
+/// The parked events of an endpoint, in order.
 #[utoipa::path(get, path = "/webhooks/{endpoint_id}/parked", operation_id = "list_parked", tag = "webhooks",
     params(EndpointIdPath, ParkedQuery), responses(
-        (status = 200, description = "A page of them.", body = PageResponse<ParkedDelivery>),
+        (status = 200, description = "A page.", body = PageResponse<ParkedDelivery>),
         (status = 400, description = "A parameter is wrong.", body = ErrorBody),
         (status = 404, description = "No such endpoint.", body = ErrorBody),
     ))]
@@ -121,18 +121,18 @@ pub async fn list_parked(
     _: Access<scope::Read>,
     State(state): State<AppState>,
     EndpointIdPath(id): EndpointIdPath,
-    QueryParams(wanted): QueryParams<ParkedQuery>,
+    QueryParams(query): QueryParams<ParkedQuery>,
 ) -> Result<Json<PageResponse<ParkedDelivery>>, ApiError> {
-    let limit = page::validate_limit(wanted.limit)?.min(MAX_PARKED);
-    let after = wanted.after.as_deref().map(parse_cursor).transpose()?;
+    let limit = page::validate_limit(query.limit)?.min(MAX_PARKED);
+    let after = query.after.as_deref().map(parse_cursor).transpose()?;
     let found = state.services.webhooks.parked(id, after, limit).await?;
     Ok(Json(PageResponse::new(found, limit, encode_cursor)))
 }
 
-/// Attempts up to 100 parked events again, in order, until one is not taken.
+/// Attempts up to 100 parked events again, in order, until one is not accepted.
 #[utoipa::path(post, path = "/webhooks/{endpoint_id}/parked/replay", operation_id = "replay_parked",
     tag = "webhooks", params(EndpointIdPath), responses(
-        (status = 200, description = "How it went.", body = ReplayResponse),
+        (status = 200, description = "The outcome.", body = ReplayResponse),
         (status = 404, description = "No such endpoint.", body = ErrorBody),
     ))]
 pub async fn replay_parked(
@@ -143,11 +143,11 @@ pub async fn replay_parked(
     Ok(replay_response(state.services.webhooks.replay_all_parked(id).await?))
 }
 
-/// Attempts one parked event again, now and once.
+/// Attempts one parked event once.
 #[utoipa::path(post, path = "/webhooks/{endpoint_id}/parked/{instance_id}/{sequence}/replay",
     operation_id = "replay_parked_event", tag = "webhooks", params(EndpointIdPath, EventPath), responses(
-        (status = 200, description = "How it went.", body = ReplayResponse),
-        (status = 404, description = "No such endpoint, or the event is not parked or is forgotten.",
+        (status = 200, description = "The outcome.", body = ReplayResponse),
+        (status = 404, description = "No such endpoint, or the event is not parked or no longer retained.",
             body = ErrorBody),
     ))]
 pub async fn replay_parked_event(
@@ -160,10 +160,10 @@ pub async fn replay_parked_event(
     Ok(replay_response(replayed))
 }
 
-/// Forgets that an event was parked, for good.
+/// Deletes a parked event.
 #[utoipa::path(delete, path = "/webhooks/{endpoint_id}/parked/{instance_id}/{sequence}",
     operation_id = "discard_parked_event", tag = "webhooks", params(EndpointIdPath, EventPath), responses(
-        (status = 200, description = "It is parked no more.", body = SuccessResponse),
+        (status = 200, description = "It is no longer parked.", body = SuccessResponse),
         (status = 404, description = "No such endpoint, or the event is not parked.", body = ErrorBody),
     ))]
 pub async fn discard(

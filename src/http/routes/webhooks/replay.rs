@@ -14,24 +14,23 @@ use crate::http::{AppState, json};
 use crate::webhook::ReplayFrom;
 use relevo_domain::{InstanceId, ValidationError};
 
-/// From where an endpoint is told again: a sequence or a time.
+/// The start of a replay: a sequence or a time.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct ReplayRequest {
-    /// One instance alone. Required with `sequence` for an endpoint of all instances.
+    /// Only this instance. Required with `sequence` for an endpoint of all instances.
     instance_id: Option<String>,
-    /// The first event, by its place in the log of its instance.
+    /// The sequence of the first event.
     sequence: Option<u64>,
-    /// The first event that is not older: RFC 3339 or Unix seconds.
+    /// The time of the first event: RFC 3339 or Unix seconds.
     #[schema(value_type = Option<String>)]
     time: Option<RequestTimestamp>,
 }
 
-/// Puts an endpoint back (or forward) to a place in the log: everything from there on is delivered, again if it was
-/// before.
+/// Moves the cursor of an endpoint: every event from there on is delivered, again if it was delivered before.
 #[utoipa::path(post, path = "/webhooks/{endpoint_id}/replay", operation_id = "replay_from", tag = "webhooks",
     request_body = ReplayRequest, params(EndpointIdPath), responses(
-        (status = 200, description = "It is told from there.", body = SuccessResponse),
-        (status = 400, description = "The place is missing or wrong.", body = ErrorBody),
+        (status = 200, description = "The cursor is moved, durably.", body = SuccessResponse),
+        (status = 400, description = "The sequence or time is missing or wrong.", body = ErrorBody),
         (status = 404, description = "No such endpoint, or no such instance.", body = ErrorBody),
     ))]
 pub async fn replay_from(
@@ -40,13 +39,13 @@ pub async fn replay_from(
     EndpointIdPath(id): EndpointIdPath,
     JsonBody(body): JsonBody,
 ) -> Result<Json<SuccessResponse>, ApiError> {
-    let asked: ReplayRequest = json::parse(&body)?;
-    let from = match (asked.sequence, asked.time) {
+    let request: ReplayRequest = json::parse(&body)?;
+    let from = match (request.sequence, request.time) {
         (Some(sequence), None) => ReplayFrom::Sequence(sequence),
         (None, Some(moment)) => ReplayFrom::Time(moment.0),
         _ => return Err(ValidationError::new("sequence", "give either sequence or time").into()),
     };
-    let instance = asked.instance_id.map(|name| name.parse::<InstanceId>()).transpose()?;
+    let instance = request.instance_id.map(|name| name.parse::<InstanceId>()).transpose()?;
     let instance = instance.map(|name| state.services.instances.get(&name)).transpose()?;
     state.services.webhooks.replay_from(id, instance.map(|view| view.number), from).await?;
     Ok(SuccessResponse::json())

@@ -10,10 +10,10 @@ use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{EndpointIdPath, JsonBody};
 use crate::http::{AppState, json};
 
-/// Changes an endpoint. It keeps its place, and is attempted anew.
+/// Updates an endpoint. It keeps its cursor, and is attempted at once.
 #[utoipa::path(put, path = "/webhooks/{endpoint_id}", operation_id = "update_endpoint", tag = "webhooks",
     request_body = EndpointChanges, params(EndpointIdPath), responses(
-        (status = 200, description = "It is changed, durably.", body = EndpointResponse),
+        (status = 200, description = "It is updated, durably.", body = EndpointResponse),
         (status = 400, description = "The URL, an event's name or the secret is wrong.", body = ErrorBody),
         (status = 404, description = "No such endpoint.", body = ErrorBody),
     ))]

@@ -6,7 +6,7 @@ use utoipa::{IntoResponses, ToSchema};
 use crate::http::api::error::ApplicationErrorBody;
 use crate::http::routes::api::responses::BulkSendResponse;
 
-/// A text of their own for each.
+/// An individual text for each recipient.
 #[derive(ToSchema)]
 pub(in crate::http) struct SendBulk {
     recipients: Vec<TextRecipient>,
@@ -29,7 +29,7 @@ pub(in crate::http) struct BodyRecipient {
     body_text: String,
 }
 
-/// The same list for each, with a text of their own.
+/// The same list for each recipient, with an individual text.
 #[derive(ToSchema)]
 pub(in crate::http) struct SendBulkList {
     recipients: Vec<BodyRecipient>,
@@ -47,7 +47,7 @@ pub(in crate::http) struct SendBulkList {
     instance_id: Option<String>,
 }
 
-/// A text with a button for each, all of it their own.
+/// An individual text with a button for each recipient.
 #[derive(ToSchema)]
 pub(in crate::http) struct SendBulkInteractive {
     recipients: Vec<InteractiveRecipient>,
@@ -71,7 +71,7 @@ pub(in crate::http) struct InteractiveRecipient {
     footer_text: Option<String>,
 }
 
-/// The same reply buttons for each, with a text of their own.
+/// The same reply buttons for each recipient, with an individual text.
 #[derive(ToSchema)]
 pub(in crate::http) struct SendBulkButton {
     recipients: Vec<BodyRecipient>,
@@ -87,7 +87,7 @@ pub(in crate::http) struct SendBulkButton {
     instance_id: Option<String>,
 }
 
-/// A template for each.
+/// A template for each recipient.
 #[derive(ToSchema)]
 pub(in crate::http) struct SendBulkTemplate {
     recipients: Vec<TemplateRecipient>,
@@ -115,7 +115,7 @@ pub(in crate::http) struct SendBroadcast {
     body_text: String,
     /// `text`, `image`, `video` or `document`.
     header_type: Option<String>,
-    /// A text, an http(s) address, a `data:` URI or base64.
+    /// A text, an http(s) URL, a `data:` URI or base64.
     header_content: Option<String>,
     #[schema(default = "Ver más", max_length = 20)]
     button_text: Option<String>,
@@ -143,10 +143,10 @@ pub(in crate::http) struct SendBroadcastTemplate {
     instance_id: Option<String>,
 }
 
-/// A text of their own for each, in the frame of all.
+/// An individual text for each recipient, in a common frame.
 #[derive(ToSchema)]
 pub(in crate::http) struct SendPersonalized {
-    /// A `button_url` of one recipient counts instead of the common one.
+    /// The `button_url` of a recipient replaces the common one.
     recipients: Vec<PersonalizedRecipient>,
     header_type: Option<String>,
     header_content: Option<String>,
@@ -169,14 +169,14 @@ pub(in crate::http) struct PersonalizedRecipient {
     button_url: Option<String>,
 }
 
-/// Every answer to messages to many.
+/// The responses to bulk messages.
 #[derive(IntoResponses)]
 pub(in crate::http) enum BulkSendResponses {
-    /// They were sent, those that could be; or with `use_queue` they are queued, durably, and there is a `task_id`
-    /// and no `result`.
+    /// The messages were sent, as far as possible. With `use_queue` they are queued, durably; the response has a
+    /// `task_id` and no `result`.
     #[response(status = 200)]
     Sent(BulkSendResponse),
-    /// The request breaks a rule. Nothing was sent.
+    /// The request is invalid. Nothing was sent.
     #[response(status = 400)]
     Invalid(ApplicationErrorBody),
     /// The instance that is named does not exist.
@@ -185,13 +185,13 @@ pub(in crate::http) enum BulkSendResponses {
     /// The body is larger than permitted.
     #[response(status = 413)]
     TooLarge(ApplicationErrorBody),
-    /// As many jobs as there may be wait or run.
+    /// The limit of jobs is reached.
     #[response(status = 429)]
     Throttled(ApplicationErrorBody),
     /// The instance is not connected, or the node cannot accept messages now.
     #[response(status = 503)]
     Unavailable(ApplicationErrorBody),
-    /// They are still being sent: ask for `task_id`.
+    /// They are still being sent: see `/api/task-status/{task_id}`.
     #[response(status = 504)]
     Unfinished(ApplicationErrorBody),
 }

@@ -1,6 +1,6 @@
-//! The bodies and answers of `/api/send-…` for the OpenAPI document. Bodies are read field by field, because their
-//! clients are loosely typed; these types describe what is read.
-#![expect(dead_code, reason = "they document bodies and answers; nobody makes one")]
+//! The bodies and responses of `/api/send-…` for the OpenAPI document. Handlers parse the bodies field by field,
+//! because clients are loosely typed; these types describe what is accepted.
+#![expect(dead_code, reason = "documents bodies and responses only")]
 
 pub(in crate::http) mod bulk;
 pub(in crate::http) mod single;

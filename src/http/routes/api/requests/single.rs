@@ -15,10 +15,10 @@ pub(in crate::http) struct SendMessage {
     message: String,
     /// The message that this one answers.
     context_message_id: Option<String>,
-    /// Answer when it is queued, durably; the node delivers it and tries again where that helps.
+    /// Answer when it is queued, durably; the node delivers it, with retries.
     #[schema(default = false)]
     use_queue: Option<bool>,
-    /// The instance, where it is neither in `X-Instance-Id` nor the node's default.
+    /// The instance, if it is neither in `X-Instance-Id` nor the node's default.
     instance_id: Option<String>,
 }
 
@@ -31,7 +31,7 @@ pub(in crate::http) struct SendTemplate {
     template_name: String,
     #[schema(default = "es")]
     language: Option<String>,
-    /// The values of the body's places.
+    /// The values of the parameters in the body.
     parameters: Option<Vec<String>>,
     #[schema(default = false)]
     use_queue: Option<bool>,
@@ -47,7 +47,7 @@ pub(in crate::http) struct SendTemplateAdvanced {
     template_name: String,
     #[schema(default = "es")]
     language: Option<String>,
-    /// Passed on as they come; `parameters` count only without them.
+    /// Forwarded unchanged; `parameters` are ignored if they are given.
     #[schema(value_type = Option<Vec<Object>>)]
     components: Option<Vec<Value>>,
     parameters: Option<Vec<String>>,
@@ -56,14 +56,14 @@ pub(in crate::http) struct SendTemplateAdvanced {
     instance_id: Option<String>,
 }
 
-/// A text with a button that opens an address.
+/// A text with a URL button.
 #[derive(ToSchema)]
 pub(in crate::http) struct SendInteractive {
     #[schema(example = "573123456789")]
     phone: String,
     /// `text`, `image`, `video` or `document`.
     header_type: Option<String>,
-    /// A text, an http(s) address, a `data:` URI or base64.
+    /// A text, an http(s) URL, a `data:` URI or base64.
     header_content: Option<String>,
     body_text: String,
     #[schema(default = "Ver más", max_length = 20)]
@@ -137,7 +137,7 @@ pub(in crate::http) struct ReplyButton {
     title: String,
 }
 
-/// A question for the recipient's location.
+/// A request for the recipient's location.
 #[derive(ToSchema)]
 pub(in crate::http) struct SendLocationRequest {
     #[schema(example = "573123456789")]
@@ -159,7 +159,7 @@ pub(in crate::http) struct SendMedia {
     kind: String,
     /// Also read: `id`.
     media_id: Option<String>,
-    /// An http(s) address, a `data:` URI or base64.
+    /// An http(s) URL, a `data:` URI or base64.
     media_url: Option<String>,
     base64: Option<String>,
     mime_type: Option<String>,
@@ -173,7 +173,7 @@ pub(in crate::http) struct SendMedia {
     instance_id: Option<String>,
 }
 
-/// A reaction; without an `emoji` it is taken back.
+/// A reaction; without `emoji` it is removed.
 #[derive(ToSchema)]
 pub(in crate::http) struct SendReaction {
     #[schema(example = "573123456789")]
@@ -186,13 +186,13 @@ pub(in crate::http) struct SendReaction {
     instance_id: Option<String>,
 }
 
-/// Every answer to a message that is to be sent.
+/// The responses to a send.
 #[derive(IntoResponses)]
 pub(in crate::http) enum SingleSendResponses {
-    /// WhatsApp took the message (`data`), or it is queued, durably (`task_id`).
+    /// WhatsApp accepted the message (`data`), or it is queued, durably (`task_id`).
     #[response(status = 200)]
     Done(SendMessageResponse),
-    /// Something is missing or breaks a limit, or WhatsApp refused the message.
+    /// A field is missing or invalid, or WhatsApp rejected the message.
     #[response(status = 400)]
     Refused(ApplicationErrorBody),
     /// No such instance.
@@ -204,13 +204,13 @@ pub(in crate::http) enum SingleSendResponses {
     /// The body is larger than permitted.
     #[response(status = 413)]
     TooLarge(ApplicationErrorBody),
-    /// Too fast: the queue is full, the rate does not allow it in time, or WhatsApp asked to slow down.
+    /// The queue is full, the rate limit does not allow it in time, or WhatsApp throttles.
     #[response(status = 429)]
     Throttled(ApplicationErrorBody),
     /// It was not sent: no instance, not connected, or WhatsApp cannot be reached.
     #[response(status = 503)]
     Unavailable(ApplicationErrorBody),
-    /// It went out, and nobody knows yet whether WhatsApp took it. Do not send it again: ask for `task_id`.
+    /// It was sent and its outcome is unknown. Do not send it again: see `/api/task-status/{task_id}`.
     #[response(status = 504)]
     Ambiguous(ApplicationErrorBody),
 }

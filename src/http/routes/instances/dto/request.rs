@@ -1,4 +1,4 @@
-//! What callers may say about an instance, and how it becomes the instance's configuration.
+//! Requests about an instance, and their conversion into its configuration.
 
 use std::num::NonZeroU32;
 
@@ -12,33 +12,33 @@ use relevo_domain::{
     RateLimit, Secret, ValidationError,
 };
 
-/// A new instance. All but `instance_id` and its provider's credentials may be left out.
+/// A new instance. Only `instance_id` and the credentials of the provider are required.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct CreateInstance {
     /// 1 to 64 letters, digits, `-`, `_` or `.`. Also read: `id`, `instanceName`, `instanceID`.
     #[serde(default, alias = "id", alias = "instanceName", alias = "instanceID", alias = "instanceId")]
     #[schema(required = true, example = "shop")]
     instance_id: String,
-    /// Without it: `cloud_api` when that is given, else `linked_device`.
+    /// Default: `cloud_api` if that field is given, otherwise `linked_device`.
     provider: Option<ProviderName>,
     cloud_api: Option<CloudApi>,
     linked_device: Option<LinkedDevice>,
     #[schema(example = "Shop")]
     name: Option<String>,
-    /// Where events of this instance are sent.
+    /// The URL that receives the events of this instance.
     webhook_url: Option<String>,
     sync_history: Option<bool>,
     rate_limit: Option<Rate>,
-    /// How many messages may be on their way at once.
+    /// Maximum number of messages in flight.
     #[schema(value_type = Option<u32>, minimum = 1)]
     workers: Option<NonZeroU32>,
     on_ambiguous: Option<OnAmbiguous>,
 }
 
-/// What changes about an instance. What is left out stays; `null`, or an empty text, goes back to the default.
+/// Changes to an instance. Omitted fields keep their values; `null` or an empty text restores the default.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct UpdateInstance {
-    /// Fields that are left out stay; new credentials resume an instance that paused because of the old ones.
+    /// Omitted fields keep their values; new credentials resume an instance that paused because of the old ones.
     cloud_api: Option<CloudApi>,
     linked_device: Option<LinkedDevice>,
     #[serde(default, deserialize_with = "double_option")]
@@ -59,14 +59,18 @@ pub struct UpdateInstance {
     on_ambiguous: Option<Option<OnAmbiguous>>,
 }
 
-/// Tells `null` from a field that is not there.
+/// Distinguishes `null` from a missing field.
+///
+/// # Errors
+///
+/// The value cannot be deserialised.
 pub(in crate::http) fn double_option<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     from: D,
 ) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(from).map(Some)
 }
 
-/// The credentials of a number on Meta's Cloud API. Never given back.
+/// The credentials of a number on Meta's Cloud API. Never returned.
 #[derive(Deserialize, ToSchema)]
 pub struct CloudApi {
     /// Required for a new instance.
@@ -74,9 +78,9 @@ pub struct CloudApi {
     phone_number_id: Option<String>,
     /// Required for a new instance.
     access_token: Option<String>,
-    /// Signs Meta's webhooks; the node's own when left out.
+    /// Verifies the signatures of Meta's webhooks. Default: the node's secret.
     app_secret: Option<String>,
-    /// The word that Meta repeats when it verifies the webhook's address.
+    /// The verify token that Meta sends when it verifies the webhook.
     verify_token: Option<String>,
     #[schema(example = "https://graph.facebook.com")]
     base_url: Option<String>,
@@ -84,28 +88,28 @@ pub struct CloudApi {
     api_version: Option<String>,
 }
 
-/// By hand, because of the secrets.
+/// Written by hand to hide the secrets.
 impl std::fmt::Debug for CloudApi {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CloudApi").field("phone_number_id", &self.phone_number_id).finish_non_exhaustive()
     }
 }
 
-/// How a linked device goes about. What is left out stays; `null` goes back to the node's own setting.
+/// Settings of a linked device. Omitted fields keep their values; `null` restores the node's setting.
 #[derive(Deserialize, ToSchema)]
 pub struct LinkedDevice {
-    /// Its way to WhatsApp: `http://` or `socks5://`, with user and password where the proxy asks for them. Never given
-    /// back.
+    /// The proxy to WhatsApp: `http://` or `socks5://`, with user and password if the proxy requires them. Never
+    /// returned.
     #[serde(default, deserialize_with = "double_option")]
     #[schema(value_type = Option<String>, example = "socks5://user:password@proxy.example:1080")]
     proxy: Option<Option<String>>,
-    /// People whom it may write to first within a day; 0 is any number.
+    /// Maximum number of first messages to new recipients a day; 0 is unlimited.
     #[serde(default, deserialize_with = "double_option")]
     #[schema(value_type = Option<u32>, example = 100)]
     first_contacts_per_day: Option<Option<u32>>,
 }
 
-/// By hand, because of the secret.
+/// Written by hand to hide the secret.
 impl std::fmt::Debug for LinkedDevice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let limit = &self.first_contacts_per_day;
@@ -125,13 +129,13 @@ impl LinkedDevice {
     }
 }
 
-/// How fast an instance may send.
+/// The rate limit of an instance.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
 pub struct Rate {
-    /// Messages per second, more than 0; fractions are slower than one a second.
+    /// Messages per second, more than 0; may be a fraction.
     #[schema(example = 80.0)]
     per_second: f64,
-    /// How many may go at once after a pause.
+    /// The burst: how many messages may be sent at once after a pause.
     #[schema(value_type = u32, minimum = 1, example = 80)]
     burst: NonZeroU32,
 }
@@ -145,17 +149,22 @@ pub enum ProviderName {
     LinkedDevice,
 }
 
-/// What becomes of a message whose outcome stays unknown.
+/// The policy for a message whose outcome stays unknown.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnAmbiguous {
-    /// Kept as a dead letter: never sent twice.
+    /// Becomes a dead letter: never sent twice.
     Hold,
-    /// Sent again: never lost, perhaps doubled.
+    /// Is sent again: never lost, possibly delivered twice.
     Resend,
 }
 
 impl CreateInstance {
+    /// The configuration of the new instance.
+    ///
+    /// # Errors
+    ///
+    /// A setting is missing or invalid.
     pub fn into_config(self, defaults: &CloudDefaults) -> Result<InstanceConfig, ValidationError> {
         let id: InstanceId = self.instance_id.parse()?;
         let provider = match (self.provider, &self.cloud_api) {
@@ -188,12 +197,16 @@ impl CreateInstance {
 }
 
 impl UpdateInstance {
-    /// Whether it says where events are sent.
+    /// Whether the request sets `webhook_url`.
     pub fn sets_webhook(&self) -> bool {
         self.webhook_url.is_some()
     }
 
-    /// `config` with everything changed that was given.
+    /// `config` with the changes applied.
+    ///
+    /// # Errors
+    ///
+    /// A setting is invalid.
     pub fn apply(self, mut config: InstanceConfig) -> Result<InstanceConfig, ValidationError> {
         if let Some(changes) = self.cloud_api {
             let Some(settings) = config.cloud_api.take() else {
@@ -311,7 +324,11 @@ fn parse_base_url(text: Option<String>) -> Result<Option<Url>, ValidationError> 
     parse_http_url("cloud_api.base_url", text)
 }
 
-/// An http(s) address; none for an empty text.
+/// An http(s) URL; `None` for an empty text.
+///
+/// # Errors
+///
+/// The text is not an http(s) URL.
 pub(in crate::http) fn parse_http_url(
     field: &str,
     text: Option<String>,
@@ -323,7 +340,7 @@ pub(in crate::http) fn parse_http_url(
     }
 }
 
-/// `v` and a version number; none for an empty text.
+/// `v` and a version number; `None` for an empty text.
 fn parse_api_version(text: Option<String>) -> Result<Option<String>, ValidationError> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
     let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());

@@ -14,15 +14,15 @@ use relevo_domain::{CloudApiSettings, LinkedDeviceSettings};
 pub struct Instance {
     #[schema(example = "shop")]
     instance_id: String,
-    /// Its own, or the name that its account shows.
+    /// The configured name, or the display name of the account.
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
     provider: ProviderName,
-    /// Of a linked device: its address on WhatsApp.
+    /// The JID of a linked device.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "573001234567:12@s.whatsapp.net")]
     jid: Option<String>,
-    /// The hidden id of that account.
+    /// The LID of that account.
     #[serde(skip_serializing_if = "Option::is_none")]
     lid: Option<String>,
     /// The number of that account.
@@ -36,10 +36,10 @@ pub struct Instance {
     #[schema(example = "connected")]
     state: &'static str,
     reason: StateReason,
-    /// When its client tries to connect again by itself.
+    /// When the client tries to connect again.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_attempt_at: Option<String>,
-    /// How often its client was replaced since the node started.
+    /// Restarts of the client since the node started.
     restarts: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     cloud_api: Option<CloudApiView>,
@@ -54,9 +54,9 @@ pub struct Instance {
     workers: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     on_ambiguous: Option<OnAmbiguous>,
-    /// Messages that are accepted and not settled, in flight or waiting.
+    /// Accepted messages that are not settled: waiting or in flight.
     queue_depth: u64,
-    /// RFC 3339, as all times here.
+    /// RFC 3339, like all times in this response.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_connected_at: Option<String>,
     created_at: String,
@@ -73,7 +73,7 @@ pub struct StateReason {
     pub(in crate::http) text: String,
 }
 
-/// What may be shown of an account on the Cloud API.
+/// The Cloud API settings without secrets.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CloudApiView {
     phone_number_id: String,
@@ -84,11 +84,11 @@ pub struct CloudApiView {
     has_verify_token: bool,
 }
 
-/// What may be shown of a linked device's settings.
+/// The linked device settings without secrets.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct LinkedDeviceView {
     has_proxy: bool,
-    /// The node's own when it is not there; 0 is any number.
+    /// Missing: the node's setting. 0 is unlimited.
     #[serde(skip_serializing_if = "Option::is_none")]
     first_contacts_per_day: Option<u32>,
 }
@@ -110,7 +110,7 @@ pub struct InstanceList {
     pub(in crate::http) total: usize,
 }
 
-/// Messages that are accepted and not settled, by class.
+/// Accepted messages that are not settled, by class.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct QueueDepth {
     transactional: u64,
