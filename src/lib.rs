@@ -1,6 +1,6 @@
 //! relevo: a WhatsApp messaging node in one binary.
 //!
-//! The rooms, lowest first; `tests/architecture.rs` holds which may import which. `ARCHITECTURE.md` is the map.
+//! The rooms, lowest first; `tests/architecture/` holds which may import which. `ARCHITECTURE.md` is the map.
 
 pub mod supervisor;
 pub mod telemetry;

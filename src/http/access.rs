@@ -1,7 +1,7 @@
 //! What a key permits, and the permission that each handler requires.
 //!
 //! The layer in [`auth`](super::auth) verifies the key and attaches its [`Grant`] to the request. Every handler then names
-//! what it needs in its signature: [`Access`] with a [`Scope`], or [`Open`]. `tests/architecture.rs` rejects a handler
+//! what it needs in its signature: [`Access`] with a [`Scope`], or [`Open`]. `tests/architecture/` rejects a handler
 //! without either.
 
 use std::marker::PhantomData;

@@ -13,7 +13,7 @@ use utoipa_axum::router::UtoipaMethodRouter;
 use super::api::error::ApplicationErrorBody;
 use super::error::ErrorBody;
 use super::extract::instance_id_parameter;
-use super::routes::api::responses::BulkSendResponse;
+use super::routes::api::responses::{BulkSendResponse, SendMessageResponse};
 use super::routes::jobs::dto::JobResponse;
 use super::routes::messages::submit::{QueuedResponse, SentResponse};
 use super::{AppState, api};
@@ -47,7 +47,7 @@ const INSTANCE_PREFIX: &str = "/instances/{id}";
         (name = "relay", description = "The strict-order push of inbound messages to one WebSocket."),
         (name = "webhook", description = "The webhook of the Cloud API."),
     ),
-    components(schemas(ErrorBody, ApplicationErrorBody, SentResponse, QueuedResponse, JobResponse, BulkSendResponse)),
+    components(schemas(ErrorBody, ApplicationErrorBody, SentResponse, QueuedResponse, JobResponse, BulkSendResponse, SendMessageResponse)),
 )]
 struct BaseDocument;
 

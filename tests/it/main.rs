@@ -25,6 +25,7 @@ mod linked;
 mod media;
 mod messages;
 mod numbers;
+mod old_folder;
 mod operator;
 mod relay;
 mod way_back;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use relevo::app::Node;
 use relevo::config::{self, Settings};
 use relevo_clock::Clock;
-use relevo_domain::Secret;
+use relevo_domain::{Secret, Timestamp};
 use relevo_metrics::Metrics;
 use relevo_sandbox::{self as sandbox, Sandbox};
 use relevo_store::{DataFolder, Store, Tx};
@@ -30,6 +30,7 @@ pub struct World {
     pub node: Running,
     pub sandbox: SandboxRunning,
     pub settings: Settings,
+    clock: Clock,
     _data: TempDir,
     client: reqwest::Client,
 }
@@ -69,7 +70,16 @@ impl World {
 
     /// No instance yet.
     pub async fn empty(change: impl FnOnce(&mut Settings)) -> Self {
-        let data = tempfile::tempdir().unwrap();
+        Self::on(tempfile::tempdir().unwrap(), Clock::system(), change).await
+    }
+
+    /// What lies under `data` in a folder, with its instances, at the moment at which its node ended. Time goes on from
+    /// there, so that nothing in it grows old.
+    pub async fn of_folder(folder: TempDir, at: Timestamp, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::on(folder, Clock::following_tokio(at), change).await
+    }
+
+    async fn on(data: TempDir, clock: Clock, change: impl FnOnce(&mut Settings)) -> Self {
         let environment: [(&str, &str); 0] = [];
         let mut settings = config::load(None, environment, false).unwrap();
         settings.data_dir = data.path().join("data");
@@ -85,8 +95,9 @@ impl World {
             ..sandbox::Options::default()
         })
         .await;
-        let node = Running::start(settings.clone()).await;
-        let world = Self { node, sandbox, settings, _data: data, client: reqwest::Client::new() };
+        let node = Running::start(settings.clone(), clock).await;
+        let client = reqwest::Client::new();
+        let world = Self { node, sandbox, settings, clock, _data: data, client };
         world.aim_webhook().await;
         world
     }
@@ -145,7 +156,7 @@ impl World {
     }
 
     pub async fn start_node(&mut self) {
-        self.node = Running::start(self.settings.clone()).await;
+        self.node = Running::start(self.settings.clone(), self.clock).await;
         self.aim_webhook().await;
     }
 
@@ -243,8 +254,8 @@ impl Answer {
 }
 
 impl Running {
-    pub async fn start(settings: Settings) -> Self {
-        let node = Box::pin(Node::start(settings, Clock::system())).await.unwrap();
+    pub async fn start(settings: Settings, clock: Clock) -> Self {
+        let node = Box::pin(Node::start(settings, clock)).await.unwrap();
         let (address, stop) = (node.local_addr().unwrap(), CancellationToken::new());
         let serving = tokio::spawn(node.run(stop.clone()));
         Self { address, stop, serving }

@@ -2,9 +2,13 @@
 //! and the source with them.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may")]
 
+mod handlers;
+mod source;
+
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+
+use source::{lines_of, rust_files};
 
 /// The crates, lowest first. A crate may depend on the crates that its row names; its manifest names the same ones.
 const CRATES: &[(&str, &[&str])] = &[
@@ -28,11 +32,11 @@ const PROVIDER: &[&str] = &["clock", "domain", "egress", "metrics", "provider", 
 /// every named module stands above it in this list.
 const ROOMS: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
-    ("supervision", &[]),
+    ("supervisor", &[]),
     ("provider", &["relevo_domain", "relevo_provider", "relevo_cloud_api", "relevo_linked_device"]),
     ("events", &["relevo_domain", "relevo_metrics", "relevo_store"]),
-    ("queue", &["relevo_domain", "relevo_clock", "relevo_metrics", "relevo_store", "supervision", "events"]),
-    ("retry", &["relevo_domain", "supervision", "queue"]),
+    ("queue", &["relevo_domain", "relevo_clock", "relevo_metrics", "relevo_store", "supervisor", "events"]),
+    ("retry", &["relevo_domain", "supervisor", "queue"]),
     ("contacts", &["relevo_domain", "relevo_clock", "relevo_metrics", "relevo_store"]),
     (
         "relay",
@@ -42,7 +46,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "relevo_metrics",
             "relevo_store",
             "relevo_egress",
-            "supervision",
+            "supervisor",
             "contacts",
         ],
     ),
@@ -71,7 +75,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "relevo_store",
             "relevo_egress",
             "relevo_provider",
-            "supervision",
+            "supervisor",
             "provider",
             "events",
             "queue",
@@ -87,7 +91,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "relevo_clock",
             "relevo_store",
             "relevo_recipients_file",
-            "supervision",
+            "supervisor",
             "events",
             "queue",
             "instance",
@@ -101,7 +105,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "relevo_metrics",
             "relevo_store",
             "relevo_egress",
-            "supervision",
+            "supervisor",
             "events",
         ],
     ),
@@ -151,7 +155,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "relevo_provider",
             "relevo_sandbox",
             "relevo_sandbox_web",
-            "supervision",
+            "supervisor",
             "events",
             "queue",
             "retry",
@@ -273,77 +277,12 @@ fn actors_are_found_by_handles() {
     }
 }
 
-/// A handler lists in `params(…)` what it takes from the path, the headers and the query, so that the OpenAPI document has it.
-#[test]
-fn handlers_document_their_extractors() {
-    let documented = documented_extractors();
-    assert!(documented.iter().any(|name| name == "TargetInstance"), "{documented:?}");
-    for Handler { place, attribute, signature } in handlers() {
-        let taken = documented.iter().filter(|name| signature.contains(&format!(": {name}"))).cloned();
-        let queries = ["QueryParams<", "ApplicationQuery<", "Query<"].into_iter().filter_map(|kind| {
-            let (_, rest) = signature.split_once(kind)?;
-            rest.split_once('>').map(|(name, _)| name.to_owned())
-        });
-        for name in taken.chain(queries) {
-            let params = attribute.split_once("params(").map_or("", |(_, params)| params);
-            assert!(params.contains(&name), "{place}: add {name} to params(…) of #[utoipa::path]");
-        }
-    }
-}
-
-/// A handler names the permission that it requires, or that it is public. A route that was added without a check of the key
-/// would accept every caller.
-#[test]
-fn handlers_name_the_access_they_require() {
-    for Handler { place, signature, .. } in handlers() {
-        let checks = signature.matches("Access<scope::").count() + signature.matches(": Open").count();
-        assert_eq!(checks, 1, "{place}: take one `Access<scope::…>` or `Open` from crate::http::access");
-    }
-}
-
 #[test]
 fn files_stay_small() {
-    for path in ["src", "crates"].iter().flat_map(|folder| files_under(Path::new(folder))) {
+    for path in rust_files(&["src", "crates"]) {
         let lines = fs::read_to_string(&path).unwrap().lines().count();
         assert!(lines <= 520, "{path} has {lines} lines; does it hold one concept?");
     }
-}
-
-/// A handler of a route: its `#[utoipa::path(…)]` and its signature.
-struct Handler {
-    place: String,
-    attribute: String,
-    signature: String,
-}
-
-fn handlers() -> Vec<Handler> {
-    let mut found = Vec::new();
-    for path in files_under(Path::new("src/http/routes")) {
-        let text = fs::read_to_string(&path).unwrap();
-        for part in text.split("#[utoipa::path(").skip(1) {
-            let (attribute, rest) = part.split_once("pub async fn ").unwrap();
-            let (signature, _) = rest.split_once("{\n").unwrap();
-            let (name, _) = signature.split_once('(').unwrap();
-            found.push(Handler {
-                place: format!("{path}: {name}"),
-                attribute: attribute.to_owned(),
-                signature: signature.to_owned(),
-            });
-        }
-    }
-    assert!(found.len() > 100, "{} handlers", found.len());
-    found
-}
-
-/// The extractors that describe themselves for the OpenAPI document.
-fn documented_extractors() -> Vec<String> {
-    let mut names = Vec::new();
-    for path in files_under(Path::new("src/http")) {
-        let text = fs::read_to_string(&path).unwrap();
-        let found = text.split("impl IntoParams for ").skip(1);
-        names.extend(found.map(|rest| rest.split(' ').next().unwrap().to_owned()));
-    }
-    names
 }
 
 fn manifest(path: &str) -> toml::Table {
@@ -387,46 +326,4 @@ fn imports_of(line: &str) -> Vec<String> {
         }
     }
     found
-}
-
-/// Every statement of a room that is not a comment, with its place. Statements that rustfmt broke are joined.
-fn lines_of(room: &str) -> Vec<(String, String)> {
-    let mut all = Vec::new();
-    for path in files_of(room) {
-        let text = fs::read_to_string(&path).unwrap();
-        let mut pending: Option<(usize, String)> = None;
-        for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
-            let (first, mut statement) = pending.take().unwrap_or((n + 1, String::new()));
-            statement.push_str(line.trim());
-            if statement.contains("crate::{") && !statement.contains(';') {
-                pending = Some((first, statement));
-            } else {
-                all.push((format!("{path}:{first}"), statement));
-            }
-        }
-    }
-    all
-}
-
-fn files_of(room: &str) -> Vec<String> {
-    let folder = Path::new("src").join(room);
-    let file = folder.with_extension("rs");
-    let files: Vec<_> =
-        [folder, file].iter().filter(|path| path.exists()).flat_map(|path| files_under(path)).collect();
-    assert!(!files.is_empty(), "the table names {room}, but src has no such module");
-    files
-}
-
-/// The Rust files in a folder and its folders, or the file itself.
-fn files_under(path: &Path) -> Vec<String> {
-    let mut files = Vec::new();
-    if path.is_dir() {
-        for entry in fs::read_dir(path).unwrap() {
-            files.extend(files_under(&entry.unwrap().path()));
-        }
-    } else if path.extension().is_some_and(|extension| extension == "rs") {
-        files.push(path.display().to_string());
-    }
-    files.sort();
-    files
 }

@@ -1,0 +1,485 @@
+//! A data folder that an earlier binary wrote, and what the node of today finds in it.
+//!
+//! `tests/fixtures/make.py` had that binary fill the folder, killed it at work, and wrote down what it had shown until
+//! then. A node that finds anything else there would do the same to the folder of every user who updates: the code is
+//! wrong then, never the fixture.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use relevo::config::Settings;
+use relevo_domain::Timestamp;
+use relevo_sandbox_web::{ConnectionTransition, Fault, Rule};
+use reqwest::Method;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+use crate::linked::{VERSION, soon, whatsapp};
+use crate::meta::{offer, webhook_about};
+use crate::receiver::Receiver;
+use crate::relay::Consumer;
+use crate::support::{Answer, KEY, World, eventually};
+
+/// The fixture, without what its files end with.
+const NAME: &str = "data-folder-1";
+
+/// Meta's id of the number of `shop`.
+const SHOP: &str = "1001";
+
+/// Longer than any test takes.
+const HOURS: Duration = Duration::from_secs(10 * 3600);
+
+/// A node on the folder, and what is known to be in there.
+struct Old {
+    world: World,
+    listing: Value,
+}
+
+fn fixture(ending: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(format!("{NAME}.{ending}"))
+}
+
+/// The folder, as `data` in a folder of its own.
+fn unpack() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut tar = Command::new("tar");
+    tar.arg("-xzf").arg(fixture("tar.gz")).arg("-C").arg(folder.path());
+    assert!(tar.status().unwrap().success(), "{tar:?}");
+    folder
+}
+
+impl Old {
+    async fn open(change: impl FnOnce(&mut Settings)) -> Self {
+        Self::open_in(unpack(), change).await
+    }
+
+    /// Of what the instances had at WhatsApp nothing answers, until a test aims them elsewhere.
+    async fn open_in(folder: TempDir, change: impl FnOnce(&mut Settings)) -> Self {
+        let listing: Value = serde_json::from_slice(&fs::read(fixture("json")).unwrap()).unwrap();
+        let at = Timestamp(listing["at_ms"].as_u64().unwrap());
+        let world = World::of_folder(folder, at, |settings| {
+            // What waited in the folder waits on.
+            for policy in [&mut settings.retry.transactional, &mut settings.retry.bulk] {
+                (policy.first_delay, policy.max_delay, policy.ambiguous_wait) = (HOURS, HOURS, HOURS);
+            }
+            settings.linked.server = "ws://127.0.0.1:9/ws/chat".parse().unwrap();
+            settings.linked.version = Some(VERSION);
+            settings.relay.url = Some("ws://127.0.0.1:9/ws".parse().unwrap());
+            change(settings);
+        })
+        .await;
+        Self { world, listing }
+    }
+
+    fn list(&self, name: &str) -> &[Value] {
+        self.listing[name].as_array().unwrap()
+    }
+
+    /// What was put in under a word.
+    fn of(&self, name: &str, what: &str) -> &Value {
+        let mut found = self.list(name).iter().filter(|entry| entry["what"] == what);
+        found.next().unwrap_or_else(|| panic!("there is no {what} among the {name}"))
+    }
+
+    fn list_of_events(&self, instance: &str) -> &[Value] {
+        self.listing["events"][instance].as_array().unwrap()
+    }
+
+    fn id(&self, what: &str) -> &str {
+        self.of("messages", what)["view"]["message_id"].as_str().unwrap()
+    }
+
+    fn job(&self, what: &str) -> &str {
+        self.of("jobs", what)["view"]["id"].as_str().unwrap()
+    }
+
+    async fn view(&self, what: &str) -> Value {
+        let instance = self.of("messages", what)["instance"].as_str().unwrap();
+        let answer = self.world.get(&format!("/instances/{instance}/messages/{}", self.id(what))).await;
+        assert_eq!(answer.status, 200, "{what}: {answer:?}");
+        answer.body["data"].clone()
+    }
+
+    async fn until_status(&self, what: &str, wanted: &[&str]) -> Value {
+        eventually(&format!("{what} to be {wanted:?}"), async || {
+            let view = self.view(what).await;
+            if wanted.contains(&view["status"].as_str().unwrap()) { Ok(view) } else { Err(view) }
+        })
+        .await
+    }
+
+    /// Everything that a list shows, page by page.
+    async fn all(&self, path: &str, field: &str) -> Vec<Value> {
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let mark = if path.contains('?') { '&' } else { '?' };
+            let page = match &after {
+                None => self.world.get(path).await,
+                Some(after) => self.world.get(&format!("{path}{mark}after={after}")).await,
+            };
+            let more = page.body[field].as_array().unwrap_or_else(|| panic!("{path}: {page:?}")).clone();
+            after = page.body["next"].as_str().map(str::to_owned);
+            let ends = after.is_none() || more.is_empty() || page.body["more"] == false;
+            found.extend(more);
+            if ends {
+                return found;
+            }
+        }
+    }
+
+    /// Sends an instance's messages to the sandbox of this test.
+    async fn aim(&self, instance: &str) {
+        let base_url = format!("http://{}", self.world.sandbox.address);
+        let body = json!({ "cloud_api": { "base_url": base_url } });
+        let path = format!("/instances/{instance}");
+        let aimed = Answer::of(self.world.request(Method::PUT, &path).json(&body)).await;
+        assert_eq!(aimed.status, 200, "{aimed:?}");
+    }
+
+    /// What reached a recipient at the sandbox of this test, in order.
+    async fn reached(&self, phone: &str) -> Vec<Value> {
+        let arrived = self.world.arrived().await.into_iter();
+        let to =
+            |message: &Value| message["to"].as_str().is_some_and(|to| to.trim_start_matches('+') == phone);
+        arrived.filter(|message| to(message)).map(|message| message["body"].clone()).collect()
+    }
+}
+
+/// Every field of the one that the other has differently, by name.
+fn differences(what: &str, expected: &Value, found: &Value) -> Vec<String> {
+    match (expected, found) {
+        (Value::Object(expected), Value::Object(_)) => {
+            let fields = expected.iter();
+            fields
+                .flat_map(|(name, value)| differences(&format!("{what}.{name}"), value, &found[name]))
+                .collect()
+        }
+        _ if expected == found => Vec::new(),
+        _ => vec![format!("{what}: {found} instead of {expected}")],
+    }
+}
+
+#[track_caller]
+fn assert_has(what: &str, expected: &Value, found: &Value) {
+    let differences = differences(what, expected, found);
+    assert!(differences.is_empty(), "{differences:#?}");
+}
+
+fn text<'a>(entry: &'a Value, field: &str) -> &'a str {
+    entry[field].as_str().unwrap_or_else(|| panic!("no {field} in {entry}"))
+}
+
+fn count(entry: &Value) -> u64 {
+    entry.as_u64().unwrap_or_else(|| panic!("{entry} is no number"))
+}
+
+#[tokio::test]
+async fn instances_are_who_and_what_they_were() {
+    let old = Old::open(|_| {}).await;
+    for expected in old.list("instances") {
+        let (name, mut expected) = (text(expected, "instance_id"), expected.clone());
+        if expected["status"] == "connected" {
+            // Its WhatsApp is gone, and it knows that it should be there.
+            expected["status"] = json!("connecting");
+            expected.as_object_mut().unwrap().remove("reason");
+        }
+        if name == "shop" {
+            // The rows of a job that is under way keep coming.
+            expected.as_object_mut().unwrap().remove("queue_depth");
+        }
+        eventually(name, async || {
+            let found = old.world.get(&format!("/instances/{name}")).await.body["data"].clone();
+            let differences = differences(name, &expected, &found);
+            if differences.is_empty() { Ok(()) } else { Err(differences) }
+        })
+        .await;
+    }
+    assert_eq!(old.world.get("/instances").await.body["total"], old.list("instances").len());
+}
+
+#[tokio::test]
+async fn every_message_stands_where_it_stood() {
+    let old = Old::open(|_| {}).await;
+    for expected in old.list("messages") {
+        let what = text(expected, "what");
+        match expected["afterwards"].as_str() {
+            Some(afterwards) => drop(old.until_status(what, &[afterwards]).await),
+            None => assert_eq!(old.view(what).await, expected["view"], "{what}"),
+        }
+    }
+    for expected in old.list("queues") {
+        let (name, mut expected) = (text(expected, "instance_id"), expected.clone());
+        // An attempt that was under way holds its lane; that of a linked device is made again instead.
+        let held = if name == "shop" { count(&expected["held"]) + count(&expected["in_flight"]) } else { 0 };
+        (expected["held"], expected["in_flight"]) = (json!(held), json!(0));
+        if name == "shop" {
+            // The rows of a job that is under way keep coming.
+            expected["depth"] = json!({ "transactional": expected["depth"]["transactional"] });
+        }
+        eventually(&format!("the queue of {name}"), async || {
+            let found = old.world.get(&format!("/instances/{name}/queue")).await.body["data"].clone();
+            let differences = differences(name, &expected, &found);
+            if differences.is_empty() { Ok(()) } else { Err(differences) }
+        })
+        .await;
+    }
+    for (name, expected) in old.listing["scheduled"].as_object().unwrap() {
+        assert_eq!(
+            &json!(old.all(&format!("/instances/{name}/scheduled"), "data").await),
+            expected,
+            "{name}"
+        );
+    }
+    assert_eq!(json!(old.all("/dead-letters", "data").await), old.listing["dead_letters"]);
+}
+
+#[tokio::test]
+async fn a_request_that_is_repeated_is_the_same_request() {
+    let old = Old::open(|_| {}).await;
+    for keyed in old.list("keyed") {
+        let send = async |body: String| {
+            let request = old.world.request(Method::POST, text(keyed, "path")).header("X-Async", "true");
+            Answer::of(request.header("Idempotency-Key", text(keyed, "key")).body(body)).await
+        };
+        let again = send(text(keyed, "body").to_owned()).await;
+        let named = [&again.body["message_id"], &again.body["task_id"]];
+        assert!(again.status.is_success() && named.contains(&&keyed["names"]), "{keyed}: {again:?}");
+        if again.body["message_id"].is_string() {
+            let mut other: Value = serde_json::from_str(text(keyed, "body")).unwrap();
+            other["message"] = json!("Adios");
+            assert_eq!(send(other.to_string()).await.status, 409, "{keyed}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn jobs_and_tasks_stand_where_they_stood() {
+    let old = Old::open(|_| {}).await;
+    for expected in old.list("jobs") {
+        let (what, path) = (text(expected, "what"), format!("/jobs/{}", old.job(text(expected, "what"))));
+        if what == "processing" {
+            continue;
+        }
+        assert_has(what, &expected["view"], &old.world.get(&path).await.body);
+        for list in ["results", "errors"] {
+            assert_eq!(json!(old.all(&format!("{path}/{list}"), "data").await), expected[list], "{what}");
+        }
+    }
+    let (expected, path) = (old.of("jobs", "processing"), format!("/jobs/{}", old.job("processing")));
+    let rows = expected["results"].as_array().unwrap();
+    let under_way = rows.iter().filter(|row| row["status"] == "queued").count();
+    let found = eventually("the rows that were under way", async || {
+        let job = old.world.get(&path).await.body;
+        if job["progress"]["ambiguous"] == under_way { Ok(job) } else { Err(job) }
+    })
+    .await;
+    let progress = &found["progress"];
+    assert_eq!((&found["status"], &progress["total"]), (&json!("processing"), &json!(rows.len())));
+    assert_eq!(progress["sent"], expected["view"]["progress"]["sent"]);
+    for (expected, found) in rows.iter().zip(old.all(&format!("{path}/results"), "data").await) {
+        match text(expected, "status") {
+            "queued" => assert_eq!(found["status"], "ambiguous", "{found}"),
+            "pending" => assert!(found["status"] == "pending" || found["status"] == "queued", "{found}"),
+            _ => assert_eq!(expected, &found),
+        }
+    }
+    for expected in old.list("tasks") {
+        let path = format!("/api/task-status/{}", text(&expected["view"], "task_id"));
+        assert_eq!(old.world.get(&path).await.body, expected["view"]);
+    }
+}
+
+#[tokio::test]
+async fn events_are_kept_and_each_endpoint_knows_its_place() {
+    let old = Old::open(|_| {}).await;
+    for (name, expected) in old.listing["events"].as_object().unwrap() {
+        let found = old.all(&format!("/instances/{name}/events?limit=1000"), "data").await;
+        let (expected, last) = (expected.as_array().unwrap(), expected.as_array().unwrap().len());
+        assert!(found.len() >= last, "{name}: {} events instead of {last}", found.len());
+        for (expected, found) in expected.iter().zip(&found) {
+            assert_eq!(expected, found, "{name}");
+        }
+        // What happened since then comes behind.
+        let sequences: Vec<_> = found.iter().map(|event| count(&event["sequence"])).collect();
+        assert!(sequences.is_sorted_by(|one, other| one < other), "{name}: {sequences:?}");
+    }
+    for expected in old.list("endpoints") {
+        let (what, path) = (text(expected, "what"), format!("/webhooks/{}", text(expected, "endpoint_id")));
+        let found = old.world.get(&path).await.body["data"].clone();
+        let mut config = expected.clone();
+        let config_fields = config.as_object_mut().unwrap();
+        let others = ["what", "lag", "parked"].map(|field| config_fields.remove(field).unwrap());
+        assert_has(what, &config, &found);
+        assert!(count(&found["lag"]["events"]) >= count(&others[1]), "{what}: {found}");
+        assert_eq!(json!(old.all(&format!("{path}/parked"), "data").await), others[2], "{what}");
+    }
+    assert_eq!(old.world.get("/webhooks").await.body["total"], old.list("endpoints").len());
+}
+
+#[tokio::test]
+async fn people_odd_bodies_frames_and_files_are_there() {
+    let old = Old::open(|_| {}).await;
+    for (name, path, field) in [
+        ("suppressions", "/suppressions", "data"),
+        ("numbers", "/api/numbers", "numbers"),
+        ("kept_webhooks", "/webhook/kept", "data"),
+    ] {
+        assert_eq!(json!(old.all(path, field).await), old.listing[name], "{name}");
+    }
+    let lengths = old.world.get("/api/queue/lengths").await.body["queue_lengths"].clone();
+    assert_eq!(lengths["pending"], old.listing["relay_pending"]);
+    for media in old.list("media") {
+        let path =
+            format!("/instances/{}/messages/{}/media", text(media, "instance"), text(media, "message_id"));
+        let answer = old.world.request(Method::GET, &path).send().await.unwrap();
+        if media["kept"] == true {
+            assert_eq!(answer.status(), 200, "{media}");
+            let hex: String =
+                Sha256::digest(answer.bytes().await.unwrap()).iter().map(|b| format!("{b:02x}")).collect();
+            assert_eq!(hex, media["sha256"]);
+        } else {
+            // It is known where it is; WhatsApp alone has it.
+            assert_eq!(answer.status(), 503, "{media}: {answer:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_key_in_the_folder_is_the_key() {
+    let folder = unpack();
+    let key = fs::read_to_string(folder.path().join("data/api_key")).unwrap();
+    let old = Old::open_in(folder, |settings| settings.auth.api_key = None).await;
+    let url = format!("http://{}/instances", old.world.node.address);
+    for (key, status) in [(key.trim(), 200), (KEY, 401)] {
+        let request = reqwest::Client::new().get(&url).header("X-API-Key", key);
+        assert_eq!(Answer::of(request).await.status, status, "{key}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn linked_devices_log_in_as_the_devices_that_they_were() {
+    let web = whatsapp().await;
+    let old = Old::open(|settings| settings.linked.server = web.url()).await;
+    let mut expected = Vec::new();
+    for instance in old.list("instances") {
+        let Some((device, _)) = instance["jid"].as_str().and_then(|jid| jid.split_once('@')) else {
+            continue;
+        };
+        // This WhatsApp has no such device; it says nothing.
+        web.arm(Rule::always(text(instance, "phone"), Fault::IgnoreLogin)).unwrap();
+        if instance["status"] == "connected" {
+            expected.push(device.to_owned());
+        }
+    }
+    assert_eq!(expected.len(), 2, "{expected:?}");
+    let came = || {
+        let moments =
+            web.connections().into_iter().filter(|moment| moment.turn == ConnectionTransition::Refused);
+        moments.filter_map(|moment| moment.device).collect::<Vec<_>>()
+    };
+    soon("all to log in", web.until(|_| expected.iter().all(|device| came().contains(device)))).await;
+    assert!(came().iter().all(|device| expected.contains(device)), "{:?}", came());
+}
+
+/// From here on there is a WhatsApp again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waited_goes_on() {
+    let mut consumer = Consumer::start().await;
+    let receiver = Receiver::start().await;
+    let relay = format!("ws://{}/ws", consumer.address);
+    let old = Old::open(|settings| settings.relay.url = Some(relay.parse().unwrap())).await;
+    for instance in ["shop", "annex", "barred"] {
+        old.aim(instance).await;
+    }
+    old.world.post("/instances/annex/connect", json!({})).await;
+    old.world.post("/instances/barred/resume", json!({})).await;
+    old.world.until_state("shop", "connected").await;
+
+    // What was queued leaves, in order.
+    for what in
+        ["queued 0", "queued 1", "queued 2", "queued with a key", "a queued picture", "barred 0", "barred 1"]
+    {
+        old.until_status(what, &["sent", "delivered", "read"]).await;
+    }
+    let bodies = |messages: Vec<Value>| {
+        messages.iter().map(|message| message["text"]["body"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(bodies(old.reached("573110000010").await), ["0", "1", "2"]);
+    assert_eq!(bodies(old.reached("573110000020").await), ["0", "1"]);
+    assert!(old.reached("573110000012").await[0]["image"]["id"].is_string());
+
+    // What became of attempts that went out is heard of, and what stood behind them leaves.
+    for (what, behind) in
+        [("ambiguous", "behind what is ambiguous"), ("under way, hanging before", "behind what is under way")]
+    {
+        old.until_status(what, &["ambiguous"]).await;
+        assert_eq!(old.view(behind).await["status"], "queued");
+        let told = json!({
+            "id": format!("wamid.{behind}"), "status": "delivered", "timestamp": "1763800000",
+            "recipient_id": old.view(what).await["to"], "biz_opaque_callback_data": old.id(what),
+        });
+        let taken = offer(&old.world, webhook_about(SHOP, "messages", json!({ "statuses": [told] }))).await;
+        assert_eq!(taken.status, 200, "{taken:?}");
+        old.until_status(what, &["delivered"]).await;
+        old.until_status(behind, &["sent", "delivered", "read"]).await;
+    }
+
+    // Dead letters have kept what they say.
+    for what in ["dead, permanent", "dead, ambiguous"] {
+        let path = format!("/instances/shop/dead-letters/{}/redrive", old.id(what));
+        assert_eq!(old.world.post(&path, json!({})).await.status, 200, "{what}");
+        old.until_status(what, &["sent", "delivered", "read"]).await;
+    }
+    assert_eq!(bodies(old.reached("573100000017").await), ["Se queda"]);
+    assert_eq!(old.reached("573100000019").await[0]["image"]["caption"], "foto");
+
+    // Jobs send the rows that are left, and no other.
+    old.world.post(&format!("/jobs/{}/resume", old.job("paused")), json!({})).await;
+    for what in ["paused", "processing"] {
+        let path = format!("/jobs/{}", old.job(what));
+        let rows = old.of("jobs", what)["results"].as_array().unwrap();
+        let known = |row: &&Value| what == "processing" && row["status"] == "queued";
+        let sent = rows.len() - rows.iter().filter(known).count();
+        eventually(&format!("the rest of the job {what}"), async || {
+            let job = old.world.get(&path).await.body;
+            if job["progress"]["sent"] == sent { Ok(()) } else { Err(job) }
+        })
+        .await;
+        for row in rows {
+            let left = row["status"] == "pending" || (what == "paused" && row["status"] == "queued");
+            let reached = old.reached(text(row, "phone").trim_start_matches('+')).await;
+            assert_eq!(reached.len(), usize::from(left), "{row}: {reached:?}");
+        }
+    }
+
+    // The endpoint that took nothing gets what it missed, and no more.
+    let endpoint = format!("/webhooks/{}", text(old.of("endpoints", "down"), "endpoint_id"));
+    let path = format!("{endpoint}/deliveries?instance=shop&limit=100");
+    let missed = old.world.get(&path).await.body["data"].as_array().unwrap().clone();
+    let missed: Vec<_> = missed.iter().filter(|it| it["state"] != "delivered").collect();
+    let acks = missed.iter().filter(|it| it["type"] == "message_ack");
+    let acks: Vec<_> = acks.map(|it| &it["sequence"]).collect();
+    let events = old.list_of_events("shop").iter().filter(|event| acks.contains(&&event["sequence"]));
+    let acks: Vec<_> = events.map(|event| event["data"]["correlation_id"].clone()).collect();
+    assert!(acks.len() >= 3, "{missed:?}");
+    let moved = old.world.request(Method::PUT, &endpoint).json(&json!({ "url": receiver.url() }));
+    assert_eq!(Answer::of(moved).await.status, 200);
+    eventually("what the endpoint missed", async || {
+        let taken = receiver.taken("message_ack").into_iter().map(|it| it.body);
+        let taken = taken.filter(|body| body["instance_id"] == "shop");
+        let taken: Vec<_> = taken.map(|body| body["data"]["correlation_id"].clone()).collect();
+        if taken.starts_with(&acks) { Ok(()) } else { Err(taken) }
+    })
+    .await;
+
+    // And the relay's line is there, in order.
+    let mut before = 0.0;
+    for n in 0..count(&old.listing["relay_pending"]) {
+        let queued_at = consumer.frame().await["queued_at"].as_f64().unwrap();
+        assert!(queued_at >= before, "frame {n}: {queued_at} after {before}");
+        before = queued_at;
+    }
+}
