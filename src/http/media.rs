@@ -86,8 +86,9 @@ fn parse_inline(
     if bytes.is_empty() {
         return Err(ValidationError::new(FIELD, "holds no bytes"));
     }
-    let told = [described.mime_type, declared].map(essence).into_iter().find(|mime| is_specific(mime));
-    let mime = match told {
+    let declared_mime =
+        [described.mime_type, declared].map(essence).into_iter().find(|mime| is_specific(mime));
+    let mime = match declared_mime {
         Some(mime) => mime,
         None => sniff::media_type(&bytes, described.kind, described.file_name).map(str::to_owned).ok_or_else(|| {
             let kind = described.kind.as_str();

@@ -38,8 +38,8 @@ impl<T> PageResponse<T> {
 /// # Errors
 ///
 /// `limit` is outside the permitted range.
-pub(super) fn validate_limit(asked: Option<usize>) -> Result<usize, ValidationError> {
-    match asked.unwrap_or(DEFAULT_LIMIT) {
+pub(super) fn validate_limit(limit: Option<usize>) -> Result<usize, ValidationError> {
+    match limit.unwrap_or(DEFAULT_LIMIT) {
         limit @ 1..=MAX_LIMIT => Ok(limit),
         _ => Err(ValidationError::new("limit", format!("must be 1 to {MAX_LIMIT}"))),
     }

@@ -18,6 +18,7 @@ use relevo_domain::ErrorKind;
 
 use super::api::error::{ApplicationError, rewrite_errors};
 use super::api::is_application_path;
+use super::api::texts::UNKNOWN_ENDPOINT;
 use super::error::ApiError;
 use super::routes::{
     api, cloud_webhook, dead_letters, events, instances, jobs, media, messages, node, numbers, queues, relay,
@@ -199,7 +200,7 @@ async fn unknown_route(State(state): State<AppState>, request: Request) -> Respo
     let is_application = is_application_path(request.uri().path());
     body::discard(request, state.options.json_body_limit);
     if is_application {
-        return ApplicationError::new(StatusCode::NOT_FOUND, "Endpoint no encontrado").into_response();
+        return ApplicationError::new(StatusCode::NOT_FOUND, UNKNOWN_ENDPOINT).into_response();
     }
     ApiError::new(ErrorKind::NotFound, "there is no such route; see GET /openapi.json").into_response()
 }

@@ -112,8 +112,8 @@ impl EventReader {
             self.position.retain(|number| instances.contains(&number));
             if self.log.has_more(&instances, &self.position)? {
                 let (kinds, now) = (self.kinds.clone(), self.clock.now());
-                let wanted = LogPageQuery { kinds, limit: PAGE_EVENTS, bytes: PAGE_BYTES, now };
-                let page = self.log.page(&instances, &self.position, &wanted).await?;
+                let query = LogPageQuery { kinds, limit: PAGE_EVENTS, bytes: PAGE_BYTES, now };
+                let page = self.log.page(&instances, &self.position, &query).await?;
                 self.pending = page.items.into();
                 self.page_end = Some(page.next);
                 continue;

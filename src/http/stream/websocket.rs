@@ -149,9 +149,9 @@ impl<F: FrameSource> WebSocketSession<F> {
     fn handle_incoming(&mut self, frame: &Message) -> Option<Message> {
         self.last_received = Instant::now();
         let Message::Text(text) = frame else { return None };
-        let asked: Value = serde_json::from_str(text).ok()?;
-        (asked.get("type")?.as_str()? == "ping").then(|| {
-            let answer = match asked.get("timestamp") {
+        let request: Value = serde_json::from_str(text).ok()?;
+        (request.get("type")?.as_str()? == "ping").then(|| {
+            let answer = match request.get("timestamp") {
                 Some(timestamp) => json!({ "type": "pong", "timestamp": timestamp }),
                 None => json!({ "type": "pong" }),
             };

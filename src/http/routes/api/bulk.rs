@@ -81,13 +81,13 @@ pub(super) async fn submit_bulk(
     if !parsed.queued {
         require_connected(state, &instance)?;
     }
-    let BulkRequest { phones, content: said } = parsed.bulk;
-    let kept = store_media(said, &state.services.instances).await?;
+    let BulkRequest { phones, content } = parsed.bulk;
+    let stored = store_media(content, &state.services.instances).await?;
     // Inline files are on the disk now; the memory is free for other requests.
     drop(memory_permit);
-    let (phones, kept) = (Arc::new(phones), Arc::new(kept));
-    check_messages(state, &instance, kind, &phones, &kept).await?;
-    create_job(state, &instance, kind, id, phones, kept).await?;
+    let (phones, stored) = (Arc::new(phones), Arc::new(stored));
+    check_messages(state, &instance, kind, &phones, &stored).await?;
+    create_job(state, &instance, kind, id, phones, stored).await?;
     if parsed.queued {
         return Ok(Json(SendMessageResponse::queued_job(kind.success_messages().1, id)).into_response());
     }
@@ -128,10 +128,10 @@ fn require_connected(state: &AppState, instance: &InstanceId) -> Result<(), Appl
 }
 
 async fn store_media(
-    said: BulkContent,
+    content: BulkContent,
     instances: &instance::Handle,
 ) -> Result<StoredBulkContent, instance::Error> {
-    Ok(match said {
+    Ok(match content {
         BulkContent::Common(draft) => StoredBulkContent::Common(draft.store_media(instances).await?),
         BulkContent::Framed { frame, own } => {
             StoredBulkContent::Framed { frame: frame.store_media(instances).await?, own }
@@ -153,7 +153,7 @@ async fn check_messages(
     instance: &InstanceId,
     kind: BulkKind,
     phones: &[String],
-    kept: &StoredBulkContent,
+    stored: &StoredBulkContent,
 ) -> Result<(), ApplicationError> {
     let mut checker = state.services.instances.message_checker(instance)?;
     let refused = |error: instance::Error| match error.invalid() {
@@ -164,7 +164,7 @@ async fn check_messages(
         // Yields to other requests between messages.
         tokio::task::consume_budget().await;
         let Ok(to) = phone.parse() else { continue };
-        if let StoredBulkContent::Common(content) = kept {
+        if let StoredBulkContent::Common(content) = stored {
             let message = OutboundMessage {
                 to,
                 content: content.clone(),
@@ -173,7 +173,7 @@ async fn check_messages(
             };
             return checker.check(&message).await.map_err(|error| refused(error).with_send_prefix());
         }
-        let Some(content) = kept.content_of_recipient(n).map(Cow::into_owned) else { continue };
+        let Some(content) = stored.content_of_recipient(n).map(Cow::into_owned) else { continue };
         let checked = checker
             .check(&OutboundMessage { to, content, quote: None, options: MessageOptions::default() })
             .await;
@@ -190,9 +190,9 @@ async fn create_job(
     kind: BulkKind,
     id: Uuid,
     phones: Arc<Vec<String>>,
-    kept: Arc<StoredBulkContent>,
+    stored: Arc<StoredBulkContent>,
 ) -> Result<(), ApplicationError> {
-    let plan = match kept.as_ref() {
+    let plan = match stored.as_ref() {
         StoredBulkContent::Common(content) => Plan::Common(content.clone()),
         StoredBulkContent::Framed { .. } | StoredBulkContent::Each(_) => Plan::PerRow,
     };
@@ -200,7 +200,7 @@ async fn create_job(
     let write = move || {
         let mut list = bulk.list_draft()?;
         for (n, phone) in phones.iter().enumerate() {
-            list.push(phone, kept.content_of_recipient(n).as_deref())?;
+            list.push(phone, stored.content_of_recipient(n).as_deref())?;
         }
         list.finish()
     };

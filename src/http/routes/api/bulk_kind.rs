@@ -178,10 +178,10 @@ fn parse_framed(
     let (mut phones, mut own) = (Vec::with_capacity(found.len()), Vec::with_capacity(found.len()));
     for (n, value) in found.iter().enumerate() {
         let recipient = JsonFields::from_value(value)
-            .ok_or_else(|| ApplicationError::invalid("Cada recipient debe ser un objeto"))?;
+            .ok_or_else(|| ApplicationError::invalid(texts::RECIPIENT_NOT_OBJECT))?;
         for name in ["phone", "body_text"] {
             if recipient.get(name).is_none() {
-                return Err(ApplicationError::invalid(format!("Cada recipient debe tener un '{name}'")));
+                return Err(ApplicationError::invalid(texts::recipient_without(name)));
             }
         }
         let at = |invalid: ValidationError| {
@@ -201,7 +201,7 @@ fn parse_each(
     read: impl Fn(JsonFields<'_>) -> Result<ContentDraft, ApplicationError>,
 ) -> Result<BulkRequest, ApplicationError> {
     let found = fields.list("recipients").ok_or_else(|| ApplicationError::invalid(MISSING_RECIPIENTS))?;
-    let lacking = || ApplicationError::invalid(format!("Cada recipient debe tener 'phone' y '{required}'"));
+    let lacking = || ApplicationError::invalid(texts::recipient_without_phone_or(required));
     let recipients = found.iter().map(|value| {
         JsonFields::from_value(value)
             .filter(|recipient| recipient.has(&["phone", required]))

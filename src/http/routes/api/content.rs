@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::json_fields::JsonFields;
 use crate::http::api::error::ApplicationError;
+use crate::http::api::texts;
 use crate::http::media::{self, MediaFields, MediaInput};
 use crate::instance;
 use relevo_domain::{
@@ -186,10 +187,10 @@ pub(super) fn url_frame(fields: JsonFields<'_>) -> Result<InteractiveFrame<Heade
 pub(super) fn button_frame(
     fields: JsonFields<'_>,
 ) -> Result<InteractiveFrame<HeaderDraft>, ApplicationError> {
-    let none = || ApplicationError::invalid("Se requiere al menos un botón en el campo 'buttons'");
+    let none = || ApplicationError::invalid(texts::MISSING_BUTTON);
     let buttons = fields.list("buttons").ok_or_else(none)?;
     if buttons.len() > MAX_BUTTONS {
-        return Err(ApplicationError::invalid("Máximo 3 botones permitidos"));
+        return Err(ApplicationError::invalid(texts::TOO_MANY_BUTTONS));
     }
     let buttons = buttons.iter().zip(1..).map(|(value, n)| button(value, n)).collect::<Result<_, _>>()?;
     let (header, footer) = (header(fields)?, fields.optional("footer_text")?);
@@ -229,7 +230,7 @@ fn button(value: &Value, n: usize) -> Result<Button, ApplicationError> {
 /// A field is missing, or a section or row is invalid.
 pub(super) fn list_frame(fields: JsonFields<'_>) -> Result<InteractiveFrame<HeaderDraft>, ApplicationError> {
     require_fields(fields, &["header_text", "footer_text", "button_text"])?;
-    let none = || ApplicationError::invalid("Se requiere el campo 'sections' como array");
+    let none = || ApplicationError::invalid(texts::MISSING_SECTIONS);
     let found = fields.list("sections").ok_or_else(none)?;
     let sections = found.iter().enumerate().map(section).collect::<Result<_, _>>()?;
     let (header, footer) = (fields.optional("header_text")?, fields.optional("footer_text")?);
@@ -238,12 +239,12 @@ pub(super) fn list_frame(fields: JsonFields<'_>) -> Result<InteractiveFrame<Head
 }
 
 fn section((s, value): (usize, &Value)) -> Result<ListSection, ApplicationError> {
-    let fields = JsonFields::from_value(value)
-        .ok_or_else(|| ApplicationError::invalid("Cada section debe ser un objeto"))?;
+    let fields =
+        JsonFields::from_value(value).ok_or_else(|| ApplicationError::invalid(texts::SECTION_NOT_OBJECT))?;
     if fields.get("title").is_none() {
-        return Err(ApplicationError::invalid("Cada section debe tener un 'title'"));
+        return Err(ApplicationError::invalid(texts::SECTION_WITHOUT_TITLE));
     }
-    let none = || ApplicationError::invalid("Cada section debe tener un array 'rows'");
+    let none = || ApplicationError::invalid(texts::SECTION_WITHOUT_ROWS);
     let found = fields.list("rows").ok_or_else(none)?;
     let rows = found.iter().enumerate().map(|(r, value)| row(s, r, value)).collect::<Result<_, _>>()?;
     let wrong =
@@ -252,11 +253,11 @@ fn section((s, value): (usize, &Value)) -> Result<ListSection, ApplicationError>
 }
 
 fn row(s: usize, r: usize, value: &Value) -> Result<ListRow, ApplicationError> {
-    let fields = JsonFields::from_value(value)
-        .ok_or_else(|| ApplicationError::invalid("Cada row debe ser un objeto"))?;
+    let fields =
+        JsonFields::from_value(value).ok_or_else(|| ApplicationError::invalid(texts::ROW_NOT_OBJECT))?;
     for name in ["id", "title"] {
         if fields.get(name).is_none() {
-            return Err(ApplicationError::invalid(format!("Cada row debe tener un '{name}'")));
+            return Err(ApplicationError::invalid(texts::row_without(name)));
         }
     }
     let at = |invalid: ValidationError| {
@@ -276,7 +277,7 @@ fn row(s: usize, r: usize, value: &Value) -> Result<ListRow, ApplicationError> {
 /// One of the fields is missing.
 pub(super) fn require_fields(fields: JsonFields<'_>, names: &[&str]) -> Result<(), ApplicationError> {
     match names.iter().find(|name| fields.get(name).is_none()) {
-        Some(name) => Err(ApplicationError::invalid(format!("Se requiere el campo '{name}'"))),
+        Some(name) => Err(ApplicationError::invalid(texts::missing_field(name))),
         None => Ok(()),
     }
 }

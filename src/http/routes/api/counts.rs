@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use super::responses::TaskCounts;
 use crate::bulk::{self, JobProgress, RowResult, RowStatus};
+use crate::http::api::texts;
 use crate::http::error::ApiError;
 
 /// Rows read at once for a response.
@@ -47,7 +48,7 @@ pub(super) async fn job_counts(
 /// The text in `errors` of a row that was not sent.
 fn row_error(row: &RowResult) -> Option<String> {
     let cause = match row.status {
-        RowStatus::Skipped => "está en la lista de supresión".to_owned(),
+        RowStatus::Skipped => texts::SUPPRESSED.to_owned(),
         status if status.is_failure() || status.as_str() == "cancelled" => {
             row.error.clone().unwrap_or_else(|| status.as_str().to_owned())
         }

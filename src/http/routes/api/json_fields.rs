@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use serde_json::{Map, Value};
 
 use crate::http::api::error::ApplicationError;
-use crate::http::api::texts::{EMPTY_BODY_ERROR, type_name};
+use crate::http::api::texts::{EMPTY_BODY_ERROR, invalid_json, type_name};
 use relevo_domain::ValidationError;
 
 /// The fields of a request, or of one recipient in it.
@@ -22,11 +22,7 @@ pub(super) fn parse(body: &[u8]) -> Result<Map<String, Value>, ApplicationError>
     if body.trim_ascii().is_empty() {
         return Err(ApplicationError::invalid(EMPTY_BODY_ERROR));
     }
-    let wrong = |cause: String| {
-        ApplicationError::invalid(format!(
-            "JSON inválido: {cause}; envíe un objeto JSON con Content-Type: application/json"
-        ))
-    };
+    let wrong = |cause: String| ApplicationError::invalid(invalid_json(&cause));
     match serde_json::from_slice(body) {
         Ok(Value::Object(fields)) => Ok(fields),
         Ok(other) => Err(wrong(format!("el cuerpo es {}", type_name(&other)))),

@@ -104,9 +104,7 @@ impl MessageKind {
             MessageKind::Media => {
                 let source = ["media_id", "id", "media_url", "base64"];
                 if !fields.has(&["phone", "type"]) || source.iter().all(|name| fields.get(name).is_none()) {
-                    return Err(ApplicationError::invalid(
-                        "Faltan parámetros: phone, type y media_id son requeridos",
-                    ));
+                    return Err(ApplicationError::invalid(texts::MISSING_MEDIA));
                 }
                 content::media(fields)
             }
@@ -146,7 +144,7 @@ fn require_both(fields: JsonFields<'_>, [one, other]: [&str; 2]) -> Result<(), A
     if fields.has(&[one, other]) {
         return Ok(());
     }
-    Err(ApplicationError::invalid(format!("Faltan parámetros: {one} y {other} son requeridos")))
+    Err(ApplicationError::invalid(texts::missing_parameters([one, other])))
 }
 
 fn interactive_draft(

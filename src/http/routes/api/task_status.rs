@@ -12,6 +12,7 @@ use crate::bulk::{self, JobProgress, JobView};
 use crate::http::AppState;
 use crate::http::access::{Access, scope};
 use crate::http::api::error::{ApplicationError, ApplicationErrorBody, upstream_error_text};
+use crate::http::api::texts::TASK_NOT_FOUND;
 use crate::http::error::ApiError;
 use crate::http::extract::TaskIdPath;
 use crate::queue::{LedgerStep, MessageView};
@@ -83,7 +84,7 @@ pub async fn status(
 }
 
 fn task_not_found() -> ApplicationError {
-    ApplicationError::new(StatusCode::NOT_FOUND, "Tarea no encontrada")
+    ApplicationError::new(StatusCode::NOT_FOUND, TASK_NOT_FOUND)
 }
 
 impl Task {

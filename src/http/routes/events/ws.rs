@@ -34,17 +34,17 @@ struct EventFrame {
 }
 
 impl EventFrame {
-    fn new(told: StreamedEvent) -> Self {
-        let event = told.item.envelope.event;
-        let (kind, instance, data) = (event.kind, told.instance_id, event.data);
+    fn new(streamed: StreamedEvent) -> Self {
+        let event = streamed.item.envelope.event;
+        let (kind, instance, data) = (event.kind, streamed.instance_id, event.data);
         let payload = match kind.as_str() {
             "status" => json!({ "instance_id": instance, "status": data.get("status") }),
             "qr" => json!({ "instance_id": instance, "qr": data.get("qr") }),
             "presence" => json!({ "instance_id": instance, "data": presence_payload(data) }),
             _ => json!({ "instance_id": instance, "data": data }),
         };
-        let (sequence, timestamp) = (told.item.envelope.sequence, event.at.seconds());
-        Self { kind, payload, sequence, timestamp, cursor: told.cursor }
+        let (sequence, timestamp) = (streamed.item.envelope.sequence, event.at.seconds());
+        Self { kind, payload, sequence, timestamp, cursor: streamed.cursor }
     }
 }
 
@@ -70,9 +70,9 @@ impl FrameSource for EventFrameSource {
     async fn next_frame(&mut self) -> Result<String, CloseReason> {
         self.sent_cursor.clone_from(&self.pending_cursor);
         match self.reader.next().await {
-            Ok(Some(told)) => {
-                self.pending_cursor.clone_from(&told.cursor);
-                Ok(serde_json::to_string(&EventFrame::new(told)).unwrap_or_default())
+            Ok(Some(streamed)) => {
+                self.pending_cursor.clone_from(&streamed.cursor);
+                Ok(serde_json::to_string(&EventFrame::new(streamed)).unwrap_or_default())
             }
             Ok(None) => Err(CloseReason::new(websocket::CLOSE_NORMAL, "the instance is gone")),
             Err(error) => {
@@ -156,8 +156,8 @@ mod tests {
     fn frame(kind: &str, data: Value) -> Value {
         let event = Event { kind: kind.to_owned(), at: Timestamp(1_700_000_000_900), data };
         let item = LogItem { instance: InstanceNumber::FIRST, envelope: Envelope { sequence: 7, event } };
-        let told = StreamedEvent { item, instance_id: "shop".parse().unwrap(), cursor: "7".to_owned() };
-        serde_json::to_value(EventFrame::new(told)).unwrap()
+        let streamed = StreamedEvent { item, instance_id: "shop".parse().unwrap(), cursor: "7".to_owned() };
+        serde_json::to_value(EventFrame::new(streamed)).unwrap()
     }
 
     #[test]

@@ -60,10 +60,10 @@ pub async fn set(
     JsonBody(body): JsonBody,
 ) -> Result<Json<EndpointResponse>, ApiError> {
     let number = state.services.instances.get(&id)?.number;
-    let asked: NewEndpoint = json::parse(&body)?;
+    let request: NewEndpoint = json::parse(&body)?;
     let webhooks = &state.services.webhooks;
-    let present = webhooks.primary(number).filter(|_| asked.keeps_secret());
-    let config = asked.into_config()?;
+    let present = webhooks.primary(number).filter(|_| request.keeps_secret());
+    let config = request.into_config()?;
     let view = match present {
         None => webhooks.set_primary(number, config).await?,
         Some(present) => {

@@ -136,7 +136,7 @@ impl JobFrameSource {
             return Ok(());
         }
         self.pending_frames.push_back(self.progress_frame(&now, &body));
-        if self.last_sent.as_ref().map(|told| told.status) != Some(now.status) {
+        if self.last_sent.as_ref().map(|previous| previous.status) != Some(now.status) {
             self.pending_frames.extend(self.status_frame(&now));
         }
         self.last_sent = Some(now);
@@ -147,19 +147,19 @@ impl JobFrameSource {
     /// Adds the frames of the start and of new chunks.
     fn push_start_frames(&mut self, now: &JobProgress) {
         let before = self.last_sent.as_ref();
-        if now.started_at.is_some() && before.is_none_or(|told| told.started_at.is_none()) {
+        if now.started_at.is_some() && before.is_none_or(|previous| previous.started_at.is_none()) {
             let message = format!("Iniciando envío masivo de {} mensajes", now.total);
             let started = json!({ "type": "job_started", "job_id": self.id, "message": message });
             self.pending_frames.push_back(started);
         }
-        if now.taken == 0 || before.is_some_and(|told| told.taken == now.taken) {
+        if now.taken == 0 || before.is_some_and(|previous| previous.taken == now.taken) {
             return;
         }
         let last = (now.taken - 1) / CHUNK_ROWS;
         let first = match before {
             // A late subscriber receives only the current chunk.
             None => last,
-            Some(told) => told.taken.div_ceil(CHUNK_ROWS),
+            Some(previous) => previous.taken.div_ceil(CHUNK_ROWS),
         };
         for chunk in first..=last {
             let (start, end) = (chunk * CHUNK_ROWS, ((chunk + 1) * CHUNK_ROWS).min(now.total));

@@ -13,22 +13,27 @@ use axum::response::{IntoResponse, Response};
 use crate::media::MediaFile;
 
 /// The response with a file, or with the requested range of it.
-pub(in crate::http) fn file_response(file: &MediaFile, name: Option<&str>, asked: &HeaderMap) -> Response {
+pub(in crate::http) fn file_response(
+    file: &MediaFile,
+    name: Option<&str>,
+    request_headers: &HeaderMap,
+) -> Response {
     let etag = format!("\"{}\"", file.sha256());
-    let text = |name| asked.get(name).and_then(|value| value.to_str().ok());
+    let text = |name| request_headers.get(name).and_then(|value| value.to_str().ok());
     let unchanged = |list: &str| list.split(',').map(str::trim).any(|tag| tag == "*" || tag == etag);
     let mut response = if text(IF_NONE_MATCH).is_some_and(unchanged) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         // A range of a changed file would not fit the ranges that the client has.
-        let wanted = text(RANGE).filter(|_| text(IF_RANGE).is_none_or(|tag| tag == etag));
-        match wanted.map_or(RangeRequest::Whole, |range| parse_range(range, file.size())) {
+        let range_header = text(RANGE).filter(|_| text(IF_RANGE).is_none_or(|tag| tag == etag));
+        match range_header.map_or(RangeRequest::Whole, |range| parse_range(range, file.size())) {
             RangeRequest::Whole => content_response(file, name, 0..file.size()),
             RangeRequest::Range(range) => {
-                let said = format!("bytes {}-{}/{}", range.start, range.end.saturating_sub(1), file.size());
+                let content_range =
+                    format!("bytes {}-{}/{}", range.start, range.end.saturating_sub(1), file.size());
                 let mut response = content_response(file, name, range);
                 *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-                insert_header(&mut response, CONTENT_RANGE, &said);
+                insert_header(&mut response, CONTENT_RANGE, &content_range);
                 response
             }
             RangeRequest::Unsatisfiable => {
