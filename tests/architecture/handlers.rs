@@ -10,7 +10,8 @@ fn handlers_document_their_extractors() {
     let documented = documented_extractors();
     assert!(documented.iter().any(|name| name == "TargetInstance"), "{documented:?}");
     for Handler { place, attribute, signature } in handlers() {
-        let taken = documented.iter().filter(|name| signature.contains(&format!(": {name}"))).cloned();
+        let words: Vec<_> = signature.split(|c: char| !c.is_alphanumeric()).collect();
+        let taken = documented.iter().filter(|name| words.contains(&name.as_str())).cloned();
         let queries = ["QueryParams<", "ApplicationQuery<", "Query<"].into_iter().filter_map(|kind| {
             let (_, rest) = signature.split_once(kind)?;
             rest.split_once('>').map(|(name, _)| name.to_owned())

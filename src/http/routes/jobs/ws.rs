@@ -39,7 +39,7 @@ const CLOSE_JOB_NOT_FOUND: u16 = 4404;
 /// The progress of a job as WebSocket frames: `subscribed`, `job_started`, `chunk_processing`, `progress`, `error`,
 /// `job_paused`, `job_completed`, `job_failed`, `job_cancelled`. For an unknown job the socket is closed with code
 /// 4404. `{"type":"ping"}` is answered with `pong`.
-#[utoipa::path(get, path = "/ws/job/{job_id}", operation_id = "job_socket", tag = "jobs", responses(
+#[utoipa::path(get, path = "/ws/job/{job_id}", operation_id = "job_socket", tag = "jobs", params(JobIdPath), responses(
     (status = 101, description = "Frames follow."),
     (status = 400, description = "The request is not an upgrade.", body = ErrorBody),
     (status = 503, description = "The limit of streams is reached.", body = ErrorBody),

@@ -31,7 +31,7 @@ macro_rules! send_request {
                 /// The message to reply to, by WhatsApp's id or the node's.
                 reply_to: Option<String>,
             }
-            reply { |request: &mut $name<'_>| request.reply_to.take() }
+            reply_in reply_to
         }
     };
     (
@@ -42,7 +42,7 @@ macro_rules! send_request {
             phone,
             $($fields:tt)*
         }
-        $(reply { $reply:expr })?
+        $(reply_in $reply:ident)?
     ) => {
         $(#[$($meta)*])*
         #[derive(Debug, serde::Deserialize, utoipa::ToSchema)]
@@ -66,7 +66,7 @@ macro_rules! send_request {
             ) -> Result<$crate::http::routes::messages::envelope::SendEnvelope, relevo_domain::ValidationError> {
                 #[allow(unused_mut, unused_assignments, reason = "a struct marked no_reply has no such field")]
                 let mut reply_to = None;
-                $(reply_to = ($reply)(self);)?
+                $(reply_to = self.$reply.take();)?
                 Ok($crate::http::routes::messages::envelope::SendEnvelope {
                     to: self.phone.parse()?,
                     reply_to,
