@@ -1,4 +1,4 @@
-//! Who may call. There is one key; it is compared by digest, in constant time.
+//! Authentication. The node has one key; it is compared by digest, in constant time.
 
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
@@ -12,39 +12,41 @@ use subtle::ConstantTimeEq;
 
 use relevo_domain::Secret;
 
+use super::access::Grant;
 use super::error::ApiError;
-use super::streams::accepts_event_stream;
-use super::{AppState, api_door, body};
+use super::stream::sse::accepts_event_stream;
+use super::{AppState, api, body};
 
 /// The header that carries the key, beside `Authorization`.
 const API_KEY_HEADER: &str = "x-api-key";
 
-/// How the paths end that give pages, or streams to those who accept them.
+/// The suffix of paths that answer with a page, or with a stream when `Accept` names one.
 const EVENTS_SUFFIX: &str = "/events";
 
-/// The subprotocol of our WebSockets, and the beginning of one that carries the key.
+/// The subprotocol of the node's WebSockets, and the prefix of one that carries the key.
 const PLAIN_PROTOCOL: &str = "relevo";
 const KEY_PROTOCOL_PREFIX: &str = "relevo.key.";
 
-/// The digest of the key that opens the API; without one, everything is open.
+/// The digest of the API key. `None` accepts every request.
 pub(super) struct Keyring(Option<[u8; 32]>);
 
 impl Keyring {
+    /// Stores the digest of the key.
     pub fn new(key: Option<&Secret>) -> Self {
         Self(key.map(|key| digest(key.expose().as_bytes())))
     }
 
-    /// Whether one of the keys that a request presents is ours: `X-API-Key: <key>`,
-    /// `Authorization: Bearer <key>` or `Authorization: <key>`.
+    /// Whether a request presents the key: `X-API-Key: <key>`, `Authorization: Bearer <key>` or `Authorization:
+    /// <key>`.
     fn authorizes(&self, headers: &HeaderMap) -> bool {
         let plain = headers.get(API_KEY_HEADER).map(|value| value.as_bytes());
         let authorization = headers.get(AUTHORIZATION).map(|value| bearer_key(value.as_bytes()));
         self.0.is_none() || [plain, authorization].into_iter().flatten().any(|key| self.matches(key))
     }
 
-    /// Whether a stream may begin. Browsers cannot give a WebSocket or an `EventSource` a header, so the key may also
-    /// stand in the query, as `api_key` or `token`, or among the subprotocols, as [`KEY_PROTOCOL`] and the key in
-    /// base64url.
+    /// Whether a request for a stream presents the key. Browsers cannot set headers on a WebSocket or an
+    /// `EventSource`, so the query (`api_key` or `token`) and a subprotocol ([`KEY_PROTOCOL_PREFIX`] and the key in
+    /// base64url) are accepted, too.
     fn authorizes_stream(&self, headers: &HeaderMap, query: Option<&str>) -> bool {
         let query = query.unwrap_or_default().as_bytes();
         let mut in_query = url::form_urlencoded::parse(query)
@@ -56,7 +58,7 @@ impl Keyring {
             || in_protocol.any(|key| self.matches(&key))
     }
 
-    /// Whether a key that came by any way is ours.
+    /// Whether `key` is the node's key.
     pub fn matches(&self, key: &[u8]) -> bool {
         !key.is_empty() && self.0.as_ref().is_some_and(|ours| bool::from(digest(key).ct_eq(ours)))
     }
@@ -68,8 +70,8 @@ fn offered_protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     lists.flat_map(|list| list.split(',')).map(str::trim)
 }
 
-/// The subprotocol to agree on: the plain one when it is offered, so that the key is not repeated, else the one that
-/// holds the key, because browsers give up on a server that agrees on none.
+/// The subprotocol to select: the plain one when it is offered, so that the key is not repeated; otherwise the one
+/// that carries the key, because browsers close a WebSocket when the server selects none.
 pub(super) fn select_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
     let plain = offered_protocols(headers).find(|name| *name == PLAIN_PROTOCOL);
     let agreed =
@@ -90,20 +92,20 @@ fn digest(key: &[u8]) -> [u8; 32] {
     Sha256::digest(key).into()
 }
 
-/// Lets a request through to its route, or answers 401.
-pub(super) async fn require_key(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    if state.keyring.authorizes(request.headers()) || api_door::is_authorized(&state, &request) {
+/// Middleware: attaches a [`Grant`] to an authorised request; answers 401 to any other.
+pub(super) async fn require_key(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    if state.keyring.authorizes(request.headers()) || api::auth::is_authorized(&state, &request) {
+        request.extensions_mut().insert(Grant::all());
         return next.run(request).await;
     }
     body::discard(request, state.options.json_body_limit);
     ApiError::unauthorized().into_response()
 }
 
-/// The same for the routes of streams. One that answers with a page, because no stream was asked for, takes the key
-/// where all others do.
+/// The same for routes that may stream. A request that is answered with a page must present the key in a header.
 pub(super) async fn require_stream_key(
     State(state): State<AppState>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let is_page = request.uri().path().ends_with(EVENTS_SUFFIX) && !accepts_event_stream(request.headers());
@@ -113,6 +115,7 @@ pub(super) async fn require_stream_key(
         false => state.keyring.authorizes_stream(request.headers(), query),
     };
     if admitted {
+        request.extensions_mut().insert(Grant::all());
         return next.run(request).await;
     }
     body::discard(request, state.options.json_body_limit);

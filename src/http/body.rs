@@ -1,7 +1,7 @@
-//! Taking bodies in: bounded in size, time and memory.
+//! Reception of request bodies, bounded in size, time and memory.
 //!
-//! A body over its limit is refused at once, and what is still coming is read and thrown away beside the answer:
-//! a server that closed the connection instead would reset it, and the caller would never see why.
+//! A body over its limit is rejected at once. The rest of it is read and discarded while the response is sent:
+//! closing the connection instead would reset it, and the client would not see the response.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,24 +19,25 @@ use relevo_domain::{ErrorKind, ValidationError};
 use super::AppState;
 use super::error::ApiError;
 
-/// Bodies up to this size are taken without asking for room, in bytes.
+/// Bodies up to this size need no permit of the memory budget, in bytes.
 const SMALL_BODY: usize = 256 << 10;
 
-/// So many of the largest permitted bodies may be in memory at once.
+/// Number of bodies of the largest permitted size that fit into the memory budget.
 const MAX_LARGE_BODIES: usize = 4;
 
-/// Of a body that is refused, up to this many times its limit is still read ...
+/// A rejected body is read up to this multiple of its limit …
 const DISCARD_FACTOR: usize = 4;
-/// ... for this long at most.
+/// … and for at most this long.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The memory that all large bodies share, counted in KiB.
+/// The memory that all large bodies share, in KiB.
 pub(super) struct MemoryBudget {
     semaphore: Arc<Semaphore>,
     capacity_kib: u32,
 }
 
 impl MemoryBudget {
+    /// A budget for bodies of up to `largest` bytes.
     pub fn new(largest: usize) -> Self {
         let capacity_kib =
             to_kib(largest.saturating_mul(MAX_LARGE_BODIES).max(SMALL_BODY * MAX_LARGE_BODIES));
@@ -45,10 +46,10 @@ impl MemoryBudget {
         Self { semaphore: Arc::new(Semaphore::new(permits)), capacity_kib }
     }
 
-    /// Waits for `bytes` of memory, at most `patience`.
-    async fn acquire(&self, bytes: usize, patience: Duration) -> Result<OwnedSemaphorePermit, ApiError> {
-        let taken = self.semaphore.clone().acquire_many_owned(to_kib(bytes).min(self.capacity_kib));
-        match tokio::time::timeout(patience, taken).await {
+    /// Waits for `bytes` of memory, at most `timeout`.
+    async fn acquire(&self, bytes: usize, timeout: Duration) -> Result<OwnedSemaphorePermit, ApiError> {
+        let acquired = self.semaphore.clone().acquire_many_owned(to_kib(bytes).min(self.capacity_kib));
+        match tokio::time::timeout(timeout, acquired).await {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(ApiError::new(
                 ErrorKind::Unavailable,
@@ -62,14 +63,19 @@ fn to_kib(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(u32::MAX)
 }
 
-/// A body that arrived whole.
+/// A complete body.
 pub(super) struct ReceivedBody {
     pub bytes: Bytes,
-    /// Keeps the room that a large body takes; give it up when the body is no longer needed.
+    /// The memory permit of a large body. Drop it when the body is no longer needed.
     pub memory_permit: Option<OwnedSemaphorePermit>,
 }
 
-/// Takes a request's whole body in, of `limit` bytes at most.
+/// Receives the whole body of a request.
+///
+/// # Errors
+///
+/// 413 when it is larger than `limit`, 408 when it does not arrive within the read timeout, 400 when the connection
+/// ends early, and 503 when the memory budget is exhausted for that long.
 pub(super) async fn receive_body(
     request: Request,
     limit: usize,
@@ -80,30 +86,30 @@ pub(super) async fn receive_body(
         discard(request, limit);
         return Err(ApiError::payload_too_large(limit));
     }
-    let patience = state.options.read_timeout;
-    let mut room = None;
+    let timeout = state.options.read_timeout;
+    let mut permit = None;
     if let Some(length) = announced.filter(|&length| length > SMALL_BODY) {
-        room = Some(state.memory_budget.acquire(length, patience).await?);
+        permit = Some(state.memory_budget.acquire(length, timeout).await?);
     }
     let collecting =
-        collect(request.into_body(), announced, limit, &state.memory_budget, &mut room, patience);
-    let bytes = match tokio::time::timeout(patience, collecting).await {
+        collect(request.into_body(), announced, limit, &state.memory_budget, &mut permit, timeout);
+    let bytes = match tokio::time::timeout(timeout, collecting).await {
         Ok(collected) => collected?,
-        Err(_) => return Err(ApiError::request_timeout(patience)),
+        Err(_) => return Err(ApiError::request_timeout(timeout)),
     };
-    Ok(ReceivedBody { bytes, memory_permit: room })
+    Ok(ReceivedBody { bytes, memory_permit: permit })
 }
 
 async fn collect(
     mut body: Body,
     announced: Option<usize>,
     limit: usize,
-    room: &MemoryBudget,
-    taken: &mut Option<OwnedSemaphorePermit>,
-    patience: Duration,
+    budget: &MemoryBudget,
+    permit: &mut Option<OwnedSemaphorePermit>,
+    timeout: Duration,
 ) -> Result<Bytes, ApiError> {
     let Some(first) = next_chunk(&mut body).await? else { return Ok(Bytes::new()) };
-    // Most bodies are one chunk, and that is the body: nothing is copied.
+    // Most bodies are one chunk: no copy is needed.
     if body.is_end_stream() && first.len() <= limit {
         return Ok(first);
     }
@@ -115,8 +121,8 @@ async fn collect(
             tokio::spawn(discard_rest(body, limit));
             return Err(ApiError::payload_too_large(limit));
         }
-        if length > SMALL_BODY && taken.is_none() {
-            *taken = Some(room.acquire(limit, patience).await?);
+        if length > SMALL_BODY && permit.is_none() {
+            *permit = Some(budget.acquire(limit, timeout).await?);
         }
         whole.extend_from_slice(&chunk);
         next = next_chunk(&mut body).await?;
@@ -124,7 +130,7 @@ async fn collect(
     Ok(whole.freeze())
 }
 
-/// The next part of a body; `None` at its end.
+/// The next chunk of a body; `None` at its end.
 async fn next_chunk(body: &mut Body) -> Result<Option<Bytes>, ApiError> {
     while let Some(frame) = body.frame().await {
         match frame {
@@ -134,7 +140,7 @@ async fn next_chunk(body: &mut Body) -> Result<Option<Bytes>, ApiError> {
                 }
             }
             Err(cause) => {
-                tracing::debug!(%cause, "a body broke off");
+                tracing::debug!(%cause, "request body incomplete");
                 return Err(ValidationError::new("body", "ended before it was complete").into());
             }
         }
@@ -142,9 +148,9 @@ async fn next_chunk(body: &mut Body) -> Result<Option<Bytes>, ApiError> {
     Ok(None)
 }
 
-/// Reads what is left of a refused request and throws it away, so that its sender gets to see the answer.
+/// Reads and discards the rest of a rejected request in the background, so that the client receives the response.
 pub(super) fn discard(request: Request, limit: usize) {
-    // Who asked first has not begun to send, and the answer tells it not to.
+    // With `Expect`, the client has not begun to send, and the response tells it not to.
     let waits = request.headers().contains_key(EXPECT);
     if !waits && !request.body().is_end_stream() {
         tokio::spawn(discard_rest(request.into_body(), limit));
@@ -182,11 +188,11 @@ mod tests {
     }
 
     async fn collect_chunks(sizes: &[usize], limit: usize) -> Result<(usize, bool), ApiError> {
-        let room = MemoryBudget::new(limit);
-        let mut taken = None;
+        let budget = MemoryBudget::new(limit);
+        let mut permit = None;
         let second = Duration::from_secs(1);
-        let bytes = collect(chunks(sizes), None, limit, &room, &mut taken, second).await?;
-        Ok((bytes.len(), taken.is_some()))
+        let bytes = collect(chunks(sizes), None, limit, &budget, &mut permit, second).await?;
+        Ok((bytes.len(), permit.is_some()))
     }
 
     #[tokio::test]
@@ -204,13 +210,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn large_bodies_wait_for_memory_until_the_timeout() {
-        let room = MemoryBudget::new(1 << 20);
+        let budget = MemoryBudget::new(1 << 20);
         let mut held = Vec::new();
         for _ in 0..MAX_LARGE_BODIES {
-            held.push(room.acquire(1 << 20, Duration::ZERO).await.unwrap());
+            held.push(budget.acquire(1 << 20, Duration::ZERO).await.unwrap());
         }
-        assert_eq!(room.acquire(1 << 20, Duration::from_secs(1)).await.unwrap_err().status(), 503);
+        assert_eq!(budget.acquire(1 << 20, Duration::from_secs(1)).await.unwrap_err().status(), 503);
         held.pop();
-        assert!(room.acquire(1 << 20, Duration::from_secs(1)).await.is_ok());
+        assert!(budget.acquire(1 << 20, Duration::from_secs(1)).await.is_ok());
     }
 }

@@ -1,4 +1,6 @@
-//! The one form of an answer about an error, and the one place that knows status codes.
+//! The form of every error response, and the status code of every kind of error.
+
+mod conversions;
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -10,42 +12,41 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{address_book, bulk, events, inbound, instance, media, queue, relay, suppression, webhook};
-use relevo_domain::{ErrorKind, Failure, FailureKind, MessageId, ValidationError};
+use relevo_domain::{ErrorKind, Failure, FailureKind, MessageId};
 
-/// An error on its way to the caller. It travels with its response, so that a layer can word it differently.
+/// An error of a request. It is also an extension of its response, so that a layer can convert it into another form.
 #[derive(Debug, Clone)]
 pub(super) struct ApiError(Box<ErrorParts>);
 
-/// What there is to say about an error.
+/// The content of an error response.
 #[derive(Debug, Clone)]
 pub(super) struct ErrorParts {
     pub status: StatusCode,
-    /// The documented words for this kind of error.
+    /// The documented title of this kind of error.
     pub title: &'static str,
-    /// The same for programs.
+    /// The type of the error, for programs.
     pub kind: &'static str,
     pub details: Cow<'static, str>,
     pub field: Option<String>,
     pub provider_code: Option<i64>,
     pub retry_after: Option<Duration>,
-    /// The message that met it, where there is one, and where it stands.
+    /// The message in the ledger that failed, and its status.
     pub message: Option<(MessageId, &'static str)>,
 }
 
-/// The body of every answer that is not a success.
+/// The body of every error response.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ErrorBody {
     /// Always `false`.
     #[schema(example = false)]
     success: bool,
     error: ErrorDetail,
-    /// The message that the error is about, when it is in the ledger: ask for it at `…/messages/{message_id}`.
+    /// The message that the error is about, if it is in the ledger: see `…/messages/{message_id}`.
     #[serde(skip_serializing_if = "Option::is_none")]
     message_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     correlation_id: Option<String>,
-    /// Where that message stands.
+    /// The status of that message.
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<&'static str>,
 }
@@ -55,25 +56,25 @@ struct ErrorDetail {
     /// The HTTP status code.
     #[schema(example = 400)]
     code: u16,
-    /// What kind of error it is, in words.
+    /// The kind of error, as a title.
     #[schema(example = "Solicitud inválida")]
     message: &'static str,
     /// What was wrong, where, and what to do.
     #[serde(skip_serializing_if = "str::is_empty")]
     details: Cow<'static, str>,
-    /// What kind of error it is, for programs.
+    /// The kind of error, for programs.
     #[serde(rename = "type")]
     #[schema(example = "invalid_request")]
     kind: &'static str,
-    /// The field of the request that is wrong, when one is.
+    /// The field of the request that is invalid.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<String>,
-    /// WhatsApp's own code, when WhatsApp said no.
+    /// WhatsApp's error code, if WhatsApp rejected the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     provider_code: Option<i64>,
 }
 
-/// Status code, words and type of every kind of error.
+/// Status code, title and type of every kind of error.
 fn status_of_kind(kind: ErrorKind) -> (StatusCode, &'static str, &'static str) {
     match kind {
         ErrorKind::Invalid => (StatusCode::BAD_REQUEST, "Solicitud inválida", "invalid_request"),
@@ -92,6 +93,7 @@ fn status_of_kind(kind: ErrorKind) -> (StatusCode, &'static str, &'static str) {
 }
 
 impl ApiError {
+    /// An error of this kind.
     pub fn new(kind: ErrorKind, details: impl Into<Cow<'static, str>>) -> Self {
         let mut error = Self::from_status(status_of_kind(kind), details);
         if let ErrorKind::Throttled(pause) = kind {
@@ -118,18 +120,18 @@ impl ApiError {
         }))
     }
 
-    /// A failure of ours: the cause goes to the log, not to the caller.
+    /// A failure inside the node: the cause is logged and not shown to the caller.
     pub fn internal(cause: &dyn std::fmt::Display) -> Self {
-        tracing::error!(%cause, "a request failed inside the node");
+        tracing::error!(%cause, "internal error; request failed");
         Self::new(ErrorKind::Internal, "the cause is in the node's log")
     }
 
     /// A handler panicked.
     pub fn handler_panicked() -> Self {
-        Self::new(ErrorKind::Internal, "the request met a defect; the cause is in the node's log")
+        Self::new(ErrorKind::Internal, "the handler failed; the cause is in the node's log")
     }
 
-    /// Whatever a lower room reported, as its kind says.
+    /// An error of a core module, by its kind.
     fn from_kind(kind: ErrorKind, cause: &dyn std::fmt::Display) -> Self {
         match kind {
             ErrorKind::Internal => Self::internal(cause),
@@ -137,52 +139,55 @@ impl ApiError {
         }
     }
 
-    /// 401: the caller's own key is missing or wrong. Nothing else is ever a 401.
+    /// 401: the API key is missing or wrong. No other error is a 401.
     pub fn unauthorized() -> Self {
-        let meaning = (StatusCode::UNAUTHORIZED, "No autorizado", "unauthorized");
+        let parts = (StatusCode::UNAUTHORIZED, "No autorizado", "unauthorized");
         Self::from_status(
-            meaning,
+            parts,
             "Autenticación inválida o faltante: send the key as X-API-Key or as a bearer token",
         )
     }
 
+    /// 403.
     pub fn forbidden(details: impl Into<Cow<'static, str>>) -> Self {
         Self::from_status((StatusCode::FORBIDDEN, "Prohibido", "forbidden"), details)
     }
 
     /// 405; the router adds `Allow`.
     pub fn method_not_allowed() -> Self {
-        let meaning = (StatusCode::METHOD_NOT_ALLOWED, "Método no permitido", "method_not_allowed");
-        Self::from_status(meaning, "this path exists, but not with this method; see the Allow header")
+        let parts = (StatusCode::METHOD_NOT_ALLOWED, "Método no permitido", "method_not_allowed");
+        Self::from_status(parts, "this path exists, but not with this method; see the Allow header")
     }
 
-    /// 410: it was there, and nobody can bring it back.
+    /// 410: it existed and cannot be restored.
     fn gone(details: impl Into<Cow<'static, str>>) -> Self {
         Self::from_status((StatusCode::GONE, "Ya no disponible", "gone"), details)
     }
 
     /// 408: the request did not arrive in time.
     pub fn request_timeout(limit: Duration) -> Self {
-        let meaning = (StatusCode::REQUEST_TIMEOUT, "Tiempo de espera agotado", "timeout");
-        Self::from_status(meaning, format!("the body did not arrive within {} s", limit.as_secs()))
+        let parts = (StatusCode::REQUEST_TIMEOUT, "Tiempo de espera agotado", "timeout");
+        Self::from_status(parts, format!("the body did not arrive within {} s", limit.as_secs()))
     }
 
-    /// 408: no phone can scan anything yet.
+    /// 408: no QR code is available yet.
     fn qr_timeout(cause: &dyn std::fmt::Display) -> Self {
         let title = "Timeout esperando código QR. Intenta nuevamente en unos segundos.";
         Self::from_status((StatusCode::REQUEST_TIMEOUT, title, "timeout"), cause.to_string())
     }
 
+    /// 413: the body is larger than `limit` bytes.
     pub fn payload_too_large(limit: usize) -> Self {
         Self::new(ErrorKind::TooLarge, format!("the body of this request may have {limit} bytes at most"))
     }
 
+    /// 404: no instance has this name.
     pub fn unknown_instance(name: &str) -> Self {
         let details = format!("no instance is called {name:?}; create it with POST /instances");
         Self::new(ErrorKind::NotFound, details).with_title("Instancia no encontrada")
     }
 
-    /// A message that was certainly not sent, as its failure says.
+    /// The error of a message that was certainly not sent, by its failure.
     pub fn from_failure(failure: &Failure) -> Self {
         let kind = match failure.kind {
             FailureKind::Permanent => ErrorKind::Rejected,
@@ -201,7 +206,7 @@ impl ApiError {
         Self::new(kind, failure.message.clone()).with_provider_code(failure.code)
     }
 
-    /// 424: WhatsApp does not accept the instance's account. Not a 401, which would be about the caller's key.
+    /// 424: WhatsApp does not accept the instance's account. A 401 would be about the API key.
     fn account_failure(title: &'static str, kind: &'static str, failure: &Failure) -> Self {
         Self::from_status((StatusCode::FAILED_DEPENDENCY, title, kind), failure.message.clone())
             .with_provider_code(failure.code)
@@ -217,21 +222,24 @@ impl ApiError {
         self
     }
 
+    /// Adds the field that is invalid.
     pub fn with_field(mut self, field: impl Into<String>) -> Self {
         self.0.field = Some(field.into());
         self
     }
 
-    /// Names the message in the ledger that met the error, and where it stands.
+    /// Adds the message in the ledger that failed, and its status.
     pub fn with_message(mut self, id: MessageId, status: &'static str) -> Self {
         self.0.message = Some((id, status));
         self
     }
 
+    /// The content of the error.
     pub fn into_parts(self) -> ErrorParts {
         *self.0
     }
 
+    /// The status code.
     pub fn status(&self) -> StatusCode {
         self.0.status
     }
@@ -239,112 +247,6 @@ impl ApiError {
     #[cfg(test)]
     pub fn details(&self) -> &str {
         &self.0.details
-    }
-}
-
-impl From<ValidationError> for ApiError {
-    fn from(invalid: ValidationError) -> Self {
-        Self::new(ErrorKind::Invalid, invalid.to_string()).with_field(invalid.field)
-    }
-}
-
-impl From<instance::Error> for ApiError {
-    fn from(error: instance::Error) -> Self {
-        match &error {
-            instance::Error::Unknown(id) => return Self::unknown_instance(id.as_str()),
-            instance::Error::Exists(_) => {
-                return Self::from_kind(error.kind(), &error)
-                    .with_title("La instancia ya existe")
-                    .with_field("instance_id");
-            }
-            instance::Error::UrlRefused { field, .. } => {
-                return Self::from_kind(error.kind(), &error).with_field(*field);
-            }
-            instance::Error::AlreadyLinked(_) => {
-                return Self::from_kind(error.kind(), &error).with_title("La instancia ya está autenticada");
-            }
-            instance::Error::QrCodeTimeout => return Self::qr_timeout(&error),
-            instance::Error::Failed(failure) => return Self::from_failure(failure),
-            instance::Error::Media(media::Error::Gone(_)) => return Self::gone(error.to_string()),
-            instance::Error::Media(media::Error::Failed(failure)) => return Self::from_failure(failure),
-            _ => {}
-        }
-        match error.invalid() {
-            Some(invalid) => invalid.clone().into(),
-            None => Self::from_kind(error.kind(), &error),
-        }
-    }
-}
-
-impl From<inbound::Error> for ApiError {
-    fn from(error: inbound::Error) -> Self {
-        match error {
-            inbound::Error::Signature => Self::forbidden(error.to_string()),
-            error => Self::from_kind(error.kind(), &error),
-        }
-    }
-}
-
-impl From<queue::Error> for ApiError {
-    fn from(error: queue::Error) -> Self {
-        Self::from_kind(error.kind(), &error)
-    }
-}
-
-impl From<events::Error> for ApiError {
-    fn from(error: events::Error) -> Self {
-        match error {
-            events::Error::Cursor(invalid) => invalid.into(),
-            error => Self::from_kind(error.kind(), &error),
-        }
-    }
-}
-
-impl From<bulk::Error> for ApiError {
-    fn from(error: bulk::Error) -> Self {
-        match error {
-            bulk::Error::Invalid(invalid) => invalid.into(),
-            bulk::Error::Instance(error) => error.into(),
-            bulk::Error::File(_) | bulk::Error::Empty => {
-                Self::from_kind(error.kind(), &error).with_field("file")
-            }
-            bulk::Error::Template(_) => Self::from_kind(error.kind(), &error).with_field("message"),
-            error => Self::from_kind(error.kind(), &error),
-        }
-    }
-}
-
-impl From<address_book::Error> for ApiError {
-    fn from(error: address_book::Error) -> Self {
-        match error.invalid() {
-            Some(invalid) => invalid.clone().into(),
-            None => Self::from_kind(error.kind(), &error),
-        }
-    }
-}
-
-impl From<suppression::Error> for ApiError {
-    fn from(error: suppression::Error) -> Self {
-        match error.invalid() {
-            Some(invalid) => invalid.clone().into(),
-            None => Self::from_kind(error.kind(), &error),
-        }
-    }
-}
-
-impl From<relay::Error> for ApiError {
-    fn from(error: relay::Error) -> Self {
-        Self::from_kind(error.kind(), &error)
-    }
-}
-
-impl From<webhook::Error> for ApiError {
-    fn from(error: webhook::Error) -> Self {
-        match (&error, error.invalid()) {
-            (_, Some(invalid)) => invalid.clone().into(),
-            (webhook::Error::Url(_), None) => Self::from_kind(error.kind(), &error).with_field("url"),
-            _ => Self::from_kind(error.kind(), &error),
-        }
     }
 }
 
@@ -379,7 +281,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Whole seconds, never fewer than one: `Retry-After: 0` would invite a storm.
+/// Whole seconds, at least one: `Retry-After: 0` would cause a retry storm.
 pub(super) fn retry_after_seconds(pause: Duration) -> u64 {
     (pause.as_secs() + u64::from(pause.subsec_nanos() > 0)).max(1)
 }
@@ -390,7 +292,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use relevo_domain::{Class, FailureScope, InstanceNumber, Timestamp};
+    use relevo_domain::{Class, FailureScope, InstanceNumber, Timestamp, ValidationError};
 
     async fn render(error: ApiError) -> (StatusCode, Option<String>, Value) {
         let response = error.into_response();

@@ -1,4 +1,4 @@
-//! What handlers take from a request.
+//! The extractors of handlers. Each describes itself for the OpenAPI document.
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request};
@@ -8,6 +8,8 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
+use utoipa::IntoParams;
+use utoipa::openapi::path::{Parameter, ParameterIn};
 use uuid::Uuid;
 
 use crate::queue::IdempotencyKey;
@@ -17,15 +19,16 @@ use relevo_domain::{ErrorKind, InstanceId, ValidationError};
 use super::AppState;
 use super::body::{self, ReceivedBody};
 use super::error::ApiError;
+use super::parameter;
 
-/// Names the instance on routes that have none in their path.
-const INSTANCE_ID_HEADER: &str = "x-instance-id";
-const ASYNC_HEADER: &str = "x-async";
-const IDEMPOTENCY_KEY_HEADER: &str = "idempotency-key";
+/// Names the instance on routes without one in their path.
+pub(super) const INSTANCE_ID_HEADER: &str = "X-Instance-Id";
+const ASYNC_HEADER: &str = "X-Async";
+const IDEMPOTENCY_KEY_HEADER: &str = "Idempotency-Key";
 const MAX_KEY_LENGTH: usize = 255;
 
-/// The instance that a request is about: the one in its path, else the one in `X-Instance-Id`, else the node's
-/// default. It need not exist.
+/// The instance of a request: from the path, otherwise from `X-Instance-Id`, otherwise the node's default. It need
+/// not exist.
 pub(super) struct TargetInstance(pub InstanceId);
 
 impl FromRequestParts<AppState> for TargetInstance {
@@ -47,8 +50,14 @@ impl FromRequestParts<AppState> for TargetInstance {
     }
 }
 
-/// The instance that a link is about: the one in `X-Instance-Id`, else `instance_id` in its query, for who cannot send
-/// headers, else the node's default. It need not exist.
+impl IntoParams for TargetInstance {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        vec![parameter::path("id", "The instance's name.")]
+    }
+}
+
+/// The instance of a link: from `X-Instance-Id`, otherwise from `instance_id` in the query (for clients that cannot
+/// send headers), otherwise the node's default. It need not exist.
 pub(super) struct LinkTargetInstance(pub InstanceId);
 
 impl FromRequestParts<AppState> for LinkTargetInstance {
@@ -69,7 +78,16 @@ impl FromRequestParts<AppState> for LinkTargetInstance {
     }
 }
 
-/// A name that no instance can have is a name that no instance has.
+impl IntoParams for LinkTargetInstance {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        vec![
+            instance_id_parameter(),
+            parameter::query("instance_id", "The same, for links; the header wins."),
+        ]
+    }
+}
+
+/// An invalid name is answered like the name of an instance that does not exist.
 fn parse_target(name: &str) -> Result<TargetInstance, ApiError> {
     name.parse().map(TargetInstance).map_err(|_| ApiError::unknown_instance(name))
 }
@@ -85,6 +103,15 @@ impl FromRequestParts<AppState> for MessageIdPath {
     }
 }
 
+impl IntoParams for MessageIdPath {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        vec![parameter::path(
+            "message_id",
+            "The node's id (`msg_…`), the `correlation_id`, or WhatsApp's id once it is known.",
+        )]
+    }
+}
+
 /// The `task_id` of a path, percent-decoded.
 pub(super) struct TaskIdPath(pub String);
 
@@ -93,6 +120,12 @@ impl FromRequestParts<AppState> for TaskIdPath {
 
     async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApiError> {
         Ok(Self(path_parameter(parts, "task_id").await?.unwrap_or_default()))
+    }
+}
+
+impl IntoParams for TaskIdPath {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        vec![parameter::path("task_id", "The `task_id` of the answer that queued it.")]
     }
 }
 
@@ -107,6 +140,12 @@ impl FromRequestParts<AppState> for MediaIdPath {
     }
 }
 
+impl IntoParams for MediaIdPath {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        vec![parameter::path("media_id", "WhatsApp's id of the file.")]
+    }
+}
+
 /// The `endpoint_id` of a path. It need not exist.
 pub(super) struct EndpointIdPath(pub EndpointId);
 
@@ -117,6 +156,12 @@ impl FromRequestParts<AppState> for EndpointIdPath {
         let name = path_parameter(parts, "endpoint_id").await?.unwrap_or_default();
         let unknown = |wrong: ValidationError| ApiError::new(ErrorKind::NotFound, wrong.reason);
         name.parse().map(Self).map_err(unknown)
+    }
+}
+
+impl IntoParams for EndpointIdPath {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        vec![parameter::path("endpoint_id", "The endpoint's id (`ep_…`).")]
     }
 }
 
@@ -138,6 +183,15 @@ impl FromRequestParts<AppState> for EventPath {
     }
 }
 
+impl IntoParams for EventPath {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        vec![
+            parameter::path("instance_id", "The instance's name."),
+            parameter::path("sequence", "The event's place in the log of its instance."),
+        ]
+    }
+}
+
 /// The `job_id` of a path. It need not exist.
 pub(super) struct JobIdPath(pub Uuid);
 
@@ -151,14 +205,20 @@ impl FromRequestParts<AppState> for JobIdPath {
     }
 }
 
-/// What the query of a URL says.
+impl IntoParams for JobIdPath {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        vec![parameter::path("job_id", "The job's id.")]
+    }
+}
+
+/// The query of a URL.
 pub(super) struct QueryParams<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequestParts<AppState> for QueryParams<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApiError> {
-        let wrong = |refused: QueryRejection| ValidationError::new("query", refused.body_text()).into();
+        let wrong = |rejection: QueryRejection| ValidationError::new("query", rejection.body_text()).into();
         Query::try_from_uri(&parts.uri).map(|Query(query)| Self(query)).map_err(wrong)
     }
 }
@@ -169,10 +229,10 @@ async fn path_parameter(parts: &mut Parts, name: &str) -> Result<Option<String>,
     Ok(parameters.iter().find(|(found, _)| *found == name).map(|(_, value)| value.to_owned()))
 }
 
-/// How a message is to be sent, as the headers say.
+/// The headers of a send: how to answer, and the idempotency key.
 #[derive(Debug)]
 pub(super) struct SendOptions {
-    /// `X-Async`: answer when it is queued, not when it is sent.
+    /// `X-Async`: answer when the message is queued, not when it is sent.
     pub asynchronous: bool,
     key_digest: Option<[u8; 16]>,
 }
@@ -185,7 +245,21 @@ impl FromRequestParts<AppState> for SendOptions {
     }
 }
 
+impl IntoParams for SendOptions {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        vec![
+            parameter::header(ASYNC_HEADER, "`true`: answer 202 as soon as the message is queued, durably."),
+            idempotency_key_parameter(),
+        ]
+    }
+}
+
 impl SendOptions {
+    /// Reads the options from the headers.
+    ///
+    /// # Errors
+    ///
+    /// The idempotency key is invalid.
     pub fn from_headers(headers: &HeaderMap) -> Result<Self, ValidationError> {
         let asynchronous = headers.get(ASYNC_HEADER).is_some_and(|value| {
             let value = value.as_bytes().trim_ascii();
@@ -196,24 +270,38 @@ impl SendOptions {
             let printable = key.iter().all(|byte| (b' '..=b'~').contains(byte));
             if key.is_empty() || key.len() > MAX_KEY_LENGTH || !printable {
                 let reason = format!("must have 1 to {MAX_KEY_LENGTH} printable ASCII characters");
-                return Err(ValidationError::new("Idempotency-Key", reason));
+                return Err(ValidationError::new(IDEMPOTENCY_KEY_HEADER, reason));
             }
             Ok(digest(&[key]))
         });
         Ok(Self { asynchronous, key_digest: key.transpose()? })
     }
 
-    /// The caller's key for "this is the same request", as its digest.
+    /// The digest of the caller's `Idempotency-Key`.
     pub fn key_digest(&self) -> Option<[u8; 16]> {
         self.key_digest
     }
 
-    /// What makes a repetition of this request recognisable, when the caller asked for that. Whether it waits for
+    /// Identifies a repetition of this request, if the caller gave an `Idempotency-Key`. Whether the caller waits for
     /// the outcome is not part of it.
     pub fn idempotency_key(&self, kind: &str, body: &[u8]) -> Option<IdempotencyKey> {
         let key = self.key_digest?;
         Some(IdempotencyKey { key, body: digest(&[kind.as_bytes(), b"\0", body]) })
     }
+}
+
+/// The `X-Instance-Id` header in the OpenAPI document.
+pub(super) fn instance_id_parameter() -> Parameter {
+    parameter::header(INSTANCE_ID_HEADER, "The instance, where it is not the node's default_instance.")
+}
+
+/// The `Idempotency-Key` header in the OpenAPI document.
+pub(super) fn idempotency_key_parameter() -> Parameter {
+    parameter::header(
+        IDEMPOTENCY_KEY_HEADER,
+        "1 to 255 characters, chosen by the caller. A repetition with the same key and body is answered like the \
+         first request and sends nothing.",
+    )
 }
 
 /// The first 16 bytes of the SHA-256 of all parts.
@@ -233,8 +321,8 @@ impl FromRequest<AppState> for JsonBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
-        let arrived = body::receive_body(request, state.options.json_body_limit, state).await?;
-        Ok(Self(arrived.bytes))
+        let received = body::receive_body(request, state.options.json_body_limit, state).await?;
+        Ok(Self(received.bytes))
     }
 }
 

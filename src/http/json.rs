@@ -1,10 +1,14 @@
-//! JSON bodies, and sentences about those that are none.
+//! Parsing of JSON bodies, with the path of the field in each error.
 
 use serde::Deserialize;
 
 use relevo_domain::ValidationError;
 
-/// Reads a JSON object, whatever content type the request claims; a refusal names the field by its path.
+/// Parses a JSON object, whatever `Content-Type` the request has.
+///
+/// # Errors
+///
+/// The body is not a JSON object, or a field is invalid; the error names the field by its path.
 pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ValidationError> {
     match body.trim_ascii_start().first() {
         Some(b'{') => {}
@@ -13,7 +17,7 @@ pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Validat
         }
         Some(_) => return Err(ValidationError::new("body", "JSON inválido: the body must be a JSON object")),
     }
-    // Watching the path costs time, so only a body that is wrong is read with it, a second time.
+    // Tracking the path is slow, so only an invalid body is parsed with it, a second time.
     serde_json::from_slice(body).or_else(|_| parse_with_path(body))
 }
 

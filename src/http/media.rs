@@ -1,4 +1,4 @@
-//! Where the bytes of a media message are, in the ways in which callers say it.
+//! The source of the media in a request: a URL, a media id of WhatsApp, or the bytes in base64.
 
 use base64::Engine as _;
 use base64::alphabet::{Alphabet, STANDARD, URL_SAFE};
@@ -13,28 +13,32 @@ use super::sniff;
 /// The media of a request.
 #[derive(Debug, PartialEq)]
 pub(super) enum MediaInput {
-    /// On the web.
+    /// A URL.
     Link(Url),
-    /// In the request itself.
+    /// Bytes in the request.
     Inline { bytes: Bytes, mime: String },
-    /// At WhatsApp.
+    /// A media id of WhatsApp.
     ProviderId(String),
 }
 
-/// What a request says about its media.
+/// The fields of a request that describe its media.
 pub(super) struct MediaFields<'a> {
     pub kind: MediaKind,
-    /// An address, a `data:` URI or bare base64.
+    /// A URL, a `data:` URI or bare base64.
     pub media_url: &'a str,
     pub media_id: &'a str,
-    /// What the caller says it is; wins over what the bytes look like.
+    /// The media type that the caller declares; it wins over the detected one.
     pub mime_type: &'a str,
     pub file_name: Option<&'a str>,
 }
 
 const FIELD: &str = "media_url";
 
-/// Finds the media of a request; decodes it when it is inside.
+/// Resolves the media of a request, and decodes base64.
+///
+/// # Errors
+///
+/// No source is given, it cannot be decoded, or its media type is unknown.
 pub(super) fn parse_media(described: &MediaFields<'_>) -> Result<MediaInput, ValidationError> {
     let text = described.media_url.trim();
     match (text.is_empty(), described.media_id.is_empty()) {
@@ -82,9 +86,9 @@ fn parse_inline(
     if bytes.is_empty() {
         return Err(ValidationError::new(FIELD, "holds no bytes"));
     }
-    let told =
+    let declared_mime =
         [described.mime_type, declared].map(registered_mime).into_iter().find(|mime| is_specific(mime));
-    let mime = match told {
+    let mime = match declared_mime {
         Some(mime) => mime,
         None => sniff::media_type(&bytes, described.kind, described.file_name).map(str::to_owned).ok_or_else(|| {
             let kind = described.kind.as_str();
@@ -106,7 +110,7 @@ fn registered_mime(mime: &str) -> String {
     }
 }
 
-/// Programs that do not know what they send say "bytes".
+/// Clients that do not know the media type send a generic one.
 fn is_specific(mime: &str) -> bool {
     !mime.is_empty() && mime != "application/octet-stream"
 }
@@ -115,7 +119,7 @@ const LENIENT_BASE64: GeneralPurposeConfig = GeneralPurposeConfig::new()
     .with_decode_padding_mode(DecodePaddingMode::Indifferent)
     .with_decode_allow_trailing_bits(true);
 
-/// Decodes base64 in either alphabet, with or without padding, in one line or many.
+/// Decodes base64 in either alphabet, with or without padding and line breaks.
 fn decode_base64(text: &str) -> Result<Vec<u8>, ValidationError> {
     let url_safe = text.bytes().any(|byte| matches!(byte, b'-' | b'_'));
     let alphabet: &Alphabet = if url_safe { &URL_SAFE } else { &STANDARD };

@@ -1,24 +1,24 @@
-//! The HTTP front end: the documented routes, translated onto the node's handles.
+//! The HTTP front end: the documented routes on top of the handles of the core modules.
 //!
-//! What it promises:
-//! - A handler extracts, makes one call on one handle, and answers; what the node does is decided in lower rooms.
-//! - Every answer about an error has one form ([`error`]), and one place knows which status code it gets.
-//! - Every route is in the OpenAPI document, because a route can only be added through it ([`router`]).
-//! - Bounded: connections, the time a request may take to arrive, every body, and the memory of all large bodies
-//!   together. A caller that is refused gets its answer even while it is still sending.
+//! Guarantees:
+//! - A handler extracts, calls one handle and answers; core modules make the decisions.
+//! - Every error response has one form, and one place maps errors to status codes ([`error`]).
+//! - Every route is in the OpenAPI document, because routes are only registered with their description ([`router`]).
+//! - Connections, the time that a request may take to arrive, each body, and the memory of all large bodies together
+//!   are bounded. A client whose request is rejected receives the response even while it still sends.
 
-mod api_door;
+mod access;
+mod api;
 mod auth;
 mod body;
 mod connection;
 mod error;
 mod extract;
-mod feed;
-mod flask;
 mod json;
 mod media;
 mod openapi;
 mod page;
+mod parameter;
 mod phone_list;
 mod qr;
 mod rate_limit;
@@ -26,8 +26,7 @@ mod router;
 mod routes;
 mod server;
 mod sniff;
-mod socket;
-mod streams;
+mod stream;
 mod timestamp;
 mod vcard;
 
@@ -49,22 +48,22 @@ use relevo_domain::{InstanceId, Secret};
 use auth::Keyring;
 use body::MemoryBudget;
 use rate_limit::RequestLimiter;
-use streams::StreamSlots;
+use stream::slots::StreamSlots;
 
 pub use router::router;
 pub use server::serve;
 
-/// What the HTTP front end needs to know.
+/// The settings of the HTTP front end.
 #[derive(Debug, Clone)]
 pub struct Options {
     pub listen: SocketAddr,
-    /// The key that callers present. `None` only when authentication was switched off explicitly.
+    /// The API key. `None` only when authentication was disabled explicitly.
     pub api_key: Option<Secret>,
-    /// The key may also come as `?api_key=` under `/api`.
+    /// Routes under `/api` also accept the key as `?api_key=`.
     pub query_key: bool,
-    /// Programs on this machine need no key under `/api`.
+    /// Local processes need no key under `/api`.
     pub open_api_on_loopback: bool,
-    /// The instance of routes that name none. It may not exist yet.
+    /// The instance of requests that name none. It need not exist.
     pub default_instance: Option<InstanceId>,
     /// Largest body of ordinary JSON requests, in bytes.
     pub json_body_limit: usize,
@@ -72,50 +71,50 @@ pub struct Options {
     pub media_body_limit: usize,
     /// Largest file of recipients, in bytes.
     pub upload_limit: usize,
-    /// How long a caller of `/api` who sends to many without the queue waits for the end.
+    /// Maximum time that a bulk request of `/api` without the queue waits for its end.
     pub broadcast_wait: Duration,
-    /// Requests served at once; more wait in the kernel's queue.
+    /// Maximum number of connections served at once; more wait in the kernel's accept queue.
     pub max_connections: usize,
-    /// Readers of events that may be connected at once, beside those requests; more are answered with 503.
+    /// Maximum number of open event streams, beside those connections; more are answered with 503.
     pub max_streams: usize,
-    /// A reader that takes nothing for this long is disconnected.
+    /// A stream whose client reads nothing for this long is closed.
     pub stream_patience: Duration,
-    /// How long a request may take to arrive, and how long a connection may stay idle between two requests.
+    /// Maximum time that a request may take to arrive, and that a connection may stay idle between two requests.
     pub read_timeout: Duration,
-    /// Requests a second with the key, and as many at once after a pause; more are answered with 429. `None`: as
-    /// many as come.
+    /// Maximum rate of requests with the key, in requests a second, with a burst of one second; more are answered
+    /// with 429. `None`: unlimited.
     pub rate_limit: Option<NonZeroU32>,
     /// Origins that browsers may call from; `*` is any.
     pub cors_origins: Vec<String>,
 }
 
-/// What an instance on the Cloud API gets where the request that creates it says nothing.
+/// Settings of a Cloud API instance that the request to create it left out.
 #[derive(Debug, Clone)]
 pub struct CloudDefaults {
     pub base_url: Url,
-    /// `v25.0` and the like.
+    /// For example `v25.0`.
     pub api_version: String,
     pub app_secret: Option<Secret>,
-    /// Also answers Meta's verification of the webhook for instances that have a word of their own.
+    /// Also accepted in Meta's verification of the webhook for instances with a verify token of their own.
     pub verify_token: Option<Secret>,
 }
 
-/// How the parts that every request depends on are doing.
+/// The health of the components that every request depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct NodeHealth {
     /// The store failed and the node needs a restart.
     pub store_failed: bool,
-    /// Too little space is left to accept messages.
+    /// Too little disk space is left to accept messages.
     pub disk_full: bool,
 }
 
-/// Tells the health at the moment it is asked. Must not block.
+/// Returns the current health. Must not block.
 pub type HealthProbe = Box<dyn Fn() -> NodeHealth + Send + Sync>;
 
-/// Tells the metrics in the text format of OpenMetrics. May read the disk: called on a blocking thread.
+/// Returns the metrics in the text format of OpenMetrics. May read the disk: called on a blocking thread.
 pub type MetricsProbe = Box<dyn Fn() -> String + Send + Sync>;
 
-/// The lower rooms, as handlers reach them.
+/// The handles of the core modules.
 pub struct Services {
     pub instances: instance::Handle,
     pub inbound: inbound::Handle,
@@ -131,42 +130,43 @@ pub struct Services {
     pub metrics: MetricsProbe,
 }
 
-/// What every handler can reach. Cheap to clone.
+/// The state of every handler. Cheap to clone.
 #[derive(Clone)]
 pub struct AppState(Arc<AppStateInner>);
 
-/// What is behind an [`AppState`].
+/// The shared part of an [`AppState`].
 pub struct AppStateInner {
     options: Options,
     cloud_defaults: CloudDefaults,
     services: Services,
     keyring: Keyring,
     request_limiter: RequestLimiter,
-    /// Memory for bodies that are too large to be taken for granted.
+    /// The memory budget of large bodies.
     memory_budget: MemoryBudget,
     stream_slots: StreamSlots,
-    /// The OpenAPI document as it is served; set once by [`router`].
+    /// The serialised OpenAPI document; set once by [`router`].
     openapi_document: OnceLock<Bytes>,
 }
 
 impl AppState {
+    /// The state of a node with these settings and services.
     pub fn new(options: Options, cloud_defaults: CloudDefaults, services: Services) -> Self {
         let keyring = Keyring::new(options.api_key.as_ref());
-        let pace = RequestLimiter::new(options.rate_limit);
-        let room = MemoryBudget::new(options.media_body_limit);
-        let streams = StreamSlots::new(options.max_streams);
-        let document = OnceLock::new();
-        let shared = AppStateInner {
+        let request_limiter = RequestLimiter::new(options.rate_limit);
+        let memory_budget = MemoryBudget::new(options.media_body_limit);
+        let stream_slots = StreamSlots::new(options.max_streams);
+        let openapi_document = OnceLock::new();
+        let inner = AppStateInner {
             options,
             cloud_defaults,
             services,
             keyring,
-            request_limiter: pace,
-            memory_budget: room,
-            stream_slots: streams,
-            openapi_document: document,
+            request_limiter,
+            memory_budget,
+            stream_slots,
+            openapi_document,
         };
-        Self(Arc::new(shared))
+        Self(Arc::new(inner))
     }
 }
 

@@ -1,25 +1,24 @@
-//! The description of the API. Every operation comes from its handler; what is common to many is added here.
+//! The OpenAPI document. Each handler describes its operation; what many operations share is added here.
 
 use utoipa::OpenApi as _;
-use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme,
 };
 use utoipa::openapi::{
-    Components, ContentBuilder, ObjectBuilder, OpenApi, PathItem, Paths, Ref, RefOr, Required, Response,
-    ResponseBuilder, Type,
+    Components, ContentBuilder, OpenApi, PathItem, Paths, Ref, RefOr, Response, ResponseBuilder,
 };
 use utoipa_axum::router::UtoipaMethodRouter;
 
-use super::AppState;
+use super::api::error::ApplicationErrorBody;
 use super::error::ErrorBody;
-use super::flask::{self, ApplicationErrorBody};
+use super::extract::instance_id_parameter;
 use super::routes::api::responses::{BulkSendResponse, SendMessageResponse};
-use super::routes::jobs::commands::JobResponse;
-use super::routes::sending::{QueuedResponse, SentResponse};
+use super::routes::jobs::dto::JobResponse;
+use super::routes::messages::submit::{QueuedResponse, SentResponse};
+use super::{AppState, api};
 
 const INSTANCE_PREFIX: &str = "/instances/{id}";
-const MESSAGES_TAG: &str = "messages";
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -31,28 +30,28 @@ const MESSAGES_TAG: &str = "messages";
     tags(
         (name = "node", description = "The node itself."),
         (name = "instances", description = "The WhatsApp accounts that the node runs."),
-        (name = "messages", description = "Sending, and asking what became of it. Without X-Async an answer \
-            tells how the one attempt ended; with it, that the node took the message over."),
-        (name = "api", description = "The surface of the documented Flask service. Its errors are one text, `error`."),
-        (name = "media", description = "What users sent."),
-        (name = "queue", description = "What waits."),
-        (name = "dead letters", description = "What the node gave up, until somebody decides."),
+        (name = "messages", description = "Sending, and the status of messages. Without X-Async the response \
+            has the outcome of the one attempt; with it, the message is queued and the node delivers it."),
+        (name = "api", description = "The routes of the documented Flask service. Its errors are one text, `error`."),
+        (name = "media", description = "Files that users sent."),
+        (name = "queue", description = "The queues of waiting messages."),
+        (name = "dead letters", description = "Messages that the node stopped sending, until an operator decides."),
         (name = "jobs", description = "One message to the many recipients of a file."),
-        (name = "events", description = "What happened, in pages or as it happens. Streams also take the key as \
+        (name = "events", description = "Events, in pages or as streams. Streams also take the key as \
             `?api_key=` or `?token=`, and WebSockets as the subprotocol `relevo.key.` and the key in base64url, \
             offered beside `relevo`."),
-        (name = "webhooks", description = "Where events are delivered."),
-        (name = "numbers", description = "An address book that its callers fill; it goes with what is relayed. \
+        (name = "webhooks", description = "The endpoints that receive events."),
+        (name = "numbers", description = "An address book that its callers fill; relayed messages carry its data. \
             Answers have the form of the documented API: an error is `{\"error\": text}`."),
-        (name = "suppressions", description = "Who must not be written to unasked."),
+        (name = "suppressions", description = "Recipients that must not be written to unasked."),
         (name = "relay", description = "The strict-order push of inbound messages to one WebSocket."),
-        (name = "webhook", description = "Where Meta reports."),
+        (name = "webhook", description = "The webhook of the Cloud API."),
     ),
     components(schemas(ErrorBody, ApplicationErrorBody, SentResponse, QueuedResponse, JobResponse, BulkSendResponse, SendMessageResponse)),
 )]
 struct BaseDocument;
 
-/// What the document says before any route joins it.
+/// The document without routes.
 pub(super) fn base_document() -> OpenApi {
     let mut document = BaseDocument::openapi();
     let components = document.components.get_or_insert_with(Components::new);
@@ -62,39 +61,11 @@ pub(super) fn base_document() -> OpenApi {
     document
 }
 
-/// Says of every operation what its path and its tag imply, and that it needs the key.
-pub(super) fn complete_operations(document: &mut OpenApi) {
+/// Adds the security requirement and the 401 response to every operation.
+pub(super) fn add_security(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
         for operation in operations(item) {
-            let documented = flask::is_application_path(path);
-            let sends = !documented
-                && path.contains("/messages/")
-                && !path.contains("{message_id}")
-                && !path.ends_with("/mark-read");
-            if path.starts_with(INSTANCE_PREFIX) {
-                add_parameter(operation, build_parameter("id", ParameterIn::Path, "The instance's name."));
-            } else if has_messages_tag(operation) {
-                let text = "The instance, where it is not the node's default_instance.";
-                add_parameter(operation, build_parameter("X-Instance-Id", ParameterIn::Header, text));
-            }
-            for (name, text) in PATH_PARAMETERS {
-                if path.contains(&format!("{{{name}}}")) {
-                    add_parameter(operation, build_parameter(name, ParameterIn::Path, text));
-                }
-            }
-            if documented && path.contains("/send-") {
-                let text =
-                    "The instance, where neither `instance_id` nor the node's default_instance is meant.";
-                add_parameter(operation, build_parameter("X-Instance-Id", ParameterIn::Header, text));
-                let [_, (name, text)] = SEND_HEADERS;
-                add_parameter(operation, build_parameter(name, ParameterIn::Header, text));
-            }
-            if sends {
-                for (name, text) in SEND_HEADERS {
-                    add_parameter(operation, build_parameter(name, ParameterIn::Header, text));
-                }
-            }
-            let schema = if documented { "ApplicationErrorBody" } else { "ErrorBody" };
+            let schema = if api::is_application_path(path) { "ApplicationErrorBody" } else { "ErrorBody" };
             let either = ["api_key", "bearer"].map(|scheme| SecurityRequirement::new(scheme, [""; 0]));
             operation.security = Some(either.into());
             operation.responses.responses.insert("401".to_owned(), RefOr::T(unauthorized_response(schema)));
@@ -102,27 +73,7 @@ pub(super) fn complete_operations(document: &mut OpenApi) {
     }
 }
 
-const PATH_PARAMETERS: [(&str, &str); 8] = [
-    ("job_id", "The job's id."),
-    ("task_id", "The `task_id` of the answer that queued it."),
-    ("message_id", "The node's id (`msg_…`), the `correlation_id`, or WhatsApp's id once it is known."),
-    ("media_id", "WhatsApp's id of the file."),
-    ("endpoint_id", "The endpoint's id (`ep_…`)."),
-    ("instance_id", "The instance's name."),
-    ("sequence", "The event's place in the log of its instance."),
-    ("phone", "The phone, as it is written on the list that the route is about."),
-];
-
-const SEND_HEADERS: [(&str, &str); 2] = [
-    ("X-Async", "`true`: answer 202 as soon as the message is queued, durably."),
-    (
-        "Idempotency-Key",
-        "1 to 255 characters, chosen by the caller. A repetition with the same key and body is answered like the \
-         first request and sends nothing.",
-    ),
-];
-
-/// The same routes once more, for the instance that no path names.
+/// The same routes without `/instances/{id}`, for the default instance or the one in `X-Instance-Id`.
 pub(super) fn for_default_instance(
     (schemas, paths, router): UtoipaMethodRouter<AppState>,
 ) -> UtoipaMethodRouter<AppState> {
@@ -131,6 +82,11 @@ pub(super) fn for_default_instance(
         for operation in operations(&mut item) {
             operation.operation_id =
                 operation.operation_id.take().map(|id| format!("{id}_by_default_instance"));
+            for parameter in operation.parameters.iter_mut().flatten() {
+                if matches!(parameter, RefOr::T(found) if found.name == "id") {
+                    *parameter = RefOr::T(instance_id_parameter());
+                }
+            }
         }
         let path = path.strip_prefix(INSTANCE_PREFIX).map_or(path.clone(), str::to_owned);
         renamed.paths.insert(path, item);
@@ -138,7 +94,7 @@ pub(super) fn for_default_instance(
     (schemas, renamed, router)
 }
 
-/// The same routes once more below `/api/messages`, where one of the documents has them.
+/// The same routes below `/api/messages`, where one of the documents has them.
 pub(super) fn under_messages(
     (schemas, paths, router): UtoipaMethodRouter<AppState>,
 ) -> UtoipaMethodRouter<AppState> {
@@ -156,25 +112,6 @@ pub(super) fn under_messages(
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     let PathItem { get, put, post, delete, patch, .. } = item;
     [get, put, post, delete, patch].into_iter().flatten()
-}
-
-fn has_messages_tag(operation: &Operation) -> bool {
-    operation.tags.as_ref().is_some_and(|tags| tags.iter().any(|tag| tag == MESSAGES_TAG))
-}
-
-fn add_parameter(operation: &mut Operation, parameter: Parameter) {
-    operation.parameters.get_or_insert_default().push(RefOr::T(parameter));
-}
-
-fn build_parameter(name: &str, place: ParameterIn, description: &str) -> Parameter {
-    let required = if place == ParameterIn::Path { Required::True } else { Required::False };
-    ParameterBuilder::new()
-        .name(name)
-        .parameter_in(place)
-        .required(required)
-        .description(Some(description))
-        .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
-        .build()
 }
 
 fn unauthorized_response(schema: &str) -> Response {

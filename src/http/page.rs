@@ -1,28 +1,28 @@
-//! Lists that are given in pages.
+//! Pages of a list.
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use relevo_domain::ValidationError;
 
-/// Entries of a page when nobody says how many.
+/// Default number of entries of a page.
 const DEFAULT_LIMIT: usize = 50;
 
-/// The most entries of a page.
+/// Maximum number of entries of a page.
 const MAX_LIMIT: usize = 500;
 
-/// A page of a list. `next`, when there is one, is the `after` of the next page.
+/// A page of a list.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct PageResponse<T> {
     success: bool,
     data: Vec<T>,
-    /// Give it as `after` to go on. Not there on the last page.
+    /// The `after` of the next page. Missing on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
 }
 
 impl<T> PageResponse<T> {
-    /// What was found with `limit`; `cursor` names the place behind the last entry.
+    /// A page of the entries found with `limit`; `cursor` returns the cursor after the last entry.
     pub fn new<F>(found: Vec<F>, limit: usize, cursor: impl Fn(&F) -> Option<String>) -> Self
     where
         T: From<F>,
@@ -33,9 +33,13 @@ impl<T> PageResponse<T> {
     }
 }
 
-/// How many entries to look for.
-pub(super) fn validate_limit(asked: Option<usize>) -> Result<usize, ValidationError> {
-    match asked.unwrap_or(DEFAULT_LIMIT) {
+/// The number of entries to read.
+///
+/// # Errors
+///
+/// `limit` is outside the permitted range.
+pub(super) fn validate_limit(limit: Option<usize>) -> Result<usize, ValidationError> {
+    match limit.unwrap_or(DEFAULT_LIMIT) {
         limit @ 1..=MAX_LIMIT => Ok(limit),
         _ => Err(ValidationError::new("limit", format!("must be 1 to {MAX_LIMIT}"))),
     }

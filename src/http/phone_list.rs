@@ -1,25 +1,25 @@
-//! Phones from a file, one a line, while it arrives: the file is never in memory as a whole.
+//! Incremental parser of a file with one phone a line. The file is never in memory as a whole.
 
 use relevo_domain::Recipient;
 
-/// A longer line is no phone with a few columns behind it, in bytes.
+/// Maximum length of a line, in bytes.
 const MAX_LINE_LENGTH: usize = 4096;
 
-/// The longest cell that is shown in a reason, in characters.
+/// Maximum length of a cell in an error text, in characters.
 const MAX_SHOWN_CHARS: usize = 40;
 
-/// Cuts what arrives into lines.
+/// Splits incoming chunks into lines.
 #[derive(Default)]
 pub(super) struct PhoneListParser {
-    /// The part of a line that arrived.
+    /// The incomplete last line.
     pending: Vec<u8>,
-    /// Lines that were read.
+    /// The number of lines read.
     line_number: u64,
-    /// The rest of the pending line is thrown away.
+    /// The rest of the pending line is discarded.
     overlong: bool,
 }
 
-/// What a line says.
+/// The content of a line.
 #[derive(Debug, PartialEq)]
 pub(super) enum PhoneLine {
     Phone(Recipient),
@@ -27,7 +27,7 @@ pub(super) enum PhoneLine {
 }
 
 impl PhoneListParser {
-    /// Reads the lines that are complete with this.
+    /// Parses the lines that `chunk` completes.
     pub fn push(&mut self, chunk: &[u8], each: &mut impl FnMut(PhoneLine)) {
         let mut rest = chunk;
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
@@ -39,7 +39,7 @@ impl PhoneListParser {
         self.append_pending(rest);
     }
 
-    /// Reads the last line, which needs no end.
+    /// Parses the last line, which need not end with a line break.
     pub fn finish(&mut self, each: &mut impl FnMut(PhoneLine)) {
         let line = std::mem::take(&mut self.pending);
         let overlong = std::mem::take(&mut self.overlong);
@@ -50,7 +50,7 @@ impl PhoneListParser {
         }
         let text = String::from_utf8_lossy(&line);
         let cell = first_cell(&text);
-        // Blank lines, and a heading, say nothing.
+        // Blank lines and a heading are skipped.
         if cell.is_empty() || (self.line_number == 1 && !cell.chars().any(|c| c.is_ascii_digit())) {
             return;
         }
@@ -74,7 +74,7 @@ impl PhoneListParser {
     }
 }
 
-/// The first column, whatever separates it from the others, without quotes and a byte order mark.
+/// The first column of a line with any separator, without quotes and byte order mark.
 fn first_cell(line: &str) -> &str {
     let line = line.trim_start_matches('\u{feff}');
     let cell = line.split([',', ';', '\t']).next().unwrap_or_default();

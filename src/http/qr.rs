@@ -1,4 +1,4 @@
-//! Texts as QR codes: an image for programs and phones, and a drawing for pages.
+//! QR codes as PNG and SVG.
 
 use std::borrow::Cow;
 
@@ -6,13 +6,13 @@ use png::{BitDepth, ColorType, Encoder, EncodingError};
 use qrcode::render::svg;
 use qrcode::{Color, QrCode};
 
-/// The side of the documented image, in pixels.
+/// The width and height of the documented image, in pixels.
 const IMAGE_SIDE: usize = 256;
 
-/// Light modules around the code, without which readers do not find it (ISO/IEC 18004 asks for four).
+/// Light modules around the code (ISO/IEC 18004 requires four).
 const QUIET_ZONE: usize = 4;
 
-/// Why a text did not become an image.
+/// A text that could not be encoded.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error("the text does not fit a QR code: {0}")]
@@ -22,11 +22,15 @@ pub(super) enum Error {
 }
 
 /// A black and white PNG of 256 by 256 pixels.
+///
+/// # Errors
+///
+/// The text is too long for a QR code, or the image could not be encoded.
 pub(super) fn png(text: &str) -> Result<Vec<u8>, Error> {
     let code = QrCode::new(text)?;
     let modules = code.width();
-    // Whole pixels for each module, so that every edge is sharp; what is left over is margin. The largest code has 177
-    // modules, so there is always one pixel for each.
+    // Whole pixels for each module, so that every edge is sharp; the rest is margin. The largest code has 177
+    // modules, so each has at least one pixel.
     let scale = (IMAGE_SIDE / (modules + 2 * QUIET_ZONE)).max(1);
     let margin = IMAGE_SIDE.saturating_sub(modules * scale) / 2;
     let colors = code.to_colors();
@@ -35,7 +39,7 @@ pub(super) fn png(text: &str) -> Result<Vec<u8>, Error> {
         let color = (column < modules).then(|| colors.get(row * modules + column)).flatten()?;
         Some(*color == Color::Dark)
     };
-    // One bit a pixel, eight in a byte, the leftmost in the highest; 1 is white.
+    // One bit a pixel, eight a byte, the leftmost in the highest bit; 1 is white.
     let byte = |first: usize, y: usize| {
         (0..8).fold(0_u8, |byte, bit| (byte << 1) | u8::from(!is_dark(first + bit, y).unwrap_or(false)))
     };
@@ -52,25 +56,29 @@ pub(super) fn png(text: &str) -> Result<Vec<u8>, Error> {
     Ok(image)
 }
 
-/// The same as a drawing of any size.
+/// The code as SVG.
+///
+/// # Errors
+///
+/// The text is too long for a QR code.
 pub(super) fn svg(text: &str) -> Result<String, Error> {
     let code = QrCode::new(text)?;
     Ok(code.render::<svg::Color<'_>>().min_dimensions(256, 256).build())
 }
 
-/// The forms in which a code can be had.
+/// The formats of a QR code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum QrFormat {
-    /// The documented one: JSON that holds the image in base64.
+    /// The documented format: JSON with the image in base64.
     Json,
     Png,
     Svg,
-    /// The text of the code itself.
+    /// The text of the code.
     Text,
 }
 
 impl QrFormat {
-    /// The first form in an `Accept` header that there is; JSON where it names none.
+    /// The first supported format in an `Accept` header; JSON when it names none.
     pub fn from_accept(header: &str) -> Self {
         let named = header.split(',').filter_map(|kind| {
             let kind: Cow<'_, str> = kind.split(';').next().unwrap_or_default().trim().to_lowercase().into();
@@ -90,12 +98,12 @@ impl QrFormat {
 mod tests {
     use super::*;
 
-    /// About as long as those of WhatsApp.
+    /// About as long as the codes of WhatsApp.
     fn text() -> String {
         "2@".to_owned() + &"AbC123+/=,".repeat(23)
     }
 
-    /// The modules that a reader finds in the image, row by row.
+    /// The modules of the image, row by row.
     fn modules(image: &[u8]) -> Vec<Vec<bool>> {
         let mut reader = png::Decoder::new(std::io::Cursor::new(image)).read_info().unwrap();
         let (info, size) = (reader.info().clone(), reader.output_buffer_size().unwrap());

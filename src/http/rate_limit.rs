@@ -1,4 +1,4 @@
-//! How many requests a second are served. There is one key, so there is one pace.
+//! The rate limit of requests. There is one key, so there is one limit.
 
 use std::num::NonZeroU32;
 
@@ -17,7 +17,7 @@ use relevo_domain::ErrorKind;
 use super::error::ApiError;
 use super::{AppState, body};
 
-/// Time as tokio tells it, so that tests can move it.
+/// The clock of tokio, which tests can advance.
 #[derive(Debug, Clone)]
 struct TokioClock {
     started: Instant,
@@ -31,7 +31,7 @@ impl Clock for TokioClock {
     }
 }
 
-/// Lets so many requests a second through, and as many at once after a pause; without a limit, all of them.
+/// Limits requests to a rate a second, with a burst of one second; without a limit, it permits all.
 pub(super) struct RequestLimiter(Option<LimiterState>);
 
 struct LimiterState {
@@ -40,6 +40,7 @@ struct LimiterState {
 }
 
 impl RequestLimiter {
+    /// A limiter of this rate; `None` permits all requests.
     pub fn new(per_second: Option<NonZeroU32>) -> Self {
         Self(per_second.map(|per_second| {
             let clock = TokioClock { started: Instant::now() };
@@ -57,7 +58,7 @@ impl RequestLimiter {
     }
 }
 
-/// Lets a request through to its route, or answers 429.
+/// Middleware: answers 429 to a request over the rate limit.
 pub(super) async fn enforce_rate_limit(
     State(state): State<AppState>,
     request: Request,
@@ -65,9 +66,9 @@ pub(super) async fn enforce_rate_limit(
 ) -> Response {
     match state.request_limiter.check() {
         Ok(()) => next.run(request).await,
-        Err(refusal) => {
+        Err(error) => {
             body::discard(request, state.options.json_body_limit);
-            refusal.into_response()
+            error.into_response()
         }
     }
 }
@@ -80,17 +81,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn requests_over_the_rate_wait_for_the_next_second() {
-        let pace = RequestLimiter::new(NonZeroU32::new(3));
-        let served = || (0..10).filter(|_| pace.check().is_ok()).count();
+        let limiter = RequestLimiter::new(NonZeroU32::new(3));
+        let served = || (0..10).filter(|_| limiter.check().is_ok()).count();
         assert_eq!(served(), 3);
-        assert_eq!(pace.check().unwrap_err().status(), 429);
+        assert_eq!(limiter.check().unwrap_err().status(), 429);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(served(), 3);
     }
 
     #[tokio::test]
     async fn no_limit_accepts_every_request() {
-        let pace = RequestLimiter::new(None);
-        assert!((0..10_000).all(|_| pace.check().is_ok()));
+        let limiter = RequestLimiter::new(None);
+        assert!((0..10_000).all(|_| limiter.check().is_ok()));
     }
 }

@@ -1,4 +1,4 @@
-//! Every route. There is no other way to add one than through its description.
+//! Every route. A route is registered with its description in the OpenAPI document.
 
 use std::time::Duration;
 
@@ -16,22 +16,21 @@ use utoipa_axum::routes;
 
 use relevo_domain::ErrorKind;
 
+use super::api::error::{ApplicationError, rewrite_errors};
+use super::api::is_application_path;
+use super::api::texts::UNKNOWN_ENDPOINT;
 use super::error::ApiError;
-use super::flask::{self, ApplicationError};
-use super::routes::api::{messages as api, status, tasks};
-use super::routes::jobs::{commands, list, results, socket as job_socket, upload};
 use super::routes::{
-    dead_letters, deliveries, downloads, earlier, endpoints, events, instances, media, message, messages,
-    metrics, numbers, pairing, primary, queues, relay, replays, root, scheduled, sockets, suppressions,
-    webhook,
+    api, cloud_webhook, dead_letters, events, instances, jobs, media, messages, node, numbers, queues, relay,
+    suppressions, webhooks,
 };
 use super::{AppState, auth, body, openapi, rate_limit};
 
-/// The API as a service, with everything around its routes.
+/// The API as a service, with its fallbacks and layers.
 pub fn router(state: AppState) -> Router {
     let (routes, document) = build_routes(&state);
     let document = serde_json::to_vec(&document).unwrap_or_default();
-    // A second router of the same state describes the same routes.
+    // Fails only for a second router of the same state, which has the same routes.
     let _ = state.openapi_document.set(Bytes::from(document));
     let origins = &state.options.cors_origins;
     let cors = (!origins.is_empty()).then(|| cors_layer(origins));
@@ -39,7 +38,7 @@ pub fn router(state: AppState) -> Router {
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(CatchPanicLayer::custom(handle_panic))
-        .layer(from_fn(flask::rewrite_errors))
+        .layer(from_fn(rewrite_errors))
         .with_state(state);
     match cors {
         Some(cors) => routes.layer(cors),
@@ -47,136 +46,139 @@ pub fn router(state: AppState) -> Router {
     }
 }
 
-/// The routes and their description.
+/// The routes and their OpenAPI document.
 fn build_routes(state: &AppState) -> (Router<AppState>, OpenApi) {
     let open = OpenApiRouter::with_openapi(openapi::base_document())
-        .routes(routes!(root::service_info))
-        .routes(routes!(root::health))
-        .routes(routes!(root::live))
-        .routes(routes!(root::ready))
-        .routes(routes!(root::openapi_document))
-        .routes(routes!(webhook::verify, webhook::receive))
-        .routes(routes!(webhook::verify_for_instance, webhook::receive_for_instance))
-        .routes(routes!(status::health));
+        .routes(routes!(node::info::service_info))
+        .routes(routes!(node::health::health))
+        .routes(routes!(node::health::live))
+        .routes(routes!(node::health::ready))
+        .routes(routes!(node::openapi::openapi_document))
+        .routes(routes!(cloud_webhook::verify::verify, cloud_webhook::receive::receive))
+        .routes(routes!(
+            cloud_webhook::verify::verify_for_instance,
+            cloud_webhook::receive::receive_for_instance
+        ))
+        .routes(routes!(api::status::health));
 
     let mut guarded = OpenApiRouter::new()
-        .routes(routes!(instances::create, instances::list))
-        .routes(routes!(instances::get, instances::update, instances::delete))
-        .routes(routes!(instances::connect, pairing::progress))
-        .routes(routes!(pairing::qr))
-        .routes(routes!(pairing::pair_code))
-        .routes(routes!(pairing::logout))
-        .routes(routes!(instances::disconnect))
-        .routes(routes!(instances::restart))
-        .routes(routes!(instances::resume))
-        .routes(routes!(instances::status))
-        .routes(routes!(primary::set, primary::get, primary::delete))
-        .routes(routes!(endpoints::create_for_instance, endpoints::list_for_instance))
-        .routes(routes!(endpoints::create, endpoints::list))
-        .routes(routes!(endpoints::get, endpoints::update, endpoints::delete))
-        .routes(routes!(endpoints::enable))
-        .routes(routes!(replays::list_parked))
-        .routes(routes!(replays::replay_parked))
-        .routes(routes!(replays::replay_parked_event))
-        .routes(routes!(replays::discard))
-        .routes(routes!(replays::replay_from))
-        .routes(routes!(deliveries::list))
-        .routes(routes!(deliveries::get))
-        .routes(routes!(queues::get_for_instance))
-        .routes(routes!(queues::list_all))
-        .routes(routes!(dead_letters::list_for_instance, dead_letters::discard_all))
-        .routes(routes!(dead_letters::list_all))
-        .routes(routes!(dead_letters::redrive_all))
-        .routes(routes!(dead_letters::redrive))
-        .routes(routes!(dead_letters::discard))
-        .routes(routes!(scheduled::list))
-        .routes(routes!(downloads::media_url))
-        .routes(routes!(downloads::download_media))
-        .routes(routes!(webhook::list_quarantined))
-        .routes(routes!(status::status))
-        .routes(routes!(numbers::list, numbers::save))
-        .routes(routes!(numbers::clear))
-        .routes(routes!(numbers::update))
-        .routes(routes!(numbers::bulk_update))
-        .routes(routes!(numbers::get, numbers::delete, numbers::change))
-        .routes(routes!(numbers::exists))
-        .routes(routes!(suppressions::list, suppressions::add))
-        .routes(with_own_body_limit(routes!(suppressions::import)))
-        .routes(routes!(suppressions::get, suppressions::delete))
-        .routes(routes!(relay::status))
-        .routes(routes!(relay::lengths))
-        .routes(routes!(relay::clear))
-        .routes(routes!(relay::test))
-        .routes(routes!(relay::retry_failed))
-        .routes(routes!(relay::restart))
-        .routes(routes!(list::list))
-        .routes(routes!(list::get, commands::delete))
-        .routes(routes!(commands::cancel))
-        .routes(routes!(commands::pause))
-        .routes(routes!(commands::resume))
-        .routes(routes!(commands::retry_failed))
-        .routes(routes!(results::results))
-        .routes(routes!(results::errors))
-        .routes(with_own_body_limit(routes!(upload::send)))
-        .routes(with_own_body_limit(routes!(upload::send_short)))
-        .routes(routes!(metrics::metrics));
-    let of_an_instance_or_the_default = [
-        routes!(messages::send_text),
-        routes!(messages::send_text_with_typing),
-        routes!(messages::send_poll),
-        routes!(media::send_image),
-        routes!(media::send_video),
-        routes!(media::send_audio),
-        routes!(media::send_document),
-        routes!(media::send_sticker),
-        routes!(messages::send_location),
-        routes!(messages::send_contact),
-        routes!(messages::send_contacts),
-        routes!(messages::react),
-        routes!(earlier::edit),
-        routes!(earlier::revoke),
-        routes!(earlier::mark_read),
-        routes!(message::get, message::delete, message::reschedule),
-        routes!(message::cancel),
-        routes!(downloads::download_message_media),
+        .routes(routes!(instances::create::create, instances::list::list))
+        .routes(routes!(instances::get::get, instances::update::update, instances::delete::delete))
+        .routes(routes!(instances::connect::connect, instances::connect::progress))
+        .routes(routes!(instances::qr::qr))
+        .routes(routes!(instances::pair_code::pair_code))
+        .routes(routes!(instances::logout::logout))
+        .routes(routes!(instances::disconnect::disconnect))
+        .routes(routes!(instances::restart::restart))
+        .routes(routes!(instances::resume::resume))
+        .routes(routes!(instances::status::status))
+        .routes(routes!(instances::webhook::set, instances::webhook::get, instances::webhook::delete))
+        .routes(routes!(webhooks::create::create_for_instance, webhooks::list::list_for_instance))
+        .routes(routes!(webhooks::create::create, webhooks::list::list))
+        .routes(routes!(webhooks::get::get, webhooks::update::update, webhooks::delete::delete))
+        .routes(routes!(webhooks::enable::enable))
+        .routes(routes!(webhooks::parked::list_parked))
+        .routes(routes!(webhooks::parked::replay_parked))
+        .routes(routes!(webhooks::parked::replay_parked_event))
+        .routes(routes!(webhooks::parked::discard))
+        .routes(routes!(webhooks::replay::replay_from))
+        .routes(routes!(webhooks::deliveries::list))
+        .routes(routes!(webhooks::deliveries::get))
+        .routes(routes!(queues::get::get_for_instance))
+        .routes(routes!(queues::list::list_all))
+        .routes(routes!(dead_letters::list::list_for_instance, dead_letters::discard::discard_all))
+        .routes(routes!(dead_letters::list::list_all))
+        .routes(routes!(dead_letters::redrive::redrive_all))
+        .routes(routes!(dead_letters::redrive::redrive))
+        .routes(routes!(dead_letters::discard::discard))
+        .routes(routes!(messages::scheduled::list))
+        .routes(routes!(media::url::media_url))
+        .routes(routes!(media::download::download_media))
+        .routes(routes!(cloud_webhook::quarantine::list_quarantined))
+        .routes(routes!(api::status::status))
+        .routes(routes!(numbers::list::list, numbers::save::save))
+        .routes(routes!(numbers::clear::clear))
+        .routes(routes!(numbers::update::update))
+        .routes(routes!(numbers::update::bulk_update))
+        .routes(routes!(numbers::get::get, numbers::delete::delete, numbers::update::change))
+        .routes(routes!(numbers::exists::exists))
+        .routes(routes!(suppressions::list::list, suppressions::add::add))
+        .routes(with_own_body_limit(routes!(suppressions::import::import)))
+        .routes(routes!(suppressions::get::get, suppressions::delete::delete))
+        .routes(routes!(relay::status::status))
+        .routes(routes!(relay::status::lengths))
+        .routes(routes!(relay::clear::clear))
+        .routes(routes!(relay::test::test))
+        .routes(routes!(relay::retry::retry_failed))
+        .routes(routes!(relay::restart::restart))
+        .routes(routes!(jobs::list::list))
+        .routes(routes!(jobs::get::get, jobs::delete::delete))
+        .routes(routes!(jobs::cancel::cancel))
+        .routes(routes!(jobs::pause::pause))
+        .routes(routes!(jobs::resume::resume))
+        .routes(routes!(jobs::retry_failed::retry_failed))
+        .routes(routes!(jobs::results::results))
+        .routes(routes!(jobs::errors::errors))
+        .routes(with_own_body_limit(routes!(jobs::upload::send)))
+        .routes(with_own_body_limit(routes!(jobs::upload::send_short)))
+        .routes(routes!(node::metrics::metrics));
+    let for_any_instance = [
+        routes!(messages::text::send_text),
+        routes!(messages::text::send_text_with_typing),
+        routes!(messages::poll::send_poll),
+        routes!(messages::media::send_image),
+        routes!(messages::media::send_video),
+        routes!(messages::media::send_audio),
+        routes!(messages::media::send_document),
+        routes!(messages::media::send_sticker),
+        routes!(messages::location::send_location),
+        routes!(messages::contact::send_contact),
+        routes!(messages::contact::send_contacts),
+        routes!(messages::react::react),
+        routes!(messages::edit::edit),
+        routes!(messages::revoke::revoke),
+        routes!(messages::mark_read::mark_read),
+        routes!(messages::status::get, messages::cancel::delete, messages::reschedule::reschedule),
+        routes!(messages::cancel::cancel),
+        routes!(messages::download::download_message_media),
     ];
-    for route in of_an_instance_or_the_default {
+    for route in for_any_instance {
         guarded = guarded.routes(route.clone()).routes(openapi::for_default_instance(route));
     }
-    let of_the_documented_service = [
-        routes!(api::send_message),
-        routes!(api::send_template),
-        routes!(api::send_template_advanced),
-        routes!(api::send_interactive),
-        routes!(api::send_list),
-        routes!(api::send_button),
-        routes!(api::send_location_request),
-        routes!(api::send_media),
-        routes!(api::send_reaction),
-        routes!(api::send_bulk),
-        routes!(api::send_bulk_list),
-        routes!(api::send_bulk_interactive),
-        routes!(api::send_bulk_button),
-        routes!(api::send_bulk_template),
-        routes!(api::send_broadcast_interactive),
-        routes!(api::send_broadcast_template),
-        routes!(api::send_personalized_broadcast),
-        routes!(tasks::status),
+    let documented_routes = [
+        routes!(api::send::send_message),
+        routes!(api::send::send_template),
+        routes!(api::send::send_template_advanced),
+        routes!(api::send::send_interactive),
+        routes!(api::send::send_list),
+        routes!(api::send::send_button),
+        routes!(api::send::send_location_request),
+        routes!(api::send::send_media),
+        routes!(api::send::send_reaction),
+        routes!(api::send::send_bulk),
+        routes!(api::send::send_bulk_list),
+        routes!(api::send::send_bulk_interactive),
+        routes!(api::send::send_bulk_button),
+        routes!(api::send::send_bulk_template),
+        routes!(api::send::send_broadcast_interactive),
+        routes!(api::send::send_broadcast_template),
+        routes!(api::send::send_personalized_broadcast),
+        routes!(api::task_status::status),
     ];
-    for route in of_the_documented_service {
+    for route in documented_routes {
         guarded = guarded.routes(route.clone()).routes(openapi::under_messages(route));
     }
     let mut streams = OpenApiRouter::new()
-        .routes(routes!(events::list_for_instance))
-        .routes(routes!(events::stream_for_instance))
-        .routes(routes!(events::list_all))
-        .routes(routes!(events::stream_all))
-        .routes(routes!(sockets::open_for_instance))
-        .routes(routes!(sockets::open_for_all))
-        .routes(routes!(job_socket::open));
-    openapi::complete_operations(guarded.get_openapi_mut());
-    openapi::complete_operations(streams.get_openapi_mut());
-    // The last layer is the first to be met: who has no key uses up nobody's pace.
+        .routes(routes!(events::list::list_for_instance))
+        .routes(routes!(events::stream::stream_for_instance))
+        .routes(routes!(events::list::list_all))
+        .routes(routes!(events::stream::stream_all))
+        .routes(routes!(events::ws::open_for_instance))
+        .routes(routes!(events::ws::open_for_all))
+        .routes(routes!(jobs::ws::open));
+    openapi::add_security(guarded.get_openapi_mut());
+    openapi::add_security(streams.get_openapi_mut());
+    // The last layer runs first: a request without the key does not count against the rate limit.
     let guarded = guarded
         .route_layer(from_fn_with_state(state.clone(), rate_limit::enforce_rate_limit))
         .route_layer(from_fn_with_state(state.clone(), auth::require_key));
@@ -187,7 +189,7 @@ fn build_routes(state: &AppState) -> (Router<AppState>, OpenApi) {
     open.merge(guarded).merge(streams).split_for_parts()
 }
 
-/// A route that reads its body while it arrives and has a limit of its own.
+/// Disables the general body limit for a route that streams its body and enforces its own limit.
 fn with_own_body_limit(
     (schemas, paths, router): UtoipaMethodRouter<AppState>,
 ) -> UtoipaMethodRouter<AppState> {
@@ -195,10 +197,10 @@ fn with_own_body_limit(
 }
 
 async fn unknown_route(State(state): State<AppState>, request: Request) -> Response {
-    let documented = flask::is_application_path(request.uri().path());
+    let is_application = is_application_path(request.uri().path());
     body::discard(request, state.options.json_body_limit);
-    if documented {
-        return ApplicationError::new(StatusCode::NOT_FOUND, "Endpoint no encontrado").into_response();
+    if is_application {
+        return ApplicationError::new(StatusCode::NOT_FOUND, UNKNOWN_ENDPOINT).into_response();
     }
     ApiError::new(ErrorKind::NotFound, "there is no such route; see GET /openapi.json").into_response()
 }
@@ -210,12 +212,13 @@ async fn method_not_allowed(State(state): State<AppState>, request: Request) -> 
 
 fn handle_panic(cause: Box<dyn std::any::Any + Send>) -> axum::response::Response {
     let text = cause.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| cause.downcast_ref::<&str>().copied()).unwrap_or("a panic without words");
-    tracing::error!(cause = text, "a handler panicked");
+    let text = text.or_else(|| cause.downcast_ref::<&str>().copied()).unwrap_or("no panic message");
+    tracing::error!(cause = text, "handler panicked; answered with 500");
     ApiError::handler_panicked().into_response()
 }
 
-/// What browsers are told. Any origin is answered by its own name, because `*` would forbid credentials.
+/// The CORS headers. With `*`, the response names the origin of the request, because a literal `*` would forbid
+/// credentials.
 fn cors_layer(origins: &[String]) -> CorsLayer {
     let any = origins.iter().any(|origin| origin == "*");
     let allowed = if any {

@@ -1,4 +1,4 @@
-//! The accept loop: so many connections, each with its deadlines, and an end that lets answers out.
+//! The accept loop: a bounded number of connections, timeouts of each, and a graceful shutdown.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -17,29 +17,29 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::api_door::PeerAddress;
+use super::api::auth::PeerAddress;
 use super::connection::Connection;
 use super::{AppState, router};
 
-/// The pause after a connection could not be accepted, for example because there are no file descriptors left.
+/// Delay after a failed accept, for example because no file descriptors are left.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Serves the API until `shutdown` is cancelled. Then nothing new is accepted, streams are ended, requests under way
-/// may finish for `drain`, and what is left is cut off.
+/// Serves the API until `shutdown` is cancelled. Then it accepts no connection, ends streams, lets requests in
+/// progress finish for `drain`, and aborts the rest.
 pub async fn serve(listener: TcpListener, state: AppState, shutdown: CancellationToken, drain: Duration) {
-    let places = Arc::new(Semaphore::new(state.options.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
+    let slots = Arc::new(Semaphore::new(state.options.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
     let mut protocol = http1::Builder::new();
     protocol.timer(TokioTimer::new()).header_read_timeout(state.options.read_timeout);
     let streams = state.stream_slots.clone();
     let service = TowerToHyperService::new(router(state));
-    let (ending, cut_off, open) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+    let (ending, abort, open) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
 
     let accepting = async {
         loop {
-            // A place first: whoever finds none waits in the kernel's queue.
-            let Ok(place) = places.clone().acquire_owned().await else { return };
+            // A connection slot first: without one, connections wait in the kernel's accept queue.
+            let Ok(slot) = slots.clone().acquire_owned().await else { return };
             let (socket, peer) = accept(&listener).await;
-            let connection = Connection::new(place, cut_off.child_token());
+            let connection = Connection::new(slot, abort.child_token());
             open.spawn(serve_connection(
                 protocol.clone(),
                 socket,
@@ -56,13 +56,13 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: Cancellatio
     open.close();
     let ended = async { tokio::join!(open.wait(), streams.shut_down()) };
     if tokio::time::timeout(drain, ended).await.is_err() {
-        tracing::warn!(?drain, "requests were still under way at the deadline and are cut off");
-        cut_off.cancel();
+        tracing::warn!(?drain, "drain timeout; aborting open connections");
+        abort.cancel();
     }
 }
 
-/// Serves the requests of one connection, until its caller has no more, until it becomes a WebSocket, or until
-/// `ending` lets no further one begin.
+/// Serves one connection until the client closes it, it becomes a WebSocket, or `ending` is cancelled and the current
+/// request has ended.
 async fn serve_connection(
     protocol: http1::Builder,
     socket: TcpStream,
@@ -85,23 +85,23 @@ async fn serve_connection(
         serving.await
     };
     if let Some(Err(cause)) = connection.run_until_aborted(served).await {
-        tracing::debug!(%cause, "a connection broke off");
+        tracing::debug!(%cause, "connection failed");
     }
 }
 
-/// The next connection, however long it takes.
+/// The next connection. Retries failed accepts.
 async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                // Answers are written whole; waiting for more would only delay them.
+                // Responses are written whole; Nagle's algorithm would only delay them.
                 if let Err(cause) = stream.set_nodelay(true) {
-                    tracing::debug!(%cause, "TCP_NODELAY could not be set");
+                    tracing::debug!(%cause, "TCP_NODELAY not set");
                 }
                 return (stream, peer);
             }
             Err(cause) => {
-                tracing::warn!(%cause, "a connection could not be accepted");
+                tracing::warn!(%cause, "accept failed; retrying");
                 tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
             }
         }

@@ -1,11 +1,11 @@
-//! What a file is, by its first bytes: for media that came without saying.
+//! Detection of media types by the first bytes of a file, for media without a declared type.
 
 use relevo_domain::MediaKind;
 
-/// The media type of `bytes`; `None` for what WhatsApp has no use for or what cannot be told apart.
+/// The media type of `bytes`; `None` when WhatsApp does not accept it or it cannot be detected.
 pub(super) fn media_type(bytes: &[u8], kind: MediaKind, file_name: Option<&str>) -> Option<&'static str> {
     by_signature(bytes, kind, file_name).or_else(|| {
-        // Text has no signature: a document that is readable is text.
+        // Text has no signature: a document in valid UTF-8 is text.
         (kind == MediaKind::Document && std::str::from_utf8(bytes).is_ok_and(|text| !text.contains('\0')))
             .then_some("text/plain")
     })
@@ -31,7 +31,7 @@ fn by_signature(bytes: &[u8], kind: MediaKind, file_name: Option<&str>) -> Optio
     }
 }
 
-/// MP4 and its relatives, by their brand; one container serves sound and pictures.
+/// MP4 and related formats, by their brand; the container is the same for audio and video.
 fn iso_media_type(brand: &[u8], kind: MediaKind) -> &'static str {
     match brand {
         [b'3', b'g', ..] => "video/3gpp",
@@ -50,7 +50,7 @@ const OFFICE_OPEN_XML_TYPES: [&str; 3] = [
 const OFFICE_BINARY_TYPES: [&str; 3] =
     ["application/msword", "application/vnd.ms-excel", "application/vnd.ms-powerpoint"];
 
-/// Office documents share a container; which one it is, only the name tells.
+/// Office documents share a container; only the file name distinguishes them.
 fn office_type(
     file_name: Option<&str>,
     extensions: [&str; 3],
@@ -65,7 +65,7 @@ fn office_type(
 mod tests {
     use super::*;
 
-    /// First bytes, what they were sent as, under which name, and what they are.
+    /// First bytes, kind of message, file name, and the expected media type.
     type Case<'a> = (&'a [u8], MediaKind, Option<&'a str>, Option<&'a str>);
 
     #[test]

@@ -1,4 +1,4 @@
-//! Moments as callers write them.
+//! Timestamps in requests.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! vCards (RFC 2426, RFC 6350) into contact cards in Meta's form, which every provider is given.
+//! Converts vCards (RFC 2426, RFC 6350) into contact cards in Meta's form, which every provider accepts.
 
 use serde_json::{Map, Value, json};
 
@@ -11,7 +11,11 @@ struct Property<'a> {
     value: &'a str,
 }
 
-/// Reads the first card of `text`. `display_name` wins over the card's own name.
+/// Parses the first card of `text`. `display_name` wins over the name in the card.
+///
+/// # Errors
+///
+/// `text` is not a vCard, or has no name.
 pub(super) fn parse_contact(text: &str, display_name: Option<&str>) -> Result<Value, ValidationError> {
     let unfolded = unfold(text);
     let mut properties = unfolded.lines().filter_map(parse_property);
@@ -68,7 +72,7 @@ impl ContactCard {
         for (key, part) in parts.into_iter().zip(self.name).filter(|(_, part)| !part.is_empty()) {
             name.insert(key.to_owned(), part.into());
         }
-        // Meta wants one part beside the whole.
+        // Meta requires one part beside the formatted name.
         if name.is_empty() {
             name.insert("first_name".to_owned(), full.clone().into());
         }
@@ -96,7 +100,7 @@ fn phone_entry(property: &Property<'_>) -> Value {
     let number = property.value.trim();
     let number = unescape(number.strip_prefix("tel:").unwrap_or(number));
     let mut phone = json!({ "phone": number, "type": usage_type(property) });
-    // WhatsApp's own cards name the account: `TEL;waid=573001234567:+57 300 …`.
+    // Cards made by WhatsApp name the account: `TEL;waid=573001234567:+57 300 …`.
     if let (Some(account), Some(phone)) = (find_parameter(property.parameters, "WAID"), phone.as_object_mut())
     {
         phone.insert("wa_id".to_owned(), account.into());
@@ -104,7 +108,7 @@ fn phone_entry(property: &Property<'_>) -> Value {
     phone
 }
 
-/// Where a number or an address is used: Meta knows `HOME` and `WORK`, and for numbers `CELL` and others.
+/// The type of a number or an address: Meta knows `HOME` and `WORK`, and for numbers `CELL` and others.
 fn usage_type(property: &Property<'_>) -> &'static str {
     let parameters = property.parameters.to_ascii_uppercase();
     match property.name.as_str() {
@@ -127,7 +131,7 @@ fn is_vcard(value: &str) -> bool {
     value.trim().eq_ignore_ascii_case("VCARD")
 }
 
-/// A line that begins with a blank goes on where the last one ended.
+/// A line that begins with a blank continues the previous line.
 fn unfold(text: &str) -> String {
     text.replace("\r\n", "\n").replace("\n ", "").replace("\n\t", "")
 }
@@ -135,7 +139,7 @@ fn unfold(text: &str) -> String {
 fn parse_property(line: &str) -> Option<Property<'_>> {
     let (head, value) = line.split_once(':')?;
     let (name, parameters) = head.split_once(';').unwrap_or((head, ""));
-    // `item1.TEL` groups lines; the group does not matter here.
+    // `item1.TEL` groups lines; the group is ignored.
     let name = name.rsplit('.').next().unwrap_or(name).trim().to_ascii_uppercase();
     Some(Property { name, parameters, value })
 }

@@ -2,6 +2,7 @@
 //! and the source with them.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may")]
 
+mod handlers;
 mod source;
 
 use std::collections::HashMap;

@@ -21,6 +21,21 @@ fn filled(path: &str) -> String {
     path.replace("/events/stream", "/events/stream?after=~")
 }
 
+/// The path parameters of an operation are the names in its path, and no parameter stands twice.
+fn assert_parameters(path: &str, operation: &Value) {
+    let parameters = operation["parameters"].as_array().map_or([].as_slice(), Vec::as_slice);
+    let mut seen = BTreeSet::new();
+    for parameter in parameters {
+        let (name, place) = (parameter["name"].as_str().unwrap(), parameter["in"].as_str().unwrap());
+        assert!(seen.insert((place, name.to_lowercase())), "{path}: {name} is documented twice");
+        assert!(place != "path" || parameter["required"] == true, "{path}: {name} must be required");
+    }
+    let documented: BTreeSet<_> =
+        seen.iter().filter(|(place, _)| *place == "path").map(|(_, name)| name.as_str()).collect();
+    let named: BTreeSet<_> = path.split('{').skip(1).map(|rest| rest.split('}').next().unwrap()).collect();
+    assert_eq!(documented, named, "{path}");
+}
+
 async fn raw(world: &World, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(world.node.address).await.unwrap();
     stream.write_all(request).await.unwrap();
@@ -41,6 +56,7 @@ async fn the_document_and_the_router_know_the_same_routes() {
             let verb: Method = method.to_uppercase().parse().unwrap();
             let answer = Answer::of(world.request(verb, &filled(path))).await;
             if let Some(operation) = item.get(method) {
+                assert_parameters(path, operation);
                 assert!(
                     ids.insert(operation["operationId"].as_str().unwrap().to_owned()),
                     "{path}: {operation}"

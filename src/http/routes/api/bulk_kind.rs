@@ -1,16 +1,15 @@
-//! The kinds of messages that `/api` sends to many at once: what their requests say, read in the documented order,
-//! and the documented words about each.
+//! The kinds of bulk messages of `/api`: their requests, parsed in the documented order, and their documented texts.
 
 use serde_json::Value;
 
-use crate::http::flask::ApplicationError;
+use super::content::{self, ContentDraft, HeaderDraft, InteractiveAction, InteractiveFrame};
+use super::json_fields::JsonFields;
+use super::message_kind::MessageKind;
+use crate::http::api::error::ApplicationError;
+use crate::http::api::texts::{self, MISSING_RECIPIENTS, NO_PHONES, NO_RECIPIENTS};
 use relevo_domain::{Content, Header, ValidationError};
 
-use super::content::{self, ContentDraft, HeaderDraft, InteractiveAction, InteractiveFrame};
-use super::json_fields::{self, JsonFields};
-use super::message_kind::MessageKind;
-
-/// One route for messages to many.
+/// A route for bulk messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BulkKind {
     Bulk,
@@ -23,35 +22,35 @@ pub(super) enum BulkKind {
     Personalized,
 }
 
-/// Who gets what; files that came with the request are not kept yet.
+/// The recipients and their content; inline files are not stored yet.
 #[derive(Debug)]
 pub(super) struct BulkRequest {
-    /// As they are spelled; a bad one costs its own message and no other.
+    /// The phones as given; an invalid phone fails only its own message.
     pub phones: Vec<String>,
     pub content: BulkContent,
 }
 
-/// What the recipients of one request get.
+/// The content of a bulk request.
 #[derive(Debug)]
 pub(super) enum BulkContent {
-    /// All the same.
+    /// The same content for all.
     Common(ContentDraft),
-    /// Each a text of their own in the frame of all.
+    /// A text for each in a common frame.
     Framed { frame: InteractiveFrame<HeaderDraft>, own: Vec<RecipientContent> },
-    /// Each something of their own.
+    /// A message for each.
     Each(Vec<ContentDraft>),
 }
 
-/// What one recipient gets inside the frame of all.
+/// The content of one recipient inside the common frame.
 #[derive(Debug)]
 pub(super) struct RecipientContent {
     pub body: String,
-    /// Instead of the address of the common button.
+    /// Replaces the URL of the common button.
     pub url: Option<String>,
 }
 
 impl RecipientContent {
-    /// The recipient's message.
+    /// The message of the recipient.
     pub fn to_content(&self, mut frame: InteractiveFrame<Header>) -> Content {
         if let (InteractiveAction::Url { url, .. }, Some(own)) = (&mut frame.action, &self.url) {
             url.clone_from(own);
@@ -60,12 +59,8 @@ impl RecipientContent {
     }
 }
 
-const NO_PHONES: &str = "Se requiere el campo 'phones' con un array de números telefónicos";
-const NO_RECIPIENTS: &str = "Se requiere el campo 'recipients' con un array de destinatarios";
-const MISSING_RECIPIENTS: &str = "Falta parámetro: recipients es requerido";
-
 impl BulkKind {
-    /// What `message` says when all were sent, and when they are queued.
+    /// The documented `message` of a sent and of a queued request.
     pub fn success_messages(self) -> (&'static str, &'static str) {
         match self {
             BulkKind::Bulk => ("Envío masivo completado", "Envío masivo enviado a cola"),
@@ -91,7 +86,7 @@ impl BulkKind {
         }
     }
 
-    /// Tells requests of one kind from those of another where they share an idempotency key.
+    /// Distinguishes requests of different kinds with the same idempotency key.
     pub fn as_str(self) -> &'static str {
         match self {
             BulkKind::Bulk => "api/bulk",
@@ -105,8 +100,8 @@ impl BulkKind {
         }
     }
 
-    /// Whether it is an announcement, which those who opted out do not get. The others are messages that somebody
-    /// wrote to each recipient.
+    /// Whether it is an announcement, which is not sent to recipients that opted out. The other kinds are individual
+    /// messages.
     pub fn is_announcement(self) -> bool {
         matches!(self, BulkKind::Broadcast | BulkKind::BroadcastTemplate | BulkKind::Personalized)
     }
@@ -124,7 +119,11 @@ impl BulkKind {
         }
     }
 
-    /// What a request says, or the first thing that is wrong with it, in the documented order.
+    /// Parses a request; reports the first error in the documented order.
+    ///
+    /// # Errors
+    ///
+    /// A field is missing or invalid.
     pub fn parse(self, fields: JsonFields<'_>) -> Result<BulkRequest, ApplicationError> {
         match self {
             BulkKind::Bulk => parse_each(fields, "message", |fields| {
@@ -151,7 +150,7 @@ impl BulkKind {
     }
 }
 
-/// The same to every phone of `phones`.
+/// The same content to every phone of `phones`.
 fn parse_common(
     fields: JsonFields<'_>,
     required: &str,
@@ -169,7 +168,7 @@ fn parse_common(
     Ok(BulkRequest { phones, content: BulkContent::Common(read(fields)?) })
 }
 
-/// To every one of `recipients` a `body_text` in the frame of all.
+/// A `body_text` for each of `recipients` in a common frame.
 fn parse_framed(
     fields: JsonFields<'_>,
     frame: impl FnOnce(JsonFields<'_>) -> Result<InteractiveFrame<HeaderDraft>, ApplicationError>,
@@ -179,10 +178,10 @@ fn parse_framed(
     let (mut phones, mut own) = (Vec::with_capacity(found.len()), Vec::with_capacity(found.len()));
     for (n, value) in found.iter().enumerate() {
         let recipient = JsonFields::from_value(value)
-            .ok_or_else(|| ApplicationError::invalid("Cada recipient debe ser un objeto"))?;
+            .ok_or_else(|| ApplicationError::invalid(texts::RECIPIENT_NOT_OBJECT))?;
         for name in ["phone", "body_text"] {
             if recipient.get(name).is_none() {
-                return Err(ApplicationError::invalid(format!("Cada recipient debe tener un '{name}'")));
+                return Err(ApplicationError::invalid(texts::recipient_without(name)));
             }
         }
         let at = |invalid: ValidationError| {
@@ -195,14 +194,14 @@ fn parse_framed(
     Ok(BulkRequest { phones, content: BulkContent::Framed { frame: frame(fields)?, own } })
 }
 
-/// To every one of `recipients` a message of their own.
+/// A message for each of `recipients`.
 fn parse_each(
     fields: JsonFields<'_>,
     required: &str,
     read: impl Fn(JsonFields<'_>) -> Result<ContentDraft, ApplicationError>,
 ) -> Result<BulkRequest, ApplicationError> {
     let found = fields.list("recipients").ok_or_else(|| ApplicationError::invalid(MISSING_RECIPIENTS))?;
-    let lacking = || ApplicationError::invalid(format!("Cada recipient debe tener 'phone' y '{required}'"));
+    let lacking = || ApplicationError::invalid(texts::recipient_without_phone_or(required));
     let recipients = found.iter().map(|value| {
         JsonFields::from_value(value)
             .filter(|recipient| recipient.has(&["phone", required]))
@@ -222,7 +221,7 @@ fn parse_each(
 }
 
 fn require_fields_present(fields: JsonFields<'_>) -> Result<(), ApplicationError> {
-    if fields.is_empty() { Err(ApplicationError::invalid(json_fields::EMPTY_BODY_ERROR)) } else { Ok(()) }
+    if fields.is_empty() { Err(ApplicationError::invalid(texts::EMPTY_BODY_ERROR)) } else { Ok(()) }
 }
 
 fn recipient_field(n: usize, field: &str) -> String {

@@ -1,13 +1,15 @@
-//! What messages of `/api` say: read and validated in the documented order, with the documented texts.
+//! The content of messages of `/api`: parsed and validated in the documented order, with the documented error texts.
 //!
-//! Reading is pure, because bodies with files in them are read beside the threads that serve requests; files that
-//! came inside are kept afterwards. The parts that all recipients of a broadcast share are [`Frame`]s, kept once.
+//! Parsing has no side effects, because bodies with files are parsed on a blocking thread; inline files are stored
+//! afterwards. The part that all recipients of a broadcast share is an [`InteractiveFrame`], stored once.
 
 use std::borrow::Cow;
 
 use serde_json::{Value, json};
 
-use crate::http::flask::ApplicationError;
+use super::json_fields::JsonFields;
+use crate::http::api::error::ApplicationError;
+use crate::http::api::texts;
 use crate::http::media::{self, MediaFields, MediaInput};
 use crate::instance;
 use relevo_domain::{
@@ -15,9 +17,7 @@ use relevo_domain::{
     ValidationError,
 };
 
-use super::json_fields::JsonFields;
-
-/// What a message is to say; a file that came with the request is not kept yet.
+/// The content of a message; an inline file is not stored yet.
 #[derive(Debug)]
 pub(super) enum ContentDraft {
     Ready(Content),
@@ -25,7 +25,7 @@ pub(super) enum ContentDraft {
     Interactive { frame: InteractiveFrame<HeaderDraft>, body: String },
 }
 
-/// What is around the text of an interactive message, and what can be pressed.
+/// The header, footer and action of an interactive message.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct InteractiveFrame<H> {
     pub header: Option<H>,
@@ -47,18 +47,21 @@ pub(super) enum InteractiveAction {
     Location,
 }
 
-/// The button of interactive messages that name none (broadcast-interactive.md, "Opcionales").
+/// The default button of interactive messages (broadcast-interactive.md, "Opcionales").
 const DEFAULT_BUTTON_TEXT: &str = "Ver más";
 const DEFAULT_BUTTON_URL: &str = "https://example.com";
 
-/// The language of templates that name none (cloud-api-endpoints.md, "Parámetros Opcionales").
+/// The default language of templates (cloud-api-endpoints.md, "Parámetros Opcionales").
 const DEFAULT_LANGUAGE: &str = "es";
-
 const MAX_BUTTONS: usize = 3;
 const MAX_TITLE_LENGTH: usize = 20;
 
 impl ContentDraft {
-    /// Keeps the file that came with the message, if there is one.
+    /// Stores the inline file of the message, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be stored.
     pub async fn store_media(self, instances: &instance::Handle) -> Result<Content, instance::Error> {
         Ok(match self {
             ContentDraft::Ready(content) => content,
@@ -72,7 +75,11 @@ impl ContentDraft {
 }
 
 impl InteractiveFrame<HeaderDraft> {
-    /// Keeps the file of the header, if there is one.
+    /// Stores the inline file of the header, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be stored.
     pub async fn store_media(
         self,
         instances: &instance::Handle,
@@ -89,7 +96,7 @@ impl InteractiveFrame<HeaderDraft> {
 }
 
 impl InteractiveFrame<Header> {
-    /// The message that says `body` in this frame.
+    /// The message with `body` in this frame.
     pub fn with_body(self, body: String) -> Content {
         let InteractiveFrame { header, footer, action: press } = self;
         Content::Interactive(match press {
@@ -120,7 +127,11 @@ async fn store_source(
     })
 }
 
-/// `template_name`, `language` and the values of the body's places in `parameters`.
+/// A template: `template_name`, `language`, and the values of the body in `parameters`.
+///
+/// # Errors
+///
+/// A field is invalid.
 pub(super) fn template(fields: JsonFields<'_>) -> Result<Content, ApplicationError> {
     template_with(fields, body_parameters(fields)?)
 }
@@ -141,7 +152,7 @@ fn template_with(fields: JsonFields<'_>, components: Vec<Value>) -> Result<Conte
     Ok(Content::Template(Template { name, language, components }))
 }
 
-/// One body component with a text for each value; none where there are no values.
+/// A body component with a text for each value; nothing without values.
 fn body_parameters(fields: JsonFields<'_>) -> Result<Vec<Value>, ValidationError> {
     let values = match fields.get("parameters") {
         None => return Ok(Vec::new()),
@@ -160,7 +171,11 @@ fn body_parameters(fields: JsonFields<'_>) -> Result<Vec<Value>, ValidationError
     Ok(vec![json!({ "type": "body", "parameters": texts })])
 }
 
-/// A button that opens an address: `button_text`, `button_url`, header and footer.
+/// A URL button: `button_text`, `button_url`, header and footer.
+///
+/// # Errors
+///
+/// A field is invalid.
 pub(super) fn url_frame(fields: JsonFields<'_>) -> Result<InteractiveFrame<HeaderDraft>, ApplicationError> {
     let text = fields.optional("button_text")?.unwrap_or_else(|| DEFAULT_BUTTON_TEXT.to_owned());
     let url = fields.optional("button_url")?.unwrap_or_else(|| DEFAULT_BUTTON_URL.to_owned());
@@ -172,17 +187,17 @@ pub(super) fn url_frame(fields: JsonFields<'_>) -> Result<InteractiveFrame<Heade
 pub(super) fn button_frame(
     fields: JsonFields<'_>,
 ) -> Result<InteractiveFrame<HeaderDraft>, ApplicationError> {
-    let none = || ApplicationError::invalid("Se requiere al menos un botón en el campo 'buttons'");
+    let none = || ApplicationError::invalid(texts::MISSING_BUTTON);
     let buttons = fields.list("buttons").ok_or_else(none)?;
     if buttons.len() > MAX_BUTTONS {
-        return Err(ApplicationError::invalid("Máximo 3 botones permitidos"));
+        return Err(ApplicationError::invalid(texts::TOO_MANY_BUTTONS));
     }
     let buttons = buttons.iter().zip(1..).map(|(value, n)| button(value, n)).collect::<Result<_, _>>()?;
     let (header, footer) = (header(fields)?, fields.optional("footer_text")?);
     Ok(InteractiveFrame { header, footer, action: InteractiveAction::Buttons(buttons) })
 }
 
-/// The `n`th button, counted from 1 as people do.
+/// The `n`th button, counted from 1.
 fn button(value: &Value, n: usize) -> Result<Button, ApplicationError> {
     let wrong = |what: &str| ApplicationError::invalid(format!("Botón {n} debe {what}"));
     let fields = JsonFields::from_value(value).ok_or_else(|| wrong("ser un objeto"))?;
@@ -208,10 +223,14 @@ fn button(value: &Value, n: usize) -> Result<Button, ApplicationError> {
     Ok(Button { id, title })
 }
 
-/// A list: `header_text`, `footer_text`, `button_text` and `sections`, all of which the documents require.
+/// A list: `header_text`, `footer_text`, `button_text` and `sections`; all are required.
+///
+/// # Errors
+///
+/// A field is missing, or a section or row is invalid.
 pub(super) fn list_frame(fields: JsonFields<'_>) -> Result<InteractiveFrame<HeaderDraft>, ApplicationError> {
     require_fields(fields, &["header_text", "footer_text", "button_text"])?;
-    let none = || ApplicationError::invalid("Se requiere el campo 'sections' como array");
+    let none = || ApplicationError::invalid(texts::MISSING_SECTIONS);
     let found = fields.list("sections").ok_or_else(none)?;
     let sections = found.iter().enumerate().map(section).collect::<Result<_, _>>()?;
     let (header, footer) = (fields.optional("header_text")?, fields.optional("footer_text")?);
@@ -220,12 +239,12 @@ pub(super) fn list_frame(fields: JsonFields<'_>) -> Result<InteractiveFrame<Head
 }
 
 fn section((s, value): (usize, &Value)) -> Result<ListSection, ApplicationError> {
-    let fields = JsonFields::from_value(value)
-        .ok_or_else(|| ApplicationError::invalid("Cada section debe ser un objeto"))?;
+    let fields =
+        JsonFields::from_value(value).ok_or_else(|| ApplicationError::invalid(texts::SECTION_NOT_OBJECT))?;
     if fields.get("title").is_none() {
-        return Err(ApplicationError::invalid("Cada section debe tener un 'title'"));
+        return Err(ApplicationError::invalid(texts::SECTION_WITHOUT_TITLE));
     }
-    let none = || ApplicationError::invalid("Cada section debe tener un array 'rows'");
+    let none = || ApplicationError::invalid(texts::SECTION_WITHOUT_ROWS);
     let found = fields.list("rows").ok_or_else(none)?;
     let rows = found.iter().enumerate().map(|(r, value)| row(s, r, value)).collect::<Result<_, _>>()?;
     let wrong =
@@ -234,11 +253,11 @@ fn section((s, value): (usize, &Value)) -> Result<ListSection, ApplicationError>
 }
 
 fn row(s: usize, r: usize, value: &Value) -> Result<ListRow, ApplicationError> {
-    let fields = JsonFields::from_value(value)
-        .ok_or_else(|| ApplicationError::invalid("Cada row debe ser un objeto"))?;
+    let fields =
+        JsonFields::from_value(value).ok_or_else(|| ApplicationError::invalid(texts::ROW_NOT_OBJECT))?;
     for name in ["id", "title"] {
         if fields.get(name).is_none() {
-            return Err(ApplicationError::invalid(format!("Cada row debe tener un '{name}'")));
+            return Err(ApplicationError::invalid(texts::row_without(name)));
         }
     }
     let at = |invalid: ValidationError| {
@@ -251,15 +270,19 @@ fn row(s: usize, r: usize, value: &Value) -> Result<ListRow, ApplicationError> {
     })
 }
 
-/// The first of these that is missing, by name.
+/// Reports the first missing field.
+///
+/// # Errors
+///
+/// One of the fields is missing.
 pub(super) fn require_fields(fields: JsonFields<'_>, names: &[&str]) -> Result<(), ApplicationError> {
     match names.iter().find(|name| fields.get(name).is_none()) {
-        Some(name) => Err(ApplicationError::invalid(format!("Se requiere el campo '{name}'"))),
+        Some(name) => Err(ApplicationError::invalid(texts::missing_field(name))),
         None => Ok(()),
     }
 }
 
-/// `header_type` and `header_content`; one without the other is no header.
+/// A header: `header_type` and `header_content`; both or none.
 fn header(fields: JsonFields<'_>) -> Result<Option<HeaderDraft>, ApplicationError> {
     let (Some(kind), Some(content)) = (fields.text("header_type")?, fields.text("header_content")?) else {
         return Ok(None);
@@ -276,7 +299,11 @@ fn header(fields: JsonFields<'_>) -> Result<Option<HeaderDraft>, ApplicationErro
     Ok(Some(HeaderDraft::Media { kind, source: media::parse_media(&described).map_err(wrong)? }))
 }
 
-/// A file: `media_id` (or `id`), or `media_url` with an address or base64, or `base64`; perhaps with a `caption`.
+/// A file: `media_id` (or `id`), or `media_url` with a URL or base64, or `base64`; optionally with a `caption`.
+///
+/// # Errors
+///
+/// The kind or the source of the file is invalid.
 pub(super) fn media(fields: JsonFields<'_>) -> Result<ContentDraft, ApplicationError> {
     let kind = match fields.text("type")?.unwrap_or_default().as_ref() {
         "image" => MediaKind::Image,

@@ -1,30 +1,28 @@
-//! The fields of a JSON object as loosely typed clients fill them: what is empty counts as missing, and a number
-//! may stand where a text is meant.
+//! The fields of a JSON object from loosely typed clients: an empty value counts as missing, and a number is accepted
+//! for a text.
 
 use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use crate::http::flask::ApplicationError;
+use crate::http::api::error::ApplicationError;
+use crate::http::api::texts::{EMPTY_BODY_ERROR, invalid_json, type_name};
 use relevo_domain::ValidationError;
 
 /// The fields of a request, or of one recipient in it.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::http) struct JsonFields<'a>(&'a Map<String, Value>);
 
-/// What is asked for where a request carries nothing.
-pub(super) const EMPTY_BODY_ERROR: &str = "Se requiere un JSON con los datos del mensaje";
-
-/// Reads a body, whatever content type the request claims.
+/// Parses a body, whatever `Content-Type` the request has.
+///
+/// # Errors
+///
+/// The body is empty or not a JSON object.
 pub(super) fn parse(body: &[u8]) -> Result<Map<String, Value>, ApplicationError> {
     if body.trim_ascii().is_empty() {
         return Err(ApplicationError::invalid(EMPTY_BODY_ERROR));
     }
-    let wrong = |cause: String| {
-        ApplicationError::invalid(format!(
-            "JSON inválido: {cause}; envíe un objeto JSON con Content-Type: application/json"
-        ))
-    };
+    let wrong = |cause: String| ApplicationError::invalid(invalid_json(&cause));
     match serde_json::from_slice(body) {
         Ok(Value::Object(fields)) => Ok(fields),
         Ok(other) => Err(wrong(format!("el cuerpo es {}", type_name(&other)))),
@@ -32,18 +30,8 @@ pub(super) fn parse(body: &[u8]) -> Result<Map<String, Value>, ApplicationError>
     }
 }
 
-fn type_name(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "un booleano",
-        Value::Number(_) => "un número",
-        Value::String(_) => "un texto",
-        Value::Array(_) => "un array",
-        Value::Object(_) => "un objeto",
-    }
-}
-
 impl<'a> JsonFields<'a> {
+    /// The fields of an object.
     pub fn new(fields: &'a Map<String, Value>) -> Self {
         Self(fields)
     }
@@ -53,21 +41,26 @@ impl<'a> JsonFields<'a> {
         value.as_object().map(Self)
     }
 
+    /// Whether the object has no fields.
     pub fn is_empty(self) -> bool {
         self.0.is_empty()
     }
 
-    /// A field that says something: not `null`, `false`, `0`, `""`, `[]` or `{}`.
+    /// A field that is not empty: not `null`, `false`, `0`, `""`, `[]` or `{}`.
     pub fn get(self, name: &str) -> Option<&'a Value> {
         self.0.get(name).filter(|value| is_truthy(value))
     }
 
-    /// Whether every one of these says something.
+    /// Whether none of these fields is empty.
     pub fn has(self, names: &[&str]) -> bool {
         names.iter().all(|name| self.get(name).is_some())
     }
 
     /// A text, or a number as its digits.
+    ///
+    /// # Errors
+    ///
+    /// The field is neither a text nor a number.
     pub fn text(self, name: &str) -> Result<Option<Cow<'a, str>>, ValidationError> {
         match self.get(name) {
             None => Ok(None),
@@ -77,11 +70,16 @@ impl<'a> JsonFields<'a> {
         }
     }
 
-    /// The same, of one's own; empty where there is none.
+    /// The same as an owned text; empty if it is missing.
+    ///
+    /// # Errors
+    ///
+    /// The field is neither a text nor a number.
     pub fn string(self, name: &str) -> Result<String, ValidationError> {
         Ok(self.text(name)?.unwrap_or_default().into_owned())
     }
 
+    /// The same as an owned text; `None` if it is missing.
     pub fn optional(self, name: &str) -> Result<Option<String>, ValidationError> {
         Ok(self.text(name)?.map(Cow::into_owned))
     }
@@ -92,6 +90,10 @@ impl<'a> JsonFields<'a> {
     }
 
     /// `true`, `1` or `"true"`, and their opposites.
+    ///
+    /// # Errors
+    ///
+    /// The field is not a boolean in one of these forms.
     pub fn flag(self, name: &str, default: bool) -> Result<bool, ValidationError> {
         let wrong = || ValidationError::new(name, "must be true or false");
         match self.0.get(name) {

@@ -1,12 +1,12 @@
-//! The kinds of messages that `/api` sends one at a time, and the documented words about each.
-
-use crate::http::flask::ApplicationError;
-use relevo_domain::{Content, ValidationError};
+//! The kinds of single messages of `/api`, and their documented texts.
 
 use super::content::{self, ContentDraft};
-use super::json_fields::{self, JsonFields};
+use super::json_fields::JsonFields;
+use crate::http::api::error::ApplicationError;
+use crate::http::api::texts;
+use relevo_domain::{Content, ValidationError};
 
-/// One route for single messages.
+/// A route for single messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MessageKind {
     Text,
@@ -21,8 +21,8 @@ pub(super) enum MessageKind {
 }
 
 impl MessageKind {
-    /// What `message` says of one that was sent, and of one that was queued. Those of lists, locations, media and
-    /// reactions in the queue are worded like the others; the documented system knew no queue for them.
+    /// The documented `message` of a sent and of a queued request. The documents have no queue for lists, locations,
+    /// media and reactions; their texts follow the others.
     pub fn success_messages(self) -> (&'static str, &'static str) {
         match self {
             MessageKind::Text => ("Mensaje enviado exitosamente", "Mensaje enviado a cola"),
@@ -45,7 +45,7 @@ impl MessageKind {
         }
     }
 
-    /// Tells requests of one kind from those of another where they share an idempotency key.
+    /// Distinguishes requests of different kinds with the same idempotency key.
     pub fn as_str(self) -> &'static str {
         match self {
             MessageKind::Text => "api/text",
@@ -60,12 +60,16 @@ impl MessageKind {
         }
     }
 
-    /// Whether a file may come inside the request.
+    /// Whether the request may have an inline file.
     pub fn may_carry_media(self) -> bool {
         matches!(self, MessageKind::Interactive | MessageKind::Buttons | MessageKind::Media)
     }
 
-    /// What a request says, or the first thing that is wrong with it, in the documented order.
+    /// Parses a request; reports the first error in the documented order.
+    ///
+    /// # Errors
+    ///
+    /// A field is missing or invalid.
     pub fn parse(self, fields: JsonFields<'_>) -> Result<ContentDraft, ApplicationError> {
         match self {
             MessageKind::Text => {
@@ -100,9 +104,7 @@ impl MessageKind {
             MessageKind::Media => {
                 let source = ["media_id", "id", "media_url", "base64"];
                 if !fields.has(&["phone", "type"]) || source.iter().all(|name| fields.get(name).is_none()) {
-                    return Err(ApplicationError::invalid(
-                        "Faltan parámetros: phone, type y media_id son requeridos",
-                    ));
+                    return Err(ApplicationError::invalid(texts::MISSING_MEDIA));
                 }
                 content::media(fields)
             }
@@ -114,7 +116,7 @@ impl MessageKind {
         }
     }
 
-    /// The name that clients of `/api` know a field of the message by.
+    /// The name of a message field in `/api`.
     pub fn field_name(self, field: &str) -> String {
         let name = match (self, field) {
             (MessageKind::Text, "body") => "message",
@@ -132,7 +134,7 @@ impl MessageKind {
         name.to_owned()
     }
 
-    /// What is wrong with a field, under that name.
+    /// The error of a field under that name.
     pub fn with_field_name(self, invalid: &ValidationError) -> ValidationError {
         ValidationError::new(self.field_name(&invalid.field), invalid.reason.clone())
     }
@@ -142,7 +144,7 @@ fn require_both(fields: JsonFields<'_>, [one, other]: [&str; 2]) -> Result<(), A
     if fields.has(&[one, other]) {
         return Ok(());
     }
-    Err(ApplicationError::invalid(format!("Faltan parámetros: {one} y {other} son requeridos")))
+    Err(ApplicationError::invalid(texts::missing_parameters([one, other])))
 }
 
 fn interactive_draft(
@@ -154,7 +156,7 @@ fn interactive_draft(
 
 fn parse_list(fields: JsonFields<'_>) -> Result<ContentDraft, ApplicationError> {
     if fields.is_empty() {
-        return Err(ApplicationError::invalid(json_fields::EMPTY_BODY_ERROR));
+        return Err(ApplicationError::invalid(texts::EMPTY_BODY_ERROR));
     }
     content::require_fields(fields, &["phone", "header_text", "body_text"])?;
     interactive_draft(content::list_frame(fields)?, fields)

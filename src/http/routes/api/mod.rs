@@ -1,15 +1,17 @@
-//! `/api/…`: the surface of the documented Flask service, served as its documents promise and as its clients call.
+//! `/api/…`: the routes of the documented Flask application.
 //!
-//! Errors are [`Refusal`](crate::http::flask::Refusal)s; the texts are those of the documents.
+//! Errors are [`ApplicationError`](crate::http::api::error::ApplicationError)s; the texts are those of the documents.
 
-mod broadcast;
+mod bulk;
 mod bulk_kind;
 mod content;
+mod counts;
 mod json_fields;
 mod message_kind;
-pub(in crate::http) mod messages;
 mod requests;
 pub(in crate::http) mod responses;
-mod sending;
+pub(in crate::http) mod send;
+mod single;
 pub(in crate::http) mod status;
-pub(in crate::http) mod tasks;
+mod target;
+pub(in crate::http) mod task_status;

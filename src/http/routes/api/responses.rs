@@ -1,4 +1,4 @@
-//! What `/api` answers of messages that went well, and how many did.
+//! The success responses of `/api`, and the counts of bulk messages.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -12,39 +12,41 @@ pub(in crate::http) struct SendMessageResponse {
     success: bool,
     #[schema(example = "Mensaje enviado exitosamente")]
     message: &'static str,
-    /// Of a message that was sent: WhatsApp's answer.
+    /// For a sent message: WhatsApp's response.
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<GraphSendResponse>,
-    /// Of a message that was queued: ask for it at `/api/task-status/{task_id}`.
+    /// For a queued message: see `/api/task-status/{task_id}`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "019ab2f0-5f6b-8000-8000-0040000a1b2c")]
     task_id: Option<String>,
 }
 
 impl SendMessageResponse {
+    /// The response to a sent message.
     pub fn sent(message: &'static str, data: GraphSendResponse) -> Self {
         Self { success: true, message, data: Some(data), task_id: None }
     }
 
+    /// The response to a queued message.
     pub fn queued(message: &'static str, id: MessageId) -> Self {
         Self { success: true, message, data: None, task_id: Some(id.correlation_id().to_string()) }
     }
 
-    /// Messages to many are queued.
+    /// A bulk request is queued.
     pub fn queued_job(message: &'static str, id: Uuid) -> Self {
         Self { success: true, message, data: None, task_id: Some(id.to_string()) }
     }
 }
 
-/// Messages to many were sent.
+/// A bulk request was sent.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::http) struct BulkSendResponse {
-    /// Whether any was sent.
+    /// Whether any message was sent.
     success: bool,
     #[schema(example = "Mensaje broadcast procesado")]
     message: &'static str,
     result: TaskCounts,
-    /// The same as `result.sent`, where clients look for it.
+    /// The same as `result.sent`, where clients read it.
     sent_count: u64,
     task_id: String,
 }
@@ -56,7 +58,7 @@ impl BulkSendResponse {
     }
 }
 
-/// The answer of the Graph API to a message that it took.
+/// The response of the Graph API to an accepted message.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::http) struct GraphSendResponse {
     #[schema(example = "whatsapp")]
@@ -67,7 +69,7 @@ pub(in crate::http) struct GraphSendResponse {
 
 #[derive(Debug, Serialize, ToSchema)]
 struct GraphContact {
-    /// The number as it was given.
+    /// The number as given.
     #[schema(example = "573123456789")]
     input: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -85,7 +87,7 @@ struct GraphMessageId {
 }
 
 impl GraphSendResponse {
-    /// `input` is the recipient as the caller spelled it.
+    /// `input` is the recipient as given.
     pub fn new(input: String, to: &Recipient, message: &ProviderMessageId) -> Self {
         let (wa_id, user_id) = match to {
             Recipient::User(user) => (None, Some(user.as_str().to_owned())),
@@ -99,7 +101,7 @@ impl GraphSendResponse {
     }
 }
 
-/// How many messages of a task ended how. The documents disagree about the names, so it has both.
+/// The counts of a task. The documents disagree about the names, so both are present.
 #[derive(Debug, Default, PartialEq, Serialize, ToSchema)]
 pub(in crate::http) struct TaskCounts {
     pub total: u64,
@@ -107,25 +109,27 @@ pub(in crate::http) struct TaskCounts {
     pub successful: u64,
     pub sent: u64,
     pub failed: u64,
-    /// One text for each that failed, in the order of the request; the first 1,000.
+    /// A text for each failed message in the order of the request, up to 1,000.
     #[schema(example = json!(["Error para 573001234567: Message undeliverable (131026)"]))]
     pub errors: Vec<String>,
-    /// `true` where more failed than `errors` names; `/jobs/{task_id}/errors` lists them all.
+    /// `true` if more messages failed than `errors` has; `/jobs/{task_id}/errors` lists all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub errors_truncated: Option<bool>,
 }
 
 impl TaskCounts {
+    /// The counts of one sent message.
     pub fn one_sent() -> Self {
         Self { total: 1, successful: 1, sent: 1, ..Self::default() }
     }
 
+    /// The counts of one failed message.
     pub fn one_failed(error: String) -> Self {
         Self { total: 1, failed: 1, errors: vec![error], ..Self::default() }
     }
 }
 
-/// A text of [`Counts::errors`].
+/// A text of [`TaskCounts::errors`].
 pub(super) fn recipient_error(to: &Recipient, cause: &dyn std::fmt::Display) -> String {
     format!("Error para {to}: {cause}")
 }

@@ -7,13 +7,14 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::http::AppState;
+use crate::http::access::{Access, Open, scope};
 use crate::instance::InstanceView;
 use relevo_domain::InstanceState;
 
-/// The parts that the documented service consisted of, and what stands for each here.
+/// The components of the documented service, and their counterparts in this node.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::http) struct ServiceReport {
-    /// `healthy`, or `degraded` when one of them is down.
+    /// `healthy`, or `degraded` if one of them is down.
     #[schema(example = "healthy")]
     status: &'static str,
     services: ServiceAvailability,
@@ -21,22 +22,25 @@ pub(in crate::http) struct ServiceReport {
 
 #[derive(Debug, Serialize, ToSchema)]
 struct ServiceAvailability {
-    /// What Meta reports can be taken in.
+    /// Whether webhooks of Meta can be received.
     webhook: bool,
-    /// The default instance is connected; where there is no default, any instance is.
+    /// Whether the default instance is connected; without a default, any instance.
     whatsapp_service: bool,
-    /// New messages can be queued.
+    /// Whether messages can be queued.
     queue_service: bool,
-    /// The consumer of received messages can be reached, or none is configured.
+    /// Whether the consumer of received messages is reachable, or none is configured.
     websocket_service: bool,
 }
 
-/// Whether every part can do its work.
+/// Whether every component works.
 #[utoipa::path(get, path = "/api/status", operation_id = "api_status", tag = "api", responses(
-    (status = 200, description = "Every part works.", body = ServiceReport),
-    (status = 503, description = "At least one does not.", body = ServiceReport),
+    (status = 200, description = "Every component works.", body = ServiceReport),
+    (status = 503, description = "At least one component is down.", body = ServiceReport),
 ))]
-pub async fn status(State(state): State<AppState>) -> (StatusCode, Json<ServiceReport>) {
+pub async fn status(
+    _: Access<scope::Read>,
+    State(state): State<AppState>,
+) -> (StatusCode, Json<ServiceReport>) {
     let health = (state.services.health)();
     let services = ServiceAvailability {
         webhook: !health.store_failed,
@@ -66,17 +70,17 @@ fn is_connected(state: &AppState) -> bool {
     }
 }
 
-/// The process answers.
+/// The process responds.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::http) struct ApiHealthResponse {
     #[schema(example = "ok")]
     status: &'static str,
 }
 
-/// Whether the process answers at all.
+/// Whether the process responds.
 #[utoipa::path(get, path = "/api/health", operation_id = "api_health", tag = "api", responses(
-    (status = 200, description = "It does.", body = ApiHealthResponse),
+    (status = 200, description = "The process responds.", body = ApiHealthResponse),
 ))]
-pub async fn health() -> Json<ApiHealthResponse> {
+pub async fn health(_: Open) -> Json<ApiHealthResponse> {
     Json(ApiHealthResponse { status: "ok" })
 }

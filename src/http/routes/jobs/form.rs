@@ -8,24 +8,24 @@ use uuid::Uuid;
 
 use crate::bulk::{FileUpload, JobDraft, JobKind, NewJob, OnSuppressed, Plan, SenderSelection, SendingHours};
 use crate::http::error::ApiError;
-use crate::http::routes::sending::validate_send_at;
+use crate::http::routes::messages::submit::validate_send_at;
 use crate::http::timestamp::RequestTimestamp;
 use relevo_domain::{InstanceId, Timestamp, ValidationError};
 
-/// Instances that share a job when nobody says how many (bulk-file-jobs.md).
+/// Default number of instances that share a job (bulk-file-jobs.md).
 const DEFAULT_DEVICES: u8 = 5;
 
-/// The longest text of a field, in bytes. WhatsApp takes 4096 characters; a template may be longer than what becomes
-/// of it.
+/// Maximum length of a text field, in bytes. WhatsApp accepts 4096 characters; a template may be longer than its
+/// rendered messages.
 const MAX_TEXT_BYTES: usize = 64 << 10;
 
-/// The file of a form, on the disk.
+/// The uploaded file, on the disk.
 pub(super) struct UploadedFile {
     pub name: String,
     pub draft: JobDraft,
 }
 
-/// The other fields of a form; what is empty counts as left out.
+/// The other fields of a form; an empty field counts as omitted.
 #[derive(Default)]
 pub(super) struct FormFields {
     message: Option<String>,
@@ -39,18 +39,18 @@ pub(super) struct FormFields {
     dry_run: Option<String>,
 }
 
-/// What the caller wants done.
+/// The request of a form.
 pub(super) enum FormRequest {
     DryRun {
         text: String,
         senders: SenderSelection,
     },
-    /// With its text.
+    /// The job with its text.
     Job(String, Box<NewJob>),
 }
 
 impl FormFields {
-    /// The place of a field, if there is such a field.
+    /// The field with this name, if it exists.
     fn field_mut(&mut self, name: &str) -> Option<&mut Option<String>> {
         Some(match name {
             "message" => &mut self.message,
@@ -66,6 +66,11 @@ impl FormFields {
         })
     }
 
+    /// The request that the fields describe.
+    ///
+    /// # Errors
+    ///
+    /// A field is missing or invalid.
     pub fn into_job(
         self,
         id: Uuid,
@@ -141,26 +146,31 @@ fn parse_flag(field: &str, text: Option<&str>) -> Result<bool, ValidationError> 
     }
 }
 
-/// A form on its way in.
+/// The incremental reader of a form.
 pub(super) struct FormReader {
-    /// Bytes that the form may have.
+    /// Maximum size of the form, in bytes.
     pub limit: usize,
-    /// How long a piece may take.
+    /// Timeout of one chunk.
     pub read_timeout: Duration,
     pub received_bytes: usize,
-    /// Of everything that arrives, where a repetition must be recognised.
+    /// The digest of all parts, with an idempotency key.
     pub digest: Option<Sha256>,
 }
 
 impl FormReader {
+    /// Reads the form and writes its file to `upload`.
+    ///
+    /// # Errors
+    ///
+    /// The form is incomplete, too large or too slow, a field is invalid, or the file cannot be stored.
     pub async fn read(
         &mut self,
         mut form: Multipart,
         upload: FileUpload,
     ) -> Result<(FormFields, Option<UploadedFile>), ApiError> {
         let (mut fields, mut file, mut upload) = (FormFields::default(), None, Some(upload));
-        let (patience, slow) = (self.read_timeout, self.read_timeout);
-        while let Some(mut field) = tokio::time::timeout(patience, form.next_field())
+        let (timeout, slow) = (self.read_timeout, self.read_timeout);
+        while let Some(mut field) = tokio::time::timeout(timeout, form.next_field())
             .await
             .map_err(|_| ApiError::request_timeout(slow))?
             .map_err(|_| incomplete_form())?
@@ -176,7 +186,7 @@ impl FormReader {
                 let text = self.read_text(&mut field, &name).await?;
                 *place = Some(text).filter(|text| !text.trim().is_empty());
             } else {
-                // Clients add fields of their own; they are read off.
+                // Unknown fields are skipped.
                 while self.read_chunk(&mut field).await?.is_some() {}
             }
         }

@@ -1,4 +1,4 @@
-//! Looking at jobs.
+//! `GET /jobs`.
 
 use axum::Json;
 use axum::extract::State;
@@ -7,19 +7,18 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
+use super::dto::{Job, parse_status};
 use crate::bulk::{JobKind, JobView, ListCursor, ListFilter};
-use crate::http::AppState;
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::{JobIdPath, QueryParams};
-use crate::http::page;
+use crate::http::extract::QueryParams;
+use crate::http::{AppState, page};
 use relevo_domain::{Timestamp, ValidationError};
 
-use super::{Job, parse_status};
-
-/// Where the next page begins; the list itself is a bare array.
+/// The header with the cursor of the next page; the list itself is a bare array.
 const NEXT_AFTER_HEADER: HeaderName = HeaderName::from_static("x-next-after");
 
-/// Which jobs, and which page of them.
+/// The query of jobs.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct JobQuery {
@@ -33,33 +32,25 @@ pub struct JobQuery {
     limit: Option<usize>,
 }
 
-/// Bulk jobs, newest first, as a bare array. When there are more, `X-Next-After` is the `after` of the next page.
+/// Bulk jobs, newest first, as a bare array. `X-Next-After` is the `after` of the next page.
 #[utoipa::path(get, path = "/jobs", operation_id = "list_jobs", tag = "jobs", params(JobQuery), responses(
-    (status = 200, description = "A page of them.", body = Vec<Job>,
+    (status = 200, description = "A page.", body = Vec<Job>,
         headers(("X-Next-After" = String, description = "The `after` of the next page."))),
     (status = 400, description = "A parameter is wrong.", body = ErrorBody),
 ))]
 pub async fn list(
+    _: Access<scope::Read>,
     State(state): State<AppState>,
-    QueryParams(wanted): QueryParams<JobQuery>,
+    QueryParams(query): QueryParams<JobQuery>,
 ) -> Result<(HeaderMap, Json<Vec<Job>>), ApiError> {
-    let limit = page::validate_limit(wanted.limit)?;
-    let after = wanted.after.as_deref().map(parse_cursor).transpose()?;
-    let found = state.services.bulk.list(&wanted.filter()?, after, limit)?;
+    let limit = page::validate_limit(query.limit)?;
+    let after = query.after.as_deref().map(parse_cursor).transpose()?;
+    let found = state.services.bulk.list(&query.filter()?, after, limit)?;
     let mut headers = HeaderMap::new();
     let last = found.last().filter(|_| found.len() == limit).map(encode_cursor);
     headers
         .extend(last.and_then(|last| HeaderValue::try_from(last).ok()).map(|last| (NEXT_AFTER_HEADER, last)));
     Ok((headers, Json(found.into_iter().map(Job::from).collect())))
-}
-
-/// One bulk job.
-#[utoipa::path(get, path = "/jobs/{job_id}", operation_id = "get_job", tag = "jobs", responses(
-    (status = 200, description = "It.", body = Job),
-    (status = 404, description = "No such job.", body = ErrorBody),
-))]
-pub async fn get(State(state): State<AppState>, JobIdPath(id): JobIdPath) -> Result<Json<Job>, ApiError> {
-    Ok(Json(state.services.bulk.get(id)?.into()))
 }
 
 impl JobQuery {
@@ -76,7 +67,7 @@ impl JobQuery {
     }
 }
 
-/// The moment in milliseconds, a dash, and the job.
+/// The time in milliseconds, a dash, and the job id.
 fn encode_cursor(job: &JobView) -> String {
     format!("{}-{}", job.created_at.millis(), job.id.as_simple())
 }

@@ -3,166 +3,17 @@
 //! The shapes and the Spanish texts are those of the documented API (bulk-file-jobs.md); what it does not have stands
 //! beside them.
 
-pub(in crate::http) mod commands;
+pub(in crate::http) mod cancel;
+mod csv;
+pub(in crate::http) mod delete;
+pub(in crate::http) mod dto;
+pub(in crate::http) mod errors;
 mod form;
+pub(in crate::http) mod get;
 pub(in crate::http) mod list;
+pub(in crate::http) mod pause;
 pub(in crate::http) mod results;
-pub(in crate::http) mod socket;
+pub(in crate::http) mod resume;
+pub(in crate::http) mod retry_failed;
 pub(in crate::http) mod upload;
-
-use serde::Serialize;
-use serde_json::{Map, Value, json};
-use utoipa::ToSchema;
-
-use crate::bulk::{JobProgress, JobStatus, JobView, Plan, RowCounts, SenderSelection};
-
-/// A bulk job.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Job {
-    #[schema(example = "0190f3c4-7d1e-7c3a-9a55-0d6f5b1c2e3f")]
-    id: String,
-    /// `pending`, `processing`, `paused`, `completed`, `failed` or `cancelled`.
-    #[schema(example = "processing")]
-    status: &'static str,
-    /// `file`, or `list` for the recipients of one request of `/api`.
-    kind: &'static str,
-    #[schema(example = "2026-01-15T20:00:00Z")]
-    created_at: String,
-    updated_at: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    started_at: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    completed_at: Option<String>,
-    /// The template; not there where every recipient gets something of their own.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    message: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    file_name: Option<String>,
-    total_numbers: u32,
-    devices_limit: usize,
-    /// The instances that send; `device_id` counts them from 1.
-    instances: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    send_at: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    window: Option<SendingHoursBody>,
-    /// Why it failed, or what it waits for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
-    progress: ProgressBody,
-    /// Empty until the job has finished; then `sent`, `failed` and `total`.
-    #[schema(value_type = Object)]
-    results: Value,
-}
-
-/// How far a job is.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-pub struct ProgressBody {
-    /// Taken by WhatsApp.
-    sent: u32,
-    /// Not sent, or not known to be: `ambiguous` and `invalid` are among them.
-    failed: u32,
-    total: u32,
-    /// Of all rows, those that have come to an end; one decimal.
-    #[schema(example = 50.2)]
-    percentage: f64,
-    /// An attempt went out and nobody knows what became of it; a late status corrects it.
-    ambiguous: u32,
-    /// Rows that name nobody who could be written to.
-    invalid: u32,
-    /// Recipients on the suppression list.
-    skipped: u32,
-    /// Not sent, because the job was cancelled.
-    cancelled: u32,
-    /// Of those sent: reached a device.
-    delivered: u32,
-    /// Of those sent: seen.
-    read: u32,
-}
-
-/// The hours of the day in which a job may be sent.
-#[derive(Debug, Serialize, ToSchema)]
-struct SendingHoursBody {
-    #[schema(example = "09:00")]
-    from: String,
-    #[schema(example = "20:00")]
-    to: String,
-    #[schema(example = "America/Bogota")]
-    timezone: String,
-}
-
-impl From<&JobProgress> for ProgressBody {
-    fn from(progress: &JobProgress) -> Self {
-        let RowCounts { sent, delivered, read, failed, ambiguous, invalid, skipped, cancelled } =
-            progress.counts;
-        let (total, percentage) = (progress.total, progress.percentage());
-        let cancelled = cancelled + unprocessed_rows(progress);
-        Self { sent, failed, total, percentage, ambiguous, invalid, skipped, cancelled, delivered, read }
-    }
-}
-
-impl From<JobView> for Job {
-    fn from(job: JobView) -> Self {
-        let progress = job.progress;
-        let instances: Vec<_> = match (&job.senders, progress.senders.is_empty()) {
-            (SenderSelection::Named(named), true) => named.iter().map(ToString::to_string).collect(),
-            _ => progress.senders.iter().map(|sender| sender.id.to_string()).collect(),
-        };
-        let devices_limit = match &job.senders {
-            SenderSelection::Named(named) => named.len(),
-            SenderSelection::Any { limit } => usize::from(*limit),
-        };
-        Self {
-            id: job.id.to_string(),
-            status: progress.status.as_str(),
-            kind: job.kind.as_str(),
-            created_at: job.created_at.to_string(),
-            updated_at: progress.updated_at.to_string(),
-            started_at: progress.started_at.map(|at| at.to_string()),
-            completed_at: progress.ended_at.map(|at| at.to_string()),
-            message: match job.plan {
-                Plan::Text(text) => Some(text),
-                Plan::Common(_) | Plan::PerRow => None,
-            },
-            file_name: job.file_name,
-            total_numbers: progress.total,
-            devices_limit,
-            instances,
-            send_at: job.send_at.map(|at| at.to_string()),
-            window: job.window.map(|window| SendingHoursBody {
-                from: window.from(),
-                to: window.to(),
-                timezone: window.zone().to_owned(),
-            }),
-            error: progress.error.clone(),
-            results: results_json(&progress),
-            progress: ProgressBody::from(&progress),
-        }
-    }
-}
-
-/// Rows of a cancelled job that nobody came to.
-fn unprocessed_rows(progress: &JobProgress) -> u32 {
-    match progress.status {
-        JobStatus::Cancelled => progress.total.saturating_sub(progress.taken),
-        _ => 0,
-    }
-}
-
-/// What a job came to, once it has.
-fn results_json(progress: &JobProgress) -> Value {
-    if !progress.status.is_finished() {
-        return Value::Object(Map::new());
-    }
-    let RowCounts { sent, failed, ambiguous, skipped, cancelled, .. } = progress.counts;
-    let (total, cancelled) = (progress.total, cancelled + unprocessed_rows(progress));
-    json!({
-        "sent": sent, "failed": failed, "total": total,
-        "ambiguous": ambiguous, "skipped": skipped, "cancelled": cancelled,
-    })
-}
-
-/// Every status by its name.
-fn parse_status(name: &str) -> Option<JobStatus> {
-    JobStatus::ALL.into_iter().find(|status| status.as_str() == name)
-}
+pub(in crate::http) mod ws;

@@ -1,7 +1,7 @@
 //! `POST /messages/send-bulk-file`: a file of recipients and the message that each of them gets.
 //!
-//! The file goes to the disk while it arrives and is checked on the way: it is never in memory as a whole, and when
-//! the answer is given its rows are counted and the job is durable.
+//! The file is written to the disk and checked while it arrives: it is never in memory as a whole. When the response
+//! is sent, its rows are counted and the job is durable.
 
 use axum::Json;
 use axum::extract::{FromRequest, Multipart, Request, State};
@@ -13,16 +13,16 @@ use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::dto::Job;
+use super::form::{FormReader, FormRequest, UploadedFile};
 use crate::bulk::{self, JobDraft, NewJob, Preview, PreviewRow, SenderSelection};
+use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::SendOptions;
+use crate::http::extract::{INSTANCE_ID_HEADER, SendOptions};
 use crate::http::{AppState, body};
 use relevo_domain::ValidationError;
 
-use super::Job;
-use super::form::{FormReader, FormRequest, UploadedFile};
-
-/// Rows that a dry run shows.
+/// Number of rows in the response of a dry run.
 const PREVIEW_ROWS: usize = 10;
 
 /// A job was created.
@@ -33,20 +33,20 @@ pub struct JobCreatedResponse {
     #[schema(example = "Job creado y en proceso. Procesando 1000 mensajes desde archivo 'clientes.csv'.")]
     message: String,
     job: Job,
-    /// Rows whose telephone is bad: they are listed among the errors and do not stop the others.
+    /// Number of rows with an invalid telephone. They are listed among the errors; the other rows are sent.
     invalid_rows: u32,
     /// The first of them.
     invalid_sample: Vec<InvalidRow>,
 }
 
-/// A row that nobody can be written to at.
+/// A row with an invalid telephone.
 #[derive(Debug, Serialize, ToSchema)]
 struct InvalidRow {
     line: u64,
     reason: String,
 }
 
-/// What a job would do.
+/// The result of a dry run.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DryRunResponse {
     #[schema(example = "success")]
@@ -59,7 +59,7 @@ pub struct DryRunResponse {
     preview: Vec<RenderedRow>,
     /// The instances that would send.
     instances: Vec<String>,
-    /// How long it takes at their rates, when they send nothing else.
+    /// Estimated duration at the rate limits of the instances, without other messages.
     estimated_seconds: u64,
 }
 
@@ -73,9 +73,9 @@ struct RenderedRow {
     error: Option<String>,
 }
 
-/// What the form holds.
+/// The fields of the form.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "it documents the form; nobody makes one")]
+#[expect(dead_code, reason = "documents the form only")]
 pub struct BulkFileForm {
     /// `.csv` or `.txt` in UTF-8: a recipient per row, the telephone first, columns separated by `|`, `;`, `,` or
     /// tabs, with or without a header.
@@ -84,11 +84,12 @@ pub struct BulkFileForm {
     /// The text, with `@valor1`, `@valor2` … (or `@name` of a column) where values go; `---` where a row has none.
     #[schema(example = "Hola @valor1, tu pedido @valor2 ha sido procesado")]
     message: String,
-    /// Connected instances that share the job; 5 without it.
+    /// Number of connected instances that share the job; 5 without it.
     devices_limit: Option<u8>,
-    /// The instances that send, separated by commas, instead of any that are connected. `X-Instance-Id` names one.
+    /// The names of the instances that send, separated by commas. Default: connected instances. `X-Instance-Id` names
+    /// one.
     instances: Option<String>,
-    /// Not before this moment: RFC 3339 or Unix seconds.
+    /// Earliest time to send: RFC 3339 or Unix seconds.
     send_at: Option<String>,
     /// Only between these times of day, such as `09:00` …
     window_from: Option<String>,
@@ -96,14 +97,14 @@ pub struct BulkFileForm {
     window_to: Option<String>,
     /// The IANA time zone of these times, such as `America/Bogota`; UTC without it.
     window_timezone: Option<String>,
-    /// `true`: recipients on the suppression list get it, too.
+    /// `true`: also send to recipients on the suppression list.
     include_suppressed: Option<bool>,
-    /// `true`: nothing is sent; the answer shows the first messages and estimates the duration.
+    /// `true`: send nothing; the response has the first messages and an estimate of the duration.
     dry_run: Option<bool>,
 }
 
-/// Starts a job for the recipients of a file. It goes on by itself over restarts; follow it at `/ws/job/{job_id}` or
-/// `GET /jobs/{job_id}`. With an `Idempotency-Key`, the same request starts nothing twice.
+/// Starts a job for the recipients of a file. It continues after restarts; follow it at `/ws/job/{job_id}` or `GET
+/// /jobs/{job_id}`. A repetition with the same `Idempotency-Key` starts no second job.
 #[utoipa::path(post, path = "/messages/send-bulk-file", operation_id = "send_bulk_file", tag = "jobs",
     request_body(content = BulkFileForm, content_type = "multipart/form-data"),
     params(
@@ -111,27 +112,39 @@ pub struct BulkFileForm {
         ("X-Instance-Id" = Option<String>, Header, description = "The one instance that sends."),
     ),
     responses(
-        (status = 200, description = "The job is durable, or with `dry_run` what it would do.", content(
+        (status = 200, description = "The job is durable; with `dry_run`, the result of the dry run.", content(
             (JobCreatedResponse = "application/json"), (DryRunResponse = "application/json"))),
         (status = 400, description = "The file or a field is wrong, or no instance is connected.", body = ErrorBody),
         (status = 404, description = "An instance that is named does not exist.", body = ErrorBody),
         (status = 408, description = "The file did not arrive in time.", body = ErrorBody),
         (status = 413, description = "Too many recipients, or too large a file.", body = ErrorBody),
-        (status = 429, description = "As many jobs as there may be wait or run.", body = ErrorBody),
+        (status = 429, description = "The limit of jobs is reached.", body = ErrorBody),
         (status = 503, description = "The node cannot accept jobs now.", body = ErrorBody),
     ))]
-pub async fn send(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+pub async fn send(
+    _: Access<scope::Send>,
+    State(state): State<AppState>,
+    request: Request,
+) -> Result<Response, ApiError> {
     submit(&state, request).await
 }
 
-/// The same by its shorter name.
+/// The same under a shorter path.
 #[utoipa::path(post, path = "/send-bulk-file", operation_id = "send_bulk_file_short", tag = "jobs",
     request_body(content = BulkFileForm, content_type = "multipart/form-data"),
+    params(
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 characters, chosen by the caller."),
+        ("X-Instance-Id" = Option<String>, Header, description = "The one instance that sends."),
+    ),
     responses(
         (status = 200, description = "See `/messages/send-bulk-file`.", body = JobCreatedResponse),
-        (status = 400, description = "See there.", body = ErrorBody),
+        (status = 400, description = "See `/messages/send-bulk-file`.", body = ErrorBody),
     ))]
-pub async fn send_short(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+pub async fn send_short(
+    _: Access<scope::Send>,
+    State(state): State<AppState>,
+    request: Request,
+) -> Result<Response, ApiError> {
     submit(&state, request).await
 }
 
@@ -144,19 +157,15 @@ async fn submit(state: &AppState, request: Request) -> Result<Response, ApiError
     let key = SendOptions::from_headers(request.headers())?.key_digest();
     let named = request
         .headers()
-        .get("x-instance-id")
+        .get(INSTANCE_ID_HEADER)
         .map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned());
     let form = Multipart::from_request(request, state).await;
-    let form = form.map_err(|refused| ValidationError::new("body", refused.body_text()))?;
+    let form = form.map_err(|rejection| ValidationError::new("body", rejection.body_text()))?;
     let upload = state.services.bulk.upload()?;
-    let patience = state.options.read_timeout;
-    let mut arriving = FormReader {
-        limit,
-        read_timeout: patience,
-        received_bytes: 0,
-        digest: key.map(Sha256::new_with_prefix),
-    };
-    let (mut fields, file) = arriving.read(form, upload).await?;
+    let read_timeout = state.options.read_timeout;
+    let mut reader =
+        FormReader { limit, read_timeout, received_bytes: 0, digest: key.map(Sha256::new_with_prefix) };
+    let (mut fields, file) = reader.read(form, upload).await?;
     if fields.instances.is_none() {
         fields.instances = named;
     }
@@ -167,9 +176,9 @@ async fn submit(state: &AppState, request: Request) -> Result<Response, ApiError
         )
         .into());
     };
-    let id = arriving.digest.map_or_else(Uuid::new_v4, job_id_from_digest);
-    let wanted = fields.into_job(id, name, state.services.clock.now())?;
-    match wanted {
+    let id = reader.digest.map_or_else(Uuid::new_v4, job_id_from_digest);
+    let form_request = fields.into_job(id, name, state.services.clock.now())?;
+    match form_request {
         FormRequest::DryRun { text, senders } => {
             check_message(state, &text, &senders, &draft).await?;
             dry_run(state, &text, &senders, draft).await
@@ -181,18 +190,20 @@ async fn submit(state: &AppState, request: Request) -> Result<Response, ApiError
     }
 }
 
-/// Refuses a text that an instance could send to nobody, whatever values its rows bring. A row whose values make a
-/// message that WhatsApp does not take costs that row.
+/// Rejects a text that an instance cannot send with any values. A row whose values produce a message that WhatsApp
+/// does not accept fails alone.
 async fn check_message(
     state: &AppState,
     text: &str,
     senders: &SenderSelection,
     draft: &JobDraft,
 ) -> Result<(), ApiError> {
-    let Some(least) = state.services.bulk.minimal_message(text, senders, draft).await? else { return Ok(()) };
-    for instance in &least.senders {
-        let mut gate = state.services.instances.message_checker(instance)?;
-        gate.check(&least.message).await.map_err(|error| match error.invalid() {
+    let Some(minimal) = state.services.bulk.minimal_message(text, senders, draft).await? else {
+        return Ok(());
+    };
+    for instance in &minimal.senders {
+        let mut checker = state.services.instances.message_checker(instance)?;
+        checker.check(&minimal.message).await.map_err(|error| match error.invalid() {
             Some(invalid) => ValidationError::new("message", invalid.reason.clone()).into(),
             None => ApiError::from(error),
         })?;
@@ -204,7 +215,8 @@ fn content_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// The job of a request with an idempotency key: the same request is the same job (a version 8 UUID, RFC 9562 §5.8).
+/// The job id of a request with an idempotency key: the same request has the same id (a version 8 UUID, RFC 9562
+/// §5.8).
 fn job_id_from_digest(digest: Sha256) -> Uuid {
     let digest: [u8; 32] = digest.finalize().into();
     uuid::Builder::from_custom_bytes(digest.first_chunk().copied().unwrap_or_default()).into_uuid()
@@ -214,7 +226,7 @@ async fn create_job(state: &AppState, job: NewJob, draft: JobDraft) -> Result<Re
     let (id, name) = (job.id, job.file_name.clone().unwrap_or_default());
     let (invalid_rows, invalid_sample) = collect_invalid_rows(&draft);
     let view = match state.services.bulk.create(job, draft).await {
-        // The request came before, and its job stands.
+        // A repeated request; its job exists.
         Err(bulk::Error::Exists(_)) => state.services.bulk.get(id)?,
         created => created?,
     };

@@ -1,0 +1,241 @@
+//! Bulk messages of `/api`: stored as a bulk job, and answered when it is durable or when it has ended.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::bulk_kind::{BulkContent, BulkKind, BulkRequest, RecipientContent};
+use super::content::InteractiveFrame;
+use super::counts::job_counts;
+use super::json_fields::{self, JsonFields};
+use super::responses::{BulkSendResponse, SendMessageResponse};
+use super::single::IncomingRequest;
+use super::target::{off_thread, target_instance};
+use crate::bulk::{self, NewJob, OnSuppressed, Plan, SenderSelection};
+use crate::http::AppState;
+use crate::http::api::error::ApplicationError;
+use crate::http::body::{self, ReceivedBody};
+use crate::http::error::ApiError;
+use crate::http::extract::SendOptions;
+use crate::instance;
+use crate::queue::IdempotencyKey;
+use relevo_domain::{Content, ErrorKind, Header, InstanceId, InstanceState, MessageOptions, OutboundMessage};
+
+/// The paths where one of the two documents sends directly unless `use_queue` is set.
+const DIRECT_SEND_PREFIX: &str = "/api/messages/";
+
+/// A parsed request for many messages.
+struct ParsedBulkRequest {
+    instance: Option<String>,
+    bulk: BulkRequest,
+    queued: bool,
+    key: Option<IdempotencyKey>,
+}
+
+/// The messages of the recipients, with every file stored.
+enum StoredBulkContent {
+    Common(Content),
+    /// The content of one recipient, built on demand: a frame may be much longer than the text in it.
+    Framed {
+        frame: InteractiveFrame<Header>,
+        own: Vec<RecipientContent>,
+    },
+    Each(Vec<Content>),
+}
+
+impl StoredBulkContent {
+    /// The part of the content that only the `n`th recipient gets.
+    fn content_of_recipient(&self, n: usize) -> Option<Cow<'_, Content>> {
+        match self {
+            StoredBulkContent::Common(_) => None,
+            StoredBulkContent::Framed { frame, own } => {
+                own.get(n).map(|own| Cow::Owned(own.to_content(frame.clone())))
+            }
+            StoredBulkContent::Each(contents) => contents.get(n).map(Cow::Borrowed),
+        }
+    }
+}
+
+/// Sends or queues one message to each recipient.
+///
+/// # Errors
+///
+/// The request is invalid, no instance is available, the instance rejects a message, or the job does not end in
+/// time.
+pub(super) async fn submit_bulk(
+    state: &AppState,
+    incoming: IncomingRequest,
+    kind: BulkKind,
+) -> Result<Response, ApplicationError> {
+    let IncomingRequest { instance: header, sending, request } = incoming;
+    let queues = !(kind.is_announcement() && request.uri().path().starts_with(DIRECT_SEND_PREFIX));
+    let ReceivedBody { bytes, memory_permit } =
+        body::receive_body(request, state.options.media_body_limit, state).await?;
+    let parsed = off_thread(bytes.len(), move || parse_request(kind, &bytes, &sending, queues)).await?;
+    let instance = target_instance(state, header.or(parsed.instance))?;
+    let id = job_id(&instance, parsed.key);
+    if !parsed.queued {
+        require_connected(state, &instance)?;
+    }
+    let BulkRequest { phones, content } = parsed.bulk;
+    let stored = store_media(content, &state.services.instances).await?;
+    // Inline files are on the disk now; the memory is free for other requests.
+    drop(memory_permit);
+    let (phones, stored) = (Arc::new(phones), Arc::new(stored));
+    check_messages(state, &instance, kind, &phones, &stored).await?;
+    create_job(state, &instance, kind, id, phones, stored).await?;
+    if parsed.queued {
+        return Ok(Json(SendMessageResponse::queued_job(kind.success_messages().1, id)).into_response());
+    }
+    wait_for_job(state, kind, id).await
+}
+
+fn parse_request(
+    kind: BulkKind,
+    body: &[u8],
+    sending: &SendOptions,
+    queues: bool,
+) -> Result<ParsedBulkRequest, ApplicationError> {
+    let map = json_fields::parse(body)?;
+    let fields = JsonFields::new(&map);
+    let letters = kind.parse(fields)?;
+    let queued = fields.flag("use_queue", queues)?;
+    let key = sending.idempotency_key(kind.as_str(), body);
+    Ok(ParsedBulkRequest { instance: fields.optional("instance_id")?, bulk: letters, queued, key })
+}
+
+/// The id of the job of a request. With an idempotency key, the same request to the same instance has the same id (a
+/// version 8 UUID, RFC 9562 §5.8).
+fn job_id(instance: &InstanceId, key: Option<IdempotencyKey>) -> Uuid {
+    let Some(IdempotencyKey { key, body }) = key else { return Uuid::new_v4() };
+    let digest = Sha256::new().chain_update(key).chain_update(body).chain_update(instance.as_str());
+    let digest: [u8; 32] = digest.finalize().into();
+    uuid::Builder::from_custom_bytes(digest.first_chunk().copied().unwrap_or_default()).into_uuid()
+}
+
+/// Rejects a request that waits for its end when an operator has disconnected the instance.
+fn require_connected(state: &AppState, instance: &InstanceId) -> Result<(), ApplicationError> {
+    let view = state.services.instances.get(instance)?;
+    let (now, reason) = (view.state.state, view.state.reason);
+    match now {
+        InstanceState::Connected | InstanceState::Connecting => Ok(()),
+        _ => Err(instance::Error::NotConnected { state: now, reason }.into()),
+    }
+}
+
+async fn store_media(
+    content: BulkContent,
+    instances: &instance::Handle,
+) -> Result<StoredBulkContent, instance::Error> {
+    Ok(match content {
+        BulkContent::Common(draft) => StoredBulkContent::Common(draft.store_media(instances).await?),
+        BulkContent::Framed { frame, own } => {
+            StoredBulkContent::Framed { frame: frame.store_media(instances).await?, own }
+        }
+        BulkContent::Each(drafts) => {
+            let mut contents = Vec::with_capacity(drafts.len());
+            for draft in drafts {
+                contents.push(draft.store_media(instances).await?);
+            }
+            StoredBulkContent::Each(contents)
+        }
+    })
+}
+
+/// Rejects the request when its instance would reject one of the messages, before any is sent. An invalid phone fails
+/// only its own message.
+async fn check_messages(
+    state: &AppState,
+    instance: &InstanceId,
+    kind: BulkKind,
+    phones: &[String],
+    stored: &StoredBulkContent,
+) -> Result<(), ApplicationError> {
+    let mut checker = state.services.instances.message_checker(instance)?;
+    let refused = |error: instance::Error| match error.invalid() {
+        Some(invalid) => ApplicationError::from(kind.message_kind().with_field_name(invalid)),
+        None => ApplicationError::from(error),
+    };
+    for (n, phone) in phones.iter().enumerate() {
+        // Yields to other requests between messages.
+        tokio::task::consume_budget().await;
+        let Ok(to) = phone.parse() else { continue };
+        if let StoredBulkContent::Common(content) = stored {
+            let message = OutboundMessage {
+                to,
+                content: content.clone(),
+                quote: None,
+                options: MessageOptions::default(),
+            };
+            return checker.check(&message).await.map_err(|error| refused(error).with_send_prefix());
+        }
+        let Some(content) = stored.content_of_recipient(n).map(Cow::into_owned) else { continue };
+        let checked = checker
+            .check(&OutboundMessage { to, content, quote: None, options: MessageOptions::default() })
+            .await;
+        checked.map_err(|error| {
+            refused(error).with_field_prefix(&format!("recipients[{n}]")).with_send_prefix()
+        })?;
+    }
+    Ok(())
+}
+
+async fn create_job(
+    state: &AppState,
+    instance: &InstanceId,
+    kind: BulkKind,
+    id: Uuid,
+    phones: Arc<Vec<String>>,
+    stored: Arc<StoredBulkContent>,
+) -> Result<(), ApplicationError> {
+    let plan = match stored.as_ref() {
+        StoredBulkContent::Common(content) => Plan::Common(content.clone()),
+        StoredBulkContent::Framed { .. } | StoredBulkContent::Each(_) => Plan::PerRow,
+    };
+    let bulk = state.services.bulk.clone();
+    let write = move || {
+        let mut list = bulk.list_draft()?;
+        for (n, phone) in phones.iter().enumerate() {
+            list.push(phone, stored.content_of_recipient(n).as_deref())?;
+        }
+        list.finish()
+    };
+    let written = tokio::task::spawn_blocking(write).await.map_err(|_| ApiError::handler_panicked())?;
+    let draft = written.map_err(ApiError::from)?;
+    let suppressed = if kind.is_announcement() { OnSuppressed::Skip } else { OnSuppressed::Send };
+    let job = NewJob {
+        id,
+        kind: bulk::JobKind::List,
+        file_name: None,
+        plan,
+        senders: SenderSelection::Named(vec![instance.clone()]),
+        send_at: None,
+        window: None,
+        suppressed,
+    };
+    match state.services.bulk.create(job, draft).await {
+        // A repeated request; its job exists.
+        Ok(_) | Err(bulk::Error::Exists(_)) => Ok(()),
+        Err(error) => Err(ApiError::from(error).into()),
+    }
+}
+
+/// Waits for the end of a job and returns its counts.
+async fn wait_for_job(state: &AppState, kind: BulkKind, id: Uuid) -> Result<Response, ApplicationError> {
+    let mut progress = state.services.bulk.watch(id).map_err(ApiError::from)?;
+    let ending = progress.wait_for(|progress| progress.status.is_finished());
+    let ended = tokio::time::timeout(state.options.broadcast_wait, ending).await.is_ok_and(|end| end.is_ok());
+    if !ended {
+        let details = format!("the messages are still being sent; ask for them: GET /api/task-status/{id}");
+        return Err(ApplicationError::from(ApiError::new(ErrorKind::Ambiguous, details))
+            .with_success_false()
+            .with_task_id(id));
+    }
+    let progress = state.services.bulk.get(id).map_err(ApiError::from)?.progress;
+    let result = job_counts(&state.services.bulk, id, &progress).await?;
+    Ok(Json(BulkSendResponse::new(kind.success_messages().0, id, result)).into_response())
+}

@@ -1,0 +1,36 @@
+//! `POST /instances`.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+
+use super::dto::request::CreateInstance;
+use super::dto::response::InstanceResponse;
+use super::{instance_response, webhook};
+use crate::http::access::{Access, scope};
+use crate::http::error::{ApiError, ErrorBody};
+use crate::http::extract::JsonBody;
+use crate::http::{AppState, json};
+
+/// Creates an instance. A Cloud API instance connects at once; a linked device connects on request, or when its QR
+/// code is requested.
+#[utoipa::path(post, path = "/instances", operation_id = "create_instance", tag = "instances", request_body = CreateInstance, responses(
+    (status = 201, description = "It is created, durably.", body = InstanceResponse),
+    (status = 400, description = "A setting is missing or wrong.", body = ErrorBody),
+    (status = 409, description = "An instance of that name exists.", body = ErrorBody),
+    (status = 501, description = "This node does not have that provider.", body = ErrorBody),
+))]
+pub async fn create(
+    _: Access<scope::Manage>,
+    State(state): State<AppState>,
+    JsonBody(body): JsonBody,
+) -> Result<(StatusCode, Json<InstanceResponse>), ApiError> {
+    let config = json::parse::<CreateInstance>(&body)?.into_config(&state.cloud_defaults)?;
+    let url = config.webhook_url.clone();
+    webhook::check_webhook_url(&state, url.as_ref()).await?;
+    let view = state.services.instances.create(config).await?;
+    if url.is_some() {
+        webhook::set_webhook(&state, view.number, url).await?;
+    }
+    Ok((StatusCode::CREATED, instance_response(&state, view, Some("Instancia creada exitosamente"))?))
+}

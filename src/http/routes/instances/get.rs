@@ -1,0 +1,26 @@
+//! `GET /instances/{id}`.
+
+use axum::Json;
+use axum::extract::State;
+
+use super::dto::response::InstanceResponse;
+use super::instance_response;
+use crate::http::AppState;
+use crate::http::access::{Access, scope};
+use crate::http::error::{ApiError, ErrorBody};
+use crate::http::extract::TargetInstance;
+
+/// One instance.
+#[utoipa::path(get, path = "/instances/{id}", operation_id = "get_instance", tag = "instances",
+    params(TargetInstance), responses(
+        (status = 200, description = "The instance.", body = InstanceResponse),
+        (status = 404, description = "No such instance.", body = ErrorBody),
+    ))]
+pub async fn get(
+    _: Access<scope::Read>,
+    State(state): State<AppState>,
+    TargetInstance(id): TargetInstance,
+) -> Result<Json<InstanceResponse>, ApiError> {
+    let view = state.services.instances.get(&id)?;
+    instance_response(&state, view, None)
+}

@@ -1,0 +1,27 @@
+//! `POST /jobs/{job_id}/pause`.
+
+use axum::Json;
+use axum::extract::State;
+
+use super::dto::{JobCommandResponses, JobResponse, job_response};
+use crate::http::AppState;
+use crate::http::access::{Access, scope};
+use crate::http::error::ApiError;
+use crate::http::extract::JobIdPath;
+
+/// Pauses a job.
+#[utoipa::path(
+    post,
+    path = "/jobs/{job_id}/pause",
+    operation_id = "pause_job",
+    tag = "jobs",
+    params(JobIdPath),
+    responses(JobCommandResponses)
+)]
+pub async fn pause(
+    _: Access<scope::Send>,
+    State(state): State<AppState>,
+    JobIdPath(id): JobIdPath,
+) -> Result<Json<JobResponse>, ApiError> {
+    Ok(job_response(state.services.bulk.pause(id).await?.into()))
+}

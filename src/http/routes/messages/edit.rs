@@ -1,0 +1,54 @@
+//! `POST …/messages/edit`.
+
+use std::borrow::Cow;
+
+use axum::extract::State;
+use axum::response::Response;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::envelope::{self, SendEnvelope};
+use super::submit::{self, SendResponses, parse_message_ref, required_text};
+use crate::http::access::{Access, scope};
+use crate::http::error::ApiError;
+use crate::http::extract::{JsonBody, SendOptions, TargetInstance};
+use crate::http::{AppState, json};
+use relevo_domain::Content;
+
+/// The new text of an earlier message.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct EditRequest<'a> {
+    /// The recipient of the message. Also read: `to`, `jid`, `chat_jid`, `number`.
+    #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
+    #[schema(required = true, example = "573001234567")]
+    phone: Cow<'a, str>,
+    /// The message, by WhatsApp's id or the node's.
+    #[serde(default)]
+    #[schema(required = true)]
+    message_id: String,
+    /// The new text, or the caption of its file. Also read: `message`.
+    #[serde(default, alias = "message")]
+    #[schema(required = true, example = "Hola, Ana")]
+    new_text: String,
+}
+
+/// Edits an earlier message of this instance. Linked devices only.
+#[utoipa::path(post, path = "/instances/{id}/messages/edit", operation_id = "edit_message", tag = "messages",
+    request_body = EditRequest, params(TargetInstance, SendOptions), responses(SendResponses))]
+pub async fn edit(
+    _: Access<scope::Send>,
+    State(state): State<AppState>,
+    TargetInstance(instance): TargetInstance,
+    sending: SendOptions,
+    JsonBody(body): JsonBody,
+) -> Result<Response, ApiError> {
+    let request: EditRequest<'_> = json::parse(&body)?;
+    let to = request.phone.parse()?;
+    let message = parse_message_ref("message_id", &required_text("message_id", request.message_id)?)?;
+    let text = required_text("new_text", request.new_text)?;
+    let message_id =
+        submit::resolve_provider_id(&state, &instance, "message_id", message)?.as_str().to_owned();
+    let content = Content::Edit { message_id, body: text };
+    let draft = envelope::draft(SendEnvelope::to(to), content, sending.idempotency_key("edit", &body))?;
+    submit::submit_message(&state, &instance, draft, sending.asynchronous).await
+}

@@ -1,0 +1,49 @@
+//! `POST …/messages/revoke`.
+
+use std::borrow::Cow;
+
+use axum::extract::State;
+use axum::response::Response;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::envelope::{self, SendEnvelope};
+use super::submit::{self, SendResponses, parse_message_ref, required_text};
+use crate::http::access::{Access, scope};
+use crate::http::error::ApiError;
+use crate::http::extract::{JsonBody, SendOptions, TargetInstance};
+use crate::http::{AppState, json};
+use relevo_domain::Content;
+
+/// A message to revoke.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct RevokeRequest<'a> {
+    /// The recipient of the message. Also read: `to`, `jid`, `chat_jid`, `number`.
+    #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
+    #[schema(required = true, example = "573001234567")]
+    phone: Cow<'a, str>,
+    /// The message, by WhatsApp's id or the node's.
+    #[serde(default)]
+    #[schema(required = true)]
+    message_id: String,
+}
+
+/// Revokes an earlier message of this instance for everyone in the chat. Linked devices only.
+#[utoipa::path(post, path = "/instances/{id}/messages/revoke", operation_id = "revoke_message", tag = "messages",
+    request_body = RevokeRequest, params(TargetInstance, SendOptions), responses(SendResponses))]
+pub async fn revoke(
+    _: Access<scope::Send>,
+    State(state): State<AppState>,
+    TargetInstance(instance): TargetInstance,
+    sending: SendOptions,
+    JsonBody(body): JsonBody,
+) -> Result<Response, ApiError> {
+    let request: RevokeRequest<'_> = json::parse(&body)?;
+    let to = request.phone.parse()?;
+    let message = parse_message_ref("message_id", &required_text("message_id", request.message_id)?)?;
+    let message_id =
+        submit::resolve_provider_id(&state, &instance, "message_id", message)?.as_str().to_owned();
+    let content = Content::Revoke { message_id };
+    let draft = envelope::draft(SendEnvelope::to(to), content, sending.idempotency_key("revoke", &body))?;
+    submit::submit_message(&state, &instance, draft, sending.asynchronous).await
+}
