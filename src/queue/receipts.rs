@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use relevo_domain::{MessageId, Receipt, Status, Timestamp};
+use relevo_domain::{EventKind, MessageId, Receipt, Status, Timestamp};
 use relevo_store::{Error, Tx};
 
 use super::records::{InFlight, Job, LedgerEntry, LedgerStep, QueueCounters};

@@ -17,14 +17,10 @@ use serde_json::json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-<<<<<<< HEAD:src/http/flask.rs
-use crate::{address_book, instance, relay};
-=======
 use super::is_application_path;
 use super::texts::SEND_ERROR_PREFIX;
 use crate::http::error::{ApiError, ErrorParts, retry_after_seconds};
 use crate::{address_book, instance, relay};
->>>>>>> w-http:src/http/api/error.rs
 use relevo_domain::{ErrorKind, Failure, FailureKind, MessageId, ValidationError};
 
 /// An error of a request under `/api`.

@@ -32,8 +32,8 @@ impl DeviceStore for SledBackend {
     async fn exists(&self) -> Result<bool> {
         let (keyspace, this_client) = (self.keyspace, self.holder);
         let acquire = self.store.write(move |tx| {
-            tx.put(keyspace.table_key(Table::Holder), this_client)?;
-            Ok(tx.get(&keyspace.table_key(Table::Device))?.is_some())
+            tx.put(keyspace.table_key(Table::Holder), this_client.to_vec())?;
+            tx.contains(&keyspace.table_key(Table::Device))
         });
         acquire.await.map_err(store_error)
     }

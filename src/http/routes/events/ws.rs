@@ -14,14 +14,9 @@ use crate::http::AppState;
 use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{QueryParams, TargetInstance};
-<<<<<<< HEAD:src/http/routes/sockets.rs
-use crate::http::feed::{EventReader, EventScope, StreamedEvent};
-use crate::http::socket::{self, CloseReason, FrameSource};
-use relevo_domain::EventKind;
-=======
 use crate::http::stream::reader::{EventReader, EventScope, StreamedEvent};
 use crate::http::stream::websocket::{self, CloseReason, FrameSource};
->>>>>>> w-http:src/http/routes/events/ws.rs
+use relevo_domain::EventKind;
 
 /// Maximum length of a cursor in a close reason, so that both fit a control frame.
 const MAX_CURSOR_LENGTH: usize = 40;
@@ -40,31 +35,17 @@ struct EventFrame {
 }
 
 impl EventFrame {
-<<<<<<< HEAD:src/http/routes/sockets.rs
-    fn new(told: StreamedEvent) -> Self {
-        let event = told.item.envelope.event;
-        let (kind, instance, data) = (event.kind, told.instance_id, event.data);
+    fn new(streamed: StreamedEvent) -> Self {
+        let event = streamed.item.envelope.event;
+        let (kind, instance, data) = (event.kind, streamed.instance_id, event.data);
         let payload = match &kind {
             EventKind::Status => json!({ "instance_id": instance, "status": data.get("status") }),
             EventKind::Qr => json!({ "instance_id": instance, "qr": data.get("qr") }),
             EventKind::Presence => json!({ "instance_id": instance, "data": presence_payload(data) }),
             _ => json!({ "instance_id": instance, "data": data }),
         };
-        let (sequence, timestamp) = (told.item.envelope.sequence, event.at.seconds());
-        Self { kind: kind.to_string(), payload, sequence, timestamp, cursor: told.cursor }
-=======
-    fn new(streamed: StreamedEvent) -> Self {
-        let event = streamed.item.envelope.event;
-        let (kind, instance, data) = (event.kind, streamed.instance_id, event.data);
-        let payload = match kind.as_str() {
-            "status" => json!({ "instance_id": instance, "status": data.get("status") }),
-            "qr" => json!({ "instance_id": instance, "qr": data.get("qr") }),
-            "presence" => json!({ "instance_id": instance, "data": presence_payload(data) }),
-            _ => json!({ "instance_id": instance, "data": data }),
-        };
         let (sequence, timestamp) = (streamed.item.envelope.sequence, event.at.seconds());
-        Self { kind, payload, sequence, timestamp, cursor: streamed.cursor }
->>>>>>> w-http:src/http/routes/events/ws.rs
+        Self { kind: kind.to_string(), payload, sequence, timestamp, cursor: streamed.cursor }
     }
 }
 

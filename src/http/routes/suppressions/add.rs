@@ -4,11 +4,11 @@ use axum::Json;
 use axum::extract::State;
 
 use super::dto::{NewSuppressions, SuppressionCounts, SuppressionsAddedResponse};
-use crate::suppression::{AddSummary, SuppressionReason};
 use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::JsonBody;
 use crate::http::{AppState, json};
+use crate::suppression::{AddSummary, SuppressionReason};
 use relevo_domain::{Recipient, ValidationError};
 
 /// Maximum number of phones of one JSON request.

@@ -9,11 +9,11 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use futures_util::StreamExt;
 
 use super::dto::{InvalidLine, SuppressionImportResponse, SuppressionImportResult};
-use crate::suppression::{SuppressionList, SuppressionReason};
 use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::phone_list::{PhoneLine, PhoneListParser};
 use crate::http::{AppState, body};
+use crate::suppression::{SuppressionList, SuppressionReason};
 use relevo_domain::{Recipient, ValidationError};
 
 /// Number of phones that an import adds at once.

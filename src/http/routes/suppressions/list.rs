@@ -4,12 +4,12 @@ use axum::Json;
 use axum::extract::State;
 
 use super::dto::{Suppression, SuppressionQuery};
-use crate::suppression::SuppressionEntry;
 use crate::http::AppState;
 use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::QueryParams;
 use crate::http::page::{self, PageResponse};
+use crate::suppression::SuppressionEntry;
 use relevo_domain::ValidationError;
 
 /// Lists the suppression list.
