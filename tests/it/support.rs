@@ -76,7 +76,7 @@ impl World {
     /// What lies under `data` in a folder, with its instances, at the moment at which its node ended. Time goes on from
     /// there, so that nothing in it grows old.
     pub async fn of_folder(folder: TempDir, at: Timestamp, change: impl FnOnce(&mut Settings)) -> Self {
-        Self::on(folder, Clock::following_tokio(at), change).await
+        Self::on(folder, Clock::from_tokio(at), change).await
     }
 
     async fn on(data: TempDir, clock: Clock, change: impl FnOnce(&mut Settings)) -> Self {
