@@ -94,7 +94,7 @@ pub(super) fn delete(tx: &mut Tx, phone: &str) -> Result<bool, Error> {
     let Some(bytes) = tx.get(&entry_key(phone))? else { return Ok(false) };
     let record: AddressBookRecord = store::decode(&bytes)?;
     tx.delete(entry_key(phone))?;
-    tx.delete(order_key(record.change));
+    tx.delete(order_key(record.change))?;
     let mut meta = read_meta(|key| tx.get(key))?;
     meta.total = meta.total.saturating_sub(1);
     tx.put(meta_key(), store::encode(&meta)?)?;

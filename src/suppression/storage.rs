@@ -75,7 +75,7 @@ pub fn release(tx: &mut Tx, recipient: &Recipient) -> Result<bool, Error> {
     let key = key_of(recipient);
     let exists = tx.get(&key)?.is_some();
     if exists {
-        tx.delete(key);
+        tx.delete(key)?;
     }
     Ok(exists)
 }
