@@ -11,8 +11,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::readers::{PATIENCE, Sse, frame, open, socket};
-use crate::receiver::Receiver;
+use crate::support::event_readers::{PATIENCE, Sse, frame, open, socket};
+use crate::support::receiver::Receiver;
 use crate::support::{Answer, KEY, World, eventually};
 
 const SHOP: InstanceNumber = InstanceNumber::FIRST;

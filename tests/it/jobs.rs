@@ -12,7 +12,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use crate::meta::{deliver, status, webhook};
+use crate::support::cloud_webhook::{deliver, status, webhook};
 use crate::support::{APP_SECRET, Answer, KEY, World, eventually};
 
 const TEMPLATE: &str = "Hola @valor1, tu pedido @valor2";

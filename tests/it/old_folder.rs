@@ -11,16 +11,16 @@ use std::time::Duration;
 
 use relevo::config::Settings;
 use relevo_domain::Timestamp;
-use relevo_sandbox_web::{ConnectionTransition, Fault, Rule};
+use relevo_sandbox_web::{ConnectionTransition, Fault, FaultRule};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use crate::linked::{VERSION, soon, whatsapp};
-use crate::meta::{offer, webhook_about};
-use crate::receiver::Receiver;
 use crate::relay::Consumer;
+use crate::support::cloud_webhook::{offer, webhook_about};
+use crate::support::receiver::Receiver;
 use crate::support::{Answer, KEY, World, eventually};
 
 /// The fixture, without what its files end with.
@@ -369,18 +369,20 @@ async fn linked_devices_log_in_as_the_devices_that_they_were() {
             continue;
         };
         // This WhatsApp has no such device; it says nothing.
-        web.arm(Rule::always(text(instance, "phone"), Fault::IgnoreLogin)).unwrap();
+        web.arm(FaultRule::always(text(instance, "phone"), Fault::IgnoreLogin)).unwrap();
         if instance["status"] == "connected" {
             expected.push(device.to_owned());
         }
     }
     assert_eq!(expected.len(), 2, "{expected:?}");
     let came = || {
-        let moments =
-            web.connections().into_iter().filter(|moment| moment.turn == ConnectionTransition::Refused);
+        let moments = web
+            .connection_records()
+            .into_iter()
+            .filter(|moment| moment.turn == ConnectionTransition::Refused);
         moments.filter_map(|moment| moment.device).collect::<Vec<_>>()
     };
-    soon("all to log in", web.until(|_| expected.iter().all(|device| came().contains(device)))).await;
+    soon("all to log in", web.wait_until(|_| expected.iter().all(|device| came().contains(device)))).await;
     assert!(came().iter().all(|device| expected.contains(device)), "{:?}", came());
 }
 

@@ -15,7 +15,7 @@ use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
 use super::whatsapp;
-use crate::process::{Process, ask};
+use crate::support::process::{Process, ask};
 use crate::support::{KEY, eventually};
 
 /// Messages in each direction.

@@ -1,12 +1,12 @@
 //! Instances that are linked devices, with a WhatsApp Web of our own at the other end: real pairing, real encryption.
 
+mod cloud_api;
+mod failures;
 mod kill;
-mod linking;
-mod many;
+mod messages;
+mod pairing;
 mod proxy;
-mod talking;
-mod trouble;
-mod without_a_phone;
+mod restart;
 
 use std::sync::Arc;
 use std::time::Duration;

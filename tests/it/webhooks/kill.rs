@@ -19,9 +19,9 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use crate::meta::{signature, status, text, webhook_about};
-use crate::process::{Process, ask};
-use crate::receiver::{Delivery, Receiver};
+use crate::support::cloud_webhook::{signature, status, text, webhook_about};
+use crate::support::process::{Process, ask};
+use crate::support::receiver::{Delivery, Receiver};
 use crate::support::{APP_SECRET, KEY, SandboxRunning, eventually};
 
 /// Kills in one test. Each is at another moment of the load.

@@ -1,5 +1,8 @@
 //! Sending: both modes, and what can be asked about a message.
 
+mod failures;
+mod media;
+
 use serde_json::json;
 
 use crate::support::World;

@@ -7,8 +7,8 @@ use reqwest::header::ACCEPT;
 use serde_json::json;
 
 use super::{Linked, soon};
-use crate::readers::{frame, socket};
 use crate::support::Answer;
+use crate::support::event_readers::{frame, socket};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_phone_scans_the_code_and_the_instance_is_its_device() {

@@ -1,5 +1,11 @@
 //! Events on their way to a receiver, and the endpoints they go to.
 
+mod cloud_webhook;
+mod deliveries;
+mod guarantees;
+mod kill;
+mod relay;
+
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -9,7 +15,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-use crate::receiver::Receiver;
+use crate::support::receiver::Receiver;
 use crate::support::{Answer, World, eventually};
 
 const SECRET: &str = "una clave";

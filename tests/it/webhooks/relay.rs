@@ -12,12 +12,11 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::{self, Message};
 
-use crate::meta::{ANA, counted, deliver, offer, text, text_from, webhook};
-use crate::process::{Process, ask};
+use super::guarantees::{is_suppressed, logged, messages};
 use crate::relay::Consumer;
+use crate::support::cloud_webhook::{ANA, counted, deliver, offer, text, text_from, webhook};
+use crate::support::process::{Process, ask};
 use crate::support::{World, eventually};
-
-use super::{is_suppressed, logged, messages};
 
 /// A user who is in no address book.
 const EVA: &str = "573009876543";
@@ -147,7 +146,7 @@ async fn a_consumer_behind_tls_gets_its_frames_when_its_certificate_is_trusted()
     let (consumer, mut frames) = consumer_behind_tls();
     let data = tempfile::tempdir().unwrap();
     let url = format!("wss://localhost:{}/ws", consumer.port());
-    let certificate = |name: &str| format!("{}/tests/it/way_back/tls/{name}", env!("CARGO_MANIFEST_DIR"));
+    let certificate = |name: &str| format!("{}/tests/it/webhooks/tls/{name}", env!("CARGO_MANIFEST_DIR"));
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let client = reqwest::Client::new();
     let start = |trusted: &str| {

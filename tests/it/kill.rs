@@ -14,7 +14,7 @@ use relevo_sandbox as sandbox;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::process::{Process, ask};
+use crate::support::process::{Process, ask};
 use crate::support::{APP_SECRET, KEY, SandboxRunning, eventually};
 
 /// Kills in one test. Each is at another moment of the load.

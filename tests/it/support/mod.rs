@@ -1,5 +1,10 @@
 //! A node and a sandbox on loopback, each on a port of its own, in this process.
 
+pub mod cloud_webhook;
+pub mod event_readers;
+pub mod process;
+pub mod receiver;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -76,7 +81,7 @@ impl World {
     /// What lies under `data` in a folder, with its instances, at the moment at which its node ended. Time goes on from
     /// there, so that nothing in it grows old.
     pub async fn of_folder(folder: TempDir, at: Timestamp, change: impl FnOnce(&mut Settings)) -> Self {
-        Self::on(folder, Clock::following_tokio(at), change).await
+        Self::on(folder, Clock::from_tokio(at), change).await
     }
 
     async fn on(data: TempDir, clock: Clock, change: impl FnOnce(&mut Settings)) -> Self {

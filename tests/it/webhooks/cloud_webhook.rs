@@ -5,8 +5,10 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::meta::{ANA, counted, deliver, deliver_to, number_of, signature, text, webhook, write};
-use crate::receiver::Receiver;
+use crate::support::cloud_webhook::{
+    ANA, counted, deliver, deliver_to, number_of, signature, text, webhook, write,
+};
+use crate::support::receiver::Receiver;
 use crate::support::{Answer, World, eventually};
 
 /// An instance `shop` whose every event goes to a receiver.

@@ -1,11 +1,11 @@
 //! `/api`: the surface of the documented Flask service, request by request.
 
+mod auth;
+mod bulk;
+mod bulk_large;
 mod clients;
-mod door;
-mod large;
-mod many;
-mod refusals;
-mod sending;
+mod errors;
+mod messages;
 mod tasks;
 
 use serde_json::{Value, json};

@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::events::send;
-use crate::receiver::Receiver;
+use crate::support::receiver::Receiver;
 use crate::support::{Answer, World, eventually};
 
 #[tokio::test]

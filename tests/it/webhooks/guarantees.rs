@@ -1,9 +1,6 @@
 //! What the way back promises, asked from outside: nothing of a delivery is half done, nobody is believed without a
 //! reason, and a reader in trouble is alone in it.
 
-mod kill;
-mod relay;
-
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -13,29 +10,29 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use crate::meta::{
+use crate::support::cloud_webhook::{
     ANA, counted, deliver, deliver_to, offer, signature, signature_with, status, text, webhook, write,
 };
-use crate::readers::{Sse, frame, socket};
-use crate::receiver::Receiver;
+use crate::support::event_readers::{Sse, frame, socket};
+use crate::support::receiver::Receiver;
 use crate::support::{Answer, World, eventually};
 
 /// What the log of `shop` holds of a kind.
-async fn logged(world: &World, kind: &str) -> Vec<Value> {
+pub async fn logged(world: &World, kind: &str) -> Vec<Value> {
     let page = world.get(&format!("/instances/shop/events?limit=1000&types={kind}")).await;
     assert_eq!((page.status.as_u16(), &page.body["more"]), (200, &json!(false)), "{page:?}");
     page.body["data"].as_array().unwrap().clone()
 }
 
 /// Whether Ana is on the list of those who must not be written to unasked.
-async fn is_suppressed(world: &World) -> bool {
+pub async fn is_suppressed(world: &World) -> bool {
     let entry = world.get(&format!("/suppressions/{ANA}")).await;
     assert!(matches!(entry.status.as_u16(), 200 | 404), "{entry:?}");
     entry.status == 200
 }
 
 /// Messages to `shop`.
-fn messages(world: &World, messages: &Value) -> Vec<u8> {
+pub fn messages(world: &World, messages: &Value) -> Vec<u8> {
     webhook(world, "shop", "messages", json!({ "messages": messages }))
 }
 
