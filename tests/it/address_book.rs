@@ -1,4 +1,4 @@
-//! The address book as the documented application shows it, and the suppression list.
+//! The address book, with the answers of the documented application, and the suppression list.
 
 use reqwest::Method;
 use reqwest::multipart::{Form, Part};
@@ -14,9 +14,9 @@ async fn delete(world: &World, path: &str) -> Answer {
     Answer::of(world.request(Method::DELETE, path)).await
 }
 
-/// Every documented pair of request and answer, cloud-api-endpoints.md §10 to §14 and what came after it.
+/// Every documented pair of request and answer: cloud-api-endpoints.md §10 to §14 and later additions.
 #[tokio::test]
-async fn the_address_book_answers_as_documented() {
+async fn address_book_answers_as_documented() {
     let world = World::empty(|_| {}).await;
     let data = json!({ "email": "juan@example.com", "company": "Empresa XYZ", "department": "Ventas" });
     let juan = json!({ "phone": "573123456789", "name": "Juan Pérez", "data": data, "empresa_id": 7 });
@@ -91,7 +91,7 @@ async fn the_address_book_answers_as_documented() {
 }
 
 #[tokio::test]
-async fn what_the_address_book_refuses_is_a_text_under_error() {
+async fn address_book_refuses_invalid_requests_with_a_text() {
     let world = World::empty(|_| {}).await;
     let refused = async |method: &str, path: &str, body: &str| {
         let request = world.request(method.parse().unwrap(), path);
@@ -127,7 +127,7 @@ async fn what_the_address_book_refuses_is_a_text_under_error() {
     let large = json!({ "phone": "1", "data": { "x": "y".repeat(70_000) } });
     assert_eq!(world.post("/api/numbers", large).await.status, 413);
     assert_eq!(world.get("/api/numbers").await.body["total"], 0);
-    // What curl says of a body when nobody tells it better.
+    // The default content type of curl.
     let request = world.request(Method::POST, "/api/numbers");
     let request =
         request.header("Content-Type", "application/x-www-form-urlencoded").body(r#"{"phone":"1"}"#);
@@ -135,7 +135,7 @@ async fn what_the_address_book_refuses_is_a_text_under_error() {
 }
 
 #[tokio::test]
-async fn the_address_book_is_paged_and_survives_a_restart() {
+async fn address_book_is_paged_and_survives_a_restart() {
     let mut world = World::empty(|_| {}).await;
     for n in 0..25 {
         world.post("/api/numbers", json!({ "phone": format!("57{n:02}"), "data": { "n": n } })).await;
@@ -157,7 +157,7 @@ async fn the_address_book_is_paged_and_survives_a_restart() {
 }
 
 #[tokio::test]
-async fn people_are_put_on_the_suppression_list_and_taken_off() {
+async fn suppressions_can_be_added_listed_and_deleted() {
     let world = World::empty(|_| {}).await;
     let body = json!({ "phones": ["+57 300 123 4567", "573001234568"], "note": "asked by mail" });
     let entered = world.post("/suppressions", body).await;
@@ -165,8 +165,8 @@ async fn people_are_put_on_the_suppression_list_and_taken_off() {
     let entered = world.post("/suppressions", json!({ "phone": "573001234567@s.whatsapp.net" })).await;
     assert_eq!(entered.body["data"], json!({ "added": 0, "already": 1 }));
     let found = world.get("/suppressions/%2B573001234567").await.body["data"].clone();
-    let told = (&found["phone"], &found["reason"], &found["note"]);
-    assert_eq!(told, (&json!("573001234567"), &json!("api"), &json!("asked by mail")));
+    let shown = (&found["phone"], &found["reason"], &found["note"]);
+    assert_eq!(shown, (&json!("573001234567"), &json!("api"), &json!("asked by mail")));
 
     let first = world.get("/suppressions?limit=1").await.body;
     assert_eq!(
@@ -197,15 +197,15 @@ async fn people_are_put_on_the_suppression_list_and_taken_off() {
 }
 
 #[tokio::test]
-async fn a_file_of_people_is_taken_as_it_is_or_in_a_form() {
+async fn suppression_import_accepts_a_raw_file_or_a_form() {
     let world = World::empty(|_| {}).await;
     let mut file = "phone,name\r\n+57 300 000 0000,Ana\r\nana,x\r\n".to_owned();
     for n in 1..3000 {
         file += &format!("57300{n:07};x\n");
     }
     let request = world.request(Method::POST, "/suppressions/import").header("Content-Type", "text/csv");
-    let taken = Answer::of(request.body(file.clone())).await;
-    let data = &taken.body["data"];
+    let imported = Answer::of(request.body(file.clone())).await;
+    let data = &imported.body["data"];
     assert_eq!(
         (&data["added"], &data["already"], &data["invalid_total"]),
         (&json!(3000), &json!(0), &json!(1))
@@ -214,8 +214,8 @@ async fn a_file_of_people_is_taken_as_it_is_or_in_a_form() {
     assert!(data["invalid"][0]["reason"].as_str().unwrap().starts_with("\"ana\""), "{data}");
 
     let form = Form::new().text("note", "x").part("file", Part::text(file.clone()).file_name("a.csv"));
-    let taken = Answer::of(world.request(Method::POST, "/suppressions/import").multipart(form)).await;
-    assert_eq!(taken.body["data"]["already"], 3000, "{taken:?}");
+    let imported = Answer::of(world.request(Method::POST, "/suppressions/import").multipart(form)).await;
+    assert_eq!(imported.body["data"]["already"], 3000, "{imported:?}");
     assert_eq!(world.get("/suppressions/573000000001").await.body["data"]["reason"], "file");
 
     let form = Form::new().text("note", "x");

@@ -1,4 +1,4 @@
-//! The front door itself: who may enter, what is too much, and what every answer looks like.
+//! The HTTP server: authentication, limits, timeouts, CORS, and the form of every answer.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use crate::support::{Answer, KEY, World};
 
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
-/// A path of the document with names in it that nothing has.
+/// Fills the parameters of a documented path with ids that do not exist.
 fn filled(path: &str) -> String {
     let path = path.replace("{id}", "nobody").replace("{message_id}", "wamid.none");
-    // A stream that begins does not end.
+    // An invalid cursor, because a valid one opens a stream that does not end.
     path.replace("/events/stream", "/events/stream?after=~")
 }
 
-/// The path parameters of an operation are the names in its path, and no parameter stands twice.
+/// Checks that the documented path parameters are those of the path, and that no parameter is documented twice.
 fn assert_parameters(path: &str, operation: &Value) {
     let parameters = operation["parameters"].as_array().map_or([].as_slice(), Vec::as_slice);
     let mut seen = BTreeSet::new();
@@ -45,7 +45,7 @@ async fn raw(world: &World, request: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn the_document_and_the_router_know_the_same_routes() {
+async fn openapi_document_and_router_have_the_same_routes() {
     let world = World::empty(|_| {}).await;
     let document = world.get("/openapi.json").await.body;
     let mut ids = BTreeSet::new();
@@ -80,24 +80,24 @@ async fn the_document_and_the_router_know_the_same_routes() {
     let schemas = names(&document["components"]["schemas"]);
     for reference in document.to_string().split("#/components/schemas/").skip(1) {
         let name = reference.split('"').next().unwrap();
-        assert!(schemas.contains(name), "the document refers to {name} and does not have it");
+        assert!(schemas.contains(name), "the document refers to the schema {name} and does not define it");
     }
-    // A path that were added beside the document would escape the loop above.
+    // The loop above does not see a route that is added to the router without the document.
     let router = std::fs::read_to_string("src/http/router.rs").unwrap();
     assert!(!router.contains(".route(") && !router.contains(".nest("));
 }
 
 #[tokio::test]
-async fn every_route_that_says_so_needs_the_key_and_no_other() {
+async fn routes_require_the_key_exactly_where_documented() {
     let world = World::empty(|_| {}).await;
     let document = world.get("/openapi.json").await.body;
-    let stranger = reqwest::Client::new();
+    let unauthenticated = reqwest::Client::new();
     let mut open = BTreeSet::new();
     for (path, item) in document["paths"].as_object().unwrap() {
         for method in METHODS.into_iter().filter(|method| item.get(method).is_some()) {
             let url = format!("http://{}{}", world.node.address, filled(path));
             let verb: Method = method.to_uppercase().parse().unwrap();
-            let answer = Answer::of(stranger.request(verb, url).body("{}")).await;
+            let answer = Answer::of(unauthenticated.request(verb, url).body("{}")).await;
             if item[method].get("security").is_some() {
                 assert_eq!(answer.status, 401, "{method} {path}");
                 let named = if path.starts_with("/api/") { "/error" } else { "/error/message" };
@@ -123,12 +123,12 @@ async fn every_route_that_says_so_needs_the_key_and_no_other() {
     );
     let url = format!("http://{}/instances", world.node.address);
     for (name, value) in [("Authorization", format!("Bearer {KEY}")), ("authorization", KEY.to_owned())] {
-        assert_eq!(stranger.get(&url).header(name, value).send().await.unwrap().status(), 200);
+        assert_eq!(unauthenticated.get(&url).header(name, value).send().await.unwrap().status(), 200);
     }
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_request_is_said_where_it_is() {
+async fn invalid_request_is_refused_with_its_field() {
     let world = World::new().await;
     for (path, body, status, field) in [
         ("/messages/text", "", 400, "body"),
@@ -163,7 +163,7 @@ async fn what_is_wrong_with_a_request_is_said_where_it_is() {
 }
 
 #[tokio::test]
-async fn what_does_not_exist_is_404() {
+async fn missing_resource_is_404() {
     let world = World::new().await;
     let text = json!({ "phone": "573001234567", "message": "x" });
     for name in ["nobody", "a%20b", "%C3%B1"] {
@@ -181,7 +181,7 @@ async fn what_does_not_exist_is_404() {
 }
 
 #[tokio::test]
-async fn an_instance_lives_through_its_routes_and_never_shows_its_secrets() {
+async fn instance_routes_manage_an_instance_and_hide_its_secrets() {
     let world = World::empty(|_| {}).await;
     assert_eq!(world.get("/instances").await.body, json!({ "success": true, "data": [], "total": 0 }));
     let mut wanted = world.instance("shop");
@@ -198,8 +198,8 @@ async fn an_instance_lives_through_its_routes_and_never_shows_its_secrets() {
     assert_eq!(changed["rate_limit"], json!({ "per_second": 7.5, "burst": 3 }));
     assert_eq!(changed["cloud_api"]["has_app_secret"], true);
 
-    let away = world.post("/instances/shop/disconnect", json!({})).await;
-    assert_eq!(away.body["data"]["status"], "disconnected", "{away:?}");
+    let disconnected = world.post("/instances/shop/disconnect", json!({})).await;
+    assert_eq!(disconnected.body["data"]["status"], "disconnected", "{disconnected:?}");
     let refused = world.post("/messages/text", json!({ "phone": "573001234567", "message": "x" })).await;
     assert_eq!(refused.status, 409, "{refused:?}");
     let queued = world.queue("/messages/text", json!({ "phone": "573001234567", "message": "x" })).await;
@@ -220,7 +220,7 @@ async fn an_instance_lives_through_its_routes_and_never_shows_its_secrets() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_synchronous_send_has_its_own_status() {
+async fn synchronous_send_has_a_status_code_for_each_outcome() {
     let world = World::new().await;
     let fault = |to: &str, action: Value| json!({ "match": { "to": to, "kind": "text" }, "action": action });
     world
@@ -232,7 +232,7 @@ async fn the_end_of_a_synchronous_send_has_its_own_status() {
             fault("573000000005", json!({ "error": { "code": 190 } })),
         ]))
         .await;
-    for (to, status, stands, kind) in [
+    for (to, status, message_status, kind) in [
         ("573000000001", 422, "failed", "rejected"),
         ("573000000002", 429, "failed", "throttled"),
         ("573000000003", 503, "failed", "unavailable"),
@@ -242,14 +242,14 @@ async fn the_end_of_a_synchronous_send_has_its_own_status() {
         let answer = world.post("/messages/text", json!({ "phone": to, "message": "x" })).await;
         assert_eq!(answer.status, status, "{to}: {answer:?}");
         assert_eq!(answer.body["error"]["type"], kind, "{answer:?}");
-        assert_eq!(answer.body["status"], stands, "{answer:?}");
+        assert_eq!(answer.body["status"], message_status, "{answer:?}");
         assert_eq!(answer.headers.contains_key("retry-after"), status == 429);
-        world.until_status(&answer.id(), &[stands]).await;
+        world.until_status(&answer.id(), &[message_status]).await;
     }
 }
 
 #[tokio::test]
-async fn a_repetition_under_the_same_key_sends_nothing() {
+async fn idempotency_key_prevents_a_second_send() {
     let world = World::new().await;
     let send = async |path: &str, text: &str, asynchronous: &str| {
         let request = world.request(Method::POST, path).header("Idempotency-Key", "order-7");
@@ -275,7 +275,7 @@ async fn a_repetition_under_the_same_key_sends_nothing() {
 }
 
 #[tokio::test]
-async fn media_in_a_request_arrives_at_whatsapp() {
+async fn media_of_a_request_is_uploaded_and_sent() {
     let world = World::new().await;
     let mut picture = b"\x89PNG\r\n\x1a\n".to_vec();
     picture.resize(400_000, 7);
@@ -293,27 +293,27 @@ async fn media_in_a_request_arrives_at_whatsapp() {
 }
 
 #[tokio::test]
-async fn a_caller_whose_body_is_too_large_sees_the_answer() {
+async fn oversized_body_is_answered_with_413() {
     let world = World::empty(|settings| settings.http.json_body_limit = 64 << 10).await;
     let head = format!("POST /instances HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\nConnection: close\r\n");
     let large = vec![b' '; 200 << 10];
     let announced = [format!("{head}Content-Length: {}\r\n\r\n", large.len()).as_bytes(), &large].concat();
     let chunk = [format!("{:x}\r\n", large.len()).as_bytes(), &large, b"\r\n0\r\n\r\n"].concat();
     let chunked = [format!("{head}Transfer-Encoding: chunked\r\n\r\n").as_bytes(), &chunk].concat();
-    let stranger = String::from_utf8(announced.clone()).unwrap().replace(KEY, "wrong").into_bytes();
-    for (request, status) in [(announced, "413"), (chunked, "413"), (stranger, "401")] {
+    let unauthenticated = String::from_utf8(announced.clone()).unwrap().replace(KEY, "wrong").into_bytes();
+    for (request, status) in [(announced, "413"), (chunked, "413"), (unauthenticated, "401")] {
         let answer = raw(&world, &request).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
         assert!(answer.contains(r#""success":false"#), "{answer}");
     }
-    // Who asks first is told before anything is sent.
-    let asks = format!("{head}Expect: 100-continue\r\nContent-Length: 9999999\r\n\r\n");
-    let answer = raw(&world, asks.as_bytes()).await;
+    // A client that sends `Expect: 100-continue` gets the answer before it sends the body.
+    let expecting = format!("{head}Expect: 100-continue\r\nContent-Length: 9999999\r\n\r\n");
+    let answer = raw(&world, expecting.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
 }
 
 #[tokio::test]
-async fn who_sends_too_slowly_is_sent_away() {
+async fn slow_request_times_out() {
     let world = World::empty(|settings| settings.http.read_timeout = Duration::from_millis(200)).await;
     let head = format!("POST /instances HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\n");
     let body = raw(&world, format!("{head}Content-Length: 10\r\n\r\n{{").as_bytes()).await;
@@ -323,7 +323,7 @@ async fn who_sends_too_slowly_is_sent_away() {
 }
 
 #[tokio::test]
-async fn no_more_connections_are_served_than_permitted() {
+async fn connection_limit_holds() {
     let world = World::empty(|settings| settings.http.max_connections = 2).await;
     let request = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     let mut idle = Vec::new();
@@ -344,7 +344,7 @@ async fn no_more_connections_are_served_than_permitted() {
 }
 
 #[tokio::test]
-async fn meta_is_answered_with_its_challenge_and_nobody_else_is() {
+async fn webhook_verification_requires_the_verify_token() {
     let world = World::new().await;
     let ask = async |query: &str| world.get(&format!("/webhook?{query}")).await;
     let right = "hub.mode=subscribe&hub.verify_token=hola";
@@ -363,7 +363,7 @@ async fn meta_is_answered_with_its_challenge_and_nobody_else_is() {
 }
 
 #[tokio::test]
-async fn browsers_of_permitted_origins_may_call() {
+async fn cors_permits_configured_origins_only() {
     let world =
         World::empty(|settings| settings.http.cors_origins = vec!["https://app.example".to_owned()]).await;
     let preflight = async |origin: &str| {

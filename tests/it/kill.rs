@@ -1,7 +1,7 @@
-//! The real binary, killed with `kill -9` in the middle of its work, again and again.
+//! Kills the real binary repeatedly with `kill -9` while it sends messages.
 //!
-//! What must hold afterwards: every message that was accepted either arrived at WhatsApp, or the node says of it that
-//! it does not know. Nothing arrived twice.
+//! Every accepted message must then have arrived at WhatsApp, or be a dead letter with the reason `ambiguous`. No message
+//! arrives twice.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -17,14 +17,14 @@ use serde_json::{Value, json};
 use crate::support::process::{Process, ask};
 use crate::support::{APP_SECRET, KEY, SandboxRunning, eventually};
 
-/// Kills in one test. Each is at another moment of the load.
+/// Number of kills, spread over the load.
 const ROUNDS: u64 = 5;
 
-/// Messages that are sent concurrently all the time.
+/// Number of concurrent senders.
 const SENDERS: usize = 16;
 
-/// Sends until told to stop; remembers what was accepted.
-async fn send_all_the_time(
+/// Sends until `stop` is true. Returns the ids of the accepted messages.
+async fn send_until_stopped(
     address: SocketAddr,
     next: Arc<AtomicU64>,
     stop: tokio::sync::watch::Receiver<bool>,
@@ -33,7 +33,7 @@ async fn send_all_the_time(
     let mut accepted = Vec::new();
     while !*stop.borrow() {
         let n = next.fetch_add(1, Ordering::Relaxed);
-        // A few recipients get many messages, most get one: lanes of every length.
+        // Eight recipients get a quarter of the messages, the others get one each: lanes of different lengths.
         let phone = if n.is_multiple_of(4) { 573_000_000_000 + n % 8 } else { 573_100_000_000 + n };
         let request = client
             .post(format!("http://{address}/instances/shop/messages/text"))
@@ -42,12 +42,12 @@ async fn send_all_the_time(
             .json(&json!({ "phone": phone.to_string(), "message": format!("{n}") }));
         match request.send().await {
             Ok(answer) if answer.status() == 202 => {
-                // An answer that breaks off was not given.
+                // A truncated answer does not count as accepted.
                 if let Ok(body) = answer.json::<Value>().await {
                     accepted.push(body["message_id"].as_str().unwrap().to_owned());
                 }
             }
-            // The node is down: wait for a moment, as a client does.
+            // The node is down.
             _ => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
@@ -55,7 +55,7 @@ async fn send_all_the_time(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_again_and_again_it_loses_nothing_and_doubles_nothing() {
+async fn kills_lose_and_duplicate_no_message() {
     let data = tempfile::tempdir().unwrap();
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let sandbox = SandboxRunning::start(sandbox::Options {
@@ -82,12 +82,12 @@ async fn killed_again_and_again_it_loses_nothing_and_doubles_nothing() {
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let next = Arc::new(AtomicU64::new(0));
     let senders: Vec<_> = (0..SENDERS)
-        .map(|_| tokio::spawn(send_all_the_time(address, next.clone(), stopped.clone())))
+        .map(|_| tokio::spawn(send_until_stopped(address, next.clone(), stopped.clone())))
         .collect();
     for round in 0..ROUNDS {
-        // After so many more messages, not after a time: the machine's speed decides nothing.
+        // The kill depends on the number of messages, not on time, so that the speed of the machine does not matter.
         let goal = next.load(Ordering::Relaxed) + 150 + 97 * round;
-        eventually("the load to go on", async || {
+        eventually("the load to proceed", async || {
             if next.load(Ordering::Relaxed) >= goal { Ok(()) } else { Err(goal) }
         })
         .await;
@@ -128,8 +128,8 @@ async fn killed_again_and_again_it_loses_nothing_and_doubles_nothing() {
         }
     }
     assert!(lost.is_empty(), "{} of {} lost: {lost:#?}", lost.len(), accepted.len());
-    // At most what each of ten workers had in flight at a kill, and the three that may be leased ahead for it where the
-    // disk is slower than the network.
+    // Upper bound: each kill hits ten workers, each with one attempt in flight and up to three messages leased ahead
+    // (when the disk is slower than the network).
     assert!(ambiguous <= 10 * 4 * ROUNDS, "{ambiguous} of {} are ambiguous", accepted.len());
     node.kill();
 }

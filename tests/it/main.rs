@@ -1,4 +1,4 @@
-//! The real node, the real sandbox, real HTTP: everything a user does, done from outside.
+//! Integration tests: the real node and the real sandbox over HTTP. The modules mirror the resources of the API.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

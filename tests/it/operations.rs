@@ -1,4 +1,4 @@
-//! What an operator sees and does: queues, dead letters, schedules, health and metrics.
+//! Routes for operators: queues, dead letters, schedules, health, metrics, rate limit.
 
 use std::num::NonZeroU32;
 
@@ -12,7 +12,7 @@ fn text(phone: &str) -> Value {
     json!({ "phone": phone, "message": "Hola" })
 }
 
-/// Unix seconds, so much from now.
+/// The Unix time `seconds` from now.
 fn ahead(seconds: u64) -> u64 {
     Clock::system().now().seconds() + seconds
 }
@@ -21,8 +21,8 @@ async fn call(world: &World, method: Method, path: &str, body: Value) -> Answer 
     Answer::of(world.request(method, path).json(&body)).await
 }
 
-/// Queues messages that WhatsApp refuses for good.
-async fn bury(world: &World, count: usize) -> Vec<String> {
+/// Queues messages that fail permanently, and waits until they are dead letters. Returns their ids.
+async fn create_dead_letters(world: &World, count: usize) -> Vec<String> {
     world.faults(json!([{ "action": { "error": { "code": 131_047 } }, "times": count }])).await;
     let mut ids = Vec::new();
     for n in 0..count {
@@ -35,7 +35,7 @@ async fn bury(world: &World, count: usize) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_queue_tells_what_waits_for_whom_and_since_when() {
+async fn queue_view_shows_depth_lanes_and_oldest_message() {
     let world = World::new().await;
     world.post("/instances/shop/disconnect", json!({})).await;
     for phone in ["573001111111", "573002222222", "573002222222", "573002222222"] {
@@ -54,9 +54,9 @@ async fn a_queue_tells_what_waits_for_whom_and_since_when() {
 }
 
 #[tokio::test]
-async fn dead_letters_are_listed_with_advice_redriven_and_discarded() {
+async fn dead_letters_can_be_listed_redriven_and_discarded() {
     let world = World::new().await;
-    let ids = bury(&world, 5).await;
+    let ids = create_dead_letters(&world, 5).await;
     let path = "/instances/shop/dead-letters";
     let list = world.get(path).await.body;
     let data = list["data"].as_array().unwrap();
@@ -112,14 +112,14 @@ async fn dead_letters_are_listed_with_advice_redriven_and_discarded() {
     for id in &ids[2..] {
         world.until_status(id, &["sent", "delivered", "read"]).await;
     }
-    bury(&world, 3).await;
+    create_dead_letters(&world, 3).await;
     let all = call(&world, Method::DELETE, path, json!({})).await;
     assert_eq!(all.body["data"], json!({ "discarded": 3 }));
     assert_eq!(world.get("/dead-letters").await.body["data"], json!([]));
 }
 
 #[tokio::test]
-async fn a_scheduled_message_waits_over_a_restart_and_goes_at_its_moment() {
+async fn scheduled_message_survives_a_restart_and_is_sent_on_time() {
     let mut world = World::new().await;
     let at = ahead(2);
     let body = json!({ "phone": "573001234567", "message": "Hola", "send_at": at, "expires_in": 60 });
@@ -140,7 +140,7 @@ async fn a_scheduled_message_waits_over_a_restart_and_goes_at_its_moment() {
 }
 
 #[tokio::test]
-async fn scheduled_messages_are_listed_moved_and_cancelled() {
+async fn scheduled_messages_can_be_listed_moved_and_cancelled() {
     let world = World::new().await;
     let mut ids = Vec::new();
     for hours in [3, 1, 2] {
@@ -180,7 +180,7 @@ async fn scheduled_messages_are_listed_moved_and_cancelled() {
 }
 
 #[tokio::test]
-async fn a_moment_is_in_the_future_and_not_too_far() {
+async fn send_at_must_be_in_the_next_year() {
     let world = World::new().await;
     for (moment, details) in [
         (json!(ahead(0)), "La fecha de ejecución debe ser futura"),
@@ -201,7 +201,7 @@ async fn a_moment_is_in_the_future_and_not_too_far() {
 }
 
 #[tokio::test]
-async fn a_queued_message_that_was_not_attempted_can_be_taken_back() {
+async fn queued_message_can_be_cancelled_before_its_first_attempt() {
     let world = World::new().await;
     world.post("/instances/shop/disconnect", json!({})).await;
     let queued = world.queue("/messages/text", text("573001234567")).await;
@@ -210,9 +210,9 @@ async fn a_queued_message_that_was_not_attempted_can_be_taken_back() {
     assert_eq!(world.get("/instances/shop/queue").await.body["data"]["depth"]["total"], 0);
 }
 
-/// Names that nothing gives make a rule that never fires and a panel that stays empty.
+/// A rule over an unknown metric never fires, and a panel over one stays empty.
 #[test]
-fn rules_and_dashboard_name_metrics_that_exist() {
+fn alerts_and_dashboard_use_existing_metrics() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
     let given = read("crates/relevo-metrics/src/lib.rs") + &read("src/app/gauges.rs");
@@ -234,18 +234,18 @@ fn rules_and_dashboard_name_metrics_that_exist() {
 }
 
 #[tokio::test]
-async fn metrics_and_health_are_what_scrapers_and_probes_expect() {
+async fn metrics_and_health_answer_scrapers_and_probes() {
     let world = World::new().await;
     world.post("/messages/text", text("573001234567")).await;
     let metrics = world.get("/metrics").await;
     assert_eq!(metrics.headers["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
-    let told = metrics.body.as_str().unwrap();
+    let text_format = metrics.body.as_str().unwrap();
     for series in
         ["instance_state", "queue_depth", "queue_oldest_seconds", "store_commits", "process_resident"]
     {
-        assert!(told.contains(series), "{series} in {told}");
+        assert!(text_format.contains(series), "{series} in {text_format}");
     }
-    assert!(told.ends_with("# EOF\n"), "{told}");
+    assert!(text_format.ends_with("# EOF\n"), "{text_format}");
     let stranger = reqwest::Client::new();
     for (path, status) in [("/health", "healthy"), ("/health/live", "alive"), ("/health/ready", "healthy")] {
         let url = format!("http://{}{path}", world.node.address);
@@ -255,9 +255,9 @@ async fn metrics_and_health_are_what_scrapers_and_probes_expect() {
 }
 
 #[tokio::test]
-async fn a_node_whose_disk_is_full_is_alive_and_not_ready() {
+async fn node_with_a_full_disk_is_live_but_not_ready() {
     let world = World::empty(|settings| settings.store.min_free_space = u64::MAX / 2).await;
-    eventually("the disk to be found full", async || {
+    eventually("the health check to report a full disk", async || {
         let ready = world.get("/health/ready").await;
         if ready.status == 503 { Ok(()) } else { Err(ready) }
     })
@@ -266,7 +266,7 @@ async fn a_node_whose_disk_is_full_is_alive_and_not_ready() {
 }
 
 #[tokio::test]
-async fn more_requests_than_the_key_is_good_for_are_sent_away_and_probes_are_not() {
+async fn rate_limit_of_the_key_applies_to_requests_but_not_to_probes() {
     let world = World::empty(|settings| settings.http.rate_limit = NonZeroU32::new(3)).await;
     let mut refused = None;
     for _ in 0..20 {

@@ -1,4 +1,4 @@
-//! What stands around the routes: keys, states, and errors of the node itself.
+//! Authentication, service status, and errors that occur before a route of the application API runs.
 
 use relevo::config::Settings;
 use serde_json::json;
@@ -7,11 +7,12 @@ use super::{PHONE, assert_fits};
 use crate::support::{Answer, KEY, World};
 
 #[tokio::test]
-async fn the_service_tells_how_its_parts_are() {
+async fn status_route_shows_the_state_of_the_services() {
     let world = World::new().await;
-    let stranger = reqwest::Client::new();
-    let ask =
-        async |path: &str| Answer::of(stranger.get(format!("http://{}{path}", world.node.address))).await;
+    let unauthenticated = reqwest::Client::new();
+    let ask = async |path: &str| {
+        Answer::of(unauthenticated.get(format!("http://{}{path}", world.node.address))).await
+    };
     assert_fits(&ask("/api/health").await, 200, &json!({ "status": "ok" }));
     assert_eq!(ask("/health").await.status, 200);
     let services = |whatsapp: bool| json!({ "webhook": true, "whatsapp_service": whatsapp, "queue_service": true, "websocket_service": true });
@@ -30,7 +31,7 @@ async fn the_service_tells_how_its_parts_are() {
 }
 
 #[tokio::test]
-async fn errors_around_the_routes_have_the_same_form() {
+async fn errors_outside_the_routes_have_the_documented_form() {
     let world = World::with(|settings| settings.http.json_body_limit = 64 << 10).await;
     for path in ["/api", "/api/", "/api/nothing", "/api/messages/nothing"] {
         assert_fits(&world.get(path).await, 404, &json!({ "error": "Endpoint no encontrado" }));
@@ -44,14 +45,18 @@ async fn errors_around_the_routes_have_the_same_form() {
     assert!(wrong.headers["allow"].to_str().unwrap().contains("POST"));
     let large = world.post("/api/send-message", json!({ "message": "x".repeat(100 << 10) })).await;
     assert_eq!((large.status.as_u16(), &large.body["error"]), (413, &json!("Solicitud demasiado grande")));
-    let stranger = reqwest::Client::new().post(format!("http://{}/api/send-message", world.node.address));
-    let stranger = Answer::of(stranger.json(&json!({}))).await;
-    assert_eq!((stranger.status.as_u16(), &stranger.body["error"]), (401, &json!("No autorizado")));
-    assert_eq!(stranger.headers["www-authenticate"], "Bearer");
+    let unauthenticated =
+        reqwest::Client::new().post(format!("http://{}/api/send-message", world.node.address));
+    let unauthenticated = Answer::of(unauthenticated.json(&json!({}))).await;
+    assert_eq!(
+        (unauthenticated.status.as_u16(), &unauthenticated.body["error"]),
+        (401, &json!("No autorizado"))
+    );
+    assert_eq!(unauthenticated.headers["www-authenticate"], "Bearer");
 }
 
 #[tokio::test]
-async fn the_key_may_come_in_the_url_where_that_is_permitted() {
+async fn query_key_is_accepted_only_when_enabled() {
     let ask = async |world: &World, path: &str| {
         let url = format!("http://{}{path}", world.node.address);
         reqwest::Client::new().get(url).send().await.unwrap().status().as_u16()
@@ -68,7 +73,7 @@ async fn the_key_may_come_in_the_url_where_that_is_permitted() {
 }
 
 #[tokio::test]
-async fn programs_on_this_machine_need_no_key_where_that_is_permitted() {
+async fn loopback_requests_need_no_key_when_open_api_on_loopback_is_set() {
     let open = |settings: &mut Settings| settings.http.open_api_on_loopback = true;
     let world = World::with(open).await;
     let ask = |path: &str| {

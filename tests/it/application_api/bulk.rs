@@ -1,4 +1,4 @@
-//! Messages to many: each request a job, queued or waited for.
+//! Bulk and broadcast routes of the application API. Each request creates a job; the answer waits for it or not.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -9,8 +9,8 @@ use crate::support::{Answer, World, eventually};
 const ANA: &str = "573123456789";
 const LUZ: &str = "573987654321";
 
-/// Every route for many: a request, what is said when it was sent and when it is queued, and the text that the first
-/// recipient gets.
+/// Every bulk route with a request, the message of the direct and of the queued answer, and the pointer to the text that
+/// the first recipient receives.
 fn requests() -> Vec<(&'static str, Value, &'static str, &'static str, &'static str)> {
     let recipients = json!([{ "phone": ANA, "body_text": "uno" }, { "phone": LUZ, "body_text": "dos" }]);
     let templates = json!([
@@ -85,14 +85,14 @@ fn result(total: u64) -> Value {
     json!({ "total": total, "successful": total, "sent": total, "failed": 0, "errors": [] })
 }
 
-/// What reached the recipient, oldest first.
-async fn reached(world: &World, phone: &str) -> Vec<Value> {
+/// Bodies of the messages that a recipient received, oldest first.
+async fn bodies_to(world: &World, phone: &str) -> Vec<Value> {
     let arrived = world.arrived().await.into_iter();
     arrived.filter(|message| message["to"] == phone).map(|message| message["body"].clone()).collect()
 }
 
 #[tokio::test]
-async fn every_route_sends_to_all_and_says_so() {
+async fn every_bulk_route_sends_to_all_recipients() {
     let world = World::new().await;
     for (n, (route, request, sent, queued, text)) in requests().into_iter().enumerate() {
         let direct = with(request.clone(), &json!({ "use_queue": false }));
@@ -101,10 +101,10 @@ async fn every_route_sends_to_all_and_says_so() {
             "success": true, "message": sent, "result": result(2), "sent_count": 2, "task_id": "<uuid>",
         });
         assert_fits(&answer, 200, &expected);
-        let first = reached(&world, ANA).await;
+        let first = bodies_to(&world, ANA).await;
         let said = first.last().unwrap().pointer(text).unwrap_or(&Value::Null);
         assert!(said == "uno" || said == "Ana", "{route}: {said}");
-        assert_eq!(reached(&world, LUZ).await.len(), 2 * n + 1, "{route}");
+        assert_eq!(bodies_to(&world, LUZ).await.len(), 2 * n + 1, "{route}");
 
         let answer = world.post(&format!("/api/{route}"), with(request, &json!({ "use_queue": true }))).await;
         assert_fits(&answer, 200, &json!({ "success": true, "message": queued, "task_id": "<uuid>" }));
@@ -120,23 +120,23 @@ async fn every_route_sends_to_all_and_says_so() {
 }
 
 #[tokio::test]
-async fn without_a_word_about_the_queue_each_prefix_keeps_its_promise() {
+async fn use_queue_default_depends_on_prefix_and_route() {
     let world = World::new().await;
     for (route, request, sent, queued, _) in requests() {
-        let announces = route.contains("broadcast");
+        let is_broadcast = route.contains("broadcast");
         let answer = world.post(&format!("/api/{route}"), request.clone()).await;
         assert_eq!(answer.body["message"], queued, "{route}");
         let answer = world.post(&format!("/api/messages/{route}"), request).await;
-        assert_eq!(answer.body["message"], if announces { sent } else { queued }, "{route}");
+        assert_eq!(answer.body["message"], if is_broadcast { sent } else { queued }, "{route}");
     }
 }
 
 #[tokio::test]
-async fn who_fails_is_named_and_stops_nobody() {
+async fn failed_recipients_are_reported_and_others_are_sent() {
     let world = World::new().await;
-    let refuse = json!({ "match": { "to": LUZ }, "action": { "error": { "code": 131_026 } } });
-    let stumble = json!({ "match": { "to": ANA }, "action": { "error": { "code": 131_016 } }, "times": 1 });
-    world.faults(json!([refuse, stumble])).await;
+    let fail_always = json!({ "match": { "to": LUZ }, "action": { "error": { "code": 131_026 } } });
+    let fail_once = json!({ "match": { "to": ANA }, "action": { "error": { "code": 131_016 } }, "times": 1 });
+    world.faults(json!([fail_always, fail_once])).await;
     let body = json!({ "phones": [LUZ, "12", ANA], "body_text": "hola", "use_queue": false });
     let answer = world.post("/api/send-broadcast-interactive", body.clone()).await;
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -149,7 +149,7 @@ async fn who_fails_is_named_and_stops_nobody() {
         "{errors:?}"
     );
     assert!(errors[1].starts_with("Error para 12: "), "{errors:?}");
-    assert_eq!(reached(&world, ANA).await.len(), 2, "what may help is tried again");
+    assert_eq!(bodies_to(&world, ANA).await.len(), 2, "a transient failure was not retried");
 
     let none = json!({ "phones": [LUZ], "body_text": "hola", "use_queue": true });
     let task = world.post("/api/send-broadcast-interactive", none).await.body["task_id"]
@@ -161,7 +161,7 @@ async fn who_fails_is_named_and_stops_nobody() {
 }
 
 #[tokio::test]
-async fn a_picture_in_the_header_is_uploaded_once() {
+async fn header_image_is_uploaded_once() {
     let world = World::new().await;
     let picture =
         "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==";
@@ -185,7 +185,7 @@ async fn a_picture_in_the_header_is_uploaded_once() {
     assert_eq!(ids.len(), 1);
 }
 
-/// The number under a name, wherever it stands.
+/// The number under `name` at any depth of nested objects.
 fn find(value: &Value, name: &str) -> Option<u64> {
     match value {
         Value::Object(fields) => fields
@@ -197,7 +197,7 @@ fn find(value: &Value, name: &str) -> Option<u64> {
 }
 
 #[tokio::test]
-async fn one_recipient_may_have_a_button_of_their_own() {
+async fn recipient_overrides_the_common_button_url() {
     let world = World::new().await;
     let recipients = json!([
         { "phone": ANA, "body_text": "uno", "button_url": "https://mi-tienda.com/ana" },
@@ -207,12 +207,12 @@ async fn one_recipient_may_have_a_button_of_their_own() {
         json!({ "recipients": recipients, "button_url": "https://mi-tienda.com/todos", "use_queue": false });
     world.post("/api/send-personalized-broadcast", body).await;
     let url = |message: &Value| message["interactive"]["action"]["parameters"]["url"].clone();
-    assert_eq!(url(&reached(&world, ANA).await[0]), "https://mi-tienda.com/ana");
-    assert_eq!(url(&reached(&world, LUZ).await[0]), "https://mi-tienda.com/todos");
+    assert_eq!(url(&bodies_to(&world, ANA).await[0]), "https://mi-tienda.com/ana");
+    assert_eq!(url(&bodies_to(&world, LUZ).await[0]), "https://mi-tienda.com/todos");
 }
 
 #[tokio::test]
-async fn what_is_missing_is_said_in_the_documented_order() {
+async fn missing_fields_are_refused_in_the_documented_order() {
     let world = World::new().await;
     let nothing = "Se requiere un JSON con los datos del mensaje";
     let recipients = "Se requiere el campo 'recipients' con un array de destinatarios";
@@ -292,11 +292,11 @@ async fn what_is_missing_is_said_in_the_documented_order() {
         (400, &json!("footer_text")),
         "{refused:?}"
     );
-    assert!(world.arrived().await.is_empty(), "nothing was sent");
+    assert!(world.arrived().await.is_empty(), "a refused request sent a message");
 }
 
 #[tokio::test]
-async fn those_who_opted_out_get_no_announcements_and_their_own_messages() {
+async fn suppressed_recipients_receive_personal_messages_but_no_broadcasts() {
     let world = World::new().await;
     world.post("/suppressions", json!({ "phone": LUZ })).await;
     let body = json!({ "phones": [ANA, LUZ], "body_text": "oferta", "use_queue": false });
@@ -311,7 +311,7 @@ async fn those_who_opted_out_get_no_announcements_and_their_own_messages() {
 }
 
 #[tokio::test]
-async fn a_large_broadcast_goes_on_after_a_restart_and_is_never_doubled() {
+async fn broadcast_continues_after_a_restart_without_duplicates() {
     let mut world = World::with(|settings| settings.bulk.window = 50).await;
     world.faults(json!([{ "match": {}, "action": { "delay_ms": 5 } }])).await;
     let phones: Vec<_> = (0..600).map(|n| format!("5731000{n:05}")).collect();
@@ -321,7 +321,7 @@ async fn a_large_broadcast_goes_on_after_a_restart_and_is_never_doubled() {
         request.header("Idempotency-Key", "once").json(&body)
     };
     let task = Answer::of(request(&world)).await.body["task_id"].as_str().unwrap().to_owned();
-    eventually("some to arrive", async || {
+    eventually("the first 100 messages to arrive", async || {
         let count = world.arrived().await.len();
         if count >= 100 { Ok(()) } else { Err(count) }
     })
@@ -330,7 +330,7 @@ async fn a_large_broadcast_goes_on_after_a_restart_and_is_never_doubled() {
     assert_eq!((&running.body["status"], &running.body["result"]["total"]), (&json!("STARTED"), &json!(600)));
     world.restart_node().await;
     let again = Answer::of(request(&world)).await;
-    assert_eq!(again.body["task_id"], json!(task), "the same request is the same task");
+    assert_eq!(again.body["task_id"], json!(task), "the repeated request created another task");
     let done = until_task(&world, &task, "SUCCESS").await;
     assert_eq!(done["result"]["sent"], 600);
     assert_eq!(world.arrived().await.len(), 600);

@@ -1,4 +1,4 @@
-//! Requests to very many: what they cost, and what is said when much of it goes wrong.
+//! Bulk requests with thousands of recipients: completeness, limits, and reports of many errors.
 
 use std::collections::HashSet;
 
@@ -12,15 +12,15 @@ fn phones(count: usize) -> Vec<String> {
     (0..count).map(|n| format!("5731000{n:05}")).collect()
 }
 
-/// A picture of so many bytes, as far as anybody looks.
+/// A data URL of `bytes` bytes that starts with the signature of a PNG.
 fn picture(bytes: usize) -> String {
     // "iVBORw0KGgoA" is the signature of a PNG and one byte more, in base64.
     format!("data:image/png;base64,iVBORw0KGgoA{}", "AAAA".repeat(bytes / 3))
 }
 
 #[tokio::test]
-async fn two_thousand_get_their_own_text_once() {
-    // At the usual pace of 80 a second this takes longer than a test should.
+async fn bulk_request_sends_two_thousand_texts_once() {
+    // The default rate limit of 80 a second would take 25 seconds.
     let world = World::with(|settings| settings.instance.rate_limit.per_second = 1_000.0).await;
     let recipients: Vec<_> = phones(2_000)
         .iter()
@@ -36,7 +36,7 @@ async fn two_thousand_get_their_own_text_once() {
 }
 
 #[tokio::test]
-async fn ten_thousand_phones_and_a_large_picture_are_one_request() {
+async fn broadcast_accepts_ten_thousand_phones_and_a_large_image() {
     let world = World::new().await;
     let body = json!({
         "phones": phones(10_000), "body_text": "mira", "header_type": "image", "header_content": picture(500_000),
@@ -52,7 +52,7 @@ async fn ten_thousand_phones_and_a_large_picture_are_one_request() {
 }
 
 #[tokio::test]
-async fn more_than_a_job_may_have_are_refused_before_anything_is_sent() {
+async fn request_with_too_many_rows_is_refused_and_sends_nothing() {
     let world = World::with(|settings| settings.bulk.max_rows = 10).await;
     let recipients: Vec<_> =
         phones(11).iter().map(|phone| json!({ "phone": phone, "body_text": "hola" })).collect();
@@ -66,7 +66,7 @@ async fn more_than_a_job_may_have_are_refused_before_anything_is_sent() {
 }
 
 #[tokio::test]
-async fn the_first_thousand_failures_are_named_and_all_are_counted() {
+async fn answer_lists_the_first_thousand_errors_and_counts_all() {
     let world = World::new().await;
     let bad: Vec<_> = (0..1_001).map(|n| json!(format!("x{n}"))).collect();
     let answer = world
@@ -80,11 +80,11 @@ async fn the_first_thousand_failures_are_named_and_all_are_counted() {
     let errors = result["errors"].as_array().unwrap();
     assert_eq!(errors.len(), 1_000);
     let named = |n: usize| errors[n].as_str().unwrap().starts_with(&format!("Error para x{n}: "));
-    assert!(named(0) && named(500) && named(999), "in the order of the request");
+    assert!(named(0) && named(500) && named(999), "the errors are not in the order of the request");
 }
 
 #[tokio::test]
-async fn the_same_key_is_another_task_for_another_instance_and_another_body() {
+async fn idempotency_key_is_scoped_to_instance_and_body() {
     let world = World::new().await;
     assert_eq!(world.create("other").await.status, 201);
     let ask = async |instance: Option<&str>, text: &str| -> Value {

@@ -1,5 +1,5 @@
-//! What the clients of the documented service call, in the order in which they do, read as they read it: anything from
-//! 400 on is nothing to them, and counts that are missing are guessed.
+//! Call sequences of the known clients of the documented service. The clients treat every status from 400 on as a
+//! failure, and guess missing counts.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -16,9 +16,9 @@ async fn call(world: &World, method: Method, path: &str, body: Value) -> Value {
     answer.body
 }
 
-/// The client of an alert system: it keeps its people at the service, then writes to them in every way.
+/// The client of an alert system: it stores its contacts in the address book, then sends messages of all kinds.
 #[tokio::test]
-async fn a_service_that_alerts_its_people() {
+async fn alert_client_can_make_all_its_calls() {
     let world = World::new().await;
     assert!(world.get("/health").await.status.is_success());
     let person = json!({ "phone": USER, "name": "Juan", "data": { "id": "1" }, "empresa_id": "7" });
@@ -73,9 +73,9 @@ async fn a_service_that_alerts_its_people() {
     }
 }
 
-/// The client of a back office: one template to a whole company, and a person who leaves it.
+/// The client of a back office: it broadcasts a template, then deletes a contact.
 #[tokio::test]
-async fn a_back_office_that_announces() {
+async fn back_office_client_can_make_all_its_calls() {
     let world = World::new().await;
     call(&world, Method::POST, "/api/numbers", json!({ "phone": USER, "name": "Juan" })).await;
     let body = json!({

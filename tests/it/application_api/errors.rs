@@ -1,4 +1,4 @@
-//! What is wrong with a request, and how a message that was not sent is told.
+//! Error answers of the application API: invalid requests and messages that were not sent.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,7 +13,7 @@ const MISSING_BODY: &str = "Faltan parámetros: phone y body_text son requeridos
 const MISSING_TEMPLATE: &str = "Faltan parámetros: phone y template_name son requeridos";
 
 #[tokio::test]
-async fn what_is_missing_is_said_in_the_documented_words_and_order() {
+async fn missing_fields_are_refused_with_the_documented_texts() {
     let world = World::new().await;
     let text = |text: &str| json!({ "error": text });
     let unsuccessful = |text: &str| json!({ "success": false, "error": text });
@@ -41,7 +41,7 @@ async fn what_is_missing_is_said_in_the_documented_words_and_order() {
         ),
         ("send-list", json!({}), unsuccessful("Se requiere un JSON con los datos del mensaje")),
     ];
-    // What is missing from a list, in the order in which it is noticed.
+    // Missing fields of a list, in the order of the checks.
     let mut growing = json!({ "unknown": 1 });
     for name in ["phone", "header_text", "body_text", "footer_text", "button_text"] {
         cases.push(("send-list", growing.clone(), field(name)));
@@ -87,7 +87,7 @@ async fn what_is_missing_is_said_in_the_documented_words_and_order() {
 }
 
 #[tokio::test]
-async fn what_whatsapp_would_refuse_is_refused_by_the_name_of_its_field() {
+async fn invalid_field_is_refused_with_its_name() {
     let world = World::new().await;
     let interactive = |more: Value| with(json!({ "phone": PHONE, "body_text": "x" }), &more);
     let rows = |n: usize| (0..n).map(|n| json!({ "id": n + 1, "title": "x" })).collect::<Vec<_>>();
@@ -198,7 +198,7 @@ async fn what_whatsapp_would_refuse_is_refused_by_the_name_of_its_field() {
 }
 
 #[tokio::test]
-async fn bodies_are_read_whatever_they_claim_to_be_and_refused_when_they_are_no_object() {
+async fn body_must_be_a_json_object_but_may_have_any_content_type() {
     let world = World::new().await;
     let send = async |kind: &str, body: &str| {
         let request = world.request(Method::POST, "/api/send-message").header("Content-Type", kind);
@@ -225,7 +225,7 @@ async fn bodies_are_read_whatever_they_claim_to_be_and_refused_when_they_are_no_
 }
 
 #[tokio::test]
-async fn the_end_of_a_message_has_its_documented_form() {
+async fn failed_message_is_answered_in_the_documented_form() {
     let world = World::new().await;
     let fault = |to: &str, action: Value| json!({ "match": { "to": to, "kind": "text" }, "action": action });
     world
@@ -237,7 +237,7 @@ async fn the_end_of_a_message_has_its_documented_form() {
             fault("573000000005", json!({ "error": { "code": 190 } })),
         ]))
         .await;
-    for (to, status, code, stands, task) in [
+    for (to, status, code, message_status, task) in [
         ("573000000001", 400, Some(131_026), "failed", "FAILURE"),
         ("573000000002", 429, Some(130_429), "failed", "FAILURE"),
         ("573000000003", 503, Some(131_016), "failed", "FAILURE"),
@@ -248,7 +248,7 @@ async fn the_end_of_a_message_has_its_documented_form() {
         assert_eq!(answer.status, status, "{to}: {answer:?}");
         assert_eq!(
             (&answer.body["success"], &answer.body["status"]),
-            (&json!(false), &json!(stands)),
+            (&json!(false), &json!(message_status)),
             "{answer:?}"
         );
         let error = answer.body["error"].as_str().unwrap();

@@ -1,4 +1,4 @@
-//! Messages that arrive.
+//! Single messages of the application API.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,7 +9,7 @@ use super::{PHONE, assert_fits, buttons, data, list, singles, with};
 use crate::support::{Answer, World};
 
 #[tokio::test]
-async fn every_message_is_sent_as_documented_under_both_prefixes() {
+async fn every_message_route_works_under_both_prefixes() {
     let world = World::new().await;
     for prefix in ["/api", "/api/messages"] {
         for (route, request, sent, _, wire) in singles() {
@@ -31,7 +31,7 @@ async fn every_message_is_sent_as_documented_under_both_prefixes() {
 }
 
 #[tokio::test]
-async fn a_file_in_a_header_or_a_message_arrives_at_whatsapp() {
+async fn media_of_a_header_or_message_is_uploaded_once() {
     let world = World::new().await;
     let mut picture = b"\x89PNG\r\n\x1a\n".to_vec();
     picture.resize(400_000, 7);
@@ -58,25 +58,26 @@ async fn a_file_in_a_header_or_a_message_arrives_at_whatsapp() {
     let id = |value: &Value| value["image"]["id"].as_str().map(str::to_owned);
     let first = id(&arrived[0]["body"]["interactive"]["header"]);
     assert!(first.is_some(), "{arrived:?}");
-    // The same file is uploaded once.
+    // The node uploads the same file once.
     assert_eq!(id(&arrived[1]["body"]["interactive"]["header"]), first);
     assert_eq!(id(&arrived[2]["body"]), first);
     assert_eq!(arrived[3]["body"]["interactive"]["header"]["image"]["link"], link["header_content"]);
     let action = &arrived[0]["body"]["interactive"]["action"]["parameters"];
     assert_eq!(action, &json!({ "display_text": "Ver más", "url": "https://example.com" }));
 
-    // A header that cannot be uploaded is never left out.
+    // The node does not send a message without its header when the upload fails.
     world.faults(json!([{ "match": { "kind": "media" }, "action": { "error": { "code": 131_053 } } }])).await;
     picture.push(1);
     let other = json!({ "header_content": STANDARD.encode(&picture) });
     let failed = world.post("/api/send-interactive", with(header, &other)).await;
-    // The refusal may come before the file has left; either way nothing was sent, and that is said.
+    // WhatsApp may refuse before it has read the whole file, which the node sees as a connection error. The message is
+    // not sent in either case.
     assert!([400, 503].contains(&failed.status.as_u16()) && failed.body["success"] == false, "{failed:?}");
     assert_eq!(world.arrived().await.len(), 4);
 }
 
 #[tokio::test]
-async fn an_answer_quotes_what_it_answers() {
+async fn reply_quotes_the_message_of_its_context() {
     let world = World::new().await;
     let first = world.post("/api/send-message", json!({ "phone": PHONE, "message": "x" })).await;
     let wamid = first.body["data"]["messages"][0]["id"].clone();
@@ -94,14 +95,14 @@ async fn an_answer_quotes_what_it_answers() {
 }
 
 #[tokio::test]
-async fn a_message_goes_to_the_instance_that_it_names() {
+async fn request_selects_its_instance() {
     let world = World::empty(|settings| settings.http.default_instance = None).await;
     let body = json!({ "phone": PHONE, "message": "x" });
-    let nobody = world.post("/api/send-message", body.clone()).await;
+    let without_instance = world.post("/api/send-message", body.clone()).await;
     assert_eq!(
-        (nobody.status.as_u16(), &nobody.body["error"]),
+        (without_instance.status.as_u16(), &without_instance.body["error"]),
         (503, &json!("Servicio no disponible")),
-        "{nobody:?}"
+        "{without_instance:?}"
     );
     assert_eq!(world.get("/api/status").await.body["services"]["whatsapp_service"], false);
     world.create("shop").await;
@@ -117,17 +118,17 @@ async fn a_message_goes_to_the_instance_that_it_names() {
         world.post("/api/send-message", with(body.clone(), &json!({ "instance_id": "nobody" }))).await;
     assert_eq!((unknown.status.as_u16(), &unknown.body["error"]), (404, &json!("Instancia no encontrada")));
     world.post("/instances/shop/disconnect", json!({})).await;
-    let away = world.post("/api/send-message", with(body, &json!({ "instance_id": "shop" }))).await;
+    let disconnected = world.post("/api/send-message", with(body, &json!({ "instance_id": "shop" }))).await;
     assert_eq!(
-        (away.status.as_u16(), &away.body["error"]),
+        (disconnected.status.as_u16(), &disconnected.body["error"]),
         (503, &json!("Servicio no disponible")),
-        "{away:?}"
+        "{disconnected:?}"
     );
-    assert_eq!(away.body["success"], false);
+    assert_eq!(disconnected.body["success"], false);
 }
 
 #[tokio::test]
-async fn a_repetition_under_the_same_key_sends_nothing() {
+async fn idempotency_key_prevents_a_second_send() {
     let world = World::new().await;
     let send = async |text: &str| {
         let request = world.request(Method::POST, "/api/send-message").header("Idempotency-Key", "order-7");
@@ -140,9 +141,9 @@ async fn a_repetition_under_the_same_key_sends_nothing() {
     assert_eq!(world.arrived().await.len(), 1);
 }
 
-/// What the documented service's own clients do in a row, and what they read of the answers.
+/// Calls of the documented service's own clients, and the fields that they read.
 #[tokio::test]
-async fn the_known_clients_find_what_they_read() {
+async fn answers_have_the_fields_that_known_clients_read() {
     let world = World::new().await;
     assert_eq!(world.get("/health").await.status, 200);
     let location = json!({ "phone": PHONE, "body_text": "Comparta su ubicación" });
@@ -159,7 +160,7 @@ async fn the_known_clients_find_what_they_read() {
         assert!(answer.status.is_success() && answer.body["success"] == true, "{route}: {answer:?}");
         assert!(answer.body["data"]["messages"][0]["id"].is_string());
     }
-    // Statuses of what was sent are told under the id that the client has.
+    // The message is found by the id that the client received.
     let sent = world.post("/api/send-message", json!({ "phone": "+57 312 345-6789", "message": "x" })).await;
     assert_fits(
         &sent,

@@ -1,4 +1,4 @@
-//! `/api`: the surface of the documented Flask service, request by request.
+//! The application API under `/api`, which answers as the documented Flask service does.
 
 mod auth;
 mod bulk;
@@ -15,7 +15,7 @@ use crate::support::{Answer, World, eventually};
 
 const PHONE: &str = "573123456789";
 
-/// Whether `found` is `expected`, in which a text in angle brackets stands for anything of its kind.
+/// Whether `found` equals `expected`, where `<uuid>`, `<wamid>` and `<time>` match any value of that kind.
 fn fits(expected: &Value, found: &Value) -> bool {
     match (expected, found) {
         (Value::Object(expected), Value::Object(found)) => {
@@ -23,7 +23,8 @@ fn fits(expected: &Value, found: &Value) -> bool {
                 && expected.iter().all(|(key, value)| found.get(key).is_some_and(|other| fits(value, other)))
         }
         (Value::Array(expected), Value::Array(found)) => {
-            expected.len() == found.len() && expected.iter().zip(found).all(|(one, other)| fits(one, other))
+            expected.len() == found.len()
+                && expected.iter().zip(found).all(|(expected, found)| fits(expected, found))
         }
         (Value::String(kind), Value::String(text)) => match kind.as_str() {
             "<uuid>" => Uuid::parse_str(text).is_ok(),
@@ -79,7 +80,8 @@ fn buttons() -> Value {
     json!({ "phone": PHONE, "body_text": "¿Confirma?", "buttons": [{ "id": "si", "title": "Sí" }] })
 }
 
-/// Every route for single messages: a request, what is said of it sent and queued, and what reaches WhatsApp.
+/// Every route for single messages with a request, the message of the direct and of the queued answer, and the fields
+/// that WhatsApp receives.
 fn singles() -> Vec<(&'static str, Value, &'static str, &'static str, Value)> {
     vec![
         (

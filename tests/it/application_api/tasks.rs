@@ -1,4 +1,4 @@
-//! What was queued, and what became of it.
+//! Tasks: the status of queued messages.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use super::{PHONE, assert_fits, data, fits, singles, until_task, with};
 use crate::support::World;
 
 #[tokio::test]
-async fn every_message_can_be_queued_and_asked_for() {
+async fn every_route_returns_a_task_when_queued() {
     let world = World::new().await;
     for (n, (route, request, _, queued, _)) in singles().into_iter().enumerate() {
         let flag = [json!(true), json!("true"), json!(1)][n % 3].clone();
@@ -37,7 +37,7 @@ async fn every_message_can_be_queued_and_asked_for() {
 }
 
 #[tokio::test]
-async fn a_task_that_failed_says_so_and_why() {
+async fn failed_task_shows_its_error() {
     let mut world = World::with(|settings| settings.retry.transactional.max_attempts = 2).await;
     let fault =
         |to: &str, code: u32| json!({ "match": { "to": to }, "action": { "error": { "code": code } } });
@@ -74,7 +74,7 @@ async fn a_task_that_failed_says_so_and_why() {
 }
 
 #[tokio::test]
-async fn a_task_outlives_the_node_that_took_it() {
+async fn task_survives_a_restart() {
     let mut world = World::new().await;
     world.post("/instances/shop/disconnect", json!({})).await;
     let body = json!({ "phone": PHONE, "message": "x", "use_queue": true });
@@ -91,7 +91,7 @@ async fn a_task_outlives_the_node_that_took_it() {
 }
 
 #[tokio::test]
-async fn a_task_that_waits_for_another_attempt_says_so() {
+async fn task_between_attempts_shows_retry() {
     let world = World::with(|settings| {
         settings.retry.transactional.first_delay = std::time::Duration::from_secs(600);
         settings.retry.transactional.max_delay = std::time::Duration::from_secs(600);

@@ -1,4 +1,4 @@
-//! What is for linked devices alone, asked of an instance on the Cloud API; and what both can do.
+//! Linked-device routes on an instance of the Cloud API: refusals, and the operations that both providers have.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::World;
 
 #[tokio::test]
-async fn an_instance_without_a_phone_says_which_provider_lacks_what() {
+async fn cloud_instance_refuses_pairing_routes_with_both_provider_names() {
     let world = World::new().await;
     let empty = json!({});
     for (method, path, body) in [
@@ -28,7 +28,7 @@ async fn an_instance_without_a_phone_says_which_provider_lacks_what() {
 }
 
 #[tokio::test]
-async fn what_the_cloud_api_cannot_send_is_refused_before_it_is_accepted() {
+async fn cloud_instance_refuses_unsupported_messages() {
     let world = World::new().await;
     let to = "573001234567";
     for (path, body) in [
@@ -63,7 +63,7 @@ async fn what_the_cloud_api_cannot_send_is_refused_before_it_is_accepted() {
 }
 
 #[tokio::test]
-async fn a_received_message_is_marked_as_read() {
+async fn received_message_can_be_marked_as_read() {
     let world = World::new().await;
     let mark = json!({
         "message_id": "wamid.received", "phone": "573001234567", "typing": true, "timestamp": 1_766_851_199,

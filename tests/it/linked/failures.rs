@@ -1,4 +1,4 @@
-//! What goes wrong between an instance and WhatsApp.
+//! Failures of the connection between a linked device and WhatsApp.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ async fn send(linked: &Linked, text: &str) -> crate::support::Answer {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_connection_comes_back_and_nothing_is_lost_or_doubled() {
+async fn reconnect_loses_and_duplicates_no_message() {
     let linked = Linked::new().await;
     let shop = linked.pair("shop", SHOP).await;
     let mut seen = linked.web.phone(ANA).watch();
@@ -36,7 +36,7 @@ async fn a_lost_connection_comes_back_and_nothing_is_lost_or_doubled() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_mute_connection_is_replaced_and_the_queue_goes_on() {
+async fn mute_connection_is_replaced_and_the_queue_continues() {
     let linked = Linked::with(|settings| {
         settings.instance.linked.probe_interval = Duration::from_millis(500);
         settings.instance.linked.probe_timeout = Duration::from_secs(1);
@@ -53,7 +53,7 @@ async fn a_mute_connection_is_replaced_and_the_queue_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_refusal_is_a_state_of_its_own_and_nobody_hammers() {
+async fn refused_login_sets_the_state_of_the_instance() {
     for (reason, state, code) in
         [(401, "logged_out", "logged_out"), (402, "paused", "banned"), (405, "paused", "client_outdated")]
     {
@@ -71,7 +71,7 @@ async fn each_refusal_is_a_state_of_its_own_and_nobody_hammers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_client_takes_over_and_the_first_waits() {
+async fn replaced_connection_pauses_the_instance_until_resumed() {
     let linked = Linked::new().await;
     let shop = linked.pair("shop", SHOP).await;
     linked.web.disconnect(&shop, None, Disconnection::Replaced);
@@ -82,7 +82,7 @@ async fn a_second_client_takes_over_and_the_first_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn strangers_wait_when_whatsapp_says_that_it_is_enough() {
+async fn nack_463_defers_the_message() {
     let linked = Linked::new().await;
     linked.pair("shop", SHOP).await;
     linked.web.phone(ANA);
@@ -93,42 +93,42 @@ async fn strangers_wait_when_whatsapp_says_that_it_is_enough() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_delivered_badly_is_told_once_and_whole() {
+async fn repeated_late_and_garbled_deliveries_become_one_event_each() {
     let linked = Linked::new().await;
     let shop = linked.pair("shop", SHOP).await;
     let ana = linked.web.phone(ANA);
-    let said = |n: usize| ana.send_text(&shop.jid(), &n.to_string()).unwrap();
-    said(0);
+    let say = |n: usize| ana.send_text(&shop.jid(), &n.to_string()).unwrap();
+    say(0);
     for (fault, numbers) in
         [(Fault::DeliverTwice, 1..2), (Fault::DeliverLate, 2..4), (Fault::DeliverGarbled, 4..5)]
     {
         let known = numbers.end;
         linked.web.arm(FaultRule::once(SHOP, fault)).unwrap();
-        numbers.for_each(|n| drop(said(n)));
+        numbers.for_each(|n| drop(say(n)));
         linked.events("shop", "message", known).await;
     }
-    // One that could not be read was asked for again.
+    // The node requested the garbled message again.
     assert_eq!(linked.events("shop", "undecryptable", 1).await.len(), 1);
-    said(5);
-    let told = linked.events("shop", "message", 6).await;
-    let texts: Vec<_> = told.iter().map(|event| event["data"]["text"].as_str().unwrap()).collect();
+    say(5);
+    let events = linked.events("shop", "message", 6).await;
+    let texts: Vec<_> = events.iter().map(|event| event["data"]["text"].as_str().unwrap()).collect();
     assert_eq!(texts, ["0", "1", "3", "2", "4", "5"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatsapp_keeps_messages_for_which_there_is_no_room() {
+async fn message_is_not_acknowledged_while_the_disk_is_full() {
     let mut linked = Linked::new().await;
     let shop = linked.pair("shop", SHOP).await;
     linked.world.settings.store.min_free_space = u64::MAX / 2;
     linked.world.restart_node().await;
     let before = linked.web.connection_records().len();
     linked.web.phone(ANA).send_text(&shop.jid(), "Hola").unwrap();
-    // The node gives up a connection on which something came that it could not keep.
-    let turned_away = |web: &WebHandle| {
+    // The node closes the connection when it cannot store a received message.
+    let closed_twice = |web: &WebHandle| {
         let later = web.connection_records().into_iter().skip(before);
         later.filter(|moment| moment.turn == ConnectionTransition::Closed).count() >= 2
     };
-    soon("two attempts", linked.web.wait_until(turned_away)).await;
+    soon("two attempts", linked.web.wait_until(closed_twice)).await;
     assert_eq!(linked.events("shop", "message", 0).await.len(), 0);
 
     linked.world.settings.store.min_free_space = 0;

@@ -1,4 +1,4 @@
-//! How an instance becomes a phone's device, and stops being one.
+//! Pairing, logout and unlinking of a linked device.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,9 +11,9 @@ use crate::support::Answer;
 use crate::support::event_readers::{frame, socket};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_phone_scans_the_code_and_the_instance_is_its_device() {
+async fn scanned_qr_code_links_the_instance() {
     let linked = Linked::new().await;
-    // As dashboards create one.
+    // The body that dashboards send.
     let body = json!({ "id": "shop", "webhook_url": "", "sync_history": false });
     let created = linked.world.post("/instances", body).await;
     assert_eq!(created.body["data"]["provider"], "linked_device", "{created:?}");
@@ -23,7 +23,7 @@ async fn a_phone_scans_the_code_and_the_instance_is_its_device() {
     assert_eq!(shown.status, 200, "{shown:?}");
     assert_eq!((&shown.body["format"], &shown.body["image_type"]), (&json!("base64"), &json!("png")));
     let image = STANDARD.decode(shown.body["qr_code"].as_str().unwrap()).unwrap();
-    assert!(image.starts_with(b"\x89PNG"), "no PNG");
+    assert!(image.starts_with(b"\x89PNG"), "the image is not a PNG");
     for (accept, begins) in [("image/png", "\u{fffd}PNG"), ("image/svg+xml", "<?xml")] {
         let asked = linked.world.request(Method::GET, "/instances/shop/qr").header(ACCEPT, accept);
         let answer = asked.send().await.unwrap();
@@ -46,7 +46,7 @@ async fn a_phone_scans_the_code_and_the_instance_is_its_device() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn codes_come_over_the_socket_as_they_change() {
+async fn socket_sends_qr_codes_and_statuses() {
     let linked = Linked::new().await;
     linked.world.post("/instances", json!({ "instance_id": "shop" })).await;
     let mut reader = socket(&linked.world, "/instances/shop/ws").await;
@@ -72,20 +72,20 @@ async fn codes_come_over_the_socket_as_they_change() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_code_is_typed_in_instead() {
+async fn pairing_code_links_the_instance() {
     let linked = Linked::new().await;
     linked.world.post("/instances", json!({ "instance_id": "shop" })).await;
     let asked = linked.world.post("/instances/shop/pair-code", json!({ "phone": "573001112233" })).await;
     assert_eq!(asked.status, 200, "{asked:?}");
     let phone = linked.web.phone("573001112233");
-    soon("the code to be taken", phone.enter_pairing_code(asked.body["code"].as_str().unwrap()))
+    soon("the pairing code to be accepted", phone.enter_pairing_code(asked.body["code"].as_str().unwrap()))
         .await
         .unwrap();
     linked.world.until_state("shop", "connected").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_device_that_is_sent_away_is_not_the_phones_any_more() {
+async fn logout_and_deletion_unlink_the_device() {
     let linked = Linked::new().await;
     let phone = linked.pair("shop", "573001112233").await;
     assert_eq!(phone.devices().len(), 1);
@@ -96,9 +96,9 @@ async fn a_device_that_is_sent_away_is_not_the_phones_any_more() {
 
     let out = linked.world.post("/instances/shop/logout", json!({})).await;
     assert_eq!(out.status, 200, "{out:?}");
-    soon("the device to be gone", linked.web.wait_until(|_| phone.devices().is_empty())).await;
+    soon("the device to be unlinked", linked.web.wait_until(|_| phone.devices().is_empty())).await;
 
-    // It can be linked anew, to another phone as well.
+    // The instance can be linked again, also to another phone.
     linked.web.phone("573009998877").scan(&linked.code("shop").await).unwrap();
     let instance = linked.world.until_state("shop", "connected").await;
     assert_eq!(instance["phone"], "573009998877", "{instance}");
@@ -106,11 +106,11 @@ async fn a_device_that_is_sent_away_is_not_the_phones_any_more() {
     let phone = linked.web.phone("573009998877");
     let gone = Answer::of(linked.world.request(Method::DELETE, "/instances/shop")).await;
     assert_eq!(gone.status, 200, "{gone:?}");
-    soon("the device to be gone", linked.web.wait_until(|_| phone.devices().is_empty())).await;
+    soon("the device to be unlinked", linked.web.wait_until(|_| phone.devices().is_empty())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_phone_ends_the_link_and_the_queue_is_kept() {
+async fn queue_survives_an_unlink_by_the_phone() {
     let linked = Linked::new().await;
     let phone = linked.pair("shop", "573001112233").await;
     let device = phone.devices()[0];
@@ -123,11 +123,11 @@ async fn the_phone_ends_the_link_and_the_queue_is_kept() {
         .await;
     assert_eq!(queued.status, 202, "{queued:?}");
 
-    // Linked anew, it sends what waited.
+    // After the next pairing, the instance sends its queue.
     let friend = linked.web.phone("573004445566");
     let mut seen = friend.watch();
     phone.scan(&linked.code("shop").await).unwrap();
     linked.world.until_state("shop", "connected").await;
-    assert_eq!(soon("what waited", seen.message()).await.text(), Some("Hola"));
+    assert_eq!(soon("the queued message", seen.message()).await.text(), Some("Hola"));
     linked.world.until_status(&queued.id(), &["sent", "delivered"]).await;
 }

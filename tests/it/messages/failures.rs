@@ -1,4 +1,4 @@
-//! What becomes of messages when WhatsApp says no, later, or nothing.
+//! Failed attempts: retries, dead letters, ambiguous results, and paused instances.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ fn text(phone: &str) -> serde_json::Value {
     json!({ "phone": phone, "message": "Hola" })
 }
 
-/// Retries without the patience of production.
-async fn impatient() -> World {
+/// A world with short retry delays.
+async fn world_with_short_retries() -> World {
     World::with(|settings| {
         let policy = &mut settings.retry.transactional;
         policy.first_delay = Duration::from_millis(20);
@@ -21,8 +21,8 @@ async fn impatient() -> World {
 }
 
 #[tokio::test]
-async fn a_transient_failure_is_retried_until_it_passes() {
-    let world = impatient().await;
+async fn transient_failure_is_retried() {
+    let world = world_with_short_retries().await;
     world.faults(json!([{ "action": { "error": { "code": 131016 } }, "times": 2 }])).await;
     let queued = world.queue("/instances/shop/messages/text", text("573001234567")).await;
     let sent = world.until_status(&queued.id(), &["sent", "delivered", "read"]).await;
@@ -33,8 +33,8 @@ async fn a_transient_failure_is_retried_until_it_passes() {
 }
 
 #[tokio::test]
-async fn a_permanent_failure_is_buried_at_once_with_metas_words() {
-    let world = impatient().await;
+async fn permanent_failure_is_a_dead_letter_with_metas_error() {
+    let world = world_with_short_retries().await;
     world.faults(json!([{ "action": { "error": { "code": 131047 } } }])).await;
     let queued = world.queue("/instances/shop/messages/text", text("573001234567")).await;
     let dead = world.until_status(&queued.id(), &["dead_letter"]).await;
@@ -43,8 +43,8 @@ async fn a_permanent_failure_is_buried_at_once_with_metas_words() {
 }
 
 #[tokio::test]
-async fn a_synchronous_failure_is_an_answer_and_no_retry() {
-    let world = impatient().await;
+async fn synchronous_send_is_not_retried() {
+    let world = world_with_short_retries().await;
     world.faults(json!([{ "action": { "error": { "code": 131047 } }, "times": 1 }])).await;
     let refused = world.post("/instances/shop/messages/text", text("573001234567")).await;
     assert_eq!(refused.status, 422, "{refused:?}");
@@ -57,8 +57,8 @@ async fn a_synchronous_failure_is_an_answer_and_no_retry() {
 }
 
 #[tokio::test]
-async fn a_lost_answer_is_settled_by_the_status_that_carries_our_id() {
-    let world = impatient().await;
+async fn status_with_callback_data_settles_a_lost_answer() {
+    let world = world_with_short_retries().await;
     world.faults(json!([{ "action": { "close": "after" }, "times": 1 }])).await;
     let queued = world.queue("/instances/shop/messages/text", text("573001234567")).await;
     let read = world.until_status(&queued.id(), &["read"]).await;
@@ -67,8 +67,8 @@ async fn a_lost_answer_is_settled_by_the_status_that_carries_our_id() {
 }
 
 #[tokio::test]
-async fn a_lost_answer_without_a_status_becomes_a_dead_letter_and_is_not_sent_again() {
-    let world = impatient().await;
+async fn lost_answer_without_a_status_is_a_dead_letter_and_not_resent() {
+    let world = world_with_short_retries().await;
     world.faults(json!([{ "action": { "close": "after", "drop_statuses": true }, "times": 1 }])).await;
     let queued = world.queue("/instances/shop/messages/text", text("573001234567")).await;
     world.until_status(&queued.id(), &["ambiguous"]).await;
@@ -78,8 +78,8 @@ async fn a_lost_answer_without_a_status_becomes_a_dead_letter_and_is_not_sent_ag
 }
 
 #[tokio::test]
-async fn one_recipient_who_fails_delays_nobody_and_keeps_his_order() {
-    let world = impatient().await;
+async fn failing_recipient_keeps_its_order_and_does_not_delay_others() {
+    let world = world_with_short_retries().await;
     world.faults(json!([{ "match": { "to": "573001111111" }, "action": { "error": { "code": 131016 } }, "times": 2 }])).await;
     let mut slow = Vec::new();
     for n in 0..3 {
@@ -99,8 +99,8 @@ async fn one_recipient_who_fails_delays_nobody_and_keeps_his_order() {
 }
 
 #[tokio::test]
-async fn a_refused_token_pauses_the_instance_and_burns_nothing() {
-    let world = impatient().await;
+async fn refused_token_pauses_the_instance_without_counting_attempts() {
+    let world = world_with_short_retries().await;
     world.faults(json!([{ "action": { "error": { "code": 190 } } }, { "match": { "kind": "probe" }, "action": { "error": { "code": 190 } } }])).await;
     let mut ids = Vec::new();
     for n in 0..20 {
@@ -120,8 +120,8 @@ async fn a_refused_token_pauses_the_instance_and_burns_nothing() {
 }
 
 #[tokio::test]
-async fn what_waits_survives_a_restart_in_order() {
-    let mut world = impatient().await;
+async fn queued_messages_survive_a_restart_in_order() {
+    let mut world = world_with_short_retries().await;
     world.post("/instances/shop/disconnect", json!({})).await;
     let mut ids = Vec::new();
     for n in 0..10 {
@@ -141,7 +141,7 @@ async fn what_waits_survives_a_restart_in_order() {
 }
 
 #[tokio::test]
-async fn the_same_key_is_one_message_and_another_body_a_conflict() {
+async fn idempotency_key_with_another_body_is_a_conflict() {
     let world = World::new().await;
     let send = async |message: &str, asynchronous: &str| {
         let request = world
@@ -161,13 +161,13 @@ async fn the_same_key_is_one_message_and_another_body_a_conflict() {
 }
 
 #[tokio::test]
-async fn a_failing_and_a_hanging_instance_leave_the_others_at_full_speed() {
+async fn failing_and_hanging_instances_do_not_delay_others() {
     let world = World::with(|settings| settings.instance.send_timeout = Duration::from_secs(60)).await;
     let names: Vec<String> = (0..10).map(|n| format!("shop-{n}")).collect();
     for name in &names {
         world.create(name).await;
     }
-    // Two accounts of the sandbox are told apart by recipients: theirs fail, or never get an answer.
+    // The faults select by recipient: the first instance's sends fail, the second's never get an answer.
     world
         .faults(json!([
             { "match": { "to": "573009999999" }, "action": { "error": { "code": 131016 } } },
@@ -187,7 +187,7 @@ async fn a_failing_and_a_hanging_instance_leave_the_others_at_full_speed() {
             );
         }
     }
-    eventually("the other eight to be done", async || {
+    eventually("the queues of the other eight to be empty", async || {
         for name in names.iter().skip(2) {
             let view = world.get(&format!("/instances/{name}")).await;
             if view.body["data"]["queue_depth"] != 0 {
@@ -199,21 +199,21 @@ async fn a_failing_and_a_hanging_instance_leave_the_others_at_full_speed() {
     .await;
     for name in names.iter().take(2) {
         let view = world.get(&format!("/instances/{name}")).await;
-        assert_eq!(view.body["data"]["queue_depth"], 30, "nothing of {name} was burnt");
+        assert_eq!(view.body["data"]["queue_depth"], 30, "{name} lost a message");
     }
 }
 
 #[tokio::test]
-async fn a_message_that_grew_too_old_is_not_sent() {
+async fn expired_message_is_not_sent() {
     let world =
         World::with(|settings| settings.queue.transactional_expiry = Some(Duration::from_millis(1))).await;
     world.post("/instances/shop/disconnect", json!({})).await;
     let own = json!({ "phone": "573001234567", "message": "Hola", "expires_in": 3600 });
-    let patient = world.queue("/instances/shop/messages/text", own).await;
-    let hasty = world.queue("/instances/shop/messages/text", text("573001234568")).await;
-    // Connecting takes a request and its answer: longer than the millisecond that this message had.
+    let lasting = world.queue("/instances/shop/messages/text", own).await;
+    let short_lived = world.queue("/instances/shop/messages/text", text("573001234568")).await;
+    // Connecting takes a round trip, which is longer than the expiry of one millisecond.
     world.post("/instances/shop/connect", json!({})).await;
-    world.until_status(&hasty.id(), &["expired"]).await;
-    world.until_status(&patient.id(), &["sent", "delivered", "read"]).await;
+    world.until_status(&short_lived.id(), &["expired"]).await;
+    world.until_status(&lasting.id(), &["sent", "delivered", "read"]).await;
     assert_eq!(world.arrived().await.len(), 1);
 }

@@ -1,4 +1,4 @@
-//! Files that users sent, fetched through the node.
+//! Download of inbound media through the node, and its cache.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Answer, World};
 
-/// A user sends a picture to `shop`; WhatsApp's id of it.
+/// Sends an inbound picture to `shop`. Returns its media id.
 async fn receive(world: &World, bytes: &[u8]) -> String {
     let inbound = json!({
         "phone_number_id": world.instance("shop")["cloud_api"]["phone_number_id"],
@@ -26,19 +26,19 @@ fn download(world: &World, media_id: &str) -> reqwest::RequestBuilder {
     world.request(Method::GET, &format!("/api/media/{media_id}/download"))
 }
 
-/// How often the sandbox gave a file out.
-async fn given_out(world: &World) -> u64 {
+/// Number of downloads from the sandbox.
+async fn sandbox_downloads(world: &World) -> u64 {
     world.control(Method::GET, "/_sandbox/stats", None).await.body["media_downloads"].as_u64().unwrap()
 }
 
-/// Breaks requests for media; `every` so many-th of them.
+/// Arms a fault for every `every`-th media request.
 async fn break_media(world: &World, every: u64, times: Option<u64>, action: Value) {
     let matching = json!({ "kind": "media", "every": every });
     world.faults(json!([{ "match": matching, "action": action, "times": times }])).await;
 }
 
 #[tokio::test]
-async fn a_picture_is_fetched_once_and_then_comes_from_the_disk() {
+async fn media_is_fetched_once_and_then_served_from_disk() {
     let world = World::new().await;
     let picture: Vec<u8> = (0..300_000u32).flat_map(u32::to_le_bytes).collect();
     let id = receive(&world, &picture).await;
@@ -50,9 +50,9 @@ async fn a_picture_is_fetched_once_and_then_comes_from_the_disk() {
     assert_eq!(got.content_length(), Some(1_200_000));
     let etag = got.headers()[ETAG].clone();
     assert_eq!(got.bytes().await.unwrap(), picture);
-    assert_eq!(given_out(&world).await, 1);
+    assert_eq!(sandbox_downloads(&world).await, 1);
 
-    // From here on WhatsApp is of no help.
+    // WhatsApp fails all later media requests.
     break_media(&world, 1, None, json!({ "close": "before" })).await;
     let again = download(&world, &id).send().await.unwrap();
     assert_eq!(again.bytes().await.unwrap(), picture);
@@ -67,7 +67,7 @@ async fn a_picture_is_fetched_once_and_then_comes_from_the_disk() {
 }
 
 #[tokio::test]
-async fn fetched_files_survive_a_restart() {
+async fn cached_media_survives_a_restart() {
     let mut world = World::new().await;
     let id = receive(&world, b"picture").await;
     assert_eq!(download(&world, &id).send().await.unwrap().bytes().await.unwrap(), "picture");
@@ -77,7 +77,7 @@ async fn fetched_files_survive_a_restart() {
 }
 
 #[tokio::test]
-async fn the_documented_route_answers_with_both_addresses() {
+async fn media_route_returns_both_urls() {
     let world = World::new().await;
     let id = receive(&world, b"picture").await;
     let answer = world.get(&format!("/api/media/{id}")).await;
@@ -96,7 +96,7 @@ async fn the_documented_route_answers_with_both_addresses() {
 }
 
 #[tokio::test]
-async fn a_file_belongs_to_the_instance_that_received_it() {
+async fn media_belongs_to_the_instance_that_received_it() {
     let world = World::new().await;
     world.create("other").await;
     let id = receive(&world, b"picture").await;
@@ -111,17 +111,17 @@ async fn a_file_belongs_to_the_instance_that_received_it() {
 }
 
 #[tokio::test]
-async fn an_address_that_expired_is_asked_for_once_more() {
+async fn expired_media_url_is_requested_again() {
     let world = World::new().await;
     let id = receive(&world, b"picture").await;
-    // The first request is for the address, the second for the file.
+    // The first request asks for the URL, the second for the file.
     break_media(&world, 2, Some(1), json!({ "error": { "code": 100, "status": 404 } })).await;
     assert_eq!(download(&world, &id).send().await.unwrap().bytes().await.unwrap(), "picture");
-    assert_eq!(given_out(&world).await, 1);
+    assert_eq!(sandbox_downloads(&world).await, 1);
 }
 
 #[tokio::test]
-async fn what_cannot_be_fetched_says_why() {
+async fn failed_download_is_answered_with_its_reason() {
     let world = World::new().await;
     let path = "/api/media/999/download";
     let gone = world.get(path).await;

@@ -1,4 +1,4 @@
-//! Sending: both modes, and what can be asked about a message.
+//! Synchronous and queued sends, and the view of a message.
 
 mod failures;
 mod media;
@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::support::World;
 
 #[tokio::test]
-async fn a_synchronous_send_answers_with_whatsapps_id_and_moves_on_to_read() {
+async fn synchronous_send_answers_with_the_provider_id() {
     let world = World::new().await;
     let sent = world
         .post("/instances/shop/messages/text", json!({ "phone": "573001234567", "message": "Hola" }))
@@ -25,7 +25,7 @@ async fn a_synchronous_send_answers_with_whatsapps_id_and_moves_on_to_read() {
 }
 
 #[tokio::test]
-async fn a_queued_send_answers_at_once_and_is_found_by_every_id() {
+async fn queued_message_is_found_by_each_of_its_ids() {
     let world = World::new().await;
     let queued =
         world.queue("/messages/text", json!({ "phone": "+57 300 123 4567", "message": "Hola" })).await;

@@ -1,4 +1,4 @@
-//! Those who read events and stay: WebSockets and server-sent events.
+//! Readers of event streams: WebSockets and server-sent events.
 
 use std::time::Duration;
 
@@ -13,15 +13,16 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use crate::support::{KEY, World};
 
-/// Longest wait for a piece of a stream.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest wait for an event of a stream.
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 
+/// The client side of a WebSocket.
 pub type Socket = WebSocketStream<TcpStream>;
 
-/// Opens a WebSocket with these headers; the status code of a refusal otherwise.
+/// Opens a WebSocket with these headers. `Err` holds the status code of a refusal.
 pub async fn open(world: &World, path: &str, headers: &[(&'static str, &str)]) -> Result<Socket, u16> {
     let socket = TcpSocket::new_v4().unwrap();
-    // Little room, so that a reader who takes nothing is soon seen to.
+    // A small buffer, so that the node soon notices a socket that does not read.
     socket.set_recv_buffer_size(8 << 10).unwrap();
     let stream = socket.connect(world.node.address).await.unwrap();
     let mut request = format!("ws://{}{path}", world.node.address).into_client_request().unwrap();
@@ -35,17 +36,18 @@ pub async fn open(world: &World, path: &str, headers: &[(&'static str, &str)]) -
     }
 }
 
+/// Opens a WebSocket with the key of the node.
 pub async fn socket(world: &World, path: &str) -> Socket {
     open(world, path, &[("x-api-key", KEY)]).await.unwrap()
 }
 
-/// The next event that a socket gives, or its farewell.
+/// The next event of a socket, or the server's close frame.
 pub async fn frame(socket: &mut Socket) -> Result<Value, Option<CloseFrame>> {
     loop {
-        let next = tokio::time::timeout(PATIENCE, socket.next()).await.expect("a frame in time");
+        let next = tokio::time::timeout(TIMEOUT, socket.next()).await.expect("a frame in time");
         match next {
             Some(Ok(Message::Text(text))) => return Ok(serde_json::from_str(&text).unwrap()),
-            Some(Ok(Message::Close(farewell))) => return Err(farewell),
+            Some(Ok(Message::Close(close))) => return Err(close),
             Some(Ok(_)) => {}
             Some(Err(_)) | None => return Err(None),
         }
@@ -58,14 +60,16 @@ pub struct Sse {
     read: String,
 }
 
+/// One server-sent event.
 #[derive(Debug, PartialEq)]
-pub struct Piece {
+pub struct SseEvent {
     pub id: String,
     pub event: String,
     pub data: Value,
 }
 
 impl Sse {
+    /// Opens a stream; `last` is the `Last-Event-ID`.
     pub async fn open(world: &World, path: &str, last: Option<&str>) -> Self {
         let mut request = world.request(Method::GET, path).header("Accept", "text/event-stream");
         if let Some(last) = last {
@@ -77,8 +81,8 @@ impl Sse {
         Self { response, read: String::new() }
     }
 
-    /// The next event; `None` at the end.
-    pub async fn next(&mut self) -> Option<Piece> {
+    /// The next event; `None` at the end of the stream.
+    pub async fn next(&mut self) -> Option<SseEvent> {
         loop {
             while let Some((block, rest)) = self.read.split_once("\n\n") {
                 let field = |name: &str| {
@@ -86,17 +90,17 @@ impl Sse {
                         .lines()
                         .find_map(|line| line.strip_prefix(name)?.strip_prefix(": ").map(str::to_owned))
                 };
-                let piece = field("data").map(|data| Piece {
+                let event = field("data").map(|data| SseEvent {
                     id: field("id").unwrap(),
                     event: field("event").unwrap(),
                     data: serde_json::from_str(&data).unwrap(),
                 });
                 self.read = rest.to_owned();
-                if piece.is_some() {
-                    return piece;
+                if event.is_some() {
+                    return event;
                 }
             }
-            let chunk = tokio::time::timeout(PATIENCE, self.response.chunk()).await.expect("a piece in time");
+            let chunk = tokio::time::timeout(TIMEOUT, self.response.chunk()).await.expect("an event in time");
             self.read.push_str(std::str::from_utf8(&chunk.ok()??).unwrap());
         }
     }

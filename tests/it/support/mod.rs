@@ -1,4 +1,4 @@
-//! A node and a sandbox on loopback, each on a port of its own, in this process.
+//! Helpers of the integration tests: a node and a sandbox on free loopback ports in this process.
 
 pub mod cloud_webhook;
 pub mod event_readers;
@@ -21,16 +21,18 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Longest wait for anything that should happen; reaching it fails the test.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest wait of `eventually`.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The pause between two looks at something that will happen.
-const LOOK: Duration = Duration::from_millis(10);
+/// Interval between two checks of `eventually`.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
+/// API key of the node.
 pub const KEY: &str = "test-key-of-the-node";
+/// App secret of the instances on the Cloud API.
 pub const APP_SECRET: &str = "app-secret";
 
-/// A node with a sandboxed WhatsApp and, unless asked otherwise, a connected instance `shop`.
+/// A node, a sandbox, and an HTTP client for both.
 pub struct World {
     pub node: Running,
     pub sandbox: SandboxRunning,
@@ -40,19 +42,20 @@ pub struct World {
     client: reqwest::Client,
 }
 
-/// A node that serves in the background.
+/// A running node. Dropping it stops the node.
 pub struct Running {
     pub address: SocketAddr,
     stop: CancellationToken,
     serving: JoinHandle<Result<(), relevo::app::Error>>,
 }
 
+/// A running sandbox. Dropping it stops the sandbox.
 pub struct SandboxRunning {
     pub address: SocketAddr,
     stop: CancellationToken,
 }
 
-/// An HTTP answer, read whole.
+/// A complete HTTP answer. `body` is a string when it is not JSON.
 #[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,
@@ -61,25 +64,25 @@ pub struct Answer {
 }
 
 impl World {
-    /// A connected instance `shop` that sends through a fresh sandbox.
+    /// A node with the connected instance `shop`.
     pub async fn new() -> Self {
         Self::with(|_| {}).await
     }
 
-    /// The same, with settings of the test's own.
+    /// The same, with changed settings.
     pub async fn with(change: impl FnOnce(&mut Settings)) -> Self {
         let world = Self::empty(change).await;
         world.create("shop").await;
         world
     }
 
-    /// No instance yet.
+    /// A node without instances.
     pub async fn empty(change: impl FnOnce(&mut Settings)) -> Self {
         Self::on(tempfile::tempdir().unwrap(), Clock::system(), change).await
     }
 
-    /// What lies under `data` in a folder, with its instances, at the moment at which its node ended. Time goes on from
-    /// there, so that nothing in it grows old.
+    /// A node on the folder `data` in `folder`. Its clock starts at `at`, the time at which the folder's node ended, so that
+    /// no record is expired.
     pub async fn of_folder(folder: TempDir, at: Timestamp, change: impl FnOnce(&mut Settings)) -> Self {
         Self::on(folder, Clock::from_tokio(at), change).await
     }
@@ -103,27 +106,27 @@ impl World {
         let node = Running::start(settings.clone(), clock).await;
         let client = reqwest::Client::new();
         let world = Self { node, sandbox, settings, clock, _data: data, client };
-        world.aim_webhook().await;
+        world.set_sandbox_webhook().await;
         world
     }
 
-    /// Creates an instance on the sandbox and waits until it is connected and the log says so.
+    /// Creates an instance on the sandbox, and waits until it is connected and its `status` event is logged.
     pub async fn create(&self, id: &str) -> Answer {
         let created = self.post("/instances", self.instance(id)).await;
         assert_eq!(created.status, StatusCode::CREATED, "{created:?}");
         self.until_state(id, "connected").await;
-        // The event follows the state that it announces; whoever reads from now on should not meet it.
+        // The event follows the state. Later readers of the test must not receive it.
         let path = format!("/instances/{id}/events?types=status");
-        eventually("the news that it is connected", async || {
-            let told = self.get(&path).await.body;
+        eventually("the status event of the connection", async || {
+            let page = self.get(&path).await.body;
             let connected = |event: &Value| event["data"]["status"] == "connected";
-            if told["data"].as_array().unwrap().iter().any(connected) { Ok(()) } else { Err(told) }
+            if page["data"].as_array().unwrap().iter().any(connected) { Ok(()) } else { Err(page) }
         })
         .await;
         created
     }
 
-    /// What creating an instance on the sandbox takes.
+    /// The body that creates an instance on the sandbox.
     pub fn instance(&self, id: &str) -> Value {
         json!({
             "instance_id": id,
@@ -138,8 +141,8 @@ impl World {
         })
     }
 
-    /// Tells the sandbox where the node now listens.
-    async fn aim_webhook(&self) {
+    /// Sets the sandbox's webhook to the node's address.
+    async fn set_sandbox_webhook(&self) {
         let url = format!("http://{}/webhook", self.node.address);
         let set = self.control(
             Method::POST,
@@ -149,24 +152,26 @@ impl World {
         assert!(set.await.status.is_success());
     }
 
-    /// Stops the node in good order and starts it again on the same data.
+    /// Shuts the node down and starts it again on the same data.
     pub async fn restart_node(&mut self) {
         self.stop_node().await;
         self.start_node().await;
     }
 
+    /// Shuts the node down and waits for its end.
     pub async fn stop_node(&mut self) {
         self.node.stop.cancel();
         (&mut self.node.serving).await.unwrap().unwrap();
     }
 
+    /// Starts the node on the same data.
     pub async fn start_node(&mut self) {
         self.node = Running::start(self.settings.clone(), self.clock).await;
-        self.aim_webhook().await;
+        self.set_sandbox_webhook().await;
     }
 
-    /// Changes the store while the node does not run.
-    pub async fn at_rest(
+    /// Stops the node, changes its store, and starts it again.
+    pub async fn change_store(
         &mut self,
         change: impl FnOnce(&mut Tx) -> Result<(), relevo_store::Error> + Send + 'static,
     ) {
@@ -180,23 +185,27 @@ impl World {
         self.start_node().await;
     }
 
+    /// A request to the node with the key.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("http://{}{path}", self.node.address)).header("X-API-Key", KEY)
     }
 
+    /// A GET request to the node.
     pub async fn get(&self, path: &str) -> Answer {
         Answer::of(self.request(Method::GET, path)).await
     }
 
+    /// A POST request to the node with a JSON body.
     pub async fn post(&self, path: &str, body: Value) -> Answer {
         Answer::of(self.request(Method::POST, path).json(&body)).await
     }
 
-    /// A send that is queued.
+    /// A POST request to the node with `X-Async: true`.
     pub async fn queue(&self, path: &str, body: Value) -> Answer {
         Answer::of(self.request(Method::POST, path).header("X-Async", "true").json(&body)).await
     }
 
+    /// A request to the control plane of the sandbox.
     pub async fn control(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
         let request = self.client.request(method, format!("http://{}{path}", self.sandbox.address));
         Answer::of(match body {
@@ -212,13 +221,13 @@ impl World {
         assert!(armed.status.is_success(), "{armed:?}");
     }
 
-    /// Everything that arrived at the sandbox and was accepted there, in order.
+    /// All messages in the sandbox's journal, in order of arrival.
     pub async fn arrived(&self) -> Vec<Value> {
         let all = self.control(Method::GET, "/_sandbox/messages?limit=100000", None).await;
         all.body["messages"].as_array().unwrap().clone()
     }
 
-    /// The message, once it is in one of these states.
+    /// Waits until the message of `shop` has one of these statuses. Returns its view.
     pub async fn until_status(&self, id: &str, wanted: &[&str]) -> Value {
         let path = format!("/instances/shop/messages/{id}");
         let what = format!("{id} to be {wanted:?}");
@@ -230,6 +239,7 @@ impl World {
         .await
     }
 
+    /// Waits until the instance has the state. Returns its view.
     pub async fn until_state(&self, instance: &str, wanted: &str) -> Value {
         let path = format!("/instances/{instance}");
         eventually(&format!("{instance} to be {wanted}"), async || {
@@ -245,6 +255,7 @@ impl World {
 }
 
 impl Answer {
+    /// Sends the request and reads the answer.
     pub async fn of(request: RequestBuilder) -> Self {
         let response = request.send().await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
@@ -253,12 +264,14 @@ impl Answer {
         Self { status, headers, body }
     }
 
+    /// The `message_id` of the body.
     pub fn id(&self) -> String {
         self.body["message_id"].as_str().unwrap_or_else(|| panic!("no message_id in {self:?}")).to_owned()
     }
 }
 
 impl Running {
+    /// Starts a node in a background task.
     pub async fn start(settings: Settings, clock: Clock) -> Self {
         let node = Box::pin(Node::start(settings, clock)).await.unwrap();
         let (address, stop) = (node.local_addr().unwrap(), CancellationToken::new());
@@ -268,6 +281,7 @@ impl Running {
 }
 
 impl SandboxRunning {
+    /// Starts a sandbox in a background task.
     pub async fn start(options: sandbox::Options) -> Self {
         let sandbox = Sandbox::bind(options, Clock::system()).await.unwrap();
         let (address, stop) = (sandbox.local_addr(), CancellationToken::new());
@@ -288,13 +302,16 @@ impl Drop for SandboxRunning {
     }
 }
 
-/// Looks until it is so; fails the test with the last look when it never is.
-pub async fn eventually<T, E: std::fmt::Debug>(what: &str, mut look: impl AsyncFnMut() -> Result<T, E>) -> T {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    let mut looks = tokio::time::interval(LOOK);
+/// Repeats `check` until it returns `Ok`. Fails the test after `TIMEOUT` with the last error.
+pub async fn eventually<T, E: std::fmt::Debug>(
+    what: &str,
+    mut check: impl AsyncFnMut() -> Result<T, E>,
+) -> T {
+    let deadline = tokio::time::Instant::now() + TIMEOUT;
+    let mut polls = tokio::time::interval(POLL_INTERVAL);
     loop {
-        looks.tick().await;
-        match look().await {
+        polls.tick().await;
+        match check().await {
             Ok(found) => return found,
             Err(last) if tokio::time::Instant::now() > deadline => {
                 panic!("waited for {what}; last seen: {last:?}")

@@ -1,4 +1,4 @@
-//! The real binary in a process of its own, for tests that kill it.
+//! The real binary in a separate process, for tests that kill it.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -9,18 +9,19 @@ use serde_json::Value;
 
 use crate::support::{KEY, eventually};
 
-/// A node in a process of its own.
+/// A running node process. Dropping it kills the process.
 pub struct Process {
     pub address: SocketAddr,
     child: Child,
 }
 
 impl Process {
+    /// Starts `relevo serve` with the settings of these tests.
     pub fn start(address: SocketAddr, data: &Path) -> Self {
         Self::start_with(address, data, &[])
     }
 
-    /// The same, with more in its environment.
+    /// The same, with additional environment variables.
     pub fn start_with(address: SocketAddr, data: &Path, environment: &[(&str, &str)]) -> Self {
         let child = Command::new(env!("CARGO_BIN_EXE_relevo"))
             .arg("serve")
@@ -30,7 +31,7 @@ impl Process {
             .env("RELEVO_AUTH__API_KEY", KEY)
             .env("RELEVO_EGRESS__ALLOW_PRIVATE", "true")
             .env("RELEVO_RETRY__TRANSACTIONAL__AMBIGUOUS_WAIT", "2s")
-            // Long lanes are the point here; Meta's pace for one person would stretch them over minutes.
+            // These tests need long lanes. Meta's pair rate limit would stretch them over minutes.
             .env("RELEVO_INSTANCE__PAIR_INTERVAL", "1ms")
             .env("RELEVO_INSTANCE__PAIR_BURST", "1000")
             .env("RELEVO_LOG__LEVEL", "error")
@@ -42,7 +43,7 @@ impl Process {
         Self { address, child }
     }
 
-    /// SIGKILL: no drain, no last words.
+    /// Kills the process with SIGKILL, without a drain.
     pub fn kill(self) {
         drop(self);
     }
@@ -55,7 +56,7 @@ impl Drop for Process {
     }
 }
 
-/// Asks until the node answers: it is killed under the asker's hands.
+/// Repeats a request until the node answers, because a test may kill the node during the request.
 pub async fn ask(
     client: &reqwest::Client,
     address: SocketAddr,

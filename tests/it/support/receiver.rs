@@ -1,10 +1,10 @@
-//! A webhook receiver on loopback: it keeps what it takes, and answers as it is told.
+//! A webhook receiver on loopback that records deliveries and answers with a chosen status.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::support::eventually;
 
-/// One delivery, as it arrived.
+/// One received delivery.
 #[derive(Debug, Clone)]
 pub struct Delivery {
     pub headers: HeaderMap,
@@ -22,46 +22,49 @@ pub struct Delivery {
     pub body: Value,
 }
 
-struct Inside {
+struct State {
     status: StatusCode,
-    taken: Vec<Delivery>,
+    accepted: Vec<Delivery>,
     refused: usize,
 }
 
+/// A running receiver. Dropping it stops the server.
 pub struct Receiver {
     pub address: SocketAddr,
-    inside: Arc<Mutex<Inside>>,
+    state: Arc<Mutex<State>>,
     serving: JoinHandle<()>,
 }
 
 impl Receiver {
+    /// Starts a receiver that answers with 200.
     pub async fn start() -> Self {
-        let inside = Inside { status: StatusCode::OK, taken: Vec::new(), refused: 0 };
-        let inside = Arc::new(Mutex::new(inside));
+        let state = State { status: StatusCode::OK, accepted: Vec::new(), refused: 0 };
+        let state = Arc::new(Mutex::new(state));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let app = Router::new().route("/events", post(take)).with_state(inside.clone());
+        let app = Router::new().route("/events", post(receive)).with_state(state.clone());
         let serving = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
-        Self { address, inside, serving }
+        Self { address, state, serving }
     }
 
+    /// The URL for endpoints.
     pub fn url(&self) -> String {
         format!("http://{}/events", self.address)
     }
 
-    /// Answers with this from now on; what is not answered with success is not kept.
+    /// Sets the status of later answers. The receiver records only deliveries that it answers with success.
     pub fn answer(&self, status: u16) {
-        self.inside.lock().unwrap().status = StatusCode::from_u16(status).unwrap();
+        self.state.lock().unwrap().status = StatusCode::from_u16(status).unwrap();
     }
 
-    /// What was taken, of events with this name.
+    /// Accepted deliveries of an event kind.
     pub fn taken(&self, event: &str) -> Vec<Delivery> {
-        let inside = self.inside.lock().unwrap();
-        inside.taken.iter().filter(|delivery| delivery.body["event"] == event).cloned().collect()
+        let state = self.state.lock().unwrap();
+        state.accepted.iter().filter(|delivery| delivery.body["event"] == event).cloned().collect()
     }
 
-    /// What was taken of events with this name, once there are so many.
-    /// Is patient with every one of them: many take a while on a busy machine.
+    /// Waits until `count` deliveries of an event kind are accepted. The timeout applies to each delivery, because many
+    /// deliveries take long on a busy machine.
     pub async fn until_taken(&self, event: &str, count: usize) -> Vec<Delivery> {
         let mut seen = 0;
         loop {
@@ -77,9 +80,10 @@ impl Receiver {
         }
     }
 
+    /// Waits until `count` deliveries are refused.
     pub async fn until_refused(&self, count: usize) {
         eventually(&format!("{count} refused deliveries"), async || {
-            let refused = self.inside.lock().unwrap().refused;
+            let refused = self.state.lock().unwrap().refused;
             if refused >= count { Ok(()) } else { Err(refused) }
         })
         .await;
@@ -92,13 +96,17 @@ impl Drop for Receiver {
     }
 }
 
-async fn take(State(inside): State<Arc<Mutex<Inside>>>, headers: HeaderMap, raw: Bytes) -> StatusCode {
-    let mut inside = inside.lock().unwrap();
-    if inside.status.is_success() {
+async fn receive(
+    extract::State(state): extract::State<Arc<Mutex<State>>>,
+    headers: HeaderMap,
+    raw: Bytes,
+) -> StatusCode {
+    let mut state = state.lock().unwrap();
+    if state.status.is_success() {
         let body = serde_json::from_slice(&raw).unwrap();
-        inside.taken.push(Delivery { headers, raw, body });
+        state.accepted.push(Delivery { headers, raw, body });
     } else {
-        inside.refused += 1;
+        state.refused += 1;
     }
-    inside.status
+    state.status
 }

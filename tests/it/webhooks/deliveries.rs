@@ -1,4 +1,4 @@
-//! What an endpoint shows of its deliveries, and what can be done about one of them.
+//! The deliveries of an endpoint: their states, their bodies, and the replay of one of them.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::receiver::Receiver;
 use crate::support::{Answer, World, eventually};
 
 #[tokio::test]
-async fn an_endpoint_shows_what_became_of_each_event() {
+async fn endpoint_shows_the_state_of_each_delivery() {
     let world = World::with(|settings| {
         settings.webhook.first_delay = Duration::from_millis(20);
         settings.webhook.max_delay = Duration::from_millis(50);
@@ -30,7 +30,7 @@ async fn an_endpoint_shows_what_became_of_each_event() {
         assert_eq!(page.status, 200, "{page:?}");
         page.body["data"].as_array().unwrap().clone()
     };
-    let listed = eventually("one is parked", async || {
+    let listed = eventually("a parked delivery", async || {
         let listed = states("").await;
         if listed.iter().any(|it| it["state"] == "parked") { Ok(listed) } else { Err(listed) }
     })
@@ -53,7 +53,7 @@ async fn an_endpoint_shows_what_became_of_each_event() {
     receiver.answer(503);
     send(&world, "573001234563").await;
     send(&world, "573001234564").await;
-    eventually("one is retried", async || {
+    eventually("a retried delivery", async || {
         let listed = states(&format!("?after={}", listed[1]["sequence"])).await;
         let order: Vec<_> = listed.iter().map(|it| it["state"].as_str().unwrap().to_owned()).collect();
         let retried = order == ["retrying", "pending"] && listed[0]["next_attempt_at"].is_string();
@@ -67,7 +67,11 @@ async fn an_endpoint_shows_what_became_of_each_event() {
     receiver.answer(200);
     let replayed = world.post(&format!("{parked}/replay"), json!({})).await;
     assert_eq!(replayed.body["data"]["delivered"], 1, "{replayed:?}");
-    assert_eq!(world.post(&format!("{parked}/replay"), json!({})).await.status, 404, "it is parked no more");
+    assert_eq!(
+        world.post(&format!("{parked}/replay"), json!({})).await.status,
+        404,
+        "the replayed event is still parked"
+    );
     assert_eq!(Answer::of(world.request(Method::DELETE, &parked)).await.status, 404);
     receiver.until_taken("message_ack", 4).await;
 }

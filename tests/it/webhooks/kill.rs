@@ -1,9 +1,9 @@
-//! The real binary, killed with `kill -9` while Meta's webhooks come in at full speed, with repeats and out of order.
+//! Kills the real binary with `kill -9` while Meta's webhooks arrive at full speed, with repeats and out of order.
 //!
-//! What must hold afterwards: everything that Meta delivered is in the log exactly once; and those who read all the
-//! time, by pages or by a socket, going on from where they were after each kill, have seen that one log: what they
-//! had seen before a kill was there after it, at the same place. A webhook receiver that is itself down for a part of
-//! the time was told of everything it asked for, in the order of that log; after a kill maybe once more.
+//! The log must then contain each delivered message and status exactly once. A page reader and a socket reader, which
+//! resume at their cursors after each kill, must have read the same log: an event that a reader saw before a kill keeps
+//! its sequence. A webhook receiver that is down for part of the time must have received all subscribed events in the
+//! order of the log; a kill may repeat a delivery.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -24,28 +24,28 @@ use crate::support::process::{Process, ask};
 use crate::support::receiver::{Delivery, Receiver};
 use crate::support::{APP_SECRET, KEY, SandboxRunning, eventually};
 
-/// Kills in one test. Each is at another moment of the load.
+/// Number of kills, spread over the load.
 const KILLS: usize = 5;
 
-/// Webhooks, repeats not counted.
+/// Number of webhooks without repeats.
 const WEBHOOKS: usize = 3000;
 
-/// Those who deliver at the same time.
+/// Number of concurrent connections that deliver webhooks.
 const POSTERS: usize = 8;
 
-/// The id of the message that is delivered after everything else.
+/// Id of the last message. The readers stop when they receive it.
 const LAST: &str = "wamid.last";
 
-/// An event as a reader saw it: its sequence, and what tells it from all others that are looked at.
+/// An event that a reader received: its sequence and its identity.
 type Seen = (u64, String);
 
-/// How a client waits for a node that is down.
+/// Waits between attempts to reach a node that is down.
 async fn pause() {
     tokio::time::sleep(Duration::from_millis(10)).await;
 }
 
-/// What an event is about; the same from pages, sockets and Meta.
-fn about(kind: &str, data: &Value) -> String {
+/// The identity of an event, equal for the same event in pages, on sockets and in the webhook.
+fn identity(kind: &str, data: &Value) -> String {
     let text = |field: &str| data[field].as_str().unwrap_or_default().to_owned();
     match kind {
         "message" => text("message_id"),
@@ -54,7 +54,7 @@ fn about(kind: &str, data: &Value) -> String {
     }
 }
 
-/// A shuffle that is the same in every run (xorshift).
+/// A deterministic shuffle (xorshift).
 fn shuffle<T>(items: &mut [T]) {
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     for n in (1..items.len()).rev() {
@@ -66,19 +66,20 @@ fn shuffle<T>(items: &mut [T]) {
     }
 }
 
-/// Webhooks of one to three messages or statuses each, every third of them twice, in disorder; and what they tell.
+/// Shuffled webhooks of one to three messages or of two statuses, every third one twice. Also returns the identities of
+/// the expected events.
 fn load() -> (VecDeque<Vec<u8>>, Vec<String>) {
-    let (mut bodies, mut told) = (Vec::new(), Vec::new());
+    let (mut bodies, mut expected) = (Vec::new(), Vec::new());
     for n in 0..WEBHOOKS {
         let id = |k: usize| format!("wamid.{n}.{k}");
         let value = if n % 4 == 0 {
             let words = ["delivered", "read"];
-            told.extend(words.map(|word| format!("{} {word}", id(0))));
-            // The later fact first.
+            expected.extend(words.map(|word| format!("{} {word}", id(0))));
+            // The later status comes first.
             json!({ "statuses": [status(&id(0), words[1]), status(&id(0), words[0])] })
         } else {
             let ids: Vec<_> = (0..n % 4).map(id).collect();
-            told.extend(ids.iter().cloned());
+            expected.extend(ids.iter().cloned());
             json!({ "messages": ids.iter().map(|id| text(id, "Hola")).collect::<Vec<_>>() })
         };
         let body = webhook_about("100", "messages", value);
@@ -88,10 +89,10 @@ fn load() -> (VecDeque<Vec<u8>>, Vec<String>) {
         bodies.push(body);
     }
     shuffle(&mut bodies);
-    (bodies.into(), told)
+    (bodies.into(), expected)
 }
 
-/// Delivers until nothing waits. What was not answered with 200 is delivered again later, as Meta does.
+/// Delivers until `waiting` is empty. Puts a webhook that was not answered with 200 back into the queue, as Meta does.
 async fn deliver_all(
     address: SocketAddr,
     waiting: Arc<Mutex<VecDeque<Vec<u8>>>>,
@@ -111,8 +112,9 @@ async fn deliver_all(
     }
 }
 
-/// One connection of a socket: adds what it gives until it ends, or the last message came.
-async fn listen(address: SocketAddr, seen: &mut Vec<Seen>) -> Option<()> {
+/// Opens one socket and appends its events to `seen`. Returns `Some` after the last message, `None` when the connection
+/// ends before.
+async fn read_socket(address: SocketAddr, seen: &mut Vec<Seen>) -> Option<()> {
     let after = seen.last().map(|(sequence, _)| sequence.to_string()).unwrap_or_default();
     let mut request =
         format!("ws://{address}/instances/shop/ws?after={after}").into_client_request().unwrap();
@@ -121,7 +123,11 @@ async fn listen(address: SocketAddr, seen: &mut Vec<Seen>) -> Option<()> {
     let (mut socket, _) = match tokio_tungstenite::client_async(request, stream).await {
         Ok(opened) => opened,
         Err(Error::Http(refused)) => {
-            assert_ne!(refused.status().as_u16(), 400, "the log lost what it had shown: {seen:?}");
+            assert_ne!(
+                refused.status().as_u16(),
+                400,
+                "the node refused a cursor that it had issued: {seen:?}"
+            );
             return None;
         }
         Err(_) => return None,
@@ -129,30 +135,30 @@ async fn listen(address: SocketAddr, seen: &mut Vec<Seen>) -> Option<()> {
     while seen.last().is_none_or(|(_, what)| what != LAST) {
         if let Message::Text(text) = socket.next().await?.ok()? {
             let frame: Value = serde_json::from_str(&text).unwrap();
-            let what = about(frame["type"].as_str().unwrap(), &frame["payload"]["data"]);
+            let what = identity(frame["type"].as_str().unwrap(), &frame["payload"]["data"]);
             seen.push((frame["sequence"].as_u64().unwrap(), what));
         }
     }
     Some(())
 }
 
-/// Reads from the beginning by a socket, which is opened again behind the last event whenever it ends.
-async fn by_socket(address: SocketAddr) -> Vec<Seen> {
+/// Reads the log from its start over sockets; a new socket resumes after the last received event.
+async fn read_log_by_socket(address: SocketAddr) -> Vec<Seen> {
     let mut seen = Vec::new();
-    while listen(address, &mut seen).await.is_none() {
+    while read_socket(address, &mut seen).await.is_none() {
         pause().await;
     }
     seen
 }
 
-/// A page of the log; `None` when the node was killed under the reader's hands.
+/// A page of the log; `None` when the request fails because the node was killed.
 async fn page(client: &reqwest::Client, address: SocketAddr, after: &str) -> Option<Value> {
     let url = format!("http://{address}/instances/shop/events?limit=50&after={after}");
     client.get(url).header("X-API-Key", KEY).send().await.ok()?.json().await.ok()
 }
 
-/// Reads from the beginning page by page, each from where the one before it ended.
-async fn by_pages(address: SocketAddr) -> Vec<Seen> {
+/// Reads the log from its start page by page.
+async fn read_log_by_pages(address: SocketAddr) -> Vec<Seen> {
     let (client, mut after, mut seen) = (reqwest::Client::new(), String::new(), Vec::<Seen>::new());
     while seen.last().is_none_or(|(_, what)| what != LAST) {
         let Some(page) = page(&client, address, &after).await else {
@@ -160,10 +166,10 @@ async fn by_pages(address: SocketAddr) -> Vec<Seen> {
             continue;
         };
         let Some(entries) = page["data"].as_array() else {
-            panic!("the log lost what it had shown: {page}");
+            panic!("the node refused a cursor that it had issued: {page}");
         };
         seen.extend(entries.iter().map(|entry| {
-            let what = about(entry["type"].as_str().unwrap(), &entry["data"]);
+            let what = identity(entry["type"].as_str().unwrap(), &entry["data"]);
             (entry["sequence"].as_u64().unwrap(), what)
         }));
         page["next"].as_str().unwrap().clone_into(&mut after);
@@ -171,21 +177,21 @@ async fn by_pages(address: SocketAddr) -> Vec<Seen> {
     seen
 }
 
-/// What deliveries tell, each where it was told first.
-fn first_told(deliveries: &[Delivery]) -> Vec<Seen> {
+/// The delivered events in order of their first delivery.
+fn first_deliveries(deliveries: &[Delivery]) -> Vec<Seen> {
     let mut seen: Vec<Seen> = Vec::new();
     for Delivery { headers, body, .. } in deliveries {
         let id = headers["webhook-id"].to_str().unwrap();
         let sequence = id.rsplit_once('_').unwrap().1.parse().unwrap();
         if seen.iter().all(|(known, _)| *known != sequence) {
-            seen.push((sequence, about("receipt", &body["data"])));
+            seen.push((sequence, identity("receipt", &body["data"])));
         }
     }
     seen
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_again_and_again_it_takes_everything_in_once_and_shows_one_order() {
+async fn kills_lose_and_duplicate_no_webhook_and_readers_see_one_order() {
     let data = tempfile::tempdir().unwrap();
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let sandbox = SandboxRunning::start(sandbox::Options::default()).await;
@@ -202,16 +208,16 @@ async fn killed_again_and_again_it_takes_everything_in_once_and_shows_one_order(
     let hook = json!({ "url": receiver.url(), "events": ["receipt"] });
     ask(&client, address, Method::POST, "/instances/shop/webhook", Some(hook)).await;
 
-    let readers = [tokio::spawn(by_socket(address)), tokio::spawn(by_pages(address))];
-    let (bodies, mut told) = load();
+    let readers = [tokio::spawn(read_log_by_socket(address)), tokio::spawn(read_log_by_pages(address))];
+    let (bodies, mut expected) = load();
     let total = bodies.len();
     let (waiting, answered) = (Arc::new(Mutex::new(bodies)), Arc::new(AtomicUsize::new(0)));
     let posters: Vec<_> =
         (0..POSTERS).map(|_| tokio::spawn(deliver_all(address, waiting.clone(), answered.clone()))).collect();
     for round in 1..=KILLS {
-        // After so many answers, not after a time: the machine's speed decides nothing.
+        // The kill depends on the number of answers, not on time, so that the speed of the machine does not matter.
         let goal = total * round / (KILLS + 1) + round;
-        eventually("the load to go on", async || {
+        eventually("the load to proceed", async || {
             let answered = answered.load(Ordering::Relaxed);
             if answered >= goal { Ok(()) } else { Err(answered) }
         })
@@ -227,26 +233,26 @@ async fn killed_again_and_again_it_takes_everything_in_once_and_shows_one_order(
     assert_eq!(answered.load(Ordering::Relaxed), total);
     let last = webhook_about("100", "messages", json!({ "messages": [text(LAST, "fin")] }));
     deliver_all(address, Arc::new(Mutex::new([last].into())), answered).await;
-    told.push(LAST.to_owned());
+    expected.push(LAST.to_owned());
 
-    let log = by_pages(address).await;
+    let log = read_log_by_pages(address).await;
     let sequences: Vec<_> = log.iter().map(|(sequence, _)| *sequence).collect();
     assert_eq!(sequences, (1..=u64::try_from(log.len()).unwrap()).collect::<Vec<_>>());
-    let mut kept: Vec<_> =
+    let mut stored: Vec<_> =
         log.iter().map(|(_, what)| what.as_str()).filter(|what| what.starts_with("wamid.")).collect();
-    let mut told: Vec<_> = told.iter().map(String::as_str).collect();
-    kept.sort_unstable();
-    told.sort_unstable();
-    assert_eq!(kept, told, "everything that was delivered, once");
+    let mut expected: Vec<_> = expected.iter().map(String::as_str).collect();
+    stored.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(stored, expected, "the log does not hold each delivered webhook exactly once");
     for reader in readers {
-        assert_eq!(reader.await.unwrap(), log, "a reader saw another log");
+        assert_eq!(reader.await.unwrap(), log, "a reader received another log");
     }
     let receipts: Vec<_> = log.into_iter().filter(|(_, what)| what.contains(' ')).collect();
-    let told = eventually("the receiver to have caught up", async || {
-        let told = first_told(&receiver.taken("receipt"));
-        if told.len() >= receipts.len() { Ok(told) } else { Err(told.len()) }
+    let delivered = eventually("the receiver to have caught up", async || {
+        let delivered = first_deliveries(&receiver.taken("receipt"));
+        if delivered.len() >= receipts.len() { Ok(delivered) } else { Err(delivered.len()) }
     })
     .await;
-    assert_eq!(told, receipts, "the receiver missed something, or was told in another order");
+    assert_eq!(delivered, receipts, "the receiver missed an event or received another order");
     node.kill();
 }

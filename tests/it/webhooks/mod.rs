@@ -1,4 +1,4 @@
-//! Events on their way to a receiver, and the endpoints they go to.
+//! Webhook endpoints: their routes, and the delivery of events to a receiver.
 
 mod cloud_webhook;
 mod deliveries;
@@ -24,8 +24,8 @@ fn text(phone: &str, message: &str) -> Value {
     json!({ "phone": phone, "message": message })
 }
 
-/// Receivers that were down are asked again soon.
-async fn impatient() -> World {
+/// A world with short retry delays.
+async fn world_with_short_retries() -> World {
     World::with(|settings| {
         settings.webhook.first_delay = Duration::from_millis(20);
         settings.webhook.max_delay = Duration::from_millis(50);
@@ -49,8 +49,8 @@ fn mac(parts: &[&[u8]]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn outcomes_arrive_as_documented_and_signed() {
-    let (world, receiver) = (impatient().await, Receiver::start().await);
+async fn message_acks_are_delivered_as_documented_and_signed() {
+    let (world, receiver) = (world_with_short_retries().await, Receiver::start().await);
     let set = world.post("/instances/shop/webhook", json!({ "url": receiver.url(), "secret": SECRET })).await;
     assert_eq!((set.status.as_u16(), &set.body["success"]), (200, &json!(true)), "{set:?}");
     let sent = world.queue("/messages/text", text("573001234567", "Hola")).await;
@@ -86,8 +86,8 @@ async fn outcomes_arrive_as_documented_and_signed() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_was_down_over_a_restart_gets_everything_in_order() {
-    let (mut world, receiver) = (impatient().await, Receiver::start().await);
+async fn receiver_that_was_down_receives_all_events_in_order() {
+    let (mut world, receiver) = (world_with_short_retries().await, Receiver::start().await);
     world.post("/instances/shop/webhook", json!({ "url": receiver.url(), "events": ["message_ack"] })).await;
     receiver.answer(500);
     let mut expected = Vec::new();
@@ -115,7 +115,7 @@ async fn a_receiver_that_was_down_over_a_restart_gets_everything_in_order() {
 }
 
 #[tokio::test]
-async fn the_webhook_of_an_instance_is_set_shown_replaced_and_deleted() {
+async fn instance_webhook_can_be_set_shown_replaced_and_deleted() {
     let (world, receiver) = (World::new().await, Receiver::start().await);
     let path = "/instances/shop/webhook";
     assert_eq!(world.get(path).await.status, 404);
@@ -146,7 +146,7 @@ async fn the_webhook_of_an_instance_is_set_shown_replaced_and_deleted() {
             &json!(true)
         )
     );
-    // What was shown can be sent back: the secret stays.
+    // A client can post the shown body, with the masked secret; the secret stays.
     assert_eq!(world.post(path, shown).await.status, 200);
     world.queue("/messages/text", text("573001234567", "Hola")).await;
     let ack = receiver.until_taken("message_ack", 1).await[0].clone();
@@ -160,7 +160,7 @@ async fn the_webhook_of_an_instance_is_set_shown_replaced_and_deleted() {
 }
 
 #[tokio::test]
-async fn webhook_url_of_an_instance_is_its_webhook() {
+async fn webhook_url_of_an_instance_and_its_webhook_are_one_setting() {
     let (world, receiver) = (World::empty(|_| {}).await, Receiver::start().await);
     let mut wanted = world.instance("shop");
     wanted["webhook_url"] = json!("ftp://x");
@@ -186,7 +186,7 @@ async fn webhook_url_of_an_instance_is_its_webhook() {
     assert_eq!(world.get("/instances/shop/webhook").await.status, 404);
     put(&world, "/instances/shop", json!({ "webhook_url": receiver.url() })).await;
     assert_eq!(delete(&world, "/instances/shop").await.status, 200);
-    eventually("the instance's endpoint to be gone", async || {
+    eventually("the instance's endpoint to be deleted", async || {
         let list = world.get("/webhooks").await.body;
         if list["total"] == 0 { Ok(()) } else { Err(list) }
     })
@@ -194,8 +194,8 @@ async fn webhook_url_of_an_instance_is_its_webhook() {
 }
 
 #[tokio::test]
-async fn an_endpoint_for_all_lives_through_its_routes() {
-    let (world, receiver) = (impatient().await, Receiver::start().await);
+async fn endpoint_routes_manage_an_endpoint_of_all_instances() {
+    let (world, receiver) = (world_with_short_retries().await, Receiver::start().await);
     let created = world.post("/webhooks", json!({ "url": receiver.url(), "events": ["message_ack"] })).await;
     assert_eq!(created.status, 201, "{created:?}");
     let own =
@@ -213,7 +213,7 @@ async fn an_endpoint_for_all_lives_through_its_routes() {
         if shown["data"]["counts"]["delivered"] == 3 { Ok(()) } else { Err(shown) }
     })
     .await;
-    // Once more from the start.
+    // Replay from the first event.
     let replay = format!("{path}/replay");
     assert_eq!(world.post(&replay, json!({ "sequence": 1 })).await.body["error"]["field"], "instance_id");
     assert_eq!(world.post(&replay, json!({})).await.status, 400);
@@ -230,14 +230,14 @@ async fn an_endpoint_for_all_lives_through_its_routes() {
     assert_eq!(on.body["data"]["enabled"], true, "{on:?}");
     receiver.until_taken("message_ack", 10).await;
     assert_eq!(delete(&world, &path).await.body, json!({ "success": true }));
-    for gone in [path.as_str(), "/webhooks/ep_1"] {
-        assert_eq!(world.get(gone).await.status, 404, "{gone}");
+    for deleted in [path.as_str(), "/webhooks/ep_1"] {
+        assert_eq!(world.get(deleted).await.status, 404, "{deleted}");
     }
 }
 
 #[tokio::test]
-async fn what_is_refused_for_good_is_parked_and_can_be_told_again() {
-    let (world, receiver) = (impatient().await, Receiver::start().await);
+async fn permanently_refused_events_are_parked_and_can_be_replayed() {
+    let (world, receiver) = (world_with_short_retries().await, Receiver::start().await);
     let created = world.post("/webhooks", json!({ "url": receiver.url(), "events": ["message_ack"] })).await;
     let path = format!("/webhooks/{}/parked", created.body["data"]["endpoint_id"].as_str().unwrap());
     receiver.answer(422);

@@ -1,4 +1,4 @@
-//! From Meta's webhook to the consumer behind the relay.
+//! The path from Meta's webhook to the consumer of the relay.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -12,23 +12,23 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::{self, Message};
 
-use super::guarantees::{is_suppressed, logged, messages};
+use super::guarantees::{is_suppressed, logged_events, messages};
 use crate::relay::Consumer;
-use crate::support::cloud_webhook::{ANA, counted, deliver, offer, text, text_from, webhook};
+use crate::support::cloud_webhook::{ANA, deliver, inbound_count, post_webhook, text, text_from, webhook};
 use crate::support::process::{Process, ask};
 use crate::support::{World, eventually};
 
-/// A user who is in no address book.
+/// A user who is not in the address book.
 const EVA: &str = "573009876543";
 
-fn words(frame: &Value) -> &str {
+fn text_of(frame: &Value) -> &str {
     let messages = frame["entry"][0]["changes"][0]["value"]["messages"].as_array().unwrap();
-    assert_eq!(messages.len(), 1, "one message a frame: {frame}");
+    assert_eq!(messages.len(), 1, "a frame holds more than one message: {frame}");
     messages[0]["text"]["body"].as_str().unwrap()
 }
 
 #[tokio::test]
-async fn messages_are_relayed_one_by_one_with_their_authors_in_order_over_a_restart() {
+async fn messages_are_relayed_singly_in_order_with_their_contacts() {
     let consumer = Consumer::start().await;
     let address = consumer.address;
     consumer.stop().await;
@@ -53,7 +53,7 @@ async fn messages_are_relayed_one_by_one_with_their_authors_in_order_over_a_rest
     let mut consumer = Consumer::at(address).await;
     for n in 0..5 {
         let mut frame = consumer.frame().await;
-        assert_eq!(words(&frame), n.to_string());
+        assert_eq!(text_of(&frame), n.to_string());
         let is_known = !matches!(n, 1 | 4);
         let expected = if is_known { known.clone() } else { Value::Null };
         assert_eq!((&frame["save_number"], &frame["cached_info"]), (&json!(is_known), &expected), "{frame}");
@@ -65,14 +65,14 @@ async fn messages_are_relayed_one_by_one_with_their_authors_in_order_over_a_rest
             assert_eq!(
                 frame,
                 serde_json::from_slice::<Value>(&single).unwrap(),
-                "beside that it is Meta's own"
+                "the frame changed other fields of Meta's body"
             );
         }
     }
 }
 
 #[tokio::test]
-async fn a_full_relay_refuses_deliveries_whole_until_there_is_room() {
+async fn full_relay_refuses_deliveries_completely_until_it_has_capacity() {
     let consumer = Consumer::start().await;
     let address = consumer.address;
     consumer.stop().await;
@@ -83,40 +83,39 @@ async fn a_full_relay_refuses_deliveries_whole_until_there_is_room() {
     })
     .await;
     deliver(&world, messages(&world, &json!([text("wamid.0", "0"), text("wamid.1", "1")]))).await;
-    // There is room for one more, and this brings two.
-    let news = json!({ "event": "FLAGGED", "display_phone_number": "1", "current_limit": "TIER_1K" });
-    let news = webhook(&world, "shop", "phone_number_quality_update", news);
+    // The relay has capacity for one frame; this delivery needs two.
+    let quality = json!({ "event": "FLAGGED", "display_phone_number": "1", "current_limit": "TIER_1K" });
+    let quality = webhook(&world, "shop", "phone_number_quality_update", quality);
     let body = messages(&world, &json!([text("wamid.2", "2"), text("wamid.3", "BAJA")]));
-    let refused = offer(&world, body.clone()).await;
+    let refused = post_webhook(&world, body.clone()).await;
     assert_eq!(refused.status, 503, "{refused:?}");
-    assert_eq!((logged(&world, "message").await.len(), is_suppressed(&world).await), (2, false));
+    assert_eq!((logged_events(&world, "message").await.len(), is_suppressed(&world).await), (2, false));
     assert_eq!(world.get("/api/queue/lengths").await.body["queue_lengths"]["pending"], 2);
-    assert_eq!((counted(&world, "refused").await, counted(&world, "event").await), (1, 2));
+    assert_eq!((inbound_count(&world, "refused").await, inbound_count(&world, "event").await), (1, 2));
 
     let mut consumer = Consumer::at(address).await;
-    eventually("room for both", async || {
-        let answer = offer(&world, body.clone()).await;
+    eventually("capacity for both messages", async || {
+        let answer = post_webhook(&world, body.clone()).await;
         if answer.status == 200 { Ok(()) } else { Err(answer) }
     })
     .await;
-    eventually("room for more", async || {
-        let answer = offer(&world, news.clone()).await;
+    eventually("capacity for another frame", async || {
+        let answer = post_webhook(&world, quality.clone()).await;
         if answer.status == 200 { Ok(()) } else { Err(answer) }
     })
     .await;
     for expected in ["0", "1", "2", "BAJA"] {
-        assert_eq!(words(&consumer.frame().await), expected);
+        assert_eq!(text_of(&consumer.frame().await), expected);
     }
     assert_eq!(consumer.frame().await["entry"][0]["changes"][0]["field"], "phone_number_quality_update");
-    assert_eq!((logged(&world, "message").await.len(), is_suppressed(&world).await), (4, true));
+    assert_eq!((logged_events(&world, "message").await.len(), is_suppressed(&world).await), (4, true));
 }
 
-/// A consumer behind TLS, whose certificate says that it is `localhost`; on threads of its own, because rustls itself
-/// is synchronous.
+/// A consumer behind TLS with a certificate for `localhost`. It runs on separate threads, because rustls is synchronous.
 fn consumer_behind_tls() -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
     let certificate = CertificateDer::from_pem_slice(include_bytes!("tls/cert.pem")).unwrap();
     let key = PrivateKeyDer::from_pem_slice(include_bytes!("tls/key.pem")).unwrap();
-    // For this server and for the test's own HTTP client; a node in this process would have installed the same.
+    // This server and the HTTP client of the test need a provider. A node in this process would install the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key);
     let config = Arc::new(config.unwrap());
@@ -125,7 +124,7 @@ fn consumer_behind_tls() -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
     let (sender, frames) = mpsc::unbounded_channel();
     let serve = move |tls: ServerConnection, stream: TcpStream, sender: mpsc::UnboundedSender<String>| {
         let Ok(mut socket) = tungstenite::accept(StreamOwned::new(tls, stream)) else { return };
-        // Pings are answered while the next message is awaited.
+        // `read` also answers pings.
         while let Ok(message) = socket.read() {
             if let Message::Text(text) = message {
                 let _ = sender.send(text.to_string());
@@ -142,7 +141,7 @@ fn consumer_behind_tls() -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
 }
 
 #[tokio::test]
-async fn a_consumer_behind_tls_gets_its_frames_when_its_certificate_is_trusted() {
+async fn consumer_behind_tls_receives_frames_only_with_a_trusted_certificate() {
     let (consumer, mut frames) = consumer_behind_tls();
     let data = tempfile::tempdir().unwrap();
     let url = format!("wss://localhost:{}/ws", consumer.port());
@@ -156,14 +155,21 @@ async fn a_consumer_behind_tls_gets_its_frames_when_its_certificate_is_trusted()
 
     let node = start("stranger.pem");
     let status = ask(&client, address, Method::GET, "/api/queue/status", None).await;
-    assert_eq!(status["status"]["websocket_available"], false, "nobody vouches for it: {status}");
+    assert_eq!(
+        status["status"]["websocket_available"], false,
+        "the node trusted an unknown certificate: {status}"
+    );
     ask(&client, address, Method::POST, "/api/queue/test", None).await;
     node.kill();
 
     let _node = start("cert.pem");
     let waited = tokio::time::timeout(Duration::from_secs(20), frames.recv()).await;
-    let frame: Value = serde_json::from_str(&waited.expect("no frame came").unwrap()).unwrap();
-    assert_eq!(frame["save_number"], Value::Null, "a test message goes as it is: {frame}");
+    let frame: Value = serde_json::from_str(&waited.expect("a frame in time").unwrap()).unwrap();
+    assert_eq!(
+        frame["save_number"],
+        Value::Null,
+        "the relay looked up the contact of a test message: {frame}"
+    );
     assert!(frame["attempts"].is_number(), "{frame}");
     let status = ask(&client, address, Method::GET, "/api/queue/status", None).await;
     assert_eq!(status["status"]["websocket_available"], true, "{status}");
