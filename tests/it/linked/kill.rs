@@ -162,7 +162,7 @@ async fn missing(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_and_network_faults_lose_reorder_and_duplicate_no_message() {
-    // Another test of this process may have installed the provider already. All of them install the same one.
+    // The clients need a provider, and no node of this process may have installed it yet. All callers install the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let web = whatsapp().await;
     let data = tempfile::tempdir().unwrap();

@@ -94,7 +94,7 @@ async fn every_kind_of_message_arrives() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn media_is_sent_and_received() {
     let mut talk = Talk::new().await;
-    // The node checks that the signature fits the type; the sandbox checks nothing more.
+    // Content that does not start with the signature of its type is refused. The rest is not checked.
     let picture = [b"\x89PNG\r\n\x1a\n".as_slice(), &[7; 5000]].concat();
     let link = {
         use base64::Engine as _;

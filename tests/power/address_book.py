@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Fills the address book and times lookups and pages.
 
-    tests/power/people.py --numbers 1000000
+    tests/power/address_book.py --numbers 1000000
 
-Needs Python 3.11. Only loopback traffic. Prints one line of JSON: milliseconds of answers as the caller meets them,
-over one kept-alive connection, and what the emptiest possible request takes in the same way.
+Needs Python 3.11. Only loopback traffic. Prints one line of JSON: latencies in milliseconds over one
+keep-alive connection, and for comparison that of the cheapest request.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from typing import Any
 from inbound import quantiles
 from node import Client, Failure, Node, expect
 
-# Lookups and pages that are timed.
+# Number of timed lookups and pages.
 SAMPLES = 5000
 PAGES = 200
 
-# Those that fill the book.
+# Number of processes that fill the address book.
 PROCESSES = 4
 
 
@@ -37,7 +37,7 @@ def phone(n: int) -> str:
 
 
 def fill(port: int, first: int, last: int, connections: int) -> None:
-    """Enters a range of numbers over several connections: the node makes those that come together durable together."""
+    """Adds a range of numbers over several connections, so that the node commits concurrent requests together."""
     with ThreadPoolExecutor(connections) as pool:
         list(pool.map(lambda nth: enter(port, range(first + nth, last, connections)), range(connections)))
 
@@ -72,8 +72,8 @@ def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         drawn = [chance.randrange(options.numbers) for _ in range(SAMPLES)]
         first_page = expect(200, client.call("GET", "/api/numbers?limit=100"))
         if first_page["total"] != options.numbers:
-            raise Failure(f"{first_page['total']} of {options.numbers} are there")
-        # Places fall with every change, so these are spread over the whole book.
+            raise Failure(f"the address book has {first_page['total']} of {options.numbers} numbers")
+        # A cursor is a change number, so random cursors are spread over the whole address book.
         places = [chance.randrange(1, options.numbers + 1) for _ in range(PAGES)]
         result = {
             "numbers": options.numbers,
@@ -98,10 +98,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", type=Path, default=Path("target/release/relevo"))
     parser.add_argument("--numbers", type=int, default=1_000_000)
-    parser.add_argument("--connections", type=int, default=256, help="of those that fill the book")
+    parser.add_argument("--connections", type=int, default=256, help="number of connections that fill the address book")
     options = parser.parse_args()
     if not options.binary.is_file():
-        parser.error(f"{options.binary} is no file: cargo build --release, or --binary")
+        parser.error(f"{options.binary} is not a file: cargo build --release, or --binary")
     options.binary = options.binary.resolve()
     work = Path(tempfile.mkdtemp(prefix="relevo-numbers-"))
     try:
