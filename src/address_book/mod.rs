@@ -6,7 +6,7 @@
 //! Guarantees: a change is durable before it is answered. A lookup is one read, whatever the number of entries. Lists
 //! are read in pages and cleared in small commits, so a million entries block no other writer for long.
 
-mod book;
+mod handle;
 mod merge;
 mod storage;
 #[cfg(test)]
@@ -15,7 +15,7 @@ mod tests;
 use relevo_domain::{ErrorKind, ValidationError};
 use relevo_store as store;
 
-pub use book::{AddressBook, MAX_PHONES, SaveOutcome};
+pub use handle::{AddressBook, MAX_PHONES, SaveOutcome};
 pub use merge::DELETE;
 pub use storage::{AddressBookEntry, AddressBookPage, find_in};
 

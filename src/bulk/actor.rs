@@ -1,4 +1,4 @@
-//! The actor of one job: executes what the [`planner`](super::planner) decides, records outcomes, and carries out commands.
+//! The actor of one job: executes what the [`planner`] decides, records outcomes, and carries out commands.
 //!
 //! Only the actor writes the job's files and its checkpoint. It can load its whole state again: an error ends it, and the
 //! supervisor starts a successor from the files and the checkpoint.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use relevo_domain::{EventKind, ValidationError};
 
-use super::kinds::{self, parse_kind};
+use super::event_kind::{self, parse_kind};
 
 /// Maximum number of kinds in one filter.
 const MAX_KINDS: usize = 32;
@@ -64,7 +64,7 @@ impl EventFilter {
     pub fn unknown_kinds(&self) -> Vec<&EventKind> {
         match self {
             EventFilter::All => Vec::new(),
-            EventFilter::Only(kinds) => kinds.iter().filter(|kind| !kinds::is_accepted(kind)).collect(),
+            EventFilter::Only(kinds) => kinds.iter().filter(|kind| !event_kind::is_accepted(kind)).collect(),
         }
     }
 
@@ -79,7 +79,7 @@ impl EventFilter {
 
 /// The current name of a kind, for a kind that may have a former name.
 fn canonical(kind: &EventKind) -> &str {
-    if kinds::is_former_receipt(kind) { EventKind::Receipt.as_str() } else { kind.as_str() }
+    if event_kind::is_former_receipt(kind) { EventKind::Receipt.as_str() } else { kind.as_str() }
 }
 
 #[cfg(test)]

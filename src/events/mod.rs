@@ -11,8 +11,8 @@
 //! reads up to it without waiting for a commit.
 
 mod cursor;
+mod event_kind;
 mod filter;
-mod kinds;
 mod log;
 mod record;
 mod scan;
@@ -26,8 +26,8 @@ use relevo_domain::{ErrorKind, EventKind, InstanceNumber, Timestamp, ValidationE
 use relevo_store::{self as store, Key, Space, Store, Tx};
 
 pub use cursor::LogCursor;
+pub use event_kind::parse_kind;
 pub use filter::EventFilter;
-pub use kinds::parse_kind;
 pub use log::{EventLog, read};
 pub use scan::{LogItem, LogPage, LogPageQuery, page};
 

@@ -5,7 +5,7 @@
 use relevo_domain::{EventKind, InstanceNumber, Timestamp};
 use relevo_store::{Error, Key, Space};
 
-use super::{Event, kinds};
+use super::{Event, event_kind};
 
 /// The stored end of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,7 +46,7 @@ impl EventHeader {
         let (offset, at) = (u64_at(record, 0)?, Timestamp(u64_at(record, 8)?));
         let data = 17 + usize::from(*record.get(16)?);
         let kind = EventKind::from_stored(std::str::from_utf8(record.get(17..data)?).ok()?);
-        kinds::warn_if_unknown(&kind);
+        event_kind::warn_if_unknown(&kind);
         Some(Self { offset, at, kind, data })
     }
 }

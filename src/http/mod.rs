@@ -1,9 +1,9 @@
 //! The HTTP front end: the documented routes on top of the handles of the core modules.
 //!
 //! Guarantees:
-//! - A handler extracts, calls one handle and answers; core modules make the decisions.
-//! - Every error response has one form, and one place maps errors to status codes ([`error`]).
-//! - Every route is in the OpenAPI document, because routes are only registered with their description ([`router`]).
+//! - A handler extracts, calls handles and answers; core modules make the decisions.
+//! - Every error response has one form, and one place maps errors to status codes (`http/error.rs`).
+//! - Every route is in the OpenAPI document, because routes are only registered with their description (`http/router.rs`).
 //! - Connections, the time that a request may take to arrive, each body, and the memory of all large bodies together
 //!   are bounded. A client whose request is rejected receives the response even while it still sends.
 
@@ -144,7 +144,7 @@ pub struct AppStateInner {
     /// The memory budget of large bodies.
     memory_budget: MemoryBudget,
     stream_slots: StreamSlots,
-    /// The serialised OpenAPI document; set once by [`router`].
+    /// The serialised OpenAPI document; set once by `router`.
     openapi_document: OnceLock<Bytes>,
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use ractor::ActorProcessingErr;
 
-use relevo_domain::{Capabilities, Failure, FailureKind, Reason, ReasonCode};
+use relevo_domain::{Backoff, Capabilities, Failure, FailureKind, Reason, ReasonCode};
 use relevo_provider::LinkedAccount;
 
 use super::Options;
@@ -40,7 +40,9 @@ pub(super) struct HealthCheck {
     /// Number of probes missed in a row after which the client is replaced.
     max_missed_probes: u32,
     missed_probes: u32,
-    connect_delay: Duration,
+    connect_backoff: Backoff,
+    /// Probes that failed in a row before the account was connected.
+    connect_failures: u32,
     /// Counts connections, so that the answer to a probe of an earlier connection is ignored.
     connection: u64,
     next_probe: Option<Timer>,
@@ -63,7 +65,8 @@ impl HealthCheck {
             reprobe_delay,
             max_missed_probes,
             missed_probes: 0,
-            connect_delay: INITIAL_CONNECT_DELAY,
+            connect_backoff: Backoff::new(INITIAL_CONNECT_DELAY, 2, interval),
+            connect_failures: 0,
             connection: 0,
             next_probe: None,
         }
@@ -126,7 +129,7 @@ impl State {
                 self.schedule_probe(self.health_check.interval);
             }
             Ok(()) => {
-                self.health_check.connect_delay = INITIAL_CONNECT_DELAY;
+                self.health_check.connect_failures = 0;
                 self.on_connected(None);
             }
             Err(failure) => match failure.kind {
@@ -152,8 +155,9 @@ impl State {
                 _ => {
                     let reason = Reason::new(ReasonCode::Unreachable, failure.to_string());
                     (self.arguments.report)(Report::Connecting(reason, None));
-                    let delay = self.health_check.connect_delay.min(self.health_check.interval);
-                    self.health_check.connect_delay = self.health_check.connect_delay.saturating_mul(2);
+                    let check = &mut self.health_check;
+                    check.connect_failures = check.connect_failures.saturating_add(1);
+                    let delay = check.connect_backoff.full_delay(check.connect_failures);
                     self.schedule_probe(delay);
                 }
             },

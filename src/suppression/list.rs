@@ -78,7 +78,7 @@ impl SuppressionList {
         Ok(listing.await.unwrap_or(Err(store::Error::Panicked))?)
     }
 
-    /// Adds recipients, [`COMMIT_BATCH`] in each commit. A failure leaves the earlier batches added; a repeated call
+    /// Adds recipients, `COMMIT_BATCH` in each commit. A failure leaves the earlier batches added; a repeated call
     /// with the same recipients is harmless.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use relevo_domain::Timestamp;
+use relevo_domain::{Backoff, Timestamp};
 
 use super::Options;
 use super::storage::ParkReason;
@@ -99,15 +99,16 @@ pub(super) fn decide_retry(
         DeliveryDecision::Disable { failures }
     } else {
         let asked = retry_after.unwrap_or_default().min(options.max_delay);
-        DeliveryDecision::Retry { after: backoff(options, failures.attempts, jitter).max(asked), failures }
+        DeliveryDecision::Retry {
+            after: backoff(options).delay(failures.attempts, jitter).max(asked),
+            failures,
+        }
     }
 }
 
-/// The delay `first_delay × factor^(attempts-1)`, capped at `max_delay`, of which jitter removes up to a half.
-fn backoff(options: &Options, attempts: u32, jitter: f64) -> Duration {
-    let factor = options.factor.max(1).saturating_pow(attempts.saturating_sub(1));
-    let full = options.first_delay.saturating_mul(factor).min(options.max_delay);
-    full.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
+/// The delays between attempts, of which jitter removes up to a half.
+fn backoff(options: &Options) -> Backoff {
+    Backoff::new(options.first_delay, options.factor, options.max_delay).with_jitter(0.5)
 }
 
 #[cfg(test)]

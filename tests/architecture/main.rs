@@ -4,6 +4,7 @@
 
 mod handlers;
 mod source;
+mod terms;
 
 use std::collections::HashMap;
 use std::fs;

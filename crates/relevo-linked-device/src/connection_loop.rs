@@ -24,7 +24,7 @@ use super::ingest::{DurabilityHook, MessageIngest, load_lid_mapping};
 use super::message_cache;
 use super::store::{self, SledBackend};
 use super::transport::WhatsAppConnector;
-use relevo_domain::{InstanceNumber, Timestamp};
+use relevo_domain::{Backoff, InstanceNumber, Timestamp};
 use relevo_provider::{ConnectionEvent, LinkEnd, LinkEvent, LinkedAccount, LoginPermit, ProviderResources};
 use relevo_store::Space;
 
@@ -91,8 +91,9 @@ impl ConnectionLoop {
             match end {
                 ConnectionEnd::ReconnectNow => {}
                 ConnectionEnd::Lost(reason) => {
-                    let retry_in = backoff(failures, self.shared.linked.reconnect_max_delay, rand::random());
                     failures += 1;
+                    let max_delay = self.shared.linked.reconnect_max_delay;
+                    let retry_in = backoff(failures, max_delay).delay(failures, rand::random());
                     self.emit(LinkEvent::Disconnected { reason, retry_in }).await;
                     let delay = tokio::time::sleep(retry_in);
                     tokio::select! { () = delay => {}, () = self.wait_stopped() => return }
@@ -239,12 +240,11 @@ async fn save_device(device: &PersistenceManager) -> Result<(), StoreError> {
     device.flush().await
 }
 
-/// The delay before the next attempt. It doubles with each failure up to `max_delay`. `random` chooses the jitter, so
-/// that many instances do not reconnect at the same time.
-fn backoff(failures: u32, max_delay: Duration, random: u32) -> Duration {
-    let ceiling = INITIAL_BACKOFF.saturating_mul(2_u32.saturating_pow(failures.min(16))).min(max_delay);
-    let floor = if failures == 0 { ceiling / 10 } else { ceiling / 2 };
-    floor + (ceiling - floor).mul_f64(f64::from(random) / f64::from(u32::MAX))
+/// The delays between attempts. The jitter keeps many instances from reconnecting at the same time; after the first
+/// failure it is larger, because a restart of WhatsApp disconnects all instances at once.
+fn backoff(failures: u32, max_delay: Duration) -> Backoff {
+    let jitter = if failures <= 1 { 0.9 } else { 0.5 };
+    Backoff::new(INITIAL_BACKOFF, 2, max_delay).with_jitter(jitter)
 }
 
 /// The state of one connection.

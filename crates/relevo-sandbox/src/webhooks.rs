@@ -23,7 +23,7 @@ use crate::status_schedule::{StatusPlan, StatusSchedule};
 use crate::validate::Addressee;
 use crate::webhook_body;
 use crate::{Options, Result};
-use relevo_domain::Secret;
+use relevo_domain::{Backoff, Secret};
 
 /// Timeout of one attempt.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -224,10 +224,9 @@ impl WebhookSender {
 
     async fn retry_with_backoff(&self, body: Bytes, updates: usize) {
         let generation = self.generation();
-        let mut delay = self.retry_after;
-        for _ in 2..self.attempts {
-            tokio::time::sleep(delay).await;
-            delay = (delay * 2).min(MAX_RETRY_DELAY);
+        let backoff = Backoff::new(self.retry_after, 2, MAX_RETRY_DELAY.max(self.retry_after));
+        for attempt in 2..self.attempts {
+            tokio::time::sleep(backoff.full_delay(attempt - 1)).await;
             // The receiver may have changed during the delay.
             let Some(receiver) = self.receiver() else { break };
             if generation != self.generation() {

@@ -54,7 +54,7 @@ enum Mode {
 
 /// Which tasks run in the commit under way.
 #[derive(Debug, Clone, Copy)]
-enum Turn {
+enum CommitPhase {
     /// No task runs.
     Idle,
     /// A commit is decided; deferrable tasks follow the urgent ones if `then_deferrable`.
@@ -90,7 +90,7 @@ pub(super) struct CommitPlanner<T> {
     /// Number of normal tasks among the deferrable ones.
     normal_count: usize,
     mode: Mode,
-    turn: Turn,
+    phase: CommitPhase,
     deferral: Deferral,
     follow_up: FollowUp,
     /// Background tasks alone begin no commit before this time.
@@ -105,7 +105,7 @@ impl<T> CommitPlanner<T> {
             deferrable: VecDeque::new(),
             normal_count: 0,
             mode: Mode::Calm,
-            turn: Turn::Idle,
+            phase: CommitPhase::Idle,
             deferral: Deferral::Inactive,
             follow_up: FollowUp::Inactive,
             rest_until: None,
@@ -141,7 +141,7 @@ impl<T> CommitPlanner<T> {
             Some(time) if now < time => Step::Wait { until: Some(time) },
             _ => {
                 self.deferral = Deferral::Inactive;
-                self.turn = Turn::Planned { then_deferrable: true };
+                self.phase = CommitPhase::Planned { then_deferrable: true };
                 Step::Commit
             }
         }
@@ -149,23 +149,23 @@ impl<T> CommitPlanner<T> {
 
     /// Event: the commit that [`next_step`](Self::next_step) decided begins.
     pub fn commit_began(&mut self, now: Instant) {
-        if let Turn::Planned { then_deferrable } = self.turn {
-            self.turn = Turn::Urgent { began: now, then_deferrable };
+        if let CommitPhase::Planned { then_deferrable } = self.phase {
+            self.phase = CommitPhase::Urgent { began: now, then_deferrable };
         }
     }
 
     /// The next task of the commit under way, until `None`.
     pub fn next_task(&mut self, now: Instant) -> Option<T> {
-        if let Turn::Urgent { began, then_deferrable } = self.turn {
+        if let CommitPhase::Urgent { began, then_deferrable } = self.phase {
             let task = self.urgent.pop_front();
             if task.is_some() || !then_deferrable {
                 return task;
             }
             // The budget is at least the time of the urgent tasks, so that a flood of them leaves half to the others.
             let budget = self.is_contended(now).then(|| CONTENDED_BUDGET.max(now - began));
-            self.turn = Turn::Deferrable { deadline: budget.map(|budget| now + budget) };
+            self.phase = CommitPhase::Deferrable { deadline: budget.map(|budget| now + budget) };
         }
-        let Turn::Deferrable { deadline } = self.turn else { return None };
+        let CommitPhase::Deferrable { deadline } = self.phase else { return None };
         if deadline.is_some_and(|deadline| now >= deadline) {
             return None;
         }
@@ -178,17 +178,17 @@ impl<T> CommitPlanner<T> {
     /// meanwhile join it: [`next_task`](Self::next_task) returns them.
     pub fn admit_late_urgent(&mut self, now: Instant) {
         if self.urgent.is_empty() {
-            self.turn = Turn::Idle;
+            self.phase = CommitPhase::Idle;
         } else {
             self.mode = Mode::Contended { until: now + CONTENTION_WINDOW };
             self.follow_up = FollowUp::AfterCommit;
-            self.turn = Turn::Urgent { began: now, then_deferrable: false };
+            self.phase = CommitPhase::Urgent { began: now, then_deferrable: false };
         }
     }
 
     /// Event: the commit has ended; `took` is its duration.
     pub fn commit_ended(&mut self, now: Instant, took: Duration) {
-        self.turn = Turn::Idle;
+        self.phase = CommitPhase::Idle;
         self.rest_until = Some(now + took);
         if let FollowUp::AfterCommit = self.follow_up {
             self.follow_up = FollowUp::Until(now + FOLLOW_UP_DELAY);
@@ -214,7 +214,7 @@ impl<T> CommitPlanner<T> {
         self.deferral = if defers { Deferral::Active { until: deferred_until } } else { Deferral::Inactive };
         self.mode = Mode::Contended { until: now + CONTENTION_WINDOW };
         self.follow_up = FollowUp::AfterCommit;
-        self.turn = Turn::Planned { then_deferrable: !defers };
+        self.phase = CommitPhase::Planned { then_deferrable: !defers };
     }
 
     /// The earliest time at which the deferrable tasks begin a commit without urgent ones; `None`: at once.

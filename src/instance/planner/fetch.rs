@@ -3,8 +3,8 @@
 use relevo_domain::Class;
 use relevo_store::Priority;
 
-use super::super::prefetch;
 use super::{Action, Drain, Link, Now, SendPlanner};
+use crate::instance::prefetch;
 
 /// Lease requests that are under way: at most one that includes transactional messages, and one for bulk messages alone.
 /// The request for the next message is separate, because it can be under way beside both.

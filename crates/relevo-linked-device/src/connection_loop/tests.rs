@@ -17,12 +17,13 @@ const NOW: Timestamp = Timestamp(1_763_800_000_000);
 fn backoff_grows_with_jitter() {
     let max_delay = Duration::from_secs(60);
     let range = |failures| {
-        (backoff(failures, max_delay, 0).as_millis(), backoff(failures, max_delay, u32::MAX).as_millis())
+        let backoff = backoff(failures, max_delay);
+        (backoff.delay(failures, 0.0).as_millis(), backoff.delay(failures, 1.0).as_millis())
     };
-    assert_eq!(range(0), (500, 5_000));
-    assert_eq!(range(1), (5_000, 10_000));
-    assert_eq!(range(3), (20_000, 40_000));
-    assert_eq!(range(4), (30_000, 60_000));
+    assert_eq!(range(1), (500, 5_000));
+    assert_eq!(range(2), (5_000, 10_000));
+    assert_eq!(range(4), (20_000, 40_000));
+    assert_eq!(range(5), (30_000, 60_000));
     assert_eq!(range(1_000), (30_000, 60_000));
 }
 

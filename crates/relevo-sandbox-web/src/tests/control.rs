@@ -77,7 +77,7 @@ async fn control_plane_reports_invalid_requests() {
             "not the address of an account",
         ),
         ("/_web/phones/1/scan", json!({ "code": "2@x,y" }), 422, "not a QR code"),
-        ("/_web/phones/1/code", json!({ "code": "ABCDEFGH" }), 422, "no device asked"),
+        ("/_web/phones/1/code", json!({ "code": "ABCDEFGH" }), 422, "no device has requested"),
         ("/_web/faults", json!({ "fault": "explode" }), 400, "explode"),
     ] {
         let (answered, answer) = plane.post(path, body).await;
