@@ -1,4 +1,4 @@
-//! What the parts can do without us.
+//! Lower bounds: the speed of axum, of group commits and of reqwest without the node.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,12 +14,13 @@ use tokio::sync::{mpsc, oneshot};
 
 use relevo_store::floor::BareSled;
 
-/// A handler that reads its body as text and answers 202 with a body like ours.
+/// A server whose handler reads the body as text and answers 202 with a body like that of the node.
 pub struct BareAxum {
     pub address: SocketAddr,
 }
 
 impl BareAxum {
+    /// Starts the server on a separate thread.
     pub async fn start() -> Self {
         let answer = r#"{"success":true,"message_id":"msg_0123456789abcdef0123456789abcdef","correlation_id":"01234567-89ab-cdef-0123-456789abcdef","status":"queued"}"#;
         let handler = move |_body: String| async move {
@@ -28,7 +29,7 @@ impl BareAxum {
         let router = Router::new().route("/instances/{id}/messages/text", post(handler));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        // A runtime of its own, as the node's process has one.
+        // A separate runtime, as in the node's process.
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
             let listener = listener.into_std().unwrap();
@@ -41,7 +42,7 @@ impl BareAxum {
     }
 }
 
-/// Durable puts of one 250-byte record each, by so many concurrent callers that share commits.
+/// Durable puts a second of one 250-byte record each, by `callers` concurrent callers that share commits.
 pub async fn group_commit(dir: &Path, callers: usize, time: Duration) -> f64 {
     type Put = ([u8; 16], oneshot::Sender<()>);
     let sled = BareSled::open(dir).unwrap();
@@ -77,7 +78,7 @@ pub async fn group_commit(dir: &Path, callers: usize, time: Duration) -> f64 {
     rate
 }
 
-/// So many loops that send a text each time the last one was answered.
+/// Sends a second of `loops` concurrent loops, each of which sends a text when the previous one is answered.
 pub async fn bare_reqwest(sandbox: SocketAddr, loops: usize, time: Duration) -> f64 {
     let client = reqwest::Client::builder().pool_max_idle_per_host(loops).build().unwrap();
     let url = format!("http://{sandbox}/v25.0/100/messages");

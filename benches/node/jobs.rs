@@ -1,9 +1,9 @@
-//! Bulk jobs beside single messages.
+//! Bulk jobs compared with single messages.
 //!
-//! Timed: how fast a job's rows reach the Graph server against queued single messages on the same node, one after the
-//! other and again; and synchronous sends, so many a second, each from when it is due until WhatsApp's id is in the
-//! answer, in turns alone and beside two jobs at a rate that leaves half of the machine. A job's time includes its upload
-//! and the noting of its last row.
+//! `race` times how fast the rows of a job and queued single messages reach the Graph server, alternately on the same
+//! node. The time of a job includes its upload and the commit of its last row. `beside` times synchronous sends at a
+//! fixed rate, from the time at which each is due until WhatsApp's id is in the answer; turns alone alternate with turns
+//! beside two jobs, at a rate that leaves half of the machine idle.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,22 +11,23 @@ use std::time::{Duration, Instant};
 use crate::load::{Load, Run};
 use crate::process::{Node, Sandbox, own_cpu};
 
-/// Messages of each kind in one lap of the race.
+/// Number of messages of each kind in one lap.
 const LAP: u32 = 20_000;
 const LAPS: u64 = 5;
 
-/// Synchronous sends a second, and for how long in each turn.
+/// Synchronous sends a second. Each turn lasts `SECONDS`.
 const STREAM: u32 = 100;
 const SECONDS: Duration = Duration::from_secs(10);
 const TURNS: u64 = 5;
 
-/// In which the rate beside the stream is found.
+/// Number of steps that approximate the rate of the jobs.
 const STEPS: u64 = 3;
 
-/// Rows that never run out while the stream is timed.
+/// Number of rows of a job, more than are sent while the stream is timed.
 const ENDLESS: u32 = 300_000;
 
-/// The drain of queued single messages against a job's; CPU seconds of one row, of node and Graph server together.
+/// Compares the drain of queued single messages with that of a job. Returns the CPU seconds of one row, of node and Graph
+/// server together.
 pub async fn race(dir: &Path) -> f64 {
     let sandbox = Sandbox::start();
     let node = Node::start(&dir.join("race"));
@@ -62,37 +63,37 @@ pub async fn race(dir: &Path) -> f64 {
     median(&mut costs)
 }
 
-/// A stream of synchronous sends alone, and beside two jobs at a rate that leaves half of the machine, stream and all; in
-/// turns, because the machine may have other work at any time. `cost`: CPU seconds of one row.
+/// Times a stream of synchronous sends alone and beside two jobs. Stream and jobs together use half of the machine. The
+/// two cases alternate, because the machine may have other work at any time. `cost`: CPU seconds of one row.
 pub async fn beside(dir: &Path, cost: f64) {
     let sandbox = Sandbox::start();
     let node = Node::start(&dir.join("beside"));
     println!(
-        "\nsynchronous sends, {STREAM}/s       p50 ms   p99 ms  most ms  rows/s beside         CPU of all three"
+        "\nsynchronous sends, {STREAM}/s       p50 ms   p99 ms  max ms   rows/s beside         CPU of all three"
     );
     node.create_instance(&sandbox, 10_000.0).await;
-    let (_, takes) = stream(&node, &sandbox, "(what they take)", 900_000_000, &[]).await;
-    let mut rate = (0.5 - takes) * cores() / cost;
+    let (_, sends_share) = stream(&node, &sandbox, "(sends only)", 900_000_000, &[]).await;
+    let mut rate = (0.5 - sends_share) * cores() / cost;
     node.limit(rate + f64::from(STREAM), STREAM).await;
     let jobs = [node.create_job(ENDLESS, 600_000_000).await, node.create_job(ENDLESS, 700_000_000).await];
-    // A row costs more where fewer of them share a commit, so the rate is found step by step.
+    // A row costs more when fewer rows share a commit, so the rate is approximated in steps.
     for step in 0..STEPS {
-        let (_, both) =
-            stream(&node, &sandbox, "(what both take)", 910_000_000 + step * 1_000_000, &jobs).await;
-        rate *= (0.5 - takes) / (both - takes);
+        let (_, total_share) =
+            stream(&node, &sandbox, "(sends and jobs)", 910_000_000 + step * 1_000_000, &jobs).await;
+        rate *= (0.5 - sends_share) / (total_share - sends_share);
         node.limit(rate + f64::from(STREAM), STREAM).await;
     }
     let (mut alone, mut crowded) = (Vec::new(), Vec::new());
     for turn in 0..TURNS {
-        node.tell_jobs(&jobs, "pause").await;
+        node.command_jobs(&jobs, "pause").await;
         let (run, _) = stream(&node, &sandbox, "alone", turn * 2_000_000, &jobs).await;
         alone.push(run.percentile_ms(0.99));
-        node.tell_jobs(&jobs, "resume").await;
+        node.command_jobs(&jobs, "resume").await;
         let first_phone = turn * 2_000_000 + 1_000_000;
         let (run, _) = stream(&node, &sandbox, "beside two jobs", first_phone, &jobs).await;
         crowded.push(run.percentile_ms(0.99));
     }
-    node.tell_jobs(&jobs, "cancel").await;
+    node.command_jobs(&jobs, "cancel").await;
     let (alone, crowded) = (median(&mut alone), median(&mut crowded));
     println!(
         "medians of p99: {alone:.2} ms alone, {crowded:.2} ms beside two jobs: {:.2} times",
@@ -100,7 +101,7 @@ pub async fn beside(dir: &Path, cost: f64) {
     );
 }
 
-/// The stream, and what part of the machine was busy with it: node, Graph server, and whoever sends.
+/// Runs the stream. Also returns the share of the machine that node, Graph server and this process used.
 async fn stream(node: &Node, sandbox: &Sandbox, name: &str, first_phone: u64, jobs: &[String]) -> (Run, f64) {
     let cpu = || node.cpu() + sandbox.cpu() + own_cpu();
     let (before, sent, started) = (cpu(), node.sent_of(jobs).await, Instant::now());

@@ -1,4 +1,4 @@
-//! Many keep-alive connections that each send one request after the other.
+//! Load over keep-alive connections, each of which sends one request after the other.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,17 +10,19 @@ use tokio::net::TcpStream;
 
 use crate::process::KEY;
 
+/// The description of a load.
 pub struct Load {
     address: SocketAddr,
     connections: usize,
     head: &'static str,
     accepted: &'static str,
-    /// Phones count up from here, so that each message has a lane of its own.
+    /// The first phone number. Each message has the next number, and thus a separate lane.
     first_phone: u64,
-    /// Each connection sends one request in so long, if the one before it was answered by then.
+    /// Interval of the requests of one connection. A request waits for the answer to the previous one.
     every: Option<Duration>,
 }
 
+/// The measurements of a finished load.
 pub struct Run {
     pub count: u64,
     elapsed: Duration,
@@ -28,6 +30,7 @@ pub struct Run {
 }
 
 impl Load {
+    /// Queued sends.
     pub fn queued(address: SocketAddr, connections: usize, first_phone: u64) -> Self {
         Self {
             address,
@@ -39,22 +42,24 @@ impl Load {
         }
     }
 
+    /// Synchronous sends.
     pub fn synchronous(address: SocketAddr, connections: usize, first_phone: u64) -> Self {
         Self { address, connections, head: "", accepted: "HTTP/1.1 200", first_phone, every: None }
     }
 
-    /// So many a second, all connections together. A request that cannot be sent in time counts as late from then on.
+    /// Limits the load to `per_second` requests over all connections. The latency of a late request counts from the time
+    /// at which it was due.
     pub fn paced(self, per_second: u32) -> Self {
         let every = Duration::from_secs(u64::try_from(self.connections).unwrap()) / per_second;
         Self { every: Some(every), ..self }
     }
 
-    /// As many requests as fit the time.
+    /// Sends requests for the given time.
     pub async fn run(self, time: Duration) -> Run {
         self.drive(u64::MAX, Instant::now() + time).await
     }
 
-    /// So many requests, however long they take.
+    /// Sends `count` requests.
     pub async fn count(self, count: u64) -> Run {
         self.drive(count, Instant::now() + Duration::from_secs(3600)).await
     }
@@ -64,7 +69,7 @@ impl Load {
         let started = Instant::now();
         let mut connections = tokio::task::JoinSet::new();
         for connection in 0..u32::try_from(self.connections).unwrap() {
-            // Spread evenly, so that no two of them are due at once.
+            // The due times of the connections are spread evenly over the interval.
             let mut due = self.every.map(|every| started + every * connection / self.connections as u32);
             let every = self.every.unwrap_or_default();
             let (next, first) = (next.clone(), self.first_phone);
@@ -82,8 +87,8 @@ impl Load {
                     let request = request(head, 100_000_000_000 + first + n);
                     let mut sent = Instant::now();
                     if let Some(due) = &mut due {
-                        // One that is late already waits since it was due; for one that is early, the timer is not to
-                        // blame.
+                        // A late request counts from its due time. An early one counts from the end of the sleep, so
+                        // that the inaccuracy of the timer does not count.
                         if *due > sent {
                             tokio::time::sleep_until((*due).into()).await;
                             sent = Instant::now();
@@ -107,10 +112,12 @@ impl Load {
 }
 
 impl Run {
+    /// Requests a second.
     pub fn per_second(&self) -> f64 {
         self.count as f64 / self.elapsed.as_secs_f64()
     }
 
+    /// Latency at a rank from 0 to 1, in milliseconds.
     pub fn percentile_ms(&self, rank: f64) -> f64 {
         let at = (self.latencies.len() as f64 * rank) as usize;
         f64::from(self.latencies[at.min(self.latencies.len() - 1)]) / 1000.0

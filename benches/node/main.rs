@@ -1,8 +1,8 @@
-//! The whole binary, measured from outside, with its floors raced in the same run.
+//! Benchmarks of the whole binary, compared with lower bounds (floors) that are measured in the same run.
 //!
-//! Timed: requests over keep-alive connections from this process, until their answers are read whole. Not timed:
-//! starting processes, creating instances, connecting. Client, node, Graph server and disk share the machine, for
-//! the floors as for the node.
+//! Timed: requests over keep-alive connections from this process, until their answers are read completely. Not timed:
+//! starting processes, creating instances, connecting. Client, node, Graph server and disk share the machine, for the
+//! floors as for the node.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -26,11 +26,11 @@ const SECONDS: Duration = Duration::from_secs(4);
 
 #[tokio::main]
 async fn main() {
-    // The clients of this process; everything is plain HTTP on loopback.
+    // The clients of this process need a provider, although all traffic is plain HTTP on loopback.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let arguments: Vec<String> = std::env::args().collect();
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
-    // Beside the sources, because /tmp may be memory and this is about a disk.
+    // The data lies beside the sources, because /tmp may be memory and the benchmark measures a disk.
     let dir = tempfile::tempdir_in(".").unwrap();
     println!(
         "relevo {} on {} cores",
@@ -52,7 +52,7 @@ async fn main() {
     }
 }
 
-/// Durable accepts against a bare handler and a bare group commit, at the same connections.
+/// Durable accepts a second, compared with a bare handler and a bare group commit at the same number of connections.
 async fn accepts(dir: &std::path::Path) {
     println!(
         "\naccepts/s            bare axum   bare commit    relevo  of lower floor   p50 ms   p99 ms   CPU µs"
@@ -68,23 +68,23 @@ async fn accepts(dir: &std::path::Path) {
         let commit =
             floors::group_commit(&dir.join(format!("floor-{connections}")), connections, SECONDS).await;
         let cpu = node.cpu();
-        let ours = Load::queued(node.address, connections, 1_000_000 * connections as u64).run(SECONDS).await;
-        let cpu = (node.cpu() - cpu).as_secs_f64() * 1e6 / ours.count as f64;
+        let run = Load::queued(node.address, connections, 1_000_000 * connections as u64).run(SECONDS).await;
+        let cpu = (node.cpu() - cpu).as_secs_f64() * 1e6 / run.count as f64;
         let floor = axum.per_second().min(commit);
         println!(
             "{connections:>4} connections   {:>11.0} {:>13.0} {:>9.0} {:>14.0}% {:>8.2} {:>8.2} {cpu:>8.0}",
             axum.per_second(),
             commit,
-            ours.per_second(),
-            100.0 * ours.per_second() / floor,
-            ours.percentile_ms(0.50),
-            ours.percentile_ms(0.99),
+            run.per_second(),
+            100.0 * run.per_second() / floor,
+            run.percentile_ms(0.50),
+            run.percentile_ms(0.99),
         );
     }
     println!("({} MiB resident after)", node.rss_mib().round());
 }
 
-/// Synchronous sends and the drain, against bare reqwest loops on the same Graph server.
+/// Synchronous sends and the drain of a queue, compared with bare reqwest loops on the same Graph server.
 async fn sends_and_drain(dir: &std::path::Path) {
     let sandbox = Sandbox::start();
     let node = Node::start(&dir.join("sends"));
@@ -93,14 +93,14 @@ async fn sends_and_drain(dir: &std::path::Path) {
     for connections in [1, 16, 64] {
         let bare = floors::bare_reqwest(sandbox.address, connections, SECONDS).await;
         let cpu = node.cpu();
-        let ours = Load::synchronous(node.address, connections, 5_000_000_000).run(SECONDS).await;
-        let cpu = (node.cpu() - cpu).as_secs_f64() * 1e6 / ours.count as f64;
+        let run = Load::synchronous(node.address, connections, 5_000_000_000).run(SECONDS).await;
+        let cpu = (node.cpu() - cpu).as_secs_f64() * 1e6 / run.count as f64;
         println!(
             "{connections:>4} connections   {bare:>12.0} {:>9.0} {:>7.0}% {:>8.2} {:>8.2} {cpu:>8.0}",
-            ours.per_second(),
-            100.0 * ours.per_second() / bare,
-            ours.percentile_ms(0.50),
-            ours.percentile_ms(0.99),
+            run.per_second(),
+            100.0 * run.per_second() / bare,
+            run.percentile_ms(0.50),
+            run.percentile_ms(0.99),
         );
     }
     node.disconnect().await;
@@ -119,7 +119,7 @@ async fn sends_and_drain(dir: &std::path::Path) {
     );
 }
 
-/// A million queued messages, and what they leave behind.
+/// Memory and disk use of a million queued messages, before and after their drain.
 async fn million(dir: &std::path::Path) {
     let sandbox = Sandbox::start();
     let node = Node::start(&dir.join("million"));

@@ -1,4 +1,4 @@
-//! The release binary as processes of their own.
+//! The node and the sandbox as separate processes of the release binary.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -9,13 +9,16 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+/// API key of the node.
 pub const KEY: &str = "bench-key-of-the-node";
 
+/// A running sandbox. Dropping it kills the process.
 pub struct Sandbox {
     pub address: SocketAddr,
     child: Child,
 }
 
+/// A running node. Dropping it kills the process.
 pub struct Node {
     pub address: SocketAddr,
     child: Child,
@@ -23,7 +26,7 @@ pub struct Node {
     client: reqwest::Client,
 }
 
-/// The binary of this build, or another one, such as that of the version before.
+/// The binary of this build, or the one that `RELEVO_BENCH_BINARY` names, such as that of an earlier version.
 fn binary() -> Command {
     let other = std::env::var_os("RELEVO_BENCH_BINARY");
     let mut command = Command::new(other.as_deref().unwrap_or(env!("CARGO_BIN_EXE_relevo").as_ref()));
@@ -35,12 +38,12 @@ fn free_port() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-/// User and system time of this process, which makes the load, so far.
+/// User and system time of this process, which creates the load.
 pub fn own_cpu() -> Duration {
     cpu(std::process::id())
 }
 
-/// User and system time of a process so far.
+/// User and system time of a process since its start.
 fn cpu(process: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
@@ -49,11 +52,12 @@ fn cpu(process: u32) -> Duration {
 }
 
 impl Sandbox {
-    /// User and system time so far.
+    /// User and system time of the process since its start.
     pub fn cpu(&self) -> Duration {
         cpu(self.child.id())
     }
 
+    /// Starts a sandbox and waits until it listens.
     pub fn start() -> Self {
         let address = free_port();
         let mut command = binary();
@@ -69,6 +73,7 @@ impl Sandbox {
 }
 
 impl Node {
+    /// Starts a node on a data folder and waits until it listens.
     pub fn start(data: &Path) -> Self {
         let address = free_port();
         let mut command = binary();
@@ -87,6 +92,7 @@ impl Node {
         Self { address, child, data: data.to_owned(), client: reqwest::Client::new() }
     }
 
+    /// Creates the instance `bench` and waits until it is connected.
     pub async fn create_instance(&self, sandbox: &Sandbox, per_second: f64) {
         let instance = json!({
             "instance_id": "bench",
@@ -102,26 +108,29 @@ impl Node {
         self.until(|view| view["data"]["status"] == "connected").await;
     }
 
-    /// Changes how fast the instance sends.
+    /// Changes the rate limit of the instance.
     pub async fn limit(&self, per_second: f64, burst: u32) {
         let rate = json!({ "rate_limit": { "per_second": per_second, "burst": burst } });
         self.ask(Method::PUT, "/instances/bench", Some(rate)).await;
         self.until(|view| view["data"]["status"] == "connected").await;
     }
 
+    /// Connects the instance.
     pub async fn connect(&self) {
         self.ask(Method::POST, "/instances/bench/connect", None).await;
     }
 
+    /// Disconnects the instance.
     pub async fn disconnect(&self) {
         self.ask(Method::POST, "/instances/bench/disconnect", None).await;
     }
 
+    /// Waits until the queue of the instance is empty.
     pub async fn until_empty(&self) {
         self.until(|view| view["data"]["queue_depth"] == 0).await;
     }
 
-    /// Uploads a file of so many rows; the job's id.
+    /// Uploads a file of `rows` rows. Returns the id of the job.
     pub async fn create_job(&self, rows: u32, first_phone: u64) -> String {
         let lines =
             (0..u64::from(rows)).map(|row| format!("{}|nombre {row}\n", 100_000_000_000 + first_phone + row));
@@ -134,11 +143,12 @@ impl Node {
         answer.json::<Value>().await.unwrap()["job"]["id"].as_str().unwrap().to_owned()
     }
 
+    /// Waits until the job is completed.
     pub async fn until_job_ends(&self, id: &str) {
         self.until_at(&format!("/jobs/{id}"), |job| job["status"] == "completed").await;
     }
 
-    /// Rows of these jobs that were sent.
+    /// Number of sent rows of these jobs.
     pub async fn sent_of(&self, jobs: &[String]) -> u64 {
         let mut sent = 0;
         for id in jobs {
@@ -148,7 +158,8 @@ impl Node {
         sent
     }
 
-    pub async fn tell_jobs(&self, jobs: &[String], command: &str) {
+    /// Sends a command to each job.
+    pub async fn command_jobs(&self, jobs: &[String], command: &str) {
         for id in jobs {
             self.ask(Method::POST, &format!("/jobs/{id}/{command}"), None).await;
         }
@@ -176,15 +187,17 @@ impl Node {
         answer.json().await.unwrap()
     }
 
-    /// User and system time so far.
+    /// User and system time of the process since its start.
     pub fn cpu(&self) -> Duration {
         cpu(self.child.id())
     }
 
+    /// Resident memory in MiB.
     pub fn rss_mib(&self) -> f64 {
         self.status_mib("VmRSS")
     }
 
+    /// Peak of the resident memory in MiB.
     pub fn peak_rss_mib(&self) -> f64 {
         self.status_mib("VmHWM")
     }
@@ -195,6 +208,7 @@ impl Node {
         line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
     }
 
+    /// Disk use of the data folder in MiB.
     pub fn disk_mib(&self) -> f64 {
         fn size(path: &Path) -> u64 {
             let Ok(entries) = std::fs::read_dir(path) else { return 0 };

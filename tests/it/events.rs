@@ -1,4 +1,4 @@
-//! The event log and everybody who reads it: pages, server-sent events, WebSockets and webhooks.
+//! The event log and its readers: pages, server-sent events, WebSockets and webhooks.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::readers::{PATIENCE, Sse, frame, open, socket};
-use crate::receiver::Receiver;
+use crate::support::event_readers::{Sse, TIMEOUT, frame, open, socket};
+use crate::support::receiver::Receiver;
 use crate::support::{Answer, KEY, World, eventually};
 
 const SHOP: InstanceNumber = InstanceNumber::FIRST;
@@ -20,7 +20,7 @@ const SHOP: InstanceNumber = InstanceNumber::FIRST;
 /// `KEY` in base64url.
 const KEY_PROTOCOL: &str = "relevo.key.dGVzdC1rZXktb2YtdGhlLW5vZGU";
 
-/// Events of kind `raw` that hold these numbers, and so many letters each.
+/// Appends one event of kind `raw` for each number, with a text of `size` letters.
 fn raws(
     numbers: RangeInclusive<u64>,
     size: usize,
@@ -36,7 +36,7 @@ fn raws(
     }
 }
 
-/// Lets one thing happen that readers are told of.
+/// Sends a message, which causes a `message_ack` and receipts, and waits until it is read.
 pub async fn send(world: &World, phone: &str) {
     let sent = world.queue("/messages/text", json!({ "phone": phone, "message": "Hola" })).await;
     world.until_status(&sent.id(), &["read"]).await;
@@ -48,9 +48,9 @@ fn numbers(page: &Answer) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn pages_lead_through_everything_once() {
+async fn pages_contain_each_event_once() {
     let mut world = World::new().await;
-    world.at_rest(raws(1..=25, 10)).await;
+    world.change_store(raws(1..=25, 10)).await;
     for path in ["/instances/shop/events", "/events"] {
         let (mut after, mut found) = (String::new(), Vec::new());
         loop {
@@ -78,7 +78,7 @@ async fn pages_lead_through_everything_once() {
 }
 
 #[tokio::test]
-async fn a_wrong_place_or_filter_is_refused_where_it_is() {
+async fn invalid_cursor_or_filter_is_refused_with_its_field() {
     let world = World::new().await;
     for (query, field) in [
         ("/instances/shop/events?limit=0", "limit"),
@@ -99,36 +99,40 @@ async fn a_wrong_place_or_filter_is_refused_where_it_is() {
 }
 
 #[tokio::test]
-async fn server_sent_events_resume_where_they_stopped() {
+async fn server_sent_events_resume_at_the_last_event_id() {
     let mut world = World::new().await;
-    world.at_rest(raws(1..=9, 10)).await;
+    world.change_store(raws(1..=9, 10)).await;
     for path in ["/instances/shop/events", "/instances/shop/events/stream", "/events", "/events/stream"] {
         let mut first = Sse::open(&world, &format!("{path}?types=raw&after="), None).await;
         let mut last = None;
         for n in 1..=4 {
-            let piece = first.next().await.unwrap();
-            assert_eq!((piece.event.as_str(), &piece.data["data"]["n"]), ("raw", &json!(n)));
-            last = Some(piece.id);
+            let event = first.next().await.unwrap();
+            assert_eq!((event.event.as_str(), &event.data["data"]["n"]), ("raw", &json!(n)));
+            last = Some(event.id);
         }
         let mut second = Sse::open(&world, &format!("{path}?types=raw&after="), last.as_deref()).await;
         for n in 5..=9 {
-            assert_eq!(second.next().await.unwrap().data["data"]["n"], n, "Last-Event-ID wins over after");
+            assert_eq!(
+                second.next().await.unwrap().data["data"]["n"],
+                n,
+                "Last-Event-ID did not take precedence over after"
+            );
         }
     }
     let mut live = Sse::open(&world, "/instances/shop/events/stream", None).await;
     let last = world.get("/instances/shop/events?limit=1000").await.body["next"].clone();
     send(&world, "573001234567").await;
-    let piece = live.next().await.unwrap();
+    let event = live.next().await.unwrap();
     let page = world.get(&format!("/instances/shop/events?limit=1&after={}", last.as_str().unwrap())).await;
-    assert_eq!(piece.data, page.body["data"][0], "what happens from now on, as the pages give it");
-    assert_eq!(piece.id, piece.data["sequence"].to_string());
+    assert_eq!(event.data, page.body["data"][0], "the live event differs from the same event in a page");
+    assert_eq!(event.id, event.data["sequence"].to_string());
 
     world.stop_node().await;
     while live.next().await.is_some() {}
 }
 
 #[tokio::test]
-async fn a_socket_resumes_over_a_restart() {
+async fn socket_resumes_after_a_restart() {
     let mut world = World::new().await;
     let mut first = socket(&world, "/instances/shop/ws").await;
     send(&world, "573001234567").await;
@@ -137,17 +141,17 @@ async fn a_socket_resumes_over_a_restart() {
     assert_eq!(seen["cursor"], seen["sequence"].to_string());
 
     let mut last = seen["sequence"].as_u64().unwrap();
-    let (stopped, farewell) = tokio::join!(world.stop_node(), async {
+    let (stopped, close) = tokio::join!(world.stop_node(), async {
         loop {
             match frame(&mut first).await {
                 Ok(seen) => last = seen["sequence"].as_u64().unwrap(),
-                Err(farewell) => break farewell.expect("a farewell"),
+                Err(close) => break close.expect("a close frame"),
             }
         }
     });
     let () = stopped;
-    assert_eq!(u16::from(farewell.code), 1001);
-    assert_eq!(farewell.reason.as_str(), format!("the node stops; resume with after={last}"));
+    assert_eq!(u16::from(close.code), 1001);
+    assert_eq!(close.reason.as_str(), format!("the node stops; resume with after={last}"));
 
     world.start_node().await;
     let mut again = socket(&world, &format!("/instances/shop/ws?after={last}")).await;
@@ -158,18 +162,18 @@ async fn a_socket_resumes_over_a_restart() {
     let mut kinds = vec![status["type"].as_str().unwrap().to_owned()];
     for sequence in last + 2..last + 4 {
         let seen = frame(&mut again).await.unwrap();
-        assert_eq!(seen["sequence"], sequence, "nothing is missed or repeated");
+        assert_eq!(seen["sequence"], sequence, "an event was missed or repeated");
         kinds.push(seen["type"].as_str().unwrap().to_owned());
     }
     assert!(kinds.contains(&"status".to_owned()) && kinds.contains(&"message_ack".to_owned()), "{kinds:?}");
 }
 
 #[tokio::test]
-async fn all_readers_see_one_order() {
+async fn all_readers_receive_the_same_order() {
     let world = World::new().await;
-    let mut one = socket(&world, "/instances/shop/ws").await;
-    let mut two = socket(&world, "/ws").await;
-    let mut three = Sse::open(&world, "/events/stream", None).await;
+    let mut instance_socket = socket(&world, "/instances/shop/ws").await;
+    let mut node_socket = socket(&world, "/ws").await;
+    let mut event_source = Sse::open(&world, "/events/stream", None).await;
     for n in 0..10 {
         send(&world, &format!("57300123450{n}")).await;
     }
@@ -177,13 +181,13 @@ async fn all_readers_see_one_order() {
     let last = page.body["data"].as_array().unwrap().last().unwrap()["sequence"].as_u64().unwrap();
     let mut orders = [Vec::new(), Vec::new(), Vec::new()];
     while orders[0].last() != Some(&last) {
-        orders[0].push(frame(&mut one).await.unwrap()["sequence"].as_u64().unwrap());
+        orders[0].push(frame(&mut instance_socket).await.unwrap()["sequence"].as_u64().unwrap());
     }
     while orders[1].last() != Some(&last) {
-        orders[1].push(frame(&mut two).await.unwrap()["sequence"].as_u64().unwrap());
+        orders[1].push(frame(&mut node_socket).await.unwrap()["sequence"].as_u64().unwrap());
     }
     while orders[2].last() != Some(&last) {
-        orders[2].push(three.next().await.unwrap().data["sequence"].as_u64().unwrap());
+        orders[2].push(event_source.next().await.unwrap().data["sequence"].as_u64().unwrap());
     }
     assert!(orders[0].len() >= 10 && orders[0].is_sorted(), "{orders:?}");
     assert_eq!(orders[0], orders[1]);
@@ -191,26 +195,26 @@ async fn all_readers_see_one_order() {
 }
 
 #[tokio::test]
-async fn a_socket_that_takes_nothing_is_let_go_and_holds_nobody_back() {
+async fn socket_that_does_not_read_is_closed_and_does_not_delay_others() {
     let mut world = World::with(|settings| {
         settings.http.max_streams = 2;
         settings.http.max_connections = 4;
         settings.http.stream_patience = Duration::from_millis(300);
     })
     .await;
-    world.at_rest(raws(1..=40, 500_000)).await;
+    world.change_store(raws(1..=40, 500_000)).await;
     let path = "/instances/shop/ws?types=raw&after=";
     let mut slow = socket(&world, path).await;
     let mut quick = socket(&world, path).await;
     assert_eq!(
         open(&world, path, &[("x-api-key", KEY)]).await.err(),
         Some(503),
-        "there are as many as may be"
+        "more streams than http.max_streams were accepted"
     );
     for n in 1..=40 {
         assert_eq!(frame(&mut quick).await.unwrap()["payload"]["data"]["n"], n);
     }
-    let resumed = eventually("the slow one's place is free", async || {
+    let resumed = eventually("the slow socket to be closed", async || {
         open(&world, path, &[("x-api-key", KEY)]).await.map_err(|status| assert_eq!(status, 503))
     });
     drop(resumed.await);
@@ -220,8 +224,8 @@ async fn a_socket_that_takes_nothing_is_let_go_and_holds_nobody_back() {
         taken += 1;
         last = seen["cursor"].as_str().unwrap().to_owned();
     }
-    assert!(taken < 40, "it was let go before it had everything");
-    let mut resumed = eventually("a place is free", async || {
+    assert!(taken < 40, "the slow socket received all events");
+    let mut resumed = eventually("a free stream", async || {
         let path = format!("/instances/shop/ws?types=raw&after={last}");
         open(&world, &path, &[("x-api-key", KEY)]).await.map_err(drop)
     })
@@ -232,43 +236,46 @@ async fn a_socket_that_takes_nothing_is_let_go_and_holds_nobody_back() {
 }
 
 #[tokio::test]
-async fn an_event_source_that_takes_nothing_is_cut_off() {
+async fn event_source_that_does_not_read_is_closed() {
     let mut world = World::with(|settings| {
         settings.http.max_streams = 1;
         settings.http.stream_patience = Duration::from_millis(300);
     })
     .await;
-    world.at_rest(raws(1..=40, 500_000)).await;
+    world.change_store(raws(1..=40, 500_000)).await;
     let path = "/instances/shop/events/stream?types=raw&after=";
     let slow = Sse::open(&world, path, None).await;
     assert_eq!(world.get(path).await.status, 503);
-    eventually("its place is free", async || match open(&world, "/ws", &[("x-api-key", KEY)]).await {
-        Ok(_) => Ok(()),
-        Err(status) => Err(status),
+    eventually("the slow stream to be closed", async || {
+        match open(&world, "/ws", &[("x-api-key", KEY)]).await {
+            Ok(_) => Ok(()),
+            Err(status) => Err(status),
+        }
     })
     .await;
     drop(slow);
 }
 
 #[tokio::test]
-async fn streams_take_no_place_of_ordinary_requests() {
+async fn streams_do_not_count_against_the_connection_limit() {
     let world = World::with(|settings| settings.http.max_connections = 1).await;
     let (address, close) = (world.node.address, |request: reqwest::RequestBuilder| {
         request.header("X-API-Key", KEY).header("Connection", "close")
     });
-    // The fixture's client keeps its one connection; it must let go of the only place.
+    // The client of `World` keeps its connection alive. The header closes it, which frees the only permit.
     let client = || reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
     drop(close(world.request(Method::GET, "/")).send().await.unwrap().bytes().await);
     let _socket = socket(&world, "/ws").await;
     let stream = close(client().get(format!("http://{address}/events/stream"))).send().await.unwrap();
     assert_eq!((stream.status().as_u16(), &stream.headers()["connection"]), (200, &"close".parse().unwrap()));
     let asked = close(client().get(format!("http://{address}/instances"))).send();
-    let answer = tokio::time::timeout(PATIENCE, asked).await.expect("there is a place").unwrap();
+    let answer =
+        tokio::time::timeout(TIMEOUT, asked).await.expect("an answer, because a permit is free").unwrap();
     assert_eq!(answer.status(), 200);
 }
 
 #[tokio::test]
-async fn every_reader_is_told_what_it_missed() {
+async fn every_reader_receives_a_gap_for_trimmed_events() {
     let mut world = World::with(|settings| {
         settings.webhook.first_delay = Duration::from_millis(20);
         settings.webhook.max_delay = Duration::from_millis(50);
@@ -282,7 +289,7 @@ async fn every_reader_is_told_what_it_missed() {
     let all_before = world.get("/events?limit=1000").await.body["next"].clone();
     let (before, all_before) = (before.as_str().unwrap(), all_before.as_str().unwrap());
     world
-        .at_rest(|tx| {
+        .change_store(|tx| {
             raws(1..=30, 10)(tx)?;
             let keep = RetentionLimits { since: Timestamp(u64::MAX), bytes: u64::MAX };
             events::trim(tx, SHOP, &keep, 1000).map(drop)
@@ -304,29 +311,29 @@ async fn every_reader_is_told_what_it_missed() {
         is_gap(&entry["data"]);
         let after = page.body["next"].as_str().unwrap();
         let next = world.get(&format!("{}&after={after}", path.split_once("&after=").unwrap().0)).await;
-        assert_eq!(next.body["data"], json!([]), "it is told once");
-        let piece = Sse::open(&world, &path, None).await.next().await.unwrap();
-        assert_eq!(piece.event, "gap");
-        is_gap(&piece.data["data"]);
+        assert_eq!(next.body["data"], json!([]), "the gap was sent twice");
+        let event = Sse::open(&world, &path, None).await.next().await.unwrap();
+        assert_eq!(event.event, "gap");
+        is_gap(&event.data["data"]);
     }
     for path in [format!("/instances/shop/ws?after={before}"), format!("/ws?after={all_before}")] {
-        let told = frame(&mut socket(&world, &path).await).await.unwrap();
-        assert_eq!(told["type"], "gap");
-        is_gap(&told["payload"]["data"]);
+        let gap = frame(&mut socket(&world, &path).await).await.unwrap();
+        assert_eq!(gap["type"], "gap");
+        is_gap(&gap["payload"]["data"]);
     }
     let fresh = world.get("/instances/shop/events?after=").await;
-    assert!(!fresh.body.to_string().contains("gap"), "who begins now missed nothing: {fresh:?}");
+    assert!(!fresh.body.to_string().contains("gap"), "a new reader received a gap: {fresh:?}");
 
     receiver.answer(200);
-    let told = receiver.until_taken("gap", 1).await[0].clone();
-    is_gap(&told.body["data"]);
+    let gap = receiver.until_taken("gap", 1).await[0].clone();
+    is_gap(&gap.body["data"]);
     send(&world, "573001234567").await;
     receiver.until_taken("message_ack", 1).await;
     assert_eq!(receiver.taken("gap").len(), 1);
 }
 
 #[tokio::test]
-async fn only_who_has_the_key_may_read() {
+async fn event_streams_require_the_key() {
     let world = World::new().await;
     let opens =
         async |path: &str, headers: &[(&'static str, &str)]| open(&world, path, headers).await.map(drop);
@@ -355,7 +362,7 @@ async fn only_who_has_the_key_may_read() {
 }
 
 #[tokio::test]
-async fn a_client_may_ask_for_a_sign_of_life() {
+async fn socket_answers_pings() {
     use futures_util::SinkExt;
     let world = World::new().await;
     let mut socket = socket(&world, "/ws").await;
@@ -363,8 +370,8 @@ async fn a_client_may_ask_for_a_sign_of_life() {
     assert_eq!(frame(&mut socket).await.unwrap(), json!({ "type": "pong" }));
     socket.send(Message::Text("anything else".into())).await.unwrap();
     socket.send(Message::Ping("x".into())).await.unwrap();
-    let pong = tokio::time::timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap();
+    let pong = tokio::time::timeout(TIMEOUT, socket.next()).await.unwrap().unwrap().unwrap();
     assert_eq!(pong, Message::Pong("x".into()));
     let _ = socket.send(Message::Text("x".repeat(100_000).into())).await;
-    assert!(frame(&mut socket).await.is_err(), "a long frame is not read");
+    assert!(frame(&mut socket).await.is_err(), "the node accepted an oversized frame");
 }

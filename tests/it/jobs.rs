@@ -1,4 +1,4 @@
-//! Bulk jobs from files, as a front end uses them: upload, follow, steer, look at the results.
+//! Bulk jobs from files: upload, progress over HTTP and WebSocket, commands, results.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,15 +12,15 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use crate::meta::{deliver, status, webhook};
+use crate::support::cloud_webhook::{deliver, status, webhook};
 use crate::support::{APP_SECRET, Answer, KEY, World, eventually};
 
 const TEMPLATE: &str = "Hola @valor1, tu pedido @valor2";
 
 /// Longest wait for a frame.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Uploads a file, with more fields than the message.
+/// Uploads a file with form fields. The field `message` defaults to `TEMPLATE`.
 async fn upload(world: &World, file: impl Into<Vec<u8>>, fields: &[(&'static str, &str)]) -> Answer {
     upload_to(world, "/messages/send-bulk-file", file, fields, None).await
 }
@@ -57,7 +57,7 @@ fn id_of(answer: &Answer) -> String {
     answer.body["job"]["id"].as_str().unwrap().to_owned()
 }
 
-/// The job, once it stands so.
+/// Waits until the job has the status.
 async fn until(world: &World, id: &str, status: &str) -> Value {
     eventually(&format!("the job to be {status}"), async || {
         let answer = world.get(&format!("/jobs/{id}")).await;
@@ -66,7 +66,7 @@ async fn until(world: &World, id: &str, status: &str) -> Value {
     .await
 }
 
-/// What the recipients got, in the order of arrival.
+/// Texts that each recipient received, in order of arrival.
 async fn texts(world: &World) -> HashMap<String, Vec<String>> {
     let mut texts: HashMap<_, Vec<_>> = HashMap::new();
     for message in world.arrived().await.iter().filter(|message| message["outcome"] == "accepted") {
@@ -79,25 +79,25 @@ async fn texts(world: &World) -> HashMap<String, Vec<String>> {
 type Socket = WebSocketStream<TcpStream>;
 
 async fn socket(world: &World, id: &str) -> Socket {
-    // As a browser gives the key.
+    // A browser can send the key only in the URL.
     let url = format!("ws://{}/ws/job/{id}?api_key={KEY}", world.node.address);
     let stream = TcpStream::connect(world.node.address).await.unwrap();
     tokio_tungstenite::client_async(url.into_client_request().unwrap(), stream).await.unwrap().0
 }
 
-/// The next frame, or the code with which the socket was closed.
+/// The next frame, or the code of the server's close frame.
 async fn frame(socket: &mut Socket) -> Result<Value, u16> {
     loop {
-        match tokio::time::timeout(PATIENCE, socket.next()).await.expect("a frame in time") {
+        match tokio::time::timeout(TIMEOUT, socket.next()).await.expect("a frame in time") {
             Some(Ok(Message::Text(text))) => return Ok(serde_json::from_str(&text).unwrap()),
-            Some(Ok(Message::Close(Some(farewell)))) => return Err(farewell.code.into()),
+            Some(Ok(Message::Close(Some(close)))) => return Err(close.code.into()),
             Some(Ok(_)) => {}
             other => panic!("{other:?}"),
         }
     }
 }
 
-/// Frames up to and with the first of a kind.
+/// Frames up to and including the first one of type `kind`.
 async fn frames_until(socket: &mut Socket, kind: &str) -> Vec<Value> {
     let mut frames = Vec::new();
     loop {
@@ -111,7 +111,7 @@ async fn frames_until(socket: &mut Socket, kind: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn the_documented_example_arrives_with_its_values() {
+async fn documented_example_is_sent_with_its_values() {
     let world = World::new().await;
     let file = "phone|@valor1|@valor2\n+51123123123|leonardo|12345\n+51123123124|maria|12346\n+51123123125|juan\n+51123123126\n";
     let message = "Hola @valor1, tu pedido @valor2 ha sido procesado. Gracias @valor1!";
@@ -146,7 +146,7 @@ async fn the_documented_example_arrives_with_its_values() {
 }
 
 #[tokio::test]
-async fn results_follow_each_row_to_read_and_can_be_downloaded() {
+async fn results_show_each_row_until_it_is_read() {
     let world = World::new().await;
     let id = id_of(&upload(&world, rows(3), &[]).await);
     let path = format!("/jobs/{id}/results");
@@ -181,7 +181,7 @@ async fn results_follow_each_row_to_read_and_can_be_downloaded() {
 }
 
 #[tokio::test]
-async fn bad_rows_are_named_and_stop_nobody() {
+async fn invalid_rows_are_reported_and_other_rows_are_sent() {
     let world = World::new().await;
     let fault = json!({ "match": { "to": "51100000001" }, "action": { "error": { "code": 131_026 } } });
     world.faults(json!([fault])).await;
@@ -219,7 +219,7 @@ async fn bad_rows_are_named_and_stop_nobody() {
 }
 
 #[tokio::test]
-async fn what_is_no_job_is_a_clear_refusal() {
+async fn invalid_upload_is_refused_with_its_reason() {
     let world = World::with(|settings| settings.bulk.max_rows = 3).await;
     let details = |answer: &Answer| answer.body["error"]["details"].as_str().unwrap_or_default().to_owned();
     for (file, status, said) in [
@@ -249,11 +249,11 @@ async fn what_is_no_job_is_a_clear_refusal() {
     assert!(details(&refused).contains("No hay devices disponibles"), "{refused:?}");
     assert_eq!(world.get("/jobs").await.body, json!([]));
     let left = std::fs::read_dir(world.settings.data_dir.join("jobs")).unwrap().count();
-    assert_eq!(left, 0, "refused uploads leave nothing behind");
+    assert_eq!(left, 0, "a refused upload left a file");
 }
 
 #[tokio::test]
-async fn a_socket_tells_the_story_and_the_present_to_those_who_come_late() {
+async fn job_socket_sends_progress_and_a_summary_to_late_readers() {
     let world = World::new().await;
     let slow = json!([{ "match": {}, "action": { "delay_ms": 20 } }]);
     world.faults(slow).await;
@@ -308,7 +308,7 @@ async fn a_socket_tells_the_story_and_the_present_to_those_who_come_late() {
 }
 
 #[tokio::test]
-async fn a_job_is_paused_resumed_and_cancelled_and_deleted() {
+async fn job_can_be_paused_resumed_cancelled_and_deleted() {
     let world = World::with(|settings| settings.bulk.window = 10).await;
     world.faults(json!([{ "match": {}, "action": { "delay_ms": 30 } }])).await;
     let id = id_of(&upload(&world, rows(300), &[]).await);
@@ -324,7 +324,7 @@ async fn a_job_is_paused_resumed_and_cancelled_and_deleted() {
     let cancelled = command("cancel").await;
     assert_eq!(cancelled.status, 200, "{cancelled:?}");
     until(&world, &id, "cancelled").await;
-    eventually("every row to have an end", async || {
+    eventually("every row to have a final status", async || {
         let job = world.get(&format!("/jobs/{id}")).await.body;
         let count = |name: &str| job["progress"][name].as_u64().unwrap();
         let all = count("sent") + count("failed") + count("cancelled") == 300;
@@ -338,7 +338,7 @@ async fn a_job_is_paused_resumed_and_cancelled_and_deleted() {
 }
 
 #[tokio::test]
-async fn a_dry_run_shows_the_first_messages_and_sends_nothing() {
+async fn dry_run_shows_a_preview_and_sends_nothing() {
     let world = World::with(|settings| settings.instance.rate_limit.per_second = 10.0).await;
     let answer = upload(&world, rows(100), &[("dry_run", "true")]).await;
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -356,7 +356,7 @@ async fn a_dry_run_shows_the_first_messages_and_sends_nothing() {
 }
 
 #[tokio::test]
-async fn the_same_request_is_the_same_job() {
+async fn idempotency_key_returns_the_existing_job() {
     let world = World::new().await;
     let send = async |key: &str, file: String| {
         id_of(&upload_to(&world, "/messages/send-bulk-file", file, &[], Some(key)).await)
@@ -370,7 +370,7 @@ async fn the_same_request_is_the_same_job() {
 }
 
 #[tokio::test]
-async fn those_who_opted_out_are_skipped_and_counted() {
+async fn suppressed_recipients_are_skipped_and_counted() {
     let world = World::new().await;
     world.post("/suppressions", json!({ "phone": "+51100000001" })).await;
     let id = id_of(&upload(&world, rows(3), &[]).await);
@@ -382,11 +382,11 @@ async fn those_who_opted_out_are_skipped_and_counted() {
 }
 
 #[tokio::test]
-async fn a_job_goes_on_by_itself_after_a_restart() {
+async fn job_continues_after_a_restart() {
     let mut world = World::with(|settings| settings.bulk.window = 20).await;
     world.faults(json!([{ "match": {}, "action": { "delay_ms": 10 } }])).await;
     let id = id_of(&upload(&world, rows(400), &[]).await);
-    eventually("some to arrive", async || {
+    eventually("the first 50 messages to arrive", async || {
         let count = world.arrived().await.len();
         if count >= 50 { Ok(()) } else { Err(count) }
     })
@@ -396,13 +396,13 @@ async fn a_job_goes_on_by_itself_after_a_restart() {
     assert_eq!(done["progress"]["sent"], 400, "{done}");
     let texts = texts(&world).await;
     assert_eq!(texts.len(), 400);
-    assert!(texts.values().all(|texts| texts.len() == 1), "nobody got it twice");
+    assert!(texts.values().all(|texts| texts.len() == 1), "a recipient received a message twice");
 }
 
 #[tokio::test]
-async fn a_failure_that_does_not_carry_our_id_finds_its_row_after_the_job_has_ended() {
+async fn failed_status_without_callback_data_updates_the_row_of_an_ended_job() {
     let world = World::new().await;
-    // The sandbox tells nobody; Meta speaks here.
+    // The sandbox's own statuses go to a closed port. The test posts the status itself.
     let nowhere = json!({ "url": "http://127.0.0.1:9/", "app_secret": APP_SECRET });
     world.control(Method::POST, "/_sandbox/webhook", Some(nowhere)).await;
     let id = id_of(&upload(&world, rows(3), &[]).await);
@@ -424,7 +424,7 @@ async fn a_failure_that_does_not_carry_our_id_finds_its_row_after_the_job_has_en
 }
 
 #[tokio::test]
-async fn a_text_too_long_for_every_row_is_refused_and_for_one_row_costs_that_row() {
+async fn text_too_long_for_all_rows_is_refused_and_for_one_row_fails_that_row() {
     let world = World::new().await;
     let long = "x".repeat(4_090);
     let message = format!("{long} @valor1");

@@ -1,4 +1,4 @@
-//! The real node, the real sandbox, real HTTP: everything a user does, done from outside.
+//! Integration tests: the real node and the real sandbox over HTTP. The modules mirror the resources of the API.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,26 +7,16 @@
     reason = "tests may"
 )]
 
-mod meta;
-mod process;
-mod readers;
-mod receiver;
-mod support;
-
-mod api;
-mod crash;
-mod deliveries;
-mod delivery;
+mod address_book;
+mod application_api;
 mod events;
-mod front;
-mod inbound;
+mod http;
 mod jobs;
+mod kill;
 mod linked;
-mod media;
 mod messages;
-mod numbers;
 mod old_folder;
-mod operator;
+mod operations;
 mod relay;
-mod way_back;
+mod support;
 mod webhooks;

@@ -1,8 +1,8 @@
-//! A data folder that an earlier binary wrote, and what the node of today finds in it.
+//! Opens a data folder that an earlier binary wrote, and compares its content with the listing of the fixture.
 //!
-//! `tests/fixtures/make.py` had that binary fill the folder, killed it at work, and wrote down what it had shown until
-//! then. A node that finds anything else there would do the same to the folder of every user who updates: the code is
-//! wrong then, never the fixture.
+//! `tests/fixtures/make.py` ran that binary until the folder held records of every kind, killed it under load, and wrote
+//! the listing from its answers. A node that shows a different content would lose the data of every user who updates:
+//! when a test here fails, the code is wrong, never the fixture.
 
 use std::fs;
 use std::path::PathBuf;
@@ -18,21 +18,21 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use crate::linked::{VERSION, soon, whatsapp};
-use crate::meta::{offer, webhook_about};
-use crate::receiver::Receiver;
 use crate::relay::Consumer;
+use crate::support::cloud_webhook::{post_webhook, webhook_about};
+use crate::support::receiver::Receiver;
 use crate::support::{Answer, KEY, World, eventually};
 
-/// The fixture, without what its files end with.
+/// Name of the fixture's files without their extensions.
 const NAME: &str = "data-folder-1";
 
-/// Meta's id of the number of `shop`.
+/// `phone_number_id` of the instance `shop`.
 const SHOP: &str = "1001";
 
-/// Longer than any test takes.
+/// A delay that is longer than any test.
 const HOURS: Duration = Duration::from_secs(10 * 3600);
 
-/// A node on the folder, and what is known to be in there.
+/// A node on the folder, and the listing of the folder's content.
 struct Old {
     world: World,
     listing: Value,
@@ -42,7 +42,7 @@ fn fixture(ending: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(format!("{NAME}.{ending}"))
 }
 
-/// The folder, as `data` in a folder of its own.
+/// Unpacks the folder as `data` in a new temporary folder.
 fn unpack() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let mut tar = Command::new("tar");
@@ -56,12 +56,13 @@ impl Old {
         Self::open_in(unpack(), change).await
     }
 
-    /// Of what the instances had at WhatsApp nothing answers, until a test aims them elsewhere.
+    /// Starts a node on `folder`. The addresses at which the instances reach WhatsApp do not answer until a test calls
+    /// `point_to_sandbox`.
     async fn open_in(folder: TempDir, change: impl FnOnce(&mut Settings)) -> Self {
         let listing: Value = serde_json::from_slice(&fs::read(fixture("json")).unwrap()).unwrap();
         let at = Timestamp(listing["at_ms"].as_u64().unwrap());
         let world = World::of_folder(folder, at, |settings| {
-            // What waited in the folder waits on.
+            // Waiting messages of the folder keep waiting.
             for policy in [&mut settings.retry.transactional, &mut settings.retry.bulk] {
                 (policy.first_delay, policy.max_delay, policy.ambiguous_wait) = (HOURS, HOURS, HOURS);
             }
@@ -78,10 +79,10 @@ impl Old {
         self.listing[name].as_array().unwrap()
     }
 
-    /// What was put in under a word.
-    fn of(&self, name: &str, what: &str) -> &Value {
+    /// The entry of the list `name` that the listing calls `what`.
+    fn entry(&self, name: &str, what: &str) -> &Value {
         let mut found = self.list(name).iter().filter(|entry| entry["what"] == what);
-        found.next().unwrap_or_else(|| panic!("there is no {what} among the {name}"))
+        found.next().unwrap_or_else(|| panic!("the listing has no {what} in {name}"))
     }
 
     fn list_of_events(&self, instance: &str) -> &[Value] {
@@ -89,15 +90,15 @@ impl Old {
     }
 
     fn id(&self, what: &str) -> &str {
-        self.of("messages", what)["view"]["message_id"].as_str().unwrap()
+        self.entry("messages", what)["view"]["message_id"].as_str().unwrap()
     }
 
     fn job(&self, what: &str) -> &str {
-        self.of("jobs", what)["view"]["id"].as_str().unwrap()
+        self.entry("jobs", what)["view"]["id"].as_str().unwrap()
     }
 
     async fn view(&self, what: &str) -> Value {
-        let instance = self.of("messages", what)["instance"].as_str().unwrap();
+        let instance = self.entry("messages", what)["instance"].as_str().unwrap();
         let answer = self.world.get(&format!("/instances/{instance}/messages/{}", self.id(what))).await;
         assert_eq!(answer.status, 200, "{what}: {answer:?}");
         answer.body["data"].clone()
@@ -111,7 +112,7 @@ impl Old {
         .await
     }
 
-    /// Everything that a list shows, page by page.
+    /// Reads all pages of a list.
     async fn all(&self, path: &str, field: &str) -> Vec<Value> {
         let (mut found, mut after) = (Vec::new(), None);
         loop {
@@ -130,8 +131,8 @@ impl Old {
         }
     }
 
-    /// Sends an instance's messages to the sandbox of this test.
-    async fn aim(&self, instance: &str) {
+    /// Sets the instance's `base_url` to the sandbox of this test.
+    async fn point_to_sandbox(&self, instance: &str) {
         let base_url = format!("http://{}", self.world.sandbox.address);
         let body = json!({ "cloud_api": { "base_url": base_url } });
         let path = format!("/instances/{instance}");
@@ -139,8 +140,8 @@ impl Old {
         assert_eq!(aimed.status, 200, "{aimed:?}");
     }
 
-    /// What reached a recipient at the sandbox of this test, in order.
-    async fn reached(&self, phone: &str) -> Vec<Value> {
+    /// Bodies of the messages that the sandbox of this test received for a recipient, in order of arrival.
+    async fn bodies_to(&self, phone: &str) -> Vec<Value> {
         let arrived = self.world.arrived().await.into_iter();
         let to =
             |message: &Value| message["to"].as_str().is_some_and(|to| to.trim_start_matches('+') == phone);
@@ -148,7 +149,7 @@ impl Old {
     }
 }
 
-/// Every field of the one that the other has differently, by name.
+/// Lists the fields of `expected` that have another value in `found`. Ignores fields that only `found` has.
 fn differences(what: &str, expected: &Value, found: &Value) -> Vec<String> {
     match (expected, found) {
         (Value::Object(expected), Value::Object(_)) => {
@@ -177,17 +178,17 @@ fn count(entry: &Value) -> u64 {
 }
 
 #[tokio::test]
-async fn instances_are_who_and_what_they_were() {
+async fn node_loads_all_instances_of_the_folder() {
     let old = Old::open(|_| {}).await;
     for expected in old.list("instances") {
         let (name, mut expected) = (text(expected, "instance_id"), expected.clone());
         if expected["status"] == "connected" {
-            // Its WhatsApp is gone, and it knows that it should be there.
+            // The instance reconnects to a WhatsApp that does not answer.
             expected["status"] = json!("connecting");
             expected.as_object_mut().unwrap().remove("reason");
         }
         if name == "shop" {
-            // The rows of a job that is under way keep coming.
+            // The rows of the running job are still being queued.
             expected.as_object_mut().unwrap().remove("queue_depth");
         }
         eventually(name, async || {
@@ -201,7 +202,7 @@ async fn instances_are_who_and_what_they_were() {
 }
 
 #[tokio::test]
-async fn every_message_stands_where_it_stood() {
+async fn node_loads_all_messages_and_queues_of_the_folder() {
     let old = Old::open(|_| {}).await;
     for expected in old.list("messages") {
         let what = text(expected, "what");
@@ -212,11 +213,11 @@ async fn every_message_stands_where_it_stood() {
     }
     for expected in old.list("queues") {
         let (name, mut expected) = (text(expected, "instance_id"), expected.clone());
-        // An attempt that was under way holds its lane; that of a linked device is made again instead.
+        // An attempt that was in flight at the kill holds its lane. A linked device repeats such an attempt instead.
         let held = if name == "shop" { count(&expected["held"]) + count(&expected["in_flight"]) } else { 0 };
         (expected["held"], expected["in_flight"]) = (json!(held), json!(0));
         if name == "shop" {
-            // The rows of a job that is under way keep coming.
+            // The rows of the running job are still being queued.
             expected["depth"] = json!({ "transactional": expected["depth"]["transactional"] });
         }
         eventually(&format!("the queue of {name}"), async || {
@@ -237,7 +238,7 @@ async fn every_message_stands_where_it_stood() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_repeated_is_the_same_request() {
+async fn idempotency_keys_of_the_folder_are_honoured() {
     let old = Old::open(|_| {}).await;
     for keyed in old.list("keyed") {
         let send = async |body: String| {
@@ -256,7 +257,7 @@ async fn a_request_that_is_repeated_is_the_same_request() {
 }
 
 #[tokio::test]
-async fn jobs_and_tasks_stand_where_they_stood() {
+async fn node_loads_all_jobs_and_tasks_of_the_folder() {
     let old = Old::open(|_| {}).await;
     for expected in old.list("jobs") {
         let (what, path) = (text(expected, "what"), format!("/jobs/{}", old.job(text(expected, "what"))));
@@ -268,12 +269,12 @@ async fn jobs_and_tasks_stand_where_they_stood() {
             assert_eq!(json!(old.all(&format!("{path}/{list}"), "data").await), expected[list], "{what}");
         }
     }
-    let (expected, path) = (old.of("jobs", "processing"), format!("/jobs/{}", old.job("processing")));
+    let (expected, path) = (old.entry("jobs", "processing"), format!("/jobs/{}", old.job("processing")));
     let rows = expected["results"].as_array().unwrap();
-    let under_way = rows.iter().filter(|row| row["status"] == "queued").count();
-    let found = eventually("the rows that were under way", async || {
+    let in_flight = rows.iter().filter(|row| row["status"] == "queued").count();
+    let found = eventually("the rows that were in flight to be ambiguous", async || {
         let job = old.world.get(&path).await.body;
-        if job["progress"]["ambiguous"] == under_way { Ok(job) } else { Err(job) }
+        if job["progress"]["ambiguous"] == in_flight { Ok(job) } else { Err(job) }
     })
     .await;
     let progress = &found["progress"];
@@ -293,7 +294,7 @@ async fn jobs_and_tasks_stand_where_they_stood() {
 }
 
 #[tokio::test]
-async fn events_are_kept_and_each_endpoint_knows_its_place() {
+async fn node_loads_all_events_and_endpoint_cursors_of_the_folder() {
     let old = Old::open(|_| {}).await;
     for (name, expected) in old.listing["events"].as_object().unwrap() {
         let found = old.all(&format!("/instances/{name}/events?limit=1000"), "data").await;
@@ -302,25 +303,25 @@ async fn events_are_kept_and_each_endpoint_knows_its_place() {
         for (expected, found) in expected.iter().zip(&found) {
             assert_eq!(expected, found, "{name}");
         }
-        // What happened since then comes behind.
+        // Events since the start of this node follow.
         let sequences: Vec<_> = found.iter().map(|event| count(&event["sequence"])).collect();
-        assert!(sequences.is_sorted_by(|one, other| one < other), "{name}: {sequences:?}");
+        assert!(sequences.is_sorted_by(|earlier, later| earlier < later), "{name}: {sequences:?}");
     }
     for expected in old.list("endpoints") {
         let (what, path) = (text(expected, "what"), format!("/webhooks/{}", text(expected, "endpoint_id")));
         let found = old.world.get(&path).await.body["data"].clone();
         let mut config = expected.clone();
         let config_fields = config.as_object_mut().unwrap();
-        let others = ["what", "lag", "parked"].map(|field| config_fields.remove(field).unwrap());
+        let removed = ["what", "lag", "parked"].map(|field| config_fields.remove(field).unwrap());
         assert_has(what, &config, &found);
-        assert!(count(&found["lag"]["events"]) >= count(&others[1]), "{what}: {found}");
-        assert_eq!(json!(old.all(&format!("{path}/parked"), "data").await), others[2], "{what}");
+        assert!(count(&found["lag"]["events"]) >= count(&removed[1]), "{what}: {found}");
+        assert_eq!(json!(old.all(&format!("{path}/parked"), "data").await), removed[2], "{what}");
     }
     assert_eq!(old.world.get("/webhooks").await.body["total"], old.list("endpoints").len());
 }
 
 #[tokio::test]
-async fn people_odd_bodies_frames_and_files_are_there() {
+async fn node_loads_contacts_kept_webhooks_relay_frames_and_media_of_the_folder() {
     let old = Old::open(|_| {}).await;
     for (name, path, field) in [
         ("suppressions", "/suppressions", "data"),
@@ -341,14 +342,14 @@ async fn people_odd_bodies_frames_and_files_are_there() {
                 Sha256::digest(answer.bytes().await.unwrap()).iter().map(|b| format!("{b:02x}")).collect();
             assert_eq!(hex, media["sha256"]);
         } else {
-            // It is known where it is; WhatsApp alone has it.
+            // The node has the media id, but the file is only at WhatsApp, which does not answer.
             assert_eq!(answer.status(), 503, "{media}: {answer:?}");
         }
     }
 }
 
 #[tokio::test]
-async fn the_key_in_the_folder_is_the_key() {
+async fn api_key_of_the_folder_is_accepted() {
     let folder = unpack();
     let key = fs::read_to_string(folder.path().join("data/api_key")).unwrap();
     let old = Old::open_in(folder, |settings| settings.auth.api_key = None).await;
@@ -360,7 +361,7 @@ async fn the_key_in_the_folder_is_the_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn linked_devices_log_in_as_the_devices_that_they_were() {
+async fn linked_devices_of_the_folder_log_in_with_their_device_ids() {
     let web = whatsapp().await;
     let old = Old::open(|settings| settings.linked.server = web.url()).await;
     let mut expected = Vec::new();
@@ -368,39 +369,43 @@ async fn linked_devices_log_in_as_the_devices_that_they_were() {
         let Some((device, _)) = instance["jid"].as_str().and_then(|jid| jid.split_once('@')) else {
             continue;
         };
-        // This WhatsApp has no such device; it says nothing.
+        // This WhatsApp does not have the device. The fault leaves its login without an answer.
         web.arm(FaultRule::always(text(instance, "phone"), Fault::IgnoreLogin)).unwrap();
         if instance["status"] == "connected" {
             expected.push(device.to_owned());
         }
     }
     assert_eq!(expected.len(), 2, "{expected:?}");
-    let came = || {
+    let logged_in = || {
         let moments = web
             .connection_records()
             .into_iter()
             .filter(|moment| moment.turn == ConnectionTransition::Refused);
         moments.filter_map(|moment| moment.device).collect::<Vec<_>>()
     };
-    soon("all to log in", web.wait_until(|_| expected.iter().all(|device| came().contains(device)))).await;
-    assert!(came().iter().all(|device| expected.contains(device)), "{:?}", came());
+    soon(
+        "all devices to log in",
+        web.wait_until(|_| expected.iter().all(|device| logged_in().contains(device))),
+    )
+    .await;
+    assert!(logged_in().iter().all(|device| expected.contains(device)), "{:?}", logged_in());
 }
 
-/// From here on there is a WhatsApp again.
+/// WhatsApp, the relay consumer and the webhook receiver answer again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_waited_goes_on() {
+async fn waiting_work_of_the_folder_continues() {
     let mut consumer = Consumer::start().await;
     let receiver = Receiver::start().await;
     let relay = format!("ws://{}/ws", consumer.address);
     let old = Old::open(|settings| settings.relay.url = Some(relay.parse().unwrap())).await;
     for instance in ["shop", "annex", "barred"] {
-        old.aim(instance).await;
+        old.point_to_sandbox(instance).await;
     }
     old.world.post("/instances/annex/connect", json!({})).await;
     old.world.post("/instances/barred/resume", json!({})).await;
     old.world.until_state("shop", "connected").await;
 
-    // What was queued leaves, in order.
+    // Queued messages are sent in order.
     for what in
         ["queued 0", "queued 1", "queued 2", "queued with a key", "a queued picture", "barred 0", "barred 1"]
     {
@@ -409,56 +414,58 @@ async fn what_waited_goes_on() {
     let bodies = |messages: Vec<Value>| {
         messages.iter().map(|message| message["text"]["body"].clone()).collect::<Vec<_>>()
     };
-    assert_eq!(bodies(old.reached("573110000010").await), ["0", "1", "2"]);
-    assert_eq!(bodies(old.reached("573110000020").await), ["0", "1"]);
-    assert!(old.reached("573110000012").await[0]["image"]["id"].is_string());
+    assert_eq!(bodies(old.bodies_to("573110000010").await), ["0", "1", "2"]);
+    assert_eq!(bodies(old.bodies_to("573110000020").await), ["0", "1"]);
+    assert!(old.bodies_to("573110000012").await[0]["image"]["id"].is_string());
 
-    // What became of attempts that went out is heard of, and what stood behind them leaves.
+    // A status settles each ambiguous attempt, and the message behind it in the lane is sent.
     for (what, behind) in
         [("ambiguous", "behind what is ambiguous"), ("under way, hanging before", "behind what is under way")]
     {
         old.until_status(what, &["ambiguous"]).await;
         assert_eq!(old.view(behind).await["status"], "queued");
-        let told = json!({
+        let delivered = json!({
             "id": format!("wamid.{behind}"), "status": "delivered", "timestamp": "1763800000",
             "recipient_id": old.view(what).await["to"], "biz_opaque_callback_data": old.id(what),
         });
-        let taken = offer(&old.world, webhook_about(SHOP, "messages", json!({ "statuses": [told] }))).await;
+        let taken =
+            post_webhook(&old.world, webhook_about(SHOP, "messages", json!({ "statuses": [delivered] })))
+                .await;
         assert_eq!(taken.status, 200, "{taken:?}");
         old.until_status(what, &["delivered"]).await;
         old.until_status(behind, &["sent", "delivered", "read"]).await;
     }
 
-    // Dead letters have kept what they say.
+    // Dead letters still hold their content.
     for what in ["dead, permanent", "dead, ambiguous"] {
         let path = format!("/instances/shop/dead-letters/{}/redrive", old.id(what));
         assert_eq!(old.world.post(&path, json!({})).await.status, 200, "{what}");
         old.until_status(what, &["sent", "delivered", "read"]).await;
     }
-    assert_eq!(bodies(old.reached("573100000017").await), ["Se queda"]);
-    assert_eq!(old.reached("573100000019").await[0]["image"]["caption"], "foto");
+    assert_eq!(bodies(old.bodies_to("573100000017").await), ["Se queda"]);
+    assert_eq!(old.bodies_to("573100000019").await[0]["image"]["caption"], "foto");
 
-    // Jobs send the rows that are left, and no other.
+    // Jobs send the remaining rows and no others.
     old.world.post(&format!("/jobs/{}/resume", old.job("paused")), json!({})).await;
     for what in ["paused", "processing"] {
         let path = format!("/jobs/{}", old.job(what));
-        let rows = old.of("jobs", what)["results"].as_array().unwrap();
+        let rows = old.entry("jobs", what)["results"].as_array().unwrap();
         let known = |row: &&Value| what == "processing" && row["status"] == "queued";
         let sent = rows.len() - rows.iter().filter(known).count();
-        eventually(&format!("the rest of the job {what}"), async || {
+        eventually(&format!("the remaining rows of the job {what}"), async || {
             let job = old.world.get(&path).await.body;
             if job["progress"]["sent"] == sent { Ok(()) } else { Err(job) }
         })
         .await;
         for row in rows {
             let left = row["status"] == "pending" || (what == "paused" && row["status"] == "queued");
-            let reached = old.reached(text(row, "phone").trim_start_matches('+')).await;
-            assert_eq!(reached.len(), usize::from(left), "{row}: {reached:?}");
+            let bodies_to = old.bodies_to(text(row, "phone").trim_start_matches('+')).await;
+            assert_eq!(bodies_to.len(), usize::from(left), "{row}: {bodies_to:?}");
         }
     }
 
-    // The endpoint that took nothing gets what it missed, and no more.
-    let endpoint = format!("/webhooks/{}", text(old.of("endpoints", "down"), "endpoint_id"));
+    // The endpoint that refused all deliveries receives the missed events once.
+    let endpoint = format!("/webhooks/{}", text(old.entry("endpoints", "down"), "endpoint_id"));
     let path = format!("{endpoint}/deliveries?instance=shop&limit=100");
     let missed = old.world.get(&path).await.body["data"].as_array().unwrap().clone();
     let missed: Vec<_> = missed.iter().filter(|it| it["state"] != "delivered").collect();
@@ -469,7 +476,7 @@ async fn what_waited_goes_on() {
     assert!(acks.len() >= 3, "{missed:?}");
     let moved = old.world.request(Method::PUT, &endpoint).json(&json!({ "url": receiver.url() }));
     assert_eq!(Answer::of(moved).await.status, 200);
-    eventually("what the endpoint missed", async || {
+    eventually("the missed events", async || {
         let taken = receiver.taken("message_ack").into_iter().map(|it| it.body);
         let taken = taken.filter(|body| body["instance_id"] == "shop");
         let taken: Vec<_> = taken.map(|body| body["data"]["correlation_id"].clone()).collect();
@@ -477,7 +484,7 @@ async fn what_waited_goes_on() {
     })
     .await;
 
-    // And the relay's line is there, in order.
+    // The relay delivers its queue in order.
     let mut before = 0.0;
     for n in 0..count(&old.listing["relay_pending"]) {
         let queued_at = consumer.frame().await["queued_at"].as_f64().unwrap();

@@ -1,4 +1,4 @@
-//! The strict-order push, through a real node to a real WebSocket server.
+//! The relay: ordered delivery of frames to a WebSocket server, and its `/api/queue` routes.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,9 +14,9 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::support::{Answer, World, eventually};
 
 /// Longest wait for a frame; reaching it fails the test.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The documented consumer: a plain server that reads frames on any path and never answers.
+/// A consumer as documented: a WebSocket server that reads frames on any path and does not answer.
 pub struct Consumer {
     pub address: SocketAddr,
     frames: mpsc::UnboundedReceiver<String>,
@@ -50,7 +50,7 @@ impl Consumer {
     }
 
     pub async fn frame(&mut self) -> Value {
-        let text = tokio::time::timeout(PATIENCE, self.frames.recv()).await.expect("no frame came").unwrap();
+        let text = tokio::time::timeout(TIMEOUT, self.frames.recv()).await.expect("a frame in time").unwrap();
         serde_json::from_str(&text).unwrap()
     }
 
@@ -98,7 +98,7 @@ async fn until_pending(world: &World, pending: u64) {
 }
 
 #[tokio::test]
-async fn a_test_message_arrives_and_the_answers_are_the_documented_ones() {
+async fn test_message_is_relayed_and_routes_answer_as_documented() {
     let mut consumer = Consumer::start().await;
     let world = world(consumer.address).await;
     let tested = post(&world, "/api/queue/test").await;
@@ -134,7 +134,7 @@ async fn a_test_message_arrives_and_the_answers_are_the_documented_ones() {
 }
 
 #[tokio::test]
-async fn a_backlog_outlives_the_node_and_arrives_in_order() {
+async fn relay_queue_survives_a_restart_in_order() {
     let consumer = Consumer::start().await;
     let address = consumer.address;
     consumer.stop().await;
@@ -159,7 +159,7 @@ async fn a_backlog_outlives_the_node_and_arrives_in_order() {
 }
 
 #[tokio::test]
-async fn what_waits_can_be_thrown_away() {
+async fn relay_queue_can_be_cleared() {
     let consumer = Consumer::start().await;
     let address = consumer.address;
     consumer.stop().await;
@@ -173,7 +173,7 @@ async fn what_waits_can_be_thrown_away() {
 }
 
 #[tokio::test]
-async fn a_node_that_relays_nothing_says_so() {
+async fn routes_report_a_disabled_relay() {
     let world = World::empty(|_| {}).await;
     assert_eq!(world.get("/api/queue/status").await.body, status(false, false, 0, false));
     until_pending(&world, 0).await;

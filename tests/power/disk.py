@@ -1,4 +1,4 @@
-"""Where the node keeps its data, and how its power is cut."""
+"""The disk of the node, and the cut of its power."""
 
 from __future__ import annotations
 
@@ -10,33 +10,32 @@ import subprocess
 import time
 from pathlib import Path
 
-# `_IOR('X', 125, __u32)` and its flag, from fs/ext4/ext4.h: the filesystem stops at once, and its journal is not
-# written out first.
+# `_IOR('X', 125, __u32)` and its flag, from fs/ext4/ext4.h: the filesystem stops at once, without writing its journal.
 EXT4_IOC_SHUTDOWN = 0x8004587D
 NO_LOG_FLUSH = 2
 
 
 class Folder:
-    """A folder of the machine's own filesystem. It survives the node's death whole."""
+    """A folder of the machine's filesystem. A kill of the node loses no write."""
 
     def __init__(self, work: Path) -> None:
         self.data = work / "data"
 
     def cut(self) -> None:
-        """Nothing: SIGKILL is all that happens."""
+        """Does nothing: the caller kills the node."""
 
     def restore(self) -> None:
-        """Nothing: the machine kept running."""
+        """Does nothing: the filesystem kept running."""
 
     def close(self) -> None:
-        """Nothing is mounted."""
+        """Does nothing: no filesystem is mounted."""
 
 
 class Image:
-    """An ext4 filesystem of its own in a file, whose power can be cut.
+    """An ext4 filesystem in a file, whose power can be cut.
 
-    The cut is that of a disk which keeps all that it was given: what the node wrote and did not sync is gone, as is
-    what the filesystem had not put into its journal. A disk that loses what it acknowledged is not imitated.
+    The cut models a disk that keeps all acknowledged writes: writes that the node did not sync are lost, as is what the
+    filesystem had not written to its journal. It does not model a disk that loses acknowledged writes.
     """
 
     def __init__(self, work: Path, size: int) -> None:
@@ -49,7 +48,7 @@ class Image:
         self._mount()
 
     def cut(self) -> None:
-        """From here on nothing reaches the disk. Returns once that is so."""
+        """Stops the filesystem. After the return, no write reaches the disk."""
         folder = os.open(self.mount, os.O_RDONLY)
         try:
             fcntl.ioctl(folder, EXT4_IOC_SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
@@ -57,7 +56,7 @@ class Image:
             os.close(folder)
 
     def restore(self) -> None:
-        """Power is back. Nobody may use the folder while this runs."""
+        """Mounts the filesystem again. No process may use the folder meanwhile."""
         self._unmount()
         self._mount()
 
@@ -66,18 +65,18 @@ class Image:
             self._unmount()
 
     def free(self) -> int:
-        """Bytes that are free for programs which are not root's, as the node counts them."""
+        """Free bytes for processes that are not root, as the node counts them."""
         disk = os.statvfs(self.mount)
         return disk.f_bavail * disk.f_frsize
 
     def fill(self, leave: int) -> None:
-        """Puts a file beside the data that leaves so many bytes free. Root's reserve is used up first."""
+        """Fills the disk with a file until `leave` bytes are free. Uses up the reserve of root first."""
         size = self.free() - leave
         with (self.mount / "ballast").open("ab") as ballast:
             os.posix_fallocate(ballast.fileno(), 0, size)
 
     def brim(self) -> None:
-        """Fills the disk until not even root can write another byte."""
+        """Fills the disk until root cannot write another byte."""
         with (self.mount / "brim").open("ab", buffering=0) as ballast:
             for size in (1 << 20, 1 << 12):
                 try:
@@ -87,7 +86,7 @@ class Image:
                     continue
 
     def relieve(self) -> None:
-        """Takes away what `fill` and `brim` put there."""
+        """Deletes the files of `fill` and `brim`."""
         for name in ("ballast", "brim"):
             (self.mount / name).unlink(missing_ok=True)
 
@@ -95,11 +94,11 @@ class Image:
         run("mount", "-o", "loop", self.file, self.mount)
 
     def _unmount(self) -> None:
-        for patience in range(50, -1, -1):
+        for attempts_left in range(50, -1, -1):
             try:
                 return run("umount", self.mount)
             except RuntimeError:
-                if not patience:
+                if not attempts_left:
                     raise
                 time.sleep(0.1)
 
@@ -111,7 +110,7 @@ def run(*command: object) -> None:
 
 
 def copy(data: Path, to: Path) -> None:
-    """Keeps a folder as it is now, for whoever must find out what happened to it."""
+    """Copies a folder for the analysis of a failure."""
     shutil.rmtree(to, ignore_errors=True)
     if data.exists():
         shutil.copytree(data, to)

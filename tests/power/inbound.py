@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Brings everything in while the node is killed: Meta's webhooks at full speed, with repeats and out of order.
+"""Delivers Meta's webhooks at full speed, with repeats and out of order, while the node is killed.
 
     tests/power/inbound.py
-    tests/power/inbound.py --kills 0 --rate 500 --posts 15000              at Meta's pace instead of full speed
+    tests/power/inbound.py --kills 0 --rate 500 --posts 15000              at a fixed rate instead of full speed
     tests/power/inbound.py --kills 0 --rate 500 --posts 15000 --sleeper    beside a receiver that takes 30 s for each call
     tests/power/inbound.py --kills 0 --rate 100 --posts 3000 --accounts 200 --forgers 2    beside forged bodies of 4 MB
 
-What must hold: every message and every status that Meta ever delivered is in the event log exactly once; all readers
-see one order; a WebSocket that resumes and a webhook receiver that comes back miss nothing.
+Guarantees under test: the event log contains every delivered message and status exactly once; all readers receive the
+same order; a WebSocket that resumes and a webhook receiver that restarts miss no event.
 
-Needs Python 3.11. Only loopback traffic. Prints one line of JSON. Exits with 0 when all held, 1 when something did
-not, 2 when the test itself could not be run.
+Needs Python 3.11. Only loopback traffic. Prints one line of JSON. Exits with 0 when all guarantees hold, 1 when
+one does not, 2 when the test itself cannot run.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Update = tuple[str, str]  # ("message", id) or ("receipt", id and status)
 
 
 class Wire:
-    """One kept-alive connection that costs as little as can be: what is timed is the node."""
+    """One keep-alive connection with minimal overhead, so that the measured time is that of the node."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -53,7 +53,7 @@ class Wire:
         return head.encode() + body
 
     def post(self, request: bytes) -> str:
-        """The status, or `none` when no answer came whole."""
+        """Posts a request. Returns the status, or `none` when the answer is incomplete."""
         try:
             if not self._socket:
                 self._socket = socket.create_connection(("127.0.0.1", self._port), timeout=30)
@@ -83,23 +83,23 @@ def raise_end() -> bytes:
 
 
 class Meta:
-    """Deliveries, each repeated until it is answered 200, and some of them after that too."""
+    """Meta: repeats each delivery until it is answered with 200, and repeats 30 % of them after that."""
 
     def __init__(self, port: int, options: argparse.Namespace) -> None:
         self._port, self._random = port, random.Random(options.seed)
         self._lock = threading.Lock()
         self.unique: set[Update] = set()
-        # Of what was answered 200: seconds from the request, and from when it was due.
+        # For deliveries that were answered with 200: seconds since the request, and since it was due.
         self.answered: list[float] = []
         self.behind: list[float] = []
-        # Seconds that all of it took, where there was a pace.
+        # Duration of all deliveries in seconds, when there is a rate.
         self.took = 0.0
         self.posts = Counter[str]()
         self._waiting: deque[bytes] = deque()
         bodies = [Wire.request(body, sign(body)) for body in self._bodies(options.posts)]
         repeats = self._random.sample(bodies, round(len(bodies) * 0.3))
         bodies += repeats
-        # Out of order, as far as Meta's parallel deliveries reach.
+        # Out of order, like parallel deliveries of Meta.
         self._waiting.extend(sorted(bodies, key=lambda body: self._random.random()) if options.shuffle else bodies)
         self._goal = len(self._waiting)
 
@@ -134,7 +134,7 @@ class Meta:
         return self.posts["200"] >= self._goal
 
     def work(self) -> None:
-        """One of the connections that Meta delivers over."""
+        """Delivers over one connection until everything is answered with 200."""
         wire = Wire(self._port)
         while not self.done():
             with self._lock:
@@ -156,22 +156,22 @@ class Meta:
 
 
     def work_at(self, rate: float, connections: int) -> None:
-        """The same at so many deliveries a second, each connection in a process of its own: what is timed must not wait for readers."""
+        """Delivers `rate` webhooks a second. Each connection has a separate process, so that readers do not delay it."""
         requests = list(self._waiting)
         shares = [(self._port, requests[n::connections], connections / rate, n / rate) for n in range(connections)]
         with multiprocessing.get_context("spawn").Pool(connections) as pool:
-            taken = list(itertools.chain(*pool.starmap(pace, shares, chunksize=1)))
-        self.posts.update(status for status, *_ in taken)
-        self.answered = [ended - began for _, _, began, ended in taken]
-        self.behind = [ended - due for _, due, _, ended in taken]
-        self.took = max(ended for *_, ended in taken) - min(due for _, due, *_ in taken)
+            results = list(itertools.chain(*pool.starmap(pace, shares, chunksize=1)))
+        self.posts.update(status for status, *_ in results)
+        self.answered = [ended - began for _, _, began, ended in results]
+        self.behind = [ended - due for _, due, _, ended in results]
+        self.took = max(ended for *_, ended in results) - min(due for _, due, *_ in results)
         if not self.done():
-            raise Failure(f"not everything was taken: {self.posts}")
+            raise Failure(f"not all deliveries were answered with 200: {self.posts}")
 
 
 def pace(port: int, requests: list[bytes], interval: float, offset: float) -> list[tuple[str, float, float, float]]:
-    """Delivers each when it is due: its status, and when it was due, sent and answered."""
-    wire, taken = Wire(port), []
+    """Delivers each request when it is due. Returns the status and the due, send and answer time of each."""
+    wire, results = Wire(port), []
     wire.post(requests[0])
     first = time.monotonic() + offset
     for n, request in enumerate(requests):
@@ -180,8 +180,8 @@ def pace(port: int, requests: list[bytes], interval: float, offset: float) -> li
         began = time.monotonic()
         status = wire.post(request)
         ended = time.monotonic()
-        taken.append((status, due, began, ended))
-    return taken
+        results.append((status, due, began, ended))
+    return results
 
 
 def sign(body: bytes) -> str:
@@ -189,7 +189,7 @@ def sign(body: bytes) -> str:
 
 
 class Beside:
-    """What happens beside the deliveries until they are over: forged bodies, and sends that somebody waits for."""
+    """Additional load until the deliveries end: forged bodies and synchronous sends."""
 
     def __init__(self, port: int, meta: Meta) -> None:
         self._port, self._meta = port, meta
@@ -198,7 +198,7 @@ class Beside:
         self.failed = 0
 
     def forge(self) -> None:
-        """Bodies of almost the size that is taken, under a signature of the right form."""
+        """Posts bodies of almost the maximum size with a well-formed but wrong signature."""
         body = json.dumps({"object": "whatsapp_business_account", "entry": [{"id": "x" * 4_000_000}]}).encode()
         wire, request = Wire(self._port), Wire.request(body, "0" * 64)
         while not self._meta.done():
@@ -215,7 +215,7 @@ class Beside:
 
 
 def quantiles(seconds: list[float]) -> dict[str, float]:
-    """In milliseconds."""
+    """Median and 99th percentile in milliseconds."""
     ordered = sorted(seconds)
     return {name: round(ordered[int(len(ordered) * at)] * 1000, 1) for name, at in (("p50", 0.5), ("p99", 0.99))} if ordered else {}
 
@@ -230,7 +230,7 @@ def key_of(event: dict[str, Any]) -> Update | None:
 
 
 def log_of(port: int) -> list[dict[str, Any]]:
-    """The whole event log, page by page."""
+    """Reads the whole event log page by page."""
     client, after, events = Client(port), "", []
     while True:
         page = expect(200, client.call("GET", f"/instances/{INSTANCE}/events?limit=1000&after={after}"))
@@ -252,7 +252,7 @@ def run(options: argparse.Namespace, work: Path, stack: contextlib.ExitStack) ->
     stack.callback(receiver.stop)
     receiver.start()
     wait(lambda: expect(200, Client(node.port).call("GET", f"/instances/{INSTANCE}"))["data"]["status"] == "connected", 30, "the connection")
-    # An endpoint is told what happens from its creation on.
+    # An endpoint receives only events after its creation.
     before = {event["sequence"] for event in log_of(node.port)}
     hook = {"url": f"http://127.0.0.1:{receiver.port}/", "events": ["all"]}
     expect(200, Client(node.port).call("POST", f"/instances/{INSTANCE}/webhook", hook))
@@ -301,7 +301,7 @@ def run(options: argparse.Namespace, work: Path, stack: contextlib.ExitStack) ->
     found = Counter(key for event in log if (key := key_of(event)))
     metrics = metric_lines(node.port)
     order = [event["sequence"] for event in log]
-    told = receiver.first_told()
+    delivered = receiver.first_deliveries()
     return {
         "posts": dict(meta.posts),
         "unique": len(meta.unique),
@@ -315,13 +315,13 @@ def run(options: argparse.Namespace, work: Path, stack: contextlib.ExitStack) ->
         "missing": len(meta.unique - found.keys()),
         "invented": len(found.keys() - meta.unique),
         "repeated": sum(times > 1 for times in found.values()),
-        "disordered": sum(one >= two for one, two in zip(order, order[1:])),
+        "disordered": sum(earlier >= later for earlier, later in zip(order, order[1:])),
         "socket_missed": len(set(order) - set(listener.sequences)),
         "socket_repeated": len(listener.sequences) - len(set(listener.sequences)),
-        "socket_disordered": sum(one >= two for one, two in zip(listener.sequences, listener.sequences[1:])),
-        "receiver_missed": len(set(order) - set(told) - before),
-        "receiver_disordered": sum(one >= two for one, two in zip(told, told[1:])),
-        "receiver_repeats": receiver.count() - len(told),
+        "socket_disordered": sum(earlier >= later for earlier, later in zip(listener.sequences, listener.sequences[1:])),
+        "receiver_missed": len(set(order) - set(delivered) - before),
+        "receiver_disordered": sum(earlier >= later for earlier, later in zip(delivered, delivered[1:])),
+        "receiver_repeats": receiver.count() - len(delivered),
         "socket_lives": listener.lives,
         "counted": metrics,
     }
@@ -344,11 +344,11 @@ def wait(done: Any, within: float, what: str) -> None:
 
 
 def catch_up(place: Any, goal: int, who: str) -> None:
-    """However long it takes, as long as it moves."""
+    """Waits until `place()` reaches `goal`. Raises when it does not change for 30 s."""
     before = -1
     while (now := place()) < goal:
         if now == before:
-            raise Failure(f"{who} stands still at {now} of {goal}")
+            raise Failure(f"{who} made no progress for 30 s at {now} of {goal}")
         before, deadline = now, time.monotonic() + 30
         while place() == before and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -367,16 +367,16 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--shuffle", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--rate", type=float, default=0.0, help="deliveries a second; 0 for as many as are taken")
-    parser.add_argument("--accounts", type=int, default=1, help="instances, each with a secret of its own")
-    parser.add_argument("--forgers", type=int, default=0, help="connections that send forged bodies of 4 MB meanwhile")
-    parser.add_argument("--sleeper", action="store_true", help="another receiver takes 30 s for each call, and somebody sends")
+    parser.add_argument("--rate", type=float, default=0.0, help="deliveries a second; 0 for no limit")
+    parser.add_argument("--accounts", type=int, default=1, help="number of instances, each with a separate secret")
+    parser.add_argument("--forgers", type=int, default=0, help="number of connections that send forged bodies of 4 MB")
+    parser.add_argument("--sleeper", action="store_true", help="add a receiver that takes 30 s for each call, and synchronous sends")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     if options.kills and (options.rate or options.forgers or options.sleeper):
         parser.error("--rate, --forgers and --sleeper are for runs with --kills 0")
     if not options.binary.is_file():
-        parser.error(f"{options.binary} is no file: cargo build --release, or --binary")
+        parser.error(f"{options.binary} is not a file: cargo build --release, or --binary")
     options.binary = options.binary.resolve()
     work = Path(tempfile.mkdtemp(prefix="relevo-inbound-"))
     result: dict[str, Any] = {"seed": options.seed}

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Sends to many at once while the node is killed, and counts.
+"""Runs bulk jobs while the node is killed, and counts the arrivals.
 
     tests/power/jobs.py broadcast    10,000 recipients, one picture of 500 KB in base64
     tests/power/jobs.py file         a file of 1,000,000 rows, its progress, its results
 
-What must hold: every row is sent exactly once, or reported as ambiguous, and of those there are no more than were under
-way in the moments of the kills; the picture is uploaded once; the job goes on by itself after each kill. Says how fast it
-was and how much memory the node took.
+Guarantees under test: every row is sent exactly once or reported as ambiguous; the number of ambiguous rows does not
+exceed the number in flight at the kills; the picture is uploaded once; the job continues after each kill. Also reports
+the speed and the memory of the node.
 
-Needs Linux and Python 3.11. Only loopback traffic. Prints one line of JSON. Exits with 0 when all held, 1 when
-something did not, 2 when the test itself could not be run.
+Needs Linux and Python 3.11. Only loopback traffic. Prints one line of JSON. Exits with 0 when all
+guarantees hold, 1 when one does not, 2 when the test itself cannot run.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ from node import INSTANCE, KEY, WORKERS, Client, Failure, Node, Sandbox, expect
 FIRST_PHONE = 573_000_000_000
 DONE = {"completed", "failed", "cancelled"}
 MUST_BE_ZERO = ("lost", "doubled", "denied")
-# What a kill finds under way: a message for each worker, and up to three leased ahead (src/instance/ahead.rs).
-UNDER_WAY = WORKERS * 4
+# Maximum number of messages in flight at a kill: one for each worker, and up to three leased ahead.
+IN_FLIGHT = WORKERS * 4
 
 
 class Arrivals:
-    """What the sandbox took, by recipient, without keeping a million of its records."""
+    """Counts arrivals at the sandbox by recipient, without keeping a million of its records."""
 
     def __init__(self, sandbox: Sandbox, rows: int) -> None:
         self._client, self._seen = Client(sandbox.port), 0
         self.times = bytearray(rows)
-        self.strangers = 0
+        self.unknown = 0
 
     def read(self) -> int:
-        """Reads on; how many arrived in all."""
+        """Reads the new arrivals. Returns the number of recipients that received a message."""
         while True:
             page = expect(200, self._client.call("GET", f"/_sandbox/messages?after={self._seen}&limit=10000"))
             if page["forgotten"] > self._seen:
-                raise RuntimeError("the sandbox forgot messages before they were read")
+                raise RuntimeError("the sandbox evicted messages before they were read")
             for entry in page["messages"]:
                 if entry["outcome"] != "accepted":
                     continue
@@ -61,27 +61,27 @@ class Arrivals:
                 if 0 <= row < len(self.times):
                     self.times[row] += 1
                 else:
-                    self.strangers += 1
+                    self.unknown += 1
             self._seen = page["last"]
             if not page["more"]:
                 return sum(map(bool, self.times)) if len(self.times) < 50_000 else len(self.times) - self.times.count(0)
 
 
 class Memory(threading.Thread):
-    """The most that the node took at any moment that was looked at."""
+    """Samples the memory of the node and keeps the maximum."""
 
     def __init__(self, node: Node) -> None:
         super().__init__(daemon=True)
         self._node, self._stop_now = node, threading.Event()
-        self.most = 0.0
+        self.maximum = 0.0
 
     def run(self) -> None:
         while not self._stop_now.wait(0.1):
-            self.most = max(self.most, self._node.memory())
+            self.maximum = max(self.maximum, self._node.memory())
 
     def stop(self) -> float:
         self._stop_now.set()
-        return round(self.most, 1)
+        return round(self.maximum, 1)
 
 
 def broadcast(options: argparse.Namespace, node: Node, arrivals: Arrivals, sandbox: Sandbox) -> dict[str, Any]:
@@ -221,14 +221,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mode", choices=["broadcast", "file"])
     parser.add_argument("--binary", type=Path, default=Path("target/release/relevo"))
-    parser.add_argument("--rows", type=int, help="10,000 and 1,000,000 when not given")
-    parser.add_argument("--kills", type=int, help="1 and 5 when not given")
-    parser.add_argument("--per-second", type=int, default=100_000, help="the instance's rate; the default is no limit in effect")
+    parser.add_argument("--rows", type=int, help="default: 10,000 (broadcast), 1,000,000 (file)")
+    parser.add_argument("--kills", type=int, help="default: 1 (broadcast), 5 (file)")
+    parser.add_argument("--per-second", type=int, default=100_000, help="rate limit of the instance; the default has no effect")
     parser.add_argument("--statuses", action="store_true", help="the sandbox reports sent, delivered and read as well")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     if not options.binary.is_file():
-        parser.error(f"{options.binary} is no file: cargo build --release, or --binary")
+        parser.error(f"{options.binary} is not a file: cargo build --release, or --binary")
     options.binary = options.binary.resolve()
     rows = options.rows or {"broadcast": 10_000, "file": 1_000_000}[options.mode]
     options.kills = {"broadcast": 1, "file": 5}[options.mode] if options.kills is None else options.kills
@@ -251,10 +251,10 @@ def main() -> int:
                 arrivals = Arrivals(sandbox, rows)
                 result |= {"broadcast": broadcast, "file": file}[options.mode](options, node, arrivals, sandbox)
                 result["failures"] = [f"{result[name]} {name}" for name in MUST_BE_ZERO if result[name]]
-                if result["reported"] > options.kills * UNDER_WAY:
+                if result["reported"] > options.kills * IN_FLIGHT:
                     result["failures"].append(f"{result['reported']} ambiguous after {options.kills} kills")
                 if result["status"] not in ("SUCCESS", "completed"):
-                    result["failures"].append(f"it ended as {result['status']}")
+                    result["failures"].append(f"the job ended as {result['status']}")
             except Failure as failure:
                 result["failures"] = [str(failure)]
             result["memory_mib"] = memory.stop()

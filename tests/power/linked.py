@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""Links many devices in one node, and sends WhatsApp and the node away and back.
+"""Links many devices in one node, and restarts WhatsApp and the node.
 
     cargo build --features linked-sandbox
     tests/power/linked.py --binary target/debug/relevo --devices 500
 
-What must hold: an idle device takes at most 500 KiB of the node; after a restart of WhatsApp, and of the node, all are
-back within a minute; they come back to WhatsApp one by one: no second sees more than a third of them. (After a start of
-the node they log in a few at a time, and on loopback a login takes no time.) Says what was seen.
+Guarantees under test: an idle device uses at most 500 KiB of the node's memory; after a restart of WhatsApp or of the
+node, all devices are online within a minute; after a restart of WhatsApp, at most a third of the devices log in within
+one second. (After a start of the node, a few devices log in at a time, and a login takes almost no time on loopback.)
+Reports the measurements.
 
 Needs Linux and Python 3.11, and a binary with the feature linked-sandbox. Only loopback traffic. Prints one line of JSON.
-Exits with 0 when all held, 1 when something did not, 2 when the test itself could not be run.
+Exits with 0 when all guarantees hold, 1 when one does not, 2 when the test itself cannot run.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ from typing import Any
 from node import KEY, Client, Failure, Node, Sandbox, expect
 
 FIRST_PHONE = 573_000_000_000
-MOST_KIB = 500
+MAX_KIB = 500
 BACK_WITHIN = 60.0
-# What a device does after it was linked (keys, settings) is over by then.
+# Seconds after which the work that follows a pairing (keys, settings) is done.
 REST = 20.0
 
 
 class Web:
-    """The sandbox's WhatsApp Web."""
+    """The WhatsApp Web of the sandbox."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         found = re.search(r"ws://127\.0\.0\.1:(\d+)/\S*", sandbox.log.read_text())
@@ -52,7 +53,7 @@ class Web:
         return self.call("GET", "/stats")["online"]
 
     def logins(self) -> list[int]:
-        """When, in milliseconds."""
+        """Times of all logins, in milliseconds."""
         moments = self.call("GET", "/stats")["connections"]
         return [moment["at_ms"] for moment in moments if moment["turn"] == "logged_in"]
 
@@ -69,18 +70,18 @@ def link(node: Node, web: Web, number: int) -> None:
 
 
 def until_online(web: Web, node: Node, count: int, within: float) -> float:
-    """Seconds until so many are there."""
+    """Waits until `count` devices are online. Returns the duration in seconds."""
     began = time.monotonic()
     while (online := web.online()) < count:
         node.must_live()
         if time.monotonic() - began > within:
-            raise Failure(f"{online} of {count} are there after {within:.0f} s")
+            raise Failure(f"{online} of {count} devices are online after {within:.0f} s")
         time.sleep(0.1)
     return time.monotonic() - began
 
 
 def busiest(logins: list[int], before: int) -> int:
-    """The most logins in one second, of those that came later than the first so many."""
+    """The maximum number of logins in one second, without the first `before` logins."""
     return max(Counter(at // 1000 for at in logins[before:]).values(), default=0)
 
 
@@ -100,28 +101,28 @@ def run(binary: Path, devices: int, work: Path) -> dict[str, Any]:
         until_online(web, node, devices, BACK_WITHIN)
         time.sleep(REST)
         full = node.memory()
-        said: dict[str, Any] = {"devices": devices, "mib_with_one": round(empty, 1), "mib_with_all": round(full, 1)}
-        said["kib_each"] = round((full - empty) * 1024 / max(devices - 1, 1))
+        result: dict[str, Any] = {"devices": devices, "mib_with_one": round(empty, 1), "mib_with_all": round(full, 1)}
+        result["kib_each"] = round((full - empty) * 1024 / max(devices - 1, 1))
 
         before = len(web.logins())
         web.call("POST", "/restart", {"rest_ms": 2000})
-        said["back_after_whatsapp_s"] = round(until_online(web, node, devices, 4 * BACK_WITHIN), 1)
-        said["most_logins_in_a_second"] = busiest(web.logins(), before)
+        result["back_after_whatsapp_s"] = round(until_online(web, node, devices, 4 * BACK_WITHIN), 1)
+        result["most_logins_in_a_second"] = busiest(web.logins(), before)
 
         before = len(web.logins())
         node.kill()
         node.start()
         while len(web.logins()) == before:
             time.sleep(0.05)
-        said["back_after_node_s"] = round(until_online(web, node, devices, 4 * BACK_WITHIN), 1)
-        said["most_logins_in_a_second_after_node"] = busiest(web.logins(), before)
+        result["back_after_node_s"] = round(until_online(web, node, devices, 4 * BACK_WITHIN), 1)
+        result["most_logins_in_a_second_after_node"] = busiest(web.logins(), before)
         time.sleep(REST)
-        said["mib_after_node"] = round(node.memory(), 1)
+        result["mib_after_node"] = round(node.memory(), 1)
         node.must_live()
     finally:
         node.kill()
         sandbox.kill()
-    return said
+    return result
 
 
 def main() -> int:
@@ -131,17 +132,17 @@ def main() -> int:
     arguments = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="relevo-linked-"))
     try:
-        said = run(arguments.binary.resolve(), arguments.devices, work)
+        result = run(arguments.binary.resolve(), arguments.devices, work)
     except Failure as failure:
         print(json.dumps({"failed": str(failure), "logs": str(work)}))
         return 1
     except (OSError, RuntimeError) as error:
         print(json.dumps({"not run": str(error), "logs": str(work)}))
         return 2
-    held = said["kib_each"] <= MOST_KIB
-    held &= max(said["back_after_whatsapp_s"], said["back_after_node_s"]) <= BACK_WITHIN
-    held &= said["most_logins_in_a_second"] <= max(said["devices"] // 3, 10)
-    print(json.dumps({**said, "held": held}))
+    held = result["kib_each"] <= MAX_KIB
+    held &= max(result["back_after_whatsapp_s"], result["back_after_node_s"]) <= BACK_WITHIN
+    held &= result["most_logins_in_a_second"] <= max(result["devices"] // 3, 10)
+    print(json.dumps({**result, "held": held}))
     if held:
         shutil.rmtree(work)
     return 0 if held else 1

@@ -1,4 +1,4 @@
-"""Senders that never stop, and the judgement of what became of their messages."""
+"""Continuous senders, and the evaluation of their messages."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any
 
 from node import INSTANCE, Client, Failure
 
-# Shorter than the longest text that WhatsApp takes, 4096 characters.
+# Shorter than WhatsApp's limit of 4096 characters.
 LONG_TEXT = 3500
 ARRIVED = {"sent", "delivered", "read", "played"}
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """A message whose 202 came. Times are of `time.monotonic`."""
+    """A message that was answered with 202. The times are those of `time.monotonic`."""
 
     id: str
     phone: str
@@ -31,7 +31,7 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Cut:
-    """When the power began to go, when it was gone, and when the node was dead as well."""
+    """Times of a cut: its begin, the end of the disk, and the end of the node."""
 
     began: float
     gone: float
@@ -39,7 +39,7 @@ class Cut:
 
 
 class Sender(threading.Thread):
-    """Sends one message after another, each when the one before is answered."""
+    """Sends one message after the other."""
 
     def __init__(self, name: int, port: int, seed: int, stop: threading.Event, long: float) -> None:
         super().__init__(daemon=True)
@@ -53,7 +53,7 @@ class Sender(threading.Thread):
         path, headers = f"/instances/{INSTANCE}/messages/text", {"X-Async": "true"}
         while not self._stop_now.is_set():
             n += 1
-            # Some recipients are everybody's, so that there are long lanes; most are nobody else's.
+            # A quarter of the messages goes to eight shared recipients, which creates long lanes. The others have one each.
             shared = self._random.random() < 0.25
             phone = str(573000000000 + self._random.randrange(8) if shared else 573100000000 + self._number * 10**6 + n)
             text = f"{self._number}-{n} "
@@ -63,7 +63,7 @@ class Sender(threading.Thread):
             try:
                 status, body = client.call("POST", path, {"phone": phone, "message": text}, headers)
             except (OSError, http.client.HTTPException, ValueError):
-                # The node is down: wait for a moment, as a client does.
+                # The node is down.
                 time.sleep(0.02)
                 continue
             if status == 202:
@@ -74,7 +74,7 @@ class Sender(threading.Thread):
 
 
 class Load:
-    """Several senders at once."""
+    """Concurrent senders."""
 
     def __init__(self, port: int, senders: int, seed: int, long: float = 0.2) -> None:
         self._stop = threading.Event()
@@ -89,7 +89,7 @@ class Load:
         return sum((sender.refused for sender in self.senders), Counter())
 
     def wait_for(self, count: int, within: float = 120.0) -> None:
-        """Until so many more were accepted: the machine's speed decides nothing."""
+        """Waits until `count` more messages are accepted, so that the speed of the machine does not matter."""
         goal, deadline = self.count() + count, time.monotonic() + within
         while self.count() < goal:
             if time.monotonic() > deadline:
@@ -103,7 +103,7 @@ class Load:
 
 
 def judge(load: Load, cuts: list[Cut], arrived: list[str], port: int) -> dict[str, Any]:
-    """What became of everything that was accepted before its node's power began to go."""
+    """Counts the outcomes of all messages that were accepted before a cut began."""
 
     def when(message: Accepted) -> str:
         for cut in cuts:
@@ -114,10 +114,10 @@ def judge(load: Load, cuts: list[Cut], arrived: list[str], port: int) -> dict[st
     kinds = Counter(when(message) for sender in load.senders for message in sender.accepted)
     confirmed = {m.id: m for sender in load.senders for m in sender.accepted if when(m) == "confirmed"}
     place = {id: n for n, id in reversed(list(enumerate(arrived)))}
-    states = dict(zip(confirmed, fates(confirmed, port), strict=True))
-    ambiguous = {id for id, fate in states.items() if fate == ("dead_letter", "ambiguous")}
+    states = dict(zip(confirmed, states_of(confirmed, port), strict=True))
+    ambiguous = {id for id, state in states.items() if state == ("dead_letter", "ambiguous")}
     lost = [id for id in confirmed if id not in ambiguous and id not in place]
-    # It arrived, and the node does not know or denies it.
+    # Messages that arrived although the node reports another status.
     denied = [id for id in confirmed if id in place and id not in ambiguous and states[id][0] not in ARRIVED]
     doubled = [id for id, times in Counter(arrived).items() if times > 1]
     disordered = 0
@@ -141,8 +141,8 @@ def judge(load: Load, cuts: list[Cut], arrived: list[str], port: int) -> dict[st
     }
 
 
-def fates(ids: Iterable[str], port: int) -> list[tuple[Any, Any]]:
-    """What the node says of each message: status and reason."""
+def states_of(ids: Iterable[str], port: int) -> list[tuple[Any, Any]]:
+    """Status and reason of each message."""
     local = threading.local()
 
     def ask(id: str) -> tuple[Any, Any]:

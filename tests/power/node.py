@@ -1,4 +1,4 @@
-"""The programs under test, and how they are talked to."""
+"""The node and the sandbox as processes, and a client for their HTTP interfaces."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from typing import Any
 
 KEY = "power-test-key-0123456789"
 APP_SECRET = "power-test-secret"
-# Of the instance that sends.
+# The sending instance and its number of workers.
 WORKERS = 10
 INSTANCE = "bench"
 
-# A node that takes longer to start hangs.
+# Maximum time of a start in seconds.
 START_WITHIN = 60.0
 
 
 class Failure(Exception):
-    """What was promised does not hold."""
+    """A guarantee does not hold."""
 
 
 class Client:
-    """One kept-alive connection. Not for several threads."""
+    """One keep-alive connection. Not thread-safe."""
 
     def __init__(self, port: int, timeout: float = 30.0) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
 
     def call(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> tuple[int, Any]:
-        """Status and JSON. Raises OSError or HTTPException when the answer did not come whole."""
+        """Sends a request. Returns status and JSON. Raises OSError or HTTPException when the answer is incomplete."""
         sent = {"X-API-Key": KEY, "Content-Type": "application/json", **(headers or {})}
         payload = None if body is None else json.dumps(body).encode()
         try:
@@ -46,7 +46,7 @@ class Client:
 
 
 class Process:
-    """A program of ours with its log."""
+    """A process with a log file."""
 
     def __init__(self, command: list[str], env: dict[str, str], log: Path) -> None:
         self.log = log
@@ -56,7 +56,7 @@ class Process:
             )
 
     def memory(self) -> float:
-        """MiB resident now."""
+        """Resident memory in MiB."""
         try:
             status = Path(f"/proc/{self._child.pid}/status").read_text()
         except OSError:
@@ -64,22 +64,22 @@ class Process:
         return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS")), 0.0)
 
     def kill(self) -> None:
-        """SIGKILL, and the end of it. Harmless when it is dead already."""
+        """Kills the process with SIGKILL and waits for its end. A no-op when it has ended."""
         self._child.kill()
         self._child.wait()
 
     def must_live(self) -> None:
-        """Raises when it ended by itself or a thread of it panicked."""
-        said = self.log.read_text(errors="replace")
+        """Raises Failure when the process has ended or a thread has panicked."""
+        text = self.log.read_text(errors="replace")
         code = self._child.poll()
         if code is not None:
-            raise Failure(f"{self.log.name}: ended with {code}: {said[-2000:]}")
-        if "panicked" in said:
-            raise Failure(f"{self.log.name}: panicked: {said[-2000:]}")
+            raise Failure(f"{self.log.name}: ended with {code}: {text[-2000:]}")
+        if "panicked" in text:
+            raise Failure(f"{self.log.name}: panicked: {text[-2000:]}")
 
 
 def free_port() -> int:
-    """A port that nobody had a moment ago, outside the range from which outgoing connections take theirs."""
+    """A free port outside the range of ephemeral ports."""
     for _ in range(1000):
         port = random.randrange(18200, 32000)
         with socket.socket() as probe:
@@ -92,7 +92,7 @@ def free_port() -> int:
 
 
 class Sandbox(Process):
-    """The stand-in for WhatsApp. It outlives every cut and remembers what arrived."""
+    """The sandbox for WhatsApp. It survives every cut and records the arrivals."""
 
     def __init__(self, binary: Path, work: Path) -> None:
         self.port = free_port()
@@ -103,30 +103,31 @@ class Sandbox(Process):
         wait_for_answer(self, self.port, "/")
 
     def report_to(self, node_port: int) -> None:
+        """Sets the webhook of the sandbox to the node."""
         url = f"http://127.0.0.1:{node_port}/webhook"
         expect(200, Client(self.port).call("POST", "/_sandbox/webhook", {"url": url, "app_secret": APP_SECRET}))
 
     def read(self) -> None:
-        """Appends the ids of what it took since the last time to `arrived`, in the order of arrival."""
+        """Appends the ids of new arrivals to `arrived`, in order of arrival."""
         client = Client(self.port)
         while True:
             page = expect(200, client.call("GET", f"/_sandbox/messages?after={self._seen}&limit=10000"))
             if page["forgotten"] > self._seen:
-                raise RuntimeError("the sandbox forgot messages before they were read")
-            taken = (entry for entry in page["messages"] if entry["outcome"] == "accepted")
-            self.arrived.extend(entry["biz_opaque_callback_data"] for entry in taken)
+                raise RuntimeError("the sandbox evicted messages before they were read")
+            accepted = (entry for entry in page["messages"] if entry["outcome"] == "accepted")
+            self.arrived.extend(entry["biz_opaque_callback_data"] for entry in accepted)
             self._seen = page["last"]
             if not page["more"]:
                 return
 
 
 class Node:
-    """The node: one address and one folder, any number of lives."""
+    """The node: one address and one data folder, any number of processes in succession."""
 
     def __init__(self, binary: Path, data: Path, work: Path, env: dict[str, str]) -> None:
         self.port = free_port()
         self._command = [str(binary), "serve"]
-        self._work, self._lives = work, 0
+        self._work, self._starts = work, 0
         self._process: Process | None = None
         self._env = {
             "RELEVO_HTTP__LISTEN": f"127.0.0.1:{self.port}",
@@ -134,7 +135,7 @@ class Node:
             "RELEVO_AUTH__API_KEY": KEY,
             "RELEVO_EGRESS__ALLOW_PRIVATE": "true",
             "RELEVO_RETRY__TRANSACTIONAL__AMBIGUOUS_WAIT": "2s",
-            # Long lanes are the point here; Meta's pace for one person would stretch them over minutes.
+            # These tests need long lanes. Meta's pair rate limit would stretch them over minutes.
             "RELEVO_INSTANCE__PAIR_INTERVAL": "1ms",
             "RELEVO_INSTANCE__PAIR_BURST": "1000",
             "RELEVO_LOG__LEVEL": "error",
@@ -143,12 +144,12 @@ class Node:
         }
 
     def begin(self) -> None:
-        """Starts a life and does not wait for it."""
-        self._lives += 1
-        self._process = Process(self._command, self._env, self._work / f"node-{self._lives}.log")
+        """Starts a process without waiting for it."""
+        self._starts += 1
+        self._process = Process(self._command, self._env, self._work / f"node-{self._starts}.log")
 
     def start(self) -> float:
-        """Starts a life and waits until it answers; seconds that took."""
+        """Starts a process and waits until it answers. Returns the duration in seconds."""
         began = time.monotonic()
         self.begin()
         assert self._process
@@ -164,7 +165,7 @@ class Node:
         self._process.must_live()
 
     def memory(self) -> float:
-        """MiB resident now; 0 when it is not running."""
+        """Resident memory in MiB; 0 when the node is not running."""
         return self._process.memory() if self._process else 0.0
 
     def create_instance(self, sandbox: Sandbox, per_second: int = 1000) -> None:
@@ -178,22 +179,22 @@ class Node:
         body = {"instance_id": INSTANCE, "rate_limit": rate, "workers": WORKERS, "cloud_api": cloud_api}
         expect(201, Client(self.port).call("POST", "/instances", body))
 
-    def wish(self, what: str) -> None:
-        """`connect` or `disconnect`."""
+    def command(self, what: str) -> None:
+        """Sends `connect` or `disconnect` to the instance."""
         expect(200, Client(self.port).call("POST", f"/instances/{INSTANCE}/{what}"))
 
     def depth(self) -> int:
         return expect(200, Client(self.port).call("GET", f"/instances/{INSTANCE}"))["data"]["queue_depth"]
 
     def drain(self, within: float = 180.0) -> None:
-        """Waits until nothing is unsettled. Raises when the queue stands still."""
+        """Waits until the queue is empty. Raises Failure when its depth does not change for `within` seconds."""
         deadline, depth = time.monotonic() + within, -1
         while (now := self.depth()) > 0:
             self.must_live()
             if now != depth:
                 depth, deadline = now, time.monotonic() + within
             if time.monotonic() > deadline:
-                raise Failure(f"{depth} messages are unsettled, and nothing moved for {within:.0f} s")
+                raise Failure(f"{depth} messages are queued, and the depth did not change for {within:.0f} s")
             time.sleep(0.2)
 
 
@@ -204,7 +205,7 @@ def expect(status: int, answer: tuple[int, Any]) -> Any:
 
 
 def wait_for_answer(process: Process, port: int, path: str) -> None:
-    """Any answer: a node whose disk is full says 503, and runs."""
+    """Waits for an answer of any status: a node with a full disk runs and answers 503."""
     deadline = time.monotonic() + START_WITHIN
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Those who read events: a webhook receiver and a WebSocket, both of which come and go."""
+"""Readers of events: a webhook receiver and a WebSocket, both of which can be stopped and resumed."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import Any
 
 
 class Receiver:
-    """Takes webhooks and remembers their sequences in the order in which they came; `delay` seconds for each."""
+    """Records the sequences of webhooks in order of arrival. Answers each one after `delay` seconds."""
 
     def __init__(self, port: int, delay: float = 0.0) -> None:
         self.port, self._delay = port, delay
-        self._told: list[int] = []
+        self._delivered: list[int] = []
         self._last = 0
         self._server: ThreadingHTTPServer | None = None
 
     def start(self) -> None:
-        """Harmless when it runs."""
+        """Starts the server. A no-op when it runs."""
         if self._server:
             return
         receiver, delay = self, self._delay
@@ -46,7 +46,7 @@ class Receiver:
             daemon_threads = True
 
             def handle_error(self, *_: Any) -> None:
-                """The node was killed in the middle of a request."""
+                """Ignores the error: the node was killed during a request."""
 
         self._server = Server(("127.0.0.1", self.port), Handler)
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
@@ -58,23 +58,23 @@ class Receiver:
             self._server = None
 
     def _take(self, sequence: int) -> None:
-        self._told.append(sequence)
+        self._delivered.append(sequence)
         self._last = max(self._last, sequence)
 
     def count(self) -> int:
-        return len(self._told)
+        return len(self._delivered)
 
     def last(self) -> int:
-        """The furthest of all. For one sender: two at the same moment could set it back."""
+        """The highest sequence. Correct for one sender only, because `_take` does not lock."""
         return self._last
 
-    def first_told(self) -> list[int]:
-        """Each sequence where it was told first."""
-        return list(dict.fromkeys(self._told))
+    def first_deliveries(self) -> list[int]:
+        """The sequences in order of their first delivery."""
+        return list(dict.fromkeys(self._delivered))
 
 
 class Socket(threading.Thread):
-    """A WebSocket (RFC 6455) that resumes where it stood whenever it is cut."""
+    """A WebSocket (RFC 6455) that resumes after its last event whenever the connection ends."""
 
     def __init__(self, port: int, path: str, key: str) -> None:
         super().__init__(daemon=True)
@@ -93,7 +93,7 @@ class Socket(threading.Thread):
                 time.sleep(0.05)
 
     def drop(self) -> None:
-        """Cuts the connection without a word."""
+        """Closes the connection without a close frame."""
         if self._connection:
             self._connection.close()
 
@@ -128,22 +128,22 @@ class Socket(threading.Thread):
 
 
 def frame(stream: Any) -> tuple[int, bytes]:
-    """One frame of a server: its opcode and payload. Raises EOFError at the end."""
-    first, second = must(stream, 2)
+    """Reads one frame of a server. Returns opcode and payload. Raises EOFError at the end."""
+    first, second = read_exactly(stream, 2)
     size = second & 127
     if size == 126:
-        (size,) = struct.unpack("!H", must(stream, 2))
+        (size,) = struct.unpack("!H", read_exactly(stream, 2))
     elif size == 127:
-        (size,) = struct.unpack("!Q", must(stream, 8))
-    return first & 15, must(stream, size)
+        (size,) = struct.unpack("!Q", read_exactly(stream, 8))
+    return first & 15, read_exactly(stream, size)
 
 
 def masked(opcode: int, payload: bytes) -> bytes:
-    """A short frame of a client, which must be masked; a mask of zeros changes nothing."""
+    """A short, masked frame of a client. The mask of zeros leaves the payload unchanged."""
     return bytes([0x80 | opcode, 0x80 | len(payload)]) + bytes(4) + payload
 
 
-def must(stream: Any, size: int) -> bytes:
+def read_exactly(stream: Any, size: int) -> bytes:
     read = stream.read(size)
     if len(read) < size:
         raise EOFError

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Takes the node's power away, again and again, and looks at what is left.
+"""Kills the node or cuts the power of its disk repeatedly, and checks what became of the accepted messages.
 
-    tests/power/run.py kill    SIGKILL at any moment under load
-    tests/power/run.py power   the disk stops first, then the node: what was not synced is gone
+    tests/power/run.py kill    SIGKILL at random moments under load
+    tests/power/run.py power   the disk stops first, then the node: writes that were not synced are lost
     tests/power/run.py full    the disk has less free space than store.min_free_space
     tests/power/run.py brim    the disk has no free space at all
 
-What must hold, whatever the moment: a message that was answered 202 arrives, or is reported as a dead letter because
-nobody can know; none arrives twice; those of one sender to one recipient arrive in order; the node starts again.
+Guarantees under test: a message that was answered with 202 arrives, or is an ambiguous dead letter; no message arrives
+twice; messages of one sender to one recipient arrive in order; the node starts again.
 
 Needs Linux and Python 3.11; all modes but `kill` also root, ext4 and loop devices. Only loopback traffic. Prints one
-line of JSON. Exits with 0 when all held, 1 when something did not (then the working folder is kept), 2 when the test
-itself could not be run.
+line of JSON. Exits with 0 when all guarantees hold, 1 when one does not (then the working folder is kept), 2 when the
+test itself cannot run.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MUST_BE_ZERO = ("accepted_without_power", "lost", "denied", "doubled", "disorder
 
 
 class World:
-    """A sandbox that lasts, a node that does not, and its disk."""
+    """The programs of a run: a sandbox that survives all cuts, the node, and the disk of the node."""
 
     def __init__(self, options: argparse.Namespace, work: Path, stack: contextlib.ExitStack, size: int) -> None:
         self.options, self.work = options, work
@@ -65,23 +65,23 @@ class World:
         return self.load
 
     def cut(self) -> None:
-        """Power off, power on. The node is not started."""
+        """Cuts the power and restores the disk. Does not start the node."""
         self.node.must_live()
         began = time.monotonic()
         self.disk.cut()
         gone = time.monotonic()
         if isinstance(self.disk, Image):
-            # The node may notice: what it accepts now, it cannot have kept.
+            # The node may notice the cut. It must not accept messages after it, because it cannot store them.
             time.sleep(self.random.uniform(0, 0.05))
         self.node.kill()
-        # What SIGKILL leaves behind is all there: an answer that came through at the last moment counts.
+        # SIGKILL loses no writes, so in mode `kill` every answer before the kill counts.
         if isinstance(self.disk, Image):
             self.cuts.append(Cut(began, gone, time.monotonic()))
         self.disk.restore()
         copy(self.disk.data, self.work / "before-last-start")
 
     def verdict(self) -> dict[str, Any]:
-        """Stops the load, lets everything settle, and judges."""
+        """Stops the load, waits until the queue is empty, and judges."""
         assert self.load
         self.load.stop()
         self.node.drain()
@@ -93,7 +93,7 @@ class World:
 
 
 def rounds(world: World) -> dict[str, Any]:
-    """Modes `kill` and `power`: cuts at moments of which each has another number of messages before it."""
+    """Modes `kill` and `power`: cuts after random numbers of messages."""
     options, interrupted = world.options, 0
     load = world.send()
     for number in range(options.rounds):
@@ -103,7 +103,7 @@ def rounds(world: World) -> dict[str, Any]:
         time.sleep(world.random.uniform(0, 0.03))
         world.cut()
         while world.random.random() < 0.25:
-            # And once more while it starts.
+            # Another cut during the start.
             interrupted += 1
             world.node.begin()
             time.sleep(world.random.uniform(0, 0.3))
@@ -115,21 +115,21 @@ def rounds(world: World) -> dict[str, Any]:
 
 
 def full(world: World) -> dict[str, Any]:
-    """Mode `full`: nothing new is accepted, what was accepted goes on, and power cuts change nothing about it."""
+    """Mode `full`: the node refuses new messages and sends the accepted ones, also after a power cut."""
     disk, node = world.disk, world.node
     assert isinstance(disk, Image)
-    node.wish("disconnect")
+    node.command("disconnect")
     disk.fill(leave=MIN_FREE + 24 * MIB)
     load = world.send(long=1.0)
     await_refusal(load)
     accepted, waiting = load.count(), node.depth()
     if Client(node.port).call("GET", "/health")[0] != 503:
-        raise Failure("a node whose disk is full calls itself healthy")
+        raise Failure("the health check does not report the full disk")
     world.cut()
     world.start()
-    node.wish("connect")
+    node.command("connect")
     node.drain()
-    # Until the last receipts are in: a node that writes nothing must notice the freed space as well.
+    # Wait for the last receipts: the node must notice the freed space even when it writes nothing.
     time.sleep(5)
     after_drain = disk.free()
     disk.relieve()
@@ -148,7 +148,7 @@ def full(world: World) -> dict[str, Any]:
 
 
 def brim(world: World) -> dict[str, Any]:
-    """Mode `brim`: somebody else fills the disk to the last byte. The node may stop; it may not forget."""
+    """Mode `brim`: another program fills the disk to the last byte. The node may stop but must not lose a message."""
     disk, options = world.disk, world.options
     assert isinstance(disk, Image)
     load = world.send(long=1.0)
@@ -158,7 +158,7 @@ def brim(world: World) -> dict[str, Any]:
         time.sleep(world.random.uniform(0.2, 1.5))
         world.node.kill()
         if number % 2:
-            # A start without any space may fail; it may not do harm.
+            # A start without free space may fail but must not lose a message.
             world.node.begin()
             time.sleep(world.random.uniform(0.2, 1))
             world.node.kill()
@@ -173,7 +173,7 @@ def await_refusal(load: Load) -> None:
     deadline = time.monotonic() + 180
     while not load.refused()[503]:
         if time.monotonic() > deadline:
-            raise Failure(f"{load.count()} accepted and the disk is still not full: {load.refused()}")
+            raise Failure(f"{load.count()} messages accepted and none refused with 503: {load.refused()}")
         time.sleep(0.05)
 
 
@@ -187,7 +187,7 @@ def main() -> int:
         with contextlib.ExitStack() as stack:
             size = 200 * MIB if options.mode in ("full", "brim") else 3072 * MIB
             world = World(options, work, stack, size)
-            # Before the node goes, so that the senders do not talk to a dead one.
+            # The senders stop before the node.
             stack.callback(lambda: world.load and world.load.stop())
             try:
                 result |= {"full": full, "brim": brim}.get(options.mode, rounds)(world)
@@ -213,14 +213,14 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mode", choices=["kill", "power", "full", "brim"])
     parser.add_argument("--binary", type=Path, default=Path("target/release/relevo"))
-    parser.add_argument("--rounds", type=int, default=20, help="how often the power goes (kill, power, brim)")
-    parser.add_argument("--messages", type=int, default=10_000, help="to be accepted in all (kill, power)")
+    parser.add_argument("--rounds", type=int, default=20, help="number of cuts (kill, power, brim)")
+    parser.add_argument("--messages", type=int, default=10_000, help="number of accepted messages (kill, power)")
     parser.add_argument("--senders", type=int, default=16)
-    parser.add_argument("--seed", type=int, default=1, help="of moments, recipients and texts")
-    parser.add_argument("--work", type=Path, help="the folder to work in; the system's temporary one when not given")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the moments, recipients and texts")
+    parser.add_argument("--work", type=Path, help="working folder; default: the temporary folder of the system")
     options = parser.parse_args()
     if not options.binary.is_file():
-        parser.error(f"{options.binary} is no file: cargo build --release, or --binary")
+        parser.error(f"{options.binary} is not a file: cargo build --release, or --binary")
     options.binary = options.binary.resolve()
     return options
 

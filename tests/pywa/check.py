@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """Drives a running sandbox with pywa, a public client library for the Cloud API.
 
-pywa parses every answer into typed objects and maps error codes to exception classes, so it judges
-whether the sandbox speaks as Meta does. It also judges the webhooks: their signatures, and that the
-statuses and the users' messages in them are understood.
+pywa parses every answer into typed objects and maps error codes to exception classes, so the checks
+show whether the sandbox answers as Meta does. They also check the webhooks: their signatures, and
+that pywa parses the statuses and messages in them.
 
     pip install -r tests/pywa/requirements.txt
     relevo sandbox --listen 127.0.0.1:9100 &
     python tests/pywa/check.py http://127.0.0.1:9100
 
-The sandbox is reset, and its webhook receiver is taken. Exits with 1 when a check fails.
+The checks reset the sandbox and replace its webhook. Exits with 1 when a check fails.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BSUID = "US.13491208655302741918"
 API_VERSION = "23.0"
 APP_SECRET = "pywa-app-secret"
 VERIFY_TOKEN = "pywa-verify-token"
-PATIENCE = 20.0
+TIMEOUT = 20.0
 
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c489"
@@ -75,7 +75,7 @@ class Checks:
     def run(self, name: str, check: Callable[[], object]) -> None:
         try:
             check()
-        except Exception:  # Whatever goes wrong is the finding.
+        except Exception:  # Any exception is a failed check.
             self.failed.append(name)
             print(f"FAILED {name}\n{traceback.format_exc()}")
         else:
@@ -84,13 +84,13 @@ class Checks:
 
 
 class Receiver:
-    """A webhook receiver that keeps what comes: raw bodies with their signatures."""
+    """A webhook receiver that records raw bodies with their signatures."""
 
     def __init__(self) -> None:
         self.webhooks: queue.Queue[tuple[bytes, str | None]] = queue.Queue(maxsize=1000)
-        kept = self.webhooks
+        webhooks = self.webhooks
 
-        class Desk(http.server.BaseHTTPRequestHandler):
+        class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
@@ -100,7 +100,7 @@ class Receiver:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                kept.put((body, self.headers.get("X-Hub-Signature-256")))
+                webhooks.put((body, self.headers.get("X-Hub-Signature-256")))
                 self.answer(200, b"")
 
             def answer(self, status: int, body: bytes) -> None:
@@ -112,12 +112,12 @@ class Receiver:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Desk)
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/webhook"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def next(self) -> tuple[bytes, str | None]:
-        return self.webhooks.get(timeout=PATIENCE)
+        return self.webhooks.get(timeout=TIMEOUT)
 
     def clear(self) -> None:
         while not self.webhooks.empty():
@@ -125,10 +125,10 @@ class Receiver:
 
 
 class Sandbox:
-    """The sandbox's control plane."""
+    """A client for the control plane of the sandbox."""
 
     def __init__(self, base: str) -> None:
-        self.http = httpx.Client(base_url=base, timeout=PATIENCE, trust_env=False)
+        self.http = httpx.Client(base_url=base, timeout=TIMEOUT, trust_env=False)
 
     def post(self, path: str, body: object) -> dict:
         return self.http.post(f"/_sandbox/{path}", json=body).raise_for_status().json()
@@ -146,7 +146,7 @@ class Sandbox:
 
 
 def connect(base: str) -> WhatsApp:
-    session = httpx.Client(timeout=PATIENCE, trust_env=False)
+    session = httpx.Client(timeout=TIMEOUT, trust_env=False)
     client = WhatsApp(
         phone_id=PHONE_ID,
         token="any-token",
@@ -156,7 +156,7 @@ def connect(base: str) -> WhatsApp:
         app_secret=APP_SECRET,
         verify_token=VERIFY_TOKEN,
     )
-    # pywa has no option for it, and its constructor sets Meta's.
+    # pywa has no option for the base URL, and its constructor sets that of Meta.
     session.base_url = f"{base}/v{API_VERSION}"
     return client
 
@@ -181,7 +181,7 @@ def check_messages(checks: Checks, wa: WhatsApp, sandbox: Sandbox) -> None:
     sent("location", "a place", lambda: wa.send_location(USER, 40.4168, -3.7038, name="Sol", address="Madrid"))
     sent("contacts", "one", lambda: wa.send_contact(USER, contact))
     sent("reaction", "given", lambda: wa.send_reaction(USER, "👍", "wamid.x"))
-    sent("reaction", "taken back", lambda: wa.remove_reaction(USER, "wamid.x"))
+    sent("reaction", "removed", lambda: wa.remove_reaction(USER, "wamid.x"))
 
     def interactive(what: str, send: Callable[[], types.SentMessage]) -> None:
         sent("interactive", what, send)
@@ -259,7 +259,7 @@ def check_media(checks: Checks, wa: WhatsApp) -> None:
         except errors.WhatsAppError as error:
             assert error.code == 100 and error.subcode == 33, error
         else:
-            raise AssertionError("a deleted file was found")
+            raise AssertionError("the sandbox returned a deleted file")
 
     for kind in senders:
         checks.run(f"upload, look up, fetch, send and delete: {kind}", lambda kind=kind: round_trip(kind))
@@ -284,7 +284,7 @@ def check_media(checks: Checks, wa: WhatsApp) -> None:
         except errors.MediaUploadError as error:
             assert "4077000000000000" in error.details, error
         else:
-            raise AssertionError("an unknown media id was taken")
+            raise AssertionError("the sandbox accepted an unknown media id")
 
     checks.run("an unknown media id is refused", unknown)
 
@@ -302,7 +302,7 @@ def check_others(checks: Checks, wa: WhatsApp) -> None:
         number = wa.get_business_phone_number()
         assert number.id == PHONE_ID and number.display_phone_number and number.verified_name, number
 
-    checks.run("look at the phone number", number)
+    checks.run("read the phone number", number)
 
     def too_long() -> None:
         try:
@@ -310,7 +310,7 @@ def check_others(checks: Checks, wa: WhatsApp) -> None:
         except errors.WhatsAppError as error:
             assert error.code == 100 and "4096" in error.details, error
         else:
-            raise AssertionError("a text of 4097 characters was taken")
+            raise AssertionError("the sandbox accepted a text of 4097 characters")
 
     checks.run("a text that is too long is refused", too_long)
 
@@ -346,9 +346,9 @@ def check_webhooks(checks: Checks, wa: WhatsApp, sandbox: Sandbox) -> None:
     def parsed() -> object:
         body, signature = receiver.next()
         assert wa.webhook_update_validator(body, signature) is None, "the signature is wrong"
-        assert wa.webhook_update_validator(body + b" ", signature) is not None, "any signature is right"
+        assert wa.webhook_update_validator(body + b" ", signature) is not None, "a wrong signature is accepted"
         wa.webhook_update_handler(body)
-        return seen.get(timeout=PATIENCE)
+        return seen.get(timeout=TIMEOUT)
 
     def statuses() -> None:
         sent = wa.send_message(USER, "Hello", tracker="tracked")
@@ -358,7 +358,7 @@ def check_webhooks(checks: Checks, wa: WhatsApp, sandbox: Sandbox) -> None:
             assert (status.id, status.status.name, status.tracker) == (sent.id, expected, "tracked"), status
             assert status.metadata.phone_number_id == PHONE_ID, status
 
-    checks.run("statuses come signed, in order and understood", statuses)
+    checks.run("statuses are signed, in order and parsed", statuses)
 
     def inbound(kind: str, body: dict) -> None:
         answer = sandbox.post("inbound", {"from": USER, "name": "Ana", "phone_number_id": PHONE_ID, "type": kind, **body})
@@ -377,14 +377,14 @@ def check_webhooks(checks: Checks, wa: WhatsApp, sandbox: Sandbox) -> None:
         **{kind: {} for kind in FILES},
     }
     for kind, body in messages.items():
-        checks.run(f"a user's {kind} is understood", lambda kind=kind, body=body: inbound(kind, body))
+        checks.run(f"an inbound {kind} is parsed", lambda kind=kind, body=body: inbound(kind, body))
 
 
 def main() -> int:
     if len(sys.argv) != 2:
         print(f"usage: {sys.argv[0]} http://127.0.0.1:PORT", file=sys.stderr)
         return 2
-    # It reports the wrong signatures that are shown to it on purpose.
+    # pywa logs the wrong signatures of the checks as errors.
     logging.getLogger("pywa").setLevel(logging.CRITICAL)
     base = sys.argv[1].rstrip("/")
     wa, sandbox, checks = connect(base), Sandbox(base), Checks()

@@ -1,8 +1,8 @@
-//! The real binary with two linked devices that talk to each other, killed with `kill -9` again and again, while
-//! WhatsApp cuts, mutes and restarts.
+//! Kills the real binary repeatedly with `kill -9` while two linked devices exchange messages and WhatsApp cuts, mutes and
+//! restarts their connections.
 //!
-//! What must hold afterwards: everything that was accepted left once, and each of the two has got all of it once, could
-//! read it, and has it in the order in which it was accepted.
+//! Every accepted message must then have been sent once, and each device must have received and decrypted all messages of
+//! the other one once and in the order of acceptance.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -15,21 +15,21 @@ use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
 use super::whatsapp;
-use crate::process::{Process, ask};
+use crate::support::process::{Process, ask};
 use crate::support::{KEY, eventually};
 
-/// Messages in each direction.
+/// Number of messages in each direction.
 const MESSAGES: usize = 500;
 
-/// Kills in the course of them.
+/// Number of kills, spread over the conversation.
 const KILLS: usize = 5;
 
-/// The two who talk: instance, and the phone that it belongs to.
+/// The two devices: instance id and phone number.
 const SHOP: (&str, &str) = ("shop", "573001112233");
 const ANA: (&str, &str) = ("ana", "573004445566");
 
-/// Longer than the whole conversation takes.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Longest wait for the conversation.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 fn start(address: SocketAddr, data: &std::path::Path, web: &WebHandle) -> Process {
     let server = web.url().to_string();
@@ -71,13 +71,13 @@ async fn pair(
     phone
 }
 
-/// What is said: texts for the most part, now and then something about an earlier one.
-fn said(n: usize, to: &str) -> (&'static str, Value) {
+/// Route and body of the n-th message: mostly texts, sometimes a picture or a location.
+fn message(n: usize, to: &str) -> (&'static str, Value) {
     let text = format!("{n}");
     match n % 25 {
         24 => ("location", json!({ "phone": to, "latitude": 4.6, "longitude": -74.1, "name": text })),
         23 => {
-            // A PNG's first bytes, and its number.
+            // The signature of a PNG and the number of the message.
             let picture = [b"\x89PNG\r\n\x1a\n".as_slice(), text.as_bytes(), &[7; 2000]].concat();
             use base64::Engine as _;
             let picture = base64::engine::general_purpose::STANDARD.encode(picture);
@@ -88,11 +88,11 @@ fn said(n: usize, to: &str) -> (&'static str, Value) {
     }
 }
 
-/// Says everything, each when the one before was accepted. Answers with the messages' ids.
-async fn say(client: Client, address: SocketAddr, from: &'static str, to: &'static str) -> Vec<String> {
+/// Queues all messages, one after the other. Returns their ids.
+async fn send_all(client: Client, address: SocketAddr, from: &'static str, to: &'static str) -> Vec<String> {
     let mut ids = Vec::new();
     for n in 0..MESSAGES {
-        let (kind, body) = said(n, to);
+        let (kind, body) = message(n, to);
         loop {
             let request = client
                 .post(format!("http://{address}/instances/{from}/messages/{kind}"))
@@ -102,12 +102,12 @@ async fn say(client: Client, address: SocketAddr, from: &'static str, to: &'stat
                 .json(&body);
             match request.send().await {
                 Ok(answer) if answer.status() == 202 => {
-                    // Cut off in mid-answer it is asked for again, by its key.
+                    // A truncated answer is requested again with the same idempotency key.
                     let Ok(answer) = answer.json::<Value>().await else { continue };
                     ids.push(answer["message_id"].as_str().unwrap().to_owned());
                     break;
                 }
-                // The node is down, or busy starting: wait for a moment, as a client does.
+                // The node is down or starting.
                 _ => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
@@ -115,18 +115,23 @@ async fn say(client: Client, address: SocketAddr, from: &'static str, to: &'stat
     ids
 }
 
-/// What an instance has got so far from somebody: WhatsApp's id of each message, and its number.
-async fn got(client: &Client, address: SocketAddr, instance: &str, from: &str) -> Vec<(String, usize)> {
+/// Messages that an instance has received from a phone: WhatsApp's id and the number of each.
+async fn received_from(
+    client: &Client,
+    address: SocketAddr,
+    instance: &str,
+    from: &str,
+) -> Vec<(String, usize)> {
     let mut found = Vec::new();
     let mut after = String::new();
     loop {
         let path = format!("/instances/{instance}/events?types=message&limit=500&after={after}");
         let page = ask(client, address, Method::GET, &path, None).await;
         let events = page["data"].as_array().unwrap();
-        let theirs = events.iter().map(|event| &event["data"]);
-        let theirs = theirs
+        let messages = events.iter().map(|event| &event["data"]);
+        let messages = messages
             .filter(|data| data["from"] == format!("{from}@s.whatsapp.net") && data["is_from_me"] == false);
-        found.extend(theirs.map(|data| {
+        found.extend(messages.map(|data| {
             let what =
                 if data["message_type"] == "location" { &data["location_name"] } else { &data["text"] };
             (data["message_id"].as_str().unwrap().to_owned(), what.as_str().unwrap().parse().unwrap())
@@ -139,7 +144,7 @@ async fn got(client: &Client, address: SocketAddr, instance: &str, from: &str) -
     }
 }
 
-/// What did not arrive, and what its sender knows of it.
+/// Messages that did not arrive, each with the sender's view of it.
 async fn missing(
     client: &Client,
     address: SocketAddr,
@@ -156,8 +161,8 @@ async fn missing(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_devices_talk_through_kills_and_a_bad_network() {
-    // Nothing else in this process may have done it. Every caller installs the same one.
+async fn kills_and_network_faults_lose_reorder_and_duplicate_no_message() {
+    // The clients need a provider, and no node of this process may have installed it yet. All callers install the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let web = whatsapp().await;
     let data = tempfile::tempdir().unwrap();
@@ -167,16 +172,16 @@ async fn two_devices_talk_through_kills_and_a_bad_network() {
     ask(&client, address, Method::GET, "/health", None).await;
     let phones = [pair(&client, address, &web, SHOP).await, pair(&client, address, &web, ANA).await];
 
-    let talking = [
-        tokio::spawn(say(client.clone(), address, SHOP.0, ANA.1)),
-        tokio::spawn(say(client.clone(), address, ANA.0, SHOP.1)),
+    let senders = [
+        tokio::spawn(send_all(client.clone(), address, SHOP.0, ANA.1)),
+        tokio::spawn(send_all(client.clone(), address, ANA.0, SHOP.1)),
     ];
     let mut trouble = 0..;
     for round in 1..=KILLS {
-        // After so many more messages have reached WhatsApp, not after a time.
+        // The kill depends on the number of messages at WhatsApp, not on time.
         let goal = round * 2 * MESSAGES / (KILLS + 2);
         let reached = web.wait_until(|web| web.journal().len() >= goal);
-        tokio::time::timeout(PATIENCE, reached).await.expect("the conversation to go on");
+        tokio::time::timeout(TIMEOUT, reached).await.expect("the conversation to proceed");
         let phone = &phones[round % 2];
         match trouble.next().unwrap_or_default() {
             0 => drop(web.disconnect(phone, None, Disconnection::Cut)),
@@ -190,32 +195,39 @@ async fn two_devices_talk_through_kills_and_a_bad_network() {
         ask(&client, address, Method::GET, "/health", None).await;
     }
     let mut said = Vec::new();
-    for talk in talking {
-        said.push(tokio::time::timeout(PATIENCE, talk).await.expect("everything to be accepted").unwrap());
+    for sender in senders {
+        said.push(tokio::time::timeout(TIMEOUT, sender).await.expect("everything to be accepted").unwrap());
     }
 
     for (((from, sender), (receiver, _)), ids) in [(SHOP, ANA), (ANA, SHOP)].into_iter().zip(said) {
         let mut arrived = Vec::new();
         let arriving = async {
-            let mut looks = tokio::time::interval(Duration::from_millis(200));
+            let mut polls = tokio::time::interval(Duration::from_millis(200));
             while arrived.len() < MESSAGES {
-                looks.tick().await;
-                arrived = got(&client, address, receiver, sender).await;
+                polls.tick().await;
+                arrived = received_from(&client, address, receiver, sender).await;
             }
         };
-        if tokio::time::timeout(PATIENCE, arriving).await.is_err() {
-            panic!("{receiver} did not get: {:#?}", missing(&client, address, from, &ids, &arrived).await);
+        if tokio::time::timeout(TIMEOUT, arriving).await.is_err() {
+            panic!(
+                "{receiver} did not receive: {:#?}",
+                missing(&client, address, from, &ids, &arrived).await
+            );
         }
         let order: Vec<_> = arrived.iter().map(|(_, n)| *n).collect();
-        assert_eq!(order, (0..MESSAGES).collect::<Vec<_>>(), "{receiver} got it in another order, or twice");
+        assert_eq!(
+            order,
+            (0..MESSAGES).collect::<Vec<_>>(),
+            "{receiver} received duplicates or another order"
+        );
         let numbers: HashMap<_, _> = arrived.into_iter().collect();
-        // The devices of the account that sent it are 1 and up; what its phone tells them is not counted.
+        // Linked devices have the ids 1 and up. Copies that the phone (device 0) sends to them do not count.
         let device = format!("{sender}:1@s.whatsapp.net");
         let journal = web.journal();
         let left =
             journal.iter().filter(|entry| entry.from == device).filter_map(|entry| numbers.get(&entry.id));
         let left: Vec<_> = left.copied().collect();
-        assert_eq!(left, (0..MESSAGES).collect::<Vec<_>>(), "{sender} sent it in another order");
+        assert_eq!(left, (0..MESSAGES).collect::<Vec<_>>(), "{sender} sent another order");
     }
     node.kill();
 }

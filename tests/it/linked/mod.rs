@@ -1,12 +1,12 @@
-//! Instances that are linked devices, with a WhatsApp Web of our own at the other end: real pairing, real encryption.
+//! Instances that are linked devices of virtual phones at the sandbox's WhatsApp Web, with real pairing and encryption.
 
+mod cloud_api;
+mod failures;
 mod kill;
-mod linking;
-mod many;
+mod messages;
+mod pairing;
 mod proxy;
-mod talking;
-mod trouble;
-mod without_a_phone;
+mod restart;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,33 +21,35 @@ use tokio::net::TcpListener;
 
 use crate::support::{World, eventually};
 
-/// A version of WhatsApp Web, so that nobody asks WhatsApp for it.
+/// A fixed version of WhatsApp Web, so that no test requests the current one from WhatsApp.
 pub const VERSION: (u32, u32, u32) = (2, 3000, 1);
 
-/// A WhatsApp Web on loopback.
+/// Starts a WhatsApp Web on loopback.
 pub async fn whatsapp() -> WebHandle {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     WebServer::start(listener, Clock::system(), Options::default()).unwrap()
 }
 
-/// A node whose linked devices belong to phones of that WhatsApp.
+/// A node and the WhatsApp Web that its linked devices connect to.
 pub struct Linked {
     pub web: WebHandle,
     pub world: World,
 }
 
 impl Linked {
+    /// A node without instances.
     pub async fn new() -> Self {
         Self::with(|_| {}).await
     }
 
+    /// The same, with changed settings.
     pub async fn with(change: impl FnOnce(&mut Settings)) -> Self {
         let web = whatsapp().await;
         let url = web.url();
         let world = World::empty(|settings| {
             settings.linked.server = url;
             settings.linked.version = Some(VERSION);
-            // Tests are in a hurry; people are not.
+            // Shorter delays and higher rate limits than in production.
             settings.linked.reconnect_max_delay = Duration::from_secs(1);
             settings.linked.ack_timeout = Duration::from_secs(3);
             settings.instance.linked.rate_limit.per_second = 1000.0;
@@ -58,7 +60,7 @@ impl Linked {
         Self { web, world }
     }
 
-    /// An instance of this name, linked to the phone of this number and connected.
+    /// Creates an instance, links it to the phone and waits until it is connected.
     pub async fn pair(&self, id: &str, phone_number: &str) -> Arc<Phone> {
         let created = self.world.post("/instances", json!({ "instance_id": id })).await;
         assert_eq!(created.status, 201, "{created:?}");
@@ -68,7 +70,7 @@ impl Linked {
         phone
     }
 
-    /// The text of the code that an instance shows.
+    /// The text of the instance's QR code.
     pub async fn code(&self, id: &str) -> String {
         let asked =
             self.world.request(Method::GET, &format!("/instances/{id}/qr")).header(ACCEPT, "text/plain");
@@ -77,24 +79,24 @@ impl Linked {
         answer.text().await.unwrap()
     }
 
-    /// The events of one type of an instance, once there are so many.
+    /// Waits until the instance has `count` events of a kind, and returns all of them.
     pub async fn events(&self, id: &str, kind: &str, count: usize) -> Vec<Value> {
         let path = format!("/instances/{id}/events?limit=1000&types={kind}");
         eventually(&format!("{count} events {kind} of {id}"), async || {
-            let told = self.world.get(&path).await.body;
-            let events = told["data"].as_array().unwrap();
-            if events.len() >= count { Ok(events.clone()) } else { Err(told) }
+            let page = self.world.get(&path).await.body;
+            let events = page["data"].as_array().unwrap();
+            if events.len() >= count { Ok(events.clone()) } else { Err(page) }
         })
         .await
     }
 }
 
-/// Longer than anything that a phone should see takes.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait for an event at a phone.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What comes of a wait for a phone; fails the test when nothing does.
+/// Waits for an event at a phone. Fails the test after `TIMEOUT`.
 pub async fn soon<T>(what: &str, wait: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, wait).await {
+    match tokio::time::timeout(TIMEOUT, wait).await {
         Ok(found) => found,
         Err(_) => panic!("waited for {what}"),
     }

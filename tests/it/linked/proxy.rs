@@ -1,4 +1,4 @@
-//! Linked devices that reach WhatsApp through a proxy of their own.
+//! Linked devices with a proxy.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::Linked;
 use crate::support::eventually;
 
-/// Speaks SOCKS5 without a password, and HTTP as far as `ws://` takes.
+/// A proxy for SOCKS5 without a password and for HTTP requests with absolute URLs, which `ws://` uses.
 struct Proxy {
     address: SocketAddr,
     used: Arc<AtomicUsize>,
@@ -32,7 +32,7 @@ impl Proxy {
     }
 }
 
-/// Whatever goes wrong ends the connection, as with any proxy.
+/// Serves one connection. Any error ends it.
 async fn serve(mut client: TcpStream) -> Option<()> {
     let mut first = [0];
     client.peek(&mut first).await.ok()?;
@@ -41,7 +41,7 @@ async fn serve(mut client: TcpStream) -> Option<()> {
     Some(())
 }
 
-/// RFC 1928: a greeting, and a request to connect to an IPv4 address.
+/// SOCKS5 (RFC 1928): reads the greeting and a request to connect to an IPv4 address.
 async fn socks(client: &mut TcpStream) -> Option<TcpStream> {
     let mut greeting = [0; 2];
     client.read_exact(&mut greeting).await.ok()?;
@@ -50,14 +50,14 @@ async fn socks(client: &mut TcpStream) -> Option<TcpStream> {
     client.write_all(&[5, 0]).await.ok()?;
     let mut request = [0; 10];
     client.read_exact(&mut request).await.ok()?;
-    assert_eq!(request[..4], [5, 1, 0, 1], "connect, to an IPv4 address");
+    assert_eq!(request[..4], [5, 1, 0, 1], "not a request to connect to an IPv4 address");
     let address = Ipv4Addr::new(request[4], request[5], request[6], request[7]);
     let server = TcpStream::connect((address, u16::from_be_bytes([request[8], request[9]]))).await.ok()?;
     client.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).await.ok()?;
     Some(server)
 }
 
-/// A request whose first line names the whole URL is passed on as it is.
+/// Forwards a request with an absolute URL unchanged to the host of the URL.
 async fn http(client: &mut TcpStream) -> Option<TcpStream> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -70,38 +70,41 @@ async fn http(client: &mut TcpStream) -> Option<TcpStream> {
     Some(server)
 }
 
-async fn created(linked: &Linked, id: &str, proxy: &str) {
+async fn create(linked: &Linked, id: &str, proxy: &str) {
     let instance = json!({ "instance_id": id, "linked_device": { "proxy": proxy } });
     let created = linked.world.post("/instances", instance).await;
     assert_eq!(created.status, 201, "{created:?}");
-    assert!(!created.body.to_string().contains(proxy), "a proxy may have a password: {created:?}");
+    assert!(
+        !created.body.to_string().contains(proxy),
+        "the answer shows the proxy, which may have a password: {created:?}"
+    );
 }
 
 #[tokio::test]
-async fn a_device_pairs_and_talks_through_its_proxy() {
+async fn device_pairs_and_receives_through_its_proxy() {
     let linked = Linked::new().await;
     let friend = linked.web.phone("573009998877");
     for (id, scheme, number) in [("socks", "socks5", "573001112233"), ("http", "http", "573004445566")] {
         let proxy = Proxy::start().await;
-        created(&linked, id, &format!("{scheme}://{}", proxy.address)).await;
+        create(&linked, id, &format!("{scheme}://{}", proxy.address)).await;
         let phone = linked.web.phone(number);
         phone.scan(&linked.code(id).await).unwrap();
         linked.world.until_state(id, "connected").await;
         friend.send_text(&phone.jid(), "Hola").unwrap();
         linked.events(id, "message", 1).await;
-        // At least once to be paired and once to log in.
+        // One connection for the pairing and one for the login.
         assert!(proxy.used.load(Ordering::SeqCst) >= 2, "{scheme}");
     }
 }
 
 #[tokio::test]
-async fn a_device_whose_proxy_is_gone_goes_no_other_way() {
+async fn device_never_bypasses_an_unreachable_proxy() {
     let linked = Linked::new().await;
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     for scheme in ["socks5", "http"] {
-        created(&linked, scheme, &format!("{scheme}://{nobody}")).await;
+        create(&linked, scheme, &format!("{scheme}://{closed}")).await;
         linked.world.post(&format!("/instances/{scheme}/connect"), json!({})).await;
-        eventually("the proxy to be missed", async || {
+        eventually("the proxy to be unreachable", async || {
             let view = linked.world.get(&format!("/instances/{scheme}")).await.body;
             if view["data"]["reason"]["code"] == "unreachable" { Ok(()) } else { Err(view) }
         })
