@@ -104,18 +104,8 @@ const RETIRED_TYPES: &[&str] = &[
 ];
 
 /// Gerunds and participles that are nouns of the field, and resources of the API whose names have this form.
-const PERMITTED_STEMS: &[&str] = &[
-    "leasing",
-    "lid_mapping",
-    "linking",
-    "sending",
-    "talking",
-    "pairing",
-    "parked",
-    "retry_failed",
-    "scheduled",
-    "sending_hours",
-];
+const PERMITTED_STEMS: &[&str] =
+    &["leasing", "lid_mapping", "pairing", "parked", "retry_failed", "scheduled", "sending_hours"];
 
 /// Type names that are generic by convention: the module qualifies them (`queue::Error`).
 const GENERIC_TYPES: &[&str] =
