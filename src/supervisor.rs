@@ -1,8 +1,10 @@
-//! What all supervisors use: a slot that holds the current incarnation of an actor, and a policy for restarts.
+//! What all supervisors use: a slot that holds the current incarnation of an actor, and children that restart.
 //!
 //! ractor gives a restarted actor a new reference and has no restart strategies. Handles hold an [`ActorSlot`] instead
-//! of a reference, and the supervisor refills it. A [`RestartPolicy`] counts crashes per child, so that a flapping child
-//! does not use up the restarts of others.
+//! of a reference, and the supervisor refills it. A [`Child`] counts its own crashes with a [`RestartPolicy`], so that a
+//! flapping child does not use up the restarts of others.
+
+mod child;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,6 +15,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use relevo_domain::Backoff;
+
+pub use child::{Child, ChildExit, ExitReason, Incarnation, Restart};
 
 /// How long a caller waits for an actor that is being restarted.
 const RESTART_TIMEOUT: Duration = Duration::from_secs(10);

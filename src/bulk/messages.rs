@@ -3,6 +3,8 @@
 use ractor::RpcReplyPort;
 use uuid::Uuid;
 
+use crate::supervisor::Incarnation;
+
 use super::Error;
 use super::commands::JobCommand;
 use super::drafts::JobDraft;
@@ -30,12 +32,12 @@ pub enum Msg {
         /// The job.
         job: Uuid,
         /// The incarnation of the actor.
-        incarnation: u64,
+        incarnation: Incarnation,
         /// Number of commands that the actor has processed.
         commands_done: u64,
     },
     /// From its own timer: the restart delay of an incarnation that crashed has passed.
-    Start(Uuid, u64),
+    Start(Uuid, Incarnation),
     /// From its own task: a deletion has ended.
     Deleted(Uuid, Deletion),
     /// From its own timer: delete jobs after their retention.

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use crate::supervisor::{ActorSlot, ActorUnavailable, RestartPolicy};
+use crate::supervisor::{ActorSlot, ActorUnavailable, Child, ChildExit, Incarnation, RestartPolicy};
 
 use super::actor::{self, JobActor};
 use super::commands::JobCommand;
@@ -85,8 +85,6 @@ impl Arguments {
 pub struct State {
     arguments: Arguments,
     jobs: HashMap<Uuid, SupervisedJob>,
-    /// Number of the last incarnation of any actor. A number identifies one incarnation of a job's actor.
-    incarnations: u64,
     draining: bool,
     /// Watch for outcomes; aborted with the supervisor.
     _outcome_watchers: [AbortOnDropHandle<()>; 2],
@@ -96,29 +94,23 @@ pub struct State {
 struct SupervisedJob {
     job: Arc<JobEntry>,
     kind: JobKind,
-    /// `None` while the job is idle, its actor waits for a restart, or the job is being deleted.
-    child: Option<JobChild>,
-    restart_policy: RestartPolicy,
-    incarnation: u64,
+    /// Has no actor while the job is idle, its actor waits for a restart, or the job is being deleted.
+    child: Child<actor::Msg>,
+    /// Whether a [`Poll`](actor::Msg::Poll) is in the mailbox of the running actor.
+    poll_pending: Arc<AtomicBool>,
     /// Number of commands that were sent to this incarnation.
     commands_sent: u64,
     /// The job is being deleted; no actor is started.
     deleting: bool,
 }
 
-/// A running actor of a job.
-struct JobChild {
-    actor: ActorRef<actor::Msg>,
-    id: ActorId,
-    /// Whether a [`Poll`](actor::Msg::Poll) is in the actor's mailbox.
-    poll_pending: Arc<AtomicBool>,
-}
-
-impl JobChild {
-    /// Sends a poll, unless one is pending.
+impl SupervisedJob {
+    /// Sends a poll to the running actor, unless one is pending.
     fn poll(&self) {
-        if !self.poll_pending.swap(true, Ordering::AcqRel) {
-            let _ = self.actor.cast(actor::Msg::Poll);
+        if let Some(actor) = self.child.actor()
+            && !self.poll_pending.swap(true, Ordering::AcqRel)
+        {
+            let _ = actor.cast(actor::Msg::Poll);
         }
     }
 }
@@ -137,7 +129,6 @@ impl Actor for BulkSupervisor {
         let mut state = State {
             arguments,
             jobs: HashMap::new(),
-            incarnations: 0,
             draining: false,
             _outcome_watchers: watchers.map(AbortOnDropHandle::new),
         };
@@ -166,9 +157,7 @@ impl Actor for BulkSupervisor {
             Msg::Delete(id, reply) => state.delete(&me, id, Some(reply)),
             Msg::Drain(reply) => state.drain(reply),
             Msg::OutcomesAvailable => {
-                for child in state.jobs.values().filter_map(|entry| entry.child.as_ref()) {
-                    child.poll();
-                }
+                state.jobs.values().for_each(SupervisedJob::poll);
             }
             Msg::LateOutcomes(ids) => {
                 for id in ids {
@@ -179,7 +168,7 @@ impl Actor for BulkSupervisor {
                 state.stop_if_idle(job, incarnation, commands_done);
             }
             Msg::Start(id, incarnation) => {
-                if state.jobs.get(&id).is_some_and(|entry| entry.incarnation == incarnation) {
+                if state.jobs.get(&id).is_some_and(|entry| entry.child.is_current(incarnation)) {
                     state.start(&me, id).await;
                 }
             }
@@ -195,14 +184,8 @@ impl Actor for BulkSupervisor {
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        match event {
-            SupervisionEvent::ActorFailed(cell, cause) => {
-                state.on_child_exit(&me, cell.get_id(), &cause.to_string())
-            }
-            SupervisionEvent::ActorTerminated(cell, _, reason) => {
-                state.on_child_exit(&me, cell.get_id(), reason.as_deref().unwrap_or("stopped"));
-            }
-            _ => {}
+        if let Some(exit) = ChildExit::from_event(event) {
+            state.on_child_exit(&me, exit);
         }
         Ok(())
     }
@@ -255,12 +238,12 @@ impl State {
     fn register(&mut self, slot: u16, record: &JobRecord, checkpoint: &Checkpoint) {
         let progress = watch::Sender::new(checkpoint.progress(record.total));
         let job = Arc::new(JobEntry { id: record.id, slot, created_at: record.created_at, progress });
+        let restarts = RestartPolicy::new(RESTART_DELAY, RESTART_MAX_DELAY, u32::MAX);
         let entry = SupervisedJob {
             job,
             kind: record.kind,
-            child: None,
-            restart_policy: RestartPolicy::new(RESTART_DELAY, RESTART_MAX_DELAY, u32::MAX),
-            incarnation: 0,
+            child: Child::new(restarts),
+            poll_pending: Arc::default(),
             commands_sent: 0,
             deleting: false,
         };
@@ -330,55 +313,48 @@ impl State {
         }
         self.start(me, id).await;
         let Some(entry) = self.jobs.get_mut(&id) else { return };
-        let Some(child) = &entry.child else {
+        let Some(actor) = entry.child.actor() else {
             return drop(reply.send(Err(Error::Gone(ActorUnavailable))));
         };
         entry.commands_sent += 1;
-        let _ = child.actor.cast(actor::Msg::Command(command, reply));
+        let _ = actor.cast(actor::Msg::Command(command, reply));
     }
 
     /// Starts a job's actor, unless it runs.
     async fn start(&mut self, me: &ActorRef<Msg>, id: Uuid) {
-        self.incarnations += 1;
-        let incarnation = self.incarnations;
         let Some(entry) = self.jobs.get_mut(&id) else { return };
-        if self.draining || entry.deleting || entry.child.is_some() {
+        if self.draining || entry.deleting || entry.child.actor().is_some() {
             return;
         }
-        (entry.incarnation, entry.commands_sent) = (incarnation, 0);
+        let incarnation = entry.child.begin();
+        entry.commands_sent = 0;
+        entry.poll_pending = Arc::default();
         let supervisor = me.clone();
         let on_idle = move |commands_done| {
             let _ = supervisor.cast(Msg::Idle { job: id, incarnation, commands_done });
         };
-        let poll_pending = Arc::new(AtomicBool::new(false));
         let arguments = actor::Arguments {
             job: entry.job.clone(),
             context: self.arguments.context.clone(),
-            poll_pending: poll_pending.clone(),
+            poll_pending: entry.poll_pending.clone(),
             on_idle: Box::new(on_idle),
         };
-        match Actor::spawn_linked(None, JobActor, arguments, me.get_cell()).await {
-            Ok((actor, _)) => {
-                entry.child = Some(JobChild { id: actor.get_id(), actor, poll_pending });
-            }
-            Err(error) => self.schedule_restart(me, id, &error.to_string()),
+        if let Err(error) = entry.child.spawn(JobActor, arguments, me.get_cell()).await {
+            self.schedule_restart(me, id, &error.to_string());
         }
     }
 
     /// Stops an idle actor, unless a command was sent to it that it has not processed.
-    fn stop_if_idle(&mut self, id: Uuid, incarnation: u64, commands_done: u64) {
+    fn stop_if_idle(&mut self, id: Uuid, incarnation: Incarnation, commands_done: u64) {
         let Some(entry) = self.jobs.get_mut(&id) else { return };
-        if entry.incarnation == incarnation
-            && entry.commands_sent == commands_done
-            && let Some(child) = entry.child.take()
-        {
-            child.actor.stop(Some("the job is idle".to_owned()));
+        if entry.child.is_running(incarnation) && entry.commands_sent == commands_done {
+            entry.child.stop("the job is idle");
         }
     }
 
     /// Begins to delete an ended job. `reply` is `None` for a deletion by the retention.
     fn delete(&mut self, me: &ActorRef<Msg>, id: Uuid, reply: Option<Reply<()>>) {
-        let (job, child) = match self.mark_deleting(id) {
+        let (job, actor) = match self.mark_deleting(id) {
             Ok(found) => found,
             Err(error) => {
                 if let Some(reply) = reply {
@@ -390,8 +366,8 @@ impl State {
         self.publish();
         let (context, supervisor) = (self.arguments.context.clone(), me.clone());
         tokio::spawn(async move {
-            if let Some(child) = child {
-                let _ = child.actor.stop_and_wait(Some("the job is deleted".to_owned()), None).await;
+            if let Some(actor) = actor {
+                let _ = actor.stop_and_wait(Some("the job is deleted".to_owned()), None).await;
             }
             let outcome = delete_job(&context, &job).await;
             let _ = supervisor.cast(Msg::Deleted(id, Deletion { outcome, reply }));
@@ -399,14 +375,14 @@ impl State {
     }
 
     /// Marks an ended job as being deleted; returns its entry and its actor.
-    fn mark_deleting(&mut self, id: Uuid) -> Result<(Arc<JobEntry>, Option<JobChild>), Error> {
+    fn mark_deleting(&mut self, id: Uuid) -> Result<(Arc<JobEntry>, Option<ActorRef<actor::Msg>>), Error> {
         let entry = self.jobs.get_mut(&id).filter(|entry| !entry.deleting).ok_or(Error::Unknown(id))?;
         let status = entry.job.progress.borrow().status;
         if !status.is_finished() {
             return Err(Error::State { status, why: "cancel it before you delete it" });
         }
         entry.deleting = true;
-        Ok((entry.job.clone(), entry.child.take()))
+        Ok((entry.job.clone(), entry.child.release()))
     }
 
     fn finish_deletion(&mut self, id: Uuid, Deletion { outcome, reply }: Deletion) {
@@ -447,29 +423,26 @@ impl State {
     }
 
     /// Handles the end of an actor. Actors that the supervisor stopped are not children any more.
-    fn on_child_exit(&mut self, me: &ActorRef<Msg>, child: ActorId, cause: &str) {
-        let is_child =
-            |entry: &SupervisedJob| entry.child.as_ref().is_some_and(|running| running.id == child);
-        let found = self.jobs.iter().find(|(_, entry)| is_child(entry)).map(|(id, _)| *id);
-        if let Some(id) = found {
-            self.schedule_restart(me, id, cause);
+    fn on_child_exit(&mut self, me: &ActorRef<Msg>, exit: ChildExit) {
+        let found = self.jobs.iter().find(|(_, entry)| entry.child.is(exit.actor));
+        if let Some((&id, _)) = found {
+            self.schedule_restart(me, id, &exit.reason.text("stopped"));
         }
     }
 
     fn schedule_restart(&mut self, me: &ActorRef<Msg>, id: Uuid, cause: &str) {
         let Some(entry) = self.jobs.get_mut(&id) else { return };
-        entry.child = None;
-        let delay = entry.restart_policy.record_crash().unwrap_or(RESTART_MAX_DELAY);
+        let delay = entry.child.crashed().delay_or(RESTART_MAX_DELAY);
         tracing::error!(job = %id, cause, ?delay, "bulk job actor stopped; restarting");
-        let incarnation = entry.incarnation;
+        let incarnation = entry.child.incarnation();
         me.send_after(delay, move || Msg::Start(id, incarnation));
     }
 
     fn drain(&mut self, reply: RpcReplyPort<()>) {
         self.draining = true;
-        let children: Vec<_> = self.jobs.values_mut().filter_map(|entry| entry.child.take()).collect();
+        let actors: Vec<_> = self.jobs.values_mut().filter_map(|entry| entry.child.release()).collect();
         tokio::spawn(async move {
-            let ends = children.iter().map(|child| child.actor.stop_and_wait(None, None));
+            let ends = actors.iter().map(|actor| actor.stop_and_wait(None, None));
             futures_util::future::join_all(ends).await;
             let _ = reply.send(());
         });

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ractor::ActorRef;
 
+use crate::supervisor::Incarnation;
 use relevo_domain::{InstanceConfig, InstanceId, InstanceNumber, InstanceState, Reason, ReasonCode};
 use relevo_store::{self as store, Tx};
 
@@ -118,7 +119,7 @@ impl State {
             self.stop(number, "requested");
         }
         if let Some(entry) = self.instances.get_mut(&number) {
-            entry.restart_policy.reset();
+            entry.child.reset_restarts();
         }
         self.reconcile(me, number).await;
         self.publish_directory();
@@ -202,12 +203,11 @@ impl State {
         &mut self,
         me: &ActorRef<Msg>,
         number: InstanceNumber,
-        incarnation: u64,
+        incarnation: Incarnation,
         done: bool,
     ) {
-        let Some(entry) = self.instances.get(&number).filter(|entry| entry.incarnation == incarnation) else {
-            return;
-        };
+        let entry = self.instances.get(&number);
+        let Some(entry) = entry.filter(|entry| entry.child.is_current(incarnation)) else { return };
         if !done {
             drop(me.send_after(UNLINK_RETRY_DELAY, move || Msg::Start(number, incarnation)));
             return;
@@ -246,7 +246,7 @@ impl State {
             }
             return;
         }
-        if record.wanted == DesiredState::Deleted || entry.child.is_some() {
+        if record.wanted == DesiredState::Deleted || entry.child.actor().is_some() {
             return;
         }
         let reason = Reason::new(ReasonCode::Starting, "connecting");
@@ -258,11 +258,8 @@ impl State {
 
     fn start_unlink(&mut self, me: &ActorRef<Msg>, number: InstanceNumber, record: &InstanceRecord) {
         let Some(unlink) = self.prepare_unlink(number, record).filter(|_| !self.draining) else { return };
-        self.last_incarnation += 1;
-        let incarnation = self.last_incarnation;
-        if let Some(entry) = self.instances.get_mut(&number) {
-            entry.incarnation = incarnation;
-        }
+        let Some(entry) = self.instances.get_mut(&number) else { return };
+        let incarnation = entry.child.begin();
         let me = me.clone();
         tokio::spawn(async move {
             let done = unlink.run().await;

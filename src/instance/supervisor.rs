@@ -6,11 +6,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::watch;
 
 use crate::media::MediaCache;
-use crate::supervisor::{ActorSlot, RestartPolicy};
+use crate::supervisor::{ActorSlot, Child, ChildExit, Incarnation, RestartPolicy};
 use crate::{inbound, queue, retry};
 use relevo_clock::Clock;
 use relevo_domain::{
@@ -22,7 +22,6 @@ use relevo_store::{self as store, Store, Tx};
 
 use super::actor::{self, Report};
 use super::directory::{DirectoryEntry, InstanceDirectory, InstanceView, StateView};
-use super::health_check::Unresponsive;
 use super::record::{self, DesiredState, InstanceRecord};
 use super::{Error, Handle, Options};
 
@@ -48,16 +47,16 @@ pub enum Msg {
     /// From the node when it stops: reply when no attempt is in flight.
     Drain(RpcReplyPort<()>),
     /// From the actor of an instance, with its incarnation.
-    Reported(InstanceNumber, u64, ReportBox),
+    Reported(InstanceNumber, Incarnation, ReportBox),
     /// From a timer: the delay of a restart, or of another try to unlink, has passed. With the incarnation for which the
     /// timer was started.
-    Start(InstanceNumber, u64),
+    Start(InstanceNumber, Incarnation),
     /// From the unlink task: `true` if the device is unlinked, `false` if unlinking must be tried again.
-    UnlinkDone(InstanceNumber, u64, bool),
+    UnlinkDone(InstanceNumber, Incarnation, bool),
     /// From a timer: ping every actor.
     PingActors,
     /// From the watchdog's task: whether an actor answered in time.
-    PingResult(InstanceNumber, u64, bool),
+    PingResult(InstanceNumber, Incarnation, bool),
 }
 
 /// A report of an actor; opaque outside this module.
@@ -144,8 +143,6 @@ impl Arguments {
 pub struct State {
     pub(super) arguments: Arguments,
     pub(super) instances: HashMap<InstanceNumber, InstanceEntry>,
-    /// Counts starts and ends of actors; distinguishes an incarnation from earlier ones.
-    pub(super) last_incarnation: u64,
     pub(super) draining: bool,
 }
 
@@ -155,16 +152,8 @@ pub(super) struct InstanceEntry {
     pub(super) state: watch::Sender<StateView>,
     /// The client of the running actor.
     pub(super) active_client: watch::Sender<Option<Arc<dyn Provider>>>,
-    pub(super) child: Option<InstanceChild>,
-    pub(super) restart_policy: RestartPolicy,
-    pub(super) incarnation: u64,
+    pub(super) child: Child<actor::Msg>,
     pub(super) missed_pings: u32,
-}
-
-/// The running actor of an instance.
-pub(super) struct InstanceChild {
-    pub(super) actor: ActorRef<actor::Msg>,
-    pub(super) id: ActorId,
 }
 
 impl Actor for InstanceSupervisor {
@@ -173,7 +162,7 @@ impl Actor for InstanceSupervisor {
     type Arguments = Arguments;
 
     async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
-        let mut state = State { arguments, instances: HashMap::new(), last_incarnation: 0, draining: false };
+        let mut state = State { arguments, instances: HashMap::new(), draining: false };
         for (number, record) in record::load(&state.arguments.store)? {
             if record.wanted == DesiredState::Deleted {
                 state.purge(number, &record);
@@ -220,7 +209,7 @@ impl Actor for InstanceSupervisor {
                 state.on_report(number, incarnation, report.0).await
             }
             Msg::Start(number, incarnation) => {
-                if state.instances.get(&number).is_some_and(|entry| entry.incarnation == incarnation) {
+                if state.instances.get(&number).is_some_and(|entry| entry.child.is_current(incarnation)) {
                     state.reconcile(&me, number).await;
                 }
             }
@@ -238,17 +227,8 @@ impl Actor for InstanceSupervisor {
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        match event {
-            SupervisionEvent::ActorFailed(cell, cause) => {
-                let code =
-                    if cause.is::<Unresponsive>() { ReasonCode::Zombie } else { ReasonCode::Restarting };
-                state.on_child_ended(&me, cell.get_id(), Reason::new(code, cause.to_string())).await;
-            }
-            SupervisionEvent::ActorTerminated(cell, _, reason) => {
-                let cause = reason.unwrap_or_else(|| "the actor stopped".to_owned());
-                state.on_child_ended(&me, cell.get_id(), Reason::new(ReasonCode::Restarting, cause)).await;
-            }
-            _ => {}
+        if let Some(exit) = ChildExit::from_event(event) {
+            state.on_child_exit(&me, exit).await;
         }
         Ok(())
     }
@@ -301,7 +281,7 @@ impl State {
                     active_client: active_client.subscribe(),
                     state: state.subscribe(),
                 };
-                let restart_policy = RestartPolicy::new(
+                let restarts = RestartPolicy::new(
                     options.restart_delay,
                     options.restart_max_delay,
                     options.restart_limit,
@@ -310,9 +290,7 @@ impl State {
                     directory_entry: Arc::new(directory_entry),
                     state,
                     active_client,
-                    child: None,
-                    restart_policy,
-                    incarnation: 0,
+                    child: Child::new(restarts),
                     missed_pings: 0,
                 };
                 self.instances.insert(number, entry);

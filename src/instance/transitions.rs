@@ -5,6 +5,7 @@
 use serde_json::{Value, json};
 
 use crate::events::{self, Event};
+use crate::supervisor::Incarnation;
 use relevo_domain::{EventKind, InstanceNumber, InstanceState, Reason, ReasonCode};
 use relevo_provider::LinkedAccount;
 
@@ -14,9 +15,15 @@ use super::record::{DesiredState, InstanceRecord};
 use super::supervisor::State;
 
 impl State {
-    /// Applies a report. Ignores reports of replaced actors.
-    pub(super) async fn on_report(&mut self, number: InstanceNumber, incarnation: u64, report: Report) {
-        let Some(entry) = self.instances.get(&number).filter(|entry| entry.incarnation == incarnation) else {
+    /// Applies a report. Ignores reports of actors that were replaced or have ended.
+    pub(super) async fn on_report(
+        &mut self,
+        number: InstanceNumber,
+        incarnation: Incarnation,
+        report: Report,
+    ) {
+        let entry = self.instances.get(&number);
+        let Some(entry) = entry.filter(|entry| entry.child.is_running(incarnation)) else {
             return;
         };
         let record = entry.directory_entry.record.clone();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ractor::{ActorRef, RpcReplyPort};
 
+use crate::supervisor::Incarnation;
 use relevo_domain::InstanceNumber;
 
 use super::actor;
@@ -16,8 +17,8 @@ impl State {
     /// Asks every actor to drain, and replies when all have.
     pub fn drain(&mut self, reply: RpcReplyPort<()>) {
         self.draining = true;
-        let children = self.instances.values().filter_map(|entry| entry.child.as_ref());
-        let actors: Vec<_> = children.map(|child| child.actor.clone()).collect();
+        let running = self.instances.values().filter_map(|entry| entry.child.actor());
+        let actors: Vec<_> = running.cloned().collect();
         tokio::spawn(async move {
             futures_util::future::join_all(actors.iter().map(|actor| actor.call(actor::Msg::Drain, None)))
                 .await;
@@ -29,8 +30,8 @@ impl State {
     pub fn ping_actors(&self, me: &ActorRef<Msg>) {
         let timeout: Duration = self.arguments.options.probe_timeout;
         for (&number, entry) in &self.instances {
-            let Some(child) = &entry.child else { continue };
-            let (supervisor, actor, incarnation) = (me.clone(), child.actor.clone(), entry.incarnation);
+            let Some(actor) = entry.child.actor().cloned() else { continue };
+            let (supervisor, incarnation) = (me.clone(), entry.child.incarnation());
             tokio::spawn(async move {
                 let answer = actor.call(actor::Msg::Ping, Some(timeout)).await;
                 let answered = matches!(answer, Ok(ractor::rpc::CallResult::Success(())));
@@ -40,17 +41,15 @@ impl State {
     }
 
     /// Counts missed pings. Kills an actor that missed too many; its end is handled as a crash.
-    pub fn on_ping_result(&mut self, number: InstanceNumber, incarnation: u64, answered: bool) {
-        let Some(entry) = self.instances.get_mut(&number).filter(|entry| entry.incarnation == incarnation)
-        else {
-            return;
-        };
+    pub fn on_ping_result(&mut self, number: InstanceNumber, incarnation: Incarnation, answered: bool) {
+        let entry = self.instances.get_mut(&number);
+        let Some(entry) = entry.filter(|entry| entry.child.is_running(incarnation)) else { return };
         entry.missed_pings = if answered { 0 } else { entry.missed_pings + 1 };
         if entry.missed_pings >= MAX_MISSED_PINGS
-            && let Some(child) = &entry.child
+            && let Some(actor) = entry.child.actor()
         {
             tracing::error!(instance = %entry.directory_entry.record.config.id, "actor does not answer pings; killing it, instance restarts");
-            child.actor.kill();
+            actor.kill();
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::Notify;
 
-use crate::supervisor::{ActorSlot, RestartPolicy};
+use crate::supervisor::{ActorSlot, Child, ChildExit, RestartPolicy};
 use relevo_clock::Clock;
 use relevo_metrics::Metrics;
 use relevo_store::Store;
@@ -80,8 +80,7 @@ impl Arguments {
 /// State of the supervisor.
 pub struct State {
     arguments: Arguments,
-    child: Option<ActorRef<actor::Msg>>,
-    restart_policy: RestartPolicy,
+    child: Child<actor::Msg>,
     draining: bool,
 }
 
@@ -91,8 +90,8 @@ impl Actor for RelaySupervisor {
     type Arguments = Arguments;
 
     async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
-        let restart_policy = RestartPolicy::new(RESTART_DELAY, RESTART_MAX_DELAY, u32::MAX);
-        let mut state = State { arguments, child: None, restart_policy, draining: false };
+        let restarts = RestartPolicy::new(RESTART_DELAY, RESTART_MAX_DELAY, u32::MAX);
+        let mut state = State { arguments, child: Child::new(restarts), draining: false };
         state.start(&me).await;
         Ok(state)
     }
@@ -120,14 +119,10 @@ impl Actor for RelaySupervisor {
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let (cell, cause) = match event {
-            SupervisionEvent::ActorFailed(cell, cause) => (cell, cause.to_string()),
-            SupervisionEvent::ActorTerminated(cell, _, reason) => (cell, reason.unwrap_or_default()),
-            _ => return Ok(()),
-        };
-        // An actor that was stopped on purpose is not the child any more.
-        if state.child.as_ref().is_some_and(|child| child.get_id() == cell.get_id()) {
-            state.crashed(&me, &cause);
+        if let Some(exit) = ChildExit::from_event(event)
+            && state.child.is(exit.actor)
+        {
+            state.crashed(&me, &exit.reason.text(""));
         }
         Ok(())
     }
@@ -136,42 +131,42 @@ impl Actor for RelaySupervisor {
 impl State {
     /// Starts the actor, unless it runs or the supervisor is draining.
     async fn start(&mut self, me: &ActorRef<Msg>) {
-        if self.child.is_some() || self.draining {
+        if self.child.actor().is_some() || self.draining {
             return;
         }
-        match Actor::spawn_linked(None, RelayActor, self.arguments.pusher.clone(), me.get_cell()).await {
-            Ok((actor, _)) => {
-                self.arguments.relay.fill(actor.clone());
-                self.child = Some(actor);
-            }
-            Err(error) => self.crashed(me, &error.to_string()),
+        self.child.begin();
+        let pusher = self.arguments.pusher.clone();
+        if let Err(error) = self.child.spawn(RelayActor, pusher, me.get_cell()).await {
+            return self.crashed(me, &error.to_string());
+        }
+        if let Some(actor) = self.child.actor() {
+            self.arguments.relay.fill(actor.clone());
         }
     }
 
     async fn restart(&mut self, me: &ActorRef<Msg>) {
-        if let Some(child) = self.child.take() {
+        if let Some(actor) = self.child.release() {
             self.arguments.relay.clear();
             let reason = Some("restart requested".to_owned());
-            let _ = child.stop_and_wait(reason, Some(STOP_TIMEOUT)).await;
+            let _ = actor.stop_and_wait(reason, Some(STOP_TIMEOUT)).await;
         }
-        self.restart_policy.reset();
+        self.child.reset_restarts();
         self.start(me).await;
     }
 
     fn crashed(&mut self, me: &ActorRef<Msg>, cause: &str) {
-        self.child = None;
         self.arguments.relay.clear();
-        let delay = self.restart_policy.record_crash().unwrap_or(RESTART_MAX_DELAY);
+        let delay = self.child.crashed().delay_or(RESTART_MAX_DELAY);
         tracing::error!(cause, restart_in = ?delay, "relay actor stopped; restarting");
         me.send_after(delay, || Msg::Start);
     }
 
     fn drain(&mut self, reply: RpcReplyPort<()>) {
         self.draining = true;
-        let child = self.child.clone();
+        let actor = self.child.actor().cloned();
         tokio::spawn(async move {
-            if let Some(child) = child {
-                let _ = child.call(actor::Msg::Drain, None).await;
+            if let Some(actor) = actor {
+                let _ = actor.call(actor::Msg::Drain, None).await;
             }
             let _ = reply.send(());
         });

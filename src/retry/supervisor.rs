@@ -5,7 +5,7 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use crate::queue::{self, Lease, QueueActor};
-use crate::supervisor::{ActorSlot, RestartPolicy};
+use crate::supervisor::{ActorSlot, Child, ChildExit, Restart, RestartPolicy};
 use relevo_domain::{
     FailedAttempt, Failure, FailureKind, MessageId, RetryDecision, decide_expired_hold, decide_retry,
 };
@@ -52,7 +52,8 @@ pub struct Arguments {
 /// The state of the supervisor.
 pub struct State {
     arguments: Arguments,
-    restart_policy: RestartPolicy,
+    /// The queue's actor.
+    queue: Child<queue::Msg>,
     is_sweeping: bool,
 }
 
@@ -62,8 +63,8 @@ impl Actor for RetrySupervisor {
     type Arguments = Arguments;
 
     async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
-        let restart_policy = RestartPolicy::new(Duration::from_millis(100), Duration::from_secs(5), 10);
-        let state = State { arguments, restart_policy, is_sweeping: false };
+        let restarts = RestartPolicy::new(Duration::from_millis(100), Duration::from_secs(5), 10);
+        let mut state = State { arguments, queue: Child::new(restarts), is_sweeping: false };
         state.start_queue(&me).await?;
         me.send_interval(SWEEP_INTERVAL, || Msg::Sweep);
         me.send_interval(RETENTION_INTERVAL, || Msg::RunRetention);
@@ -104,28 +105,29 @@ impl Actor for RetrySupervisor {
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let cause = match event {
-            SupervisionEvent::ActorFailed(_, cause) => cause.to_string(),
-            SupervisionEvent::ActorTerminated(_, _, reason) => reason.unwrap_or_else(|| "stopped".to_owned()),
-            _ => return Ok(()),
+        let Some(exit) = ChildExit::from_event(event).filter(|exit| state.queue.is(exit.actor)) else {
+            return Ok(());
         };
+        let cause = exit.reason.text("stopped");
         state.arguments.queue_slot.clear();
-        match state.restart_policy.record_crash() {
-            Some(delay) => {
+        match state.queue.crashed() {
+            Restart::After(delay) => {
                 tracing::error!(cause, ?delay, "queue actor stopped; restarting");
                 me.send_after(delay, || Msg::RestartQueue);
                 Ok(())
             }
-            None => Err(format!("the queue actor stopped too often: {cause}").into()),
+            Restart::Exhausted => Err(format!("the queue actor stopped too often: {cause}").into()),
         }
     }
 }
 
 impl State {
-    async fn start_queue(&self, me: &ActorRef<Msg>) -> Result<(), ActorProcessingErr> {
-        let arguments = self.arguments.queue.clone();
-        let (queue, _) = Actor::spawn_linked(None, QueueActor, arguments, me.get_cell()).await?;
-        self.arguments.queue_slot.fill(queue);
+    async fn start_queue(&mut self, me: &ActorRef<Msg>) -> Result<(), ActorProcessingErr> {
+        self.queue.begin();
+        self.queue.spawn(QueueActor, self.arguments.queue.clone(), me.get_cell()).await?;
+        if let Some(actor) = self.queue.actor() {
+            self.arguments.queue_slot.fill(actor.clone());
+        }
         Ok(())
     }
 

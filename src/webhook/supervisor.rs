@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::watch;
 
-use crate::supervisor::{ActorSlot, RestartPolicy};
+use crate::supervisor::{ActorSlot, Child, ChildExit, Incarnation, RestartPolicy};
 use relevo_clock::Clock;
 use relevo_domain::{InstanceId, InstanceNumber};
 use relevo_egress::Egress;
@@ -54,9 +54,9 @@ pub enum Msg {
     /// From the stopping node: reply when no attempt is in flight.
     Drain(RpcReplyPort<()>),
     /// From the actor of an endpoint, with its incarnation: the endpoint must be disabled.
-    DisableEndpoint(EndpointId, u64, InstanceNumber, DisableCause),
+    DisableEndpoint(EndpointId, Incarnation, InstanceNumber, DisableCause),
     /// From a timer, with the incarnation that crashed: the restart delay is over.
-    Start(EndpointId, u64),
+    Start(EndpointId, Incarnation),
 }
 
 /// The failures for which an endpoint is disabled; opaque outside this module.
@@ -118,22 +118,13 @@ impl Arguments {
 pub struct State {
     pub(super) arguments: Arguments,
     pub(super) endpoints: HashMap<EndpointId, SupervisedEndpoint>,
-    /// Incremented with every start and stop of an actor, so that each incarnation has its own number.
-    incarnations: u64,
     draining: bool,
 }
 
 /// An endpoint with its actor.
 pub(super) struct SupervisedEndpoint {
     pub runtime: Arc<EndpointRuntime>,
-    child: Option<EndpointChild>,
-    restart_policy: RestartPolicy,
-    incarnation: u64,
-}
-
-struct EndpointChild {
-    actor: ActorRef<actor::Msg>,
-    id: ActorId,
+    child: Child<actor::Msg>,
 }
 
 impl Actor for WebhookSupervisor {
@@ -142,7 +133,7 @@ impl Actor for WebhookSupervisor {
     type Arguments = Arguments;
 
     async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
-        let mut state = State { arguments, endpoints: HashMap::new(), incarnations: 0, draining: false };
+        let mut state = State { arguments, endpoints: HashMap::new(), draining: false };
         for (id, endpoint) in storage::load(&state.arguments.shared.store)? {
             for kind in endpoint.events.unknown_kinds() {
                 tracing::warn!(endpoint = %id, %kind, "webhook endpoint has an unknown event kind in its filter; kept");
@@ -195,14 +186,8 @@ impl Actor for WebhookSupervisor {
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        match event {
-            SupervisionEvent::ActorFailed(cell, cause) => {
-                state.on_child_exit(&me, cell.get_id(), &cause.to_string())
-            }
-            SupervisionEvent::ActorTerminated(cell, _, reason) => {
-                state.on_child_exit(&me, cell.get_id(), reason.as_deref().unwrap_or("actor stopped"));
-            }
-            _ => {}
+        if let Some(exit) = ChildExit::from_event(event) {
+            state.on_child_exit(&me, exit);
         }
         Ok(())
     }
@@ -232,8 +217,10 @@ impl State {
         self.endpoints.get(&id).ok_or(Error::Unknown(id))
     }
 
-    fn is_current(&self, id: EndpointId, incarnation: u64) -> bool {
-        self.endpoints.get(&id).is_some_and(|entry| entry.incarnation == incarnation)
+    /// Whether the incarnation is the latest of this endpoint. The request of an actor to disable its endpoint counts also
+    /// after the actor has crashed.
+    fn is_current(&self, id: EndpointId, incarnation: Incarnation) -> bool {
+        self.endpoints.get(&id).is_some_and(|entry| entry.child.is_current(incarnation))
     }
 
     /// Publishes the endpoints to readers.
@@ -251,9 +238,8 @@ impl State {
             None => {
                 let health = Arc::new(EndpointHealth::default());
                 let runtime = Arc::new(EndpointRuntime::new(id, endpoint, health)?);
-                let restart_policy = RestartPolicy::new(RESTART_DELAY, RESTART_MAX_DELAY, u32::MAX);
-                self.endpoints
-                    .insert(id, SupervisedEndpoint { runtime, child: None, restart_policy, incarnation: 0 });
+                let restarts = RestartPolicy::new(RESTART_DELAY, RESTART_MAX_DELAY, u32::MAX);
+                self.endpoints.insert(id, SupervisedEndpoint { runtime, child: Child::new(restarts) });
             }
         }
         Ok(())
@@ -263,7 +249,7 @@ impl State {
     pub(super) async fn restart(&mut self, me: &ActorRef<Msg>, id: EndpointId, reason: &str) {
         self.stop(id, reason);
         if let Some(entry) = self.endpoints.get_mut(&id) {
-            entry.restart_policy.reset();
+            entry.child.reset_restarts();
             entry.runtime.health.clear_all_failures();
         }
         self.start(me, id).await;
@@ -271,13 +257,11 @@ impl State {
 
     /// Starts the actor of an endpoint, unless the endpoint is disabled or the supervisor is draining.
     pub(super) async fn start(&mut self, me: &ActorRef<Msg>, id: EndpointId) {
-        self.incarnations += 1;
-        let incarnation = self.incarnations;
         let Some(entry) = self.endpoints.get_mut(&id) else { return };
         if entry.runtime.endpoint.disabled.is_some() || self.draining {
             return;
         }
-        entry.incarnation = incarnation;
+        let incarnation = entry.child.begin();
         let supervisor = me.clone();
         let give_up = move |instance, failures| {
             drop(supervisor.cast(Msg::DisableEndpoint(id, incarnation, instance, DisableCause(failures))));
@@ -287,46 +271,38 @@ impl State {
             shared: self.arguments.shared.clone(),
             on_give_up: Box::new(give_up),
         };
-        match Actor::spawn_linked(None, EndpointActor, arguments, me.get_cell()).await {
-            Ok((actor, _)) => entry.child = Some(EndpointChild { id: actor.get_id(), actor }),
-            Err(error) => self.schedule_restart(me, id, &error.to_string()),
+        if let Err(error) = entry.child.spawn(EndpointActor, arguments, me.get_cell()).await {
+            self.schedule_restart(me, id, &error.to_string());
         }
     }
 
     /// Stops the actor of an endpoint on purpose; this is not a crash.
     pub(super) fn stop(&mut self, id: EndpointId, reason: &str) {
-        self.incarnations += 1;
         if let Some(entry) = self.endpoints.get_mut(&id) {
-            entry.incarnation = self.incarnations;
-            if let Some(child) = entry.child.take() {
-                child.actor.stop(Some(reason.to_owned()));
-            }
+            entry.child.stop(reason);
         }
     }
 
     /// Handles the unexpected end of an actor.
-    fn on_child_exit(&mut self, me: &ActorRef<Msg>, child: ActorId, cause: &str) {
-        let is_child =
-            |entry: &SupervisedEndpoint| entry.child.as_ref().is_some_and(|current| current.id == child);
-        let found = self.endpoints.iter().find(|(_, entry)| is_child(entry)).map(|(id, _)| *id);
-        if let Some(id) = found {
-            self.schedule_restart(me, id, cause);
+    fn on_child_exit(&mut self, me: &ActorRef<Msg>, exit: ChildExit) {
+        let found = self.endpoints.iter().find(|(_, entry)| entry.child.is(exit.actor));
+        if let Some((&id, _)) = found {
+            self.schedule_restart(me, id, &exit.reason.text("actor stopped"));
         }
     }
 
     fn schedule_restart(&mut self, me: &ActorRef<Msg>, id: EndpointId, cause: &str) {
         let Some(entry) = self.endpoints.get_mut(&id) else { return };
-        entry.child = None;
-        let delay = entry.restart_policy.record_crash().unwrap_or(RESTART_MAX_DELAY);
+        let delay = entry.child.crashed().delay_or(RESTART_MAX_DELAY);
         tracing::error!(endpoint = %id, cause, restart_in = ?delay, "webhook endpoint actor stopped; restarting");
-        let incarnation = entry.incarnation;
+        let incarnation = entry.child.incarnation();
         me.send_after(delay, move || Msg::Start(id, incarnation));
     }
 
     fn drain(&mut self, reply: RpcReplyPort<()>) {
         self.draining = true;
-        let children = self.endpoints.values().filter_map(|entry| entry.child.as_ref());
-        let actors: Vec<_> = children.map(|child| child.actor.clone()).collect();
+        let running = self.endpoints.values().filter_map(|entry| entry.child.actor());
+        let actors: Vec<_> = running.cloned().collect();
         tokio::spawn(async move {
             futures_util::future::join_all(actors.iter().map(|actor| actor.call(actor::Msg::Drain, None)))
                 .await;
