@@ -110,6 +110,15 @@ impl World {
         world
     }
 
+    /// Moves the timers of this process forward. The server's timeouts close idle connections then, so the client starts
+    /// with new ones: a request on a connection that is being closed fails.
+    pub async fn advance(&mut self, by: Duration) {
+        tokio::time::pause();
+        tokio::time::advance(by).await;
+        tokio::time::resume();
+        self.client = reqwest::Client::new();
+    }
+
     /// Creates an instance on the sandbox, and waits until it is connected and its `status` event is logged.
     pub async fn create(&self, id: &str) -> Answer {
         let created = self.post("/instances", self.instance(id)).await;

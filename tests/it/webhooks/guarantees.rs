@@ -239,7 +239,7 @@ async fn media_is_served_under_the_message_id() {
 
 #[tokio::test]
 async fn reader_receives_a_gap_for_events_trimmed_by_size() {
-    let world = World::with(|settings| settings.queue.event_log_size = 100_000).await;
+    let mut world = World::with(|settings| settings.queue.event_log_size = 100_000).await;
     for n in 0..30 {
         let body = format!("{n} {}", "x".repeat(10_000));
         deliver(&world, messages(&world, &json!([text(&format!("wamid.{n}"), &body)]))).await;
@@ -247,9 +247,7 @@ async fn reader_receives_a_gap_for_events_trimmed_by_size() {
     let before = logged_events(&world, "message").await;
     let place = before[4]["sequence"].as_u64().unwrap();
     // Retention runs every minute.
-    tokio::time::pause();
-    tokio::time::advance(Duration::from_secs(60)).await;
-    tokio::time::resume();
+    world.advance(Duration::from_secs(60)).await;
     let query = format!("types=message&after={place}");
     let page = eventually("the oldest events to be trimmed", async || {
         let page = world.get(&format!("/instances/shop/events?limit=1000&{query}")).await.body;
