@@ -87,6 +87,34 @@ async fn openapi_document_and_router_have_the_same_routes() {
     assert!(!router.contains(".route(") && !router.contains(".nest("));
 }
 
+/// The properties that the JSON requests of all `POST` routes with this prefix share, where they have a `phone`.
+fn shared_properties(document: &Value, prefix: &str) -> BTreeSet<String> {
+    let schema = |operation: &Value| {
+        let name = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].as_str()?;
+        let properties = document.pointer(&format!("{}/properties", name.trim_start_matches('#')))?;
+        Some(properties.as_object()?.keys().cloned().collect::<BTreeSet<_>>())
+    };
+    let paths = document["paths"].as_object().unwrap().iter().filter(|(path, _)| path.starts_with(prefix));
+    let sends = paths.filter_map(|(_, item)| schema(&item["post"])).filter(|names| names.contains("phone"));
+    sends.reduce(|left, right| &left & &right).unwrap()
+}
+
+#[tokio::test]
+async fn shared_fields_of_a_send_are_decided_for_the_application_api() {
+    // A new field of every send is listed here with the field of the application's API that has its meaning, if any.
+    const FIELDS: [(&str, Option<&str>); 3] =
+        [("phone", Some("phone")), ("expires_in", None), ("send_at", None)];
+    let world = World::empty(|_| {}).await;
+    let document = world.get("/openapi.json").await.body;
+    let gateway = shared_properties(&document, "/instances/{id}/messages/");
+    let listed: BTreeSet<_> = FIELDS.iter().map(|(field, _)| (*field).to_owned()).collect();
+    assert_eq!(gateway, listed);
+    let application = shared_properties(&document, "/api/send-");
+    for field in FIELDS.iter().filter_map(|(_, field)| *field) {
+        assert!(application.contains(field), "not every send of /api has {field}: {application:?}");
+    }
+}
+
 #[tokio::test]
 async fn routes_require_the_key_exactly_where_documented() {
     let world = World::empty(|_| {}).await;
