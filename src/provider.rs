@@ -1,9 +1,9 @@
-//! Opens the client of an instance, by provider kind.
+//! Opens the client of an instance with its provider.
 
 use std::sync::Arc;
 
 use relevo_cloud_api::CloudApi;
-use relevo_domain::{InstanceConfig, InstanceNumber, ProviderKind, ValidationError};
+use relevo_domain::{InstanceConfig, InstanceNumber, ProviderConfig};
 #[cfg(feature = "linked-device")]
 use relevo_linked_device::LinkedDevice;
 use relevo_provider::{Error, Provider, ProviderResources};
@@ -12,7 +12,7 @@ use relevo_provider::{Error, Provider, ProviderResources};
 ///
 /// # Errors
 ///
-/// The configuration is invalid or incomplete, or this binary is built without the provider.
+/// A setting is invalid, or this binary is built without the provider.
 #[cfg_attr(
     not(feature = "linked-device"),
     expect(unused_variables, reason = "only linked devices use the number")
@@ -22,19 +22,13 @@ pub fn open(
     config: &InstanceConfig,
     shared: &ProviderResources,
 ) -> Result<Arc<dyn Provider>, Error> {
-    match config.provider {
-        ProviderKind::CloudApi => {
-            let settings = config.cloud_api.clone();
-            let settings =
-                settings.ok_or_else(|| ValidationError::new("cloud_api", "is required for this provider"))?;
-            Ok(Arc::new(CloudApi::new(settings, shared.clone())?))
-        }
+    match &config.provider {
+        ProviderConfig::CloudApi(settings) => Ok(Arc::new(CloudApi::new(settings.clone(), shared.clone())?)),
         #[cfg(feature = "linked-device")]
-        ProviderKind::LinkedDevice => {
-            let settings = config.linked_device.clone().unwrap_or_default();
-            Ok(Arc::new(LinkedDevice::new(number, &settings, config.sync_history, shared.clone())?))
+        ProviderConfig::LinkedDevice(settings) => {
+            Ok(Arc::new(LinkedDevice::new(number, settings, shared.clone())?))
         }
         #[cfg(not(feature = "linked-device"))]
-        ProviderKind::LinkedDevice => Err(Error::NotBuilt(config.provider)),
+        ProviderConfig::LinkedDevice(_) => Err(Error::NotBuilt(config.provider.kind())),
     }
 }

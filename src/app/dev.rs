@@ -11,7 +11,7 @@ use url::Url;
 use crate::config;
 use crate::config::Settings;
 use relevo_clock::Clock;
-use relevo_domain::{CloudApiSettings, InstanceConfig, ProviderKind, Secret, ValidationError};
+use relevo_domain::{CloudApiSettings, InstanceConfig, ProviderConfig, Secret, ValidationError};
 use relevo_provider as provider;
 use relevo_sandbox::{self as sandbox, Sandbox};
 use relevo_store as store;
@@ -104,23 +104,18 @@ fn demo(sandbox: SocketAddr, app_secret: Secret) -> Result<InstanceConfig, Error
         base_url: url_of(sandbox, "")?,
         api_version: "v25.0".to_owned(),
     };
-    let mut demo = instance(INSTANCE_ID, "A sandboxed WhatsApp", ProviderKind::CloudApi)?;
-    demo.cloud_api = Some(cloud_api);
-    Ok(demo)
+    instance(INSTANCE_ID, "A sandboxed WhatsApp", ProviderConfig::CloudApi(cloud_api))
 }
 
 /// An instance that uses the node's defaults.
-fn instance(id: &str, name: &str, provider: ProviderKind) -> Result<InstanceConfig, Error> {
+fn instance(id: &str, name: &str, provider: ProviderConfig) -> Result<InstanceConfig, Error> {
     Ok(InstanceConfig {
         id: id.parse().map_err(invalid_instance)?,
         name: Some(name.to_owned()),
         provider,
-        cloud_api: None,
-        linked_device: None,
         webhook_url: None,
         rate_limit: None,
         workers: None,
-        sync_history: false,
         on_ambiguous: None,
     })
 }

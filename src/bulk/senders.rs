@@ -34,9 +34,13 @@ pub fn instance_lister(instances: instance::Handle, defaults: instance::Options)
     Arc::new(move || {
         let to_sender = |view: instance::InstanceView| SenderInstance {
             number: view.number,
-            rate: view.config.rate_limit.unwrap_or(defaults.rate_limit_of(view.config.provider)).per_second,
+            rate: view
+                .config
+                .rate_limit
+                .unwrap_or(defaults.rate_limit_of(view.config.provider.kind()))
+                .per_second,
             on_ambiguous: view.config.on_ambiguous,
-            repeatable: view.config.provider.capabilities().deduplicates_resends,
+            repeatable: view.config.provider.kind().capabilities().deduplicates_resends,
             state: view.state.state,
             id: view.config.id,
         };

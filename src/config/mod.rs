@@ -26,7 +26,7 @@ use std::time::Duration;
 use url::Url;
 
 use crate::{bulk, http, inbound, instance, media, queue, relay, retry, telemetry, webhook};
-use relevo_domain::{CloudApiSettings, InstanceConfig, InstanceId, ProviderKind, Secret};
+use relevo_domain::{CloudApiSettings, InstanceConfig, InstanceId, ProviderConfig, Secret};
 use relevo_egress as egress;
 use relevo_provider::LinkedOptions;
 use relevo_store as store;
@@ -128,7 +128,7 @@ impl fmt::Display for EffectiveSettings<'_> {
             writeln!(f, "{key:keys$} = {value:values$}  # {source}")?;
         }
         if let Some(account) =
-            self.0.bootstrap_instance.as_ref().and_then(|instance| instance.cloud_api.as_ref())
+            self.0.bootstrap_instance.as_ref().and_then(|instance| instance.provider.cloud_api())
         {
             let (name, number) = (legacy::INSTANCE_ID, &account.phone_number_id);
             writeln!(
@@ -230,8 +230,7 @@ fn bootstrap(settings: &mut Settings, account: LegacyAccount) {
     settings.bootstrap_instance = Some(InstanceConfig {
         id,
         name: None,
-        provider: ProviderKind::CloudApi,
-        cloud_api: Some(CloudApiSettings {
+        provider: ProviderConfig::CloudApi(CloudApiSettings {
             phone_number_id: account.phone_number_id,
             access_token: account.access_token,
             app_secret,
@@ -239,11 +238,9 @@ fn bootstrap(settings: &mut Settings, account: LegacyAccount) {
             base_url,
             api_version,
         }),
-        linked_device: None,
         webhook_url: None,
         rate_limit: None,
         workers: None,
-        sync_history: false,
         on_ambiguous: None,
     });
 }

@@ -1,4 +1,8 @@
-//! The OpenAPI document. Each handler describes its operation; what many operations share is added here.
+//! The OpenAPI document. Each handler describes its operation; what many operations share, and the webhooks, are added
+//! here.
+
+mod event_data;
+mod webhooks;
 
 use utoipa::OpenApi as _;
 use utoipa::openapi::path::Operation;
@@ -17,6 +21,10 @@ use super::routes::api::responses::{BulkSendResponse, SendMessageResponse};
 use super::routes::jobs::dto::JobResponse;
 use super::routes::messages::submit::{QueuedResponse, SentResponse};
 use super::{AppState, api};
+use event_data::{
+    ConsentData, GapData, JobData, MessageAckData, MessageData, PairedData, QrData, ReceiptData, StatusData,
+    WebhookDisabledData,
+};
 
 const INSTANCE_PREFIX: &str = "/instances/{id}";
 
@@ -41,13 +49,19 @@ const INSTANCE_PREFIX: &str = "/instances/{id}";
             `?api_key=` or `?token=`, and WebSockets as the subprotocol `relevo.key.` and the key in base64url, \
             offered beside `relevo`."),
         (name = "webhooks", description = "The endpoints that receive events."),
+        (name = "deliveries", description = "The requests that an endpoint receives, one for each event, in the order \
+            of the instance's log. The same event can arrive more than once."),
         (name = "numbers", description = "An address book that its callers fill; relayed messages carry its data. \
             Answers have the form of the documented API: an error is `{\"error\": text}`."),
         (name = "suppressions", description = "Recipients that must not be written to unasked."),
         (name = "relay", description = "The strict-order push of inbound messages to one WebSocket."),
         (name = "webhook", description = "The webhook of the Cloud API."),
     ),
-    components(schemas(ErrorBody, ApplicationErrorBody, SentResponse, QueuedResponse, JobResponse, BulkSendResponse, SendMessageResponse)),
+    components(schemas(
+        ErrorBody, ApplicationErrorBody, SentResponse, QueuedResponse, JobResponse, BulkSendResponse, SendMessageResponse,
+        ConsentData, GapData, JobData, MessageAckData, MessageData, PairedData, QrData, ReceiptData, StatusData,
+        WebhookDisabledData,
+    )),
 )]
 struct BaseDocument;
 
@@ -58,6 +72,7 @@ pub(super) fn base_document() -> OpenApi {
     let header = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-Key")));
     components.add_security_scheme("api_key", header);
     components.add_security_scheme("bearer", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    webhooks::add_webhooks(&mut document);
     document
 }
 

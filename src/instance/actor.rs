@@ -123,7 +123,7 @@ impl Actor for InstanceActor {
         };
         let forwarders = Class::ALL.map(forward).into();
         let (config, options) = (&arguments.config, &arguments.options);
-        let kind = config.provider;
+        let kind = config.provider.kind();
         let capabilities = arguments.provider.capabilities();
         let pair = capabilities.limits_pair_rate.then_some((options.pair_interval, options.pair_burst));
         let rate = config.rate_limit.unwrap_or(options.rate_limit_of(kind));

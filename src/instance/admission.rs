@@ -50,7 +50,7 @@ pub(super) async fn build_submission(
         expires_at: send.expires_at,
         send_at: send.send_at,
         on_ambiguous: entry.record.config.on_ambiguous.unwrap_or(on_ambiguous),
-        repeatable: entry.record.config.provider.capabilities().deduplicates_resends,
+        repeatable: entry.record.config.provider.kind().capabilities().deduplicates_resends,
         item: None,
     })
 }

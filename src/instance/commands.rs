@@ -37,7 +37,7 @@ impl State {
         // Creating a client checks the configuration. The number does not matter for that.
         (self.arguments.open_provider)(InstanceNumber::FIRST, &config)?;
         // A device that has to be paired first connects when it is asked to.
-        let wanted = match config.provider.capabilities().keeps_connection {
+        let wanted = match config.provider.kind().capabilities().keeps_connection {
             true => DesiredState::Created,
             false => DesiredState::Connected,
         };
@@ -82,7 +82,7 @@ impl State {
         (self.arguments.open_provider)(number, &config)?;
         let mut record =
             InstanceRecord { config, updated_at: self.arguments.clock.now(), ..previous.clone() };
-        let credentials_changed = record.config.cloud_api != previous.config.cloud_api;
+        let credentials_changed = record.config.provider.cloud_api() != previous.config.provider.cloud_api();
         if credentials_changed && matches!(record.wanted, DesiredState::Paused(_)) {
             record.wanted = DesiredState::Connected;
         }
@@ -175,8 +175,8 @@ impl State {
     /// The instance does not exist, has no link or is being logged out, or the record could not be stored.
     pub async fn logout(&mut self, me: &ActorRef<Msg>, id: &InstanceId) -> Result<InstanceView, Error> {
         let (number, record) = self.modifiable_record(id)?;
-        if !record.config.provider.capabilities().keeps_connection {
-            return Err(Error::NoLink(record.config.provider));
+        if !record.config.provider.kind().capabilities().keeps_connection {
+            return Err(Error::NoLink(record.config.provider.kind()));
         }
         let updated_at = self.arguments.clock.now();
         self.save_record(number, InstanceRecord { wanted: DesiredState::LoggingOut, updated_at, ..record })
@@ -228,7 +228,7 @@ impl State {
 
     /// Prepares to unlink the device of an instance; `None` if its provider has no link.
     fn prepare_unlink(&self, number: InstanceNumber, record: &InstanceRecord) -> Option<Unlink> {
-        if !record.config.provider.capabilities().keeps_connection {
+        if !record.config.provider.kind().capabilities().keeps_connection {
             return None;
         }
         let client = (self.arguments.open_provider)(number, &record.config).ok()?;

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::inbound::WebhookAccount;
-use relevo_domain::{
-    InstanceConfig, InstanceId, InstanceNumber, InstanceState, ProviderKind, Reason, Timestamp,
-};
+use relevo_domain::{InstanceConfig, InstanceId, InstanceNumber, InstanceState, Reason, Timestamp};
 use relevo_provider::{LinkedAccount, Provider};
 
 use super::record::InstanceRecord;
@@ -66,7 +64,7 @@ impl InstanceDirectory {
     pub fn from_entries(entries: impl Iterator<Item = Arc<DirectoryEntry>>) -> Self {
         let by_id: HashMap<_, _> = entries.map(|entry| (entry.record.config.id.clone(), entry)).collect();
         let accounts = by_id.values().filter_map(|entry| {
-            let cloud = entry.record.config.cloud_api.as_ref()?;
+            let cloud = entry.record.config.provider.cloud_api()?;
             Some(WebhookAccount {
                 instance: entry.number,
                 name: entry.record.config.id.clone(),
@@ -85,7 +83,6 @@ impl InstanceDirectory {
 pub struct InstanceView {
     pub number: InstanceNumber,
     pub config: InstanceConfig,
-    pub provider: ProviderKind,
     pub state: StateView,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
@@ -106,7 +103,6 @@ impl DirectoryEntry {
         InstanceView {
             number: self.number,
             config: self.record.config.clone(),
-            provider: self.record.config.provider,
             state: self.state.borrow().clone(),
             created_at: self.record.created_at,
             updated_at: self.record.updated_at,

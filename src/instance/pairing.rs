@@ -55,8 +55,8 @@ impl Handle {
     /// provider has no link with a phone.
     pub async fn qr_code(&self, id: &InstanceId) -> Result<QrCode, Error> {
         let entry = self.find(id)?;
-        if !entry.record.config.provider.capabilities().keeps_connection {
-            return Err(Error::NoLink(entry.record.config.provider));
+        if !entry.record.config.provider.kind().capabilities().keeps_connection {
+            return Err(Error::NoLink(entry.record.config.provider.kind()));
         }
         if entry.record.account.is_none() {
             self.connect_if_idle(id).await?;

@@ -124,3 +124,33 @@ pub(super) fn load(store: &Store) -> Result<Vec<(InstanceNumber, InstanceRecord)
     }
     Ok(records)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use relevo_domain::ProviderKind;
+
+    /// The configuration of a Cloud API instance as the first version stored it.
+    const CLOUD_API: &[u8] =
+        b"\x8a\xa2id\xa4shop\xa4name\xa4Shop\xa8provider\xa9cloud_api\xa9cloud_api\x86\xafphone_number_id\xa41001\
+          \xacaccess_token\xa4EAAG\xaaapp_secret\xa1s\xacverify_token\xc0\xa8base_url\xbbhttps://graph.facebook.com/\
+          \xabapi_version\xa5v25.0\xadlinked_device\xc0\xabwebhook_url\xc0\xaarate_limit\x82\xaaper_second\
+          \xcb@T\x00\x00\x00\x00\x00\x00\xa5burstP\xa7workers\x04\xacsync_history\xc2\xacon_ambiguous\xc0";
+
+    /// The configuration of a linked device as the first version stored it.
+    const LINKED_DEVICE: &[u8] =
+        b"\x8a\xa2id\xa5phone\xa4name\xc0\xa8provider\xadlinked_device\xa9cloud_api\xc0\xadlinked_device\x82\
+          \xa5proxy\xb3socks5://proxy:1080\xb6first_contacts_per_day\x05\xabwebhook_url\xbahttps://example.com/events\
+          \xaarate_limit\xc0\xa7workers\xc0\xacsync_history\xc3\xacon_ambiguous\xa6resend";
+
+    #[test]
+    fn stored_configuration_keeps_its_bytes() {
+        for (bytes, kind) in
+            [(CLOUD_API, ProviderKind::CloudApi), (LINKED_DEVICE, ProviderKind::LinkedDevice)]
+        {
+            let config: InstanceConfig = store::decode(bytes).unwrap();
+            assert_eq!(config.provider.kind(), kind);
+            assert_eq!(store::encode(&config).unwrap(), bytes);
+        }
+    }
+}

@@ -327,7 +327,7 @@ impl State {
 
 /// Logs a warning if the instance accepts unsigned webhooks.
 fn warn_of_unsigned_webhooks(config: &InstanceConfig) {
-    if config.cloud_api.as_ref().is_some_and(|cloud| cloud.app_secret.is_none()) {
+    if config.provider.cloud_api().is_some_and(|cloud| cloud.app_secret.is_none()) {
         tracing::warn!(
             instance = config.id.as_str(),
             "instance has no app_secret, webhook signatures not verified: a caller that knows the webhook URL can forge \

@@ -35,8 +35,8 @@ fn legacy_variables_set_the_corresponding_settings() {
     assert_eq!(settings.http.default_instance.as_ref().unwrap().as_str(), "default");
     assert_eq!(settings.instance.bulk_workers.get(), 7);
     let instance = settings.bootstrap_instance.unwrap();
-    assert_eq!((instance.id.as_str(), instance.provider), ("default", ProviderKind::CloudApi));
-    let account = instance.cloud_api.unwrap();
+    assert_eq!((instance.id.as_str(), instance.provider.kind()), ("default", ProviderKind::CloudApi));
+    let account = instance.provider.cloud_api().unwrap();
     assert_eq!(account.phone_number_id, "106540352242922");
     assert_eq!(account.access_token, Secret::new("EAAG123"));
     assert_eq!(account.verify_token, Some(Secret::new("hola")));

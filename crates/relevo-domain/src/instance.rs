@@ -1,5 +1,7 @@
 //! What an instance is configured to do, and the states that it can be in.
 
+mod stored_config;
+
 use std::fmt;
 use std::num::NonZeroU32;
 
@@ -7,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::{AmbiguousPolicy, InstanceId, ReasonCode};
+use stored_config::StoredInstanceConfig;
 
 /// The API through which an instance sends and receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,14 +79,41 @@ pub struct CloudApiSettings {
 }
 
 /// Settings of an instance that is a linked device.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LinkedDeviceSettings {
     /// Proxy for its connections to WhatsApp: `http://` or `socks5://`, with user and password if the proxy needs them.
-    #[serde(default)]
     pub proxy: Option<Secret>,
     /// Number of new contacts that it may message per day; the node's limit when unset.
-    #[serde(default)]
     pub first_contacts_per_day: Option<u32>,
+    /// Whether it asks the phone for its chat history after pairing.
+    pub sync_history: bool,
+}
+
+/// The provider of an instance with the settings that this provider has.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ProviderConfig {
+    /// Meta's Graph API.
+    CloudApi(CloudApiSettings),
+    /// A WhatsApp Web client.
+    LinkedDevice(LinkedDeviceSettings),
+}
+
+impl ProviderConfig {
+    /// The API that it uses.
+    pub fn kind(&self) -> ProviderKind {
+        match self {
+            ProviderConfig::CloudApi(_) => ProviderKind::CloudApi,
+            ProviderConfig::LinkedDevice(_) => ProviderKind::LinkedDevice,
+        }
+    }
+
+    /// The settings of an instance on the Cloud API.
+    pub fn cloud_api(&self) -> Option<&CloudApiSettings> {
+        match self {
+            ProviderConfig::CloudApi(settings) => Some(settings),
+            ProviderConfig::LinkedDevice(_) => None,
+        }
+    }
 }
 
 /// How fast an instance may send: a steady rate and a burst.
@@ -95,36 +125,24 @@ pub struct RateLimit {
     pub burst: NonZeroU32,
 }
 
-/// An instance as its owner configured it. The store keeps it with its secrets.
+/// An instance as its owner configured it. The store keeps it with its secrets, in the form of
+/// [`StoredInstanceConfig`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "StoredInstanceConfig", into = "StoredInstanceConfig")]
 pub struct InstanceConfig {
     /// The name in URLs and webhooks.
     pub id: InstanceId,
     /// A name for display.
-    #[serde(default)]
     pub name: Option<String>,
-    /// The API that it uses.
-    pub provider: ProviderKind,
-    /// Required when `provider` is [`ProviderKind::CloudApi`].
-    #[serde(default)]
-    pub cloud_api: Option<CloudApiSettings>,
-    /// Optional settings of a linked device.
-    #[serde(default)]
-    pub linked_device: Option<LinkedDeviceSettings>,
+    /// The API that it uses, with its settings.
+    pub provider: ProviderConfig,
     /// Address of its primary webhook endpoint.
-    #[serde(default)]
     pub webhook_url: Option<Url>,
     /// Rate limit for sending; the provider's default when unset.
-    #[serde(default)]
     pub rate_limit: Option<RateLimit>,
     /// Number of messages that may be in flight at once, each in a different lane.
-    #[serde(default)]
     pub workers: Option<NonZeroU32>,
-    /// Whether a linked device asks the phone for its chat history after pairing.
-    #[serde(default)]
-    pub sync_history: bool,
     /// What happens to messages whose outcome stays unknown; the node's policy when unset.
-    #[serde(default)]
     pub on_ambiguous: Option<AmbiguousPolicy>,
 }
 

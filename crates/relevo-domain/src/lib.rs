@@ -38,8 +38,8 @@ pub use inbound::{
     PollVote, Reaction, ReferredProduct, Sender, SystemNotice,
 };
 pub use instance::{
-    CloudApiSettings, InstanceConfig, InstanceState, LinkedDeviceSettings, ProviderKind, RateLimit, Reason,
-    Secret,
+    CloudApiSettings, InstanceConfig, InstanceState, LinkedDeviceSettings, ProviderConfig, ProviderKind,
+    RateLimit, Reason, Secret,
 };
 pub use instance_id::{InstanceId, InstanceNumber};
 pub use message::{

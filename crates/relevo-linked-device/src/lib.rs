@@ -88,7 +88,6 @@ impl LinkedDevice {
     pub fn new(
         number: InstanceNumber,
         settings: &LinkedDeviceSettings,
-        sync_history: bool,
         shared: ProviderResources,
     ) -> Result<Self, Error> {
         let client_state = Arc::<ClientState>::default();
@@ -107,7 +106,7 @@ impl LinkedDevice {
             client_state,
             contacts,
             uploads: Uploads::default(),
-            sync_history,
+            sync_history: settings.sync_history,
             connection_guard: Mutex::new(None),
         })
     }

@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use crate::app::Error;
 use crate::config::Settings;
 use relevo_clock::Clock;
-use relevo_domain::{InstanceConfig, ProviderKind, Secret};
+use relevo_domain::{InstanceConfig, LinkedDeviceSettings, ProviderConfig, Secret};
 use relevo_sandbox_web::{Options, WebHandle, WebServer};
 
 const INSTANCE_ID: &str = "phone";
@@ -37,7 +37,8 @@ pub(super) async fn start_and_configure(settings: &mut Settings) -> Result<WebHa
 
 /// The configuration of the instance that a virtual phone can link.
 pub(super) fn demo() -> Result<InstanceConfig, Error> {
-    super::instance(INSTANCE_ID, "A device of a virtual phone", ProviderKind::LinkedDevice)
+    let provider = ProviderConfig::LinkedDevice(LinkedDeviceSettings::default());
+    super::instance(INSTANCE_ID, "A device of a virtual phone", provider)
 }
 
 /// The commands that link the instance and send it a message.

@@ -20,8 +20,8 @@ use crate::{events, inbound};
 use relevo_clock::Clock;
 use relevo_domain::{
     Class, Content, Failure, InboundMessage, InstanceConfig, InstanceId, InstanceNumber, InstanceState,
-    MessageId, MessageOptions, MessageRef, OutboundMessage, PhoneNumber, ProviderKind, ProviderMessageId,
-    RateLimit, RetryPolicy, Status,
+    LinkedDeviceSettings, MessageId, MessageOptions, MessageRef, OutboundMessage, PhoneNumber,
+    ProviderConfig, ProviderKind, ProviderMessageId, RateLimit, RetryPolicy, Status,
 };
 use relevo_egress::{self as egress, Egress};
 use relevo_metrics::Metrics;
@@ -340,13 +340,10 @@ fn config(id: InstanceId, rate: RateLimit) -> InstanceConfig {
     InstanceConfig {
         id,
         name: None,
-        provider: ProviderKind::LinkedDevice,
-        cloud_api: None,
-        linked_device: None,
+        provider: ProviderConfig::LinkedDevice(LinkedDeviceSettings::default()),
         webhook_url: None,
         rate_limit: Some(rate),
         workers: None,
-        sync_history: false,
         on_ambiguous: None,
     }
 }

@@ -4,6 +4,7 @@ mod cloud_webhook;
 mod deliveries;
 mod guarantees;
 mod kill;
+mod openapi;
 mod relay;
 
 use std::time::Duration;

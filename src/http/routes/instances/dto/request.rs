@@ -8,8 +8,8 @@ use utoipa::ToSchema;
 
 use crate::http::CloudDefaults;
 use relevo_domain::{
-    AmbiguousPolicy, CloudApiSettings, InstanceConfig, InstanceId, LinkedDeviceSettings, ProviderKind,
-    RateLimit, Secret, ValidationError,
+    AmbiguousPolicy, CloudApiSettings, InstanceConfig, InstanceId, LinkedDeviceSettings, ProviderConfig,
+    ProviderKind, RateLimit, Secret, ValidationError,
 };
 
 /// A new instance. Only `instance_id` and the credentials of the provider are required.
@@ -27,6 +27,7 @@ pub struct CreateInstance {
     name: Option<String>,
     /// The URL that receives the events of this instance.
     webhook_url: Option<String>,
+    /// A linked device asks the phone for its chat history after pairing. Default: false.
     sync_history: Option<bool>,
     rate_limit: Option<Rate>,
     /// Maximum number of messages in flight.
@@ -38,6 +39,8 @@ pub struct CreateInstance {
 /// Changes to an instance. Omitted fields keep their values; `null` or an empty text restores the default.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct UpdateInstance {
+    /// The provider of an instance cannot change: another one than that of the instance is refused.
+    provider: Option<ProviderName>,
     /// Omitted fields keep their values; new credentials resume an instance that paused because of the old ones.
     cloud_api: Option<CloudApi>,
     linked_device: Option<LinkedDevice>,
@@ -47,6 +50,7 @@ pub struct UpdateInstance {
     #[serde(default, deserialize_with = "double_option")]
     #[schema(value_type = Option<String>)]
     webhook_url: Option<Option<String>>,
+    /// Linked devices only.
     sync_history: Option<bool>,
     #[serde(default, deserialize_with = "double_option")]
     #[schema(value_type = Option<Rate>)]
@@ -167,30 +171,18 @@ impl CreateInstance {
     /// A setting is missing or invalid.
     pub fn into_config(self, defaults: &CloudDefaults) -> Result<InstanceConfig, ValidationError> {
         let id: InstanceId = self.instance_id.parse()?;
-        let provider = match (self.provider, &self.cloud_api) {
-            (Some(ProviderName::CloudApi), None) => {
-                return Err(ValidationError::new("cloud_api", "is required for the provider cloud_api"));
-            }
-            (Some(ProviderName::LinkedDevice), Some(_)) => {
-                return Err(ValidationError::new("cloud_api", "does not go with the provider linked_device"));
-            }
-            (_, Some(_)) => ProviderKind::CloudApi,
-            (_, None) => ProviderKind::LinkedDevice,
+        let fields = ProviderFields {
+            cloud_api: self.cloud_api,
+            linked_device: self.linked_device,
+            sync_history: self.sync_history,
         };
-        if self.linked_device.is_some() && provider != ProviderKind::LinkedDevice {
-            return Err(ValidationError::new("linked_device", "does not go with the provider cloud_api"));
-        }
-        let linked = |settings: LinkedDevice| settings.apply(LinkedDeviceSettings::default());
         Ok(InstanceConfig {
             id,
             name: self.name.filter(|name| !name.is_empty()),
-            provider,
-            cloud_api: self.cloud_api.map(|cloud| cloud.into_settings(defaults)).transpose()?,
-            linked_device: self.linked_device.map(linked),
+            provider: fields.into_provider(self.provider, defaults)?,
             webhook_url: parse_webhook_url(self.webhook_url)?,
             rate_limit: self.rate_limit.map(Rate::into_rate_limit).transpose()?,
             workers: self.workers,
-            sync_history: self.sync_history.unwrap_or_default(),
             on_ambiguous: self.on_ambiguous.map(AmbiguousPolicy::from),
         })
     }
@@ -208,27 +200,23 @@ impl UpdateInstance {
     ///
     /// A setting is invalid.
     pub fn apply(self, mut config: InstanceConfig) -> Result<InstanceConfig, ValidationError> {
-        if let Some(changes) = self.cloud_api {
-            let Some(settings) = config.cloud_api.take() else {
-                let reason = format!("does not go with the provider {}", config.provider.as_str());
-                return Err(ValidationError::new("cloud_api", reason));
-            };
-            config.cloud_api = Some(changes.apply(settings)?);
+        let kind = config.provider.kind();
+        if self.provider.is_some_and(|provider| provider != ProviderName::from(kind)) {
+            let reason =
+                format!("cannot change from {}; create another instance and delete this one", kind.as_str());
+            return Err(ValidationError::new("provider", reason));
         }
-        if let Some(changes) = self.linked_device {
-            if config.provider != ProviderKind::LinkedDevice {
-                return Err(ValidationError::new("linked_device", "does not go with the provider cloud_api"));
-            }
-            config.linked_device = Some(changes.apply(config.linked_device.unwrap_or_default()));
-        }
+        let fields = ProviderFields {
+            cloud_api: self.cloud_api,
+            linked_device: self.linked_device,
+            sync_history: self.sync_history,
+        };
+        config.provider = fields.apply(config.provider)?;
         if let Some(name) = self.name {
             config.name = name.filter(|name| !name.is_empty());
         }
         if let Some(url) = self.webhook_url {
             config.webhook_url = parse_webhook_url(url)?;
-        }
-        if let Some(sync_history) = self.sync_history {
-            config.sync_history = sync_history;
         }
         if let Some(rate) = self.rate_limit {
             config.rate_limit = rate.map(Rate::into_rate_limit).transpose()?;
@@ -240,6 +228,83 @@ impl UpdateInstance {
             config.on_ambiguous = policy.map(AmbiguousPolicy::from);
         }
         Ok(config)
+    }
+}
+
+/// The fields of a request that belong to one provider.
+struct ProviderFields {
+    cloud_api: Option<CloudApi>,
+    linked_device: Option<LinkedDevice>,
+    sync_history: Option<bool>,
+}
+
+impl ProviderFields {
+    /// The provider of a new instance with its settings.
+    ///
+    /// # Errors
+    ///
+    /// A field is missing, belongs to the other provider, or is invalid.
+    fn into_provider(
+        self,
+        requested: Option<ProviderName>,
+        defaults: &CloudDefaults,
+    ) -> Result<ProviderConfig, ValidationError> {
+        let implied =
+            if self.cloud_api.is_some() { ProviderName::CloudApi } else { ProviderName::LinkedDevice };
+        match requested.unwrap_or(implied) {
+            ProviderName::CloudApi => {
+                let section = self.into_cloud_api()?;
+                let section = section.ok_or_else(|| {
+                    ValidationError::new("cloud_api", "is required for the provider cloud_api")
+                })?;
+                Ok(ProviderConfig::CloudApi(section.into_settings(defaults)?))
+            }
+            ProviderName::LinkedDevice => {
+                let settings = self.apply_to_linked_device(LinkedDeviceSettings::default())?;
+                Ok(ProviderConfig::LinkedDevice(settings))
+            }
+        }
+    }
+
+    /// The settings of an existing instance with the changes applied.
+    ///
+    /// # Errors
+    ///
+    /// A field belongs to the other provider, or is invalid.
+    fn apply(self, provider: ProviderConfig) -> Result<ProviderConfig, ValidationError> {
+        match provider {
+            ProviderConfig::CloudApi(settings) => match self.into_cloud_api()? {
+                Some(changes) => Ok(ProviderConfig::CloudApi(changes.apply(settings)?)),
+                None => Ok(ProviderConfig::CloudApi(settings)),
+            },
+            ProviderConfig::LinkedDevice(settings) => {
+                Ok(ProviderConfig::LinkedDevice(self.apply_to_linked_device(settings)?))
+            }
+        }
+    }
+
+    fn into_cloud_api(self) -> Result<Option<CloudApi>, ValidationError> {
+        let refuse = |field| Err(ValidationError::new(field, "does not go with the provider cloud_api"));
+        match self {
+            Self { linked_device: Some(_), .. } => refuse("linked_device"),
+            Self { sync_history: Some(true), .. } => refuse("sync_history"),
+            Self { cloud_api, .. } => Ok(cloud_api),
+        }
+    }
+
+    fn apply_to_linked_device(
+        self,
+        settings: LinkedDeviceSettings,
+    ) -> Result<LinkedDeviceSettings, ValidationError> {
+        if self.cloud_api.is_some() {
+            return Err(ValidationError::new("cloud_api", "does not go with the provider linked_device"));
+        }
+        let settings = match self.linked_device {
+            Some(changes) => changes.apply(settings),
+            None => settings,
+        };
+        let sync_history = self.sync_history.unwrap_or(settings.sync_history);
+        Ok(LinkedDeviceSettings { sync_history, ..settings })
     }
 }
 

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::request::{OnAmbiguous, ProviderName, Rate};
 use crate::instance::InstanceView;
 use crate::queue::Depth;
-use relevo_domain::{CloudApiSettings, LinkedDeviceSettings};
+use relevo_domain::{CloudApiSettings, LinkedDeviceSettings, ProviderConfig};
 
 /// An instance, without its secrets.
 #[derive(Debug, Serialize, ToSchema)]
@@ -41,12 +41,15 @@ pub struct Instance {
     next_attempt_at: Option<String>,
     /// Restarts of the client since the node started.
     restarts: u32,
+    /// The settings of an instance on the Cloud API.
     #[serde(skip_serializing_if = "Option::is_none")]
     cloud_api: Option<CloudApiView>,
+    /// The settings of a linked device, if it has settings of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     linked_device: Option<LinkedDeviceView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     webhook_url: Option<String>,
+    /// Whether a linked device asks the phone for its chat history after pairing.
     sync_history: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     rate_limit: Option<Rate>,
@@ -130,10 +133,18 @@ impl Instance {
         let phone = account.as_ref().and_then(|account| account.phone()).map(str::to_owned);
         let (jid, lid, shown) =
             account.map_or((None, None, None), |account| (Some(account.jid), account.lid, account.name));
+        let provider = config.provider.kind().into();
+        let (cloud_api, linked_device, sync_history) = match config.provider {
+            ProviderConfig::CloudApi(settings) => (Some(CloudApiView::new(settings)), None, false),
+            ProviderConfig::LinkedDevice(settings) => {
+                let sync_history = settings.sync_history;
+                (None, LinkedDeviceView::new(settings), sync_history)
+            }
+        };
         Self {
             instance_id: config.id.into(),
             name: config.name.or(shown),
-            provider: view.provider.into(),
+            provider,
             jid,
             lid,
             phone,
@@ -142,10 +153,10 @@ impl Instance {
             reason: StateReason { code: state.reason.code, text: state.reason.text },
             next_attempt_at: state.next_attempt_at.map(|at| at.to_string()),
             restarts: state.restarts,
-            cloud_api: config.cloud_api.map(CloudApiView::new),
-            linked_device: config.linked_device.map(LinkedDeviceView::new),
+            cloud_api,
+            linked_device,
             webhook_url: webhook_url.map(String::from),
-            sync_history: config.sync_history,
+            sync_history,
             rate_limit: config.rate_limit.map(Rate::new),
             workers: config.workers.map(u32::from),
             on_ambiguous: config.on_ambiguous.map(OnAmbiguous::from),
@@ -171,8 +182,10 @@ impl CloudApiView {
 }
 
 impl LinkedDeviceView {
-    fn new(settings: LinkedDeviceSettings) -> Self {
-        let LinkedDeviceSettings { proxy, first_contacts_per_day } = settings;
-        Self { has_proxy: proxy.is_some(), first_contacts_per_day }
+    /// `None` if the device uses the node's settings.
+    fn new(settings: LinkedDeviceSettings) -> Option<Self> {
+        let LinkedDeviceSettings { proxy, first_contacts_per_day, .. } = settings;
+        let view = Self { has_proxy: proxy.is_some(), first_contacts_per_day };
+        (view.has_proxy || view.first_contacts_per_day.is_some()).then_some(view)
     }
 }
