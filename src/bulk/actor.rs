@@ -183,6 +183,11 @@ impl State {
         for row in &self.checkpoint.returned {
             self.open_rows.remove(row);
         }
+        if !summary.uncommitted_rows.is_empty() {
+            let mut next = self.checkpoint.clone();
+            next.return_rows(summary.uncommitted_rows);
+            self.commit(next).await?;
+        }
         self.files = Some(files);
         if self.open_rows.is_empty() {
             return Ok(());

@@ -257,7 +257,7 @@ pub struct JobView {
 /// The status of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RowStatus {
-    /// Not taken from the source yet.
+    /// Not handed over to the queue yet, or came back from it.
     Waiting,
     /// In the queue, or being handed over.
     Open,

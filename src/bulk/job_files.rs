@@ -58,16 +58,8 @@ impl JobFiles {
         let end = checkpoint.cursor.row;
         let mut results = ResultFile::open(&folder.results())?;
         results.truncate(end)?;
-        let mut summary = results.summarize(end)?;
+        let summary = results.summarize(checkpoint)?;
         let error_log = ErrorLog::open(&folder.error_log(), summary.last_log_offset)?;
-        if let Some(from) = checkpoint.retry {
-            // Rows that were marked for the retry but not handed over are not in the queue.
-            let is_marked = |record: &RowRecord| record.pass == checkpoint.pass;
-            let is_handed_over = |row: u32| {
-                row < from || !results.get(row).is_ok_and(|record| record.as_ref().is_some_and(is_marked))
-            };
-            summary.open_rows.retain(|row| is_handed_over(*row));
-        }
         // While a job runs, a power cut may lose entries of the index, and old versions of the node wrote none.
         let is_complete = checkpoint.status.is_finished() || end == 0;
         let provider_ids = if is_complete && folder.provider_ids().exists() {

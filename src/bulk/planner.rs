@@ -172,7 +172,7 @@ impl Planner {
         self.closed_since_fill += count;
     }
 
-    /// The queue did not accept the batch of this round; nothing was committed.
+    /// The queue did not accept the batch of this round.
     pub fn on_queue_full(&mut self, error: String) {
         self.phase = RoundPhase::QueueFull(error);
     }

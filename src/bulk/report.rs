@@ -37,8 +37,13 @@ pub(super) fn results(
     let mut records = records.into_iter();
     let mut found = Vec::with_capacity(rows.len());
     for row in rows {
-        // Records after the checkpoint are not committed.
-        let record = records.next().flatten().filter(|_| row.position.row < checkpoint.cursor.row);
+        let number = row.position.row;
+        // Records after the checkpoint are not committed. Returned rows wait as if they had not been taken.
+        let is_waiting = |record: &RowRecord| {
+            number >= checkpoint.cursor.row
+                || (record.status == RowStatus::Open && checkpoint.returned.contains(&number))
+        };
+        let record = records.next().flatten().filter(|record| !is_waiting(record));
         let mut result = row_result(row, record, &error_log, &checkpoint.senders).map_err(results_error)?;
         if result.status == RowStatus::Waiting && checkpoint.status == JobStatus::Cancelled {
             result.status = RowStatus::Message(domain::Status::Cancelled);

@@ -12,6 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::job::{RowCounts, RowStatus};
 use super::row_record::{RECORD_BYTES, RowRecord};
+use super::storage::Checkpoint;
 
 /// Number of records that are read at once in a scan of the file.
 const SCAN_PAGE: u32 = 4096;
@@ -35,8 +36,10 @@ pub(super) struct ResultFile {
 pub(super) struct ResultSummary {
     /// Counts of all rows.
     pub counts: RowCounts,
-    /// Rows that are in the queue, or are being handed over.
+    /// Open rows that are in the queue, or came back from it.
     pub open_rows: Vec<u32>,
+    /// Open rows of a batch that was not committed.
+    pub uncommitted_rows: Vec<u32>,
     /// The largest offset of an entry in the error log.
     pub last_log_offset: Option<u64>,
 }
@@ -126,13 +129,15 @@ impl ResultFile {
         Ok(())
     }
 
-    /// Summarizes the records before `end`.
-    pub fn summarize(&self, end: u32) -> std::io::Result<ResultSummary> {
+    /// Summarizes the records of the rows that were taken.
+    pub fn summarize(&self, checkpoint: &Checkpoint) -> std::io::Result<ResultSummary> {
         let mut summary = ResultSummary::default();
-        self.for_each(end, |row, record| {
+        self.for_each(checkpoint.cursor.row, |row, record| {
             summary.counts.apply_change(None, record);
             summary.last_log_offset = summary.last_log_offset.max(record.log_offset);
-            if record.status == RowStatus::Open {
+            if checkpoint.is_uncommitted(row, record) {
+                summary.uncommitted_rows.push(row);
+            } else if record.status == RowStatus::Open {
                 summary.open_rows.push(row);
             }
             Ok(())
@@ -179,6 +184,11 @@ mod tests {
         RowRecord::new(position, status, Timestamp(1_763_800_000_000 + u64::from(row)))
     }
 
+    fn summarize(results: &ResultFile, taken: u32) -> ResultSummary {
+        let cursor = SourcePosition { row: taken, ..SourcePosition::START };
+        results.summarize(&Checkpoint::new(cursor, Vec::new(), Timestamp(0))).unwrap()
+    }
+
     fn results() -> (tempfile::TempDir, ResultFile) {
         let dir = tempfile::tempdir().unwrap();
         let results = ResultFile::create(&dir.path().join("results")).unwrap();
@@ -207,10 +217,10 @@ mod tests {
         assert_eq!(length(&results), grown);
         results.put_range(1_000, records(1_000..1_200).iter()).unwrap();
         assert!(length(&results) > grown);
-        assert_eq!(results.summarize(5_000).unwrap().open_rows, (0..1_200).collect::<Vec<_>>());
+        assert_eq!(summarize(&results, 5_000).open_rows, (0..1_200).collect::<Vec<_>>());
         results.truncate(700).unwrap();
         results.put_range(700, records(700..701).iter()).unwrap();
-        assert_eq!(results.summarize(5_000).unwrap().open_rows, (0..701).collect::<Vec<_>>());
+        assert_eq!(summarize(&results, 5_000).open_rows, (0..701).collect::<Vec<_>>());
     }
 
     #[test]
@@ -236,7 +246,7 @@ mod tests {
         };
         results.put(7, &ambiguous).unwrap();
         results.put(8, &record(8, RowStatus::Open)).unwrap();
-        let summary = results.summarize(8).unwrap();
+        let summary = summarize(&results, 8);
         assert_eq!(summary.open_rows, [5]);
         assert_eq!(summary.last_log_offset, Some(77));
         let counts = RowCounts {
@@ -250,7 +260,15 @@ mod tests {
             cancelled: 0,
         };
         assert_eq!(summary.counts, counts);
+        let retry = Checkpoint {
+            pass: 1,
+            retry: Some(5),
+            ..Checkpoint::new(SourcePosition { row: 9, ..SourcePosition::START }, Vec::new(), Timestamp(0))
+        };
+        results.put(8, &RowRecord { pass: 1, ..record(8, RowStatus::Open) }).unwrap();
+        let summary = results.summarize(&retry).unwrap();
+        assert_eq!((summary.open_rows, summary.uncommitted_rows), (vec![5], vec![8]));
         results.truncate(6).unwrap();
-        assert_eq!(results.summarize(100).unwrap().counts.sent, 2);
+        assert_eq!(summarize(&results, 100).counts.sent, 2);
     }
 }

@@ -25,7 +25,8 @@ pub(super) struct RowRecord {
     pub ambiguous: bool,
     /// The instance's position among the job's senders, from 1; 0: no instance.
     pub device: u8,
-    /// The pass of the job in which this row was taken last; 0 is the first one.
+    /// The pass of the job in which this row was taken last; 0 is the first one, and that of rows that came back from the
+    /// queue and were handed over again.
     pub pass: u8,
     /// Line of the source, from 1.
     pub line: u32,

@@ -67,12 +67,28 @@ impl Checkpoint {
                 break;
             }
             position = row + 1;
-            if let Some(record) = records.next().flatten().filter(|record| is_retryable(record, self.pass)) {
+            if let Some(record) = records.next().flatten().filter(is_retryable) {
                 selected.push((row, record));
             }
         }
         self.retry = (position < self.cursor.row).then_some(position);
         selected
+    }
+
+    /// Whether a batch of the running retry marked a row, and was not committed: the row is not in the queue.
+    pub fn is_uncommitted(&self, row: u32, record: &RowRecord) -> bool {
+        self.retry.is_some_and(|from| row >= from)
+            && record.status == RowStatus::Open
+            && record.pass == self.pass
+    }
+
+    /// Adds rows that are not in the queue to the returned rows.
+    pub fn return_rows(&mut self, rows: impl IntoIterator<Item = u32>) {
+        for row in rows {
+            if !self.returned.contains(&row) {
+                self.returned.push(row);
+            }
+        }
     }
 
     /// The number of new rows to read, at most `limit`.
@@ -84,8 +100,8 @@ impl Checkpoint {
 
 /// The record of a row that is handed over again. It keeps the position of the row and its previous message.
 ///
-/// A returned row keeps its pass: it may be after the retry position, and [`Checkpoint::take_failed`] would select it while
-/// it is in the queue.
+/// A returned row loses its pass: it may be after the retry position, and [`Checkpoint::is_uncommitted`] would find it
+/// while it is in the queue.
 pub(super) fn reopened(previous: &RowRecord, group: RowGroup, pass: u8) -> RowRecord {
     RowRecord {
         status: RowStatus::Open,
@@ -93,17 +109,31 @@ pub(super) fn reopened(previous: &RowRecord, group: RowGroup, pass: u8) -> RowRe
         log_offset: None,
         code: None,
         provider_id: StoredId::None,
-        pass: if group == RowGroup::Returned { previous.pass } else { pass },
+        pass: if group == RowGroup::Returned { 0 } else { pass },
         ..previous.clone()
     }
 }
 
-/// Whether a row failed for certain, or was marked in this pass and not handed over.
-fn is_retryable(record: &RowRecord, pass: u8) -> bool {
-    use domain::Status::{DeadLetter, Expired, Failed};
-    match record.status {
-        RowStatus::Open => record.pass == pass,
-        RowStatus::Message(DeadLetter | Expired | Failed) => !record.ambiguous,
-        _ => false,
+/// The checkpoint to commit after the queue did not accept `rows`, the rows of a batch whose checkpoint was to be `next`.
+///
+/// `None`: nothing changes. New rows are taken from the source again, and their records are overwritten. The records of
+/// other rows were changed in place: such rows are returned rows, so that none of them stays open when the job ends.
+pub(super) fn after_refusal(
+    group: RowGroup,
+    mut next: Checkpoint,
+    rows: impl IntoIterator<Item = u32>,
+) -> Option<Checkpoint> {
+    match group {
+        RowGroup::New => None,
+        RowGroup::Returned | RowGroup::Failed => {
+            next.return_rows(rows);
+            Some(next)
+        }
     }
+}
+
+/// Whether a row failed for certain.
+fn is_retryable(record: &RowRecord) -> bool {
+    use domain::Status::{DeadLetter, Expired, Failed};
+    matches!(record.status, RowStatus::Message(DeadLetter | Expired | Failed)) && !record.ambiguous
 }

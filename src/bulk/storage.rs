@@ -48,7 +48,8 @@ pub(super) struct Checkpoint {
     pub pass: u8,
     /// During a retry of failed rows: rows before it were examined in this pass.
     pub retry: Option<u32>,
-    /// Rows before the cursor that came back from the queue and were not handed over again.
+    /// Open rows before the cursor that are not in the queue: those that came back from it, and those of a retry that it
+    /// did not accept.
     pub returned: Vec<u32>,
     /// The instances that sent for the job so far. Only grows.
     pub senders: Vec<JobSender>,

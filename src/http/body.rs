@@ -22,6 +22,9 @@ use super::error::ApiError;
 /// Bodies up to this size need no permit of the memory budget, in bytes.
 const SMALL_BODY: usize = 256 << 10;
 
+/// Bodies from this size on are parsed on a blocking thread, in bytes.
+const OFF_THREAD_BYTES: usize = 64 << 10;
+
 /// Number of bodies of the largest permitted size that fit into the memory budget.
 const MAX_LARGE_BODIES: usize = 4;
 
@@ -70,6 +73,39 @@ pub(super) struct ReceivedBody {
     pub memory_permit: Option<OwnedSemaphorePermit>,
 }
 
+/// Rejects a request that announces a body larger than `limit`, before any of it is read.
+///
+/// # Errors
+///
+/// 413; the body is read and discarded in the background.
+pub(super) fn check_announced_length(request: Request, limit: usize) -> Result<Request, ApiError> {
+    if content_length(request.headers()).is_some_and(|length| length > limit) {
+        discard(request, limit);
+        return Err(ApiError::payload_too_large(limit));
+    }
+    Ok(request)
+}
+
+/// Parses a body. A large one is parsed on a blocking thread, so that other requests are not delayed.
+///
+/// # Errors
+///
+/// The error of `parse`, or a panic in it.
+pub(super) async fn parse_off_thread<T, E>(
+    body: Bytes,
+    parse: impl FnOnce(&[u8]) -> Result<T, E> + Send + 'static,
+) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<ApiError> + Send + 'static,
+{
+    if body.len() < OFF_THREAD_BYTES {
+        return parse(&body);
+    }
+    let parsed = tokio::task::spawn_blocking(move || parse(&body)).await;
+    parsed.unwrap_or_else(|_| Err(ApiError::handler_panicked().into()))
+}
+
 /// Receives the whole body of a request.
 ///
 /// # Errors
@@ -81,11 +117,8 @@ pub(super) async fn receive_body(
     limit: usize,
     state: &AppState,
 ) -> Result<ReceivedBody, ApiError> {
+    let request = check_announced_length(request, limit)?;
     let announced = content_length(request.headers());
-    if announced.is_some_and(|length| length > limit) {
-        discard(request, limit);
-        return Err(ApiError::payload_too_large(limit));
-    }
     let timeout = state.options.read_timeout;
     let mut permit = None;
     if let Some(length) = announced.filter(|&length| length > SMALL_BODY) {

@@ -38,8 +38,8 @@ impl FromRequestParts<AppState> for TargetInstance {
         if let Some(name) = path_parameter(parts, "id").await? {
             return parse_target(&name);
         }
-        if let Some(name) = parts.headers.get(INSTANCE_ID_HEADER) {
-            return parse_target(&String::from_utf8_lossy(name.as_bytes()));
+        if let Some(name) = instance_header(&parts.headers) {
+            return parse_target(&name);
         }
         let default = state.options.default_instance.clone().ok_or_else(|| {
             let help =
@@ -85,6 +85,12 @@ impl IntoParams for LinkTargetInstance {
             parameter::query("instance_id", "The same, for links; the header wins."),
         ]
     }
+}
+
+/// The value of `X-Instance-Id`.
+pub(super) fn instance_header(headers: &HeaderMap) -> Option<String> {
+    let name = headers.get(INSTANCE_ID_HEADER)?;
+    Some(String::from_utf8_lossy(name.as_bytes()).into_owned())
 }
 
 /// An invalid name is answered like the name of an instance that does not exist.

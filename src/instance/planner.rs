@@ -69,8 +69,8 @@ pub(super) enum Action {
     Begin(Lease),
     /// Return the lease to the queue; its message may be leased again at this time.
     Return(Lease, Timestamp),
-    /// Restart the wake timer; [`SendPlanner::on_wake`] follows. One timer is enough: the newest lease result contains the
-    /// next due time.
+    /// Restart the wake timer; [`SendPlanner::on_wake`] follows. One timer is enough: it never moves to a later time, and
+    /// after it the results of new lease requests contain the later due times.
     WakeAfter(Duration),
     /// Start the permit timer, which is not running; [`SendPlanner::on_permit`] follows.
     PermitAfter(Duration),
@@ -113,6 +113,8 @@ pub(super) struct SendPlanner {
     demand: Demand,
     /// WhatsApp throttled the number; nothing is sent before this time.
     hold_until: Option<Timestamp>,
+    /// When the wake timer fires, in time since the start of the actor; `None`: it does not run.
+    wake_at: Option<Duration>,
     permit_timer_runs: bool,
     drain: Drain,
     actions: VecDeque<Action>,
@@ -132,6 +134,7 @@ impl SendPlanner {
             awaiting_next: false,
             demand: Demand::ALL,
             hold_until: None,
+            wake_at: None,
             permit_timer_runs: false,
             drain: Drain::NotRequested,
             actions: VecDeque::new(),
@@ -154,8 +157,12 @@ impl SendPlanner {
         self.request_work(now);
     }
 
-    /// The wake timer fired: messages may be due, or a hold has ended.
+    /// The wake timer fired: messages may be due, or a hold has ended. A timer that was restarted may have fired before.
     pub fn on_wake(&mut self, now: Now) {
+        let rest = self.wake_at.take().map_or(Duration::ZERO, |at| at.saturating_sub(now.elapsed));
+        if !rest.is_zero() {
+            self.wake_after(rest, now);
+        }
         self.demand = Demand::ALL;
         self.request_work(now);
     }
@@ -272,13 +279,13 @@ impl SendPlanner {
     /// Adds granted leases to the ready queue and returns their number; `None` after an error.
     fn add_leases(&mut self, batch: Option<LeaseBatch>, now: Now) -> Option<usize> {
         let Some(batch) = batch else {
-            self.actions.push_back(Action::WakeAfter(LEASE_RETRY_DELAY));
+            self.wake_after(LEASE_RETRY_DELAY, now);
             return None;
         };
         let count = batch.leases.len();
         batch.leases.into_iter().for_each(|lease| self.ready.push(lease));
         if let Some(due) = batch.next_due {
-            self.actions.push_back(Action::WakeAfter(due.since(now.wall)));
+            self.wake_after(due.since(now.wall), now);
         }
         Some(count)
     }
@@ -336,6 +343,16 @@ impl SendPlanner {
     fn cancel_await_next(&mut self) {
         if self.awaiting_next {
             self.actions.push_back(Action::CancelAwaitNext);
+        }
+    }
+
+    /// Restarts the wake timer, unless it fires earlier anyway: a request for one class does not know when messages of the
+    /// other are due.
+    fn wake_after(&mut self, wait: Duration, now: Now) {
+        let at = now.elapsed + wait;
+        if self.wake_at.is_none_or(|planned| at < planned) {
+            self.wake_at = Some(at);
+            self.actions.push_back(Action::WakeAfter(wait));
         }
     }
 

@@ -12,7 +12,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, MessagingErr, RpcReplyPort};
 
 use relevo_clock::Clock;
 use relevo_domain::{
-    Class, Failure, InstanceNumber, MessageId, ProviderMessageId, RetryDecision, Status, Timestamp,
+    Class, Failure, InstanceNumber, MessageId, Overdue, ProviderMessageId, RetryDecision, Status, Timestamp,
 };
 use relevo_metrics::Metrics;
 use relevo_store::{Error as StoreError, Priority, Store, Tx};
@@ -73,8 +73,8 @@ pub enum Msg {
     Discard(Vec<MessageId>, QueueReply<usize>),
     /// From the HTTP front end: withdraw a message if it was not attempted yet. Replies whether it was withdrawn.
     Withdraw(MessageId, QueueReply<bool>),
-    /// From `retry`: find overdue leases; `true` marks those whose hold has expired.
-    FindOverdue(QueueReply<Vec<(Lease, bool)>>),
+    /// From `retry`: find leases whose outcome will not be reported.
+    FindOverdue(QueueReply<Vec<(Lease, Overdue)>>),
     /// From `retry`, periodically: delete a page of expired records from this position. Replies where the next begins.
     RunRetention(Option<MessageId>, QueueReply<Option<MessageId>>),
     /// From instances: an instance is deleted; delete a page of its records. Replies whether there is more.
@@ -418,7 +418,7 @@ impl State {
         self.arguments.store.submit(move |tx: &mut Tx| retention::purge(tx, instance, now), done).await;
     }
 
-    async fn find_overdue(&self, reply: QueueReply<Vec<(Lease, bool)>>) {
+    async fn find_overdue(&self, reply: QueueReply<Vec<(Lease, Overdue)>>) {
         let (now, run) = (self.now(), self.arguments.run);
         let timeout = self.arguments.options.lease_timeout;
         self.change(reply, move |tx: &mut Tx| dispatch::find_overdue(tx, now, run, timeout, OVERDUE_PAGE))

@@ -1,6 +1,6 @@
 //! Leasing: selects the messages that an instance may attempt now.
 
-use relevo_domain::{Class, InstanceNumber, MessageId, Timestamp};
+use relevo_domain::{Class, InstanceNumber, MessageId, OpenAttempt, Overdue, Timestamp};
 use relevo_store::{self as store, Error, Tx};
 
 use super::records::{
@@ -305,25 +305,27 @@ pub(super) fn lease_from_attempt(flight: &InFlight, job: Job) -> Lease {
     }
 }
 
-/// Overdue attempts: those of an earlier run of the process, those older than `lease_timeout`, and (`true`) those whose
-/// hold has expired.
+/// Attempts whose outcome must be decided now, because it will not be reported.
 pub(super) fn find_overdue(
     tx: &mut Tx,
     now: Timestamp,
     run: u64,
     lease_timeout: std::time::Duration,
     limit: usize,
-) -> Result<Vec<(Lease, bool)>, Error> {
+) -> Result<Vec<(Lease, Overdue)>, Error> {
     let mut found = Vec::new();
     let all = keys::all_in_flight(None);
     for entry in tx.range(&all, &all.clone().after_prefix()) {
         let flight: InFlight = store::decode(&entry?.1)?;
-        let (is_overdue, held) = match flight.held_until {
-            Some(until) => (until <= now, true),
-            None => (flight.run != run || flight.at + lease_timeout <= now, false),
+        let attempt = OpenAttempt {
+            leased_at: flight.at,
+            is_of_this_run: flight.run == run,
+            held_until: flight.held_until,
         };
-        if is_overdue && let Some(job) = Job::read(tx, flight.id)? {
-            found.push((lease_from_attempt(&flight, job), held));
+        if let Some(overdue) = attempt.overdue(now, lease_timeout)
+            && let Some(job) = Job::read(tx, flight.id)?
+        {
+            found.push((lease_from_attempt(&flight, job), overdue));
             if found.len() >= limit {
                 break;
             }

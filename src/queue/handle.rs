@@ -8,7 +8,8 @@ use tokio::sync::watch;
 
 use crate::supervisor::{ActorSlot, ActorUnavailable};
 use relevo_domain::{
-    Class, Failure, InstanceNumber, MessageId, MessageRef, ProviderMessageId, RetryDecision, Timestamp,
+    Class, Failure, InstanceNumber, MessageId, MessageRef, Overdue, ProviderMessageId, RetryDecision,
+    Timestamp,
 };
 use relevo_store::{self as store, BlobSet, Priority, Store, Tx};
 
@@ -283,11 +284,11 @@ impl Handle {
         Ok(())
     }
 
-    /// Overdue leases, and (`true`) those whose hold has expired.
+    /// Leases whose outcome will not be reported, and why.
     ///
     /// # Errors
     /// See [`Handle`].
-    pub async fn find_overdue(&self) -> Result<Vec<(Lease, bool)>, Error> {
+    pub async fn find_overdue(&self) -> Result<Vec<(Lease, Overdue)>, Error> {
         self.slot.call(Msg::FindOverdue).await?
     }
 

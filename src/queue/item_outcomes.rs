@@ -13,7 +13,7 @@ use std::collections::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use relevo_domain::{
-    BulkItem, BuryReason, Failure, InstanceNumber, MessageId, ProviderMessageId, Status, Timestamp,
+    BulkItem, Failure, InstanceNumber, MessageId, ProviderMessageId, Status, Timestamp, is_outcome_unknown,
 };
 use relevo_store::{self as store, Error, Key, Space, Store, Tx};
 
@@ -80,7 +80,7 @@ impl ItemOutcome {
             at,
             provider_id: entry.provider_id.clone(),
             failure: entry.failure.clone(),
-            ambiguous: entry.status == Status::Ambiguous || entry.buried == Some(BuryReason::Ambiguous),
+            ambiguous: is_outcome_unknown(entry.status, entry.buried),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use relevo_domain::{
     BuryReason, Failure, MessageId, MessageRef, Mode, ProviderMessageId, Recipient, Status, Timestamp,
+    is_outcome_unknown,
 };
 use relevo_store::{self as store, Error, Key, Store};
 
@@ -93,11 +94,13 @@ pub(super) fn view(store: &Store, id: MessageId) -> Result<Option<MessageView>, 
 /// The outcome of a message; `None` while it is not settled.
 pub(super) fn outcome(store: &Store, id: MessageId) -> Result<Option<SendOutcome>, Error> {
     let Some(view) = view(store, id)? else { return Ok(Some(SendOutcome::Unknown)) };
+    if is_outcome_unknown(view.status, view.buried) {
+        return Ok(Some(SendOutcome::Unknown));
+    }
     Ok(match view.status {
         Status::Sent | Status::Delivered | Status::Read | Status::Played => {
             view.provider_id.map(SendOutcome::Sent)
         }
-        Status::DeadLetter if view.buried == Some(BuryReason::Ambiguous) => Some(SendOutcome::Unknown),
         Status::Failed | Status::DeadLetter => {
             let default = || Failure::permanent(format!("the message is {}", view.status));
             Some(SendOutcome::Failed(view.failure.unwrap_or_else(default)))

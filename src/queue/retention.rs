@@ -2,7 +2,7 @@
 
 use crate::events;
 use relevo_domain::{InstanceNumber, MessageId, Timestamp};
-use relevo_store::{Error, Key, Space, Tx};
+use relevo_store::{Error, InstanceEntries, Key, Space, Tx};
 
 use super::records::LedgerEntry;
 use super::{item_outcomes, keys};
@@ -94,22 +94,11 @@ fn delete_ledger_entries(tx: &mut Tx, page: &RetentionPage) -> Result<Option<Mes
 
 /// Deletes a page of the records of a deleted instance. Returns whether there is more.
 ///
-/// Unsettled rows of bulk jobs get an outcome, which their job reads. Ledger entries and expiry entries of idempotency
-/// keys are sorted by time; [`delete_page`] deletes them later.
+/// [`Space::instance_entries`] says which they are. Unsettled rows of bulk jobs get an outcome, which their job reads.
+/// Ledger entries and expiry entries of idempotency keys expire; [`delete_page`] deletes them.
 pub(super) fn purge(tx: &mut Tx, instance: InstanceNumber, now: Timestamp) -> Result<bool, Error> {
-    const OWNED: [Space; 10] = [
-        Space::Job,
-        Space::Lane,
-        Space::Wake,
-        Space::Due,
-        Space::InFlight,
-        Space::DeadLetter,
-        Space::ProviderId,
-        Space::Idempotency,
-        Space::Event,
-        Space::EventTail,
-    ];
-    for space in OWNED {
+    let spaces = Space::ALL.iter().filter(|space| space.instance_entries() == InstanceEntries::Purged);
+    for &space in spaces {
         for start in
             [Key::new(space).u32(instance.get()), Key::new(Space::Part).u8(space as u8).u32(instance.get())]
         {
@@ -125,7 +114,6 @@ pub(super) fn purge(tx: &mut Tx, instance: InstanceNumber, now: Timestamp) -> Re
             }
         }
     }
-    tx.delete(keys::counters(instance))?;
     Ok(false)
 }
 

@@ -111,7 +111,7 @@ pub(super) fn apply_decision(
             flight.held_until = Some(now + wait);
             entry.due = flight.held_until;
             flight.write(tx, lane)?;
-            Some(SendOutcome::Unknown)
+            None
         }
         RetryDecision::Bury(reason) => {
             entry.advance(LedgerStep::from_failure(Status::DeadLetter, now, failure));
@@ -125,7 +125,7 @@ pub(super) fn apply_decision(
             }
             end_attempt(tx, lane, &flight, now)?;
             emit_failure(tx, id, failure, Some(reason), now)?;
-            Some(outcome_from_burial(reason, failure))
+            Some(SendOutcome::Failed(failure.clone()))
         }
         RetryDecision::Fail => {
             entry.advance(LedgerStep::from_failure(Status::Failed, now, failure));
@@ -138,14 +138,7 @@ pub(super) fn apply_decision(
         }
     };
     item_outcomes::persist(tx, id, &mut entry)?;
-    Ok(outcome)
-}
-
-fn outcome_from_burial(reason: BuryReason, failure: &Failure) -> SendOutcome {
-    match reason {
-        BuryReason::Ambiguous => SendOutcome::Unknown,
-        BuryReason::Permanent | BuryReason::Exhausted => SendOutcome::Failed(failure.clone()),
-    }
+    Ok(if decision.reports_unknown() { Some(SendOutcome::Unknown) } else { outcome })
 }
 
 /// Ends a message that expired before an attempt. The caller removes it from its lane.

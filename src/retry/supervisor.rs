@@ -6,9 +6,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use crate::queue::{self, Lease, QueueActor};
 use crate::supervisor::{ActorSlot, Child, ChildExit, Restart, RestartPolicy};
-use relevo_domain::{
-    FailedAttempt, Failure, FailureKind, MessageId, RetryDecision, decide_expired_hold, decide_retry,
-};
+use relevo_domain::{FailedAttempt, Failure, FailureKind, MessageId, RetryDecision, decide_retry};
 
 use super::Options;
 
@@ -149,9 +147,10 @@ impl State {
         tokio::spawn(async move {
             let found = queue.find_overdue().await.unwrap_or_default();
             let more = !found.is_empty();
-            for (lease, held) in found {
-                let (decision, failure) =
-                    if held { decide_held(&options, &lease) } else { decide_abandoned(&options, &lease) };
+            for (lease, overdue) in found {
+                let policy = options.policy(lease.id.class());
+                let decision = overdue.decide_retry(policy, failed_attempt(&lease), 0.0);
+                let failure = overdue.failure();
                 log_decision(&lease, decision, &failure);
                 let _ = queue.apply_decision(lease, decision, failure);
             }
@@ -168,27 +167,14 @@ impl State {
     }
 }
 
-/// Decides about an attempt that will never be reported, because its process or instance ended.
-fn decide_abandoned(options: &Options, lease: &Lease) -> (RetryDecision, Failure) {
-    let failure = Failure::ambiguous(
-        "the attempt was interrupted before WhatsApp's response was known; it may or may not have been sent",
-    );
-    let policy = options.policy(lease.id.class());
-    (decide_retry(policy, failed_attempt(lease), &failure, 0.0), failure)
-}
-
-/// Decides about a message whose hold has expired without a receipt.
-fn decide_held(options: &Options, lease: &Lease) -> (RetryDecision, Failure) {
-    let failure = Failure::ambiguous(
-        "no receipt arrived in time to show whether WhatsApp accepted the message; it may or may not have been sent",
-    );
-    let policy = options.policy(lease.id.class());
-    (decide_expired_hold(policy, failed_attempt(lease), lease.on_ambiguous), failure)
-}
-
 /// The facts for the decision about a lease.
 fn failed_attempt(lease: &Lease) -> FailedAttempt {
-    FailedAttempt { mode: lease.mode, repeatable: lease.repeatable, attempts: lease.failures + 1 }
+    FailedAttempt {
+        mode: lease.mode,
+        repeatable: lease.repeatable,
+        on_ambiguous: lease.on_ambiguous,
+        attempts: lease.failures + 1,
+    }
 }
 
 /// Logs one line for each decision.

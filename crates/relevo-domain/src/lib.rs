@@ -22,6 +22,7 @@ mod retry;
 mod status;
 mod status_update;
 mod time;
+mod unknown_outcome;
 
 pub use backoff::Backoff;
 pub use capabilities::Capabilities;
@@ -49,9 +50,8 @@ pub use mime::mime_essence;
 pub use phone::PhoneNumber;
 pub use reason::ReasonCode;
 pub use recipient::{Jid, LaneId, Recipient, UserId};
-pub use retry::{
-    AmbiguousPolicy, BuryReason, FailedAttempt, RetryDecision, RetryPolicy, decide_expired_hold, decide_retry,
-};
+pub use retry::{BuryReason, FailedAttempt, RetryDecision, RetryPolicy, decide_retry};
 pub use status::{Receipt, Status};
 pub use status_update::StatusUpdate;
 pub use time::Timestamp;
+pub use unknown_outcome::{AmbiguousPolicy, OpenAttempt, Overdue, is_outcome_unknown};

@@ -1,12 +1,14 @@
 //! The retry policy: what a failed attempt means for its message.
 //!
-//! Pure functions. The retry supervisor calls them, and the queue carries the decision out.
+//! Pure functions. The retry supervisor calls them, and the queue carries the decision out. Unknown outcomes are decided
+//! in `unknown_outcome`.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backoff, Failure, FailureKind, FailureScope, Mode};
+use super::unknown_outcome::decide_unknown;
+use super::{AmbiguousPolicy, Backoff, Failure, FailureKind, Mode};
 
 /// How often a message is retried, and with which delays.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -32,16 +34,6 @@ impl RetryPolicy {
     pub fn backoff(&self) -> Backoff {
         Backoff::new(self.first_delay, Self::FACTOR, self.max_delay).with_jitter(0.5)
     }
-}
-
-/// What happens to a message whose outcome stays unknown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AmbiguousPolicy {
-    /// It becomes a dead letter for the operator to decide: no duplicate is ever sent.
-    Hold,
-    /// It is sent again: it is never lost, and the recipient may get it twice.
-    Resend,
 }
 
 /// Why a message became a dead letter.
@@ -90,11 +82,14 @@ pub struct FailedAttempt {
     pub mode: Mode,
     /// Whether WhatsApp recognises the message when it is sent again under the same id.
     pub repeatable: bool,
+    /// What happens to the message if its outcome stays unknown.
+    pub on_ambiguous: AmbiguousPolicy,
     /// Number of failed attempts, including this one and excluding throttled ones.
     pub attempts: u32,
 }
 
-/// Decides what happens to a message after a failed attempt. No other function decides that.
+/// Decides what happens to a message after a failed attempt that was reported;
+/// [`Overdue::decide_retry`](super::Overdue::decide_retry) decides about others.
 ///
 /// `random` is a random number from 0 to 1 for the jitter ([`Backoff::delay`]).
 pub fn decide_retry(
@@ -104,7 +99,7 @@ pub fn decide_retry(
     random: f64,
 ) -> RetryDecision {
     match failure.kind {
-        FailureKind::Ambiguous => decide_ambiguous(policy, attempt, failure.scope, random),
+        FailureKind::Ambiguous => decide_unknown(policy, attempt, failure.scope, random),
         _ if attempt.mode == Mode::Sync => RetryDecision::Fail,
         FailureKind::Permanent => RetryDecision::Bury(BuryReason::Permanent),
         FailureKind::Deferred { retry_after } => RetryDecision::Defer { after: retry_after },
@@ -127,46 +122,10 @@ pub fn decide_retry(
     }
 }
 
-/// Decides about an unknown outcome. A repeatable message is sent again; any other is held, because a receipt may still
-/// settle it. A failure of the whole connection does not count towards the message's attempts.
-fn decide_ambiguous(
-    policy: &RetryPolicy,
-    attempt: FailedAttempt,
-    scope: FailureScope,
-    random: f64,
-) -> RetryDecision {
-    match attempt.mode {
-        _ if !attempt.repeatable => RetryDecision::Hold { wait: policy.ambiguous_wait },
-        // The hold tells the caller that the outcome is unknown. It expires at once, and then the message is sent again.
-        Mode::Sync => RetryDecision::Hold { wait: Duration::ZERO },
-        Mode::Async if scope == FailureScope::Number => {
-            RetryDecision::Retry { after: policy.backoff().delay(1, random), counted: false }
-        }
-        Mode::Async if attempt.attempts >= policy.max_attempts => RetryDecision::Bury(BuryReason::Ambiguous),
-        Mode::Async => {
-            let after = policy.backoff().delay(attempt.attempts, random);
-            RetryDecision::Retry { after, counted: true }
-        }
-    }
-}
-
-/// Decides about a message whose hold expired without a receipt. `attempt.attempts` includes the held attempt.
-pub fn decide_expired_hold(
-    policy: &RetryPolicy,
-    attempt: FailedAttempt,
-    on_ambiguous: AmbiguousPolicy,
-) -> RetryDecision {
-    let resend = on_ambiguous == AmbiguousPolicy::Resend && attempt.mode == Mode::Async;
-    if (attempt.repeatable || resend) && attempt.attempts < policy.max_attempts {
-        RetryDecision::Retry { after: Duration::ZERO, counted: true }
-    } else {
-        RetryDecision::Bury(BuryReason::Ambiguous)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::FailureScope;
 
     const POLICY: RetryPolicy = RetryPolicy {
         max_attempts: 3,
@@ -177,14 +136,9 @@ mod tests {
     };
 
     fn decide(kind: FailureKind, mode: Mode, attempts: u32) -> RetryDecision {
-        let attempt = FailedAttempt { mode, repeatable: false, attempts };
+        let (repeatable, on_ambiguous) = (false, AmbiguousPolicy::Hold);
+        let attempt = FailedAttempt { mode, repeatable, on_ambiguous, attempts };
         decide_retry(&POLICY, attempt, &Failure::new(kind, FailureScope::Message, "x"), 1.0)
-    }
-
-    /// The decision about an unknown outcome of a repeatable message.
-    fn decide_repeatable(mode: Mode, scope: FailureScope, attempts: u32) -> RetryDecision {
-        let failure = Failure::new(FailureKind::Ambiguous, scope, "x");
-        decide_retry(&POLICY, FailedAttempt { mode, repeatable: true, attempts }, &failure, 1.0)
     }
 
     #[test]
@@ -225,48 +179,6 @@ mod tests {
         ] {
             assert_eq!(decide(kind, Mode::Sync, 1), RetryDecision::Fail);
         }
-    }
-
-    #[test]
-    fn ambiguous_failure_is_held_when_not_repeatable() {
-        for mode in [Mode::Sync, Mode::Async] {
-            assert_eq!(
-                decide(FailureKind::Ambiguous, mode, 1),
-                RetryDecision::Hold { wait: POLICY.ambiguous_wait }
-            );
-        }
-    }
-
-    #[test]
-    fn ambiguous_failure_is_retried_when_repeatable() {
-        let retry = |seconds| RetryDecision::Retry { after: Duration::from_secs(seconds), counted: true };
-        assert_eq!(decide_repeatable(Mode::Async, FailureScope::Message, 1), retry(1));
-        assert_eq!(decide_repeatable(Mode::Async, FailureScope::Message, 2), retry(4));
-        assert_eq!(
-            decide_repeatable(Mode::Async, FailureScope::Message, 3),
-            RetryDecision::Bury(BuryReason::Ambiguous)
-        );
-        let uncounted = RetryDecision::Retry { after: Duration::from_secs(1), counted: false };
-        assert_eq!(decide_repeatable(Mode::Async, FailureScope::Number, 99), uncounted);
-    }
-
-    #[test]
-    fn sync_ambiguous_failure_is_held_before_the_retry() {
-        assert_eq!(
-            decide_repeatable(Mode::Sync, FailureScope::Message, 1),
-            RetryDecision::Hold { wait: Duration::ZERO }
-        );
-        let attempt = |mode, repeatable, attempts| FailedAttempt { mode, repeatable, attempts };
-        let expired = |attempt, policy| decide_expired_hold(&POLICY, attempt, policy);
-        let (retry, bury) = (
-            RetryDecision::Retry { after: Duration::ZERO, counted: true },
-            RetryDecision::Bury(BuryReason::Ambiguous),
-        );
-        assert_eq!(expired(attempt(Mode::Sync, true, 1), AmbiguousPolicy::Hold), retry);
-        assert_eq!(expired(attempt(Mode::Sync, true, 3), AmbiguousPolicy::Hold), bury);
-        assert_eq!(expired(attempt(Mode::Async, false, 1), AmbiguousPolicy::Hold), bury);
-        assert_eq!(expired(attempt(Mode::Async, false, 1), AmbiguousPolicy::Resend), retry);
-        assert_eq!(expired(attempt(Mode::Sync, false, 1), AmbiguousPolicy::Resend), bury);
     }
 
     #[test]

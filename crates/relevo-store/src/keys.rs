@@ -2,82 +2,158 @@
 
 use super::Error;
 
-/// The key spaces of the tree. Each is the first byte of its keys; the one list keeps them distinct.
-///
-/// The spaces of `LARGE_SPACES` allow values of up to about 268 MB, which the store splits into parts; the others
-/// allow 4096 bytes.
+/// Declares [`Space`] and the list of all spaces.
+macro_rules! spaces {
+    (
+        $(#[$docs:meta])*
+        pub enum Space {
+            $($(#[$doc:meta])* $name:ident = $byte:literal,)*
+        }
+    ) => {
+        $(#[$docs])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Space {
+            $($(#[$doc])* $name = $byte,)*
+        }
+
+        impl Space {
+            /// Every space, in the order of the declaration.
+            pub const ALL: &[Space] = &[$(Space::$name,)*];
+        }
+    };
+}
+
+spaces! {
+    /// The key spaces of the tree. Each is the first byte of its keys; the one list keeps them distinct.
+    ///
+    /// The spaces of `LARGE_SPACES` allow values of up to about 268 MB, which the store splits into parts; the others
+    /// allow 4096 bytes.
+    pub enum Space {
+        /// Jobs not yet settled. instance · class · message id → content (`queue`).
+        Job = b'Q',
+        /// Jobs that wait behind others of their lane. instance · class · lane · order → message id, and the
+        /// time before which a head that was attempted is not retried (`queue`).
+        Lane = b'L',
+        /// When a waiting lane is due. instance · class · due · lane → nothing (`queue`).
+        Wake = b'W',
+        /// Jobs outside any lane until they are due. instance · due · message id → nothing (`queue`).
+        Due = b'D',
+        /// Attempts under way. instance · class · lane → record (`queue`).
+        InFlight = b'F',
+        /// Counters of an instance's queue, and the position up to which its arrivals were read. instance → record (`queue`).
+        QueueCounters = b'B',
+        /// Status and history of a message. message id → row (`queue`).
+        Ledger = b'S',
+        /// The message id of a provider's message id. instance · hash → message id (`queue`).
+        ProviderId = b'P',
+        /// Dead letters with their content. instance · message id → job (`queue`).
+        DeadLetter = b'X',
+        /// Idempotency keys. instance · hash → answer (`queue`).
+        Idempotency = b'I',
+        /// Expiry of idempotency keys. expiry · instance · hash → nothing (`queue`).
+        IdempotencyExpiry = b'E',
+        /// Instances. number → configuration and desired state (`instance`).
+        Instance = b'N',
+        /// Counters of the node itself: one byte each (`queue`, `instance`).
+        NodeCounters = b'M',
+        /// Media uploaded to a provider. account · content hash → media id (`provider`).
+        MediaId = b'U',
+        /// The event log. instance · sequence → envelope (`events`).
+        Event = b'V',
+        /// The end of an event log: its last sequence, and the bytes ever appended. instance → numbers (`events`).
+        EventTail = b'T',
+        /// Inbound duplicates. time · hash → nothing, hash → time (`inbound`).
+        InboundDedupe = b'Y',
+        /// Inbound bodies that could not be parsed. time · random → body (`inbound`).
+        Quarantine = b'R',
+        /// Webhook endpoints. endpoint id → configuration (`webhook`).
+        Endpoint = b'H',
+        /// Delivery cursor of an endpoint. endpoint id · instance → sequence (`webhook`).
+        EndpointCursor = b'K',
+        /// Events that an endpoint rejected permanently. endpoint id · instance · sequence → reason (`webhook`).
+        Parked = b'G',
+        /// The address book. phone → record, no phone → counters (`contacts`).
+        Contact = b'A',
+        /// The address book by last change. newest first → phone (`contacts`).
+        ContactOrder = b'a',
+        /// Suppressed recipients. recipient → reason (`contacts`).
+        Suppressed = b'O',
+        /// Inbound messages queued for the relay. order → frame, nothing → counters (`relay`).
+        Relay = b'J',
+        /// Media of inbound messages. instance · hash of the message's id → location, and time · the same → nothing
+        /// (`media`).
+        InboundMedia = b'C',
+        /// Bulk jobs. job → record (`bulk`).
+        BulkJob = b'j',
+        /// Outcomes of rows of bulk jobs, until their job has recorded them. job → its first message, job · row → outcome
+        /// (`queue`).
+        ItemOutcome = b'o',
+        /// Recipients known to a linked device, and its first contacts. instance · table · hash → nothing or numbers
+        /// (`provider`).
+        LinkedContact = b'c',
+        /// A linked device's cache of its latest messages and polls. instance · ring · slot → name, instance · ring ·
+        /// name → entry (`provider`).
+        LinkedMessageCache = b'i',
+        /// The keys and protocol state of a linked device. instance · table · hash → record (`provider`).
+        LinkedDevice = b'd',
+        /// The further parts of values that exceed 4 KB. key · number → bytes (`store`).
+        Part = b'Z',
+    }
+}
+
+/// What becomes of the entries of a space that belong to a deleted instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Space {
-    /// Jobs not yet settled. instance · class · message id → content (`queue`).
-    Job = b'Q',
-    /// Jobs that wait behind others of their lane. instance · class · lane · order → message id, and the
-    /// time before which a head that was attempted is not retried (`queue`).
-    Lane = b'L',
-    /// When a waiting lane is due. instance · class · due · lane → nothing (`queue`).
-    Wake = b'W',
-    /// Jobs outside any lane until they are due. instance · due · message id → nothing (`queue`).
-    Due = b'D',
-    /// Attempts under way. instance · class · lane → record (`queue`).
-    InFlight = b'F',
-    /// Counters of an instance's queue, and the position up to which its arrivals were read. instance → record (`queue`).
-    QueueCounters = b'B',
-    /// Status and history of a message. message id → row (`queue`).
-    Ledger = b'S',
-    /// The message id of a provider's message id. instance · hash → message id (`queue`).
-    ProviderId = b'P',
-    /// Dead letters with their content. instance · message id → job (`queue`).
-    DeadLetter = b'X',
-    /// Idempotency keys. instance · hash → answer (`queue`).
-    Idempotency = b'I',
-    /// Expiry of idempotency keys. expiry · instance · hash → nothing (`queue`).
-    IdempotencyExpiry = b'E',
-    /// Instances. number → configuration and desired state (`instance`).
-    Instance = b'N',
-    /// Counters of the node itself: one byte each (`queue`, `instance`).
-    NodeCounters = b'M',
-    /// Media uploaded to a provider. account · content hash → media id (`provider`).
-    MediaId = b'U',
-    /// The event log. instance · sequence → envelope (`events`).
-    Event = b'V',
-    /// The end of an event log: its last sequence, and the bytes ever appended. instance → numbers (`events`).
-    EventTail = b'T',
-    /// Inbound duplicates. time · hash → nothing, hash → time (`inbound`).
-    InboundDedupe = b'Y',
-    /// Inbound bodies that could not be parsed. time · random → body (`inbound`).
-    Quarantine = b'R',
-    /// Webhook endpoints. endpoint id → configuration (`webhook`).
-    Endpoint = b'H',
-    /// Delivery cursor of an endpoint. endpoint id · instance → sequence (`webhook`).
-    EndpointCursor = b'K',
-    /// Events that an endpoint rejected permanently. endpoint id · instance · sequence → reason (`webhook`).
-    Parked = b'G',
-    /// The address book. phone → record, no phone → counters (`contacts`).
-    Contact = b'A',
-    /// The address book by last change. newest first → phone (`contacts`).
-    ContactOrder = b'a',
-    /// Suppressed recipients. recipient → reason (`contacts`).
-    Suppressed = b'O',
-    /// Inbound messages queued for the relay. order → frame, nothing → counters (`relay`).
-    Relay = b'J',
-    /// Media of inbound messages. instance · hash of the message's id → location, and time · the same → nothing
-    /// (`media`).
-    InboundMedia = b'C',
-    /// Bulk jobs. job → record (`bulk`).
-    BulkJob = b'j',
-    /// Outcomes of rows of bulk jobs, until their job has recorded them. job → its first message, job · row → outcome
-    /// (`queue`).
-    ItemOutcome = b'o',
-    /// Recipients known to a linked device, and its first contacts. instance · table · hash → nothing or numbers
-    /// (`provider`).
-    LinkedContact = b'c',
-    /// A linked device's cache of its latest messages and polls. instance · ring · slot → name, instance · ring ·
-    /// name → entry (`provider`).
-    LinkedMessageCache = b'i',
-    /// The keys and protocol state of a linked device. instance · table · hash → record (`provider`).
-    LinkedDevice = b'd',
-    /// The further parts of values that exceed 4 KB. key · number → bytes (`store`).
-    Part = b'Z',
+pub enum InstanceEntries {
+    /// The number of the instance follows the byte of the space. The queue deletes these entries, in the order of
+    /// [`Space::ALL`]: jobs before the attempts that say what became of them.
+    Purged,
+    /// The module that writes them deletes them: `webhook`, a provider, or `instance`, whose record is deleted last.
+    DeletedByModule,
+    /// They expire: they are sorted by time.
+    Expire,
+    /// There are none.
+    None,
+}
+
+impl Space {
+    /// What becomes of the entries of a deleted instance. The only list of what belongs to an instance.
+    pub const fn instance_entries(self) -> InstanceEntries {
+        match self {
+            Space::Job
+            | Space::Lane
+            | Space::Wake
+            | Space::Due
+            | Space::InFlight
+            | Space::QueueCounters
+            | Space::ProviderId
+            | Space::DeadLetter
+            | Space::Idempotency
+            | Space::Event
+            | Space::EventTail => InstanceEntries::Purged,
+            Space::Instance
+            | Space::Endpoint
+            | Space::EndpointCursor
+            | Space::Parked
+            | Space::LinkedContact
+            | Space::LinkedMessageCache
+            | Space::LinkedDevice => InstanceEntries::DeletedByModule,
+            Space::Ledger | Space::IdempotencyExpiry | Space::InboundDedupe | Space::InboundMedia => {
+                InstanceEntries::Expire
+            }
+            // Parts are deleted with their values. Uploads belong to an account of the provider, outcomes to a job.
+            Space::NodeCounters
+            | Space::MediaId
+            | Space::Quarantine
+            | Space::Contact
+            | Space::ContactOrder
+            | Space::Suppressed
+            | Space::Relay
+            | Space::BulkJob
+            | Space::ItemOutcome
+            | Space::Part => InstanceEntries::None,
+        }
+    }
 }
 
 /// Spaces whose values are stored in parts. Data folders depend on this list: a space must never join or leave it once

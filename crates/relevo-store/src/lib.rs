@@ -36,7 +36,7 @@ pub use blobs::{BlobSet, Blobs, SweepReport};
 pub use codec::{decode, encode};
 pub use data_folder::DataFolder;
 pub use db::{Store, WriterExit};
-pub use keys::{Key, Space};
+pub use keys::{InstanceEntries, Key, Space};
 pub use scheduler::Priority;
 pub use test_store::TestStore;
 pub use tx::{KeyValue, Tx};

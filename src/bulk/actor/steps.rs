@@ -14,6 +14,7 @@ use crate::bulk::Error;
 use crate::bulk::job::JobStatus;
 use crate::bulk::job_files::batch::{Batch, OutgoingRow};
 use crate::bulk::planner::{HandOver, Inputs, OpenRow, Step};
+use crate::bulk::row_selection::after_refusal;
 use crate::bulk::senders::SenderInstance;
 use crate::bulk::storage::Checkpoint;
 
@@ -80,13 +81,8 @@ impl State {
             }
             Err(error) => return Err(error),
         };
-        match self.enqueue(batch, page).await {
-            Ok(()) => self.publish(),
-            Err(Error::Queue(error @ (queue::Error::Full { .. } | queue::Error::DiskFull))) => {
-                self.planner.on_queue_full(error.to_string());
-            }
-            Err(error) => return Err(error),
-        }
+        self.enqueue(batch, page).await?;
+        self.publish();
         Ok(())
     }
 
@@ -106,12 +102,24 @@ impl State {
         }
         let (slot, checkpoint) = (self.slot(), next.clone());
         let queue = &self.arguments.context.queue;
-        let ids = queue.enqueue_items(submissions, move |tx| checkpoint.put(tx, slot)).await?;
-        self.checkpoint = next;
-        for ((row, phone), id) in opened.into_iter().zip(ids) {
-            self.open_rows.insert(row, OpenRow { message: Some(id), phone });
+        match queue.enqueue_items(submissions, move |tx| checkpoint.put(tx, slot)).await {
+            Ok(ids) => {
+                self.checkpoint = next;
+                for ((row, phone), id) in opened.into_iter().zip(ids) {
+                    self.open_rows.insert(row, OpenRow { message: Some(id), phone });
+                }
+                Ok(())
+            }
+            Err(error @ (queue::Error::Full { .. } | queue::Error::DiskFull)) => {
+                self.planner.on_queue_full(error.to_string());
+                let rows = opened.into_iter().map(|(row, _)| row);
+                match after_refusal(page.group, next, rows) {
+                    Some(next) => self.commit(next).await,
+                    None => Ok(()),
+                }
+            }
+            Err(error) => Err(error.into()),
         }
-        Ok(())
     }
 
     fn submission(

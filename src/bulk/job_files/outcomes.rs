@@ -84,9 +84,7 @@ impl JobFiles {
                 OutcomeEffect::None => {}
                 OutcomeEffect::Return => {
                     recorded.closed.push(row);
-                    if !next.returned.contains(&row) {
-                        next.returned.push(row);
-                    }
+                    next.return_rows([row]);
                 }
                 OutcomeEffect::Record => {
                     recorded.closed.push(row);

@@ -4,8 +4,9 @@ use uuid::Uuid;
 
 use super::fixture::{BulkFixture, SendResult, job, phone, two};
 use crate::bulk::{Error, JobKind, JobStatus, ListCursor, ListFilter, NewJob, Options, Plan, RowStatus};
-use crate::queue::tests::fixture::ONE;
-use relevo_domain::{BlobRef, Content, Media, MediaKind, MediaSource, Status as Sent};
+use crate::queue::Submission;
+use crate::queue::tests::fixture::{ONE, TestQueue, message};
+use relevo_domain::{BlobRef, Content, Media, MediaKind, MediaSource, MessageId, Status as Sent};
 use relevo_store::{BlobSet, Key, Space};
 
 #[tokio::test]
@@ -111,6 +112,69 @@ async fn retry_failed_resends_failed_rows_only() {
     fixture.wait_completed(id).await;
     let expected: Vec<_> = (0..1_200).map(|row| if row % 10 == 0 { 2 } else { 1 }).collect();
     assert_eq!(fixture.attempt_counts(), expected);
+}
+
+const REFUSED_ROWS: u32 = 8;
+
+/// A job whose rows have failed and are retried while the queue of both instances is full, and the messages that fill it.
+/// No instance runs.
+async fn job_with_refused_retry() -> (BulkFixture, Uuid, Vec<MessageId>) {
+    const ROWS: u32 = REFUSED_ROWS;
+    let mut queue = TestQueue::open();
+    queue.options.capacity = u64::from(ROWS);
+    let fixture = BulkFixture::with_queue(queue, Options::default()).await;
+    let instances = [ONE, two()].map(|number| fixture.run_instance(number, |_| SendResult::Failed));
+    let id = fixture.create(job(), ROWS).await;
+    assert_eq!(fixture.wait_completed(id).await.counts.failed, ROWS);
+    for instance in instances {
+        instance.abort();
+        let _ = instance.await;
+    }
+    let mut others = Vec::new();
+    for recipient in 0..ROWS {
+        for instance in [ONE, two()] {
+            others.push(fixture.queue.enqueue(Submission { instance, ..message(recipient as usize) }).await);
+        }
+    }
+    fixture.handle.retry_failed(id).await.unwrap();
+    fixture.wait_until(id, |progress| progress.error.is_some()).await;
+    (fixture, id, others)
+}
+
+#[tokio::test]
+async fn cancelled_retry_leaves_no_row_open_that_the_queue_refused() {
+    let (mut fixture, id, _) = job_with_refused_retry().await;
+    fixture.handle.cancel(id).await.unwrap();
+    let cancelled = RowStatus::Message(Sent::Cancelled);
+    assert_eq!(fixture.statuses(id).await, [cancelled; REFUSED_ROWS as usize]);
+    for _ in 0..2 {
+        let counts = fixture.view(id).progress.counts;
+        assert_eq!((counts.cancelled, counts.failed), (REFUSED_ROWS, 0));
+        fixture.crash().await;
+    }
+}
+
+#[tokio::test]
+async fn failed_retry_is_repeated_with_the_rows_that_the_queue_refused() {
+    let (mut fixture, id, others) = job_with_refused_retry().await;
+    let source = fixture.dir.path().join("jobs").join(id.to_string()).join("source");
+    let rows = std::fs::read(&source).unwrap();
+    std::fs::write(&source, "").unwrap();
+    // Commands make the actor run a round at once.
+    fixture.handle.pause(id).await.unwrap();
+    fixture.handle.resume(id).await.unwrap();
+    fixture.wait_until(id, |progress| progress.status == JobStatus::Failed).await;
+    std::fs::write(&source, rows).unwrap();
+    assert_eq!(fixture.statuses(id).await, [RowStatus::Waiting; REFUSED_ROWS as usize]);
+    fixture.crash().await;
+    for other in others {
+        assert!(fixture.queue.handle.withdraw(other).await.unwrap());
+    }
+    fixture.run_both_instances();
+    fixture.handle.retry_failed(id).await.unwrap();
+    let counts = fixture.wait_completed(id).await.counts;
+    assert_eq!((counts.sent, counts.failed), (REFUSED_ROWS, 0));
+    assert_eq!(fixture.attempt_counts(), [2; REFUSED_ROWS as usize]);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::bulk::{
     Arguments, BulkSupervisor, Dependencies, Handle, JobDraft, JobKind, JobProgress, JobStatus, JobView, Msg,
-    NewJob, OnSuppressed, Options, Plan, RowResult, SenderInstance, SenderSelection,
+    NewJob, OnSuppressed, Options, Plan, RowResult, RowStatus, SenderInstance, SenderSelection,
 };
 use crate::queue::tests::fixture::{ONE, TestQueue, provider_id};
 use crate::queue::{self, Lease};
@@ -62,7 +62,10 @@ impl BulkFixture {
     }
 
     pub async fn with_options(options: Options) -> Self {
-        let queue = TestQueue::open();
+        Self::with_queue(TestQueue::open(), options).await
+    }
+
+    pub async fn with_queue(queue: TestQueue, options: Options) -> Self {
         queue.start().await;
         let dir = tempfile::tempdir().unwrap();
         let instances =
@@ -151,6 +154,10 @@ impl BulkFixture {
                 None => return rows,
             }
         }
+    }
+
+    pub async fn statuses(&self, job: Uuid) -> Vec<RowStatus> {
+        self.results(job).await.iter().map(|row| row.status).collect()
     }
 
     /// Number of attempts of each attempted row.

@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::Extension;
 use axum::http::header::{ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName};
 use axum::response::{IntoResponse, Response};
@@ -75,7 +74,7 @@ impl SseBody {
 pub(in crate::http) fn response(
     state: &AppState,
     reader: EventReader,
-    connection: Option<Extension<Connection>>,
+    connection: Option<Connection>,
 ) -> Result<Response, ApiError> {
     let slot = state.stream_slots.acquire()?;
     let timeout = state.options.stream_patience;
@@ -83,7 +82,7 @@ pub(in crate::http) fn response(
     let mut heartbeat = tokio::time::interval_at(Instant::now() + pause, pause);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let polled = watch::Sender::new(());
-    if let Some(Extension(connection)) = connection {
+    if let Some(connection) = connection {
         connection.release_slot();
         tokio::spawn(abort_stalled(polled.subscribe(), connection, pause + timeout));
     }

@@ -110,7 +110,7 @@ impl SendPlanner {
         if let Some(until) = self.hold_until {
             let wait = until.since(now.wall);
             if !wait.is_zero() {
-                return self.actions.push_back(Action::WakeAfter(wait));
+                return self.wake_after(wait, now);
             }
             self.hold_until = None;
         }

@@ -140,3 +140,22 @@ fn new_connection_requests_every_class() {
     planner.on_disconnected(at(Duration::ZERO));
     assert!(connect(&mut planner).bulk > 0);
 }
+
+#[test]
+fn wake_up_for_a_bulk_message_is_not_moved_by_a_result_without_bulk_messages() {
+    let mut planner = new_planner(1, 20.0, None);
+    let request = connect(&mut planner);
+    let next = answer(&mut planner, request, Vec::new(), at(Duration::ZERO));
+    let [Action::Lease(bulk)] = next[..] else { panic!("{next:?}") };
+    let due = |wait| LeaseBatch { leases: Vec::new(), next_due: Some(START + wait) };
+    planner.on_leased(Some(due(2 * SECOND)), bulk, Duration::ZERO, at(Duration::ZERO));
+    let next = actions(&mut planner);
+    assert!(matches!(next[..], [Action::WakeAfter(wait)] if wait == 2 * SECOND), "{next:?}");
+    planner.on_nudge(Class::Transactional, at(Duration::ZERO));
+    let next = actions(&mut planner);
+    let [Action::Lease(urgent)] = next[..] else { panic!("{next:?}") };
+    assert_eq!((urgent.priority, urgent.bulk), (Priority::Urgent, 0));
+    planner.on_leased(Some(due(60 * SECOND)), urgent, Duration::ZERO, at(SECOND));
+    let next = actions(&mut planner);
+    assert!(!next.iter().any(|action| matches!(action, Action::WakeAfter(_))), "{next:?}");
+}

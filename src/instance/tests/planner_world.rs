@@ -100,6 +100,8 @@ pub struct World {
     has_next_waiter: bool,
     mail: Vec<Mail>,
     wake_at: Option<Duration>,
+    /// The earliest due time that the planner was told since the wake timer fired last.
+    known_due: Option<Duration>,
     permit_at: Option<Duration>,
     attempts: Vec<MessageId>,
     /// Leases that the planner has received and neither begun nor returned, in their order.
@@ -129,6 +131,7 @@ impl World {
             has_next_waiter: false,
             mail: Vec::new(),
             wake_at: None,
+            known_due: None,
             permit_at: None,
             attempts: Vec::new(),
             ready: Vec::new(),
@@ -263,10 +266,12 @@ impl World {
                     Priority::Normal | Priority::Background => self.leasing_bulk = false,
                 }
                 self.ready.extend(batch.iter().flat_map(|batch| &batch.leases).map(|lease| lease.id));
+                self.learn_due(batch.as_ref().and_then(|batch| batch.next_due));
                 self.planner.on_leased(batch, capacity, took, now);
             }
             Mail::Next(batch) => {
                 self.ready.extend(batch.leases.iter().map(|lease| lease.id));
+                self.learn_due(batch.next_due);
                 self.planner.on_next_lease(Some(batch), now);
             }
             Mail::Ended(id, failure) => {
@@ -285,9 +290,17 @@ impl World {
                 self.planner.on_attempt_ended(id.class(), failure, took, now);
             }
             Mail::Nudge(class) => self.planner.on_nudge(class, now),
-            Mail::Wake => self.planner.on_wake(now),
+            Mail::Wake => {
+                self.known_due = None;
+                self.planner.on_wake(now);
+            }
             Mail::Permit => self.planner.on_permit(now),
         }
+    }
+
+    fn learn_due(&mut self, due: Option<Timestamp>) {
+        let due = due.map(|due| self.elapsed + due.since(self.wall()));
+        self.known_due = [self.known_due, due].into_iter().flatten().min();
     }
 
     fn expire_timers(&mut self) {
@@ -402,6 +415,10 @@ impl World {
     fn check(&self) {
         if !self.may_send() {
             assert!(self.ready.is_empty(), "keeps leases while it may not send");
+        }
+        let is_waking = self.mail.iter().any(|mail| matches!(mail, Mail::Wake));
+        if let Some(due) = self.known_due.filter(|_| !is_waking) {
+            assert!(self.wake_at.is_some_and(|at| at <= due), "wakes at {:?}, due at {due:?}", self.wake_at);
         }
         assert!(!self.is_draining || self.is_drained == self.is_idle(), "drain has not ended");
     }

@@ -12,7 +12,8 @@ use crate::queue::{
     schedule, settle,
 };
 use relevo_domain::{
-    AmbiguousPolicy, BuryReason, Failure, Mode, ProviderMessageId, Receipt, RetryDecision, Status, Timestamp,
+    AmbiguousPolicy, BuryReason, Failure, Mode, Overdue, ProviderMessageId, Receipt, RetryDecision, Status,
+    Timestamp,
 };
 
 /// Age of an overdue lease, and duration of a hold.
@@ -282,7 +283,9 @@ impl QueueModel<'_> {
     pub fn sweep(&mut self) {
         let (now, run) = (self.now, self.run);
         let found = self.store.write(|tx| dispatch::find_overdue(tx, now, run, LEASE_TIMEOUT, 200)).unwrap();
-        let overdue: BTreeSet<_> = found.iter().map(|(lease, held)| (lease.id, *held)).collect();
+        let is_held = |overdue: &Overdue| *overdue == Overdue::HoldExpired;
+        let overdue: BTreeSet<_> =
+            found.iter().map(|(lease, overdue)| (lease.id, is_held(overdue))).collect();
         let mut expected = BTreeSet::new();
         for known in &self.messages {
             match known.state {
@@ -298,9 +301,9 @@ impl QueueModel<'_> {
             }
         }
         assert_eq!(overdue, expected, "overdue leases");
-        for (lease, held) in found {
+        for (lease, overdue) in found {
             let resend = lease.on_ambiguous == AmbiguousPolicy::Resend && lease.mode == Mode::Async;
-            let decision = match (held, resend) {
+            let decision = match (is_held(&overdue), resend) {
                 (false, _) => RetryDecision::Hold { wait: HOLD },
                 (true, true) => RetryDecision::Retry { after: Duration::ZERO, counted: true },
                 (true, false) => RetryDecision::Bury(BuryReason::Ambiguous),

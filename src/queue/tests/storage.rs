@@ -14,7 +14,7 @@ use relevo_domain::{
     AmbiguousPolicy, BuryReason, Class, Content, EventKind, Failure, InstanceNumber, MessageId,
     MessageOptions, Mode, OutboundMessage, RetryDecision, Status, Timestamp,
 };
-use relevo_store::{Space, TestStore};
+use relevo_store::{InstanceEntries, Key, Space, TestStore};
 
 const ONE: InstanceNumber = InstanceNumber::FIRST;
 const START: Timestamp = Timestamp(1_763_800_000_000);
@@ -318,5 +318,23 @@ fn run_retention(store: &TestStore, now: Timestamp) -> usize {
         if from.is_none() {
             return pages;
         }
+    }
+}
+
+#[test]
+fn purge_deletes_the_entries_of_one_instance_in_each_space_that_is_purged() {
+    let store = TestStore::new();
+    let two = ONE.next().unwrap();
+    let key = |space, instance: InstanceNumber| Key::new(space).u32(instance.get()).u64(7);
+    let put = |tx: &mut relevo_store::Tx<'_>| {
+        let all = Space::ALL.iter().flat_map(|&space| [key(space, ONE), key(space, two)]);
+        all.into_iter().try_for_each(|key| tx.put(key, Vec::new()))
+    };
+    store.write(put).unwrap();
+    while store.write(|tx| retention::purge(tx, ONE, START)).unwrap() {}
+    for &space in Space::ALL {
+        let is_stored = |instance| store.write(|tx| tx.contains(&key(space, instance))).unwrap();
+        let is_purged = space.instance_entries() == InstanceEntries::Purged;
+        assert_eq!((is_stored(ONE), is_stored(two)), (!is_purged, true), "{space:?}");
     }
 }

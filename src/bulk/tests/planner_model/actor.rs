@@ -10,7 +10,7 @@ use crate::bulk::job::{JobStatus, RowStatus};
 use crate::bulk::job_files::outcomes::{OutcomeEffect, effect_of};
 use crate::bulk::planner::{HandOver, OpenRow, Planner, Step, WaitReason, page_size};
 use crate::bulk::row_record::RowRecord;
-use crate::bulk::row_selection::{RowGroup, reopened};
+use crate::bulk::row_selection::{RowGroup, after_refusal, reopened};
 use crate::bulk::sending_hours::HoursState;
 use crate::bulk::source::SourcePosition;
 use crate::bulk::storage::Checkpoint;
@@ -138,20 +138,24 @@ impl Model {
         };
         assert_eq!(page.expires_at, expires_at);
         assert!(page.limit >= 1 && page.limit as usize <= page_size(is_contended), "{}", page.limit);
-        // Not during a retry: rows that it marked, and the queue did not accept, would stay open if the job failed now.
-        if !self.is_favourable && self.checkpoint.retry.is_none() && self.random.one_in(100) {
+        if !self.is_favourable && self.random.one_in(100) {
             return self.planner.on_source_failed("unreadable".to_owned());
         }
         let mut next = self.checkpoint.clone();
         let rows = self.take_rows(&mut next, page);
         assert!(rows.len() <= page.limit as usize);
+        let is_power_cut = !self.is_favourable && self.random.one_in(100);
         let mut outgoing = Vec::new();
         for row in rows {
+            // Of an interrupted batch, any of the records may be on the disk.
+            if is_power_cut && self.random.one_in(2) {
+                continue;
+            }
             let previous = self.results[row as usize].clone();
             let position = SourcePosition { offset: 0, row, line: row + 1 };
             let mut record = match &previous {
                 Some(previous) => reopened(previous, page.group, next.pass),
-                None => RowRecord::new(position, RowStatus::Open, self.now),
+                None => RowRecord { pass: next.pass, ..RowRecord::new(position, RowStatus::Open, self.now) },
             };
             record.status = match row % 29 {
                 5 => RowStatus::Invalid,
@@ -163,8 +167,17 @@ impl Model {
             }
             self.results[row as usize] = Some(record);
         }
+        if is_power_cut {
+            totals.interrupted += 1;
+            return self.crash();
+        }
         if !outgoing.is_empty() && !self.is_favourable && self.random.one_in(10) {
-            return self.planner.on_queue_full("full".to_owned());
+            self.planner.on_queue_full("full".to_owned());
+            if let Some(next) = after_refusal(page.group, next, outgoing) {
+                totals.retry_refused += u32::from(page.group == RowGroup::Failed);
+                self.checkpoint = next;
+            }
+            return;
         }
         self.checkpoint = next;
         for row in outgoing {
@@ -238,9 +251,7 @@ impl Model {
             match effect_of(record, &outcome, self.checkpoint.status, self.record.window.is_some()) {
                 OutcomeEffect::None => continue,
                 OutcomeEffect::Return => {
-                    if !self.checkpoint.returned.contains(row) {
-                        self.checkpoint.returned.push(*row);
-                    }
+                    self.checkpoint.return_rows([*row]);
                 }
                 OutcomeEffect::Record => {
                     record.status = RowStatus::Message(outcome.status);
@@ -287,9 +298,9 @@ impl Model {
         self.open_rows.clear();
         for (row, record) in (0..).zip(&self.results) {
             let Some(record) = record else { continue };
-            let is_marked =
-                self.checkpoint.retry.is_some_and(|from| row >= from && record.pass == self.checkpoint.pass);
-            if record.status == RowStatus::Open && !is_marked && !self.checkpoint.returned.contains(&row) {
+            if self.checkpoint.is_uncommitted(row, record) {
+                self.checkpoint.return_rows([row]);
+            } else if record.status == RowStatus::Open && !self.checkpoint.returned.contains(&row) {
                 self.open_rows.insert(row, OpenRow::default());
             }
         }

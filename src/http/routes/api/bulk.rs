@@ -14,13 +14,14 @@ use super::counts::job_counts;
 use super::json_fields::{self, JsonFields};
 use super::responses::{BulkSendResponse, SendMessageResponse};
 use super::single::IncomingRequest;
-use super::target::{off_thread, target_instance};
+use super::target::target_instance;
 use crate::bulk::{self, NewJob, OnSuppressed, Plan, SenderSelection};
 use crate::http::AppState;
 use crate::http::api::error::ApplicationError;
 use crate::http::body::{self, ReceivedBody};
 use crate::http::error::ApiError;
 use crate::http::extract::SendOptions;
+use crate::http::routes::jobs::job_id_from_digest;
 use crate::instance;
 use crate::queue::IdempotencyKey;
 use relevo_domain::{Content, ErrorKind, Header, InstanceId, InstanceState, MessageOptions, OutboundMessage};
@@ -75,7 +76,8 @@ pub(super) async fn submit_bulk(
     let queues = !(kind.is_announcement() && request.uri().path().starts_with(DIRECT_SEND_PREFIX));
     let ReceivedBody { bytes, memory_permit } =
         body::receive_body(request, state.options.media_body_limit, state).await?;
-    let parsed = off_thread(bytes.len(), move || parse_request(kind, &bytes, &sending, queues)).await?;
+    let parsed =
+        body::parse_off_thread(bytes, move |body| parse_request(kind, body, &sending, queues)).await?;
     let instance = target_instance(state, header.or(parsed.instance))?;
     let id = job_id(&instance, parsed.key);
     if !parsed.queued {
@@ -108,13 +110,10 @@ fn parse_request(
     Ok(ParsedBulkRequest { instance: fields.optional("instance_id")?, bulk: letters, queued, key })
 }
 
-/// The id of the job of a request. With an idempotency key, the same request to the same instance has the same id (a
-/// version 8 UUID, RFC 9562 §5.8).
+/// The id of the job of a request. With an idempotency key, the same request to the same instance has the same id.
 fn job_id(instance: &InstanceId, key: Option<IdempotencyKey>) -> Uuid {
     let Some(IdempotencyKey { key, body }) = key else { return Uuid::new_v4() };
-    let digest = Sha256::new().chain_update(key).chain_update(body).chain_update(instance.as_str());
-    let digest: [u8; 32] = digest.finalize().into();
-    uuid::Builder::from_custom_bytes(digest.first_chunk().copied().unwrap_or_default()).into_uuid()
+    job_id_from_digest(Sha256::new().chain_update(key).chain_update(body).chain_update(instance.as_str()))
 }
 
 /// Rejects a request that waits for its end when an operator has disconnected the instance.

@@ -10,11 +10,11 @@ use super::content::ContentDraft;
 use super::json_fields::{self, JsonFields};
 use super::message_kind::MessageKind;
 use super::responses::{GraphSendResponse, SendMessageResponse};
-use super::target::{off_thread, target_instance};
+use super::target::target_instance;
 use crate::http::api::error::ApplicationError;
 use crate::http::body::{self, ReceivedBody};
 use crate::http::error::ApiError;
-use crate::http::extract::{INSTANCE_ID_HEADER, SendOptions, idempotency_key_parameter};
+use crate::http::extract::{INSTANCE_ID_HEADER, SendOptions, idempotency_key_parameter, instance_header};
 use crate::http::routes::messages::submit::{parse_message_ref, resolve_provider_id, withdrawn_error};
 use crate::http::{AppState, parameter};
 use crate::instance::{self, SendRequest, SyncSendOutcome};
@@ -38,8 +38,7 @@ impl FromRequest<AppState> for IncomingRequest {
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
         let (mut parts, body) = request.into_parts();
         let sending = SendOptions::from_request_parts(&mut parts, state).await?;
-        let name = parts.headers.get(INSTANCE_ID_HEADER);
-        let instance = name.map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned());
+        let instance = instance_header(&parts.headers);
         Ok(Self { instance, sending, request: Request::from_parts(parts, body) })
     }
 }
@@ -82,7 +81,7 @@ pub(super) async fn submit_single(
     let options = &state.options;
     let limit = if kind.may_carry_media() { options.media_body_limit } else { options.json_body_limit };
     let ReceivedBody { bytes, memory_permit } = body::receive_body(request, limit, state).await?;
-    let parsed = off_thread(bytes.len(), move || parse_request(kind, &bytes, &sending)).await?;
+    let parsed = body::parse_off_thread(bytes, move |body| parse_request(kind, body, &sending)).await?;
     let instance = target_instance(state, header.or(parsed.instance))?;
     let content = parsed.draft.store_media(&state.services.instances).await?;
     // An inline file is on the disk now; the memory is free for other requests.

@@ -1,12 +1,9 @@
-//! The instance of a request under `/api`, and parsing of large bodies off the server threads.
+//! The instance of a request under `/api`.
 
 use crate::http::AppState;
 use crate::http::api::error::ApplicationError;
 use crate::http::error::ApiError;
 use relevo_domain::InstanceId;
-
-/// Bodies from this size on are parsed on a blocking thread, in bytes.
-const OFF_THREAD_BYTES: usize = 64 << 10;
 
 /// The instance that the request names, otherwise the node's default.
 ///
@@ -34,19 +31,4 @@ fn default_instance(state: &AppState) -> Result<InstanceId, ApplicationError> {
         ApplicationError::unavailable(format!("no instance is called {id}; create it with POST /instances"))
     })?;
     Ok(id)
-}
-
-/// Parses a large body on a blocking thread, so that other requests are not delayed.
-///
-/// # Errors
-///
-/// The error of `parse`, or a panic in it.
-pub(super) async fn off_thread<T: std::marker::Send + 'static>(
-    bytes: usize,
-    read: impl FnOnce() -> Result<T, ApplicationError> + std::marker::Send + 'static,
-) -> Result<T, ApplicationError> {
-    if bytes < OFF_THREAD_BYTES {
-        return read();
-    }
-    tokio::task::spawn_blocking(read).await.unwrap_or_else(|_| Err(ApiError::handler_panicked().into()))
 }

@@ -5,13 +5,12 @@ use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::DeadLetterAction;
 use super::dto::DeadLetterSelection;
-use super::{next_page, not_a_dead_letter};
 use crate::http::AppState;
 use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{MessageIdPath, QueryParams, TargetInstance};
-use crate::http::routes::messages;
 
 /// The number of discarded dead letters.
 #[derive(Debug, Serialize, ToSchema)]
@@ -38,11 +37,8 @@ pub async fn discard(
     TargetInstance(id): TargetInstance,
     MessageIdPath(name): MessageIdPath,
 ) -> Result<Json<DiscardResponse>, ApiError> {
-    let message = messages::find_message(&state, &id, &name)?.id;
-    match state.services.queue.discard(vec![message]).await? {
-        0 => Err(not_a_dead_letter()),
-        discarded => Ok(Json(DiscardResponse { success: true, data: DiscardResult { discarded } })),
-    }
+    DeadLetterAction::Discard.apply_to_one(&state, &id, &name).await?;
+    Ok(Json(DiscardResponse { success: true, data: DiscardResult { discarded: 1 } }))
 }
 
 /// Deletes the selected dead letters.
@@ -58,13 +54,6 @@ pub async fn discard_all(
     TargetInstance(id): TargetInstance,
     QueryParams(which): QueryParams<DeadLetterSelection>,
 ) -> Result<Json<DiscardResponse>, ApiError> {
-    let number = state.services.instances.get(&id)?.number;
-    let (mut after, mut discarded) = (None, 0);
-    loop {
-        let page = next_page(&state, number, &which, after).await?;
-        let Some(last) = page.last().copied() else { break };
-        after = Some(last);
-        discarded += state.services.queue.discard(page).await?;
-    }
+    let discarded = DeadLetterAction::Discard.apply_to_selected(&state, &id, &which).await?;
     Ok(Json(DiscardResponse { success: true, data: DiscardResult { discarded } }))
 }

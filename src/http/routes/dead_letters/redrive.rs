@@ -5,8 +5,8 @@ use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::DeadLetterAction;
 use super::dto::DeadLetterSelection;
-use super::{next_page, not_a_dead_letter};
 use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JsonBody, MessageIdPath, TargetInstance};
@@ -39,11 +39,8 @@ pub async fn redrive(
     TargetInstance(id): TargetInstance,
     MessageIdPath(name): MessageIdPath,
 ) -> Result<Json<MessageResponse>, ApiError> {
-    let message = messages::find_message(&state, &id, &name)?.id;
-    match state.services.queue.redrive(vec![message]).await? {
-        0 => Err(not_a_dead_letter()),
-        _ => messages::load_response(&state, &id, message),
-    }
+    let message = DeadLetterAction::Redrive.apply_to_one(&state, &id, &name).await?;
+    messages::load_response(&state, &id, message)
 }
 
 /// Puts the selected dead letters back into their queue.
@@ -59,15 +56,10 @@ pub async fn redrive_all(
     TargetInstance(id): TargetInstance,
     JsonBody(body): JsonBody,
 ) -> Result<Json<RedriveResponse>, ApiError> {
-    let number = state.services.instances.get(&id)?.number;
+    // An unknown instance is reported before an invalid filter.
+    state.services.instances.get(&id)?;
     let which: DeadLetterSelection =
         if body.trim_ascii().is_empty() { DeadLetterSelection::default() } else { json::parse(&body)? };
-    let (mut after, mut redriven) = (None, 0);
-    loop {
-        let page = next_page(&state, number, &which, after).await?;
-        let Some(last) = page.last().copied() else { break };
-        after = Some(last);
-        redriven += state.services.queue.redrive(page).await?;
-    }
+    let redriven = DeadLetterAction::Redrive.apply_to_selected(&state, &id, &which).await?;
     Ok(Json(RedriveResponse { success: true, data: RedriveResult { redriven } }))
 }

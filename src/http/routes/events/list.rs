@@ -1,25 +1,24 @@
 //! `GET …/events`.
 
 use axum::Json;
-use axum::extract::{Extension, State};
-use axum::http::HeaderMap;
-use axum::response::Response;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
 
 use super::dto::{EventPage, EventQuery};
-use super::{page_or_stream, parse_cursor};
+use super::{EventRequest, instance_scope, parse_cursor};
 use crate::events;
 use crate::http::AppState;
 use crate::http::access::{Access, scope};
-use crate::http::connection::Connection;
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::{QueryParams, TargetInstance};
+use crate::http::extract::TargetInstance;
 use crate::http::stream::entry::EventEntry;
 use crate::http::stream::reader::EventScope;
+use crate::http::stream::sse::accepts_event_stream;
 
 /// A page ends with the event that reaches this size, in bytes.
 const PAGE_BYTES: usize = 4 << 20;
 
-pub(super) async fn read_page(
+async fn read_page(
     state: &AppState,
     scope: EventScope,
     query: &EventQuery,
@@ -44,10 +43,20 @@ pub(super) async fn read_page(
     }))
 }
 
+impl EventRequest {
+    /// A page, or with `Accept: text/event-stream` the stream.
+    async fn page_or_stream(self, state: &AppState, scope: EventScope) -> Result<Response, ApiError> {
+        if accepts_event_stream(&self.headers) {
+            return self.stream(state, scope).await;
+        }
+        Ok(read_page(state, scope, &self.query).await?.into_response())
+    }
+}
+
 /// The events of an instance, oldest first. With `Accept: text/event-stream` the response is the stream of
 /// `…/events/stream`.
 #[utoipa::path(get, path = "/instances/{id}/events", operation_id = "list_instance_events", tag = "events",
-    params(TargetInstance, EventQuery), responses(
+    params(TargetInstance, EventRequest), responses(
         (status = 200, description = "A page of events.", body = EventPage),
         (status = 400, description = "A parameter is wrong.", body = ErrorBody),
         (status = 404, description = "No such instance.", body = ErrorBody),
@@ -56,27 +65,22 @@ pub async fn list_for_instance(
     _: Access<scope::Read>,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
-    QueryParams(query): QueryParams<EventQuery>,
-    headers: HeaderMap,
-    connection: Option<Extension<Connection>>,
+    request: EventRequest,
 ) -> Result<Response, ApiError> {
-    let scope = EventScope::Instance(state.services.instances.get(&id)?.number);
-    page_or_stream(&state, scope, &query, &headers, connection).await
+    request.page_or_stream(&state, instance_scope(&state, &id)?).await
 }
 
 /// The events of all instances: in order within an instance, and older events before newer ones of other instances.
 /// With `Accept: text/event-stream` the response is the stream of `/events/stream`.
 #[utoipa::path(get, path = "/events", operation_id = "list_events", tag = "events",
-    params(EventQuery), responses(
+    params(EventRequest), responses(
         (status = 200, description = "A page of events.", body = EventPage),
         (status = 400, description = "A parameter is wrong.", body = ErrorBody),
     ))]
 pub async fn list_all(
     _: Access<scope::Read>,
     State(state): State<AppState>,
-    QueryParams(query): QueryParams<EventQuery>,
-    headers: HeaderMap,
-    connection: Option<Extension<Connection>>,
+    request: EventRequest,
 ) -> Result<Response, ApiError> {
-    page_or_stream(&state, EventScope::All, &query, &headers, connection).await
+    request.page_or_stream(&state, EventScope::All).await
 }

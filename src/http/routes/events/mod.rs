@@ -5,20 +5,20 @@ pub(in crate::http) mod list;
 pub(in crate::http) mod stream;
 pub(in crate::http) mod ws;
 
-use axum::extract::Extension;
+use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
+use axum::http::request::Parts;
+use utoipa::IntoParams;
+use utoipa::openapi::path::{Parameter, ParameterIn};
 
 use crate::events::{self, EventFilter, LogCursor};
 use crate::http::AppState;
 use crate::http::connection::Connection;
 use crate::http::error::ApiError;
+use crate::http::extract::QueryParams;
 use crate::http::stream::reader::{EventReader, EventScope};
-use crate::http::stream::sse::accepts_event_stream;
 use dto::EventQuery;
-use list::read_page;
-use relevo_domain::ValidationError;
-use stream::sse_response;
+use relevo_domain::{InstanceId, ValidationError};
 
 /// Parses `after`. An empty text is the beginning of the log.
 async fn parse_cursor(state: &AppState, scope: EventScope, after: &str) -> Result<LogCursor, ApiError> {
@@ -59,15 +59,30 @@ async fn open_reader(
     Ok(EventReader::new(&state.services, scope, kinds, from))
 }
 
-async fn page_or_stream(
-    state: &AppState,
-    scope: EventScope,
-    query: &EventQuery,
-    headers: &HeaderMap,
-    connection: Option<Extension<Connection>>,
-) -> Result<Response, ApiError> {
-    if accepts_event_stream(headers) {
-        return sse_response(state, scope, query, headers, connection).await;
+/// A request for a page or a stream of events.
+pub(in crate::http) struct EventRequest {
+    query: EventQuery,
+    headers: HeaderMap,
+    connection: Option<Connection>,
+}
+
+impl FromRequestParts<AppState> for EventRequest {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        let QueryParams(query) = QueryParams::from_request_parts(parts, state).await?;
+        let connection = parts.extensions.get().cloned();
+        Ok(Self { query, headers: parts.headers.clone(), connection })
     }
-    Ok(read_page(state, scope, query).await?.into_response())
+}
+
+impl IntoParams for EventRequest {
+    fn into_params(location: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        EventQuery::into_params(location)
+    }
+}
+
+/// The scope of one instance.
+fn instance_scope(state: &AppState, id: &InstanceId) -> Result<EventScope, ApiError> {
+    Ok(EventScope::Instance(state.services.instances.get(id)?.number))
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::dto::EventQuery;
-use super::open_reader;
+use super::{instance_scope, open_reader};
 use crate::http::AppState;
 use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
@@ -127,8 +127,7 @@ pub async fn open_for_instance(
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
-    let scope = EventScope::Instance(state.services.instances.get(&id)?.number);
-    open_socket(&state, scope, &query, &headers, upgrade).await
+    open_socket(&state, instance_scope(&state, &id)?, &query, &headers, upgrade).await
 }
 
 /// The same for all instances.

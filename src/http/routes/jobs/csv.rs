@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use uuid::Uuid;
 
-use super::results::row_status;
+use super::results::RowBody;
 use crate::bulk::{self, RowResult};
 use crate::http::AppState;
 use crate::http::error::ApiError;
@@ -26,14 +26,14 @@ const CSV_HEADER: &str = "line,phone,status,ambiguous,timestamp,provider_id,code
 pub(super) async fn download_csv(state: &AppState, id: Uuid) -> Result<Response, ApiError> {
     // The first page is read before the response begins, so that an error can still be reported.
     let first = state.services.bulk.results(id, 0, ROWS_PER_READ).await?;
-    let beginning = [Bytes::from_static(CSV_HEADER.as_bytes()), csv_lines(&first.rows)];
+    let beginning = [Bytes::from_static(CSV_HEADER.as_bytes()), csv_lines(first.rows)];
     let handle = state.services.bulk.clone();
     let rest = stream::unfold(first.next, move |from| {
         let handle = handle.clone();
         async move {
             let page = handle.results(id, from?, ROWS_PER_READ).await;
             Some(match page {
-                Ok(page) => (Ok(csv_lines(&page.rows)), page.next),
+                Ok(page) => (Ok(csv_lines(page.rows)), page.next),
                 // The response is aborted, so that the client does not take it for complete.
                 Err(error) => (Err(error), None),
             })
@@ -45,20 +45,20 @@ pub(super) async fn download_csv(state: &AppState, id: Uuid) -> Result<Response,
     Ok((headers, Body::from_stream(all)).into_response())
 }
 
-fn csv_lines(rows: &[RowResult]) -> Bytes {
+fn csv_lines(rows: Vec<RowResult>) -> Bytes {
     let mut writer = ::csv::WriterBuilder::new().terminator(::csv::Terminator::CRLF).from_writer(Vec::new());
-    for row in rows {
+    for row in rows.into_iter().map(RowBody::from) {
         // Writing to memory does not fail.
         let _ = writer.write_record([
             row.line.to_string(),
-            escape_formula(&row.phone),
-            row_status(row).to_owned(),
+            escape_formula(row.phone),
+            row.status.to_owned(),
             row.ambiguous.to_string(),
-            row.at.map(|at| at.to_string()).unwrap_or_default(),
-            row.provider_id.as_ref().map(ToString::to_string).unwrap_or_default(),
+            row.timestamp.unwrap_or_default(),
+            row.provider_id.unwrap_or_default(),
             row.code.map(|code| code.to_string()).unwrap_or_default(),
-            escape_formula(row.error.as_deref().unwrap_or_default()),
-            row.instance.as_ref().map(ToString::to_string).unwrap_or_default(),
+            escape_formula(row.error.unwrap_or_default()),
+            row.instance_id.unwrap_or_default(),
         ]);
     }
     writer.into_inner().map(Bytes::from).unwrap_or_default()
@@ -66,40 +66,20 @@ fn csv_lines(rows: &[RowResult]) -> Bytes {
 
 /// Escapes cells that spreadsheets would run as formulas; the cells come from an uploaded file (OWASP, "CSV
 /// Injection"). A telephone number with a plus is not escaped.
-fn escape_formula(cell: &str) -> String {
+fn escape_formula(cell: String) -> String {
     let number = cell.strip_prefix('+').is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()));
-    if !number && cell.starts_with(['=', '+', '-', '@', '\t', '\r']) {
-        format!("'{cell}")
-    } else {
-        cell.to_owned()
-    }
+    if !number && cell.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{cell}") } else { cell }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::results::tests::invalid_row as row;
     use super::*;
-    use crate::bulk::RowStatus;
-
-    fn row(phone: &str, error: Option<&str>) -> RowResult {
-        RowResult {
-            row: 0,
-            line: 2,
-            phone: phone.to_owned(),
-            status: RowStatus::Invalid,
-            ambiguous: false,
-            at: None,
-            provider_id: None,
-            error: error.map(str::to_owned),
-            code: None,
-            device_id: None,
-            instance: None,
-        }
-    }
 
     #[test]
     fn formula_cell_is_escaped() {
-        let rows = [row("+51123123123", None), row("=cmd|' /C calc'!A0", Some("a \"b\", c"))];
-        let text = String::from_utf8(csv_lines(&rows).to_vec()).unwrap();
+        let rows = vec![row("+51123123123", None), row("=cmd|' /C calc'!A0", Some("a \"b\", c"))];
+        let text = String::from_utf8(csv_lines(rows).to_vec()).unwrap();
         assert_eq!(
             text,
             "2,+51123123123,invalid,false,,,,,\r\n2,'=cmd|' /C calc'!A0,invalid,false,,,,\"a \"\"b\"\", c\",\r\n"

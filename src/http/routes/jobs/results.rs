@@ -18,22 +18,22 @@ use relevo_domain::{Status, ValidationError};
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RowBody {
     /// The line of the file, from 1.
-    line: u32,
-    phone: String,
+    pub(super) line: u32,
+    pub(super) phone: String,
     /// `pending`, `queued`, `sent`, `delivered`, `read`, `played`, `failed`, `ambiguous`, `expired`, `cancelled`,
     /// `skipped` or `invalid`.
     #[schema(example = "delivered")]
-    status: &'static str,
+    pub(super) status: &'static str,
     /// It is unknown whether it was sent.
-    ambiguous: bool,
-    timestamp: Option<String>,
+    pub(super) ambiguous: bool,
+    pub(super) timestamp: Option<String>,
     /// WhatsApp's id of the message.
-    provider_id: Option<String>,
-    error: Option<String>,
+    pub(super) provider_id: Option<String>,
+    pub(super) error: Option<String>,
     /// The provider's error code.
-    code: Option<i64>,
+    pub(super) code: Option<i64>,
     device_id: Option<u8>,
-    instance_id: Option<String>,
+    pub(super) instance_id: Option<String>,
 }
 
 /// A page of results.
@@ -117,7 +117,7 @@ impl From<RowResult> for RowBody {
 }
 
 /// The status of a row in the terms of a job: its messages are not dead letters that can be redriven.
-pub(super) fn row_status(row: &RowResult) -> &'static str {
+fn row_status(row: &RowResult) -> &'static str {
     match row.status {
         RowStatus::Message(Status::DeadLetter) if row.ambiguous => Status::Ambiguous.as_str(),
         RowStatus::Message(Status::DeadLetter) => Status::Failed.as_str(),
@@ -126,10 +126,10 @@ pub(super) fn row_status(row: &RowResult) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn row(phone: &str, error: Option<&str>) -> RowResult {
+    pub fn invalid_row(phone: &str, error: Option<&str>) -> RowResult {
         RowResult {
             row: 0,
             line: 2,
@@ -147,9 +147,9 @@ mod tests {
 
     #[test]
     fn dead_letter_row_is_failed_or_ambiguous() {
-        let given_up = RowResult { status: RowStatus::Message(Status::DeadLetter), ..row("1", None) };
+        let given_up = RowResult { status: RowStatus::Message(Status::DeadLetter), ..invalid_row("1", None) };
         assert_eq!(row_status(&given_up), "failed");
         assert_eq!(row_status(&RowResult { ambiguous: true, ..given_up }), "ambiguous");
-        assert_eq!(row_status(&row("1", None)), "invalid");
+        assert_eq!(row_status(&invalid_row("1", None)), "invalid");
     }
 }

@@ -5,8 +5,6 @@
 
 use axum::Json;
 use axum::extract::{FromRequest, Multipart, Request, State};
-use axum::http::HeaderMap;
-use axum::http::header::CONTENT_LENGTH;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -15,10 +13,11 @@ use uuid::Uuid;
 
 use super::dto::Job;
 use super::form::{FormReader, FormRequest, UploadedFile};
+use super::job_id_from_digest;
 use crate::bulk::{self, JobDraft, NewJob, Preview, PreviewRow, SenderSelection};
 use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::{INSTANCE_ID_HEADER, SendOptions};
+use crate::http::extract::{SendOptions, instance_header};
 use crate::http::{AppState, body};
 use relevo_domain::ValidationError;
 
@@ -150,15 +149,9 @@ pub async fn send_short(
 
 async fn submit(state: &AppState, request: Request) -> Result<Response, ApiError> {
     let limit = state.options.upload_limit;
-    if content_length(request.headers()).is_some_and(|length| length > limit) {
-        body::discard(request, limit);
-        return Err(ApiError::payload_too_large(limit));
-    }
+    let request = body::check_announced_length(request, limit)?;
     let key = SendOptions::from_headers(request.headers())?.key_digest();
-    let named = request
-        .headers()
-        .get(INSTANCE_ID_HEADER)
-        .map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned());
+    let named = instance_header(request.headers());
     let form = Multipart::from_request(request, state).await;
     let form = form.map_err(|rejection| ValidationError::new("body", rejection.body_text()))?;
     let upload = state.services.bulk.upload()?;
@@ -209,17 +202,6 @@ async fn check_message(
         })?;
     }
     Ok(())
-}
-
-fn content_length(headers: &HeaderMap) -> Option<usize> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-/// The job id of a request with an idempotency key: the same request has the same id (a version 8 UUID, RFC 9562
-/// §5.8).
-fn job_id_from_digest(digest: Sha256) -> Uuid {
-    let digest: [u8; 32] = digest.finalize().into();
-    uuid::Builder::from_custom_bytes(digest.first_chunk().copied().unwrap_or_default()).into_uuid()
 }
 
 async fn create_job(state: &AppState, job: NewJob, draft: JobDraft) -> Result<Response, ApiError> {

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 
 use axum::extract::State;
 use axum::response::Response;
-use bytes::Bytes;
 
 use super::envelope::{self, SendEnvelope, send_request};
 use super::submit::{self, SendResponses, non_empty, parse_quote};
@@ -12,12 +11,9 @@ use crate::http::access::{Access, scope};
 use crate::http::error::ApiError;
 use crate::http::extract::{MediaBody, SendOptions, TargetInstance};
 use crate::http::media::{self, MediaFields, MediaInput};
-use crate::http::{AppState, json};
+use crate::http::{AppState, body, json};
 use crate::queue::IdempotencyKey;
 use relevo_domain::{Content, Media, MediaKind, MediaSource, ValidationError};
-
-/// Bodies from this size on are parsed on a blocking thread, in bytes.
-const OFF_THREAD_BYTES: usize = 64 << 10;
 
 send_request! {
     /// An image, video, audio, document or sticker.
@@ -146,30 +142,18 @@ fn parse_request(
     })
 }
 
-/// Parses a large body on a blocking thread, so that other requests are not delayed.
-async fn parse_off_thread(
-    kind: MediaKind,
-    body: Bytes,
-    sending: SendOptions,
-) -> Result<ParsedMedia, ApiError> {
-    if body.len() < OFF_THREAD_BYTES {
-        return Ok(parse_request(kind, &body, &sending)?);
-    }
-    let task = tokio::task::spawn_blocking(move || parse_request(kind, &body, &sending));
-    Ok(task.await.map_err(|_| ApiError::handler_panicked())??)
-}
-
 async fn send_media(
     state: AppState,
     TargetInstance(instance): TargetInstance,
     sending: SendOptions,
-    MediaBody(body): MediaBody,
+    MediaBody(received): MediaBody,
     kind: MediaKind,
 ) -> Result<Response, ApiError> {
     // Checked before a file is stored.
     state.services.instances.get(&instance)?;
     let asynchronous = sending.asynchronous;
-    let parsed = parse_off_thread(kind, body.bytes, sending).await?;
+    let parse = move |bytes: &[u8]| parse_request(kind, bytes, &sending).map_err(ApiError::from);
+    let parsed = body::parse_off_thread(received.bytes, parse).await?;
     let source = match parsed.source {
         MediaInput::Link(url) => MediaSource::Link(url),
         MediaInput::ProviderId(id) => MediaSource::ProviderId(id),
@@ -178,7 +162,7 @@ async fn send_media(
         }
     };
     // The bytes are on the disk now; the memory is free for other requests.
-    drop(body.memory_permit);
+    drop(received.memory_permit);
     let content = Content::Media(Media {
         kind,
         source,

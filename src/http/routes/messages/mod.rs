@@ -4,6 +4,7 @@ pub(in crate::http) mod cancel;
 pub(in crate::http) mod contact;
 pub(in crate::http) mod download;
 pub(in crate::http) mod dto;
+mod earlier_message;
 pub(in crate::http) mod edit;
 mod envelope;
 pub(in crate::http) mod location;

@@ -7,8 +7,8 @@ use axum::response::Response;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::envelope::{self, SendEnvelope};
-use super::submit::{self, SendResponses, parse_message_ref, required_text};
+use super::earlier_message::EarlierMessage;
+use super::submit::SendResponses;
 use crate::http::access::{Access, scope};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, SendOptions, TargetInstance};
@@ -39,11 +39,8 @@ pub async fn revoke(
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let request: RevokeRequest<'_> = json::parse(&body)?;
-    let to = request.phone.parse()?;
-    let message = parse_message_ref("message_id", &required_text("message_id", request.message_id)?)?;
-    let message_id =
-        submit::resolve_provider_id(&state, &instance, "message_id", message)?.as_str().to_owned();
-    let content = Content::Revoke { message_id };
-    let draft = envelope::draft(SendEnvelope::to(to), content, sending.idempotency_key("revoke", &body))?;
-    submit::submit_message(&state, &instance, draft, sending.asynchronous).await
+    let earlier = EarlierMessage::parse(&request.phone, request.message_id)?;
+    let key = sending.idempotency_key("revoke", &body);
+    let change = |message_id| Content::Revoke { message_id };
+    earlier.submit_change(&state, &instance, sending, key, change).await
 }

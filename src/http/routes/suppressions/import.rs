@@ -5,7 +5,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::multipart::Multipart;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::HeaderMap;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::CONTENT_TYPE;
 use futures_util::StreamExt;
 
 use super::dto::{InvalidLine, SuppressionImportResponse, SuppressionImportResult};
@@ -38,10 +38,7 @@ pub async fn import(
     request: Request,
 ) -> Result<Json<SuppressionImportResponse>, ApiError> {
     let limit = state.options.media_body_limit;
-    if content_length(request.headers()).is_some_and(|length| length > limit) {
-        body::discard(request, limit);
-        return Err(ApiError::payload_too_large(limit));
-    }
+    let request = body::check_announced_length(request, limit)?;
     let import = SuppressionImport::new(state.services.suppressions.clone(), limit);
     let timeout = state.options.read_timeout;
     let data = if is_form(request.headers()) {
@@ -56,10 +53,6 @@ pub async fn import(
         import.import_body(request.into_body(), timeout).await?
     };
     Ok(Json(SuppressionImportResponse { success: true, data }))
-}
-
-fn content_length(headers: &HeaderMap) -> Option<usize> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 fn is_form(headers: &HeaderMap) -> bool {

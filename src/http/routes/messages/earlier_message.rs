@@ -1,0 +1,49 @@
+//! A message that was sent before, as the requests to edit and to revoke it name it.
+
+use axum::response::Response;
+
+use super::envelope::{self, SendEnvelope};
+use super::submit::{self, parse_message_ref, required_text};
+use crate::http::AppState;
+use crate::http::error::ApiError;
+use crate::http::extract::SendOptions;
+use crate::queue::IdempotencyKey;
+use relevo_domain::{Content, InstanceId, MessageRef, Recipient, ValidationError};
+
+/// An earlier message of an instance.
+pub(super) struct EarlierMessage {
+    to: Recipient,
+    message: MessageRef,
+}
+
+impl EarlierMessage {
+    /// Parses `phone` and `message_id`.
+    ///
+    /// # Errors
+    ///
+    /// One of them is missing or invalid.
+    pub fn parse(phone: &str, message_id: String) -> Result<Self, ValidationError> {
+        let to = phone.parse()?;
+        let message = parse_message_ref("message_id", &required_text("message_id", message_id)?)?;
+        Ok(Self { to, message })
+    }
+
+    /// Submits the message that changes it: `change` with WhatsApp's id of it.
+    ///
+    /// # Errors
+    ///
+    /// The message does not exist or was not sent yet, or the change was rejected.
+    pub async fn submit_change(
+        self,
+        state: &AppState,
+        instance: &InstanceId,
+        sending: SendOptions,
+        idempotency: Option<IdempotencyKey>,
+        change: impl FnOnce(String) -> Content,
+    ) -> Result<Response, ApiError> {
+        let id = submit::resolve_provider_id(state, instance, "message_id", self.message)?;
+        let content = change(id.as_str().to_owned());
+        let draft = envelope::draft(SendEnvelope::to(self.to), content, idempotency)?;
+        submit::submit_message(state, instance, draft, sending.asynchronous).await
+    }
+}
