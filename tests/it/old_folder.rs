@@ -266,7 +266,13 @@ async fn node_loads_all_jobs_and_tasks_of_the_folder() {
         }
         assert_has(what, &expected["view"], &old.world.get(&path).await.body);
         for list in ["results", "errors"] {
-            assert_eq!(json!(old.all(&format!("{path}/{list}"), "data").await), expected[list], "{what}");
+            let mut rows = expected[list].clone();
+            for row in rows.as_array_mut().unwrap().iter_mut().filter(|row| row["status"] == "queued") {
+                // These rows came back when their instance was deleted. The old binary showed them as queued.
+                row["status"] = json!("pending");
+                row["timestamp"] = Value::Null;
+            }
+            assert_eq!(json!(old.all(&format!("{path}/{list}"), "data").await), rows, "{what}");
         }
     }
     let (expected, path) = (old.entry("jobs", "processing"), format!("/jobs/{}", old.job("processing")));

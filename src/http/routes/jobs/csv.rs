@@ -73,8 +73,8 @@ fn escape_formula(cell: String) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::results::tests::invalid_row as row;
     use super::*;
+    use crate::http::routes::jobs::results::tests::invalid_row as row;
 
     #[test]
     fn formula_cell_is_escaped() {
