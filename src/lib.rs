@@ -19,6 +19,8 @@ pub mod retry;
 pub mod suppression;
 pub mod webhook;
 
+pub mod accounts;
+
 pub mod http;
 
 pub mod app;

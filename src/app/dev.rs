@@ -12,11 +12,9 @@ use crate::config;
 use crate::config::Settings;
 use relevo_clock::Clock;
 use relevo_domain::{CloudApiSettings, InstanceConfig, ProviderConfig, Secret, ValidationError};
-use relevo_provider as provider;
 use relevo_sandbox::{self as sandbox, Sandbox};
 use relevo_store as store;
 
-use super::node::ensure_instance;
 use super::{Error, Node, announce};
 
 /// The instance on the sandbox.
@@ -56,12 +54,12 @@ pub(super) async fn run(mut settings: Settings, shutdown: CancellationToken) -> 
     let sandbox = Sandbox::bind(options, Clock::system()).await?;
     let sandbox_address = sandbox.local_addr();
     let serving = tokio::spawn(sandbox.serve(shutdown.child_token()));
-    ensure_instance(node.instances(), demo(sandbox_address, app_secret)?).await?;
+    node.accounts().ensure(demo(sandbox_address, app_secret)?).await?;
 
     announce(&welcome(node_address, sandbox_address, &key));
     #[cfg(feature = "linked-sandbox")]
     {
-        ensure_instance(node.instances(), virtual_phones::demo()?).await?;
+        node.accounts().ensure(virtual_phones::demo()?).await?;
         announce(&virtual_phones::welcome(node_address, &web, &key));
     }
     let outcome = node.run(shutdown.clone()).await;
@@ -92,7 +90,7 @@ fn url_of(address: SocketAddr, path: &str) -> Result<Url, Error> {
 }
 
 fn invalid_instance(invalid: ValidationError) -> Error {
-    Error::Instance(provider::Error::Invalid(invalid).into())
+    Error::Account(invalid.into())
 }
 
 fn demo(sandbox: SocketAddr, app_secret: Secret) -> Result<InstanceConfig, Error> {
@@ -113,7 +111,6 @@ fn instance(id: &str, name: &str, provider: ProviderConfig) -> Result<InstanceCo
         id: id.parse().map_err(invalid_instance)?,
         name: Some(name.to_owned()),
         provider,
-        webhook_url: None,
         rate_limit: None,
         workers: None,
         on_ambiguous: None,

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::accounts::{self, AccountsActor};
 use crate::address_book::AddressBook;
 use crate::bulk::{self, BulkSupervisor};
 use crate::config::Settings;
@@ -30,6 +31,7 @@ use super::{Error, gauges};
 /// One handle for each module of the node. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Handles {
+    pub accounts: accounts::Handle,
     pub instances: instance::Handle,
     pub inbound: inbound::Handle,
     pub queue: queue::Handle,
@@ -61,9 +63,20 @@ impl Handles {
             let (handles, store) = (self.clone(), store.clone());
             move || metrics.encode(gauges::collect(&handles, &store, clock.now()))
         };
-        let Self { instances, inbound, queue, webhooks, events, bulk, relay, numbers, suppressions } =
-            self.clone();
+        let Self {
+            accounts,
+            instances,
+            inbound,
+            queue,
+            webhooks,
+            events,
+            bulk,
+            relay,
+            numbers,
+            suppressions,
+        } = self.clone();
         http::Services {
+            accounts,
             instances,
             inbound,
             queue,
@@ -125,7 +138,12 @@ pub(super) fn connect(
         slot.clone(),
     );
     let webhook_child = Child { actor: WebhookSupervisor, arguments, slot };
+    let slot = ActorSlot::default();
+    let (arguments, accounts) =
+        accounts::Arguments::new(store.clone(), clock, instances.clone(), webhooks.clone(), slot.clone());
+    let accounts_child = Child { actor: AccountsActor, arguments, slot };
     let handles = Handles {
+        accounts,
         instances,
         inbound,
         queue,
@@ -138,6 +156,7 @@ pub(super) fn connect(
     };
     let children = Children {
         retry,
+        accounts: accounts_child,
         instances: instance_child,
         webhooks: webhook_child,
         bulk: bulk_child,

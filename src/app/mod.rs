@@ -1,7 +1,7 @@
 //! The composition root: starts the node's components in order and stops them in reverse.
 //!
-//! Start: data folder, store, egress, retry supervisor with the queue, instances, webhooks, bulk jobs, relay, HTTP
-//! front end. Stop: the front end accepts no new requests and completes its answers; bulk jobs, instances, queue,
+//! Start: data folder, store, egress, retry supervisor with the queue, accounts, instances, webhooks, bulk jobs, relay,
+//! HTTP front end. Stop: the front end accepts no new requests and completes its answers; bulk jobs, instances, queue,
 //! webhooks and relay finish work in flight; the store commits pending transactions and closes. Work that the drain
 //! timeout interrupts is on the disk, and the next start resumes it.
 
@@ -11,6 +11,8 @@ mod gauges;
 mod handles;
 mod node;
 mod root_supervisor;
+#[cfg(test)]
+mod tests;
 
 use tokio_util::sync::CancellationToken;
 
@@ -53,7 +55,7 @@ pub enum Error {
     Start(String),
     /// The instance of the environment or of `relevo dev` was refused.
     #[error("the instance named by the environment could not be set up: {0}")]
-    Instance(#[from] crate::instance::Error),
+    Account(#[from] crate::accounts::Error),
     /// The bulk jobs cannot be loaded.
     #[error(transparent)]
     Bulk(#[from] crate::bulk::Error),

@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Settings};
 use crate::media::MediaCache;
-use crate::{http, instance};
+use crate::{accounts, http};
 use relevo_clock::Clock;
-use relevo_domain::{InstanceConfig, Secret};
+use relevo_domain::Secret;
 use relevo_egress::Egress;
 use relevo_metrics::Metrics;
 use relevo_provider::{DirectClient, LoginGate, ProviderResources};
@@ -80,7 +80,7 @@ impl Node {
         let root = Box::pin(Actor::spawn(None, RootSupervisor, (children, failed.clone())));
         let (root, _) = root.await.map_err(|error| Error::Start(error.to_string()))?;
         if let Some(config) = settings.bootstrap_instance.take() {
-            ensure_instance(&handles.instances, config).await?;
+            handles.accounts.ensure(config).await?;
         }
 
         let garbage_collector = collector(&handles, blobs, media_cache, clock);
@@ -116,9 +116,9 @@ impl Node {
         self.new_api_key.as_ref()
     }
 
-    /// The handle of the instances, for programs that run a node in their own process.
-    pub fn instances(&self) -> &instance::Handle {
-        &self.handles.instances
+    /// The handle of the accounts, for programs that run a node in their own process.
+    pub fn accounts(&self) -> &accounts::Handle {
+        &self.handles.accounts
     }
 
     /// Serves until `shutdown` is cancelled or the store or a supervisor fails for good; then drains.
@@ -202,17 +202,4 @@ async fn close(writer_exit: WriterExit, folder: DataFolder) {
         tracing::warn!("store still in use at shutdown; accepted messages are on the disk");
     }
     drop(folder);
-}
-
-/// Creates the instance, or updates its configuration if that differs.
-pub(super) async fn ensure_instance(
-    instances: &instance::Handle,
-    config: InstanceConfig,
-) -> Result<(), Error> {
-    match instances.get(&config.id) {
-        Ok(view) if view.config == config => {}
-        Ok(_) => drop(instances.update(config).await?),
-        Err(_) => drop(instances.create(config).await?),
-    }
-    Ok(())
 }

@@ -6,6 +6,7 @@
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio_util::sync::CancellationToken;
 
+use crate::accounts::AccountsActor;
 use crate::bulk::BulkSupervisor;
 use crate::instance::InstanceSupervisor;
 use crate::relay::RelaySupervisor;
@@ -31,6 +32,8 @@ impl<A: Actor> Child<A> {
 /// The children of the root supervisor, in the order in which it starts them.
 pub(super) struct Children {
     pub retry: Child<RetrySupervisor>,
+    /// Starts before the supervisors whose records it repairs.
+    pub accounts: Child<AccountsActor>,
     pub instances: Child<InstanceSupervisor>,
     pub webhooks: Child<WebhookSupervisor>,
     pub bulk: Child<BulkSupervisor>,
@@ -52,6 +55,7 @@ impl Actor for RootSupervisor {
         (children, failed): Self::Arguments,
     ) -> Result<CancellationToken, ActorProcessingErr> {
         children.retry.start(me.get_cell()).await?;
+        children.accounts.start(me.get_cell()).await?;
         children.instances.start(me.get_cell()).await?;
         children.webhooks.start(me.get_cell()).await?;
         children.bulk.start(me.get_cell()).await?;

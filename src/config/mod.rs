@@ -238,7 +238,6 @@ fn bootstrap(settings: &mut Settings, account: LegacyAccount) {
             base_url,
             api_version,
         }),
-        webhook_url: None,
         rate_limit: None,
         workers: None,
         on_ambiguous: None,

@@ -41,7 +41,7 @@ use url::Url;
 
 use crate::address_book::AddressBook;
 use crate::suppression::SuppressionList;
-use crate::{bulk, events, inbound, instance, queue, relay, webhook};
+use crate::{accounts, bulk, events, inbound, instance, queue, relay, webhook};
 use relevo_clock::Clock;
 use relevo_domain::{InstanceId, Secret};
 
@@ -116,6 +116,7 @@ pub type MetricsProbe = Box<dyn Fn() -> String + Send + Sync>;
 
 /// The handles of the core modules.
 pub struct Services {
+    pub accounts: accounts::Handle,
     pub instances: instance::Handle,
     pub inbound: inbound::Handle,
     pub queue: queue::Handle,

@@ -1,15 +1,16 @@
-//! The commands of the API: create, update, connect, disconnect, restart, log out and delete.
+//! The commands to instances: follow a stored record, connect, disconnect, restart and log out.
 //!
-//! Each command stores the new record first and then starts or stops the actor. A crash between the two steps is
-//! repaired at the next start, because an actor follows the desired state of its record.
+//! Each command stores the new record first (`accounts` stores new, reconfigured and deleted ones) and then starts or
+//! stops the actor. A crash between the two steps is repaired at the next start, because an actor follows the desired
+//! state of its record.
 
 use std::time::Duration;
 
 use ractor::ActorRef;
 
 use crate::supervisor::Incarnation;
-use relevo_domain::{InstanceConfig, InstanceId, InstanceNumber, InstanceState, Reason, ReasonCode};
-use relevo_store::{self as store, Tx};
+use relevo_domain::{InstanceId, InstanceNumber, InstanceState, Reason, ReasonCode};
+use relevo_store::Tx;
 
 use super::Error;
 use super::directory::{InstanceView, StateView};
@@ -21,81 +22,40 @@ use super::unlink::Unlink;
 const UNLINK_RETRY_DELAY: Duration = Duration::from_secs(30);
 
 impl State {
-    /// Creates an instance. An instance on the Cloud API connects at once.
+    /// Follows the stored record of an instance.
     ///
     /// # Errors
     ///
-    /// The id is taken, the configuration is invalid, or the record could not be stored.
-    pub async fn create(
-        &mut self,
-        me: &ActorRef<Msg>,
-        config: InstanceConfig,
-    ) -> Result<InstanceView, Error> {
-        if self.number_of(&config.id).is_ok() {
-            return Err(Error::Exists(config.id));
+    /// The record could not be read, or the provider refuses the configuration.
+    pub(super) async fn reload(&mut self, me: &ActorRef<Msg>, number: InstanceNumber) -> Result<(), Error> {
+        if let Some(record) = record::get(&self.arguments.store, number)? {
+            self.follow(me, number, record).await?;
         }
-        // Creating a client checks the configuration. The number does not matter for that.
-        (self.arguments.open_provider)(InstanceNumber::FIRST, &config)?;
-        // A device that has to be paired first connects when it is asked to.
-        let wanted = match config.provider.kind().capabilities().keeps_connection {
-            true => DesiredState::Created,
-            false => DesiredState::Connected,
-        };
-        let now = self.arguments.clock.now();
-        let record = InstanceRecord {
-            config,
-            wanted,
-            created_at: now,
-            updated_at: now,
-            last_connected_at: None,
-            account: None,
-        };
-        let bytes = store::encode(&record)?;
-        let write = move |tx: &mut Tx| {
-            let number = record::next_number(tx)?;
-            if let Some(number) = number {
-                tx.put(record::record_key(number), bytes)?;
-            }
-            Ok(number)
-        };
-        let number = self.arguments.store.write(write).await?.ok_or(Error::NumbersExhausted(0xFF_FFFF))?;
-        self.register(number, record)?;
-        self.reconcile(me, number).await;
         self.publish_directory();
-        tracing::info!(instance = %self.entry(number)?.directory_entry.record.config.id, "instance created");
-        Ok(self.entry(number)?.directory_entry.view())
+        Ok(())
     }
 
-    /// Replaces the configuration. The actor is replaced if the change concerns it; new credentials resume a paused
-    /// instance.
+    /// Does what a record requires: runs the instance in its desired state, or deletes the data of a deleted instance. The
+    /// caller publishes the directory.
     ///
     /// # Errors
     ///
-    /// The instance does not exist or is being logged out, the configuration is invalid, or the record could not be
-    /// stored.
-    pub async fn update(
+    /// The provider refuses the configuration.
+    pub(super) async fn follow(
         &mut self,
         me: &ActorRef<Msg>,
-        config: InstanceConfig,
-    ) -> Result<InstanceView, Error> {
-        let (number, previous) = self.modifiable_record(&config.id)?;
-        (self.arguments.open_provider)(number, &config)?;
-        let mut record =
-            InstanceRecord { config, updated_at: self.arguments.clock.now(), ..previous.clone() };
-        let credentials_changed = record.config.provider.cloud_api() != previous.config.provider.cloud_api();
-        if credentials_changed && matches!(record.wanted, DesiredState::Paused(_)) {
-            record.wanted = DesiredState::Connected;
+        number: InstanceNumber,
+        record: InstanceRecord,
+    ) -> Result<(), Error> {
+        if record.wanted == DesiredState::Deleted {
+            self.stop(number, "it is deleted");
+            self.instances.remove(&number);
+            self.purge(number, &record);
+            return Ok(());
         }
-        // A new name or webhook URL does not concern the actor and keeps the connection.
-        let InstanceConfig { name, webhook_url, .. } = previous.config.clone();
-        let concerns_actor = InstanceConfig { name, webhook_url, ..record.config.clone() } != previous.config;
-        self.save_record(number, record).await?;
-        if concerns_actor {
-            self.stop(number, "its configuration changed");
-        }
+        self.register(number, record)?;
         self.reconcile(me, number).await;
-        self.publish_directory();
-        Ok(self.entry(number)?.directory_entry.view())
+        Ok(())
     }
 
     /// Changes the desired state. `replace_actor`: a running actor is stopped, even if it is in that state.
@@ -113,7 +73,10 @@ impl State {
         let (number, record) = self.modifiable_record(id)?;
         if record.wanted != desired {
             let updated_at = self.arguments.clock.now();
-            self.save_record(number, InstanceRecord { wanted: desired, updated_at, ..record }).await?;
+            let change = move |record: &mut InstanceRecord| {
+                (record.wanted, record.updated_at) = (desired, updated_at);
+            };
+            self.modify_record(number, change).await?;
         }
         if replace_actor {
             self.stop(number, "requested");
@@ -124,23 +87,6 @@ impl State {
         self.reconcile(me, number).await;
         self.publish_directory();
         Ok(self.entry(number)?.directory_entry.view())
-    }
-
-    /// Deletes an instance. Its data is deleted by a task.
-    ///
-    /// # Errors
-    ///
-    /// The instance does not exist, or the record could not be stored.
-    pub async fn delete(&mut self, id: &InstanceId) -> Result<(), Error> {
-        let number = self.number_of(id)?;
-        let record = self.entry(number)?.directory_entry.record.clone();
-        self.save_record(number, InstanceRecord { wanted: DesiredState::Deleted, ..record.clone() }).await?;
-        self.stop(number, "it is deleted");
-        self.instances.remove(&number);
-        self.publish_directory();
-        self.purge(number, &record);
-        tracing::info!(instance = %id, "instance deleted");
-        Ok(())
     }
 
     /// Unlinks the device of a deleted instance, then deletes its data. The number is never used again, so this may take
@@ -179,8 +125,10 @@ impl State {
             return Err(Error::NoLink(record.config.provider.kind()));
         }
         let updated_at = self.arguments.clock.now();
-        self.save_record(number, InstanceRecord { wanted: DesiredState::LoggingOut, updated_at, ..record })
-            .await?;
+        let change = move |record: &mut InstanceRecord| {
+            (record.wanted, record.updated_at) = (DesiredState::LoggingOut, updated_at);
+        };
+        self.modify_record(number, change).await?;
         self.stop(number, "it is logged out");
         self.reconcile(me, number).await;
         self.publish_directory();
@@ -206,20 +154,19 @@ impl State {
         incarnation: Incarnation,
         done: bool,
     ) {
-        let entry = self.instances.get(&number);
-        let Some(entry) = entry.filter(|entry| entry.child.is_current(incarnation)) else { return };
+        if !self.instances.get(&number).is_some_and(|entry| entry.child.is_current(incarnation)) {
+            return;
+        }
         if !done {
             drop(me.send_after(UNLINK_RETRY_DELAY, move || Msg::Start(number, incarnation)));
             return;
         }
         let reason =
             Reason::new(ReasonCode::Requested, "logged out as asked; link it again: GET /instances/{id}/qr");
-        let record = InstanceRecord {
-            wanted: DesiredState::LoggedOut(reason),
-            account: None,
-            ..entry.directory_entry.record.clone()
+        let change = move |record: &mut InstanceRecord| {
+            (record.wanted, record.account) = (DesiredState::LoggedOut(reason), None);
         };
-        if let Err(error) = self.save_record(number, record).await {
+        if let Err(error) = self.modify_record(number, change).await {
             tracing::warn!(%error, "logged-out state not stored; the instance is unlinked again after the next start");
         }
         self.publish_directory();

@@ -12,15 +12,15 @@ use crate::media::MediaCache;
 use crate::queue::{self, Acceptance, Depth, MessageView, SendOutcome};
 use crate::supervisor::ActorSlot;
 use relevo_domain::{
-    AmbiguousPolicy, BlobRef, Failure, InstanceConfig, InstanceId, InstanceState, MessageId, MessageRef,
-    Mode, ProviderMessageId,
+    AmbiguousPolicy, BlobRef, Failure, InstanceConfig, InstanceId, InstanceNumber, InstanceState, MessageId,
+    MessageRef, Mode, ProviderMessageId,
 };
 use relevo_egress::Egress;
 use relevo_store::Blobs;
 
 use super::admission::{self, MessageChecker, SendRequest};
 use super::directory::{DirectoryEntry, InstanceDirectory, InstanceView};
-use super::supervisor::{InstanceNames, Msg};
+use super::supervisor::{InstanceNames, Msg, OpenProvider};
 use super::{Error, StateView};
 
 /// Handle to all instances. Cheap to clone; reads never wait for an actor.
@@ -35,6 +35,7 @@ pub struct Handle {
     pub(super) media_cache: MediaCache,
     pub(super) sync_wait: Duration,
     pub(super) on_ambiguous: AmbiguousPolicy,
+    pub(super) open_provider: OpenProvider,
 }
 
 /// Outcome of a synchronous send.
@@ -51,31 +52,25 @@ pub enum SyncSendOutcome {
 }
 
 impl Handle {
-    /// Creates an instance. An instance on the Cloud API connects at once.
+    /// Checks that a provider accepts the configuration of an instance.
     ///
     /// # Errors
     ///
-    /// The id is taken, the configuration is invalid, or the record could not be stored.
-    pub async fn create(&self, config: InstanceConfig) -> Result<InstanceView, Error> {
-        self.slot.call(|reply| Msg::Create(Box::new(config), reply)).await?
+    /// A setting is invalid, or this node does not have the provider.
+    pub fn check(&self, config: &InstanceConfig) -> Result<(), Error> {
+        // Creating a client checks the configuration. The number does not matter for that.
+        (self.open_provider)(InstanceNumber::FIRST, config)?;
+        Ok(())
     }
 
-    /// Replaces the configuration of an instance. New credentials resume a paused instance.
+    /// Makes the supervisor follow a record that a commit of another module has created or changed, as at the start of the
+    /// node.
     ///
     /// # Errors
     ///
-    /// The instance does not exist or is being logged out, or the configuration is invalid.
-    pub async fn update(&self, config: InstanceConfig) -> Result<InstanceView, Error> {
-        self.slot.call(|reply| Msg::Update(Box::new(config), reply)).await?
-    }
-
-    /// Deletes an instance with its queue, events and keys.
-    ///
-    /// # Errors
-    ///
-    /// The instance does not exist, or the deletion could not be stored.
-    pub async fn delete(&self, id: InstanceId) -> Result<(), Error> {
-        self.slot.call(|reply| Msg::Delete(id, reply)).await?
+    /// The record could not be read, or the provider refuses the configuration.
+    pub async fn reload(&self, number: InstanceNumber) -> Result<(), Error> {
+        self.slot.call(|reply| Msg::Reload(number, reply)).await?
     }
 
     /// Connects an instance, also if it is paused.

@@ -53,6 +53,7 @@ pub use admission::{MessageChecker, SendRequest};
 pub use directory::{InstanceView, QrCode, StateView};
 pub use handle::{Handle, SyncSendOutcome};
 pub use pairing::{PairingCode, ReadMessage};
+pub use record::{create, exists, mark_deleted, replace_config};
 pub use supervisor::{Arguments, InstanceNames, InstanceSupervisor, Msg};
 
 /// Default settings of instances; the configuration of an instance can replace some of them.

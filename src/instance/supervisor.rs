@@ -1,4 +1,5 @@
-//! The supervisor of all instance actors and the only writer of instance records.
+//! The supervisor of all instance actors. It follows the instance records: `accounts` writes what operators configure,
+//! the supervisor writes the desired states and what the actors report.
 //!
 //! It handles commands from the API, reports from actors and ends of actors, one after another. It never waits for an
 //! actor or for the network.
@@ -18,7 +19,7 @@ use relevo_domain::{
 };
 use relevo_metrics::Metrics;
 use relevo_provider::{self as provider, Provider};
-use relevo_store::{self as store, Store, Tx};
+use relevo_store::{Store, Tx};
 
 use super::actor::{self, Report};
 use super::directory::{DirectoryEntry, InstanceDirectory, InstanceView, StateView};
@@ -30,12 +31,9 @@ type InstanceReply<T> = RpcReplyPort<Result<T, Error>>;
 
 /// Messages to the supervisor.
 pub enum Msg {
-    /// From the API: create an instance and connect it if it uses the Cloud API. Replies after the record is durable.
-    Create(Box<InstanceConfig>, InstanceReply<InstanceView>),
-    /// From the API: replace the configuration. Replies after the record is durable.
-    Update(Box<InstanceConfig>, InstanceReply<InstanceView>),
-    /// From the API: delete the instance. Replies after the deletion is durable; its data is deleted later.
-    Delete(InstanceId, InstanceReply<()>),
+    /// From `accounts`: follow a record that is new, has a new configuration, or is deleted. Replies when the directory is
+    /// published; the data of a deleted instance is deleted later.
+    Reload(InstanceNumber, InstanceReply<()>),
     /// From the API: connect the instance, also when it is paused.
     Connect(InstanceId, InstanceReply<InstanceView>),
     /// From the API: disconnect the instance.
@@ -107,20 +105,22 @@ impl Arguments {
     ) -> (Self, Handle) {
         let publish = Arc::new(watch::Sender::new(Arc::new(InstanceDirectory::default())));
         let names = Arc::new(watch::Sender::new(InstanceNames::default()));
+        let (store, clock) = (shared.store.clone(), shared.clock);
+        let (egress, blobs) = (shared.egress.clone(), shared.blobs.clone());
+        let open: OpenProvider =
+            Arc::new(move |number, config: &InstanceConfig| crate::provider::open(number, config, &shared));
         let handle = Handle {
             slot,
             directory: publish.subscribe(),
             names: names.subscribe(),
             queue: queue.clone(),
-            egress: shared.egress.clone(),
-            blobs: shared.blobs.clone(),
+            egress,
+            blobs,
             media_cache: library,
             sync_wait: options.sync_wait,
             on_ambiguous: policy.on_ambiguous,
+            open_provider: open.clone(),
         };
-        let (store, clock) = (shared.store.clone(), shared.clock);
-        let open =
-            Arc::new(move |number, config: &InstanceConfig| crate::provider::open(number, config, &shared));
         (
             Self {
                 store,
@@ -164,16 +164,9 @@ impl Actor for InstanceSupervisor {
     async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
         let mut state = State { arguments, instances: HashMap::new(), draining: false };
         for (number, record) in record::load(&state.arguments.store)? {
-            if record.wanted == DesiredState::Deleted {
-                state.purge(number, &record);
-                continue;
-            }
             let id = record.config.id.clone();
-            match state.register(number, record) {
-                Ok(()) => state.reconcile(&me, number).await,
-                Err(error) => {
-                    tracing::error!(instance = %id, %error, "instance not loaded, its configuration is invalid; its data stays on the disk");
-                }
+            if let Err(error) = state.follow(&me, number, record).await {
+                tracing::error!(instance = %id, %error, "instance not loaded, its configuration is invalid; its data stays on the disk");
             }
         }
         state.publish_directory();
@@ -188,9 +181,7 @@ impl Actor for InstanceSupervisor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Msg::Create(config, reply) => drop(reply.send(state.create(&me, *config).await)),
-            Msg::Update(config, reply) => drop(reply.send(state.update(&me, *config).await)),
-            Msg::Delete(id, reply) => drop(reply.send(state.delete(&id).await)),
+            Msg::Reload(number, reply) => drop(reply.send(state.reload(&me, number).await)),
             Msg::Connect(id, reply) => {
                 drop(reply.send(state.set_desired_state(&me, &id, DesiredState::Connected, false).await))
             }
@@ -255,13 +246,17 @@ impl State {
         self.arguments.directory.send_replace(Arc::new(directory));
     }
 
-    /// Adds an instance, or replaces its record. Starts nothing.
+    /// Adds an instance, or replaces its record. Stops an actor whose configuration has changed; starts nothing.
     ///
     /// # Errors
     ///
     /// The provider refuses the configuration.
     pub(super) fn register(&mut self, number: InstanceNumber, record: InstanceRecord) -> Result<(), Error> {
         let checker = (self.arguments.open_provider)(number, &record.config)?;
+        let runs_with = self.instances.get(&number).map(|entry| &entry.directory_entry.record.config);
+        if runs_with.is_some_and(|previous| concerns_actor(previous, &record.config)) {
+            self.stop(number, "its configuration changed");
+        }
         let options = &self.arguments.options;
         match self.instances.get_mut(&number) {
             Some(entry) => {
@@ -299,19 +294,19 @@ impl State {
         Ok(())
     }
 
-    /// Stores the record of an instance, then replaces it in memory.
+    /// Changes the stored record of an instance, then replaces it in memory.
     ///
     /// # Errors
     ///
-    /// The commit failed, or the provider refuses the configuration.
-    pub(super) async fn save_record(
+    /// The instance was deleted, the commit failed, or the provider refuses the configuration.
+    pub(super) async fn modify_record(
         &mut self,
         number: InstanceNumber,
-        record: InstanceRecord,
+        change: impl FnOnce(&mut InstanceRecord) + Send + 'static,
     ) -> Result<(), Error> {
-        let bytes = store::encode(&record)?;
-        let write = move |tx: &mut Tx| tx.put(record::record_key(number), bytes);
-        self.arguments.store.write(write).await?;
+        let id = self.entry(number)?.directory_entry.record.config.id.clone();
+        let write = move |tx: &mut Tx| record::modify(tx, number, change);
+        let record = self.arguments.store.write(write).await?.ok_or(Error::Unknown(id))?;
         self.register(number, record)
     }
 
@@ -323,6 +318,11 @@ impl State {
     pub(super) fn entry(&self, number: InstanceNumber) -> Result<&InstanceEntry, Error> {
         self.instances.get(&number).ok_or(Error::Gone(crate::supervisor::ActorUnavailable))
     }
+}
+
+/// Whether a new configuration concerns the running actor. A new name does not, and keeps the connection.
+fn concerns_actor(previous: &InstanceConfig, config: &InstanceConfig) -> bool {
+    InstanceConfig { name: previous.name.clone(), ..config.clone() } != *previous
 }
 
 /// Logs a warning if the instance accepts unsigned webhooks.

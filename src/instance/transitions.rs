@@ -11,7 +11,7 @@ use relevo_provider::LinkedAccount;
 
 use super::actor::Report;
 use super::directory::{QrCode, StateView};
-use super::record::{DesiredState, InstanceRecord};
+use super::record::{DesiredState, InstanceRecord, has_new_credentials};
 use super::supervisor::State;
 
 impl State {
@@ -28,7 +28,7 @@ impl State {
         };
         let record = entry.directory_entry.record.clone();
         match report {
-            Report::Connected(account) => self.on_connected(number, record, account).await,
+            Report::Connected(account) => self.on_connected(number, account).await,
             Report::Connecting(reason, next_attempt_at) => {
                 let view = StateView::new(InstanceState::Connecting, reason);
                 self.set_state(number, StateView { next_attempt_at, ..view }).await;
@@ -39,17 +39,13 @@ impl State {
         }
     }
 
-    async fn on_connected(
-        &mut self,
-        number: InstanceNumber,
-        record: InstanceRecord,
-        account: Option<LinkedAccount>,
-    ) {
-        let (last_connected_at, account) =
-            (Some(self.arguments.clock.now()), account.or(record.account.clone()));
-        if let Err(error) =
-            self.save_record(number, InstanceRecord { last_connected_at, account, ..record }).await
-        {
+    async fn on_connected(&mut self, number: InstanceNumber, account: Option<LinkedAccount>) {
+        let now = self.arguments.clock.now();
+        let change = move |record: &mut InstanceRecord| {
+            record.last_connected_at = Some(now);
+            record.account = account.or(record.account.take());
+        };
+        if let Err(error) = self.modify_record(number, change).await {
             tracing::warn!(%error, "connection time not stored");
         }
         self.publish_directory();
@@ -77,9 +73,8 @@ impl State {
         let data = json!({
             "jid": account.jid, "lid": account.lid, "phone": account.phone(), "name": account.name,
         });
-        if let Err(error) =
-            self.save_record(number, InstanceRecord { account: Some(account), ..record }).await
-        {
+        let change = move |record: &mut InstanceRecord| record.account = Some(account);
+        if let Err(error) = self.modify_record(number, change).await {
             tracing::warn!(%error, "linked account not stored; it is stored when the instance connects");
         }
         self.publish_directory();
@@ -102,10 +97,17 @@ impl State {
         self.stop(number, "WhatsApp rejected it, or pairing ended");
         // The device's keys are deleted, or belong to no account.
         let unlinked = matches!(desired, DesiredState::LoggedOut(_) | DesiredState::Unpaired(_));
-        let account = record.account.clone().filter(|_| !unlinked);
-        let record =
-            InstanceRecord { wanted: desired, account, updated_at: self.arguments.clock.now(), ..record };
-        if let Err(error) = self.save_record(number, record).await {
+        let now = self.arguments.clock.now();
+        let runs_with = record.config;
+        let change = move |record: &mut InstanceRecord| {
+            // WhatsApp has not rejected credentials that replaced those of this actor meanwhile.
+            if has_new_credentials(&runs_with, &record.config) {
+                return;
+            }
+            (record.wanted, record.updated_at) = (desired, now);
+            record.account = record.account.take().filter(|_| !unlinked);
+        };
+        if let Err(error) = self.modify_record(number, change).await {
             tracing::warn!(%error, "desired state not stored; after a restart the instance connects and is stopped again");
         }
         self.publish_directory();

@@ -1,5 +1,5 @@
-//! Changes of endpoints, by operators and (disabling) by the node. Each change is one commit, is then published to
-//! readers, and then restarts or stops the actor of the endpoint.
+//! Changes of endpoints, by operators and (disabling) by the node. Each change reads the record in its own commit, is then
+//! published to readers, and then restarts or stops the actor of the endpoint.
 
 use ractor::ActorRef;
 use serde_json::json;
@@ -9,20 +9,39 @@ use relevo_domain::{EventKind, InstanceNumber};
 use relevo_store::Tx;
 
 use super::endpoint::{
-    DisabledInfo, Endpoint, EndpointConfig, EndpointId, EndpointRuntime, EndpointScope, EndpointUpdate,
-    EndpointView,
+    CheckedConfig, DisabledInfo, Endpoint, EndpointConfig, EndpointId, EndpointRuntime, EndpointScope,
+    EndpointUpdate, EndpointView,
 };
 use super::retry::Failures;
 use super::supervisor::{Msg, State, purge};
 use super::{Error, storage};
 
 impl State {
-    /// Creates the primary endpoint of an instance, or updates it.
+    /// Follows the record of an endpoint that a commit of another module has created, changed or deleted.
+    pub(super) async fn reload(&mut self, me: &ActorRef<Msg>, id: EndpointId) -> Result<(), Error> {
+        match storage::get_endpoint(&self.arguments.shared.store, id)? {
+            Some(endpoint) => self.follow(me, id, endpoint).await?,
+            None if self.endpoints.contains_key(&id) => self.finish_deletion(id),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Runs an endpoint as its new record requires.
+    async fn follow(&mut self, me: &ActorRef<Msg>, id: EndpointId, endpoint: Endpoint) -> Result<(), Error> {
+        self.register(id, endpoint)?;
+        self.restart(me, id, "endpoint changed").await;
+        self.publish();
+        Ok(())
+    }
+
+    /// Creates the primary endpoint of an instance, or updates it. `keeps_secret`: an existing one keeps its secret.
     pub(super) async fn set_primary(
         &mut self,
         me: &ActorRef<Msg>,
         instance: InstanceNumber,
-        config: EndpointConfig,
+        config: CheckedConfig,
+        keeps_secret: bool,
     ) -> Result<EndpointView, Error> {
         let scope = EndpointScope::Instance(instance);
         let is_primary =
@@ -31,10 +50,10 @@ impl State {
         match primary.map(|entry| entry.runtime.id) {
             None => self.create(me, scope, true, config).await,
             Some(id) => {
-                let EndpointConfig { url, secret, events, enabled } = config;
+                let EndpointConfig { url, secret, events, enabled } = config.0;
                 let update = EndpointUpdate {
                     url: Some(url),
-                    secret: Some(secret),
+                    secret: (!keeps_secret).then_some(secret),
                     events: Some(events),
                     enabled: Some(enabled),
                 };
@@ -49,7 +68,7 @@ impl State {
         me: &ActorRef<Msg>,
         scope: EndpointScope,
         primary: bool,
-        config: EndpointConfig,
+        CheckedConfig(config): CheckedConfig,
     ) -> Result<EndpointView, Error> {
         let limit = self.arguments.shared.options.max_endpoints;
         let existing = self.endpoints.values().filter(|entry| entry.runtime.endpoint.scope == scope).count();
@@ -63,19 +82,9 @@ impl State {
             EndpointScope::All => shared.instances.borrow().iter().map(|(instance, _)| *instance).collect(),
         };
         let record = endpoint.clone();
-        let write = move |tx: &mut Tx| {
-            storage::put_endpoint(tx, id, &record)?;
-            for instance in instances {
-                // Events that are appended meanwhile are delivered.
-                let tail = events::last_sequence(&shared.store, instance)?;
-                storage::move_cursor(tx, id, instance, tail)?;
-            }
-            Ok(())
-        };
+        let write = move |tx: &mut Tx| storage::create_endpoint(tx, &shared.store, id, &record, &instances);
         self.arguments.shared.store.write(write).await?;
-        self.register(id, endpoint)?;
-        self.start(me, id).await;
-        self.publish();
+        self.follow(me, id, endpoint).await?;
         tracing::info!(endpoint = %id, ?scope, "webhook endpoint created");
         Ok(self.entry(id)?.runtime.view())
     }
@@ -87,24 +96,23 @@ impl State {
         id: EndpointId,
         update: EndpointUpdate,
     ) -> Result<EndpointView, Error> {
-        let entry = self.entry(id)?;
-        let endpoint = entry.runtime.endpoint.with_update(update, self.arguments.shared.clock.now());
-        let record = endpoint.clone();
+        let now = self.arguments.shared.clock.now();
         let write = move |tx: &mut Tx| {
-            storage::put_endpoint(tx, id, &record)?;
-            storage::reset_cursors(tx, id)
+            let endpoint = storage::modify_endpoint(tx, id, |endpoint| endpoint.with_update(update, now))?;
+            if endpoint.is_some() {
+                storage::reset_cursors(tx, id)?;
+            }
+            Ok(endpoint)
         };
-        self.arguments.shared.store.write(write).await?;
-        self.register(id, endpoint)?;
-        self.restart(me, id, "endpoint updated").await;
-        self.publish();
+        let endpoint = self.arguments.shared.store.write(write).await?.ok_or(Error::Unknown(id))?;
+        self.follow(me, id, endpoint).await?;
         Ok(self.entry(id)?.runtime.view())
     }
 
     /// Deletes an endpoint.
     pub(super) async fn delete(&mut self, id: EndpointId) -> Result<(), Error> {
         self.entry(id)?;
-        self.arguments.shared.store.write(move |tx| storage::delete_endpoint(tx, id)).await?;
+        self.arguments.shared.store.write(move |tx| storage::delete_endpoints(tx, &[id])).await?;
         self.finish_deletion(id);
         Ok(())
     }
@@ -137,12 +145,10 @@ impl State {
         Ok(())
     }
 
-    /// Deletes the endpoints of an instance, and the cursors and parked events of other endpoints for it.
-    pub(super) async fn delete_instance(&mut self, instance: InstanceNumber) -> Result<(), Error> {
+    /// Stops the endpoints of a deleted instance, whose records are deleted. A task deletes their cursors and parked events,
+    /// and those of other endpoints for the instance.
+    pub(super) fn forget_instance(&mut self, instance: InstanceNumber) {
         let (own, shared) = (self.ids_of(EndpointScope::Instance(instance)), self.ids_of(EndpointScope::All));
-        let deleted = own.clone();
-        let delete = move |tx: &mut Tx| deleted.iter().try_for_each(|&id| storage::delete_endpoint(tx, id));
-        self.arguments.shared.store.write(delete).await?;
         own.into_iter().for_each(|id| self.finish_deletion(id));
         let store = self.arguments.shared.store.clone();
         tokio::spawn(async move {
@@ -150,7 +156,6 @@ impl State {
                 purge(&store, id, Some(instance)).await;
             }
         });
-        Ok(())
     }
 
     fn ids_of(&self, scope: EndpointScope) -> Vec<EndpointId> {
@@ -167,10 +172,9 @@ impl State {
         failures: Failures,
     ) -> Result<(), Error> {
         let now = self.arguments.shared.clock.now();
-        let mut endpoint = self.entry(id)?.runtime.endpoint.clone();
         let data = json!({
             "endpoint_id": id.to_string(),
-            "host": endpoint.url.host_str(),
+            "host": self.entry(id)?.runtime.endpoint.url.host_str(),
             "reason": failures.error,
             "failing_since": failures.since.seconds(),
             "attempts": failures.attempts,
@@ -178,13 +182,15 @@ impl State {
         let event = Event { kind: EventKind::WebhookDisabled, at: now, data };
         tracing::error!(endpoint = %id, cause = failures.error, attempts = failures.attempts,
             "webhook endpoint disabled after repeated failures; its backlog is kept");
-        endpoint.disabled = Some(DisabledInfo { at: now, reason: failures.error });
-        let record = endpoint.clone();
+        let disabled = Some(DisabledInfo { at: now, reason: failures.error });
         let write = move |tx: &mut Tx| {
-            storage::put_endpoint(tx, id, &record)?;
-            events::append(tx, instance, &event)
+            let endpoint = storage::modify_endpoint(tx, id, |endpoint| Endpoint { disabled, ..endpoint })?;
+            if endpoint.is_some() {
+                events::append(tx, instance, &event)?;
+            }
+            Ok(endpoint)
         };
-        self.arguments.shared.store.write(write).await?;
+        let endpoint = self.arguments.shared.store.write(write).await?.ok_or(Error::Unknown(id))?;
         self.register(id, endpoint)?;
         self.stop(id, "endpoint disabled");
         self.publish();

@@ -95,6 +95,18 @@ pub struct EndpointConfig {
     pub enabled: bool,
 }
 
+impl EndpointConfig {
+    /// An enabled endpoint for all events, without a secret.
+    pub fn for_all_events(url: Url) -> Self {
+        Self { url, secret: None, events: Events::All, enabled: true }
+    }
+}
+
+/// A configuration whose URL leads to a permitted address and whose secret is a valid key.
+/// [`Handle::check`](super::Handle::check) makes it.
+#[derive(Debug, Clone)]
+pub struct CheckedConfig(pub(super) EndpointConfig);
+
 /// A change of an endpoint. Fields with `None` stay unchanged.
 #[derive(Debug, Clone, Default)]
 pub struct EndpointUpdate {

@@ -13,9 +13,11 @@ use relevo_store::{self as store, Store};
 
 use super::Error;
 use super::endpoint::{
-    EndpointConfig, EndpointId, EndpointRuntime, EndpointScope, EndpointUpdate, EndpointView, check_url,
+    CheckedConfig, EndpointConfig, EndpointId, EndpointRuntime, EndpointScope, EndpointUpdate, EndpointView,
+    check_url,
 };
 use super::health::{EndpointTotals, WebhookCounts};
+use super::primary::PrimaryChange;
 use super::retry::DeliveryOutcome;
 use super::signature::Signer;
 use super::storage::{self, EventRef, ParkReason};
@@ -84,14 +86,63 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// The URL or the secret is refused, or the store failed.
+    /// There are too many endpoints, or the store failed.
     pub async fn set_primary(
         &self,
         instance: InstanceNumber,
-        config: EndpointConfig,
+        config: CheckedConfig,
+        keeps_secret: bool,
     ) -> Result<EndpointView, Error> {
-        self.check(Some(&config.url), config.secret.as_ref()).await?;
-        self.slot.call(|reply| Msg::SetPrimary(instance, Box::new(config), reply)).await?
+        self.slot.call(|reply| Msg::SetPrimary(instance, Box::new(config), keeps_secret, reply)).await?
+    }
+
+    /// Decides how the primary endpoint of an instance gets the URL of `config`, or is deleted; `None` if nothing changes. A
+    /// new endpoint has the rest of `config`, too. A new instance has no number yet and no endpoint.
+    ///
+    /// # Errors
+    ///
+    /// There are too many endpoints.
+    pub fn plan_primary(
+        &self,
+        instance: Option<InstanceNumber>,
+        config: Option<CheckedConfig>,
+    ) -> Result<Option<PrimaryChange>, Error> {
+        let primary = instance.and_then(|instance| self.primary_of(instance));
+        Ok(match (primary, config) {
+            (None, None) => None,
+            (Some(primary), None) => Some(PrimaryChange::Delete(primary.id)),
+            (Some(primary), Some(config)) if primary.endpoint.url == config.0.url => None,
+            (Some(primary), Some(config)) => Some(PrimaryChange::SetUrl(primary.id, config)),
+            (None, Some(config)) => {
+                let existing =
+                    instance.map_or(0, |instance| self.list(Some(EndpointScope::Instance(instance))).len());
+                let limit = self.shared.options.max_endpoints;
+                if existing >= limit {
+                    return Err(Error::TooMany { limit });
+                }
+                Some(PrimaryChange::Create(config))
+            }
+        })
+    }
+
+    /// Makes the supervisor follow the record of an endpoint that a commit of another module has created, changed or
+    /// deleted, as at the start of the node.
+    ///
+    /// # Errors
+    ///
+    /// The record could not be read.
+    pub async fn reload(&self, id: EndpointId) -> Result<(), Error> {
+        self.slot.call(|reply| Msg::Reload(id, reply)).await?
+    }
+
+    /// Makes the supervisor follow the deletion of an instance and of its endpoints: deletes their cursors and parked
+    /// events, and those of other endpoints for the instance.
+    ///
+    /// # Errors
+    ///
+    /// The supervisor does not run.
+    pub async fn forget_instance(&self, instance: InstanceNumber) -> Result<(), Error> {
+        self.slot.call(|reply| Msg::ForgetInstance(instance, reply)).await?
     }
 
     /// The primary endpoint of an instance, if there is one.
@@ -115,9 +166,8 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// The URL or the secret is refused, there are too many endpoints, or the store failed.
-    pub async fn create(&self, scope: EndpointScope, config: EndpointConfig) -> Result<EndpointView, Error> {
-        self.check(Some(&config.url), config.secret.as_ref()).await?;
+    /// There are too many endpoints, or the store failed.
+    pub async fn create(&self, scope: EndpointScope, config: CheckedConfig) -> Result<EndpointView, Error> {
         self.slot.call(|reply| Msg::Create(scope, Box::new(config), reply)).await?
     }
 
@@ -146,7 +196,7 @@ impl Handle {
     ///
     /// It does not exist, the URL or the secret is refused, or the store failed.
     pub async fn update(&self, id: EndpointId, update: EndpointUpdate) -> Result<EndpointView, Error> {
-        self.check(update.url.as_ref(), update.secret.as_ref().and_then(Option::as_ref)).await?;
+        self.check_parts(update.url.as_ref(), update.secret.as_ref().and_then(Option::as_ref)).await?;
         self.slot.call(|reply| Msg::Update(id, Box::new(update), reply)).await?
     }
 
@@ -166,15 +216,6 @@ impl Handle {
     /// As [`update`](Self::update).
     pub async fn enable(&self, id: EndpointId) -> Result<EndpointView, Error> {
         self.update(id, EndpointUpdate { enabled: Some(true), ..EndpointUpdate::default() }).await
-    }
-
-    /// Deletes the endpoints of a deleted instance, and the cursors and parked events of other endpoints for it.
-    ///
-    /// # Errors
-    ///
-    /// The store failed.
-    pub async fn delete_instance(&self, instance: InstanceNumber) -> Result<(), Error> {
-        self.slot.call(|reply| Msg::DeleteInstance(instance, reply)).await?
     }
 
     /// Up to `limit` (at most 100) parked events of an endpoint after `after`.
@@ -323,13 +364,15 @@ impl Handle {
         self.slot.call(|reply| Msg::Rewind(id, cursors, reply)).await?
     }
 
-    /// Checks that an endpoint may have this URL.
+    /// Checks that an endpoint may have this configuration: its URL leads to a permitted address, and its secret is a valid
+    /// key.
     ///
     /// # Errors
     ///
-    /// The URL is refused; the error contains the reason.
-    pub async fn check_url(&self, url: &url::Url) -> Result<(), Error> {
-        self.check(Some(url), None).await
+    /// The URL or the secret is refused; the error contains the reason.
+    pub async fn check(&self, config: EndpointConfig) -> Result<CheckedConfig, Error> {
+        self.check_parts(Some(&config.url), config.secret.as_ref()).await?;
+        Ok(CheckedConfig(config))
     }
 
     /// The backlog of an endpoint.
@@ -393,7 +436,7 @@ impl Handle {
     }
 
     /// Checks that a URL leads to a permitted address, and that a secret is a valid key.
-    async fn check(&self, url: Option<&url::Url>, secret: Option<&Secret>) -> Result<(), Error> {
+    async fn check_parts(&self, url: Option<&url::Url>, secret: Option<&Secret>) -> Result<(), Error> {
         if let Some(secret) = secret.filter(|secret| !secret.is_empty()) {
             Signer::new(secret)?;
         }

@@ -17,6 +17,7 @@ mod endpoint;
 mod handle;
 mod health;
 mod log_reader;
+mod primary;
 mod retry;
 mod signature;
 mod storage;
@@ -35,12 +36,13 @@ use relevo_store as store;
 pub use crate::events::EventFilter as Events;
 pub use delivery_status::{DeliveryState, DeliveryView, EventDelivery, EventDeliveryPage};
 pub use endpoint::{
-    DisabledInfo, EndpointConfig, EndpointId, EndpointScope, EndpointUpdate, EndpointView, FailuresView,
-    SECRET_MASK,
+    CheckedConfig, DisabledInfo, EndpointConfig, EndpointId, EndpointScope, EndpointUpdate, EndpointView,
+    FailuresView, SECRET_MASK,
 };
 pub use handle::{Handle, Lag, ParkedView, ReplayFrom, ReplayOutcome};
 pub use health::{EndpointTotals, WebhookCounts};
-pub use storage::{EventRef, ParkReason};
+pub use primary::PrimaryChange;
+pub use storage::{EventRef, ParkReason, delete_endpoints, endpoints_of_instances};
 pub use supervisor::{Arguments, InstanceIds, Msg, WebhookSupervisor};
 
 /// Options of deliveries.

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::events;
 use relevo_domain::{InstanceNumber, Timestamp};
 use relevo_store::{self as store, Error, Key, Space, Store, Tx};
 
@@ -109,14 +110,69 @@ pub(super) fn load(store: &Store) -> Result<Vec<(EndpointId, Endpoint)>, Error> 
     Ok(found)
 }
 
-/// Stores an endpoint.
-pub(super) fn put_endpoint(tx: &mut Tx, id: EndpointId, endpoint: &Endpoint) -> Result<(), Error> {
-    tx.put(endpoint_key(id), store::encode(endpoint)?)
+/// The stored record of an endpoint.
+pub(super) fn get_endpoint(store: &Store, id: EndpointId) -> Result<Option<Endpoint>, Error> {
+    store.get(&endpoint_key(id))?.map(|bytes| store::decode(&bytes)).transpose()
 }
 
-/// Deletes the record of an endpoint; [`purge`] deletes its cursors and parked events.
-pub(super) fn delete_endpoint(tx: &mut Tx, id: EndpointId) -> Result<(), Error> {
-    tx.delete(endpoint_key(id))
+/// Stores a new endpoint, with a cursor at the end of the log of each of `instances`.
+pub(super) fn create_endpoint(
+    tx: &mut Tx,
+    store: &Store,
+    id: EndpointId,
+    endpoint: &Endpoint,
+    instances: &[InstanceNumber],
+) -> Result<(), Error> {
+    put_endpoint(tx, id, endpoint)?;
+    for &instance in instances {
+        // Events that are appended meanwhile are delivered.
+        let tail = events::last_sequence(store, instance)?;
+        move_cursor(tx, id, instance, tail)?;
+    }
+    Ok(())
+}
+
+/// Changes the record of an endpoint and returns it; `None` if the endpoint was deleted.
+pub(super) fn modify_endpoint(
+    tx: &mut Tx,
+    id: EndpointId,
+    change: impl FnOnce(Endpoint) -> Endpoint,
+) -> Result<Option<Endpoint>, Error> {
+    let Some(bytes) = tx.get(&endpoint_key(id))? else { return Ok(None) };
+    let endpoint = change(store::decode(&bytes)?);
+    put_endpoint(tx, id, &endpoint)?;
+    Ok(Some(endpoint))
+}
+
+/// The endpoints of single instances.
+///
+/// # Errors
+///
+/// The store could not be read, or a record could not be decoded.
+pub fn endpoints_of_instances(tx: &Tx) -> Result<Vec<(EndpointId, InstanceNumber)>, Error> {
+    let all = Key::new(Space::Endpoint);
+    let mut found = Vec::new();
+    for entry in tx.range(&all, &all.clone().after_prefix()) {
+        let key = Key::from(entry?.0);
+        let (Some(id), Some(bytes)) = (endpoint_id_of_key(key.as_slice()), tx.get(&key)?) else { continue };
+        let endpoint: Endpoint = store::decode(&bytes)?;
+        found.extend(endpoint.scope.instance().map(|instance| (id, instance)));
+    }
+    Ok(found)
+}
+
+/// Deletes the records of endpoints. After the commit, pass the instance whose endpoints they were to
+/// [`Handle::forget_instance`](super::Handle::forget_instance); it deletes their cursors and parked events.
+///
+/// # Errors
+///
+/// The store could not be read.
+pub fn delete_endpoints(tx: &mut Tx, ids: &[EndpointId]) -> Result<(), Error> {
+    ids.iter().try_for_each(|&id| tx.delete(endpoint_key(id)))
+}
+
+fn put_endpoint(tx: &mut Tx, id: EndpointId, endpoint: &Endpoint) -> Result<(), Error> {
+    tx.put(endpoint_key(id), store::encode(endpoint)?)
 }
 
 /// The cursor of a new stream. For an instance that is newer than the endpoint it is before the first event. `None` if the

@@ -1,4 +1,5 @@
-//! The supervisor of the endpoint actors. It is the only writer of endpoints.
+//! The supervisor of the endpoint actors. It follows the records of endpoints, which `accounts` creates, changes and deletes
+//! together with their instances, and writes all other changes of endpoints.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use relevo_store::Store;
 use super::actor::{self, EndpointActor};
 use super::delivery::Deliverer;
 use super::endpoint::{
-    Endpoint, EndpointConfig, EndpointId, EndpointRuntime, EndpointScope, EndpointUpdate, EndpointView,
+    CheckedConfig, Endpoint, EndpointId, EndpointRuntime, EndpointScope, EndpointUpdate, EndpointView,
 };
 use super::health::EndpointHealth;
 use super::retry::Failures;
@@ -39,18 +40,20 @@ const RESTART_MAX_DELAY: Duration = Duration::from_secs(30);
 
 /// Messages of the supervisor. The replies to handles follow the commit of their change.
 pub enum Msg {
-    /// Sets the primary endpoint of an instance.
-    SetPrimary(InstanceNumber, Box<EndpointConfig>, Reply<EndpointView>),
+    /// From `accounts`: follow the record of an endpoint that is new, changed or deleted.
+    Reload(EndpointId, Reply<()>),
+    /// Sets the primary endpoint of an instance; an existing one keeps its secret if this is true.
+    SetPrimary(InstanceNumber, Box<CheckedConfig>, bool, Reply<EndpointView>),
     /// Creates an endpoint.
-    Create(EndpointScope, Box<EndpointConfig>, Reply<EndpointView>),
+    Create(EndpointScope, Box<CheckedConfig>, Reply<EndpointView>),
     /// Changes an endpoint.
     Update(EndpointId, Box<EndpointUpdate>, Reply<EndpointView>),
     /// Deletes an endpoint.
     Delete(EndpointId, Reply<()>),
     /// Moves the cursors of an endpoint to these sequences.
     Rewind(EndpointId, Vec<(InstanceNumber, u64)>, Reply<()>),
-    /// Deletes the endpoints of a deleted instance.
-    DeleteInstance(InstanceNumber, Reply<()>),
+    /// From `accounts`: the instance and its endpoints were deleted.
+    ForgetInstance(InstanceNumber, Reply<()>),
     /// From the stopping node: reply when no attempt is in flight.
     Drain(RpcReplyPort<()>),
     /// From the actor of an endpoint, with its incarnation: the endpoint must be disabled.
@@ -153,8 +156,9 @@ impl Actor for WebhookSupervisor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Msg::SetPrimary(instance, config, reply) => {
-                drop(reply.send(state.set_primary(&me, instance, *config).await));
+            Msg::Reload(id, reply) => drop(reply.send(state.reload(&me, id).await)),
+            Msg::SetPrimary(instance, config, keeps_secret, reply) => {
+                drop(reply.send(state.set_primary(&me, instance, *config, keeps_secret).await));
             }
             Msg::Create(scope, config, reply) => {
                 drop(reply.send(state.create(&me, scope, false, *config).await));
@@ -162,7 +166,10 @@ impl Actor for WebhookSupervisor {
             Msg::Update(id, update, reply) => drop(reply.send(state.update(&me, id, *update).await)),
             Msg::Delete(id, reply) => drop(reply.send(state.delete(id).await)),
             Msg::Rewind(id, cursors, reply) => drop(reply.send(state.rewind(&me, id, cursors).await)),
-            Msg::DeleteInstance(instance, reply) => drop(reply.send(state.delete_instance(instance).await)),
+            Msg::ForgetInstance(instance, reply) => {
+                state.forget_instance(instance);
+                drop(reply.send(Ok(())));
+            }
             Msg::Drain(reply) => state.drain(reply),
             Msg::DisableEndpoint(id, incarnation, instance, DisableCause(failures)) => {
                 if state.is_current(id, incarnation)

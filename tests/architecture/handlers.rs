@@ -33,6 +33,23 @@ fn handlers_name_the_access_they_require() {
     }
 }
 
+/// A handler that changes an instance or its webhook makes one call: `accounts` decides, so a crash cannot separate two
+/// halves of a change.
+#[test]
+fn handlers_of_accounts_make_one_call() {
+    let instances = ["create", "update", "delete", "webhook"].map(|verb| format!("instances/{verb}"));
+    for route in instances.into_iter().chain(["webhooks/create".to_owned()]) {
+        let path = format!("src/http/routes/{route}.rs");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains("services.accounts."), "{path}: call accounts");
+        for function in text.split("async fn ").skip(1) {
+            let (name, _) = function.split_once('(').unwrap();
+            let calls = function.matches(".services.").count();
+            assert!(calls <= 1, "{path}: {name} makes {calls} calls; make one use case of accounts");
+        }
+    }
+}
+
 /// A handler of a route: its `#[utoipa::path(…)]` and its signature.
 struct Handler {
     place: String,

@@ -111,6 +111,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "events",
         ],
     ),
+    ("accounts", &["relevo_domain", "relevo_clock", "relevo_store", "supervisor", "instance", "webhook"]),
     (
         "http",
         &[
@@ -126,6 +127,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "instance",
             "bulk",
             "webhook",
+            "accounts",
         ],
     ),
     (
@@ -170,6 +172,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "instance",
             "bulk",
             "webhook",
+            "accounts",
             "http",
             "config",
         ],

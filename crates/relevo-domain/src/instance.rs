@@ -136,8 +136,6 @@ pub struct InstanceConfig {
     pub name: Option<String>,
     /// The API that it uses, with its settings.
     pub provider: ProviderConfig,
-    /// Address of its primary webhook endpoint.
-    pub webhook_url: Option<Url>,
     /// Rate limit for sending; the provider's default when unset.
     pub rate_limit: Option<RateLimit>,
     /// Number of messages that may be in flight at once, each in a different lane.

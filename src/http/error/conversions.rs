@@ -1,12 +1,28 @@
 //! The errors of the core modules as [`ApiError`]s.
 
 use super::ApiError;
-use crate::{address_book, bulk, events, inbound, instance, media, queue, relay, suppression, webhook};
+use crate::{
+    accounts, address_book, bulk, events, inbound, instance, media, queue, relay, suppression, webhook,
+};
 use relevo_domain::{ErrorKind, ValidationError};
 
 impl From<ValidationError> for ApiError {
     fn from(invalid: ValidationError) -> Self {
         Self::new(ErrorKind::Invalid, invalid.to_string()).with_field(invalid.field)
+    }
+}
+
+impl From<accounts::Error> for ApiError {
+    fn from(error: accounts::Error) -> Self {
+        match error {
+            accounts::Error::Invalid(invalid) => invalid.into(),
+            accounts::Error::WebhookUrl(error) if error.kind() == ErrorKind::Invalid => {
+                Self::from(error).with_field("webhook_url")
+            }
+            accounts::Error::WebhookUrl(error) | accounts::Error::Webhook(error) => error.into(),
+            accounts::Error::Instance(error) => error.into(),
+            error => Self::from_kind(error.kind(), &error),
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::queue::MessageView;
 use crate::queue::tests::fixture::TestQueue;
 use crate::retry::{self, RetrySupervisor};
 use crate::supervisor::ActorSlot;
-use crate::{events, inbound};
+use crate::{events, inbound, instance};
 use relevo_clock::Clock;
 use relevo_domain::{
     Class, Content, Failure, InboundMessage, InstanceConfig, InstanceId, InstanceNumber, InstanceState,
@@ -29,7 +29,7 @@ use relevo_provider::{
     CheckError, ConnectionEvent, DirectClient, LinkEvent, LinkedAccount, LinkedOptions, LinkedProvider,
     LoginGate, MarkReadRequest, MediaStream, PairCode, Provider, ProviderResources, RemoteMedia,
 };
-use relevo_store::{Blobs, DataFolder};
+use relevo_store::{Blobs, DataFolder, Tx};
 
 pub const SECOND: Duration = Duration::from_secs(1);
 
@@ -182,8 +182,17 @@ impl InstanceFixture {
     /// Creates an instance with this rate limit.
     pub async fn create_at(&self, name: &str, rate: RateLimit) -> (InstanceId, InstanceNumber) {
         let id: InstanceId = name.parse().unwrap();
-        let view = self.instances.create(config(id.clone(), rate)).await.unwrap();
-        (id, view.number)
+        let (config, now) = (config(id.clone(), rate), self.bench.clock.now());
+        let create = move |tx: &mut Tx| instance::create(tx, config, now);
+        let number = self.bench.store.write(create).await.unwrap().unwrap();
+        self.instances.reload(number).await.unwrap();
+        (id, number)
+    }
+
+    /// Deletes an instance.
+    pub async fn delete(&self, number: InstanceNumber) {
+        self.bench.store.write(move |tx| instance::mark_deleted(tx, number)).await.unwrap();
+        self.instances.reload(number).await.unwrap();
     }
 
     /// Creates an instance and connects it.
@@ -341,7 +350,6 @@ fn config(id: InstanceId, rate: RateLimit) -> InstanceConfig {
         id,
         name: None,
         provider: ProviderConfig::LinkedDevice(LinkedDeviceSettings::default()),
-        webhook_url: None,
         rate_limit: Some(rate),
         workers: None,
         on_ambiguous: None,

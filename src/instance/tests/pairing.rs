@@ -167,7 +167,7 @@ async fn deleted_instance_is_unlinked_even_when_whatsapp_is_unreachable() {
     world.instances.disconnect(id.clone()).await.unwrap();
     world.wait_for_disconnect(number).await;
     assert_eq!(world.instances.get(&id).unwrap().account, Some(account()), "the link is kept");
-    world.instances.delete(id.clone()).await.unwrap();
+    world.delete(number).await;
     world.wait_for_connections(2).await;
     world.advance(21 * SECOND).await;
     super::fixture::eventually("the device to be unlinked", || {

@@ -1,7 +1,9 @@
 //! Administration of endpoints.
 
 use super::fixture::*;
-use crate::webhook::{EndpointConfig, EndpointScope, EndpointUpdate, Error, Events, Options, SECRET_MASK};
+use crate::webhook::{
+    EndpointConfig, EndpointScope, EndpointUpdate, Error, Events, Options, SECRET_MASK, delete_endpoints,
+};
 use relevo_domain::{ErrorKind, EventKind, Secret};
 use relevo_store::{Key, Space};
 
@@ -11,12 +13,12 @@ async fn replaced_primary_endpoint_keeps_its_backlog() {
     let (wrong, right) = (StubReceiver::with_status(500).await, StubReceiver::with_status(200).await);
     assert!(fixture.handle.primary(ONE).is_none());
     assert!(!fixture.handle.remove_primary(ONE).await.unwrap());
-    let first = fixture.handle.set_primary(ONE, config(&wrong.url)).await.unwrap();
+    let first = fixture.set_primary(config(&wrong.url)).await.unwrap();
     assert_eq!((first.secret, first.primary), (Some(SECRET_MASK), true));
     fixture.append(ONE, EventKind::Message, 1..=2).await;
     wrong.wait_until("a failure", |attempts| !attempts.is_empty()).await;
 
-    let second = fixture.handle.set_primary(ONE, config(&right.url)).await.unwrap();
+    let second = fixture.set_primary(config(&right.url)).await.unwrap();
     assert_eq!((second.id, second.created_at), (first.id, first.created_at));
     right.wait_until("the backlog", |attempts| attempts.len() >= 2).await;
     assert_eq!(right.numbers(), [1, 2]);
@@ -35,7 +37,7 @@ async fn urls_and_secrets_are_validated_on_creation() {
     let fixture = WebhookFixture::with_options(fast_options(), false).await;
     for url in ["http://127.0.0.1:9/", "http://169.254.169.254/", "ftp://example.com/", "http://u:p@8.8.8.8/"]
     {
-        let error = fixture.handle.set_primary(ONE, config(&url.parse().unwrap())).await.unwrap_err();
+        let error = fixture.set_primary(config(&url.parse().unwrap())).await.unwrap_err();
         assert!(matches!(error, Error::Url(_)), "{url}: {error}");
         assert_eq!(error.kind(), ErrorKind::Invalid, "{url}");
     }
@@ -43,7 +45,7 @@ async fn urls_and_secrets_are_validated_on_creation() {
         secret: Some(Secret::new("whsec_***")),
         ..config(&"http://8.8.8.8/".parse().unwrap())
     };
-    let error = fixture.handle.create(EndpointScope::All, bad).await.unwrap_err();
+    let error = fixture.create(EndpointScope::All, bad).await.unwrap_err();
     assert_eq!(error.invalid().unwrap().field, "secret");
     assert!(fixture.handle.list(None).is_empty());
 }
@@ -85,7 +87,8 @@ async fn deleted_instance_deletes_its_endpoints_and_cursors() {
     receiver.wait_until("both endpoints are at the end", both).await;
 
     fixture.remove_instance(ONE);
-    fixture.handle.delete_instance(ONE).await.unwrap();
+    fixture.store.write(move |tx| delete_endpoints(tx, &[own])).await.unwrap();
+    fixture.handle.forget_instance(ONE).await.unwrap();
     let mut left: Vec<_> = fixture.handle.list(None).iter().map(|view| view.id).collect();
     left.sort();
     let mut expected = vec![of_all, others];
@@ -144,7 +147,7 @@ async fn endpoints_are_limited_per_scope() {
     {
         fixture.endpoint(scope, &receiver).await;
     }
-    let error = fixture.handle.create(EndpointScope::All, config(&receiver.url)).await.unwrap_err();
+    let error = fixture.create(EndpointScope::All, config(&receiver.url)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
     fixture.endpoint(EndpointScope::Instance(two()), &receiver).await;
     assert_eq!(fixture.handle.list(Some(EndpointScope::All)).len(), 2);

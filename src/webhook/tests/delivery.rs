@@ -49,7 +49,7 @@ async fn an_endpoint_without_a_secret_signs_nothing() {
     let fixture = WebhookFixture::new(fast_options()).await;
     let receiver = StubReceiver::with_status(204).await;
     let plain = EndpointConfig { secret: Some(Secret::new("")), ..config(&receiver.url) };
-    let view = fixture.handle.set_primary(ONE, plain).await.unwrap();
+    let view = fixture.set_primary(plain).await.unwrap();
     assert_eq!(view.secret, None);
     fixture.append(ONE, EventKind::Message, 1..=1).await;
     let attempts = receiver.wait_until("one", |attempts| !attempts.is_empty()).await;
@@ -66,7 +66,7 @@ async fn endpoint_receives_only_its_event_kinds() {
     for (receiver, name) in [(&some, "message"), (&raw, "raw")] {
         let events = Events::parse(vec![name.to_owned()]).unwrap();
         let config = EndpointConfig { events, ..config(&receiver.url) };
-        fixture.handle.create(EndpointScope::All, config).await.unwrap();
+        fixture.create(EndpointScope::All, config).await.unwrap();
     }
     for n in 1..=60 {
         let kind = match n % 3 {
@@ -148,7 +148,7 @@ async fn trimmed_events_are_reported_as_a_gap() {
     let receiver = StubReceiver::with_status(200).await;
     let only_messages = Events::parse(vec!["message".to_owned()]).unwrap();
     let config = EndpointConfig { events: only_messages, ..config(&receiver.url) };
-    let id = fixture.handle.create(EndpointScope::Instance(ONE), config).await.unwrap().id;
+    let id = fixture.create(EndpointScope::Instance(ONE), config).await.unwrap().id;
     let enable = async |enabled| {
         let update = EndpointUpdate { enabled: Some(enabled), ..EndpointUpdate::default() };
         fixture.handle.update(id, update).await.unwrap();

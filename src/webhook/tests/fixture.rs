@@ -17,8 +17,8 @@ use url::Url;
 use crate::events::{self, Event};
 use crate::supervisor::ActorSlot;
 use crate::webhook::{
-    Arguments, EndpointConfig, EndpointId, EndpointScope, EndpointView, Events, Handle, InstanceIds, Lag,
-    Msg, Options, WebhookSupervisor,
+    Arguments, EndpointConfig, EndpointId, EndpointScope, EndpointView, Error, Events, Handle, InstanceIds,
+    Lag, Msg, Options, WebhookSupervisor,
 };
 use relevo_clock::Clock;
 use relevo_domain::{EventKind, InstanceNumber, Secret, Timestamp};
@@ -142,7 +142,15 @@ impl WebhookFixture {
     }
 
     pub async fn endpoint(&self, scope: EndpointScope, receiver: &StubReceiver) -> EndpointView {
-        self.handle.create(scope, config(&receiver.url)).await.unwrap()
+        self.create(scope, config(&receiver.url)).await.unwrap()
+    }
+
+    pub async fn create(&self, scope: EndpointScope, config: EndpointConfig) -> Result<EndpointView, Error> {
+        self.handle.create(scope, self.handle.check(config).await?).await
+    }
+
+    pub async fn set_primary(&self, config: EndpointConfig) -> Result<EndpointView, Error> {
+        self.handle.set_primary(ONE, self.handle.check(config).await?, false).await
     }
 }
 

@@ -3,7 +3,6 @@
 use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
-use url::Url;
 
 use super::{
     CloudApiSettings, InstanceConfig, LinkedDeviceSettings, ProviderConfig, ProviderKind, RateLimit, Secret,
@@ -11,6 +10,9 @@ use super::{
 use crate::{AmbiguousPolicy, InstanceId, ValidationError};
 
 /// An [`InstanceConfig`] as records contain it. Names and types of the fields are part of the format of the data folder.
+///
+/// Earlier binaries also wrote `webhook_url`, a copy of the URL of the primary webhook endpoint that a change or deletion of
+/// the endpoint did not update. It is ignored: the endpoint's own record is right.
 #[derive(Serialize, Deserialize)]
 pub(super) struct StoredInstanceConfig {
     id: InstanceId,
@@ -21,8 +23,6 @@ pub(super) struct StoredInstanceConfig {
     cloud_api: Option<CloudApiSettings>,
     #[serde(default)]
     linked_device: Option<StoredLinkedDevice>,
-    #[serde(default)]
-    webhook_url: Option<Url>,
     #[serde(default)]
     rate_limit: Option<RateLimit>,
     #[serde(default)]
@@ -67,7 +67,6 @@ impl TryFrom<StoredInstanceConfig> for InstanceConfig {
             id: stored.id,
             name: stored.name,
             provider,
-            webhook_url: stored.webhook_url,
             rate_limit: stored.rate_limit,
             workers: stored.workers,
             on_ambiguous: stored.on_ambiguous,
@@ -96,7 +95,6 @@ impl From<InstanceConfig> for StoredInstanceConfig {
             provider,
             cloud_api,
             linked_device,
-            webhook_url: config.webhook_url,
             rate_limit: config.rate_limit,
             workers: config.workers,
             sync_history,
@@ -139,11 +137,12 @@ mod tests {
     }
 
     #[test]
-    fn earlier_records_are_read_and_written_unchanged() {
+    fn earlier_records_are_read_and_written_unchanged_but_for_the_webhook_url() {
         let mut plain = linked_record();
         plain["linked_device"] = Value::Null;
-        for record in [cloud_record(), linked_record(), plain] {
+        for mut record in [cloud_record(), linked_record(), plain] {
             let config = load(&record).unwrap();
+            record.as_object_mut().unwrap().remove("webhook_url").unwrap();
             assert_eq!(serde_json::to_value(&config).unwrap(), record);
         }
         let linked = load(&linked_record()).unwrap().provider;
@@ -162,6 +161,7 @@ mod tests {
         let config = load(&record).unwrap();
         record["linked_device"] = Value::Null;
         assert_eq!(config, load(&record).unwrap());
+        record.as_object_mut().unwrap().remove("webhook_url").unwrap();
         assert_eq!(serde_json::to_value(config).unwrap(), record);
     }
 
@@ -169,7 +169,7 @@ mod tests {
     fn fields_of_later_versions_are_optional() {
         let config = load(&json!({ "id": "phone", "provider": "linked_device" })).unwrap();
         assert_eq!(config.provider, ProviderConfig::LinkedDevice(LinkedDeviceSettings::default()));
-        assert_eq!((config.name, config.webhook_url, config.workers), (None, None, None));
+        assert_eq!((config.name, config.workers), (None, None));
     }
 
     #[test]

@@ -4,9 +4,9 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
+use super::account_response;
 use super::dto::request::CreateInstance;
 use super::dto::response::InstanceResponse;
-use super::{instance_response, webhook};
 use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::JsonBody;
@@ -25,12 +25,7 @@ pub async fn create(
     State(state): State<AppState>,
     JsonBody(body): JsonBody,
 ) -> Result<(StatusCode, Json<InstanceResponse>), ApiError> {
-    let config = json::parse::<CreateInstance>(&body)?.into_config(&state.cloud_defaults)?;
-    let url = config.webhook_url.clone();
-    webhook::check_webhook_url(&state, url.as_ref()).await?;
-    let view = state.services.instances.create(config).await?;
-    if url.is_some() {
-        webhook::set_webhook(&state, view.number, url).await?;
-    }
-    Ok((StatusCode::CREATED, instance_response(&state, view, Some("Instancia creada exitosamente"))?))
+    let (config, webhook_url) = json::parse::<CreateInstance>(&body)?.into_parts(&state.cloud_defaults)?;
+    let account = state.services.accounts.create(config, webhook_url).await?;
+    Ok((StatusCode::CREATED, account_response(account, Some("Instancia creada exitosamente"))))
 }

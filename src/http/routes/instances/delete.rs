@@ -28,9 +28,6 @@ pub async fn delete(
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
 ) -> Result<Json<InstanceDeletedResponse>, ApiError> {
-    let number = state.services.instances.get(&id)?.number;
-    state.services.instances.delete(id).await?;
-    // If the process stops here, the endpoints remain without events and can be deleted by their ids.
-    state.services.webhooks.delete_instance(number).await?;
+    state.services.accounts.delete(id).await?;
     Ok(Json(InstanceDeletedResponse { success: true, message: "Instancia eliminada exitosamente" }))
 }

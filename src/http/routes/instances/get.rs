@@ -3,8 +3,8 @@
 use axum::Json;
 use axum::extract::State;
 
+use super::account_response;
 use super::dto::response::InstanceResponse;
-use super::instance_response;
 use crate::http::AppState;
 use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
@@ -21,6 +21,5 @@ pub async fn get(
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
 ) -> Result<Json<InstanceResponse>, ApiError> {
-    let view = state.services.instances.get(&id)?;
-    instance_response(&state, view, None)
+    Ok(account_response(state.services.accounts.get(&id)?, None))
 }

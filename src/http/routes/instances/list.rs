@@ -3,8 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 
-use super::dto::response::InstanceList;
-use super::load_instance;
+use super::dto::response::{Instance, InstanceList};
 use crate::http::AppState;
 use crate::http::access::{Access, scope};
 use crate::http::error::ApiError;
@@ -17,7 +16,6 @@ pub async fn list(
     _: Access<scope::Read>,
     State(state): State<AppState>,
 ) -> Result<Json<InstanceList>, ApiError> {
-    let views = state.services.instances.list();
-    let data = views.into_iter().map(|view| load_instance(&state, view)).collect::<Result<Vec<_>, _>>()?;
+    let data: Vec<_> = state.services.accounts.list()?.into_iter().map(Instance::new).collect();
     Ok(Json(InstanceList { success: true, total: data.len(), data }))
 }

@@ -18,16 +18,14 @@ pub(in crate::http) mod webhook;
 
 use axum::Json;
 
+use crate::accounts::Account;
 use crate::http::AppState;
 use crate::http::error::ApiError;
 use crate::instance::InstanceView;
 use dto::response::{Instance, InstanceResponse};
 
-/// The response form of an instance, with its queue depth and webhook.
-fn load_instance(state: &AppState, view: InstanceView) -> Result<Instance, ApiError> {
-    let depth = state.services.instances.depth(&view.config.id)?;
-    let webhook = state.services.webhooks.primary(view.number);
-    Ok(Instance::new(view, depth, webhook.map(|endpoint| endpoint.url)))
+fn account_response(account: Account, message: Option<&'static str>) -> Json<InstanceResponse> {
+    Json(InstanceResponse { success: true, data: Instance::new(account), message })
 }
 
 fn instance_response(
@@ -35,5 +33,5 @@ fn instance_response(
     view: InstanceView,
     message: Option<&'static str>,
 ) -> Result<Json<InstanceResponse>, ApiError> {
-    Ok(Json(InstanceResponse { success: true, data: load_instance(state, view)?, message }))
+    Ok(account_response(state.services.accounts.describe(view)?, message))
 }

@@ -3,9 +3,9 @@
 use axum::Json;
 use axum::extract::State;
 
+use super::account_response;
 use super::dto::request::UpdateInstance;
 use super::dto::response::InstanceResponse;
-use super::{instance_response, webhook};
 use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JsonBody, TargetInstance};
@@ -25,13 +25,7 @@ pub async fn update(
     JsonBody(body): JsonBody,
 ) -> Result<Json<InstanceResponse>, ApiError> {
     let changes: UpdateInstance = json::parse(&body)?;
-    let sets_webhook = changes.sets_webhook();
-    let config = changes.apply(state.services.instances.get(&id)?.config)?;
-    let url = config.webhook_url.clone().filter(|_| sets_webhook);
-    webhook::check_webhook_url(&state, url.as_ref()).await?;
-    let view = state.services.instances.update(config).await?;
-    if sets_webhook {
-        webhook::set_webhook(&state, view.number, url).await?;
-    }
-    instance_response(&state, view, Some("Instancia actualizada exitosamente"))
+    let webhook_url = changes.webhook_url()?;
+    let account = state.services.accounts.update(id, |config| changes.apply(config), webhook_url).await?;
+    Ok(account_response(account, Some("Instancia actualizada exitosamente")))
 }

@@ -3,7 +3,6 @@
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
-use url::Url;
 use utoipa::ToSchema;
 
 use crate::http::access::{Access, scope};
@@ -12,8 +11,8 @@ use crate::http::extract::{JsonBody, TargetInstance};
 use crate::http::routes::webhooks;
 use crate::http::routes::webhooks::dto::{EndpointResponse, NewEndpoint, SuccessResponse};
 use crate::http::{AppState, json};
-use crate::webhook::{EndpointConfig, EndpointUpdate, EndpointView, Events};
-use relevo_domain::{ErrorKind, InstanceId, InstanceNumber};
+use crate::webhook::{EndpointConfig, EndpointView};
+use relevo_domain::InstanceId;
 
 /// The webhook of an instance.
 #[derive(Debug, Serialize, ToSchema)]
@@ -59,20 +58,12 @@ pub async fn set(
     TargetInstance(id): TargetInstance,
     JsonBody(body): JsonBody,
 ) -> Result<Json<EndpointResponse>, ApiError> {
-    let number = state.services.instances.get(&id)?.number;
     let request: NewEndpoint = json::parse(&body)?;
-    let webhooks = &state.services.webhooks;
-    let present = webhooks.primary(number).filter(|_| request.keeps_secret());
+    let keeps_secret = request.keeps_secret();
     let config = request.into_config()?;
-    let view = match present {
-        None => webhooks.set_primary(number, config).await?,
-        Some(present) => {
-            let EndpointConfig { url, events, enabled, .. } = config;
-            let update =
-                EndpointUpdate { url: Some(url), secret: None, events: Some(events), enabled: Some(enabled) };
-            webhooks.update(present.id, update).await?
-        }
-    };
+    // The mask is no secret.
+    let config = EndpointConfig { secret: config.secret.filter(|_| !keeps_secret), ..config };
+    let view = state.services.accounts.set_webhook(id, config, keeps_secret).await?;
     Ok(Json(EndpointResponse::new(webhooks::load_endpoint(&state, view).await?)))
 }
 
@@ -86,8 +77,7 @@ pub async fn get(
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
 ) -> Result<Json<InstanceWebhook>, ApiError> {
-    let number = state.services.instances.get(&id)?.number;
-    let view = state.services.webhooks.primary(number).ok_or_else(webhook_not_found)?;
+    let view = state.services.accounts.webhook(&id)?;
     Ok(Json(InstanceWebhook::new(id, view)))
 }
 
@@ -102,58 +92,6 @@ pub async fn delete(
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
 ) -> Result<Json<SuccessResponse>, ApiError> {
-    let number = state.services.instances.get(&id)?.number;
-    match state.services.webhooks.remove_primary(number).await? {
-        true => Ok(SuccessResponse::json()),
-        false => Err(webhook_not_found()),
-    }
-}
-
-fn webhook_not_found() -> ApiError {
-    let details = "this instance has no webhook; set one with POST /instances/{id}/webhook";
-    ApiError::new(ErrorKind::NotFound, details)
-}
-
-/// Applies the `webhook_url` of an instance: creates or updates its endpoint for all events, or deletes it.
-///
-/// # Errors
-///
-/// The endpoint cannot be created, updated or deleted.
-pub(super) async fn set_webhook(
-    state: &AppState,
-    number: InstanceNumber,
-    url: Option<Url>,
-) -> Result<(), ApiError> {
-    let webhooks = &state.services.webhooks;
-    match (webhooks.primary(number), url) {
-        (_, None) => webhooks.remove_primary(number).await.map(drop),
-        (None, Some(url)) => {
-            let config = EndpointConfig { url, secret: None, events: Events::All, enabled: true };
-            webhooks.set_primary(number, config).await.map(drop)
-        }
-        (Some(present), Some(url)) if present.url == url => Ok(()),
-        (Some(present), Some(url)) => {
-            let update = EndpointUpdate { url: Some(url), ..EndpointUpdate::default() };
-            webhooks.update(present.id, update).await.map(drop)
-        }
-    }
-    .map_err(with_webhook_url_field)
-}
-
-/// Validates a `webhook_url` before anything is changed.
-///
-/// # Errors
-///
-/// The URL is invalid or not permitted.
-pub(super) async fn check_webhook_url(state: &AppState, url: Option<&Url>) -> Result<(), ApiError> {
-    match url {
-        Some(url) => state.services.webhooks.check_url(url).await.map_err(with_webhook_url_field),
-        None => Ok(()),
-    }
-}
-
-fn with_webhook_url_field(error: crate::webhook::Error) -> ApiError {
-    let wrong = error.kind() == ErrorKind::Invalid;
-    let error = ApiError::from(error);
-    if wrong { error.with_field("webhook_url") } else { error }
+    state.services.accounts.delete_webhook(id).await?;
+    Ok(SuccessResponse::json())
 }

@@ -10,15 +10,15 @@ use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JsonBody, TargetInstance};
 use crate::http::{AppState, json};
-use crate::webhook::EndpointScope;
+use relevo_domain::InstanceId;
 
 async fn create_endpoint(
     state: &AppState,
-    scope: EndpointScope,
+    instance: Option<InstanceId>,
     body: &[u8],
 ) -> Result<(StatusCode, Json<EndpointResponse>), ApiError> {
     let config = json::parse::<NewEndpoint>(body)?.into_config()?;
-    let view = state.services.webhooks.create(scope, config).await?;
+    let view = state.services.accounts.create_endpoint(instance, config).await?;
     Ok((StatusCode::CREATED, endpoint_response(state, view).await?))
 }
 
@@ -36,8 +36,7 @@ pub async fn create_for_instance(
     TargetInstance(id): TargetInstance,
     JsonBody(body): JsonBody,
 ) -> Result<(StatusCode, Json<EndpointResponse>), ApiError> {
-    let number = state.services.instances.get(&id)?.number;
-    create_endpoint(&state, EndpointScope::Instance(number), &body).await
+    create_endpoint(&state, Some(id), &body).await
 }
 
 /// Creates an endpoint for the events of all instances, including instances that are created later.
@@ -52,5 +51,5 @@ pub async fn create(
     State(state): State<AppState>,
     JsonBody(body): JsonBody,
 ) -> Result<(StatusCode, Json<EndpointResponse>), ApiError> {
-    create_endpoint(&state, EndpointScope::All, &body).await
+    create_endpoint(&state, None, &body).await
 }

@@ -164,34 +164,42 @@ pub enum OnAmbiguous {
 }
 
 impl CreateInstance {
-    /// The configuration of the new instance.
+    /// The configuration of the new instance, and the URL of its webhook.
     ///
     /// # Errors
     ///
     /// A setting is missing or invalid.
-    pub fn into_config(self, defaults: &CloudDefaults) -> Result<InstanceConfig, ValidationError> {
+    pub fn into_parts(
+        self,
+        defaults: &CloudDefaults,
+    ) -> Result<(InstanceConfig, Option<Url>), ValidationError> {
         let id: InstanceId = self.instance_id.parse()?;
         let fields = ProviderFields {
             cloud_api: self.cloud_api,
             linked_device: self.linked_device,
             sync_history: self.sync_history,
         };
-        Ok(InstanceConfig {
+        let webhook_url = parse_webhook_url(self.webhook_url)?;
+        let config = InstanceConfig {
             id,
             name: self.name.filter(|name| !name.is_empty()),
             provider: fields.into_provider(self.provider, defaults)?,
-            webhook_url: parse_webhook_url(self.webhook_url)?,
             rate_limit: self.rate_limit.map(Rate::into_rate_limit).transpose()?,
             workers: self.workers,
             on_ambiguous: self.on_ambiguous.map(AmbiguousPolicy::from),
-        })
+        };
+        Ok((config, webhook_url))
     }
 }
 
 impl UpdateInstance {
-    /// Whether the request sets `webhook_url`.
-    pub fn sets_webhook(&self) -> bool {
-        self.webhook_url.is_some()
+    /// The change of the webhook: `None` if the request does not name it, `Some(None)` if it is deleted.
+    ///
+    /// # Errors
+    ///
+    /// The URL is invalid.
+    pub fn webhook_url(&self) -> Result<Option<Option<Url>>, ValidationError> {
+        self.webhook_url.clone().map(parse_webhook_url).transpose()
     }
 
     /// `config` with the changes applied.
@@ -214,9 +222,6 @@ impl UpdateInstance {
         config.provider = fields.apply(config.provider)?;
         if let Some(name) = self.name {
             config.name = name.filter(|name| !name.is_empty());
-        }
-        if let Some(url) = self.webhook_url {
-            config.webhook_url = parse_webhook_url(url)?;
         }
         if let Some(rate) = self.rate_limit {
             config.rate_limit = rate.map(Rate::into_rate_limit).transpose()?;

@@ -1,10 +1,10 @@
 //! Responses about instances. They hold no secrets.
 
 use serde::Serialize;
-use url::Url;
 use utoipa::ToSchema;
 
 use super::request::{OnAmbiguous, ProviderName, Rate};
+use crate::accounts::Account;
 use crate::instance::InstanceView;
 use crate::queue::Depth;
 use relevo_domain::{CloudApiSettings, LinkedDeviceSettings, ProviderConfig};
@@ -128,7 +128,8 @@ impl QueueDepth {
 }
 
 impl Instance {
-    pub(in crate::http) fn new(view: InstanceView, depth: Depth, webhook_url: Option<Url>) -> Self {
+    pub(in crate::http) fn new(account: Account) -> Self {
+        let Account { instance: view, queue_depth, webhook_url } = account;
         let InstanceView { config, state, account, .. } = view;
         let phone = account.as_ref().and_then(|account| account.phone()).map(str::to_owned);
         let (jid, lid, shown) =
@@ -160,7 +161,7 @@ impl Instance {
             rate_limit: config.rate_limit.map(Rate::new),
             workers: config.workers.map(u32::from),
             on_ambiguous: config.on_ambiguous.map(OnAmbiguous::from),
-            queue_depth: depth.total(),
+            queue_depth,
             last_connected_at: view.last_connected_at.map(|at| at.to_string()),
             created_at: view.created_at.to_string(),
             updated_at: view.updated_at.to_string(),

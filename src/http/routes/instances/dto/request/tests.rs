@@ -14,7 +14,11 @@ fn defaults() -> CloudDefaults {
 }
 
 fn parse_config(body: Value) -> Result<InstanceConfig, ValidationError> {
-    serde_json::from_value::<CreateInstance>(body).unwrap().into_config(&defaults())
+    Ok(parse_parts(body)?.0)
+}
+
+fn parse_parts(body: Value) -> Result<(InstanceConfig, Option<Url>), ValidationError> {
+    serde_json::from_value::<CreateInstance>(body).unwrap().into_parts(&defaults())
 }
 
 fn update(body: Value, config: InstanceConfig) -> Result<InstanceConfig, ValidationError> {
@@ -38,10 +42,11 @@ fn omitted_settings_use_the_defaults_of_the_node() {
 #[test]
 fn instance_id_aliases_are_read() {
     for name in ["instance_id", "id", "instanceName", "instanceID"] {
-        let config = parse_config(json!({ name: "shop", "webhook_url": "", "sync_history": true })).unwrap();
+        let body = json!({ name: "shop", "webhook_url": "", "sync_history": true });
+        let (config, webhook_url) = parse_parts(body).unwrap();
         assert_eq!(config.id.as_str(), "shop");
         let expected = LinkedDeviceSettings { sync_history: true, ..LinkedDeviceSettings::default() };
-        assert_eq!((config.provider, config.webhook_url), (ProviderConfig::LinkedDevice(expected), None));
+        assert_eq!((config.provider, webhook_url), (ProviderConfig::LinkedDevice(expected), None));
     }
 }
 

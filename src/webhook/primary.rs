@@ -1,0 +1,62 @@
+//! Changes of the primary endpoint of an instance that are a part of a commit of another module.
+
+use relevo_domain::{InstanceNumber, Timestamp};
+use relevo_store::{Error, Store, Tx};
+
+use super::CheckedConfig;
+use super::endpoint::{Endpoint, EndpointId, EndpointScope, EndpointUpdate};
+use super::storage;
+
+/// What a commit does with the primary endpoint of an instance. [`Handle::plan_primary`](super::Handle::plan_primary)
+/// decides it.
+#[derive(Debug)]
+pub enum PrimaryChange {
+    /// Create it.
+    Create(CheckedConfig),
+    /// Change its URL.
+    SetUrl(EndpointId, CheckedConfig),
+    /// Delete it.
+    Delete(EndpointId),
+}
+
+impl PrimaryChange {
+    /// Writes the change and returns the endpoint that it concerns. After the commit, pass the id to
+    /// [`Handle::reload`](super::Handle::reload).
+    ///
+    /// # Errors
+    ///
+    /// The store could not be read, or a record could not be decoded.
+    pub fn write(
+        self,
+        tx: &mut Tx,
+        store: &Store,
+        instance: InstanceNumber,
+        now: Timestamp,
+    ) -> Result<EndpointId, Error> {
+        match self {
+            PrimaryChange::Create(config) => create(tx, store, instance, config, now),
+            PrimaryChange::SetUrl(id, config) => {
+                let update = EndpointUpdate { url: Some(config.0.url.clone()), ..EndpointUpdate::default() };
+                match storage::modify_endpoint(tx, id, |endpoint| endpoint.with_update(update, now))? {
+                    Some(_) => storage::reset_cursors(tx, id).map(|()| id),
+                    // A request has deleted it meanwhile.
+                    None => create(tx, store, instance, config, now),
+                }
+            }
+            PrimaryChange::Delete(id) => storage::delete_endpoints(tx, &[id]).map(|()| id),
+        }
+    }
+}
+
+fn create(
+    tx: &mut Tx,
+    store: &Store,
+    instance: InstanceNumber,
+    CheckedConfig(config): CheckedConfig,
+    now: Timestamp,
+) -> Result<EndpointId, Error> {
+    let id = EndpointId::random();
+    let endpoint = Endpoint::new(EndpointScope::Instance(instance), true, config, now);
+    storage::create_endpoint(tx, store, id, &endpoint, &[instance])?;
+    Ok(id)
+}
