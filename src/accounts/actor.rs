@@ -40,7 +40,7 @@ pub enum Msg {
 
 /// The steps of a command after which the process can be killed in tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum ChangeStep {
     /// Nothing is written yet.
     Decided,
     /// The change is durable, and no supervisor follows it yet.
@@ -62,7 +62,7 @@ pub struct Arguments {
     instances: instance::Handle,
     webhooks: webhook::Handle,
     /// Called after each step. Tests replace it with a kill.
-    pub(crate) after_step: Arc<dyn Fn(Step) + Send + Sync>,
+    pub(crate) after_step: Arc<dyn Fn(ChangeStep) + Send + Sync>,
 }
 
 impl Arguments {
@@ -129,7 +129,7 @@ impl Arguments {
         }
         self.instances.check(&config)?;
         let change = self.webhooks.plan_primary(None, webhook)?;
-        (self.after_step)(Step::Decided);
+        (self.after_step)(ChangeStep::Decided);
         let (store, now) = (self.store.clone(), self.clock.now());
         let write = move |tx: &mut Tx| {
             let Some(number) = instance::create(tx, config, now)? else { return Ok(None) };
@@ -138,7 +138,7 @@ impl Arguments {
         };
         let created = self.store.write(write).await?;
         let (number, endpoint) = created.ok_or(instance::Error::NumbersExhausted(0xFF_FFFF))?;
-        (self.after_step)(Step::Committed);
+        (self.after_step)(ChangeStep::Committed);
         self.follow(number, endpoint).await?;
         tracing::info!(instance = %id, "instance created");
         Ok(self.instances.get(&id)?)
@@ -157,7 +157,7 @@ impl Arguments {
             Some(webhook) => self.webhooks.plan_primary(Some(number), webhook)?,
             None => None,
         };
-        (self.after_step)(Step::Decided);
+        (self.after_step)(ChangeStep::Decided);
         let (store, now) = (self.store.clone(), self.clock.now());
         let write = move |tx: &mut Tx| {
             if let Err(refusal) = instance::replace_config(tx, number, config, now)? {
@@ -166,7 +166,7 @@ impl Arguments {
             change.map(|change| change.write(tx, &store, number, now)).transpose().map(Ok)
         };
         let endpoint = self.store.write(write).await??;
-        (self.after_step)(Step::Committed);
+        (self.after_step)(ChangeStep::Committed);
         self.follow(number, endpoint).await?;
         Ok(self.instances.get(id)?)
     }
@@ -175,17 +175,17 @@ impl Arguments {
         let number = self.instances.get(id)?.number;
         let endpoints = self.webhooks.list(Some(EndpointScope::Instance(number)));
         let endpoints: Vec<_> = endpoints.iter().map(|endpoint| endpoint.id).collect();
-        (self.after_step)(Step::Decided);
+        (self.after_step)(ChangeStep::Decided);
         let write = move |tx: &mut Tx| {
             instance::mark_deleted(tx, number)?;
             webhook::delete_endpoints(tx, &endpoints)
         };
         self.store.write(write).await?;
-        (self.after_step)(Step::Committed);
+        (self.after_step)(ChangeStep::Committed);
         self.instances.reload(number).await?;
-        (self.after_step)(Step::InstanceFollows);
+        (self.after_step)(ChangeStep::InstanceFollows);
         self.webhooks.forget_instance(number).await?;
-        (self.after_step)(Step::WebhookFollows);
+        (self.after_step)(ChangeStep::WebhookFollows);
         tracing::info!(instance = %id, "instance deleted");
         Ok(())
     }
@@ -193,11 +193,11 @@ impl Arguments {
     /// Makes the supervisors follow a commit.
     async fn follow(&self, number: InstanceNumber, endpoint: Option<EndpointId>) -> Result<(), Error> {
         self.instances.reload(number).await?;
-        (self.after_step)(Step::InstanceFollows);
+        (self.after_step)(ChangeStep::InstanceFollows);
         if let Some(endpoint) = endpoint {
             self.webhooks.reload(endpoint).await?;
         }
-        (self.after_step)(Step::WebhookFollows);
+        (self.after_step)(ChangeStep::WebhookFollows);
         Ok(())
     }
 

@@ -18,7 +18,7 @@ use relevo_store as store;
 use crate::supervisor::ActorUnavailable;
 use crate::{instance, webhook};
 
-pub use actor::{AccountsActor, Arguments, Msg, Step};
+pub use actor::{AccountsActor, Arguments, ChangeStep, Msg};
 pub use handle::{Account, Handle};
 
 /// Why an operation on an account failed.

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use url::Url;
 
 use super::fixture::{TestNode, config, eventually, open_store, url};
-use crate::accounts::Step;
+use crate::accounts::ChangeStep;
 use crate::app::handles::Handles;
 use crate::webhook::{EndpointConfig, EndpointScope};
 use relevo_domain::InstanceId;
@@ -23,11 +23,11 @@ const CHANGES: [Change; 5] =
     [Change::Create, Change::SetWebhook, Change::ChangeWebhook, Change::RemoveWebhook, Change::Delete];
 
 /// The steps after which the process is killed; `None` is the reply.
-const KILLS: [Option<Step>; 5] = [
-    Some(Step::Decided),
-    Some(Step::Committed),
-    Some(Step::InstanceFollows),
-    Some(Step::WebhookFollows),
+const KILLS: [Option<ChangeStep>; 5] = [
+    Some(ChangeStep::Decided),
+    Some(ChangeStep::Committed),
+    Some(ChangeStep::InstanceFollows),
+    Some(ChangeStep::WebhookFollows),
     None,
 ];
 
@@ -132,7 +132,7 @@ async fn account_changes_as_a_whole_wherever_the_process_is_killed() {
             run_until_killed(folder.path(), task, at);
 
             let node = TestNode::start(&folder.path().join("data")).await;
-            let expected = if kill == Some(Step::Decided) { change.before() } else { change.after() };
+            let expected = if kill == Some(ChangeStep::Decided) { change.before() } else { change.after() };
             assert_eq!(state_of(&node.handles, &shop()), expected, "{what}");
             assert_eq!(state_of(&node.handles, &other()), Some((None, Some(url("other")))), "{what}");
             assert_no_orphans(&node, &what);
@@ -168,7 +168,7 @@ async fn change_until_killed() {
     let (change, kill) = (CHANGES[numbers.next().unwrap()], KILLS[numbers.next().unwrap()]);
     let armed = Arc::new(AtomicBool::new(false));
     let is_armed = armed.clone();
-    let after_step = Arc::new(move |step: Step| {
+    let after_step = Arc::new(move |step: ChangeStep| {
         if is_armed.load(Ordering::Relaxed) && kill == Some(step) {
             std::process::abort();
         }
@@ -185,13 +185,13 @@ async fn change_until_killed() {
 async fn caller_that_stops_waiting_interrupts_no_change() {
     let folder = tempfile::tempdir().unwrap();
     let (decided_tx, mut decided_rx) = mpsc::unbounded_channel();
-    let after_step = Arc::new(move |step: Step| {
+    let after_step = Arc::new(move |step: ChangeStep| {
         let _ = decided_tx.send(step);
     });
     let node = TestNode::start_with(folder.path(), after_step).await;
     tokio::select! {
         created = node.handles.accounts.create(config(&shop()), Some(url("new"))) => panic!("{created:?}"),
-        step = decided_rx.recv() => assert_eq!(step, Some(Step::Decided)),
+        step = decided_rx.recv() => assert_eq!(step, Some(ChangeStep::Decided)),
     }
     eventually("the account is there", || state_of(&node.handles, &shop()) == Some((None, Some(url("new")))))
         .await;

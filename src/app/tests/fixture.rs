@@ -8,7 +8,7 @@ use ractor::{Actor, ActorRef};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::accounts::Step;
+use crate::accounts::ChangeStep;
 use crate::app::handles::{self, Handles};
 use crate::app::root_supervisor::RootSupervisor;
 use crate::config;
@@ -21,7 +21,7 @@ use relevo_provider::{DirectClient, LoginGate, ProviderResources};
 use relevo_store::{Blobs, DataFolder, Store, WriterExit};
 
 /// Called after each step of a change of an account.
-pub type AfterStep = Arc<dyn Fn(Step) + Send + Sync>;
+pub type AfterStep = Arc<dyn Fn(ChangeStep) + Send + Sync>;
 
 /// Longest wait, in real time, for anything that should happen; reaching it fails the test.
 const WAIT_LIMIT: Duration = Duration::from_secs(20);
