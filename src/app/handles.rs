@@ -59,6 +59,7 @@ impl Handles {
             let store = store.clone();
             move || http::NodeHealth { store_failed: store.has_failed(), disk_full: store.is_full() }
         };
+        let counters = metrics.clone();
         let metrics = {
             let (handles, store) = (self.clone(), store.clone());
             move || metrics.encode(gauges::collect(&handles, &store, clock.now()))
@@ -89,6 +90,7 @@ impl Handles {
             clock,
             health: Box::new(health),
             metrics: Box::new(metrics),
+            counters,
         }
     }
 }

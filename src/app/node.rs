@@ -91,7 +91,7 @@ impl Node {
 
         let garbage_collector = collector(&handles, blobs, media_cache, clock);
         let address = settings.http.listen;
-        let listener = TcpListener::bind(address).await.map_err(|cause| Error::Listen { address, cause })?;
+        let listener = http::listen(address).map_err(|cause| Error::Listen { address, cause })?;
         let http_state = http_state(&settings, &handles, &store, clock, metrics);
         Ok(Self {
             folder,
