@@ -4,7 +4,6 @@
 //! supervisor fills.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::accounts::{self, AccountsActor};
 use crate::address_book::AddressBook;
@@ -25,6 +24,7 @@ use relevo_metrics::Metrics;
 use relevo_provider::ProviderResources;
 use relevo_store::Store;
 
+use super::drain_schedule::DrainSchedule;
 use super::root_supervisor::{Child, Children};
 use super::{Error, gauges};
 
@@ -44,13 +44,13 @@ pub(super) struct Handles {
 }
 
 impl Handles {
-    /// Finishes work in flight, producers before consumers. Each step lasts at most `limit`.
-    pub async fn drain(&self, limit: Duration) {
-        self.bulk.drain(limit).await;
-        self.instances.drain(limit).await;
-        self.queue.drain(limit).await;
-        self.webhooks.drain(limit).await;
-        self.relay.drain(limit).await;
+    /// Finishes work in flight, producers before consumers, until the deadlines of `schedule`.
+    pub async fn drain(&self, schedule: &DrainSchedule) {
+        self.bulk.drain(schedule.left_for_attempts()).await;
+        self.instances.drain(schedule.left_for_attempts()).await;
+        self.queue.drain(schedule.left()).await;
+        self.webhooks.drain(schedule.left()).await;
+        self.relay.drain(schedule.left()).await;
     }
 
     /// The services of the HTTP front end.
@@ -59,6 +59,7 @@ impl Handles {
             let store = store.clone();
             move || http::NodeHealth { store_failed: store.has_failed(), disk_full: store.is_full() }
         };
+        let counters = metrics.clone();
         let metrics = {
             let (handles, store) = (self.clone(), store.clone());
             move || metrics.encode(gauges::collect(&handles, &store, clock.now()))
@@ -89,6 +90,7 @@ impl Handles {
             clock,
             health: Box::new(health),
             metrics: Box::new(metrics),
+            counters,
         }
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! Start: data folder, store, egress, retry supervisor with the queue, accounts, instances, webhooks, bulk jobs, relay,
 //! HTTP front end. Stop: the front end accepts no new requests and completes its answers; bulk jobs, instances, queue,
-//! webhooks and relay finish work in flight; the store commits pending transactions and closes. Work that the drain
-//! timeout interrupts is on the disk, and the next start resumes it.
+//! webhooks and relay finish work in flight, until one deadline for all of them; the store commits pending transactions
+//! and closes. Work that the deadline interrupts is on the disk, and the next start resumes it.
 
 mod dev;
+mod drain_schedule;
 mod garbage_collector;
 mod gauges;
 mod handles;

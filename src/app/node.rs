@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorRef};
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Settings};
@@ -22,12 +23,17 @@ use relevo_provider::{DirectClient, LoginGate, ProviderResources};
 use relevo_store::{BlobSet, Blobs, DataFolder, Store, WriterExit};
 
 use super::Error;
+use super::drain_schedule::DrainSchedule;
 use super::garbage_collector::GarbageCollector;
 use super::handles::{self, Handles};
 use super::root_supervisor::RootSupervisor;
 
 /// Interval at which the node checks that its store still works.
 const STORE_CHECK: Duration = Duration::from_millis(500);
+
+/// Minimum time that the shutdown gives all actors to stop, after their work in flight has ended or was given up, and the
+/// store to close, although its time is over.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Maximum time that the shutdown waits for the last clone of the store to be dropped.
 const STORE_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -85,7 +91,7 @@ impl Node {
 
         let garbage_collector = collector(&handles, blobs, media_cache, clock);
         let address = settings.http.listen;
-        let listener = TcpListener::bind(address).await.map_err(|cause| Error::Listen { address, cause })?;
+        let listener = http::listen(address).map_err(|cause| Error::Listen { address, cause })?;
         let http_state = http_state(&settings, &handles, &store, clock, metrics);
         Ok(Self {
             folder,
@@ -133,17 +139,25 @@ impl Node {
         if let Ok(address) = self.listener.local_addr() {
             tracing::info!(%address, "listening");
         }
-        http::serve(self.listener, self.http_state, stop.clone(), self.drain).await;
+        let requests = DrainSchedule::for_requests(self.drain);
+        let serving = http::serve(self.listener, self.http_state, stop.clone(), requests);
+        let stopping = async {
+            stop.cancelled().await;
+            DrainSchedule::new(Instant::now(), self.drain)
+        };
+        let ((), schedule) = tokio::join!(serving, stopping);
         let failed = self.failed.is_cancelled();
-        stop.cancel();
-        let _ = tokio::join!(store_watch, collection);
 
         if !failed {
-            self.handles.drain(self.drain).await;
+            self.handles.drain(&schedule).await;
         }
-        self.root.stop_and_wait(None, None).await.ok();
+        let _ = tokio::join!(store_watch, collection);
+        let ending = self.root.stop_and_wait(None, Some(schedule.left().max(STOP_TIMEOUT)));
+        if matches!(ending.await, Err(ractor::RactorErr::Timeout)) {
+            tracing::warn!("actors did not stop in time; accepted messages are on the disk");
+        }
         drop((self.handles, self.store));
-        close(self.writer_exit, self.folder).await;
+        close(self.writer_exit, self.folder, schedule.left().clamp(STOP_TIMEOUT, STORE_CLOSE_TIMEOUT)).await;
         tracing::info!("stopped");
         if failed { Err(Error::ComponentFailed("the log names it".to_owned())) } else { Ok(()) }
     }
@@ -197,8 +211,8 @@ async fn watch_store(store: Store, failed: CancellationToken, stop: Cancellation
 
 /// Waits until the writer has committed all transactions that it received. Tasks that outlive their actors may hold
 /// the store for a moment, so the wait is bounded; every acknowledged change is on the disk in either case.
-async fn close(writer_exit: WriterExit, folder: DataFolder) {
-    if tokio::time::timeout(STORE_CLOSE_TIMEOUT, writer_exit.wait()).await.is_err() {
+async fn close(writer_exit: WriterExit, folder: DataFolder, limit: Duration) {
+    if tokio::time::timeout(limit, writer_exit.wait()).await.is_err() {
         tracing::warn!("store still in use at shutdown; accepted messages are on the disk");
     }
     drop(folder);

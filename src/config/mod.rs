@@ -78,7 +78,7 @@ pub struct Settings {
     pub cloud_api: CloudApiDefaults,
     /// Section `log`.
     pub log: telemetry::Options,
-    /// Maximum time that each step of the drain lasts after a signal.
+    /// Maximum time that all parts of the drain together last after a signal.
     pub shutdown_drain: Duration,
     /// Address of the sandbox.
     pub sandbox_listen: SocketAddr,

@@ -3,14 +3,14 @@
 //! `Options` that implement `Default` start from it, and each key overrides one field. A test checks that
 //! `config/default.toml` states the same defaults.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 
 use super::auth::Auth;
 use super::layers::Layers;
 use super::validation;
 use super::value::{
     address, api_version, base_url, boolean, choice, count, duration, fraction, instance_id, list, log_level,
-    non_zero, optional, origin, rate, rate_per_minute, size, text, web_version, websocket_url,
+    network, non_zero, optional, origin, rate, rate_per_minute, size, text, web_version, websocket_url,
 };
 use super::{CloudApiDefaults, Settings};
 use crate::{bulk, http, inbound, instance, media, queue, relay, retry, telemetry, webhook};
@@ -88,8 +88,13 @@ fn http(layers: &mut Layers) -> Option<http::Options> {
     let upload_limit = layers.read("http.upload_limit", size(1));
     let broadcast_wait = layers.read("http.broadcast_wait", duration);
     let max_connections = layers.read("http.max_connections", count(1));
+    let reserved_connections = layers.read("http.reserved_connections", count(0));
+    let max_connections_per_peer = layers.read("http.max_connections_per_peer", count::<usize>(0));
+    let trusted_proxies = layers.read("http.trusted_proxies", list(network));
     let max_streams = layers.read("http.max_streams", count(0));
     let stream_patience = layers.read("http.stream_patience", duration);
+    let head_timeout = layers.read("http.head_timeout", duration);
+    let idle_timeout = layers.read("http.idle_timeout", duration);
     let read_timeout = layers.read("http.read_timeout", duration);
     let rate_limit = layers.read("http.rate_limit", count::<u32>(0));
     let cors_origins = layers.read("http.cors_origins", list(origin));
@@ -104,8 +109,13 @@ fn http(layers: &mut Layers) -> Option<http::Options> {
         upload_limit: upload_limit?,
         broadcast_wait: broadcast_wait?,
         max_connections: max_connections?,
+        reserved_connections: reserved_connections?,
+        max_connections_per_peer: NonZeroUsize::new(max_connections_per_peer?),
+        trusted_proxies: http::TrustedProxies::new(trusted_proxies?),
         max_streams: max_streams?,
         stream_patience: stream_patience?,
+        head_timeout: head_timeout?,
+        idle_timeout: idle_timeout?,
         read_timeout: read_timeout?,
         rate_limit: NonZeroU32::new(rate_limit?),
         cors_origins: cors_origins?,

@@ -3,11 +3,12 @@
 //! A parser takes a [`ConfigValue`] and returns the typed setting, or the text that completes “expected …”.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use url::Url;
 
 use crate::telemetry;
@@ -298,6 +299,13 @@ pub(super) fn base_url(value: &ConfigValue) -> ParseResult<Url> {
 }
 
 /// `*`, or an origin in the form that browsers send.
+/// A network, such as `10.0.0.0/8`; a single address is the network of itself.
+pub(super) fn network(value: &ConfigValue) -> ParseResult<IpNet> {
+    let text = value.text().unwrap_or_default();
+    let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    network.map_err(|_| "a network such as \"10.0.0.0/8\" or an address".to_owned())
+}
+
 pub(super) fn origin(value: &ConfigValue) -> ParseResult<String> {
     if value.text() == Some("*") {
         return Ok("*".to_owned());
@@ -421,6 +429,18 @@ mod tests {
         );
         for bad in ["", "app.example.com", "https://app.example.com/path", "ftp://a"] {
             assert!(origin(&text_value(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn networks_have_a_prefix_or_are_one_address() {
+        for (text, network_text) in
+            [("10.0.0.0/8", "10.0.0.0/8"), ("192.0.2.1", "192.0.2.1/32"), ("2001:db8::1", "2001:db8::1/128")]
+        {
+            assert_eq!(network(&text_value(text)), Ok(network_text.parse().unwrap()));
+        }
+        for bad in ["", "10.0.0.0/33", "proxy", "10.0.0.0/8, 192.0.2.1", "*"] {
+            assert!(network(&text_value(bad)).is_err(), "{bad}");
         }
     }
 

@@ -13,6 +13,7 @@ use subtle::ConstantTimeEq;
 use relevo_domain::Secret;
 
 use super::access::Grant;
+use super::connection::Connection;
 use super::error::ApiError;
 use super::stream::sse::accepts_event_stream;
 use super::{AppState, api, body};
@@ -34,6 +35,11 @@ impl Keyring {
     /// Stores the digest of the key.
     pub fn new(key: Option<&Secret>) -> Self {
         Self(key.map(|key| digest(key.expose().as_bytes())))
+    }
+
+    /// Whether there is a key.
+    fn requires_key(&self) -> bool {
+        self.0.is_some()
     }
 
     /// Whether a request presents the key: `X-API-Key: <key>`, `Authorization: Bearer <key>` or `Authorization:
@@ -95,11 +101,21 @@ fn digest(key: &[u8]) -> [u8; 32] {
 /// Middleware: attaches a [`Grant`] to an authorised request; answers 401 to any other.
 pub(super) async fn require_key(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     if state.keyring.authorizes(request.headers()) || api::auth::is_authorized(&state, &request) {
-        request.extensions_mut().insert(Grant::all());
+        grant(&state, &mut request);
         return next.run(request).await;
     }
     body::discard(request, state.options.json_body_limit);
     ApiError::unauthorized().into_response()
+}
+
+/// Attaches the grant, and keeps the connection. Where no key is required, the request has proven nothing.
+fn grant(state: &AppState, request: &mut Request) {
+    request.extensions_mut().insert(Grant::all());
+    if let Some(connection) =
+        request.extensions().get::<Connection>().filter(|_| state.keyring.requires_key())
+    {
+        connection.prove_request();
+    }
 }
 
 /// The same for routes that may stream. A request that is answered with a page must present the key in a header.
@@ -115,7 +131,7 @@ pub(super) async fn require_stream_key(
         false => state.keyring.authorizes_stream(request.headers(), query),
     };
     if admitted {
-        request.extensions_mut().insert(Grant::all());
+        grant(&state, &mut request);
         return next.run(request).await;
     }
     body::discard(request, state.options.json_body_limit);

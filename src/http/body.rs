@@ -3,7 +3,6 @@
 //! A body over its limit is rejected at once. The rest of it is read and discarded while the response is sent:
 //! closing the connection instead would reset it, and the client would not see the response.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
@@ -12,65 +11,38 @@ use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, EXPECT};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use relevo_domain::{ErrorKind, ValidationError};
 
 use super::AppState;
+use super::body_memory::{BodyMemory, MemoryShare};
+use super::connection::Connection;
 use super::error::ApiError;
 
-/// Bodies up to this size need no permit of the memory budget, in bytes.
+/// Bodies up to this size are not counted where a key is required, in bytes.
 const SMALL_BODY: usize = 256 << 10;
 
 /// Bodies from this size on are parsed on a blocking thread, in bytes.
 const OFF_THREAD_BYTES: usize = 64 << 10;
 
-/// Number of bodies of the largest permitted size that fit into the memory budget.
-const MAX_LARGE_BODIES: usize = 4;
+/// Bodies up to this size are not counted where no key is required, in bytes. Most deliveries of Meta are smaller.
+const SMALL_OPEN_BODY: usize = 16 << 10;
+
+/// A body without a known size starts with this capacity, and one with a known size with at most this, in bytes: memory
+/// follows what arrives.
+const FIRST_CAPACITY: usize = 64 << 10;
 
 /// A rejected body is read up to this multiple of its limit …
 const DISCARD_FACTOR: usize = 4;
 /// … and for at most this long.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The memory that all large bodies share, in KiB.
-pub(super) struct MemoryBudget {
-    semaphore: Arc<Semaphore>,
-    capacity_kib: u32,
-}
-
-impl MemoryBudget {
-    /// A budget for bodies of up to `largest` bytes.
-    pub fn new(largest: usize) -> Self {
-        let capacity_kib =
-            to_kib(largest.saturating_mul(MAX_LARGE_BODIES).max(SMALL_BODY * MAX_LARGE_BODIES));
-        let permits =
-            usize::try_from(capacity_kib).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
-        Self { semaphore: Arc::new(Semaphore::new(permits)), capacity_kib }
-    }
-
-    /// Waits for `bytes` of memory, at most `timeout`.
-    async fn acquire(&self, bytes: usize, timeout: Duration) -> Result<OwnedSemaphorePermit, ApiError> {
-        let acquired = self.semaphore.clone().acquire_many_owned(to_kib(bytes).min(self.capacity_kib));
-        match tokio::time::timeout(timeout, acquired).await {
-            Ok(Ok(permit)) => Ok(permit),
-            _ => Err(ApiError::new(
-                ErrorKind::Unavailable,
-                "too many large requests are being received; try again later, or send media by URL",
-            )),
-        }
-    }
-}
-
-fn to_kib(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(u32::MAX)
-}
-
 /// A complete body.
 pub(super) struct ReceivedBody {
     pub bytes: Bytes,
-    /// The memory permit of a large body. Drop it when the body is no longer needed.
-    pub memory_permit: Option<OwnedSemaphorePermit>,
+    /// The memory of a large body. Drop it when the body is no longer needed.
+    pub memory: Option<BodyMemory>,
 }
 
 /// Rejects a request that announces a body larger than `limit`, before any of it is read.
@@ -106,65 +78,158 @@ where
     parsed.unwrap_or_else(|_| Err(ApiError::handler_panicked().into()))
 }
 
-/// Receives the whole body of a request.
+/// Sees the bytes of a body as they arrive.
+pub(super) trait BodyObserver {
+    /// The next bytes.
+    fn observe(&mut self, bytes: &[u8]) -> impl Future<Output = ()> + Send;
+}
+
+/// Nothing observes an ordinary body.
+struct Unobserved;
+
+impl BodyObserver for Unobserved {
+    async fn observe(&mut self, _: &[u8]) {}
+}
+
+/// Receives the whole body of a request with a valid key.
 ///
 /// # Errors
 ///
 /// 413 when it is larger than `limit`, 408 when it does not arrive within the read timeout, 400 when the connection
-/// ends early, and 503 when the memory budget is exhausted for that long.
+/// ends early, and 503 when the memory of large bodies is used up for that long.
 pub(super) async fn receive_body(
     request: Request,
     limit: usize,
     state: &AppState,
 ) -> Result<ReceivedBody, ApiError> {
-    let request = check_announced_length(request, limit)?;
-    let announced = content_length(request.headers());
-    let timeout = state.options.read_timeout;
-    let mut permit = None;
-    if let Some(length) = announced.filter(|&length| length > SMALL_BODY) {
-        permit = Some(state.memory_budget.acquire(length, timeout).await?);
+    let connection = request.extensions().get::<Connection>().cloned();
+    let share = (&state.body_memory, SMALL_BODY);
+    let received = receive(request, limit, share, state.options.read_timeout, &mut Unobserved).await?;
+    // A node without a key has no other proof.
+    if let Some(connection) = connection {
+        connection.prove_request();
     }
-    let collecting =
-        collect(request.into_body(), announced, limit, &state.memory_budget, &mut permit, timeout);
-    let bytes = match tokio::time::timeout(timeout, collecting).await {
-        Ok(collected) => collected?,
-        Err(_) => return Err(ApiError::request_timeout(timeout)),
-    };
-    Ok(ReceivedBody { bytes, memory_permit: permit })
+    Ok(received)
 }
 
-async fn collect(
-    mut body: Body,
+/// Receives the whole body of a request without a key, while `observer` sees its bytes. The same errors as
+/// [`receive_body`]; 503 also when the body gives its memory to newer ones.
+pub(super) async fn receive_open_body(
+    request: Request,
+    limit: usize,
+    state: &AppState,
+    observer: &mut (impl BodyObserver + Send),
+) -> Result<ReceivedBody, ApiError> {
+    let share = (&state.open_body_memory, SMALL_OPEN_BODY);
+    receive(request, limit, share, state.options.read_timeout, observer).await
+}
+
+async fn receive(
+    request: Request,
+    limit: usize,
+    (share, uncounted): (&MemoryShare, usize),
+    timeout: Duration,
+    observer: &mut (impl BodyObserver + Send),
+) -> Result<ReceivedBody, ApiError> {
+    let request = check_announced_length(request, limit)?;
+    let announced = content_length(request.headers());
+    let reception = Reception {
+        body: request.into_body(),
+        announced,
+        limit,
+        share,
+        uncounted,
+        timeout,
+        deadline: Instant::now() + timeout,
+    };
+    reception.run(observer).await
+}
+
+/// A body that is arriving.
+struct Reception<'a> {
+    body: Body,
     announced: Option<usize>,
     limit: usize,
-    budget: &MemoryBudget,
-    permit: &mut Option<OwnedSemaphorePermit>,
+    share: &'a MemoryShare,
+    /// Up to this size, the body takes no memory of the share.
+    uncounted: usize,
     timeout: Duration,
-) -> Result<Bytes, ApiError> {
-    let Some(first) = next_chunk(&mut body).await? else { return Ok(Bytes::new()) };
-    // Most bodies are one chunk: no copy is needed.
-    if body.is_end_stream() && first.len() <= limit {
-        return Ok(first);
-    }
-    let mut whole = BytesMut::with_capacity(announced.unwrap_or(first.len()).min(limit));
-    let mut next = Some(first);
-    while let Some(chunk) = next {
-        let length = whole.len() + chunk.len();
-        if length > limit {
-            tokio::spawn(discard_rest(body, limit));
-            return Err(ApiError::payload_too_large(limit));
+    deadline: Instant,
+}
+
+impl Reception<'_> {
+    async fn run(mut self, observer: &mut (impl BodyObserver + Send)) -> Result<ReceivedBody, ApiError> {
+        let mut memory: Option<BodyMemory> = None;
+        let Some(first) = self.next_chunk(None).await? else {
+            return Ok(ReceivedBody { bytes: Bytes::new(), memory });
+        };
+        // Most bodies are one chunk: no copy is needed.
+        if self.body.is_end_stream() && first.len() <= self.limit.min(self.uncounted) {
+            observer.observe(&first).await;
+            return Ok(ReceivedBody { bytes: first, memory });
         }
-        if length > SMALL_BODY && permit.is_none() {
-            *permit = Some(budget.acquire(limit, timeout).await?);
+        let capacity = self.announced.unwrap_or(0).max(first.len()).min(FIRST_CAPACITY).min(self.limit);
+        let mut whole = BytesMut::with_capacity(capacity);
+        let mut next = Some(first);
+        while let Some(chunk) = next {
+            let length = whole.len() + chunk.len();
+            if length > self.limit {
+                tokio::spawn(discard_rest(self.body, self.limit));
+                return Err(ApiError::payload_too_large(self.limit));
+            }
+            if let Some(memory) = &memory {
+                grow(memory, chunk.len(), self.deadline).await?;
+            } else if length > self.uncounted {
+                let begun = memory.insert(self.share.begin());
+                grow(begun, length, self.deadline).await?;
+            }
+            observer.observe(&chunk).await;
+            whole.extend_from_slice(&chunk);
+            next = self.next_chunk(memory.as_ref()).await?;
         }
-        whole.extend_from_slice(&chunk);
-        next = next_chunk(&mut body).await?;
+        if let Some(memory) = &memory {
+            memory.complete();
+        }
+        Ok(ReceivedBody { bytes: whole.freeze(), memory })
     }
-    Ok(whole.freeze())
+
+    /// The next chunk of the body; `None` at its end.
+    async fn next_chunk(&mut self, memory: Option<&BodyMemory>) -> Result<Option<Bytes>, ApiError> {
+        let dropped = async {
+            match memory {
+                Some(memory) => memory.dropped().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = dropped => Err(no_memory()),
+            next = tokio::time::timeout_at(self.deadline, read_chunk(&mut self.body)) => match next {
+                Ok(next) => next,
+                Err(_) => Err(ApiError::request_timeout(self.timeout)),
+            },
+        }
+    }
+}
+
+/// Waits for memory, until the body must have arrived.
+async fn grow(memory: &BodyMemory, bytes: usize, deadline: Instant) -> Result<(), ApiError> {
+    tokio::select! {
+        biased;
+        () = memory.dropped() => Err(no_memory()),
+        grown = tokio::time::timeout_at(deadline, memory.grow(bytes)) => grown.map_err(|_| no_memory()),
+    }
+}
+
+fn no_memory() -> ApiError {
+    ApiError::new(
+        ErrorKind::Unavailable,
+        "too many large requests are being received; try again later, or send media by URL",
+    )
 }
 
 /// The next chunk of a body; `None` at its end.
-async fn next_chunk(body: &mut Body) -> Result<Option<Bytes>, ApiError> {
+async fn read_chunk(body: &mut Body) -> Result<Option<Bytes>, ApiError> {
     while let Some(frame) = body.frame().await {
         match frame {
             Ok(frame) => {
@@ -210,9 +275,19 @@ fn content_length(headers: &HeaderMap) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::stream;
+    use futures_util::{StreamExt, stream};
 
     use super::*;
+    use crate::http::body_memory::ShortagePolicy;
+
+    /// Counts the bytes that it sees.
+    struct Count(usize);
+
+    impl BodyObserver for Count {
+        async fn observe(&mut self, bytes: &[u8]) {
+            self.0 += bytes.len();
+        }
+    }
 
     fn chunks(sizes: &[usize]) -> Body {
         let chunks: Vec<_> =
@@ -220,36 +295,81 @@ mod tests {
         Body::from_stream(stream::iter(chunks))
     }
 
-    async fn collect_chunks(sizes: &[usize], limit: usize) -> Result<(usize, bool), ApiError> {
-        let budget = MemoryBudget::new(limit);
-        let mut permit = None;
-        let second = Duration::from_secs(1);
-        let bytes = collect(chunks(sizes), None, limit, &budget, &mut permit, second).await?;
-        Ok((bytes.len(), permit.is_some()))
+    /// These chunks, and then nothing more.
+    fn stalled(sizes: &[usize]) -> Body {
+        let chunks: Vec<_> =
+            sizes.iter().map(|&size| Ok::<_, std::io::Error>(Bytes::from(vec![b'x'; size]))).collect();
+        Body::from_stream(stream::iter(chunks).chain(stream::pending()))
+    }
+
+    async fn receive_chunks(
+        body: Body,
+        limit: usize,
+        share: &MemoryShare,
+    ) -> Result<(usize, bool), ApiError> {
+        let (request, mut seen) = (Request::new(body), Count(0));
+        let timeout = Duration::from_secs(60);
+        let received = receive(request, limit, (share, SMALL_OPEN_BODY), timeout, &mut seen).await?;
+        assert_eq!(received.bytes.len(), seen.0);
+        Ok((seen.0, received.memory.is_some()))
     }
 
     #[tokio::test]
     async fn body_over_its_limit_is_rejected() {
-        assert_eq!(collect_chunks(&[], 10).await.unwrap(), (0, false));
-        assert_eq!(collect_chunks(&[4, 6], 10).await.unwrap(), (10, false));
-        assert_eq!(collect_chunks(&[4, 7], 10).await.unwrap_err().status(), 413);
-        assert_eq!(collect_chunks(&[11], 10).await.unwrap_err().status(), 413);
+        let share = MemoryShare::new(1 << 20, ShortagePolicy::OldestFirst);
+        let collect = async |sizes: &[usize]| receive_chunks(chunks(sizes), 10, &share).await;
+        assert_eq!(collect(&[]).await.unwrap(), (0, false));
+        assert_eq!(collect(&[10]).await.unwrap(), (10, false));
+        assert_eq!(collect(&[4, 6]).await.unwrap(), (10, false));
+        assert_eq!(collect(&[4, 7]).await.unwrap_err().status(), 413);
+        assert_eq!(collect(&[11]).await.unwrap_err().status(), 413);
     }
 
     #[tokio::test]
-    async fn body_without_content_length_acquires_memory_as_it_grows() {
-        assert_eq!(collect_chunks(&[SMALL_BODY, 1], SMALL_BODY * 2).await.unwrap(), (SMALL_BODY + 1, true));
+    async fn body_takes_memory_as_it_grows() {
+        let share = MemoryShare::new(1 << 20, ShortagePolicy::DropOldest);
+        let limit = SMALL_OPEN_BODY * 2;
+        let sizes = [SMALL_OPEN_BODY, 1];
+        assert_eq!(receive_chunks(chunks(&sizes), limit, &share).await.unwrap(), (SMALL_OPEN_BODY + 1, true));
+        assert_eq!(receive_chunks(chunks(&[limit]), limit, &share).await.unwrap(), (limit, true));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn large_bodies_wait_for_memory_until_the_timeout() {
-        let budget = MemoryBudget::new(1 << 20);
-        let mut held = Vec::new();
-        for _ in 0..MAX_LARGE_BODIES {
-            held.push(budget.acquire(1 << 20, Duration::ZERO).await.unwrap());
-        }
-        assert_eq!(budget.acquire(1 << 20, Duration::from_secs(1)).await.unwrap_err().status(), 503);
-        held.pop();
-        assert!(budget.acquire(1 << 20, Duration::from_secs(1)).await.is_ok());
+    async fn announced_bytes_that_do_not_arrive_take_no_memory() {
+        let share = MemoryShare::new(1 << 20, ShortagePolicy::OldestFirst);
+        let stalled = stream::iter(0..100).map(|_| receive_chunks(stalled(&[1]), 1 << 20, &share));
+        let mut stalled = stalled.buffer_unordered(100);
+        let waiting = async { stalled.next().await };
+        assert!(tokio::time::timeout(Duration::from_secs(1), waiting).await.is_err());
+        let whole = [1 << 19, 1 << 19];
+        assert_eq!(receive_chunks(chunks(&whole), 1 << 20, &share).await.unwrap(), (1 << 20, true));
+        assert_eq!(stalled.next().await.unwrap().unwrap_err().status(), 408);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stalled_body_without_a_key_gives_way() {
+        let share = MemoryShare::new(1 << 20, ShortagePolicy::DropOldest);
+        let began = Instant::now();
+        let first = receive_chunks(stalled(&[1 << 19, 1 << 18]), 1 << 20, &share);
+        let second = receive_chunks(chunks(&[1 << 19]), 1 << 20, &share);
+        let (first, second) = tokio::join!(first, second);
+        assert_eq!(first.unwrap_err().status(), 503);
+        assert_eq!(second.unwrap(), (1 << 19, true));
+        assert_eq!(began.elapsed().as_secs(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stalled_body_with_a_key_keeps_its_memory_until_the_timeout() {
+        let share = MemoryShare::new(1 << 20, ShortagePolicy::OldestFirst);
+        let began = Instant::now();
+        let first = receive_chunks(stalled(&[1 << 19, 1 << 18]), 1 << 20, &share);
+        let second = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            receive_chunks(chunks(&[1 << 19]), 1 << 20, &share).await
+        };
+        let (first, second) = tokio::join!(first, second);
+        assert_eq!(first.unwrap_err().status(), 408);
+        assert_eq!(second.unwrap(), (1 << 19, true));
+        assert_eq!(began.elapsed().as_secs(), 60);
     }
 }

@@ -228,6 +228,12 @@ impl ApiError {
         self
     }
 
+    /// Adds when the caller may try again.
+    pub fn retry_after(mut self, pause: Duration) -> Self {
+        self.0.retry_after = Some(pause);
+        self
+    }
+
     /// Adds the message in the ledger that failed, and its status.
     pub fn with_message(mut self, id: MessageId, status: &'static str) -> Self {
         self.0.message = Some((id, status));

@@ -1,6 +1,9 @@
 //! Pages of a list.
 
-use serde::Serialize;
+use std::fmt::Display;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use relevo_domain::ValidationError;
@@ -31,6 +34,20 @@ impl<T> PageResponse<T> {
         let next = found.last().filter(|_| full).and_then(cursor);
         Self { success: true, data: found.into_iter().map(T::from).collect(), next }
     }
+}
+
+/// Deserialises the `after` of a list. An empty one is the beginning of the list, like a missing one.
+///
+/// # Errors
+///
+/// The text is no cursor of this type.
+pub(super) fn after<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: Display>,
+{
+    let text = Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty());
+    text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
 }
 
 /// The number of entries to read.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state};
@@ -24,7 +24,7 @@ use super::routes::{
     api, cloud_webhook, dead_letters, events, instances, jobs, media, messages, node, numbers, queues, relay,
     suppressions, webhooks,
 };
-use super::{AppState, auth, body, openapi, rate_limit};
+use super::{AppState, auth, body, openapi, rate_limit, request_checks};
 
 /// The API as a service, with its fallbacks and layers.
 pub fn router(state: AppState) -> Router {
@@ -34,10 +34,12 @@ pub fn router(state: AppState) -> Router {
     let _ = state.openapi_document.set(Bytes::from(document));
     let origins = &state.options.cors_origins;
     let cors = (!origins.is_empty()).then(|| cors_layer(origins));
+    let checks = from_fn_with_state(state.clone(), request_checks::check_request);
     let routes = routes
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(CatchPanicLayer::custom(handle_panic))
+        .layer(checks)
         .layer(from_fn(rewrite_errors))
         .with_state(state);
     match cors {
@@ -206,8 +208,19 @@ async fn unknown_route(State(state): State<AppState>, request: Request) -> Respo
 }
 
 async fn method_not_allowed(State(state): State<AppState>, request: Request) -> ApiError {
+    // The path of a message is also that of a send, whose last segment is the type.
+    let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let is_send = request.method() == Method::POST
+        && matched.is_some_and(|path| path.ends_with("/messages/{message_id}"));
+    let error = if is_send {
+        let name = request.uri().path().rsplit('/').next().unwrap_or_default();
+        let details = format!("there is no type of message {name:?}; see GET /openapi.json");
+        ApiError::new(ErrorKind::NotFound, details)
+    } else {
+        ApiError::method_not_allowed()
+    };
     body::discard(request, state.options.json_body_limit);
-    ApiError::method_not_allowed()
+    error
 }
 
 fn handle_panic(cause: Box<dyn std::any::Any + Send>) -> axum::response::Response {
@@ -217,12 +230,13 @@ fn handle_panic(cause: Box<dyn std::any::Any + Send>) -> axum::response::Respons
     ApiError::handler_panicked().into_response()
 }
 
-/// The CORS headers. With `*`, the response names the origin of the request, because a literal `*` would forbid
-/// credentials.
+/// The CORS headers. With `*`, no page may send the browser's credentials, such as cookies of a proxy in front of the
+/// node; the key is a header and not one of them. The origin `null` is that of sandboxed frames and local files of any
+/// site, and is not admitted.
 fn cors_layer(origins: &[String]) -> CorsLayer {
     let any = origins.iter().any(|origin| origin == "*");
     let allowed = if any {
-        AllowOrigin::mirror_request()
+        AllowOrigin::predicate(|origin, _| origin != "null")
     } else {
         AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
     };
@@ -239,6 +253,6 @@ fn cors_layer(origins: &[String]) -> CorsLayer {
         ])
         .allow_headers([CONTENT_TYPE, AUTHORIZATION].into_iter().chain(headers).collect::<Vec<_>>())
         .expose_headers([RETRY_AFTER])
-        .allow_credentials(true)
+        .allow_credentials(!any)
         .max_age(Duration::from_secs(300))
 }

@@ -9,7 +9,7 @@ use relevo_domain::Secret;
 
 use super::commit::DeliveryPart;
 use super::quarantine::NewQuarantineEntry;
-use super::verify::VerifiedDelivery;
+use super::verify::{SignatureCheck, SignedBody, VerifiedDelivery};
 use super::{DeliveryCounts, Error, Handle, WebhookAccount};
 
 /// Maximum number of reasons that are stored with a quarantined body.
@@ -30,20 +30,48 @@ pub fn verify_subscription(
 }
 
 impl Handle {
+    /// Begins the signature check of a delivery to these accounts; `None` stands for an instance that does not exist, for
+    /// which no signature is valid. `signature`: its `X-Hub-Signature-256`.
+    ///
+    /// The sender gets the same answer at the same time in both cases, so that the names of instances cannot be probed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Signature`]: the delivery is refused whatever its body is.
+    pub fn begin_check(
+        &self,
+        accounts: Option<&[WebhookAccount]>,
+        signature: Option<&str>,
+    ) -> Result<SignatureCheck, Error> {
+        let check = match accounts {
+            Some(accounts) => SignatureCheck::new(accounts, signature),
+            None => SignatureCheck::without_account(signature),
+        };
+        check.inspect_err(|error| self.record_metrics(&Err(error.clone())))
+    }
+
+    /// Ends the signature check of a delivery. `body`: all bytes that were given to the check.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Signature`]: no account accepts the signature.
+    pub fn finish_check(&self, check: SignatureCheck, body: Bytes) -> Result<SignedBody, Error> {
+        check.finish(body).inspect_err(|error| self.record_metrics(&Err(error.clone())))
+    }
+
     /// Ingests a delivery. `Ok` means that everything in it is durable and Meta need not repeat it, including parts that
     /// could not be parsed, which are quarantined.
     ///
     /// # Errors
     ///
-    /// The signature is wrong, or the commit failed. Nothing of the delivery is stored then, except statuses of sent
+    /// An account that the delivery names did not sign it, or the commit failed. Nothing of the delivery is stored then, except statuses of sent
     /// messages, which are idempotent.
     pub async fn receive(
         &self,
         accounts: &[WebhookAccount],
-        body: Bytes,
-        signature: Option<&str>,
+        delivery: SignedBody,
     ) -> Result<DeliveryCounts, Error> {
-        let result = self.ingest_webhook(accounts, body, signature).await;
+        let result = self.ingest_webhook(accounts, delivery).await;
         self.record_metrics(&result);
         result
     }
@@ -51,14 +79,14 @@ impl Handle {
     async fn ingest_webhook(
         &self,
         accounts: &[WebhookAccount],
-        body: Bytes,
-        signature: Option<&str>,
+        delivery: SignedBody,
     ) -> Result<DeliveryCounts, Error> {
         if self.store.is_full() {
             // Meta repeats the delivery for days. The remaining space is reserved for work in progress.
             return Err(queue::Error::DiskFull.into());
         }
-        let verified = self.verifier.verify(accounts, &body, signature).await?;
+        let verified = self.verifier.verify(accounts, &delivery).await?;
+        let body = delivery.body;
         let VerifiedDelivery { trusted, updates, frames } = verified;
         let (parts, mut reasons) = match updates {
             Ok(updates) => assign_instances(&trusted, updates),
@@ -86,13 +114,6 @@ impl Handle {
     /// Counts a delivery that was refused for its size before it was read.
     pub fn count_too_large(&self) {
         self.metrics.record_inbound("too_large", 1);
-    }
-
-    /// Counts a delivery to an unknown instance. Its sender gets the same error as for a wrong signature, so that the names
-    /// of instances cannot be probed.
-    pub fn reject_unknown_instance(&self) -> Error {
-        self.metrics.record_inbound("forged", 1);
-        Error::Signature
     }
 }
 

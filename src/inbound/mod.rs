@@ -36,6 +36,7 @@ use verify::Verifier;
 pub use cloud_webhook::verify_subscription;
 pub use linked_device::ReceivingDevice;
 pub use quarantine::{QuarantineId, QuarantinedBody};
+pub use verify::{SignatureCheck, SignedBody};
 
 /// Options of ingestion: the consent keywords.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,27 +1,116 @@
-//! Signatures of Meta's webhooks. They are checked over the raw bytes before the body is parsed.
+//! Signatures of Meta's webhooks. They are checked over the raw bytes, while these arrive and before they are parsed.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use relevo_cloud_api::{Update, parse_webhook, verify_signature};
+use relevo_cloud_api::{BodyMac, ClaimedSignature, Update, parse_webhook};
 use relevo_domain::{Secret, ValidationError};
 use relevo_store as store;
 
 use super::frames::WebhookFrames;
 use super::{Error, WebhookAccount};
 
-/// Bodies of at least this size, in bytes, are verified and parsed on a blocking thread.
+/// Bodies of at least this size, in bytes, are parsed on a blocking thread.
 const LARGE_BODY: usize = 64 << 10;
 
-/// Maximum number of large bodies that are verified at once, so that large forged bodies cannot occupy all processors.
-const MAX_LARGE_CHECKS: usize = 1;
+/// Maximum number of large bodies that are parsed at once, so that they cannot occupy all processors.
+const MAX_LARGE_BODIES: usize = 1;
 
-/// Verifies and parses deliveries. Cheap to clone.
+/// Other tasks run after this many bytes were hashed, so that forged bodies cannot occupy a thread.
+const HASHED_AT_ONCE: usize = 64 << 10;
+
+/// The signature check of a delivery whose body is arriving. It costs the memory of one digest for each distinct secret.
+pub struct SignatureCheck {
+    claimed: Option<ClaimedSignature>,
+    /// The distinct secrets with what they would sign. Most nodes have one Meta app, and so one secret, for all numbers.
+    macs: Vec<(Secret, BodyMac)>,
+    /// Whether an account accepts unsigned deliveries.
+    allows_unsigned: bool,
+    /// Bytes since other tasks could run.
+    hashed: usize,
+}
+
+/// A body whose signature holds, or of which no account requires one.
+pub struct SignedBody {
+    pub(super) body: Bytes,
+    /// The secret that signed it.
+    signer: Option<Secret>,
+}
+
+impl SignatureCheck {
+    /// The check of a delivery to these accounts. `signature`: its `X-Hub-Signature-256`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Signature`]: it has no signature, or one that no body has, although every account requires one.
+    pub(super) fn new(accounts: &[WebhookAccount], signature: Option<&str>) -> Result<Self, Error> {
+        let allows_unsigned =
+            accounts.is_empty() || accounts.iter().any(|account| account.app_secret.is_none());
+        let secrets = accounts.iter().filter_map(|account| account.app_secret.as_ref());
+        Self::with_secrets(secrets, allows_unsigned, signature)
+    }
+
+    /// The check of a delivery to an instance that does not exist: it takes as long as one for an instance that does, and
+    /// fails.
+    pub(super) fn without_account(signature: Option<&str>) -> Result<Self, Error> {
+        let secret = Secret::new(format!("{:032x}", rand::random::<u128>()));
+        Self::with_secrets([&secret].into_iter(), false, signature)
+    }
+
+    fn with_secrets<'a>(
+        secrets: impl Iterator<Item = &'a Secret>,
+        allows_unsigned: bool,
+        signature: Option<&str>,
+    ) -> Result<Self, Error> {
+        let claimed = signature.and_then(ClaimedSignature::parse);
+        if claimed.is_none() && !allows_unsigned {
+            return Err(Error::Signature);
+        }
+        let mut macs: Vec<(Secret, BodyMac)> = Vec::new();
+        for secret in secrets.filter(|_| claimed.is_some()) {
+            if !macs.iter().any(|(known, _)| known == secret)
+                && let Some(mac) = BodyMac::new(secret)
+            {
+                macs.push((secret.clone(), mac));
+            }
+        }
+        Ok(Self { claimed, macs, allows_unsigned, hashed: 0 })
+    }
+
+    /// Adds the next bytes of the body, as they were received.
+    pub async fn update(&mut self, bytes: &[u8]) {
+        for (_, mac) in &mut self.macs {
+            mac.update(bytes);
+            self.hashed += bytes.len();
+            if self.hashed >= HASHED_AT_ONCE {
+                self.hashed = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Whether the signature holds. `body`: the bytes of all updates.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Signature`]: no secret signed it, and every account requires that.
+    pub(super) fn finish(self, body: Bytes) -> Result<SignedBody, Error> {
+        let Self { claimed, macs, allows_unsigned, hashed: _ } = self;
+        let signer =
+            claimed.and_then(|claimed| macs.into_iter().find(|(_, mac)| mac.clone().matches(&claimed)));
+        if signer.is_none() && !allows_unsigned {
+            return Err(Error::Signature);
+        }
+        Ok(SignedBody { body, signer: signer.map(|(secret, _)| secret) })
+    }
+}
+
+/// Parses signed bodies. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Verifier {
-    large_checks: Arc<Semaphore>,
+    large_bodies: Arc<Semaphore>,
     /// Whether frames for the relay are built.
     relay_enabled: bool,
 }
@@ -39,10 +128,10 @@ pub(super) struct VerifiedDelivery<'a> {
 impl Verifier {
     /// A verifier that also builds frames if `relay_enabled` is set.
     pub fn new(relay_enabled: bool) -> Self {
-        Self { large_checks: Arc::new(Semaphore::new(MAX_LARGE_CHECKS)), relay_enabled }
+        Self { large_bodies: Arc::new(Semaphore::new(MAX_LARGE_BODIES)), relay_enabled }
     }
 
-    /// Verifies and parses a delivery.
+    /// Parses a signed body and checks for which accounts its signature counts.
     ///
     /// A valid signature of one account proves nothing about another, so each account accepts deliveries under its own
     /// secret only. A body that is no webhook names no account: it must be signed with any known secret, unless no
@@ -54,27 +143,12 @@ impl Verifier {
     pub async fn verify<'a>(
         &self,
         accounts: &'a [WebhookAccount],
-        body: &Bytes,
-        signature: Option<&str>,
+        signed: &SignedBody,
     ) -> Result<VerifiedDelivery<'a>, Error> {
-        let check = SignatureCheck {
-            relay_enabled: self.relay_enabled,
-            ..SignatureCheck::new(accounts, body.clone(), signature)
-        };
-        if check.lacks_required_signature() {
-            return Err(Error::Signature);
-        }
-        let checked = if body.len() < LARGE_BODY {
-            check.run()
-        } else {
-            // The semaphore is never closed.
-            let _permit = self.large_checks.acquire().await;
-            let checking = tokio::task::spawn_blocking(move || check.run());
-            checking.await.map_err(|_| Error::Store(store::Error::Panicked))?
-        };
-        let SignatureResult { signer, updates, frames } = checked.ok_or(Error::Signature)?;
+        let SignedBody { body, signer } = signed;
+        let (updates, frames) = self.parse(body).await?;
         let is_trusted =
-            |account: &&WebhookAccount| account.app_secret.is_none() || account.app_secret == signer;
+            |account: &&WebhookAccount| account.app_secret.is_none() || account.app_secret == *signer;
         let trusted: Vec<_> = accounts.iter().filter(is_trusted).collect();
         let untrusted = |phone: &str| {
             accounts.iter().any(|account| account.phone_number_id == phone)
@@ -86,55 +160,25 @@ impl Verifier {
         };
         if forged { Err(Error::Signature) } else { Ok(VerifiedDelivery { trusted, updates, frames }) }
     }
-}
 
-/// The inputs of a signature check.
-struct SignatureCheck {
-    /// The distinct secrets. Most nodes have one Meta app, and so one secret, for all numbers.
-    secrets: Vec<Secret>,
-    /// Whether an account accepts unsigned deliveries.
-    allows_unsigned: bool,
-    relay_enabled: bool,
-    body: Bytes,
-    signature: Option<String>,
-}
-
-struct SignatureResult {
-    signer: Option<Secret>,
-    updates: Result<Vec<Update>, ValidationError>,
-    frames: Option<WebhookFrames>,
-}
-
-impl SignatureCheck {
-    fn new(accounts: &[WebhookAccount], body: Bytes, signature: Option<&str>) -> Self {
-        let mut secrets: Vec<Secret> = Vec::new();
-        for secret in accounts.iter().filter_map(|account| account.app_secret.as_ref()) {
-            if !secrets.contains(secret) {
-                secrets.push(secret.clone());
-            }
+    async fn parse(&self, body: &Bytes) -> Result<ParsedBody, Error> {
+        let relay_enabled = self.relay_enabled;
+        if body.len() < LARGE_BODY {
+            return Ok(parse(body, relay_enabled));
         }
-        let allows_unsigned =
-            secrets.is_empty() || accounts.iter().any(|account| account.app_secret.is_none());
-        Self { secrets, allows_unsigned, relay_enabled: false, body, signature: signature.map(str::to_owned) }
+        // The semaphore is never closed.
+        let _permit = self.large_bodies.acquire().await;
+        let body = body.clone();
+        let parsing = tokio::task::spawn_blocking(move || parse(&body, relay_enabled));
+        parsing.await.map_err(|_| Error::Store(store::Error::Panicked))
     }
+}
 
-    /// Whether the delivery has no signature although every account requires one.
-    fn lacks_required_signature(&self) -> bool {
-        self.signature.is_none() && !self.allows_unsigned
-    }
+type ParsedBody = (Result<Vec<Update>, ValidationError>, Option<WebhookFrames>);
 
-    /// Checks the signature and parses the body. `None` if it is forged; the body is not parsed then.
-    fn run(self) -> Option<SignatureResult> {
-        let Self { secrets, allows_unsigned, relay_enabled, body, signature } = self;
-        let signer = signature
-            .and_then(|header| secrets.into_iter().find(|secret| verify_signature(secret, &body, &header)));
-        if signer.is_none() && !allows_unsigned {
-            return None;
-        }
-        let webhook = if relay_enabled { serde_json::from_slice(&body).ok() } else { None };
-        let frames = webhook.map(WebhookFrames::from_webhook);
-        Some(SignatureResult { signer, updates: parse_webhook(&body), frames })
-    }
+fn parse(body: &Bytes, relay_enabled: bool) -> ParsedBody {
+    let webhook = if relay_enabled { serde_json::from_slice(body).ok() } else { None };
+    (parse_webhook(body), webhook.map(WebhookFrames::from_webhook))
 }
 
 #[cfg(test)]
@@ -175,7 +219,12 @@ mod tests {
         body: &Bytes,
         signature: Option<&str>,
     ) -> Result<Vec<u32>, Error> {
-        let read = Verifier::new(false).verify(accounts, body, signature).await?;
+        let mut check = SignatureCheck::new(accounts, signature)?;
+        for chunk in body.chunks(1000) {
+            check.update(chunk).await;
+        }
+        let signed = check.finish(body.clone())?;
+        let read = Verifier::new(false).verify(accounts, &signed).await?;
         Ok(read.trusted.iter().map(|account| account.instance.get()).collect())
     }
 
@@ -197,7 +246,8 @@ mod tests {
     async fn numbers_of_one_app_share_its_secret() {
         let accounts = [account([0, 0, 0, 1], "1", Some("one")), account([0, 0, 0, 2], "2", Some("one"))];
         let first = body("1", 0);
-        assert_eq!(SignatureCheck::new(&accounts, first.clone(), None).secrets.len(), 1);
+        let check = SignatureCheck::new(&accounts, Some(&sign("one", &first))).unwrap();
+        assert_eq!(check.macs.len(), 1);
         assert_eq!(trusted(&accounts, &first, Some(&sign("one", &first))).await.unwrap(), [1, 2]);
     }
 
@@ -210,11 +260,27 @@ mod tests {
         assert!(matches!(trusted(&accounts, &Bytes::from_static(b"{"), None).await, Err(Error::Signature)));
     }
 
-    #[test]
-    fn forged_body_is_not_parsed() {
+    #[tokio::test]
+    async fn forged_body_is_rejected_before_it_is_parsed() {
         let accounts = [account([0, 0, 0, 1], "1", Some("one"))];
         let first = body("1", 0);
-        assert!(SignatureCheck::new(&accounts, first.clone(), None).lacks_required_signature());
-        assert!(SignatureCheck::new(&accounts, first, Some("sha256=00")).run().is_none());
+        for unsigned in [None, Some("sha256=00")] {
+            assert!(
+                matches!(SignatureCheck::new(&accounts, unsigned), Err(Error::Signature)),
+                "{unsigned:?}"
+            );
+            assert!(
+                matches!(SignatureCheck::without_account(unsigned), Err(Error::Signature)),
+                "{unsigned:?}"
+            );
+        }
+        let forged = sign("two", &first);
+        let checks =
+            [SignatureCheck::new(&accounts, Some(&forged)), SignatureCheck::without_account(Some(&forged))];
+        for check in checks {
+            let mut check = check.unwrap();
+            check.update(&first).await;
+            assert!(matches!(check.finish(first.clone()), Err(Error::Signature)));
+        }
     }
 }

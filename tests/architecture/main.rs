@@ -117,6 +117,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         &[
             "relevo_domain",
             "relevo_clock",
+            "relevo_metrics",
             "events",
             "address_book",
             "suppression",

@@ -372,6 +372,4 @@ async fn socket_answers_pings() {
     socket.send(Message::Ping("x".into())).await.unwrap();
     let pong = tokio::time::timeout(TIMEOUT, socket.next()).await.unwrap().unwrap().unwrap();
     assert_eq!(pong, Message::Pong("x".into()));
-    let _ = socket.send(Message::Text("x".repeat(100_000).into())).await;
-    assert!(frame(&mut socket).await.is_err(), "the node accepted an oversized frame");
 }

@@ -9,14 +9,18 @@
 
 mod address_book;
 mod application_api;
+mod connections;
 mod events;
 mod http;
 mod jobs;
 mod kill;
+mod large_bodies;
 mod linked;
 mod messages;
 mod old_folder;
 mod operations;
 mod relay;
+mod shutdown;
 mod support;
 mod webhooks;
+mod websockets;

@@ -33,7 +33,7 @@ pub use parse::{
     AccountChange, MarketingPreference, ReceivedMessage, ReceivedStatus, Update, count_messages,
     first_sender, parse_webhook, split_messages, without_messages,
 };
-pub use signature::verify_signature;
+pub use signature::{BodyMac, ClaimedSignature};
 
 /// One phone number on the Cloud API.
 pub struct CloudApi {

@@ -1,20 +1,41 @@
-//! Verification of the signatures of Meta's webhooks.
+//! Verification of the signatures of Meta's webhooks, while their bodies arrive.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use relevo_domain::Secret;
 
-/// Whether Meta signed this webhook. `header` is its `X-Hub-Signature-256`: `sha256=` and the HMAC-SHA256 of the raw
-/// body under the app secret, in hexadecimal. `raw_body` must be the received bytes, before any parsing. The comparison
-/// takes constant time.
-pub fn verify_signature(app_secret: &Secret, raw_body: &[u8], header: &str) -> bool {
-    let claimed = header.trim().strip_prefix("sha256=").and_then(from_hex);
-    // A signature of the wrong length is rejected without hashing the body.
-    let Some(claimed) = claimed.filter(|claimed| claimed.len() == 32) else { return false };
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(app_secret.expose().as_bytes()) else { return false };
-    mac.update(raw_body);
-    mac.verify_slice(&claimed).is_ok()
+/// What a webhook claims as its signature: its `X-Hub-Signature-256`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimedSignature([u8; 32]);
+
+impl ClaimedSignature {
+    /// Parses `sha256=` and 32 bytes in hexadecimal. `None`: no body has this signature.
+    pub fn parse(header: &str) -> Option<Self> {
+        let claimed = header.trim().strip_prefix("sha256=").and_then(from_hex)?;
+        Some(Self(claimed.try_into().ok()?))
+    }
+}
+
+/// The HMAC-SHA256 of a raw body under an app secret.
+#[derive(Clone)]
+pub struct BodyMac(Hmac<Sha256>);
+
+impl BodyMac {
+    /// The HMAC under this secret, of no bytes yet. `None`: no body is signed with it.
+    pub fn new(app_secret: &Secret) -> Option<Self> {
+        Hmac::new_from_slice(app_secret.expose().as_bytes()).ok().map(Self)
+    }
+
+    /// Adds the next bytes of the raw body, as they were received.
+    pub fn update(&mut self, raw_bytes: &[u8]) {
+        self.0.update(raw_bytes);
+    }
+
+    /// Whether the secret signed the body. The comparison takes constant time.
+    pub fn matches(self, claimed: &ClaimedSignature) -> bool {
+        self.0.verify_slice(&claimed.0).is_ok()
+    }
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {
@@ -32,20 +53,25 @@ mod tests {
     const GOOD: &str = "sha256=5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
     const BODY: &[u8] = b"what do ya want for nothing?";
 
+    fn is_signed(secret: &str, chunks: &[&[u8]], header: &str) -> bool {
+        let mut mac = BodyMac::new(&Secret::new(secret)).unwrap();
+        chunks.iter().for_each(|chunk| mac.update(chunk));
+        mac.matches(&ClaimedSignature::parse(header).unwrap())
+    }
+
     #[test]
     fn only_the_signature_of_the_raw_body_is_accepted() {
-        let secret = Secret::new("Jefe");
-        assert!(verify_signature(&secret, BODY, GOOD));
-        assert!(verify_signature(&secret, BODY, &GOOD.to_uppercase().replace("SHA256", "sha256")));
-        assert!(!verify_signature(&Secret::new("jefe"), BODY, GOOD));
-        assert!(!verify_signature(&secret, b"what do ya want for nothing", GOOD));
+        assert!(is_signed("Jefe", &[BODY], GOOD));
+        assert!(is_signed("Jefe", &[b"what do ya ", b"", b"want for nothing?"], GOOD));
+        assert!(is_signed("Jefe", &[BODY], &GOOD.to_uppercase().replace("SHA256", "sha256")));
+        assert!(!is_signed("jefe", &[BODY], GOOD));
+        assert!(!is_signed("Jefe", &[b"what do ya want for nothing"], GOOD));
     }
 
     #[test]
     fn malformed_header_is_rejected() {
-        let secret = Secret::new("Jefe");
         for header in ["", "sha256=", "sha256=zz", "sha1=00", &GOOD[..GOOD.len() - 1], &format!("{GOOD}00")] {
-            assert!(!verify_signature(&secret, BODY, header), "{header}");
+            assert_eq!(ClaimedSignature::parse(header), None, "{header}");
         }
     }
 }

@@ -41,6 +41,7 @@ struct Series {
     client_losses: Counter<1>,
     pairings: Counter<1>,
     relay_pushes: Counter<1>,
+    connection_limits: Counter<1>,
 }
 
 impl Default for Metrics {
@@ -84,6 +85,12 @@ impl Default for Metrics {
                 "relayed",
                 "Attempts to push a frame to the relay's peer",
                 ["outcome"],
+            ),
+            connection_limits: Counter::register(
+                r,
+                "connection_limits",
+                "Connections of the API that a limit closed or refused",
+                ["limit"],
             ),
             registry,
         }))
@@ -167,6 +174,13 @@ impl Metrics {
     /// The pairing of a linked device ended: `linked`, `timed_out` or `failed`.
     pub fn record_pairing(&self, outcome: &'static str) {
         self.0.pairings.increment([outcome]);
+    }
+
+    /// A limit of the API's connections took effect. A connection was closed for a new one (`replaced`), was refused or its
+    /// request was because its peer has its share (`refused`), got 503 in the reserve (`unserved`), or was closed because its
+    /// client was slow (`head_timeout`, `idle_timeout`, `write_timeout`).
+    pub fn record_connection_limit(&self, limit: &'static str) {
+        self.0.connection_limits.increment([limit]);
     }
 
     /// All series and the given gauges in the OpenMetrics text format.

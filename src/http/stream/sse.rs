@@ -83,7 +83,7 @@ pub(in crate::http) fn response(
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let polled = watch::Sender::new(());
     if let Some(connection) = connection {
-        connection.release_slot();
+        connection.release_place();
         tokio::spawn(abort_stalled(polled.subscribe(), connection, pause + timeout));
     }
     let source = SseBody { reader, heartbeat, slot, polled, retry_sent: false };
@@ -94,7 +94,7 @@ pub(in crate::http) fn response(
     let headers = [
         (CONTENT_TYPE, EVENT_STREAM_TYPE),
         (CACHE_CONTROL, "no-cache"),
-        // The connection slot has been released, so the connection must not be reused.
+        // The place of the connection has been released, so the connection must not be reused.
         (CONNECTION, "close"),
         (HeaderName::from_static("x-accel-buffering"), "no"),
     ];

@@ -12,6 +12,8 @@ use axum::response::Response;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior};
+use tokio_tungstenite::tungstenite;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 
 use super::slots::StreamSlot;
 use crate::http::AppState;
@@ -21,6 +23,12 @@ use relevo_domain::ValidationError;
 
 /// Maximum size of an incoming frame, in bytes: clients only send `ping`.
 const MAX_INCOMING: usize = 4 << 10;
+
+/// Size of the read buffer, in bytes, which every reader has from its start.
+const READ_BUFFER: usize = 4 << 10;
+
+/// What is written is flushed at once: a larger buffer would only hold memory.
+const WRITE_BUFFER: usize = 0;
 
 /// Interval of pings, and the maximum time without any frame from the client.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
@@ -32,6 +40,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Close codes (RFC 6455 §7.4.1; 1013 is in IANA's registry).
 pub(in crate::http) const CLOSE_NORMAL: u16 = 1000;
 const CLOSE_GOING_AWAY: u16 = 1001;
+const CLOSE_PROTOCOL_ERROR: u16 = 1002;
+const CLOSE_INVALID_DATA: u16 = 1007;
+const CLOSE_TOO_LARGE: u16 = 1009;
 pub(in crate::http) const CLOSE_INTERNAL_ERROR: u16 = 1011;
 const CLOSE_TRY_AGAIN_LATER: u16 = 1013;
 
@@ -76,6 +87,7 @@ pub(in crate::http) fn accept_upgrade<F: FrameSource>(
         upgrade.set_selected_protocol(protocol);
     }
     let upgrade = upgrade.max_message_size(MAX_INCOMING).max_frame_size(MAX_INCOMING);
+    let upgrade = upgrade.read_buffer_size(READ_BUFFER).write_buffer_size(WRITE_BUFFER);
     let last_received = Instant::now();
     Ok(upgrade.on_upgrade(move |socket| {
         WebSocketSession { socket, frames, slot, write_timeout, last_received }.run()
@@ -115,9 +127,12 @@ impl<F: FrameSource> WebSocketSession<F> {
         loop {
             let message = tokio::select! {
                 () = self.slot.wait_for_shutdown() => return Some(self.close_with_hint(CLOSE_GOING_AWAY, "the node stops")),
-                frame = self.socket.recv() => match self.handle_incoming(&frame?.ok()?) {
-                    Some(answer) => answer,
-                    None => continue,
+                frame = self.socket.recv() => match frame? {
+                    Ok(frame) => match self.handle_incoming(&frame) {
+                        Some(answer) => answer,
+                        None => continue,
+                    },
+                    Err(error) => return close_reason(error),
                 },
                 _ = pings.tick() => {
                     if self.last_received.elapsed() >= CLIENT_TIMEOUT {
@@ -158,6 +173,22 @@ impl<F: FrameSource> WebSocketSession<F> {
             Message::Text(answer.to_string().into())
         })
     }
+}
+
+/// How a connection ends after an error of its client (RFC 6455 §7.4.1). `None` when it is broken.
+fn close_reason(error: axum::Error) -> Option<CloseReason> {
+    let (code, reason) = match *error.into_inner().downcast::<tungstenite::Error>().ok()? {
+        // The end of the connection without a close frame.
+        tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => return None,
+        tungstenite::Error::Protocol(cause) => (CLOSE_PROTOCOL_ERROR, cause.to_string()),
+        tungstenite::Error::Utf8(_) => (CLOSE_INVALID_DATA, "a text frame is not UTF-8".to_owned()),
+        tungstenite::Error::Capacity(_) => {
+            (CLOSE_TOO_LARGE, format!("a frame may have {MAX_INCOMING} bytes at most"))
+        }
+        _ => return None,
+    };
+    tracing::debug!(code, reason, "WebSocket client broke the protocol; closing connection");
+    Some(CloseReason::new(code, reason))
 }
 
 #[cfg(test)]

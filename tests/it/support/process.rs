@@ -43,6 +43,11 @@ impl Process {
         Self { address, child }
     }
 
+    /// The id of the process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Kills the process with SIGKILL, without a drain.
     pub fn kill(self) {
         drop(self);

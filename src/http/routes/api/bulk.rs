@@ -74,7 +74,7 @@ pub(super) async fn submit_bulk(
 ) -> Result<Response, ApplicationError> {
     let IncomingRequest { instance: header, sending, request } = incoming;
     let queues = !(kind.is_announcement() && request.uri().path().starts_with(DIRECT_SEND_PREFIX));
-    let ReceivedBody { bytes, memory_permit } =
+    let ReceivedBody { bytes, memory } =
         body::receive_body(request, state.options.media_body_limit, state).await?;
     let parsed =
         body::parse_off_thread(bytes, move |body| parse_request(kind, body, &sending, queues)).await?;
@@ -86,7 +86,7 @@ pub(super) async fn submit_bulk(
     let BulkRequest { phones, content } = parsed.bulk;
     let stored = store_media(content, &state.services.instances).await?;
     // Inline files are on the disk now; the memory is free for other requests.
-    drop(memory_permit);
+    drop(memory);
     let (phones, stored) = (Arc::new(phones), Arc::new(stored));
     check_messages(state, &instance, kind, &phones, &stored).await?;
     create_job(state, &instance, kind, id, phones, stored).await?;

@@ -80,12 +80,12 @@ pub(super) async fn submit_single(
     let IncomingRequest { instance: header, sending, request } = incoming;
     let options = &state.options;
     let limit = if kind.may_carry_media() { options.media_body_limit } else { options.json_body_limit };
-    let ReceivedBody { bytes, memory_permit } = body::receive_body(request, limit, state).await?;
+    let ReceivedBody { bytes, memory } = body::receive_body(request, limit, state).await?;
     let parsed = body::parse_off_thread(bytes, move |body| parse_request(kind, body, &sending)).await?;
     let instance = target_instance(state, header.or(parsed.instance))?;
     let content = parsed.draft.store_media(&state.services.instances).await?;
     // An inline file is on the disk now; the memory is free for other requests.
-    drop(memory_permit);
+    drop(memory);
     let quote = match parsed.quote {
         Some(message) => Some(resolve_provider_id(state, &instance, "context_message_id", message)?),
         None => None,

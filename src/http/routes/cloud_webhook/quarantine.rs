@@ -39,6 +39,7 @@ pub struct QuarantinedWebhook {
 #[into_params(parameter_in = Query)]
 pub struct QuarantineQuery {
     /// The `next` of the page before.
+    #[serde(default, deserialize_with = "page::after")]
     after: Option<String>,
     /// 1 to 500, of which at most 10 are returned; each may have megabytes.
     limit: Option<usize>,

@@ -1,17 +1,19 @@
 //! Deliveries of Meta.
 
 use axum::Json;
-use axum::extract::{FromRequest, Request, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::find_account;
 use crate::http::access::Open;
+use crate::http::body::BodyObserver;
+use crate::http::connection::Connection;
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::TargetInstance;
 use crate::http::{AppState, body};
-use crate::inbound::WebhookAccount;
+use crate::inbound::{SignatureCheck, WebhookAccount};
 
 /// Maximum size of a delivery, in bytes. Meta's are up to 3 MB (developers.facebook.com, WhatsApp webhooks).
 const BODY_LIMIT: usize = 4 << 20;
@@ -37,16 +39,17 @@ pub struct WebhookReceivedResponse {
         (status = 200, description = "It is durable; Meta need not repeat it.", body = WebhookReceivedResponse),
         (status = 400, description = "The body is incomplete.", body = ErrorBody),
         (status = 403, description = "The signature is missing or wrong.", body = ErrorBody),
+        (status = 408, description = "The body did not arrive in time.", body = ErrorBody),
         (status = 413, description = "The body is too large.", body = ErrorBody),
         (status = 503, description = "It could not be stored; Meta repeats it.", body = ErrorBody),
     ))]
 pub async fn receive(
     _: Open,
     State(state): State<AppState>,
-    headers: HeaderMap,
-    RawWebhook(delivery): RawWebhook,
+    request: Request,
 ) -> Result<Json<WebhookReceivedResponse>, ApiError> {
-    receive_delivery(&state, &state.services.instances.accounts(), &headers, delivery).await
+    let accounts = state.services.instances.accounts();
+    receive_delivery(&state, Some(accounts.as_ref()), request).await
 }
 
 /// The same for one instance: changes of other accounts are quarantined. For an unknown instance, no signature is
@@ -60,6 +63,7 @@ pub async fn receive(
         (status = 400, description = "The body is incomplete.", body = ErrorBody),
         (status = 403, description = "The signature is missing or wrong, or there is no such instance on the Cloud API.",
             body = ErrorBody),
+        (status = 408, description = "The body did not arrive in time.", body = ErrorBody),
         (status = 413, description = "The body is too large.", body = ErrorBody),
         (status = 503, description = "It could not be stored; Meta repeats it.", body = ErrorBody),
     ))]
@@ -67,39 +71,49 @@ pub async fn receive_for_instance(
     _: Open,
     State(state): State<AppState>,
     TargetInstance(id): TargetInstance,
-    headers: HeaderMap,
-    RawWebhook(delivery): RawWebhook,
+    request: Request,
 ) -> Result<Json<WebhookReceivedResponse>, ApiError> {
-    match find_account(&state, &id) {
-        Some(account) => receive_delivery(&state, &[account], &headers, delivery).await,
-        None => Err(state.services.inbound.reject_unknown_instance().into()),
-    }
+    let account = find_account(&state, &id);
+    receive_delivery(&state, account.as_ref().map(std::slice::from_ref), request).await
 }
 
+/// Receives a delivery to these accounts; `None` stands for an instance that does not exist.
 async fn receive_delivery(
     state: &AppState,
-    accounts: &[WebhookAccount],
-    headers: &HeaderMap,
-    delivery: body::ReceivedBody,
+    accounts: Option<&[WebhookAccount]>,
+    request: Request,
 ) -> Result<Json<WebhookReceivedResponse>, ApiError> {
-    let signature = headers.get(SIGNATURE_HEADER).and_then(|value| value.to_str().ok());
-    let received = state.services.inbound.receive(accounts, delivery.bytes, signature).await?;
-    tracing::debug!(?received, "webhook");
+    let inbound = &state.services.inbound;
+    let count_too_large = |error: &ApiError| {
+        if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            inbound.count_too_large();
+        }
+    };
+    let request = body::check_announced_length(request, BODY_LIMIT).inspect_err(count_too_large)?;
+    let signature = request.headers().get(SIGNATURE_HEADER).and_then(|value| value.to_str().ok());
+    let mut check = match inbound.begin_check(accounts, signature) {
+        Ok(check) => check,
+        Err(forged) => {
+            body::discard(request, BODY_LIMIT);
+            return Err(forged.into());
+        }
+    };
+    let connection = request.extensions().get::<Connection>().cloned();
+    let received = body::receive_open_body(request, BODY_LIMIT, state, &mut check).await;
+    let received = received.inspect_err(count_too_large)?;
+    let signed = inbound.finish_check(check, received.bytes)?;
+    if let Some(connection) = connection {
+        connection.prove_request();
+    }
+    // An instance that does not exist has no valid signature.
+    let counts = inbound.receive(accounts.unwrap_or_default(), signed).await?;
+    tracing::debug!(?counts, "webhook received");
     Ok(Json(WebhookReceivedResponse { success: true, message: "Webhook enviado al WebSocket" }))
 }
 
-/// The raw bytes of a delivery: the signature covers them.
-pub(in crate::http) struct RawWebhook(body::ReceivedBody);
-
-impl FromRequest<AppState> for RawWebhook {
-    type Rejection = ApiError;
-
-    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
-        let received = body::receive_body(request, BODY_LIMIT, state).await;
-        received.map(Self).inspect_err(|error| {
-            if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                state.services.inbound.count_too_large();
-            }
-        })
+/// The signature is computed while the body arrives.
+impl BodyObserver for SignatureCheck {
+    async fn observe(&mut self, bytes: &[u8]) {
+        self.update(bytes).await;
     }
 }

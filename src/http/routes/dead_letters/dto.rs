@@ -67,6 +67,7 @@ pub struct DeadLetterQuery {
     #[param(value_type = Option<String>)]
     until: Option<RequestTimestamp>,
     /// The `next` of the page before.
+    #[serde(default, deserialize_with = "page::after")]
     after: Option<String>,
     /// 1 to 500; 50 without it.
     limit: Option<usize>,

@@ -39,6 +39,7 @@ pub struct ErrorsPage {
 #[into_params(parameter_in = Query)]
 pub struct ErrorsQuery {
     /// The `next` of the page before.
+    #[serde(default, deserialize_with = "page::after")]
     after: Option<String>,
     /// 1 to 500; 50 without it.
     limit: Option<usize>,

@@ -27,6 +27,7 @@ pub struct JobQuery {
     /// `file` (without it), `list` for the broadcasts of `/api`, or `all`.
     kind: Option<String>,
     /// The `X-Next-After` of the page before.
+    #[serde(default, deserialize_with = "page::after")]
     after: Option<String>,
     /// 1 to 500; 50 without it.
     limit: Option<usize>,

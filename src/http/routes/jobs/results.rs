@@ -53,6 +53,7 @@ pub struct ResultsQuery {
     /// `json` (without it), or `csv` for everything at once.
     format: Option<String>,
     /// The `next` of the page before.
+    #[serde(default, deserialize_with = "page::after")]
     after: Option<String>,
     /// 1 to 500; 50 without it.
     limit: Option<usize>,
@@ -92,7 +93,7 @@ pub async fn results(
 /// The cursor is invalid.
 pub(super) fn parse_cursor(after: Option<&str>) -> Result<u64, ValidationError> {
     match after {
-        None | Some("") => Ok(0),
+        None => Ok(0),
         Some(text) => {
             text.parse().map_err(|_| ValidationError::new("after", "must be the `next` of the page before"))
         }

@@ -162,7 +162,7 @@ async fn send_media(
         }
     };
     // The bytes are on the disk now; the memory is free for other requests.
-    drop(received.memory_permit);
+    drop(received.memory);
     let content = Content::Media(Media {
         kind,
         source,

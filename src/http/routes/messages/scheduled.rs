@@ -19,6 +19,7 @@ use relevo_domain::{Timestamp, ValidationError};
 #[into_params(parameter_in = Query)]
 pub struct ScheduledQuery {
     /// The `next` of the page before.
+    #[serde(default, deserialize_with = "page::after")]
     after: Option<String>,
     /// 1 to 500; 50 without it.
     limit: Option<usize>,

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::address_book;
+use crate::http::page;
 
 /// A number of the address book.
 #[derive(Debug, Serialize, ToSchema)]
@@ -137,6 +138,7 @@ pub(super) struct BulkNumberResult {
 #[into_params(parameter_in = Query)]
 pub struct NumberQuery {
     /// The `next` of the page before.
+    #[serde(default, deserialize_with = "page::after")]
     pub(super) after: Option<u64>,
     /// 1 to 1000; 1000 without it.
     pub(super) limit: Option<usize>,

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use crate::http::page;
 use crate::suppression::SuppressionEntry;
 
 /// An entry of the suppression list.
@@ -89,6 +90,7 @@ pub struct SuppressionDeletedResponse {
 #[into_params(parameter_in = Query)]
 pub struct SuppressionQuery {
     /// The `next` of the page before.
+    #[serde(default, deserialize_with = "page::after")]
     pub(super) after: Option<String>,
     /// 1 to 500; 50 without it.
     pub(super) limit: Option<usize>,

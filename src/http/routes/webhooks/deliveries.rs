@@ -77,6 +77,7 @@ pub struct DeliveryQuery {
     /// The instance of the events. Required for an endpoint of all instances.
     instance: Option<String>,
     /// The `next` of the page before, or a sequence.
+    #[serde(default, deserialize_with = "page::after")]
     after: Option<u64>,
     /// Only deliveries in this state: `delivered`, `pending`, `retrying` or `parked`.
     state: Option<String>,

@@ -52,6 +52,7 @@ struct ParkedEvent {
 #[into_params(parameter_in = Query)]
 pub struct ParkedQuery {
     /// The `next` of the page before.
+    #[serde(default, deserialize_with = "page::after")]
     after: Option<String>,
     /// 1 to 500, of which at most 100 are returned; 50 without it.
     limit: Option<usize>,
