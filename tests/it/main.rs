@@ -17,6 +17,7 @@ mod linked;
 mod messages;
 mod old_folder;
 mod operations;
+mod people;
 mod relay;
 mod support;
 mod webhooks;
