@@ -6,7 +6,9 @@ use super::fixture::{BulkFixture, SendResult, job, phone, two};
 use crate::bulk::{Error, JobKind, JobStatus, ListCursor, ListFilter, NewJob, Options, Plan, RowStatus};
 use crate::queue::Submission;
 use crate::queue::tests::fixture::{ONE, TestQueue, message};
-use relevo_domain::{BlobRef, Content, Media, MediaKind, MediaSource, MessageId, RecipientParser, Status as Sent};
+use relevo_domain::{
+    BlobRef, Content, Media, MediaKind, MediaSource, MessageId, RecipientParser, Status as Sent,
+};
 use relevo_store::{BlobSet, Key, Space};
 
 #[tokio::test]

@@ -154,8 +154,7 @@ async fn send_media(
     state.services.instances.get(&instance)?;
     let asynchronous = sending.asynchronous;
     let recipients = state.recipients();
-    let parse =
-        move |bytes: &[u8]| parse_request(kind, bytes, &sending, recipients).map_err(ApiError::from);
+    let parse = move |bytes: &[u8]| parse_request(kind, bytes, &sending, recipients).map_err(ApiError::from);
     let parsed = body::parse_off_thread(received.bytes, parse).await?;
     let source = match parsed.source {
         MediaInput::Link(url) => MediaSource::Link(url),
