@@ -1,7 +1,8 @@
 //! The address book: phone numbers that the API saves, with a name and data for each.
 //!
 //! A phone is the exact text that the API client uses; the node does not normalise it and does not interpret the name
-//! or the data. The relay looks senders up here. The suppression list (`crate::suppression`) is independent of it.
+//! or the data. The relay looks senders up here, in both spellings of a number, and the entry of a sender who changed the
+//! number moves to the new one. The suppression list (`crate::suppression`) is independent of it.
 //!
 //! Guarantees: a change is durable before it is answered. A lookup is one read, whatever the number of entries. Lists
 //! are read in pages and cleared in small commits, so a million entries block no other writer for long.
@@ -17,7 +18,7 @@ use relevo_store as store;
 
 pub use handle::{AddressBook, MAX_PHONES, SaveOutcome};
 pub use merge::DELETE;
-pub use storage::{AddressBookEntry, AddressBookPage, find_in};
+pub use storage::{AddressBookEntry, AddressBookPage, change_phone, find_in, find_person_in};
 
 /// Why an operation on the address book failed.
 #[derive(Debug, Clone, thiserror::Error)]

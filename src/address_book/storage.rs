@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use relevo_domain::Timestamp;
+use relevo_domain::{PhoneNumber, Timestamp};
 use relevo_store::{self as store, Error, Key, Space, Store, Tx};
 
 /// A page ends after the entry that reaches this many bytes of records.
@@ -68,6 +68,40 @@ pub fn find_in(tx: &Tx, phone: &str) -> Result<Option<AddressBookEntry>, Error> 
         Some(bytes) => Ok(Some(decode_entry(phone, store::decode(&bytes)?)?)),
         None => Ok(None),
     }
+}
+
+/// The entry of a person: of the phone as it is spelled, otherwise of its other spelling. Read within a transaction.
+///
+/// # Errors
+///
+/// The store cannot be read, or the record cannot be decoded.
+pub fn find_person_in(tx: &Tx, phone: &str) -> Result<Option<AddressBookEntry>, Error> {
+    let other = phone.parse::<PhoneNumber>().ok().and_then(|phone| phone.other_spelling());
+    match find_in(tx, phone)? {
+        Some(entry) => Ok(Some(entry)),
+        None => other.map_or(Ok(None), |other| find_in(tx, other.digits())),
+    }
+}
+
+/// Gives the entry of a person who changed the number to the new number, unless that has an entry. Returns whether there
+/// was an entry to move.
+///
+/// # Errors
+///
+/// The store cannot be read, or the record cannot be decoded.
+pub fn change_phone(
+    tx: &mut Tx,
+    former: &PhoneNumber,
+    current: &PhoneNumber,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    let Some(entry) = find_person_in(tx, former.digits())? else { return Ok(false) };
+    if find_person_in(tx, current.digits())?.is_some() {
+        return Ok(false);
+    }
+    delete(tx, &entry.phone)?;
+    put(tx, &AddressBookEntry { phone: current.to_string(), updated_at: now, ..entry })?;
+    Ok(true)
 }
 
 /// Writes an entry. Returns whether it replaced an earlier one.

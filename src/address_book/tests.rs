@@ -10,7 +10,7 @@ use relevo_domain::Timestamp;
 use relevo_metrics::Metrics;
 use relevo_store::{self as store, DataFolder, Store};
 
-use super::{AddressBook, Error, SaveOutcome, find_in};
+use super::{AddressBook, Error, SaveOutcome, change_phone, find_in, find_person_in};
 
 struct AddressBookFixture {
     store: Store,
@@ -135,4 +135,28 @@ async fn find_in_reads_within_the_transaction() {
     let (known, other, empty) = found.await.unwrap();
     assert_eq!(known.unwrap().name.as_deref(), Some("Ana"));
     assert_eq!((other, empty), (None, None));
+}
+
+#[tokio::test]
+async fn entry_is_found_in_both_spellings_and_moves_with_a_changed_number() {
+    let fixture = AddressBookFixture::open();
+    let book = fixture.address_book();
+    book.save("5585987654321".into(), Some("Ana".into()), object(json!({ "vip": true }))).await.unwrap();
+    let find = |phone: &'static str| fixture.store.write(move |tx| find_person_in(tx, phone));
+    assert_eq!(find("558587654321").await.unwrap().unwrap().phone, "5585987654321");
+    assert!(find("558532654321").await.unwrap().is_none() && find("ana").await.unwrap().is_none());
+    let change = |former: &str, current: &str| {
+        let (former, current) = (former.parse().unwrap(), current.parse().unwrap());
+        fixture.store.write(move |tx| change_phone(tx, &former, &current, Timestamp(9)))
+    };
+    assert!(change("558587654321", "573009999902").await.unwrap());
+    assert!(!change("558587654321", "573009999902").await.unwrap());
+    let moved = book.get("573009999902").unwrap().unwrap();
+    assert_eq!(
+        (moved.name.as_deref(), &moved.data["vip"], moved.updated_at),
+        (Some("Ana"), &json!(true), Timestamp(9))
+    );
+    book.save("573001234567".into(), Some("Eva".into()), object(json!({}))).await.unwrap();
+    assert!(!change("573009999902", "573001234567").await.unwrap(), "an entry is not replaced");
+    assert_eq!(book.list(None, 9).await.unwrap().total, 2);
 }

@@ -2,15 +2,15 @@
 //! when it is dropped, unless a job was created from it.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use uuid::Uuid;
 
-use relevo_domain::Content;
-use relevo_recipients_file::{BadRow, Checker, FileSummary};
+use relevo_domain::{Content, RecipientParser};
+use relevo_recipients_file::{BadRow, Checker, FileSummary, UnusualRow};
 
 use super::error_log::ErrorLog;
 use super::folders::{JobFolder, JobFolders, remove_folder};
@@ -19,12 +19,15 @@ use super::results::ResultFile;
 use super::source::SourceFormat;
 use super::{Error, json_lines};
 
+/// Size of the pieces in which a file is read, in bytes.
+const READ_SIZE: usize = 64 << 10;
+
 impl JobFolders {
     /// Creates a draft for a file of up to `max_rows` rows.
-    pub fn create_upload(&self, max_rows: u32) -> Result<FileUpload, Error> {
+    pub fn create_upload(&self, max_rows: u32, recipients: RecipientParser) -> Result<FileUpload, Error> {
         let folder = DraftFolder(self.create_draft_folder()?);
         let file = create_source(&folder)?;
-        Ok(FileUpload { folder, inner: Some((file, Checker::new(max_rows))) })
+        Ok(FileUpload { folder, inner: Some((file, Checker::new(max_rows, recipients))) })
     }
 
     /// Creates a draft for up to `max_rows` recipients of one request.
@@ -101,6 +104,8 @@ impl RecipientListWriter {
             total: self.total,
             bad: 0,
             bad_sample: Vec::new(),
+            unusual: 0,
+            unusual_sample: Vec::new(),
         })
     }
 }
@@ -145,8 +150,22 @@ impl FileUpload {
             Ok(checked)
         });
         let checked = task.await.unwrap_or(Err(Error::Store(relevo_store::Error::Panicked)))?;
-        let FileSummary { format, rows, bad, bad_sample } = checked;
-        Ok(JobDraft { folder: self.folder, format: SourceFormat::File(format), total: rows, bad, bad_sample })
+        Ok(JobDraft::of_file(self.folder, checked))
+    }
+}
+
+/// Checks a file on the disk. Blocks.
+fn check_file(path: &Path, recipients: RecipientParser) -> Result<FileSummary, Error> {
+    let io = |cause| Error::io("cannot read", path, cause);
+    let mut file = File::open(path).map_err(io)?;
+    let mut checker = Checker::new(relevo_recipients_file::MAX_ROWS, recipients);
+    let mut piece = vec![0; READ_SIZE];
+    loop {
+        let length = file.read(&mut piece).map_err(io)?;
+        if length == 0 {
+            return Ok(checker.finish()?);
+        }
+        checker.push(piece.get(..length).unwrap_or_default())?;
     }
 }
 
@@ -158,6 +177,8 @@ pub struct JobDraft {
     pub(super) total: u32,
     bad: u32,
     bad_sample: Vec<BadRow>,
+    unusual: u32,
+    unusual_sample: Vec<UnusualRow>,
 }
 
 impl JobDraft {
@@ -172,9 +193,39 @@ impl JobDraft {
         (self.bad, &self.bad_sample)
     }
 
+    /// The number of rows of an uploaded file whose phone number is outside the plan of its country, and the first of
+    /// them. For a list both are empty.
+    pub fn unusual(&self) -> (u32, &[UnusualRow]) {
+        (self.unusual, &self.unusual_sample)
+    }
+
     /// The number of rows, including the bad ones.
     pub fn total(&self) -> u32 {
         self.total
+    }
+
+    /// The draft with recipients that `recipients` reads. Checks an uploaded file again; a list is as it was.
+    ///
+    /// # Errors
+    ///
+    /// The reason why the whole file is refused; the disk cannot be read.
+    pub async fn read_again(self, recipients: RecipientParser) -> Result<Self, Error> {
+        match &self.format {
+            SourceFormat::File(format) if format.recipients != recipients => {}
+            SourceFormat::File(_) | SourceFormat::Lines => return Ok(self),
+        }
+        let task = tokio::task::spawn_blocking(move || {
+            let path = self.source();
+            let checked = check_file(&path, recipients)?;
+            Ok(Self::of_file(self.folder, checked))
+        });
+        task.await.unwrap_or(Err(Error::Store(relevo_store::Error::Panicked)))
+    }
+
+    fn of_file(folder: DraftFolder, checked: FileSummary) -> Self {
+        let FileSummary { format, rows, bad, bad_sample, unusual, unusual_sample } = checked;
+        let format = SourceFormat::File(format);
+        Self { folder, format, total: rows, bad, bad_sample, unusual, unusual_sample }
     }
 
     /// Turns the draft into the folder of a job. Blocks until that is durable.

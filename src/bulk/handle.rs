@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::supervisor::ActorSlot;
-use relevo_domain::{MessageId, Timestamp};
+use relevo_domain::{MessageId, RecipientParser, Timestamp};
 use relevo_store::Store;
 
 use super::commands::JobCommand;
@@ -34,13 +34,13 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Creates a draft for an uploaded file.
+    /// Creates a draft for an uploaded file whose recipients `recipients` reads.
     ///
     /// # Errors
     ///
     /// The disk cannot be written.
-    pub fn upload(&self) -> Result<FileUpload, Error> {
-        self.folders.create_upload(self.max_rows)
+    pub fn upload(&self, recipients: RecipientParser) -> Result<FileUpload, Error> {
+        self.folders.create_upload(self.max_rows, recipients)
     }
 
     /// Creates a draft for the recipients of one request. Blocks.

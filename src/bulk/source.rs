@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use relevo_domain::{Content, Recipient};
+use relevo_domain::{Content, Recipient, RecipientParser};
 
 use super::json_lines;
 use relevo_recipients_file::{self as recipients_file, TextTemplate};
@@ -89,6 +89,7 @@ impl SourceFormat {
                     separator: recipients_file::Separator::Pipe,
                     header: None,
                     start,
+                    recipients: RecipientParser::default(),
                 };
                 TextTemplate::parse(message, &format)
             }
@@ -133,7 +134,7 @@ impl From<recipients_file::Position> for SourcePosition {
 impl From<recipients_file::RecipientRow> for SourceRow {
     fn from(row: recipients_file::RecipientRow) -> Self {
         let position = recipients_file::Position { offset: row.offset, row: row.number, line: row.line };
-        let to = row.to.clone().map_err(|bad| bad.to_string());
+        let to = row.to.clone().map_err(|bad| bad.reason);
         Self {
             position: position.into(),
             to,

@@ -9,8 +9,8 @@ use super::auth::Auth;
 use super::layers::Layers;
 use super::validation;
 use super::value::{
-    address, api_version, base_url, boolean, choice, count, duration, fraction, instance_id, list, log_level,
-    network, non_zero, optional, origin, rate, rate_per_minute, size, text, web_version, websocket_url,
+    address, api_version, base_url, boolean, choice, count, country, duration, fraction, instance_id, list,
+    log_level, network, non_zero, optional, origin, rate, rate_per_minute, size, text, web_version, websocket_url,
 };
 use super::{CloudApiDefaults, Settings};
 use crate::{bulk, http, inbound, instance, media, queue, relay, retry, telemetry, webhook};
@@ -83,6 +83,7 @@ fn http(layers: &mut Layers) -> Option<http::Options> {
     let query_key = layers.read("auth.query_key", boolean);
     let open_api_on_loopback = layers.read("auth.open_api_on_loopback", boolean);
     let default_instance = layers.read("default_instance", optional(instance_id));
+    let default_country = layers.read("default_country", optional(country));
     let json_body_limit = layers.read("http.json_body_limit", size(1));
     let media_body_limit = layers.read("http.media_body_limit", size(1));
     let upload_limit = layers.read("http.upload_limit", size(1));
@@ -104,6 +105,7 @@ fn http(layers: &mut Layers) -> Option<http::Options> {
         query_key: query_key?,
         open_api_on_loopback: open_api_on_loopback?,
         default_instance: default_instance?,
+        default_country: default_country?,
         json_body_limit: json_body_limit?,
         media_body_limit: media_body_limit?,
         upload_limit: upload_limit?,

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use url::Url;
 
 use crate::telemetry;
-use relevo_domain::{InstanceId, Secret};
+use relevo_domain::{Country, InstanceId, Secret};
 
 /// Maximum of every duration: ten years. Adding it to a timestamp cannot overflow.
 const MAX_DURATION: Duration = Duration::from_secs(3650 * 24 * 3600);
@@ -260,6 +260,11 @@ pub(super) fn address(value: &ConfigValue) -> ParseResult<SocketAddr> {
 /// The name of an instance.
 pub(super) fn instance_id(value: &ConfigValue) -> ParseResult<InstanceId> {
     parsed("an instance name: 1 to 64 letters, digits, '-', '_' or '.', not beginning with a dot")(value)
+}
+
+/// A country, by its two letters or its calling code.
+pub(super) fn country(value: &ConfigValue) -> ParseResult<Country> {
+    parsed("a country: its two letters such as \"CO\", or its calling code such as \"57\"")(value)
 }
 
 /// A secret that an HTTP header can carry: printable ASCII without blanks.

@@ -23,6 +23,8 @@ mod openapi;
 mod page;
 mod parameter;
 mod phone_list;
+mod phone_text;
+mod phone_warning;
 mod proxies;
 mod qr;
 mod rate_limit;
@@ -51,7 +53,7 @@ use crate::address_book::AddressBook;
 use crate::suppression::SuppressionList;
 use crate::{accounts, bulk, events, inbound, instance, queue, relay, webhook};
 use relevo_clock::Clock;
-use relevo_domain::{InstanceId, Secret};
+use relevo_domain::{Country, InstanceId, RecipientParser, Secret};
 use relevo_metrics::Metrics;
 
 use auth::Keyring;
@@ -82,6 +84,8 @@ pub struct Options {
     pub open_api_on_loopback: bool,
     /// The instance of requests that name none. It need not exist.
     pub default_instance: Option<InstanceId>,
+    /// The country of phone numbers without a country code.
+    pub default_country: Option<Country>,
     /// Largest body of ordinary JSON requests, in bytes.
     pub json_body_limit: usize,
     /// Largest body of requests that may carry base64 media, in bytes.
@@ -223,6 +227,13 @@ impl AppState {
             openapi_document,
         };
         Self(Arc::new(inner))
+    }
+}
+
+impl AppStateInner {
+    /// Reads the recipients of requests.
+    fn recipients(&self) -> RecipientParser {
+        RecipientParser { default_country: self.options.default_country }
     }
 }
 

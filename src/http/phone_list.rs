@@ -1,6 +1,6 @@
 //! Incremental parser of a file with one phone a line. The file is never in memory as a whole.
 
-use relevo_domain::Recipient;
+use relevo_domain::{Recipient, RecipientParser};
 
 /// Maximum length of a line, in bytes.
 const MAX_LINE_LENGTH: usize = 4096;
@@ -17,6 +17,7 @@ pub(super) struct PhoneListParser {
     line_number: u64,
     /// The rest of the pending line is discarded.
     overlong: bool,
+    recipients: RecipientParser,
 }
 
 /// The content of a line.
@@ -27,6 +28,11 @@ pub(super) enum PhoneLine {
 }
 
 impl PhoneListParser {
+    /// A parser whose phones `recipients` reads.
+    pub fn new(recipients: RecipientParser) -> Self {
+        Self { recipients, ..Self::default() }
+    }
+
     /// Parses the lines that `chunk` completes.
     pub fn push(&mut self, chunk: &[u8], each: &mut impl FnMut(PhoneLine)) {
         let mut rest = chunk;
@@ -51,10 +57,10 @@ impl PhoneListParser {
         let text = String::from_utf8_lossy(&line);
         let cell = first_cell(&text);
         // Blank lines and a heading are skipped.
-        if cell.is_empty() || (self.line_number == 1 && !cell.chars().any(|c| c.is_ascii_digit())) {
+        if cell.is_empty() || (self.line_number == 1 && !cell.chars().any(char::is_numeric)) {
             return;
         }
-        each(match cell.parse() {
+        each(match self.recipients.parse(cell) {
             Ok(recipient) => PhoneLine::Phone(recipient),
             Err(wrong) => {
                 let shown: String = cell.chars().take(MAX_SHOWN_CHARS).collect();
@@ -74,11 +80,12 @@ impl PhoneListParser {
     }
 }
 
-/// The first column of a line with any separator, without quotes and byte order mark.
+/// The first column of a line with any separator, without quotes around it and byte order mark.
 fn first_cell(line: &str) -> &str {
     let line = line.trim_start_matches('\u{feff}');
-    let cell = line.split([',', ';', '\t']).next().unwrap_or_default();
-    cell.trim_matches(|c: char| c.is_whitespace() || matches!(c, '"' | '\''))
+    let cell = line.split([',', ';', '|', '\t']).next().unwrap_or_default().trim();
+    // The quotes of `="573001234567"` belong to the phone as spreadsheets write it.
+    if cell.starts_with('=') { cell } else { cell.trim_matches(['"', '\'', ' ']) }
 }
 
 #[cfg(test)]
@@ -109,6 +116,15 @@ mod tests {
         assert_eq!(read(&[file.as_bytes()]), expected);
         let bytes: Vec<&[u8]> = file.as_bytes().chunks(1).collect();
         assert_eq!(read(&bytes), expected, "whatever way it is cut");
+    }
+
+    #[test]
+    fn phones_are_read_as_everywhere() {
+        let file = "=\"573001234567\";Ana\ntel:+573001234568\n00573001234569\n٥٧٣٠٠١٢٣٤٥٧٠\n376312345|x\n0718139912\n";
+        let found = read(&[file.as_bytes()]);
+        let numbers = ["573001234567", "573001234568", "573001234569", "573001234570", "376312345"];
+        assert_eq!(found[..5], numbers);
+        assert!(found[5].starts_with("6: ") && found[5].contains("country code"), "{found:?}");
     }
 
     #[test]

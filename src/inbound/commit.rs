@@ -146,6 +146,9 @@ impl PartWriter<'_, '_> {
         } else {
             self.new_parts.messages.insert(message.id.clone());
         }
+        if let Some(change) = message.identity_change() {
+            opt_out::apply_identity_change(self.tx, instance, &change, signed, self.now)?;
+        }
         match self.keywords.consent_of(message) {
             Some(consent) if is_trusted_consent(consent, signed) => {
                 let names: Vec<_> = message.sender.identity.recipients().collect();
@@ -193,6 +196,9 @@ impl PartWriter<'_, '_> {
     ) -> Result<(), Error> {
         self.new_parts.others = true;
         self.emit(instance, change.kind.clone(), change.data())?;
+        for identity_change in change.identity_changes() {
+            opt_out::apply_identity_change(self.tx, instance, &identity_change, signed, self.now)?;
+        }
         for preference in change.preferences() {
             let names: Vec<_> = preference.user.recipients().collect();
             let consent = if preference.opted_out { Consent::OptOut } else { Consent::OptIn };

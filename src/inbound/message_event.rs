@@ -46,6 +46,8 @@ struct MessageEvent<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     user_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    parent_user_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     username: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     group_id: Option<&'a str>,
@@ -132,6 +134,7 @@ fn base_event(message: &InboundMessage) -> MessageEvent<'_> {
         sender_name: message.sender.name.as_deref(),
         phone: identity.phone(),
         user_id: identity.user_id(),
+        parent_user_id: identity.parent_user_id(),
         username: message.sender.username.as_deref(),
         group_id,
         context: message.context.as_ref(),

@@ -15,6 +15,7 @@ mod keywords;
 mod linked_device;
 mod message_event;
 mod opt_out;
+mod plain_words;
 mod quarantine;
 #[cfg(test)]
 mod tests;
@@ -41,7 +42,8 @@ pub use verify::{SignatureCheck, SignedBody};
 /// Options of ingestion: the consent keywords.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// A user whose whole message is one of these is added to the suppression list. Case and accents are ignored.
+    /// A user whose whole message is one of these is added to the suppression list. Case, accents, width, punctuation,
+    /// emoji, invisible marks and formatting are ignored.
     pub opt_out_keywords: Vec<String>,
     /// A user whose whole message is one of these is removed from the suppression list.
     pub opt_in_keywords: Vec<String>,

@@ -1,5 +1,7 @@
 //! Ingestion of webhooks: from their bodies to the records in the store.
 
+mod identity;
+
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -90,20 +92,29 @@ impl InboundFixture {
     }
 
     fn ingest(&mut self, body: &[u8]) -> CommitCounts {
+        self.ingest_from(body, true)
+    }
+
+    /// Ingests a webhook to an account without a secret.
+    fn ingest_unsigned(&mut self, body: &[u8]) -> CommitCounts {
+        self.ingest_from(body, false)
+    }
+
+    fn ingest_from(&mut self, body: &[u8], signed: bool) -> CommitCounts {
         self.clock += 1;
         let parts = parse_webhook(body).unwrap().into_iter().map(|update| match update {
             Update::Message(received) => DeliveryPart::Message {
                 instance: SHOP,
                 name: name(),
                 message: Box::new(received.message),
-                signed: true,
+                signed,
             },
             Update::Status(received) => DeliveryPart::Status {
                 instance: SHOP,
                 status: Box::new(received.status),
                 recorded: self.recorded,
             },
-            Update::Change(change) => DeliveryPart::Change { instance: SHOP, change, signed: true },
+            Update::Change(change) => DeliveryPart::Change { instance: SHOP, change, signed },
             Update::Malformed(reason) => panic!("{reason}"),
         });
         let parts = parts.collect();

@@ -16,6 +16,7 @@ pub(super) fn build_webhook(device: &ReceivingDevice, message: &InboundMessage) 
     let mut contact = Map::from_iter([("profile".to_owned(), json!({ "name": message.sender.name }))]);
     insert_if_some(&mut contact, "wa_id", identity.phone());
     insert_if_some(&mut contact, "user_id", identity.user_id());
+    insert_if_some(&mut contact, "parent_user_id", identity.parent_user_id());
     let value = json!({
         "messaging_product": "whatsapp",
         "metadata": { "display_phone_number": device.phone, "phone_number_id": device.name },

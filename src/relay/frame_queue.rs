@@ -77,7 +77,7 @@ impl FrameQueue {
             return Ok(());
         }
         let entry = match sender {
-            Some(phone) => address_book::find_in(tx, phone)?,
+            Some(phone) => address_book::find_person_in(tx, phone)?,
             None => None,
         };
         let members =

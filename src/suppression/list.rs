@@ -46,28 +46,28 @@ impl SuppressionList {
         Self { store, clock }
     }
 
-    /// Whether `recipient` is on the list.
+    /// Whether `recipient` is on the list, in any spelling.
     ///
     /// # Errors
     ///
     /// The store cannot be read.
     pub fn contains(&self, recipient: &Recipient) -> Result<bool, store::Error> {
-        Ok(self.store.get(&storage::key_of(recipient))?.is_some())
+        Ok(storage::find(recipient, |key| self.store.get(key))?.is_some())
     }
 
-    /// The entry of `recipient`, if there is one.
+    /// The entry of `recipient`, if there is one, in the spelling in which it was added.
     ///
     /// # Errors
     ///
     /// The store cannot be read, or the record cannot be decoded.
     pub fn get(&self, recipient: &Recipient) -> Result<Option<SuppressionEntry>, Error> {
-        match self.store.get(&storage::key_of(recipient))? {
-            Some(bytes) => Ok(Some(to_entry(recipient.clone(), store::decode(&bytes)?))),
+        match storage::find(recipient, |key| self.store.get(key))? {
+            Some((text, record)) => Ok(Some(to_entry(decode_recipient(text)?, store::decode(&record)?))),
             None => Ok(None),
         }
     }
 
-    /// Up to `limit` entries after the recipient `after`, in the order of their canonical form.
+    /// Up to `limit` entries after the recipient `after`, in the order of their texts.
     ///
     /// # Errors
     ///
@@ -139,11 +139,13 @@ fn page(
     for item in store.range(&start, &space.after_prefix()).take(limit) {
         let (key, record) = item?;
         let text = String::from_utf8_lossy(key.get(1..).unwrap_or_default());
-        let recipient =
-            text.parse().map_err(|invalid: ValidationError| store::Error::Codec(invalid.to_string()))?;
-        entries.push(to_entry(recipient, store::decode(&record)?));
+        entries.push(to_entry(decode_recipient(text.into_owned())?, store::decode(&record)?));
     }
     Ok(entries)
+}
+
+fn decode_recipient(text: String) -> Result<Recipient, store::Error> {
+    Recipient::try_from(text).map_err(|invalid| store::Error::Codec(invalid.to_string()))
 }
 
 fn to_entry(recipient: Recipient, record: SuppressionRecord) -> SuppressionEntry {

@@ -1,7 +1,8 @@
 //! The suppression list: people who must not receive unsolicited messages.
 //!
-//! Keys are [`Recipient`](relevo_domain::Recipient)s in their canonical form. A person is on the list once and keeps
-//! the first reason. The address book (`crate::address_book`) is independent of it.
+//! The list is about people: a [`Recipient`](relevo_domain::Recipient) is found in every spelling of the number, and a person
+//! who changes the number or an id stays on it. A person is on the list once and keeps the first reason. The address
+//! book (`crate::address_book`) is independent of it.
 //!
 //! Guarantees: a change is durable before it is answered. A check is one read, whatever the number of entries. Lists
 //! are read in pages, and imports are written in small commits.
@@ -15,7 +16,7 @@ use relevo_domain::{ErrorKind, ValidationError};
 use relevo_store as store;
 
 pub use list::{AddSummary, MAX_NOTE_BYTES, SuppressionEntry, SuppressionList};
-pub use storage::{SuppressionReason, release, suppress};
+pub use storage::{SuppressionReason, carry_over, release, suppress};
 
 /// Why an operation on the suppression list failed.
 #[derive(Debug, Clone, thiserror::Error)]

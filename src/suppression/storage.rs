@@ -1,8 +1,9 @@
-//! Records of the suppression list. `Suppressed`: recipient in canonical form → [`SuppressionRecord`].
+//! Records of the suppression list. `Suppressed`: recipient, in the spelling in which it was added → [`SuppressionRecord`].
+//! A lookup tries every spelling of the person.
 
 use serde::{Deserialize, Serialize};
 
-use relevo_domain::{Recipient, Timestamp};
+use relevo_domain::{IdentityChange, Recipient, Timestamp};
 use relevo_store::{self as store, Error, Key, Space, Tx};
 
 /// Why a recipient is on the list.
@@ -58,28 +59,86 @@ pub fn suppress(
 }
 
 pub(super) fn insert(tx: &mut Tx, recipient: &Recipient, record: &SuppressionRecord) -> Result<bool, Error> {
-    let key = key_of(recipient);
-    if tx.get(&key)?.is_some() {
+    if find(recipient, |key| tx.get(key))?.is_some() {
         return Ok(false);
     }
-    tx.put(key, store::encode(record)?)?;
+    tx.put(key_of(recipient), store::encode(record)?)?;
     Ok(true)
 }
 
-/// Removes a recipient from the list, within a transaction. `false` if there is no entry.
+/// Removes a person from the list, under every spelling, within a transaction. `false` if there is no entry.
 ///
 /// # Errors
 ///
 /// The store cannot be read.
 pub fn release(tx: &mut Tx, recipient: &Recipient) -> Result<bool, Error> {
-    let key = key_of(recipient);
-    let exists = tx.get(&key)?.is_some();
-    if exists {
-        tx.delete(key)?;
+    let mut released = false;
+    for text in spellings(recipient) {
+        let key = key_of_text(&text);
+        if tx.get(&key)?.is_some() {
+            tx.delete(key)?;
+            released = true;
+        }
     }
-    Ok(exists)
+    Ok(released)
+}
+
+/// Carries an entry over to the names that a person has now: if any name is on the list, all current ones are
+/// afterwards, with the same reason and time. With `forget`, the former names are removed. Returns the reason if a name
+/// was added.
+///
+/// # Errors
+///
+/// The store cannot be read, or a record cannot be decoded.
+pub fn carry_over(
+    tx: &mut Tx,
+    change: &IdentityChange,
+    forget: bool,
+) -> Result<Option<SuppressionReason>, Error> {
+    let mut found = None;
+    for name in change.former.iter().chain(&change.current) {
+        found = find(name, |key| tx.get(key))?;
+        if found.is_some() {
+            break;
+        }
+    }
+    let Some((_, record)) = found else { return Ok(None) };
+    let record: SuppressionRecord = store::decode(&record)?;
+    let mut added = false;
+    for name in &change.current {
+        added |= insert(tx, name, &record)?;
+    }
+    if forget {
+        for name in &change.former {
+            release(tx, name)?;
+        }
+    }
+    Ok(added.then_some(record.why))
+}
+
+/// The entry of a person: the spelling in which it was added, and the record.
+pub(super) fn find(
+    recipient: &Recipient,
+    get: impl Fn(&Key) -> Result<Option<Vec<u8>>, Error>,
+) -> Result<Option<(String, Vec<u8>)>, Error> {
+    for text in spellings(recipient) {
+        if let Some(record) = get(&key_of_text(&text))? {
+            return Ok(Some((text, record)));
+        }
+    }
+    Ok(None)
+}
+
+/// The texts under which a person may be on the list. Earlier versions kept the `00` of `0057…`.
+fn spellings(recipient: &Recipient) -> impl Iterator<Item = String> {
+    let dialled = recipient.phone().map(|phone| format!("00{phone}"));
+    recipient.spellings().map(|spelling| spelling.to_string()).chain(dialled)
 }
 
 pub(super) fn key_of(recipient: &Recipient) -> Key {
-    Key::new(Space::Suppressed).bytes(recipient.to_string().as_bytes())
+    key_of_text(&recipient.to_string())
+}
+
+fn key_of_text(text: &str) -> Key {
+    Key::new(Space::Suppressed).bytes(text.as_bytes())
 }

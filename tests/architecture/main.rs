@@ -63,6 +63,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "relevo_cloud_api",
             "events",
             "queue",
+            "address_book",
             "suppression",
             "relay",
             "media",

@@ -95,6 +95,7 @@ fn defaults_listen_on_loopback_and_cause_no_warning() {
     assert_eq!(settings.data_dir, PathBuf::from("./data"));
     assert_eq!(settings.http.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(settings.http.default_instance, None);
+    assert_eq!(settings.http.default_country, None);
     assert_eq!(settings.http.json_body_limit, 1 << 20);
     assert_eq!(settings.http.media_body_limit, 70 << 20);
     assert_eq!(settings.http.max_connections, 1024);
@@ -139,6 +140,7 @@ fn every_type_of_setting_can_come_from_the_environment() {
         ("RELEVO_DATA_DIR", "/tmp/x"),
         ("RELEVO_AUTH__API_KEY", "0123456789abcdef"),
         ("RELEVO_DEFAULT_INSTANCE", "shop"),
+        ("RELEVO_DEFAULT_COUNTRY", "57"),
         ("RELEVO_EGRESS__ALLOW_PRIVATE", "1"),
         ("RELEVO_HTTP__CORS_ORIGINS", "https://a.example, https://b.example:8443/"),
         ("RELEVO_HTTP__MEDIA_BODY_LIMIT", "104857600"),
@@ -152,6 +154,7 @@ fn every_type_of_setting_can_come_from_the_environment() {
     assert_eq!(settings.http.listen.to_string(), "[::1]:9");
     assert_eq!(settings.auth.api_key, Some(Secret::new("0123456789abcdef")));
     assert_eq!(settings.http.default_instance.unwrap().as_str(), "shop");
+    assert_eq!(settings.http.default_country.unwrap().iso(), "CO");
     assert!(settings.egress.allow_private);
     assert_eq!(settings.http.cors_origins, ["https://a.example", "https://b.example:8443"]);
     assert_eq!(settings.http.media_body_limit, 100 << 20);

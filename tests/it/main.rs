@@ -19,6 +19,7 @@ mod linked;
 mod messages;
 mod old_folder;
 mod operations;
+mod people;
 mod relay;
 mod shutdown;
 mod support;

@@ -123,7 +123,7 @@ event_kinds! {
         "The device copies the history of the phone.",
         "Optional; `percentage` is the progress.";
     OptOut, "opt_out", ALL_PROVIDERS,
-        "A user was added to the suppression list by a keyword, a preference or an error of WhatsApp.",
+        "A user was added to the suppression list by a keyword, a preference or an error of WhatsApp, or has new names.",
         "Send no unsolicited messages to the user.";
     OptIn, "opt_in", ALL_PROVIDERS,
         "A user was removed from the suppression list by a keyword or a preference.",

@@ -1,11 +1,9 @@
 //! Messages that an instance receives, in the form that both providers produce.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 use serde_json::{Number, Value};
 
-use super::{ProviderMessageId, Recipient, Timestamp};
+use super::{Identity, IdentityChange, ProviderMessageId, Timestamp};
 
 /// One message that a user wrote to an instance, or (an echo) that its owner wrote on the phone.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,13 +40,6 @@ pub struct Sender {
     pub username: Option<String>,
 }
 
-/// The ids of a user: the number, the business-scoped user id (BSUID), or both.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    phone: Option<String>,
-    user_id: Option<String>,
-}
-
 /// The chat that contains a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Chat {
@@ -62,51 +53,6 @@ pub enum Chat {
     GroupFromMe(String),
     /// A newsletter, by its address.
     Newsletter(String),
-}
-
-impl Identity {
-    /// Maximum length of a number or id; a BSUID has up to 131 characters.
-    const MAX_LEN: usize = 160;
-
-    /// `None` when neither id is plausible. The length of numbers is not checked as for recipients, because the user
-    /// exists: it sent a message.
-    pub fn new(phone: Option<&str>, user_id: Option<&str>) -> Option<Self> {
-        let phone = phone.map(|phone| phone.strip_prefix('+').unwrap_or(phone));
-        let phone = phone.filter(|phone| is_plausible(phone) && phone.bytes().all(|b| b.is_ascii_digit()));
-        let user_id = user_id.filter(|id| is_plausible(id));
-        let (phone, user_id) = (phone.map(str::to_owned), user_id.map(str::to_owned));
-        (phone.is_some() || user_id.is_some()).then_some(Self { phone, user_id })
-    }
-
-    /// The digits of the number, unless WhatsApp hides it.
-    pub fn phone(&self) -> Option<&str> {
-        self.phone.as_deref()
-    }
-
-    /// The business-scoped user id, if there is one.
-    pub fn user_id(&self) -> Option<&str> {
-        self.user_id.as_deref()
-    }
-
-    /// Every recipient that reaches the user.
-    pub fn recipients(&self) -> impl Iterator<Item = Recipient> + '_ {
-        [self.phone(), self.user_id()].into_iter().flatten().filter_map(|name| name.parse().ok())
-    }
-}
-
-fn is_plausible(name: &str) -> bool {
-    !name.is_empty() && name.len() <= Identity::MAX_LEN && name.bytes().all(|b| b.is_ascii_graphic())
-}
-
-/// The user's address in the documented webhooks: `573001234567@s.whatsapp.net`, or the user id if there is no
-/// number.
-impl fmt::Display for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.phone, &self.user_id) {
-            (Some(phone), _) => write!(f, "{phone}@s.whatsapp.net"),
-            (None, user_id) => f.write_str(user_id.as_deref().unwrap_or_default()),
-        }
-    }
 }
 
 /// What a message refers to.
@@ -326,18 +272,41 @@ pub struct SystemNotice {
     /// The text of the notice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
-    /// The new number.
+    /// The former number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub customer: Option<String>,
+    /// The new number; the former one where `new_wa_id` is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wa_id: Option<String>,
+    /// The new number, in notices of early versions of the Graph API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_wa_id: Option<String>,
     /// The new user id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_id: Option<String>,
+    /// The former user id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_user_id: Option<String>,
+    /// The new parent user id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_user_id: Option<String>,
+    /// The former parent user id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_parent_user_id: Option<String>,
 }
 
 impl InboundMessage {
     /// Whether the instance's owner wrote the message on the phone.
     pub fn is_from_me(&self) -> bool {
         matches!(self.chat, Chat::FromMe(_) | Chat::GroupFromMe(_))
+    }
+
+    /// The change of the author's number or ids that the message tells of.
+    pub fn identity_change(&self) -> Option<IdentityChange> {
+        match &self.content {
+            InboundContent::System(notice) => IdentityChange::from_notice(notice, &self.sender.identity),
+            _ => None,
+        }
     }
 
     /// The file of the message, or of the edit that the message is.
@@ -399,31 +368,5 @@ impl InboundMediaKind {
             InboundMediaKind::Document => "document",
             InboundMediaKind::Sticker => "sticker",
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn identity_needs_a_phone_or_a_user_id() {
-        let shown = |phone, user| Identity::new(phone, user).map(|identity| identity.to_string());
-        assert_eq!(shown(Some("573001234567"), Some("CO.1")).as_deref(), Some("573001234567@s.whatsapp.net"));
-        assert_eq!(shown(Some("+376312345"), None).as_deref(), Some("376312345@s.whatsapp.net"));
-        assert_eq!(shown(None, Some("CO.13491208655302741918")).as_deref(), Some("CO.13491208655302741918"));
-        for implausible in [(None, None), (Some(""), None), (Some("ana"), Some(""))] {
-            assert_eq!(Identity::new(implausible.0, implausible.1), None, "{implausible:?}");
-        }
-    }
-
-    #[test]
-    fn recipients_omit_unreachable_identities() {
-        let names = |phone, user| {
-            let identity = Identity::new(phone, user).unwrap();
-            identity.recipients().map(|who| who.to_string()).collect::<Vec<_>>()
-        };
-        assert_eq!(names(Some("573001234567"), Some("CO.1")), ["573001234567", "CO.1"]);
-        assert_eq!(names(Some("376312345"), None), [""; 0]);
     }
 }

@@ -10,11 +10,13 @@ mod content;
 mod error;
 mod event;
 mod failure;
+mod identity;
 mod inbound;
 mod instance;
 mod instance_id;
 mod message;
 mod mime;
+mod numbering_plan;
 mod phone;
 mod reason;
 mod recipient;
@@ -33,10 +35,11 @@ pub use content::{
 pub use error::{ErrorKind, ValidationError};
 pub use event::{EventKind, UnknownEventKind};
 pub use failure::{Failure, FailureKind, FailureScope};
+pub use identity::{Identity, IdentityChange};
 pub use inbound::{
-    ButtonReply, Chat, Choice, FormReply, Identity, InboundContent, InboundLocation, InboundMedia,
-    InboundMediaKind, InboundMessage, InboundPoll, InteractiveReply, MessageContext, Order, OrderItem,
-    PollVote, Reaction, ReferredProduct, Sender, SystemNotice,
+    ButtonReply, Chat, Choice, FormReply, InboundContent, InboundLocation, InboundMedia, InboundMediaKind,
+    InboundMessage, InboundPoll, InteractiveReply, MessageContext, Order, OrderItem, PollVote, Reaction,
+    ReferredProduct, Sender, SystemNotice,
 };
 pub use instance::{
     CloudApiSettings, InstanceConfig, InstanceState, LinkedDeviceSettings, ProviderConfig, ProviderKind,
@@ -47,9 +50,10 @@ pub use message::{
     BulkItem, Class, MessageId, MessageOptions, MessageRef, Mode, OutboundMessage, ProviderMessageId,
 };
 pub use mime::mime_essence;
+pub use numbering_plan::{Country, PlanMismatch};
 pub use phone::PhoneNumber;
 pub use reason::ReasonCode;
-pub use recipient::{Jid, LaneId, Recipient, UserId};
+pub use recipient::{Jid, LaneId, Recipient, RecipientParser, UserId};
 pub use retry::{BuryReason, FailedAttempt, RetryDecision, RetryPolicy, decide_retry};
 pub use status::{Receipt, Status};
 pub use status_update::StatusUpdate;

@@ -6,7 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{PhoneNumber, ValidationError};
+use super::phone::to_plain_text;
+use super::{Country, PhoneNumber, ValidationError};
 
 /// The recipient of a message.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -21,14 +22,16 @@ pub enum Recipient {
 }
 
 /// Meta's business-scoped user id: a country prefix, a dot, up to 128 letters and digits
-/// (`US.13491208655302741918`). Sent to Meta exactly as received.
+/// (`US.13491208655302741918`); or the id that all portfolios of a company share, its parent id, with `ENT.` behind the
+/// first dot (`US.ENT.11815799212886844830`). Sent to Meta exactly as received. Source:
+/// <https://developers.facebook.com/documentation/business-messaging/whatsapp/business-scoped-user-ids/>.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct UserId(String);
 
 /// A WhatsApp protocol address that is not a plain telephone number.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Jid {
-    /// `…@g.us`
+    /// `…@g.us`: the digits of a group of WhatsApp, or the base64 id of a group of the Cloud API.
     Group(String),
     /// `…@newsletter`
     Newsletter(String),
@@ -36,10 +39,18 @@ pub enum Jid {
     Lid(String),
 }
 
+/// What stands behind the first dot of a parent id.
+const PARENT_MARK: &str = "ENT.";
+
 impl UserId {
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether all portfolios of a company share the id.
+    pub fn is_parent(&self) -> bool {
+        self.0.split_once('.').is_some_and(|(_, id)| id.starts_with(PARENT_MARK))
     }
 }
 
@@ -47,6 +58,7 @@ impl FromStr for UserId {
     type Err = ValidationError;
     fn from_str(text: &str) -> Result<Self, ValidationError> {
         let valid = text.split_once('.').is_some_and(|(country, id)| {
+            let id = id.strip_prefix(PARENT_MARK).unwrap_or(id);
             country.len() == 2
                 && country.bytes().all(|b| b.is_ascii_uppercase())
                 && (1..=128).contains(&id.len())
@@ -63,24 +75,42 @@ impl FromStr for UserId {
     }
 }
 
+/// Reads recipients as callers write them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RecipientParser {
+    /// The country of numbers without a country code.
+    pub default_country: Option<Country>,
+}
+
+impl RecipientParser {
+    /// Accepts a number in any usual spelling ([`PhoneNumber::read`]), `…@s.whatsapp.net`, `…@g.us`, `…@lid`,
+    /// `…@newsletter`, a user id, or the id of a group of the Cloud API. A bare group id (18 digits that begin with 120363,
+    /// or `digits-digits`) is a group, because some callers omit the `@g.us`.
+    ///
+    /// # Errors
+    ///
+    /// The text is none of these; the field is `phone`.
+    pub fn parse(&self, text: &str) -> Result<Recipient, ValidationError> {
+        let plain = to_plain_text(text);
+        if let Some((user, server)) = plain.split_once('@') {
+            return from_jid(user, server);
+        }
+        if let Ok(user) = plain.parse() {
+            return Ok(Recipient::User(user));
+        }
+        if is_bare_group(&plain) || is_cloud_api_group(&plain) {
+            return Ok(Recipient::Jid(Jid::Group(plain.into_owned())));
+        }
+        PhoneNumber::read_plain(&plain, self.default_country).map(Recipient::Phone)
+    }
+}
+
 impl FromStr for Recipient {
     type Err = ValidationError;
 
-    /// Accepts digits in any usual spelling, `…@s.whatsapp.net`, `…@g.us`, `…@lid`, `…@newsletter`, or a BSUID. A bare
-    /// group id (18 digits that begin with 120363, or `digits-digits`) is a group, because some callers omit the
-    /// `@g.us`.
+    /// [`RecipientParser::parse`] without a default country.
     fn from_str(text: &str) -> Result<Self, ValidationError> {
-        let text = text.trim();
-        if let Some((user, server)) = text.split_once('@') {
-            return from_jid(user, server);
-        }
-        if let Ok(user) = text.parse() {
-            return Ok(Self::User(user));
-        }
-        if is_bare_group(text) {
-            return Ok(Self::Jid(Jid::Group(text.to_owned())));
-        }
-        text.parse().map(Self::Phone)
+        RecipientParser::default().parse(text)
     }
 }
 
@@ -90,7 +120,7 @@ fn from_jid(user: &str, server: &str) -> Result<Recipient, ValidationError> {
     let valid = !user.is_empty() && user.len() <= 64 && user.bytes().all(|b| b.is_ascii_digit() || b == b'-');
     match server {
         "s.whatsapp.net" | "c.us" => user.parse().map(Recipient::Phone),
-        "g.us" if valid => Ok(Recipient::Jid(Jid::Group(user.to_owned()))),
+        "g.us" if valid || is_cloud_api_group(user) => Ok(Recipient::Jid(Jid::Group(user.to_owned()))),
         "newsletter" if valid => Ok(Recipient::Jid(Jid::Newsletter(user.to_owned()))),
         "lid" if valid => Ok(Recipient::Jid(Jid::Lid(user.to_owned()))),
         _ => Err(ValidationError::new("phone", "JID inválido")),
@@ -105,6 +135,18 @@ fn is_bare_group(text: &str) -> bool {
         }
         None => text.len() == 18 && text.starts_with("120363") && digits(text),
     }
+}
+
+/// Whether a text is the id of a group of the Cloud API: base64 of `capi_group:` and numbers. Source:
+/// <https://developers.facebook.com/docs/whatsapp/cloud-api/groups/reference>.
+fn is_cloud_api_group(text: &str) -> bool {
+    // The 14 characters that the first 10 bytes and half of the 11th determine.
+    const BEGINNING: &str = "Y2FwaV9ncm91cD";
+    const MAX_LENGTH: usize = 128;
+    text.len() <= MAX_LENGTH
+        && text.strip_prefix(BEGINNING).is_some_and(|rest| {
+            !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=-_".contains(&b))
+        })
 }
 
 impl fmt::Display for Jid {
@@ -127,10 +169,17 @@ impl fmt::Display for Recipient {
     }
 }
 
+/// Decodes a record. Bare digits are a number as it was stored, also where [`RecipientParser`] would refuse it.
 impl TryFrom<String> for Recipient {
     type Error = ValidationError;
     fn try_from(text: String) -> Result<Self, ValidationError> {
-        text.parse()
+        match text.parse() {
+            Ok(recipient) if text.starts_with("00") => {
+                Ok(PhoneNumber::try_from(text).map_or(recipient, Self::Phone))
+            }
+            Ok(recipient) => Ok(recipient),
+            Err(refused) => PhoneNumber::try_from(text).map(Self::Phone).map_err(|_| refused),
+        }
     }
 }
 
@@ -156,6 +205,23 @@ impl Recipient {
         }
     }
 
+    /// The recipient in each of its spellings, the given one first. All of them are the same person.
+    pub fn spellings(&self) -> impl Iterator<Item = Self> + use<> {
+        let other = match self {
+            Recipient::Phone(phone) => phone.other_spelling().map(Self::Phone),
+            Recipient::User(_) | Recipient::Jid(_) => None,
+        };
+        std::iter::once(self.clone()).chain(other)
+    }
+
+    /// The number, if the recipient is named by one.
+    pub fn phone(&self) -> Option<&PhoneNumber> {
+        match self {
+            Recipient::Phone(phone) => Some(phone),
+            Recipient::User(_) | Recipient::Jid(_) => None,
+        }
+    }
+
     /// The lane of messages to this recipient.
     pub fn lane(&self) -> LaneId {
         let digest: [u8; 32] = Sha256::digest(self.to_string()).into();
@@ -168,6 +234,8 @@ impl Recipient {
 mod tests {
     use super::*;
 
+    const CLOUD_GROUP: &str = "Y2FwaV9ncm91cDoxNTU1MDAwMTE5OToxMjAzNjMwOTk4ODc3NjY1NTQZD";
+
     #[test]
     fn every_recipient_form_parses() {
         for (text, canonical) in [
@@ -179,6 +247,12 @@ mod tests {
             ("5215512345678-1609459200", "5215512345678-1609459200@g.us"),
             ("123456789012345@lid", "123456789012345@lid"),
             ("US.13491208655302741918", "US.13491208655302741918"),
+            ("US.ENT.70025518834400917263", "US.ENT.70025518834400917263"),
+            ("\u{feff}US.ENT.70025518834400917263 ", "US.ENT.70025518834400917263"),
+            (CLOUD_GROUP, "Y2FwaV9ncm91cDoxNTU1MDAwMTE5OToxMjAzNjMwOTk4ODc3NjY1NTQZD@g.us"),
+            ("Y2FwaV9ncm91cDoxNTU1MA==@g.us", "Y2FwaV9ncm91cDoxNTU1MA==@g.us"),
+            ("whatsapp:+573001234567", "573001234567"),
+            ("376312345", "376312345"),
         ] {
             assert_eq!(text.parse::<Recipient>().unwrap().to_string(), canonical, "{text}");
         }
@@ -186,9 +260,39 @@ mod tests {
 
     #[test]
     fn invalid_recipient_is_refused() {
-        for text in ["", "x@y", "@g.us", "ana", "12@g.us@g.us"] {
+        let unknown = ["US.ENT.", "US.XYZ.1", "us.ENT.1", "Y2FwaV9ncm91cD", "Y2FwaV9ncm91cDox!", "ana@g.us"];
+        for text in ["", "x@y", "@g.us", "ana", "12@g.us@g.us"].into_iter().chain(unknown) {
             assert!(text.parse::<Recipient>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn default_country_completes_numbers_and_nothing_else() {
+        let parser = RecipientParser { default_country: Some("CO".parse().unwrap()) };
+        for (text, read) in [
+            ("300 123 4567", "573001234567"),
+            ("+376312345", "376312345"),
+            ("3001234567@s.whatsapp.net", "3001234567"),
+            ("120363025246125486", "120363025246125486@g.us"),
+            ("CO.1", "CO.1"),
+        ] {
+            assert_eq!(parser.parse(text).unwrap().to_string(), read, "{text}");
+        }
+    }
+
+    #[test]
+    fn parent_id_is_told_apart() {
+        let is_parent = |text: &str| text.parse::<UserId>().unwrap().is_parent();
+        assert!(is_parent("US.ENT.1") && !is_parent("US.ENT1") && !is_parent("US.1"));
+    }
+
+    #[test]
+    fn record_of_an_earlier_version_is_decoded() {
+        for stored in ["0718139912", "00573001234501", "573001234567", "CO.1", "120363025246125486@g.us"] {
+            let recipient: Recipient = serde_json::from_value(stored.into()).unwrap();
+            assert_eq!(recipient.to_string(), stored);
+        }
+        assert!(serde_json::from_value::<Recipient>("ana".into()).is_err());
     }
 
     #[test]

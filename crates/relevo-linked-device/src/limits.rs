@@ -54,6 +54,9 @@ pub(super) fn check(message: &OutboundMessage) -> Result<(), CheckError> {
     if matches!(message.to, Recipient::User(_)) {
         return Err(unsupported("to the user ids of the Cloud API; use a phone number or a JID"));
     }
+    if matches!(&message.to, Recipient::Jid(Jid::Group(id)) if id.bytes().any(|b| b.is_ascii_alphabetic())) {
+        return Err(unsupported("to the groups of the Cloud API"));
+    }
     if matches!(message.to, Recipient::Jid(Jid::Newsletter(_))) {
         check_for_newsletter(message)?;
     }

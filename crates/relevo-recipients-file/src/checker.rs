@@ -1,11 +1,12 @@
 //! The check of a file while it streams in: counts rows, finds bad phone numbers, and refuses files that cannot be read.
 
+use relevo_domain::{PlanMismatch, Recipient, RecipientParser};
 use serde::{Deserialize, Serialize};
 
 use super::dialect::{self, SAMPLE_BYTES};
 use super::error::EncodingFault;
 use super::parser::{Cells, RecordSplitter, is_blank};
-use super::{BadFile, Format, MAX_ROWS, MAX_SAMPLE, Position, Separator, phone};
+use super::{BadFile, Format, MAX_ROWS, MAX_SAMPLE, Position, Separator};
 
 /// The result of a successful check.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +19,19 @@ pub struct FileSummary {
     pub bad: u32,
     /// The first [`MAX_SAMPLE`] bad rows.
     pub bad_sample: Vec<BadRow>,
+    /// Number of rows whose phone number is outside the plan of its country.
+    pub unusual: u32,
+    /// The first [`MAX_SAMPLE`] of these rows.
+    pub unusual_sample: Vec<UnusualRow>,
+}
+
+/// A row whose phone number is outside the plan of its country. It is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnusualRow {
+    /// Line of the file, from 1, as an editor counts.
+    pub line: u64,
+    /// The number, and its country.
+    pub mismatch: PlanMismatch,
 }
 
 /// A row whose phone number is bad.
@@ -34,6 +48,7 @@ pub struct BadRow {
 #[derive(Debug)]
 pub struct Checker {
     max_rows: u32,
+    recipients: RecipientParser,
     stage: CheckStage,
 }
 
@@ -46,14 +61,14 @@ enum CheckStage {
 
 impl Default for Checker {
     fn default() -> Self {
-        Self::new(MAX_ROWS)
+        Self::new(MAX_ROWS, RecipientParser::default())
     }
 }
 
 impl Checker {
     /// A checker that refuses files with more than `max_rows` rows.
-    pub fn new(max_rows: u32) -> Self {
-        Self { max_rows, stage: CheckStage::Sample(Vec::new()) }
+    pub fn new(max_rows: u32, recipients: RecipientParser) -> Self {
+        Self { max_rows, recipients, stage: CheckStage::Sample(Vec::new()) }
     }
 
     /// Checks the next piece of the file.
@@ -71,7 +86,7 @@ impl Checker {
                 return Ok(());
             }
             let sample = std::mem::take(sample);
-            self.stage = CheckStage::Rows(RowChecker::new(&sample, false, self.max_rows)?);
+            self.stage = CheckStage::Rows(RowChecker::new(&sample, false, self.max_rows, self.recipients)?);
         }
         match &mut self.stage {
             CheckStage::Rows(rows) => rows.push(bytes),
@@ -86,7 +101,9 @@ impl Checker {
     /// The reason why the whole file is refused, for example [`BadFile::Empty`].
     pub fn finish(self) -> Result<FileSummary, BadFile> {
         match self.stage {
-            CheckStage::Sample(sample) => RowChecker::new(&sample, true, self.max_rows)?.finish(),
+            CheckStage::Sample(sample) => {
+                RowChecker::new(&sample, true, self.max_rows, self.recipients)?.finish()
+            }
             CheckStage::Rows(rows) => rows.finish(),
         }
     }
@@ -95,6 +112,7 @@ impl Checker {
 #[derive(Debug)]
 struct RowChecker {
     max_rows: u32,
+    recipients: RecipientParser,
     separator: Separator,
     header: Option<Vec<String>>,
     /// Where the first row begins, as far as it is known.
@@ -108,13 +126,21 @@ struct RowChecker {
     position: Position,
     bad: u32,
     bad_sample: Vec<BadRow>,
+    unusual: u32,
+    unusual_sample: Vec<UnusualRow>,
 }
 
 impl RowChecker {
-    fn new(sample: &[u8], is_complete: bool, max_rows: u32) -> Result<Box<Self>, BadFile> {
-        let (separator, start) = dialect::detect_dialect(sample, is_complete)?;
+    fn new(
+        sample: &[u8],
+        is_complete: bool,
+        max_rows: u32,
+        recipients: RecipientParser,
+    ) -> Result<Box<Self>, BadFile> {
+        let (separator, start) = dialect::detect_dialect(sample, is_complete, recipients)?;
         let mut checker = Box::new(Self {
             max_rows,
+            recipients,
             separator,
             header: None,
             start,
@@ -124,6 +150,8 @@ impl RowChecker {
             position: start,
             bad: 0,
             bad_sample: Vec::new(),
+            unusual: 0,
+            unusual_sample: Vec::new(),
         });
         let skipped = usize::try_from(start.offset).unwrap_or(usize::MAX);
         checker.push(sample.get(skipped..).unwrap_or_default())?;
@@ -156,10 +184,17 @@ impl RowChecker {
             0 if self.header.is_some() => Err(BadFile::OnlyHeader),
             0 => Err(BadFile::Empty),
             rows => Ok(FileSummary {
-                format: Format { separator: self.separator, header: self.header, start: self.start },
+                format: Format {
+                    separator: self.separator,
+                    header: self.header,
+                    start: self.start,
+                    recipients: self.recipients,
+                },
                 rows,
                 bad: self.bad,
                 bad_sample: self.bad_sample,
+                unusual: self.unusual,
+                unusual_sample: self.unusual_sample,
             }),
         }
     }
@@ -174,7 +209,9 @@ impl RowChecker {
             return Ok(());
         }
         let first = Cells::new(text, self.separator).next().unwrap_or_default();
-        if !std::mem::replace(&mut self.seen_first_record, true) && dialect::is_header(&first) {
+        if !std::mem::replace(&mut self.seen_first_record, true)
+            && dialect::is_header(&first, self.recipients)
+        {
             self.header = Some(Cells::new(text, self.separator).map(String::from).collect());
             self.start = self.position;
             return Ok(());
@@ -183,13 +220,24 @@ impl RowChecker {
             return Err(BadFile::TooManyRows { limit: self.max_rows, line });
         }
         self.position.row = self.position.row.saturating_add(1);
-        if let Err(bad) = phone::parse(&first) {
-            self.bad = self.bad.saturating_add(1);
-            if self.bad_sample.len() < MAX_SAMPLE {
-                self.bad_sample.push(BadRow { line, reason: bad.to_string() });
+        match self.recipients.parse(&first) {
+            Err(bad) => {
+                self.bad = self.bad.saturating_add(1);
+                if self.bad_sample.len() < MAX_SAMPLE {
+                    self.bad_sample.push(BadRow { line, reason: bad.reason });
+                }
             }
+            Ok(recipient) => self.check_plan(line, &recipient),
         }
         Ok(())
+    }
+
+    fn check_plan(&mut self, line: u64, recipient: &Recipient) {
+        let Some(mismatch) = recipient.phone().and_then(|phone| phone.plan_mismatch()) else { return };
+        self.unusual = self.unusual.saturating_add(1);
+        if self.unusual_sample.len() < MAX_SAMPLE {
+            self.unusual_sample.push(UnusualRow { line, mismatch });
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::error::{DocumentType, EncodingFault};
 use super::parser::{Cells, RecordSplitter, is_blank};
-use super::{BadFile, Position, Separator, phone};
+use super::{BadFile, Position, Separator};
+use relevo_domain::RecipientParser;
 
 /// Size of the sample, in bytes and in rows.
 pub(super) const SAMPLE_BYTES: usize = 64 * 1024;
@@ -46,7 +47,11 @@ const PHONE_WORDS: [&str; 21] = [
 const NUMBER_WORDS: [&str; 5] = ["numero", "número", "nro", "num", "contacto"];
 
 /// Detects the separator and where the first record begins. `is_complete`: `sample` is the entire file.
-pub(super) fn detect_dialect(sample: &[u8], is_complete: bool) -> Result<(Separator, Position), BadFile> {
+pub(super) fn detect_dialect(
+    sample: &[u8],
+    is_complete: bool,
+    recipients: RecipientParser,
+) -> Result<(Separator, Position), BadFile> {
     reject_documents(sample)?;
     let mut start = Position { offset: 0, row: 0, line: 1 };
     let mut text = sample;
@@ -59,12 +64,12 @@ pub(super) fn detect_dialect(sample: &[u8], is_complete: bool) -> Result<(Separa
         start.line = 2;
         return Ok((separator, start));
     }
-    Ok((guess_separator(text, is_complete)?, start))
+    Ok((guess_separator(text, is_complete, recipients)?, start))
 }
 
 /// Whether the first cell of the first row is the name of a column.
-pub(super) fn is_header(cell: &str) -> bool {
-    if !cell.chars().any(char::is_alphabetic) || phone::parse(cell).is_ok() {
+pub(super) fn is_header(cell: &str, recipients: RecipientParser) -> bool {
+    if !cell.chars().any(char::is_alphabetic) || recipients.parse(cell).is_ok() {
         return false;
     }
     match cell.chars().filter(|c| c.is_numeric()).count() {
@@ -117,8 +122,12 @@ struct SeparatorScore {
     line: u64,
 }
 
-fn guess_separator(text: &[u8], is_complete: bool) -> Result<Separator, BadFile> {
-    let scores = Separator::ALL.map(|separator| score_separator(text, is_complete, separator));
+fn guess_separator(
+    text: &[u8],
+    is_complete: bool,
+    recipients: RecipientParser,
+) -> Result<Separator, BadFile> {
+    let scores = Separator::ALL.map(|separator| score_separator(text, is_complete, separator, recipients));
     let pipe = scores.iter().find(|score| score.separator == Separator::Pipe && score.in_first);
     let most = scores.iter().map(|score| score.matches).max().unwrap_or_default();
     if most == 0 {
@@ -141,7 +150,12 @@ fn guess_separator(text: &[u8], is_complete: bool) -> Result<Separator, BadFile>
     }
 }
 
-fn score_separator(text: &[u8], is_complete: bool, separator: Separator) -> SeparatorScore {
+fn score_separator(
+    text: &[u8],
+    is_complete: bool,
+    separator: Separator,
+    recipients: RecipientParser,
+) -> SeparatorScore {
     let mut score = SeparatorScore { separator, in_first: false, after_header: false, matches: 0, line: 1 };
     let mut splitter = RecordSplitter::new(separator, 1);
     let mut rest = text;
@@ -167,10 +181,10 @@ fn score_separator(text: &[u8], is_complete: bool, separator: Separator) -> Sepa
         }
         if rows == 1 {
             score.in_first = true;
-            score.after_header = is_header(&first)
+            score.after_header = is_header(&first, recipients)
                 && !Separator::ALL.iter().any(|other| first.contains(char::from(other.byte())));
         }
-        if phone::parse(&first).is_ok() {
+        if recipients.parse(&first).is_ok() {
             score.line = if score.matches == 0 { line } else { score.line };
             score.matches = score.matches.saturating_add(1);
         }

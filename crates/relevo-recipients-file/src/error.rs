@@ -1,4 +1,4 @@
-//! The errors of files, phone numbers and templates. The texts are Spanish, as the documented API has them; each says
+//! The errors of files and templates. The texts are Spanish, as the documented API has them; each says
 //! what is wrong, where, and what to do.
 
 use std::fmt;
@@ -107,20 +107,6 @@ impl BadFile {
             _ => ErrorKind::Invalid,
         }
     }
-}
-
-/// Why the first cell of a row is not a phone number. It makes the row bad, never the job.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadPhone {
-    /// The spreadsheet rounded the number. Its last digits are lost and are not guessed.
-    #[error(
-        "{cell} es un número en notación científica: la hoja de cálculo perdió sus últimos dígitos; dé a la \
-         columna el formato Texto, escriba el número de nuevo y exporte otra vez"
-    )]
-    Scientific { cell: String },
-    /// The text of the documented API.
-    #[error("{reason}")]
-    Invalid { reason: String },
 }
 
 /// Why a message template is refused.

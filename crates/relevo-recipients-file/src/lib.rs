@@ -12,13 +12,14 @@
 //! - **Header.** The first row is a header if its first cell is no recipient and either has letters and no digit, or has
 //!   a usual word for a phone (`Phone 1 - Value`) and at most two digits. Any other first row is data, even with a bad
 //!   phone number.
+//! - **Phone numbers** are read by [`RecipientParser`], as everywhere. Numbers outside the plan of their country are good, and
+//!   reported.
 //! - **Bad phone numbers** are counted and reported with their line. They make a row bad, never the file.
 
 mod checker;
 mod dialect;
 mod error;
 mod parser;
-mod phone;
 mod reader;
 mod template;
 #[cfg(test)]
@@ -26,10 +27,11 @@ mod tests;
 
 use std::fmt;
 
+use relevo_domain::RecipientParser;
 use serde::{Deserialize, Serialize};
 
-pub use checker::{BadRow, Checker, FileSummary};
-pub use error::{BadFile, BadPhone, BadTemplate, DocumentType, EncodingFault};
+pub use checker::{BadRow, Checker, FileSummary, UnusualRow};
+pub use error::{BadFile, BadTemplate, DocumentType, EncodingFault};
 pub use reader::{RecipientRow, RowPage, RowReader};
 pub use template::TextTemplate;
 
@@ -51,6 +53,9 @@ pub struct Format {
     pub header: Option<Vec<String>>,
     /// Where the first row begins: after a byte order mark, a `sep=` line and the header.
     pub start: Position,
+    /// How the recipients are read.
+    #[serde(default)]
+    pub recipients: RecipientParser,
 }
 
 /// The character between two columns.

@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
 use std::path::Path;
 
-use relevo_domain::Recipient;
+use relevo_domain::{Recipient, RecipientParser, ValidationError};
 
 use super::parser::{Cells, RecordSplitter, is_blank};
-use super::{BadPhone, Format, Position, Separator, phone};
+use super::{Format, Position, Separator};
 
 /// Maximum number of bytes of a file that one page covers; it bounds the memory of a page with wide rows.
 const MAX_PAGE_BYTES: u64 = 1024 * 1024;
@@ -20,6 +20,7 @@ const BUFFER: usize = 64 * 1024;
 pub struct RowReader {
     file: BufReader<File>,
     separator: Separator,
+    recipients: RecipientParser,
 }
 
 /// Consecutive rows of a file.
@@ -44,7 +45,7 @@ pub struct RecipientRow {
     /// The first cell as the file spells it.
     pub cell: String,
     /// The recipient, parsed from the first cell.
-    pub to: Result<Recipient, BadPhone>,
+    pub to: Result<Recipient, ValidationError>,
     /// The cells after the first; `@valor1` is the first of them. Empty cells at the end are removed.
     pub values: Vec<String>,
 }
@@ -57,7 +58,7 @@ impl RowReader {
     /// The file cannot be opened.
     pub fn open(path: &Path, format: &Format) -> io::Result<Self> {
         let file = BufReader::with_capacity(BUFFER, File::open(path)?);
-        Ok(Self { file, separator: format.separator })
+        Ok(Self { file, separator: format.separator, recipients: format.recipients })
     }
 
     /// Reads up to `limit` rows (at least 1) from `from`, which is [`Format::start`] or [`RowPage::next`] of an earlier
@@ -83,12 +84,23 @@ impl RowReader {
             position.offset = position.offset.saturating_add(record.len() as u64);
             position.line = splitter.line();
             if !is_blank(text, self.separator) {
-                rows.push(parse_row(text, self.separator, start));
+                rows.push(self.parse_row(text, start));
                 position.row = position.row.saturating_add(1);
             }
         }
         let is_at_end = self.file.fill_buf()?.is_empty();
         Ok(RowPage { rows, next: (!is_at_end).then_some(position) })
+    }
+
+    fn parse_row(&self, record: &str, start: Position) -> RecipientRow {
+        let mut cells = Cells::new(record, self.separator);
+        let cell = cells.next().unwrap_or_default().trim().to_owned();
+        let to = self.recipients.parse(&cell);
+        let mut values: Vec<String> = cells.map(|cell| strip_formula(&cell).to_owned()).collect();
+        let filled =
+            values.iter().rposition(|value| !value.is_empty()).map_or(0, |last| last.saturating_add(1));
+        values.truncate(filled);
+        RecipientRow { number: start.row, line: start.line, offset: start.offset, cell, to, values }
     }
 
     /// Appends one record with its line end to `record`; appends nothing at the end of the file.
@@ -107,16 +119,6 @@ impl RowReader {
             }
         }
     }
-}
-
-fn parse_row(record: &str, separator: Separator, start: Position) -> RecipientRow {
-    let mut cells = Cells::new(record, separator);
-    let cell = cells.next().unwrap_or_default().trim().to_owned();
-    let to = phone::parse(&cell);
-    let mut values: Vec<String> = cells.map(|cell| strip_formula(&cell).to_owned()).collect();
-    let filled = values.iter().rposition(|value| !value.is_empty()).map_or(0, |last| last.saturating_add(1));
-    values.truncate(filled);
-    RecipientRow { number: start.row, line: start.line, offset: start.offset, cell, to, values }
 }
 
 /// Removes `="…"`, which exports write around a value so that Excel does not reformat it.

@@ -122,7 +122,7 @@ fn check_mark_read<'a>(root: &JsonPath<'a, '_>) -> Result<ValidRequest<'a>, Grap
 /// Parses the recipient. `to` takes precedence over `recipient`.
 fn parse_addressee<'a>(root: &JsonPath<'a, '_>) -> Result<(&'a str, Addressee), GraphError> {
     let is_group = match root.get("recipient_type") {
-        Some(kind) => kind.one_of(&["individual", "is_group"])? == "is_group",
+        Some(kind) => kind.one_of(&["individual", "group"])? == "group",
         None => false,
     };
     if let Some(to) = root.get("to") {

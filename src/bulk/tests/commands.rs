@@ -6,7 +6,9 @@ use super::fixture::{BulkFixture, SendResult, job, phone, two};
 use crate::bulk::{Error, JobKind, JobStatus, ListCursor, ListFilter, NewJob, Options, Plan, RowStatus};
 use crate::queue::Submission;
 use crate::queue::tests::fixture::{ONE, TestQueue, message};
-use relevo_domain::{BlobRef, Content, Media, MediaKind, MediaSource, MessageId, Status as Sent};
+use relevo_domain::{
+    BlobRef, Content, Media, MediaKind, MediaSource, MessageId, RecipientParser, Status as Sent,
+};
 use relevo_store::{BlobSet, Key, Space};
 
 #[tokio::test]
@@ -48,7 +50,7 @@ async fn paused_job_survives_a_crash_and_resumes_without_gaps() {
 async fn withdrawn_rows_are_reread_with_their_values() {
     const ROWS: u32 = 60;
     let fixture = BulkFixture::open().await;
-    let mut upload = fixture.handle.upload().unwrap();
+    let mut upload = fixture.handle.upload(RecipientParser::default()).unwrap();
     // A few megabytes, so that the rows are read in several pages.
     let padding = "x".repeat(60_000);
     for row in 0..ROWS {

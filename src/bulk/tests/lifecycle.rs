@@ -8,7 +8,7 @@ use super::fixture::{BulkFixture, SendResult, job, phone, two};
 use crate::bulk::{Error, JobKind, JobProgress, JobStatus, NewJob, OnSuppressed, Options, Plan, RowStatus};
 use crate::queue::ReceiptReport;
 use crate::queue::tests::fixture::{ONE, provider_id};
-use relevo_domain::{Content, MessageRef, Receipt, Status as Sent};
+use relevo_domain::{Content, MessageRef, Receipt, RecipientParser, Status as Sent};
 use relevo_store::Priority;
 
 #[tokio::test]
@@ -129,7 +129,7 @@ async fn file_values_fill_the_template() {
             SendResult::Sent
         });
     }
-    let mut upload = fixture.handle.upload().unwrap();
+    let mut upload = fixture.handle.upload(RecipientParser::default()).unwrap();
     for piece in ["phone|@valor1\n+51123123123|leo", "nardo\n\n12|x\n+51123123124\n"] {
         upload.write(Bytes::from_static(piece.as_bytes())).await.unwrap();
     }

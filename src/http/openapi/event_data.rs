@@ -69,6 +69,8 @@ pub(super) struct MessageData {
     phone: Option<String>,
     /// WhatsApp's user id of the sender, or the hidden id (LID).
     user_id: Option<String>,
+    /// The user id that all portfolios of a company share.
+    parent_user_id: Option<String>,
     username: Option<String>,
     group_id: Option<String>,
     /// The file: WhatsApp's `id`, `mime_type` and properties.
@@ -221,7 +223,10 @@ pub(super) struct ConsentData {
     why: String,
     phone: Option<String>,
     user_id: Option<String>,
+    parent_user_id: Option<String>,
     jid: Option<String>,
+    /// The former names of a user who changed the number or an id, and stays on the list under the new ones.
+    previous: Option<Vec<String>>,
 }
 
 /// The state of a bulk job.

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use relevo_domain::{EventKind, Identity, Timestamp};
+use relevo_domain::{EventKind, Identity, IdentityChange, Recipient, Timestamp};
 
 use super::text;
 
@@ -20,7 +20,7 @@ const EVENT_KINDS: &[(&str, EventKind)] = &[
     ("account_alerts", EventKind::AccountAlert),
     ("business_capability_update", EventKind::BusinessCapability),
     (USER_PREFERENCES, EventKind::UserPreferences),
-    ("user_id_update", EventKind::UserIdUpdate),
+    (USER_ID_UPDATE, EventKind::UserIdUpdate),
     ("security", EventKind::Security),
     ("flows", EventKind::Flow),
     ("history", EventKind::History),
@@ -32,6 +32,10 @@ const EVENT_KINDS: &[(&str, EventKind)] = &[
 
 /// The field of changed preferences, and the member of its value that lists them.
 const USER_PREFERENCES: &str = "user_preferences";
+
+/// The field of changed user ids, and the member of its value that lists them. Source:
+/// <https://developer.8x8.com/connect/docs/whatsapp-business-scoped-user-ids>.
+const USER_ID_UPDATE: &str = "user_id_update";
 
 /// A change that is neither a message nor a status.
 #[derive(Debug, Clone, PartialEq)]
@@ -86,6 +90,15 @@ impl AccountChange {
         Value::Object(data)
     }
 
+    /// The users whose ids changed. Malformed entries are skipped.
+    pub fn identity_changes(&self) -> Vec<IdentityChange> {
+        if self.kind != EventKind::UserIdUpdate {
+            return Vec::new();
+        }
+        let entries = self.value.get(USER_ID_UPDATE).and_then(Value::as_array).into_iter().flatten();
+        entries.filter_map(Value::as_object).filter_map(parse_id_update).collect()
+    }
+
     /// The users who opted out of marketing messages or in again. Malformed entries are skipped.
     pub fn preferences(&self) -> Vec<MarketingPreference> {
         if self.kind != EventKind::UserPreferences {
@@ -94,6 +107,18 @@ impl AccountChange {
         let entries = self.value.get(USER_PREFERENCES).and_then(Value::as_array).into_iter().flatten();
         entries.filter_map(Value::as_object).filter_map(parse_preference).collect()
     }
+}
+
+/// The change of an entry `{"wa_id": …, "user_id": {"previous": …, "current": …}, "parent_user_id": {…}}`.
+fn parse_id_update(entry: &Map<String, Value>) -> Option<IdentityChange> {
+    let read = |member: &str, name: &str| -> Option<Recipient> {
+        entry.get(member)?.get(name).and_then(text)?.parse().ok()
+    };
+    let ids = ["user_id", "parent_user_id"];
+    let former = ids.iter().filter_map(|member| read(member, "previous")).collect();
+    let number = entry.get("wa_id").and_then(text).and_then(|number| number.parse().ok());
+    let current = ids.iter().filter_map(|member| read(member, "current")).chain(number).collect();
+    IdentityChange::new(former, current)
 }
 
 fn parse_preference(entry: &Map<String, Value>) -> Option<MarketingPreference> {
@@ -106,6 +131,8 @@ fn parse_preference(entry: &Map<String, Value>) -> Option<MarketingPreference> {
         "resume" => false,
         _ => return None,
     };
-    let user = Identity::new(field("wa_id").as_deref(), field("user_id").as_deref())?;
+    let (number, id) = (field("wa_id"), field("user_id"));
+    let user =
+        Identity::new(number.as_deref(), id.as_deref())?.with_parent(field("parent_user_id").as_deref());
     Some(MarketingPreference { user, opted_out })
 }

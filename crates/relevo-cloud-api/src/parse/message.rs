@@ -19,8 +19,16 @@ pub(super) fn parse_message(message: &Value, contact: Option<&Value>) -> Result<
     let contact_field = |path: &str| contact.and_then(|contact| contact.pointer(path)).and_then(text);
     let phone = field("from").or_else(|| contact_field("/wa_id"));
     let user_id = field("from_user_id").or_else(|| contact_field("/user_id"));
+    let parent = field("from_parent_user_id").or_else(|| contact_field("/parent_user_id"));
+    // A notice of a changed number or id may name the user in itself alone.
+    let noticed = || {
+        let paths = ["/system/user_id", "/system/parent_user_id", "/system/wa_id"];
+        paths.iter().find_map(|path| message.pointer(path).and_then(text))
+    };
+    let phone = phone.or_else(|| noticed().filter(|_| user_id.is_none() && parent.is_none()));
+    let identity = identity(phone.as_deref(), user_id.as_deref().or(parent.as_deref()), "from")?;
     let sender = Sender {
-        identity: identity(phone.as_deref(), user_id.as_deref(), "from")?,
+        identity: identity.with_parent(parent.as_deref()),
         name: contact_field("/profile/name"),
         username: contact_field("/profile/username"),
     };

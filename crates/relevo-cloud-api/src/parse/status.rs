@@ -23,7 +23,9 @@ pub(super) fn parse_status(
         our_id: field("biz_opaque_callback_data").and_then(|id| id.parse().ok()),
         receipt,
         at: status.get("timestamp").and_then(timestamp).ok_or("has no timestamp")?,
-        recipient: field("recipient_id").or_else(|| field("recipient_user_id")),
+        recipient: field("recipient_id")
+            .or_else(|| field("recipient_user_id"))
+            .or_else(|| field("recipient_parent_user_id")),
         participant: field("recipient_participant_id"),
         failure: (receipt == Receipt::Failed).then(|| parse_failure(status)),
     };

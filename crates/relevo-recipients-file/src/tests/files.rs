@@ -1,10 +1,10 @@
 //! Tests with files as Excel, Google Sheets, pandas, ad managers and people write them.
 
 use crate::{
-    BadFile, BadRow, Checker, DocumentType, EncodingFault, Format, MAX_LINE, MAX_SAMPLE, Position, Separator,
-    TextTemplate,
+    BadFile, BadRow, Checker, DocumentType, EncodingFault, Format, MAX_LINE, MAX_SAMPLE, Position, RowReader,
+    Separator, TextTemplate,
 };
-use relevo_domain::ErrorKind;
+use relevo_domain::{ErrorKind, RecipientParser};
 
 use super::{check, rows};
 
@@ -295,7 +295,7 @@ fn error_texts_name_the_problem_the_place_and_the_remedy() {
 #[test]
 fn file_over_the_row_limit_is_too_large() {
     let with = |file: &[u8]| {
-        let mut checker = Checker::new(2);
+        let mut checker = Checker::new(2, RecipientParser::default());
         checker.push(file).and_then(|()| checker.finish())
     };
     assert_eq!(with(b"phone\n51987654321\n\n12\n\n").unwrap().rows, 2);
@@ -322,9 +322,48 @@ fn bad_rows_are_counted_and_the_first_are_reported() {
     let checked = check(&file).unwrap();
     assert_eq!((checked.rows, checked.bad), (105, 105));
     assert_eq!(checked.bad_sample.len(), MAX_SAMPLE);
-    let reason = "El número de teléfono es demasiado corto (mínimo 10 dígitos)".to_owned();
+    let reason = "El número de teléfono es demasiado corto (mínimo 7 dígitos)".to_owned();
     assert_eq!(checked.bad_sample.first(), Some(&BadRow { line: 2, reason }));
     assert_eq!(checked.bad_sample.last().map(|bad| bad.line), Some(101));
+}
+
+#[test]
+fn numbers_outside_the_plan_of_their_country_are_reported_and_good() {
+    let file = [b"3001238011|a\n573001238013|b\n".to_vec(), b"5512345678\n".repeat(MAX_SAMPLE)].concat();
+    let checked = check(&file).unwrap();
+    assert_eq!((checked.rows, checked.bad, checked.unusual), (102, 0, 101));
+    assert_eq!(checked.unusual_sample.len(), MAX_SAMPLE);
+    let first = &checked.unusual_sample[0];
+    assert_eq!((first.line, first.mismatch.country().unwrap().iso()), (1, "GR"));
+}
+
+#[test]
+fn default_country_completes_the_numbers_of_a_file() {
+    let recipients = RecipientParser { default_country: Some("CO".parse().unwrap()) };
+    let file =
+        b"telefono;nombre\n3001238011;Ana\n(300) 123-8012;Leo\n573001238013;Eva\n+34612345678;Sol\n0;x\n";
+    let mut checker = Checker::new(9, recipients);
+    checker.push(file).unwrap();
+    let checked = checker.finish().unwrap();
+    assert_eq!((checked.rows, checked.bad, checked.unusual), (5, 1, 0));
+    let path = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(path.path(), file).unwrap();
+    let page = RowReader::open(path.path(), &checked.format).unwrap().page(checked.format.start, 9).unwrap();
+    let read: Vec<_> = page.rows.iter().flat_map(|row| row.to.as_ref().map(ToString::to_string)).collect();
+    assert_eq!(read, ["573001238011", "573001238012", "573001238013", "34612345678"]);
+}
+
+#[test]
+fn format_of_an_earlier_version_is_decoded() {
+    #[derive(serde::Serialize)]
+    struct Earlier {
+        separator: Separator,
+        header: Option<Vec<String>>,
+        start: Position,
+    }
+    let earlier = Earlier { separator: Comma, header: None, start: Position { offset: 0, row: 0, line: 1 } };
+    let read: Format = rmp_serde::from_slice(&rmp_serde::to_vec_named(&earlier).unwrap()).unwrap();
+    assert_eq!((read.separator, read.recipients), (Comma, RecipientParser::default()));
 }
 
 #[test]
@@ -332,7 +371,8 @@ fn format_round_trips_through_messagepack() {
     let format = check(b"\xEF\xBB\xBFsep=,\r\nphone,@valor1\r\n51987654321,a\r\n").unwrap().format;
     let start = Position { offset: 3 + 7 + 15, row: 0, line: 3 };
     let header = Some(vec!["phone".to_owned(), "@valor1".to_owned()]);
-    assert_eq!(format, Format { separator: Comma, header, start });
+    let recipients = RecipientParser::default();
+    assert_eq!(format, Format { separator: Comma, header, start, recipients });
     let bytes = rmp_serde::to_vec_named(&format).unwrap();
     assert_eq!(rmp_serde::from_slice::<Format>(&bytes).unwrap(), format);
 }

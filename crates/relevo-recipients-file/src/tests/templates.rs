@@ -3,6 +3,8 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use relevo_domain::{RecipientParser, ValidationError};
+
 use crate::{BadTemplate, Format, Position, RecipientRow, Separator, TextTemplate};
 
 fn format(header: &[&str]) -> Format {
@@ -11,6 +13,7 @@ fn format(header: &[&str]) -> Format {
         separator: Separator::Pipe,
         header: Some(header),
         start: Position { offset: 0, row: 0, line: 1 },
+        recipients: RecipientParser::default(),
     }
 }
 
@@ -76,7 +79,7 @@ fn numbered_placeholders_ignore_header_names() {
 fn missing_and_empty_values_render_as_dashes() {
     assert_eq!(render(&["phone", "a", "b", "c"], "@a|@b|@c", &["", "x"]), "---|x|---");
     let mut bad_row = row(&[]);
-    bad_row.to = Err(crate::BadPhone::Invalid { reason: String::new() });
+    bad_row.to = Err(ValidationError::new("phone", "is missing"));
     assert_eq!(TextTemplate::parse("@phone", &format(&["phone"])).unwrap().render(&bad_row), "---");
 }
 

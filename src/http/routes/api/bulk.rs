@@ -21,13 +21,20 @@ use crate::http::api::error::ApplicationError;
 use crate::http::body::{self, ReceivedBody};
 use crate::http::error::ApiError;
 use crate::http::extract::SendOptions;
+use crate::http::phone_warning::PhoneWarning;
 use crate::http::routes::jobs::job_id_from_digest;
 use crate::instance;
 use crate::queue::IdempotencyKey;
-use relevo_domain::{Content, ErrorKind, Header, InstanceId, InstanceState, MessageOptions, OutboundMessage};
+use relevo_domain::{
+    Content, ErrorKind, Header, InstanceId, InstanceState, MessageOptions, OutboundMessage, Recipient,
+    RecipientParser,
+};
 
 /// The paths where one of the two documents sends directly unless `use_queue` is set.
 const DIRECT_SEND_PREFIX: &str = "/api/messages/";
+
+/// Maximum number of warnings in one response.
+const MAX_WARNINGS: usize = 100;
 
 /// A parsed request for many messages.
 struct ParsedBulkRequest {
@@ -87,13 +94,37 @@ pub(super) async fn submit_bulk(
     let stored = store_media(content, &state.services.instances).await?;
     // Inline files are on the disk now; the memory is free for other requests.
     drop(memory);
-    let (phones, stored) = (Arc::new(phones), Arc::new(stored));
+    let recipients = state.recipients();
+    let warnings = warnings(&phones, recipients);
+    let (phones, stored) = (Arc::new(completed(phones, recipients)), Arc::new(stored));
     check_messages(state, &instance, kind, &phones, &stored).await?;
     create_job(state, &instance, kind, id, phones, stored).await?;
     if parsed.queued {
-        return Ok(Json(SendMessageResponse::queued_job(kind.success_messages().1, id)).into_response());
+        let queued = SendMessageResponse::queued_job(kind.success_messages().1, id);
+        return Ok(Json(queued.with_warnings(warnings)).into_response());
     }
-    wait_for_job(state, kind, id).await
+    wait_for_job(state, kind, id, warnings).await
+}
+
+/// The warnings about the numbers, up to [`MAX_WARNINGS`].
+fn warnings(phones: &[String], recipients: RecipientParser) -> Vec<PhoneWarning> {
+    let parsed = phones.iter().filter_map(|phone| recipients.parse(phone).ok());
+    parsed.filter_map(|to| PhoneWarning::spanish(&to)).take(MAX_WARNINGS).collect()
+}
+
+/// The phones as given, but with the code of the node's default country where it completes one.
+fn completed(phones: Vec<String>, recipients: RecipientParser) -> Vec<String> {
+    if recipients.default_country.is_none() {
+        return phones;
+    }
+    let complete = |phone: String| {
+        let is_complete = |to: &Recipient| phone.parse::<Recipient>().is_ok_and(|given| given == *to);
+        match recipients.parse(&phone) {
+            Ok(to) if !is_complete(&to) => to.to_string(),
+            _ => phone,
+        }
+    };
+    phones.into_iter().map(complete).collect()
 }
 
 fn parse_request(
@@ -224,7 +255,12 @@ async fn create_job(
 }
 
 /// Waits for the end of a job and returns its counts.
-async fn wait_for_job(state: &AppState, kind: BulkKind, id: Uuid) -> Result<Response, ApplicationError> {
+async fn wait_for_job(
+    state: &AppState,
+    kind: BulkKind,
+    id: Uuid,
+    warnings: Vec<PhoneWarning>,
+) -> Result<Response, ApplicationError> {
     let mut progress = state.services.bulk.watch(id).map_err(ApiError::from)?;
     let ending = progress.wait_for(|progress| progress.status.is_finished());
     let ended = tokio::time::timeout(state.options.broadcast_wait, ending).await.is_ok_and(|end| end.is_ok());
@@ -236,5 +272,5 @@ async fn wait_for_job(state: &AppState, kind: BulkKind, id: Uuid) -> Result<Resp
     }
     let progress = state.services.bulk.get(id).map_err(ApiError::from)?.progress;
     let result = job_counts(&state.services.bulk, id, &progress).await?;
-    Ok(Json(BulkSendResponse::new(kind.success_messages().0, id, result)).into_response())
+    Ok(Json(BulkSendResponse::new(kind.success_messages().0, id, result, warnings)).into_response())
 }

@@ -4,6 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::http::phone_warning::PhoneWarning;
 use relevo_domain::{MessageId, ProviderMessageId, Recipient};
 
 /// A message was sent, or is queued.
@@ -19,22 +20,32 @@ pub(in crate::http) struct SendMessageResponse {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "019ab2f0-5f6b-8000-8000-0040000a1b2c")]
     task_id: Option<String>,
+    /// The numbers that do not fit the numbering plan of their country; the first 100 of many.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<PhoneWarning>,
 }
 
 impl SendMessageResponse {
     /// The response to a sent message.
     pub fn sent(message: &'static str, data: GraphSendResponse) -> Self {
-        Self { success: true, message, data: Some(data), task_id: None }
+        Self { success: true, message, data: Some(data), task_id: None, warnings: Vec::new() }
     }
 
     /// The response to a queued message.
     pub fn queued(message: &'static str, id: MessageId) -> Self {
-        Self { success: true, message, data: None, task_id: Some(id.correlation_id().to_string()) }
+        let task_id = Some(id.correlation_id().to_string());
+        Self { success: true, message, data: None, task_id, warnings: Vec::new() }
     }
 
     /// A bulk request is queued.
     pub fn queued_job(message: &'static str, id: Uuid) -> Self {
-        Self { success: true, message, data: None, task_id: Some(id.to_string()) }
+        Self { success: true, message, data: None, task_id: Some(id.to_string()), warnings: Vec::new() }
+    }
+
+    /// The same with warnings about numbers.
+    pub fn with_warnings(mut self, warnings: impl IntoIterator<Item = PhoneWarning>) -> Self {
+        self.warnings.extend(warnings);
+        self
     }
 }
 
@@ -49,12 +60,15 @@ pub(in crate::http) struct BulkSendResponse {
     /// The same as `result.sent`, where clients read it.
     sent_count: u64,
     task_id: String,
+    /// The numbers that do not fit the numbering plan of their country; the first 100 of many.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<PhoneWarning>,
 }
 
 impl BulkSendResponse {
-    pub fn new(message: &'static str, id: Uuid, result: TaskCounts) -> Self {
-        let sent_count = result.sent;
-        Self { success: sent_count > 0, message, result, sent_count, task_id: id.to_string() }
+    pub fn new(message: &'static str, id: Uuid, result: TaskCounts, warnings: Vec<PhoneWarning>) -> Self {
+        let (sent_count, task_id) = (result.sent, id.to_string());
+        Self { success: sent_count > 0, message, result, sent_count, task_id, warnings }
     }
 }
 

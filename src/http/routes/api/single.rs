@@ -15,13 +15,14 @@ use crate::http::api::error::ApplicationError;
 use crate::http::body::{self, ReceivedBody};
 use crate::http::error::ApiError;
 use crate::http::extract::{INSTANCE_ID_HEADER, SendOptions, idempotency_key_parameter, instance_header};
+use crate::http::phone_warning::PhoneWarning;
 use crate::http::routes::messages::submit::{parse_message_ref, resolve_provider_id, withdrawn_error};
 use crate::http::{AppState, parameter};
 use crate::instance::{self, SendRequest, SyncSendOutcome};
 use crate::queue::IdempotencyKey;
 use relevo_domain::{
-    Class, ErrorKind, InstanceId, MessageId, MessageOptions, MessageRef, OutboundMessage, Recipient, Status,
-    ValidationError,
+    Class, ErrorKind, InstanceId, MessageId, MessageOptions, MessageRef, OutboundMessage, Recipient,
+    RecipientParser, Status, ValidationError,
 };
 
 /// A request for one message before its body is received.
@@ -81,7 +82,9 @@ pub(super) async fn submit_single(
     let options = &state.options;
     let limit = if kind.may_carry_media() { options.media_body_limit } else { options.json_body_limit };
     let ReceivedBody { bytes, memory } = body::receive_body(request, limit, state).await?;
-    let parsed = body::parse_off_thread(bytes, move |body| parse_request(kind, body, &sending)).await?;
+    let recipients = state.recipients();
+    let parse = move |body: &[u8]| parse_request(kind, body, &sending, recipients);
+    let parsed = body::parse_off_thread(bytes, parse).await?;
     let instance = target_instance(state, header.or(parsed.instance))?;
     let content = parsed.draft.store_media(&state.services.instances).await?;
     // An inline file is on the disk now; the memory is free for other requests.
@@ -131,7 +134,8 @@ async fn enqueue_message(
     let accepted = state.services.instances.enqueue(instance, prepared.to_send()).await;
     let id = accepted.map_err(|error| instance_error(prepared.kind, error))?.id();
     let (_, message) = prepared.kind.success_messages();
-    Ok(Json(SendMessageResponse::queued(message, id)).into_response())
+    let warning = PhoneWarning::spanish(&prepared.message.to);
+    Ok(Json(SendMessageResponse::queued(message, id).with_warnings(warning)).into_response())
 }
 
 async fn send_message(
@@ -160,11 +164,9 @@ async fn send_message(
         }
     };
     let (message, _) = prepared.kind.success_messages();
-    Ok(Json(SendMessageResponse::sent(
-        message,
-        GraphSendResponse::new(prepared.input, &prepared.message.to, &provider_id),
-    ))
-    .into_response())
+    let warning = PhoneWarning::spanish(&prepared.message.to);
+    let data = GraphSendResponse::new(prepared.input, &prepared.message.to, &provider_id);
+    Ok(Json(SendMessageResponse::sent(message, data).with_warnings(warning)).into_response())
 }
 
 /// The error of a message with an unknown outcome.
@@ -192,14 +194,15 @@ fn parse_request(
     kind: MessageKind,
     body: &[u8],
     sending: &SendOptions,
+    recipients: RecipientParser,
 ) -> Result<ParsedRequest, ApplicationError> {
     let map = json_fields::parse(body)?;
     let fields = JsonFields::new(&map);
     let draft = kind.parse(fields)?;
     let queued = fields.flag("use_queue", false)?;
     let input = fields.string("phone")?;
-    let to = input
-        .parse()
+    let to = recipients
+        .parse(&input)
         .map_err(|invalid| ApplicationError::from(with_phone_field(invalid)).with_send_prefix())?;
     let quoted = match kind {
         MessageKind::Text | MessageKind::Media => fields.optional("context_message_id")?,

@@ -9,15 +9,17 @@ use super::qr::pairing_error;
 use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JsonBody, TargetInstance};
+use crate::http::phone_text::PhoneText;
 use crate::http::{AppState, json};
+use relevo_domain::PhoneNumber;
 
 /// The account to link.
 #[derive(Debug, Deserialize, ToSchema)]
-pub struct PairCodeRequest {
+pub struct PairCodeRequest<'a> {
     /// Its number in international format. Also read: `number`.
-    #[serde(default, alias = "number")]
-    #[schema(required = true, example = "573001234567")]
-    phone: String,
+    #[serde(default, borrow, alias = "number")]
+    #[schema(value_type = String, required = true, example = "573001234567")]
+    phone: PhoneText<'a>,
 }
 
 /// The code to enter on the phone.
@@ -49,7 +51,8 @@ pub async fn pair_code(
     TargetInstance(id): TargetInstance,
     JsonBody(body): JsonBody,
 ) -> Result<Json<PairCodeResponse>, ApiError> {
-    let phone = json::parse::<PairCodeRequest>(&body)?.phone.parse()?;
+    let request: PairCodeRequest<'_> = json::parse(&body)?;
+    let phone = PhoneNumber::read(request.phone.as_str(), state.options.default_country)?;
     let pair = state.services.instances.request_pairing_code(&id, &phone).await.map_err(pairing_error)?;
     Ok(Json(PairCodeResponse { success: true, code: pair.code, expires_in: pair.valid_for.as_secs() }))
 }

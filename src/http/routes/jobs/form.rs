@@ -10,7 +10,7 @@ use crate::bulk::{FileUpload, JobDraft, JobKind, NewJob, OnSuppressed, Plan, Sen
 use crate::http::error::ApiError;
 use crate::http::routes::messages::submit::validate_send_at;
 use crate::http::timestamp::RequestTimestamp;
-use relevo_domain::{InstanceId, Timestamp, ValidationError};
+use relevo_domain::{Country, InstanceId, Timestamp, ValidationError};
 
 /// Default number of instances that share a job (bulk-file-jobs.md).
 const DEFAULT_DEVICES: u8 = 5;
@@ -35,6 +35,7 @@ pub(super) struct FormFields {
     window_from: Option<String>,
     window_to: Option<String>,
     window_timezone: Option<String>,
+    default_country: Option<String>,
     include_suppressed: Option<String>,
     dry_run: Option<String>,
 }
@@ -60,6 +61,7 @@ impl FormFields {
             "window_from" => &mut self.window_from,
             "window_to" => &mut self.window_to,
             "window_timezone" => &mut self.window_timezone,
+            "default_country" => &mut self.default_country,
             "include_suppressed" => &mut self.include_suppressed,
             "dry_run" => &mut self.dry_run,
             _ => return None,
@@ -97,6 +99,15 @@ impl FormFields {
         let (kind, plan, file_name) = (JobKind::File, Plan::Text(text.clone()), Some(file_name));
         let job = NewJob { id, kind, file_name, plan, senders, send_at, window, suppressed };
         Ok(FormRequest::Job(text, Box::new(job)))
+    }
+
+    /// The country of numbers without a country code, if the form names one.
+    ///
+    /// # Errors
+    ///
+    /// It is no country.
+    pub fn default_country(&self) -> Result<Option<Country>, ValidationError> {
+        self.default_country.as_deref().map(str::parse).transpose()
     }
 
     fn senders(&self) -> Result<SenderSelection, ValidationError> {

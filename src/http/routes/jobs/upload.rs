@@ -18,8 +18,9 @@ use crate::bulk::{self, JobDraft, NewJob, Preview, PreviewRow, SenderSelection};
 use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{SendOptions, instance_header};
+use crate::http::phone_warning::PhoneWarning;
 use crate::http::{AppState, body};
-use relevo_domain::ValidationError;
+use relevo_domain::{RecipientParser, ValidationError};
 
 /// Number of rows in the response of a dry run.
 const PREVIEW_ROWS: usize = 10;
@@ -36,6 +37,10 @@ pub struct JobCreatedResponse {
     invalid_rows: u32,
     /// The first of them.
     invalid_sample: Vec<InvalidRow>,
+    /// Number of rows whose telephone does not fit the numbering plan of its country. They are sent.
+    warned_rows: u32,
+    /// The first of them.
+    warning_sample: Vec<WarnedRow>,
 }
 
 /// A row with an invalid telephone.
@@ -43,6 +48,13 @@ pub struct JobCreatedResponse {
 struct InvalidRow {
     line: u64,
     reason: String,
+}
+
+/// A row whose telephone does not fit the numbering plan of its country.
+#[derive(Debug, Serialize, ToSchema)]
+struct WarnedRow {
+    line: u64,
+    warning: PhoneWarning,
 }
 
 /// The result of a dry run.
@@ -54,6 +66,10 @@ pub struct DryRunResponse {
     total_numbers: u32,
     invalid_rows: u32,
     invalid_sample: Vec<InvalidRow>,
+    /// Number of rows whose telephone does not fit the numbering plan of its country. They would be sent.
+    warned_rows: u32,
+    /// The first of them.
+    warning_sample: Vec<WarnedRow>,
     /// The first rows as they would be sent.
     preview: Vec<RenderedRow>,
     /// The instances that would send.
@@ -96,6 +112,8 @@ pub struct BulkFileForm {
     window_to: Option<String>,
     /// The IANA time zone of these times, such as `America/Bogota`; UTC without it.
     window_timezone: Option<String>,
+    /// The country of telephones without a country code, such as `CO` or `57`: they are completed.
+    default_country: Option<String>,
     /// `true`: also send to recipients on the suppression list.
     include_suppressed: Option<bool>,
     /// `true`: send nothing; the response has the first messages and an estimate of the duration.
@@ -154,7 +172,7 @@ async fn submit(state: &AppState, request: Request) -> Result<Response, ApiError
     let named = instance_header(request.headers());
     let form = Multipart::from_request(request, state).await;
     let form = form.map_err(|rejection| ValidationError::new("body", rejection.body_text()))?;
-    let upload = state.services.bulk.upload()?;
+    let upload = state.services.bulk.upload(state.recipients())?;
     let read_timeout = state.options.read_timeout;
     let mut reader =
         FormReader { limit, read_timeout, received_bytes: 0, digest: key.map(Sha256::new_with_prefix) };
@@ -168,6 +186,10 @@ async fn submit(state: &AppState, request: Request) -> Result<Response, ApiError
             "es requerido; envíe el archivo en el campo file del formulario",
         )
         .into());
+    };
+    let draft = match fields.default_country()? {
+        Some(country) => draft.read_again(RecipientParser { default_country: Some(country) }).await?,
+        None => draft,
     };
     let id = reader.digest.map_or_else(Uuid::new_v4, job_id_from_digest);
     let form_request = fields.into_job(id, name, state.services.clock.now())?;
@@ -207,6 +229,7 @@ async fn check_message(
 async fn create_job(state: &AppState, job: NewJob, draft: JobDraft) -> Result<Response, ApiError> {
     let (id, name) = (job.id, job.file_name.clone().unwrap_or_default());
     let (invalid_rows, invalid_sample) = collect_invalid_rows(&draft);
+    let (warned_rows, warning_sample) = collect_warned_rows(&draft);
     let view = match state.services.bulk.create(job, draft).await {
         // A repeated request; its job exists.
         Err(bulk::Error::Exists(_)) => state.services.bulk.get(id)?,
@@ -214,8 +237,15 @@ async fn create_job(state: &AppState, job: NewJob, draft: JobDraft) -> Result<Re
     };
     let total = view.progress.total;
     let message = format!("Job creado y en proceso. Procesando {total} mensajes desde archivo '{name}'.");
-    let answer =
-        JobCreatedResponse { status: "success", message, job: view.into(), invalid_rows, invalid_sample };
+    let answer = JobCreatedResponse {
+        status: "success",
+        message,
+        job: view.into(),
+        invalid_rows,
+        invalid_sample,
+        warned_rows,
+        warning_sample,
+    };
     Ok(Json(answer).into_response())
 }
 
@@ -226,6 +256,7 @@ async fn dry_run(
     draft: JobDraft,
 ) -> Result<Response, ApiError> {
     let (invalid_rows, invalid_sample) = collect_invalid_rows(&draft);
+    let (warned_rows, warning_sample) = collect_warned_rows(&draft);
     let Preview { total, rows, senders, duration } =
         state.services.bulk.preview(text, senders, draft, PREVIEW_ROWS).await?;
     let answer = DryRunResponse {
@@ -234,6 +265,8 @@ async fn dry_run(
         total_numbers: total,
         invalid_rows,
         invalid_sample,
+        warned_rows,
+        warning_sample,
         preview: rows.into_iter().map(RenderedRow::from).collect(),
         instances: senders.iter().map(ToString::to_string).collect(),
         estimated_seconds: duration.as_secs(),
@@ -244,6 +277,14 @@ async fn dry_run(
 fn collect_invalid_rows(draft: &JobDraft) -> (u32, Vec<InvalidRow>) {
     let (count, sample) = draft.bad();
     let shown = sample.iter().map(|bad| InvalidRow { line: bad.line, reason: bad.reason.clone() });
+    (count, shown.collect())
+}
+
+fn collect_warned_rows(draft: &JobDraft) -> (u32, Vec<WarnedRow>) {
+    let (count, sample) = draft.unusual();
+    let shown = sample
+        .iter()
+        .map(|row| WarnedRow { line: row.line, warning: PhoneWarning::from_mismatch(&row.mismatch) });
     (count, shown.collect())
 }
 

@@ -70,7 +70,7 @@ async fn send_cards(
             ValidationError::new("vcard", "phone y vcard son requeridos: give vcard or contacts").into()
         );
     }
-    let envelope = request.envelope()?;
+    let envelope = request.envelope(state.recipients())?;
     let draft = envelope::draft(
         envelope,
         Content::Contacts { contacts },

@@ -17,13 +17,12 @@ pub(super) struct EarlierMessage {
 }
 
 impl EarlierMessage {
-    /// Parses `phone` and `message_id`.
+    /// The message `message_id` to this recipient.
     ///
     /// # Errors
     ///
-    /// One of them is missing or invalid.
-    pub fn parse(phone: &str, message_id: String) -> Result<Self, ValidationError> {
-        let to = phone.parse()?;
+    /// The id is missing or invalid.
+    pub fn parse(to: Recipient, message_id: String) -> Result<Self, ValidationError> {
         let message = parse_message_ref("message_id", &required_text("message_id", message_id)?)?;
         Ok(Self { to, message })
     }

@@ -1,7 +1,5 @@
 //! `POST …/messages/edit`.
 
-use std::borrow::Cow;
-
 use axum::extract::State;
 use axum::response::Response;
 use serde::Deserialize;
@@ -12,6 +10,7 @@ use super::submit::{SendResponses, required_text};
 use crate::http::access::{Access, scope};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, SendOptions, TargetInstance};
+use crate::http::phone_text::PhoneText;
 use crate::http::{AppState, json};
 use relevo_domain::Content;
 
@@ -20,8 +19,8 @@ use relevo_domain::Content;
 pub struct EditRequest<'a> {
     /// The recipient of the message. Also read: `to`, `jid`, `chat_jid`, `number`.
     #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
-    #[schema(required = true, example = "573001234567")]
-    phone: Cow<'a, str>,
+    #[schema(value_type = String, required = true, example = "573001234567")]
+    phone: PhoneText<'a>,
     /// The message, by WhatsApp's id or the node's.
     #[serde(default)]
     #[schema(required = true)]
@@ -43,7 +42,8 @@ pub async fn edit(
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let request: EditRequest<'_> = json::parse(&body)?;
-    let earlier = EarlierMessage::parse(&request.phone, request.message_id)?;
+    let to = request.phone.parse(state.recipients())?;
+    let earlier = EarlierMessage::parse(to, request.message_id)?;
     let text = required_text("new_text", request.new_text)?;
     let key = sending.idempotency_key("edit", &body);
     let change = |message_id| Content::Edit { message_id, body: text };

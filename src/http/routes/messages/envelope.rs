@@ -49,8 +49,8 @@ macro_rules! send_request {
         pub struct $name<$life> {
             $(#[$($phone)*])*
             #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
-            #[schema(required = true, example = "573001234567")]
-            phone: std::borrow::Cow<$life, str>,
+            #[schema(value_type = String, required = true, example = "573001234567")]
+            phone: $crate::http::phone_text::PhoneText<$life>,
             $($fields)*
             /// Seconds after which the message must no longer be sent, counted from `send_at` if given.
             expires_in: Option<u64>,
@@ -63,12 +63,13 @@ macro_rules! send_request {
             /// Takes the shared fields out of the request.
             fn envelope(
                 &mut self,
+                recipients: relevo_domain::RecipientParser,
             ) -> Result<$crate::http::routes::messages::envelope::SendEnvelope, relevo_domain::ValidationError> {
                 #[allow(unused_mut, unused_assignments, reason = "a struct marked no_reply has no such field")]
                 let mut reply_to = None;
                 $(reply_to = self.$reply.take();)?
                 Ok($crate::http::routes::messages::envelope::SendEnvelope {
-                    to: self.phone.parse()?,
+                    to: self.phone.parse(recipients)?,
                     reply_to,
                     expires_in: self.expires_in,
                     send_at: self.send_at,

@@ -38,7 +38,7 @@ pub async fn send_location(
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let mut request: LocationMessage<'_> = json::parse(&body)?;
-    let envelope = request.envelope()?;
+    let envelope = request.envelope(state.recipients())?;
     let content = Content::Location(Location {
         latitude: request.latitude,
         longitude: request.longitude,

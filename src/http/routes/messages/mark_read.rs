@@ -5,28 +5,33 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::submit::{non_empty, required_text};
+use super::submit::required_text;
 use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{JsonBody, TargetInstance};
+use crate::http::phone_text::PhoneText;
 use crate::http::{AppState, json};
 use crate::instance::ReadMessage;
-use relevo_domain::{Recipient, ValidationError};
 
 /// A received message to mark as read.
 #[derive(Debug, Deserialize, ToSchema)]
-pub struct MarkReadBody {
+pub struct MarkReadBody<'a> {
     /// WhatsApp's id of the message.
     #[serde(default)]
     #[schema(required = true)]
     message_id: String,
     /// The chat of the message. A linked device requires it, except for recent messages whose chats it still knows.
-    #[schema(example = "573001234567@s.whatsapp.net")]
-    chat_jid: Option<String>,
+    #[serde(default, borrow)]
+    #[schema(value_type = Option<String>, example = "573001234567@s.whatsapp.net")]
+    chat_jid: PhoneText<'a>,
     /// Used when `chat_jid` is omitted.
-    phone: Option<String>,
+    #[serde(default, borrow)]
+    #[schema(value_type = Option<String>)]
+    phone: PhoneText<'a>,
     /// The sender, in groups.
-    sender_jid: Option<String>,
+    #[serde(default, borrow)]
+    #[schema(value_type = Option<String>)]
+    sender_jid: PhoneText<'a>,
     /// Also show the sender a typing indicator.
     #[serde(default)]
     typing: bool,
@@ -57,17 +62,16 @@ pub async fn mark_read(
     TargetInstance(instance): TargetInstance,
     JsonBody(body): JsonBody,
 ) -> Result<Json<MarkReadResponse>, ApiError> {
-    let request: MarkReadBody = json::parse(&body)?;
+    let request: MarkReadBody<'_> = json::parse(&body)?;
     let message_id = required_text("message_id", request.message_id)?;
-    let named = |field: &'static str, name: Option<String>| {
-        let parse = |name: String| name.parse::<Recipient>();
-        let wrong = |invalid: ValidationError| ValidationError::new(field, invalid.reason);
-        non_empty(name).map(parse).transpose().map_err(wrong)
+    let recipients = state.recipients();
+    let named = |field: &'static str, name: &PhoneText<'_>| {
+        (!name.is_empty()).then(|| name.parse_field(recipients, field)).transpose()
     };
     let read = ReadMessage {
         message: message_id.parse()?,
-        chat: named("chat_jid", request.chat_jid)?.or(named("phone", request.phone)?),
-        sender: named("sender_jid", request.sender_jid)?,
+        chat: named("chat_jid", &request.chat_jid)?.or(named("phone", &request.phone)?),
+        sender: named("sender_jid", &request.sender_jid)?,
     };
     state.services.instances.mark_read(&instance, read, request.typing).await?;
     Ok(Json(MarkReadResponse { success: true, message_id, status: "read" }))

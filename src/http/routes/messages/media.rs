@@ -13,7 +13,7 @@ use crate::http::extract::{MediaBody, SendOptions, TargetInstance};
 use crate::http::media::{self, MediaFields, MediaInput};
 use crate::http::{AppState, body, json};
 use crate::queue::IdempotencyKey;
-use relevo_domain::{Content, Media, MediaKind, MediaSource, ValidationError};
+use relevo_domain::{Content, Media, MediaKind, MediaSource, RecipientParser, ValidationError};
 
 send_request! {
     /// An image, video, audio, document or sticker.
@@ -119,9 +119,10 @@ fn parse_request(
     kind: MediaKind,
     body: &[u8],
     sending: &SendOptions,
+    recipients: RecipientParser,
 ) -> Result<ParsedMedia, ValidationError> {
     let mut request: MediaMessage<'_> = json::parse(body)?;
-    let envelope = request.envelope()?;
+    let envelope = request.envelope(recipients)?;
     let file_name = non_empty(request.file_name);
     let source = media::parse_media(&MediaFields {
         kind,
@@ -152,7 +153,8 @@ async fn send_media(
     // Checked before a file is stored.
     state.services.instances.get(&instance)?;
     let asynchronous = sending.asynchronous;
-    let parse = move |bytes: &[u8]| parse_request(kind, bytes, &sending).map_err(ApiError::from);
+    let recipients = state.recipients();
+    let parse = move |bytes: &[u8]| parse_request(kind, bytes, &sending, recipients).map_err(ApiError::from);
     let parsed = body::parse_off_thread(received.bytes, parse).await?;
     let source = match parsed.source {
         MediaInput::Link(url) => MediaSource::Link(url),

@@ -46,7 +46,7 @@ pub async fn send_poll(
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let mut request: PollMessage<'_> = json::parse(&body)?;
-    let envelope = request.envelope()?;
+    let envelope = request.envelope(state.recipients())?;
     let content = Content::Poll(Poll {
         question: required_text("question", request.question)?,
         options: request.options,

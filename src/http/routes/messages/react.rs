@@ -39,7 +39,7 @@ pub async fn react(
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let mut request: ReactionMessage<'_> = json::parse(&body)?;
-    let envelope = request.envelope()?;
+    let envelope = request.envelope(state.recipients())?;
     let message = parse_message_ref("message_id", &required_text("message_id", request.message_id)?)?;
     let message_id = submit::resolve_provider_id(&state, &instance, "message_id", message)?;
     let content = Content::Reaction { message_id: message_id.as_str().to_owned(), emoji: request.emoji };

@@ -1,7 +1,5 @@
 //! `POST …/messages/revoke`.
 
-use std::borrow::Cow;
-
 use axum::extract::State;
 use axum::response::Response;
 use serde::Deserialize;
@@ -12,6 +10,7 @@ use super::submit::SendResponses;
 use crate::http::access::{Access, scope};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, SendOptions, TargetInstance};
+use crate::http::phone_text::PhoneText;
 use crate::http::{AppState, json};
 use relevo_domain::Content;
 
@@ -20,8 +19,8 @@ use relevo_domain::Content;
 pub struct RevokeRequest<'a> {
     /// The recipient of the message. Also read: `to`, `jid`, `chat_jid`, `number`.
     #[serde(default, borrow, alias = "to", alias = "jid", alias = "chat_jid", alias = "number")]
-    #[schema(required = true, example = "573001234567")]
-    phone: Cow<'a, str>,
+    #[schema(value_type = String, required = true, example = "573001234567")]
+    phone: PhoneText<'a>,
     /// The message, by WhatsApp's id or the node's.
     #[serde(default)]
     #[schema(required = true)]
@@ -39,7 +38,8 @@ pub async fn revoke(
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let request: RevokeRequest<'_> = json::parse(&body)?;
-    let earlier = EarlierMessage::parse(&request.phone, request.message_id)?;
+    let to = request.phone.parse(state.recipients())?;
+    let earlier = EarlierMessage::parse(to, request.message_id)?;
     let key = sending.idempotency_key("revoke", &body);
     let change = |message_id| Content::Revoke { message_id };
     earlier.submit_change(&state, &instance, sending, key, change).await

@@ -10,6 +10,7 @@ use utoipa::{IntoResponses, ToSchema};
 
 use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
+use crate::http::phone_warning::PhoneWarning;
 use crate::http::timestamp::RequestTimestamp;
 use crate::instance::{self, SendRequest, SyncSendOutcome};
 use crate::queue::IdempotencyKey;
@@ -50,6 +51,9 @@ pub(in crate::http) struct SentResponse {
     /// `sent`; for an edit `edited`, for a revocation `revoked`.
     #[schema(example = "sent")]
     status: &'static str,
+    /// The number does not fit the numbering plan of its country.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<PhoneWarning>,
 }
 
 /// The message is queued, durably.
@@ -65,6 +69,9 @@ pub(in crate::http) struct QueuedResponse {
     /// `queued` or `scheduled`.
     #[schema(example = "queued")]
     status: &'static str,
+    /// The number does not fit the numbering plan of its country.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<PhoneWarning>,
 }
 
 /// The responses to a send.
@@ -127,7 +134,7 @@ pub(super) async fn submit_message(
     let quote =
         draft.quote.map(|message| resolve_provider_id(state, instance, "reply_to", message)).transpose()?;
     let now = state.services.clock.now();
-    let done = sent_status(&draft.content);
+    let done = Done { status: sent_status(&draft.content), warning: PhoneWarning::english(&draft.to) };
     let send_at = draft.send_at.map(|moment| validate_send_at(moment, now)).transpose()?;
     let begin = send_at.unwrap_or(now);
     let expires_at = draft.expires_in.map(|seconds| begin + Duration::from_secs(seconds));
@@ -141,7 +148,7 @@ pub(super) async fn submit_message(
     if asynchronous || send_at.is_some() {
         let accepted = state.services.instances.enqueue(instance, send).await.map_err(instance_error)?;
         let status = if send_at.is_some() { Status::Scheduled } else { Status::Queued };
-        return Ok(queued_response(accepted.id(), status));
+        return Ok(queued_response(accepted.id(), status, done.warning));
     }
     let (id, sent) = state.services.instances.send_now(instance, send).await.map_err(instance_error)?;
     match sent {
@@ -222,6 +229,12 @@ pub(super) fn parse_quote(reply_to: Option<String>) -> Result<Option<MessageRef>
     non_empty(reply_to).map(|text| parse_message_ref("reply_to", &text)).transpose()
 }
 
+/// What the response to a sent message says beside its ids.
+struct Done {
+    status: &'static str,
+    warning: Option<PhoneWarning>,
+}
+
 /// The documented status of a sent message.
 fn sent_status(content: &Content) -> &'static str {
     match content {
@@ -231,15 +244,17 @@ fn sent_status(content: &Content) -> &'static str {
     }
 }
 
-fn sent_response(id: MessageId, provider_id: ProviderMessageId, status: &'static str) -> Response {
+fn sent_response(id: MessageId, provider_id: ProviderMessageId, done: Done) -> Response {
     let correlation_id = id.correlation_id().to_string();
     let message_id = provider_id.as_str().to_owned();
-    Json(SentResponse { success: true, message_id, correlation_id, status }).into_response()
+    let Done { status, warning } = done;
+    Json(SentResponse { success: true, message_id, correlation_id, status, warning }).into_response()
 }
 
-fn queued_response(id: MessageId, status: Status) -> Response {
+fn queued_response(id: MessageId, status: Status, warning: Option<PhoneWarning>) -> Response {
     let (message_id, correlation_id) = (id.to_string(), id.correlation_id().to_string());
-    let answer = QueuedResponse { success: true, message_id, correlation_id, status: status.as_str() };
+    let answer =
+        QueuedResponse { success: true, message_id, correlation_id, status: status.as_str(), warning };
     (StatusCode::ACCEPTED, Json(answer)).into_response()
 }
 
@@ -259,7 +274,7 @@ fn unknown_outcome(
     state: &AppState,
     instance: &InstanceId,
     id: MessageId,
-    done: &'static str,
+    done: Done,
 ) -> Result<Response, ApiError> {
     let view = state.services.instances.message(instance, &MessageRef::Ours(id))?;
     let taken = matches!(view.status, Status::Sent | Status::Delivered | Status::Read | Status::Played);

@@ -10,8 +10,9 @@ use super::submit::{self, SendResponses, required_text};
 use crate::http::access::{Access, scope};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, SendOptions, TargetInstance};
+use crate::http::phone_text::PhoneText;
 use crate::http::{AppState, json};
-use relevo_domain::{Content, MessageOptions, Recipient, ValidationError};
+use relevo_domain::{Content, MessageOptions, Recipient, RecipientParser, ValidationError};
 
 send_request! {
     /// A text message.
@@ -25,9 +26,9 @@ send_request! {
         #[serde(default, alias = "link_preview")]
         preview_url: bool,
         /// The numbers of the people that the text mentions with `@`. Linked devices only.
-        #[serde(default)]
-        #[schema(example = json!(["573001234567"]))]
-        mentions: Vec<String>,
+        #[serde(default, borrow)]
+        #[schema(value_type = Vec<String>, example = json!(["573001234567"]))]
+        mentions: Vec<PhoneText<'a>>,
     }
 }
 
@@ -58,22 +59,23 @@ pub async fn send_text(
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let mut request: TextMessage<'_> = json::parse(&body)?;
-    let envelope = request.envelope()?;
+    let envelope = request.envelope(state.recipients())?;
     let content =
         Content::Text { body: required_text("message", request.message)?, preview_url: request.preview_url };
     let mut draft = envelope::draft(envelope, content, sending.idempotency_key("text", &body))?;
-    draft.options =
-        MessageOptions { mentions: parse_mentions(&request.mentions)?, ..MessageOptions::default() };
+    draft.options = MessageOptions {
+        mentions: parse_mentions(&request.mentions, state.recipients())?,
+        ..MessageOptions::default()
+    };
     submit::submit_message(&state, &instance, draft, sending.asynchronous).await
 }
 
-fn parse_mentions(phones: &[String]) -> Result<Vec<Recipient>, ValidationError> {
-    let named = |(n, phone): (usize, &String)| {
-        phone.parse().map_err(|invalid: ValidationError| {
-            ValidationError::new(format!("mentions[{n}]"), invalid.reason)
-        })
-    };
-    phones.iter().enumerate().map(named).collect()
+fn parse_mentions(
+    phones: &[PhoneText<'_>],
+    recipients: RecipientParser,
+) -> Result<Vec<Recipient>, ValidationError> {
+    let phones = phones.iter().enumerate();
+    phones.map(|(n, phone)| phone.parse_field(recipients, format!("mentions[{n}]"))).collect()
 }
 
 /// Sends a text message after a typing indicator. Linked devices only.
@@ -89,7 +91,7 @@ pub async fn send_text_with_typing(
     let mut request: TextWithTypingMessage<'_> = json::parse(&body)?;
     let text = required_text("message", std::mem::take(&mut request.message))?;
     let typing = typing_duration(request.typing_duration, &text)?;
-    let envelope = request.envelope()?;
+    let envelope = request.envelope(state.recipients())?;
     let mut draft = envelope::draft(
         envelope,
         Content::Text { body: text, preview_url: false },
@@ -137,8 +139,9 @@ mod tests {
 
     #[test]
     fn invalid_mention_is_named() {
-        let phones = ["573001234567".to_owned(), "ana".to_owned()];
-        assert_eq!(parse_mentions(&phones).unwrap_err().field, "mentions[1]");
-        assert_eq!(parse_mentions(&phones[..1]).unwrap()[0].to_string(), "573001234567");
+        let phones: Vec<PhoneText> = serde_json::from_str(r#"[573001234567, "ana"]"#).unwrap();
+        let parse = |phones| parse_mentions(phones, RecipientParser::default());
+        assert_eq!(parse(&phones).unwrap_err().field, "mentions[1]");
+        assert_eq!(parse(&phones[..1]).unwrap()[0].to_string(), "573001234567");
     }
 }

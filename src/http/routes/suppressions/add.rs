@@ -7,9 +7,10 @@ use super::dto::{NewSuppressions, SuppressionCounts, SuppressionsAddedResponse};
 use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::JsonBody;
+use crate::http::phone_text::PhoneText;
 use crate::http::{AppState, json};
 use crate::suppression::{AddSummary, SuppressionReason};
-use relevo_domain::{Recipient, ValidationError};
+use relevo_domain::{Recipient, RecipientParser, ValidationError};
 
 /// Maximum number of phones of one JSON request.
 const MAX_PHONES: usize = 10_000;
@@ -27,9 +28,10 @@ pub async fn add(
     JsonBody(body): JsonBody,
 ) -> Result<Json<SuppressionsAddedResponse>, ApiError> {
     let NewSuppressions { phone, phones, note } = json::parse(&body)?;
+    let parser = state.recipients();
     let recipients = match (phone, phones.len()) {
-        (Some(phone), 0) => vec![phone.parse()?],
-        (None, 1..=MAX_PHONES) => parse_phones(&phones)?,
+        (Some(phone), 0) => vec![phone.parse(parser)?],
+        (None, 1..=MAX_PHONES) => parse_phones(&phones, parser)?,
         (None, 0) => return Err(ValidationError::new("phones", "is missing; name one phone or more").into()),
         (None, _) => {
             let help = "send them as a file to /suppressions/import";
@@ -49,10 +51,10 @@ pub async fn add(
     }))
 }
 
-fn parse_phones(phones: &[String]) -> Result<Vec<Recipient>, ValidationError> {
-    let parse = |(at, phone): (usize, &String)| {
-        let wrong = |wrong: ValidationError| ValidationError::new(format!("phones[{at}]"), wrong.reason);
-        phone.parse().map_err(wrong)
-    };
-    phones.iter().enumerate().map(parse).collect()
+fn parse_phones(
+    phones: &[PhoneText<'_>],
+    parser: RecipientParser,
+) -> Result<Vec<Recipient>, ValidationError> {
+    let phones = phones.iter().enumerate();
+    phones.map(|(at, phone)| phone.parse_field(parser, format!("phones[{at}]"))).collect()
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::http::page;
+use crate::http::phone_text::PhoneText;
 use crate::suppression::SuppressionEntry;
 
 /// An entry of the suppression list.
@@ -29,12 +30,14 @@ pub struct SuppressionResponse {
 
 /// The phones to add: one of `phone` and `phones`.
 #[derive(Debug, Deserialize, ToSchema)]
-pub struct NewSuppressions {
-    #[serde(default)]
-    pub(super) phone: Option<String>,
+pub struct NewSuppressions<'a> {
+    #[serde(default, borrow)]
+    #[schema(value_type = Option<String>)]
+    pub(super) phone: Option<PhoneText<'a>>,
     /// Up to 10000.
-    #[serde(default)]
-    pub(super) phones: Vec<String>,
+    #[serde(default, borrow)]
+    #[schema(value_type = Vec<String>)]
+    pub(super) phones: Vec<PhoneText<'a>>,
     /// A note of up to 512 bytes.
     #[serde(default)]
     pub(super) note: Option<String>,

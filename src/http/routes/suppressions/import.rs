@@ -39,7 +39,8 @@ pub async fn import(
 ) -> Result<Json<SuppressionImportResponse>, ApiError> {
     let limit = state.options.media_body_limit;
     let request = body::check_announced_length(request, limit)?;
-    let import = SuppressionImport::new(state.services.suppressions.clone(), limit);
+    let parser = PhoneListParser::new(state.recipients());
+    let import = SuppressionImport::new(state.services.suppressions.clone(), parser, limit);
     let timeout = state.options.read_timeout;
     let data = if is_form(request.headers()) {
         let form = Multipart::from_request(request, &state).await;
@@ -71,9 +72,8 @@ struct SuppressionImport {
 }
 
 impl SuppressionImport {
-    fn new(list: SuppressionList, limit: usize) -> Self {
-        let (parser, pending, result) =
-            (PhoneListParser::default(), Vec::new(), SuppressionImportResult::default());
+    fn new(list: SuppressionList, parser: PhoneListParser, limit: usize) -> Self {
+        let (pending, result) = (Vec::new(), SuppressionImportResult::default());
         Self { list, limit, received_bytes: 0, parser, pending, result }
     }
 

@@ -25,7 +25,7 @@ impl FromRequestParts<AppState> for RecipientPath {
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
         let found = Path::<String>::from_request_parts(parts, state).await;
         let Path(phone) = found.map_err(|rejection| ValidationError::new("phone", rejection.body_text()))?;
-        Ok(Self(phone.parse().map_err(|wrong: ValidationError| ValidationError::new("phone", wrong.reason))?))
+        Ok(Self(state.recipients().parse(&phone)?))
     }
 }
 
