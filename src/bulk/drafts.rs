@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use relevo_domain::Content;
@@ -24,7 +25,8 @@ impl JobFolders {
     pub fn create_upload(&self, max_rows: u32) -> Result<FileUpload, Error> {
         let folder = DraftFolder(self.create_draft_folder()?);
         let file = create_source(&folder)?;
-        Ok(FileUpload { folder, inner: Some((file, Checker::new(max_rows))) })
+        let inner = Some((SourceWriter::new(file), Checker::new(max_rows)));
+        Ok(FileUpload { folder, inner })
     }
 
     /// Creates a draft for up to `max_rows` recipients of one request.
@@ -33,7 +35,7 @@ impl JobFolders {
         let file = create_source(&folder)?;
         Ok(RecipientListWriter {
             folder,
-            file: std::io::BufWriter::with_capacity(64 << 10, file),
+            file: std::io::BufWriter::with_capacity(64 << 10, SourceWriter::new(file)),
             total: 0,
             max_rows,
         })
@@ -44,6 +46,37 @@ fn create_source(folder: &DraftFolder) -> Result<File, Error> {
     let path = folder.0.join("source");
     let file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&path);
     file.map_err(|cause| Error::io("cannot create", &path, cause))
+}
+
+/// The file of a source, with the digest of what was written to it.
+#[derive(Debug)]
+struct SourceWriter {
+    file: File,
+    hasher: Sha256,
+}
+
+impl SourceWriter {
+    fn new(file: File) -> Self {
+        Self { file, hasher: Sha256::new() }
+    }
+
+    /// Blocks until the file is durable; returns its SHA-256.
+    fn finish(self) -> std::io::Result<[u8; 32]> {
+        self.file.sync_all()?;
+        Ok(self.hasher.finalize().into())
+    }
+}
+
+impl std::io::Write for SourceWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.hasher.update(bytes.get(..count).unwrap_or_default());
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
 }
 
 /// The folder of a draft. Deleted on drop, unless it was renamed to the folder of a job.
@@ -62,7 +95,7 @@ impl Drop for DraftFolder {
 #[derive(Debug)]
 pub struct RecipientListWriter {
     folder: DraftFolder,
-    file: std::io::BufWriter<File>,
+    file: std::io::BufWriter<SourceWriter>,
     total: u32,
     max_rows: u32,
 }
@@ -93,11 +126,13 @@ impl RecipientListWriter {
             return Err(Error::Empty);
         }
         let file = self.file.into_inner().map_err(|cause| cause.into_error());
-        file.and_then(|file| file.sync_all())
+        let sha256 = file
+            .and_then(SourceWriter::finish)
             .map_err(|cause| Error::io("cannot write to", &self.folder.0, cause))?;
         Ok(JobDraft {
             folder: self.folder,
             format: SourceFormat::Lines,
+            sha256,
             total: self.total,
             bad: 0,
             bad_sample: Vec::new(),
@@ -110,7 +145,7 @@ impl RecipientListWriter {
 pub struct FileUpload {
     folder: DraftFolder,
     /// `None` while a blocking thread uses it, and after an error.
-    inner: Option<(File, Checker)>,
+    inner: Option<(SourceWriter, Checker)>,
 }
 
 impl FileUpload {
@@ -141,12 +176,13 @@ impl FileUpload {
         let path = self.folder.0.clone();
         let task = tokio::task::spawn_blocking(move || {
             let checked = checker.finish()?;
-            file.sync_all().map_err(|cause| Error::io("cannot write to", &path, cause))?;
-            Ok(checked)
+            let sha256 = file.finish().map_err(|cause| Error::io("cannot write to", &path, cause))?;
+            Ok((checked, sha256))
         });
-        let checked = task.await.unwrap_or(Err(Error::Store(relevo_store::Error::Panicked)))?;
+        let (checked, sha256) = task.await.unwrap_or(Err(Error::Store(relevo_store::Error::Panicked)))?;
         let FileSummary { format, rows, bad, bad_sample } = checked;
-        Ok(JobDraft { folder: self.folder, format: SourceFormat::File(format), total: rows, bad, bad_sample })
+        let format = SourceFormat::File(format);
+        Ok(JobDraft { folder: self.folder, format, sha256, total: rows, bad, bad_sample })
     }
 }
 
@@ -155,6 +191,8 @@ impl FileUpload {
 pub struct JobDraft {
     folder: DraftFolder,
     pub(super) format: SourceFormat,
+    /// SHA-256 of the file with the rows.
+    pub(super) sha256: [u8; 32],
     pub(super) total: u32,
     bad: u32,
     bad_sample: Vec<BadRow>,

@@ -2,11 +2,18 @@
 //!
 //! Everything is synced before the commit that relies on it, and can be written again if that commit does not happen: rows
 //! after the checkpoint are overwritten, and an outcome that is recorded already changes nothing.
+//!
+//! What is read is checked: the source against the digest in the job's record, when the files of an unfinished job are
+//! opened; the records of the result file and the entries of the error log against digests of their own.
 
 pub(super) mod batch;
 pub(super) mod outcomes;
 
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
 
 use relevo_domain as domain;
 use relevo_recipients_file::TextTemplate;
@@ -19,6 +26,9 @@ use super::provider_id_index::ProviderIdIndex;
 use super::results::{ResultFile, ResultSummary};
 use super::row_record::RowRecord;
 use super::storage::{Checkpoint, JobRecord};
+
+/// Number of bytes of the source that are hashed at once.
+const HASH_CHUNK: usize = 64 << 10;
 
 /// The open files of a job.
 pub(super) struct JobFiles {
@@ -56,6 +66,9 @@ impl JobFiles {
         checkpoint: &Checkpoint,
     ) -> std::io::Result<(ResultFile, ErrorLog, ProviderIdIndex, ResultSummary)> {
         let end = checkpoint.cursor.row;
+        if !checkpoint.status.is_finished() {
+            check_source(record, folder)?;
+        }
         let mut results = ResultFile::open(&folder.results())?;
         results.truncate(end)?;
         let mut summary = results.summarize(end)?;
@@ -106,6 +119,8 @@ impl JobFiles {
 
     /// Rebuilds the index of provider ids, with space for another pass over failed rows.
     pub fn rebuild_index(&mut self, checkpoint: &Checkpoint) -> Result<(), Error> {
+        // The files of a finished job may have been opened without this check.
+        check_source(&self.record, &self.folder).map_err(|cause| self.io_error(cause))?;
         let end = checkpoint.cursor.row;
         let rebuilt =
             ProviderIdIndex::rebuild(&self.folder, self.record.total, &self.results, &self.error_log, end);
@@ -132,6 +147,25 @@ impl JobFiles {
     fn io_error(&self, cause: std::io::Error) -> Error {
         io_error(&self.folder, cause)
     }
+}
+
+/// Checks that the source is the one with which the job was created: a damaged one would send to other recipients.
+fn check_source(record: &JobRecord, folder: &JobFolder) -> io::Result<()> {
+    let Some(expected) = record.source_sha256 else { return Ok(()) };
+    let mut file = File::open(folder.source())?;
+    let (mut hasher, mut buffer) = (Sha256::new(), vec![0; HASH_CHUNK]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            count => hasher.update(buffer.get(..count).unwrap_or_default()),
+        }
+    }
+    let found: [u8; 32] = hasher.finalize().into();
+    if found == expected {
+        return Ok(());
+    }
+    let text = "the source is damaged: its contents are not those that were uploaded";
+    Err(io::Error::new(io::ErrorKind::InvalidData, text))
 }
 
 fn io_error(folder: &JobFolder, cause: std::io::Error) -> Error {
