@@ -322,9 +322,11 @@ mod tests {
 
     #[test]
     fn loss_is_accepted_by_argument_only() {
-        for (line, accepted) in
-            [("relevo serve", false), ("relevo serve --accept-loss", true), ("relevo dev --accept-loss", true)]
-        {
+        for (line, accepted) in [
+            ("relevo serve", false),
+            ("relevo serve --accept-loss", true),
+            ("relevo dev --accept-loss", true),
+        ] {
             assert_eq!(parse(line).unwrap().settings([]).unwrap().store.accept_loss, accepted, "{line}");
         }
     }

@@ -9,6 +9,7 @@
 
 mod address_book;
 mod application_api;
+mod damage;
 mod events;
 mod http;
 mod jobs;

@@ -36,7 +36,7 @@ impl CommitHistory {
     }
 
     /// Writes the witness of the last commit, which has been synced. A failure is logged: a witness that lags is safe.
-    pub fn testify(&self) {
+    pub fn write_witness(&self) {
         if let Err(cause) = self.witness.write(&Witness::new(&self.last, &self.contents)) {
             tracing::warn!(%cause, "witness of the database not written");
         }

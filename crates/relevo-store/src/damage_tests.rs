@@ -27,7 +27,11 @@ fn files(folder: &Path) -> Files {
     while let Some(folder) = open.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            if path.is_dir() { open.push(path) } else { drop(found.insert(path.clone(), fs::read(path).unwrap())) }
+            if path.is_dir() {
+                open.push(path)
+            } else {
+                drop(found.insert(path.clone(), fs::read(path).unwrap()))
+            }
         }
     }
     found
@@ -35,7 +39,10 @@ fn files(folder: &Path) -> Files {
 
 /// The files of a folder, to be written to another one.
 fn image(folder: &Path) -> Files {
-    files(folder).into_iter().map(|(path, bytes)| (path.strip_prefix(folder).unwrap().to_owned(), bytes)).collect()
+    files(folder)
+        .into_iter()
+        .map(|(path, bytes)| (path.strip_prefix(folder).unwrap().to_owned(), bytes))
+        .collect()
 }
 
 fn write_image(image: &Files) -> tempfile::TempDir {
@@ -57,8 +64,10 @@ fn message(n: u64) -> Key {
     Key::new(Space::Ledger).u64(n)
 }
 
+/// All entries but the record of the last commit.
 fn entries(store: &Store) -> Vec<KeyValue> {
-    store.range(&Key::new(Space::Contact), &Key::new(Space::Part).after_prefix()).map(Result::unwrap).collect()
+    let all = store.range(&Key::from(vec![0]), &Key::from(vec![u8::MAX])).map(Result::unwrap);
+    all.filter(|(key, _)| !super::contents::CommitRecord::is_key(key)).collect()
 }
 
 /// Changes as a node makes them: new, changed and deleted entries of several spaces and sizes.
@@ -137,8 +146,11 @@ async fn start(image: &Files, all: &[KeyValue], what: &str) -> Start {
 async fn flipped_byte_is_refused_or_harmless() {
     let (image, all) = database(1).await;
     let mut random = StdRng::seed_from_u64(2);
-    let sizes: Vec<(PathBuf, usize)> =
-        image.iter().filter(|(_, bytes)| !bytes.is_empty()).map(|(path, bytes)| (path.clone(), bytes.len())).collect();
+    let sizes: Vec<(PathBuf, usize)> = image
+        .iter()
+        .filter(|(_, bytes)| !bytes.is_empty())
+        .map(|(path, bytes)| (path.clone(), bytes.len()))
+        .collect();
     let mut refused = 0;
     for round in 0..200 {
         // Most of them in the log, the others in every file of the folder.
@@ -165,7 +177,8 @@ async fn truncated_file_is_refused_or_harmless() {
     let mut refused = 0;
     for round in 0..50 {
         let mut damaged = image.clone();
-        let snapshot = damaged.keys().find(|path| path.starts_with("db") && path.to_str().unwrap().contains("snap."));
+        let snapshot =
+            damaged.keys().find(|path| path.starts_with("db") && path.to_str().unwrap().contains("snap."));
         let path = match (round % 10, snapshot) {
             (0, Some(snapshot)) => snapshot.clone(),
             (1, _) => PathBuf::from("db-witness"),
@@ -184,7 +197,11 @@ async fn truncated_file_is_refused_or_harmless() {
 async fn missing_files_are_refused_or_harmless() {
     let (image, all) = database(5).await;
     let without = |is_gone: &dyn Fn(&Path) -> bool| -> Files {
-        image.iter().filter(|(path, _)| !is_gone(path)).map(|(path, bytes)| (path.clone(), bytes.clone())).collect()
+        image
+            .iter()
+            .filter(|(path, _)| !is_gone(path))
+            .map(|(path, bytes)| (path.clone(), bytes.clone()))
+            .collect()
     };
     let is_db = |path: &Path| path.starts_with("db");
     assert_eq!(start(&without(&is_db), &all, "no db").await, Start::Refused);
@@ -384,7 +401,10 @@ async fn damage_that_a_later_read_meets_is_an_error() {
     }
     assert!(!store.is_damaged());
     let reads: Vec<_> = (0..300).map(|n| store.get(&message(n))).collect();
-    assert!(reads.iter().all(|read| !matches!(read, Ok(None))), "a damaged entry was taken for a missing one");
+    assert!(
+        reads.iter().all(|read| !matches!(read, Ok(None))),
+        "a damaged entry was taken for a missing one"
+    );
     let failed: Vec<_> = reads.iter().filter_map(|read| read.as_ref().err()).collect();
     assert!(failed.len() > 100 && failed.iter().all(|error| matches!(error, Error::Unreadable(_))));
     assert_eq!(failed[0].kind(), relevo_domain::ErrorKind::Internal);
@@ -420,11 +440,14 @@ fn recovery_reads_what_sled_reads() {
                 }
             }
             engine.db().flush().unwrap();
-            let expected: Vec<_> =
-                engine.iter().map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())).unwrap()).collect();
+            let expected: Vec<_> = engine
+                .iter()
+                .map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())).unwrap())
+                .collect();
             let read = || {
                 let mut found = Vec::new();
-                recovery::read_all(&path, &mut |key, value| found.push((key.to_vec(), value.to_vec()))).unwrap();
+                recovery::read_all(&path, &mut |key, value| found.push((key.to_vec(), value.to_vec())))
+                    .unwrap();
                 found
             };
             assert!(read() == expected, "while sled is open");

@@ -40,7 +40,11 @@ impl Engine {
 
     /// Entries from `start` (inclusive) to `end` (exclusive), in key order, read lazily.
     pub fn range(&self, start: &Key, end: &Key) -> EngineRange {
-        EngineRange { entries: self.db.range(start.as_slice()..end.as_slice()), engine: self.clone(), has_failed: false }
+        EngineRange {
+            entries: self.db.range(start.as_slice()..end.as_slice()),
+            engine: self.clone(),
+            has_failed: false,
+        }
     }
 
     /// All entries.

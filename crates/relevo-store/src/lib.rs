@@ -70,7 +70,12 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache_capacity: 16 << 20, min_free_space: 64 << 20, accept_loss: false, clock: Clock::system() }
+        Self {
+            cache_capacity: 16 << 20,
+            min_free_space: 64 << 20,
+            accept_loss: false,
+            clock: Clock::system(),
+        }
     }
 }
 

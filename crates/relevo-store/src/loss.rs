@@ -24,7 +24,10 @@ pub struct Loss {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LossPeriod {
     /// The commits after the first one, up to the last one, each with its number and time.
-    Commits { kept: (u64, Timestamp), last: (u64, Timestamp) },
+    Commits {
+        kept: (u64, Timestamp),
+        last: (u64, Timestamp),
+    },
     /// The damage can concern entries of any age; the last commit is known.
     AnyBefore(Timestamp),
     Unknown,
@@ -81,7 +84,10 @@ impl fmt::Display for Loss {
                 kept.1, kept.0, last.0, last.1
             )?,
             LossPeriod::AnyBefore(last) => {
-                write!(f, ".\n  Since: unknown; entries of any age can be concerned. The last commit is of {last}")?;
+                write!(
+                    f,
+                    ".\n  Since: unknown; entries of any age can be concerned. The last commit is of {last}"
+                )?;
             }
             LossPeriod::Unknown => write!(f, ".\n  Since: unknown; entries of any age can be concerned")?,
         }

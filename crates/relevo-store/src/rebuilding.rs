@@ -30,8 +30,7 @@ pub(super) fn rebuild(folder: &DataFolder, loss: &Loss, options: &Options) -> Re
     let is_finished = !damaged.exists() && is_complete(&draft);
     if !is_finished {
         remove(&draft)?;
-        let entries = copy_readable(folder.path(), &damaged, &draft, options)?;
-        tracing::warn!(entries, "entries taken over from the damaged database");
+        copy_readable(folder.path(), &damaged, &draft, options)?;
     }
     let rename = |from: &Path, to: &Path| {
         fs::rename(from, to).map_err(|cause| Error::io("cannot rename", from, cause))?;
@@ -45,8 +44,8 @@ pub(super) fn rebuild(folder: &DataFolder, loss: &Loss, options: &Options) -> Re
     rename(&draft, &damaged)
 }
 
-/// Copies the readable entries, and a record that follows the witness, to a new database; returns their number.
-fn copy_readable(folder: &Path, from: &Path, to: &Path, options: &Options) -> Result<u64, Error> {
+/// Copies the readable entries, and a record that follows the witness, to a new database.
+fn copy_readable(folder: &Path, from: &Path, to: &Path, options: &Options) -> Result<(), Error> {
     let (engine, file) = open_engine(to, options.cache_capacity)?;
     let mut scan = Scan::default();
     let mut visit = |key: &[u8], value: &[u8]| {
@@ -59,14 +58,20 @@ fn copy_readable(folder: &Path, from: &Path, to: &Path, options: &Options) -> Re
         }
         Ok(())
     };
-    recovery::salvage(from, &mut visit).map_err(|cause| Error::io("cannot read", from, cause))?;
+    let salvaged = recovery::salvage(from, &mut visit);
+    let salvaged = salvaged.map_err(|cause| Error::io("cannot read", from, cause))?;
     let known = Witness::read(folder)?.map_or(0, |witness| witness.number);
     let number = known.max(scan.record.map_or(0, |record| record.number)).saturating_add(1);
     let record = CommitRecord::new(number, options.clock.now(), &scan.contents);
     engine.db().insert(CommitRecord::key(), record.encode()).map_err(from_sled)?;
     engine.db().flush().map_err(from_sled)?;
     file.sync_all().map_err(|cause| Error::io("cannot sync", to, cause))?;
-    Ok(record.entries)
+    tracing::warn!(
+        entries = record.entries,
+        unreadable_pages = salvaged.unreadable_pages,
+        "entries taken over from the damaged database"
+    );
+    Ok(())
 }
 
 fn remove(path: &Path) -> Result<(), Error> {

@@ -34,6 +34,9 @@ pub(super) use tree::Salvaged;
 use page_table::PageTable;
 use pages::PageFile;
 
+/// sled takes a file of settings that is not longer than this for missing.
+const MIN_SETTINGS: usize = 8;
+
 /// Reason why a database cannot be read completely.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RecoveryError {
@@ -58,6 +61,7 @@ impl RecoveryError {
 /// [`RecoveryError::Damaged`] when a part that is in use does not hold, [`RecoveryError::Io`] when the file system fails.
 pub(super) fn read_all(db: &Path, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), RecoveryError> {
     let Some(file) = open(db)? else { return Ok(()) };
+    check_settings(db)?;
     let snapshot = snapshot::read_newest(db)?;
     let table = PageTable::recover(&file, db, snapshot)?;
     tree::read_all(&PageFile::new(&file, db, &table), visit)
@@ -78,14 +82,24 @@ pub(super) fn salvage(
         Err(RecoveryError::Damaged(_)) => None,
         read => read?,
     };
-    let table = match PageTable::recover(&file, db, snapshot) {
-        Err(RecoveryError::Damaged(cause)) => {
-            tracing::error!(%cause, "the database's log cannot be read; nothing can be taken over");
-            return Ok(Salvaged::default());
-        }
-        recovered => recovered?,
-    };
+    let table = PageTable::recover_readable(&file, db, snapshot)?;
     tree::salvage(&PageFile::new(&file, db, &table), visit)
+}
+
+/// Checks the file in which sled keeps its settings. sled reads damaged ones, and writes missing ones again.
+fn check_settings(db: &Path) -> Result<(), RecoveryError> {
+    let file = match std::fs::read(db.join("conf")) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(()),
+        read => read?,
+    };
+    match file.split_last_chunk::<4>() {
+        Some((text, crc))
+            if file.len() > MIN_SETTINGS && crc32fast::hash(text) != u32::from_le_bytes(*crc) =>
+        {
+            Err(RecoveryError::damaged("the checksum of the file conf does not hold"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn open(db: &Path) -> Result<Option<File>, RecoveryError> {

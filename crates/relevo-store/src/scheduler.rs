@@ -145,8 +145,8 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::engine::Engine;
     use crate::commit_planner::{CONTENDED_BUDGET, CONTENTION_WINDOW, FOLLOW_UP_DELAY, MAX_DEFERRAL};
+    use crate::engine::Engine;
 
     const REST: Duration = Duration::from_millis(2);
 

@@ -104,7 +104,7 @@ impl Writer {
         self.status.apply(self.engine.db(), batch(changes))?;
         self.engine.db().flush().map_err(from_sled)?;
         self.file.sync_data().map_err(|cause| Error::Failed(cause.to_string()))?;
-        self.history.testify();
+        self.history.write_witness();
         self.status.commits.fetch_add(1, Ordering::Relaxed);
         self.status.tails_watch.publish(tails);
         Ok(())

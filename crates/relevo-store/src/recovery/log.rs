@@ -44,10 +44,18 @@ struct Segment {
 
 /// A message as it stands in a segment.
 enum Parsed {
-    Page { message: PageMessage, size: Lsn },
-    BatchManifest { last: Lsn, size: Lsn },
+    Page {
+        message: PageMessage,
+        size: Lsn,
+    },
+    BatchManifest {
+        last: Lsn,
+        size: Lsn,
+    },
     /// Nothing that recovery uses.
-    Ignored { size: Lsn },
+    Ignored {
+        size: Lsn,
+    },
     EndOfSegment,
     Torn,
     /// The file ends inside the message.
@@ -60,15 +68,7 @@ impl<'a> LogReader<'a> {
         let first = segment_start(from);
         let (segments, max_stable_lsn) = scan_segments(file, first)?;
         let end = end_of_tail(file, db, &segments, max_stable_lsn)?;
-        Ok(Self {
-            file,
-            db,
-            segments,
-            segment: None,
-            max_lsn: Some(end),
-            next_lsn: None,
-            skips_torn: true,
-        })
+        Ok(Self { file, db, segments, segment: None, max_lsn: Some(end), next_lsn: None, skips_torn: true })
     }
 
     /// The position behind the last message that was read; none before the first segment.
@@ -90,7 +90,8 @@ impl<'a> LogReader<'a> {
     pub fn next(&mut self) -> Result<Option<PageMessage>, RecoveryError> {
         loop {
             let offset_in_segment = u64::try_from(self.next_lsn.unwrap_or(0)).unwrap_or(0) % SEGMENT_SIZE;
-            let fits = (SEGMENT_HEADER as u64..=SEGMENT_SIZE - MAX_MESSAGE_HEADER).contains(&offset_in_segment);
+            let fits =
+                (SEGMENT_HEADER as u64..=SEGMENT_SIZE - MAX_MESSAGE_HEADER).contains(&offset_in_segment);
             if !fits {
                 self.segment = None;
             }

@@ -5,7 +5,9 @@ use std::fs::File;
 use std::path::Path;
 
 use super::RecoveryError;
-use super::format::{Lsn, MAX_MESSAGE_HEADER, MessageKind, SEGMENT_HEADER, SEGMENT_SIZE, SIZE, segment_start};
+use super::format::{
+    Lsn, MAX_MESSAGE_HEADER, MessageKind, SEGMENT_HEADER, SEGMENT_SIZE, SIZE, segment_start,
+};
 use super::log::{LogReader, PageMessage};
 use super::snapshot::{PageState, Snapshot};
 
@@ -21,6 +23,30 @@ impl PageTable {
     pub fn recover(file: &File, db: &Path, snapshot: Option<Snapshot>) -> Result<Self, RecoveryError> {
         let Snapshot { stable_lsn, pages } = snapshot.unwrap_or_default();
         let mut table = Self(pages);
+        table.replay(file, db, stable_lsn)?;
+        table.check()?;
+        Ok(table)
+    }
+
+    /// Recovers the table as far as the log can be read.
+    pub fn recover_readable(
+        file: &File,
+        db: &Path,
+        snapshot: Option<Snapshot>,
+    ) -> Result<Self, RecoveryError> {
+        let Snapshot { stable_lsn, pages } = snapshot.unwrap_or_default();
+        let mut table = Self(pages);
+        match table.replay(file, db, stable_lsn) {
+            Err(RecoveryError::Damaged(cause)) => {
+                tracing::warn!(%cause, "the database's log cannot be read to its end");
+            }
+            replayed => replayed?,
+        }
+        Ok(table)
+    }
+
+    /// Applies the log behind the snapshot.
+    fn replay(&mut self, file: &File, db: &Path, stable_lsn: Option<Lsn>) -> Result<(), RecoveryError> {
         let mut log = LogReader::new(file, db, stable_lsn.unwrap_or(0))?;
         while let Some(message) = log.next()? {
             let lsn = message.location.lsn;
@@ -28,13 +54,13 @@ impl PageTable {
                 continue;
             }
             if log.max_lsn().is_some_and(|max| lsn >= max) {
-                return Err(RecoveryError::damaged(format!("the log has a message behind its end, at {lsn}")));
+                return Err(RecoveryError::damaged(format!(
+                    "the log has a message behind its end, at {lsn}"
+                )));
             }
-            table.apply(message)?;
+            self.apply(message)?;
         }
-        check_end(&log, stable_lsn)?;
-        table.check()?;
-        Ok(table)
+        check_end(&log, stable_lsn)
     }
 
     /// The state of a page; none when the table does not have it.
@@ -112,5 +138,7 @@ fn check_end(log: &LogReader, stable_lsn: Option<Lsn>) -> Result<(), RecoveryErr
     if is_plausible && reached >= stable {
         return Ok(());
     }
-    Err(RecoveryError::damaged(format!("the log ends at {reached}, before its snapshot, which is of {stable}")))
+    Err(RecoveryError::damaged(format!(
+        "the log ends at {reached}, before its snapshot, which is of {stable}"
+    )))
 }

@@ -109,7 +109,10 @@ impl<'a> PageFile<'a> {
     /// Reads and verifies a message of a page.
     fn message(&self, page: u64, at: &Location, kind: MessageKind) -> Result<Vec<u8>, RecoveryError> {
         let damaged = || {
-            RecoveryError::damaged(format!("a part of the page {page}, at {} of the file, is damaged", at.offset))
+            RecoveryError::damaged(format!(
+                "a part of the page {page}, at {} of the file, is damaged",
+                at.offset
+            ))
         };
         if let Some(number) = at.blob {
             return read_blob(self.db, number)?

@@ -19,7 +19,10 @@ pub(super) struct Snapshot {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum PageState {
     /// The page itself, and the changes that were appended to it since, oldest first.
-    Present { base: Location, links: Vec<Location> },
+    Present {
+        base: Location,
+        links: Vec<Location>,
+    },
     Free(Location),
     /// The log names the page, and no message of it was found.
     Uninitialized,
@@ -50,7 +53,9 @@ pub(super) fn read_newest(db: &Path) -> Result<Option<Snapshot>, RecoveryError> 
     let file = fs::read(db.join(&name))?;
     let name = name.to_string_lossy();
     let parsed = parse(&file);
-    parsed.map(Some).ok_or_else(|| RecoveryError::damaged(format!("the checksum of the file {name} does not hold")))
+    parsed
+        .map(Some)
+        .ok_or_else(|| RecoveryError::damaged(format!("the checksum of the file {name} does not hold")))
 }
 
 fn parse(file: &[u8]) -> Option<Snapshot> {

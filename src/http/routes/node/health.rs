@@ -6,8 +6,8 @@ use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::http::{AppState, NodeHealth};
 use crate::http::access::Open;
+use crate::http::{AppState, NodeHealth};
 use relevo_domain::InstanceState;
 
 /// The health of the node, by component.
