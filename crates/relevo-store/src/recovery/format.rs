@@ -127,8 +127,7 @@ impl HeaderWindow {
     /// `available`: the bytes of the file from the start of the message on.
     pub fn new(available: &[u8]) -> Self {
         let mut window = [0; HEADER_WINDOW];
-        let count = available.len().min(HEADER_WINDOW);
-        window[..count].copy_from_slice(&available[..count]);
+        window.iter_mut().zip(available).for_each(|(target, byte)| *target = *byte);
         Self(window)
     }
 
@@ -180,7 +179,8 @@ impl SegmentHeader {
         let mut reader = Reader::new(bytes);
         let crc = reader.u32()? ^ u32::MAX;
         let (lsn, max_stable_lsn) = (reader.i64()? ^ i64::MAX, reader.i64()? ^ i64::MAX);
-        (crc32fast::hash(&bytes[4..]) == crc).then_some(Self { lsn, max_stable_lsn })
+        let [_, _, _, _, covered @ ..] = bytes;
+        (crc32fast::hash(covered) == crc).then_some(Self { lsn, max_stable_lsn })
     }
 }
 

@@ -106,7 +106,7 @@ fn location(lsn: Lsn, reader: &mut Reader) -> Option<Location> {
     Some(Location { lsn, offset, blob })
 }
 
-/// Reads a file of sled's folder `blobs`: its message kind and contents. None when it does not exist.
+/// Reads the contents of a file of sled's folder `blobs`. None when it does not exist.
 ///
 /// # Errors
 /// [`RecoveryError::Damaged`] when its checksum does not hold.
@@ -116,10 +116,11 @@ pub(super) fn read_blob(db: &Path, number: Lsn) -> Result<Option<Vec<u8>>, Recov
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(cause) => return Err(cause.into()),
     };
-    match file.split_first_chunk::<4>() {
-        Some((crc, rest)) if !rest.is_empty() && crc32fast::hash(rest) == u32::from_le_bytes(*crc) => {
-            Ok(Some(rest[1..].to_vec()))
-        }
-        _ => Err(RecoveryError::damaged(format!("the checksum of the file blobs/{number} does not hold"))),
+    let kind_and_contents = file
+        .split_first_chunk::<4>()
+        .filter(|(crc, rest)| crc32fast::hash(rest) == u32::from_le_bytes(**crc));
+    match kind_and_contents.and_then(|(_, rest)| rest.split_first()) {
+        Some((_kind, contents)) => Ok(Some(contents.to_vec())),
+        None => Err(RecoveryError::damaged(format!("the checksum of the file blobs/{number} does not hold"))),
     }
 }
