@@ -3,7 +3,7 @@
 //! Everything is synced before the commit that relies on it, and can be written again if that commit does not happen: rows
 //! after the checkpoint are overwritten, and an outcome that is recorded already changes nothing.
 //!
-//! What is read is checked: the source against the digest in the job's record, when the files of an unfinished job are
+//! What is read is checked: the source against the digest in the job's record, before the first batch after the files were
 //! opened; the records of the result file and the entries of the error log against digests of their own.
 
 pub(super) mod batch;
@@ -39,6 +39,8 @@ pub(super) struct JobFiles {
     provider_ids: ProviderIdIndex,
     /// For jobs whose message is a text with placeholders.
     template: Option<TextTemplate>,
+    /// The source was compared with the digest in the job's record.
+    is_source_checked: bool,
 }
 
 impl JobFiles {
@@ -54,7 +56,10 @@ impl JobFiles {
         };
         match Self::open_files(&record, &folder, checkpoint) {
             Ok((results, error_log, provider_ids, summary)) => {
-                Ok((Self { record, folder, results, error_log, provider_ids, template }, summary))
+                let is_source_checked = false;
+                let files =
+                    Self { record, folder, results, error_log, provider_ids, template, is_source_checked };
+                Ok((files, summary))
             }
             Err(cause) => Err(io_error(&folder, cause)),
         }
@@ -66,9 +71,6 @@ impl JobFiles {
         checkpoint: &Checkpoint,
     ) -> std::io::Result<(ResultFile, ErrorLog, ProviderIdIndex, ResultSummary)> {
         let end = checkpoint.cursor.row;
-        if !checkpoint.status.is_finished() {
-            check_source(record, folder)?;
-        }
         let mut results = ResultFile::open(&folder.results())?;
         results.truncate(end)?;
         let mut summary = results.summarize(end)?;
@@ -119,12 +121,32 @@ impl JobFiles {
 
     /// Rebuilds the index of provider ids, with space for another pass over failed rows.
     pub fn rebuild_index(&mut self, checkpoint: &Checkpoint) -> Result<(), Error> {
-        // The files of a finished job may have been opened without this check.
-        check_source(&self.record, &self.folder).map_err(|cause| self.io_error(cause))?;
         let end = checkpoint.cursor.row;
         let rebuilt =
             ProviderIdIndex::rebuild(&self.folder, self.record.total, &self.results, &self.error_log, end);
         self.provider_ids = rebuilt.map_err(|cause| self.io_error(cause))?;
+        Ok(())
+    }
+
+    /// Checks that the source is the one with which the job was created: a damaged one would send to other recipients.
+    fn check_source(&mut self) -> io::Result<()> {
+        let Some(expected) = self.record.source_sha256.filter(|_| !self.is_source_checked) else {
+            return Ok(());
+        };
+        let mut file = File::open(self.folder.source())?;
+        let (mut hasher, mut buffer) = (Sha256::new(), vec![0; HASH_CHUNK]);
+        loop {
+            match file.read(&mut buffer)? {
+                0 => break,
+                count => hasher.update(buffer.get(..count).unwrap_or_default()),
+            }
+        }
+        let found: [u8; 32] = hasher.finalize().into();
+        if found != expected {
+            let text = "the source is damaged: its contents are not those with which the job was created";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        self.is_source_checked = true;
         Ok(())
     }
 
@@ -147,25 +169,6 @@ impl JobFiles {
     fn io_error(&self, cause: std::io::Error) -> Error {
         io_error(&self.folder, cause)
     }
-}
-
-/// Checks that the source is the one with which the job was created: a damaged one would send to other recipients.
-fn check_source(record: &JobRecord, folder: &JobFolder) -> io::Result<()> {
-    let Some(expected) = record.source_sha256 else { return Ok(()) };
-    let mut file = File::open(folder.source())?;
-    let (mut hasher, mut buffer) = (Sha256::new(), vec![0; HASH_CHUNK]);
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            count => hasher.update(buffer.get(..count).unwrap_or_default()),
-        }
-    }
-    let found: [u8; 32] = hasher.finalize().into();
-    if found == expected {
-        return Ok(());
-    }
-    let text = "the source is damaged: its contents are not those that were uploaded";
-    Err(io::Error::new(io::ErrorKind::InvalidData, text))
 }
 
 fn io_error(folder: &JobFolder, cause: std::io::Error) -> Error {
