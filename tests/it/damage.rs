@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 
 use relevo::app::Node;
+use relevo_clock::Clock;
 use serde_json::json;
 
 use crate::support::World;
@@ -26,7 +27,7 @@ async fn incomplete_database_is_refused_until_its_loss_is_accepted() {
     send(&world, 3).await;
     world.stop_node().await;
     fs::remove_dir_all(world.settings.data_dir.join("db")).unwrap();
-    let refused = Box::pin(Node::start(world.settings.clone(), world.clock)).await.err().unwrap();
+    let refused = Box::pin(Node::start(world.settings.clone(), Clock::system())).await.err().unwrap();
     assert_eq!(refused.exit_code(), 65);
     let text = refused.to_string();
     for part in
