@@ -32,6 +32,7 @@ Exit codes:
   0   stopped by a signal, or the command is done
   64  the command line or the configuration is wrong
   70  an internal error
+  65  the database is not complete; see docs/damage.md
   73  the data folder cannot be created or written, or the address cannot be listened on
   75  the data folder is in use by another relevo process; try again after that process has stopped";
 
@@ -41,6 +42,8 @@ Run the node until SIGTERM or SIGINT.
 On the first signal the node accepts no new requests, finishes work in flight (for at most shutdown.drain) and \
 exits with 0. A second signal ends it at once. Accepted messages are on the disk in either case and are sent after \
 the next start.
+
+The start reads all of the database and refuses one that is not complete; docs/damage.md says what to do then.
 
 Without a configured auth.api_key, the first start generates a key, prints it once and stores it in the data folder.";
 
@@ -81,10 +84,10 @@ pub struct Cli {
 enum Command {
     /// Run the node.
     #[command(long_about = SERVE_HELP)]
-    Serve(ConfigArgs),
+    Serve(NodeArgs),
     /// Run a node, a sandbox and a demo instance, for a trial.
     #[command(long_about = DEV_HELP)]
-    Dev(ConfigArgs),
+    Dev(NodeArgs),
     /// Run a simulation of Meta's servers.
     #[command(long_about = SANDBOX_HELP)]
     Sandbox {
@@ -97,6 +100,16 @@ enum Command {
     /// Check the configuration and print every setting.
     #[command(long_about = CHECK_HELP)]
     CheckConfig(ConfigArgs),
+}
+
+#[derive(Debug, Args)]
+struct NodeArgs {
+    #[command(flatten)]
+    layers: ConfigArgs,
+    /// Start although the database is not complete: set it aside, take over what can be read of it, and continue without
+    /// the rest. Without effect on a complete database.
+    #[arg(long)]
+    accept_loss: bool,
 }
 
 #[derive(Debug, Args)]
@@ -170,13 +183,16 @@ impl Cli {
     ///
     /// The configuration has problems.
     pub fn settings(&self, env: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Settings, Error> {
-        let (Command::Serve(layers)
-        | Command::Dev(layers)
+        let (Command::Serve(NodeArgs { layers, .. })
+        | Command::Dev(NodeArgs { layers, .. })
         | Command::CheckConfig(layers)
         | Command::Sandbox { layers, .. }) = &self.command;
         let mut settings = config::load(layers.config.as_deref(), env, layers.legacy_env)?;
         if let Command::Sandbox { listen: Some(listen), .. } = &self.command {
             settings.sandbox_listen = *listen;
+        }
+        if let Command::Serve(node) | Command::Dev(node) = &self.command {
+            settings.store.accept_loss = node.accept_loss;
         }
         Ok(settings)
     }
@@ -275,6 +291,7 @@ mod tests {
         for line in [
             "relevo serve",
             "relevo serve --config relevo.toml --legacy-env",
+            "relevo serve --accept-loss",
             "relevo dev",
             "relevo sandbox --listen 127.0.0.1:0",
             "relevo check-config --config x",
@@ -301,6 +318,17 @@ mod tests {
         let cli = parse("relevo sandbox --listen 127.0.0.1:9").unwrap();
         assert_eq!(cli.settings([]).unwrap().sandbox_listen.port(), 9);
         assert_eq!(parse("relevo sandbox").unwrap().settings([]).unwrap().sandbox_listen.port(), 8090);
+    }
+
+    #[test]
+    fn loss_is_accepted_by_argument_only() {
+        for (line, accepted) in [
+            ("relevo serve", false),
+            ("relevo serve --accept-loss", true),
+            ("relevo dev --accept-loss", true),
+        ] {
+            assert_eq!(parse(line).unwrap().settings([]).unwrap().store.accept_loss, accepted, "{line}");
+        }
     }
 
     #[tokio::test]

@@ -69,13 +69,14 @@ fn relay_gauges(relay: &relay::Handle, now: Timestamp) -> [GaugeSample; 2] {
     ]
 }
 
-fn store_gauges(store: &Store) -> [GaugeSample; 4] {
-    let full = flag(store.is_full());
-    let failed = flag(store.has_failed());
+fn store_gauges(store: &Store) -> [GaugeSample; 5] {
+    let (full, failed) = (flag(store.is_full()), flag(store.has_failed()));
+    let damaged = flag(store.is_damaged());
     [
         gauge("store_bytes", "Size of the database", vec![], as_f64(store.size_on_disk())),
         gauge("store_full", "1 while the disk is too full to accept messages", vec![], full),
         gauge("store_failed", "1 when a commit failed; the node is about to stop", vec![], failed),
+        gauge("store_damaged", "1 when a read met a damaged part of the database", vec![], damaged),
         gauge("store_commits", "Commits since the start", vec![], as_f64(store.commits())),
     ]
 }

@@ -57,7 +57,11 @@ impl Handles {
     pub fn services(&self, store: &Store, clock: Clock, metrics: Metrics) -> http::Services {
         let health = {
             let store = store.clone();
-            move || http::NodeHealth { store_failed: store.has_failed(), disk_full: store.is_full() }
+            move || http::NodeHealth {
+                store_failed: store.has_failed(),
+                store_damaged: store.is_damaged(),
+                disk_full: store.is_full(),
+            }
         };
         let counters = metrics.clone();
         let metrics = {

@@ -69,6 +69,8 @@ pub enum Error {
 
 /// `EX_SOFTWARE` of `sysexits.h`.
 const SOFTWARE: u8 = 70;
+/// `EX_DATAERR`: the database is not complete.
+const DATA: u8 = 65;
 /// `EX_CANTCREAT`: the data folder or the address is not available.
 const CANNOT_CREATE: u8 = 73;
 /// `EX_TEMPFAIL`: another process uses the data folder.
@@ -79,6 +81,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Store(store::Error::InUse { .. }) => IN_USE,
+            Error::Store(store::Error::Incomplete { .. }) => DATA,
             Error::Store(store::Error::Io { .. }) | Error::Listen { .. } | Error::ApiKey(_) => CANNOT_CREATE,
             Error::Sandbox(sandbox::Error::Listen { .. }) => CANNOT_CREATE,
             _ => SOFTWARE,

@@ -66,6 +66,7 @@ impl Node {
         let resolved = config::resolve_api_key(&settings.auth, &folder)?;
         settings.http.api_key.clone_from(&resolved.key);
         let metrics = Metrics::default();
+        settings.store.clock = clock;
         let (store, writer_exit) = Store::open(&folder, &settings.store, metrics.clone())?;
         let blobs = Blobs::open(&folder)?;
         let egress = Egress::new(&settings.egress)?;

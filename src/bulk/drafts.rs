@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use relevo_domain::{Content, RecipientParser};
@@ -27,7 +28,8 @@ impl JobFolders {
     pub fn create_upload(&self, max_rows: u32, recipients: RecipientParser) -> Result<FileUpload, Error> {
         let folder = DraftFolder(self.create_draft_folder()?);
         let file = create_source(&folder)?;
-        Ok(FileUpload { folder, inner: Some((file, Checker::new(max_rows, recipients))) })
+        let inner = Some((SourceWriter::new(file), Checker::new(max_rows, recipients)));
+        Ok(FileUpload { folder, inner })
     }
 
     /// Creates a draft for up to `max_rows` recipients of one request.
@@ -36,7 +38,7 @@ impl JobFolders {
         let file = create_source(&folder)?;
         Ok(RecipientListWriter {
             folder,
-            file: std::io::BufWriter::with_capacity(64 << 10, file),
+            file: std::io::BufWriter::with_capacity(64 << 10, SourceWriter::new(file)),
             total: 0,
             max_rows,
         })
@@ -47,6 +49,37 @@ fn create_source(folder: &DraftFolder) -> Result<File, Error> {
     let path = folder.0.join("source");
     let file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&path);
     file.map_err(|cause| Error::io("cannot create", &path, cause))
+}
+
+/// The file of a source, with the digest of what was written to it.
+#[derive(Debug)]
+struct SourceWriter {
+    file: File,
+    hasher: Sha256,
+}
+
+impl SourceWriter {
+    fn new(file: File) -> Self {
+        Self { file, hasher: Sha256::new() }
+    }
+
+    /// Blocks until the file is durable; returns its SHA-256.
+    fn finish(self) -> std::io::Result<[u8; 32]> {
+        self.file.sync_all()?;
+        Ok(self.hasher.finalize().into())
+    }
+}
+
+impl std::io::Write for SourceWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.hasher.update(bytes.get(..count).unwrap_or_default());
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
 }
 
 /// The folder of a draft. Deleted on drop, unless it was renamed to the folder of a job.
@@ -65,7 +98,7 @@ impl Drop for DraftFolder {
 #[derive(Debug)]
 pub struct RecipientListWriter {
     folder: DraftFolder,
-    file: std::io::BufWriter<File>,
+    file: std::io::BufWriter<SourceWriter>,
     total: u32,
     max_rows: u32,
 }
@@ -96,11 +129,13 @@ impl RecipientListWriter {
             return Err(Error::Empty);
         }
         let file = self.file.into_inner().map_err(|cause| cause.into_error());
-        file.and_then(|file| file.sync_all())
+        let sha256 = file
+            .and_then(SourceWriter::finish)
             .map_err(|cause| Error::io("cannot write to", &self.folder.0, cause))?;
         Ok(JobDraft {
             folder: self.folder,
             format: SourceFormat::Lines,
+            sha256,
             total: self.total,
             bad: 0,
             bad_sample: Vec::new(),
@@ -115,7 +150,7 @@ impl RecipientListWriter {
 pub struct FileUpload {
     folder: DraftFolder,
     /// `None` while a blocking thread uses it, and after an error.
-    inner: Option<(File, Checker)>,
+    inner: Option<(SourceWriter, Checker)>,
 }
 
 impl FileUpload {
@@ -146,11 +181,11 @@ impl FileUpload {
         let path = self.folder.0.clone();
         let task = tokio::task::spawn_blocking(move || {
             let checked = checker.finish()?;
-            file.sync_all().map_err(|cause| Error::io("cannot write to", &path, cause))?;
-            Ok(checked)
+            let sha256 = file.finish().map_err(|cause| Error::io("cannot write to", &path, cause))?;
+            Ok((checked, sha256))
         });
-        let checked = task.await.unwrap_or(Err(Error::Store(relevo_store::Error::Panicked)))?;
-        Ok(JobDraft::of_file(self.folder, checked))
+        let (checked, sha256) = task.await.unwrap_or(Err(Error::Store(relevo_store::Error::Panicked)))?;
+        Ok(JobDraft::of_file(self.folder, checked, sha256))
     }
 }
 
@@ -174,6 +209,8 @@ fn check_file(path: &Path, recipients: RecipientParser) -> Result<FileSummary, E
 pub struct JobDraft {
     folder: DraftFolder,
     pub(super) format: SourceFormat,
+    /// SHA-256 of the file with the rows.
+    pub(super) sha256: [u8; 32],
     pub(super) total: u32,
     bad: u32,
     bad_sample: Vec<BadRow>,
@@ -217,15 +254,15 @@ impl JobDraft {
         let task = tokio::task::spawn_blocking(move || {
             let path = self.source();
             let checked = check_file(&path, recipients)?;
-            Ok(Self::of_file(self.folder, checked))
+            Ok(Self::of_file(self.folder, checked, self.sha256))
         });
         task.await.unwrap_or(Err(Error::Store(relevo_store::Error::Panicked)))
     }
 
-    fn of_file(folder: DraftFolder, checked: FileSummary) -> Self {
+    fn of_file(folder: DraftFolder, checked: FileSummary, sha256: [u8; 32]) -> Self {
         let FileSummary { format, rows, bad, bad_sample, unusual, unusual_sample } = checked;
         let format = SourceFormat::File(format);
-        Self { folder, format, total: rows, bad, bad_sample, unusual, unusual_sample }
+        Self { folder, format, sha256, total: rows, bad, bad_sample, unusual, unusual_sample }
     }
 
     /// Turns the draft into the folder of a job. Blocks until that is durable.

@@ -1,6 +1,7 @@
 //! The error log of a job: an append-only file of the errors of its rows, in the order in which they occurred.
 //!
-//! An entry is its length (two bytes) and a record. Readers keep their own offset and never see a partial entry: an entry
+//! An entry is its length (two bytes), a record, and the first four bytes of the record's SHA-256. Entries of earlier
+//! versions have no digest, and the highest bit of their length is not set. Readers keep their own offset and never see a partial entry: an entry
 //! that a crash left incomplete, or that the result file does not refer to, is truncated before the log grows again.
 
 use std::fs::{File, OpenOptions};
@@ -8,6 +9,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use relevo_domain::{ProviderMessageId, Timestamp};
 use relevo_store as store;
@@ -18,6 +20,10 @@ use super::row_record::{RowRecord, StoredId};
 const MAX_TEXT_BYTES: usize = 1024;
 /// Size of an entry's length field.
 const HEADER_BYTES: usize = 2;
+/// In the length field: a digest follows the record.
+const HAS_DIGEST: u16 = 1 << 15;
+/// Size of the digest of a record.
+const DIGEST_BYTES: usize = 4;
 
 /// An entry of the log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -66,7 +72,7 @@ impl ErrorLog {
     pub fn open(path: &Path, last: Option<u64>) -> std::io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         let end = match last {
-            Some(last) => last + HEADER_BYTES as u64 + u64::from(length_at(&file, last)?.unwrap_or(0)),
+            Some(last) => last + length_at(&file, last)?.map_or(HEADER_BYTES as u64, EntryLength::total),
             None => 0,
         };
         if file.metadata()?.len() > end {
@@ -100,8 +106,9 @@ impl ErrorLog {
         truncate_text(&mut entry.phone);
         let body = store::encode(&entry).map_err(std::io::Error::other)?;
         let length = u16::try_from(body.len()).map_err(std::io::Error::other)?;
-        let mut bytes = length.to_be_bytes().to_vec();
-        bytes.extend(body);
+        let mut bytes = (length | HAS_DIGEST).to_be_bytes().to_vec();
+        bytes.extend(&body);
+        bytes.extend(digest(&body));
         let offset = self.end;
         self.dirty = true;
         self.file.write_all_at(&bytes, offset)?;
@@ -121,14 +128,19 @@ impl ErrorLog {
     /// The entry at `offset`, and the offset of the next one. `None` at the end of the log.
     pub fn get(&self, offset: u64) -> std::io::Result<Option<(ErrorLogEntry, u64)>> {
         let Some(length) = length_at(&self.file, offset)? else { return Ok(None) };
-        let mut body = vec![0; usize::from(length)];
-        let start = offset + HEADER_BYTES as u64;
-        if start + u64::from(length) > self.end {
+        let next = offset + length.total();
+        if next > self.end {
             return Ok(None);
         }
-        self.file.read_exact_at(&mut body, start)?;
-        let entry = store::decode(&body).map_err(std::io::Error::other)?;
-        Ok(Some((entry, start + u64::from(length))))
+        let mut bytes = vec![0; length.body + length.digest];
+        self.file.read_exact_at(&mut bytes, offset + HEADER_BYTES as u64)?;
+        let (body, stored) = bytes.split_at(length.body);
+        if !stored.is_empty() && *stored != digest(body) {
+            let text = format!("the entry at {offset} of the error log is damaged");
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, text));
+        }
+        let entry = store::decode(body).map_err(std::io::Error::other)?;
+        Ok(Some((entry, next)))
     }
 
     /// The provider message id of a row, from its record or from the log.
@@ -147,14 +159,37 @@ fn truncate_text(text: &mut String) {
     text.truncate(end.unwrap_or(0));
 }
 
+/// The lengths of the parts of an entry.
+#[derive(Debug, Clone, Copy)]
+struct EntryLength {
+    body: usize,
+    digest: usize,
+}
+
+impl EntryLength {
+    fn total(self) -> u64 {
+        (HEADER_BYTES + self.body + self.digest) as u64
+    }
+}
+
 /// The length of the entry at `offset`; `None` at the end of the file.
-fn length_at(file: &File, offset: u64) -> std::io::Result<Option<u16>> {
+fn length_at(file: &File, offset: u64) -> std::io::Result<Option<EntryLength>> {
     let mut header = [0; HEADER_BYTES];
     match file.read_exact_at(&mut header, offset) {
-        Ok(()) => Ok(Some(u16::from_be_bytes(header))),
+        Ok(()) => {
+            let field = u16::from_be_bytes(header);
+            let digest = if field & HAS_DIGEST == 0 { 0 } else { DIGEST_BYTES };
+            Ok(Some(EntryLength { body: usize::from(field & !HAS_DIGEST), digest }))
+        }
         Err(cause) if cause.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
         Err(cause) => Err(cause),
     }
+}
+
+/// The first bytes of the SHA-256 of a record.
+fn digest(body: &[u8]) -> [u8; DIGEST_BYTES] {
+    let hash: [u8; 32] = Sha256::digest(body).into();
+    hash.first_chunk().copied().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -205,6 +240,26 @@ pub(super) mod tests {
         assert_eq!(reopened.get(truncated).unwrap(), None);
         assert_eq!(reopened.append(entry(2, "three")).unwrap(), truncated);
         assert_eq!(ErrorLog::open(&path, None).unwrap().end(), 0);
+    }
+
+    #[test]
+    fn damaged_entry_is_an_error_and_an_entry_without_a_digest_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notes");
+        let mut log = ErrorLog::create(&path).unwrap();
+        log.append(entry(0, "one")).unwrap();
+        let written = std::fs::read(&path).unwrap();
+        for at in HEADER_BYTES..written.len() {
+            let mut damaged = written.clone();
+            damaged[at] ^= 0x10;
+            std::fs::write(&path, damaged).unwrap();
+            assert!(ErrorLog::read_only(&path).unwrap().get(0).is_err(), "{at}");
+        }
+        let body = &written[HEADER_BYTES..written.len() - DIGEST_BYTES];
+        let old = [&u16::try_from(body.len()).unwrap().to_be_bytes(), body].concat();
+        std::fs::write(&path, &old).unwrap();
+        let (back, next) = ErrorLog::read_only(&path).unwrap().get(0).unwrap().unwrap();
+        assert_eq!((back, next), (entry(0, "one"), old.len() as u64));
     }
 
     #[test]

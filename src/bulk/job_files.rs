@@ -2,11 +2,18 @@
 //!
 //! Everything is synced before the commit that relies on it, and can be written again if that commit does not happen: rows
 //! after the checkpoint are overwritten, and an outcome that is recorded already changes nothing.
+//!
+//! What is read is checked: the source against the digest in the job's record, before the first batch after the files were
+//! opened; the records of the result file and the entries of the error log against digests of their own.
 
 pub(super) mod batch;
 pub(super) mod outcomes;
 
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
 
 use relevo_domain as domain;
 use relevo_recipients_file::TextTemplate;
@@ -20,6 +27,9 @@ use super::results::{ResultFile, ResultSummary};
 use super::row_record::RowRecord;
 use super::storage::{Checkpoint, JobRecord};
 
+/// Number of bytes of the source that are hashed at once.
+const HASH_CHUNK: usize = 64 << 10;
+
 /// The open files of a job.
 pub(super) struct JobFiles {
     record: Arc<JobRecord>,
@@ -29,6 +39,8 @@ pub(super) struct JobFiles {
     provider_ids: ProviderIdIndex,
     /// For jobs whose message is a text with placeholders.
     template: Option<TextTemplate>,
+    /// The source was compared with the digest in the job's record.
+    is_source_checked: bool,
 }
 
 impl JobFiles {
@@ -44,7 +56,10 @@ impl JobFiles {
         };
         match Self::open_files(&record, &folder, checkpoint) {
             Ok((results, error_log, provider_ids, summary)) => {
-                Ok((Self { record, folder, results, error_log, provider_ids, template }, summary))
+                let is_source_checked = false;
+                let files =
+                    Self { record, folder, results, error_log, provider_ids, template, is_source_checked };
+                Ok((files, summary))
             }
             Err(cause) => Err(io_error(&folder, cause)),
         }
@@ -102,6 +117,28 @@ impl JobFiles {
         let rebuilt =
             ProviderIdIndex::rebuild(&self.folder, self.record.total, &self.results, &self.error_log, end);
         self.provider_ids = rebuilt.map_err(|cause| self.io_error(cause))?;
+        Ok(())
+    }
+
+    /// Checks that the source is the one with which the job was created: a damaged one would send to other recipients.
+    fn check_source(&mut self) -> io::Result<()> {
+        let Some(expected) = self.record.source_sha256.filter(|_| !self.is_source_checked) else {
+            return Ok(());
+        };
+        let mut file = File::open(self.folder.source())?;
+        let (mut hasher, mut buffer) = (Sha256::new(), vec![0; HASH_CHUNK]);
+        loop {
+            match file.read(&mut buffer)? {
+                0 => break,
+                count => hasher.update(buffer.get(..count).unwrap_or_default()),
+            }
+        }
+        let found: [u8; 32] = hasher.finalize().into();
+        if found != expected {
+            let text = "the source is damaged: its contents are not those with which the job was created";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        self.is_source_checked = true;
         Ok(())
     }
 

@@ -21,6 +21,9 @@ const SCAN_PAGE: u32 = 4096;
 /// waits for the journal of the file system, and the syncs of other files wait with it.
 const PREALLOCATED_RECORDS: usize = 1_000;
 
+/// Size of a page, the unit in which the system writes a file to the disk.
+const PAGE_BYTES: u64 = 4096;
+
 /// The file of records.
 #[derive(Debug)]
 pub(super) struct ResultFile {
@@ -95,7 +98,7 @@ impl ResultFile {
             }
         }
         bytes.truncate(filled);
-        Ok(bytes.chunks_exact(RECORD_BYTES).map(RowRecord::decode).collect())
+        (from..).zip(bytes.chunks_exact(RECORD_BYTES)).map(|(row, bytes)| decode(row, bytes)).collect()
     }
 
     /// Writes a record; durable after [`sync`](Self::sync).
@@ -168,6 +171,21 @@ impl ResultFile {
     }
 }
 
+/// Decodes the record of a row. A record that is on two pages of the file is not checked: its update is not atomic.
+fn decode(row: u32, bytes: &[u8]) -> std::io::Result<Option<RowRecord>> {
+    let start = offset(row);
+    match RowRecord::decode(bytes) {
+        Ok(record) => Ok(record),
+        Err(_) if start / PAGE_BYTES != (start + RECORD_BYTES as u64 - 1) / PAGE_BYTES => {
+            Ok(RowRecord::decode_torn(bytes))
+        }
+        Err(cause) => {
+            let text = format!("row {row} of the result file: {cause}");
+            Err(std::io::Error::new(std::io::ErrorKind::InvalidData, text))
+        }
+    }
+}
+
 /// The offset of a row's record.
 fn offset(row: u32) -> u64 {
     u64::from(row) * RECORD_BYTES as u64
@@ -221,6 +239,18 @@ mod tests {
         results.truncate(700).unwrap();
         results.put_range(700, records(700..701).iter()).unwrap();
         assert_eq!(summarize(&results, 5_000).open_rows, (0..701).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn damaged_record_is_an_error_that_names_the_row() {
+        let (_dir, mut results) = results();
+        results.put_range(0, [0, 1, 2].map(|row| record(row, RowStatus::Open)).iter()).unwrap();
+        let mut byte = [0];
+        results.file.read_exact_at(&mut byte, offset(1) + 10).unwrap();
+        results.file.write_all_at(&[byte[0] ^ 1], offset(1) + 10).unwrap();
+        let error = results.summarize(3).unwrap_err();
+        assert!(error.to_string().contains("row 1 of the result file"), "{error}");
+        assert!(results.get(0).unwrap().is_some() && results.get(2).unwrap().is_some());
     }
 
     #[test]

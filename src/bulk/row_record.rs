@@ -1,5 +1,7 @@
 //! The record of a row in the result file: its fixed encoding, and how it counts.
 
+use sha2::{Digest, Sha256};
+
 use relevo_domain::{self as domain, MessageId, ProviderMessageId, Timestamp};
 
 use super::job::{RowCounts, RowStatus};
@@ -8,14 +10,18 @@ use super::source::SourcePosition;
 /// Size of a record, in bytes.
 pub(super) const RECORD_BYTES: usize = 144;
 /// Maximum length of a provider id in a record; a longer one is stored in the error log.
-const MAX_INLINE_ID: usize = RECORD_BYTES - ID_OFFSET;
+const MAX_INLINE_ID: usize = DIGEST_OFFSET - ID_OFFSET;
 const ID_OFFSET: usize = 57;
+/// The first bytes of the SHA-256 of the bytes before. Records of earlier versions have no digest; an id may end here.
+const DIGEST_OFFSET: usize = RECORD_BYTES - DIGEST_BYTES;
+const DIGEST_BYTES: usize = 4;
 /// In the length field of the id: the id is in the error log.
 const ID_IN_ERROR_LOG: u8 = u8::MAX;
 
 /// Bits of the flags.
 const AMBIGUOUS: u8 = 1;
 const HAS_CODE: u8 = 2;
+const HAS_DIGEST: u8 = 4;
 
 /// The stored state of a row.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +48,11 @@ pub(super) struct RowRecord {
     pub message: Option<MessageId>,
     pub provider_id: StoredId,
 }
+
+/// The bytes of a record are not those that were written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the record is damaged")]
+pub(super) struct DamagedRecord;
 
 /// Where a provider message id is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,8 +94,9 @@ impl RowRecord {
                 target.copy_from_slice(field);
             }
         };
-        let flags =
-            if self.ambiguous { AMBIGUOUS } else { 0 } | if self.code.is_some() { HAS_CODE } else { 0 };
+        let flags = HAS_DIGEST
+            | if self.ambiguous { AMBIGUOUS } else { 0 }
+            | if self.code.is_some() { HAS_CODE } else { 0 };
         put(0, &[status_byte(self.status), flags, self.device, self.pass]);
         put(4, &self.line.to_be_bytes());
         put(8, &self.offset.to_be_bytes());
@@ -103,11 +115,37 @@ impl RowRecord {
                 put(ID_OFFSET, id);
             }
         }
+        let (body, target) = bytes.split_at_mut(DIGEST_OFFSET);
+        target.copy_from_slice(&digest(body));
         bytes
     }
 
-    /// `None` for a row that was never written, and for invalid bytes.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
+    /// `None` for a row that was never written.
+    ///
+    /// # Errors
+    /// [`DamagedRecord`] when the digest of the bytes does not hold, or they are no record.
+    pub fn decode(bytes: &[u8]) -> Result<Option<Self>, DamagedRecord> {
+        if bytes.iter().all(|byte| *byte == 0) {
+            return Ok(None);
+        }
+        let (body, stored) = bytes.split_at_checked(DIGEST_OFFSET).ok_or(DamagedRecord)?;
+        let has_digest = bytes.get(1).is_some_and(|flags| flags & HAS_DIGEST != 0);
+        // Without the flag, these bytes are the end of a long id or zero.
+        let id_len = bytes.get(40).copied().map_or(0, usize::from);
+        let is_old = !has_digest && (id_len > MAX_INLINE_ID || stored.iter().all(|byte| *byte == 0));
+        if !is_old && *stored != digest(body) {
+            return Err(DamagedRecord);
+        }
+        Self::decode_fields(bytes).map(Some).ok_or(DamagedRecord)
+    }
+
+    /// Decodes a record without a check, as far as its fields are valid: of a record that is on two pages of the file, a
+    /// power cut may leave one page as it was before.
+    pub fn decode_torn(bytes: &[u8]) -> Option<Self> {
+        Self::decode_fields(bytes)
+    }
+
+    fn decode_fields(bytes: &[u8]) -> Option<Self> {
         let word =
             |offset: usize| bytes.get(offset..offset + 8).and_then(|word| word.first_chunk::<8>()).copied();
         let [status, flags, device, pass] = *bytes.first_chunk::<4>()?;
@@ -137,6 +175,12 @@ impl RowRecord {
             provider_id: id,
         })
     }
+}
+
+/// The first bytes of the SHA-256 of a record's other bytes.
+fn digest(body: &[u8]) -> [u8; DIGEST_BYTES] {
+    let hash: [u8; 32] = Sha256::digest(body).into();
+    hash.first_chunk().copied().unwrap_or_default()
 }
 
 impl StoredId {
@@ -241,10 +285,37 @@ mod tests {
                 ..record(row, status)
             };
             for record in [full, record(row, status)] {
-                assert_eq!(RowRecord::decode(&record.encode()), Some(record));
+                assert_eq!(RowRecord::decode(&record.encode()), Ok(Some(record)));
             }
         }
-        assert_eq!(RowRecord::decode(&[0; RECORD_BYTES]), None, "never written");
+        assert_eq!(RowRecord::decode(&[0; RECORD_BYTES]), Ok(None), "never written");
+    }
+
+    #[test]
+    fn damaged_record_is_an_error() {
+        let id = "wamid.HBgMNTczMDAxMjM0NTY3FQIAERgSODJBM0VGNzM5NkQ0RjI3MzlGAA==".parse().unwrap();
+        let stored = RowRecord { provider_id: StoredId::Inline(id), ..record(3, RowStatus::Open) };
+        let bytes = stored.encode();
+        for at in 0..RECORD_BYTES {
+            for change in [0x01, 0x04, 0x80, 0xff] {
+                let mut damaged = bytes;
+                damaged[at] ^= change;
+                assert_eq!(RowRecord::decode(&damaged), Err(DamagedRecord), "{at} {change}");
+            }
+        }
+    }
+
+    #[test]
+    fn record_of_an_earlier_version_is_read() {
+        for id in ["wamid.HBgM".to_owned(), "w".repeat(RECORD_BYTES - ID_OFFSET)] {
+            let mut bytes = record(3, RowStatus::Open).encode();
+            bytes[1] &= !HAS_DIGEST;
+            bytes[DIGEST_OFFSET..].fill(0);
+            bytes[40] = u8::try_from(id.len()).unwrap();
+            bytes[ID_OFFSET..ID_OFFSET + id.len()].copy_from_slice(id.as_bytes());
+            let read = RowRecord::decode(&bytes).unwrap().unwrap();
+            assert_eq!(read.provider_id, StoredId::Inline(id.parse().unwrap()));
+        }
     }
 
     #[test]
@@ -253,7 +324,7 @@ mod tests {
         assert_eq!(StoredId::new(Some(&long)), StoredId::InErrorLog);
         let fits = "w".repeat(MAX_INLINE_ID).parse().unwrap();
         let stored = RowRecord { provider_id: StoredId::new(Some(&fits)), ..record(0, RowStatus::Open) };
-        let read = RowRecord::decode(&stored.encode()).unwrap();
+        let read = RowRecord::decode(&stored.encode()).unwrap().unwrap();
         assert_eq!(read.provider_id, StoredId::Inline(fits));
     }
 

@@ -26,13 +26,35 @@ pub(super) struct JobRecord {
     pub window: Option<SendingHours>,
     pub suppressed: OnSuppressed,
     pub created_at: Timestamp,
+    /// SHA-256 of the source. None in records of earlier versions.
+    #[serde(default)]
+    pub source_sha256: Option<[u8; 32]>,
 }
 
 impl JobRecord {
     /// The record of a new job.
-    pub fn new(job: NewJob, format: SourceFormat, total: u32, created_at: Timestamp) -> Self {
+    pub fn new(
+        job: NewJob,
+        format: SourceFormat,
+        total: u32,
+        source_sha256: [u8; 32],
+        created_at: Timestamp,
+    ) -> Self {
         let NewJob { id, kind, file_name, plan, senders, send_at, window, suppressed } = job;
-        Self { id, kind, format, file_name, plan, senders, total, send_at, window, suppressed, created_at }
+        Self {
+            id,
+            kind,
+            format,
+            file_name,
+            plan,
+            senders,
+            total,
+            send_at,
+            window,
+            suppressed,
+            created_at,
+            source_sha256: Some(source_sha256),
+        }
     }
 }
 

@@ -280,7 +280,7 @@ impl State {
         }
         let senders = senders::initial_senders(&job.senders, &instances())?;
         let now = clock.now();
-        let record = JobRecord::new(job, rows.format.clone(), rows.total, now);
+        let record = JobRecord::new(job, rows.format.clone(), rows.total, rows.sha256, now);
         let checkpoint = Checkpoint::new(record.format.start(), senders, now);
         let target = folders.clone();
         let persisted = tokio::task::spawn_blocking(move || rows.persist(&target, id)).await;

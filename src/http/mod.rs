@@ -150,6 +150,8 @@ pub struct CloudDefaults {
 pub struct NodeHealth {
     /// The store failed and the node needs a restart.
     pub store_failed: bool,
+    /// A read met a damaged part of the database.
+    pub store_damaged: bool,
     /// Too little disk space is left to accept messages.
     pub disk_full: bool,
 }

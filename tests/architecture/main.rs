@@ -16,7 +16,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("clock", &["domain"]),
     ("metrics", &[]),
-    ("store", &["domain", "metrics"]),
+    ("store", &["clock", "domain", "metrics"]),
     ("egress", &["domain"]),
     ("provider", &["clock", "domain", "egress", "store"]),
     ("cloud-api", PROVIDER),

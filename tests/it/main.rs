@@ -10,6 +10,7 @@
 mod address_book;
 mod application_api;
 mod connections;
+mod damage;
 mod events;
 mod http;
 mod jobs;

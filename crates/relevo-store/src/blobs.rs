@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io::{Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
@@ -9,11 +10,15 @@ use std::time::{Duration, UNIX_EPOCH};
 use bytes::Bytes;
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 use sha2::{Digest, Sha256};
+use tokio::io::AsyncReadExt as _;
 
 use relevo_domain::{BlobRef, Timestamp};
 
 use super::data_folder::write_durably;
 use super::{DataFolder, Error};
+
+/// Number of bytes of a file that are hashed at once.
+const HASH_CHUNK: usize = 64 << 10;
 
 /// Media files of accepted messages, named by their SHA-256, in two levels of folders.
 ///
@@ -81,22 +86,41 @@ impl Blobs {
     /// Reads a stored blob.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file does not exist or cannot be read.
+    /// [`Error::DamagedFile`] when its contents are not those that were put, [`Error::Io`] when the file does not exist or
+    /// cannot be read.
     pub async fn get(&self, blob: &BlobRef) -> Result<Bytes, Error> {
-        let path = blob_path(&self.root, &blob.sha256);
-        match tokio::fs::read(&path).await {
-            Ok(bytes) => Ok(Bytes::from(bytes)),
-            Err(cause) => Err(Error::io("cannot read", path, cause)),
+        let mut bytes = Vec::new();
+        let mut file = self.file(blob).await?;
+        match file.read_to_end(&mut bytes).await {
+            Ok(_) => Ok(Bytes::from(bytes)),
+            Err(cause) => Err(Error::io("cannot read", blob_path(&self.root, &blob.sha256), cause)),
         }
     }
 
-    /// Opens the file of a stored blob, for streaming.
+    /// Opens the file of a stored blob, for streaming. Reads it once before, to check it: no part of a damaged file is ever
+    /// sent.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file does not exist or cannot be opened.
+    /// [`Error::DamagedFile`] when its contents are not those that were put, [`Error::Io`] when the file does not exist or
+    /// cannot be read.
     pub async fn file(&self, blob: &BlobRef) -> Result<tokio::fs::File, Error> {
-        let path = blob_path(&self.root, &blob.sha256);
-        tokio::fs::File::open(&path).await.map_err(|cause| Error::io("cannot read", path, cause))
+        let (path, sha256) = (blob_path(&self.root, &blob.sha256), blob.sha256.clone());
+        let task = tokio::task::spawn_blocking(move || {
+            let opened = fs::File::open(&path).and_then(|mut file| {
+                let found = hash_file(&mut file)?;
+                file.rewind()?;
+                Ok((file, found))
+            });
+            match opened {
+                Ok((file, found)) if found == sha256 => Ok(tokio::fs::File::from_std(file)),
+                Ok(_) => {
+                    tracing::error!(path = %path.display(), "media file damaged on the disk");
+                    Err(Error::DamagedFile { path })
+                }
+                Err(cause) => Err(Error::io("cannot read", path, cause)),
+            }
+        });
+        task.await.unwrap_or(Err(Error::Panicked))
     }
 
     /// Removes every file that is not in `referenced` and was last put before `before`. Blocks; takes longer with more
@@ -134,13 +158,12 @@ impl Blobs {
 
     fn put_blocking(&self, bytes: &[u8], mime: String) -> Result<BlobRef, Error> {
         let root = &self.root;
-        let digest = Sha256::digest(bytes);
-        let sha256: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = hex(&Sha256::digest(bytes));
         let path = blob_path(root, &sha256);
         let size = bytes.len() as u64;
         let folder = path.parent().unwrap_or(root);
         let sync = |folder: &Path| fs::File::open(folder)?.sync_all();
-        let stored = if self.touch(&path, size) {
+        let stored = if self.touch(&path, &sha256) {
             // The concurrent `put` that wrote the file may not have synced its folder yet.
             sync(folder).and_then(|()| sync(root))
         } else {
@@ -150,14 +173,15 @@ impl Blobs {
         Ok(BlobRef { sha256, size, mime })
     }
 
-    /// Sets the modification time of an existing complete file to now, and returns whether there is one.
-    fn touch(&self, path: &Path, size: u64) -> bool {
+    /// Sets the modification time of an existing undamaged file to now, and returns whether there is one. A damaged one is
+    /// then replaced.
+    fn touch(&self, path: &Path, sha256: &str) -> bool {
         let _files = self.lock_files();
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         let now = Timestamps { last_access: now, last_modification: now };
         let file = fs::File::open(path);
-        file.is_ok_and(|file| {
-            file.metadata().is_ok_and(|file| file.len() == size) && futimens(&file, &now).is_ok()
+        file.is_ok_and(|mut file| {
+            hash_file(&mut file).is_ok_and(|found| found == sha256) && futimens(&file, &now).is_ok()
         })
     }
 
@@ -175,9 +199,41 @@ fn blob_path(root: &Path, sha256: &str) -> PathBuf {
     root.join(sha256.get(..2).unwrap_or("00")).join(sha256)
 }
 
+/// The SHA-256 of a file's contents.
+fn hash_file(file: &mut fs::File) -> std::io::Result<String> {
+    let (mut hasher, mut buffer) = (Sha256::new(), vec![0; HASH_CHUNK]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hex(&hasher.finalize())),
+            count => hasher.update(buffer.get(..count).unwrap_or_default()),
+        }
+    }
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn damaged_blob_is_an_error_and_is_replaced_by_the_next_put() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(&DataFolder::open(dir.path()).unwrap()).unwrap();
+        let contents = || Bytes::from(vec![7; 3 * HASH_CHUNK / 2]);
+        let blob = blobs.put(contents(), "image/png").await.unwrap();
+        let path = blob_path(&blobs.root, &blob.sha256);
+        let mut damaged = contents().to_vec();
+        damaged[HASH_CHUNK + 1] ^= 1;
+        fs::write(&path, damaged).unwrap();
+        for read in [blobs.get(&blob).await.map(drop), blobs.file(&blob).await.map(drop)] {
+            assert!(matches!(read, Err(Error::DamagedFile { .. })), "{read:?}");
+        }
+        assert_eq!(blobs.put(contents(), "image/png").await.unwrap(), blob);
+        assert_eq!(blobs.get(&blob).await.unwrap(), contents());
+    }
 
     #[tokio::test]
     async fn same_content_is_stored_once() {

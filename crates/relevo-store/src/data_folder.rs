@@ -9,14 +9,19 @@ use rustix::fs::{FlockOperation, flock};
 use super::Error;
 
 /// Version of the layout of the data folder and of its records. Raised when older binaries cannot read the new layout.
-const FORMAT: u32 = 1;
+///
+/// 2: every commit writes its record and the witness. An older binary would change the contents without them.
+const FORMAT: u32 = 2;
 
 /// The data folder, locked by this process and readable only by its user.
 ///
-/// Contents: `VERSION` (the format), `lock`, `db/` (sled), `blobs/` (media), `api_key` (when the node generated one).
+/// Contents: `VERSION` (the format), `lock`, `db/` (sled), `db-witness` (the last commit that is known to be durable),
+/// `blobs/` (media), `api_key` (when the node generated one).
 #[derive(Debug)]
 pub struct DataFolder {
     path: PathBuf,
+    /// The format of the folder when it was opened; none when it had none, as a new folder.
+    format: Option<u32>,
     /// Holds the lock until this value is dropped.
     lock: File,
 }
@@ -43,8 +48,8 @@ impl DataFolder {
         let lock = lock.map_err(io("cannot write to"))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| Error::InUse { path: path.to_owned() })?;
-        let folder = Self { path: path.to_owned(), lock };
-        folder.check_format()?;
+        let mut folder = Self { path: path.to_owned(), format: None, lock };
+        folder.format = folder.read_format()?;
         Ok(folder)
     }
 
@@ -53,14 +58,25 @@ impl DataFolder {
         &self.path
     }
 
-    fn check_format(&self) -> Result<(), Error> {
-        match self.read("VERSION")? {
-            None => self.write("VERSION", &format!("{FORMAT}\n")),
-            Some(text) if text.trim().parse::<u32>().is_ok_and(|found| found <= FORMAT) => Ok(()),
-            Some(text) => {
-                Err(Error::TooNew { path: self.path.clone(), found: text.trim().to_owned(), known: FORMAT })
-            }
+    fn read_format(&self) -> Result<Option<u32>, Error> {
+        let Some(text) = self.read("VERSION")? else { return Ok(None) };
+        match text.trim().parse() {
+            Ok(found) if found <= FORMAT => Ok(Some(found)),
+            _ => Err(Error::TooNew { path: self.path.clone(), found: text.trim().to_owned(), known: FORMAT }),
         }
+    }
+
+    /// Whether a node has used the folder before.
+    pub(super) fn has_format(&self) -> bool {
+        self.format.is_some()
+    }
+
+    /// Marks the folder as one of the current format. Older binaries refuse it from then on.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file system refuses.
+    pub(super) fn write_format(&self) -> Result<(), Error> {
+        if self.format == Some(FORMAT) { Ok(()) } else { self.write("VERSION", &format!("{FORMAT}\n")) }
     }
 
     /// Reads a small text file of the folder; `None` when it does not exist.

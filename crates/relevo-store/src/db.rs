@@ -1,25 +1,23 @@
 //! The handle on the store: opening, submitting closures, and reading.
 
-use std::fs::File;
-use std::panic::AssertUnwindSafe;
-use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
 use relevo_metrics::Metrics;
 
+use super::engine::Engine;
+use super::opening::{Opened, open_database};
 use super::scheduler::{Completion, Priority, Submitter, Task, scheduler_channel};
-use super::tx::{KeyValue, ValueChange, from_sled, range_entry};
+use super::tx::{KeyValue, ValueChange, batch, range_entry};
 use super::writer::{Writer, WriterStatus};
 use super::{DataFolder, Error, Key, Options, Space, Tx, large};
 
 /// A handle on the store. Cheap to clone; dropping the last handle closes the database.
 #[derive(Clone)]
 pub struct Store {
-    db: sled::Db,
+    engine: Engine,
     submitter: Submitter,
     writer_status: Arc<WriterStatus>,
 }
@@ -31,7 +29,10 @@ pub struct WriterExit(oneshot::Receiver<()>);
 impl Store {
     /// Opens the database in a locked data folder and starts the writer thread.
     ///
+    /// Reads all of the database first, and refuses one that is not complete ([`Options::accept_loss`]).
+    ///
     /// # Errors
+    /// [`Error::Incomplete`] when something is missing from the database; nothing in the folder is changed then.
     /// [`Error::Damaged`] when sled cannot open the database, [`Error::Io`] when the file system refuses,
     /// [`Error::Failed`] when the writer thread cannot start.
     pub fn open(
@@ -39,33 +40,16 @@ impl Store {
         options: &Options,
         metrics: Metrics,
     ) -> Result<(Self, WriterExit), Error> {
-        let path = folder.path().join("db");
-        remove_unfinished_snapshots(&path)?;
-        let config = sled::Config::new().path(&path).cache_capacity(options.cache_capacity);
-        let db = match open_with_retry(&config) {
-            Ok(Ok(db)) => db,
-            Ok(Err(sled::Error::Io(cause))) => return Err(Error::io("cannot open", path, cause)),
-            Ok(Err(cause)) => return Err(Error::Damaged { path, cause: cause.to_string() }),
-            Err(_) => {
-                return Err(Error::Damaged { path, cause: "sled panicked while opening it".to_owned() });
-            }
-        };
-        // The first flush creates the file. Before it and its folder are synced, a power cut can lose the file.
-        db.flush().map_err(from_sled)?;
-        let file = File::open(path.join("db")).map_err(|cause| Error::io("cannot open", &path, cause))?;
-        let sync = |file: &File| file.sync_all().map_err(|cause| Error::io("cannot sync", &path, cause));
-        sync(&file)?;
-        for dir in [path.as_path(), folder.path()] {
-            sync(&File::open(dir).map_err(|cause| Error::io("cannot open", dir, cause))?)?;
-        }
+        let Opened { engine, file, history } = open_database(folder, options)?;
         let (submitter, scheduler) = scheduler_channel();
         let writer_status = Arc::new(WriterStatus::default());
         // All contents are durable at this point.
-        writer_status.tails_watch.publish(read_tails(&db)?);
+        writer_status.tails_watch.publish(read_tails(&engine)?);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let writer = Writer {
             runtime: runtime.map_err(|cause| Error::Failed(cause.to_string()))?,
-            db: db.clone(),
+            engine: engine.clone(),
+            history,
             file,
             scheduler,
             status: writer_status.clone(),
@@ -79,7 +63,7 @@ impl Store {
         };
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(run);
         thread.map_err(|cause| Error::Failed(cause.to_string()))?;
-        Ok((Self { db, submitter, writer_status }, WriterExit(exit_rx)))
+        Ok((Self { engine, submitter, writer_status }, WriterExit(exit_rx)))
     }
 
     /// Runs `work` on the writer thread, and calls `done` when its changes are durable or have been rolled back.
@@ -128,9 +112,9 @@ impl Store {
     /// Reads one value as the writer last applied it. The newest value may not be durable yet.
     ///
     /// # Errors
-    /// [`Error::Failed`] when sled cannot read, [`Error::Codec`] when a part of a large value is missing.
+    /// [`Error::Unreadable`] when sled cannot read, [`Error::Codec`] when a part of a large value is missing.
     pub fn get(&self, key: &Key) -> Result<Option<Vec<u8>>, Error> {
-        let Some(stored) = self.db.get(key).map_err(from_sled)? else { return Ok(None) };
+        let Some(stored) = self.engine.get(key.as_slice())? else { return Ok(None) };
         if !key.is_large() {
             return Ok(Some(stored.to_vec()));
         }
@@ -139,7 +123,7 @@ impl Store {
         }
         // Only a value with further parts needs the lock. The head is read again under it.
         let _joining = self.writer_status.apply_lock.read().unwrap_or_else(PoisonError::into_inner);
-        let get_stored = |key: &Key| Ok(self.db.get(key).map_err(from_sled)?.map(|stored| stored.to_vec()));
+        let get_stored = |key: &Key| Ok(self.engine.get(key.as_slice())?.map(|stored| stored.to_vec()));
         let Some(head) = get_stored(key)? else { return Ok(None) };
         large::join(key, &head, get_stored).map(Some)
     }
@@ -147,9 +131,9 @@ impl Store {
     /// Whether a key exists, as the writer last applied it.
     ///
     /// # Errors
-    /// [`Error::Failed`] when sled cannot read.
+    /// [`Error::Unreadable`] when sled cannot read.
     pub fn contains(&self, key: &Key) -> Result<bool, Error> {
-        self.db.contains_key(key).map_err(from_sled)
+        self.engine.contains(key.as_slice())
     }
 
     /// Entries from `start` (inclusive) to `end` (exclusive), in key order, read lazily. Blocks on the disk when pages
@@ -162,8 +146,7 @@ impl Store {
         start: &Key,
         end: &Key,
     ) -> impl DoubleEndedIterator<Item = Result<KeyValue, Error>> + use<> {
-        let entries = self.db.range(start.as_slice()..end.as_slice());
-        entries.map(range_entry)
+        self.engine.range(start, end).map(range_entry)
     }
 
     /// The durable tail of an event log: unlike [`get`](Self::get), never a value that a crash can undo. Reads only
@@ -187,9 +170,9 @@ impl Store {
     #[doc(hidden)]
     #[expect(clippy::unwrap_used, reason = "only tests call it")]
     pub fn apply_unsynced(&self, work: impl FnOnce(&mut Tx) -> Result<(), Error>) {
-        let mut tx = Tx::new(&self.db);
+        let mut tx = Tx::new(&self.engine);
         tx.run_closure(work).unwrap();
-        self.writer_status.apply(&self.db, tx.into_batch().unwrap()).unwrap();
+        self.writer_status.apply(self.engine.db(), batch(tx.into_changes().unwrap())).unwrap();
     }
 
     /// Whether the disk has less free space than [`Options::min_free_space`].
@@ -208,6 +191,12 @@ impl Store {
         self.writer_status.failed.load(Ordering::Relaxed)
     }
 
+    /// Whether a read has met a damaged part of the database since the start. Each such read has failed with
+    /// [`Error::Unreadable`]; the other entries stay readable.
+    pub fn is_damaged(&self) -> bool {
+        self.engine.has_failed_reads()
+    }
+
     /// Number of commits made durable since the start.
     pub fn commits(&self) -> u64 {
         self.writer_status.commits.load(Ordering::Relaxed)
@@ -215,62 +204,15 @@ impl Store {
 
     /// Number of bytes that the database occupies on disk.
     pub fn size_on_disk(&self) -> u64 {
-        self.db.size_on_disk().unwrap_or(0)
+        self.engine.db().size_on_disk().unwrap_or(0)
     }
 }
 
 /// The stored tails of all event logs.
-fn read_tails(db: &sled::Db) -> Result<Vec<(Vec<u8>, ValueChange)>, Error> {
-    let entries = db.scan_prefix(Key::new(Space::EventTail));
-    entries
-        .map(|entry| entry.map(|(key, value)| (key.to_vec(), Some(value.to_vec()))))
-        .collect::<Result<_, _>>()
-        .map_err(from_sled)
-}
-
-/// Opens the database; retries while its file is locked. sled's background threads can hold the file for a moment after
-/// the last handle in this process is dropped. No other process can hold it, because this process holds the folder.
-fn open_with_retry(config: &sled::Config) -> std::thread::Result<sled::Result<sled::Db>> {
-    let mut retries = 0;
-    loop {
-        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()));
-        match &opened {
-            Ok(Err(sled::Error::Io(cause))) if is_locked(cause) && retries < OPEN_RETRIES => retries += 1,
-            _ => return opened,
-        }
-        std::thread::sleep(OPEN_RETRY_DELAY);
-    }
-}
-
-/// Retries while the database file is locked, and the pause before each: 5 s in all.
-const OPEN_RETRIES: u32 = 500;
-const OPEN_RETRY_DELAY: Duration = Duration::from_millis(10);
-
-/// Whether the file is locked. sled wraps the cause in another error (0.34.7, `config.rs`, `try_lock`).
-fn is_locked(cause: &std::io::Error) -> bool {
-    cause.kind() == std::io::ErrorKind::WouldBlock || cause.to_string().contains("could not acquire lock")
-}
-
-/// Removes snapshot files that sled did not finish. sled writes a snapshot as `snap.<lsn>.generating` and renames it
-/// when it is complete. A start that was interrupted or found no space leaves such a file; the next start reads it as
-/// the newest snapshot and reports the database as corrupt (0.34.7, `pagecache/snapshot.rs`). Removing it loses
-/// nothing, because its contents are in the log.
-fn remove_unfinished_snapshots(db: &Path) -> Result<(), Error> {
-    let entries = match std::fs::read_dir(db) {
-        Ok(entries) => entries,
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(cause) => return Err(Error::io("cannot read", db, cause)),
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with("snap.") && name.ends_with(".generating") {
-            tracing::warn!(file = %name, "database snapshot incomplete; removing it");
-            std::fs::remove_file(entry.path())
-                .map_err(|cause| Error::io("cannot remove", entry.path(), cause))?;
-        }
-    }
-    Ok(())
+fn read_tails(engine: &Engine) -> Result<Vec<(Vec<u8>, ValueChange)>, Error> {
+    let prefix = Key::new(Space::EventTail);
+    let entries = engine.range(&prefix, &prefix.clone().after_prefix());
+    entries.map(|entry| entry.map(|(key, value)| (key.to_vec(), Some(value.to_vec())))).collect()
 }
 
 impl WriterExit {

@@ -55,7 +55,8 @@ spaces! {
         IdempotencyExpiry = b'E',
         /// Instances. number → configuration and desired state (`instance`).
         Instance = b'N',
-        /// Counters of the node itself: one byte each (`queue`, `instance`).
+        /// Counters of the node itself: one byte each (`queue`, `instance`); no byte → the record of the last commit
+        /// (`store`).
         NodeCounters = b'M',
         /// Media uploaded to a provider. account · content hash → media id (`provider`).
         MediaId = b'U',
@@ -153,6 +154,22 @@ impl Space {
             | Space::ItemOutcome
             | Space::Part => InstanceEntries::None,
         }
+    }
+
+    /// What an operator calls the entries of a space, by its byte: the spaces that hold what users sent and received.
+    pub(super) fn noun(space: u8) -> &'static str {
+        const NOUNS: [(Space, &str); 9] = [
+            (Space::Job, "queued messages"),
+            (Space::Ledger, "statuses of messages"),
+            (Space::DeadLetter, "dead letters"),
+            (Space::Event, "events"),
+            (Space::Instance, "instances"),
+            (Space::Endpoint, "webhook endpoints"),
+            (Space::Contact, "contacts"),
+            (Space::Suppressed, "suppressed recipients"),
+            (Space::BulkJob, "bulk jobs"),
+        ];
+        NOUNS.iter().find(|(known, _)| *known as u8 == space).map_or("other records", |(_, noun)| noun)
     }
 }
 

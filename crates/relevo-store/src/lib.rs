@@ -15,21 +15,32 @@
 
 mod blobs;
 mod codec;
+mod commit_history;
 mod commit_planner;
+mod contents;
+#[cfg(test)]
+mod damage_tests;
 mod data_folder;
 mod db;
+mod engine;
 #[doc(hidden)]
 pub mod floor;
 mod keys;
 mod large;
+mod loss;
+mod opening;
+mod rebuilding;
+mod recovery;
 mod scheduler;
 mod test_store;
 mod tx;
 mod watch;
+mod witness;
 mod writer;
 
 use std::path::PathBuf;
 
+use relevo_clock::Clock;
 use relevo_domain::ErrorKind;
 
 pub use blobs::{BlobSet, Blobs, SweepReport};
@@ -37,6 +48,7 @@ pub use codec::{decode, encode};
 pub use data_folder::DataFolder;
 pub use db::{Store, WriterExit};
 pub use keys::{InstanceEntries, Key, Space};
+pub use loss::Loss;
 pub use scheduler::Priority;
 pub use test_store::TestStore;
 pub use tx::{KeyValue, Tx};
@@ -49,11 +61,21 @@ pub struct Options {
     /// Minimum number of free bytes on the disk. Below it the store reports a full disk ([`Store::is_full`]), and the
     /// node accepts no new messages; messages that it has accepted are still sent.
     pub min_free_space: u64,
+    /// Open a database that is not complete: set it aside, and continue with what can be read of it. Nothing happens to a
+    /// complete one.
+    pub accept_loss: bool,
+    /// The time that commits record.
+    pub clock: Clock,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache_capacity: 16 << 20, min_free_space: 64 << 20 }
+        Self {
+            cache_capacity: 16 << 20,
+            min_free_space: 64 << 20,
+            accept_loss: false,
+            clock: Clock::system(),
+        }
     }
 }
 
@@ -77,10 +99,19 @@ pub enum Error {
          empty queue, and keep it: its messages may still be recovered"
     )]
     Damaged { path: PathBuf, cause: String },
+    /// Something that was in the database is missing. The data folder is unchanged.
+    #[error("the database in {path} is not complete: {loss}")]
+    Incomplete { path: PathBuf, loss: Box<Loss> },
+    /// A part of the database is damaged on the disk. Its entries are not missing, but cannot be read.
+    #[error("a part of the database cannot be read ({0}); stop the node, and see docs/damage.md")]
+    Unreadable(String),
+    /// A stored file has other contents than were written.
+    #[error("the file {path} is damaged: its contents are not those that were written")]
+    DamagedFile { path: PathBuf },
     /// An operation on the file system failed.
     #[error("{action} {path}: {cause}")]
     Io { action: &'static str, path: PathBuf, cause: String },
-    /// A commit or a read failed. After a failed commit the store accepts no changes until the node restarts.
+    /// A commit failed. After a failed commit the store accepts no changes until the node restarts.
     #[error("the store failed; restart the node: {0}")]
     Failed(String),
     /// The writer thread has ended.

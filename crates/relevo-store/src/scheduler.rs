@@ -146,6 +146,7 @@ mod tests {
 
     use super::*;
     use crate::commit_planner::{CONTENDED_BUDGET, CONTENTION_WINDOW, FOLLOW_UP_DELAY, MAX_DEFERRAL};
+    use crate::engine::Engine;
 
     const REST: Duration = Duration::from_millis(2);
 
@@ -186,8 +187,8 @@ mod tests {
         }
 
         fn run(&mut self) -> Vec<&'static str> {
-            let db = sled::Config::new().temporary(true).open().unwrap();
-            let completions = self.scheduler.run(&mut Tx::new(&db)).len();
+            let engine = Engine::new(sled::Config::new().temporary(true).open().unwrap());
+            let completions = self.scheduler.run(&mut Tx::new(&engine)).len();
             let ran = std::mem::take(&mut *self.ran.lock().unwrap());
             assert_eq!(ran.len(), completions);
             ran

@@ -1,17 +1,18 @@
 //! An in-process store for tests, without a writer thread.
 #![expect(clippy::unwrap_used, reason = "only tests use it")]
 
-use super::tx::{KeyValue, from_sled};
+use super::engine::Engine;
+use super::tx::{KeyValue, batch, from_sled};
 use super::{Error, Tx};
 
 /// A store for unit tests of storage functions: applies every closure at once, syncs nothing, and lists all entries.
-pub struct TestStore(sled::Db);
+pub struct TestStore(Engine);
 
 impl TestStore {
     /// Opens an empty store in a temporary folder.
     #[expect(clippy::new_without_default, reason = "opens a database")]
     pub fn new() -> Self {
-        Self(sled::Config::new().temporary(true).open().unwrap())
+        Self(Engine::new(sled::Config::new().temporary(true).open().unwrap()))
     }
 
     /// Runs one closure and applies its changes.
@@ -21,8 +22,8 @@ impl TestStore {
     pub fn write<T>(&self, work: impl FnOnce(&mut Tx) -> Result<T, Error>) -> Result<T, Error> {
         let mut tx = Tx::new(&self.0);
         let outcome = tx.run_closure(work)?;
-        if let Some(batch) = tx.into_batch() {
-            self.0.apply_batch(batch).map_err(from_sled)?;
+        if let Some(changes) = tx.into_changes() {
+            self.0.db().apply_batch(batch(changes)).map_err(from_sled)?;
         }
         Ok(outcome)
     }
@@ -34,6 +35,6 @@ impl TestStore {
 
     /// Removes every entry.
     pub fn clear(&self) {
-        self.0.clear().unwrap();
+        self.0.db().clear().unwrap();
     }
 }

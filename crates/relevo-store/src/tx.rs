@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::iter::Peekable;
 
+use super::engine::{Engine, EngineRange, StoredEntry};
 use super::keys::is_large_key;
 use super::{Error, Key, large};
 
@@ -16,26 +17,29 @@ pub type KeyValue = (Vec<u8>, Vec<u8>);
 /// The new value of a key; `None` deletes it.
 pub(super) type ValueChange = Option<Vec<u8>>;
 
+/// The changes of a commit, by key.
+pub(super) type Changes = BTreeMap<Vec<u8>, ValueChange>;
+
 /// The changes of one commit. Reads return the store's contents with the changes of earlier closures of the same commit
 /// and of the running closure.
 pub struct Tx<'a> {
-    tree: &'a sled::Tree,
+    engine: &'a Engine,
     /// Changes that the commit will write.
-    changes: BTreeMap<Vec<u8>, ValueChange>,
+    changes: Changes,
     /// Entries of `changes` before the running closure overwrote them, in order. A failed closure is rolled back with
     /// them.
     undo: Vec<(Vec<u8>, Option<ValueChange>)>,
 }
 
 impl<'a> Tx<'a> {
-    pub(super) fn new(tree: &'a sled::Tree) -> Self {
-        Self { tree, changes: BTreeMap::new(), undo: Vec::new() }
+    pub(super) fn new(engine: &'a Engine) -> Self {
+        Self { engine, changes: BTreeMap::new(), undo: Vec::new() }
     }
 
     /// Reads one value.
     ///
     /// # Errors
-    /// [`Error::Failed`] when sled cannot read, [`Error::Codec`] when a part of a large value is missing.
+    /// [`Error::Unreadable`] when sled cannot read, [`Error::Codec`] when a part of a large value is missing.
     pub fn get(&self, key: &Key) -> Result<Option<Vec<u8>>, Error> {
         let Some(stored) = self.get_stored(key)? else { return Ok(None) };
         if key.is_large() {
@@ -48,19 +52,19 @@ impl<'a> Tx<'a> {
     /// Whether a key exists.
     ///
     /// # Errors
-    /// [`Error::Failed`] when sled cannot read.
+    /// [`Error::Unreadable`] when sled cannot read.
     pub fn contains(&self, key: &Key) -> Result<bool, Error> {
         match self.changes.get(key.as_slice()) {
             Some(change) => Ok(change.is_some()),
-            None => self.tree.contains_key(key).map_err(from_sled),
+            None => self.engine.contains(key.as_slice()),
         }
     }
 
     /// Writes a value: up to 4096 bytes, in the spaces of large values up to about 268 MB.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] when the value is larger. In the spaces of large values also [`Error::Failed`] when sled cannot
-    /// read the previous value, and [`Error::Codec`] when that is damaged.
+    /// [`Error::TooLarge`] when the value is larger. In the spaces of large values also [`Error::Unreadable`] when sled
+    /// cannot read the previous value, and [`Error::Codec`] when that is damaged.
     pub fn put(&mut self, key: Key, value: Vec<u8>) -> Result<(), Error> {
         if key.is_large() {
             return self.put_large(key, &value);
@@ -90,7 +94,7 @@ impl<'a> Tx<'a> {
     /// Deletes a value with all of its parts; a no-op when it does not exist.
     ///
     /// # Errors
-    /// Only in the spaces of large values: [`Error::Failed`] when sled cannot read the value, [`Error::Codec`] when it is
+    /// Only in the spaces of large values: [`Error::Unreadable`] when sled cannot read the value, [`Error::Codec`] when it is
     /// damaged.
     pub fn delete(&mut self, key: Key) -> Result<(), Error> {
         if key.is_large() {
@@ -107,7 +111,7 @@ impl<'a> Tx<'a> {
     fn part_count(&self, key: &Key) -> Result<Option<u16>, Error> {
         match self.changes.get(key.as_slice()) {
             Some(change) => change.as_deref().map(large::part_count).transpose(),
-            None => self.tree.get(key).map_err(from_sled)?.as_deref().map(large::part_count).transpose(),
+            None => self.engine.get(key.as_slice())?.as_deref().map(large::part_count).transpose(),
         }
     }
 
@@ -115,7 +119,7 @@ impl<'a> Tx<'a> {
     fn get_stored(&self, key: &Key) -> Result<Option<Vec<u8>>, Error> {
         match self.changes.get(key.as_slice()) {
             Some(change) => Ok(change.clone()),
-            None => Ok(self.tree.get(key).map_err(from_sled)?.map(|value| value.to_vec())),
+            None => Ok(self.engine.get(key.as_slice())?.map(|value| value.to_vec())),
         }
     }
 
@@ -134,7 +138,7 @@ impl<'a> Tx<'a> {
         start: &Key,
         end: &Key,
     ) -> impl Iterator<Item = Result<KeyValue, Error>> + use<'t, 'a> {
-        let stored = self.tree.range(start.as_slice()..end.as_slice());
+        let stored = self.engine.range(start, end);
         let changed = self.changes.range(start.as_slice().to_vec()..end.as_slice().to_vec());
         OverlayIter { stored: stored.peekable(), changed: changed.peekable() }
     }
@@ -142,7 +146,7 @@ impl<'a> Tx<'a> {
     /// The first entry of [`range`](Self::range).
     ///
     /// # Errors
-    /// [`Error::Failed`] when sled cannot read.
+    /// [`Error::Unreadable`] when sled cannot read.
     pub fn first(&self, start: &Key, end: &Key) -> Result<Option<KeyValue>, Error> {
         self.range(start, end).next().transpose()
     }
@@ -173,25 +177,27 @@ impl<'a> Tx<'a> {
         under.map(|(key, change)| (key.clone(), change.clone())).collect()
     }
 
-    /// The changes as one atomic batch; `None` when there are none.
-    pub(super) fn into_batch(self) -> Option<sled::Batch> {
-        if self.changes.is_empty() {
-            return None;
-        }
-        let mut batch = sled::Batch::default();
-        for (key, change) in self.changes {
-            match change {
-                Some(value) => batch.insert(key, value),
-                None => batch.remove(key),
-            }
-        }
-        Some(batch)
+    /// The changes of all closures; `None` when there are none.
+    pub(super) fn into_changes(self) -> Option<Changes> {
+        Some(self.changes).filter(|changes| !changes.is_empty())
     }
+}
+
+/// The changes as one atomic batch.
+pub(super) fn batch(changes: Changes) -> sled::Batch {
+    let mut batch = sled::Batch::default();
+    for (key, change) in changes {
+        match change {
+            Some(value) => batch.insert(key, value),
+            None => batch.remove(key),
+        }
+    }
+    batch
 }
 
 /// Merges stored entries with the changes, in key order. A change hides the stored entry of the same key.
 struct OverlayIter<'t, C: Iterator<Item = (&'t Vec<u8>, &'t ValueChange)>> {
-    stored: Peekable<sled::Iter>,
+    stored: Peekable<EngineRange>,
     changed: Peekable<C>,
 }
 
@@ -222,8 +228,8 @@ impl<'t, C: Iterator<Item = (&'t Vec<u8>, &'t ValueChange)>> Iterator for Overla
 }
 
 /// An entry of a range, as it is returned to callers.
-pub(super) fn range_entry(entry: sled::Result<(sled::IVec, sled::IVec)>) -> Result<KeyValue, Error> {
-    entry.map(|(key, stored)| key_value(&key, &stored)).map_err(from_sled)
+pub(super) fn range_entry(entry: StoredEntry) -> Result<KeyValue, Error> {
+    entry.map(|(key, stored)| key_value(&key, &stored))
 }
 
 fn key_value(key: &[u8], stored: &[u8]) -> KeyValue {
@@ -231,7 +237,7 @@ fn key_value(key: &[u8], stored: &[u8]) -> KeyValue {
     (key.to_vec(), value.to_vec())
 }
 
-/// Converts a failure of sled.
+/// Converts a failure of a commit.
 pub(super) fn from_sled(cause: sled::Error) -> Error {
     Error::Failed(cause.to_string())
 }
@@ -245,6 +251,10 @@ mod tests {
         Key::new(Space::NodeCounters).u8(n)
     }
 
+    fn engine() -> Engine {
+        Engine::new(sled::Config::new().temporary(true).open().unwrap())
+    }
+
     fn stored_keys(tx: &Tx) -> Vec<u8> {
         let entries = tx.range(&Key::new(Space::NodeCounters), &Key::new(Space::NodeCounters).after_prefix());
         entries.map(|entry| entry.unwrap().0[1]).collect()
@@ -252,11 +262,11 @@ mod tests {
 
     #[test]
     fn range_merges_stored_and_changed_entries() {
-        let db = sled::Config::new().temporary(true).open().unwrap();
+        let engine = engine();
         for n in [1, 3, 5] {
-            db.insert(key(n), vec![n]).unwrap();
+            engine.db().insert(key(n), vec![n]).unwrap();
         }
-        let mut tx = Tx::new(&db);
+        let mut tx = Tx::new(&engine);
         tx.delete(key(3)).unwrap();
         tx.put(key(2), vec![2]).unwrap();
         tx.put(key(5), vec![50]).unwrap();
@@ -269,8 +279,8 @@ mod tests {
 
     #[test]
     fn failed_closure_is_rolled_back_alone() {
-        let db = sled::Config::new().temporary(true).open().unwrap();
-        let mut tx = Tx::new(&db);
+        let engine = engine();
+        let mut tx = Tx::new(&engine);
         tx.run_closure(|tx| tx.put(key(1), vec![1])).unwrap();
         let failed: Result<(), Error> = tx.run_closure(|tx| {
             tx.put(key(1), vec![9])?;
@@ -289,8 +299,8 @@ mod tests {
 
     #[test]
     fn oversized_value_is_refused() {
-        let db = sled::Config::new().temporary(true).open().unwrap();
-        let mut tx = Tx::new(&db);
+        let engine = engine();
+        let mut tx = Tx::new(&engine);
         assert!(tx.put(key(1), vec![0; MAX_VALUE]).is_ok());
         assert!(matches!(tx.put(key(2), vec![0; MAX_VALUE + 1]), Err(Error::TooLarge { size: 4097, .. })));
     }

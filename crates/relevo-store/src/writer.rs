@@ -9,8 +9,10 @@ use tokio::runtime::Runtime;
 
 use relevo_metrics::Metrics;
 
+use super::commit_history::CommitHistory;
+use super::engine::Engine;
 use super::scheduler::{Completion, Scheduler};
-use super::tx::from_sled;
+use super::tx::{batch, from_sled};
 use super::watch::TailWatch;
 use super::{Error, Key, Space, Tx};
 
@@ -47,7 +49,8 @@ impl WriterStatus {
 pub(super) struct Writer {
     /// Runs the thread's timers and channel waits.
     pub runtime: Runtime,
-    pub db: sled::Db,
+    pub engine: Engine,
+    pub history: CommitHistory,
     /// sled's data file, opened once: `fdatasync` on it makes a flush durable.
     pub file: File,
     pub scheduler: Scheduler,
@@ -81,12 +84,13 @@ impl Writer {
             }
             self.scheduler.record_commit(took);
         }
+        self.history.close();
     }
 
     /// Runs closures over one transaction and makes their changes durable. Adds the completion of every closure that ran
     /// to `completions`, also when the commit fails. Writes nothing when an earlier commit failed (`writable` is false).
     fn commit(&mut self, completions: &mut Vec<Completion>, writable: bool) -> Result<(), Error> {
-        let mut tx = Tx::new(&self.db);
+        let mut tx = Tx::new(&self.engine);
         completions.extend(self.scheduler.run(&mut tx));
         // Urgent tasks that arrived meanwhile read and extend the same changes; nothing is applied yet.
         completions.extend(self.scheduler.run_late_urgent(&mut tx));
@@ -95,10 +99,12 @@ impl Writer {
             return Ok(());
         }
         let tails = tx.changes_under(&Key::new(Space::EventTail));
-        let Some(batch) = tx.into_batch() else { return Ok(()) };
-        self.status.apply(&self.db, batch)?;
-        self.db.flush().map_err(from_sled)?;
+        let Some(mut changes) = tx.into_changes() else { return Ok(()) };
+        self.history.record(&mut changes, &self.engine)?;
+        self.status.apply(self.engine.db(), batch(changes))?;
+        self.engine.db().flush().map_err(from_sled)?;
         self.file.sync_data().map_err(|cause| Error::Failed(cause.to_string()))?;
+        self.history.write_witness();
         self.status.commits.fetch_add(1, Ordering::Relaxed);
         self.status.tails_watch.publish(tails);
         Ok(())

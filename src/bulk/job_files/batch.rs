@@ -55,6 +55,7 @@ impl JobFiles {
         now: Timestamp,
         is_suppressed: &SuppressionCheck,
     ) -> Result<Batch, Error> {
+        self.check_source().map_err(|cause| Error::Source(cause.to_string()))?;
         self.error_log.rewind(checkpoint.errors_end);
         let mut next = checkpoint.clone();
         next.updated_at = now;

@@ -91,6 +91,25 @@ async fn job_with_a_truncated_source_fails_with_the_reason() {
 }
 
 #[tokio::test]
+async fn job_with_a_damaged_source_sends_no_further_row() {
+    let mut fixture = BulkFixture::open().await;
+    let id = fixture.create(job(), 60).await;
+    fixture.wait_until(id, |progress| progress.taken == 60).await;
+    fixture.handle.pause(id).await.unwrap();
+    let path = fixture.dir.path().join("jobs").join(id.to_string()).join("source");
+    let mut source = std::fs::read(&path).unwrap();
+    let digit = source.iter().position(u8::is_ascii_digit).unwrap();
+    source[digit + 5] ^= 1;
+    std::fs::write(&path, source).unwrap();
+    fixture.crash().await;
+    fixture.run_both_instances();
+    fixture.handle.resume(id).await.unwrap();
+    let ended = fixture.wait_until(id, |progress| progress.status == JobStatus::Failed).await;
+    assert!(ended.error.unwrap().contains("the source is damaged"));
+    assert!(fixture.attempt_counts().is_empty());
+}
+
+#[tokio::test]
 async fn retry_failed_resends_failed_rows_only() {
     let mut fixture = BulkFixture::open().await;
     let fails = |lease: &crate::queue::Lease| match lease.id.item().unwrap().row % 10 {

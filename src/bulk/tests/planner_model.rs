@@ -194,7 +194,7 @@ impl Model {
         let options = Options { window: random.pick(&[3, 60, 700, 2_000]), ..Options::default() };
         Self {
             random,
-            record: JobRecord::new(job, SourceFormat::Lines, total, START),
+            record: JobRecord::new(job, SourceFormat::Lines, total, [0; 32], START),
             options,
             now: START,
             instances,

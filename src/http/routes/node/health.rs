@@ -6,8 +6,8 @@ use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::http::AppState;
 use crate::http::access::Open;
+use crate::http::{AppState, NodeHealth};
 use relevo_domain::InstanceState;
 
 /// The health of the node, by component.
@@ -45,8 +45,25 @@ struct InstanceCounts {
 }
 
 impl ComponentHealth {
-    fn new(failed: bool, reason: &'static str) -> Self {
-        Self { status: if failed { "error" } else { "ok" }, reason: failed.then_some(reason) }
+    fn new(reason: Option<&'static str>) -> Self {
+        Self { status: if reason.is_some() { "error" } else { "ok" }, reason }
+    }
+
+    fn of_store(health: NodeHealth) -> Self {
+        Self::new(match health {
+            NodeHealth { store_failed: true, .. } => {
+                Some("the database failed; restart the node, and see its log")
+            }
+            NodeHealth { store_damaged: true, .. } => Some(
+                "a part of the database is damaged on the disk; stop the node, and see its log and docs/damage.md",
+            ),
+            _ => None,
+        })
+    }
+
+    fn of_disk(health: NodeHealth) -> Self {
+        let reason = "the disk is nearly full; free some space, and messages are accepted again";
+        Self::new(health.disk_full.then_some(reason))
     }
 }
 
@@ -76,17 +93,12 @@ impl InstanceCounts {
 ))]
 pub async fn health(_: Open, State(state): State<AppState>) -> (StatusCode, Json<HealthReport>) {
     let health = (state.services.health)();
-    let ok = !health.store_failed && !health.disk_full;
+    let (store, disk) = (ComponentHealth::of_store(health), ComponentHealth::of_disk(health));
+    let ok = store.reason.is_none() && disk.reason.is_none();
     let report = HealthReport {
         status: if ok { "healthy" } else { "unhealthy" },
-        store: ComponentHealth::new(
-            health.store_failed,
-            "the database failed; restart the node, and see its log",
-        ),
-        disk: ComponentHealth::new(
-            health.disk_full,
-            "the disk is nearly full; free some space, and messages are accepted again",
-        ),
+        store,
+        disk,
         instances: InstanceCounts::from_states(
             state.services.instances.list().iter().map(|view| view.state.state),
         ),
