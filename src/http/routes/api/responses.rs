@@ -19,22 +19,26 @@ pub(in crate::http) struct SendMessageResponse {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "019ab2f0-5f6b-8000-8000-0040000a1b2c")]
     task_id: Option<String>,
+    /// For a queued message: what it waits for, if its instance cannot send now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<String>,
 }
 
 impl SendMessageResponse {
     /// The response to a sent message.
     pub fn sent(message: &'static str, data: GraphSendResponse) -> Self {
-        Self { success: true, message, data: Some(data), task_id: None }
+        Self { success: true, message, data: Some(data), task_id: None, warning: None }
     }
 
     /// The response to a queued message.
-    pub fn queued(message: &'static str, id: MessageId) -> Self {
-        Self { success: true, message, data: None, task_id: Some(id.correlation_id().to_string()) }
+    pub fn queued(message: &'static str, id: MessageId, warning: Option<String>) -> Self {
+        let task_id = Some(id.correlation_id().to_string());
+        Self { success: true, message, data: None, task_id, warning }
     }
 
     /// A bulk request is queued.
-    pub fn queued_job(message: &'static str, id: Uuid) -> Self {
-        Self { success: true, message, data: None, task_id: Some(id.to_string()) }
+    pub fn queued_job(message: &'static str, id: Uuid, warning: Option<String>) -> Self {
+        Self { success: true, message, data: None, task_id: Some(id.to_string()), warning }
     }
 }
 

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::dto::Job;
 use super::form::{FormReader, FormRequest, UploadedFile};
 use super::job_id_from_digest;
-use crate::bulk::{self, JobDraft, NewJob, Preview, PreviewRow, SenderSelection};
+use crate::bulk::{self, JobDraft, JobView, NewJob, Preview, PreviewRow, SenderSelection};
 use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{SendOptions, instance_header};
@@ -170,6 +170,10 @@ async fn submit(state: &AppState, request: Request) -> Result<Response, ApiError
         .into());
     };
     let id = reader.digest.map_or_else(Uuid::new_v4, job_id_from_digest);
+    // A repetition is answered whatever has changed since; for example, `send_at` may be past.
+    if let Ok(view) = state.services.bulk.get(id) {
+        return Ok(created_response(view, collect_invalid_rows(&draft)));
+    }
     let form_request = fields.into_job(id, name, state.services.clock.now())?;
     match form_request {
         FormRequest::DryRun { text, senders } => {
@@ -205,18 +209,21 @@ async fn check_message(
 }
 
 async fn create_job(state: &AppState, job: NewJob, draft: JobDraft) -> Result<Response, ApiError> {
-    let (id, name) = (job.id, job.file_name.clone().unwrap_or_default());
-    let (invalid_rows, invalid_sample) = collect_invalid_rows(&draft);
+    let id = job.id;
+    let invalid = collect_invalid_rows(&draft);
     let view = match state.services.bulk.create(job, draft).await {
         // A repeated request; its job exists.
         Err(bulk::Error::Exists(_)) => state.services.bulk.get(id)?,
         created => created?,
     };
-    let total = view.progress.total;
+    Ok(created_response(view, invalid))
+}
+
+fn created_response(view: JobView, (invalid_rows, invalid_sample): (u32, Vec<InvalidRow>)) -> Response {
+    let (total, name) = (view.progress.total, view.file_name.clone().unwrap_or_default());
     let message = format!("Job creado y en proceso. Procesando {total} mensajes desde archivo '{name}'.");
-    let answer =
-        JobCreatedResponse { status: "success", message, job: view.into(), invalid_rows, invalid_sample };
-    Ok(Json(answer).into_response())
+    Json(JobCreatedResponse { status: "success", message, job: view.into(), invalid_rows, invalid_sample })
+        .into_response()
 }
 
 async fn dry_run(
