@@ -38,6 +38,9 @@ fn instance_gauges(view: &InstanceView, queue: &queue::Handle, now: Timestamp) -
         gauge("instance_state", "1 for the state that an instance is in", state, 1.0),
         gauge("instance_restarts", "Replacements of a client since the start", labels(), restarts),
     ];
+    let unable_for = view.unable_since.map_or(0.0, |since| now.since(since).as_secs_f64());
+    let help = "Time for which an instance that should send could not; 0 while it can";
+    samples.push(gauge("instance_unable_seconds", help, labels(), unable_for));
     let depth = queue.depth(view.number).unwrap_or_default();
     for (class, depth) in [("transactional", depth.transactional), ("bulk", depth.bulk)] {
         let labels = with_label("class", class);

@@ -62,6 +62,7 @@ impl JobCommand {
                     next.status = JobStatus::Processing;
                     next.ended_at = None;
                     next.error = None;
+                    next.stalled = false;
                     next.pass += 1;
                     next.retry = Some(0);
                 }

@@ -108,7 +108,7 @@ pub enum JobStatus {
     Paused,
     /// All rows have an outcome.
     Completed,
-    /// Its rows cannot be read; see [`JobProgress::error`].
+    /// Its rows cannot be read, or no instance could send for too long; see [`JobProgress::error`].
     Failed,
     /// Ended by a command.
     Cancelled,

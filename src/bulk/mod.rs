@@ -77,6 +77,9 @@ pub struct Options {
     pub max_active: usize,
     /// An instance that has been connecting for longer counts as unavailable.
     pub instance_patience: Duration,
+    /// A job of which no instance could send for this long, in time in which it would have sent, ends as failed. Zero:
+    /// never.
+    pub stalled_after: Duration,
     /// How long an ended file job is kept.
     pub retention: Duration,
     /// How long an ended broadcast (a list job) is kept.
@@ -91,6 +94,7 @@ impl Default for Options {
             max_rows: 1_000_000,
             max_active: 200,
             instance_patience: Duration::from_secs(30),
+            stalled_after: Duration::ZERO,
             retention: days(30),
             broadcast_retention: days(2),
         }

@@ -42,6 +42,9 @@ const INITIAL_WINDOW: usize = UNCONTENDED_PAGE;
 /// Maximum wait. The wall clock may be changed in the meantime.
 const MAX_SLEEP: Duration = Duration::from_secs(600);
 
+/// The reason of rows that were not sent because no instance could send for `bulk.stalled_after`.
+pub(super) const STALLED: &str = "stalled";
+
 /// Minimum wait before the round after the sending hours have ended.
 const MIN_SLEEP: Duration = Duration::from_millis(1);
 
@@ -89,6 +92,8 @@ pub(super) enum Step {
     Complete,
     /// The rows cannot be read: the job has failed.
     Fail(String),
+    /// No instance could send for too long: the job has failed, and its rows can be tried again.
+    Stall(String),
     /// End the round. The next one is due after this time, if nothing happens before.
     Wait(Duration, Option<WaitReason>),
     /// End the round. There is nothing to do until a command or an outcome arrives.
@@ -119,8 +124,8 @@ impl HandOver {
 pub(super) enum WaitReason {
     /// The sending hours start at this time.
     SendingHours(Timestamp),
-    /// No instance of the job is available.
-    NoSender,
+    /// No instance of the job can send; the text says which and why.
+    NoSender(String),
     /// The queue did not accept rows; the text of its error.
     QueueFull(String),
 }
@@ -129,8 +134,7 @@ impl fmt::Display for WaitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             WaitReason::SendingHours(opens) => write!(f, "the sending hours start at {opens}"),
-            WaitReason::NoSender => f.write_str("none of the job's instances is connected"),
-            WaitReason::QueueFull(error) => f.write_str(error),
+            WaitReason::NoSender(text) | WaitReason::QueueFull(text) => f.write_str(text),
         }
     }
 }
@@ -142,7 +146,31 @@ pub(super) struct Planner {
     closed_since_fill: usize,
     /// Since when senders have not been connected.
     disconnected_since: HashMap<InstanceNumber, Timestamp>,
+    blocked: Blocked,
     phase: RoundPhase,
+}
+
+/// For how long none of the senders could send, without the time in which the job would not have sent anyway.
+#[derive(Debug, Default)]
+struct Blocked {
+    total: Duration,
+    /// The last round that found the job blocked.
+    last: Option<Timestamp>,
+}
+
+impl Blocked {
+    /// A round found the job blocked. Rounds are [`POLL_INTERVAL`] apart; a longer time is a step of the clock.
+    fn add(&mut self, now: Timestamp) -> Duration {
+        let since_last = self.last.map_or(Duration::ZERO, |last| now.since(last));
+        self.total += since_last.min(2 * POLL_INTERVAL);
+        self.last = Some(now);
+        self.total
+    }
+
+    /// Time passes that does not count.
+    fn pause(&mut self) {
+        self.last = None;
+    }
 }
 
 /// How far a round is.
@@ -187,6 +215,7 @@ impl Planner {
         match inputs.checkpoint.status {
             JobStatus::Pending | JobStatus::Processing => {}
             JobStatus::Paused | JobStatus::Completed | JobStatus::Failed | JobStatus::Cancelled => {
+                self.blocked.pause();
                 return Step::Rest;
             }
         }
@@ -212,6 +241,7 @@ impl Planner {
             return Step::Complete;
         }
         if let Some(HoursState::Closed { opens }) = inputs.hours() {
+            self.blocked.pause();
             let open = inputs.open_messages();
             if !open.is_empty() && !matches!(self.phase, RoundPhase::Withdrawn) {
                 self.phase = RoundPhase::Withdrawn;
@@ -231,8 +261,17 @@ impl Planner {
         if senders != checkpoint.senders {
             return Step::SetSenders(senders);
         }
+        let blocked_by = inputs.blocked_by();
+        if let Some(text) = &blocked_by {
+            let limit = inputs.options.stalled_after;
+            if self.blocked.add(now) >= limit && !limit.is_zero() {
+                return self.stall(inputs, text);
+            }
+        } else {
+            self.blocked = Blocked::default();
+        }
         if pool.is_empty() && RowGroup::next(checkpoint, record.total).is_some() {
-            return Step::Wait(POLL_INTERVAL, Some(WaitReason::NoSender));
+            return Step::Wait(POLL_INTERVAL, blocked_by.map(WaitReason::NoSender));
         }
         // Rows of unavailable instances move to the others, if there are any.
         let mut stranded = inputs.open_messages();
@@ -241,6 +280,16 @@ impl Planner {
         let step = if stranded.is_empty() { fill(inputs, &pool, window) } else { Step::Withdraw(stranded) };
         self.phase = RoundPhase::Filling { pool, window };
         step
+    }
+
+    /// Withdraws the open rows, then ends the job.
+    fn stall(&mut self, inputs: &Inputs<'_>, text: &str) -> Step {
+        let open = inputs.open_messages();
+        if !open.is_empty() && !matches!(self.phase, RoundPhase::Withdrawn) {
+            self.phase = RoundPhase::Withdrawn;
+            return Step::Withdraw(open);
+        }
+        Step::Stall(format!("{STALLED}: {text}"))
     }
 
     /// Updates since when senders are disconnected; returns the instances that can send.
@@ -284,11 +333,11 @@ impl Planner {
 fn fill(inputs: &Inputs<'_>, pool: &Arc<[SenderInstance]>, window: usize) -> Step {
     let open = inputs.open_rows.len();
     let Some(group) = RowGroup::next(inputs.checkpoint, inputs.record.total) else {
-        return if open == 0 { Step::Complete } else { Step::Wait(inputs.until_next_poll(), None) };
+        return if open == 0 { Step::Complete } else { inputs.wait_for_outcomes() };
     };
     let room = window.saturating_sub(open);
     if room == 0 {
-        return Step::Wait(inputs.until_next_poll(), None);
+        return inputs.wait_for_outcomes();
     }
     let expires_at = match inputs.hours() {
         None => None,
@@ -308,6 +357,16 @@ impl Inputs<'_> {
 
     fn hours(&self) -> Option<HoursState> {
         self.record.window.as_ref().map(|hours| hours.state_at(self.now))
+    }
+
+    /// Why none of the job's senders can send now; `None` if one can.
+    fn blocked_by(&self) -> Option<String> {
+        senders::blocked_by(&self.checkpoint.senders, self.instances)
+    }
+
+    /// Waits for the outcomes of open rows; says so if they cannot be sent now.
+    fn wait_for_outcomes(&self) -> Step {
+        Step::Wait(self.until_next_poll(), self.blocked_by().map(WaitReason::NoSender))
     }
 
     fn open_messages(&self) -> Vec<MessageId> {

@@ -6,6 +6,7 @@ use super::Error;
 use super::error_log::ErrorLog;
 use super::folders::JobFolder;
 use super::job::{JobSender, JobStatus, ResultPage, RowError, RowResult, RowStatus};
+use super::planner::STALLED;
 use super::results::ResultFile;
 use super::row_record::RowRecord;
 use super::source::{SourcePosition, SourceRow};
@@ -47,6 +48,16 @@ pub(super) fn results(
         let mut result = row_result(row, record, &error_log, &checkpoint.senders).map_err(results_error)?;
         if result.status == RowStatus::Waiting && checkpoint.status == JobStatus::Cancelled {
             result.status = RowStatus::Message(domain::Status::Cancelled);
+        }
+        let is_unsent = match result.status {
+            RowStatus::Waiting => true,
+            RowStatus::Open => checkpoint.returned.contains(&result.row),
+            _ => false,
+        };
+        if checkpoint.stalled && is_unsent {
+            result.status = RowStatus::Message(domain::Status::Failed);
+            result.at = checkpoint.ended_at;
+            result.error = Some(STALLED.to_owned());
         }
         found.push(result);
     }

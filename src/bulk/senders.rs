@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::instance;
-use relevo_domain::{AmbiguousPolicy, InstanceId, InstanceNumber, InstanceState, LaneId};
+use relevo_domain::{AmbiguousPolicy, InstanceId, InstanceNumber, InstanceState, LaneId, Reason, ReasonCode};
 
 use super::Error;
 use super::job::{JobSender, SenderSelection};
@@ -18,6 +18,8 @@ pub struct SenderInstance {
     pub id: InstanceId,
     /// Its current state.
     pub state: InstanceState,
+    /// Why it is in that state.
+    pub reason: Reason,
     /// Rate limit in messages per second; the instance's share of a job is proportional to it.
     pub rate: f64,
     /// The policy of the instance; `None`: the node's default applies.
@@ -42,6 +44,7 @@ pub fn instance_lister(instances: instance::Handle, defaults: instance::Options)
             on_ambiguous: view.config.on_ambiguous,
             repeatable: view.config.provider.kind().capabilities().deduplicates_resends,
             state: view.state.state,
+            reason: view.state.reason,
             id: view.config.id,
         };
         instances.list().into_iter().map(to_sender).collect()
@@ -49,6 +52,11 @@ pub fn instance_lister(instances: instance::Handle, defaults: instance::Options)
 }
 
 impl SenderInstance {
+    /// Whether it sends now.
+    fn sends(&self) -> bool {
+        self.state == InstanceState::Connected && !self.reason.is(ReasonCode::Throttled)
+    }
+
     fn sender(&self) -> JobSender {
         JobSender { number: self.number, id: self.id.clone() }
     }
@@ -124,6 +132,21 @@ pub(super) fn sender_pool(
     pool
 }
 
+/// What a job waits for: its senders with their states and reasons, if none of them sends now. `None` if one does.
+pub(super) fn blocked_by(senders: &[JobSender], instances: &[SenderInstance]) -> Option<String> {
+    let mut texts = Vec::new();
+    for sender in senders {
+        match instances.iter().find(|instance| instance.number == sender.number) {
+            Some(instance) if instance.sends() => return None,
+            Some(SenderInstance { id, state, reason, .. }) => {
+                texts.push(format!("{id} is {} ({}): {}", state.as_str(), reason.code, reason.text));
+            }
+            None => texts.push(format!("{} was deleted", sender.id)),
+        }
+    }
+    Some(format!("none of the job's instances can send now: {}", texts.join("; ")))
+}
+
 /// The instance that sends to a recipient. It is the same as long as the pool has it and no other joins; each instance
 /// gets recipients in proportion to its rate; when one leaves the pool, only its recipients move. Rendezvous hashing with
 /// weights (Schindelhauer and Schomaker, 2005).
@@ -155,6 +178,7 @@ mod tests {
             number,
             id: name.parse().unwrap(),
             state,
+            reason: Reason::new(ReasonCode::Connected, "x"),
             rate,
             on_ambiguous: None,
             repeatable: false,
@@ -246,5 +270,20 @@ mod tests {
         let patience = Duration::from_secs(30);
         assert!(is_available(&instance, Duration::from_secs(29), patience));
         assert!(!is_available(&instance, patience, patience));
+    }
+
+    #[test]
+    fn job_is_blocked_while_none_of_its_senders_sends() {
+        let mut away = instance("away", 1, 1.0, InstanceState::Paused);
+        away.reason = Reason::new(ReasonCode::AuthRejected, "token expired");
+        let mut held = connected("held", 2, 1.0);
+        held.reason = Reason::new(ReasonCode::Throttled, "slow down");
+        let senders = [away.sender(), held.sender()];
+        let text = blocked_by(&senders, &[away.clone(), held.clone()]).unwrap();
+        for part in ["away is paused (auth_rejected): token expired", "held is connected (throttled)"] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert!(blocked_by(&senders, &[away.clone()]).unwrap().contains("held was deleted"));
+        assert_eq!(blocked_by(&senders, &[away, connected("held", 2, 1.0)]), None);
     }
 }

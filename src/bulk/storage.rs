@@ -80,6 +80,9 @@ pub(super) struct Checkpoint {
     /// Where the error log ends.
     #[serde(default)]
     pub errors_end: u64,
+    /// The job has failed because no instance could send. Rows that were not sent count as failed.
+    #[serde(default)]
+    pub stalled: bool,
     pub updated_at: Timestamp,
     pub started_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
@@ -98,17 +101,26 @@ impl Checkpoint {
             senders,
             counts: RowCounts::default(),
             errors_end: 0,
+            stalled: false,
             updated_at: now,
             started_at: None,
             ended_at: None,
         }
     }
 
+    /// Number of rows that a stalled job did not send.
+    fn stalled_rows(&self, total: u32) -> u32 {
+        let returned = u32::try_from(self.returned.len()).unwrap_or(u32::MAX);
+        let unsent = total.saturating_sub(self.cursor.row).saturating_add(returned);
+        if self.stalled { unsent } else { 0 }
+    }
+
     /// The progress that readers see.
     pub fn progress(&self, total: u32) -> JobProgress {
+        let failed = self.counts.failed.saturating_add(self.stalled_rows(total));
         JobProgress {
             status: self.status,
-            counts: self.counts,
+            counts: RowCounts { failed, ..self.counts },
             total,
             taken: self.cursor.row,
             last: None,

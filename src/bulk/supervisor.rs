@@ -278,7 +278,10 @@ impl State {
         if let Plan::Text(text) = &job.plan {
             rows.format.template(text)?;
         }
-        let senders = senders::initial_senders(&job.senders, &instances())?;
+        let listed = instances();
+        let senders = senders::initial_senders(&job.senders, &listed)?;
+        // Said at once. The actor repeats it in its first round, unless that is later.
+        let waits_for = senders::blocked_by(&senders, &listed).filter(|_| job.send_at.is_none());
         let now = clock.now();
         let record = JobRecord::new(job, rows.format.clone(), rows.total, rows.sha256, now);
         let checkpoint = Checkpoint::new(record.format.start(), senders, now);
@@ -302,6 +305,9 @@ impl State {
         };
         tracing::info!(job = %id, rows = record.total, "bulk job created");
         self.register(slot, &record, &checkpoint);
+        if let Some(entry) = self.jobs.get(&id) {
+            entry.job.progress.send_modify(|progress| progress.error = waits_for);
+        }
         self.publish();
         self.start(me, id).await;
         Ok(())

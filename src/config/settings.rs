@@ -9,8 +9,9 @@ use super::auth::Auth;
 use super::layers::Layers;
 use super::validation;
 use super::value::{
-    address, api_version, base_url, boolean, choice, count, country, duration, fraction, instance_id, list,
-    log_level, network, non_zero, optional, origin, rate, rate_per_minute, size, text, web_version, websocket_url,
+    address, api_version, base_url, boolean, choice, count, country, duration, duration_or_zero, fraction,
+    instance_id, list, log_level, network, non_zero, optional, origin, rate, rate_per_minute, size, text,
+    web_version, websocket_url,
 };
 use super::{CloudApiDefaults, Settings};
 use crate::{bulk, http, inbound, instance, media, queue, relay, retry, telemetry, webhook};
@@ -144,6 +145,7 @@ fn bulk(layers: &mut Layers) -> bulk::Options {
     layers.set(&mut options.max_rows, "bulk.max_rows", count(1));
     layers.set(&mut options.max_active, "bulk.max_active", count(1));
     layers.set(&mut options.instance_patience, "bulk.instance_patience", duration);
+    layers.set(&mut options.stalled_after, "bulk.stalled_after", duration_or_zero);
     layers.set(&mut options.retention, "bulk.retention", duration);
     layers.set(&mut options.broadcast_retention, "bulk.broadcast_retention", duration);
     options.max_rows = options.max_rows.min(BulkItem::ROWS);
@@ -156,6 +158,7 @@ fn webhook(layers: &mut Layers) -> webhook::Options {
     layers.set(&mut options.first_delay, "webhook.first_delay", duration);
     layers.set(&mut options.max_delay, "webhook.max_delay", duration);
     layers.set(&mut options.give_up_after, "webhook.give_up_after", duration);
+    layers.set(&mut options.gone_after, "webhook.gone_after", duration);
     options
 }
 

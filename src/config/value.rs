@@ -93,6 +93,14 @@ pub(super) fn duration(value: &ConfigValue) -> ParseResult<Duration> {
     })
 }
 
+/// A duration, or zero, which switches the setting off.
+pub(super) fn duration_or_zero(value: &ConfigValue) -> ParseResult<Duration> {
+    match value.text().and_then(parse_duration) {
+        Some(Duration::ZERO) => Ok(Duration::ZERO),
+        _ => duration(value),
+    }
+}
+
 fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut total = Duration::ZERO;
@@ -380,6 +388,13 @@ mod tests {
             assert!(duration(&text_value(bad)).is_err(), "{bad}");
         }
         assert!(duration(&ConfigValue::Integer(30)).is_err());
+    }
+
+    #[test]
+    fn zero_switches_a_duration_off() {
+        assert_eq!(duration_or_zero(&text_value("0s")), Ok(Duration::ZERO));
+        assert_eq!(duration_or_zero(&text_value("2h")), Ok(Duration::from_secs(7200)));
+        assert!(duration_or_zero(&text_value("0")).is_err());
     }
 
     #[test]

@@ -104,13 +104,16 @@ impl<S: Scope> FromRequestParts<AppState> for Access<S> {
 }
 
 /// The route is public: no key is required.
-pub(super) struct Open;
+pub(super) struct Open {
+    /// Whether the request presents the node's key all the same, and may learn more.
+    pub has_key: bool,
+}
 
 impl FromRequestParts<AppState> for Open {
     type Rejection = std::convert::Infallible;
 
-    async fn from_request_parts(_: &mut Parts, _: &AppState) -> Result<Self, Self::Rejection> {
-        Ok(Self)
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Self::Rejection> {
+        Ok(Self { has_key: state.keyring.authorizes(&parts.headers) })
     }
 }
 

@@ -44,7 +44,7 @@ impl Keyring {
 
     /// Whether a request presents the key: `X-API-Key: <key>`, `Authorization: Bearer <key>` or `Authorization:
     /// <key>`.
-    fn authorizes(&self, headers: &HeaderMap) -> bool {
+    pub fn authorizes(&self, headers: &HeaderMap) -> bool {
         let plain = headers.get(API_KEY_HEADER).map(|value| value.as_bytes());
         let authorization = headers.get(AUTHORIZATION).map(|value| bearer_key(value.as_bytes()));
         self.0.is_none() || [plain, authorization].into_iter().flatten().any(|key| self.matches(key))

@@ -66,6 +66,10 @@ pub(super) enum Report {
     Connected(Option<LinkedAccount>),
     /// Not connected, with the reason and the time of the next connection attempt, if the client plans one.
     Connecting(Reason, Option<Timestamp>),
+    /// Connected, and WhatsApp throttles the number: nothing is sent until this time.
+    Held(Failure, Timestamp),
+    /// Messages can be sent again after a hold.
+    Resumed,
     /// The device is not linked; a phone can scan this code.
     QrCode(QrCode),
     /// A phone linked the device.
@@ -141,7 +145,7 @@ impl Actor for InstanceActor {
         let workers = Workers { total: count(workers), bulk: count(options.bulk_workers.min(workers)) };
         Ok(State {
             me,
-            planner: SendPlanner::new(workers, limiter),
+            planner: SendPlanner::new(workers, limiter, capabilities.keeps_connection),
             started: Instant::now(),
             forwarders,
             connection_task,
@@ -236,6 +240,11 @@ impl State {
                 Action::PermitAfter(wait) => {
                     self.permit_timer = Some(self.me.send_after(wait, || Msg::PermitReady));
                 }
+                Action::Verify(failure, delay) => self.verify_connection(&failure, delay),
+                Action::ReportHeld(failure, until) => {
+                    (self.arguments.report)(Report::Held(failure, until));
+                }
+                Action::ReportResumed => (self.arguments.report)(Report::Resumed),
                 Action::ReportRejected(failure) => self.report_rejected(&failure),
                 Action::DrainDone => {
                     if let Some(reply) = self.drain_reply.take() {

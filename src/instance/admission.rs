@@ -1,5 +1,5 @@
 //! Checks a message before it is accepted into the queue. An accepted message has passed the provider's limits, and its
-//! links lead to allowed addresses.
+//! links lead to allowed addresses, as far as their names can be resolved.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub(super) async fn build_submission(
 ) -> Result<Submission, Error> {
     entry.checker.check(&send.message)?;
     for (field, link) in media_urls_of(&send.message.content) {
-        egress.check(link).await.map_err(|cause| Error::UrlRefused { field, cause })?;
+        check_link(egress, field, link).await?;
     }
     Ok(Submission {
         instance: entry.number,
@@ -78,10 +78,24 @@ impl MessageChecker {
             if self.checked_urls.contains(link) {
                 continue;
             }
-            self.egress.check(link).await.map_err(|cause| Error::UrlRefused { field, cause })?;
+            check_link(&self.egress, field, link).await?;
             self.checked_urls.insert(link.clone());
         }
         Ok(())
+    }
+}
+
+/// Refuses a link that leads to an address that is not allowed. A name that cannot be resolved now is no mistake of the
+/// caller: who fetches the file (WhatsApp, or a linked device through the guard) resolves it again, and a failure there
+/// is retried like any other.
+async fn check_link(egress: &Egress, field: &'static str, link: &Url) -> Result<(), Error> {
+    match egress.check(link).await {
+        Err(cause) if cause.is_refusal() => Err(Error::UrlRefused { field, cause }),
+        Err(cause) => {
+            tracing::debug!(%cause, field, "link not checked; the message is accepted");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::inbound::WebhookAccount;
 use crate::media::MediaCache;
-use crate::queue::{self, Acceptance, Depth, MessageView, SendOutcome};
+use crate::queue::{self, Acceptance, Depth, IdempotencyKey, MessageView, SendOutcome};
 use crate::supervisor::ActorSlot;
 use relevo_domain::{
     AmbiguousPolicy, BlobRef, Failure, InstanceConfig, InstanceId, InstanceNumber, InstanceState, MessageId,
@@ -49,6 +49,17 @@ pub enum SyncSendOutcome {
     Unknown,
     /// No attempt began in time, and none will: the queue is too long, or the instance is not connected.
     NotStarted(StateView),
+}
+
+impl SyncSendOutcome {
+    fn new(outcome: SendOutcome, instance: &DirectoryEntry) -> Self {
+        match outcome {
+            SendOutcome::Sent(provider_id) => SyncSendOutcome::Sent(provider_id),
+            SendOutcome::Failed(failure) => SyncSendOutcome::Failed(failure),
+            SendOutcome::Unknown => SyncSendOutcome::Unknown,
+            SendOutcome::Cancelled => SyncSendOutcome::NotStarted(instance.state.borrow().clone()),
+        }
+    }
 }
 
 impl Handle {
@@ -156,13 +167,33 @@ impl Handle {
             return Err(Error::NotConnected { state, reason });
         }
         let (message, outcome) = self.queue.send_now(submission, self.sync_wait).await?;
-        let sent = match outcome {
-            SendOutcome::Sent(provider_id) => SyncSendOutcome::Sent(provider_id),
-            SendOutcome::Failed(failure) => SyncSendOutcome::Failed(failure),
-            SendOutcome::Unknown => SyncSendOutcome::Unknown,
-            SendOutcome::Cancelled => SyncSendOutcome::NotStarted(entry.state.borrow().clone()),
-        };
-        Ok((message, sent))
+        Ok((message, SyncSendOutcome::new(outcome, &entry)))
+    }
+
+    /// The message that an earlier request with this idempotency key created. It is looked up before a request is
+    /// judged, because the answer to a repetition does not depend on the present: the message may be sent already, its
+    /// `send_at` may be past, and the instance may be disconnected.
+    ///
+    /// # Errors
+    ///
+    /// The instance does not exist, the key belongs to a different request, or the queue is not available.
+    pub async fn find_repeated(
+        &self,
+        id: &InstanceId,
+        key: &IdempotencyKey,
+    ) -> Result<Option<MessageId>, Error> {
+        Ok(self.queue.find_repeated(self.find(id)?.number, key).await?)
+    }
+
+    /// Waits a bounded time for the outcome of a message that was accepted before.
+    ///
+    /// # Errors
+    ///
+    /// The instance does not exist, or the queue is not available.
+    pub async fn await_outcome(&self, id: &InstanceId, message: MessageId) -> Result<SyncSendOutcome, Error> {
+        let entry = self.find(id)?;
+        let outcome = self.queue.await_outcome(message, self.sync_wait).await?;
+        Ok(SyncSendOutcome::new(outcome, &entry))
     }
 
     /// A checker for many messages of one instance.

@@ -165,6 +165,20 @@ impl State {
         Ok(())
     }
 
+    /// Another server than WhatsApp answered an attempt. The instance sends again when WhatsApp answers a probe, which
+    /// follows after `delay`.
+    pub fn verify_connection(&mut self, failure: &Failure, delay: Duration) {
+        tracing::warn!(instance = %self.arguments.config.id, cause = %failure, ?delay,
+            "answer not written by WhatsApp; probing before more is sent");
+        self.stop_probing();
+        if !delay.is_zero() {
+            let reason = Reason::new(ReasonCode::Unreachable, failure.to_string());
+            let next = self.arguments.clock.now() + delay;
+            (self.arguments.report)(Report::Connecting(reason, Some(next)));
+        }
+        self.schedule_probe(delay);
+    }
+
     fn schedule_probe(&mut self, delay: Duration) {
         if let Some(earlier) = self.health_check.next_probe.take() {
             earlier.abort();

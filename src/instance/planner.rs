@@ -18,7 +18,7 @@ use std::mem;
 use std::time::Duration;
 
 use crate::queue::{Lease, LeaseBatch};
-use relevo_domain::{Class, Failure, FailureKind, FailureScope, Recipient, Timestamp};
+use relevo_domain::{Backoff, Class, Failure, FailureKind, FailureScope, Recipient, Timestamp};
 use relevo_store::Priority;
 
 use super::limiter::Limiter;
@@ -31,9 +31,9 @@ pub(super) use fetch::Capacity;
 /// The time of an event, on the two clocks that decisions use.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Now {
-    /// Wall time: due times, holds and the age of leases.
+    /// Wall time: due times and the age of leases.
     pub wall: Timestamp,
-    /// Monotonic time since the start of the actor: rate limits.
+    /// Monotonic time since the start of the actor: rate limits and holds.
     pub elapsed: Duration,
 }
 
@@ -74,6 +74,13 @@ pub(super) enum Action {
     WakeAfter(Duration),
     /// Start the permit timer, which is not running; [`SendPlanner::on_permit`] follows.
     PermitAfter(Duration),
+    /// Another server than WhatsApp answered an attempt, with this failure: probe WhatsApp after this delay. The planner
+    /// goes on with [`SendPlanner::on_connected`].
+    Verify(Failure, Duration),
+    /// WhatsApp throttles the number: nothing is sent until this time.
+    ReportHeld(Failure, Timestamp),
+    /// A reported hold has ended.
+    ReportResumed,
     /// WhatsApp rejects the account: report it to the supervisor.
     ReportRejected(Failure),
     /// Nothing is in flight, and every lease was returned: answer the drain.
@@ -83,6 +90,19 @@ pub(super) enum Action {
 /// Maximum age of a lease when its attempt begins. An older lease, which waited behind hanging attempts, is returned and
 /// requested again, because a lease must not expire (`queue.lease_timeout`) during its attempt.
 pub(super) const MAX_READY_AGE: Duration = Duration::from_secs(5);
+
+/// Maximum time for which one answer of WhatsApp holds all messages of the instance.
+const MAX_HOLD: Duration = Duration::from_secs(3600);
+
+/// Up to here the hold doubles while WhatsApp goes on throttling.
+const MAX_GROWN_HOLD: Duration = Duration::from_secs(60);
+
+/// A hold that is at least this long shows in the state of the instance.
+const REPORTED_HOLD: Duration = Duration::from_secs(5);
+
+/// The delay before WhatsApp is probed, if the previous probes succeeded and the attempts after them did not. The first
+/// probe has none.
+const VERIFY_BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), 2, Duration::from_secs(60));
 
 /// Delay before leasing is tried again after a failed request.
 const LEASE_RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -111,8 +131,16 @@ pub(super) struct SendPlanner {
     /// The queue will lease the next transactional message to this instance.
     awaiting_next: bool,
     demand: Demand,
-    /// WhatsApp throttled the number; nothing is sent before this time.
-    hold_until: Option<Timestamp>,
+    /// WhatsApp throttled the number; nothing is sent before this time since the start of the actor.
+    hold_until: Option<Duration>,
+    /// The state of the instance shows the hold.
+    hold_reported: bool,
+    /// Holds since the last message that was sent. The attempts of one hold count once.
+    holds: u32,
+    /// Probes after answers of other servers, since the last message that was sent.
+    verifications: u32,
+    /// The client keeps no connection, so a probe tells whether WhatsApp can be reached.
+    verifies: bool,
     /// When the wake timer fires, in time since the start of the actor; `None`: it does not run.
     wake_at: Option<Duration>,
     permit_timer_runs: bool,
@@ -121,7 +149,8 @@ pub(super) struct SendPlanner {
 }
 
 impl SendPlanner {
-    pub fn new(workers: Workers, limiter: Limiter) -> Self {
+    /// `keeps_connection`: the client reports by itself when it is connected; otherwise a successful probe tells.
+    pub fn new(workers: Workers, limiter: Limiter, keeps_connection: bool) -> Self {
         Self {
             workers,
             limiter,
@@ -134,6 +163,10 @@ impl SendPlanner {
             awaiting_next: false,
             demand: Demand::ALL,
             hold_until: None,
+            hold_reported: false,
+            holds: 0,
+            verifications: 0,
+            verifies: !keeps_connection,
             wake_at: None,
             permit_timer_runs: false,
             drain: Drain::NotRequested,
@@ -259,21 +292,64 @@ impl SendPlanner {
             self.bulk_in_flight = self.bulk_in_flight.saturating_sub(1);
         }
         self.prefetch.record_send_time(took);
-        if let Some(failure) = failure {
-            match failure.kind {
-                FailureKind::LoggedOut | FailureKind::AccountBlocked => {
-                    self.on_stopped(now);
-                    self.actions.push_back(Action::ReportRejected(failure));
-                }
-                FailureKind::Throttled { retry_after } if failure.scope == FailureScope::Number => {
-                    self.hold_until = Some(now.wall + retry_after);
-                }
-                _ => {}
-            }
+        match failure {
+            None => (self.holds, self.verifications) = (0, 0),
+            Some(failure) => self.on_failure(failure, now),
         }
         self.start_ready(now);
         self.finish_drain();
         self.request_work(now);
+    }
+
+    /// Applies what a failure means for the other messages of the instance.
+    fn on_failure(&mut self, failure: Failure, now: Now) {
+        match (failure.kind, failure.scope) {
+            (FailureKind::LoggedOut | FailureKind::AccountBlocked, _) => {
+                self.on_stopped(now);
+                self.actions.push_back(Action::ReportRejected(failure));
+            }
+            (FailureKind::Throttled { retry_after }, FailureScope::Number) => {
+                self.hold(failure, retry_after, now);
+            }
+            (FailureKind::Transient { .. }, FailureScope::Number)
+                if self.verifies && self.link == Link::Ready =>
+            {
+                self.on_disconnected(now);
+                self.verifications = self.verifications.saturating_add(1);
+                let delay = match self.verifications {
+                    1 => Duration::ZERO,
+                    repeated => VERIFY_BACKOFF.full_delay(repeated - 1),
+                };
+                self.actions.push_back(Action::Verify(failure, delay));
+            }
+            _ => {}
+        }
+    }
+
+    /// Sends nothing for the time that WhatsApp asked for, and longer if it throttled before.
+    fn hold(&mut self, failure: Failure, retry_after: Duration, now: Now) {
+        if self.hold_until.is_none() {
+            self.holds = self.holds.saturating_add(1);
+        }
+        let grown = Backoff::new(retry_after, 2, MAX_GROWN_HOLD).full_delay(self.holds);
+        let wait = retry_after.max(grown).min(MAX_HOLD);
+        let until = now.elapsed + wait;
+        if self.hold_until.is_some_and(|current| current >= until) {
+            return;
+        }
+        self.hold_until = Some(until);
+        self.wake_after(wait, now);
+        if wait >= REPORTED_HOLD {
+            self.hold_reported = true;
+            self.actions.push_back(Action::ReportHeld(failure, now.wall + wait));
+        }
+    }
+
+    fn end_hold(&mut self) {
+        self.hold_until = None;
+        if mem::take(&mut self.hold_reported) {
+            self.actions.push_back(Action::ReportResumed);
+        }
     }
 
     /// Adds granted leases to the ready queue and returns their number; `None` after an error.

@@ -26,6 +26,27 @@ pub(super) struct InstanceRecord {
     pub account: Option<LinkedAccount>,
 }
 
+impl InstanceRecord {
+    /// Whether an operator wants the instance to send. One that was never connected, or that an operator disconnected,
+    /// paused or logged out, is not missed; one that WhatsApp rejected is.
+    pub fn is_meant_to_send(&self) -> bool {
+        match &self.wanted {
+            // A device that no phone has linked yet waits for a person.
+            DesiredState::Connected => {
+                self.account.is_some() || !self.config.provider.kind().capabilities().keeps_connection
+            }
+            DesiredState::Paused(reason) | DesiredState::LoggedOut(reason) => {
+                !reason.is(ReasonCode::Requested)
+            }
+            DesiredState::Created
+            | DesiredState::Disconnected
+            | DesiredState::Unpaired(_)
+            | DesiredState::LoggingOut
+            | DesiredState::Deleted => false,
+        }
+    }
+}
+
 /// The state that an instance should have.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -247,7 +268,7 @@ pub(super) fn load(store: &Store) -> Result<Vec<(InstanceNumber, InstanceRecord)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use relevo_domain::ProviderKind;
+    use relevo_domain::{LinkedDeviceSettings, ProviderConfig, ProviderKind};
 
     /// The configuration of a Cloud API instance as the first version stored it.
     const CLOUD_API: &[u8] =
@@ -275,5 +296,52 @@ mod tests {
             let expected = [&[0x89], &bytes[1..at], &bytes[at + url.len()..]].concat();
             assert_eq!(store::encode(&config).unwrap(), expected);
         }
+    }
+
+    fn cloud_api() -> ProviderConfig {
+        let config: InstanceConfig = store::decode(CLOUD_API).unwrap();
+        config.provider
+    }
+
+    fn record(provider: ProviderConfig, wanted: DesiredState) -> InstanceRecord {
+        let config = InstanceConfig {
+            id: "shop".parse().unwrap(),
+            name: None,
+            provider,
+            webhook_url: None,
+            rate_limit: None,
+            workers: None,
+            on_ambiguous: None,
+        };
+        let at = Timestamp(0);
+        InstanceRecord {
+            config,
+            wanted,
+            created_at: at,
+            updated_at: at,
+            last_connected_at: None,
+            account: None,
+        }
+    }
+
+    #[test]
+    fn only_an_instance_that_is_wanted_connected_is_meant_to_send() {
+        let reason = |code| Reason::new(code, "x");
+        for (wanted, expected) in [
+            (DesiredState::Connected, true),
+            (DesiredState::Paused(reason(ReasonCode::AuthRejected)), true),
+            (DesiredState::Paused(reason(ReasonCode::Requested)), false),
+            (DesiredState::LoggedOut(reason(ReasonCode::LoggedOut)), true),
+            (DesiredState::LoggedOut(reason(ReasonCode::Requested)), false),
+            (DesiredState::Created, false),
+            (DesiredState::Disconnected, false),
+            (DesiredState::LoggingOut, false),
+            (DesiredState::Deleted, false),
+        ] {
+            assert_eq!(record(cloud_api(), wanted.clone()).is_meant_to_send(), expected, "{wanted:?}");
+        }
+        let unpaired =
+            record(ProviderConfig::LinkedDevice(LinkedDeviceSettings::default()), DesiredState::Connected);
+        assert!(!unpaired.is_meant_to_send(), "it waits for a phone");
     }
 }

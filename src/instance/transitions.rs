@@ -33,6 +33,14 @@ impl State {
                 let view = StateView::new(InstanceState::Connecting, reason);
                 self.set_state(number, StateView { next_attempt_at, ..view }).await;
             }
+            Report::Held(failure, until) => {
+                tracing::warn!(instance = %record.config.id, cause = %failure, %until,
+                    "WhatsApp throttles the instance; nothing is sent until then");
+                let reason = Reason::new(ReasonCode::Throttled, failure.to_string());
+                let view = StateView::new(InstanceState::Connected, reason);
+                self.set_state(number, StateView { next_attempt_at: Some(until), ..view }).await;
+            }
+            Report::Resumed => self.set_state(number, StateView::connected()).await,
             Report::QrCode(code) => self.on_qr_code(number, code).await,
             Report::Linked(account) => self.on_linked(number, record, account).await,
             Report::Stopped(desired) => self.on_stopped(number, record, desired).await,
@@ -49,8 +57,7 @@ impl State {
             tracing::warn!(%error, "connection time not stored");
         }
         self.publish_directory();
-        let reason = Reason::new(ReasonCode::Connected, "connected");
-        self.set_state(number, StateView::new(InstanceState::Connected, reason)).await;
+        self.set_state(number, StateView::connected()).await;
     }
 
     async fn on_qr_code(&mut self, number: InstanceNumber, code: QrCode) {
@@ -119,7 +126,8 @@ impl State {
         let Some(entry) = self.instances.get(&number) else { return };
         let previous = entry.state.borrow().state;
         let StateView { state, reason, next_attempt_at, .. } = view.clone();
-        entry.state.send_modify(|current| *current = StateView { restarts: current.restarts, ..view });
+        let now = self.arguments.clock.now();
+        entry.state.send_modify(|current| *current = view.after(current, now));
         if previous == state {
             return;
         }

@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use relevo_domain::{MessageId, Status, Timestamp};
+use relevo_domain::{InstanceNumber, MessageId, Status, Timestamp};
 use relevo_store::{self as store, Error, Tx};
 
 use super::records::{InFlight, Job, LedgerEntry, LedgerStep, QueueCounters, lane_head};
-use super::{Acceptance, Submission, item_outcomes, keys, schedule};
+use super::{Acceptance, IdempotencyKey, Submission, item_outcomes, keys, schedule};
 
 /// The record of an idempotency key: the message that it was used for.
 #[derive(Debug, Serialize, Deserialize)]
@@ -14,6 +14,35 @@ struct IdempotencyRecord {
     id: MessageId,
     body: [u8; 16],
     expires: Timestamp,
+}
+
+/// What an idempotency key was used for before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum KeyUse {
+    Unused,
+    /// Its time to live is over; its expiry entry is at this time.
+    Expired(Timestamp),
+    /// The same request, which created this message.
+    SameRequest(MessageId),
+    OtherRequest,
+}
+
+/// Looks an idempotency key up.
+pub(super) fn find_key(
+    tx: &Tx,
+    instance: InstanceNumber,
+    idempotency: &IdempotencyKey,
+    now: Timestamp,
+) -> Result<KeyUse, Error> {
+    let Some(bytes) = tx.get(&keys::idempotency(instance, &idempotency.key))? else {
+        return Ok(KeyUse::Unused);
+    };
+    let known: IdempotencyRecord = store::decode(&bytes)?;
+    Ok(match known {
+        IdempotencyRecord { expires, .. } if expires <= now => KeyUse::Expired(expires),
+        IdempotencyRecord { id, body, .. } if body == idempotency.body => KeyUse::SameRequest(id),
+        _ => KeyUse::OtherRequest,
+    })
 }
 
 /// Why a submission was refused.
@@ -40,19 +69,15 @@ pub(super) fn accept(
 ) -> Result<Result<Acceptance, EnqueueRefusal>, Error> {
     let (instance, class) = (submission.instance, submission.class());
     let mut expired_key = None;
-    if let Some(idempotency) = &submission.idempotency
-        && let Some(bytes) = tx.get(&keys::idempotency(instance, &idempotency.key))?
-    {
-        let known: IdempotencyRecord = store::decode(&bytes)?;
-        if known.expires > context.now {
-            let same = known.body == idempotency.body;
-            return Ok(if same {
-                Ok(Acceptance::Duplicate(known.id))
-            } else {
-                Err(EnqueueRefusal::KeyReused)
-            });
+    if let Some(idempotency) = &submission.idempotency {
+        match find_key(tx, instance, idempotency, context.now)? {
+            KeyUse::Unused => {}
+            KeyUse::Expired(at) => {
+                expired_key = Some(keys::idempotency_expiry(at, instance, &idempotency.key));
+            }
+            KeyUse::SameRequest(id) => return Ok(Ok(Acceptance::Duplicate(id))),
+            KeyUse::OtherRequest => return Ok(Err(EnqueueRefusal::KeyReused)),
         }
-        expired_key = Some(keys::idempotency_expiry(known.expires, instance, &idempotency.key));
     }
     let mut counters = QueueCounters::read(tx, instance)?;
     if counters.depth.iter().sum::<u64>() >= context.capacity {
@@ -197,7 +222,7 @@ pub(super) fn leave_lane(
             tx.delete(lane.wake(moment))?;
         }
         if lane_head(tx, lane)?.is_some() {
-            tx.put(lane.wake(now), Vec::new())?;
+            tx.put(lane.wake(now), keys::set_at_value(now))?;
         }
     }
     Ok(())

@@ -3,7 +3,9 @@
 //! Each message becomes one change of the store. Changes are applied in the order of the messages, share commits, and
 //! get their reply when they are durable. The actor never waits for the disk.
 
+mod clock;
 mod enqueue;
+mod retention;
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -15,13 +17,15 @@ use relevo_domain::{
     Class, Failure, InstanceNumber, MessageId, Overdue, ProviderMessageId, RetryDecision, Status, Timestamp,
 };
 use relevo_metrics::Metrics;
-use relevo_store::{Error as StoreError, Priority, Store, Tx};
+use relevo_store::{Error as StoreError, Key, Priority, Store, Tx};
+use tokio::time::Instant;
 
+use super::clock_steps::ClockSteps;
 use super::notifier::WorkNotifier;
-use super::retention::{self, RetentionPage};
 use super::{
-    Acceptance, Error, ItemOutcome, Lease, LeaseBatch, Options, ReceiptReport, ReceiptResult, SendOutcome,
-    Submission, accept, bulk_rows, dead_letters, dispatch, item_outcomes, ledger, receipts, schedule, settle,
+    Acceptance, Error, IdempotencyKey, ItemOutcome, Lease, LeaseBatch, Options, ReceiptReport, ReceiptResult,
+    SendOutcome, Submission, accept, bulk_rows, dead_letters, dispatch, item_outcomes, ledger, receipts,
+    schedule, settle,
 };
 
 /// A change of another module that is made in the same commit.
@@ -44,6 +48,8 @@ pub enum Msg {
     /// From the HTTP front end: enqueue a message and reply when its only attempt is over, which must begin within this
     /// time. The first reply contains the id, so that a caller that stops waiting can withdraw the message.
     SendNow(Box<Submission>, Duration, QueueReply<Acceptance>, RpcReplyPort<SendOutcome>),
+    /// From the HTTP front end: look an idempotency key up. Replies with the message that the same request created, if any.
+    FindRepeated(InstanceNumber, IdempotencyKey, QueueReply<Option<MessageId>>),
     /// From an instance: lease up to `max` messages, at most `max_bulk` of them bulk, with this commit priority.
     Lease {
         instance: InstanceNumber,
@@ -79,10 +85,12 @@ pub enum Msg {
     RunRetention(Option<MessageId>, QueueReply<Option<MessageId>>),
     /// From instances: an instance is deleted; delete a page of its records. Replies whether there is more.
     Purge(InstanceNumber, QueueReply<bool>),
-    /// From the actor itself: a synchronous message is durable, and its caller waits for the outcome.
+    /// A synchronous message is durable, or was before, and its caller waits for the outcome.
     AddWaiter(Acceptance, RpcReplyPort<SendOutcome>),
     /// From the actor itself: a message is settled; a caller may wait for it.
     MessageEnded(MessageId, SendOutcome),
+    /// From the actor itself: the wall clock went back; bring the due times back that follow this key.
+    BringBackDueTimes(Option<Key>),
 }
 
 /// The actor of the queue. A child of the retry supervisor.
@@ -111,6 +119,9 @@ pub struct State {
     arguments: Arguments,
     waiters: HashMap<MessageId, Vec<RpcReplyPort<SendOutcome>>>,
     next_waiters: HashMap<InstanceNumber, QueueReply<LeaseBatch>>,
+    clock_steps: ClockSteps,
+    /// The start of the actor, for the monotonic time of `clock_steps`.
+    started: Instant,
 }
 
 impl Actor for QueueActor {
@@ -118,8 +129,16 @@ impl Actor for QueueActor {
     type State = State;
     type Arguments = Arguments;
 
-    async fn pre_start(&self, _: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
-        Ok(State { arguments, waiters: HashMap::new(), next_waiters: HashMap::new() })
+    async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
+        let mut state = State {
+            arguments,
+            waiters: HashMap::new(),
+            next_waiters: HashMap::new(),
+            clock_steps: ClockSteps::default(),
+            started: Instant::now(),
+        };
+        state.start_clock(&me)?;
+        Ok(state)
     }
 
     async fn handle(
@@ -128,6 +147,7 @@ impl Actor for QueueActor {
         message: Msg,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        state.observe_clock(&me)?;
         match message {
             Msg::Enqueue(submission, reply) => state.enqueue(me, *submission, reply).await,
             Msg::EnqueueItems(submissions, hook, reply) => {
@@ -141,9 +161,11 @@ impl Actor for QueueActor {
             Msg::SendNow(submission, wait, accepted, outcome) => {
                 state.send_now(me, *submission, wait, accepted, outcome).await;
             }
+            Msg::FindRepeated(instance, key, reply) => state.find_repeated(instance, key, reply).await,
             Msg::Lease { instance, max, max_bulk, priority, reply } => {
                 let (now, run) = (state.now(), state.arguments.run);
-                let request = dispatch::LeaseRequest { instance, max, max_bulk, now, run };
+                let expiry_time = state.expiry_time();
+                let request = dispatch::LeaseRequest { instance, max, max_bulk, now, expiry_time, run };
                 state.lease(me, request, priority, reply).await;
             }
             Msg::LeaseNext(instance, reply) => state.set_next_waiter(instance, Some(reply)),
@@ -168,6 +190,7 @@ impl Actor for QueueActor {
             Msg::Purge(instance, reply) => state.purge(instance, reply).await,
             Msg::AddWaiter(accepted, outcome) => state.add_waiter(accepted, outcome),
             Msg::MessageEnded(id, outcome) => state.reply_to_waiters(id, &outcome),
+            Msg::BringBackDueTimes(from) => state.bring_back_due_times(me, from).await,
         }
         Ok(())
     }
@@ -408,33 +431,11 @@ impl State {
         self.arguments.store.submit(move |tx: &mut Tx| bulk_rows::withdraw(tx, &ids, now), done).await;
     }
 
-    async fn purge(&self, instance: InstanceNumber, reply: QueueReply<bool>) {
-        let (now, notifier) = (self.now(), self.arguments.notifier.clone());
-        let done = move |more: Result<bool, StoreError>| {
-            // Rows of bulk jobs may have got outcomes.
-            notifier.notify_jobs();
-            let _ = reply.send(more.map_err(Error::from));
-        };
-        self.arguments.store.submit(move |tx: &mut Tx| retention::purge(tx, instance, now), done).await;
-    }
-
     async fn find_overdue(&self, reply: QueueReply<Vec<(Lease, Overdue)>>) {
         let (now, run) = (self.now(), self.arguments.run);
         let timeout = self.arguments.options.lease_timeout;
         self.change(reply, move |tx: &mut Tx| dispatch::find_overdue(tx, now, run, timeout, OVERDUE_PAGE))
             .await;
-    }
-
-    async fn run_retention(&self, from: Option<MessageId>, reply: QueueReply<Option<MessageId>>) {
-        let (now, options) = (self.now(), &self.arguments.options);
-        let page = RetentionPage {
-            now,
-            ledger_before: now - options.ledger_retention,
-            events_before: now - options.event_retention,
-            event_log_size: options.event_log_size,
-            from,
-        };
-        self.change(reply, move |tx: &mut Tx| retention::delete_page(tx, &page)).await;
     }
 
     async fn reschedule(&self, id: MessageId, at: Timestamp, reply: QueueReply<bool>) {

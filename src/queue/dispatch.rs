@@ -28,6 +28,8 @@ pub(super) struct LeaseRequest {
     /// Maximum number of leases of the bulk class.
     pub max_bulk: usize,
     pub now: Timestamp,
+    /// Messages that expire at this time or before are not sent. It differs from `now` while the clock is doubted.
+    pub expiry_time: Timestamp,
     /// The current run of the process.
     pub run: u64,
 }
@@ -160,7 +162,7 @@ impl LeaseSearch<'_, '_> {
             if self.is_expired(&job) {
                 if self.moves >= MAX_MOVES {
                     // The next request continues with this lane.
-                    self.tx.put(lane.wake(self.request.now), Vec::new())?;
+                    self.tx.put(lane.wake(self.request.now), keys::set_at_value(self.request.now))?;
                     return Ok(false);
                 }
                 self.delete_waiting(lane, order)?;
@@ -241,7 +243,7 @@ impl LeaseSearch<'_, '_> {
     }
 
     fn is_expired(&self, job: &Job) -> bool {
-        job.expires_at.is_some_and(|at| at <= self.request.now)
+        job.expires_at.is_some_and(|at| at <= self.request.expiry_time)
     }
 
     fn expire(&mut self, id: MessageId, job: &Job) -> Result<(), Error> {

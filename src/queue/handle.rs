@@ -16,9 +16,9 @@ use relevo_store::{self as store, BlobSet, Priority, Store, Tx};
 use super::actor::Msg;
 use super::notifier::WorkNotifier;
 use super::{
-    Acceptance, DeadLetter, DeadLetterFilter, Depth, Error, ItemOutcome, Lease, LeaseBatch, MessageView,
-    QueueStats, ReceiptReport, ReceiptResult, ScheduleCursor, SendOutcome, Submission, bulk_rows,
-    dead_letters, item_outcomes, ledger, schedule, stats,
+    Acceptance, DeadLetter, DeadLetterFilter, Depth, Error, IdempotencyKey, ItemOutcome, Lease, LeaseBatch,
+    MessageView, QueueStats, ReceiptReport, ReceiptResult, ScheduleCursor, SendOutcome, Submission,
+    bulk_rows, dead_letters, item_outcomes, keys, ledger, schedule, stats,
 };
 
 /// The interface of the queue. Cheap to clone.
@@ -78,6 +78,35 @@ impl Handle {
             return Ok((id, SendOutcome::Cancelled));
         }
         Ok((id, ledger::outcome(&self.store, id)?.unwrap_or(SendOutcome::Unknown)))
+    }
+
+    /// The message that an earlier request with this idempotency key created; it is durable. A key that was never used
+    /// costs one read.
+    ///
+    /// # Errors
+    /// [`Error::KeyReused`] when the key belongs to a different request; [`Error::Store`]; see [`Handle`].
+    pub async fn find_repeated(
+        &self,
+        instance: InstanceNumber,
+        key: &IdempotencyKey,
+    ) -> Result<Option<MessageId>, Error> {
+        if !self.store.contains(&keys::idempotency(instance, &key.key))? {
+            return Ok(None);
+        }
+        self.slot.call(|reply| Msg::FindRepeated(instance, key.clone(), reply)).await?
+    }
+
+    /// Waits until the only or last attempt of an accepted message is over, at most `wait`. Withdraws nothing.
+    ///
+    /// # Errors
+    /// [`Error::Store`]; see [`Handle`].
+    pub async fn await_outcome(&self, id: MessageId, wait: Duration) -> Result<SendOutcome, Error> {
+        let (outcome, ended) = ractor::concurrency::oneshot();
+        self.slot.cast(Msg::AddWaiter(Acceptance::Duplicate(id), outcome.into()))?;
+        if let Ok(Ok(outcome)) = tokio::time::timeout(wait, ended).await {
+            return Ok(outcome);
+        }
+        Ok(ledger::outcome(&self.store, id)?.unwrap_or(SendOutcome::Unknown))
     }
 
     /// Leases up to `max` messages that the instance may attempt now, at most `max_bulk` of them of the bulk class. The

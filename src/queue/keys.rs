@@ -98,6 +98,24 @@ pub(super) fn parse_wake(key: &[u8]) -> Option<(Timestamp, LaneId)> {
     Some((Timestamp(due), LaneId(lane)))
 }
 
+/// The lane of a wake-up's key.
+pub(super) fn lane_of_wake(key: &[u8]) -> Option<LaneKey> {
+    let instance = InstanceNumber::from_be_bytes(*key.get(1..)?.first_chunk::<4>()?)?;
+    let class = Class::ALL.into_iter().find(|class| key.get(5) == Some(&class_byte(*class)))?;
+    let (_, lane) = parse_wake(key)?;
+    Some(LaneKey { instance, class, lane })
+}
+
+/// The value of a wake-up: when it was written. See `due_times.rs`.
+pub(super) fn set_at_value(now: Timestamp) -> Vec<u8> {
+    now.millis().to_be_bytes().to_vec()
+}
+
+/// Parses the result of [`set_at_value`]; `None` for records of earlier binaries, which wrote nothing.
+pub(super) fn parse_set_at(value: &[u8]) -> Option<Timestamp> {
+    value.first_chunk::<8>().map(|bytes| Timestamp(u64::from_be_bytes(*bytes)))
+}
+
 /// All attempts in flight of the node, or of one instance.
 pub(super) fn all_in_flight(instance: Option<InstanceNumber>) -> Key {
     let all = Key::new(Space::InFlight);
@@ -166,6 +184,11 @@ pub(super) fn outcome(item: BulkItem) -> Key {
 /// The high-water mark of message ids.
 pub(super) fn last_id() -> Key {
     Key::new(Space::NodeCounters).u8(b'i')
+}
+
+/// The time that the node recorded last.
+pub(super) fn recorded_time() -> Key {
+    Key::new(Space::NodeCounters).u8(b't')
 }
 
 /// The message id at the end of a job's or ledger entry's key.

@@ -33,6 +33,14 @@ impl WorkNotifier {
         }
     }
 
+    /// Notifies all instances of work of every class.
+    pub(super) fn notify_all(&self) {
+        let senders = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
+        for sender in senders.values() {
+            sender.send_replace(());
+        }
+    }
+
     /// A change of this message is durable: the message, or the next one of its lane, may be work.
     pub(super) fn notify_instance_of(&self, id: MessageId) {
         self.notify(id.instance(), id.class());

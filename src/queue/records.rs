@@ -320,7 +320,7 @@ pub(super) fn append_to_lane(
     *counters.waiting(lane.class) += 1;
     tx.put(lane.waiting_at(counters.order), keys::waiting_value(id, None))?;
     if !is_busy {
-        tx.put(lane.wake(due), Vec::new())?;
+        tx.put(lane.wake(due), keys::set_at_value(due))?;
     }
     Ok(())
 }

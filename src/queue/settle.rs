@@ -69,7 +69,7 @@ pub(super) fn postpone(tx: &mut Tx, lease: &Lease, until: Timestamp, now: Timest
         entry.due = Some(until);
         entry.write(tx, lease.id)?;
     }
-    return_to_lane(tx, lane, &flight, until)
+    return_to_lane(tx, lane, &flight, until, now)
 }
 
 /// Applies the decision about a failed attempt. `None` when the lease was settled before, or the message is retried.
@@ -90,7 +90,7 @@ pub(super) fn apply_decision(
             entry.failures += u32::from(counted);
             entry.advance(LedgerStep::from_failure(Status::Queued, now, failure));
             entry.due = Some(now + after).filter(|_| !after.is_zero());
-            return_to_lane(tx, lane, &flight, now + after)?;
+            return_to_lane(tx, lane, &flight, now + after, now)?;
             None
         }
         RetryDecision::Defer { after } => {
@@ -190,13 +190,19 @@ fn release_lane(
         *counters.waiting(lane.class) = counters.waiting(lane.class).saturating_sub(1);
     }
     if *counters.waiting(lane.class) > 0 && lane_head(tx, lane)?.is_some() {
-        tx.put(lane.wake(now), Vec::new())?;
+        tx.put(lane.wake(now), keys::set_at_value(now))?;
     }
     Ok(())
 }
 
 /// Returns the job to the head of its lane, with a wake-up at `due`.
-fn return_to_lane(tx: &mut Tx, lane: keys::LaneKey, flight: &InFlight, due: Timestamp) -> Result<(), Error> {
+fn return_to_lane(
+    tx: &mut Tx,
+    lane: keys::LaneKey,
+    flight: &InFlight,
+    due: Timestamp,
+    now: Timestamp,
+) -> Result<(), Error> {
     tx.delete(lane.in_flight())?;
     if !flight.waits {
         let mut counters = QueueCounters::read(tx, lane.instance)?;
@@ -204,7 +210,7 @@ fn return_to_lane(tx: &mut Tx, lane: keys::LaneKey, flight: &InFlight, due: Time
         counters.write(tx, lane.instance)?;
     }
     tx.put(lane.waiting_at(flight.order), keys::waiting_value(flight.id, Some(due)))?;
-    tx.put(lane.wake(due), Vec::new())
+    tx.put(lane.wake(due), keys::set_at_value(now))
 }
 
 /// Stores the provider's id and indexes the message by it; rows of bulk jobs are found through their outcome and job.

@@ -173,7 +173,8 @@ fn failed_attempt(lease: &Lease) -> FailedAttempt {
         mode: lease.mode,
         repeatable: lease.repeatable,
         on_ambiguous: lease.on_ambiguous,
-        attempts: lease.failures + 1,
+        attempts: lease.failures.saturating_add(1),
+        uncounted: lease.attempt.saturating_sub(lease.failures.saturating_add(1)),
     }
 }
 

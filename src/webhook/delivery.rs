@@ -88,7 +88,7 @@ impl Deliverer {
         let label = match outcome {
             DeliveryOutcome::Delivered => "delivered",
             DeliveryOutcome::Refused { .. } => "refused",
-            DeliveryOutcome::Failed { .. } => "failed",
+            DeliveryOutcome::Gone { .. } | DeliveryOutcome::Failed { .. } => "failed",
         };
         self.metrics.record_delivery(label, started.elapsed());
         outcome

@@ -271,7 +271,9 @@ impl Handle {
                 self.discard_parked_if_present(id, event_ref).await?;
                 Ok(ReplayOutcome { delivered: vec![event_ref], failed: None })
             }
-            DeliveryOutcome::Refused { cause } | DeliveryOutcome::Failed { cause, .. } => {
+            DeliveryOutcome::Refused { cause }
+            | DeliveryOutcome::Gone { cause }
+            | DeliveryOutcome::Failed { cause, .. } => {
                 runtime.health.record_failed();
                 Ok(ReplayOutcome { delivered: Vec::new(), failed: Some((event_ref, cause)) })
             }
@@ -435,14 +437,19 @@ impl Handle {
             .cloned()
     }
 
-    /// Checks that a URL leads to a permitted address, and that a secret is a valid key.
+    /// Checks that a URL leads to a permitted address, and that a secret is a valid key. A name that cannot be resolved now
+    /// is accepted: each delivery resolves it again, behind the guard, and is retried.
     async fn check_parts(&self, url: Option<&url::Url>, secret: Option<&Secret>) -> Result<(), Error> {
         if let Some(secret) = secret.filter(|secret| !secret.is_empty()) {
             Signer::new(secret)?;
         }
         if let Some(url) = url {
             check_url(url)?;
-            self.shared.egress.check(url).await.map_err(Error::Url)?;
+            match self.shared.egress.check(url).await {
+                Err(cause) if cause.is_refusal() => return Err(Error::Url(cause)),
+                Err(cause) => tracing::warn!(%cause, "webhook URL not checked; its deliveries are retried"),
+                Ok(()) => {}
+            }
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +26,7 @@ const PAGE_BYTES: usize = 1 << 20;
 /// Duration of a time slice, after which other streams of the endpoint run.
 const TIME_SLICE: Duration = Duration::from_secs(1);
 
-/// Interval at which a running stream saves its cursor. After a crash, the events since the last save are delivered again.
+/// Interval at which a running stream saves its cursor past events that its filter does not match.
 const SAVE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The inputs of one time slice of a stream.
@@ -72,9 +73,10 @@ pub(super) async fn run(slice: TimeSlice) -> Result<SliceEnd, Error> {
     let Some(cursor) = cursor else {
         return Ok(SliceEnd { cursor: Cursor::default(), next: NextStep::Superseded });
     };
-    let mut reader = EndpointLogReader { saved: cursor.clone(), saved_at: Instant::now(), cursor, slice };
+    let mut reader =
+        EndpointLogReader { saved: cursor.clone(), saved_at: Instant::now(), saving: None, cursor, slice };
     let next = reader.run().await?;
-    let next = if reader.save().await? { next } else { NextStep::Superseded };
+    let next = if reader.finish_save().await? && reader.save().await? { next } else { NextStep::Superseded };
     Ok(SliceEnd { cursor: reader.cursor, next })
 }
 
@@ -85,6 +87,8 @@ struct EndpointLogReader {
     /// The cursor that was last given to the store.
     saved: Cursor,
     saved_at: Instant,
+    /// The commit of `saved`, while it is not known to be durable. `false`: the cursor was moved or deleted by others.
+    saving: Option<oneshot::Receiver<Result<bool, Error>>>,
 }
 
 impl EndpointLogReader {
@@ -105,10 +109,14 @@ impl EndpointLogReader {
                 if let Some(next) = self.attempt(&envelope).await? {
                     return Ok(next);
                 }
-                self.save_if_due().await;
+                if !self.begin_save().await? {
+                    return Ok(NextStep::Superseded);
+                }
             }
             self.advance_to(page_end);
-            self.save_if_due().await;
+            if self.saved_at.elapsed() >= SAVE_INTERVAL && !self.begin_save().await? {
+                return Ok(NextStep::Superseded);
+            }
             if page.at_end {
                 return Ok(NextStep::AwaitEvents);
             }
@@ -238,12 +246,29 @@ impl EndpointLogReader {
         });
     }
 
-    /// Saves the cursor without waiting for the commit. After a crash, events since the last commit are delivered again.
-    async fn save_if_due(&mut self) {
-        if self.saved_at.elapsed() >= SAVE_INTERVAL && self.cursor != self.saved {
+    /// Begins to save the cursor, after the previous save is durable. So the next delivery and the commit for this one
+    /// run at the same time, and after a crash at most two events are delivered again: the one that was in flight, and
+    /// the one before it. `false` if the cursor was moved or deleted by others.
+    async fn begin_save(&mut self) -> Result<bool, Error> {
+        if !self.finish_save().await? {
+            return Ok(false);
+        }
+        if self.cursor != self.saved {
             let (id, instance, cursor) = (self.slice.runtime.id, self.slice.instance, self.cursor.clone());
-            self.slice.store.submit(move |tx| storage::save_cursor(tx, id, instance, &cursor), |_| {}).await;
+            let (done, saving) = oneshot::channel();
+            let write = move |tx: &mut Tx| storage::save_cursor(tx, id, instance, &cursor);
+            self.slice.store.submit(write, |saved| drop(done.send(saved))).await;
             self.mark_saved();
+            self.saving = Some(saving);
+        }
+        Ok(true)
+    }
+
+    /// Waits until the latest save is durable. `false` if the cursor was moved or deleted by others.
+    async fn finish_save(&mut self) -> Result<bool, Error> {
+        match self.saving.take() {
+            Some(saving) => saving.await.unwrap_or(Err(Error::Closed)),
+            None => Ok(true),
         }
     }
 

@@ -59,6 +59,8 @@ pub struct Options {
     /// Time without success after which an endpoint is disabled. The example schedule of Standard Webhooks spans 75 h;
     /// less than a day would not outlast a night.
     pub give_up_after: Duration,
+    /// Time of nothing but 410 (Gone) after which an endpoint is disabled.
+    pub gone_after: Duration,
     /// Minimum number of failed attempts before an endpoint is disabled, so that downtime of the node does not count.
     pub give_up_attempts: u32,
     /// Number of permanent refusals after which an event is parked.
@@ -77,6 +79,7 @@ impl Default for Options {
             factor: 3,
             max_delay: Duration::from_secs(3600),
             give_up_after: Duration::from_secs(72 * 3600),
+            gone_after: Duration::from_secs(24 * 3600),
             give_up_attempts: 20,
             refusals: 3,
             streams: NonZeroUsize::new(8).unwrap_or(NonZeroUsize::MIN),

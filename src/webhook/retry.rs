@@ -16,6 +16,8 @@ pub(super) enum DeliveryOutcome {
     Delivered,
     /// The receiver refuses the event for good.
     Refused { cause: String },
+    /// The receiver says that the endpoint is gone for good: 410 (RFC 9110 §15.5.11).
+    Gone { cause: String },
     /// Any other failure; a later attempt may succeed.
     Failed { cause: String, retry_after: Option<Duration> },
 }
@@ -26,13 +28,15 @@ impl DeliveryOutcome {
         DeliveryOutcome::Failed { cause: cause.into(), retry_after: None }
     }
 
-    /// The outcome of a response status. 408, 425 and 429 are temporary (RFC 9110 §15.5.9, RFC 8470 §5.2, RFC 6585 §4);
-    /// every other 4xx rejects the request, which would be the same again. Redirects are failures, as Standard Webhooks
-    /// requires ("Delivery success and failure").
+    /// The outcome of a response status. 408, 425 and 429 are temporary (RFC 9110 §15.5.9, RFC 8470 §5.2, RFC 6585 §4).
+    /// 401, 404, 405, 407 and 421 are about the address or the access, not about the event: a proxy answers so while the
+    /// receiver behind it is redeployed. Every other 4xx but 410 rejects the request, which would be the same again.
+    /// Redirects are failures, as Standard Webhooks requires ("Delivery success and failure").
     pub fn from_status(status: u16, cause: String, retry_after: Option<Duration>) -> Self {
         match status {
             200..=299 => DeliveryOutcome::Delivered,
-            408 | 425 | 429 => DeliveryOutcome::Failed { cause, retry_after },
+            401 | 404 | 405 | 407 | 408 | 421 | 425 | 429 => DeliveryOutcome::Failed { cause, retry_after },
+            410 => DeliveryOutcome::Gone { cause },
             400..=499 => DeliveryOutcome::Refused { cause },
             _ => DeliveryOutcome::Failed { cause, retry_after },
         }
@@ -48,6 +52,9 @@ pub(super) struct Failures {
     pub attempts: u32,
     /// Number of those that were refused for good.
     pub refusals: u32,
+    /// Time of the first of the latest consecutive answers that the endpoint is gone; `None` after another outcome.
+    #[serde(default)]
+    pub gone_since: Option<Timestamp>,
     /// Error of the last attempt.
     pub error: String,
 }
@@ -78,19 +85,24 @@ pub(super) fn decide_retry(
     others_delivered: bool,
     jitter: f64,
 ) -> DeliveryDecision {
-    let (cause, retry_after, refused) = match outcome {
+    let (cause, retry_after, refused, gone) = match outcome {
         DeliveryOutcome::Delivered => return DeliveryDecision::Advance,
-        DeliveryOutcome::Refused { cause } => (cause, None, true),
-        DeliveryOutcome::Failed { cause, retry_after } => (cause, retry_after, false),
+        DeliveryOutcome::Refused { cause } => (cause, None, true, false),
+        DeliveryOutcome::Gone { cause } => (cause, None, false, true),
+        DeliveryOutcome::Failed { cause, retry_after } => (cause, retry_after, false, false),
     };
+    let gone_before = before.and_then(|before| before.gone_since);
     let failures = Failures {
         since: before.map_or(now, |before| before.since),
         attempts: before.map_or(0, |before| before.attempts).saturating_add(1),
         refusals: before.map_or(0, |before| before.refusals).saturating_add(u32::from(refused)),
+        gone_since: gone.then(|| gone_before.unwrap_or(now)),
         error: cause,
     };
-    let gave_up = now.since(failures.since) >= options.give_up_after
-        && failures.attempts >= options.give_up_attempts.max(1);
+    let failing_for = now.since(failures.since);
+    let gone_for = failures.gone_since.map(|since| now.since(since));
+    let gave_up = failures.attempts >= options.give_up_attempts.max(1)
+        && (failing_for >= options.give_up_after || gone_for.is_some_and(|time| time >= options.gone_after));
     if refused && failures.refusals >= options.refusals.max(1) {
         DeliveryDecision::Park { reason: ParkReason::Refused, failures }
     } else if gave_up && others_delivered {
@@ -126,7 +138,8 @@ mod tests {
     }
 
     fn failures(since: u64, attempts: u32, refusals: u32) -> Failures {
-        Failures { since: Timestamp(since), attempts, refusals, error: "before".to_owned() }
+        let error = "before".to_owned();
+        Failures { since: Timestamp(since), attempts, refusals, gone_since: None, error }
     }
 
     fn decide(before: Option<&Failures>, outcome: DeliveryOutcome, now: Timestamp) -> DeliveryDecision {
@@ -138,12 +151,14 @@ mod tests {
         for code in [200, 201, 202, 204, 299] {
             assert_eq!(status(code), DeliveryOutcome::Delivered, "{code}");
         }
-        for code in [100, 301, 302, 307, 308, 408, 425, 429, 500, 502, 503, 504, 599] {
+        for code in [100, 301, 302, 307, 308, 401, 404, 405, 407, 408, 421, 425, 429, 500, 502, 503, 504, 599]
+        {
             assert!(matches!(status(code), DeliveryOutcome::Failed { .. }), "{code}");
         }
-        for code in [400, 401, 403, 404, 405, 409, 410, 413, 415, 422, 451] {
+        for code in [400, 403, 409, 411, 413, 415, 422, 431, 451] {
             assert!(matches!(status(code), DeliveryOutcome::Refused { .. }), "{code}");
         }
+        assert!(matches!(status(410), DeliveryOutcome::Gone { .. }));
     }
 
     #[test]
@@ -202,18 +217,68 @@ mod tests {
         let DeliveryDecision::Retry { failures: first, .. } = decide(None, status(422), now) else {
             panic!()
         };
-        let DeliveryDecision::Retry { failures: second, .. } = decide(Some(&first), status(404), now) else {
+        let DeliveryDecision::Retry { failures: second, .. } = decide(Some(&first), status(400), now) else {
             panic!()
         };
         let DeliveryDecision::Retry { failures: third, .. } = decide(Some(&second), status(500), now) else {
             panic!()
         };
         assert_eq!((third.attempts, third.refusals), (3, 2));
-        let decision = decide(Some(&third), status(410), now);
+        let decision = decide(Some(&third), status(413), now);
         let DeliveryDecision::Park { reason: ParkReason::Refused, failures } = decision else {
             panic!("{decision:?}")
         };
-        assert_eq!((failures.attempts, failures.refusals, failures.error.as_str()), (4, 3, "410"));
+        assert_eq!((failures.attempts, failures.refusals, failures.error.as_str()), (4, 3, "413"));
+    }
+
+    /// Simulates a receiver with these statuses, one an attempt, the last one repeated. Returns the time and the number
+    /// of attempts until the last decision, and the decision.
+    fn run(statuses: &[u16]) -> (Duration, u32, DeliveryDecision) {
+        let (start, mut now) = (Timestamp(1_000_000), Timestamp(1_000_000));
+        let mut before = None;
+        for n in 0.. {
+            let code = statuses.get(n).or(statuses.last()).copied().unwrap_or(200);
+            match decide(before.as_ref(), status(code), now) {
+                DeliveryDecision::Retry { after, failures } => {
+                    now = now + after;
+                    before = Some(failures);
+                }
+                decision => return (now.since(start), u32::try_from(n).unwrap() + 1, decision),
+            }
+        }
+        unreachable!()
+    }
+
+    #[test]
+    fn receiver_that_answers_404_for_a_while_gets_the_event() {
+        let (waited, attempts, decision) = run(&[404, 404, 404, 404, 502, 404, 200]);
+        assert_eq!((attempts, decision), (7, DeliveryDecision::Advance));
+        assert!(waited > HOUR / 2);
+        let (lasted, _, decision) = run(&[404]);
+        assert!(matches!(decision, DeliveryDecision::Disable { .. }), "{decision:?}");
+        assert!(lasted >= options().give_up_after);
+    }
+
+    #[test]
+    fn receiver_that_answers_410_for_a_day_is_disabled() {
+        let (lasted, attempts, decision) = run(&[410]);
+        assert!(matches!(decision, DeliveryDecision::Disable { .. }), "{decision:?}");
+        assert!((24 * HOUR..26 * HOUR).contains(&lasted), "{lasted:?}");
+        assert!(attempts >= options().give_up_attempts);
+        // Another answer in between starts the day again.
+        let mut once_back = vec![410; 15];
+        once_back.push(503);
+        once_back.push(410);
+        let (longer, ..) = run(&once_back);
+        assert!(longer > lasted + 6 * HOUR, "{longer:?}");
+        assert_eq!(run(&[410, 410, 410, 200]).2, DeliveryDecision::Advance);
+    }
+
+    #[test]
+    fn downtime_of_the_node_does_not_count_as_a_day_of_410() {
+        let long_ago = Failures { gone_since: Some(Timestamp(0)), ..failures(0, 2, 0) };
+        let decision = decide(Some(&long_ago), status(410), Timestamp(0) + 30 * HOUR);
+        assert!(matches!(decision, DeliveryDecision::Retry { .. }), "{decision:?}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::multipart::Form;
 use reqwest::{Method, RequestBuilder, Response};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -20,8 +21,11 @@ const MAX_RESPONSE_BYTES: usize = 256 << 10;
 /// Delay after a `429` that names none.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// Maximum delay that is taken from a header.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// Maximum delay that is taken from a header. Meta's longest budget is that of one hour (its page "Rate limits").
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
+/// Maximum delay that is taken from a header of an answer that Meta did not write.
+const MAX_FOREIGN_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// Maximum number of redirects of a file's address.
 const MAX_REDIRECTS: usize = 3;
@@ -74,9 +78,19 @@ impl GraphClient {
         })
     }
 
-    /// Requests the phone number object, which requires a valid token and a registered number.
-    pub async fn probe(&self) -> Result<Bytes, Failure> {
-        self.send_request(self.egress.request(Method::GET, &self.number)).await
+    /// Requests the phone number object, which requires a valid token and a registered number. An answer without it was
+    /// not written by Meta, but for example by the login page of a network.
+    pub async fn probe(&self) -> Result<(), Failure> {
+        #[derive(Deserialize)]
+        struct PhoneNumber {
+            #[serde(rename = "id")]
+            _id: IgnoredAny,
+        }
+        let body = self.send_request(self.egress.request(Method::GET, &self.number)).await?;
+        match serde_json::from_slice(&body) {
+            Ok(PhoneNumber { .. }) => Ok(()),
+            Err(_) => Err(unexpected_response(&body)),
+        }
     }
 
     pub async fn post_message(&self, message: &impl Serialize) -> Result<Bytes, Failure> {
@@ -142,12 +156,12 @@ impl GraphClient {
         let request = request.map_err(|refusal| base_url_blocked(&refusal))?;
         let response = request.header(AUTHORIZATION, self.authorization.clone()).send().await;
         let response = response.map_err(|cause| request_failure(&cause))?;
-        let status = response.status().as_u16();
-        let retry_after = if status == 200 { None } else { retry_after_from_headers(response.headers()) };
+        let (status, is_success) = (response.status().as_u16(), response.status().is_success());
+        let retry_after = if is_success { None } else { retry_after_from_headers(response.headers()) };
         match egress::read_bounded(response, MAX_RESPONSE_BYTES).await {
-            Ok(body) if status == 200 => Ok(body),
+            Ok(body) if is_success => Ok(body),
             Ok(body) => Err(response_failure(status, retry_after, &body)),
-            Err(cause) if status == 200 => {
+            Err(cause) if is_success => {
                 Err(Failure::ambiguous(format!("WhatsApp's answer is incomplete or unreadable: {cause}")))
             }
             Err(_) => Err(response_failure(status, retry_after, &[])),
@@ -155,11 +169,11 @@ impl GraphClient {
     }
 }
 
-/// The failure that a `200` means whose body is not the expected one.
+/// The failure that a successful answer (2xx) means whose body is not the expected one.
 pub(super) fn unexpected_response(body: &[u8]) -> Failure {
     match serde_json::from_slice::<GraphErrorResponse>(body) {
         Ok(refused) => refused.error.to_failure(Some(200)),
-        Err(_) => Failure::ambiguous("WhatsApp answered 200 with an unexpected body"),
+        Err(_) => Failure::ambiguous("WhatsApp answered with success and an unexpected body"),
     }
 }
 
@@ -243,11 +257,11 @@ fn request_failure(cause: &reqwest::Error) -> Failure {
     }
 }
 
-/// The failure that an answer other than `200` means. `delay` is the one that its headers name.
+/// The failure that an answer without success means. `delay` is the one that its headers name.
 fn response_failure(status: u16, delay: Option<Duration>, body: &[u8]) -> Failure {
-    let mut failure = match serde_json::from_slice::<GraphErrorResponse>(body) {
-        Ok(refused) => refused.error.to_failure(Some(status)),
-        Err(_) => failure_from_status(status),
+    let (mut failure, delay) = match serde_json::from_slice::<GraphErrorResponse>(body) {
+        Ok(refused) => (refused.error.to_failure(Some(status)), delay),
+        Err(_) => (foreign_failure(status), delay.map(|delay| delay.min(MAX_FOREIGN_RETRY_AFTER))),
     };
     if let (FailureKind::Throttled { retry_after }, FailureScope::Number) = (&mut failure.kind, failure.scope)
     {
@@ -256,23 +270,23 @@ fn response_failure(status: u16, delay: Option<Duration>, body: &[u8]) -> Failur
     failure
 }
 
-/// The failure that an answer without a Graph error means: a proxy or another server wrote it.
-fn failure_from_status(status: u16) -> Failure {
+/// The failure that an answer without a Graph error means: another server wrote it, such as a proxy. It says nothing about
+/// the account, so the instance probes WhatsApp before it sends more. A 408 or 5xx does not say whether WhatsApp got the
+/// request; without Meta's own word the outcome is unknown.
+fn foreign_failure(status: u16) -> Failure {
     let answered = format!("an answer with status {status} and without an error of the Graph API");
     match status {
-        401 => Failure::new(FailureKind::LoggedOut, FailureScope::Number, answered),
-        429 => Failure::new(
-            FailureKind::Throttled { retry_after: DEFAULT_RETRY_AFTER },
-            FailureScope::Number,
-            answered,
-        ),
-        408 => Failure::transient(answered),
-        300..=399 | 404 | 405 => {
-            let text =
-                format!("{answered}: check cloud_api.base_url, it does not seem to lead to a Graph API");
-            Failure::new(FailureKind::AccountBlocked, FailureScope::Number, text)
+        408 => Failure::ambiguous(answered),
+        429 => {
+            let kind = FailureKind::Throttled { retry_after: DEFAULT_RETRY_AFTER };
+            Failure::new(kind, FailureScope::Number, answered)
         }
-        400..=499 => Failure::permanent(answered),
+        300..=499 => {
+            let text = format!(
+                "{answered}: WhatsApp did not write it; check proxies, firewalls and cloud_api.base_url"
+            );
+            Failure::new(FailureKind::Transient { max_attempts: None }, FailureScope::Number, text)
+        }
         _ => Failure::ambiguous(answered),
     }
 }
@@ -348,19 +362,57 @@ mod tests {
     fn foreign_response_is_classified_by_status() {
         for (status, class) in [
             (200, "ambiguous"),
-            (302, "account_blocked"),
-            (400, "permanent"),
-            (401, "logged_out"),
-            (403, "permanent"),
-            (404, "account_blocked"),
-            (408, "transient"),
-            (413, "permanent"),
+            (302, "transient"),
+            (308, "transient"),
+            (400, "transient"),
+            (401, "transient"),
+            (403, "transient"),
+            (404, "transient"),
+            (405, "transient"),
+            (407, "transient"),
+            (408, "ambiguous"),
+            (413, "transient"),
             (429, "throttled"),
             (500, "ambiguous"),
             (502, "ambiguous"),
             (503, "ambiguous"),
         ] {
-            assert_eq!(response_failure(status, None, b"<html>").kind.as_str(), class, "{status}");
+            let failure = response_failure(status, None, b"<html>");
+            assert_eq!(failure.kind.as_str(), class, "{status}");
+            // The instance is probed before it sends more.
+            assert_eq!(failure.scope == FailureScope::Number, class != "ambiguous", "{status}");
+        }
+    }
+
+    #[test]
+    fn pause_that_a_header_names_is_bounded() {
+        let years = Some(Duration::from_secs(10 * 365 * 24 * 3600));
+        let pause = |body: &[u8], header: Option<Duration>| match response_failure(
+            429,
+            header.map(|delay| delay.min(MAX_RETRY_AFTER)),
+            body,
+        )
+        .kind
+        {
+            FailureKind::Throttled { retry_after } => retry_after.as_secs(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(pause(b"slow down", years), 60);
+        assert_eq!(pause(b"slow down", None), 5);
+        assert_eq!(pause(br#"{"error":{"code":130429}}"#, years), 3600);
+        assert_eq!(pause(br#"{"error":{"code":130429}}"#, None), 1);
+    }
+
+    #[test]
+    fn server_error_with_metas_code_is_metas_word() {
+        for status in [408, 500, 503] {
+            let kind = |code: i64| {
+                let body = format!(r#"{{"error":{{"code":{code}}}}}"#);
+                response_failure(status, None, body.as_bytes()).kind
+            };
+            assert_eq!(kind(2), FailureKind::Transient { max_attempts: None }, "{status}");
+            assert_eq!(kind(1), FailureKind::Transient { max_attempts: Some(3) }, "{status}");
+            assert_eq!(kind(131_000), FailureKind::Transient { max_attempts: Some(3) }, "{status}");
         }
     }
 

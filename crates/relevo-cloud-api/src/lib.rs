@@ -2,7 +2,7 @@
 //!
 //! A [`send`](Provider::send) posts a message once, with our id in it. It posts a second time only after Meta rejected
 //! the first post because of its media id, which sent nothing. A message that is reported as not sent was certainly not
-//! sent; an unknown outcome is reported as ambiguous. Files are uploaded once and reused. Three modules hold the facts
+//! sent: Meta said so, or the request never went out. An unknown outcome is reported as ambiguous. Files are uploaded once and reused. Three modules hold the facts
 //! about Meta: `limits` (what it accepts), `errors` (what its codes mean) and `wire` (its message format).
 
 mod downloads;
@@ -112,7 +112,7 @@ impl Provider for CloudApi {
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<(), Failure>> {
-        Box::pin(async { self.graph.probe().await.map(drop).map_err(idempotent_failure) })
+        Box::pin(async { self.graph.probe().await.map_err(idempotent_failure) })
     }
 
     fn send<'a>(

@@ -242,11 +242,27 @@ async fn errors_are_classified_by_meta_code() {
 }
 
 #[tokio::test]
+async fn success_with_an_id_is_sent_whatever_its_status() {
+    let fixture = Fixture::new().await;
+    for status in [200, 201, 202] {
+        fixture.graph.answer(status, accepted_body("wamid.2"));
+        assert_eq!(fixture.send_text().await.unwrap().as_str(), "wamid.2", "{status}");
+    }
+}
+
+#[tokio::test]
 async fn unusable_response_is_ambiguous() {
     let fixture = Fixture::new().await;
-    for (status, body) in
-        [(502, "<html>"), (500, "{}"), (200, "<html>"), (200, "{}"), (200, r#"{"messages":[]}"#)]
-    {
+    for (status, body) in [
+        (408, ""),
+        (502, "<html>"),
+        (500, "{}"),
+        (200, "<html>"),
+        (201, "{}"),
+        (204, ""),
+        (200, "{}"),
+        (200, r#"{"messages":[]}"#),
+    ] {
         fixture.graph.answer(status, body);
         let failure = fixture.send_text().await.unwrap_err();
         assert_eq!(failure.kind, FailureKind::Ambiguous, "{status} {body}");
@@ -412,7 +428,11 @@ async fn probe_classifies_account_failures() {
     assert_eq!(fixture.api.probe().await, Ok(()));
     for (status, body, class) in [
         (401, error_body(190).to_string(), "logged_out"),
-        (401, String::new(), "logged_out"),
+        // Answers that Meta did not write say nothing about the account.
+        (401, String::new(), "transient"),
+        (404, "<html>".to_owned(), "transient"),
+        (302, String::new(), "transient"),
+        (200, "<html>log in to this network".to_owned(), "transient"),
         (403, error_body(131_031).to_string(), "account_blocked"),
         (502, "<html>".to_owned(), "transient"),
     ] {

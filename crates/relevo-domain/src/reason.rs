@@ -57,6 +57,12 @@ reason_codes! {
         action: "Nothing if it passes: the node tries again by itself, and the queue is kept. If it stays, check the \
                  network, the proxy and the firewall of the node, and whether WhatsApp has an outage."
     }
+    Throttled = "throttled" {
+        happened: "The instance is connected, and WhatsApp throttles its number: nothing is sent until the time in \
+                   `next_attempt_at`, an hour at most. The text contains the cause.",
+        action: "Nothing: sending goes on by itself, and the queue is kept. If it repeats, lower the instance's \
+                 `rate_limit`, or ask Meta for a higher throughput."
+    }
     Restarting = "restarting" {
         happened: "The client of the instance stopped unexpectedly. The node restarts it after a delay that grows with \
                    each restart. The text contains the cause.",

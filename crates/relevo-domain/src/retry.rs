@@ -86,6 +86,8 @@ pub struct FailedAttempt {
     pub on_ambiguous: AmbiguousPolicy,
     /// Number of failed attempts, including this one and excluding throttled ones.
     pub attempts: u32,
+    /// Number of earlier attempts that were not counted: throttled ones, mostly.
+    pub uncounted: u32,
 }
 
 /// Decides what happens to a message after a failed attempt that was reported;
@@ -108,7 +110,8 @@ pub fn decide_retry(
             RetryDecision::Retry { after: Duration::ZERO, counted: false }
         }
         FailureKind::Throttled { retry_after } => {
-            RetryDecision::Retry { after: retry_after.max(policy.backoff().delay(1, random)), counted: false }
+            let backoff = policy.backoff().delay(attempt.uncounted.saturating_add(1), random);
+            RetryDecision::Retry { after: retry_after.max(backoff), counted: false }
         }
         FailureKind::Transient { max_attempts } => {
             let limit = max_attempts.map_or(policy.max_attempts, |tighter| tighter.min(policy.max_attempts));
@@ -137,7 +140,7 @@ mod tests {
 
     fn decide(kind: FailureKind, mode: Mode, attempts: u32) -> RetryDecision {
         let (repeatable, on_ambiguous) = (false, AmbiguousPolicy::Hold);
-        let attempt = FailedAttempt { mode, repeatable, on_ambiguous, attempts };
+        let attempt = FailedAttempt { mode, repeatable, on_ambiguous, attempts, uncounted: 0 };
         decide_retry(&POLICY, attempt, &Failure::new(kind, FailureScope::Message, "x"), 1.0)
     }
 
@@ -167,6 +170,29 @@ mod tests {
         let retry = RetryDecision::Retry { after: Duration::ZERO, counted: false };
         assert_eq!(decide(FailureKind::LoggedOut, Mode::Async, 99), retry);
         assert_eq!(decide(FailureKind::AccountBlocked, Mode::Async, 99), retry);
+    }
+
+    #[test]
+    fn throttled_attempts_back_off_with_growth() {
+        let failure = Failure::new(
+            FailureKind::Throttled { retry_after: Duration::from_secs(2) },
+            FailureScope::Number,
+            "x",
+        );
+        let delay = |uncounted| {
+            let attempt = FailedAttempt {
+                mode: Mode::Async,
+                repeatable: false,
+                on_ambiguous: AmbiguousPolicy::Hold,
+                attempts: 1,
+                uncounted,
+            };
+            match decide_retry(&POLICY, attempt, &failure, 1.0) {
+                RetryDecision::Retry { after, counted: false } => after.as_secs(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!([0, 1, 2, 3, 4, 9].map(delay), [2, 4, 16, 64, 256, 300]);
     }
 
     #[test]

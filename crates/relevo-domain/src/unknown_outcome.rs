@@ -143,7 +143,7 @@ mod tests {
     const BURY: RetryDecision = RetryDecision::Bury(BuryReason::Ambiguous);
 
     fn attempt(mode: Mode, repeatable: bool, attempts: u32) -> FailedAttempt {
-        FailedAttempt { mode, repeatable, on_ambiguous: AmbiguousPolicy::Hold, attempts }
+        FailedAttempt { mode, repeatable, on_ambiguous: AmbiguousPolicy::Hold, attempts, uncounted: 0 }
     }
 
     fn retry(seconds: u64, counted: bool) -> RetryDecision {

@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::faults::ForeignAnswer;
 use crate::ids;
 
 /// An error of the Graph API.
@@ -144,6 +145,8 @@ pub struct AbortConnection;
 pub enum GraphRejection {
     /// The request is answered with an error.
     Error(GraphError),
+    /// The request is answered as by another server.
+    Foreign(ForeignAnswer),
     /// The connection is cut without an answer.
     AbortConnection,
 }
@@ -158,6 +161,14 @@ impl IntoResponse for GraphRejection {
     fn into_response(self) -> Response {
         match self {
             GraphRejection::Error(error) => error.into_response(),
+            GraphRejection::Foreign(answer) => {
+                let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::NOT_FOUND);
+                let mut response = (status, "<html>not the Graph API</html>").into_response();
+                if let Some(seconds) = answer.retry_after {
+                    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+                }
+                response
+            }
             GraphRejection::AbortConnection => {
                 let mut response = Response::default();
                 response.extensions_mut().insert(AbortConnection);

@@ -51,6 +51,8 @@ pub struct FaultAction {
     pub delay_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorAction>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub foreign: Option<ForeignAnswer>,
     /// Requests beyond this rate are refused; those within it are not affected by the fault.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub throttle: Option<Throttle>,
@@ -82,6 +84,16 @@ pub struct ErrorAction {
     pub status: Option<u16>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub details: Option<String>,
+}
+
+/// An answer that Meta did not write, such as a proxy's.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForeignAnswer {
+    pub status: u16,
+    /// `Retry-After`, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u64>,
 }
 
 /// A rate limit.
@@ -268,7 +280,7 @@ impl Faults {
 pub struct TriggeredFault(Option<Arc<FaultAction>>);
 
 impl TriggeredFault {
-    /// Applies the actions that precede validation: delay, hang, close, error.
+    /// Applies the actions that precede validation: delay, hang, close, foreign answer, error.
     ///
     /// # Errors
     /// The fault rejects the request.
@@ -286,6 +298,9 @@ impl TriggeredFault {
         }
         if action.close == Some(FaultPoint::Before) {
             return Err(GraphRejection::AbortConnection);
+        }
+        if let Some(answer) = &action.foreign {
+            return Err(GraphRejection::Foreign(answer.clone()));
         }
         match action.injected_error() {
             Some(error) => Err(error.into()),

@@ -107,7 +107,7 @@ pub async fn get_object(
 pub fn record_rejection(shared: &SandboxState, rejection: &GraphRejection) {
     match rejection {
         GraphRejection::Error(error) => shared.stats.record_refusal(error.code),
-        GraphRejection::AbortConnection => shared.stats.dropped.add(1),
+        GraphRejection::Foreign(_) | GraphRejection::AbortConnection => shared.stats.dropped.add(1),
     }
 }
 

@@ -148,10 +148,10 @@ impl<'a> GraphMessageRequest<'a> {
     fn reject_by_fault(&self, rejection: GraphRejection) -> GraphRejection {
         match rejection {
             GraphRejection::Error(error) => self.refuse(error),
-            GraphRejection::AbortConnection => {
+            unanswered => {
                 self.shared.stats.dropped.add(1);
                 self.record(RequestOutcome::Dropped, None, false);
-                GraphRejection::AbortConnection
+                unanswered
             }
         }
     }

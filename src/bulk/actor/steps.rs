@@ -9,7 +9,7 @@ use crate::queue::{self, Submission};
 use relevo_domain::{BulkItem, Class, EventKind, Mode, Timestamp};
 use relevo_store as store;
 
-use super::State;
+use super::{OutcomePage, State};
 use crate::bulk::Error;
 use crate::bulk::job::JobStatus;
 use crate::bulk::job_files::batch::{Batch, OutgoingRow};
@@ -41,6 +41,13 @@ impl State {
                 }
                 Step::Fail(cause) => {
                     self.finish(JobStatus::Failed, Some(cause)).await?;
+                    return Ok(None);
+                }
+                Step::Stall(cause) => {
+                    // The withdrawn rows come back first.
+                    while self.record_outcomes().await? == OutcomePage::Full {}
+                    let stalled = Checkpoint { stalled: true, ..self.checkpoint.clone() };
+                    self.finish_from(stalled, JobStatus::Failed, Some(cause)).await?;
                     return Ok(None);
                 }
                 Step::Wait(delay, reason) => {
@@ -154,11 +161,19 @@ impl State {
     }
 
     async fn finish(&mut self, status: JobStatus, error: Option<String>) -> Result<(), Error> {
+        self.finish_from(self.checkpoint.clone(), status, error).await
+    }
+
+    async fn finish_from(
+        &mut self,
+        checkpoint: Checkpoint,
+        status: JobStatus,
+        error: Option<String>,
+    ) -> Result<(), Error> {
         let now = self.now();
         let kind =
             if status == JobStatus::Completed { EventKind::JobCompleted } else { EventKind::JobFailed };
-        let next =
-            Checkpoint { status, error, ended_at: Some(now), updated_at: now, ..self.checkpoint.clone() };
+        let next = Checkpoint { status, error, ended_at: Some(now), updated_at: now, ..checkpoint };
         self.with_files(|files| files.sync_index()).await?;
         tracing::info!(job = %self.record.id, %status, "bulk job ended");
         self.commit_with_event(next, kind).await
@@ -166,7 +181,7 @@ impl State {
 
     /// Commits `next` as the checkpoint, together with an event in the log of the job's first instance.
     async fn commit_with_event(&mut self, next: Checkpoint, kind: EventKind) -> Result<(), Error> {
-        let counts = next.counts;
+        let counts = next.progress(self.record.total).counts;
         let data = json!({
             "job_id": self.record.id,
             "status": next.status.as_str(),

@@ -15,7 +15,10 @@ use crate::bulk::{
 use crate::queue::tests::fixture::{ONE, TestQueue, provider_id};
 use crate::queue::{self, Lease};
 use crate::supervisor::ActorSlot;
-use relevo_domain::{AmbiguousPolicy, Class, Content, Failure, InstanceNumber, InstanceState, RetryDecision};
+use relevo_domain::{
+    AmbiguousPolicy, Class, Content, Failure, InstanceNumber, InstanceState, Reason, ReasonCode,
+    RetryDecision,
+};
 
 /// What a simulated instance does with a leased message.
 pub enum SendResult {
@@ -50,6 +53,7 @@ pub fn sender_instance(name: &str, number: InstanceNumber) -> SenderInstance {
         number,
         id: name.parse().unwrap(),
         state: InstanceState::Connected,
+        reason: Reason::new(ReasonCode::Connected, "connected"),
         rate: 80.0,
         on_ambiguous: None,
         repeatable: false,

@@ -1,12 +1,13 @@
-//! Tests of `send_at` and the sending hours, under paused time that the tests advance.
+//! Tests of `send_at`, the sending hours and jobs whose instances cannot send, under paused time that the tests advance.
 
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::fixture::{BulkFixture, job, two};
-use crate::bulk::{JobProgress, JobStatus, NewJob, Options, SendingHours};
+use crate::bulk::{JobProgress, JobStatus, NewJob, Options, RowStatus, SenderSelection, SendingHours};
 use crate::queue::tests::fixture::{ONE, provider_id};
+use relevo_domain::{InstanceState, Status};
 
 /// Maximum number of steps before a test fails.
 const MAX_STEPS: usize = 200_000;
@@ -78,4 +79,62 @@ async fn job_completes_when_its_last_outcome_arrives_after_the_sending_hours() {
     }
     let done = fixture.advance_until(id, |progress| progress.status == JobStatus::Completed).await;
     assert_eq!((done.counts.sent, done.error), (1, None));
+}
+
+/// A job of the instance `one` alone.
+fn job_of_one() -> NewJob {
+    NewJob { senders: SenderSelection::Named(vec!["one".parse().unwrap()]), ..job() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn job_says_at_once_what_it_waits_for() {
+    let fixture = BulkFixture::open().await;
+    fixture.set_state(ONE, InstanceState::Paused);
+    let created = fixture.handle.create(job_of_one(), fixture.draft(["573001234567".to_owned()])).await;
+    let error = created.unwrap().progress.error.unwrap();
+    assert!(error.contains("one is paused"), "{error}");
+
+    // Also when every row is in the queue of its instance.
+    fixture.set_state(ONE, InstanceState::Connected);
+    let id = fixture.create(job_of_one(), 5).await;
+    fixture.advance_until(id, |progress| progress.taken == 5).await;
+    assert_eq!(fixture.view(id).progress.error, None);
+    fixture.set_state(ONE, InstanceState::LoggedOut);
+    let waiting = fixture.advance_until(id, |progress| progress.error.is_some()).await;
+    assert!(waiting.error.unwrap().contains("one is logged_out"));
+    fixture.set_state(ONE, InstanceState::Connected);
+    fixture.run_instance(ONE, |_| super::fixture::SendResult::Sent);
+    let done = fixture.advance_until(id, |progress| progress.status == JobStatus::Completed).await;
+    assert_eq!((done.counts.sent, done.error), (5, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn stalled_job_ends_and_its_rows_can_be_tried_again() {
+    let options = Options { stalled_after: Duration::from_secs(60), window: 10, ..Options::default() };
+    let fixture = BulkFixture::with_options(options).await;
+    let id = fixture.create(job_of_one(), 25).await;
+    fixture.advance_until(id, |progress| progress.taken == 10).await;
+    fixture.set_state(ONE, InstanceState::Paused);
+    // A pause does not count.
+    fixture.advance_until(id, |progress| progress.error.is_some()).await;
+    fixture.handle.pause(id).await.unwrap();
+    fixture.queue.advance_time(HOUR).await;
+    fixture.handle.resume(id).await.unwrap();
+    let resumed_at = fixture.queue.clock.now();
+    let failed = fixture.advance_until(id, |progress| progress.status == JobStatus::Failed).await;
+    let lasted = fixture.queue.clock.now().since(resumed_at);
+    assert!(lasted > Duration::from_secs(50) && lasted < Duration::from_secs(120), "{lasted:?}");
+    assert!(failed.error.unwrap().starts_with("stalled: "));
+    assert_eq!((failed.counts.failed, failed.counts.sent), (25, 0));
+    for row in fixture.results(id).await {
+        assert_eq!(row.status, RowStatus::Message(Status::Failed), "{row:?}");
+        assert_eq!(row.error.as_deref(), Some("stalled"));
+    }
+
+    fixture.set_state(ONE, InstanceState::Connected);
+    fixture.run_instance(ONE, |_| super::fixture::SendResult::Sent);
+    fixture.handle.retry_failed(id).await.unwrap();
+    let done = fixture.advance_until(id, |progress| progress.status == JobStatus::Completed).await;
+    assert_eq!((done.counts.sent, done.counts.failed), (25, 0));
+    assert_eq!(fixture.attempt_counts(), vec![1; 25]);
 }

@@ -108,11 +108,11 @@ impl SendPlanner {
             return;
         }
         if let Some(until) = self.hold_until {
-            let wait = until.since(now.wall);
+            let wait = until.saturating_sub(now.elapsed);
             if !wait.is_zero() {
                 return self.wake_after(wait, now);
             }
-            self.hold_until = None;
+            self.end_hold();
         }
         let Some(request) = self.capacity(now).filter(|capacity| capacity.total > 0) else { return };
         self.fetch = self.fetch.with_request(request);

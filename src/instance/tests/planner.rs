@@ -6,8 +6,8 @@ use crate::instance::limiter::Limiter;
 use crate::instance::planner::{Action, Capacity, Now, SendPlanner, Workers};
 use crate::queue::{Lease, LeaseBatch};
 use relevo_domain::{
-    AmbiguousPolicy, Class, Content, InstanceNumber, MessageId, MessageOptions, Mode, OutboundMessage,
-    RateLimit, Timestamp,
+    AmbiguousPolicy, Class, Content, Failure, FailureKind, FailureScope, InstanceNumber, MessageId,
+    MessageOptions, Mode, OutboundMessage, RateLimit, Timestamp,
 };
 use relevo_store::Priority;
 
@@ -46,7 +46,7 @@ fn new_planner(workers: usize, per_second: f64, pair: Option<(Duration, u32)>) -
     let rate = RateLimit { per_second, burst: 2.try_into().unwrap() };
     let pair = pair.map(|(interval, burst)| (interval, burst.try_into().unwrap()));
     let workers = Workers { total: workers, bulk: workers };
-    SendPlanner::new(workers, Limiter::new(rate, pair, 0.0, || 0.5))
+    SendPlanner::new(workers, Limiter::new(rate, pair, 0.0, || 0.5), false)
 }
 
 /// Connects and returns the first lease request.
@@ -158,4 +158,114 @@ fn wake_up_for_a_bulk_message_is_not_moved_by_a_result_without_bulk_messages() {
     planner.on_leased(Some(due(60 * SECOND)), urgent, Duration::ZERO, at(SECOND));
     let next = actions(&mut planner);
     assert!(!next.iter().any(|action| matches!(action, Action::WakeAfter(_))), "{next:?}");
+}
+
+fn throttled(retry_after: Duration) -> Failure {
+    Failure::new(FailureKind::Throttled { retry_after }, FailureScope::Number, "slow down")
+}
+
+/// Ends an attempt with a failure. Returns the actions.
+fn fail(planner: &mut SendPlanner, failure: Failure, now: Now) -> Vec<Action> {
+    planner.on_attempt_ended(Class::Transactional, Some(failure), SECOND, now);
+    with_empty_leases(planner, now)
+}
+
+/// Answers all lease requests with an empty batch. Returns all actions.
+fn with_empty_leases(planner: &mut SendPlanner, now: Now) -> Vec<Action> {
+    let mut all = Vec::new();
+    loop {
+        let next = actions(planner);
+        let requests: Vec<_> = next
+            .iter()
+            .filter_map(|action| match action {
+                Action::Lease(request) => Some(*request),
+                _ => None,
+            })
+            .collect();
+        all.extend(next);
+        if requests.is_empty() {
+            return all;
+        }
+        for request in requests {
+            planner.on_leased(Some(LeaseBatch::default()), request, Duration::from_micros(100), now);
+        }
+    }
+}
+
+/// A planner that is connected and has found no work.
+fn idle_planner(workers: usize) -> SendPlanner {
+    let mut planner = new_planner(workers, 20.0, None);
+    let request = connect(&mut planner);
+    planner.on_leased(Some(LeaseBatch::default()), request, Duration::from_micros(100), at(Duration::ZERO));
+    with_empty_leases(&mut planner, at(Duration::ZERO));
+    planner
+}
+
+#[test]
+fn repeated_throttling_holds_the_instance_longer_each_time() {
+    let mut planner = idle_planner(4);
+    let (mut now, mut holds) = (Duration::ZERO, Vec::new());
+    for _ in 0..9 {
+        let held = fail(&mut planner, throttled(SECOND), at(now));
+        // The other attempts of the same moment do not count again.
+        fail(&mut planner, throttled(SECOND), at(now));
+        let Some(wait) = held.iter().find_map(|action| match action {
+            Action::WakeAfter(wait) => Some(*wait),
+            _ => None,
+        }) else {
+            panic!("{held:?}")
+        };
+        let reported = held.iter().any(|action| matches!(action, Action::ReportHeld(..)));
+        assert_eq!(reported, wait >= 5 * SECOND, "{held:?}");
+        holds.push(wait.as_secs());
+        now += wait;
+        planner.on_wake(at(now));
+        let next = with_empty_leases(&mut planner, at(now));
+        let resumed = next.iter().any(|action| matches!(action, Action::ReportResumed));
+        assert_eq!(resumed, reported);
+    }
+    assert_eq!(holds, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+    planner.on_attempt_ended(Class::Transactional, None, SECOND, at(now));
+    let held = fail(&mut planner, throttled(SECOND), at(now));
+    assert!(
+        held.iter().any(|action| matches!(action, Action::WakeAfter(wait) if *wait == SECOND)),
+        "{held:?}"
+    );
+}
+
+#[test]
+fn hold_is_bounded_and_independent_of_the_wall_clock() {
+    let mut planner = idle_planner(1);
+    let held = fail(&mut planner, throttled(3650 * 86_400 * SECOND), at(Duration::ZERO));
+    let hour = 3600 * SECOND;
+    assert!(
+        held.iter().any(|action| matches!(action, Action::ReportHeld(_, until) if *until == START + hour)),
+        "{held:?}"
+    );
+    // The wall clock went back by a month.
+    planner.on_wake(Now { wall: Timestamp(START.millis() - 30 * 86_400_000), elapsed: hour });
+    let next = actions(&mut planner);
+    assert!(next.iter().any(|action| matches!(action, Action::Lease(_) | Action::ReportResumed)), "{next:?}");
+}
+
+#[test]
+fn answer_of_another_server_is_put_to_the_probe_first() {
+    let stray = || {
+        let kind = FailureKind::Transient { max_attempts: None };
+        Failure::new(kind, FailureScope::Number, "404")
+    };
+    let mut planner = idle_planner(2);
+    let mut delays = Vec::new();
+    for n in 0..4 {
+        let next = fail(&mut planner, stray(), at(n * SECOND));
+        let [Action::Verify(_, delay)] = next[..] else { panic!("{next:?}") };
+        delays.push(delay.as_secs());
+        // Nothing is leased until the probe has succeeded.
+        planner.on_nudge(Class::Transactional, at(n * SECOND));
+        assert!(actions(&mut planner).is_empty());
+        assert!(planner.on_connected(at(n * SECOND)));
+        let next = with_empty_leases(&mut planner, at(n * SECOND));
+        assert!(next.iter().any(|action| matches!(action, Action::Lease(_))), "{next:?}");
+    }
+    assert_eq!(delays, [0, 1, 2, 4]);
 }

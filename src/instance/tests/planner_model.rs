@@ -18,13 +18,16 @@ fn settings() -> impl Strategy<Value = Settings> {
         Just((2_000.0, 50, 0.0)),
     ];
     let pair = prop::option::weighted(0.4, Just((Duration::from_secs(6), 2)));
-    (1..5usize, 1..5usize, rate, pair).prop_map(|(total, bulk, (per_second, burst, jitter), pair)| Settings {
-        workers: Workers { total, bulk: bulk.min(total) },
-        per_second,
-        burst,
-        jitter,
-        pair,
-    })
+    (1..5usize, 1..5usize, rate, any::<bool>(), pair).prop_map(
+        |(total, bulk, (per_second, burst, jitter), keeps_connection, pair)| Settings {
+            workers: Workers { total, bulk: bulk.min(total) },
+            per_second,
+            burst,
+            jitter,
+            keeps_connection,
+            pair,
+        },
+    )
 }
 
 fn outcome() -> impl Strategy<Value = Outcome> {
@@ -34,6 +37,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
     prop_oneof![
         12 => Just(Outcome::Sent),
         2 => failed(FailureKind::Transient { max_attempts: None }, FailureScope::Message),
+        1 => failed(FailureKind::Transient { max_attempts: None }, FailureScope::Number),
         1 => failed(FailureKind::Deferred { retry_after: 20 * second }, FailureScope::Message),
         1 => failed(FailureKind::Permanent, FailureScope::Message),
         1 => failed(FailureKind::Ambiguous, FailureScope::Message),

@@ -25,6 +25,8 @@ pub struct Settings {
     pub per_second: f64,
     pub burst: u32,
     pub jitter: f64,
+    /// The client reports by itself when it is connected.
+    pub keeps_connection: bool,
     /// Interval and burst of messages to one recipient.
     pub pair: Option<(Duration, u32)>,
 }
@@ -112,6 +114,8 @@ pub struct World {
     leasing_bulk: bool,
     link: Link,
     hold_until: Timestamp,
+    /// The planner waits for a probe.
+    is_verifying: bool,
     is_draining: bool,
     is_drained: bool,
     begun: u32,
@@ -123,7 +127,11 @@ impl World {
         let rate = RateLimit { per_second: settings.per_second, burst: settings.burst.try_into().unwrap() };
         let pair = settings.pair.map(|(interval, burst)| (interval, burst.try_into().unwrap()));
         Self {
-            planner: SendPlanner::new(settings.workers, Limiter::new(rate, pair, settings.jitter, || 0.5)),
+            planner: SendPlanner::new(
+                settings.workers,
+                Limiter::new(rate, pair, settings.jitter, || 0.5),
+                settings.keeps_connection,
+            ),
             settings,
             elapsed: Duration::ZERO,
             queue: ModelQueue::default(),
@@ -140,6 +148,7 @@ impl World {
             leasing_bulk: false,
             link: Link::Connecting,
             hold_until: START,
+            is_verifying: false,
             is_draining: false,
             is_drained: false,
             begun: 0,
@@ -282,6 +291,11 @@ impl World {
                     Some((FailureKind::LoggedOut | FailureKind::AccountBlocked, _)) => {
                         self.link = Link::Stopped
                     }
+                    Some((FailureKind::Transient { .. }, FailureScope::Number))
+                        if !self.settings.keeps_connection && self.link == Link::Ready =>
+                    {
+                        self.link = Link::Connecting;
+                    }
                     Some((FailureKind::Throttled { retry_after }, FailureScope::Number)) => {
                         self.hold_until = now.wall + retry_after;
                     }
@@ -349,6 +363,12 @@ impl World {
                     assert!(self.permit_at.is_none() && !is_waiting, "starts the permit timer twice");
                     self.permit_at = Some(self.elapsed + wait);
                 }
+                Action::Verify(..) => {
+                    assert_eq!(self.link, Link::Connecting, "verifies a connection and goes on sending");
+                    self.is_verifying = true;
+                }
+                Action::ReportHeld(_, until) => assert!(until > self.wall()),
+                Action::ReportResumed => assert!(self.hold_until <= self.wall(), "resumes too early"),
                 Action::ReportRejected(_) => assert_eq!(self.link, Link::Stopped),
                 Action::DrainDone => {
                     assert!(self.is_draining && !self.is_drained && self.is_idle(), "drained too early");
@@ -432,6 +452,8 @@ impl World {
             Op::Deliver { which: 0, took: 100 }
         } else if !self.attempts.is_empty() {
             Op::EndAttempt(0, Outcome::Sent)
+        } else if std::mem::take(&mut self.is_verifying) {
+            Op::Connect
         } else {
             return false;
         };

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use ractor::{ActorRef, RpcReplyPort};
 
-use crate::queue::accept::{self, EnqueueContext, EnqueueRefusal};
+use crate::queue::accept::{self, EnqueueContext, EnqueueRefusal, KeyUse};
 use crate::queue::dispatch::{self, LeaseResult};
-use crate::queue::{Acceptance, Error, LeaseBatch, SendOutcome, Submission, bulk_rows};
-use relevo_domain::{Class, MessageId, Mode, Timestamp};
+use crate::queue::{Acceptance, Error, IdempotencyKey, LeaseBatch, SendOutcome, Submission, bulk_rows};
+use relevo_domain::{Class, InstanceNumber, MessageId, Mode, Timestamp};
 use relevo_store::{Error as StoreError, Priority, Tx};
 
 use super::{CommitHook, Msg, QueueReply, State};
@@ -69,6 +69,7 @@ impl State {
             max: 1,
             max_bulk: 0,
             now: context.now,
+            expiry_time: self.expiry_time(),
             run: self.arguments.run,
         };
         let is_awaited = next.is_some();
@@ -108,6 +109,34 @@ impl State {
         reply: QueueReply<Acceptance>,
     ) {
         self.accept(me, submission, move |accepted| drop(reply.send(accepted))).await;
+    }
+
+    /// Looks an idempotency key up. The reply follows the commits of all earlier requests, so the message that it names is
+    /// durable.
+    pub(super) async fn find_repeated(
+        &self,
+        instance: InstanceNumber,
+        key: IdempotencyKey,
+        reply: QueueReply<Option<MessageId>>,
+    ) {
+        let (now, metrics) = (self.now(), self.arguments.metrics.clone());
+        let work = move |tx: &mut Tx| accept::find_key(tx, instance, &key, now);
+        let done = move |found: Result<KeyUse, StoreError>| {
+            let found = match found {
+                Ok(KeyUse::Unused | KeyUse::Expired(_)) => Ok(None),
+                Ok(KeyUse::SameRequest(id)) => {
+                    metrics.record_refused("duplicate");
+                    Ok(Some(id))
+                }
+                Ok(KeyUse::OtherRequest) => {
+                    metrics.record_refused("key_reused");
+                    Err(Error::KeyReused)
+                }
+                Err(error) => Err(Error::from(error)),
+            };
+            let _ = reply.send(found);
+        };
+        self.arguments.store.submit_with_priority(Priority::Urgent, work, done).await;
     }
 
     pub(super) async fn enqueue_items(

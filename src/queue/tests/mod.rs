@@ -3,6 +3,7 @@
 mod attempts;
 mod audit;
 mod bulk_rows;
+mod clock_steps;
 pub(crate) mod fixture;
 mod lease_next;
 mod model;

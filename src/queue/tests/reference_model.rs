@@ -297,6 +297,7 @@ impl<'a> QueueModel<'a> {
             max,
             max_bulk,
             now: self.now,
+            expiry_time: self.now,
             run: self.run,
         };
         let found = self.store.write(|tx| dispatch::lease(tx, request)).unwrap();

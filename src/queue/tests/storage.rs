@@ -57,7 +57,7 @@ fn accept_message(store: &TestStore, submission: Submission, now: Timestamp) -> 
 }
 
 fn search_leases(store: &TestStore, max: usize, now: Timestamp) -> dispatch::LeaseResult {
-    let request = dispatch::LeaseRequest { instance: ONE, max, max_bulk: max, now, run: 1 };
+    let request = dispatch::LeaseRequest { instance: ONE, max, max_bulk: max, now, expiry_time: now, run: 1 };
     store.write(|tx| dispatch::lease(tx, request)).unwrap()
 }
 

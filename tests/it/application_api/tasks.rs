@@ -83,7 +83,7 @@ async fn task_survives_a_restart() {
     world.restart_node().await;
     let waiting = world.get(&format!("/api/task-status/{task}")).await;
     let expected = json!({ "task_id": task, "status": "PENDING", "result": null, "created_at": "<time>",
-        "completed_at": null });
+        "error": "the instance shop is disconnected (requested): asked to disconnect", "completed_at": null });
     assert_fits(&waiting, 200, &expected);
     world.post("/instances/shop/connect", json!({})).await;
     until_task(&world, &task, "SUCCESS").await;

@@ -1,7 +1,9 @@
 //! Synchronous and queued sends, and the view of a message.
 
 mod failures;
+mod idempotency;
 mod media;
+mod stray_answers;
 
 use serde_json::json;
 

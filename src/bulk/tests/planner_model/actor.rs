@@ -6,7 +6,7 @@ use super::environment::QueuedMessage;
 use super::{Model, Totals, recipient};
 use crate::bulk::Error;
 use crate::bulk::commands::JobCommand;
-use crate::bulk::job::{JobStatus, RowStatus};
+use crate::bulk::job::{JobSender, JobStatus, RowStatus};
 use crate::bulk::job_files::outcomes::{OutcomeEffect, effect_of};
 use crate::bulk::planner::{HandOver, OpenRow, Planner, Step, WaitReason, page_size};
 use crate::bulk::row_record::RowRecord;
@@ -66,6 +66,7 @@ impl Model {
                     totals.failed += 1;
                     return None;
                 }
+                Step::Stall(cause) => panic!("it never stalls: {cause}"),
                 Step::Wait(delay, reason) => {
                     self.check_wait(delay, reason.as_ref(), totals);
                     return Some(delay);
@@ -106,8 +107,13 @@ impl Model {
                 );
                 totals.outside_hours += 1;
             }
-            Some(WaitReason::NoSender) => {
-                assert!(!self.has_connected_sender());
+            Some(WaitReason::NoSender(text)) => {
+                let is_connected = |sender: &JobSender| {
+                    let mut instances = self.instances.iter();
+                    instances
+                        .any(|found| found.number == sender.number && found.state == InstanceState::Connected)
+                };
+                assert!(!self.checkpoint.senders.iter().any(is_connected), "{text}");
                 totals.no_sender += 1;
             }
             Some(WaitReason::QueueFull(error)) => {

@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::bulk_kind::{BulkContent, BulkKind, BulkRequest, RecipientContent};
@@ -15,10 +17,11 @@ use super::json_fields::{self, JsonFields};
 use super::responses::{BulkSendResponse, SendMessageResponse};
 use super::single::IncomingRequest;
 use super::target::target_instance;
-use crate::bulk::{self, NewJob, OnSuppressed, Plan, SenderSelection};
+use crate::bulk::{self, JobProgress, NewJob, OnSuppressed, Plan, SenderSelection};
 use crate::http::AppState;
 use crate::http::api::error::ApplicationError;
 use crate::http::body::{self, ReceivedBody};
+use crate::http::body_memory::BodyMemory;
 use crate::http::error::ApiError;
 use crate::http::extract::SendOptions;
 use crate::http::phone_warning::PhoneWarning;
@@ -35,6 +38,9 @@ const DIRECT_SEND_PREFIX: &str = "/api/messages/";
 
 /// Maximum number of warnings in one response.
 const MAX_WARNINGS: usize = 100;
+
+/// How long a request waits for an instance that cannot send now, such as one that is just connecting.
+const BLOCKED_WAIT: Duration = Duration::from_secs(2);
 
 /// A parsed request for many messages.
 struct ParsedBulkRequest {
@@ -87,23 +93,40 @@ pub(super) async fn submit_bulk(
         body::parse_off_thread(bytes, move |body| parse_request(kind, body, &sending, queues)).await?;
     let instance = target_instance(state, header.or(parsed.instance))?;
     let id = job_id(&instance, parsed.key);
-    if !parsed.queued {
-        require_connected(state, &instance)?;
+    let warnings = warnings(&parsed.bulk.phones, state.recipients());
+    // A repetition is answered whatever has changed since; for example, the instance may be disconnected.
+    if state.services.bulk.get(id).is_err() {
+        if !parsed.queued {
+            require_connected(state, &instance)?;
+        }
+        start_job(state, &instance, kind, id, parsed.bulk, memory).await?;
     }
-    let BulkRequest { phones, content } = parsed.bulk;
-    let stored = store_media(content, &state.services.instances).await?;
-    // Inline files are on the disk now; the memory is free for other requests.
-    drop(memory);
-    let recipients = state.recipients();
-    let warnings = warnings(&phones, recipients);
-    let (phones, stored) = (Arc::new(completed(phones, recipients)), Arc::new(stored));
-    check_messages(state, &instance, kind, &phones, &stored).await?;
-    create_job(state, &instance, kind, id, phones, stored).await?;
     if parsed.queued {
-        let queued = SendMessageResponse::queued_job(kind.success_messages().1, id);
+        let waits_for = state.services.bulk.get(id).map_err(ApiError::from)?.progress.error;
+        let message = kind.success_messages().1;
+        let queued = SendMessageResponse::queued_job(message, id, waits_for);
         return Ok(Json(queued.with_warnings(warnings)).into_response());
     }
     wait_for_job(state, kind, id, warnings).await
+}
+
+/// Stores the files of a request, checks its messages, and creates its job.
+async fn start_job(
+    state: &AppState,
+    instance: &InstanceId,
+    kind: BulkKind,
+    id: Uuid,
+    request: BulkRequest,
+    memory: Option<BodyMemory>,
+) -> Result<(), ApplicationError> {
+    let BulkRequest { phones, content } = request;
+    let stored = store_media(content, &state.services.instances).await?;
+    // Inline files are on the disk now; the memory is free for other requests.
+    drop(memory);
+    let phones = completed(phones, state.recipients());
+    let (phones, stored) = (Arc::new(phones), Arc::new(stored));
+    check_messages(state, instance, kind, &phones, &stored).await?;
+    create_job(state, instance, kind, id, phones, stored).await
 }
 
 /// The warnings about the numbers, up to [`MAX_WARNINGS`].
@@ -254,6 +277,23 @@ async fn create_job(
     }
 }
 
+/// Waits for the end of a job. Returns `false` when it has waited for an instance that cannot send for longer than
+/// [`BLOCKED_WAIT`]: the caller is told instead of waiting for its limit.
+async fn wait_for_end(progress: &mut watch::Receiver<JobProgress>) -> bool {
+    loop {
+        let changed = progress.wait_for(|progress| progress.status.is_finished() || progress.error.is_some());
+        match changed.await.map(|progress| progress.status.is_finished()) {
+            Ok(true) => return true,
+            Ok(false) => {}
+            Err(_) => return false,
+        }
+        let goes_on = progress.wait_for(|progress| progress.status.is_finished() || progress.error.is_none());
+        if !matches!(tokio::time::timeout(BLOCKED_WAIT, goes_on).await, Ok(Ok(_))) {
+            return false;
+        }
+    }
+}
+
 /// Waits for the end of a job and returns its counts.
 async fn wait_for_job(
     state: &AppState,
@@ -262,10 +302,14 @@ async fn wait_for_job(
     warnings: Vec<PhoneWarning>,
 ) -> Result<Response, ApplicationError> {
     let mut progress = state.services.bulk.watch(id).map_err(ApiError::from)?;
-    let ending = progress.wait_for(|progress| progress.status.is_finished());
-    let ended = tokio::time::timeout(state.options.broadcast_wait, ending).await.is_ok_and(|end| end.is_ok());
+    let ending = wait_for_end(&mut progress);
+    let ended = tokio::time::timeout(state.options.broadcast_wait, ending).await.unwrap_or(false);
     if !ended {
-        let details = format!("the messages are still being sent; ask for them: GET /api/task-status/{id}");
+        let waits_for = progress.borrow().error.clone();
+        let details = match waits_for {
+            Some(cause) => format!("the messages wait: {cause}; ask for them: GET /api/task-status/{id}"),
+            None => format!("the messages are still being sent; ask for them: GET /api/task-status/{id}"),
+        };
         return Err(ApplicationError::from(ApiError::new(ErrorKind::Ambiguous, details))
             .with_success_false()
             .with_task_id(id));

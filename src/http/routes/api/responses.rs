@@ -23,23 +23,34 @@ pub(in crate::http) struct SendMessageResponse {
     /// The numbers that do not fit the numbering plan of their country; the first 100 of many.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<PhoneWarning>,
+    /// For a queued message: what it waits for, if its instance cannot send now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waits_for: Option<String>,
 }
 
 impl SendMessageResponse {
     /// The response to a sent message.
     pub fn sent(message: &'static str, data: GraphSendResponse) -> Self {
-        Self { success: true, message, data: Some(data), task_id: None, warnings: Vec::new() }
+        Self {
+            success: true,
+            message,
+            data: Some(data),
+            task_id: None,
+            warnings: Vec::new(),
+            waits_for: None,
+        }
     }
 
     /// The response to a queued message.
-    pub fn queued(message: &'static str, id: MessageId) -> Self {
+    pub fn queued(message: &'static str, id: MessageId, waits_for: Option<String>) -> Self {
         let task_id = Some(id.correlation_id().to_string());
-        Self { success: true, message, data: None, task_id, warnings: Vec::new() }
+        Self { success: true, message, data: None, task_id, warnings: Vec::new(), waits_for }
     }
 
     /// A bulk request is queued.
-    pub fn queued_job(message: &'static str, id: Uuid) -> Self {
-        Self { success: true, message, data: None, task_id: Some(id.to_string()), warnings: Vec::new() }
+    pub fn queued_job(message: &'static str, id: Uuid, waits_for: Option<String>) -> Self {
+        let task_id = Some(id.to_string());
+        Self { success: true, message, data: None, task_id, warnings: Vec::new(), waits_for }
     }
 
     /// The same with warnings about numbers.

@@ -86,6 +86,12 @@ pub(super) async fn submit_single(
     let parse = move |body: &[u8]| parse_request(kind, body, &sending, recipients);
     let parsed = body::parse_off_thread(bytes, parse).await?;
     let instance = target_instance(state, header.or(parsed.instance))?;
+    let caller = SingleSend { state, instance: &instance, kind, input: parsed.input, to: parsed.to };
+    if let Some(key) = &parsed.idempotency
+        && let Some(id) = state.services.instances.find_repeated(&instance, key).await?
+    {
+        return caller.answer_repeated(id, parsed.queued).await;
+    }
     let content = parsed.draft.store_media(&state.services.instances).await?;
     // An inline file is on the disk now; the memory is free for other requests.
     drop(memory);
@@ -93,80 +99,86 @@ pub(super) async fn submit_single(
         Some(message) => Some(resolve_provider_id(state, &instance, "context_message_id", message)?),
         None => None,
     };
-    let prepared = PreparedMessage {
-        kind,
-        input: parsed.input,
-        message: OutboundMessage { to: parsed.to, content, quote, options: MessageOptions::default() },
+    let send = SendRequest {
+        message: OutboundMessage {
+            to: caller.to.clone(),
+            content,
+            quote,
+            options: MessageOptions::default(),
+        },
+        class: Class::Transactional,
         idempotency: parsed.idempotency,
+        expires_at: None,
+        send_at: None,
     };
-    if parsed.queued {
-        enqueue_message(state, &instance, prepared).await
-    } else {
-        send_message(state, &instance, prepared).await
-    }
+    if parsed.queued { caller.enqueue(send).await } else { caller.send(send).await }
 }
 
-/// A message ready to submit.
-struct PreparedMessage {
+/// Whose message it is, and what the answer repeats of the request.
+struct SingleSend<'a> {
+    state: &'a AppState,
+    instance: &'a InstanceId,
     kind: MessageKind,
     input: String,
-    message: OutboundMessage,
-    idempotency: Option<IdempotencyKey>,
+    to: Recipient,
 }
 
-impl PreparedMessage {
-    fn to_send(&self) -> SendRequest {
-        SendRequest {
-            message: self.message.clone(),
-            class: Class::Transactional,
-            idempotency: self.idempotency.clone(),
-            expires_at: None,
-            send_at: None,
-        }
+impl SingleSend<'_> {
+    async fn enqueue(&self, send: SendRequest) -> Result<Response, ApplicationError> {
+        let accepted = self.state.services.instances.enqueue(self.instance, send).await;
+        let id = accepted.map_err(|error| instance_error(self.kind, error))?.id();
+        Ok(self.queued_response(id, self.state.services.instances.get(self.instance)?.waits_for()))
     }
-}
 
-async fn enqueue_message(
-    state: &AppState,
-    instance: &InstanceId,
-    prepared: PreparedMessage,
-) -> Result<Response, ApplicationError> {
-    let accepted = state.services.instances.enqueue(instance, prepared.to_send()).await;
-    let id = accepted.map_err(|error| instance_error(prepared.kind, error))?.id();
-    let (_, message) = prepared.kind.success_messages();
-    let warning = PhoneWarning::spanish(&prepared.message.to);
-    Ok(Json(SendMessageResponse::queued(message, id).with_warnings(warning)).into_response())
-}
+    async fn send(&self, send: SendRequest) -> Result<Response, ApplicationError> {
+        let outcome = self.state.services.instances.send_now(self.instance, send).await;
+        let (id, outcome) = outcome.map_err(|error| instance_error(self.kind, error))?;
+        self.outcome_response(id, outcome)
+    }
 
-async fn send_message(
-    state: &AppState,
-    instance: &InstanceId,
-    prepared: PreparedMessage,
-) -> Result<Response, ApplicationError> {
-    let outcome = state.services.instances.send_now(instance, prepared.to_send()).await;
-    let (id, sent) = outcome.map_err(|error| instance_error(prepared.kind, error))?;
-    let provider_id = match sent {
-        SyncSendOutcome::Sent(provider_id) => provider_id,
-        SyncSendOutcome::Failed(failure) => {
-            return Err(ApplicationError::from_failure(&failure).with_message(id, "failed"));
+    /// The answer to a repetition of an earlier request, whatever has changed since.
+    async fn answer_repeated(&self, id: MessageId, queued: bool) -> Result<Response, ApplicationError> {
+        if queued {
+            return Ok(self.queued_response(id, None));
         }
-        SyncSendOutcome::NotStarted(view) => {
-            return Err(ApplicationError::from(withdrawn_error(view))
-                .with_success_false()
-                .with_message(id, "cancelled"));
-        }
-        SyncSendOutcome::Unknown => {
-            let view = state.services.instances.message(instance, &MessageRef::Ours(id))?;
-            // A status may have arrived since.
-            let taken =
-                matches!(view.status, Status::Sent | Status::Delivered | Status::Read | Status::Played);
-            view.provider_id.filter(|_| taken).ok_or_else(|| unknown_outcome(id, view.status))?
-        }
-    };
-    let (message, _) = prepared.kind.success_messages();
-    let warning = PhoneWarning::spanish(&prepared.message.to);
-    let data = GraphSendResponse::new(prepared.input, &prepared.message.to, &provider_id);
-    Ok(Json(SendMessageResponse::sent(message, data).with_warnings(warning)).into_response())
+        let outcome = self.state.services.instances.await_outcome(self.instance, id).await?;
+        self.outcome_response(id, outcome)
+    }
+
+    fn queued_response(&self, id: MessageId, waits_for: Option<String>) -> Response {
+        let (_, message) = self.kind.success_messages();
+        let warning = PhoneWarning::spanish(&self.to);
+        Json(SendMessageResponse::queued(message, id, waits_for).with_warnings(warning)).into_response()
+    }
+
+    fn outcome_response(
+        &self,
+        id: MessageId,
+        outcome: SyncSendOutcome,
+    ) -> Result<Response, ApplicationError> {
+        let provider_id = match outcome {
+            SyncSendOutcome::Sent(provider_id) => provider_id,
+            SyncSendOutcome::Failed(failure) => {
+                return Err(ApplicationError::from_failure(&failure).with_message(id, "failed"));
+            }
+            SyncSendOutcome::NotStarted(view) => {
+                return Err(ApplicationError::from(withdrawn_error(view))
+                    .with_success_false()
+                    .with_message(id, "cancelled"));
+            }
+            SyncSendOutcome::Unknown => {
+                let view = self.state.services.instances.message(self.instance, &MessageRef::Ours(id))?;
+                // A status may have arrived since.
+                let taken =
+                    matches!(view.status, Status::Sent | Status::Delivered | Status::Read | Status::Played);
+                view.provider_id.filter(|_| taken).ok_or_else(|| unknown_outcome(id, view.status))?
+            }
+        };
+        let (message, _) = self.kind.success_messages();
+        let graph = GraphSendResponse::new(self.input.clone(), &self.to, &provider_id);
+        let warning = PhoneWarning::spanish(&self.to);
+        Ok(Json(SendMessageResponse::sent(message, graph).with_warnings(warning)).into_response())
+    }
 }
 
 /// The error of a message with an unknown outcome.

@@ -26,6 +26,9 @@ pub(in crate::http) struct Task {
     status: TaskState,
     /// The result; `null` until the task ended. For bulk messages also the result so far.
     result: Option<TaskResult>,
+    /// What the task waits for, if its instance cannot send now, or why it failed as a whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
     /// RFC 3339.
     created_at: String,
     completed_at: Option<String>,
@@ -77,10 +80,19 @@ pub async fn status(
     }
     let id: MessageId = task_id.parse().map_err(|_| task_not_found())?;
     match state.services.queue.find(id.instance(), &MessageRef::Ours(id)) {
-        Ok(view) => Ok(Json(Task::from_message(view))),
+        Ok(view) => {
+            let waits_for = if view.status.is_settled() { None } else { waits_for(&state, id) };
+            Ok(Json(Task { error: waits_for, ..Task::from_message(view) }))
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => Err(task_not_found()),
         Err(error) => Err(ApiError::from(error).into()),
     }
+}
+
+/// What the message of an instance waits for, if the instance cannot send now.
+fn waits_for(state: &AppState, id: MessageId) -> Option<String> {
+    let views = state.services.instances.list();
+    views.iter().find(|view| view.number == id.instance())?.waits_for()
 }
 
 fn task_not_found() -> ApplicationError {
@@ -94,7 +106,8 @@ impl Task {
         let created_at = view.id.accepted_at().to_string();
         let completed_at = settled_at(&view.history).map(|at| at.to_string());
         let status = TaskState::from_message(&view);
-        Self { task_id, status, result: TaskResult::from_message(status, view), created_at, completed_at }
+        let result = TaskResult::from_message(status, view);
+        Self { task_id, status, result, error: None, created_at, completed_at }
     }
 }
 
@@ -114,6 +127,7 @@ impl Task {
             task_id: job.id.to_string(),
             status,
             result,
+            error: progress.error.clone(),
             created_at: job.created_at.to_string(),
             completed_at: progress.ended_at.map(|at| at.to_string()),
         })

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::dto::Job;
 use super::form::{FormReader, FormRequest, UploadedFile};
 use super::job_id_from_digest;
-use crate::bulk::{self, JobDraft, NewJob, Preview, PreviewRow, SenderSelection};
+use crate::bulk::{self, JobDraft, JobView, NewJob, Preview, PreviewRow, SenderSelection};
 use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{SendOptions, instance_header};
@@ -192,6 +192,10 @@ async fn submit(state: &AppState, request: Request) -> Result<Response, ApiError
         None => draft,
     };
     let id = reader.digest.map_or_else(Uuid::new_v4, job_id_from_digest);
+    // A repetition is answered whatever has changed since; for example, `send_at` may be past.
+    if let Ok(view) = state.services.bulk.get(id) {
+        return Ok(created_response(view, RowFindings::of(&draft)));
+    }
     let form_request = fields.into_job(id, name, state.services.clock.now())?;
     match form_request {
         FormRequest::DryRun { text, senders } => {
@@ -227,16 +231,20 @@ async fn check_message(
 }
 
 async fn create_job(state: &AppState, job: NewJob, draft: JobDraft) -> Result<Response, ApiError> {
-    let (id, name) = (job.id, job.file_name.clone().unwrap_or_default());
-    let (invalid_rows, invalid_sample) = collect_invalid_rows(&draft);
-    let (warned_rows, warning_sample) = collect_warned_rows(&draft);
+    let id = job.id;
+    let findings = RowFindings::of(&draft);
     let view = match state.services.bulk.create(job, draft).await {
         // A repeated request; its job exists.
         Err(bulk::Error::Exists(_)) => state.services.bulk.get(id)?,
         created => created?,
     };
-    let total = view.progress.total;
+    Ok(created_response(view, findings))
+}
+
+fn created_response(view: JobView, findings: RowFindings) -> Response {
+    let (total, name) = (view.progress.total, view.file_name.clone().unwrap_or_default());
     let message = format!("Job creado y en proceso. Procesando {total} mensajes desde archivo '{name}'.");
+    let RowFindings { invalid_rows, invalid_sample, warned_rows, warning_sample } = findings;
     let answer = JobCreatedResponse {
         status: "success",
         message,
@@ -246,7 +254,7 @@ async fn create_job(state: &AppState, job: NewJob, draft: JobDraft) -> Result<Re
         warned_rows,
         warning_sample,
     };
-    Ok(Json(answer).into_response())
+    Json(answer).into_response()
 }
 
 async fn dry_run(
@@ -255,8 +263,7 @@ async fn dry_run(
     senders: &SenderSelection,
     draft: JobDraft,
 ) -> Result<Response, ApiError> {
-    let (invalid_rows, invalid_sample) = collect_invalid_rows(&draft);
-    let (warned_rows, warning_sample) = collect_warned_rows(&draft);
+    let RowFindings { invalid_rows, invalid_sample, warned_rows, warning_sample } = RowFindings::of(&draft);
     let Preview { total, rows, senders, duration } =
         state.services.bulk.preview(text, senders, draft, PREVIEW_ROWS).await?;
     let answer = DryRunResponse {
@@ -274,18 +281,29 @@ async fn dry_run(
     Ok(Json(answer).into_response())
 }
 
-fn collect_invalid_rows(draft: &JobDraft) -> (u32, Vec<InvalidRow>) {
-    let (count, sample) = draft.bad();
-    let shown = sample.iter().map(|bad| InvalidRow { line: bad.line, reason: bad.reason.clone() });
-    (count, shown.collect())
+/// What the check of a file found: its bad rows, and the rows with a warning, each with the first of them.
+struct RowFindings {
+    invalid_rows: u32,
+    invalid_sample: Vec<InvalidRow>,
+    warned_rows: u32,
+    warning_sample: Vec<WarnedRow>,
 }
 
-fn collect_warned_rows(draft: &JobDraft) -> (u32, Vec<WarnedRow>) {
-    let (count, sample) = draft.unusual();
-    let shown = sample
-        .iter()
-        .map(|row| WarnedRow { line: row.line, warning: PhoneWarning::from_mismatch(&row.mismatch) });
-    (count, shown.collect())
+impl RowFindings {
+    fn of(draft: &JobDraft) -> Self {
+        let (invalid_rows, bad) = draft.bad();
+        let (warned_rows, unusual) = draft.unusual();
+        let invalid = bad.iter().map(|bad| InvalidRow { line: bad.line, reason: bad.reason.clone() });
+        let warned = unusual
+            .iter()
+            .map(|row| WarnedRow { line: row.line, warning: PhoneWarning::from_mismatch(&row.mismatch) });
+        Self {
+            invalid_rows,
+            invalid_sample: invalid.collect(),
+            warned_rows,
+            warning_sample: warned.collect(),
+        }
+    }
 }
 
 impl From<PreviewRow> for RenderedRow {

@@ -186,7 +186,12 @@ impl JobFrameSource {
                 "progress": body,
             })
         });
-        moved.unwrap_or_else(|| json!({ "type": "progress", "job_id": self.id, "progress": body }))
+        let mut frame =
+            moved.unwrap_or_else(|| json!({ "type": "progress", "job_id": self.id, "progress": body }));
+        if let (Some(waits_for), Some(fields)) = (&now.error, frame.as_object_mut()) {
+            fields.insert("error".to_owned(), json!(waits_for));
+        }
+        frame
     }
 
     fn error_frame(&self, error: &RowError, body: &ProgressBody) -> Value {

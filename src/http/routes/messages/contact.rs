@@ -5,7 +5,7 @@ use axum::response::Response;
 use serde_json::Value;
 
 use super::envelope::{self, send_request};
-use super::submit::{self, SendResponses, non_empty};
+use super::submit::{SendResponses, SubmitRequest, non_empty};
 use crate::http::access::{Access, scope};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, SendOptions, TargetInstance};
@@ -60,21 +60,21 @@ async fn send_cards(
     sending: SendOptions,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
-    let mut request: ContactMessage<'_> = json::parse(&body)?;
-    let mut contacts = std::mem::take(&mut request.contacts);
-    if let Some(card) = non_empty(request.vcard.take()) {
-        contacts.push(vcard::parse_contact(&card, request.display_name.as_deref())?);
-    }
-    if contacts.is_empty() {
-        return Err(
-            ValidationError::new("vcard", "phone y vcard son requeridos: give vcard or contacts").into()
-        );
-    }
-    let envelope = request.envelope(state.recipients())?;
-    let draft = envelope::draft(
-        envelope,
-        Content::Contacts { contacts },
-        sending.idempotency_key("contacts", &body),
-    )?;
-    submit::submit_message(&state, &instance, draft, sending.asynchronous).await
+    let parse = || {
+        let mut request: ContactMessage<'_> = json::parse(&body)?;
+        let mut contacts = std::mem::take(&mut request.contacts);
+        if let Some(card) = non_empty(request.vcard.take()) {
+            contacts.push(vcard::parse_contact(&card, request.display_name.as_deref())?);
+        }
+        if contacts.is_empty() {
+            return Err(ValidationError::new(
+                "vcard",
+                "phone y vcard son requeridos: give vcard or contacts",
+            )
+            .into());
+        }
+        let envelope = request.envelope(state.recipients())?;
+        Ok(envelope::draft(envelope, Content::Contacts { contacts })?)
+    };
+    SubmitRequest::new(&state, &instance, &sending, "contacts", &body).submit(parse).await
 }

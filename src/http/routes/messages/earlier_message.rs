@@ -1,13 +1,9 @@
 //! A message that was sent before, as the requests to edit and to revoke it name it.
 
-use axum::response::Response;
-
 use super::envelope::{self, SendEnvelope};
-use super::submit::{self, parse_message_ref, required_text};
+use super::submit::{self, MessageDraft, parse_message_ref, required_text};
 use crate::http::AppState;
 use crate::http::error::ApiError;
-use crate::http::extract::SendOptions;
-use crate::queue::IdempotencyKey;
 use relevo_domain::{Content, InstanceId, MessageRef, Recipient, ValidationError};
 
 /// An earlier message of an instance.
@@ -27,22 +23,19 @@ impl EarlierMessage {
         Ok(Self { to, message })
     }
 
-    /// Submits the message that changes it: `change` with WhatsApp's id of it.
+    /// The message that changes it: `change` with WhatsApp's id of it.
     ///
     /// # Errors
     ///
-    /// The message does not exist or was not sent yet, or the change was rejected.
-    pub async fn submit_change(
+    /// The message does not exist or was not sent yet.
+    pub fn draft_change(
         self,
         state: &AppState,
         instance: &InstanceId,
-        sending: SendOptions,
-        idempotency: Option<IdempotencyKey>,
         change: impl FnOnce(String) -> Content,
-    ) -> Result<Response, ApiError> {
+    ) -> Result<MessageDraft, ApiError> {
         let id = submit::resolve_provider_id(state, instance, "message_id", self.message)?;
         let content = change(id.as_str().to_owned());
-        let draft = envelope::draft(SendEnvelope::to(self.to), content, idempotency)?;
-        submit::submit_message(state, instance, draft, sending.asynchronous).await
+        Ok(envelope::draft(SendEnvelope::to(self.to), content)?)
     }
 }

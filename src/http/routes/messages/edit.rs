@@ -6,7 +6,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::earlier_message::EarlierMessage;
-use super::submit::{SendResponses, required_text};
+use super::submit::{SendResponses, SubmitRequest, required_text};
 use crate::http::access::{Access, scope};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, SendOptions, TargetInstance};
@@ -41,11 +41,11 @@ pub async fn edit(
     sending: SendOptions,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
-    let request: EditRequest<'_> = json::parse(&body)?;
-    let to = request.phone.parse(state.recipients())?;
-    let earlier = EarlierMessage::parse(to, request.message_id)?;
-    let text = required_text("new_text", request.new_text)?;
-    let key = sending.idempotency_key("edit", &body);
-    let change = |message_id| Content::Edit { message_id, body: text };
-    earlier.submit_change(&state, &instance, sending, key, change).await
+    let parse = || {
+        let request: EditRequest<'_> = json::parse(&body)?;
+        let earlier = EarlierMessage::parse(request.phone.parse(state.recipients())?, request.message_id)?;
+        let text = required_text("new_text", request.new_text)?;
+        earlier.draft_change(&state, &instance, |message_id| Content::Edit { message_id, body: text })
+    };
+    SubmitRequest::new(&state, &instance, &sending, "edit", &body).submit(parse).await
 }

@@ -1,7 +1,6 @@
 //! The fields that requests for a message share, and the draft that they become.
 
 use crate::http::timestamp::RequestTimestamp;
-use crate::queue::IdempotencyKey;
 use relevo_domain::{Content, MessageOptions, Recipient, ValidationError};
 
 use super::submit::{MessageDraft, parse_quote};
@@ -104,11 +103,7 @@ impl SendEnvelope {
 /// # Errors
 ///
 /// `reply_to` is no id of a message.
-pub(super) fn draft(
-    envelope: SendEnvelope,
-    content: Content,
-    idempotency: Option<IdempotencyKey>,
-) -> Result<MessageDraft, ValidationError> {
+pub(super) fn draft(envelope: SendEnvelope, content: Content) -> Result<MessageDraft, ValidationError> {
     Ok(MessageDraft {
         to: envelope.to,
         content,
@@ -116,6 +111,5 @@ pub(super) fn draft(
         options: MessageOptions::default(),
         expires_in: envelope.expires_in,
         send_at: envelope.send_at,
-        idempotency,
     })
 }

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 
 use super::envelope::{self, send_request};
-use super::submit::{self, SendResponses, non_empty};
+use super::submit::{SendResponses, SubmitRequest, non_empty};
 use crate::http::access::{Access, scope};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, SendOptions, TargetInstance};
@@ -37,14 +37,16 @@ pub async fn send_location(
     sending: SendOptions,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
-    let mut request: LocationMessage<'_> = json::parse(&body)?;
-    let envelope = request.envelope(state.recipients())?;
-    let content = Content::Location(Location {
-        latitude: request.latitude,
-        longitude: request.longitude,
-        name: non_empty(request.name),
-        address: non_empty(request.address),
-    });
-    let draft = envelope::draft(envelope, content, sending.idempotency_key("location", &body))?;
-    submit::submit_message(&state, &instance, draft, sending.asynchronous).await
+    let parse = || {
+        let mut request: LocationMessage<'_> = json::parse(&body)?;
+        let envelope = request.envelope(state.recipients())?;
+        let content = Content::Location(Location {
+            latitude: request.latitude,
+            longitude: request.longitude,
+            name: non_empty(request.name),
+            address: non_empty(request.address),
+        });
+        Ok(envelope::draft(envelope, content)?)
+    };
+    SubmitRequest::new(&state, &instance, &sending, "location", &body).submit(parse).await
 }

@@ -6,13 +6,12 @@ use axum::extract::State;
 use axum::response::Response;
 
 use super::envelope::{self, SendEnvelope, send_request};
-use super::submit::{self, SendResponses, non_empty, parse_quote};
+use super::submit::{self, SendResponses, SubmitRequest, non_empty, parse_quote};
 use crate::http::access::{Access, scope};
 use crate::http::error::ApiError;
 use crate::http::extract::{MediaBody, SendOptions, TargetInstance};
 use crate::http::media::{self, MediaFields, MediaInput};
 use crate::http::{AppState, body, json};
-use crate::queue::IdempotencyKey;
 use relevo_domain::{Content, Media, MediaKind, MediaSource, RecipientParser, ValidationError};
 
 send_request! {
@@ -112,13 +111,11 @@ struct ParsedMedia {
     caption: Option<String>,
     file_name: Option<String>,
     voice: bool,
-    idempotency: Option<IdempotencyKey>,
 }
 
 fn parse_request(
     kind: MediaKind,
     body: &[u8],
-    sending: &SendOptions,
     recipients: RecipientParser,
 ) -> Result<ParsedMedia, ValidationError> {
     let mut request: MediaMessage<'_> = json::parse(body)?;
@@ -139,7 +136,6 @@ fn parse_request(
         caption: non_empty(request.caption),
         file_name,
         voice: request.voice && kind == MediaKind::Audio,
-        idempotency: sending.idempotency_key(kind.as_str(), body),
     })
 }
 
@@ -152,9 +148,12 @@ async fn send_media(
 ) -> Result<Response, ApiError> {
     // Checked before a file is stored.
     state.services.instances.get(&instance)?;
-    let asynchronous = sending.asynchronous;
+    let request = SubmitRequest::new(&state, &instance, &sending, kind.as_str(), &received.bytes);
+    if let Some(response) = request.answer_repeated().await? {
+        return Ok(response);
+    }
     let recipients = state.recipients();
-    let parse = move |bytes: &[u8]| parse_request(kind, bytes, &sending, recipients).map_err(ApiError::from);
+    let parse = move |bytes: &[u8]| parse_request(kind, bytes, recipients).map_err(ApiError::from);
     let parsed = body::parse_off_thread(received.bytes, parse).await?;
     let source = match parsed.source {
         MediaInput::Link(url) => MediaSource::Link(url),
@@ -172,6 +171,6 @@ async fn send_media(
         file_name: parsed.file_name,
         voice: parsed.voice,
     });
-    let draft = envelope::draft(parsed.envelope, content, parsed.idempotency)?;
-    submit::submit_message(&state, &instance, draft, asynchronous).await
+    let draft = envelope::draft(parsed.envelope, content)?;
+    submit::submit_message(request, draft).await
 }

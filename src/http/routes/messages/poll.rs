@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 
 use super::envelope::{self, send_request};
-use super::submit::{self, SendResponses, required_text};
+use super::submit::{SendResponses, SubmitRequest, required_text};
 use crate::http::access::{Access, scope};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, SendOptions, TargetInstance};
@@ -45,13 +45,15 @@ pub async fn send_poll(
     sending: SendOptions,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
-    let mut request: PollMessage<'_> = json::parse(&body)?;
-    let envelope = request.envelope(state.recipients())?;
-    let content = Content::Poll(Poll {
-        question: required_text("question", request.question)?,
-        options: request.options,
-        selectable: request.selectable_count,
-    });
-    let draft = envelope::draft(envelope, content, sending.idempotency_key("poll", &body))?;
-    submit::submit_message(&state, &instance, draft, sending.asynchronous).await
+    let parse = || {
+        let mut request: PollMessage<'_> = json::parse(&body)?;
+        let envelope = request.envelope(state.recipients())?;
+        let content = Content::Poll(Poll {
+            question: required_text("question", request.question)?,
+            options: request.options,
+            selectable: request.selectable_count,
+        });
+        Ok(envelope::draft(envelope, content)?)
+    };
+    SubmitRequest::new(&state, &instance, &sending, "poll", &body).submit(parse).await
 }

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 
 use super::envelope::{self, send_request};
-use super::submit::{self, SendResponses, parse_message_ref, required_text};
+use super::submit::{self, SendResponses, SubmitRequest, parse_message_ref, required_text};
 use crate::http::access::{Access, scope};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, SendOptions, TargetInstance};
@@ -38,11 +38,13 @@ pub async fn react(
     sending: SendOptions,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
-    let mut request: ReactionMessage<'_> = json::parse(&body)?;
-    let envelope = request.envelope(state.recipients())?;
-    let message = parse_message_ref("message_id", &required_text("message_id", request.message_id)?)?;
-    let message_id = submit::resolve_provider_id(&state, &instance, "message_id", message)?;
-    let content = Content::Reaction { message_id: message_id.as_str().to_owned(), emoji: request.emoji };
-    let draft = envelope::draft(envelope, content, sending.idempotency_key("reaction", &body))?;
-    submit::submit_message(&state, &instance, draft, sending.asynchronous).await
+    let parse = || {
+        let mut request: ReactionMessage<'_> = json::parse(&body)?;
+        let envelope = request.envelope(state.recipients())?;
+        let message = parse_message_ref("message_id", &required_text("message_id", request.message_id)?)?;
+        let message_id = submit::resolve_provider_id(&state, &instance, "message_id", message)?;
+        let content = Content::Reaction { message_id: message_id.as_str().to_owned(), emoji: request.emoji };
+        Ok(envelope::draft(envelope, content)?)
+    };
+    SubmitRequest::new(&state, &instance, &sending, "reaction", &body).submit(parse).await
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::earlier_message::EarlierMessage;
-use super::submit::SendResponses;
+use super::submit::{SendResponses, SubmitRequest};
 use crate::http::access::{Access, scope};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, SendOptions, TargetInstance};
@@ -37,10 +37,10 @@ pub async fn revoke(
     sending: SendOptions,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
-    let request: RevokeRequest<'_> = json::parse(&body)?;
-    let to = request.phone.parse(state.recipients())?;
-    let earlier = EarlierMessage::parse(to, request.message_id)?;
-    let key = sending.idempotency_key("revoke", &body);
-    let change = |message_id| Content::Revoke { message_id };
-    earlier.submit_change(&state, &instance, sending, key, change).await
+    let parse = || {
+        let request: RevokeRequest<'_> = json::parse(&body)?;
+        let earlier = EarlierMessage::parse(request.phone.parse(state.recipients())?, request.message_id)?;
+        earlier.draft_change(&state, &instance, |message_id| Content::Revoke { message_id })
+    };
+    SubmitRequest::new(&state, &instance, &sending, "revoke", &body).submit(parse).await
 }

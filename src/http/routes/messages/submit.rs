@@ -10,6 +10,7 @@ use utoipa::{IntoResponses, ToSchema};
 
 use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
+use crate::http::extract::SendOptions;
 use crate::http::phone_warning::PhoneWarning;
 use crate::http::timestamp::RequestTimestamp;
 use crate::instance::{self, SendRequest, SyncSendOutcome};
@@ -35,7 +36,84 @@ pub(super) struct MessageDraft {
     pub expires_in: Option<u64>,
     /// Earliest time to send; the response does not wait for it.
     pub send_at: Option<RequestTimestamp>,
+}
+
+/// A request for a message: its instance, how to answer, and the identity that a repetition shares.
+pub(super) struct SubmitRequest<'a> {
+    pub state: &'a AppState,
+    pub instance: &'a InstanceId,
+    pub asynchronous: bool,
     pub idempotency: Option<IdempotencyKey>,
+}
+
+impl<'a> SubmitRequest<'a> {
+    /// `kind` distinguishes requests of different routes with the same key.
+    pub fn new(
+        state: &'a AppState,
+        instance: &'a InstanceId,
+        sending: &SendOptions,
+        kind: &str,
+        body: &[u8],
+    ) -> Self {
+        let idempotency = sending.idempotency_key(kind, body);
+        Self { state, instance, asynchronous: sending.asynchronous, idempotency }
+    }
+
+    /// Submits the message that `parse` reads from the request, and answers a repetition without reading it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`answer_repeated`](Self::answer_repeated), of `parse`, and of [`submit_message`].
+    pub async fn submit(
+        self,
+        parse: impl FnOnce() -> Result<MessageDraft, ApiError>,
+    ) -> Result<Response, ApiError> {
+        match self.answer_repeated().await? {
+            Some(response) => Ok(response),
+            None => submit_message(self, parse()?).await,
+        }
+    }
+
+    /// The answer to a repetition of an earlier request with the same idempotency key: like the first one's, whatever has
+    /// changed since. `None` if the request is new.
+    ///
+    /// # Errors
+    ///
+    /// The instance does not exist, the key belongs to a different request, or the first message failed.
+    pub async fn answer_repeated(&self) -> Result<Option<Response>, ApiError> {
+        let (instances, instance) = (&self.state.services.instances, self.instance);
+        let Some(key) = &self.idempotency else { return Ok(None) };
+        let Some(id) = instances.find_repeated(instance, key).await? else { return Ok(None) };
+        let view = instances.message(instance, &MessageRef::Ours(id))?;
+        let scheduled = view.history.first().is_some_and(|step| step.status == Status::Scheduled);
+        let done = Done { status: sent_status(&view.kind), warning: PhoneWarning::english(&view.to) };
+        let response = match (scheduled, self.asynchronous) {
+            (true, _) => queued_response(id, Status::Scheduled, done.warning, None),
+            (false, true) => queued_response(id, Status::Queued, done.warning, None),
+            (false, false) => {
+                let outcome = instances.await_outcome(instance, id).await?;
+                self.outcome_response(id, outcome, done)?
+            }
+        };
+        Ok(Some(response))
+    }
+
+    /// The response to a synchronous send.
+    fn outcome_response(
+        &self,
+        id: MessageId,
+        outcome: SyncSendOutcome,
+        done: Done,
+    ) -> Result<Response, ApiError> {
+        match outcome {
+            SyncSendOutcome::Sent(provider_id) => Ok(sent_response(id, provider_id, done)),
+            SyncSendOutcome::Failed(failure) => {
+                Err(ApiError::from_failure(&failure).with_message(id, "failed"))
+            }
+            SyncSendOutcome::Unknown => unknown_outcome(self.state, self.instance, id, done),
+            SyncSendOutcome::NotStarted(view) => Err(withdrawn_error(view).with_message(id, "cancelled")),
+        }
+    }
 }
 
 /// WhatsApp accepted the message.
@@ -72,6 +150,9 @@ pub(in crate::http) struct QueuedResponse {
     /// The number does not fit the numbering plan of its country.
     #[serde(skip_serializing_if = "Option::is_none")]
     warning: Option<PhoneWarning>,
+    /// What the message waits for, if its instance cannot send now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waits_for: Option<String>,
 }
 
 /// The responses to a send.
@@ -126,37 +207,34 @@ pub(super) enum SendResponses {
 ///
 /// The message is invalid, was rejected, failed, or has an unknown outcome.
 pub(super) async fn submit_message(
-    state: &AppState,
-    instance: &InstanceId,
+    request: SubmitRequest<'_>,
     draft: MessageDraft,
-    asynchronous: bool,
 ) -> Result<Response, ApiError> {
+    let (state, instance) = (request.state, request.instance);
     let quote =
         draft.quote.map(|message| resolve_provider_id(state, instance, "reply_to", message)).transpose()?;
     let now = state.services.clock.now();
-    let done = Done { status: sent_status(&draft.content), warning: PhoneWarning::english(&draft.to) };
+    let done = Done { status: sent_status(draft.content.kind()), warning: PhoneWarning::english(&draft.to) };
     let send_at = draft.send_at.map(|moment| validate_send_at(moment, now)).transpose()?;
     let begin = send_at.unwrap_or(now);
     let expires_at = draft.expires_in.map(|seconds| begin + Duration::from_secs(seconds));
     let send = SendRequest {
         message: OutboundMessage { to: draft.to, content: draft.content, quote, options: draft.options },
         class: Class::Transactional,
-        idempotency: draft.idempotency,
+        idempotency: request.idempotency.clone(),
         expires_at,
         send_at,
     };
-    if asynchronous || send_at.is_some() {
+    if request.asynchronous || send_at.is_some() {
         let accepted = state.services.instances.enqueue(instance, send).await.map_err(instance_error)?;
-        let status = if send_at.is_some() { Status::Scheduled } else { Status::Queued };
-        return Ok(queued_response(accepted.id(), status, done.warning));
+        if send_at.is_some() {
+            return Ok(queued_response(accepted.id(), Status::Scheduled, done.warning, None));
+        }
+        let waits_for = state.services.instances.get(instance)?.waits_for();
+        return Ok(queued_response(accepted.id(), Status::Queued, done.warning, waits_for));
     }
-    let (id, sent) = state.services.instances.send_now(instance, send).await.map_err(instance_error)?;
-    match sent {
-        SyncSendOutcome::Sent(provider_id) => Ok(sent_response(id, provider_id, done)),
-        SyncSendOutcome::Failed(failure) => Err(ApiError::from_failure(&failure).with_message(id, "failed")),
-        SyncSendOutcome::Unknown => unknown_outcome(state, instance, id, done),
-        SyncSendOutcome::NotStarted(view) => Err(withdrawn_error(view).with_message(id, "cancelled")),
-    }
+    let (id, outcome) = state.services.instances.send_now(instance, send).await.map_err(instance_error)?;
+    request.outcome_response(id, outcome, done)
 }
 
 /// The time, if a message may be scheduled for it.
@@ -235,11 +313,11 @@ struct Done {
     warning: Option<PhoneWarning>,
 }
 
-/// The documented status of a sent message.
-fn sent_status(content: &Content) -> &'static str {
-    match content {
-        Content::Edit { .. } => "edited",
-        Content::Revoke { .. } => "revoked",
+/// The documented status of a sent message of this kind of content.
+fn sent_status(kind: &str) -> &'static str {
+    match kind {
+        "edit" => "edited",
+        "revoke" => "revoked",
         _ => "sent",
     }
 }
@@ -251,10 +329,21 @@ fn sent_response(id: MessageId, provider_id: ProviderMessageId, done: Done) -> R
     Json(SentResponse { success: true, message_id, correlation_id, status, warning }).into_response()
 }
 
-fn queued_response(id: MessageId, status: Status, warning: Option<PhoneWarning>) -> Response {
+fn queued_response(
+    id: MessageId,
+    status: Status,
+    warning: Option<PhoneWarning>,
+    waits_for: Option<String>,
+) -> Response {
     let (message_id, correlation_id) = (id.to_string(), id.correlation_id().to_string());
-    let answer =
-        QueuedResponse { success: true, message_id, correlation_id, status: status.as_str(), warning };
+    let answer = QueuedResponse {
+        success: true,
+        message_id,
+        correlation_id,
+        status: status.as_str(),
+        warning,
+        waits_for,
+    };
     (StatusCode::ACCEPTED, Json(answer)).into_response()
 }
 

@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::response::Response;
 
 use super::envelope::{self, send_request};
-use super::submit::{self, SendResponses, required_text};
+use super::submit::{SendResponses, SubmitRequest, required_text};
 use crate::http::access::{Access, scope};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, SendOptions, TargetInstance};
@@ -58,16 +58,21 @@ pub async fn send_text(
     sending: SendOptions,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
-    let mut request: TextMessage<'_> = json::parse(&body)?;
-    let envelope = request.envelope(state.recipients())?;
-    let content =
-        Content::Text { body: required_text("message", request.message)?, preview_url: request.preview_url };
-    let mut draft = envelope::draft(envelope, content, sending.idempotency_key("text", &body))?;
-    draft.options = MessageOptions {
-        mentions: parse_mentions(&request.mentions, state.recipients())?,
-        ..MessageOptions::default()
+    let parse = || {
+        let mut request: TextMessage<'_> = json::parse(&body)?;
+        let envelope = request.envelope(state.recipients())?;
+        let content = Content::Text {
+            body: required_text("message", request.message)?,
+            preview_url: request.preview_url,
+        };
+        let mut draft = envelope::draft(envelope, content)?;
+        draft.options = MessageOptions {
+            mentions: parse_mentions(&request.mentions, state.recipients())?,
+            ..MessageOptions::default()
+        };
+        Ok(draft)
     };
-    submit::submit_message(&state, &instance, draft, sending.asynchronous).await
+    SubmitRequest::new(&state, &instance, &sending, "text", &body).submit(parse).await
 }
 
 fn parse_mentions(
@@ -88,17 +93,16 @@ pub async fn send_text_with_typing(
     sending: SendOptions,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
-    let mut request: TextWithTypingMessage<'_> = json::parse(&body)?;
-    let text = required_text("message", std::mem::take(&mut request.message))?;
-    let typing = typing_duration(request.typing_duration, &text)?;
-    let envelope = request.envelope(state.recipients())?;
-    let mut draft = envelope::draft(
-        envelope,
-        Content::Text { body: text, preview_url: false },
-        sending.idempotency_key("text-with-typing", &body),
-    )?;
-    draft.options = MessageOptions { typing, ..MessageOptions::default() };
-    submit::submit_message(&state, &instance, draft, sending.asynchronous).await
+    let parse = || {
+        let mut request: TextWithTypingMessage<'_> = json::parse(&body)?;
+        let text = required_text("message", std::mem::take(&mut request.message))?;
+        let typing = typing_duration(request.typing_duration, &text)?;
+        let envelope = request.envelope(state.recipients())?;
+        let mut draft = envelope::draft(envelope, Content::Text { body: text, preview_url: false })?;
+        draft.options = MessageOptions { typing, ..MessageOptions::default() };
+        Ok(draft)
+    };
+    SubmitRequest::new(&state, &instance, &sending, "text-with-typing", &body).submit(parse).await
 }
 
 /// Maximum duration of the typing indicator, in milliseconds: an attempt must end.

@@ -1,4 +1,4 @@
-//! `GET /health…`. No key is needed, so no response names an account.
+//! `GET /health…`. No key is needed; only with one does a response name accounts.
 
 use axum::Json;
 use axum::extract::State;
@@ -7,19 +7,36 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::http::access::Open;
+use crate::http::routes::instances::dto::response::StateReason;
 use crate::http::{AppState, NodeHealth};
-use relevo_domain::InstanceState;
+use crate::instance::InstanceView;
+use relevo_domain::{InstanceState, Timestamp};
 
 /// The health of the node, by component.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct HealthReport {
-    /// `healthy` or `unhealthy`.
+    /// `healthy`, `degraded` (messages are accepted, and at least one instance cannot send), or `unhealthy`.
     #[schema(example = "healthy")]
     status: &'static str,
     store: ComponentHealth,
     disk: ComponentHealth,
-    /// The number of instances in each state. It does not affect `status`: each instance has its own state.
+    /// The number of instances in each state.
     instances: InstanceCounts,
+    /// With the key: the instances that `instances.unable_to_send` counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unable_to_send: Option<Vec<UnableInstance>>,
+}
+
+/// An instance that should send and cannot.
+#[derive(Debug, Serialize, ToSchema)]
+struct UnableInstance {
+    #[schema(example = "shop")]
+    instance_id: String,
+    #[schema(example = "paused")]
+    status: &'static str,
+    reason: StateReason,
+    /// RFC 3339; not before the start of the node.
+    since: String,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -42,6 +59,9 @@ struct InstanceCounts {
     disconnected: usize,
     logged_out: usize,
     failed: usize,
+    /// Those that should be connected and could not send for more than a minute. Instances that were never connected, or
+    /// that an operator disconnected, paused or logged out, do not count.
+    unable_to_send: usize,
 }
 
 impl ComponentHealth {
@@ -68,11 +88,11 @@ impl ComponentHealth {
 }
 
 impl InstanceCounts {
-    fn from_states(states: impl Iterator<Item = InstanceState>) -> Self {
+    fn new(views: &[InstanceView], now: Timestamp) -> Self {
         let mut counts = Self::default();
-        for state in states {
+        for view in views {
             counts.total += 1;
-            *match state {
+            *match view.state.state {
                 InstanceState::Created => &mut counts.created,
                 InstanceState::Connecting => &mut counts.connecting,
                 InstanceState::Connected => &mut counts.connected,
@@ -81,27 +101,46 @@ impl InstanceCounts {
                 InstanceState::LoggedOut => &mut counts.logged_out,
                 InstanceState::Failed => &mut counts.failed,
             } += 1;
+            counts.unable_to_send += usize::from(view.is_unable_to_send(now));
         }
         counts
     }
 }
 
-/// The health of the node.
+impl UnableInstance {
+    fn new(view: &InstanceView) -> Option<Self> {
+        let reason = &view.state.reason;
+        Some(Self {
+            instance_id: view.config.id.to_string(),
+            status: view.state.state.as_str(),
+            reason: StateReason { code: reason.code.clone(), text: reason.text.clone() },
+            since: view.unable_since?.to_string(),
+        })
+    }
+}
+
+/// The health of the node. An instance that cannot send degrades it and is no reason to restart the node.
 #[utoipa::path(get, path = "/health", operation_id = "get_health", tag = "node", responses(
     (status = 200, description = "Messages are accepted.", body = HealthReport),
     (status = 503, description = "No message is accepted; see the reasons.", body = HealthReport),
 ))]
-pub async fn health(_: Open, State(state): State<AppState>) -> (StatusCode, Json<HealthReport>) {
+pub async fn health(open: Open, State(state): State<AppState>) -> (StatusCode, Json<HealthReport>) {
     let health = (state.services.health)();
     let (store, disk) = (ComponentHealth::of_store(health), ComponentHealth::of_disk(health));
     let ok = store.reason.is_none() && disk.reason.is_none();
+    let (views, now) = (state.services.instances.list(), state.services.clock.now());
+    let instances = InstanceCounts::new(&views, now);
+    let unable = views.iter().filter(|view| view.is_unable_to_send(now)).filter_map(UnableInstance::new);
     let report = HealthReport {
-        status: if ok { "healthy" } else { "unhealthy" },
+        status: match (ok, instances.unable_to_send) {
+            (false, _) => "unhealthy",
+            (true, 0) => "healthy",
+            (true, _) => "degraded",
+        },
         store,
         disk,
-        instances: InstanceCounts::from_states(
-            state.services.instances.list().iter().map(|view| view.state.state),
-        ),
+        instances,
+        unable_to_send: open.has_key.then(|| unable.collect()),
     };
     (if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(report))
 }
