@@ -28,10 +28,11 @@ pub mod floor;
 mod keys;
 mod large;
 mod loss;
-mod opening;
-mod rebuilding;
+mod salvage;
+
 mod recovery;
 mod scheduler;
+mod startup_check;
 mod test_store;
 mod tx;
 mod watch;
