@@ -28,9 +28,8 @@ pub mod floor;
 mod keys;
 mod large;
 mod loss;
-mod salvage;
-
 mod recovery;
+mod salvage;
 mod scheduler;
 mod startup_check;
 mod test_store;
