@@ -8,8 +8,8 @@ use tokio::sync::{oneshot, watch};
 use relevo_metrics::Metrics;
 
 use super::engine::Engine;
-use super::opening::{Opened, open_database};
 use super::scheduler::{Completion, Priority, Submitter, Task, scheduler_channel};
+use super::startup_check::{Opened, open_database};
 use super::tx::{KeyValue, ValueChange, batch, range_entry};
 use super::writer::{Writer, WriterStatus};
 use super::{DataFolder, Error, Key, Options, Space, Tx, large};

@@ -10,8 +10,8 @@ use std::path::Path;
 
 use super::contents::CommitRecord;
 use super::loss::Loss;
-use super::opening::{Scan, is_complete, open_engine, sync_folder};
 use super::recovery;
+use super::startup_check::{Scan, is_complete, open_engine, sync_folder};
 use super::tx::from_sled;
 use super::witness::Witness;
 use super::{DataFolder, Error, Options};

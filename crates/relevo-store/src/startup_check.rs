@@ -12,7 +12,7 @@ use super::loss::Loss;
 use super::recovery::{self, RecoveryError};
 use super::tx::from_sled;
 use super::witness::{Witness, WitnessFile};
-use super::{DataFolder, Error, Options, rebuilding};
+use super::{DataFolder, Error, Options, salvage};
 
 /// A database that is open and complete.
 pub(super) struct Opened {
@@ -40,7 +40,7 @@ pub(super) fn open_database(folder: &DataFolder, options: &Options) -> Result<Op
     let path = folder.path().join("db");
     let found = match check(folder) {
         Err(Error::Incomplete { loss, .. }) if options.accept_loss => {
-            rebuilding::rebuild(folder, &loss, options)?;
+            salvage::rebuild(folder, &loss, options)?;
             check(folder)?
         }
         found => found?,
