@@ -10,7 +10,8 @@ use super::layers::Layers;
 use super::validation;
 use super::value::{
     address, api_version, base_url, boolean, choice, count, country, duration, fraction, instance_id, list,
-    log_level, network, non_zero, optional, origin, rate, rate_per_minute, size, text, web_version, websocket_url,
+    log_level, network, non_zero, optional, origin, rate, rate_per_minute, size, text, web_version,
+    websocket_url,
 };
 use super::{CloudApiDefaults, Settings};
 use crate::{bulk, http, inbound, instance, media, queue, relay, retry, telemetry, webhook};
