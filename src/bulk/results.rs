@@ -248,7 +248,9 @@ mod tests {
         let mut byte = [0];
         results.file.read_exact_at(&mut byte, offset(1) + 10).unwrap();
         results.file.write_all_at(&[byte[0] ^ 1], offset(1) + 10).unwrap();
-        let error = results.summarize(3).unwrap_err();
+        let cursor = SourcePosition { row: 3, ..SourcePosition::START };
+        let checkpoint = Checkpoint::new(cursor, Vec::new(), Timestamp(0));
+        let error = results.summarize(&checkpoint).unwrap_err();
         assert!(error.to_string().contains("row 1 of the result file"), "{error}");
         assert!(results.get(0).unwrap().is_some() && results.get(2).unwrap().is_some());
     }

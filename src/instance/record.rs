@@ -308,7 +308,6 @@ mod tests {
             id: "shop".parse().unwrap(),
             name: None,
             provider,
-            webhook_url: None,
             rate_limit: None,
             workers: None,
             on_ambiguous: None,
