@@ -77,7 +77,7 @@ async fn disabled_endpoint_keeps_its_cursor() {
 async fn deleted_instance_deletes_its_endpoints_and_cursors() {
     let fixture = WebhookFixture::new(fast_options()).await;
     let receiver =
-        StubReceiver::new(|attempt| ReceiverAction::Status(if attempt.n() % 2 == 0 { 404 } else { 200 }))
+        StubReceiver::new(|attempt| ReceiverAction::Status(if attempt.n() % 2 == 0 { 422 } else { 200 }))
             .await;
     let own = fixture.endpoint(EndpointScope::Instance(ONE), &receiver).await.id;
     let of_all = fixture.endpoint(EndpointScope::All, &receiver).await.id;
