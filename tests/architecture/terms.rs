@@ -103,9 +103,18 @@ const RETIRED_TYPES: &[&str] = &[
     "Wish",
 ];
 
-/// Gerunds and participles that are nouns of the field, and resources of the API whose names have this form.
-const PERMITTED_STEMS: &[&str] =
-    &["leasing", "lid_mapping", "pairing", "parked", "retry_failed", "scheduled", "sending_hours"];
+/// Nouns of the field and resources of the API that have the form of a gerund or participle.
+const PERMITTED_STEMS: &[&str] = &[
+    "leasing",
+    "lid_mapping",
+    "pairing",
+    "parked",
+    "phone_warning",
+    "retry_failed",
+    "scheduled",
+    "sending_hours",
+    "spelling",
+];
 
 /// Type names that are generic by convention: the module qualifies them (`queue::Error`).
 const GENERIC_TYPES: &[&str] =

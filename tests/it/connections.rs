@@ -13,6 +13,9 @@ use crate::support::{Answer, KEY, World, eventually};
 /// More than the node has places for.
 const FLOOD: usize = 2000;
 
+/// Maximum time until others are answered.
+const OTHERS_LIMIT: Duration = Duration::from_secs(5);
+
 /// Two descriptors of this process for each connection of a flood, and those of other tests.
 const OPEN_FILES: u64 = 16_384;
 
@@ -42,7 +45,8 @@ async fn flood(world: &World, connections: usize, bytes: &[u8]) -> Vec<TcpStream
     join_all(clients).await.into_iter().flatten().collect()
 }
 
-/// Clients with new connections are answered within a second, with and without the key.
+/// Clients with new connections are answered at once, with and without the key. Takes at most a second on a machine of its
+/// own; the limit is higher because the tests run beside each other.
 async fn assert_others_are_served(world: &World) {
     for _ in 0..10 {
         let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
@@ -52,7 +56,7 @@ async fn assert_others_are_served(world: &World) {
             let answer = Answer::of(request.header("X-API-Key", KEY)).await;
             let took = began.elapsed();
             assert_eq!(answer.status, 200, "{path}: {answer:?}");
-            assert!(took < Duration::from_secs(1), "{path} was answered after {took:?}");
+            assert!(took < OTHERS_LIMIT, "{path} was answered after {took:?}");
         }
     }
 }

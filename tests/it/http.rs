@@ -167,7 +167,7 @@ async fn invalid_request_is_refused_with_its_field() {
         ("/messages/text", "", 400, "body"),
         ("/messages/text", "[1]", 400, "body"),
         ("/messages/text", "{", 400, "body"),
-        ("/messages/text", r#"{"phone":573001234567,"message":"x"}"#, 400, "phone"),
+        ("/messages/text", r#"{"phone":5730012.5,"message":"x"}"#, 400, "phone"),
         ("/messages/text", r#"{"phone":"12","message":"x"}"#, 400, "phone"),
         ("/messages/text", r#"{"phone":"573001234567","message":" "}"#, 400, "message"),
         ("/messages/image", r#"{"phone":"573001234567"}"#, 400, "media_url"),

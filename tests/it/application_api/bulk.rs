@@ -7,7 +7,7 @@ use super::{assert_fits, fits, sections, until_task, with};
 use crate::support::{Answer, World, eventually};
 
 const ANA: &str = "573123456789";
-const LUZ: &str = "573987654321";
+const LUZ: &str = "573187654321";
 
 /// Every bulk route with a request, the message of the direct and of the queued answer, and the pointer to the text that
 /// the first recipient receives.
