@@ -66,7 +66,7 @@ fn requests() -> Vec<(&'static str, Value, &'static str, &'static str, &'static 
         ),
         (
             "send-broadcast-template",
-            json!({ "phones": [ANA, 573_987_654_321u64], "template_name": "hello_world", "parameters": ["uno"] }),
+            json!({ "phones": [ANA, 573_187_654_321u64], "template_name": "hello_world", "parameters": ["uno"] }),
             "Broadcast de plantilla procesado",
             "Broadcast de plantilla enviado a cola",
             "/template/components/0/parameters/0/text",
