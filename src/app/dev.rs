@@ -10,7 +10,7 @@ use url::Url;
 
 use crate::config;
 use crate::config::Settings;
-use relevo_clock::Clock;
+use relevo_clock::{Clock, Random};
 use relevo_domain::{CloudApiSettings, InstanceConfig, ProviderConfig, Secret, ValidationError};
 use relevo_sandbox::{self as sandbox, Sandbox};
 use relevo_store as store;
@@ -36,14 +36,15 @@ pub(super) async fn run(mut settings: Settings, shutdown: CancellationToken) -> 
     settings.http.listen = loopback(settings.http.listen);
     settings.egress.allow_private = true;
     settings.http.default_instance = Some(INSTANCE_ID.parse().map_err(invalid_instance)?);
-    let key = dev_key(&settings)?;
+    let random = Random::system();
+    let key = dev_key(&settings, &random)?;
     settings.auth.api_key = Some(key.clone());
 
-    let app_secret = Secret::new(format!("{:032x}", rand::random::<u128>()));
+    let app_secret = Secret::new(format!("{:032x}", random.value::<u128>()));
     let (listen, node_address) = (loopback(settings.sandbox_listen), settings.http.listen);
     #[cfg(feature = "linked-sandbox")]
     let web = virtual_phones::start_and_configure(&mut settings).await?;
-    let node = Node::start(settings, Clock::system()).await?;
+    let node = Node::start(settings, Clock::system(), random.clone()).await?;
     let node_address = node.local_addr().map_err(|cause| Error::Listen { address: node_address, cause })?;
     let options = sandbox::Options {
         listen,
@@ -51,7 +52,7 @@ pub(super) async fn run(mut settings: Settings, shutdown: CancellationToken) -> 
         webhook_url: Some(url_of(node_address, "/webhook")?),
         ..sandbox::Options::default()
     };
-    let sandbox = Sandbox::bind(options, Clock::system()).await?;
+    let sandbox = Sandbox::bind(options, Clock::system(), random).await?;
     let sandbox_address = sandbox.local_addr();
     let serving = tokio::spawn(sandbox.serve(shutdown.child_token()));
     node.accounts().ensure(demo(sandbox_address, app_secret)?).await?;
@@ -69,10 +70,10 @@ pub(super) async fn run(mut settings: Settings, shutdown: CancellationToken) -> 
 }
 
 /// The configured key, or the one in the `dev` folder, which the first start generates.
-fn dev_key(settings: &Settings) -> Result<Secret, Error> {
+fn dev_key(settings: &Settings, random: &Random) -> Result<Secret, Error> {
     let folder = store::DataFolder::open(&settings.data_dir)?;
     let auth = config::Auth { required: true, ..settings.auth.clone() };
-    let resolved = config::resolve_api_key(&auth, &folder)?;
+    let resolved = config::resolve_api_key(&auth, &folder, random)?;
     resolved.key.ok_or_else(|| Error::Start("there is no API key".to_owned()))
 }
 

@@ -19,7 +19,7 @@ use crate::supervisor::ActorSlot;
 use crate::suppression::SuppressionList;
 use crate::webhook::{self, WebhookSupervisor};
 use crate::{http, inbound};
-use relevo_clock::Clock;
+use relevo_clock::{Clock, Random};
 use relevo_metrics::Metrics;
 use relevo_provider::ProviderResources;
 use relevo_store::Store;
@@ -54,7 +54,7 @@ impl Handles {
     }
 
     /// The services of the HTTP front end.
-    pub fn services(&self, store: &Store, clock: Clock, metrics: Metrics) -> http::Services {
+    pub fn services(&self, store: &Store, clock: Clock, random: Random, metrics: Metrics) -> http::Services {
         let health = {
             let store = store.clone();
             move || http::NodeHealth {
@@ -92,6 +92,7 @@ impl Handles {
             numbers,
             suppressions,
             clock,
+            random,
             health: Box::new(health),
             metrics: Box::new(metrics),
             counters,
@@ -106,13 +107,14 @@ pub(super) fn connect(
     media_cache: MediaCache,
     metrics: &Metrics,
 ) -> Result<(Handles, Children), Error> {
-    let (store, clock) = (resources.store.clone(), resources.clock);
-    let (queue, retry) = queue_and_retry(settings, &store, clock, metrics);
+    let (store, clock, random) = (resources.store.clone(), resources.clock, resources.random.clone());
+    let (queue, retry) = queue_and_retry(settings, &store, clock, &random, metrics);
     let (relay, relay_child) = relay(settings, &store, clock, metrics)?;
     let inbound = inbound::Handle::new(
         queue.clone(),
         store.clone(),
         clock,
+        random.clone(),
         metrics.clone(),
         relay.frame_queue(),
         &settings.inbound,
@@ -138,6 +140,7 @@ pub(super) fn connect(
         settings.webhook.clone(),
         store.clone(),
         clock,
+        random,
         egress,
         metrics.clone(),
         instances.names(),
@@ -176,6 +179,7 @@ fn queue_and_retry(
     settings: &Settings,
     store: &Store,
     clock: Clock,
+    random: &Random,
     metrics: &Metrics,
 ) -> (queue::Handle, Child<RetrySupervisor>) {
     let queue_slot = ActorSlot::default();
@@ -183,11 +187,13 @@ fn queue_and_retry(
     let queue = queue::Handle::new(queue_slot.clone(), store.clone(), notifier.clone());
     let arguments = retry::Arguments {
         options: settings.retry.clone(),
+        random: random.clone(),
         queue: queue::Arguments {
             store: store.clone(),
             clock,
             options: settings.queue.clone(),
-            run: rand::random(),
+            run: random.value(),
+            random: random.clone(),
             notifier,
             metrics: metrics.clone(),
         },

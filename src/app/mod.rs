@@ -18,7 +18,7 @@ mod tests;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Settings};
-use relevo_clock::Clock;
+use relevo_clock::{Clock, Random};
 use relevo_egress as egress;
 use relevo_sandbox as sandbox;
 use relevo_store as store;
@@ -95,7 +95,7 @@ impl Error {
 ///
 /// The node does not start, or an essential component fails while it runs.
 pub async fn serve(settings: Settings, shutdown: CancellationToken) -> Result<(), Error> {
-    let node = Node::start(settings, Clock::system()).await?;
+    let node = Node::start(settings, Clock::system(), Random::system()).await?;
     if let Some(key) = node.new_api_key() {
         announce(&format!(
             "API key (generated now, kept in the data folder, not shown again): {}",
@@ -122,7 +122,7 @@ pub async fn dev(settings: Settings, shutdown: CancellationToken) -> Result<(), 
 /// The address cannot be bound.
 pub async fn sandbox(settings: Settings, shutdown: CancellationToken) -> Result<(), Error> {
     let options = sandbox::Options { listen: settings.sandbox_listen, ..sandbox::Options::default() };
-    let sandbox = sandbox::Sandbox::bind(options, Clock::system()).await?;
+    let sandbox = sandbox::Sandbox::bind(options, Clock::system(), Random::system()).await?;
     announce(&format!("The sandbox speaks the Graph API at http://{}", sandbox.local_addr()));
     #[cfg(feature = "linked-sandbox")]
     let web = dev::virtual_phones::start_web_sandbox().await?;

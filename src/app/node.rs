@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{self, Settings};
 use crate::media::MediaCache;
 use crate::{accounts, http};
-use relevo_clock::Clock;
+use relevo_clock::{Clock, Random};
 use relevo_domain::Secret;
 use relevo_egress::Egress;
 use relevo_metrics::Metrics;
@@ -61,9 +61,9 @@ impl Node {
     ///
     /// The data folder is in use or unusable, a setting is refused, an actor does not start, or the address cannot
     /// be bound.
-    pub async fn start(mut settings: Settings, clock: Clock) -> Result<Self, Error> {
+    pub async fn start(mut settings: Settings, clock: Clock, random: Random) -> Result<Self, Error> {
         let folder = DataFolder::open(&settings.data_dir)?;
-        let resolved = config::resolve_api_key(&settings.auth, &folder)?;
+        let resolved = config::resolve_api_key(&settings.auth, &folder, &random)?;
         settings.http.api_key.clone_from(&resolved.key);
         let metrics = Metrics::default();
         settings.store.clock = clock;
@@ -76,6 +76,7 @@ impl Node {
             blobs: blobs.clone(),
             store: store.clone(),
             clock,
+            random: random.clone(),
             linked: settings.linked.clone(),
             login_gate: LoginGate::default(),
             direct_client: DirectClient::default(),
@@ -93,7 +94,7 @@ impl Node {
         let garbage_collector = collector(&handles, blobs, media_cache, clock);
         let address = settings.http.listen;
         let listener = http::listen(address).map_err(|cause| Error::Listen { address, cause })?;
-        let http_state = http_state(&settings, &handles, &store, clock, metrics);
+        let http_state = http_state(&settings, &handles, &store, clock, random, metrics);
         Ok(Self {
             folder,
             store,
@@ -183,6 +184,7 @@ fn http_state(
     handles: &Handles,
     store: &Store,
     clock: Clock,
+    random: Random,
     metrics: Metrics,
 ) -> http::AppState {
     let cloud = &settings.cloud_api;
@@ -192,7 +194,7 @@ fn http_state(
         verify_token: cloud.verify_token.clone(),
         app_secret: cloud.app_secret.clone(),
     };
-    let services = handles.services(store, clock, metrics);
+    let services = handles.services(store, clock, random, metrics);
     http::AppState::new(settings.http.clone(), defaults, services)
 }
 

@@ -1,9 +1,11 @@
-//! The folders of jobs: `jobs/<uuid>/` holds the files of one job, `jobs/.draft-<uuid>/` the rows of a job that does not
+//! The folders of jobs: `jobs/<uuid>/` holds the files of one job, `jobs/.draft-<number>/` the rows of a job that does not
 //! exist yet ([`drafts`](super::drafts)). Leftover drafts are deleted when the node starts.
 
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use uuid::Uuid;
 
@@ -16,6 +18,8 @@ const DRAFT: &str = ".draft-";
 #[derive(Debug, Clone)]
 pub(super) struct JobFolders {
     root: PathBuf,
+    /// The number of the next draft.
+    next_draft: Arc<AtomicU64>,
 }
 
 /// The folder of one job.
@@ -40,7 +44,7 @@ impl JobFolders {
                 remove_folder(&entry.path());
             }
         }
-        Ok(Self { root })
+        Ok(Self { root, next_draft: Arc::default() })
     }
 
     /// The folder of a job.
@@ -56,7 +60,7 @@ impl JobFolders {
 
     /// Creates an empty folder for a draft.
     pub fn create_draft_folder(&self) -> Result<PathBuf, Error> {
-        let path = self.root.join(format!("{DRAFT}{}", Uuid::new_v4()));
+        let path = self.root.join(format!("{DRAFT}{}", self.next_draft.fetch_add(1, Ordering::Relaxed)));
         let created = DirBuilder::new().mode(0o700).create(&path);
         created.map_err(|cause| Error::io("cannot create", &path, cause))?;
         Ok(path)

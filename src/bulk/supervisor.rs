@@ -88,6 +88,7 @@ pub struct State {
     draining: bool,
     /// Watch for outcomes; aborted with the supervisor.
     _outcome_watchers: [AbortOnDropHandle<()>; 2],
+    _sweep_timer: AbortOnDropHandle<()>,
 }
 
 /// A job and its actor.
@@ -131,6 +132,7 @@ impl Actor for BulkSupervisor {
             jobs: HashMap::new(),
             draining: false,
             _outcome_watchers: watchers.map(AbortOnDropHandle::new),
+            _sweep_timer: AbortOnDropHandle::new(me.send_interval(SWEEP_INTERVAL, || Msg::Sweep)),
         };
         for (slot, record, checkpoint) in storage::load_all(&state.arguments.context.store)? {
             let (id, is_finished) = (record.id, checkpoint.status.is_finished());
@@ -141,7 +143,6 @@ impl Actor for BulkSupervisor {
         }
         state.publish();
         state.delete_orphan_folders();
-        me.send_interval(SWEEP_INTERVAL, || Msg::Sweep);
         Ok(state)
     }
 
@@ -440,8 +441,7 @@ impl State {
         let Some(entry) = self.jobs.get_mut(&id) else { return };
         let delay = entry.child.crashed().delay_or(RESTART_MAX_DELAY);
         tracing::error!(job = %id, cause, ?delay, "bulk job actor stopped; restarting");
-        let incarnation = entry.child.incarnation();
-        me.send_after(delay, move || Msg::Start(id, incarnation));
+        entry.child.restart_after(delay, me, move |incarnation| Msg::Start(id, incarnation));
     }
 
     fn drain(&mut self, reply: RpcReplyPort<()>) {

@@ -2,9 +2,8 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use rand::TryRng as _;
-use rand::rngs::SysRng;
 
+use relevo_clock::Random;
 use relevo_domain::{ErrorKind, Secret};
 use relevo_store::{self as store, DataFolder};
 
@@ -67,7 +66,7 @@ impl Error {
 /// # Errors
 ///
 /// The key file is unusable, it cannot be read or written, or the system has no random numbers.
-pub fn resolve_api_key(auth: &Auth, folder: &DataFolder) -> Result<ResolvedKey, Error> {
+pub fn resolve_api_key(auth: &Auth, folder: &DataFolder, random: &Random) -> Result<ResolvedKey, Error> {
     let existing = |key: Option<Secret>| Ok(ResolvedKey { key, generated_now: false });
     if !auth.required {
         return existing(None);
@@ -82,15 +81,14 @@ pub fn resolve_api_key(auth: &Auth, folder: &DataFolder) -> Result<ResolvedKey, 
         }
         return existing(Some(Secret::new(key)));
     }
-    let key = generate()?;
+    let key = generate(random)?;
     folder.write(KEY_FILE, &format!("{}\n", key.expose()))?;
     Ok(ResolvedKey { key: Some(key), generated_now: true })
 }
 
 /// A random key of 43 URL-safe characters.
-fn generate() -> Result<Secret, Error> {
-    let mut bytes = [0; KEY_BYTES];
-    SysRng.try_fill_bytes(&mut bytes).map_err(|cause| Error::Random(cause.to_string()))?;
+fn generate(random: &Random) -> Result<Secret, Error> {
+    let bytes: [u8; KEY_BYTES] = random.key_bytes().map_err(|cause| Error::Random(cause.to_string()))?;
     Ok(Secret::new(URL_SAFE_NO_PAD.encode(bytes)))
 }
 
@@ -106,7 +104,7 @@ mod tests {
     fn key_is_generated_once_and_stored() {
         let dir = tempfile::tempdir().unwrap();
         let folder = DataFolder::open(dir.path()).unwrap();
-        let first = resolve_api_key(&KEYLESS, &folder).unwrap();
+        let first = resolve_api_key(&KEYLESS, &folder, &Random::system()).unwrap();
         assert!(first.generated_now);
         let key = first.key.unwrap();
         assert_eq!(key.expose().len(), 43);
@@ -114,13 +112,14 @@ mod tests {
         let mode = fs::metadata(dir.path().join("api_key")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
 
-        let second = resolve_api_key(&KEYLESS, &folder).unwrap();
+        let second = resolve_api_key(&KEYLESS, &folder, &Random::system()).unwrap();
         assert_eq!(second, ResolvedKey { key: Some(key), generated_now: false });
     }
 
     #[test]
     fn generated_keys_differ() {
-        assert_ne!(generate().unwrap(), generate().unwrap());
+        let random = Random::system();
+        assert_ne!(generate(&random).unwrap(), generate(&random).unwrap());
     }
 
     #[test]
@@ -128,7 +127,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = DataFolder::open(dir.path()).unwrap();
         let auth = Auth { api_key: Some(Secret::new("mine")), ..KEYLESS };
-        assert_eq!(resolve_api_key(&auth, &folder).unwrap().key, Some(Secret::new("mine")));
+        assert_eq!(
+            resolve_api_key(&auth, &folder, &Random::system()).unwrap().key,
+            Some(Secret::new("mine"))
+        );
         assert!(!dir.path().join("api_key").exists());
     }
 
@@ -137,7 +139,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = DataFolder::open(dir.path()).unwrap();
         let open = Auth { required: false, ..KEYLESS };
-        assert_eq!(resolve_api_key(&open, &folder).unwrap(), ResolvedKey { key: None, generated_now: false });
+        assert_eq!(
+            resolve_api_key(&open, &folder, &Random::system()).unwrap(),
+            ResolvedKey { key: None, generated_now: false }
+        );
     }
 
     #[test]
@@ -146,7 +151,7 @@ mod tests {
         let folder = DataFolder::open(dir.path()).unwrap();
         for text in ["", "  \n", "two words"] {
             fs::write(dir.path().join("api_key"), text).unwrap();
-            let error = resolve_api_key(&KEYLESS, &folder).unwrap_err();
+            let error = resolve_api_key(&KEYLESS, &folder, &Random::system()).unwrap_err();
             assert!(matches!(error, Error::Unusable { .. }), "{error}");
         }
     }

@@ -141,6 +141,7 @@ impl fmt::Display for EffectiveSettings<'_> {
 }
 
 /// The process environment, for [`load`].
+#[expect(clippy::disallowed_methods, reason = "the only use of the environment")]
 pub fn environment() -> impl Iterator<Item = (OsString, OsString)> {
     std::env::vars_os()
 }

@@ -52,7 +52,7 @@ use url::Url;
 use crate::address_book::AddressBook;
 use crate::suppression::SuppressionList;
 use crate::{accounts, bulk, events, inbound, instance, queue, relay, webhook};
-use relevo_clock::Clock;
+use relevo_clock::{Clock, Random};
 use relevo_domain::{Country, InstanceId, RecipientParser, Secret};
 use relevo_metrics::Metrics;
 
@@ -175,6 +175,7 @@ pub struct Services {
     pub numbers: AddressBook,
     pub suppressions: SuppressionList,
     pub clock: Clock,
+    pub random: Random,
     pub health: HealthProbe,
     pub metrics: MetricsProbe,
     /// Counts what the front end refuses.

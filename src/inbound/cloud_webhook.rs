@@ -45,7 +45,7 @@ impl Handle {
     ) -> Result<SignatureCheck, Error> {
         let check = match accounts {
             Some(accounts) => SignatureCheck::new(accounts, signature),
-            None => SignatureCheck::without_account(signature),
+            None => SignatureCheck::without_account(&self.random, signature),
         };
         check.inspect_err(|error| self.record_metrics(&Err(error.clone())))
     }

@@ -70,7 +70,7 @@ impl Handle {
         let now = self.clock.now();
         let delivery = InboundDelivery {
             parts,
-            quarantine: quarantine.map(|entry| (entry, QuarantineId { at: now, nonce: rand::random() })),
+            quarantine: quarantine.map(|entry| (entry, QuarantineId { at: now, nonce: self.random.value() })),
             frames,
             relay: self.relay.clone(),
             keywords: Arc::clone(&self.keywords),

@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use crate::queue;
 use crate::relay::FrameQueue;
-use relevo_clock::Clock;
+use relevo_clock::{Clock, Random};
 use relevo_domain::{ErrorKind, InstanceId, InstanceNumber, Secret};
 use relevo_metrics::Metrics;
 use relevo_store::{self as store, Store};
@@ -90,6 +90,7 @@ pub struct Handle {
     queue: queue::Handle,
     store: Store,
     clock: Clock,
+    random: Random,
     metrics: Metrics,
     relay: FrameQueue,
     keywords: Arc<Keywords>,
@@ -102,6 +103,7 @@ impl Handle {
         queue: queue::Handle,
         store: Store,
         clock: Clock,
+        random: Random,
         metrics: Metrics,
         relay: FrameQueue,
         options: &Options,
@@ -110,6 +112,7 @@ impl Handle {
             queue,
             store,
             clock,
+            random,
             metrics,
             verifier: Verifier::new(relay.is_enabled()),
             relay,
@@ -120,7 +123,16 @@ impl Handle {
     /// A handle without a relay and with the default keywords, for tests of other modules.
     #[cfg(test)]
     pub(crate) fn for_tests(queue: queue::Handle, store: Store, clock: Clock) -> Self {
-        Self::new(queue, store, clock, Metrics::default(), FrameQueue::disabled(), &Options::default())
+        let random = Random::seeded(1);
+        Self::new(
+            queue,
+            store,
+            clock,
+            random,
+            Metrics::default(),
+            FrameQueue::disabled(),
+            &Options::default(),
+        )
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
+use relevo_clock::Random;
 use relevo_cloud_api::{BodyMac, ClaimedSignature, Update, parse_webhook};
 use relevo_domain::{Secret, ValidationError};
 use relevo_store as store;
@@ -54,8 +55,8 @@ impl SignatureCheck {
 
     /// The check of a delivery to an instance that does not exist: it takes as long as one for an instance that does, and
     /// fails.
-    pub(super) fn without_account(signature: Option<&str>) -> Result<Self, Error> {
-        let secret = Secret::new(format!("{:032x}", rand::random::<u128>()));
+    pub(super) fn without_account(random: &Random, signature: Option<&str>) -> Result<Self, Error> {
+        let secret = Secret::new(format!("{:032x}", random.value::<u128>()));
         Self::with_secrets([&secret].into_iter(), false, signature)
     }
 
@@ -262,6 +263,7 @@ mod tests {
 
     #[tokio::test]
     async fn forged_body_is_rejected_before_it_is_parsed() {
+        let random = Random::seeded(1);
         let accounts = [account([0, 0, 0, 1], "1", Some("one"))];
         let first = body("1", 0);
         for unsigned in [None, Some("sha256=00")] {
@@ -270,13 +272,15 @@ mod tests {
                 "{unsigned:?}"
             );
             assert!(
-                matches!(SignatureCheck::without_account(unsigned), Err(Error::Signature)),
+                matches!(SignatureCheck::without_account(&random, unsigned), Err(Error::Signature)),
                 "{unsigned:?}"
             );
         }
         let forged = sign("two", &first);
-        let checks =
-            [SignatureCheck::new(&accounts, Some(&forged)), SignatureCheck::without_account(Some(&forged))];
+        let checks = [
+            SignatureCheck::new(&accounts, Some(&forged)),
+            SignatureCheck::without_account(&random, Some(&forged)),
+        ];
         for check in checks {
             let mut check = check.unwrap();
             check.update(&first).await;

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::inbound;
 use crate::queue;
 use crate::retry;
-use relevo_clock::Clock;
+use relevo_clock::{Clock, Random};
 use relevo_domain::{Class, Failure, InstanceConfig, InstanceNumber, Reason, Timestamp};
 use relevo_metrics::Metrics;
 use relevo_provider::{LinkEvent, LinkedAccount, Provider};
@@ -84,6 +84,7 @@ pub(super) struct Arguments {
     pub config: InstanceConfig,
     pub options: Options,
     pub clock: Clock,
+    pub random: Random,
     /// The client, not connected yet.
     pub provider: Arc<dyn Provider>,
     pub queue: queue::Handle,
@@ -131,7 +132,7 @@ impl Actor for InstanceActor {
         let capabilities = arguments.provider.capabilities();
         let pair = capabilities.limits_pair_rate.then_some((options.pair_interval, options.pair_burst));
         let rate = config.rate_limit.unwrap_or(options.rate_limit_of(kind));
-        let limiter = Limiter::new(rate, pair, options.jitter_of(kind), rand::random);
+        let limiter = Limiter::new(rate, pair, options.jitter_of(kind), arguments.random.clone());
         let workers = config.workers.unwrap_or(options.workers_of(kind));
         let count = |number: NonZeroU32| usize::try_from(number.get()).unwrap_or(usize::MAX);
         let connection_task = match arguments.provider.linked() {

@@ -154,11 +154,11 @@ impl State {
         incarnation: Incarnation,
         done: bool,
     ) {
-        if !self.instances.get(&number).is_some_and(|entry| entry.child.is_current(incarnation)) {
-            return;
-        }
+        let entry = self.instances.get_mut(&number);
+        let Some(entry) = entry.filter(|entry| entry.child.is_current(incarnation)) else { return };
         if !done {
-            drop(me.send_after(UNLINK_RETRY_DELAY, move || Msg::Start(number, incarnation)));
+            let start = move |incarnation| Msg::Start(number, incarnation);
+            entry.child.restart_after(UNLINK_RETRY_DELAY, me, start);
             return;
         }
         let reason =

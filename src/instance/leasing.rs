@@ -2,10 +2,10 @@
 //! leases that an ended actor did not receive.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use ractor::ActorRef;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 
 use crate::queue::{self, Lease, LeaseBatch};
 use relevo_clock::Clock;

@@ -37,6 +37,7 @@ impl State {
             config: entry.directory_entry.record.config.clone(),
             options: self.arguments.options.clone(),
             clock: self.arguments.clock,
+            random: self.arguments.random.clone(),
             provider,
             queue: self.arguments.queue.clone(),
             retry: self.arguments.retry.clone(),
@@ -73,13 +74,13 @@ impl State {
         self.arguments.metrics.record_client_loss(if is_unresponsive { "zombie" } else { "crash" });
         let Some(entry) = self.instances.get_mut(&number) else { return };
         entry.active_client.send_replace(None);
-        let (id, incarnation) = (entry.directory_entry.record.config.id.clone(), entry.child.incarnation());
+        let id = entry.directory_entry.record.config.id.clone();
         match entry.child.crashed() {
             Restart::After(delay) => {
                 entry.state.send_modify(|view| view.restarts += 1);
                 tracing::error!(instance = %id, cause = cause.text, ?delay, "instance client stopped; restarting");
+                entry.child.restart_after(delay, me, move |incarnation| Msg::Start(number, incarnation));
                 self.set_state(number, StateView::new(InstanceState::Connecting, cause)).await;
-                me.send_after(delay, move || Msg::Start(number, incarnation));
             }
             Restart::Exhausted => {
                 let cause = cause.text;

@@ -14,6 +14,8 @@ use governor::nanos::Nanos;
 use governor::state::keyed::HashMapStateStore;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
+
+use relevo_clock::Random;
 use relevo_domain::{LaneId, RateLimit};
 
 type Middleware = NoOpMiddleware<Nanos>;
@@ -50,8 +52,8 @@ pub struct Limiter {
     /// Permits that were taken and not used. They are kept because governor takes none back.
     reserved: usize,
     checks: u32,
-    /// A random number from 0 to 1, for the jitter.
-    random: fn() -> f64,
+    /// For the jitter.
+    random: Random,
 }
 
 /// Messages whose permits come within this time are leased together. It is long compared with a commit. It is short
@@ -66,13 +68,8 @@ const MAX_PERIOD: Duration = Duration::from_secs(24 * 3600);
 
 impl Limiter {
     /// `pair` limits messages to one recipient: one message per interval after a burst. With `jitter` (0 to 1) permits
-    /// are granted one at a time, at intervals that `random` (0 to 1) extends.
-    pub fn new(
-        rate: RateLimit,
-        pair: Option<(Duration, NonZeroU32)>,
-        jitter: f64,
-        random: fn() -> f64,
-    ) -> Self {
+    /// are granted one at a time, at intervals that `random` extends.
+    pub fn new(rate: RateLimit, pair: Option<(Duration, NonZeroU32)>, jitter: f64, random: Random) -> Self {
         let clock = EventClock::default();
         let period = Duration::try_from_secs_f64(1.0 / rate.per_second).unwrap_or(MAX_PERIOD).min(MAX_PERIOD);
         let account = RateLimiter::direct_with_clock(quota(period, rate.burst), clock.clone());
@@ -161,7 +158,7 @@ impl Limiter {
         if self.jitter <= 0.0 {
             return pause;
         }
-        let pause = pause + self.period.mul_f64(self.jitter * (self.random)());
+        let pause = pause + self.period.mul_f64(self.jitter * self.random.value::<f64>());
         self.paused_until = Some(now + pause);
         pause
     }
@@ -201,7 +198,7 @@ mod tests {
     }
 
     fn limiter(per_second: f64, burst: u32, jitter: f64) -> Limiter {
-        Limiter::new(RateLimit { per_second, burst: count(burst) }, None, jitter, rand::random)
+        Limiter::new(RateLimit { per_second, burst: count(burst) }, None, jitter, Random::seeded(1))
     }
 
     #[test]
@@ -266,7 +263,7 @@ mod tests {
     #[test]
     fn each_recipient_has_its_own_rate_limit() {
         let rate = RateLimit { per_second: 80.0, burst: count(80) };
-        let mut limiter = Limiter::new(rate, Some((6 * SECOND, count(2))), 0.0, rand::random);
+        let mut limiter = Limiter::new(rate, Some((6 * SECOND, count(2))), 0.0, Random::seeded(1));
         let (ana, eva) = (LaneId(1), LaneId(2));
         assert_eq!(
             [limiter.check_recipient(ana, START), limiter.check_recipient(ana, START)],

@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::media::MediaCache;
 use crate::supervisor::{ActorSlot, Child, ChildExit, Incarnation, RestartPolicy};
 use crate::{inbound, queue, retry};
-use relevo_clock::Clock;
+use relevo_clock::{Clock, Random};
 use relevo_domain::{
     InstanceConfig, InstanceId, InstanceNumber, InstanceState, Reason, ReasonCode, RetryPolicy,
 };
@@ -68,6 +69,7 @@ pub struct InstanceSupervisor;
 pub struct Arguments {
     pub store: Store,
     pub clock: Clock,
+    pub random: Random,
     pub options: Options,
     pub queue: queue::Handle,
     pub retry: retry::Handle,
@@ -105,7 +107,7 @@ impl Arguments {
     ) -> (Self, Handle) {
         let publish = Arc::new(watch::Sender::new(Arc::new(InstanceDirectory::default())));
         let names = Arc::new(watch::Sender::new(InstanceNames::default()));
-        let (store, clock) = (shared.store.clone(), shared.clock);
+        let (store, clock, random) = (shared.store.clone(), shared.clock, shared.random.clone());
         let (egress, blobs) = (shared.egress.clone(), shared.blobs.clone());
         let open: OpenProvider =
             Arc::new(move |number, config: &InstanceConfig| crate::provider::open(number, config, &shared));
@@ -125,6 +127,7 @@ impl Arguments {
             Self {
                 store,
                 clock,
+                random,
                 options,
                 queue,
                 retry,
@@ -144,6 +147,7 @@ pub struct State {
     pub(super) arguments: Arguments,
     pub(super) instances: HashMap<InstanceNumber, InstanceEntry>,
     pub(super) draining: bool,
+    _ping_timer: AbortOnDropHandle<()>,
 }
 
 /// One instance: its published data and its actor.
@@ -162,7 +166,13 @@ impl Actor for InstanceSupervisor {
     type Arguments = Arguments;
 
     async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
-        let mut state = State { arguments, instances: HashMap::new(), draining: false };
+        let ping_timer = me.send_interval(arguments.options.probe_interval, || Msg::PingActors);
+        let mut state = State {
+            arguments,
+            instances: HashMap::new(),
+            draining: false,
+            _ping_timer: AbortOnDropHandle::new(ping_timer),
+        };
         for (number, record) in record::load(&state.arguments.store)? {
             let id = record.config.id.clone();
             if let Err(error) = state.follow(&me, number, record).await {
@@ -170,7 +180,6 @@ impl Actor for InstanceSupervisor {
             }
         }
         state.publish_directory();
-        me.send_interval(state.arguments.options.probe_interval, || Msg::PingActors);
         Ok(state)
     }
 

@@ -107,6 +107,8 @@ impl FileKey {
 pub(super) struct DiskCache {
     files_dir: PathBuf,
     partial_dir: PathBuf,
+    /// The name of the next partial file.
+    next_partial: AtomicU64,
     /// Bytes of all files: those of the last sweep, and those that were added since.
     total_bytes: AtomicU64,
 }
@@ -129,7 +131,12 @@ impl DiskCache {
             fs::remove_file(partial.path())
                 .map_err(|cause| Error::io("cannot remove", partial.path(), cause))?;
         }
-        Ok(Self { files_dir: files, partial_dir: partials, total_bytes: AtomicU64::new(0) })
+        Ok(Self {
+            files_dir: files,
+            partial_dir: partials,
+            next_partial: AtomicU64::new(0),
+            total_bytes: AtomicU64::new(0),
+        })
     }
 
     /// The file of a key, if it exists. Removes a file that cannot be read. Blocks.
@@ -153,7 +160,7 @@ impl DiskCache {
     ///
     /// The file cannot be created.
     pub fn create_partial(&self) -> Result<PartialFile, Error> {
-        let path = self.partial_dir.join(uuid::Uuid::new_v4().as_simple().to_string());
+        let path = self.partial_dir.join(self.next_partial.fetch_add(1, Ordering::Relaxed).to_string());
         PartialFile::create(path)
     }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, MessagingErr, RpcReplyPort};
 
-use relevo_clock::Clock;
+use relevo_clock::{Clock, Random};
 use relevo_domain::{
     Class, Failure, InstanceNumber, MessageId, Overdue, ProviderMessageId, RetryDecision, Status, Timestamp,
 };
@@ -103,6 +103,8 @@ pub struct Arguments {
     pub store: Store,
     /// Wall time.
     pub clock: Clock,
+    /// The random parts of message ids.
+    pub random: Random,
     /// Limits and retention.
     pub options: Options,
     /// The current run of the process: leases of any other run are overdue.

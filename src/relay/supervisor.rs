@@ -6,7 +6,7 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::Notify;
 
-use crate::supervisor::{ActorSlot, Child, ChildExit, RestartPolicy};
+use crate::supervisor::{ActorSlot, Child, ChildExit, Incarnation, RestartPolicy};
 use relevo_clock::Clock;
 use relevo_metrics::Metrics;
 use relevo_store::Store;
@@ -31,8 +31,8 @@ pub enum Msg {
     Restart(RpcReplyPort<()>),
     /// From the stopping node: reply when no attempt is in flight.
     Drain(RpcReplyPort<()>),
-    /// From a timer: the restart delay is over.
-    Start,
+    /// From a timer, with the incarnation that crashed: the restart delay is over.
+    Start(Incarnation),
 }
 
 /// The supervisor of the relay.
@@ -108,7 +108,11 @@ impl Actor for RelaySupervisor {
                 let _ = reply.send(());
             }
             Msg::Drain(reply) => state.drain(reply),
-            Msg::Start => state.start(&me).await,
+            Msg::Start(incarnation) => {
+                if state.child.is_current(incarnation) {
+                    state.start(&me).await;
+                }
+            }
         }
         Ok(())
     }
@@ -158,7 +162,7 @@ impl State {
         self.arguments.relay.clear();
         let delay = self.child.crashed().delay_or(RESTART_MAX_DELAY);
         tracing::error!(cause, restart_in = ?delay, "relay actor stopped; restarting");
-        me.send_after(delay, || Msg::Start);
+        self.child.restart_after(delay, me, Msg::Start);
     }
 
     fn drain(&mut self, reply: RpcReplyPort<()>) {
@@ -170,5 +174,58 @@ impl State {
             }
             let _ = reply.send(());
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use relevo_domain::Timestamp;
+    use relevo_store::{DataFolder, Options as StoreOptions};
+
+    use super::*;
+
+    async fn wait_until(what: &str, condition: impl Fn() -> bool) {
+        for _ in 0..10_000 {
+            if condition() {
+                return;
+            }
+            // Yields only: waiting for a timer would move the paused time.
+            tokio::task::yield_now().await;
+        }
+        panic!("the relay never {what}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn timer_of_an_earlier_incarnation_restarts_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = DataFolder::open(dir.path()).unwrap();
+        let (store, _) = Store::open(&folder, &StoreOptions::default(), Metrics::default()).unwrap();
+        let options = Options { url: Some("ws://127.0.0.1:1/".parse().unwrap()), ..Options::default() };
+        let clock = Clock::from_tokio(Timestamp(1_705_491_000_250));
+        let slot = ActorSlot::default();
+        let (arguments, handle) =
+            Arguments::new(&options, store, clock, Metrics::default(), slot.clone()).unwrap();
+        let arguments = arguments.unwrap();
+        let relay = arguments.relay.clone();
+        let (supervisor, _) = Actor::spawn(None, RelaySupervisor, arguments).await.unwrap();
+        slot.fill(supervisor.clone());
+        let crash = async || {
+            relay.get().unwrap().kill_and_wait(None).await.unwrap();
+            wait_until("crashed", || relay.get().is_none()).await;
+        };
+
+        crash().await;
+        handle.restart().await.unwrap();
+        tokio::time::advance(RESTART_DELAY / 2).await;
+        crash().await;
+        // The timer of the first crash fires now.
+        tokio::time::advance(RESTART_DELAY / 2).await;
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(relay.get().is_none(), "the second crash has a delay of its own");
+        tokio::time::advance(RESTART_DELAY / 2).await;
+        wait_until("restarted", || relay.get().is_some()).await;
+        supervisor.stop_and_wait(None, None).await.unwrap();
     }
 }

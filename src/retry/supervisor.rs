@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::queue::{self, Lease, QueueActor};
-use crate::supervisor::{ActorSlot, Child, ChildExit, Restart, RestartPolicy};
+use crate::supervisor::{ActorSlot, Child, ChildExit, Incarnation, Restart, RestartPolicy};
+use relevo_clock::Random;
 use relevo_domain::{FailedAttempt, Failure, FailureKind, MessageId, RetryDecision, decide_retry};
 
 use super::Options;
@@ -28,8 +30,8 @@ pub enum Msg {
     RunRetention,
     /// From a finished page of retention: where the next page begins.
     RetentionPageDone(Option<MessageId>),
-    /// From its own timer: the restart delay of the queue's actor is over.
-    RestartQueue,
+    /// From its own timer, with the incarnation that crashed: the restart delay of the queue's actor is over.
+    RestartQueue(Incarnation),
 }
 
 /// The retry supervisor, parent of the queue's actor.
@@ -39,6 +41,8 @@ pub struct RetrySupervisor;
 pub struct Arguments {
     /// The retry policies.
     pub options: Options,
+    /// The jitter of the delays.
+    pub random: Random,
     /// The dependencies of the queue's actor.
     pub queue: queue::Arguments,
     /// Filled with each incarnation of the queue's actor.
@@ -53,6 +57,7 @@ pub struct State {
     /// The queue's actor.
     queue: Child<queue::Msg>,
     is_sweeping: bool,
+    _timers: [AbortOnDropHandle<()>; 2],
 }
 
 impl Actor for RetrySupervisor {
@@ -62,10 +67,17 @@ impl Actor for RetrySupervisor {
 
     async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
         let restarts = RestartPolicy::new(Duration::from_millis(100), Duration::from_secs(5), 10);
-        let mut state = State { arguments, queue: Child::new(restarts), is_sweeping: false };
+        let timers = [
+            me.send_interval(SWEEP_INTERVAL, || Msg::Sweep),
+            me.send_interval(RETENTION_INTERVAL, || Msg::RunRetention),
+        ];
+        let mut state = State {
+            arguments,
+            queue: Child::new(restarts),
+            is_sweeping: false,
+            _timers: timers.map(AbortOnDropHandle::new),
+        };
         state.start_queue(&me).await?;
-        me.send_interval(SWEEP_INTERVAL, || Msg::Sweep);
-        me.send_interval(RETENTION_INTERVAL, || Msg::RunRetention);
         // Attempts of the previous run are overdue at once.
         me.cast(Msg::Sweep)?;
         Ok(state)
@@ -92,7 +104,11 @@ impl Actor for RetrySupervisor {
                     state.run_retention(me, next);
                 }
             }
-            Msg::RestartQueue => state.start_queue(&me).await?,
+            Msg::RestartQueue(incarnation) => {
+                if state.queue.is_current(incarnation) {
+                    state.start_queue(&me).await?;
+                }
+            }
         }
         Ok(())
     }
@@ -111,7 +127,7 @@ impl Actor for RetrySupervisor {
         match state.queue.crashed() {
             Restart::After(delay) => {
                 tracing::error!(cause, ?delay, "queue actor stopped; restarting");
-                me.send_after(delay, || Msg::RestartQueue);
+                state.queue.restart_after(delay, &me, Msg::RestartQueue);
                 Ok(())
             }
             Restart::Exhausted => Err(format!("the queue actor stopped too often: {cause}").into()),
@@ -131,7 +147,7 @@ impl State {
 
     fn decide(&self, lease: Lease, failure: Failure) {
         let policy = self.arguments.options.policy(lease.id.class());
-        let decision = decide_retry(policy, failed_attempt(&lease), &failure, rand::random());
+        let decision = decide_retry(policy, failed_attempt(&lease), &failure, self.arguments.random.value());
         log_decision(&lease, decision, &failure);
         // If the queue's actor is being restarted, the lease expires and the sweep finds it.
         let _ = self.arguments.queue_handle.apply_decision(lease, decision, failure);

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use ractor::Actor;
+use ractor::{Actor, ActorRef};
 
 use crate::queue::tests::fixture::{ONE, TestQueue, message, provider_id, sync_message};
 use crate::queue::{ReceiptReport, SendOutcome, Submission};
-use crate::retry::{Arguments, Handle, Options, RetrySupervisor};
-use crate::supervisor::ActorSlot;
+use crate::retry::{Arguments, Handle, Msg, Options, RetrySupervisor};
+use crate::supervisor::{ActorSlot, Child, RestartPolicy};
+use relevo_clock::Random;
 use relevo_domain::{
     AmbiguousPolicy, BuryReason, Class, Failure, FailureKind, FailureScope, Receipt, Status,
 };
@@ -16,6 +17,7 @@ use relevo_domain::{
 struct SupervisedQueue {
     queue: TestQueue,
     retry: Handle,
+    supervisor: ActorRef<Msg>,
 }
 
 impl SupervisedQueue {
@@ -27,14 +29,15 @@ impl SupervisedQueue {
     async fn start_on(queue: TestQueue, run: u64) -> Self {
         let arguments = Arguments {
             options: Options::default(),
+            random: Random::seeded(1),
             queue: queue.arguments(run),
             queue_slot: queue.slot.clone(),
             queue_handle: queue.handle.clone(),
         };
         let (supervisor, _) = Actor::spawn(None, RetrySupervisor, arguments).await.unwrap();
         let slot = ActorSlot::default();
-        slot.fill(supervisor);
-        Self { queue, retry: Handle::new(slot) }
+        slot.fill(supervisor.clone());
+        Self { queue, retry: Handle::new(slot), supervisor }
     }
 }
 
@@ -46,7 +49,7 @@ fn resend_on_ambiguous() -> Submission {
 
 #[tokio::test(start_paused = true)]
 async fn transient_failure_is_retried_until_attempts_are_exhausted() {
-    let SupervisedQueue { queue, retry } = SupervisedQueue::start().await;
+    let SupervisedQueue { queue, retry, .. } = SupervisedQueue::start().await;
     let id = queue.enqueue(message(0)).await;
     for attempt in 1..=5 {
         let lease = queue.next_lease().await;
@@ -66,7 +69,7 @@ async fn transient_failure_is_retried_until_attempts_are_exhausted() {
 
 #[tokio::test(start_paused = true)]
 async fn ambiguous_message_holds_its_lane_until_a_receipt_settles_it() {
-    let SupervisedQueue { queue, retry } = SupervisedQueue::start().await;
+    let SupervisedQueue { queue, retry, .. } = SupervisedQueue::start().await;
     let held = queue.enqueue(message(0)).await;
     let behind = queue.enqueue(message(0)).await;
     retry.report_failure(queue.lease().await, Failure::ambiguous("the connection broke")).unwrap();
@@ -89,7 +92,7 @@ async fn ambiguous_message_holds_its_lane_until_a_receipt_settles_it() {
 
 #[tokio::test(start_paused = true)]
 async fn ambiguous_message_without_a_receipt_is_buried() {
-    let SupervisedQueue { queue, retry } = SupervisedQueue::start().await;
+    let SupervisedQueue { queue, retry, .. } = SupervisedQueue::start().await;
     let held = queue.enqueue(message(0)).await;
     let behind = queue.enqueue(message(0)).await;
     retry.report_failure(queue.lease().await, Failure::ambiguous("the connection broke")).unwrap();
@@ -102,7 +105,7 @@ async fn ambiguous_message_without_a_receipt_is_buried() {
 
 #[tokio::test(start_paused = true)]
 async fn resend_policy_stops_at_the_attempt_limit() {
-    let SupervisedQueue { queue, retry } = SupervisedQueue::start().await;
+    let SupervisedQueue { queue, retry, .. } = SupervisedQueue::start().await;
     let id = queue.enqueue(resend_on_ambiguous()).await;
     for attempt in 1..=5 {
         let lease = queue.next_lease().await;
@@ -121,7 +124,7 @@ async fn repeatable_message_is_retried_after_a_crash_and_after_an_ambiguous_fail
     let id = queue.enqueue(Submission { repeatable: true, ..message(0) }).await;
     queue.lease().await;
     queue.kill_unsupervised().await;
-    let SupervisedQueue { queue, retry } = SupervisedQueue::start_on(queue, 2).await;
+    let SupervisedQueue { queue, retry, .. } = SupervisedQueue::start_on(queue, 2).await;
     let due = queue.wait_for_status(id, Status::Queued).await.due.unwrap();
     queue.advance_time(due.since(queue.clock.now())).await;
     let lease = queue.next_lease().await;
@@ -138,7 +141,7 @@ async fn repeatable_message_is_retried_after_a_crash_and_after_an_ambiguous_fail
 
 #[tokio::test(start_paused = true)]
 async fn sync_caller_gets_unknown_before_the_message_is_retried() {
-    let SupervisedQueue { queue, retry } = SupervisedQueue::start().await;
+    let SupervisedQueue { queue, retry, .. } = SupervisedQueue::start().await;
     let caller = {
         let handle = queue.handle.clone();
         let submission = Submission { repeatable: true, ..sync_message(1) };
@@ -183,7 +186,7 @@ async fn attempts_of_the_previous_run_are_decided_at_startup() {
 
 #[tokio::test(start_paused = true)]
 async fn killed_queue_actor_is_restarted_and_resumes() {
-    let SupervisedQueue { queue, retry } = SupervisedQueue::start().await;
+    let SupervisedQueue { queue, retry, .. } = SupervisedQueue::start().await;
     let (first, second) = (queue.enqueue(message(0)).await, queue.enqueue(message(0)).await);
     let caller = {
         let handle = queue.handle.clone();
@@ -212,4 +215,18 @@ async fn killed_queue_actor_is_restarted_and_resumes() {
     assert_eq!(found.len(), 2);
     assert!(found.iter().any(|lease| lease.id == second));
     assert_eq!(found.remove(0).attempt, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn timer_of_an_earlier_incarnation_restarts_nothing() {
+    let SupervisedQueue { queue, supervisor, .. } = SupervisedQueue::start().await;
+    let running = queue.slot.get().unwrap().get_id();
+    let earlier = Child::<Msg>::new(RestartPolicy::new(SECOND, SECOND, 1)).incarnation();
+    supervisor.cast(Msg::RestartQueue(earlier)).unwrap();
+    // The sweep follows the timer in the supervisor's mailbox: its decision shows that the timer was handled.
+    let id = queue.enqueue(message(0)).await;
+    queue.lease().await;
+    queue.advance_time(91 * SECOND).await;
+    queue.wait_for_status(id, Status::Ambiguous).await;
+    assert_eq!(queue.slot.get().unwrap().get_id(), running);
 }

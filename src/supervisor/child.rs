@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, Message, SpawnErr, SupervisionEvent};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::RestartPolicy;
 
@@ -91,16 +92,19 @@ pub struct Child<M: Message> {
     actor: Option<ActorRef<M>>,
     incarnation: Incarnation,
     restarts: RestartPolicy,
+    /// Waits for the delay of a restart.
+    restart_timer: Option<AbortOnDropHandle<()>>,
 }
 
 impl<M: Message> Child<M> {
     /// A child that has not started yet.
     pub fn new(restarts: RestartPolicy) -> Self {
-        Self { actor: None, incarnation: Incarnation::next(), restarts }
+        Self { actor: None, incarnation: Incarnation::next(), restarts, restart_timer: None }
     }
 
     /// Begins a new incarnation, for the arguments of its actor. Earlier incarnations are no longer current.
     pub fn begin(&mut self) -> Incarnation {
+        self.restart_timer = None;
         self.incarnation = Incarnation::next();
         self.incarnation
     }
@@ -167,6 +171,22 @@ impl<M: Message> Child<M> {
             Some(delay) => Restart::After(delay),
             None => Restart::Exhausted,
         }
+    }
+
+    /// Sends `message` to the supervisor after the delay, with the incarnation that ended. The next start or stop cancels
+    /// it; a message that was sent before that is recognised by its incarnation.
+    pub fn restart_after<S: Message>(
+        &mut self,
+        delay: Duration,
+        supervisor: &ActorRef<S>,
+        message: impl FnOnce(Incarnation) -> S + Send + 'static,
+    ) {
+        let (supervisor, incarnation) = (supervisor.clone(), self.incarnation);
+        let timer = tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            let _ = supervisor.cast(message(incarnation));
+        });
+        self.restart_timer = Some(AbortOnDropHandle::new(timer));
     }
 
     /// Clears the recorded crashes, after an operator has intervened.
@@ -319,6 +339,26 @@ mod tests {
         let pending = fixture.child.incarnation();
         assert!(!fixture.child.stop("requested"));
         assert!(!fixture.child.is_current(pending));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn restart_timer_sends_the_incarnation_and_ends_with_it() {
+        let mut fixture = Fixture::new().await;
+        let (sender, mut restarts) = mpsc::unbounded_channel();
+        let incarnation = fixture.start().await;
+        fixture.end(End::Error).await;
+        let record = sender.clone();
+        let record = move |incarnation| {
+            let _ = record.send(incarnation);
+        };
+        fixture.child.restart_after(Duration::from_secs(1), &fixture.supervisor, record);
+        assert_eq!(restarts.recv().await, Some(incarnation));
+        let record = move |incarnation| {
+            let _ = sender.send(incarnation);
+        };
+        fixture.child.restart_after(Duration::from_secs(1), &fixture.supervisor, record);
+        fixture.child.stop("requested");
+        assert_eq!(restarts.recv().await, None, "the timer was cancelled");
     }
 
     #[tokio::test(start_paused = true)]

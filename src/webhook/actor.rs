@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::FutureExt;
-use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use ractor::{Actor, ActorProcessingErr, ActorRef, MessagingErr, RpcReplyPort};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::events;
 use relevo_domain::{InstanceId, InstanceNumber};
@@ -80,8 +81,11 @@ enum Phase {
     /// Waits for a time slice.
     Ready,
     Running(AbortHandle),
-    /// Waits for a retry; the number identifies the wait.
-    Waiting(u64),
+    /// Waits for a retry. The number identifies the wait.
+    Waiting {
+        wait: u64,
+        _timer: AbortOnDropHandle<Result<(), MessagingErr<Msg>>>,
+    },
     /// Ended until the actor is replaced.
     Stopped,
 }
@@ -217,6 +221,7 @@ impl State {
                 name: stream.name.clone(),
                 store: self.arguments.shared.store.clone(),
                 deliverer: self.arguments.shared.deliverer(),
+                random: self.arguments.shared.random.clone(),
                 options: self.arguments.shared.options.clone(),
                 cursor: stream.cursor.clone(),
                 stop: self.stop.clone(),
@@ -254,8 +259,8 @@ impl State {
             NextStep::RetryAt(due) => {
                 self.wait_count += 1;
                 let (wait, delay) = (self.wait_count, self.arguments.shared.clock.until(due));
-                self.me.send_after(delay, move || Msg::RetryDue(instance, wait));
-                Phase::Waiting(wait)
+                let timer = self.me.send_after(delay, move || Msg::RetryDue(instance, wait));
+                Phase::Waiting { wait, _timer: AbortOnDropHandle::new(timer) }
             }
             NextStep::Disable(failures) => {
                 (self.arguments.on_give_up)(instance, failures);
@@ -270,7 +275,7 @@ impl State {
 
     fn on_retry_due(&mut self, instance: InstanceNumber, wait: u64) {
         if let Some(stream) = self.streams.get_mut(&instance)
-            && matches!(stream.phase, Phase::Waiting(current) if current == wait)
+            && matches!(stream.phase, Phase::Waiting { wait: current, .. } if current == wait)
         {
             stream.phase = Phase::Ready;
             self.ready.push_back(instance);

@@ -75,7 +75,8 @@ impl State {
         if existing >= limit {
             return Err(Error::TooMany { limit });
         }
-        let (id, shared) = (EndpointId::random(), self.arguments.shared.clone());
+        let shared = self.arguments.shared.clone();
+        let id = EndpointId::generate(&shared.random);
         let endpoint = Endpoint::new(scope, primary, config, shared.clock.now());
         let instances = match scope {
             EndpointScope::Instance(instance) => vec![instance],

@@ -9,6 +9,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::events::EventFilter as Events;
+use relevo_clock::Random;
 use relevo_domain::{InstanceNumber, Secret, Timestamp, ValidationError};
 
 use super::health::{EndpointHealth, WebhookCounts};
@@ -25,8 +26,8 @@ const MAX_URL: usize = 2048;
 pub struct EndpointId(Uuid);
 
 impl EndpointId {
-    pub(super) fn random() -> Self {
-        Self(Uuid::new_v4())
+    pub(super) fn generate(random: &Random) -> Self {
+        Self(random.uuid())
     }
 
     pub(super) fn as_bytes(&self) -> &[u8; 16] {
@@ -278,9 +279,10 @@ mod tests {
 
     #[test]
     fn endpoint_id_has_one_text_form() {
-        let id = EndpointId::random();
+        let random = Random::seeded(1);
+        let id = EndpointId::generate(&random);
         assert_eq!(id.to_string().parse(), Ok(id));
-        let bare = Uuid::new_v4();
+        let bare = random.uuid();
         for bad in [format!("{bare}"), format!("ep_{bare}"), "ep_".to_owned(), "ep_1".to_owned()] {
             assert!(bad.parse::<EndpointId>().is_err(), "{bad}");
         }

@@ -112,7 +112,10 @@ impl Handle {
             (None, None) => None,
             (Some(primary), None) => Some(PrimaryChange::Delete(primary.id)),
             (Some(primary), Some(config)) if primary.endpoint.url == config.0.url => None,
-            (Some(primary), Some(config)) => Some(PrimaryChange::SetUrl(primary.id, config)),
+            (Some(primary), Some(config)) => {
+                let new_id = EndpointId::generate(&self.shared.random);
+                Some(PrimaryChange::SetUrl { id: primary.id, new_id, config })
+            }
             (None, Some(config)) => {
                 let existing =
                     instance.map_or(0, |instance| self.list(Some(EndpointScope::Instance(instance))).len());
@@ -120,7 +123,7 @@ impl Handle {
                 if existing >= limit {
                     return Err(Error::TooMany { limit });
                 }
-                Some(PrimaryChange::Create(config))
+                Some(PrimaryChange::Create(EndpointId::generate(&self.shared.random), config))
             }
         })
     }

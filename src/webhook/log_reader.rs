@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::events::{self, Envelope, EventLog, LogCursor, LogPageQuery};
+use relevo_clock::Random;
 use relevo_domain::{InstanceId, InstanceNumber, Timestamp};
 use relevo_store::{Error, Store, Tx};
 
@@ -36,6 +37,7 @@ pub(super) struct TimeSlice {
     pub name: InstanceId,
     pub store: Store,
     pub deliverer: Deliverer,
+    pub random: Random,
     pub options: Arc<Options>,
     /// The cursor of the stream; `None` in its first time slice.
     pub cursor: Option<Cursor>,
@@ -138,12 +140,12 @@ impl EndpointLogReader {
 
     /// Makes one attempt. `None` if the event was delivered or parked and the next one follows.
     async fn attempt(&mut self, envelope: &Envelope) -> Result<Option<NextStep>, Error> {
-        let TimeSlice { runtime, instance, name, deliverer, options, .. } = &self.slice;
+        let TimeSlice { runtime, instance, name, deliverer, random, options, .. } = &self.slice;
         let outcome = deliverer.deliver(runtime, *instance, name, envelope).await;
         let now = deliverer.clock.now();
         let before = self.cursor.trouble.as_ref();
         let others_delivered = before.is_some_and(|failures| runtime.health.delivered_since(failures.since));
-        match retry::decide_retry(options, before, outcome, now, others_delivered, rand::random()) {
+        match retry::decide_retry(options, before, outcome, now, others_delivered, random.value()) {
             DeliveryDecision::Advance => {
                 runtime.health.record_delivered(now);
                 self.settle(envelope);

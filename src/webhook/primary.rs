@@ -11,10 +11,10 @@ use super::storage;
 /// decides it.
 #[derive(Debug)]
 pub enum PrimaryChange {
-    /// Create it.
-    Create(CheckedConfig),
-    /// Change its URL.
-    SetUrl(EndpointId, CheckedConfig),
+    /// Create it, with a new id.
+    Create(EndpointId, CheckedConfig),
+    /// Change its URL. If it was deleted meanwhile, create one with the new id.
+    SetUrl { id: EndpointId, new_id: EndpointId, config: CheckedConfig },
     /// Delete it.
     Delete(EndpointId),
 }
@@ -34,13 +34,13 @@ impl PrimaryChange {
         now: Timestamp,
     ) -> Result<EndpointId, Error> {
         match self {
-            PrimaryChange::Create(config) => create(tx, store, instance, config, now),
-            PrimaryChange::SetUrl(id, config) => {
+            PrimaryChange::Create(id, config) => create(tx, store, id, instance, config, now),
+            PrimaryChange::SetUrl { id, new_id, config } => {
                 let update = EndpointUpdate { url: Some(config.0.url.clone()), ..EndpointUpdate::default() };
                 match storage::modify_endpoint(tx, id, |endpoint| endpoint.with_update(update, now))? {
                     Some(_) => storage::reset_cursors(tx, id).map(|()| id),
                     // A request has deleted it meanwhile.
-                    None => create(tx, store, instance, config, now),
+                    None => create(tx, store, new_id, instance, config, now),
                 }
             }
             PrimaryChange::Delete(id) => storage::delete_endpoints(tx, &[id]).map(|()| id),
@@ -51,11 +51,11 @@ impl PrimaryChange {
 fn create(
     tx: &mut Tx,
     store: &Store,
+    id: EndpointId,
     instance: InstanceNumber,
     CheckedConfig(config): CheckedConfig,
     now: Timestamp,
 ) -> Result<EndpointId, Error> {
-    let id = EndpointId::random();
     let endpoint = Endpoint::new(EndpointScope::Instance(instance), true, config, now);
     storage::create_endpoint(tx, store, id, &endpoint, &[instance])?;
     Ok(id)

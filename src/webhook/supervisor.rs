@@ -9,7 +9,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent
 use tokio::sync::watch;
 
 use crate::supervisor::{ActorSlot, Child, ChildExit, Incarnation, RestartPolicy};
-use relevo_clock::Clock;
+use relevo_clock::{Clock, Random};
 use relevo_domain::{InstanceId, InstanceNumber};
 use relevo_egress::Egress;
 use relevo_metrics::Metrics;
@@ -70,6 +70,7 @@ pub struct DisableCause(Failures);
 pub(super) struct EndpointContext {
     pub store: Store,
     pub clock: Clock,
+    pub random: Random,
     pub egress: Egress,
     pub metrics: Metrics,
     pub options: Arc<Options>,
@@ -101,16 +102,22 @@ pub struct Arguments {
 impl Arguments {
     /// The arguments of the supervisor, and the handle. `instances` publishes the list of all instances; events of other
     /// instances are not delivered.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a different part of the node, named once, in `app`"
+    )]
     pub fn new(
         options: Options,
         store: Store,
         clock: Clock,
+        random: Random,
         egress: Egress,
         metrics: Metrics,
         instances: watch::Receiver<InstanceIds>,
         slot: ActorSlot<Msg>,
     ) -> (Self, Handle) {
-        let shared = EndpointContext { store, clock, egress, metrics, options: Arc::new(options), instances };
+        let options = Arc::new(options);
+        let shared = EndpointContext { store, clock, random, egress, metrics, options, instances };
         let publish = Arc::new(watch::Sender::new(Arc::new(EndpointDirectory::new())));
         let handle = Handle { slot, directory: publish.subscribe(), shared: shared.clone() };
         (Self { shared, publish }, handle)
@@ -302,8 +309,7 @@ impl State {
         let Some(entry) = self.endpoints.get_mut(&id) else { return };
         let delay = entry.child.crashed().delay_or(RESTART_MAX_DELAY);
         tracing::error!(endpoint = %id, cause, restart_in = ?delay, "webhook endpoint actor stopped; restarting");
-        let incarnation = entry.child.incarnation();
-        me.send_after(delay, move || Msg::Start(id, incarnation));
+        entry.child.restart_after(delay, me, move |incarnation| Msg::Start(id, incarnation));
     }
 
     fn drain(&mut self, reply: RpcReplyPort<()>) {

@@ -37,7 +37,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("provider", &["relevo_domain", "relevo_provider", "relevo_cloud_api", "relevo_linked_device"]),
     ("events", &["relevo_domain", "relevo_metrics", "relevo_store"]),
     ("queue", &["relevo_domain", "relevo_clock", "relevo_metrics", "relevo_store", "supervisor", "events"]),
-    ("retry", &["relevo_domain", "supervisor", "queue"]),
+    ("retry", &["relevo_domain", "relevo_clock", "supervisor", "queue"]),
     ("address_book", &["relevo_domain", "relevo_clock", "relevo_metrics", "relevo_store"]),
     ("suppression", &["relevo_domain", "relevo_clock", "relevo_metrics", "relevo_store"]),
     (
@@ -136,6 +136,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "config",
         &[
             "relevo_domain",
+            "relevo_clock",
             "relevo_store",
             "relevo_egress",
             "relevo_provider",

@@ -15,7 +15,7 @@ async fn delete(world: &World, path: &str) -> Answer {
 }
 
 /// Every documented pair of request and answer: cloud-api-endpoints.md §10 to §14 and later additions.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn address_book_answers_as_documented() {
     let world = World::empty(|_| {}).await;
     let data = json!({ "email": "juan@example.com", "company": "Empresa XYZ", "department": "Ventas" });
@@ -90,7 +90,7 @@ async fn address_book_answers_as_documented() {
     assert_eq!(world.get("/api/numbers").await.body, json!({ "success": true, "numbers": [], "total": 0 }));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn address_book_refuses_invalid_requests_with_a_text() {
     let world = World::empty(|_| {}).await;
     let refused = async |method: &str, path: &str, body: &str| {
@@ -134,7 +134,7 @@ async fn address_book_refuses_invalid_requests_with_a_text() {
     assert_eq!(Answer::of(request).await.status, 201);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn address_book_is_paged_and_survives_a_restart() {
     let mut world = World::empty(|_| {}).await;
     for n in 0..25 {
@@ -156,7 +156,7 @@ async fn address_book_is_paged_and_survives_a_restart() {
     assert_eq!(seen, newest_first);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn suppressions_can_be_added_listed_and_deleted() {
     let world = World::empty(|_| {}).await;
     let body = json!({ "phones": ["+57 300 123 4567", "573001234568"], "note": "asked by mail" });
@@ -196,7 +196,7 @@ async fn suppressions_can_be_added_listed_and_deleted() {
     assert_eq!(world.get("/suppressions").await.body["data"].as_array().unwrap().len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn suppression_import_accepts_a_raw_file_or_a_form() {
     let world = World::empty(|_| {}).await;
     let mut file = "phone,name\r\n+57 300 000 0000,Ana\r\nana,x\r\n".to_owned();

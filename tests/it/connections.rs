@@ -1,12 +1,13 @@
 //! Connections: floods of clients that prove nothing do not keep others out, and the limits of peers and proxies.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::Instant;
 
 use crate::support::{Answer, KEY, World, eventually};
 
@@ -113,7 +114,7 @@ async fn unread_responses_do_not_keep_others_out() {
     drop(held);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn silent_client_is_disconnected() {
     let world = World::empty(|settings| {
         settings.http.head_timeout = Duration::from_millis(300);
@@ -162,7 +163,7 @@ async fn ask(world: &World, method: Method, path: &str) -> Answer {
     Answer::of(request.header("X-API-Key", KEY)).await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn reserve_serves_probes_and_webhooks_while_key_holders_use_every_place() {
     let world = World::empty(|settings| {
         settings.http.max_connections = 3;
@@ -196,7 +197,7 @@ async fn reserve_serves_probes_and_webhooks_while_key_holders_use_every_place() 
     assert!(counted(&world, "unserved").await >= 2);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn client_of_a_trusted_proxy_has_a_share_of_its_own() {
     let world = World::empty(|settings| {
         settings.http.trusted_proxies =

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 
 use relevo::app::Node;
-use relevo_clock::Clock;
+use relevo_clock::{Clock, Random};
 use serde_json::json;
 
 use crate::support::World;
@@ -21,13 +21,14 @@ async fn send(world: &World, count: u32) -> Vec<String> {
     ids
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn incomplete_database_is_refused_until_its_loss_is_accepted() {
     let mut world = World::new().await;
     send(&world, 3).await;
     world.stop_node().await;
     fs::remove_dir_all(world.settings.data_dir.join("db")).unwrap();
-    let refused = Box::pin(Node::start(world.settings.clone(), Clock::system())).await.err().unwrap();
+    let refused =
+        Box::pin(Node::start(world.settings.clone(), Clock::system(), Random::system())).await.err().unwrap();
     assert_eq!(refused.exit_code(), 65);
     let text = refused.to_string();
     for part in
@@ -44,7 +45,7 @@ async fn incomplete_database_is_refused_until_its_loss_is_accepted() {
     send(&world, 1).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn damage_that_a_read_meets_is_a_500_and_an_error_in_the_health() {
     let mut world = World::new().await;
     let ids = send(&world, 150).await;

@@ -47,7 +47,7 @@ fn numbers(page: &Answer) -> Vec<u64> {
     entries.iter().map(|entry| entry["data"]["n"].as_u64().unwrap()).collect()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn pages_contain_each_event_once() {
     let mut world = World::new().await;
     world.change_store(raws(1..=25, 10)).await;
@@ -77,7 +77,7 @@ async fn pages_contain_each_event_once() {
     assert_eq!(page.body["next"], sequence.to_string());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn invalid_cursor_or_filter_is_refused_with_its_field() {
     let world = World::new().await;
     for (query, field) in [
@@ -98,7 +98,7 @@ async fn invalid_cursor_or_filter_is_refused_with_its_field() {
     assert_eq!(open(&world, "/instances/nobody/ws", &[("x-api-key", KEY)]).await.err(), Some(404));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn server_sent_events_resume_at_the_last_event_id() {
     let mut world = World::new().await;
     world.change_store(raws(1..=9, 10)).await;
@@ -131,7 +131,7 @@ async fn server_sent_events_resume_at_the_last_event_id() {
     while live.next().await.is_some() {}
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn socket_resumes_after_a_restart() {
     let mut world = World::new().await;
     let mut first = socket(&world, "/instances/shop/ws").await;
@@ -168,7 +168,7 @@ async fn socket_resumes_after_a_restart() {
     assert!(kinds.contains(&"status".to_owned()) && kinds.contains(&"message_ack".to_owned()), "{kinds:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn all_readers_receive_the_same_order() {
     let world = World::new().await;
     let mut instance_socket = socket(&world, "/instances/shop/ws").await;
@@ -194,7 +194,7 @@ async fn all_readers_receive_the_same_order() {
     assert_eq!(orders[0], orders[2]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn socket_that_does_not_read_is_closed_and_does_not_delay_others() {
     let mut world = World::with(|settings| {
         settings.http.max_streams = 2;
@@ -235,7 +235,7 @@ async fn socket_that_does_not_read_is_closed_and_does_not_delay_others() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn event_source_that_does_not_read_is_closed() {
     let mut world = World::with(|settings| {
         settings.http.max_streams = 1;
@@ -256,7 +256,7 @@ async fn event_source_that_does_not_read_is_closed() {
     drop(slow);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn streams_do_not_count_against_the_connection_limit() {
     let world = World::with(|settings| settings.http.max_connections = 1).await;
     let (address, close) = (world.node.address, |request: reqwest::RequestBuilder| {
@@ -274,7 +274,7 @@ async fn streams_do_not_count_against_the_connection_limit() {
     assert_eq!(answer.status(), 200);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn every_reader_receives_a_gap_for_trimmed_events() {
     let mut world = World::with(|settings| {
         settings.webhook.first_delay = Duration::from_millis(20);
@@ -332,7 +332,7 @@ async fn every_reader_receives_a_gap_for_trimmed_events() {
     assert_eq!(receiver.taken("gap").len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn event_streams_require_the_key() {
     let world = World::new().await;
     let opens =
@@ -361,7 +361,7 @@ async fn event_streams_require_the_key() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn socket_answers_pings() {
     use futures_util::SinkExt;
     let world = World::new().await;

@@ -44,7 +44,7 @@ async fn raw(world: &World, request: &[u8]) -> String {
     String::from_utf8(answer).unwrap()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn openapi_document_and_router_have_the_same_routes() {
     let world = World::empty(|_| {}).await;
     let document = world.get("/openapi.json").await.body;
@@ -104,7 +104,7 @@ fn shared_properties(document: &Value, prefix: &str, mark: &str) -> BTreeSet<Str
     sends.reduce(|left, right| &left & &right).unwrap()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn shared_fields_of_a_send_are_decided_for_the_application_api() {
     // A new field of every send is listed here with the field of the application's API that has its meaning, if any.
     const FIELDS: [(&str, Option<&str>); 3] =
@@ -120,7 +120,7 @@ async fn shared_fields_of_a_send_are_decided_for_the_application_api() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn routes_require_the_key_exactly_where_documented() {
     let world = World::empty(|_| {}).await;
     let document = world.get("/openapi.json").await.body;
@@ -160,7 +160,7 @@ async fn routes_require_the_key_exactly_where_documented() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn invalid_request_is_refused_with_its_field() {
     let world = World::new().await;
     for (path, body, status, field) in [
@@ -195,7 +195,7 @@ async fn invalid_request_is_refused_with_its_field() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn missing_resource_is_404() {
     let world = World::new().await;
     let text = json!({ "phone": "573001234567", "message": "x" });
@@ -213,7 +213,7 @@ async fn missing_resource_is_404() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn instance_routes_manage_an_instance_and_hide_its_secrets() {
     let world = World::empty(|_| {}).await;
     assert_eq!(world.get("/instances").await.body, json!({ "success": true, "data": [], "total": 0 }));
@@ -252,7 +252,7 @@ async fn instance_routes_manage_an_instance_and_hide_its_secrets() {
     assert_eq!(world.get("/instances/shop").await.status, 404);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn synchronous_send_has_a_status_code_for_each_outcome() {
     let world = World::new().await;
     let fault = |to: &str, action: Value| json!({ "match": { "to": to, "kind": "text" }, "action": action });
@@ -281,7 +281,7 @@ async fn synchronous_send_has_a_status_code_for_each_outcome() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn idempotency_key_prevents_a_second_send() {
     let world = World::new().await;
     let send = async |path: &str, text: &str, asynchronous: &str| {
@@ -307,7 +307,7 @@ async fn idempotency_key_prevents_a_second_send() {
     assert_eq!(world.arrived().await.len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn media_of_a_request_is_uploaded_and_sent() {
     let world = World::new().await;
     let mut picture = b"\x89PNG\r\n\x1a\n".to_vec();
@@ -325,7 +325,7 @@ async fn media_of_a_request_is_uploaded_and_sent() {
     assert_eq!(world.post("/messages/image", wrong).await.body["error"]["field"], "media_url");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn oversized_body_is_answered_with_413() {
     let world = World::empty(|settings| settings.http.json_body_limit = 64 << 10).await;
     let head = format!("POST /instances HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\nConnection: close\r\n");
@@ -345,7 +345,7 @@ async fn oversized_body_is_answered_with_413() {
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn slow_request_times_out() {
     let world = World::empty(|settings| settings.http.read_timeout = Duration::from_millis(200)).await;
     let head = format!("POST /instances HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\n");
@@ -353,7 +353,7 @@ async fn slow_request_times_out() {
     assert!(body.starts_with("HTTP/1.1 408 "), "{body}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn request_has_one_host() {
     let world = World::empty(|_| {}).await;
     for (version, hosts, status) in [
@@ -372,7 +372,7 @@ async fn request_has_one_host() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn trailing_slash_is_ignored_where_nothing_is_deleted() {
     let world = World::new().await;
     assert_eq!(world.get("/instances/?limit=5").await.body["total"], 1);
@@ -385,7 +385,7 @@ async fn trailing_slash_is_ignored_where_nothing_is_deleted() {
     assert_eq!(answer.status, 404, "{answer:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn unknown_type_of_message_is_404() {
     let world = World::new().await;
     for path in ["/instances/shop/messages/nothing", "/messages/nothing"] {
@@ -397,7 +397,7 @@ async fn unknown_type_of_message_is_404() {
     assert_eq!(wrong.status, 405, "{wrong:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn empty_cursor_is_the_beginning_of_every_list() {
     let world = World::new().await;
     let document = world.get("/openapi.json").await.body;
@@ -420,7 +420,7 @@ async fn empty_cursor_is_the_beginning_of_every_list() {
     assert!(lists >= 10, "{lists}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn webhook_verification_requires_the_verify_token() {
     let world = World::new().await;
     let ask = async |query: &str| world.get(&format!("/webhook?{query}")).await;
@@ -439,7 +439,7 @@ async fn webhook_verification_requires_the_verify_token() {
     assert_eq!(forged.status, 403, "{forged:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn cors_permits_configured_origins_only() {
     let world =
         World::empty(|settings| settings.http.cors_origins = vec!["https://app.example".to_owned()]).await;
@@ -459,7 +459,7 @@ async fn cors_permits_configured_origins_only() {
     assert!(!preflight("https://evil.example").await.contains_key("access-control-allow-origin"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn cors_for_any_origin_permits_no_credentials() {
     let world = World::empty(|settings| settings.http.cors_origins = vec!["*".to_owned()]).await;
     let headers = async |origin: &str| {

@@ -110,7 +110,7 @@ async fn frames_until(socket: &mut Socket, kind: &str) -> Vec<Value> {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn documented_example_is_sent_with_its_values() {
     let world = World::new().await;
     let file = "phone|@valor1|@valor2\n+51123123123|leonardo|12345\n+51123123124|maria|12346\n+51123123125|juan\n+51123123126\n";
@@ -145,7 +145,7 @@ async fn documented_example_is_sent_with_its_values() {
     assert_eq!(world.get("/jobs/x").await.status, 404);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn results_show_each_row_until_it_is_read() {
     let world = World::new().await;
     let id = id_of(&upload(&world, rows(3), &[]).await);
@@ -180,7 +180,7 @@ async fn results_show_each_row_until_it_is_read() {
     assert_eq!(lines.count(), 2);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn invalid_rows_are_reported_and_other_rows_are_sent() {
     let world = World::new().await;
     let fault = json!({ "match": { "to": "51100000001" }, "action": { "error": { "code": 131_026 } } });
@@ -218,7 +218,7 @@ async fn invalid_rows_are_reported_and_other_rows_are_sent() {
     assert_eq!(texts(&world).await["51100000001"].len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn invalid_upload_is_refused_with_its_reason() {
     let world = World::with(|settings| settings.bulk.max_rows = 3).await;
     let details = |answer: &Answer| answer.body["error"]["details"].as_str().unwrap_or_default().to_owned();
@@ -252,7 +252,7 @@ async fn invalid_upload_is_refused_with_its_reason() {
     assert_eq!(left, 0, "a refused upload left a file");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn job_socket_sends_progress_and_a_summary_to_late_readers() {
     let world = World::new().await;
     let slow = json!([{ "match": {}, "action": { "delay_ms": 20 } }]);
@@ -307,7 +307,7 @@ async fn job_socket_sends_progress_and_a_summary_to_late_readers() {
     assert!(refused.to_string().contains("401"), "{refused}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn job_can_be_paused_resumed_cancelled_and_deleted() {
     let world = World::with(|settings| settings.bulk.window = 10).await;
     world.faults(json!([{ "match": {}, "action": { "delay_ms": 30 } }])).await;
@@ -337,7 +337,7 @@ async fn job_can_be_paused_resumed_cancelled_and_deleted() {
     assert_eq!(command("pause").await.status, 404);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn dry_run_shows_a_preview_and_sends_nothing() {
     let world = World::with(|settings| settings.instance.rate_limit.per_second = 10.0).await;
     let answer = upload(&world, rows(100), &[("dry_run", "true")]).await;
@@ -355,7 +355,7 @@ async fn dry_run_shows_a_preview_and_sends_nothing() {
     assert_eq!(world.get("/jobs").await.body, json!([]));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn idempotency_key_returns_the_existing_job() {
     let world = World::new().await;
     let send = async |key: &str, file: String| {
@@ -369,7 +369,7 @@ async fn idempotency_key_returns_the_existing_job() {
     assert_eq!(send("k1", rows(2)).await, first);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn suppressed_recipients_are_skipped_and_counted() {
     let world = World::new().await;
     world.post("/suppressions", json!({ "phone": "+51100000001" })).await;
@@ -381,7 +381,7 @@ async fn suppressed_recipients_are_skipped_and_counted() {
     assert_eq!(until(&world, &all, "completed").await["progress"]["sent"], 3);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn job_continues_after_a_restart() {
     let mut world = World::with(|settings| settings.bulk.window = 20).await;
     world.faults(json!([{ "match": {}, "action": { "delay_ms": 10 } }])).await;
@@ -399,7 +399,7 @@ async fn job_continues_after_a_restart() {
     assert!(texts.values().all(|texts| texts.len() == 1), "a recipient received a message twice");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn failed_status_without_callback_data_updates_the_row_of_an_ended_job() {
     let world = World::new().await;
     // The sandbox's own statuses go to a closed port. The test posts the status itself.
@@ -423,7 +423,7 @@ async fn failed_status_without_callback_data_updates_the_row_of_an_ended_job() {
     assert_eq!(row["provider_id"], json!(name));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn text_too_long_for_all_rows_is_refused_and_for_one_row_fails_that_row() {
     let world = World::new().await;
     let long = "x".repeat(4_090);

@@ -1,12 +1,13 @@
 //! The memory of large bodies: announced bytes and senders without a key do not take it from others.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::support::cloud_webhook::{post_webhook, text, webhook};
 use crate::support::{KEY, World};
@@ -66,7 +67,7 @@ async fn bodies_without_a_key_give_way_to_newer_ones() {
     assert_large_requests_are_served(&world).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn unsigned_delivery_is_refused_before_its_body() {
     let world = World::new().await;
     let took = |path: &'static str, headers: &'static str| {

@@ -16,6 +16,7 @@ mod http;
 mod jobs;
 mod kill;
 mod large_bodies;
+mod leftovers;
 mod linked;
 mod messages;
 mod old_folder;

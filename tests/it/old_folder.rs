@@ -177,7 +177,7 @@ fn count(entry: &Value) -> u64 {
     entry.as_u64().unwrap_or_else(|| panic!("{entry} is no number"))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn node_loads_all_instances_of_the_folder() {
     let old = Old::open(|_| {}).await;
     for expected in old.list("instances") {
@@ -201,7 +201,7 @@ async fn node_loads_all_instances_of_the_folder() {
     assert_eq!(old.world.get("/instances").await.body["total"], old.list("instances").len());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn node_loads_all_messages_and_queues_of_the_folder() {
     let old = Old::open(|_| {}).await;
     for expected in old.list("messages") {
@@ -237,7 +237,7 @@ async fn node_loads_all_messages_and_queues_of_the_folder() {
     assert_eq!(json!(old.all("/dead-letters", "data").await), old.listing["dead_letters"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn idempotency_keys_of_the_folder_are_honoured() {
     let old = Old::open(|_| {}).await;
     for keyed in old.list("keyed") {
@@ -256,7 +256,7 @@ async fn idempotency_keys_of_the_folder_are_honoured() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn node_loads_all_jobs_and_tasks_of_the_folder() {
     let old = Old::open(|_| {}).await;
     for expected in old.list("jobs") {
@@ -299,7 +299,7 @@ async fn node_loads_all_jobs_and_tasks_of_the_folder() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn node_loads_all_events_and_endpoint_cursors_of_the_folder() {
     let old = Old::open(|_| {}).await;
     for (name, expected) in old.listing["events"].as_object().unwrap() {
@@ -326,7 +326,7 @@ async fn node_loads_all_events_and_endpoint_cursors_of_the_folder() {
     assert_eq!(old.world.get("/webhooks").await.body["total"], old.list("endpoints").len());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn node_loads_contacts_kept_webhooks_relay_frames_and_media_of_the_folder() {
     let old = Old::open(|_| {}).await;
     for (name, path, field) in [
@@ -354,7 +354,7 @@ async fn node_loads_contacts_kept_webhooks_relay_frames_and_media_of_the_folder(
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn api_key_of_the_folder_is_accepted() {
     let folder = unpack();
     let key = fs::read_to_string(folder.path().join("data/api_key")).unwrap();

@@ -34,7 +34,7 @@ async fn create_dead_letters(world: &World, count: usize) -> Vec<String> {
     ids
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn queue_view_shows_depth_lanes_and_oldest_message() {
     let world = World::new().await;
     world.post("/instances/shop/disconnect", json!({})).await;
@@ -53,7 +53,7 @@ async fn queue_view_shows_depth_lanes_and_oldest_message() {
     assert_eq!(world.get("/instances/nobody/queue").await.status, 404);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn dead_letters_can_be_listed_redriven_and_discarded() {
     let world = World::new().await;
     let ids = create_dead_letters(&world, 5).await;
@@ -118,7 +118,7 @@ async fn dead_letters_can_be_listed_redriven_and_discarded() {
     assert_eq!(world.get("/dead-letters").await.body["data"], json!([]));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn scheduled_message_survives_a_restart_and_is_sent_on_time() {
     let mut world = World::new().await;
     let at = ahead(2);
@@ -139,7 +139,7 @@ async fn scheduled_message_survives_a_restart_and_is_sent_on_time() {
     assert_eq!(world.arrived().await.len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn scheduled_messages_can_be_listed_moved_and_cancelled() {
     let world = World::new().await;
     let mut ids = Vec::new();
@@ -179,7 +179,7 @@ async fn scheduled_messages_can_be_listed_moved_and_cancelled() {
     assert_eq!(world.arrived().await.len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn send_at_must_be_in_the_next_year() {
     let world = World::new().await;
     for (moment, details) in [
@@ -200,7 +200,7 @@ async fn send_at_must_be_in_the_next_year() {
     assert_eq!(world.arrived().await.len(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn queued_message_can_be_cancelled_before_its_first_attempt() {
     let world = World::new().await;
     world.post("/instances/shop/disconnect", json!({})).await;
@@ -233,7 +233,7 @@ fn alerts_and_dashboard_use_existing_metrics() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn metrics_and_health_answer_scrapers_and_probes() {
     let world = World::new().await;
     world.post("/messages/text", text("573001234567")).await;
@@ -254,7 +254,7 @@ async fn metrics_and_health_answer_scrapers_and_probes() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn node_with_a_full_disk_is_live_but_not_ready() {
     let world = World::empty(|settings| settings.store.min_free_space = u64::MAX / 2).await;
     eventually("the health check to report a full disk", async || {
@@ -265,7 +265,7 @@ async fn node_with_a_full_disk_is_live_but_not_ready() {
     assert_eq!(world.get("/health/live").await.status, 200);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn rate_limit_of_the_key_applies_to_requests_but_not_to_probes() {
     let world = World::empty(|settings| settings.http.rate_limit = NonZeroU32::new(3)).await;
     let mut refused = None;

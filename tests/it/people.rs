@@ -49,7 +49,7 @@ async fn says(world: &World, phone: &str, id: &str, body: &str) {
         .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn one_number_is_read_in_every_form_at_every_door() {
     let world = World::new().await;
     for phone in [
@@ -72,7 +72,7 @@ async fn one_number_is_read_in_every_form_at_every_door() {
     assert_eq!(world.get("/suppressions").await.body["data"].as_array().unwrap().len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn short_number_is_sent_and_a_leading_zero_is_refused() {
     let world = World::new().await;
     for phone in ["376312345", "29041234"] {
@@ -89,7 +89,7 @@ async fn short_number_is_sent_and_a_leading_zero_is_refused() {
     assert_eq!(recipients(&world).await[2..], ["573001234504"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn number_that_its_country_does_not_have_is_sent_with_a_warning() {
     let world = World::new().await;
     let sent = send(&world, "3001238011").await;
@@ -118,7 +118,7 @@ async fn number_that_its_country_does_not_have_is_sent_with_a_warning() {
     assert_eq!(created["warned_rows"], 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn default_country_completes_national_numbers() {
     let world = World::with(|settings| settings.http.default_country = Some("CO".parse().unwrap())).await;
     let sent = send(&world, 3_001_238_031_u64).await;
@@ -139,7 +139,7 @@ async fn default_country_completes_national_numbers() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn opt_out_holds_for_both_spellings_and_follows_a_changed_number() {
     let world = World::new().await;
     says(&world, "558587654321", "wamid.1", "¡BAJA! 🙏").await;
@@ -159,7 +159,7 @@ async fn opt_out_holds_for_both_spellings_and_follows_a_changed_number() {
     assert!(is_suppressed(&world, "573009999902").await);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn ids_of_users_and_groups_can_be_answered() {
     let world = World::new().await;
     for phone in ["US.ENT.70025518834400917263", "US.13491208655302741918", GROUP] {

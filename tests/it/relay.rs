@@ -97,7 +97,7 @@ async fn until_pending(world: &World, pending: u64) {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn test_message_is_relayed_and_routes_answer_as_documented() {
     let mut consumer = Consumer::start().await;
     let world = world(consumer.address).await;
@@ -133,7 +133,7 @@ async fn test_message_is_relayed_and_routes_answer_as_documented() {
     assert!(metrics.contains("relevo_relay_depth"), "{metrics}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn relay_queue_survives_a_restart_in_order() {
     let consumer = Consumer::start().await;
     let address = consumer.address;
@@ -158,7 +158,7 @@ async fn relay_queue_survives_a_restart_in_order() {
     until_pending(&world, 0).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn relay_queue_can_be_cleared() {
     let consumer = Consumer::start().await;
     let address = consumer.address;
@@ -172,7 +172,7 @@ async fn relay_queue_can_be_cleared() {
     until_pending(&world, 0).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn routes_report_a_disabled_relay() {
     let world = World::empty(|_| {}).await;
     assert_eq!(world.get("/api/queue/status").await.body, status(false, false, 0, false));

@@ -1,10 +1,11 @@
 //! A shutdown whose parts all have work that does not end.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::support::{KEY, World, eventually};
 
@@ -24,7 +25,7 @@ async fn silent_server() -> std::net::SocketAddr {
     address
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn shutdown_has_one_deadline_for_all_parts() {
     let drain = Duration::from_secs(4);
     let mut world = World::with(|settings| settings.shutdown_drain = drain).await;

@@ -21,7 +21,7 @@ async fn close_code_after(world: &World, bytes: &[u8]) -> u16 {
     u16::from_be_bytes([head[2], head[3]])
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn client_that_breaks_the_protocol_gets_a_close_frame() {
     let world = World::empty(|_| {}).await;
     let oversized = [&[0x82, 0xff][..], &100_000_u64.to_be_bytes(), &[0; 4], &[b'x'; 5000]].concat();
@@ -47,7 +47,7 @@ fn resident_memory(process: u32) -> usize {
     kib << 10
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn idle_socket_takes_little_memory() {
     const READERS: usize = 400;
     const LIMIT: usize = 24 << 10;

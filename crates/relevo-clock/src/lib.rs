@@ -1,13 +1,21 @@
-//! The wall clock. All other crates read the time through [`Clock`].
+//! Time and random values, which tests determine. `.clippy.toml` refuses every other source of them.
 //!
-//! In production it is the system clock. In tests it starts at a chosen moment and follows tokio's time, which tests can
-//! pause: an hour then takes a millisecond, and due times in the store agree with tokio's timers.
+//! - Wall time is read through [`Clock`]. In production it is the system clock. In tests it starts at a chosen moment and
+//!   follows tokio's time, which tests can pause: an hour then takes a millisecond, and due times in the store agree with
+//!   tokio's timers.
+//! - Monotonic time is [`tokio::time::Instant`]. It agrees with tokio's timers and stands still where a test pauses them.
+//!   On threads outside the runtime it is the system's monotonic clock.
+//! - Random values come from [`Random`]. A test that depends on them seeds it.
+
+mod random;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
 use relevo_domain::Timestamp;
+
+pub use random::Random;
 
 /// A source of wall time. Cheap to copy.
 #[derive(Debug, Clone, Copy)]

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use url::Url;
 
 use super::*;
-use relevo_clock::Clock;
+use relevo_clock::{Clock, Random};
 use relevo_domain::{
     BlobRef, Class, Content, FailureKind, InstanceNumber, Media, MediaKind, MediaSource, MessageOptions,
     Secret, Timestamp,
@@ -136,6 +136,7 @@ impl Fixture {
             blobs,
             store,
             clock,
+            random: Random::seeded(1),
             linked: LinkedOptions::default(),
             login_gate: LoginGate::default(),
             direct_client: DirectClient::default(),

@@ -93,7 +93,7 @@ impl ConnectionLoop {
                 ConnectionEnd::Lost(reason) => {
                     failures += 1;
                     let max_delay = self.shared.linked.reconnect_max_delay;
-                    let retry_in = backoff(failures, max_delay).delay(failures, rand::random());
+                    let retry_in = backoff(failures, max_delay).delay(failures, self.shared.random.value());
                     self.emit(LinkEvent::Disconnected { reason, retry_in }).await;
                     let delay = tokio::time::sleep(retry_in);
                     tokio::select! { () = delay => {}, () = self.wait_stopped() => return }
@@ -191,7 +191,8 @@ impl ConnectionLoop {
     async fn build_client(&self, events: mpsc::Sender<Arc<Event>>) -> anyhow::Result<BotHandle> {
         let options = &self.shared.linked;
         let pending_decrypts = Arc::clone(&self.client_state.pending_decrypts);
-        let backend = SledBackend::new(self.shared.store.clone(), self.number, pending_decrypts);
+        let (store, holder) = (self.shared.store.clone(), self.shared.random.value());
+        let backend = SledBackend::new(store, self.number, holder, pending_decrypts);
         let event_handler = ClientEventHandler {
             client_state: Arc::clone(&self.client_state),
             events,

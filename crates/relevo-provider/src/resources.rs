@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use url::Url;
 
+use relevo_clock::{Clock, Random};
 use relevo_egress::Egress;
 use relevo_store::{Blobs, Store};
 
@@ -19,7 +20,8 @@ pub struct ProviderResources {
     pub blobs: Blobs,
     /// The store for a provider's own records.
     pub store: Store,
-    pub clock: relevo_clock::Clock,
+    pub clock: Clock,
+    pub random: Random,
     pub linked: LinkedOptions,
     pub login_gate: LoginGate,
     pub direct_client: DirectClient,

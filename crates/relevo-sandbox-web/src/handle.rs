@@ -21,7 +21,7 @@ use crate::registry::ConnectionId;
 use crate::server_state::ServerState;
 use crate::stats::ConnectionRecord;
 use crate::{Error, Options, Result, group_members, server};
-use relevo_clock::Clock;
+use relevo_clock::{Clock, Random};
 
 /// How [`WebHandle::disconnect`] ends a connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,7 +45,7 @@ impl WebServer {
     ///
     /// # Errors
     /// The listener's address is not a loopback address, or the options are invalid.
-    pub fn start(listener: TcpListener, clock: Clock, options: Options) -> Result<WebHandle> {
+    pub fn start(listener: TcpListener, clock: Clock, random: Random, options: Options) -> Result<WebHandle> {
         let address = listener.local_addr()?;
         if !address.ip().is_loopback() {
             return Err(Error::NotLoopback(address));
@@ -53,7 +53,7 @@ impl WebServer {
         if options.max_connections == 0 {
             return Err(Error::ZeroConnections);
         }
-        let shared = Arc::new(ServerState::new(&options, clock, address));
+        let shared = Arc::new(ServerState::new(&options, clock, random, address));
         let stops = Arc::new(shared.closing.clone().drop_guard());
         tokio::spawn(server::run(listener, Arc::clone(&shared)));
         Ok(WebHandle { shared, _stops: stops })

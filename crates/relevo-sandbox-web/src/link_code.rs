@@ -64,7 +64,7 @@ fn companion_hello(
     let Some(wrapped) = child_bytes(registration, "link_code_pairing_wrapped_companion_ephemeral_pub") else {
         return error_iq(query, 400, "bad-request");
     };
-    let reference = rand::random::<[u8; 16]>().to_vec();
+    let reference = shared.random.value::<[u8; 16]>().to_vec();
     let request = CodeRequest { connection, reference: reference.clone(), wrapped: wrapped.to_vec() };
     let account = shared.account(number);
     let phone = {
@@ -118,7 +118,7 @@ impl Phone {
         let code: String =
             code.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_uppercase();
         let wrapped = request.wrapped.clone();
-        let ours = KeyPair::generate(&mut rand::make_rng::<rand::rngs::StdRng>());
+        let ours = KeyPair::generate(&mut shared.random.generator());
         let own_key: [u8; 32] = public_key_bytes(&ours.public_key)?;
         let derived = tokio::task::spawn_blocking(move || {
             let theirs = PairCodeUtils::decrypt_primary_ephemeral_pub(&wrapped, &code);

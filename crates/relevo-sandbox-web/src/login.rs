@@ -40,7 +40,7 @@ pub fn accept_client(shared: &ServerState, payload: &[u8], wake: Arc<Notify>) ->
         let unpaired = UnpairedDevice::new(data).ok_or(Error::IncompleteKeys)?;
         let mut registry = shared.registry();
         let connection = registry.connect(ConnectionPeer::Unpaired(Box::new(unpaired)), wake);
-        pairing::send_qr_refs(&mut registry, connection);
+        pairing::send_qr_refs(&mut registry, &shared.random, connection);
         connection
     } else {
         let phone_number = payload.username.ok_or(Error::MissingDevice)?.to_string();

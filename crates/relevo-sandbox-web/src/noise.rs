@@ -3,7 +3,6 @@
 //! only when it was built with the feature `linked-sandbox`.
 
 use bytes::{Bytes, BytesMut};
-use rand::rngs::StdRng;
 use relevo_linked_device::client::wacore::libsignal::protocol::KeyPair;
 use relevo_linked_device::client::wacore::noise::{HandshakeError, NoiseCipher, NoiseError, NoiseHandshake};
 use relevo_linked_device::client::wacore_binary::consts::{
@@ -17,6 +16,8 @@ use relevo_linked_device::client::waproto::buffa::{self, Message as _, MessageFi
 use relevo_linked_device::client::waproto::whatsapp::cert_chain::{NoiseCertificate, noise_certificate};
 use relevo_linked_device::client::waproto::whatsapp::handshake_message::{ClientHello, ServerHello};
 use relevo_linked_device::client::waproto::whatsapp::{self as wa, HandshakeMessage};
+
+use relevo_clock::Random;
 
 /// Reason why a handshake or a transport failed.
 #[derive(Debug, thiserror::Error)]
@@ -43,8 +44,8 @@ pub struct ServerIdentity {
 
 impl ServerIdentity {
     /// A new key with a certificate chain that is valid from 2001 to 2096.
-    pub fn generate() -> Self {
-        let key = KeyPair::generate(&mut rand::make_rng::<StdRng>());
+    pub fn generate(random: &Random) -> Self {
+        let key = KeyPair::generate(&mut random.generator());
         let certificate_chain = certificate_chain(key.public_key.public_key_bytes());
         Self { key, certificate_chain }
     }
@@ -84,26 +85,35 @@ pub enum HandshakeStep {
 ///
 /// # Errors
 /// The message is malformed, or its ciphertexts are invalid.
-pub fn read_client_hello(identity: &ServerIdentity, frame: &[u8]) -> Result<HandshakeStep, Error> {
+pub fn read_client_hello(
+    identity: &ServerIdentity,
+    random: &Random,
+    frame: &[u8],
+) -> Result<HandshakeStep, Error> {
+    let ours = KeyPair::generate(&mut random.generator());
     let hello = HandshakeMessage::decode_from_slice(frame)?
         .client_hello
         .into_option()
         .ok_or(Error::Incomplete("a client hello"))?;
     let ephemeral = hello.ephemeral.clone().ok_or(Error::Incomplete("the client's ephemeral key"))?;
     if hello.r#static.is_none() || hello.payload.is_none() {
-        return respond_xx(identity, NOISE_PATTERN_XX, &ephemeral);
+        return respond_xx(identity, ours, NOISE_PATTERN_XX, &ephemeral);
     }
-    match respond_ik(identity, &ephemeral, &hello) {
+    match respond_ik(identity, &ours, &ephemeral, &hello) {
         Err(Error::Handshake(HandshakeError::Noise(NoiseError::Decrypt(_)))) => {
-            respond_xx(identity, NOISE_PATTERN_XXFALLBACK, &ephemeral)
+            respond_xx(identity, ours, NOISE_PATTERN_XXFALLBACK, &ephemeral)
         }
         opened => opened,
     }
 }
 
 /// Noise IK: `-> e, es, s, ss` then `<- e, ee, se`.
-fn respond_ik(identity: &ServerIdentity, theirs: &[u8], hello: &ClientHello) -> Result<HandshakeStep, Error> {
-    let ours = KeyPair::generate(&mut rand::make_rng::<StdRng>());
+fn respond_ik(
+    identity: &ServerIdentity,
+    ours: &KeyPair,
+    theirs: &[u8],
+    hello: &ClientHello,
+) -> Result<HandshakeStep, Error> {
     let mut noise = NoiseHandshake::new(NOISE_PATTERN_IK, &WA_CONN_HEADER)?;
     noise.authenticate(identity.key.public_key.public_key_bytes());
     noise.authenticate(theirs);
@@ -115,13 +125,17 @@ fn respond_ik(identity: &ServerIdentity, theirs: &[u8], hello: &ClientHello) -> 
     noise.mix_shared_secret(ours.private_key.serialize(), theirs)?;
     noise.mix_shared_secret(ours.private_key.serialize(), &client_key)?;
     let chain = noise.encrypt(&identity.certificate_chain)?;
-    let answer = server_hello(&ours, None, chain);
+    let answer = server_hello(ours, None, chain);
     Ok(HandshakeStep::Complete { answer, transport: NoiseTransport::new(noise)?, payload })
 }
 
 /// Noise XX: `-> e` then `<- e, ee, s, es`. XXfallback reuses the ephemeral key of the failed IK handshake.
-fn respond_xx(identity: &ServerIdentity, pattern: &str, theirs: &[u8]) -> Result<HandshakeStep, Error> {
-    let ours = KeyPair::generate(&mut rand::make_rng::<StdRng>());
+fn respond_xx(
+    identity: &ServerIdentity,
+    ours: KeyPair,
+    pattern: &str,
+    theirs: &[u8],
+) -> Result<HandshakeStep, Error> {
     let mut noise = NoiseHandshake::new(pattern, &WA_CONN_HEADER)?;
     noise.authenticate(theirs);
     noise.authenticate(ours.public_key.public_key_bytes());

@@ -22,6 +22,7 @@ use crate::queue::DeviceQueue;
 use crate::registry::{ConnectionId, ConnectionPeer, Registry};
 use crate::server_state::ServerState;
 use crate::stanza::{bytes_node, child_bytes};
+use relevo_clock::Random;
 
 /// Number of codes that a device receives, to show one after the other. Source: WhatsApp sends six.
 const QR_REF_COUNT: usize = 6;
@@ -81,9 +82,9 @@ pub struct CodeRequest {
 pub type CodeRequests = HashMap<Box<str>, CodeRequest>;
 
 /// Sends an unpaired device the codes to show.
-pub fn send_qr_refs(registry: &mut Registry, connection: ConnectionId) {
+pub fn send_qr_refs(registry: &mut Registry, random: &Random, connection: ConnectionId) {
     let refs: Vec<String> = (0..QR_REF_COUNT)
-        .map(|_| format!("2@{}", BASE64_STANDARD.encode(rand::random::<[u8; 24]>())))
+        .map(|_| format!("2@{}", BASE64_STANDARD.encode(random.value::<[u8; 24]>())))
         .collect();
     let shown = refs.iter().map(|reference| bytes_node("ref", reference.as_bytes())).collect::<Vec<_>>();
     if let Some(ConnectionPeer::Unpaired(unpaired)) =

@@ -4,7 +4,6 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use rand::rngs::StdRng;
 use relevo_linked_device::client::wacore::libsignal::protocol::KeyPair;
 use relevo_linked_device::client::wacore_binary::Jid;
 use relevo_linked_device::client::wacore_binary::node::Node;
@@ -18,6 +17,7 @@ use crate::phone_events::{PhoneEvent, PhoneEventLog, PhoneMessage};
 use crate::router;
 use crate::server_state::ServerState;
 use crate::signal::{self, SignalState};
+use relevo_clock::Random;
 
 /// Maximum number of sent messages that a phone stores for retries.
 const MAX_SENT_MESSAGES: usize = 1000;
@@ -85,6 +85,7 @@ pub struct Phone {
     phone_number: Box<str>,
     lid: Box<str>,
     server: Weak<ServerState>,
+    random: Random,
     key: KeyPair,
     bundle: DeviceKeyBundle,
     pub(super) state: Mutex<State>,
@@ -102,9 +103,15 @@ impl Phone {
     ///
     /// # Panics
     /// Never: new keys can sign.
-    pub(super) fn new(server: Weak<ServerState>, account: AccountId, phone_number: &str, lid: &str) -> Self {
+    pub(super) fn new(
+        server: Weak<ServerState>,
+        random: Random,
+        account: AccountId,
+        phone_number: &str,
+        lid: &str,
+    ) -> Self {
         #[expect(clippy::expect_used, reason = "new keys are valid")]
-        let (signal_state, key, bundle) = SignalState::generate().expect("fresh keys");
+        let (signal_state, key, bundle) = SignalState::generate(random.clone()).expect("fresh keys");
         let state = State {
             signal: signal_state,
             sender_key_recipients: HashMap::new(),
@@ -117,6 +124,7 @@ impl Phone {
             phone_number: phone_number.into(),
             lid: lid.into(),
             server,
+            random,
             key,
             bundle,
             state: Mutex::new(state),
@@ -159,8 +167,8 @@ impl Phone {
     }
 
     pub(super) fn sign(&self, parts: &[&[u8]]) -> Result<Vec<u8>, pairing::Error> {
-        let mut random: StdRng = rand::make_rng();
-        let signature = self.key.private_key.calculate_signature(&parts.concat(), &mut random);
+        let mut generator = self.random.generator();
+        let signature = self.key.private_key.calculate_signature(&parts.concat(), &mut generator);
         signature
             .map(|signature| signature.to_vec())
             .map_err(|error| pairing::Error::Crypto(error.to_string()))

@@ -153,7 +153,7 @@ impl Phone {
     /// As [`Phone::send_text`].
     pub fn send(&self, to: &Jid, message: Message) -> Result<String> {
         let shared = self.server()?;
-        let id = format!("3EB0{:016X}{:04X}", rand::random::<u64>(), rand::random::<u16>());
+        let id = format!("3EB0{:016X}{:04X}", shared.random.value::<u64>(), shared.random.value::<u16>());
         let stanza = if to.is_group() {
             self.encrypt_for_group(&shared, to, &id, &message)?
         } else {

@@ -19,11 +19,12 @@ use crate::phone::Phone;
 use crate::registry::{PhoneStanza, Registry};
 use crate::router;
 use crate::stats::Stats;
-use relevo_clock::Clock;
+use relevo_clock::{Clock, Random};
 
 /// The state of a server.
 pub struct ServerState {
     pub clock: Clock,
+    pub random: Random,
     pub address: SocketAddr,
     pub journal: Journal,
     pub faults: Faults,
@@ -48,7 +49,7 @@ impl std::fmt::Debug for ServerState {
 
 impl ServerState {
     /// The state of a server that listens on `address`.
-    pub fn new(options: &Options, clock: Clock, address: SocketAddr) -> Self {
+    pub fn new(options: &Options, clock: Clock, random: Random, address: SocketAddr) -> Self {
         Self {
             clock,
             address,
@@ -59,7 +60,8 @@ impl ServerState {
             slots: Arc::new(Semaphore::new(options.max_connections)),
             changed: Notify::new(),
             closing: CancellationToken::new(),
-            identity: Mutex::new(Arc::new(ServerIdentity::generate())),
+            identity: Mutex::new(Arc::new(ServerIdentity::generate(&random))),
+            random,
             registry: Mutex::default(),
             unavailable_until: Mutex::new(None),
         }
@@ -82,7 +84,8 @@ impl ServerState {
 
     /// Generates a new Noise key.
     pub fn rotate_identity(&self) {
-        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(ServerIdentity::generate());
+        let identity = Arc::new(ServerIdentity::generate(&self.random));
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
     }
 
     /// Refuses connections for this time.
@@ -103,8 +106,10 @@ impl ServerState {
         match registry.directory.find(phone_number) {
             Some(id) => id,
             None => {
-                let new_phone =
-                    |id, lid: &str| Arc::new(Phone::new(Arc::downgrade(self), id, phone_number, lid));
+                let new_phone = |id, lid: &str| {
+                    let random = self.random.clone();
+                    Arc::new(Phone::new(Arc::downgrade(self), random, id, phone_number, lid))
+                };
                 registry.directory.create_account(phone_number, new_phone)
             }
         }

@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 
 use futures_util::FutureExt as _;
-use rand::rngs::StdRng;
 use relevo_linked_device::client::async_trait;
 use relevo_linked_device::client::wacore::libsignal::protocol::error::Result as SignalResult;
 use relevo_linked_device::client::wacore::libsignal::protocol::{
@@ -19,6 +18,7 @@ use relevo_linked_device::client::wacore::libsignal::protocol::{
 
 use crate::accounts::DeviceId;
 use crate::keys::{DeviceKeyBundle, SignedPreKey};
+use relevo_clock::Random;
 
 /// Id of a phone's signed prekey, which does not rotate.
 const SIGNED_PRE_KEY_ID: u32 = 1;
@@ -55,6 +55,7 @@ pub struct Ciphertext {
 
 /// Identity, sessions and sender keys of one phone.
 pub struct SignalState {
+    random: Random,
     identities: Identities,
     sessions: Sessions,
     signed: SignedPreKeys,
@@ -67,12 +68,13 @@ impl SignalState {
     ///
     /// # Errors
     /// The signature fails, which does not happen with new keys.
-    pub fn generate() -> Result<(Self, KeyPair, DeviceKeyBundle)> {
-        let mut random = rng();
-        let own = KeyPair::generate(&mut random);
-        let signed = KeyPair::generate(&mut random);
-        let signature = own.private_key.calculate_signature(&signed.public_key.serialize(), &mut random)?;
-        let registration = rand::random::<u32>() & 0x3fff;
+    pub fn generate(random: Random) -> Result<(Self, KeyPair, DeviceKeyBundle)> {
+        let mut generator = random.generator();
+        let own = KeyPair::generate(&mut generator);
+        let signed = KeyPair::generate(&mut generator);
+        let signature =
+            own.private_key.calculate_signature(&signed.public_key.serialize(), &mut generator)?;
+        let registration = random.value::<u32>() & 0x3fff;
         let identity = IdentityKey::new(own.public_key);
         let bundle = DeviceKeyBundle {
             registration,
@@ -91,6 +93,7 @@ impl SignalState {
             &signature,
         );
         let signal_state = Self {
+            random,
             identities: Identities {
                 own: IdentityKeyPair::new(identity, own.private_key.clone()),
                 registration,
@@ -128,13 +131,13 @@ impl SignalState {
             bundle.signed.signature.clone(),
             IdentityKey::new(PublicKey::from_djb_public_key_bytes(&bundle.identity)?),
         )?;
-        let mut random = rng();
+        let mut generator = self.random.generator();
         resolve_now(process_prekey_bundle(
             &address,
             &mut self.sessions,
             &mut self.identities,
             &bundle,
-            &mut random,
+            &mut generator,
             UsePQRatchet::No,
         ))?;
         Ok(())
@@ -165,7 +168,7 @@ impl SignalState {
             "pkmsg" => CiphertextMessage::PreKeySignalMessage(PreKeySignalMessage::try_from(bytes)?),
             other => return Err(Error::UnknownKind(other.to_owned())),
         };
-        let mut random = rng();
+        let mut generator = self.random.generator();
         let opened = resolve_now(message_decrypt(
             &sealed,
             &protocol_address(device),
@@ -173,7 +176,7 @@ impl SignalState {
             &mut self.identities,
             &mut self.one_time,
             &self.signed,
-            &mut random,
+            &mut generator,
             UsePQRatchet::No,
         ))?;
         Ok(opened.plaintext)
@@ -184,10 +187,13 @@ impl SignalState {
     /// # Errors
     /// The key cannot be created.
     pub fn own_sender_key(&mut self, group: &str, own: DeviceId) -> Result<Vec<u8>> {
-        let mut random = rng();
+        let mut generator = self.random.generator();
         let name = sender_key_name(group, own);
-        let key =
-            resolve_now(create_sender_key_distribution_message(&name, &mut self.sender_keys, &mut random))?;
+        let key = resolve_now(create_sender_key_distribution_message(
+            &name,
+            &mut self.sender_keys,
+            &mut generator,
+        ))?;
         Ok(key.serialized().to_vec())
     }
 
@@ -209,12 +215,12 @@ impl SignalState {
     /// # Errors
     /// There is no sender key of the phone in the group.
     pub fn encrypt_for_group(&mut self, group: &str, own: DeviceId, plaintext: &[u8]) -> Result<Ciphertext> {
-        let mut random = rng();
+        let mut generator = self.random.generator();
         let sealed = resolve_now(group_encrypt(
             &mut self.sender_keys,
             &sender_key_name(group, own),
             plaintext,
-            &mut random,
+            &mut generator,
         ))?;
         Ok(Ciphertext { kind: "skmsg", bytes: sealed.serialized().to_vec() })
     }
@@ -226,10 +232,6 @@ impl SignalState {
     pub fn decrypt_from_group(&mut self, group: &str, device: DeviceId, bytes: &[u8]) -> Result<Vec<u8>> {
         resolve_now(group_decrypt(bytes, &mut self.sender_keys, &sender_key_name(group, device)))
     }
-}
-
-fn rng() -> StdRng {
-    rand::make_rng()
 }
 
 /// The result of an operation on in-memory stores, which completes on the first poll.

@@ -73,7 +73,7 @@ async fn handshake(
     frames: &mut FrameSocket,
 ) -> Result<(NoiseTransport, Vec<u8>), Error> {
     let hello = frames.next().await?;
-    match noise::read_client_hello(&shared.identity(), &hello)? {
+    match noise::read_client_hello(&shared.identity(), &shared.random, &hello)? {
         HandshakeStep::Complete { answer, transport, payload } => {
             frames.feed(&answer).await?;
             frames.flush().await?;

@@ -76,9 +76,12 @@ pub fn hash64(text: &str) -> u64 {
     hasher.finish()
 }
 
-/// A random `fbtrace_id`.
+/// A new `fbtrace_id`, unique in this process.
 pub fn trace_id() -> String {
-    format!("A{}", URL_SAFE_NO_PAD.encode(rand::random::<u128>().to_be_bytes()))
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let number = LAST.fetch_add(1, Ordering::Relaxed);
+    let bytes = (u128::from(number) << 64) | u128::from(hash64(&number.to_string()));
+    format!("A{}", URL_SAFE_NO_PAD.encode(bytes.to_be_bytes()))
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ use url::Url;
 
 use crate::state::SandboxState;
 use crate::webhooks::TrackedMessage;
-use relevo_clock::Clock;
+use relevo_clock::{Clock, Random};
 use relevo_domain::{ErrorKind, Secret};
 
 /// Maximum number of updates in one webhook.
@@ -191,7 +191,7 @@ impl Sandbox {
     /// # Errors
     /// The options contradict each other, the address is remote and `allow_remote` is false, or the port is not
     /// available.
-    pub async fn bind(options: Options, clock: Clock) -> Result<Self> {
+    pub async fn bind(options: Options, clock: Clock, random: Random) -> Result<Self> {
         if !options.listen.ip().is_loopback() && !options.allow_remote {
             return Err(Error::NotLoopback(options.listen));
         }
@@ -205,7 +205,7 @@ impl Sandbox {
         let listen = |source| Error::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        let (shared, accepted) = SandboxState::new(options, clock)?;
+        let (shared, accepted) = SandboxState::new(options, clock, random)?;
         Ok(Self { listener, address, shared: Arc::new(shared), accepted })
     }
 

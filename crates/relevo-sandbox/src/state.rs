@@ -13,7 +13,7 @@ use crate::rate_limit::ThroughputLimiter;
 use crate::stats::Stats;
 use crate::webhooks::{TrackedMessage, WebhookSender};
 use crate::{Options, Result};
-use relevo_clock::Clock;
+use relevo_clock::{Clock, Random};
 
 /// Maximum number of concurrent uploads, each up to the size of the largest document; further ones wait.
 const MAX_CONCURRENT_UPLOADS: usize = 8;
@@ -40,12 +40,17 @@ impl SandboxState {
     ///
     /// # Errors
     /// The HTTP client for webhooks cannot be built.
-    pub fn new(options: Options, clock: Clock) -> Result<(Self, mpsc::Receiver<TrackedMessage>)> {
+    pub fn new(
+        options: Options,
+        clock: Clock,
+        random: Random,
+    ) -> Result<(Self, mpsc::Receiver<TrackedMessage>)> {
         let stats = Arc::new(Stats::default());
-        let (webhook_sender, accepted) = WebhookSender::new(&options, Arc::clone(&stats))?;
+        let ids = IdGenerator::new(random.value());
+        let (webhook_sender, accepted) = WebhookSender::new(&options, random, Arc::clone(&stats))?;
         let shared = Self {
             clock,
-            ids: IdGenerator::new(rand::random()),
+            ids,
             stats,
             journal: Journal::new(options.keep_messages, options.keep_bytes),
             faults: Faults::default(),

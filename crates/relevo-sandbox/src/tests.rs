@@ -19,7 +19,7 @@ use url::Url;
 
 use crate::webhooks::signature;
 use crate::{Error, Options, Sandbox};
-use relevo_clock::Clock;
+use relevo_clock::{Clock, Random};
 use relevo_domain::Secret;
 
 const APP_SECRET: &str = "the app secret";
@@ -42,7 +42,7 @@ fn fast_options() -> Options {
 }
 
 async fn start_sandbox(options: Options) -> TestSandbox {
-    let sandbox = Sandbox::bind(options, Clock::system()).await.unwrap();
+    let sandbox = Sandbox::bind(options, Clock::system(), Random::system()).await.unwrap();
     let base = format!("http://{}", sandbox.local_addr());
     let shutdown = CancellationToken::new();
     tokio::spawn(sandbox.serve(shutdown.clone()));
@@ -362,7 +362,7 @@ async fn close_fault_cuts_the_connection_before_or_after_acceptance() {
 
 #[tokio::test]
 async fn hanging_request_ends_when_the_sandbox_shuts_down() {
-    let sandbox = Sandbox::bind(fast_options(), Clock::system()).await.unwrap();
+    let sandbox = Sandbox::bind(fast_options(), Clock::system(), Random::system()).await.unwrap();
     let base = format!("http://{}", sandbox.local_addr());
     let shutdown = CancellationToken::new();
     let serving = tokio::spawn(sandbox.serve(shutdown.clone()));
@@ -401,11 +401,16 @@ async fn throughput_limit_refuses_messages_and_reset_clears_counters() {
 #[tokio::test]
 async fn sandbox_refuses_remote_addresses_unless_allowed() {
     let listen = "0.0.0.0:0".parse().unwrap();
-    let refused = Sandbox::bind(Options { listen, ..fast_options() }, Clock::system()).await;
+    let refused =
+        Sandbox::bind(Options { listen, ..fast_options() }, Clock::system(), Random::system()).await;
     assert!(matches!(refused, Err(Error::NotLoopback(_))));
     assert!(
-        Sandbox::bind(Options { listen, allow_remote: true, ..fast_options() }, Clock::system())
-            .await
-            .is_ok()
+        Sandbox::bind(
+            Options { listen, allow_remote: true, ..fast_options() },
+            Clock::system(),
+            Random::system()
+        )
+        .await
+        .is_ok()
     );
 }

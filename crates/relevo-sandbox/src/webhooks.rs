@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
+use relevo_clock::Random;
 use reqwest::redirect::Policy;
 use reqwest::{StatusCode, header};
 use sha2::Sha256;
@@ -59,6 +60,7 @@ pub struct WebhookReceiver {
 #[derive(Debug)]
 pub struct WebhookSender {
     client: reqwest::Client,
+    random: Random,
     receiver: RwLock<Option<Arc<WebhookReceiver>>>,
     queue: mpsc::Sender<TrackedMessage>,
     generation: AtomicU64,
@@ -87,7 +89,11 @@ impl WebhookSender {
     ///
     /// # Errors
     /// The HTTP client cannot be built.
-    pub fn new(options: &Options, stats: Arc<Stats>) -> Result<(Self, mpsc::Receiver<TrackedMessage>)> {
+    pub fn new(
+        options: &Options,
+        random: Random,
+        stats: Arc<Stats>,
+    ) -> Result<(Self, mpsc::Receiver<TrackedMessage>)> {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             // Fails only when another thread has installed a provider.
             let _ = rustls::crypto::ring::default_provider().install_default();
@@ -106,6 +112,7 @@ impl WebhookSender {
         let (queue, accepted) = mpsc::channel(options.webhook_queue);
         let sender = Self {
             client,
+            random,
             receiver: RwLock::new(receiver),
             queue,
             generation: AtomicU64::new(0),
@@ -270,7 +277,7 @@ impl WebhookSender {
     /// # Errors
     /// Describes the answer of a receiver that failed verification.
     pub async fn verify(&self, url: &Url, verify_token: &Secret) -> Result<(), String> {
-        let challenge = rand::random_range(100_000_000..=999_999_999_u32).to_string();
+        let challenge = format!("{:09}", self.random.value::<u32>() % 1_000_000_000);
         let mut url = url.clone();
         url.query_pairs_mut()
             .append_pair("hub.mode", "subscribe")

@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -113,9 +114,12 @@ pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// Its name is unique among the files that this process writes. No other process writes to the data folder, so a file
+/// with this name is a leftover of an earlier one and is overwritten.
 fn create_temp_file(folder: &Path) -> std::io::Result<(PathBuf, File)> {
-    let path = folder.join(format!(".draft-{}", uuid::Uuid::new_v4().as_simple()));
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let path = folder.join(format!(".draft-{}", LAST.fetch_add(1, Ordering::Relaxed)));
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
     Ok((path, file))
 }
 

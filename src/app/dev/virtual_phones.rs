@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 
 use crate::app::Error;
 use crate::config::Settings;
-use relevo_clock::Clock;
+use relevo_clock::{Clock, Random};
 use relevo_domain::{InstanceConfig, LinkedDeviceSettings, ProviderConfig, Secret};
 use relevo_sandbox_web::{Options, WebHandle, WebServer};
 
@@ -22,7 +22,7 @@ const FRIEND: &str = "573004445566";
 pub(in crate::app) async fn start_web_sandbox() -> Result<WebHandle, Error> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let listener = TcpListener::bind(address).await.map_err(|cause| Error::Listen { address, cause })?;
-    WebServer::start(listener, Clock::system(), Options::default())
+    WebServer::start(listener, Clock::system(), Random::system(), Options::default())
         .map_err(|cause| Error::Start(cause.to_string()))
 }
 

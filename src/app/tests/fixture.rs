@@ -13,7 +13,7 @@ use crate::app::handles::{self, Handles};
 use crate::app::root_supervisor::RootSupervisor;
 use crate::config;
 use crate::media::MediaCache;
-use relevo_clock::Clock;
+use relevo_clock::{Clock, Random};
 use relevo_domain::{CloudApiSettings, InstanceConfig, InstanceId, ProviderConfig, Secret};
 use relevo_egress::Egress;
 use relevo_metrics::Metrics;
@@ -52,6 +52,7 @@ impl TestNode {
             blobs: Blobs::open(&folder).unwrap(),
             store: store.clone(),
             clock,
+            random: Random::system(),
             linked: settings.linked.clone(),
             login_gate: LoginGate::default(),
             direct_client: DirectClient::default(),

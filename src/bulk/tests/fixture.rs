@@ -15,6 +15,7 @@ use crate::bulk::{
 use crate::queue::tests::fixture::{ONE, TestQueue, provider_id};
 use crate::queue::{self, Lease};
 use crate::supervisor::ActorSlot;
+use relevo_clock::Random;
 use relevo_domain::{
     AmbiguousPolicy, Class, Content, Failure, InstanceNumber, InstanceState, Reason, ReasonCode,
     RetryDecision,
@@ -57,6 +58,20 @@ pub fn sender_instance(name: &str, number: InstanceNumber) -> SenderInstance {
         rate: 80.0,
         on_ambiguous: None,
         repeatable: false,
+    }
+}
+
+/// A test fails if it leaves a draft, or the folder of a job that does not exist.
+impl Drop for BulkFixture {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        for entry in std::fs::read_dir(self.dir.path().join("jobs")).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let job = name.parse::<Uuid>();
+            assert!(job.is_ok_and(|id| self.handle.get(id).is_ok()), "jobs/{name} is left");
+        }
     }
 }
 
@@ -238,7 +253,7 @@ pub fn phone(row: u32) -> String {
 
 pub fn job() -> NewJob {
     NewJob {
-        id: Uuid::new_v4(),
+        id: Random::system().uuid(),
         kind: JobKind::List,
         file_name: None,
         plan: Plan::Common(Content::Text { body: "hola".to_owned(), preview_url: false }),

@@ -224,3 +224,10 @@ async fn limits_and_conflicts_are_refused_at_once() {
         "refused drafts are deleted"
     );
 }
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "is left")]
+async fn draft_that_is_left_fails_a_test() {
+    let fixture = BulkFixture::open().await;
+    std::mem::forget(fixture.draft([phone(0)]));
+}

@@ -17,7 +17,7 @@ use crate::queue::tests::fixture::TestQueue;
 use crate::retry::{self, RetrySupervisor};
 use crate::supervisor::ActorSlot;
 use crate::{events, inbound, instance};
-use relevo_clock::Clock;
+use relevo_clock::{Clock, Random};
 use relevo_domain::{
     Class, Content, Failure, InboundMessage, InstanceConfig, InstanceId, InstanceNumber, InstanceState,
     LinkedDeviceSettings, MessageId, MessageOptions, MessageRef, OutboundMessage, PhoneNumber,
@@ -151,6 +151,7 @@ impl InstanceFixture {
         let bench = TestQueue::open();
         let retry = retry::Arguments {
             options: retry::Options::default(),
+            random: Random::seeded(1),
             queue: bench.arguments(1),
             queue_slot: bench.slot.clone(),
             queue_handle: bench.handle.clone(),
@@ -369,6 +370,7 @@ async fn start_supervisor(
         blobs: Blobs::open(&folder).unwrap(),
         store: store.clone(),
         clock,
+        random: Random::seeded(2),
         linked: LinkedOptions::default(),
         login_gate: LoginGate::default(),
         direct_client: DirectClient::default(),

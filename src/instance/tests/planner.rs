@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::instance::limiter::Limiter;
 use crate::instance::planner::{Action, Capacity, Now, SendPlanner, Workers};
 use crate::queue::{Lease, LeaseBatch};
+use relevo_clock::Random;
 use relevo_domain::{
     AmbiguousPolicy, Class, Content, Failure, FailureKind, FailureScope, InstanceNumber, MessageId,
     MessageOptions, Mode, OutboundMessage, RateLimit, Timestamp,
@@ -46,7 +47,7 @@ fn new_planner(workers: usize, per_second: f64, pair: Option<(Duration, u32)>) -
     let rate = RateLimit { per_second, burst: 2.try_into().unwrap() };
     let pair = pair.map(|(interval, burst)| (interval, burst.try_into().unwrap()));
     let workers = Workers { total: workers, bulk: workers };
-    SendPlanner::new(workers, Limiter::new(rate, pair, 0.0, || 0.5), false)
+    SendPlanner::new(workers, Limiter::new(rate, pair, 0.0, Random::seeded(1)), false)
 }
 
 /// Connects and returns the first lease request.

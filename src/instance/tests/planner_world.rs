@@ -12,6 +12,7 @@ use crate::instance::limiter::Limiter;
 use crate::instance::planner::{Action, Capacity, Link, MAX_READY_AGE, Now, SendPlanner, Workers};
 use crate::instance::prefetch;
 use crate::queue::{Lease, LeaseBatch};
+use relevo_clock::Random;
 use relevo_domain::{Class, Failure, FailureKind, FailureScope, MessageId, RateLimit, Timestamp};
 use relevo_store::Priority;
 
@@ -129,7 +130,7 @@ impl World {
         Self {
             planner: SendPlanner::new(
                 settings.workers,
-                Limiter::new(rate, pair, settings.jitter, || 0.5),
+                Limiter::new(rate, pair, settings.jitter, Random::seeded(1)),
                 settings.keeps_connection,
             ),
             settings,

@@ -1,9 +1,10 @@
 //! Enqueueing: single messages, pages of bulk rows, and synchronous messages.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ractor::{ActorRef, RpcReplyPort};
+use tokio::time::Instant;
 
 use crate::queue::accept::{self, EnqueueContext, EnqueueRefusal, KeyUse};
 use crate::queue::dispatch::{self, LeaseResult};
@@ -28,7 +29,7 @@ impl State {
             now,
             capacity: options.capacity,
             idempotency_expires: now + options.idempotency_ttl,
-            random: rand::random(),
+            random: self.arguments.random.value(),
         }
     }
 

@@ -9,7 +9,7 @@ use crate::queue::{
     Arguments, Handle, Lease, MessageView, Msg, Options, QueueActor, Submission, WorkNotifier,
 };
 use crate::supervisor::ActorSlot;
-use relevo_clock::Clock;
+use relevo_clock::{Clock, Random};
 use relevo_domain::{
     AmbiguousPolicy, Class, Content, InstanceNumber, MessageId, MessageOptions, MessageRef, Mode,
     OutboundMessage, Status, Timestamp,
@@ -63,6 +63,7 @@ impl TestQueue {
         Arguments {
             store: self.store.clone(),
             clock: self.clock,
+            random: Random::seeded(run),
             options: self.options.clone(),
             run,
             notifier: self.notifier.clone(),

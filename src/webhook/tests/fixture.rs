@@ -20,7 +20,7 @@ use crate::webhook::{
     Arguments, EndpointConfig, EndpointId, EndpointScope, EndpointView, Error, Events, Handle, InstanceIds,
     Lag, Msg, Options, WebhookSupervisor,
 };
-use relevo_clock::Clock;
+use relevo_clock::{Clock, Random};
 use relevo_domain::{EventKind, InstanceNumber, Secret, Timestamp};
 use relevo_egress::{self as egress, Egress};
 use relevo_metrics::Metrics;
@@ -168,6 +168,7 @@ async fn start(
         options.clone(),
         store.clone(),
         clock,
+        Random::seeded(1),
         egress,
         Metrics::default(),
         instances.subscribe(),

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{PHONE, assert_fits};
 use crate::support::{Answer, KEY, World};
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn status_route_shows_the_state_of_the_services() {
     let world = World::new().await;
     let unauthenticated = reqwest::Client::new();
@@ -30,7 +30,7 @@ async fn status_route_shows_the_state_of_the_services() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn errors_outside_the_routes_have_the_documented_form() {
     let world = World::with(|settings| settings.http.json_body_limit = 64 << 10).await;
     for path in ["/api", "/api/", "/api/nothing", "/api/messages/nothing"] {
@@ -55,7 +55,7 @@ async fn errors_outside_the_routes_have_the_documented_form() {
     assert_eq!(unauthenticated.headers["www-authenticate"], "Bearer");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn query_key_is_accepted_only_when_enabled() {
     let ask = async |world: &World, path: &str| {
         let url = format!("http://{}{path}", world.node.address);
@@ -72,7 +72,7 @@ async fn query_key_is_accepted_only_when_enabled() {
     assert_eq!(ask(&open, &format!("/instances?api_key={KEY}")).await, 401);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn loopback_requests_need_no_key_when_open_api_on_loopback_is_set() {
     let open = |settings: &mut Settings| settings.http.open_api_on_loopback = true;
     let world = World::with(open).await;

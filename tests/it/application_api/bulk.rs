@@ -91,7 +91,7 @@ async fn bodies_to(world: &World, phone: &str) -> Vec<Value> {
     arrived.filter(|message| message["to"] == phone).map(|message| message["body"].clone()).collect()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn every_bulk_route_sends_to_all_recipients() {
     let world = World::new().await;
     for (n, (route, request, sent, queued, text)) in requests().into_iter().enumerate() {
@@ -119,7 +119,7 @@ async fn every_bulk_route_sends_to_all_recipients() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn use_queue_default_depends_on_prefix_and_route() {
     let world = World::new().await;
     for (route, request, sent, queued, _) in requests() {
@@ -131,7 +131,7 @@ async fn use_queue_default_depends_on_prefix_and_route() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn failed_recipients_are_reported_and_others_are_sent() {
     let world = World::new().await;
     let fail_always = json!({ "match": { "to": LUZ }, "action": { "error": { "code": 131_026 } } });
@@ -160,7 +160,7 @@ async fn failed_recipients_are_reported_and_others_are_sent() {
     assert_eq!((&failed["result"]["sent"], &failed["result"]["failed"]), (&json!(0), &json!(1)));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn header_image_is_uploaded_once() {
     let world = World::new().await;
     let picture =
@@ -196,7 +196,7 @@ fn find(value: &Value, name: &str) -> Option<u64> {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn recipient_overrides_the_common_button_url() {
     let world = World::new().await;
     let recipients = json!([
@@ -211,7 +211,7 @@ async fn recipient_overrides_the_common_button_url() {
     assert_eq!(url(&bodies_to(&world, LUZ).await[0]), "https://mi-tienda.com/todos");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn missing_fields_are_refused_in_the_documented_order() {
     let world = World::new().await;
     let nothing = "Se requiere un JSON con los datos del mensaje";
@@ -295,7 +295,7 @@ async fn missing_fields_are_refused_in_the_documented_order() {
     assert!(world.arrived().await.is_empty(), "a refused request sent a message");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn suppressed_recipients_receive_personal_messages_but_no_broadcasts() {
     let world = World::new().await;
     world.post("/suppressions", json!({ "phone": LUZ })).await;
@@ -310,7 +310,7 @@ async fn suppressed_recipients_receive_personal_messages_but_no_broadcasts() {
     assert_eq!(world.post("/api/send-bulk", own).await.body["sent_count"], 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn broadcast_continues_after_a_restart_without_duplicates() {
     let mut world = World::with(|settings| settings.bulk.window = 50).await;
     world.faults(json!([{ "match": {}, "action": { "delay_ms": 5 } }])).await;

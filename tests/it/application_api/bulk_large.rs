@@ -18,7 +18,7 @@ fn picture(bytes: usize) -> String {
     format!("data:image/png;base64,iVBORw0KGgoA{}", "AAAA".repeat(bytes / 3))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn bulk_request_sends_two_thousand_texts_once() {
     // The default rate limit of 80 a second would take 25 seconds.
     let world = World::with(|settings| settings.instance.rate_limit.per_second = 1_000.0).await;
@@ -35,7 +35,7 @@ async fn bulk_request_sends_two_thousand_texts_once() {
     assert_eq!((texts.len(), world.arrived().await.len()), (2_000, 2_000));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn broadcast_accepts_ten_thousand_phones_and_a_large_image() {
     let world = World::new().await;
     let body = json!({
@@ -51,7 +51,7 @@ async fn broadcast_accepts_ten_thousand_phones_and_a_large_image() {
     assert_ne!(known.body["status"], "FAILURE", "{known:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn request_with_too_many_rows_is_refused_and_sends_nothing() {
     let world = World::with(|settings| settings.bulk.max_rows = 10).await;
     let recipients: Vec<_> =
@@ -65,7 +65,7 @@ async fn request_with_too_many_rows_is_refused_and_sends_nothing() {
     assert!(world.arrived().await.is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn answer_lists_the_first_thousand_errors_and_counts_all() {
     let world = World::new().await;
     let bad: Vec<_> = (0..1_001).map(|n| json!(format!("x{n}"))).collect();
@@ -83,7 +83,7 @@ async fn answer_lists_the_first_thousand_errors_and_counts_all() {
     assert!(named(0) && named(500) && named(999), "the errors are not in the order of the request");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn idempotency_key_is_scoped_to_instance_and_body() {
     let world = World::new().await;
     assert_eq!(world.create("other").await.status, 201);

@@ -17,7 +17,7 @@ async fn call(world: &World, method: Method, path: &str, body: Value) -> Value {
 }
 
 /// The client of an alert system: it stores its contacts in the address book, then sends messages of all kinds.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn alert_client_can_make_all_its_calls() {
     let world = World::new().await;
     assert!(world.get("/health").await.status.is_success());
@@ -74,7 +74,7 @@ async fn alert_client_can_make_all_its_calls() {
 }
 
 /// The client of a back office: it broadcasts a template, then deletes a contact.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn back_office_client_can_make_all_its_calls() {
     let world = World::new().await;
     call(&world, Method::POST, "/api/numbers", json!({ "phone": USER, "name": "Juan" })).await;

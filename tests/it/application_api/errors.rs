@@ -12,7 +12,7 @@ const MISSING_TEXT: &str = "Faltan parámetros: phone y message son requeridos";
 const MISSING_BODY: &str = "Faltan parámetros: phone y body_text son requeridos";
 const MISSING_TEMPLATE: &str = "Faltan parámetros: phone y template_name son requeridos";
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn missing_fields_are_refused_with_the_documented_texts() {
     let world = World::new().await;
     let text = |text: &str| json!({ "error": text });
@@ -86,7 +86,7 @@ async fn missing_fields_are_refused_with_the_documented_texts() {
     assert!(world.arrived().await.is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn invalid_field_is_refused_with_its_name() {
     let world = World::new().await;
     let interactive = |more: Value| with(json!({ "phone": PHONE, "body_text": "x" }), &more);
@@ -197,7 +197,7 @@ async fn invalid_field_is_refused_with_its_name() {
     assert!(world.arrived().await.is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn body_must_be_a_json_object_but_may_have_any_content_type() {
     let world = World::new().await;
     let send = async |kind: &str, body: &str| {
@@ -224,7 +224,7 @@ async fn body_must_be_a_json_object_but_may_have_any_content_type() {
     assert_fits(&empty, 400, &json!({ "error": "Se requiere un JSON con los datos del mensaje" }));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn failed_message_is_answered_in_the_documented_form() {
     let world = World::new().await;
     let fault = |to: &str, action: Value| json!({ "match": { "to": to, "kind": "text" }, "action": action });

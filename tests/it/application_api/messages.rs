@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{PHONE, assert_fits, buttons, data, list, singles, with};
 use crate::support::{Answer, World};
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn every_message_route_works_under_both_prefixes() {
     let world = World::new().await;
     for prefix in ["/api", "/api/messages"] {
@@ -30,7 +30,7 @@ async fn every_message_route_works_under_both_prefixes() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn media_of_a_header_or_message_is_uploaded_once() {
     let world = World::new().await;
     let mut picture = b"\x89PNG\r\n\x1a\n".to_vec();
@@ -76,7 +76,7 @@ async fn media_of_a_header_or_message_is_uploaded_once() {
     assert_eq!(world.arrived().await.len(), 4);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn reply_quotes_the_message_of_its_context() {
     let world = World::new().await;
     let first = world.post("/api/send-message", json!({ "phone": PHONE, "message": "x" })).await;
@@ -94,7 +94,7 @@ async fn reply_quotes_the_message_of_its_context() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn request_selects_its_instance() {
     let world = World::empty(|settings| settings.http.default_instance = None).await;
     let body = json!({ "phone": PHONE, "message": "x" });
@@ -127,7 +127,7 @@ async fn request_selects_its_instance() {
     assert_eq!(disconnected.body["success"], false);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn idempotency_key_prevents_a_second_send() {
     let world = World::new().await;
     let send = async |text: &str| {
@@ -142,7 +142,7 @@ async fn idempotency_key_prevents_a_second_send() {
 }
 
 /// Calls of the documented service's own clients, and the fields that they read.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn answers_have_the_fields_that_known_clients_read() {
     let world = World::new().await;
     assert_eq!(world.get("/health").await.status, 200);

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{PHONE, assert_fits, data, fits, singles, until_task, with};
 use crate::support::World;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn every_route_returns_a_task_when_queued() {
     let world = World::new().await;
     for (n, (route, request, _, queued, _)) in singles().into_iter().enumerate() {
@@ -36,7 +36,7 @@ async fn every_route_returns_a_task_when_queued() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn failed_task_shows_its_error() {
     let mut world = World::with(|settings| settings.retry.transactional.max_attempts = 2).await;
     let fault =
@@ -73,7 +73,7 @@ async fn failed_task_shows_its_error() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn task_survives_a_restart() {
     let mut world = World::new().await;
     world.post("/instances/shop/disconnect", json!({})).await;
@@ -90,7 +90,7 @@ async fn task_survives_a_restart() {
     assert_eq!(world.arrived().await.len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn task_between_attempts_shows_retry() {
     let world = World::with(|settings| {
         settings.retry.transactional.first_delay = std::time::Duration::from_secs(600);

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::support::World;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn cloud_instance_refuses_pairing_routes_with_both_provider_names() {
     let world = World::new().await;
     let empty = json!({});
@@ -27,7 +27,7 @@ async fn cloud_instance_refuses_pairing_routes_with_both_provider_names() {
     assert_eq!((wrong.status.as_u16(), &wrong.body["error"]["field"]), (400, &json!("phone")));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn cloud_instance_refuses_unsupported_messages() {
     let world = World::new().await;
     let to = "573001234567";
@@ -62,7 +62,7 @@ async fn cloud_instance_refuses_unsupported_messages() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn received_message_can_be_marked_as_read() {
     let world = World::new().await;
     let mark = json!({

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use relevo::config::Settings;
-use relevo_clock::Clock;
+use relevo_clock::{Clock, Random};
 use relevo_sandbox_web::{Options, Phone, WebHandle, WebServer};
 use reqwest::Method;
 use reqwest::header::ACCEPT;
@@ -27,13 +27,14 @@ pub const VERSION: (u32, u32, u32) = (2, 3000, 1);
 /// Starts a WhatsApp Web on loopback.
 pub async fn whatsapp() -> WebHandle {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    WebServer::start(listener, Clock::system(), Options::default()).unwrap()
+    WebServer::start(listener, Clock::system(), Random::system(), Options::default()).unwrap()
 }
 
 /// A node and the WhatsApp Web that its linked devices connect to.
 pub struct Linked {
-    pub web: WebHandle,
+    /// Ends first: its devices are connected to `web`.
     pub world: World,
+    pub web: WebHandle,
 }
 
 impl Linked {
@@ -57,7 +58,7 @@ impl Linked {
             change(settings);
         })
         .await;
-        Self { web, world }
+        Self { world, web }
     }
 
     /// Creates an instance, links it to the phone and waits until it is connected.

@@ -80,7 +80,7 @@ async fn create(linked: &Linked, id: &str, proxy: &str) {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn device_pairs_and_receives_through_its_proxy() {
     let linked = Linked::new().await;
     let friend = linked.web.phone("573009998877");
@@ -97,7 +97,7 @@ async fn device_pairs_and_receives_through_its_proxy() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn device_never_bypasses_an_unreachable_proxy() {
     let linked = Linked::new().await;
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();

@@ -20,7 +20,7 @@ async fn world_with_short_retries() -> World {
     .await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn transient_failure_is_retried() {
     let world = world_with_short_retries().await;
     world.faults(json!([{ "action": { "error": { "code": 131016 } }, "times": 2 }])).await;
@@ -32,7 +32,7 @@ async fn transient_failure_is_retried() {
     assert_eq!(codes, [131_016, 131_016]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn permanent_failure_is_a_dead_letter_with_metas_error() {
     let world = world_with_short_retries().await;
     world.faults(json!([{ "action": { "error": { "code": 131047 } } }])).await;
@@ -42,7 +42,7 @@ async fn permanent_failure_is_a_dead_letter_with_metas_error() {
     assert_eq!(dead["error"]["code"], 131_047);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn synchronous_send_is_not_retried() {
     let world = world_with_short_retries().await;
     world.faults(json!([{ "action": { "error": { "code": 131047 } }, "times": 1 }])).await;
@@ -56,7 +56,7 @@ async fn synchronous_send_is_not_retried() {
     assert_eq!(ok.status, 200, "{ok:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn status_with_callback_data_settles_a_lost_answer() {
     let world = world_with_short_retries().await;
     world.faults(json!([{ "action": { "close": "after" }, "times": 1 }])).await;
@@ -66,7 +66,7 @@ async fn status_with_callback_data_settles_a_lost_answer() {
     assert_eq!(world.arrived().await.len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn lost_answer_without_a_status_is_a_dead_letter_and_not_resent() {
     let world = world_with_short_retries().await;
     world.faults(json!([{ "action": { "close": "after", "drop_statuses": true }, "times": 1 }])).await;
@@ -77,7 +77,7 @@ async fn lost_answer_without_a_status_is_a_dead_letter_and_not_resent() {
     assert_eq!(world.arrived().await.len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn failing_recipient_keeps_its_order_and_does_not_delay_others() {
     let world = world_with_short_retries().await;
     world.faults(json!([{ "match": { "to": "573001111111" }, "action": { "error": { "code": 131016 } }, "times": 2 }])).await;
@@ -98,7 +98,7 @@ async fn failing_recipient_keeps_its_order_and_does_not_delay_others() {
     assert_eq!(order, ["0", "1", "2"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn refused_token_pauses_the_instance_without_counting_attempts() {
     let world = world_with_short_retries().await;
     world.faults(json!([{ "action": { "error": { "code": 190 } } }, { "match": { "kind": "probe" }, "action": { "error": { "code": 190 } } }])).await;
@@ -119,7 +119,7 @@ async fn refused_token_pauses_the_instance_without_counting_attempts() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn queued_messages_survive_a_restart_in_order() {
     let mut world = world_with_short_retries().await;
     world.post("/instances/shop/disconnect", json!({})).await;
@@ -140,7 +140,7 @@ async fn queued_messages_survive_a_restart_in_order() {
     assert_eq!(order, (0..10).map(|n| json!(n.to_string())).collect::<Vec<_>>());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn idempotency_key_with_another_body_is_a_conflict() {
     let world = World::new().await;
     let send = async |message: &str, asynchronous: &str| {
@@ -160,7 +160,7 @@ async fn idempotency_key_with_another_body_is_a_conflict() {
     assert_eq!(world.arrived().await.len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn failing_and_hanging_instances_do_not_delay_others() {
     let world = World::with(|settings| settings.instance.send_timeout = Duration::from_secs(60)).await;
     let names: Vec<String> = (0..10).map(|n| format!("shop-{n}")).collect();
@@ -203,7 +203,7 @@ async fn failing_and_hanging_instances_do_not_delay_others() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn expired_message_is_not_sent() {
     let world =
         World::with(|settings| settings.queue.transactional_expiry = Some(Duration::from_millis(1))).await;

@@ -19,7 +19,7 @@ fn text(message: &str) -> Value {
 
 const TEXT: &str = "/instances/shop/messages/text";
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn scheduled_message_is_found_after_its_time() {
     let world = World::new().await;
     let at = Clock::system().now().seconds() + 2;
@@ -36,7 +36,7 @@ async fn scheduled_message_is_found_after_its_time() {
     assert_eq!(world.arrived().await.len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn sent_message_is_found_while_the_instance_is_disconnected() {
     let world = World::new().await;
     let first = send(&world, TEXT, "k1", false, &text("Hola")).await;
@@ -70,7 +70,7 @@ async fn sent_message_is_found_while_the_instance_is_disconnected() {
     assert_eq!(world.arrived().await.len(), arrived);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn bulk_job_is_found_while_the_instance_is_disconnected() {
     let world = World::new().await;
     let path = "/api/messages/send-broadcast-interactive";
@@ -84,7 +84,7 @@ async fn bulk_job_is_found_while_the_instance_is_disconnected() {
     assert_eq!(send(&world, path, "k2", false, &body).await.status, 503);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn uploaded_file_is_found_after_its_send_at() {
     let world = World::new().await;
     let at = Clock::system().now().seconds() + 2;
@@ -113,7 +113,7 @@ async fn uploaded_file_is_found_after_its_send_at() {
     assert_eq!(world.arrived().await.len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn repetition_waits_for_the_first_request() {
     let world = World::new().await;
     world.faults(json!([{ "action": { "delay_ms": 300 }, "times": 1 }])).await;

@@ -37,7 +37,7 @@ async fn break_media(world: &World, every: u64, times: Option<u64>, action: Valu
     world.faults(json!([{ "match": matching, "action": action, "times": times }])).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn media_is_fetched_once_and_then_served_from_disk() {
     let world = World::new().await;
     let picture: Vec<u8> = (0..300_000u32).flat_map(u32::to_le_bytes).collect();
@@ -66,7 +66,7 @@ async fn media_is_fetched_once_and_then_served_from_disk() {
     assert_eq!(same.status(), StatusCode::NOT_MODIFIED);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn cached_media_survives_a_restart() {
     let mut world = World::new().await;
     let id = receive(&world, b"picture").await;
@@ -76,7 +76,7 @@ async fn cached_media_survives_a_restart() {
     assert_eq!(download(&world, &id).send().await.unwrap().bytes().await.unwrap(), "picture");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn media_route_returns_both_urls() {
     let world = World::new().await;
     let id = receive(&world, b"picture").await;
@@ -95,7 +95,7 @@ async fn media_route_returns_both_urls() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn media_belongs_to_the_instance_that_received_it() {
     let world = World::new().await;
     world.create("other").await;
@@ -110,7 +110,7 @@ async fn media_belongs_to_the_instance_that_received_it() {
     assert_eq!(header_wins.status, StatusCode::OK);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn expired_media_url_is_requested_again() {
     let world = World::new().await;
     let id = receive(&world, b"picture").await;
@@ -120,7 +120,7 @@ async fn expired_media_url_is_requested_again() {
     assert_eq!(sandbox_downloads(&world).await, 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn failed_download_is_answered_with_its_reason() {
     let world = World::new().await;
     let path = "/api/media/999/download";

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::support::World;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn synchronous_send_answers_with_the_provider_id() {
     let world = World::new().await;
     let sent = world
@@ -26,7 +26,7 @@ async fn synchronous_send_answers_with_the_provider_id() {
     assert_eq!(world.arrived().await.len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn queued_message_is_found_by_each_of_its_ids() {
     let world = World::new().await;
     let queued =

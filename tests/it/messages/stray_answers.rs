@@ -21,7 +21,7 @@ async fn world() -> World {
     .await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn stray_answer_stops_no_instance() {
     let world = world().await;
     for status in [302, 400, 401, 403, 404, 405, 407, 413] {
@@ -38,7 +38,7 @@ async fn stray_answer_stops_no_instance() {
     assert_eq!(world.post(TEXT, text()).await.status, 200);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn instance_behind_a_stray_server_connects_again_by_itself() {
     let world = world().await;
     let foreign = json!({ "foreign": { "status": 401 } });
@@ -52,7 +52,7 @@ async fn instance_behind_a_stray_server_connects_again_by_itself() {
     world.until_status(&queued.id(), &["sent", "delivered", "read"]).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn bare_request_timeout_is_ambiguous() {
     let world = world().await;
     world.faults(json!([{ "action": { "foreign": { "status": 408 } } }])).await;
@@ -61,7 +61,7 @@ async fn bare_request_timeout_is_ambiguous() {
     assert_eq!((&dead["reason"], &dead["attempts"]), (&json!("ambiguous"), &json!(1)));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn retry_after_of_years_is_a_bounded_and_visible_pause() {
     let world = world().await;
     let foreign = json!({ "foreign": { "status": 429, "retry_after": 315_360_000 } });
@@ -80,7 +80,7 @@ async fn retry_after_of_years_is_a_bounded_and_visible_pause() {
     assert!(metrics.body.as_str().unwrap().contains("instance_unable_seconds"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn health_is_degraded_while_an_instance_cannot_send() {
     // The clock of the node stands still until the test moves it.
     let mut world = World::of_folder(
@@ -116,7 +116,7 @@ async fn health_is_degraded_while_an_instance_cannot_send() {
     assert_eq!(world.get("/health").await.body["status"], "healthy");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn link_that_cannot_be_resolved_now_refuses_no_message() {
     let world = world().await;
     let link = "http://no-such-host.invalid/a.jpg";

@@ -2,15 +2,16 @@
 
 pub mod cloud_webhook;
 pub mod event_readers;
+pub mod node;
 pub mod process;
 pub mod receiver;
 
 use std::net::SocketAddr;
+use std::thread;
 use std::time::Duration;
 
-use relevo::app::Node;
 use relevo::config::{self, Settings};
-use relevo_clock::Clock;
+use relevo_clock::{Clock, Random};
 use relevo_domain::{Secret, Timestamp};
 use relevo_metrics::Metrics;
 use relevo_sandbox::{self as sandbox, Sandbox};
@@ -18,8 +19,11 @@ use relevo_store::{DataFolder, Store, Tx};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use node::Running;
 
 /// Longest wait of `eventually`.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -33,26 +37,26 @@ pub const KEY: &str = "test-key-of-the-node";
 pub const APP_SECRET: &str = "app-secret";
 
 /// A node, a sandbox, and an HTTP client for both.
+///
+/// Dropping it stops both and fails the test if something is left: what [`Running`] checks, a sandbox that does not end,
+/// or the temporary folder. The test's thread waits, and its peers must run meanwhile: tests with a world have the
+/// attribute `#[tokio::test(flavor = "multi_thread", worker_threads = 1)]`.
 pub struct World {
     pub node: Running,
     pub sandbox: SandboxRunning,
     pub settings: Settings,
     clock: Clock,
-    _data: TempDir,
+    /// `None` after the end.
+    data: Option<TempDir>,
     client: reqwest::Client,
 }
 
-/// A running node. Dropping it stops the node.
-pub struct Running {
-    pub address: SocketAddr,
-    stop: CancellationToken,
-    serving: JoinHandle<Result<(), relevo::app::Error>>,
-}
-
-/// A running sandbox. Dropping it stops the sandbox.
+/// A running sandbox. Dropping it stops the sandbox and waits for its end.
 pub struct SandboxRunning {
     pub address: SocketAddr,
     stop: CancellationToken,
+    /// `None` after the end.
+    serving: Option<JoinHandle<()>>,
 }
 
 /// A complete HTTP answer. `body` is a string when it is not JSON.
@@ -88,6 +92,8 @@ impl World {
     }
 
     async fn on(data: TempDir, clock: Clock, change: impl FnOnce(&mut Settings)) -> Self {
+        let flavor = Handle::current().runtime_flavor();
+        assert_eq!(flavor, RuntimeFlavor::MultiThread, "see the documentation of World");
         let environment: [(&str, &str); 0] = [];
         let mut settings = config::load(None, environment, false).unwrap();
         settings.data_dir = data.path().join("data");
@@ -105,17 +111,15 @@ impl World {
         .await;
         let node = Running::start(settings.clone(), clock).await;
         let client = reqwest::Client::new();
-        let world = Self { node, sandbox, settings, clock, _data: data, client };
+        let world = Self { node, sandbox, settings, clock, data: Some(data), client };
         world.set_sandbox_webhook().await;
         world
     }
 
-    /// Moves the timers of this process forward. The server's timeouts close idle connections then, so the client starts
+    /// Moves the timers of the node forward. The server's timeouts close idle connections then, so the client starts
     /// with new ones: a request on a connection that is being closed fails.
     pub async fn advance(&mut self, by: Duration) {
-        tokio::time::pause();
-        tokio::time::advance(by).await;
-        tokio::time::resume();
+        self.node.advance(by).await;
         self.client = reqwest::Client::new();
     }
 
@@ -169,8 +173,7 @@ impl World {
 
     /// Shuts the node down and waits for its end.
     pub async fn stop_node(&mut self) {
-        self.node.stop.cancel();
-        (&mut self.node.serving).await.unwrap().unwrap();
+        self.node.stop().await;
     }
 
     /// Starts the node on the same data.
@@ -279,35 +282,35 @@ impl Answer {
     }
 }
 
-impl Running {
-    /// Starts a node in a background task.
-    pub async fn start(settings: Settings, clock: Clock) -> Self {
-        let node = Box::pin(Node::start(settings, clock)).await.unwrap();
-        let (address, stop) = (node.local_addr().unwrap(), CancellationToken::new());
-        let serving = tokio::spawn(node.run(stop.clone()));
+impl SandboxRunning {
+    /// Starts a sandbox in a background task.
+    pub async fn start(options: sandbox::Options) -> Self {
+        let sandbox = Sandbox::bind(options, Clock::system(), Random::system()).await.unwrap();
+        let (address, stop) = (sandbox.local_addr(), CancellationToken::new());
+        let serving = Some(tokio::spawn(sandbox.serve(stop.clone())));
         Self { address, stop, serving }
     }
 }
 
-impl SandboxRunning {
-    /// Starts a sandbox in a background task.
-    pub async fn start(options: sandbox::Options) -> Self {
-        let sandbox = Sandbox::bind(options, Clock::system()).await.unwrap();
-        let (address, stop) = (sandbox.local_addr(), CancellationToken::new());
-        tokio::spawn(sandbox.serve(stop.clone()));
-        Self { address, stop }
-    }
-}
-
-impl Drop for Running {
+impl Drop for World {
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.node.stop_blocking();
+        if let Some(data) = self.data.take().filter(|_| !thread::panicking()) {
+            let path = data.path().to_owned();
+            data.close().expect("the temporary folder can be deleted");
+            assert!(!path.exists(), "the temporary folder remains: {}", path.display());
+        }
     }
 }
 
 impl Drop for SandboxRunning {
     fn drop(&mut self) {
         self.stop.cancel();
+        if let Some(serving) = self.serving.take().filter(|_| !thread::panicking()) {
+            let ended = async { tokio::time::timeout(TIMEOUT, serving).await };
+            let ended = tokio::task::block_in_place(|| Handle::current().block_on(ended));
+            ended.expect("the sandbox ends").expect("the sandbox does not panic");
+        }
     }
 }
 

@@ -20,7 +20,7 @@ async fn shop() -> (World, Receiver) {
     (world, receiver)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn every_type_of_inbound_message_becomes_an_event() {
     let (world, receiver) = shop().await;
     let reply = json!({ "type": "button_reply", "button_reply": { "id": "yes", "title": "Sí" } });
@@ -78,7 +78,7 @@ async fn every_type_of_inbound_message_becomes_an_event() {
     assert_eq!(events[9]["raw"]["hologram"], json!({ "n": 1 }));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn repeated_delivery_is_deduped_also_after_a_restart() {
     let (mut world, receiver) = shop().await;
     let batch: Vec<_> = (0..1000).map(|n| text(&format!("wamid.{n}"), &n.to_string())).collect();
@@ -100,7 +100,7 @@ async fn repeated_delivery_is_deduped_also_after_a_restart() {
     assert_eq!(texts, expected);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn statuses_become_receipts_and_late_ones_do_not_lower_the_status() {
     let (world, receiver) = shop().await;
     let sent = world.queue("/messages/text", json!({ "phone": ANA, "message": "Hola" })).await;
@@ -131,7 +131,7 @@ async fn statuses_become_receipts_and_late_ones_do_not_lower_the_status() {
     assert_eq!(world.until_status(&sent.id(), &["read"]).await["status"], "read");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn opt_out_and_opt_in_become_events() {
     let (world, receiver) = shop().await;
     send_inbound(&world, json!({ "text": " bajá " })).await;
@@ -150,7 +150,7 @@ async fn opt_out_and_opt_in_become_events() {
     assert_eq!(preferences["user_preferences"], resume);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn unreadable_body_is_kept_for_inspection() {
     let world = World::new().await;
     let broken = b"{\"object\":\"whatsapp_business_account\",\"entry\":[{".to_vec();
@@ -180,7 +180,7 @@ async fn unreadable_body_is_kept_for_inspection() {
     assert_eq!(world.get("/webhook/kept?after=x").await.status, 400);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn webhook_body_limit_admits_the_largest_webhooks_of_meta() {
     let world = World::new().await;
     let largest = json!({ "messages": [text("wamid.1", &"x".repeat(3_000_000))] });
@@ -197,7 +197,7 @@ async fn webhook_body_limit_admits_the_largest_webhooks_of_meta() {
     assert_eq!(counts.await, 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn instance_webhook_accepts_only_its_own_number() {
     let (world, receiver) = shop().await;
     world.create("annex").await;
@@ -231,7 +231,7 @@ async fn instance_webhook_accepts_only_its_own_number() {
     assert_eq!((at_unknown.status, at_unknown.body), (at_shop.status, at_shop.body));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn unsigned_body_is_truncated_and_kept_while_no_secret_is_set() {
     let world = World::empty(|_| {}).await;
     let garbage = vec![b'x'; 100_000];

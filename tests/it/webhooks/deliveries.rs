@@ -9,7 +9,7 @@ use crate::events::send;
 use crate::support::receiver::Receiver;
 use crate::support::{Answer, World, eventually};
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn endpoint_shows_the_state_of_each_delivery() {
     let world = World::with(|settings| {
         settings.webhook.first_delay = Duration::from_millis(20);

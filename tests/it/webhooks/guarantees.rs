@@ -41,7 +41,7 @@ async fn post_unsigned(world: &World, body: Vec<u8>) -> Answer {
     Answer::of(world.request(Method::POST, "/webhook").body(body)).await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn full_disk_refuses_a_delivery_completely() {
     let mut world = World::new().await;
     let value = json!({
@@ -79,7 +79,7 @@ async fn full_disk_refuses_a_delivery_completely() {
     assert_eq!((inbound_count(&world, "event").await, inbound_count(&world, "duplicate").await), (3, 0));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn repeated_statuses_are_counted_as_duplicates() {
     let world = World::new().await;
     let sent = world.queue("/messages/text", json!({ "phone": ANA, "message": "Hola" })).await;
@@ -104,7 +104,7 @@ async fn repeated_statuses_are_counted_as_duplicates() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn forged_body_of_any_size_is_refused_without_effect() {
     let world = World::new().await;
     for (n, size) in [10, 100_000, 3_000_000].into_iter().enumerate() {
@@ -123,7 +123,7 @@ async fn forged_body_of_any_size_is_refused_without_effect() {
     assert_eq!(world.get("/webhook/kept").await.body["data"], json!([]));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn unsigned_webhook_can_suppress_a_user_but_not_release_one() {
     let world = World::new().await;
     let mut open = world.instance("open");
@@ -145,7 +145,7 @@ async fn unsigned_webhook_can_suppress_a_user_but_not_release_one() {
     assert_eq!(logged_events(&world, "opt_in").await[0]["data"], json!({ "phone": ANA, "why": "keyword" }));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn account_event_goes_to_the_instance_whose_secret_signed_it() {
     let world = World::new().await;
     let mut other = world.instance("branch");
@@ -164,7 +164,7 @@ async fn account_event_goes_to_the_instance_whose_secret_signed_it() {
 }
 
 /// 131050: "User has stopped receiving marketing messages" (Cloud API, error codes).
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn status_with_marketing_opt_out_suppresses_the_user() {
     let world = World::new().await;
     let mut failed = status("wamid.of-another-system", "failed");
@@ -179,7 +179,7 @@ async fn status_with_marketing_opt_out_suppresses_the_user() {
     assert_eq!(events[0]["data"], json!({ "phone": ANA, "why": "opted_out" }));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn hanging_receiver_does_not_delay_other_receivers_or_sends() {
     let hour = Duration::from_secs(3600);
     // The timeout is longer than the test, so that no delivery below depends on an aborted request.
@@ -210,7 +210,7 @@ async fn hanging_receiver_does_not_delay_other_receivers_or_sends() {
     receiver.until_taken("receipt", 2).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn media_is_served_under_the_message_id() {
     let world = World::new().await;
     let picture: Vec<u8> = (0..50_000_u32).flat_map(u32::to_le_bytes).collect();
@@ -237,7 +237,7 @@ async fn media_is_served_under_the_message_id() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn reader_receives_a_gap_for_events_trimmed_by_size() {
     let mut world = World::with(|settings| settings.queue.event_log_size = 100_000).await;
     for n in 0..30 {

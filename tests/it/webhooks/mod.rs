@@ -49,7 +49,7 @@ fn mac(parts: &[&[u8]]) -> Vec<u8> {
     mac.finalize().into_bytes().to_vec()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn message_acks_are_delivered_as_documented_and_signed() {
     let (world, receiver) = (world_with_short_retries().await, Receiver::start().await);
     let set = world.post("/instances/shop/webhook", json!({ "url": receiver.url(), "secret": SECRET })).await;
@@ -86,7 +86,7 @@ async fn message_acks_are_delivered_as_documented_and_signed() {
     assert_eq!(ack, expected);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn receiver_that_was_down_receives_all_events_in_order() {
     let (mut world, receiver) = (world_with_short_retries().await, Receiver::start().await);
     world.post("/instances/shop/webhook", json!({ "url": receiver.url(), "events": ["message_ack"] })).await;
@@ -118,7 +118,7 @@ async fn receiver_that_was_down_receives_all_events_in_order() {
     assert_eq!(order, expected);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn instance_webhook_can_be_set_shown_replaced_and_deleted() {
     let (world, receiver) = (World::new().await, Receiver::start().await);
     let path = "/instances/shop/webhook";
@@ -163,7 +163,7 @@ async fn instance_webhook_can_be_set_shown_replaced_and_deleted() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn webhook_url_of_an_instance_and_its_webhook_are_one_setting() {
     let (world, receiver) = (World::empty(|_| {}).await, Receiver::start().await);
     let mut wanted = world.instance("shop");
@@ -197,7 +197,7 @@ async fn webhook_url_of_an_instance_and_its_webhook_are_one_setting() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn endpoint_routes_manage_an_endpoint_of_all_instances() {
     let (world, receiver) = (world_with_short_retries().await, Receiver::start().await);
     let created = world.post("/webhooks", json!({ "url": receiver.url(), "events": ["message_ack"] })).await;
@@ -239,7 +239,7 @@ async fn endpoint_routes_manage_an_endpoint_of_all_instances() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn permanently_refused_events_are_parked_and_can_be_replayed() {
     let (world, receiver) = (world_with_short_retries().await, Receiver::start().await);
     let created = world.post("/webhooks", json!({ "url": receiver.url(), "events": ["message_ack"] })).await;

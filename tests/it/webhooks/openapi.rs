@@ -126,7 +126,7 @@ fn assert_documented(document: &Value, delivery: &Delivery) {
     assert!(mismatches.is_empty(), "{mismatches:#?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn delivery_of_every_event_kind_is_as_documented() {
     let (mut world, receiver) = (world_with_short_retries().await, Receiver::start().await);
     let document = world.get("/openapi.json").await.body;
@@ -161,7 +161,7 @@ async fn delivery_of_every_event_kind_is_as_documented() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn answers_of_receivers_are_documented_for_every_kind() {
     let world = World::empty(|_| {}).await;
     let document = world.get("/openapi.json").await.body;

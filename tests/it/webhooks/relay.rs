@@ -27,7 +27,7 @@ fn text_of(frame: &Value) -> &str {
     messages[0]["text"]["body"].as_str().unwrap()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn messages_are_relayed_singly_in_order_with_their_contacts() {
     let consumer = Consumer::start().await;
     let address = consumer.address;
@@ -71,7 +71,7 @@ async fn messages_are_relayed_singly_in_order_with_their_contacts() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn full_relay_refuses_deliveries_completely_until_it_has_capacity() {
     let consumer = Consumer::start().await;
     let address = consumer.address;
@@ -140,7 +140,7 @@ fn consumer_behind_tls() -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
     (address, frames)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn consumer_behind_tls_receives_frames_only_with_a_trusted_certificate() {
     let (consumer, mut frames) = consumer_behind_tls();
     let data = tempfile::tempdir().unwrap();

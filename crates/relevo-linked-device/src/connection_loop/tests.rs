@@ -8,6 +8,7 @@ use whatsapp_rust::types::events::{
 };
 
 use super::*;
+use relevo_clock::Random;
 use relevo_metrics::Metrics;
 use relevo_store::{DataFolder, Options, Store};
 
@@ -32,8 +33,9 @@ async fn interrupted_device_save_is_repeated() {
     let dir = tempfile::tempdir().unwrap();
     let folder = DataFolder::open(dir.path()).unwrap();
     let (store, _closing) = Store::open(&folder, &Options::default(), Metrics::default()).unwrap();
+    let random = Random::seeded(1);
     let client = async || {
-        let backend = SledBackend::new(store.clone(), InstanceNumber::FIRST, Arc::default());
+        let backend = SledBackend::new(store.clone(), InstanceNumber::FIRST, random.value(), Arc::default());
         PersistenceManager::new(Arc::new(backend)).await.unwrap()
     };
     let ended = client().await;

@@ -4,7 +4,7 @@ use whatsapp_rust::types::message::{MessageInfo, MessageSource};
 use whatsapp_rust::waproto::whatsapp as wa;
 
 use super::*;
-use relevo_clock::Clock;
+use relevo_clock::{Clock, Random};
 use relevo_domain::{InboundContent, Recipient, Timestamp};
 use relevo_egress::{self as egress, Egress};
 use relevo_metrics::Metrics;
@@ -30,6 +30,7 @@ fn fixture() -> IngestFixture {
         blobs: Blobs::open(&folder).unwrap(),
         store: store.clone(),
         clock,
+        random: Random::seeded(1),
         linked: LinkedOptions::default(),
         login_gate: LoginGate::default(),
         direct_client: DirectClient::default(),

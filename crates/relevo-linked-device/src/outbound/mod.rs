@@ -98,7 +98,7 @@ impl Composer<'_> {
     async fn poll_secret(&self, stanza: &str, poll: &Poll) -> Result<Vec<u8>, Failure> {
         let own = [self.client.pn(), self.client.lid()];
         let new_poll = CachedPoll {
-            secret: rand::random::<[u8; 32]>().to_vec(),
+            secret: self.shared.random.value::<[u8; 32]>().to_vec(),
             options: poll.options.clone(),
             authors: own.into_iter().flatten().map(|jid| jid.to_non_ad_string()).collect(),
         };

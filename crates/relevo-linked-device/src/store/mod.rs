@@ -86,11 +86,17 @@ fn delete_some(tx: &mut Tx, start: &Key, end: &Key, limit: usize) -> StoreResult
 }
 
 impl SledBackend {
-    /// The backend of a new client. The client's first call, `exists`, makes it the holder of the keys.
+    /// The backend of a new client, whose random id is `holder`. The client's first call, `exists`, makes it the holder of
+    /// the keys.
     ///
     /// The event handler reports each message to `pending_decrypts` before the client decrypts it.
-    pub fn new(store: Store, instance: InstanceNumber, pending_decrypts: Arc<PendingDecrypts>) -> Self {
-        Self { store, keyspace: DeviceKeyspace(instance), holder: rand::random(), pending_decrypts }
+    pub fn new(
+        store: Store,
+        instance: InstanceNumber,
+        holder: [u8; 16],
+        pending_decrypts: Arc<PendingDecrypts>,
+    ) -> Self {
+        Self { store, keyspace: DeviceKeyspace(instance), holder, pending_decrypts }
     }
 
     /// Runs a change and waits until it is durable.

@@ -1,8 +1,9 @@
 //! Scripted faults.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use relevo_linked_device::client::prelude::Event;
+use tokio::time::Instant;
 
 use super::{ALICE, BOB, TestClient, start_with_linked_device};
 use crate::{Disconnection, Fault, FaultRule};

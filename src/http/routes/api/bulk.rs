@@ -28,6 +28,7 @@ use crate::http::phone_warning::PhoneWarning;
 use crate::http::routes::jobs::job_id_from_digest;
 use crate::instance;
 use crate::queue::IdempotencyKey;
+use relevo_clock::Random;
 use relevo_domain::{
     Content, ErrorKind, Header, InstanceId, InstanceState, MessageOptions, OutboundMessage, Recipient,
     RecipientParser,
@@ -92,7 +93,7 @@ pub(super) async fn submit_bulk(
     let parsed =
         body::parse_off_thread(bytes, move |body| parse_request(kind, body, &sending, queues)).await?;
     let instance = target_instance(state, header.or(parsed.instance))?;
-    let id = job_id(&instance, parsed.key);
+    let id = job_id(&state.services.random, &instance, parsed.key);
     let warnings = warnings(&parsed.bulk.phones, state.recipients());
     // A repetition is answered whatever has changed since; for example, the instance may be disconnected.
     if state.services.bulk.get(id).is_err() {
@@ -165,8 +166,8 @@ fn parse_request(
 }
 
 /// The id of the job of a request. With an idempotency key, the same request to the same instance has the same id.
-fn job_id(instance: &InstanceId, key: Option<IdempotencyKey>) -> Uuid {
-    let Some(IdempotencyKey { key, body }) = key else { return Uuid::new_v4() };
+fn job_id(random: &Random, instance: &InstanceId, key: Option<IdempotencyKey>) -> Uuid {
+    let Some(IdempotencyKey { key, body }) = key else { return random.uuid() };
     job_id_from_digest(Sha256::new().chain_update(key).chain_update(body).chain_update(instance.as_str()))
 }
 

@@ -9,7 +9,6 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use super::dto::Job;
 use super::form::{FormReader, FormRequest, UploadedFile};
@@ -191,7 +190,7 @@ async fn submit(state: &AppState, request: Request) -> Result<Response, ApiError
         Some(country) => draft.read_again(RecipientParser { default_country: Some(country) }).await?,
         None => draft,
     };
-    let id = reader.digest.map_or_else(Uuid::new_v4, job_id_from_digest);
+    let id = reader.digest.map_or_else(|| state.services.random.uuid(), job_id_from_digest);
     // A repetition is answered whatever has changed since; for example, `send_at` may be past.
     if let Ok(view) = state.services.bulk.get(id) {
         return Ok(created_response(view, RowFindings::of(&draft)));

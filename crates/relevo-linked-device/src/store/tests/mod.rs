@@ -13,6 +13,7 @@ use whatsapp_rust::wacore::appstate::processor::AppStateMutationMAC;
 use whatsapp_rust::wacore::store::{Device, InMemoryBackend};
 use whatsapp_rust::wacore::time::now_secs;
 
+use relevo_clock::Random;
 use relevo_metrics::Metrics;
 use relevo_store::{DataFolder, KeyValue, Options, Space, WriterExit};
 
@@ -46,7 +47,8 @@ impl DiskStore {
 
     /// The backend of a client that has started.
     async fn client(&self, instance: InstanceNumber) -> SledBackend {
-        let backend = SledBackend::new(self.store.clone(), instance, Arc::default());
+        let backend =
+            SledBackend::new(self.store.clone(), instance, Random::system().value(), Arc::default());
         backend.exists().await.unwrap();
         backend
     }
