@@ -12,6 +12,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::inbound;
 use crate::queue;
@@ -85,6 +86,8 @@ pub(super) struct Arguments {
     pub options: Options,
     pub clock: Clock,
     pub random: Random,
+    /// Cancelled when the supervisor ends. Attempts and probes outlive this actor, but not the supervisor.
+    pub supervisor_ended: CancellationToken,
     /// The client, not connected yet.
     pub provider: Arc<dyn Provider>,
     pub queue: queue::Handle,

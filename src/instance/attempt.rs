@@ -30,11 +30,11 @@ impl State {
             self.arguments.retry.clone(),
             self.arguments.metrics.clone(),
         );
-        let me = self.me.clone();
+        let (me, ended) = (self.me.clone(), self.arguments.supervisor_ended.clone());
         tokio::spawn(
             async move {
                 let started = Instant::now();
-                let failure = attempt.await;
+                let Some(failure) = ended.run_until_cancelled(attempt).await else { return };
                 let _ = me.cast(Msg::AttemptEnded(class, failure, started.elapsed()));
             }
             .instrument(span),

@@ -93,11 +93,11 @@ impl State {
     /// long. The record is deleted last, so that a crash in between repeats the deletion.
     pub(super) fn purge(&self, number: InstanceNumber, record: &InstanceRecord) {
         let (queue, store) = (self.arguments.queue.clone(), self.arguments.store.clone());
-        let unlink = self.prepare_unlink(number, record);
+        let (unlink, ended) = (self.prepare_unlink(number, record), self.arguments.ended.clone());
         tokio::spawn(async move {
-            // A failed deletion is repeated after the next start.
+            // A failed or interrupted deletion is repeated after the next start.
             if let Some(unlink) = unlink
-                && !unlink.run().await
+                && ended.run_until_cancelled(unlink.run()).await != Some(true)
             {
                 return;
             }
@@ -207,9 +207,9 @@ impl State {
         let Some(unlink) = self.prepare_unlink(number, record).filter(|_| !self.draining) else { return };
         let Some(entry) = self.instances.get_mut(&number) else { return };
         let incarnation = entry.child.begin();
-        let me = me.clone();
+        let (me, ended) = (me.clone(), self.arguments.ended.clone());
         tokio::spawn(async move {
-            let done = unlink.run().await;
+            let Some(done) = ended.run_until_cancelled(unlink.run()).await else { return };
             let _ = me.cast(Msg::UnlinkDone(number, incarnation, done));
         });
     }

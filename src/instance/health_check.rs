@@ -97,10 +97,12 @@ impl State {
     pub fn start_probe(&self) {
         let (provider, me, timeout) =
             (self.arguments.provider.clone(), self.me.clone(), self.health_check.timeout);
-        let connection = self.health_check.connection;
+        let (connection, ended) = (self.health_check.connection, self.arguments.supervisor_ended.clone());
         tokio::spawn(async move {
             let probe = tokio::time::timeout(timeout, async { provider.probe().await });
-            let answer = match AssertUnwindSafe(probe).catch_unwind().await {
+            let probe = AssertUnwindSafe(probe).catch_unwind();
+            let Some(result) = ended.run_until_cancelled(probe).await else { return };
+            let answer = match result {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(_)) => Err(Failure::transient(format!("no answer within {timeout:?}"))),
                 Err(_) => Err(Failure::transient("the client crashed")),

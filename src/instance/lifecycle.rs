@@ -38,6 +38,7 @@ impl State {
             options: self.arguments.options.clone(),
             clock: self.arguments.clock,
             random: self.arguments.random.clone(),
+            supervisor_ended: self.arguments.ended.clone(),
             provider,
             queue: self.arguments.queue.clone(),
             retry: self.arguments.retry.clone(),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::media::MediaCache;
@@ -77,6 +78,8 @@ pub struct Arguments {
     pub metrics: Metrics,
     /// Creates clients. Tests replace it.
     pub(super) open_provider: OpenProvider,
+    /// Cancelled when the supervisor ends: attempts, probes and unlinks in flight end too. Their outcome is unknown.
+    pub(super) ended: CancellationToken,
     directory: Arc<watch::Sender<Arc<InstanceDirectory>>>,
     names: Arc<watch::Sender<InstanceNames>>,
 }
@@ -134,6 +137,7 @@ impl Arguments {
                 inbound,
                 metrics,
                 open_provider: open,
+                ended: CancellationToken::new(),
                 directory: publish,
                 names,
             },
@@ -148,6 +152,7 @@ pub struct State {
     pub(super) instances: HashMap<InstanceNumber, InstanceEntry>,
     pub(super) draining: bool,
     _ping_timer: AbortOnDropHandle<()>,
+    _ended: DropGuard,
 }
 
 /// One instance: its published data and its actor.
@@ -166,11 +171,13 @@ impl Actor for InstanceSupervisor {
     type Arguments = Arguments;
 
     async fn pre_start(&self, me: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
+        let ended = arguments.ended.clone().drop_guard();
         let ping_timer = me.send_interval(arguments.options.probe_interval, || Msg::PingActors);
         let mut state = State {
             arguments,
             instances: HashMap::new(),
             draining: false,
+            _ended: ended,
             _ping_timer: AbortOnDropHandle::new(ping_timer),
         };
         for (number, record) in record::load(&state.arguments.store)? {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use whatsapp_rust::Client;
 use whatsapp_rust::anyhow::{self, anyhow};
 use whatsapp_rust::bot::{Bot, BotHandle};
 use whatsapp_rust::store::error::StoreError;
@@ -15,8 +16,8 @@ use whatsapp_rust::store::persistence_manager::PersistenceManager;
 use whatsapp_rust::types::events::{ConnectFailureReason, Event, EventHandler};
 use whatsapp_rust::wacore::store::DevicePropsOverride;
 use whatsapp_rust::wacore_binary::NodeRef;
-use whatsapp_rust::{Client, TokioRuntime};
 
+use super::client_runtime::ClientRuntime;
 use super::client_state::{Ack, ClientState};
 use super::first_contacts::FirstContacts;
 use super::inbound;
@@ -146,7 +147,9 @@ impl ConnectionLoop {
             () = self.wait_stopped() => return Ok(ConnectionEnd::Stopped),
         };
         let (events, mut received) = mpsc::channel(EVENT_CAPACITY);
-        let mut client = self.build_client(events).await?;
+        let ended = CancellationToken::new();
+        let _ended = ended.clone().drop_guard();
+        let mut client = self.build_client(events, ended).await?;
         // The event handler sees stanzas before they are decrypted.
         let _raw = client.client().acquire_raw_node_forwarding();
         let deadline = client.client().pn().map(|_| Instant::now() + LOGIN_TIMEOUT);
@@ -188,7 +191,11 @@ impl ConnectionLoop {
         Ok(connection.into_end())
     }
 
-    async fn build_client(&self, events: mpsc::Sender<Arc<Event>>) -> anyhow::Result<BotHandle> {
+    async fn build_client(
+        &self,
+        events: mpsc::Sender<Arc<Event>>,
+        ended: CancellationToken,
+    ) -> anyhow::Result<BotHandle> {
         let options = &self.shared.linked;
         let pending_decrypts = Arc::clone(&self.client_state.pending_decrypts);
         let (store, holder) = (self.shared.store.clone(), self.shared.random.value());
@@ -203,7 +210,7 @@ impl ConnectionLoop {
             .with_backend(backend)
             .with_transport_factory(self.connector.clone())
             .with_http_client(self.connector.clone())
-            .with_runtime(TokioRuntime)
+            .with_runtime(ClientRuntime { ended })
             .with_device_props(DevicePropsOverride::new().with_os(options.device_name.clone()))
             .with_event_handler(event_handler)
             .with_inbound_durability_hook(hook);

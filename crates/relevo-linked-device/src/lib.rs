@@ -6,6 +6,7 @@
 //! instance at the same time, and every change of keys is on the disk before anything depends on it. This crate decides
 //! when to connect and reports it as events; the client library never reconnects by itself.
 
+mod client_runtime;
 mod client_state;
 mod connection_loop;
 mod first_contacts;
