@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::super::{Options, message_event};
 use super::{ANA, InboundFixture, event_data, message, messages_webhook, name, text, webhook};
+use crate::inbound::{Options, message_event};
 use relevo_cloud_api::{Update, parse_webhook};
 use relevo_domain::Recipient;
 use relevo_store::Space;

@@ -77,7 +77,7 @@ fn assert_reader_agrees(file: &[u8], checked: &FileSummary) {
     assert_eq!(rows.len(), checked.rows as usize);
     assert!(rows.iter().enumerate().all(|(at, row)| row.number as usize == at));
     let bad: Vec<(u64, String)> =
-        rows.iter().filter_map(|row| Some((row.line, row.to.as_ref().err()?.to_string()))).collect();
+        rows.iter().filter_map(|row| Some((row.line, row.to.as_ref().err()?.reason.clone()))).collect();
     assert_eq!(bad.len(), checked.bad as usize);
     let named: Vec<_> = checked.bad_sample.iter().map(|bad| (bad.line, bad.reason.clone())).collect();
     assert_eq!(named, bad[..bad.len().min(MAX_SAMPLE)]);

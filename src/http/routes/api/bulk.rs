@@ -21,7 +21,7 @@ use crate::http::api::error::ApplicationError;
 use crate::http::body::{self, ReceivedBody};
 use crate::http::error::ApiError;
 use crate::http::extract::SendOptions;
-use crate::http::phone_warning::PhoneWarning;
+use crate::http::phone_warnings::PhoneWarning;
 use crate::http::routes::jobs::job_id_from_digest;
 use crate::instance;
 use crate::queue::IdempotencyKey;
