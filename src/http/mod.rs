@@ -24,7 +24,7 @@ mod page;
 mod parameter;
 mod phone_list;
 mod phone_text;
-mod phone_warning;
+mod phone_warnings;
 mod proxies;
 mod qr;
 mod rate_limit;

@@ -104,17 +104,8 @@ const RETIRED_TYPES: &[&str] = &[
 ];
 
 /// Nouns of the field and resources of the API that have the form of a gerund or participle.
-const PERMITTED_STEMS: &[&str] = &[
-    "leasing",
-    "lid_mapping",
-    "pairing",
-    "parked",
-    "phone_warning",
-    "retry_failed",
-    "scheduled",
-    "sending_hours",
-    "spelling",
-];
+const PERMITTED_STEMS: &[&str] =
+    &["leasing", "lid_mapping", "pairing", "parked", "retry_failed", "scheduled", "sending_hours"];
 
 /// Type names that are generic by convention: the module qualifies them (`queue::Error`).
 const GENERIC_TYPES: &[&str] =

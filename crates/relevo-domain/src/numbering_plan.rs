@@ -1,6 +1,7 @@
 //! The numbering plans of countries: which national numbers can exist behind a calling code.
 //!
-//! `numbering_plan/countries.txt` has for each calling code the lengths of national numbers by their first three digits.
+//! `numbering_plan/countries.txt` has for each calling code the lengths of national numbers by their first three digits, and
+//! the first digits and lengths of mobile numbers, whose ranges grow.
 //! `numbering_plan/make.py` writes it from the metadata of libphonenumber 9.0.20 (Apache-2.0,
 //! <https://github.com/google/libphonenumber>). Plans change without notice and WhatsApp knows numbers that no plan lists,
 //! so a number outside its plan is a reason to warn and never to refuse.
@@ -48,6 +49,8 @@ struct Plan {
     spanish: &'static str,
     /// The digits that are dialled in front of a national number within the country.
     trunk: &'static str,
+    /// The first digits and the lengths of mobile numbers.
+    mobile: Vec<(&'static str, usize)>,
     /// By their first prefix.
     rules: Vec<Rule>,
 }
@@ -61,11 +64,16 @@ struct Rule {
 }
 
 impl Plan {
-    /// Parses a line of the table: `code;countries;English name;Spanish name;trunk prefix;lengths=prefixes …`.
+    /// Parses a line of the table: `code;countries;English name;Spanish name;trunk prefix;mobile;lengths=prefixes …`.
     fn parse(line: &'static str) -> Option<Self> {
         let mut fields = line.split(';');
         let mut next = || fields.next();
         let (code, regions, english, spanish, trunk) = (next()?, next()?, next()?, next()?, next()?);
+        let mobile = next()?.split(',').filter_map(|class| {
+            let (first, length) = class.split_once('/')?;
+            Some((first, length.parse().ok()?))
+        });
+        let mobile = mobile.collect();
         let mut rules = Vec::new();
         for group in next()?.split(' ') {
             let (lengths, prefixes) = group.split_once('=')?;
@@ -74,7 +82,7 @@ impl Plan {
             rules.extend(prefixes.split(',').filter_map(|prefixes| Rule::parse(prefixes, lengths)));
         }
         rules.sort_by_key(|rule| rule.first);
-        Some(Self { code, regions: regions.split(',').collect(), english, spanish, trunk, rules })
+        Some(Self { code, regions: regions.split(',').collect(), english, spanish, trunk, mobile, rules })
     }
 
     /// The plan of the calling code that the digits begin with, and the national number behind it.
@@ -87,6 +95,11 @@ impl Plan {
     }
 
     fn has(&self, national: &str) -> bool {
+        let is_of = |class: &(&str, usize)| national.starts_with(class.0) && national.len() == class.1;
+        self.mobile.iter().any(is_of) || self.has_prefix(national)
+    }
+
+    fn has_prefix(&self, national: &str) -> bool {
         let Some((prefix, _)) = national.split_at_checked(PREFIX_DIGITS) else { return false };
         let Ok(prefix) = prefix.parse::<u16>() else { return false };
         let Ok(length) = u32::try_from(national.len()) else { return false };
@@ -303,6 +316,7 @@ mod tests {
             "8613812345678",
             "919876543210",
             "882161234567",
+            "573987654321", // a mobile number of a range that is not open
         ] {
             assert_eq!(phone(text).plan_mismatch(), None, "{text}");
         }

@@ -1,6 +1,6 @@
 //! Telephone numbers. This is the one place that understands a number; every route, file and list reads numbers here.
 
-mod spelling;
+mod spellings;
 mod text;
 
 use std::fmt;
@@ -80,7 +80,7 @@ impl PhoneNumber {
     /// The other spelling of a mobile number in the countries where WhatsApp knows two. It is the same person, and only
     /// compared; what the caller gave is what is sent.
     pub fn other_spelling(&self) -> Option<Self> {
-        spelling::other_spelling(&self.0).map(Self)
+        spellings::other_spelling(&self.0).map(Self)
     }
 }
 

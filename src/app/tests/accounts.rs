@@ -190,8 +190,10 @@ async fn caller_that_stops_waiting_interrupts_no_change() {
     });
     let node = TestNode::start_with(folder.path(), after_step).await;
     tokio::select! {
-        created = node.handles.accounts.create(config(&shop()), Some(url("new"))) => panic!("{created:?}"),
+        // Both can be ready at once: the change goes on while this task waits for the processor.
+        biased;
         step = decided_rx.recv() => assert_eq!(step, Some(ChangeStep::Decided)),
+        created = node.handles.accounts.create(config(&shop()), Some(url("new"))) => panic!("{created:?}"),
     }
     eventually("the account is there", || state_of(&node.handles, &shop()) == Some((None, Some(url("new")))))
         .await;

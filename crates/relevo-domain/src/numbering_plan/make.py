@@ -6,10 +6,11 @@
 
 A line describes one calling code:
 
-    code;countries, the main one first;name in English;name in Spanish;trunk prefix;lengths=prefixes lengths=prefixes …
+    code;countries, the main one first;name in English;name in Spanish;trunk prefix;mobile;lengths=prefixes …
 
 A national number (what follows the calling code) fits when its length is among the lengths of a prefix
-that it begins with. Prefixes have three digits at most; `31-36` is a range; `*` is every prefix.
+that it begins with. Prefixes have three digits at most; `31-36` is a range; `*` is every prefix. `mobile` has the first
+digits and lengths of mobile numbers, `3/10`: new ranges of mobile numbers open without notice.
 """
 
 from __future__ import annotations
@@ -73,14 +74,11 @@ def language(nodes: sre.SubPattern) -> Language:
     return found
 
 
-def national_numbers(regions: tuple[str, ...], code: int) -> Language:
+def national_numbers(regions: tuple[str, ...], kinds: tuple[str, ...]) -> Language:
     found: Language = set()
     for region in regions:
-        if region == "001":
-            metadata = phonenumbers.PhoneMetadata.metadata_for_nongeo_region(code)
-        else:
-            metadata = phonenumbers.PhoneMetadata.metadata_for_region(region)
-        for kind in KINDS:
+        metadata = phonenumbers.PhoneMetadata.metadata_for_region(region)
+        for kind in kinds:
             described = getattr(metadata, kind)
             if described is not None and described.national_number_pattern:
                 lengths = described.possible_length
@@ -132,7 +130,9 @@ def main() -> None:
         names = known if all(known) else NAMES[regions[0]]
         metadata = phonenumbers.PhoneMetadata.metadata_for_region(regions[0])
         trunk = metadata.national_prefix or ""
-        fields = [str(code), ",".join(regions), *names, trunk, rules(national_numbers(regions, code))]
+        mobile = {(prefix[0], length) for prefix, length in national_numbers(regions, ("mobile",))}
+        classes = ",".join(f"{first}/{length}" for first, length in sorted(mobile))
+        fields = [str(code), ",".join(regions), *names, trunk, classes, rules(national_numbers(regions, KINDS))]
         assert all(fields[:4]) and not any(";" in field for field in fields), fields
         lines.append(";".join(fields))
     Path(__file__).with_name("countries.txt").write_text("\n".join(lines) + "\n")

@@ -24,7 +24,7 @@ use crate::http::body::{self, ReceivedBody};
 use crate::http::body_memory::BodyMemory;
 use crate::http::error::ApiError;
 use crate::http::extract::SendOptions;
-use crate::http::phone_warning::PhoneWarning;
+use crate::http::phone_warnings::PhoneWarning;
 use crate::http::routes::jobs::job_id_from_digest;
 use crate::instance;
 use crate::queue::IdempotencyKey;

@@ -4,7 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::http::phone_warning::PhoneWarning;
+use crate::http::phone_warnings::PhoneWarning;
 use relevo_domain::{MessageId, ProviderMessageId, Recipient};
 
 /// A message was sent, or is queued.

@@ -15,7 +15,7 @@ use crate::http::api::error::ApplicationError;
 use crate::http::body::{self, ReceivedBody};
 use crate::http::error::ApiError;
 use crate::http::extract::{INSTANCE_ID_HEADER, SendOptions, idempotency_key_parameter, instance_header};
-use crate::http::phone_warning::PhoneWarning;
+use crate::http::phone_warnings::PhoneWarning;
 use crate::http::routes::messages::submit::{parse_message_ref, resolve_provider_id, withdrawn_error};
 use crate::http::{AppState, parameter};
 use crate::instance::{self, SendRequest, SyncSendOutcome};

@@ -17,7 +17,7 @@ use crate::bulk::{self, JobDraft, JobView, NewJob, Preview, PreviewRow, SenderSe
 use crate::http::access::{Access, scope};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{SendOptions, instance_header};
-use crate::http::phone_warning::PhoneWarning;
+use crate::http::phone_warnings::PhoneWarning;
 use crate::http::{AppState, body};
 use relevo_domain::{RecipientParser, ValidationError};
 

@@ -11,7 +11,7 @@ use utoipa::{IntoResponses, ToSchema};
 use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::SendOptions;
-use crate::http::phone_warning::PhoneWarning;
+use crate::http::phone_warnings::PhoneWarning;
 use crate::http::timestamp::RequestTimestamp;
 use crate::instance::{self, SendRequest, SyncSendOutcome};
 use crate::queue::IdempotencyKey;
