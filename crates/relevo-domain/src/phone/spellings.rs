@@ -13,12 +13,17 @@
 //!   <https://github.com/devlikeapro/waha/issues/1894>
 //! - **Benin.** In 2024 numbers got `01` in front. <https://github.com/mobi/telephone_number/issues/138>
 
+/// The other form of a national number, if it has two.
+type Rule = fn(&str) -> Option<String>;
+
+/// The rules by calling code.
+const RULES: [(&str, Rule); 5] =
+    [("55", brazil), ("52", mexico), ("54", argentina), ("225", ivory_coast), ("229", benin)];
+
 /// The other spelling of the digits of a mobile number. Its other spelling is the given one.
 pub(super) fn other_spelling(digits: &str) -> Option<String> {
-    let rules: [(&str, fn(&str) -> Option<String>); 5] =
-        [("55", brazil), ("52", mexico), ("54", argentina), ("225", ivory_coast), ("229", benin)];
     let (code, national, rule) =
-        rules.iter().find_map(|(code, rule)| Some((code, digits.strip_prefix(code)?, rule)))?;
+        RULES.iter().find_map(|(code, rule)| Some((code, digits.strip_prefix(code)?, rule)))?;
     Some(format!("{code}{}", rule(national)?))
 }
 
