@@ -279,7 +279,7 @@ mod tests {
         let mut held = connected("held", 2, 1.0);
         held.reason = Reason::new(ReasonCode::Throttled, "slow down");
         let senders = [away.sender(), held.sender()];
-        let text = blocked_by(&senders, &[away.clone(), held.clone()]).unwrap();
+        let text = blocked_by(&senders, &[away.clone(), held]).unwrap();
         for part in ["away is paused (auth_rejected): token expired", "held is connected (throttled)"] {
             assert!(text.contains(part), "{text}");
         }

@@ -86,7 +86,7 @@ pub(super) struct Arguments {
     pub options: Options,
     pub clock: Clock,
     pub random: Random,
-    /// Cancelled when the supervisor ends. Attempts and probes outlive this actor, but not the supervisor.
+    /// Cancelled when the supervisor ends. The tasks of this actor outlive it, but not the supervisor.
     pub supervisor_ended: CancellationToken,
     /// The client, not connected yet.
     pub provider: Arc<dyn Provider>,

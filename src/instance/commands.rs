@@ -94,10 +94,10 @@ impl State {
     pub(super) fn purge(&self, number: InstanceNumber, record: &InstanceRecord) {
         let (queue, store) = (self.arguments.queue.clone(), self.arguments.store.clone());
         let (unlink, ended) = (self.prepare_unlink(number, record), self.arguments.ended.clone());
-        tokio::spawn(async move {
+        let purge = async move {
             // A failed or interrupted deletion is repeated after the next start.
             if let Some(unlink) = unlink
-                && ended.run_until_cancelled(unlink.run()).await != Some(true)
+                && !unlink.run().await
             {
                 return;
             }
@@ -110,7 +110,8 @@ impl State {
             if let Err(error) = removed {
                 tracing::warn!(%error, "data of a deleted instance not deleted; retrying after the next start");
             }
-        });
+        };
+        tokio::spawn(async move { ended.run_until_cancelled(purge).await });
     }
 
     /// Ends the link between the device and its account. The desired state is durable, so a crash in between repeats

@@ -55,11 +55,12 @@ impl State {
     /// Requests leases from the queue, in a task.
     pub(super) fn request_leases(&self, request: Capacity) {
         let (queue, number, me) = (self.arguments.queue.clone(), self.arguments.number, self.me.clone());
-        let clock = self.arguments.clock;
+        let (clock, ended) = (self.arguments.clock, self.arguments.supervisor_ended.clone());
         tokio::spawn(async move {
             let started = Instant::now();
             let Capacity { total, bulk, priority } = request;
-            let result = queue.lease_with_priority(priority, number, total, bulk).await;
+            let lease = queue.lease_with_priority(priority, number, total, bulk);
+            let Some(result) = ended.run_until_cancelled(lease).await else { return };
             let _ = me.cast(Msg::Leased(LeaseGrant::new(result, queue, clock), request, started.elapsed()));
         });
     }

@@ -78,7 +78,7 @@ pub struct Arguments {
     pub metrics: Metrics,
     /// Creates clients. Tests replace it.
     pub(super) open_provider: OpenProvider,
-    /// Cancelled when the supervisor ends: attempts, probes and unlinks in flight end too. Their outcome is unknown.
+    /// Cancelled when the supervisor ends. Attempts, probes and unlinks in flight end then; their outcome is unknown.
     pub(super) ended: CancellationToken,
     directory: Arc<watch::Sender<Arc<InstanceDirectory>>>,
     names: Arc<watch::Sender<InstanceNames>>,

@@ -23,7 +23,7 @@ pub(super) fn bring_back(tx: &mut Tx, now: Timestamp, from: Option<Key>) -> Resu
     let space_of =
         |key: &Key| SPACES.iter().position(|space| key.as_slice().first() == Some(&(*space as u8)));
     let Some(index) = space_of(&start) else { return Ok(None) };
-    let space = SPACES[index];
+    let Some(&space) = SPACES.get(index) else { return Ok(None) };
     let page: Vec<_> =
         tx.range(&start, &Key::new(space).after_prefix()).take(PAGE).collect::<Result<_, _>>()?;
     let last = page.last().map(|(key, _)| Key::from(key.clone()));

@@ -56,7 +56,10 @@ pub struct State {
     arguments: Arguments,
     /// The queue's actor.
     queue: Child<queue::Msg>,
-    is_sweeping: bool,
+    /// The search for overdue attempts that runs.
+    sweep: Option<AbortOnDropHandle<()>>,
+    /// The page of retention that runs.
+    retention: Option<AbortOnDropHandle<()>>,
     _timers: [AbortOnDropHandle<()>; 2],
 }
 
@@ -74,7 +77,8 @@ impl Actor for RetrySupervisor {
         let mut state = State {
             arguments,
             queue: Child::new(restarts),
-            is_sweeping: false,
+            sweep: None,
+            retention: None,
             _timers: timers.map(AbortOnDropHandle::new),
         };
         state.start_queue(&me).await?;
@@ -93,13 +97,18 @@ impl Actor for RetrySupervisor {
             Msg::AttemptFailed(lease, failure) => state.decide(*lease, failure),
             Msg::Sweep => state.sweep(me),
             Msg::SweepDone(more) => {
-                state.is_sweeping = false;
+                state.sweep = None;
                 if more {
                     me.cast(Msg::Sweep)?;
                 }
             }
-            Msg::RunRetention => state.run_retention(me, None),
+            Msg::RunRetention => {
+                if state.retention.is_none() {
+                    state.run_retention(me, None);
+                }
+            }
             Msg::RetentionPageDone(next) => {
+                state.retention = None;
                 if next.is_some() {
                     state.run_retention(me, next);
                 }
@@ -156,11 +165,11 @@ impl State {
     /// Decides about overdue attempts, in a task: the queue's actor may be gone, and this actor must stay free to restart
     /// it.
     fn sweep(&mut self, me: ActorRef<Msg>) {
-        if std::mem::replace(&mut self.is_sweeping, true) {
+        if self.sweep.is_some() {
             return;
         }
         let (queue, options) = (self.arguments.queue_handle.clone(), self.arguments.options.clone());
-        tokio::spawn(async move {
+        let sweep = tokio::spawn(async move {
             let found = queue.find_overdue().await.unwrap_or_default();
             let more = !found.is_empty();
             for (lease, overdue) in found {
@@ -172,14 +181,16 @@ impl State {
             }
             let _ = me.cast(Msg::SweepDone(more));
         });
+        self.sweep = Some(AbortOnDropHandle::new(sweep));
     }
 
-    fn run_retention(&self, me: ActorRef<Msg>, from: Option<MessageId>) {
+    fn run_retention(&mut self, me: ActorRef<Msg>, from: Option<MessageId>) {
         let queue = self.arguments.queue_handle.clone();
-        tokio::spawn(async move {
+        let retention = tokio::spawn(async move {
             let next = queue.run_retention(from).await.unwrap_or(None);
             let _ = me.cast(Msg::RetentionPageDone(next));
         });
+        self.retention = Some(AbortOnDropHandle::new(retention));
     }
 }
 

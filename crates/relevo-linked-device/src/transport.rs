@@ -220,7 +220,12 @@ async fn read_frames(
         return;
     }
     let reason = loop {
-        match stream.next().await {
+        let message = tokio::select! {
+            message = stream.next() => message,
+            // A server need not answer the close of a client that has ended.
+            () = events.closed() => return drop(writer.try_send(Message::Close(None))),
+        };
+        match message {
             Some(Ok(Message::Binary(data))) => {
                 if events.send(TransportEvent::DataReceived(data)).await.is_err() {
                     return drop(writer.try_send(Message::Close(None)));

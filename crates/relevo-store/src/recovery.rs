@@ -72,10 +72,7 @@ pub(super) fn read_all(db: &Path, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result
 ///
 /// # Errors
 /// [`RecoveryError::Io`] when the file system fails.
-pub(super) fn salvage(
-    db: &Path,
-    visit: &mut dyn FnMut(&[u8], &[u8]) -> io::Result<()>,
-) -> Result<Salvaged, RecoveryError> {
+pub(super) fn salvage(db: &Path, visit: &mut tree::Visit<'_>) -> Result<Salvaged, RecoveryError> {
     let Some(file) = open(db)? else { return Ok(Salvaged::default()) };
     // Without a readable snapshot the whole log gives the same table, as far as it is readable.
     let snapshot = match snapshot::read_newest(db) {

@@ -20,7 +20,7 @@ use relevo_store::{self as store, Key, Space, Store, Tx};
 
 /// The changes of an account.
 const CHANGES: [Change; 5] =
-    [Change::Create, Change::SetWebhook, Change::ChangeWebhook, Change::RemoveWebhook, Change::Delete];
+    [Change::Create, Change::SetWebhook, Change::ReplaceWebhook, Change::RemoveWebhook, Change::Delete];
 
 /// The steps after which the process is killed; `None` is the reply.
 const KILLS: [Option<ChangeStep>; 5] = [
@@ -38,7 +38,7 @@ const TASK: &str = "task";
 enum Change {
     Create,
     SetWebhook,
-    ChangeWebhook,
+    ReplaceWebhook,
     RemoveWebhook,
     Delete,
 }
@@ -51,13 +51,13 @@ impl Change {
         match self {
             Change::Create => None,
             Change::SetWebhook => Some((None, None)),
-            Change::ChangeWebhook | Change::RemoveWebhook | Change::Delete => Some((None, Some(url("old")))),
+            Change::ReplaceWebhook | Change::RemoveWebhook | Change::Delete => Some((None, Some(url("old")))),
         }
     }
 
     fn after(self) -> AccountState {
         match self {
-            Change::Create | Change::SetWebhook | Change::ChangeWebhook => {
+            Change::Create | Change::SetWebhook | Change::ReplaceWebhook => {
                 Some((Some("New".to_owned()), Some(url("new"))))
             }
             Change::RemoveWebhook => Some((Some("New".to_owned()), None)),

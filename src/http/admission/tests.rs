@@ -159,7 +159,8 @@ impl AdmissionModel {
             .map(|known| known.id)
             .collect();
         let mut expired: Vec<_> = self.admission.remove_expired(now).into_iter().map(|(id, _)| id).collect();
-        (expected.sort(), expired.sort());
+        expected.sort();
+        expired.sort();
         assert_eq!(expired, expected);
         self.open.retain(|known| !expired.contains(&known.id));
     }

@@ -20,7 +20,8 @@ use crate::support::POLL_INTERVAL;
 /// How long the last tasks of a stopped node may take to end.
 const LAST_TASKS: Duration = Duration::from_secs(5);
 
-/// A running node. It has a thread and a runtime of its own, whose tasks are therefore those of the node.
+/// A running node. It has a runtime of its own, whose tasks are therefore those of the node, with as many workers as the
+/// runtime of the test.
 ///
 /// Dropping it stops the node and waits for its end. It fails the test if the node has failed or left something behind:
 /// a task or an actor that runs, an open file, an unfinished file, or the folder of a job that does not exist. In a test
@@ -43,9 +44,13 @@ impl Running {
     /// Starts a node and waits until its address is bound.
     pub async fn start(settings: Settings, clock: Clock) -> Self {
         let (stop, (started, start)) = (CancellationToken::new(), oneshot::channel());
-        let until = stop.clone();
+        let (until, workers) = (stop.clone(), Handle::current().metrics().num_workers());
         let thread = thread::spawn(move || {
-            let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let mut runtime = match workers {
+                1 => runtime::Builder::new_current_thread(),
+                _ => runtime::Builder::new_multi_thread(),
+            };
+            let runtime = runtime.worker_threads(workers).enable_all().build().unwrap();
             runtime.block_on(run(settings, clock, started, until))
         });
         let (address, runtime) = start.await.expect("the node starts");
@@ -67,7 +72,7 @@ impl Running {
         }
     }
 
-    /// Moves the timers of the node forward.
+    /// Moves the timers of the node forward. Requires that the runtime has one worker.
     pub async fn advance(&self, by: Duration) {
         let advance = async move {
             tokio::time::pause();

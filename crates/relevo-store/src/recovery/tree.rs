@@ -10,6 +10,9 @@ use std::io;
 use super::RecoveryError;
 use super::pages::{Node, NodeData, PageFile};
 
+/// What is called with the key and the value of each entry that is salvaged.
+pub(crate) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> io::Result<()> + 'a;
+
 /// Number of levels above which an index is taken for damaged.
 const MAX_LEVELS: usize = 64;
 
@@ -77,10 +80,7 @@ fn leftmost_leaf(pages: &PageFile, root: u64) -> Result<Node, RecoveryError> {
 
 /// Calls `visit` for every entry of every page that can be reached and read. Pages that are being merged come last, because
 /// their left neighbour may have newer values.
-pub(super) fn salvage(
-    pages: &PageFile,
-    visit: &mut dyn FnMut(&[u8], &[u8]) -> io::Result<()>,
-) -> Result<Salvaged, RecoveryError> {
+pub(super) fn salvage(pages: &PageFile, visit: &mut Visit<'_>) -> Result<Salvaged, RecoveryError> {
     let mut salvaged = Salvaged::default();
     let root = match pages.root() {
         Err(RecoveryError::Damaged(_)) => {
@@ -109,7 +109,7 @@ pub(super) fn salvage(
     Ok(salvaged)
 }
 
-fn visit_leaf(node: &Node, visit: &mut dyn FnMut(&[u8], &[u8]) -> io::Result<()>) -> io::Result<()> {
+fn visit_leaf(node: &Node, visit: &mut Visit<'_>) -> io::Result<()> {
     let NodeData::Leaf(entries) = &node.data else { return Ok(()) };
     entries.iter().try_for_each(|(rest, value)| visit(&[node.prefix(), rest].concat(), value))
 }
