@@ -121,6 +121,13 @@ fn assert_documented(document: &Value, delivery: &Delivery) {
     let sent = delivery.headers.keys().map(|name| name.as_str().to_owned());
     let sent: BTreeSet<_> = sent.filter(|name| !HTTP_HEADERS.contains(&name.as_str())).collect();
     assert_eq!(documented, sent, "{kind}");
+    let page = include_str!("../../../docs/events.md").to_lowercase();
+    for header in &sent {
+        assert!(
+            page.contains(&format!("`{header}`")),
+            "docs/events.md does not describe the header {header}"
+        );
+    }
     let schema = &webhook["requestBody"]["content"]["application/json"]["schema"];
     let mismatches = mismatches(document, schema, &delivery.body, kind);
     assert!(mismatches.is_empty(), "{mismatches:#?}");
