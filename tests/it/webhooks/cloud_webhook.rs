@@ -185,7 +185,8 @@ async fn webhook_body_limit_admits_the_largest_webhooks_of_meta() {
     let world = World::new().await;
     let largest = json!({ "messages": [text("wamid.1", &"x".repeat(3_000_000))] });
     deliver(&world, webhook(&world, "shop", "messages", largest)).await;
-    let over = vec![b' '; 30_000_000];
+    // Less than the node discards: a client that still sends when the node closes the connection may miss the answer.
+    let over = vec![b' '; 12_000_000];
     let answer = deliver_to(&world, "/webhook", over, "sha256=00").await;
     assert_eq!(answer.status, 413, "{answer:?}");
     let counts = eventually("the refusal to be inbound_count", async || {
