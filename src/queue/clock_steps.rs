@@ -1,4 +1,4 @@
-//! Steps of the wall clock: somebody sets it, or the machine starts with a wrong one.
+//! Steps of the wall clock: an operator or a time service sets it, or the machine starts with a wrong one.
 //!
 //! Pure: a step shows as a difference between the wall clock and the monotonic clock, or, at a start, as a wall clock that
 //! is before the last recorded time. After a step back the due times of the queue are brought back (`due_times.rs`). After a

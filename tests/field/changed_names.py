@@ -57,7 +57,7 @@ def case_address_book(world: World) -> None:
     require(status == 200 and answer["number"]["name"] == "Ana", answer)
 
 
-def case_nobody_opts_out_by_a_change(world: World) -> None:
+def case_change_alone_is_no_opt_out(world: World) -> None:
     system = {"type": "user_changed_number", "body": "…", "wa_id": "573009999906"}
     world.change_names(system, **{"from": "573001234596"})
     require(not world.is_suppressed("573009999906"), "on the list without an opt-out")

@@ -1,4 +1,4 @@
-"""A node with a default country completes national numbers at every door."""
+"""A node with a default country completes national numbers in every kind of request."""
 
 from __future__ import annotations
 

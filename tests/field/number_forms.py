@@ -1,4 +1,4 @@
-"""The forms in which people and programs send numbers are read alike at every door, and a number is never cut."""
+"""The forms in which people and programs send numbers are read alike in every kind of request, and a number is never cut."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ FORMS = {
 READ = set(list(FORMS)[:12])
 
 
-def doors(world: World, phone: object) -> dict[str, bool]:
-    """Whether each door takes the phone, as text of a file and of JSON."""
+def acceptance(world: World, phone: object) -> dict[str, bool]:
+    """Whether each kind of request accepts the phone, as text of a file and of JSON."""
     _, rows = world.run_job(f"{phone}\n")
     imported = world.call("POST", "/suppressions/import", f"{phone}\n".encode(), {"Content-Type": "text/csv"})
     answers = {
@@ -44,12 +44,12 @@ def doors(world: World, phone: object) -> dict[str, bool]:
     return answers
 
 
-def case_every_door_reads_the_same(world: World) -> None:
+def case_every_route_reads_the_same(world: World) -> None:
     for name, form in FORMS.items():
         ending = f"{next(_endings):04}"
         phone, digits = form.format(ending), f"57300123{ending}"
         before = len(world.graph.addresses())
-        taken = doors(world, phone)
+        taken = acceptance(world, phone)
         require(set(taken.values()) == {name in READ}, f"{name}: {phone!r}: {taken}")
         sent = {address.lstrip("+") for address in world.graph.addresses()[before:]}
         require(sent == ({digits} if name in READ else set()), f"{name}: {phone!r} was sent to {sent}")
@@ -60,7 +60,7 @@ def case_digits_of_other_scripts(world: World) -> None:
         digits = f"57300124{next(_endings):04}"
         phone = "".join(chr(zero + int(digit)) for digit in digits)
         before = len(world.graph.addresses())
-        taken = doors(world, phone)
+        taken = acceptance(world, phone)
         require(all(taken.values()), f"{phone}: {taken}")
         require({address.lstrip("+") for address in world.graph.addresses()[before:]} == {digits}, world.graph.addresses())
 

@@ -94,8 +94,8 @@ async fn invalid_cursor_or_filter_is_refused_with_its_field() {
         let answer = world.get(query).await;
         assert_eq!((answer.status.as_u16(), &answer.body["error"]["field"]), (400, &json!(field)), "{query}");
     }
-    assert_eq!(world.get("/instances/nobody/events").await.status, 404);
-    assert_eq!(open(&world, "/instances/nobody/ws", &[("x-api-key", KEY)]).await.err(), Some(404));
+    assert_eq!(world.get("/instances/unknown/events").await.status, 404);
+    assert_eq!(open(&world, "/instances/unknown/ws", &[("x-api-key", KEY)]).await.err(), Some(404));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -16,7 +16,7 @@ const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
 /// Fills the parameters of a documented path with ids that do not exist.
 fn filled(path: &str) -> String {
-    let path = path.replace("{id}", "nobody").replace("{message_id}", "wamid.none");
+    let path = path.replace("{id}", "unknown").replace("{message_id}", "wamid.none");
     // An invalid cursor, because a valid one opens a stream that does not end.
     path.replace("/events/stream", "/events/stream?after=~")
 }
@@ -200,7 +200,7 @@ async fn invalid_request_is_refused_with_its_field() {
 async fn missing_resource_is_404() {
     let world = World::new().await;
     let text = json!({ "phone": "573001234567", "message": "x" });
-    for name in ["nobody", "a%20b", "%C3%B1"] {
+    for name in ["unknown", "a%20b", "%C3%B1"] {
         let answer = world.post(&format!("/instances/{name}/messages/text"), text.clone()).await;
         assert_eq!(answer.status, 404, "{answer:?}");
         assert_eq!(answer.body["error"]["message"], "Instancia no encontrada");

@@ -50,7 +50,7 @@ async fn queue_view_shows_depth_lanes_and_oldest_message() {
     assert!(queue["lanes"].is_array(), "{queue}");
     let all = world.get("/queue").await.body;
     assert_eq!((&all["total"], &all["data"][0]["instance_id"]), (&json!(5), &json!("shop")), "{all}");
-    assert_eq!(world.get("/instances/nobody/queue").await.status, 404);
+    assert_eq!(world.get("/instances/unknown/queue").await.status, 404);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -72,7 +72,7 @@ fn person_who_did_not_opt_out_changes_silently() {
 }
 
 #[test]
-fn unsigned_notice_removes_nobody_from_the_list() {
+fn unsigned_notice_removes_no_recipient_from_the_list() {
     let mut fixture = InboundFixture::new();
     fixture.ingest(&messages_webhook(&[text("wamid.1", "BAJA")]));
     let system = json!({ "type": "user_changed_number", "body": "…", "wa_id": NEW });

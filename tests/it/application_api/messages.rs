@@ -115,7 +115,7 @@ async fn request_selects_its_instance() {
     let arrived = world.arrived().await;
     assert_ne!(arrived[0]["phone_number_id"], arrived[1]["phone_number_id"]);
     let unknown =
-        world.post("/api/send-message", with(body.clone(), &json!({ "instance_id": "nobody" }))).await;
+        world.post("/api/send-message", with(body.clone(), &json!({ "instance_id": "unknown" }))).await;
     assert_eq!((unknown.status.as_u16(), &unknown.body["error"]), (404, &json!("Instancia no encontrada")));
     world.post("/instances/shop/disconnect", json!({})).await;
     let disconnected = world.post("/api/send-message", with(body, &json!({ "instance_id": "shop" }))).await;

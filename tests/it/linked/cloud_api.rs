@@ -22,7 +22,7 @@ async fn cloud_instance_refuses_pairing_routes_with_both_provider_names() {
     let progress = world.get("/instances/shop/connect").await;
     assert_eq!((progress.status.as_u16(), &progress.body["status"]), (200, &json!("connected")));
     assert_eq!(progress.body["code"], Value::Null);
-    assert_eq!(world.get("/instances/nobody/qr").await.status, 404);
+    assert_eq!(world.get("/instances/unknown/qr").await.status, 404);
     let wrong = world.post("/instances/shop/pair-code", json!({ "phone": "ana" })).await;
     assert_eq!((wrong.status.as_u16(), &wrong.body["error"]["field"]), (400, &json!("phone")));
 }

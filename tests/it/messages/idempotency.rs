@@ -1,12 +1,10 @@
 //! Repeated requests with the same `Idempotency-Key` are answered like the first, whatever has changed since.
 
-use std::time::Duration;
-
 use relevo_clock::Clock;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, World};
+use crate::support::{Answer, World, eventually};
 
 async fn send(world: &World, path: &str, key: &str, asynchronous: bool, body: &Value) -> Answer {
     let request = world.request(Method::POST, path).header("Idempotency-Key", key);
@@ -99,7 +97,7 @@ async fn uploaded_file_is_found_after_its_send_at() {
     let first = upload().await;
     assert_eq!(first.status, 200, "{first:?}");
     let job = first.body["job"]["id"].clone();
-    crate::support::eventually("the job to end", async || {
+    eventually("the job to end", async || {
         let job = world.get(&format!("/jobs/{}", job.as_str().unwrap())).await;
         if job.body["status"] == "completed" || job.body["data"]["status"] == "completed" {
             Ok(())
@@ -116,10 +114,14 @@ async fn uploaded_file_is_found_after_its_send_at() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn repetition_waits_for_the_first_request() {
     let world = World::new().await;
-    world.faults(json!([{ "action": { "delay_ms": 300 }, "times": 1 }])).await;
+    world.faults(json!([{ "action": { "delay_ms": 1000 }, "times": 1 }])).await;
     let body = text("Hola");
     let (first, second) = tokio::join!(send(&world, TEXT, "k1", false, &body), async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        eventually("the first request to be sent", async || {
+            let queue = world.get("/instances/shop/queue").await.body;
+            if queue["data"]["in_flight"] == 1 { Ok(()) } else { Err(queue) }
+        })
+        .await;
         send(&world, TEXT, "k1", false, &body).await
     });
     assert_eq!((first.status, &first.body), (second.status, &second.body));

@@ -104,7 +104,7 @@ async fn media_belongs_to_the_instance_that_received_it() {
     assert_eq!(world.get(&path).await.status, StatusCode::OK);
     assert_eq!(world.get(&format!("{path}?instance_id=shop")).await.status, StatusCode::OK);
     assert_eq!(world.get(&format!("{path}?instance_id=other")).await.status, StatusCode::GONE);
-    assert_eq!(world.get(&format!("{path}?instance_id=nobody")).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(world.get(&format!("{path}?instance_id=unknown")).await.status, StatusCode::NOT_FOUND);
     let asked = world.request(Method::GET, &format!("{path}?instance_id=other"));
     let header_wins = Answer::of(asked.header("X-Instance-Id", "shop")).await;
     assert_eq!(header_wins.status, StatusCode::OK);

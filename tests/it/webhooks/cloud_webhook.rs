@@ -209,7 +209,7 @@ async fn instance_webhook_accepts_only_its_own_number() {
     };
     assert_eq!((ask(path, "hola").await, ask(path, "adios").await), (200, 403));
     assert_eq!(
-        ask("/instances/nobody/cloud-webhook", "hola").await,
+        ask("/instances/unknown/cloud-webhook", "hola").await,
         403,
         "the answer reveals whether an instance exists"
     );
@@ -227,7 +227,7 @@ async fn instance_webhook_accepts_only_its_own_number() {
     assert_eq!(receiver.until_taken("message", 1).await[0].body["data"]["text"], "Hola");
     let body = b"{}".to_vec();
     let signed = signature(&body);
-    let at_unknown = deliver_to(&world, "/instances/nobody/cloud-webhook", body.clone(), &signed).await;
+    let at_unknown = deliver_to(&world, "/instances/unknown/cloud-webhook", body.clone(), &signed).await;
     let at_shop = deliver_to(&world, own, body, "sha256=00").await;
     assert_eq!((at_unknown.status, at_unknown.body), (at_shop.status, at_shop.body));
 }

@@ -158,7 +158,7 @@ async fn instance_webhook_can_be_set_shown_replaced_and_deleted() {
     assert_eq!(delete(&world, path).await.body, json!({ "success": true }));
     assert_eq!(world.get(path).await.status, 404);
     assert_eq!(
-        world.get("/instances/nobody/webhook").await.body["error"]["message"],
+        world.get("/instances/unknown/webhook").await.body["error"]["message"],
         "Instancia no encontrada"
     );
 }
@@ -221,7 +221,7 @@ async fn endpoint_routes_manage_an_endpoint_of_all_instances() {
     let replay = format!("{path}/replay");
     assert_eq!(world.post(&replay, json!({ "sequence": 1 })).await.body["error"]["field"], "instance_id");
     assert_eq!(world.post(&replay, json!({})).await.status, 400);
-    assert_eq!(world.post(&replay, json!({ "instance_id": "nobody", "sequence": 1 })).await.status, 404);
+    assert_eq!(world.post(&replay, json!({ "instance_id": "unknown", "sequence": 1 })).await.status, 404);
     assert_eq!(world.post(&replay, json!({ "instance_id": "shop", "sequence": 1 })).await.status, 200);
     receiver.until_taken("message_ack", 6).await;
     assert_eq!(world.post(&replay, json!({ "time": 1 })).await.status, 200);
